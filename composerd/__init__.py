@@ -1,0 +1,1 @@
+"""composerd: a job server with long-polling workers and pluggable storage."""
