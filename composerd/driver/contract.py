@@ -22,7 +22,7 @@ The states of a job and of an attempt, and every transition between them, are in
 
 import abc
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -105,7 +105,10 @@ class StoredJob(msgspec.Struct, frozen=True, kw_only=True):
 class Driver(abc.ABC):
     """A storage of jobs. One instance is one opened storage; it is used from one event loop."""
 
-    name: str
+    contract: ClassVar[str]
+    """The CONTRACT_VERSION that the driver was written for, as a literal: `contract = "1.0"`."""
+
+    name: ClassVar[str]
     """The driver's name in errors and logs: its scheme."""
 
     capabilities: Capabilities
@@ -168,8 +171,10 @@ class Driver(abc.ABC):
         """
 
     @abc.abstractmethod
-    async def claim(self, requests: Sequence[Claim]) -> Batch[Claimed | None]:
+    async def claim(self, requests: Sequence[Claim], max_bytes: int) -> Batch[Claimed | None]:
         """Begin an attempt at a ready job for each request, or answer None. Never waits.
+
+        Answers a prefix of the requests, at least one: once the args of the jobs it hands out reach `max_bytes`, the rest is not looked at.
 
         The job is, among the ready ones of the request's keys, the one of highest priority, then of earliest place. Job running, token and lease
         are one atomic write. A job is given to one request only, whatever races. With `handover` the attempt is unconfirmed: it lives that long
