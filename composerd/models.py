@@ -86,7 +86,7 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True):
     on_dependency_failure: OnDependencyFailure = OnDependencyFailure.RUN
     idempotency_key: str | None = None
     fingerprint: bytes = b""
-    """Digest of the fields as submitted, dependencies left out: what an idempotency key's second use is compared with."""
+    """Digest of args and fields as submitted, dependencies left out; a key's second use is compared with it. Empty without a key."""
     retention: float | None = None
     """How long after its end the job is kept; None: until it is deleted."""
 

@@ -161,7 +161,7 @@ class Driver(abc.ABC):
         """Store submissions, each all or nothing.
 
         In a submission, in its order: a job whose id is stored already is a repetition and answers as the first time. A job whose
-        idempotency key is used in its channel is the existing job if `fingerprint`, `args` and `dependencies` (with jobs of this submission that turned
+        idempotency key is used in its channel is the existing job if `fingerprint` (which covers the args) and `dependencies` (with jobs of this submission that turned
         out to exist replaced by those) are equal; else the submission is `IdempotencyConflict` (details `index`). A dependency that does not exist is
         `UnknownDependency` (details `index`, `id`), a canceled one `CanceledDependency` (the same details).
 
