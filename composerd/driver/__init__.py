@@ -3,4 +3,13 @@
 from composerd.driver.contract import CONTRACT_VERSION, Batch, Capabilities, Driver, StorageInfo, StoredJob
 from composerd.driver.rules import on_return, retry_backoff
 
-__all__ = ["CONTRACT_VERSION", "Batch", "Capabilities", "Driver", "StorageInfo", "StoredJob", "on_return", "retry_backoff"]
+__all__ = [
+    "CONTRACT_VERSION",
+    "Batch",
+    "Capabilities",
+    "Driver",
+    "StorageInfo",
+    "StoredJob",
+    "on_return",
+    "retry_backoff",
+]

@@ -70,7 +70,9 @@ class Guard(Driver):
         except ComposerdError:
             raise
         except TimeoutError as exc:
-            raise DriverTimeout(f"{self.driver.name}: {method}: the store took too long", driver=self.driver.name) from exc
+            raise DriverTimeout(
+                f"{self.driver.name}: {method}: the store took too long", driver=self.driver.name
+            ) from exc
         except Exception as exc:
             raise DriverError(f"{self.driver.name}: {method}: {exc}", driver=self.driver.name) from exc
         finally:
@@ -86,7 +88,9 @@ class Guard(Driver):
 
     def _check(self, method: str, items: Sized, asked: Sized) -> None:
         if len(items) != len(asked):
-            raise DriverError(f"{self.driver.name}: {method}: {len(items)} answers to {len(asked)} items", driver=self.driver.name)
+            raise DriverError(
+                f"{self.driver.name}: {method}: {len(items)} answers to {len(asked)} items", driver=self.driver.name
+            )
 
     async def start(self) -> None:
         await self._call("start", self.driver.start())

@@ -43,7 +43,9 @@ def open_driver(url: str) -> Guard:
     """
     match = _SCHEME.match(url)
     if match is None:
-        raise StorageURLError(f"{_without_secret(url)!r} is not a storage URL: it begins with a scheme, one of {_schemes()}")
+        raise StorageURLError(
+            f"{_without_secret(url)!r} is not a storage URL: it begins with a scheme, one of {_schemes()}"
+        )
     scheme = match[0].lower()
     points = [point for point in entry_points(group=GROUP) if point.name == scheme]
     if not points:
@@ -55,14 +57,18 @@ def open_driver(url: str) -> Guard:
     except StorageURLError:
         raise
     except Exception as exc:
-        raise StorageURLError(f"the storage driver {scheme!r} of {_distribution(points[0])} cannot be loaded: {exc}") from exc
+        raise StorageURLError(
+            f"the storage driver {scheme!r} of {_distribution(points[0])} cannot be loaded: {exc}"
+        ) from exc
     return Guard(driver.from_url(url))
 
 
 def _load(point: EntryPoint) -> type[Driver]:
     driver = point.load()
     if not (isinstance(driver, type) and issubclass(driver, Driver)):
-        raise StorageURLError(f"the entry point {point.value} of {_distribution(point)} is not a composerd.driver.Driver")
+        raise StorageURLError(
+            f"the entry point {point.value} of {_distribution(point)} is not a composerd.driver.Driver"
+        )
     written_for = str(getattr(driver, "contract", "unknown"))
     if written_for.partition(".")[0] != CONTRACT_VERSION.partition(".")[0]:
         raise StorageURLError(
@@ -73,13 +79,17 @@ def _load(point: EntryPoint) -> type[Driver]:
 
 def _describe(point: EntryPoint, points: Sequence[EntryPoint]) -> InstalledDriver:
     dist = point.dist
-    about = InstalledDriver(scheme=point.name, distribution=dist.name if dist else "?", version=dist.version if dist else "?")
+    about = InstalledDriver(
+        scheme=point.name, distribution=dist.name if dist else "?", version=dist.version if dist else "?"
+    )
     if clash := _clash(point.name, [other for other in points if other.name == point.name]):
         return msgspec.structs.replace(about, error=clash)
     try:
         driver = _load(point)
     except Exception as exc:  # whatever an import raises is that driver's trouble, not the others'
-        return msgspec.structs.replace(about, error=f"{type(exc).__name__}: {exc}" if not isinstance(exc, StorageURLError) else str(exc))
+        return msgspec.structs.replace(
+            about, error=f"{type(exc).__name__}: {exc}" if not isinstance(exc, StorageURLError) else str(exc)
+        )
     capabilities = getattr(driver, "capabilities", None)
     return msgspec.structs.replace(
         about, contract=driver.contract, capabilities=capabilities if isinstance(capabilities, Capabilities) else None
