@@ -1,0 +1,105 @@
+"""The limit: a bare aiohttp application that parses the same requests and answers JSON of the same sizes, and does nothing else.
+
+It stores nothing. Its answers are those that composerd gave once, read from the file named on its command line. Its
+hand-over is a queue of futures: what waiting costs in aiohttp alone.
+"""
+
+import asyncio
+import os
+import sys
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+HANDOVER = "handover"
+"""The type whose jobs are waited for; a request for any other is answered at once."""
+
+
+class Answers(msgspec.Struct):
+    """The bodies to answer with, decoded once so that each answer is encoded anew."""
+
+    submitted: dict[str, Any]
+    job: dict[str, Any]
+    updated: dict[str, Any]
+
+
+class Limit:
+    """The three operations that are measured."""
+
+    def __init__(self, answers: Answers) -> None:
+        self._answers = answers
+        self._waiters: deque[asyncio.Future[None]] = deque()
+
+    async def submit(self, request: web.Request) -> web.Response:
+        """Answer like submitJob."""
+        job = msgspec.json.decode(await request.read())
+        if job["type"] == HANDOVER:
+            self._waiters.popleft().set_result(None)
+        return _json(201, self._answers.submitted)
+
+    async def request_job(self, request: web.Request) -> web.Response:
+        """Answer like RequestJob."""
+        wanted = msgspec.json.decode(await request.read())
+        if HANDOVER in wanted["types"]:
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            try:
+                await waiter
+            except asyncio.CancelledError:
+                self._waiters.remove(waiter)
+                raise
+        return _json(201, self._answers.job)
+
+    async def update(self, request: web.Request) -> web.Response:
+        """Answer like UpdateJob."""
+        msgspec.json.decode(await request.read())
+        return _json(200, self._answers.updated)
+
+
+def _json(status: int, body: dict[str, Any]) -> web.Response:
+    return web.Response(status=status, body=msgspec.json.encode(body), content_type="application/json")
+
+
+async def serve(answers: Answers) -> None:
+    """Serve on a free port until the process is ended."""
+    limit = Limit(answers)
+    app = web.Application()
+    app.router.add_post("/api/composer/v1/jobs", limit.submit)
+    app.router.add_post("/api/worker/v1/jobs", limit.request_job)
+    app.router.add_patch("/api/worker/v1/jobs/{token}", limit.update)
+    runner = web.AppRunner(app, access_log=None, handler_cancellation=True)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0, backlog=1024).start()
+    host, port = runner.addresses[0]
+    print(f"listening on http://{host}:{port}", flush=True)
+    await asyncio.Event().wait()
+
+
+def warm_allocator() -> None:
+    """Free one large block.
+
+    asyncio reads into a new buffer of 256 KiB, which glibc maps and unmaps for every read, at a third of the throughput,
+    until a block of that size has been freed once: then it keeps them on the heap. A server that has answered large
+    requests is past that, so the limit is, too.
+    """
+    block = bytearray(1 << 20)
+    del block
+
+
+def main() -> None:
+    """Run on uvloop where composerd does."""
+    warm_allocator()
+    answers = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Answers)
+    if os.environ.get("COMPOSERD_UVLOOP") == "1":
+        import uvloop  # noqa: PLC0415 - an extra, and loaded only where it is asked for
+
+        uvloop.run(serve(answers))
+    else:
+        asyncio.run(serve(answers))
+
+
+if __name__ == "__main__":
+    main()

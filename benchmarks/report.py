@@ -1,0 +1,137 @@
+"""What the benchmark found: the figures, what was wanted of them, and both as text. Measures nothing."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import median, quantiles
+from typing import Any, NamedTuple
+
+import msgspec
+
+from benchmarks.disk import Disk
+from benchmarks.loads import Sample
+
+LIMIT = "limit"
+COMPOSERD = "composerd"
+FOREIGN = "composerd, foreign jobs"
+
+SUBMIT = "submit"
+WORK = "request + finish"
+
+
+class Throughput(msgspec.Struct, frozen=True):
+    """The rounds of one operation on one server."""
+
+    operation: str
+    server: str
+    rounds: Sequence[Sample]
+
+    @property
+    def rate(self) -> float:
+        """Operations a second, the median of the rounds."""
+        return median(sample.operations / sample.seconds for sample in self.rounds)
+
+    @property
+    def cpu(self) -> float:
+        """CPU seconds of the server for an operation, over all rounds: the kernel counts in hundredths of a second."""
+        return sum(sample.server_cpu for sample in self.rounds) / sum(sample.operations for sample in self.rounds)
+
+    @property
+    def server_busy(self) -> float:
+        """Share of the time that the server kept a core busy."""
+        return sum(sample.server_cpu for sample in self.rounds) / sum(sample.seconds for sample in self.rounds)
+
+    @property
+    def load_busy(self) -> float:
+        """Share of the time that the load program kept its core busy: far below 1, or it is what limits."""
+        return sum(sample.load_cpu for sample in self.rounds) / sum(sample.seconds for sample in self.rounds)
+
+
+class Handover(msgspec.Struct, frozen=True):
+    """The hand-overs of one server to one of that many waiters, in rounds, in seconds."""
+
+    server: str
+    waiters: int
+    rounds: Sequence[Sequence[float]]
+
+    @property
+    def p50(self) -> float:
+        """Half of all hand-overs took at most that long."""
+        return median(seconds for each in self.rounds for seconds in each)
+
+    @property
+    def p99(self) -> float:
+        """One of a hundred took longer."""
+        return quantiles((seconds for each in self.rounds for seconds in each), n=100)[98]
+
+
+class Verdict(NamedTuple):
+    """A ratio, and what is wanted of it."""
+
+    what: str
+    ratio: float
+    wanted: str
+    met: bool
+
+
+class Report(msgspec.Struct, frozen=True):
+    """A whole run."""
+
+    conditions: Mapping[str, Any]
+    disk: Disk
+    throughput: Sequence[Throughput]
+    handover: Sequence[Handover]
+
+    def verdicts(self) -> Iterator[Verdict]:
+        """Compare with what is wanted; ratios of throughput and latency are medians of each round's ratio."""
+        by_name = {(each.operation, each.server): each for each in self.throughput}
+        for operation in (SUBMIT, WORK):
+            limit, plain, foreign = (by_name[operation, server] for server in (LIMIT, COMPOSERD, FOREIGN))
+            yield _at_least(0.5, f"{operation}/s, composerd to the limit", _rates(plain, limit))
+            yield _at_least(0.5, f"{operation}, CPU of the limit to composerd's", limit.cpu / plain.cpu)
+            yield _at_least(0.9, f"{operation}/s, with foreign jobs to without", _rates(foreign, plain))
+            yield _at_least(0.9, f"{operation}, CPU without foreign jobs to with", plain.cpu / foreign.cpu)
+        few, many = (each for each in self.handover if each.server == COMPOSERD)
+        ratio = median(median(a) / median(b) for a, b in zip(many.rounds, few.rounds, strict=True))
+        yield Verdict(f"hand-over p50, {many.waiters:,} waiters to {few.waiters}", ratio, "<= 1.5", ratio <= 1.5)
+
+    def text(self) -> str:
+        """Return the tables."""
+        return "\n".join(self._lines())
+
+    def json(self) -> bytes:
+        """Return everything, each sample included."""
+        verdicts = [verdict._asdict() for verdict in self.verdicts()]
+        return msgspec.json.format(msgspec.json.encode({**msgspec.to_builtins(self), "verdicts": verdicts}))
+
+    def _lines(self) -> Iterator[str]:
+        yield "  ".join(f"{name} {value}" for name, value in self.conditions.items())
+        yield f"scratch directory on {self.disk.filesystem}: 1 KiB and fdatasync take {_ms(self.disk.sync_seconds)} (median)"
+        yield ""
+        yield f"{'':50}{'per second':>12}{'CPU an operation':>18}{'server busy':>13}{'load busy':>11}"
+        for each in self.throughput:
+            yield (
+                f"{each.operation:18}{each.server:32}{each.rate:12,.0f}{each.cpu * 1e6:15,.0f} µs"
+                f"{each.server_busy:13.0%}{each.load_busy:11.0%}"
+            )
+        yield ""
+        yield f"{'':50}{'p50':>12}{'p99':>18}"
+        for latency in self.handover:
+            name = f"{latency.server}, {latency.waiters:,} waiters"
+            yield f"{'hand-over':18}{name:32}{_ms(latency.p50):>12}{_ms(latency.p99):>18}"
+        yield ""
+        yield f"{'':50}{'reached':>12}{'wanted':>18}"
+        for verdict in self.verdicts():
+            yield f"{verdict.what:50}{verdict.ratio:12.2f}{verdict.wanted:>18}   {'' if verdict.met else 'not met'}".rstrip()
+
+
+def _at_least(bound: float, what: str, ratio: float) -> Verdict:
+    return Verdict(what, ratio, f">= {bound}", ratio >= bound)
+
+
+def _rates(one: Throughput, other: Throughput) -> float:
+    """Return the median over the rounds of how many times as fast the one was as the other in the same round."""
+    pairs = zip(one.rounds, other.rounds, strict=True)
+    return median((a.operations / a.seconds) / (b.operations / b.seconds) for a, b in pairs)
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1000:.2f} ms"

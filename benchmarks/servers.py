@@ -1,0 +1,83 @@
+"""The servers that are measured: each a process of its own, kept off the load program's core, with its CPU time."""
+
+import contextlib
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+class Server:
+    """A running server process."""
+
+    def __init__(self, name: str, process: subprocess.Popen[str], host: str, port: int) -> None:
+        self.name = name
+        self.host = host
+        self.port = port
+        self._process = process
+
+    def cpu_seconds(self) -> float:
+        """Return the CPU time that the process has used so far, all its threads, those that ended included."""
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / _TICKS
+
+    def on_uvloop(self) -> bool:
+        """Say whether the process has uvloop loaded: what was asked for and what runs are two things."""
+        return "/uvloop/" in Path(f"/proc/{self._process.pid}/maps").read_text()
+
+
+def load_cores() -> tuple[set[int], set[int]]:
+    """Split the cores that we may use into those of the servers and the one of the load program."""
+    cores = sorted(os.sched_getaffinity(0))
+    return (set(cores[:-1]), {cores[-1]}) if len(cores) > 1 else (set(cores), set(cores))
+
+
+@contextlib.contextmanager
+def start(name: str, command: Sequence[str], cores: set[int], *, uvloop: bool) -> Iterator[Server]:
+    """Start a server that says `listening on http://…` on its stdout; end it with the context."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("COMPOSERD_")}
+    if uvloop:
+        environment["COMPOSERD_UVLOOP"] = "1"
+    own_cores = os.sched_getaffinity(0)
+    with tempfile.TemporaryFile("w+") as log:
+        os.sched_setaffinity(0, cores)  # inherited by the process and every thread of it
+        try:
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment)
+        finally:
+            os.sched_setaffinity(0, own_cores)
+        assert process.stdout is not None
+        try:
+            for line in process.stdout:
+                if address := re.match(r"listening on http://([^:/]+):(\d+)", line):
+                    break
+            else:
+                log.seek(0)
+                sys.exit(f"{name} did not start: {' '.join(command)}\n{log.read()[-2000:]}")
+            server = Server(name, process, address[1], int(address[2]))
+            if uvloop != server.on_uvloop():
+                sys.exit(f"{name} runs {'without' if uvloop else 'with'} uvloop, against what was asked for")
+            yield server
+        finally:
+            process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            process.stdout.close()
+
+
+def composerd(directory: Path) -> Sequence[str]:
+    """Return the command of composerd on the fs driver, with the defaults that a user has."""
+    script = Path(sys.executable).with_name("composerd")
+    return [str(script), "serve", "--listen", "127.0.0.1:0", "--storage", f"fs:{directory}"]
+
+
+def limit(answers: Path) -> Sequence[str]:
+    """Return the command of the limit, which answers with what stands in that file."""
+    return [sys.executable, "-m", "benchmarks.limit", str(answers)]

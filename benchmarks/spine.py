@@ -1,0 +1,155 @@
+"""How fast a job goes through composerd, beside the limit that aiohttp sets: `python -m benchmarks.spine`."""
+
+import argparse
+import asyncio
+import contextlib
+import os
+import platform
+import resource
+import sys
+import tempfile
+from collections.abc import Coroutine, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from benchmarks import disk, limit, loads, report, servers
+from benchmarks.client import Connection, open_all
+
+BACKLOG = 3_000
+FOREIGN_JOBS = 100_000
+CONNECTIONS = 32
+WAITERS = (10, 1_000)
+ROUND = 2_000
+"""Jobs a round, submitted onto a backlog that is half a round short and worked off again: BACKLOG on average."""
+HANDOVERS = 100
+"""Hand-overs a round, for each number of waiters."""
+SCRATCH = "/var/tmp"  # noqa: S108 - a fresh directory is made in it; unlike /tmp it is never memory
+SCRATCH = "/var/tmp"  # noqa: S108 - a fresh directory is made in it; unlike /tmp it is not memory anywhere
+
+JOB_TYPE = "benchmark"
+FOREIGN_TYPE = "foreign"
+
+
+async def take_answers(server: servers.Server) -> limit.Answers:
+    """Let one job pass through composerd and return what it answered, for the limit to answer the same."""
+    connection = await Connection.open(server.host, server.port)
+    submitted = await connection.ask(loads.submit_request(JOB_TYPE), 201)
+    job = await connection.ask(loads.take_request(JOB_TYPE), 201)
+    updated = await connection.ask(loads.finish_request(job), 200)
+    connection.close()
+    decode = msgspec.json.decode
+    return limit.Answers(submitted=decode(submitted), job=decode(job), updated=decode(updated))
+
+
+async def measure_throughput(targets: Sequence[servers.Server], rounds: int) -> list[report.Throughput]:
+    """Put the same load on one server after the other, round by round: what disturbs one disturbs all."""
+    found: dict[tuple[str, str], list[loads.Sample]] = {
+        (operation, server.name): [] for operation in (report.SUBMIT, report.WORK) for server in targets
+    }
+    pools = {server: await open_all(server.host, server.port, CONNECTIONS) for server in targets}
+    for number in range(rounds + 1):
+        for server, connections in pools.items():
+            load = loads.Load(server, connections, JOB_TYPE)
+            submitted, worked = await load.submit(ROUND), await load.work(ROUND)
+            if number > 0:  # the first warms up
+                found[report.SUBMIT, server.name].append(submitted)
+                found[report.WORK, server.name].append(worked)
+    for connections in pools.values():
+        for connection in connections:
+            connection.close()
+    return [report.Throughput(operation, name, samples) for (operation, name), samples in found.items()]
+
+
+async def measure_handover(targets: Sequence[servers.Server], rounds: int) -> list[report.Handover]:
+    """Let few wait and then many, on one server after the other, round by round."""
+    found: dict[tuple[str, int], list[Sequence[float]]] = {
+        (server.name, waiters): [] for server in targets for waiters in WAITERS
+    }
+    for _ in range(rounds):
+        for server in targets:
+            for waiters in WAITERS:
+                found[server.name, waiters].append(await loads.handover(server, limit.HANDOVER, waiters, HANDOVERS))
+    return [report.Handover(name, waiters, samples) for (name, waiters), samples in found.items()]
+
+
+async def run(scratch: Path, rounds: int, *, uvloop: bool) -> report.Report:
+    """Start the servers, fill them, measure everything."""
+    server_cores, load_core = servers.load_cores()
+    os.sched_setaffinity(0, load_core)
+    with contextlib.ExitStack() as stack:
+        progress("filling the backlogs")
+        plain, foreign = (
+            stack.enter_context(servers.start(name, servers.composerd(scratch / path), server_cores, uvloop=uvloop))
+            for name, path in ((report.COMPOSERD, "plain"), (report.FOREIGN, "foreign"))
+        )
+        (scratch / "answers.json").write_bytes(msgspec.json.encode(await take_answers(plain)))
+        bare = stack.enter_context(
+            servers.start(report.LIMIT, servers.limit(scratch / "answers.json"), server_cores, uvloop=uvloop)
+        )
+        await loads.fill(foreign, FOREIGN_TYPE, FOREIGN_JOBS)
+        for server in (plain, foreign):
+            await loads.fill(server, JOB_TYPE, BACKLOG - ROUND // 2)
+        progress("measuring throughput")
+        throughput = await measure_throughput([bare, plain, foreign], rounds)
+        progress("measuring hand-over")
+        handover = await measure_handover([bare, plain], rounds)
+    return report.Report(
+        {
+            "composerd": metadata.version("composerd"),
+            "aiohttp": metadata.version("aiohttp"),
+            platform.python_implementation(): platform.python_version(),
+            "servers on": "uvloop" if uvloop else "asyncio",
+            "load on": type(asyncio.get_running_loop()).__module__.partition(".")[0],
+            "cores": f"{len(server_cores)} for the servers, {len(load_core)} for the load",
+            "rounds": rounds,
+        },
+        disk.inspect(scratch),
+        throughput,
+        handover,
+    )
+
+
+def on_fastest_loop(measurement: Coroutine[Any, Any, report.Report]) -> report.Report:
+    """Run the load on uvloop if it is there, whatever the servers run on: it is not what is measured."""
+    try:
+        import uvloop  # noqa: PLC0415 - an extra
+    except ImportError:
+        return asyncio.run(measurement)
+    return uvloop.run(measurement)
+
+
+def progress(what: str) -> None:
+    """Say on stderr what takes its time now."""
+    print(f"{what} …", file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    """Read the command line, run, print."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.spine", description=__doc__)
+    parser.add_argument("--uvloop", action="store_true", help="put all servers on uvloop")
+    parser.add_argument(
+        "--rounds", type=int, default=15, help="how often each measurement is repeated (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--directory", default=SCRATCH, help="where the journals go, a real disk (default: %(default)s)"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample there, too")
+    options = parser.parse_args()
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    with tempfile.TemporaryDirectory(prefix="composerd-benchmark-", dir=options.directory) as scratch:
+        if disk.inspect(Path(scratch)).filesystem == "tmpfs":
+            parser.error(
+                f"{options.directory} is in memory, where fdatasync costs nothing: name a --directory on a disk"
+            )
+        result = on_fastest_loop(run(Path(scratch), options.rounds, uvloop=options.uvloop))
+    print(result.text())
+    if options.json:
+        options.json.write_bytes(result.json())
+
+
+if __name__ == "__main__":
+    main()
