@@ -76,7 +76,9 @@ class JobQueue:
         self.options = options
         self.budget = Budget()
         self.listeners: list[Callable[[News], None]] = []
-        """Told of all news, as the queue itself is."""
+        """Told of news of attempts and jobs that ended."""
+        self.on_removed: Callable[[Sequence[UUID]], None] | None = None
+        """Told of jobs that are gone from the storage."""
         self._events = Events()
         self._draining = False
         self._waits = 0
@@ -277,6 +279,8 @@ class JobQueue:
     def _on_purged(self, job_ids: Sequence[UUID]) -> None:
         if job_ids:
             log.info("removed %d jobs past their retention", len(job_ids))
+            if self.on_removed is not None:
+                self.on_removed(job_ids)
 
     async def _watch(self) -> None:
         while True:

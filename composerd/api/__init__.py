@@ -1,0 +1,1 @@
+"""HTTP: the worker API and the composer API over a JobQueue. Knows no storage."""

@@ -1,0 +1,51 @@
+"""The web application: both APIs over a queue, put together. Pure: nothing is opened here."""
+
+import importlib.metadata
+from collections.abc import Mapping
+
+from aiohttp import web
+
+from composerd.api import composer, site, worker
+from composerd.api.context import (
+    ARTIFACTS,
+    COMPOSER_BASE,
+    COMPOSER_ERRORS,
+    OPENAPI,
+    OPTIONS,
+    QUEUE,
+    WORKER_ERRORS,
+    ApiOptions,
+)
+from composerd.api.errors import ErrorTable
+from composerd.api.middleware import operations, show_operation_id
+from composerd.api.openapi import document
+from composerd.artifacts import ArtifactStore
+from composerd.queue import JobQueue
+
+VERSION = importlib.metadata.version("composerd")
+
+
+def create_app(queue: JobQueue, options: ApiOptions, store: ArtifactStore | None = None) -> web.Application:
+    """The application that serves a running queue; without a store uploads are refused."""
+    app = web.Application(middlewares=[operations], client_max_size=options.max_body_size)
+    app[QUEUE] = queue
+    app[OPTIONS] = options
+    app[ARTIFACTS] = store
+    app[WORKER_ERRORS] = ErrorTable.worker(options.worker_base)
+    app[COMPOSER_ERRORS] = ErrorTable.composer(COMPOSER_BASE)
+    worker.add_routes(app, options.worker_base)
+    composer.add_routes(app)
+    for base in (options.worker_base, COMPOSER_BASE):
+        site.add_api_routes(app, base)
+    site.add_site_routes(app)
+    app[OPENAPI] = openapi_documents(app, options.worker_base)
+    app.on_response_prepare.append(show_operation_id)
+    return app
+
+
+def openapi_documents(app: web.Application, worker_base: str) -> Mapping[str, bytes]:
+    """The two OpenAPI documents, by base path."""
+    return {
+        worker_base: document(app, "composerd worker API", VERSION, worker_base),
+        COMPOSER_BASE: document(app, "composerd composer API", VERSION, COMPOSER_BASE),
+    }

@@ -1,0 +1,302 @@
+"""The composer API: submitting jobs, following them, canceling them, and fetching what they left."""
+
+import asyncio
+import base64
+import binascii
+import re
+from collections.abc import Sequence
+from urllib.parse import quote
+from uuid import UUID
+
+import msgspec
+from aiohttp import web
+
+from composerd.api import schemas, submission
+from composerd.api.bodies import IN_A_THREAD, read_json
+from composerd.api.context import ARTIFACTS, COMPOSER_BASE, OPTIONS, QUEUE, parse_uuid, wait_of
+from composerd.api.delivery import answer_bytes
+from composerd.api.openapi import BYTES, operation
+from composerd.api.worker import artifact_name
+from composerd.errors import (
+    ArtifactNotFound,
+    CanceledDependency,
+    ComposerdError,
+    IdempotencyConflict,
+    InvalidCursor,
+    JobNotFound,
+    UnknownDependency,
+)
+from composerd.models import Job, JobFilter, JobState, NewJob, PayloadKind
+
+MAX_PAGE = 1000
+"""The most jobs in a page of a listing."""
+
+_SUBMIT_JOB = msgspec.json.Decoder(schemas.SubmitJob)
+_SUBMIT_JOBS = msgspec.json.Decoder(schemas.SubmitJobs)
+_encode = msgspec.json.Encoder().encode
+
+
+def add_routes(app: web.Application) -> None:
+    """Put the composer API's operations on their places."""
+    base = COMPOSER_BASE
+    app.router.add_post(f"{base}/jobs", submit_job)
+    app.router.add_post(f"{base}/jobs/batch", submit_jobs)
+    app.router.add_get(f"{base}/jobs", list_jobs)
+    app.router.add_get(f"{base}/jobs/{{id}}", get_job)
+    app.router.add_get(f"{base}/jobs/{{id}}/args", get_job_args)
+    app.router.add_get(f"{base}/jobs/{{id}}/result", get_job_result)
+    app.router.add_post(f"{base}/jobs/{{id}}/cancel", cancel_job)
+    app.router.add_get(f"{base}/jobs/{{id}}/artifacts", list_artifacts)
+    app.router.add_get(f"{base}/jobs/{{id}}/artifacts/{{name}}", get_artifact)
+
+
+@operation(
+    "submitJob",
+    "Submit a job",
+    request=schemas.SubmitJob,
+    responses={201: ("Stored", schemas.Job), 200: ("The idempotency key's job", schemas.Job)},
+)
+async def submit_job(request: web.Request) -> web.StreamResponse:
+    """Store one job."""
+    body = await read_json(request, _SUBMIT_JOB, request.app[QUEUE].budget)
+    new = submission.one(body, request.app[OPTIONS])
+    try:
+        stored = await request.app[QUEUE].submit((new,))
+    except (UnknownDependency, CanceledDependency, IdempotencyConflict) as exc:
+        raise type(exc)(**{name: value for name, value in exc.details.items() if name != "index"}) from None
+    if stored.created[0]:
+        return _json(job_body(stored.jobs[0], result=None), 201)
+    return await _job(request, stored.jobs[0])
+
+
+@operation(
+    "submitJobs",
+    "Submit jobs, all or none; a job may depend on an earlier one of the batch by its ref",
+    request=schemas.SubmitJobs,
+    responses={201: ("Stored, in the order given", schemas.JobList)},
+)
+async def submit_jobs(request: web.Request) -> web.StreamResponse:
+    """Store a graph of jobs in one submission."""
+    queue = request.app[QUEUE]
+    options = request.app[OPTIONS]
+    body = await read_json(request, _SUBMIT_JOBS, queue.budget)
+    new: Sequence[NewJob]
+    if (request.content_length or IN_A_THREAD) < IN_A_THREAD:
+        new = submission.batch(body.jobs, options)
+    else:
+        new = await asyncio.to_thread(submission.batch, body.jobs, options)
+    stored = await queue.submit(new)
+    items = [job_body(job) for job in stored.jobs]
+    answer = _encode(schemas.JobList(kind="JobList", href=f"{COMPOSER_BASE}/jobs/batch", id="batch", items=items))
+    return await answer_bytes(request, answer, status=201, budget=queue.budget)
+
+
+@operation(
+    "listJobs",
+    "List jobs, newest first",
+    responses={200: ("A page of jobs", schemas.JobList)},
+    query={
+        "state": "Only jobs in this state",
+        "type": "Only jobs of this type",
+        "channel": "Only jobs of this channel",
+        "arch": "Only jobs of this arch",
+        "limit": "At most so many, 1 to 1000, by default 100",
+        "cursor": "`next` of the page before",
+    },
+)
+async def list_jobs(request: web.Request) -> web.StreamResponse:
+    """Show a page of the jobs; it may be short while there is a next one."""
+    queue = request.app[QUEUE]
+    query = dict(request.query)
+    if unknown := query.keys() - {"state", "type", "channel", "arch", "limit", "cursor"}:
+        raise InvalidCursor(field=min(unknown), problem="no such filter")
+    try:
+        state = JobState(query["state"]) if "state" in query else None
+    except ValueError:
+        raise InvalidCursor(field="state", problem=f"one of {', '.join(JobState)}") from None
+    limit = query.get("limit", "100")
+    if not re.fullmatch(r"[0-9]{1,4}", limit) or not 1 <= int(limit) <= MAX_PAGE:
+        raise InvalidCursor(field="limit", problem=f"1 to {MAX_PAGE}")
+    chosen = JobFilter(state, query.get("type"), query.get("channel"), query.get("arch"))
+    page = await queue.list(chosen, _cursor(query.get("cursor")), int(limit))
+    answer = schemas.JobList(
+        kind="JobList",
+        href=f"{COMPOSER_BASE}/jobs",
+        id="jobs",
+        items=[job_body(job, listed=True) for job in page.jobs],
+        next=None if page.next is None else _cursor_text(page.next),
+    )
+    return await answer_bytes(request, _encode(answer), budget=queue.budget)
+
+
+@operation(
+    "getJob",
+    "Get a job",
+    responses={200: ("The job", schemas.Job)},
+    query={"wait": "Answer when the job has ended, or after this wait, at most 10m"},
+)
+async def get_job(request: web.Request) -> web.StreamResponse:
+    """Show a job, at once or when it has ended."""
+    queue = request.app[QUEUE]
+    job_id = _job_id(request)
+    wait = wait_of(request)
+    return await _job(request, await (queue.get(job_id) if wait is None else queue.ended(job_id, wait)))
+
+
+@operation("getJobArgs", "Get a job's args as they were submitted", responses={200: ("The JSON", "application/json")})
+async def get_job_args(request: web.Request) -> web.StreamResponse:
+    """The args, byte for byte; `null` for a job without."""
+    return await _payload(request, PayloadKind.ARGS)
+
+
+@operation("getJobResult", "Get a job's result as it was reported", responses={200: ("The JSON", "application/json")})
+async def get_job_result(request: web.Request) -> web.StreamResponse:
+    """The result, byte for byte; `null` before the end."""
+    return await _payload(request, PayloadKind.RESULT)
+
+
+@operation(
+    "cancelJob",
+    "Cancel a job and those that depend on it",
+    responses={200: ("The job, canceled now or before", schemas.Job)},
+)
+async def cancel_job(request: web.Request) -> web.StreamResponse:
+    """End a job for good."""
+    return _json(job_body(await request.app[QUEUE].cancel(_job_id(request)), result=None))
+
+
+@operation(
+    "listArtifacts",
+    "List a job's artifacts; none until it has ended",
+    responses={200: ("The artifacts", schemas.ArtifactList)},
+)
+async def list_artifacts(request: web.Request) -> web.Response:
+    """Show what files a job left."""
+    job_id = _job_id(request)
+    href = f"{COMPOSER_BASE}/jobs/{job_id}/artifacts"
+    items = [
+        schemas.Artifact(
+            kind="Artifact",
+            href=f"{href}/{quote(artifact.name, safe='')}",
+            id=artifact.name,
+            name=artifact.name,
+            size=artifact.size,
+            sha256=artifact.sha256,
+        )
+        for artifact in await request.app[QUEUE].artifacts(job_id)
+    ]
+    return _json(schemas.ArtifactList(kind="ArtifactList", href=href, id="artifacts", items=items))
+
+
+@operation("getArtifact", "Get an artifact's bytes", responses={200: ("The file", BYTES), 206: ("A part of it", BYTES)})
+async def get_artifact(request: web.Request) -> web.StreamResponse:
+    """Stream a file, or the part of it that a single Range asks for."""
+    job_id = _job_id(request)
+    try:
+        name = artifact_name(request)
+    except ComposerdError:
+        raise ArtifactNotFound from None
+    store = request.app[ARTIFACTS]
+    found = next((one for one in await request.app[QUEUE].artifacts(job_id) if one.name == name), None)
+    if found is None or store is None:
+        raise ArtifactNotFound
+    etag = f'"{found.sha256}"'
+    headers = {
+        "ETag": etag,
+        "Accept-Ranges": "bytes",
+        "Content-Disposition": f"attachment; filename*=UTF-8''{quote(name, safe='')}",
+    }
+    if request.headers.get("If-None-Match") in (etag, "*"):
+        return web.Response(status=304, headers=headers)
+    start, stop = 0, found.size
+    if "Range" in request.headers and request.headers.get("If-Range", etag) == etag:
+        try:
+            start, stop, _ = request.http_range.indices(found.size)
+        except ValueError:
+            start = stop = -1
+        if start >= stop:
+            headers["Content-Range"] = f"bytes */{found.size}"
+            return web.Response(status=416, headers=headers)
+        headers["Content-Range"] = f"bytes {start}-{stop - 1}/{found.size}"
+    response = web.StreamResponse(status=206 if "Content-Range" in headers else 200, headers=headers)
+    response.content_type = BYTES
+    response.content_length = stop - start
+    await response.prepare(request)
+    if request.method != "HEAD":
+        async for part in store.read(found.place, start, stop):
+            await response.write(part)
+    await response.write_eof()
+    return response
+
+
+def job_body(
+    job: Job,
+    *,
+    result: bytes | None | msgspec.UnsetType = msgspec.UNSET,
+    listed: bool = False,
+) -> schemas.Job:
+    """A job as it is returned; a listed one without `dependents`, `partial` and `result`."""
+    body = schemas.Job(
+        kind="Job",
+        href=f"{COMPOSER_BASE}/jobs/{job.id}",
+        id=str(job.id),
+        type=job.type,
+        arch=job.arch,
+        channel=job.channel,
+        state=job.state.value,
+        priority=job.priority,
+        queued_at=schemas.rfc3339(job.queued_at) or "",
+        not_before=schemas.rfc3339(job.not_before),
+        started_at=schemas.rfc3339(job.started_at),
+        finished_at=schemas.rfc3339(job.finished_at),
+        retries=job.retries,
+        canceled=job.state is JobState.CANCELED,
+        dependencies=schemas.strings(job.dependencies),
+        worker_id=None if job.worker_id is None else str(job.worker_id),
+        idempotency_key=job.idempotency_key,
+        expires_at=schemas.rfc3339(job.expires_at),
+    )
+    if not listed:
+        body.dependents = schemas.strings(job.dependents)
+        body.partial = None if job.partial is None else msgspec.Raw(job.partial)
+        body.result = msgspec.Raw(result) if isinstance(result, bytes) else None
+    return body
+
+
+async def _job(request: web.Request, job: Job) -> web.StreamResponse:
+    queue = request.app[QUEUE]
+    result = await queue.payload(job.id, PayloadKind.RESULT) if job.state.ended else None
+    return await answer_bytes(request, _encode(job_body(job, result=result)), budget=queue.budget)
+
+
+async def _payload(request: web.Request, kind: PayloadKind) -> web.StreamResponse:
+    queue = request.app[QUEUE]
+    job = await queue.get(_job_id(request))
+    return await answer_bytes(request, await queue.payload(job.id, kind) or b"null", budget=queue.budget)
+
+
+def _job_id(request: web.Request) -> UUID:
+    job_id = parse_uuid(request.match_info["id"])
+    if job_id is None:
+        raise JobNotFound
+    return job_id
+
+
+def _cursor(text: str | None) -> int | None:
+    if text is None:
+        return None
+    try:
+        number = int.from_bytes(base64.urlsafe_b64decode(text.encode("ascii")))
+    except (binascii.Error, UnicodeEncodeError):
+        number = 0
+    if not 0 < number < 2**63:
+        raise InvalidCursor(field="cursor", problem="not one that a page gave")
+    return number
+
+
+def _cursor_text(number: int) -> str:
+    return base64.urlsafe_b64encode(number.to_bytes(9)).decode()
+
+
+def _json(value: object, status: int = 200) -> web.Response:
+    return web.Response(status=status, body=_encode(value), content_type="application/json")

@@ -1,0 +1,81 @@
+"""What a handler needs, under typed keys: the queue, the settings of the API, the tables of errors, and small questions about a request."""
+
+import re
+from collections.abc import Mapping
+from contextvars import ContextVar
+from uuid import UUID
+
+import msgspec
+from aiohttp import web
+
+from composerd.api.errors import ErrorTable
+from composerd.artifacts import ArtifactStore
+from composerd.errors import InvalidContent
+from composerd.queue import JobQueue
+from composerd.units import parse_duration
+
+WORKER_BASE = "/api/worker/v1"
+COMPOSER_BASE = "/api/composer/v1"
+
+MAX_WAIT = 600.0
+"""The longest `wait` that a request may ask for, in seconds."""
+
+
+class ApiOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How the APIs behave; durations in seconds, sizes in bytes."""
+
+    worker_base: str = WORKER_BASE
+    request_job_timeout: float | None = None
+    """How long a worker's question waits; None: without end."""
+    max_retries: int = 2
+    """For jobs that do not say."""
+    retention: float | None = 14 * 86400.0
+    """For jobs that do not say; None: for ever."""
+    undequeueable_types: frozenset[str] = frozenset({"manifest-id-only"})
+    max_body_size: int = 32 * 1024 * 1024
+    max_artifact_size: int = 64 * 1024**3
+
+
+QUEUE: web.AppKey[JobQueue] = web.AppKey("QUEUE", JobQueue)
+OPTIONS: web.AppKey[ApiOptions] = web.AppKey("OPTIONS", ApiOptions)
+WORKER_ERRORS: web.AppKey[ErrorTable] = web.AppKey("WORKER_ERRORS", ErrorTable)
+COMPOSER_ERRORS: web.AppKey[ErrorTable] = web.AppKey("COMPOSER_ERRORS", ErrorTable)
+ARTIFACTS: web.AppKey[ArtifactStore | None] = web.AppKey("ARTIFACTS")
+OPENAPI: web.AppKey[Mapping[str, bytes]] = web.AppKey("OPENAPI")
+"""The OpenAPI documents, by base path."""
+
+OPERATION_ID: web.RequestKey[str] = web.RequestKey("OPERATION_ID", str)
+HELD: web.RequestKey[int] = web.RequestKey("HELD", int)
+"""The bytes of the budget that the request holds; the middleware gives them back."""
+
+operation_id: ContextVar[str] = ContextVar("operation_id", default="-")
+"""The operation that is being served, for the log."""
+
+_UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
+
+
+def parse_uuid(text: str) -> UUID | None:
+    """A UUID in its usual spelling; None for anything else."""
+    return UUID(text) if _UUID.fullmatch(text) else None
+
+
+def error_table(request: web.Request) -> ErrorTable:
+    """The errors of the API that a request belongs to; outside both, the worker API's."""
+    path = request.path
+    composer = request.app[COMPOSER_ERRORS]
+    if path.startswith(composer.base) and path[len(composer.base) :][:1] in ("", "/"):
+        return composer
+    return request.app[WORKER_ERRORS]
+
+
+def wait_of(request: web.Request) -> float | None:
+    """The `wait` that a request asks for, in seconds; None if it does not ask. Raises `InvalidContent`."""
+    if not request.query_string or (text := request.query.get("wait")) is None:
+        return None
+    try:
+        wait = parse_duration(text)
+    except ValueError as exc:
+        raise InvalidContent(field="wait", problem=str(exc)) from None
+    if wait > MAX_WAIT:
+        raise InvalidContent(field="wait", problem="at most 10m")
+    return wait

@@ -1,0 +1,80 @@
+"""Writing an answer on which a job hangs: inside the handler, to a client that is seen to be there, with the time it takes accounted for."""
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+
+from composerd.queue.budget import Budget
+
+CHUNK = 256 * 1024
+"""Bodies up to this size go to the kernel in one write."""
+
+STALLED = 60.0
+"""A client that takes nothing for this long, in seconds, has gone."""
+
+
+async def deliver(
+    request: web.Request, status: int, body: bytes, progressed: Callable[[], Awaitable[None]]
+) -> web.StreamResponse:
+    """Write a JSON answer; `progressed` is awaited after every part of a body that takes several writes.
+
+    Raises `ConnectionError` or `TimeoutError` when the client is seen to have gone before it was written.
+    """
+    if gone(request):
+        raise ConnectionResetError("the client has gone")
+    if len(body) > CHUNK:
+        return await _write_in_parts(request, status, body, progressed)
+    response = web.Response(status=status, body=body, content_type="application/json")
+    await response.prepare(request)
+    await response.write_eof()
+    return response
+
+
+async def answer_bytes(request: web.Request, body: bytes, *, status: int = 200, budget: Budget) -> web.StreamResponse:
+    """A JSON answer of any size: a large one is held within the budget, and written as fast as the client takes it."""
+    if len(body) <= CHUNK:
+        return web.Response(status=status, body=body, content_type="application/json")
+    with budget.held(len(body)):
+        return await _write_in_parts(request, status, body, _no_progress)
+
+
+async def _write_in_parts(
+    request: web.Request, status: int, body: bytes, progressed: Callable[[], Awaitable[None]]
+) -> web.StreamResponse:
+    stream = web.StreamResponse(status=status)
+    stream.content_type = "application/json"
+    stream.content_length = len(body)
+    await stream.prepare(request)
+    view = memoryview(body) if request.method != "HEAD" else memoryview(b"")
+    for begin in range(0, len(view), CHUNK):
+        async with asyncio.timeout(STALLED):
+            await stream.write(view[begin : begin + CHUNK])
+        await progressed()
+    await stream.write_eof()
+    return stream
+
+
+async def _no_progress() -> None:
+    pass
+
+
+def gone(request: web.Request) -> bool:
+    """Whether the client is known to have closed its connection, the loop's own news included that has not been read yet."""
+    transport = request.transport
+    if transport is None or transport.is_closing():
+        return True
+    wrapped = transport.get_extra_info("socket")
+    if wrapped is None or wrapped.fileno() < 0:
+        return True
+    # The transport's socket has no recv; a socket object of our own looks at the same descriptor and lets go of it without closing.
+    peek = socket.socket(wrapped.family, wrapped.type, wrapped.proto, fileno=wrapped.fileno())
+    try:
+        return not peek.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    finally:
+        peek.detach()

@@ -1,0 +1,53 @@
+"""The server's log: lines for people or JSON for machines, each with the id of the operation that it belongs to."""
+
+import logging
+from datetime import UTC, datetime
+from typing import Literal
+
+import msgspec
+
+from composerd.api.context import operation_id
+
+
+def configure(level: str, form: Literal["text", "json"]) -> None:
+    """Send the log to stderr. `level` is a name of the logging module's, in lower case."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(JSONFormatter() if form == "json" else TextFormatter())
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+
+
+class TextFormatter(logging.Formatter):
+    """`TIME LEVEL [OPERATION] MESSAGE`."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s [%(operation_id)s] %(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, with a traceback below it if there is one."""
+        record.operation_id = operation_id.get()
+        return super().format(record)
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802, ARG002  # logging's name
+        """RFC 3339 in UTC with milliseconds."""
+        return _time(record)
+
+
+class JSONFormatter(logging.Formatter):
+    """One object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The object."""
+        line = {
+            "time": _time(record),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "operation_id": operation_id.get(),
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return msgspec.json.encode(line).decode()
+
+
+def _time(record: logging.LogRecord) -> str:
+    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,74 @@
+"""What every request goes through: an operation id, and one place where exceptions become predefined errors."""
+
+import logging
+from uuid import uuid4
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from composerd.api.context import HELD, OPERATION_ID, QUEUE, error_table, operation_id
+from composerd.api.errors import (
+    UNSPECIFIED,
+    MethodNotSupported,
+    ResourceNotFound,
+)
+from composerd.errors import BodyTooLarge, ComposerdError, DriverError, StorageFull, Unavailable
+
+log = logging.getLogger(__name__)
+
+
+@web.middleware
+async def operations(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Give the request its operation id, and answer every failure with an error of the API's table."""
+    operation = str(uuid4())
+    request[OPERATION_ID] = operation
+    operation_id.set(operation)
+    try:
+        return await handler(request)
+    except ComposerdError as exc:
+        return _failure(request, operation, exc)
+    except web.HTTPException as exc:
+        return _http_failure(request, operation, exc)
+    except ConnectionError:
+        raise  # the client has gone: nobody reads an answer
+    except Exception:
+        log.exception("%s %s failed", request.method, request.path)
+        table = error_table(request)
+        return table.response(table.row(UNSPECIFIED), operation)
+    finally:
+        if (held := request.get(HELD)) is not None:
+            request.app[QUEUE].budget.give(held)
+
+
+async def show_operation_id(request: web.Request, response: web.StreamResponse) -> None:
+    """Put the operation id into the answer's headers: a signal, so that answers which handlers write themselves have it too."""
+    response.headers["X-Operation-Id"] = request[OPERATION_ID]
+
+
+def _failure(request: web.Request, operation: str, error: ComposerdError) -> web.Response:
+    table = error_table(request)
+    row = table.row_of(error)
+    if row.status >= 500:
+        log.warning("%s %s: %s: %s", request.method, request.path, error.code, error, exc_info=error.__cause__)
+    # What the storage says of itself may name its paths and addresses: that is for the log, not for the client.
+    internal = isinstance(error, (DriverError, StorageFull)) or (
+        isinstance(error, Unavailable) and "limit" not in error.details
+    )
+    return table.response(row, operation, None if internal else error.details)
+
+
+def _http_failure(request: web.Request, operation: str, error: web.HTTPException) -> web.StreamResponse:
+    table = error_table(request)
+    mapped: ComposerdError
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        mapped = MethodNotSupported(allowed=sorted(error.allowed_methods))
+    elif isinstance(error, web.HTTPRequestEntityTooLarge):
+        mapped = BodyTooLarge(limit=request.client_max_size)
+    elif error.status < 400:
+        return error
+    else:
+        mapped = ResourceNotFound()
+    response = table.response(table.row_of(mapped), operation, mapped.details)
+    if "Allow" in error.headers:
+        response.headers["Allow"] = error.headers["Allow"]
+    return response

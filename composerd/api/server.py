@@ -1,0 +1,139 @@
+"""A server process from its start to its end: storage, queue, artifacts, sockets, signals. What it serves is in app."""
+
+import asyncio
+import gc
+import logging
+import resource
+import signal
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from aiohttp import web
+
+from composerd.api.app import create_app
+from composerd.api.context import ApiOptions
+from composerd.api.listening import BACKLOG, ListenError, close_sockets, describe, open_sockets
+from composerd.api.logs import configure
+from composerd.artifacts import ArtifactStore, Sweeper
+from composerd.driver.registry import open_driver
+from composerd.errors import ComposerdError
+from composerd.queue import JobQueue, QueueOptions
+from composerd.settings import Settings
+
+log = logging.getLogger(__name__)
+
+KEEP_ALIVE = 120.0
+"""How long an idle connection is kept, in seconds: longer than the Go client's 90 s, so that it never meets one that was just closed."""
+
+_SPARE_DESCRIPTORS = 256
+
+
+class StartError(Exception):
+    """The server cannot start; the message is a sentence for whoever configured it."""
+
+
+def run(settings: Settings) -> int:
+    """Serve until SIGTERM or SIGINT; the exit code. What stops the start is said in one sentence on stderr."""
+    configure(settings.log_level, settings.log_format)
+    try:
+        return asyncio.run(_serve(settings))
+    except (StartError, ListenError, ComposerdError) as exc:
+        print(f"composerd: {exc}", file=sys.stderr)  # noqa: T201  # the command line's own words, not the log's
+        return 2
+
+
+async def _serve(settings: Settings) -> int:
+    stop = _stop_signals()
+    _raise_descriptor_limit(settings.max_connections)
+    async with AsyncExitStack() as stack:
+        sockets = open_sockets(settings.listen)
+        stack.callback(close_sockets, sockets)
+        driver = open_driver(settings.storage)
+        stack.push_async_callback(driver.close)
+        await driver.start()
+        queue = JobQueue(
+            driver,
+            QueueOptions(
+                heartbeat_timeout=settings.heartbeat_timeout,
+                handover_timeout=settings.handover_timeout,
+                sweep_interval=settings.sweep_interval,
+                max_waits=settings.max_waits,
+            ),
+        )
+        store = await stack.enter_async_context(_artifacts(settings, queue))
+        await stack.enter_async_context(queue.running())
+        app = create_app(queue, _api_options(settings), store)
+        runner = web.AppRunner(
+            app,
+            handle_signals=False,
+            handler_cancellation=True,
+            access_log=None,
+            keepalive_timeout=KEEP_ALIVE,
+            shutdown_timeout=max(settings.drain_timeout - 0.5, 0.1),
+        )
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        gc.freeze()  # what lives as long as the process need not be looked at again
+        for listening in sockets:
+            await web.SockSite(runner, listening, backlog=BACKLOG).start()
+            print(f"listening on {describe(listening)}", flush=True)  # noqa: T201  # what a supervisor reads
+        await stop.wait()
+        log.info("draining: %d waits are answered", queue.waits)
+        for site in list(runner.sites):
+            await site.stop()
+        await queue.drain()
+    return 0
+
+
+def _stop_signals() -> asyncio.Event:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    return stop
+
+
+@asynccontextmanager
+async def _artifacts(settings: Settings, queue: JobQueue) -> AsyncIterator[ArtifactStore | None]:
+    where = settings.artifacts or queue.driver.artifacts_directory
+    if where is None or where == "none":
+        yield None
+        return
+    store = ArtifactStore(Path(where))
+    await store.start()
+    sweeper = Sweeper(store, queue.driver)
+    queue.listeners.append(sweeper.heard)
+    queue.on_removed = sweeper.removed
+    task = asyncio.create_task(sweeper.run(), name="artifact sweeper")
+    try:
+        yield store
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+def _api_options(settings: Settings) -> ApiOptions:
+    return ApiOptions(
+        worker_base=settings.worker_base_path,
+        request_job_timeout=settings.request_job_timeout or None,
+        max_retries=settings.max_retries,
+        retention=settings.retention or None,
+        undequeueable_types=frozenset(settings.undequeueable_types),
+        max_body_size=settings.max_body_size,
+        max_artifact_size=settings.max_artifact_size,
+    )
+
+
+def _raise_descriptor_limit(connections: int) -> None:
+    """Let the process have a descriptor for each connection. Raises `StartError` if it may not."""
+    wanted = connections + _SPARE_DESCRIPTORS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        if hard != resource.RLIM_INFINITY and hard < wanted:
+            raise StartError(
+                f"max_connections is {connections}, but this process may open {hard} files only: "
+                f"raise that limit (ulimit -Hn, LimitNOFILE=) or lower --max-connections"
+            )
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -1,0 +1,121 @@
+"""Submitted jobs, from their fields as sent to the queue's values: checks, defaults, references within a batch. No I/O."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from uuid import UUID, uuid4
+
+import msgspec
+
+from composerd.api.context import ApiOptions, parse_uuid
+from composerd.api.schemas import BatchJob, SubmitJob, is_word
+from composerd.errors import InvalidContent, UnknownDependency
+from composerd.models import NewJob, OnDependencyFailure
+from composerd.units import parse_duration
+
+MAX_DURATION = 3650 * 86400.0
+"""The longest duration that a job can carry: ten years, in seconds."""
+
+_encode = msgspec.json.Encoder().encode
+
+
+def one(job: SubmitJob, options: ApiOptions) -> NewJob:
+    """A single job. Raises `InvalidContent`, `UnknownDependency`."""
+    return _new_job(job, {}, options, "")
+
+
+def batch(jobs: Sequence[BatchJob], options: ApiOptions) -> list[NewJob]:
+    """The jobs of a batch, in order. Raises `InvalidContent`, `UnknownDependency`."""
+    refs: dict[str, UUID] = {}
+    new: list[NewJob] = []
+    for index, job in enumerate(jobs):
+        made = _new_job(job, refs, options, f"jobs[{index}].")
+        new.append(made)
+        if job.ref is None:
+            continue
+        if job.ref in refs:
+            raise InvalidContent(field=f"jobs[{index}].ref", problem="used twice in the batch")
+        if parse_uuid(job.ref) is not None:
+            raise InvalidContent(field=f"jobs[{index}].ref", problem="a UUID")
+        refs[job.ref] = made.id
+    return new
+
+
+def _new_job(job: SubmitJob | BatchJob, refs: Mapping[str, UUID], options: ApiOptions, where: str) -> NewJob:
+    for field in ("type", "arch", "channel", "idempotency_key"):
+        value = getattr(job, field)
+        if value is not None and not is_word(value):
+            raise InvalidContent(field=where + field, problem="white space or control characters")
+    retention = options.retention if job.retention is None else _duration(job.retention, where + "retention") or None
+    args = bytes(job.args) if isinstance(job.args, msgspec.Raw) else None
+    return NewJob(
+        id=uuid4(),
+        type=job.type,
+        arch=job.arch,
+        channel=job.channel,
+        args=args,
+        dependencies=tuple(_dependency(named, refs, where) for named in job.dependencies),
+        priority=job.priority,
+        not_before=_not_before(job.not_before, where),
+        timeout=_positive(job.timeout, where + "timeout"),
+        max_retries=options.max_retries if job.max_retries is None else job.max_retries,
+        retry_on_failure=job.retry_on_failure,
+        retry_backoff=_duration(job.retry_backoff, where + "retry_backoff"),
+        on_dependency_failure=OnDependencyFailure(job.on_dependency_failure),
+        idempotency_key=job.idempotency_key,
+        fingerprint=b"" if job.idempotency_key is None else _fingerprint(job, args),
+        retention=retention,
+    )
+
+
+def _dependency(named: str, refs: Mapping[str, UUID], where: str) -> UUID:
+    job_id = refs.get(named) or parse_uuid(named)
+    if job_id is None:
+        raise UnknownDependency(id=named, field=f"{where}dependencies")
+    return job_id
+
+
+def _not_before(text: str | None, where: str) -> datetime | float | None:
+    if text is None:
+        return None
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        return _duration(text, where + "not_before")
+    if time.tzinfo is None:
+        raise InvalidContent(field=where + "not_before", problem="a time without a zone")
+    try:
+        return time.astimezone(UTC)
+    except OverflowError:
+        raise InvalidContent(field=where + "not_before", problem="out of range") from None
+
+
+def _positive(text: str | None, field: str) -> float | None:
+    if text is None:
+        return None
+    seconds = _duration(text, field)
+    if seconds == 0:
+        raise InvalidContent(field=field, problem="not longer than nothing")
+    return seconds
+
+
+def _duration(text: str, field: str) -> float:
+    try:
+        seconds = parse_duration(text)
+    except ValueError as exc:
+        raise InvalidContent(field=field, problem=str(exc)) from None
+    if seconds > MAX_DURATION:
+        raise InvalidContent(field=field, problem="longer than ten years")
+    return seconds
+
+
+def _fingerprint(job: SubmitJob | BatchJob, args: bytes | None) -> bytes:
+    """Digest of what was submitted under an idempotency key: all but the dependencies, which the driver compares by what they resolve to."""
+    fields = {
+        name: getattr(job, name)
+        for name in SubmitJob.__struct_fields__
+        if name not in ("args", "dependencies", "idempotency_key")
+    }
+    digest = hashlib.sha256(_encode(fields))
+    digest.update(b"-" if args is None else b"+" + args)
+    return digest.digest()

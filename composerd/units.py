@@ -1,0 +1,57 @@
+"""Durations and sizes as people write them: `300ms`, `20s`, `2m`, `1h`, `14d`; `64KiB`, `32MiB`, `64GiB`."""
+
+import re
+
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+_BYTES = {
+    "": 1,
+    "B": 1,
+    "kB": 1000,
+    "MB": 1000**2,
+    "GB": 1000**3,
+    "TB": 1000**4,
+    "KiB": 1024,
+    "MiB": 1024**2,
+    "GiB": 1024**3,
+    "TiB": 1024**4,
+}
+
+_NUMBER_AND_UNIT = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)([A-Za-z]*)", re.ASCII)
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of a duration such as `300ms` or `14d`; `0` needs no unit. Raises `ValueError` with a sentence that says what is wrong."""
+    match = _NUMBER_AND_UNIT.fullmatch(text)
+    if match is None or (match[2] not in _SECONDS and text != "0"):
+        raise ValueError(f"{text[:40]!r} is not a duration: write a number and ms, s, m, h or d, for example 20s")
+    return float(match[1]) * _SECONDS.get(match[2], 1.0)
+
+
+def format_duration(seconds: float) -> str:
+    """A duration in the largest unit that divides it."""
+    if seconds == 0:
+        return "0s"
+    for unit in ("d", "h", "m", "s"):
+        if seconds % _SECONDS[unit] == 0:
+            return f"{seconds / _SECONDS[unit]:.0f}{unit}"
+    milliseconds = seconds * 1000
+    return f"{milliseconds:.0f}ms" if milliseconds == round(milliseconds) else f"{seconds:g}s"
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size such as `32MiB`; a plain number is bytes. Raises `ValueError` with a sentence that says what is wrong."""
+    match = _NUMBER_AND_UNIT.fullmatch(text)
+    if match is None or match[2] not in _BYTES:
+        raise ValueError(f"{text[:40]!r} is not a size: write a number and KiB, MiB or GiB, for example 32MiB")
+    return int(float(match[1]) * _BYTES[match[2]])
+
+
+def format_size(size: int) -> str:
+    """A size in the unit that keeps it short."""
+    amount = float(size)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if amount < 1024:
+            return f"{amount:.0f} {unit}" if unit == "B" or amount == int(amount) else f"{amount:.1f} {unit}"
+        amount /= 1024
+    return f"{amount:.1f} TiB"
