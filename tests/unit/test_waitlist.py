@@ -1,0 +1,279 @@
+"""The dispatcher's decisions: nobody sleeps beside a ready job, in every order of wake-ups."""
+
+import asyncio
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from uuid import UUID, uuid4
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from composerd.models import Claim, Claimed, Key
+from composerd.queue.waitlist import Waiter, WaitList
+
+X, Y, Z = (Key("", name, None) for name in "XYZ")
+
+
+@dataclass
+class Ready:
+    key: Key
+    priority: int
+    place: int
+
+
+@dataclass
+class World:
+    """A store, the wait list over it, and what is on its way between them: news that was not heard, a round not yet settled.
+
+    A round's claims are decided at one moment, between the picking and the settling; everything else may happen before and after it.
+    """
+
+    loop: asyncio.AbstractEventLoop
+    waitlist: WaitList = field(default_factory=WaitList)
+    ready: list[Ready] = field(default_factory=list)
+    unheard: list[Key] = field(default_factory=list)
+    picked: Sequence[Waiter] = ()
+    outcomes: list[Claimed | None] | None = None
+    got: dict[int, Key] = field(default_factory=dict)
+    rounds_in_vain: int = 0
+    places: Iterator[int] = field(default_factory=itertools.count)
+    served: list[int] = field(default_factory=list)
+
+    def arrive(self, *keys: Key) -> Waiter:
+        return self.waitlist.add(Claim(uuid4(), keys, 60.0), self.loop.create_future())
+
+    def submit(self, *jobs: tuple[Key, int]) -> None:
+        """Jobs become ready together; the news is on its way."""
+        for key, priority in jobs:
+            self.ready.append(Ready(key, priority, next(self.places)))
+            self.unheard.append(key)
+
+    def hear(self, index: int = 0) -> None:
+        self.waitlist.heat({self.unheard.pop(index): 1})
+
+    def pick(self, limit: int = 1000) -> None:
+        self.picked = self.waitlist.pick(limit)
+        self.outcomes = None
+
+    def decide(self, prefix: int | None = None) -> None:
+        """The store answers the round's claims, or the first few of them."""
+        self.outcomes = [self._claim(waiter) for waiter in self.picked[:prefix]]
+
+    def _claim(self, waiter: Waiter) -> Claimed | None:
+        fitting = [job for job in self.ready if job.key in waiter.claim.keys]
+        if not fitting:
+            return None
+        best = min(fitting, key=lambda job: (-job.priority, job.place))
+        self.ready.remove(best)
+        return Claimed(waiter.claim.token, uuid4(), best.key, None, (), 1)
+
+    def settle(self) -> None:
+        assert self.outcomes is not None
+        answered = self.picked[: len(self.outcomes)]
+        for waiter, claimed in zip(answered, self.outcomes, strict=True):
+            if claimed is None:
+                self.rounds_in_vain += 1
+            elif waiter.answer.done():  # it has left: its job goes back
+                self.submit((claimed.key, 0))
+            else:
+                self.got[waiter.age] = claimed.key
+                self.served.append(waiter.age)
+                waiter.answer.set_result(claimed)
+        self.waitlist.settle(answered, self.outcomes)
+        self.waitlist.again(self.picked[len(self.outcomes) :])
+        self.picked, self.outcomes = (), None
+
+    def leave(self, waiter: Waiter) -> None:
+        if not waiter.answer.done():
+            waiter.answer.cancel()
+            self.waitlist.remove(waiter)
+
+    def run(self) -> None:
+        """Until nothing is on its way, as the dispatcher does it."""
+        while True:
+            if self.picked:
+                if self.outcomes is None:
+                    self.decide()
+                self.settle()
+            while self.unheard:
+                self.hear()
+            self.pick()
+            if not self.picked:
+                return
+
+    def stranded(self) -> list[tuple[int, Key]]:
+        """Who sleeps beside which ready job."""
+        return [
+            (waiter.age, job.key)
+            for waiter in self.waitlist.everyone()
+            for job in self.ready
+            if job.key in waiter.claim.keys
+        ]
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    loop = asyncio.new_event_loop()
+    yield World(loop)
+    loop.close()
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))), ids=str)
+@pytest.mark.parametrize("first", ["X", "Y"])
+def test_the_classical_stranding(world: World, order: tuple[int, ...], first: str) -> None:
+    """W1 on {X, Y}, W2 on {X}, W3 on {Y}; an X and a Y of higher priority become ready together: both are handed out, whoever came first."""
+    wanted = [(X, Y), (X,), (Y,)]
+    for which in order:
+        world.arrive(*wanted[which])
+    world.run()  # everybody has asked in vain, and sleeps
+    world.submit((X, 0), (Y, 5))
+    if first == "Y":
+        world.unheard.reverse()
+    world.hear()
+    world.pick()  # only the first news has been heard when the first round is made
+    world.decide()
+    world.settle()
+    world.run()
+    assert sorted(key.type for key in world.got.values()) == ["X", "Y"]
+    assert not world.stranded()
+
+
+def test_one_ready_job_wakes_one_waiter(world: World) -> None:
+    """Of a thousand who wait, one claims when a job becomes ready: the oldest."""
+    waiters = [world.arrive(X) for _ in range(1000)]
+    world.run()
+    world.rounds_in_vain = 0
+    world.submit((X, 0))
+    world.run()
+    assert world.got == {waiters[0].age: X}
+    assert world.rounds_in_vain == 0
+
+
+def test_a_thousand_ready_jobs_take_one_round(world: World) -> None:
+    """As many waiters as jobs became ready join one round."""
+    for _ in range(1000):
+        world.arrive(X)
+    world.run()
+    world.submit(*[(X, 0)] * 500)
+    while world.unheard:
+        world.hear()
+    world.pick()
+    assert len(world.picked) == 500
+
+
+def test_a_job_that_becomes_ready_while_a_claim_is_on_its_way_is_not_missed(world: World) -> None:
+    """The store has said no, the job becomes ready, the no arrives: the key stays hot."""
+    world.arrive(X)
+    world.pick()
+    world.decide()
+    world.submit((X, 0))
+    world.hear()
+    world.settle()
+    world.run()
+    assert list(world.got.values()) == [X]
+
+
+def test_a_waiter_keeps_its_age(world: World) -> None:
+    """Who claimed in vain is still before those who came later."""
+    first = world.arrive(X)
+    world.run()
+    world.arrive(X)
+    world.run()
+    world.submit((X, 0))
+    world.run()
+    assert list(world.got) == [first.age]
+
+
+def test_a_lost_event_costs_latency_only(world: World) -> None:
+    """A job whose news never arrives is found by the re-check."""
+    world.arrive(X)
+    world.run()
+    world.submit((X, 0))
+    world.unheard.clear()
+    world.run()
+    assert world.stranded()
+    world.waitlist.heat_all()
+    world.run()
+    assert list(world.got.values()) == [X]
+
+
+def test_nothing_is_kept_of_those_who_left(world: World) -> None:
+    """The list is as it was before anybody came."""
+    waiters = [world.arrive(X, Y) for _ in range(10)]
+    world.run()
+    for waiter in waiters:
+        world.leave(waiter)
+    world.submit((X, 0))
+    world.run()
+    assert not world.waitlist._by_key
+    assert not world.waitlist._hot
+    assert not world.waitlist._fresh
+    assert len(world.waitlist) == 0
+
+
+keysets = st.lists(st.sampled_from([X, Y, Z]), min_size=1, max_size=3, unique=True)
+steps = st.one_of(
+    st.tuples(st.just("arrive"), keysets),
+    st.tuples(st.just("submit"), st.lists(st.tuples(st.sampled_from([X, Y, Z]), st.integers(-2, 2)), min_size=1, max_size=3)),
+    st.tuples(st.just("leave"), st.integers(0, 9)),
+    st.tuples(st.just("hear"), st.integers(0, 9)),
+    st.tuples(st.just("pick"), st.integers(1, 3)),
+    st.tuples(st.just("decide"), st.one_of(st.none(), st.integers(1, 2))),
+    st.tuples(st.just("settle"), st.none()),
+)
+
+
+@settings(max_examples=1500, deadline=None)
+@given(st.lists(steps, max_size=60))
+def test_nobody_sleeps_beside_a_ready_job(script: list[tuple[str, object]]) -> None:
+    """Whatever the order of arrivals, jobs, departures, news and rounds: when all has settled, no waiter fits a ready job, and the oldest were first."""
+    loop = asyncio.new_event_loop()
+    world = World(loop)
+    everyone: list[Waiter] = []
+    try:
+        for step, what in script:
+            if step == "arrive":
+                everyone.append(world.arrive(*what))  # type: ignore[misc]
+            elif step == "submit":
+                world.submit(*what)  # type: ignore[misc]
+            elif step == "leave" and everyone:
+                world.leave(everyone[what % len(everyone)])  # type: ignore[operator]
+            elif step == "hear" and world.unheard:
+                world.hear(what % len(world.unheard))  # type: ignore[operator]
+            elif step == "pick" and not world.picked:
+                world.pick(what)  # type: ignore[arg-type]
+            elif step == "decide" and world.picked and world.outcomes is None:
+                world.decide(what)  # type: ignore[arg-type]
+            elif step == "settle" and world.outcomes is not None:
+                world.settle()
+        world.run()
+        assert not world.stranded()
+        tokens: list[UUID] = [waiter.claim.token for waiter in everyone if waiter.age in world.got]
+        assert len(set(tokens)) == len(world.got)
+    finally:
+        loop.close()
+
+
+@pytest.mark.parametrize("events", list(itertools.permutations(["hear", "hear", "pick", "settle", "arrive"])), ids="-".join)
+def test_every_order_of_a_small_history(world: World, events: tuple[str, ...]) -> None:
+    """The stranding history with its news, rounds and a late waiter in every order."""
+    world.arrive(X, Y)
+    world.arrive(X)
+    world.arrive(Y)
+    world.run()
+    world.submit((X, 0), (Y, 5))
+    for event in events:
+        if event == "hear":
+            world.hear()
+        elif event == "pick" and not world.picked:
+            world.pick()
+        elif event == "settle" and world.picked:
+            world.decide()
+            world.settle()
+        elif event == "arrive":
+            world.arrive(X, Y)
+    world.run()
+    assert len(world.got) == 2
+    assert not world.stranded()
