@@ -163,6 +163,23 @@ def test_a_thousand_ready_jobs_take_one_round(world: World) -> None:
     assert len(world.picked) == 500
 
 
+def test_a_round_that_takes_fewer_than_are_ready_leaves_the_key_hot(world: World) -> None:
+    """Rounds may be small, and a store may look at a part of one: what is left is for the next."""
+    waiters = [world.arrive(X) for _ in range(4)]
+    world.run()
+    world.submit(*[(X, 0)] * 4)
+    while world.unheard:
+        world.hear()
+    world.pick(limit=1)
+    world.decide()
+    world.settle()
+    world.pick()
+    world.decide(prefix=1)
+    world.settle()
+    world.run()
+    assert world.served == [waiter.age for waiter in waiters]
+
+
 def test_a_job_that_becomes_ready_while_a_claim_is_on_its_way_is_not_missed(world: World) -> None:
     """The store has said no, the job becomes ready, the no arrives: the key stays hot."""
     world.arrive(X)
@@ -222,6 +239,7 @@ steps = st.one_of(
     st.tuples(st.just("pick"), st.integers(1, 3)),
     st.tuples(st.just("decide"), st.one_of(st.none(), st.integers(1, 2))),
     st.tuples(st.just("settle"), st.none()),
+    st.tuples(st.just("run"), st.none()),
 )
 
 
@@ -248,6 +266,8 @@ def test_nobody_sleeps_beside_a_ready_job(script: list[tuple[str, object]]) -> N
                 world.decide(what)  # type: ignore[arg-type]
             elif step == "settle" and world.outcomes is not None:
                 world.settle()
+            elif step == "run":
+                world.run()
         world.run()
         assert not world.stranded()
         tokens: list[UUID] = [waiter.claim.token for waiter in everyone if waiter.age in world.got]
