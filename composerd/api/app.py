@@ -33,14 +33,19 @@ def create_app(queue: JobQueue, options: ApiOptions, store: ArtifactStore | None
     app[ARTIFACTS] = store
     app[WORKER_ERRORS] = ErrorTable.worker(options.worker_base)
     app[COMPOSER_ERRORS] = ErrorTable.composer(COMPOSER_BASE)
-    worker.add_routes(app, options.worker_base)
-    composer.add_routes(app)
-    for base in (options.worker_base, COMPOSER_BASE):
-        site.add_api_routes(app, base)
-    site.add_site_routes(app)
+    add_routes(app, options.worker_base)
     app[OPENAPI] = openapi_documents(app, options.worker_base)
     app.on_response_prepare.append(show_operation_id)
     return app
+
+
+def add_routes(app: web.Application, worker_base: str) -> None:
+    """Put every operation on its place."""
+    worker.add_routes(app, worker_base)
+    composer.add_routes(app)
+    for base in (worker_base, COMPOSER_BASE):
+        site.add_api_routes(app, base)
+    site.add_site_routes(app)
 
 
 def openapi_documents(app: web.Application, worker_base: str) -> Mapping[str, bytes]:

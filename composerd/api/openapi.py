@@ -53,7 +53,7 @@ class _Document(AiohttpApiSpec):  # type: ignore[misc]  # aiohttp_apispec ships 
     """aiohttp-apispec hard-codes OpenAPI 2.0, and changes what it documents; this builds 3.0.3, and leaves the handlers as they are."""
 
     def __init__(self, title: str, version: str, base: str) -> None:
-        super().__init__(url=None)
+        super().__init__(url=None, title=title, version=version)
         self.base = base
         self.types: dict[str, type] = {Error.__name__: Error}
         self.spec = APISpec(title=title, version=version, openapi_version="3.0.3", servers=[{"url": base}])
@@ -121,7 +121,11 @@ def _as_openapi(schema: Any) -> Any:
         return [_as_openapi(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
-    plain = {key: _as_openapi(value) for key, value in schema.items() if key not in ("anyOf", "examples")}
+    plain = {
+        key: _as_openapi(value)
+        for key, value in schema.items()
+        if key not in ("anyOf", "examples") and (key, value) != ("required", [])
+    }
     if "examples" in schema and schema["examples"] and "properties" not in schema:
         plain["example"] = schema["examples"][0]
     if "enum" in plain:

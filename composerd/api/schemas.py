@@ -1,7 +1,7 @@
 """The bodies of both APIs as types: what decodes and checks a request is what the OpenAPI documents show."""
 
 from datetime import UTC, datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import msgspec
@@ -84,7 +84,7 @@ class Error(Object, kw_only=True, omit_defaults=True):
     reason: str
     message: str
     operation_id: str | UnsetType = UNSET
-    details: dict[str, object] | UnsetType = UNSET
+    details: dict[str, Any] | UnsetType = UNSET
 
 
 class ErrorList(Object, kw_only=True):

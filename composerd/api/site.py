@@ -16,7 +16,7 @@ _encode = msgspec.json.Encoder().encode
 
 def add_api_routes(app: web.Application, base: str) -> None:
     """The operations that each API has below its base path."""
-    app.router.add_get(f"{base}/status", get_status)
+    app.router.add_get(f"{base}/status", get_status if base == COMPOSER_BASE else get_worker_status)
     app.router.add_get(f"{base}/errors", get_errors)
     app.router.add_get(f"{base}/errors/{{id}}", get_error)
     app.router.add_get(f"{base}/openapi", get_openapi)
@@ -34,6 +34,12 @@ async def get_status(request: web.Request) -> web.Response:
     """Answer."""
     base = error_table(request).base
     return _json(schemas.Status(kind="Status", href=f"{base}/status", id="status", status="OK"))
+
+
+@operation("GetStatus", "Ask whether the server is there", responses={200: ("It is", schemas.Status)})
+async def get_worker_status(request: web.Request) -> web.Response:
+    """The same, under the name that the worker API has for it."""
+    return await get_status(request)
 
 
 @operation(

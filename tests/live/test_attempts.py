@@ -1,0 +1,185 @@
+"""Attempts on a real server: leases, cancel, release, restarts and kills."""
+
+import asyncio
+import time
+from typing import Any
+
+from .conftest import COMPOSER, WORKER, Serve, Server
+
+
+async def test_cancel_reaches_a_waiting_worker_within_100_ms(serve: Serve) -> None:
+    """A worker that waits on its location hears of the cancel at once; the job has ended for good."""
+    server = await serve()
+    submitted = await server.submit()
+    job = await server.ask()
+    assert job is not None
+    for _ in range(5):
+        listening = asyncio.create_task(server.request("GET", job["location"] + "?wait=30s"))
+        await asyncio.sleep(0.1)  # it has to be waiting when the cancel comes; coming later would only make the test easier
+        began = time.monotonic()
+        status, canceled = await server.request("POST", f"{COMPOSER}/jobs/{submitted['id']}/cancel")
+        assert (status, canceled["state"], canceled["canceled"]) == (200, "canceled", True)
+        status, answer = await listening
+        assert time.monotonic() - began < 0.1
+        assert (status, answer["canceled"]) == (200, True)
+        status, error = await server.finish(job, {})
+        assert (status, error["id"], error["details"]) == (400, "6", {"state": "canceled"})
+        submitted = await server.submit()
+        job = await server.ask()
+        assert job is not None
+
+
+async def test_a_lease_runs_out_and_the_job_comes_back(serve: Serve) -> None:
+    """A worker that falls silent loses its job to the next; after `max_retries` such losses it has failed."""
+    server = await serve("--heartbeat-timeout", "500ms", "--sweep-interval", "100ms", "--max-retries", "1")
+    submitted = await server.submit()
+    first = await server.ask()
+    second = await server.ask(wait="10s")
+    assert first is not None
+    assert second is not None
+    assert first["id"] == second["id"] == submitted["id"]
+    assert (await server.job(submitted["id"]))["retries"] == 1
+    status, error = await server.finish(first, {})
+    assert (status, error["id"]) == (410, "22")
+    ended = await server.job(submitted["id"], wait="10s")
+    assert ended["state"] == "failed"
+    assert ended["result"] == {
+        "job_error": {
+            "id": 27,
+            "reason": "Workers running this job stopped responding more than 1 times.",
+            "details": None,
+        }
+    }
+
+
+async def test_a_heartbeat_keeps_the_lease(serve: Serve) -> None:
+    """A worker that keeps asking keeps its job, however long it takes."""
+    server = await serve("--heartbeat-timeout", "500ms", "--sweep-interval", "100ms")
+    await server.submit()
+    job = await server.ask()
+    assert job is not None
+    began = time.monotonic()
+    while time.monotonic() - began < 1.5:
+        assert (await server.request("GET", job["location"]))[0] == 200
+        await asyncio.sleep(0.1)
+    assert (await server.finish(job, {}))[0] == 200
+    assert (await server.job(job["id"]))["retries"] == 0
+
+
+async def test_an_unconfirmed_hand_over_goes_back_uncounted(serve: Serve) -> None:
+    """Who promised to confirm and does not loses the job after the hand-over timeout; who confirms keeps it for the whole lease."""
+    server = await serve("--handover-timeout", "300ms", "--heartbeat-timeout", "60s")
+    submitted = await server.submit()
+    lost = await server.ask(confirm=True)
+    job = await server.ask(confirm=True, wait="5s")
+    assert lost is not None
+    assert job is not None
+    assert job["id"] == submitted["id"]
+    assert (await server.request("GET", job["location"]))[0] == 200
+    assert (await server.request("GET", lost["location"]))[0] == 410
+    await asyncio.sleep(0.6)  # twice the hand-over timeout
+    assert (await server.finish(job, {}))[0] == 200
+    assert (await server.job(submitted["id"]))["retries"] == 0
+
+
+async def test_a_released_job_is_handed_out_again(serve: Serve) -> None:
+    """Release puts the job back at once, uncounted; the token is superseded."""
+    server = await serve()
+    submitted = await server.submit()
+    job = await server.ask()
+    assert job is not None
+    status, _ = await server.request("POST", job["location"] + "/release", {})
+    assert status == 200
+    again = await server.ask(wait="2s")
+    assert again is not None
+    assert again["id"] == submitted["id"]
+    assert (await server.request("GET", job["location"]))[1]["canceled"] is True
+    assert (await server.request("POST", job["location"] + "/release", {}))[0] == 410
+    assert (await server.job(submitted["id"]))["retries"] == 0
+
+
+async def test_kill_9_loses_nothing_that_was_acknowledged(serve: Serve) -> None:
+    """Under load the server is killed and started again, five times: every acknowledged submit and finish is there, and running tokens still work."""
+    server = await serve("--heartbeat-timeout", "60s")
+    submitted: dict[str, Any] = {}
+    finished: dict[str, Any] = {}
+    unknown: dict[str, Any] = {}
+    held: list[dict[str, Any]] = []
+
+    async def load(name: int) -> None:
+        number = 0
+        try:
+            while True:
+                number += 1
+                args = {"n": [name, number]}
+                job = await server.submit(args=args)
+                submitted[job["id"]] = args
+                mine = await server.ask(wait="5s")
+                assert mine is not None
+                if number % 5 == 0:
+                    held.append(mine)
+                    continue
+                unknown[mine["id"]] = {"done": mine["id"]}
+                status, _ = await server.finish(mine, {"done": mine["id"]})
+                assert status == 200
+                finished[mine["id"]] = unknown.pop(mine["id"])
+        except OSError:
+            return
+
+    for _ in range(5):
+        async with asyncio.TaskGroup() as tasks:
+            for name in range(8):
+                tasks.create_task(load(name))
+            tasks.create_task(_kill_when(server, len(finished) + 60, finished))
+        await server.exited()
+        await server.start()
+        for job in held:
+            status, answer = await server.request("GET", job["location"])
+            assert (status, answer["canceled"]) == (200, False)
+        for job in held:
+            assert (await server.finish(job, {"late": True}))[0] == 200
+            finished[job["id"]] = {"late": True}
+        held.clear()
+        for job_id, result in finished.items():
+            job = await server.job(job_id)
+            assert (job["state"], job["result"]) == ("finished", result)
+        for job_id, args in submitted.items():
+            status, stored = await server.request("GET", f"{COMPOSER}/jobs/{job_id}/args")
+            assert (status, stored) == (200, args)
+    assert b"Traceback" not in server.log
+
+
+async def _kill_when(server: Server, count: int, finished: dict[str, Any]) -> None:
+    while len(finished) < count:
+        await asyncio.sleep(0.001)
+    server.kill()
+
+
+async def test_the_same_result_again_is_fine(serve: Serve) -> None:
+    """A result may be repeated, before and after a restart; another one is a conflict."""
+    server = await serve()
+    await server.submit()
+    job = await server.ask()
+    assert job is not None
+    for _ in range(2):
+        assert (await server.finish(job, {"a": 1}))[0] == 200
+        assert (await server.finish(job, {"a": 1}))[0] == 200
+        assert (await server.finish(job, {"a": 2}))[0] == 409
+        server.kill()
+        await server.exited()
+        await server.start()
+    assert (await server.job(job["id"]))["result"] == {"a": 1}
+
+
+async def test_tokens_that_mean_nothing(serve: Serve) -> None:
+    """An unknown token is a 404, something else a 400, on every operation."""
+    server = await serve()
+    unknown = f"{WORKER}/jobs/00000000-0000-4000-8000-000000000000"
+    for method, path, body, status in (
+        ("GET", unknown, None, 404),
+        ("PATCH", unknown, {"result": 1}, 404),
+        ("POST", unknown + "/release", {}, 404),
+        ("GET", f"{WORKER}/jobs/x", None, 400),
+        ("PATCH", f"{WORKER}/jobs/x", {"result": 1}, 400),
+    ):
+        assert (await server.request(method, path, body))[0] == status
