@@ -1,6 +1,14 @@
 """The contract for authors of storage drivers: what a driver promises, how it is found, the guard around it. No driver lives here."""
 
-from composerd.driver.contract import CONTRACT_VERSION, Batch, Capabilities, Driver, StorageInfo, StoredJob
+from composerd.driver.contract import (
+    CONTRACT_VERSION,
+    Batch,
+    Capabilities,
+    Driver,
+    StorageInfo,
+    StoredAttempt,
+    StoredJob,
+)
 from composerd.driver.rules import on_return, retry_backoff
 
 __all__ = [
@@ -9,6 +17,7 @@ __all__ = [
     "Capabilities",
     "Driver",
     "StorageInfo",
+    "StoredAttempt",
     "StoredJob",
     "on_return",
     "retry_backoff",

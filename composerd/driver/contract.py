@@ -34,6 +34,7 @@ from composerd.models import (
     Attached,
     Attachment,
     Attempt,
+    AttemptState,
     Claim,
     Claimed,
     Enqueued,
@@ -86,13 +87,26 @@ class StorageInfo(msgspec.Struct, frozen=True, kw_only=True):
     """What else the driver has to say: plain values."""
 
 
+class StoredAttempt(msgspec.Struct, frozen=True, kw_only=True):
+    """A remembered attempt, for moving it between storages."""
+
+    token: UUID
+    number: int
+    state: AttemptState
+    confirm: bool = False
+    lease: float
+    digest: bytes = b""
+    """The first 16 bytes of the sha256 of its result, if it has finished."""
+    worker_id: UUID | None = None
+
+
 class StoredJob(msgspec.Struct, frozen=True, kw_only=True):
     """Everything about one job, for moving it between storages. An attempt that runs is moved as it is."""
 
     new: NewJob
     job: Job
-    attempts: tuple[tuple[UUID, Attempt], ...] = ()
-    """The remembered tokens, oldest first."""
+    attempts: tuple[StoredAttempt, ...] = ()
+    """The remembered ones, oldest first."""
     result: bytes | None = None
     failures: int = 0
     """How many failed outcomes put it back."""
