@@ -1,1 +1,5 @@
-"""The storage drivers "fs" (a table in memory and a journal on disk) and "memory" (the table alone)."""
+"""The built-in storage drivers: `fs`, one directory on one machine, and `memory`, the same table without a journal."""
+
+from composerd_fs.driver import FsDriver, MemoryDriver
+
+__all__ = ["FsDriver", "MemoryDriver"]

@@ -1,0 +1,304 @@
+"""The drivers: the contract on a table, with the journal of a directory (`fs`) or without one (`memory`)."""
+
+import asyncio
+import gc
+import re
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from typing import Self, TypeVar
+from urllib.parse import unquote
+from uuid import UUID
+
+import msgspec
+
+from composerd.driver import Batch, Capabilities, Driver, StorageInfo, StoredJob
+from composerd.errors import ComposerdError, StorageURLError, Unavailable
+from composerd.models import (
+    Artifact,
+    Attached,
+    Attachment,
+    Attempt,
+    Claim,
+    Claimed,
+    Enqueued,
+    Finished,
+    Job,
+    JobFilter,
+    JobPage,
+    NewJob,
+    News,
+    Outcome,
+    PayloadRef,
+    Touch,
+    Worker,
+)
+
+from composerd_fs.clock import Clock, seconds, to_time
+from composerd_fs.commit import Committer, Log
+from composerd_fs.files import DirectoryLock, make_directory
+from composerd_fs.frames import length_of
+from composerd_fs.journal import Journal
+from composerd_fs.operations import Operations
+from composerd_fs.records import Payload, Record
+from composerd_fs.rows import Row
+from composerd_fs.table import Table
+from composerd_fs.views import stored_job_of
+
+MAX_WORKERS = 100_000
+"""How many workers are remembered; those not heard of for longest are forgotten first."""
+
+_DUMPED_AT_ONCE = 100
+
+T = TypeVar("T")
+
+
+class _TableDriver(Driver):
+    """What both drivers are: a table behind a group commit."""
+
+    contract = "1.0"
+
+    def __init__(self) -> None:
+        self._clock = Clock()
+        self._table = Table()
+        self._workers: OrderedDict[UUID, Worker] = OrderedDict()
+        self._closed = False
+        self._operations: Operations
+        self._committer: Committer
+
+    def _build(self, log: Log, store: Callable[[bytes], Payload], record: Callable[[Record], None]) -> None:
+        self._operations = Operations(self._table, self._clock.now, store, record)
+        self._committer = Committer(self._table, self._clock, log)
+
+    async def _read_payloads(self, places: Sequence[Payload | None]) -> list[bytes | None]:
+        return [place if isinstance(place, bytes) else None for place in places]
+
+    async def shift_clock(self, seconds: float) -> None:
+        self._clock.shift(seconds)
+
+    async def _write(self, decide: Callable[[], list[T]], size: int = 0) -> Batch[T]:
+        return await self._committer.write(decide, _batch, size=size)
+
+    async def enqueue(self, submissions: Sequence[Sequence[NewJob]]) -> Batch[Enqueued | ComposerdError]:
+        size = sum(len(job.args) for jobs in submissions for job in jobs if job.args is not None)
+        return await self._write(lambda: self._operations.enqueue(submissions), size)
+
+    async def claim(self, requests: Sequence[Claim], max_bytes: int) -> Batch[Claimed | None]:
+        return await self._committer.write(
+            lambda: self._operations.claim(requests, max_bytes, _size), _claimed_batch, wants=_args_of
+        )
+
+    async def touch(self, touches: Sequence[Touch]) -> Batch[Attempt]:
+        return Batch(await self._committer.look(lambda: self._operations.touch(touches)))
+
+    async def attach(self, attachments: Sequence[Attachment]) -> Batch[Attached]:
+        return await self._write(lambda: self._operations.attach(attachments))
+
+    async def finish(self, outcomes: Sequence[Outcome]) -> Batch[Finished]:
+        size = sum(len(outcome.result) for outcome in outcomes)
+        return await self._write(lambda: self._operations.finish(outcomes), size)
+
+    async def release(self, tokens: Sequence[UUID]) -> Batch[Attempt]:
+        return await self._write(lambda: self._operations.release(tokens))
+
+    async def cancel(self, job_ids: Sequence[UUID]) -> Batch[Job | ComposerdError]:
+        return await self._write(lambda: self._operations.cancel(job_ids))
+
+    async def delete(self, job_ids: Sequence[UUID]) -> Batch[Job | None | ComposerdError]:
+        return await self._write(lambda: self._operations.delete(job_ids))
+
+    async def advance(self, limit: int) -> Batch[UUID]:
+        def complete(done: list[UUID], _payloads: object, news: News) -> Batch[UUID]:
+            due = self._operations.next_due()
+            if len(done) >= limit:
+                due = 0
+            due_in = None if due is None else max(seconds(due - self._clock.now()), 0.0)
+            return Batch(done, msgspec.structs.replace(news, due_in=due_in))
+
+        return await self._committer.write(lambda: self._operations.advance(limit), complete)
+
+    async def purge(self, limit: int) -> Batch[UUID]:
+        return await self._write(lambda: self._operations.purge(limit))
+
+    async def get(self, job_ids: Sequence[UUID]) -> Sequence[Job | None]:
+        return await self._committer.look(lambda: self._operations.get(job_ids))
+
+    async def list(self, filter: JobFilter, cursor: int | None, limit: int) -> JobPage:
+        return await self._committer.look(lambda: self._operations.list(filter, cursor, limit))
+
+    async def payload(self, refs: Sequence[PayloadRef]) -> "Sequence[bytes | None]":
+        return await self._read_payloads(await self._committer.look(lambda: self._operations.payloads(refs)))
+
+    async def artifacts(self, job_ids: Sequence[UUID]) -> "Sequence[tuple[Artifact, ...]]":
+        return await self._committer.look(lambda: self._operations.artifacts(job_ids))
+
+    async def seen(self, workers: Sequence[Worker]) -> None:
+        now = to_time(self._clock.now())
+        for worker in workers:
+            self._workers[worker.id] = msgspec.structs.replace(worker, seen_at=now)
+            self._workers.move_to_end(worker.id)
+        while len(self._workers) > MAX_WORKERS:
+            self._workers.popitem(last=False)
+
+    async def workers(self) -> Sequence[Worker]:
+        return tuple(reversed(self._workers.values()))
+
+    async def dump(self) -> AsyncIterator[StoredJob]:
+        seqs = await self._committer.look(lambda: sorted(self._table.by_seq))
+        for begin in range(0, len(seqs), _DUMPED_AT_ONCE):
+            some = seqs[begin : begin + _DUMPED_AT_ONCE]
+            rows = await self._committer.look(
+                lambda some=some: [row for seq in some if (row := self._table.by_seq.get(seq))]  # type: ignore[misc]
+            )
+            payloads = await self._read_payloads([place for row in rows for place in (row.args, row.result)])
+            for index, row in enumerate(rows):
+                yield stored_job_of(row, payloads[2 * index], payloads[2 * index + 1])
+
+    async def load(self, jobs: Sequence[StoredJob]) -> None:
+        size = sum(len(job.new.args or b"") + len(job.result or b"") for job in jobs)
+        await self._write(lambda: self._operations.load(jobs) or [], size)
+
+    def _counts(self) -> dict[str, int]:
+        return {state.value: count for state, count in self._table.counts.items()}
+
+
+class _Nowhere:
+    """The log of a table that is not kept."""
+
+    async def begin(self) -> int:
+        return 0
+
+    async def flush(self, wanted: Sequence[int]) -> "list[bytes | Unavailable]":  # noqa: ARG002  # nothing is elsewhere
+        return []
+
+
+class MemoryDriver(_TableDriver):
+    """Jobs in this process's memory; gone with it."""
+
+    name = "memory"
+    capabilities = Capabilities(durable=False, shared=False, max_submission=100_000, max_payload=1024**3)
+
+    @classmethod
+    def from_url(cls, url: str) -> Self:
+        """`memory:`; nothing else."""
+        rest = url.partition(":")[2]
+        if rest.strip("/"):
+            raise StorageURLError(f"{url!r}: memory: takes no path and no options")
+        return cls()
+
+    async def start(self) -> None:
+        self._build(_Nowhere(), bytes, lambda _record: None)
+
+    async def close(self) -> None:
+        pass
+
+    async def migrate(self) -> None:
+        pass
+
+    async def ping(self) -> None:
+        pass
+
+    async def info(self) -> StorageInfo:
+        return StorageInfo(description="memory of this process", jobs=self._counts())
+
+
+class FsDriver(_TableDriver):
+    """Jobs in a directory that one process holds."""
+
+    name = "fs"
+    capabilities = Capabilities(durable=True, shared=False, max_submission=100_000, max_payload=1024**3)
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__()
+        self.directory = directory
+        self.artifacts_directory = str(directory / "artifacts")
+        self._lock = DirectoryLock(directory)
+        self._journal = Journal(directory / "journal")
+
+    @classmethod
+    def from_url(cls, url: str) -> Self:
+        """`fs:/var/lib/composerd`, `fs:relative/path`, `fs:///var/lib/composerd`."""
+        match = re.fullmatch(r"fs:(?://(?P<host>[^/?#]*))?(?P<path>[^?#]*)(?P<query>[?#].*)?", url)
+        if match is None or not match["path"]:
+            raise StorageURLError(f"{url!r} names no directory: write fs:/path/to/directory")
+        if match["host"]:
+            raise StorageURLError(f"{url!r} names a host ({match['host']}): write fs:/path/to/directory")
+        if match["query"]:
+            raise StorageURLError(f"{url!r}: fs: takes no options, and there is {match['query']!r}")
+        return cls(Path(unquote(match["path"])).absolute())
+
+    async def start(self) -> None:
+        await asyncio.to_thread(self._prepare)
+        self._build(self._journal, self._journal.payload, self._journal.record)
+        gc.disable()  # a million small objects, none of them garbage
+        try:
+            await self._journal.open(self._replay)
+        finally:
+            gc.enable()
+        self._clock.not_before(self._table.latest)
+        self._table.restart(self._clock.now())
+
+    def _prepare(self) -> None:
+        try:
+            make_directory(self.directory / "journal")
+            self._lock.acquire()
+        except OSError as exc:
+            raise Unavailable(f"{self.directory} cannot be used: {exc.strerror}") from exc
+
+    def _replay(self, base: int, records: "list[Record]") -> None:
+        self._table.base = base
+        for record in records:
+            self._table.apply(record)
+        self._table.settle(None)
+        self._table.undo.clear()
+        self._table.take_news(0)
+
+    async def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        if hasattr(self, "_committer"):
+            await self._committer.close()
+        await self._journal.close()
+        self._lock.release()
+
+    async def migrate(self) -> None:
+        """There is one version of the format."""
+
+    async def ping(self) -> None:
+        if self._journal.broken is not None:
+            raise Unavailable(self._journal.broken)
+
+    async def info(self) -> StorageInfo:
+        return StorageInfo(
+            description=f"fs at {self.directory}",
+            jobs=self._counts(),
+            details={"segment": self._journal.segment, "segment_size": self._journal.size},
+        )
+
+    async def _read_payloads(self, places: "Sequence[Payload | None]") -> "list[bytes | None]":
+        wanted = [place for place in places if isinstance(place, int)]
+        read = iter(await self._journal.read_many(wanted) if wanted else ())
+        return [next(read) if isinstance(place, int) else place for place in places]
+
+
+def _batch(items: list[T], _payloads: object, news: News) -> Batch[T]:
+    return Batch(items, news)
+
+
+def _args_of(rows: Sequence[Row | None]) -> list[Payload | None]:
+    return [None if row is None else row.args for row in rows]
+
+
+def _claimed_batch(rows: Sequence[Row | None], payloads: list[bytes | None], news: News) -> Batch[Claimed | None]:
+    return Batch(
+        [
+            None if row is None else Claimed(row.runs[-1].token, row.id, row.key, args, row.dependencies, row.number)
+            for row, args in zip(rows, payloads, strict=True)
+        ],
+        news,
+    )
+
+
+def _size(payload: Payload) -> int:
+    return length_of(payload) if isinstance(payload, int) else len(payload)

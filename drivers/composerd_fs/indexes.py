@@ -1,0 +1,108 @@
+"""Ordered views of the table: heaps whose entries are checked when they come up, so that a change costs nothing and a look costs its logarithm."""
+
+from collections.abc import Callable
+from heapq import heapify, heappop, heappush
+from typing import Generic, TypeVar
+
+from composerd.models import JobState, Key
+
+from composerd_fs.rows import Row
+
+T = TypeVar("T")
+
+_FEW = 64
+"""Below so many entries a heap is not worth rebuilding."""
+
+
+class ReadyIndex:
+    """Ready jobs by key, the highest priority first, then the earliest place."""
+
+    def __init__(self) -> None:
+        self._heaps: dict[Key, list[tuple[int, int, Row]]] = {}
+        self._stale: dict[Key, int] = {}
+
+    def add(self, row: Row) -> None:
+        """A job became ready."""
+        heap = self._heaps.get(row.key)
+        if heap is None:
+            heap = self._heaps[row.key] = []
+        heappush(heap, (-row.priority, row.place, row))
+
+    def left(self, row: Row) -> None:
+        """A job is not ready any more, and was not taken by `take`."""
+        stale = self._stale[row.key] = self._stale.get(row.key, 0) + 1
+        heap = self._heaps.get(row.key, [])
+        if stale > _FEW and stale * 2 > len(heap):
+            self._heaps[row.key] = fresh = [entry for entry in heap if _is_ready(entry)]
+            heapify(fresh)
+            del self._stale[row.key]
+
+    def take(self, keys: tuple[Key, ...]) -> Row | None:
+        """Take out the best job of some keys."""
+        best: tuple[int, int, Row] | None = None
+        for key in keys:
+            top = self._top(key)
+            if top is not None and (best is None or top < best):
+                best = top
+        if best is None:
+            return None
+        heappop(self._heaps[best[2].key])
+        return best[2]
+
+    def _top(self, key: Key) -> tuple[int, int, Row] | None:
+        heap = self._heaps.get(key)
+        if heap is None:
+            return None
+        while heap:
+            if _is_ready(heap[0]):
+                return heap[0]
+            heappop(heap)
+        del self._heaps[key]
+        self._stale.pop(key, None)
+        return None
+
+
+def _is_ready(entry: tuple[int, int, Row]) -> bool:
+    row = entry[2]
+    return row.state is JobState.READY and row.place == entry[1]
+
+
+class Timers(Generic[T]):
+    """Things by the time at which they are due. `due_at` says when a thing is due now: None if never any more."""
+
+    def __init__(self, due_at: Callable[[T], int | None]) -> None:
+        self._heap: list[tuple[int, int, T]] = []
+        self._due_at = due_at
+        self._count = 0
+        self._left = 0
+
+    def add(self, at: int, thing: T) -> None:
+        """A thing will be due; it may turn out later or never."""
+        self._count += 1
+        heappush(self._heap, (at, self._count, thing))
+
+    def left(self) -> None:
+        """One of the things is never due any more."""
+        self._left += 1
+        if self._left > _FEW and self._left * 2 > len(self._heap):
+            self._heap = [entry for entry in self._heap if self._due_at(entry[2]) is not None]
+            heapify(self._heap)
+            self._left = 0
+
+    def next(self) -> int | None:
+        """When the first is due, or a little earlier."""
+        while self._heap and self._due_at(self._heap[0][2]) is None:
+            heappop(self._heap)
+        return self._heap[0][0] if self._heap else None
+
+    def pop(self, now: int) -> T | None:
+        """Take out a thing that is due."""
+        while self._heap and self._heap[0][0] <= now:
+            _, _, thing = heappop(self._heap)
+            at = self._due_at(thing)
+            if at is None:
+                continue
+            if at <= now:
+                return thing
+            self.add(at, thing)
+        return None

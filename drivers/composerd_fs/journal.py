@@ -1,0 +1,233 @@
+"""The journal: segments of frames in a directory, written one frame a flush. Knows no jobs; how it is read again is in reader.
+
+The rules: a frame is on stable storage before the next one is written, so only the last can be torn by a crash, and that one nobody was told of. A clean stop
+leaves a marker that says where the journal ends.
+"""
+
+import asyncio
+import errno
+import functools
+import logging
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NoReturn, ParamSpec, TypeVar
+
+import aiofiles
+import msgspec
+from aiofiles.threadpool.binary import AsyncFileIO
+
+from composerd.errors import StorageFull, Unavailable
+
+from composerd_fs import frames
+from composerd_fs.files import read_exactly, sync_directory, write_all
+from composerd_fs.frames import FRAME_HEADER, SEGMENT_HEADER
+from composerd_fs.reader import MARKER, Marker, Reader, segment_name
+from composerd_fs.records import Record
+
+log = logging.getLogger(__name__)
+
+SEGMENT_SIZE = 64 * 1024 * 1024
+"""A segment that has grown past this gets no more frames."""
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
+_encode = msgspec.msgpack.Encoder().encode
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Journal:
+    """One directory of segments. `begin`, `payload` and `record` put a frame together, `flush` writes it."""
+
+    def __init__(self, directory: Path, segment_size: int = SEGMENT_SIZE) -> None:
+        self.directory = directory
+        self.broken: str | None = None
+        """Why nothing is written any more."""
+        self._segment_size = segment_size
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="journal")
+        self._file: AsyncFileIO | None = None
+        self._segment = 0
+        self._salt = b""
+        self._end = 0
+        self._frame = 0
+        self._payloads: list[bytes] = []
+        self._payloads_size = 0
+        self._records: list[Record] = []
+
+    # Writing.
+
+    async def begin(self) -> int:
+        """Begin a frame; the base of its payloads' places. Raises like `flush`."""
+        self._payloads.clear()
+        self._payloads_size = 0
+        self._records.clear()
+        if self._end >= self._segment_size and self.broken is None:
+            await self._rotate()
+        return frames.base(self._segment, self._end + FRAME_HEADER)
+
+    def payload(self, data: bytes) -> int:
+        """Put a payload into the frame; its place, relative to the frame's base."""
+        place = frames.relative(self._payloads_size, len(data))
+        self._payloads.append(data)
+        self._payloads_size += len(data)
+        return place
+
+    def record(self, record: Record) -> None:
+        """Put a record into the frame."""
+        self._records.append(record)
+
+    async def flush(self, wanted: Sequence[int]) -> list[bytes | Unavailable]:
+        """Bring the frame to stable storage and read payloads, its own included, in one trip to the disk's thread.
+
+        A frame without records is not written; a payload that cannot be read is an error in its place. Raises `StorageFull` (nothing is written; it may work later) or `Unavailable` (nothing is written, and
+        never will be).
+        """
+        if not self._records and not wanted:
+            return []
+        if self._records and self.broken is not None:
+            raise Unavailable(self.broken)
+        return await asyncio.get_running_loop().run_in_executor(self._executor, self._flush, wanted)
+
+    def _flush(self, wanted: Sequence[int]) -> list[bytes | Unavailable]:
+        if self._records:
+            self._write_frame()
+        return [self._try_read(place) for place in wanted]
+
+    def _write_frame(self) -> None:
+        descriptor = self._descriptor()
+        frame = frames.pack_frame(self._frame + 1, self._salt, self._payloads, _encode(self._records))
+        try:
+            write_all(descriptor, frame, self._end)
+        except OSError as exc:
+            self._refuse(exc, descriptor)
+        try:
+            os.fdatasync(descriptor)
+        except OSError as exc:
+            # The kernel may have dropped what it could not write: a second fsync that succeeds would prove nothing.
+            self._break("the journal could not be brought to the disk", exc)
+        self._end += len(frame)
+        self._frame += 1
+
+    def _refuse(self, error: OSError, descriptor: int) -> None:
+        """A write failed: cut off what it left. What is not for lack of room is for good."""
+        try:
+            os.ftruncate(descriptor, self._end)
+        except OSError as exc:
+            self._break("the journal could not be cut back after a failed write", exc)
+        if error.errno in _NO_ROOM:
+            raise StorageFull("the disk of the journal is full") from error
+        self._break("the journal could not be written", error)
+
+    def _break(self, what: str, cause: OSError) -> NoReturn:
+        self.broken = f"{what} ({cause.strerror}): nothing more is accepted; mend the disk, then restart composerd"
+        log.critical("%s", self.broken)
+        raise Unavailable(self.broken) from cause
+
+    async def _rotate(self) -> None:
+        before = self._file
+        try:
+            await self._create(self._segment + 1, self._frame)
+        except OSError as exc:
+            self._path(self._segment + 1).unlink(missing_ok=True)
+            if exc.errno in _NO_ROOM:
+                raise StorageFull("the disk of the journal is full") from exc
+            self._break("no new segment of the journal could be made", exc)
+        if before is not None:
+            await before.close()
+
+    async def _create(self, number: int, frame: int) -> None:
+        salt = os.urandom(frames.SALT_SIZE)
+        file = await aiofiles.open(self._path(number), "x+b", buffering=0, executor=self._executor)
+        await self._in_thread(_write_header, file.fileno(), frames.pack_segment_header(number, salt), self.directory)
+        self._file, self._segment, self._salt, self._end, self._frame = file, number, salt, SEGMENT_HEADER, frame
+
+    # Reading payloads.
+
+    def read(self, place: int) -> bytes:
+        """A payload. Blocking: called in a thread. Raises `Unavailable` if the disk does not give it."""
+        segment, offset, length = frames.where(place)
+        try:
+            if segment == self._segment:
+                return read_exactly(self._descriptor(), length, offset)
+            with self._path(segment).open("rb", buffering=0) as file:
+                return read_exactly(file.fileno(), length, offset)
+        except OSError as exc:
+            raise Unavailable(f"a payload could not be read ({exc.strerror})") from exc
+
+    def _try_read(self, place: int) -> bytes | Unavailable:
+        try:
+            return self.read(place)
+        except Unavailable as exc:
+            return exc
+
+    async def read_many(self, places: Sequence[int]) -> list[bytes]:
+        """Payloads, in order."""
+        return await self._in_thread(lambda: [self.read(place) for place in places])
+
+    # The start and the end.
+
+    async def open(self, replay: Callable[[int, list[Record]], None]) -> None:
+        """Read the journal, giving every frame's base and records to `replay`, and be ready to write.
+
+        Raises `StorageUnusable` if it is damaged or of a newer format.
+        """
+        end = await self._in_thread(lambda: Reader(self.directory).read(replay))
+        if end.segment == 0:
+            await self._create(1, 0)
+        else:
+            self._file = await aiofiles.open(self._path(end.segment), "r+b", buffering=0, executor=self._executor)
+            self._segment, self._salt, self._end, self._frame = end.segment, end.salt, end.offset, end.frame
+        await self._in_thread(_remove_marker, self.directory)
+
+    async def close(self) -> None:
+        """Leave the marker of a clean stop, unless writing failed. Fine twice."""
+        if self._file is not None:
+            if self.broken is None:
+                marker = Marker(segment=self._segment, end=self._end)
+                await self._in_thread(_leave_marker, self.directory, marker)
+            await self._file.close()
+            self._file = None
+        self._executor.shutdown()
+
+    @property
+    def size(self) -> int:
+        """Of the segment that is written to, in bytes."""
+        return self._end
+
+    @property
+    def segment(self) -> int:
+        """The number of the segment that is written to."""
+        return self._segment
+
+    def _descriptor(self) -> int:
+        assert self._file is not None
+        return self._file.fileno()
+
+    def _path(self, number: int) -> Path:
+        return self.directory / segment_name(number)
+
+    async def _in_thread(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        call = functools.partial(work, *args, **kwargs)
+        return await asyncio.get_running_loop().run_in_executor(self._executor, call)
+
+
+def _write_header(descriptor: int, header: bytes, directory: Path) -> None:
+    write_all(descriptor, header, 0)
+    os.fsync(descriptor)
+    sync_directory(directory)
+
+
+def _leave_marker(directory: Path, marker: Marker) -> None:
+    path = directory / MARKER
+    with path.open("wb") as file:
+        file.write(msgspec.json.encode(marker))
+        file.flush()
+        os.fsync(file.fileno())
+    sync_directory(directory)
+
+
+def _remove_marker(directory: Path) -> None:
+    (directory / MARKER).unlink(missing_ok=True)
+    sync_directory(directory)

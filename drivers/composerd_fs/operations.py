@@ -1,0 +1,451 @@
+"""What the contract's methods mean on the table: each decides which facts are to be true, records them and lets them be true. No I/O, no waiting."""
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from uuid import UUID
+
+from composerd.driver import StoredJob
+from composerd.driver.rules import ReturnCause
+from composerd.errors import (
+    CanceledDependency,
+    ComposerdError,
+    IdempotencyConflict,
+    JobEnded,
+    JobNotEnded,
+    JobNotFound,
+    UnknownDependency,
+)
+from composerd.models import (
+    Artifact,
+    Attached,
+    Attachment,
+    Attempt,
+    AttemptState,
+    Claim,
+    Enqueued,
+    Finish,
+    Finished,
+    Job,
+    JobFilter,
+    JobPage,
+    JobState,
+    NewJob,
+    OnDependencyFailure,
+    Outcome,
+    PayloadKind,
+    PayloadRef,
+    Touch,
+)
+
+from composerd_fs import records
+from composerd_fs.clock import from_time, microseconds
+from composerd_fs.records import ArtifactFields, JobFields, Payload, Record
+from composerd_fs.rows import Row, Run
+from composerd_fs.table import SETTLED_AT_ONCE, Table
+from composerd_fs.views import attempt_of, job_of
+
+LOOKED_AT_ONCE = 10_000
+"""How many submissions a call of `list` looks at."""
+
+MAX_PARTIALS = 64 * 1024 * 1024
+"""The most progress that is remembered, in bytes, of all running jobs together; the oldest is dropped."""
+
+BLOCKED_FOR = 60 * 1_000_000
+"""How long a job whose retention is over waits, while a job that depends on it has not ended, before it is looked at again; microseconds."""
+
+Write = tuple[Record, ...]
+
+
+class Operations:
+    """The contract on one table. `store` puts a payload aside and says where it is; `record` keeps a fact."""
+
+    def __init__(
+        self, table: Table, now: Callable[[], int], store: Callable[[bytes], Payload], record: Callable[[Record], None]
+    ) -> None:
+        self._table = table
+        self._now = now
+        self._store = store
+        self._record = record
+        self._partials: OrderedDict[UUID, int] = OrderedDict()
+        self._partials_size = 0
+
+    def _let(self, record: Record) -> None:
+        self._table.apply(record)
+        self._record(record)
+
+    # Writes.
+
+    def enqueue(self, submissions: Sequence[Sequence[NewJob]]) -> list[Enqueued | ComposerdError]:
+        """See `Driver.enqueue`."""
+        answers: list[Enqueued | ComposerdError] = []
+        for jobs in submissions:
+            try:
+                answers.append(self._enqueue(jobs))
+            except ComposerdError as exc:
+                answers.append(exc)
+        self._table.settle(SETTLED_AT_ONCE)
+        return answers
+
+    def _enqueue(self, jobs: Sequence[NewJob]) -> Enqueued:
+        table = self._table
+        now = self._now()
+        alias: dict[UUID, UUID] = {}
+        fresh: dict[UUID, tuple[NewJob, tuple[UUID, ...]]] = {}
+        keys: dict[tuple[str, str], UUID] = {}
+        answer: list[tuple[UUID, bool]] = []
+        for index, job in enumerate(jobs):
+            if job.id in table.rows or job.id in fresh:
+                answer.append((job.id, True))
+                continue
+            dependencies = tuple([alias.get(one, one) for one in job.dependencies]) if alias else job.dependencies
+            if job.idempotency_key is not None:
+                key = (job.channel, job.idempotency_key)
+                row = table.keys.get(key)
+                existing = keys.get(key) if row is None else row.id
+                if existing is not None:
+                    known = (row.fingerprint, row.dependencies) if row else _of(fresh[existing])
+                    if known != (job.fingerprint, dependencies):
+                        raise IdempotencyConflict(index=index)
+                    alias[job.id] = existing
+                    answer.append((existing, False))
+                    continue
+                keys[key] = job.id
+            for one in dependencies:
+                dependency = table.rows.get(one)
+                if dependency is None:
+                    if one not in fresh:
+                        raise UnknownDependency(index=index, id=str(one))
+                elif dependency.state is JobState.CANCELED:
+                    raise CanceledDependency(index=index, id=str(one))
+            fresh[job.id] = (job, dependencies)
+            answer.append((job.id, True))
+        if fresh:
+            fields = [_fields(job, dependencies, now, self._store) for job, dependencies in fresh.values()]
+            self._let(records.Enqueued(now, fields))
+        return Enqueued(
+            tuple([job_of(table.rows[job_id]) for job_id, _ in answer]), tuple([created for _, created in answer])
+        )
+
+    def claim(self, requests: Sequence[Claim], max_bytes: int, size: Callable[[Payload], int]) -> list[Row | None]:
+        """See `Driver.claim`: the rows whose args have still to be read."""
+        table = self._table
+        answers: list[Row | None] = []
+        weight = 0
+        for request in requests:
+            if weight >= max_bytes:
+                break
+            run = table.runs.get(request.token)
+            if run is not None:
+                row = run.row if run.state is AttemptState.RUNNING else None
+            else:
+                row = table.ready.take(request.keys)
+                if row is not None:
+                    self._let(
+                        records.Claimed(
+                            self._now(),
+                            row.id.bytes,
+                            request.token.bytes,
+                            microseconds(request.lease),
+                            None if request.handover is None else microseconds(request.handover),
+                            None if request.worker_id is None else request.worker_id.bytes,
+                        )
+                    )
+            if row is not None and row.args is not None:
+                weight += size(row.args)
+            answers.append(row)
+        return answers
+
+    def attach(self, attachments: Sequence[Attachment]) -> list[Attached]:
+        """See `Driver.attach`."""
+        answers = []
+        for one in attachments:
+            run = self._table.runs.get(one.token)
+            replaced = None
+            if run is not None and run.state is AttemptState.RUNNING:
+                before = (run.artifacts or {}).get(one.artifact.name)
+                if before != one.artifact:
+                    self._let(records.Attached(run.token.bytes, _artifact_fields(one.artifact)))
+                    replaced = None if before is None or before.place == one.artifact.place else before.place
+                self._renew(run)
+            answers.append(Attached(attempt_of(run), replaced))
+        return answers
+
+    def finish(self, outcomes: Sequence[Outcome]) -> list[Finished]:
+        """See `Driver.finish`."""
+        answers = []
+        for outcome in outcomes:
+            run = self._table.runs.get(outcome.token)
+            digest = _digest(outcome.result)
+            if run is None:
+                answers.append(Finished(Finish.UNKNOWN))
+                continue
+            job_id = run.row.id
+            if run.state is AttemptState.RUNNING:
+                self._drop_partial(run.row)
+                self._let(
+                    records.Finished(self._now(), run.token.bytes, self._store(outcome.result), digest, outcome.failed)
+                )
+                answers.append(Finished(Finish.ACCEPTED, job_id))
+            elif run.state is AttemptState.FINISHED:
+                answers.append(Finished(Finish.ACCEPTED if run.digest == digest else Finish.CONFLICT, job_id))
+            else:
+                answers.append(Finished(Finish(run.state.value), job_id))
+        self._table.settle(SETTLED_AT_ONCE)
+        return answers
+
+    def release(self, tokens: Sequence[UUID]) -> list[Attempt]:
+        """See `Driver.release`."""
+        answers = []
+        for token in tokens:
+            run = self._table.runs.get(token)
+            answers.append(attempt_of(run))
+            if run is not None and run.state is AttemptState.RUNNING:
+                self._return(run, ReturnCause.RELEASED)
+        self._table.settle(SETTLED_AT_ONCE)
+        return answers
+
+    def cancel(self, job_ids: Sequence[UUID]) -> list[Job | ComposerdError]:
+        """See `Driver.cancel`."""
+        answers: list[Job | ComposerdError] = []
+        for job_id in job_ids:
+            row = self._table.rows.get(job_id)
+            if row is None:
+                answers.append(JobNotFound())
+                continue
+            if not row.state.ended:
+                self._drop_partial(row)
+                self._let(records.Canceled(self._now(), row.id.bytes))
+            answers.append(job_of(row) if row.state is JobState.CANCELED else JobEnded(state=row.state.value))
+        self._table.settle(SETTLED_AT_ONCE)
+        return answers
+
+    def delete(self, job_ids: Sequence[UUID]) -> list[Job | None | ComposerdError]:
+        """See `Driver.delete`."""
+        answers: list[Job | None | ComposerdError] = []
+        for job_id in job_ids:
+            row = self._table.rows.get(job_id)
+            if row is None:
+                answers.append(None)
+            elif not row.state.ended or _is_needed(row):
+                answers.append(JobNotEnded())
+            else:
+                answers.append(job_of(row))
+                self._let(records.Deleted([row.id.bytes]))
+        return answers
+
+    def advance(self, limit: int) -> list[UUID]:
+        """See `Driver.advance`."""
+        table = self._table
+        now = self._now()
+        done: list[UUID] = []
+        settled = table.settle(limit)
+        while len(done) + settled < limit and (row := table.delays.pop(now)) is not None:
+            table.make_ready(row)
+            done.append(row.id)
+        while len(done) + settled < limit and (run := table.leases.pop(now)) is not None:
+            self._return(run, self._cause(run, now))
+            done.append(run.row.id)
+        table.settle(limit)
+        return done
+
+    def next_due(self) -> int | None:
+        """When `advance` has something to do again."""
+        if self._table.unsettled:
+            return 0
+        due = [at for at in (self._table.delays.next(), self._table.leases.next()) if at is not None]
+        return min(due) if due else None
+
+    def purge(self, limit: int) -> list[UUID]:
+        """See `Driver.purge`."""
+        table = self._table
+        now = self._now()
+        blocked: list[Row] = []
+        purged: list[UUID] = []
+        while len(purged) + len(blocked) < limit and (row := table.expiries.pop(now)) is not None:
+            if row.id not in table.rows:
+                continue
+            if _is_needed(row):
+                blocked.append(row)
+            else:
+                purged.append(row.id)
+                table.undo.save(row)
+        if purged:
+            self._let(records.Deleted([job_id.bytes for job_id in purged]))
+        for row in blocked:
+            table.expiries.add(now + BLOCKED_FOR, row)
+        return purged
+
+    def load(self, jobs: Sequence[StoredJob]) -> None:
+        """See `Driver.load`."""
+        for stored in jobs:
+            if stored.new.id not in self._table.rows:
+                self._let(_restored(stored, self._now(), self._store))
+
+    def _return(self, run: Run, cause: ReturnCause) -> None:
+        self._drop_partial(run.row)
+        self._let(records.Returned(self._now(), run.token.bytes, cause))
+
+    def _cause(self, run: Run, now: int) -> ReturnCause:
+        timeout = run.row.policy.timeout
+        if timeout is not None and self._table.timed_out_at(run, timeout) <= now:
+            return ReturnCause.TIMEOUT
+        return ReturnCause.LEASE if run.confirmed else ReturnCause.HANDOVER
+
+    # What is not journaled: it changes nothing that a crash may not forget.
+
+    def touch(self, touches: Sequence[Touch]) -> list[Attempt]:
+        """See `Driver.touch`."""
+        answers = []
+        for one in touches:
+            run = self._table.runs.get(one.token)
+            answers.append(attempt_of(run))
+            if run is None or run.state is not AttemptState.RUNNING:
+                continue
+            if one.confirm:
+                self._renew(run)
+            elif not run.confirmed:
+                run.deadline = self._now() + (run.handover or 0)
+            if one.partial is not None:
+                self._keep_partial(run.row, one.partial)
+        return answers
+
+    def _renew(self, run: Run) -> None:
+        run.confirmed = True
+        run.deadline = self._now() + run.lease
+
+    def _keep_partial(self, row: Row, partial: bytes) -> None:
+        self._drop_partial(row)
+        row.partial = partial
+        self._partials[row.id] = len(partial)
+        self._partials_size += len(partial)
+        while self._partials_size > MAX_PARTIALS and len(self._partials) > 1:
+            self._drop_partial(self._table.rows[next(iter(self._partials))])
+
+    def _drop_partial(self, row: Row) -> None:
+        self._partials_size -= self._partials.pop(row.id, 0)
+        row.partial = None
+
+    # Looks.
+
+    def get(self, job_ids: Sequence[UUID]) -> list[Job | None]:
+        """See `Driver.get`."""
+        rows = self._table.rows
+        return [None if (row := rows.get(job_id)) is None else job_of(row) for job_id in job_ids]
+
+    def list(self, chosen: JobFilter, cursor: int | None, limit: int) -> JobPage:
+        """See `Driver.list`."""
+        table = self._table
+        first = table.last_seq if cursor is None else min(cursor - 1, table.last_seq)
+        last = max(first - LOOKED_AT_ONCE, 0)
+        found: list[Job] = []
+        seq = first
+        while seq > last and len(found) < limit:
+            row = table.by_seq.get(seq)
+            if row is not None and _passes(row, chosen):
+                found.append(job_of(row, listed=True))
+            seq -= 1
+        return JobPage(tuple(found), seq + 1 if seq > 0 else None)
+
+    def payloads(self, refs: Sequence[PayloadRef]) -> "list[Payload | None]":
+        """Where payloads are."""
+        rows = self._table.rows
+        return [
+            None if (row := rows.get(ref.job_id)) is None else row.args if ref.kind is PayloadKind.ARGS else row.result
+            for ref in refs
+        ]
+
+    def artifacts(self, job_ids: Sequence[UUID]) -> "list[tuple[Artifact, ...]]":
+        """See `Driver.artifacts`."""
+        return [_artifacts(self._table.rows.get(job_id)) for job_id in job_ids]
+
+
+def _artifacts(row: Row | None) -> tuple[Artifact, ...]:
+    if row is None:
+        return ()
+    if row.state is JobState.RUNNING and row.runs and row.runs[-1].artifacts:
+        return tuple(sorted(row.runs[-1].artifacts.values(), key=lambda artifact: artifact.name))
+    return row.artifacts
+
+
+def _of(fresh: tuple[NewJob, tuple[UUID, ...]]) -> tuple[bytes, tuple[UUID, ...]]:
+    return fresh[0].fingerprint, fresh[1]
+
+
+def _is_needed(row: Row) -> bool:
+    """Whether an unended job depends on it."""
+    return row.dependents is not None and any(not one.state.ended for one in row.dependents.values())
+
+
+def _passes(row: Row, chosen: JobFilter) -> bool:
+    return (
+        (chosen.state is None or row.state is chosen.state)
+        and (chosen.type is None or row.key.type == chosen.type)
+        and (chosen.channel is None or row.key.channel == chosen.channel)
+        and (chosen.arch is None or row.key.arch == chosen.arch)
+    )
+
+
+def _digest(result: bytes) -> bytes:
+    return hashlib.sha256(result).digest()[:16]
+
+
+def _fields(job: NewJob, dependencies: Iterable[UUID], now: int, store: Callable[[bytes], Payload]) -> JobFields:
+    if job.not_before is None:
+        not_before = None
+    elif isinstance(job.not_before, float | int):
+        not_before = now + microseconds(job.not_before)
+    else:
+        not_before = from_time(job.not_before)
+    return JobFields(
+        job.id.bytes,
+        job.type,
+        job.arch,
+        job.channel,
+        None if job.args is None else store(job.args),
+        [one.bytes for one in dependencies],
+        job.priority,
+        not_before,
+        None if job.timeout is None else microseconds(job.timeout),
+        job.max_retries,
+        job.retry_on_failure,
+        microseconds(job.retry_backoff),
+        job.on_dependency_failure is OnDependencyFailure.FAIL,
+        None if job.retention is None else microseconds(job.retention),
+        job.idempotency_key,
+        job.fingerprint,
+    )
+
+
+def _artifact_fields(artifact: Artifact) -> ArtifactFields:
+    return ArtifactFields(artifact.name, artifact.size, bytes.fromhex(artifact.sha256), artifact.place)
+
+
+def _restored(stored: StoredJob, now: int, store: Callable[[bytes], Payload]) -> records.Restored:
+    job = stored.job
+    return records.Restored(
+        now,
+        _fields(stored.new, stored.new.dependencies, 0, store),
+        job.state.value,
+        from_time(job.queued_at),
+        None if job.started_at is None else from_time(job.started_at),
+        None if job.finished_at is None else from_time(job.finished_at),
+        job.retries,
+        stored.failures,
+        stored.returns,
+        None if job.worker_id is None else job.worker_id.bytes,
+        None if stored.result is None else store(stored.result),
+        [
+            records.AttemptFields(
+                attempt.token.bytes,
+                attempt.number,
+                attempt.state.value,
+                attempt.confirm,
+                attempt.digest,
+                microseconds(attempt.lease),
+                None if attempt.worker_id is None else attempt.worker_id.bytes,
+            )
+            for attempt in stored.attempts
+        ],
+        [_artifact_fields(artifact) for artifact in stored.artifacts],
+    )

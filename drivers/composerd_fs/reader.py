@@ -1,0 +1,180 @@
+"""Reading a journal: every frame in order, a torn last one cut off, damage anywhere else refused with file and offset. Knows no jobs."""
+
+import logging
+import os
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, NamedTuple, NoReturn
+
+import msgspec
+
+from composerd.errors import StorageUnusable
+
+from composerd_fs import frames
+from composerd_fs.files import sync_directory
+from composerd_fs.frames import FRAME_HEADER, FRAME_MAGIC, SEGMENT_HEADER, FrameHeader
+from composerd_fs.records import Record
+
+log = logging.getLogger(__name__)
+
+MARKER = "CLEAN"
+"""The file that a clean stop leaves."""
+
+_decode = msgspec.msgpack.Decoder(list[Record]).decode
+
+
+class Marker(msgspec.Struct):
+    """Where a journal that was closed cleanly ends."""
+
+    segment: int
+    end: int
+
+
+class End(NamedTuple):
+    """Where the journal goes on. Segment 0: there is none yet."""
+
+    segment: int
+    salt: bytes
+    offset: int
+    frame: int
+
+
+class Damage(Exception):  # noqa: N818  # caught here, never raised to others
+    """Something does not read at this offset."""
+
+    def __init__(self, offset: int, what: str) -> None:
+        super().__init__(what)
+        self.offset = offset
+
+
+class Reader:
+    """Reads one directory's journal. Blocking: called in a thread."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._frame = 0
+
+    def read(self, replay: Callable[[int, list[Record]], None]) -> End:
+        """Give every frame's base and records to `replay`; where the journal goes on. Raises `StorageUnusable`."""
+        numbers = sorted(int(path.stem) for path in self._directory.glob("*.log") if path.stem.isdigit())
+        marker = self._marker()
+        end = End(0, b"", 0, 0)
+        for number in numbers:
+            if number != end.segment + 1:
+                self._refuse(segment_name(end.segment + 1), 0, "the segment is missing")
+            end = self._segment(number, number == numbers[-1], marker, replay) or end
+        if marker is not None and (marker.segment, marker.end) != (end.segment, end.offset):
+            self._refuse(segment_name(marker.segment), marker.end, "the journal does not end where it was closed")
+        return end
+
+    def _marker(self) -> Marker | None:
+        path = self._directory / MARKER
+        if not path.exists():
+            return None
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=Marker)
+        except msgspec.DecodeError:
+            self._refuse(MARKER, 0, "the marker of a clean stop does not read")
+
+    def _segment(
+        self, number: int, last: bool, marker: Marker | None, replay: Callable[[int, list[Record]], None]
+    ) -> End | None:
+        path = self._directory / segment_name(number)
+        may_be_torn = last and marker is None
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            head = frames.unpack_segment_header(file.read(SEGMENT_HEADER))
+            if head is None:
+                if may_be_torn and size <= SEGMENT_HEADER:
+                    self._cut(path, 0, "its header was not written whole")
+                    return None
+                self._refuse(path.name, 0, "the header does not read")
+            if head.version > frames.VERSION:
+                raise StorageUnusable(
+                    f"{path} has format version {head.version}; this composerd reads up to {frames.VERSION}: use a newer one"
+                )
+            if head.number != number:
+                self._refuse(path.name, 0, f"the header is that of segment {head.number}")
+            offset = SEGMENT_HEADER
+            try:
+                while offset < size:
+                    offset += self._read_frame(file, offset, size, number, head.salt, replay)
+            except Damage as damage:
+                if not may_be_torn or _goes_on(file, damage.offset, head.salt):
+                    self._refuse(path.name, damage.offset, str(damage))
+                self._cut(path, damage.offset, str(damage))
+                offset = damage.offset
+        return End(number, head.salt, offset, self._frame)
+
+    def _read_frame(
+        self,
+        file: IO[bytes],
+        offset: int,
+        size: int,
+        segment: int,
+        salt: bytes,
+        replay: Callable[[int, list[Record]], None],
+    ) -> int:
+        head = frames.unpack_frame_header(file.read(FRAME_HEADER), salt)
+        if head is None:
+            raise Damage(offset, "the header of the frame does not read")
+        if head.seq != self._frame + 1:
+            raise Damage(offset, f"frame {head.seq} stands where {self._frame + 1} should")
+        if offset + head.size > size:
+            raise Damage(offset, "the frame is not whole")
+        records = self._body(file, head, offset)
+        self._frame = head.seq
+        replay(frames.base(segment, offset + FRAME_HEADER), records)
+        return head.size
+
+    def _body(self, file: IO[bytes], head: FrameHeader, offset: int) -> list[Record]:
+        body = file.read(head.payloads + head.records)
+        if zlib.crc32(body) != head.crc:
+            raise Damage(offset, "the frame's content does not match its checksum")
+        try:
+            return _decode(memoryview(body)[head.payloads :])
+        except msgspec.DecodeError as exc:
+            raise Damage(offset, f"the frame's records do not decode: {exc}") from exc
+
+    def _refuse(self, name: str, offset: int, what: str) -> NoReturn:
+        path = self._directory / name
+        raise StorageUnusable(
+            f"the journal is damaged: {path} at byte {offset}: {what}; restore it from a backup",
+            file=str(path),
+            offset=offset,
+        )
+
+    def _cut(self, path: Path, offset: int, why: str) -> None:
+        size = path.stat().st_size
+        log.warning(
+            "%s: %d bytes from byte %d on were cut off: %s; a crash interrupted a write that nobody was told of",
+            path,
+            size - offset,
+            offset,
+            why,
+        )
+        if offset == 0:
+            path.unlink()
+        else:
+            with path.open("r+b") as file:
+                file.truncate(offset)
+                os.fsync(file.fileno())
+        sync_directory(path.parent)
+
+
+def segment_name(number: int) -> str:
+    """The file of a segment."""
+    return f"{number:08}.log"
+
+
+def _goes_on(file: IO[bytes], offset: int, salt: bytes) -> bool:
+    """Whether there is a frame behind a place that does not read: then it is damage in the middle, not the end of a crash."""
+    file.seek(offset + 1)
+    rest = file.read()
+    at = rest.find(FRAME_MAGIC)
+    while at >= 0:
+        if frames.unpack_frame_header(rest[at : at + FRAME_HEADER], salt) is not None:
+            return True
+        at = rest.find(FRAME_MAGIC, at + 1)
+    return False

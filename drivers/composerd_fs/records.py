@@ -1,0 +1,133 @@
+"""The facts that the journal keeps: one record for each transition that somebody caused. What follows from a fact is derived, never recorded.
+
+Ids and tokens are 16 bytes, times are microseconds since the epoch on the driver's clock, durations are microseconds. A payload is an integer, its
+place in the journal (`composerd_fs.places`); in memory it is the bytes themselves.
+"""
+
+from typing import TypeAlias
+
+import msgspec
+
+from composerd.driver.rules import ReturnCause
+
+Payload: TypeAlias = int | bytes
+"""Where a payload is, or the payload itself."""
+
+
+class JobFields(msgspec.Struct, array_like=True, gc=False):
+    """A submitted job."""
+
+    id: bytes
+    type: str
+    arch: str | None
+    channel: str
+    args: Payload | None
+    dependencies: list[bytes]
+    priority: int
+    not_before: int | None
+    timeout: int | None
+    max_retries: int
+    retry_on_failure: int
+    retry_backoff: int
+    fail_with_dependency: bool
+    retention: int | None
+    idempotency_key: str | None
+    fingerprint: bytes
+
+
+class ArtifactFields(msgspec.Struct, array_like=True, gc=False):
+    """An attached file."""
+
+    name: str
+    size: int
+    sha256: bytes
+    place: str
+
+
+class Enqueued(msgspec.Struct, array_like=True, tag=1, gc=False):
+    """A submission was stored."""
+
+    at: int
+    jobs: list[JobFields]
+
+
+class Claimed(msgspec.Struct, array_like=True, tag=2, gc=False):
+    """An attempt began."""
+
+    at: int
+    job: bytes
+    token: bytes
+    lease: int
+    handover: int | None
+    worker: bytes | None
+
+
+class Attached(msgspec.Struct, array_like=True, tag=3, gc=False):
+    """A file was added to an attempt."""
+
+    token: bytes
+    artifact: ArtifactFields
+
+
+class Finished(msgspec.Struct, array_like=True, tag=4, gc=False):
+    """An attempt reported its outcome."""
+
+    at: int
+    token: bytes
+    result: Payload
+    digest: bytes
+    failed: bool
+
+
+class Returned(msgspec.Struct, array_like=True, tag=5, gc=False):
+    """An attempt ended without an outcome."""
+
+    at: int
+    token: bytes
+    cause: ReturnCause
+
+
+class Canceled(msgspec.Struct, array_like=True, tag=6, gc=False):
+    """A job was canceled."""
+
+    at: int
+    job: bytes
+
+
+class Deleted(msgspec.Struct, array_like=True, tag=7, gc=False):
+    """Jobs were forgotten."""
+
+    jobs: list[bytes]
+
+
+class AttemptFields(msgspec.Struct, array_like=True, gc=False):
+    """A remembered attempt of a restored job."""
+
+    token: bytes
+    number: int
+    state: str
+    confirm: bool
+    digest: bytes
+    lease: int
+    worker: bytes | None
+
+
+class Restored(msgspec.Struct, array_like=True, tag=8, gc=False):
+    """A job came from another storage, as it was there."""
+
+    at: int
+    job: JobFields
+    state: str
+    queued_at: int
+    started_at: int | None
+    finished_at: int | None
+    retries: int
+    failures: int
+    returns: int
+    worker: bytes | None
+    result: Payload | None
+    attempts: list[AttemptFields]
+    artifacts: list[ArtifactFields]
+
+
+Record: TypeAlias = Enqueued | Claimed | Attached | Finished | Returned | Canceled | Deleted | Restored
