@@ -73,9 +73,10 @@ def start(name: str, command: Sequence[str], cores: set[int], *, uvloop: bool) -
 
 
 def composerd(directory: Path) -> Sequence[str]:
-    """Return the command of composerd on the fs driver, with the defaults that a user has."""
+    """Return the command of composerd on the fs driver: its defaults, but for needing few file descriptors."""
     script = Path(sys.executable).with_name("composerd")
-    return [str(script), "serve", "--listen", "127.0.0.1:0", "--storage", f"fs:{directory}"]
+    settings = ["--listen", "127.0.0.1:0", "--storage", f"fs:{directory}", "--max-connections", "2000"]
+    return [str(script), "serve", *settings]
 
 
 def limit(answers: Path) -> Sequence[str]:
