@@ -1,6 +1,7 @@
 """The web application: both APIs over a queue, put together. Pure: nothing is opened here."""
 
 import importlib.metadata
+import sys
 from collections.abc import Mapping
 
 from aiohttp import web
@@ -10,11 +11,13 @@ from composerd.api.context import (
     ARTIFACTS,
     COMPOSER_BASE,
     COMPOSER_ERRORS,
+    CONNECTIONS,
     OPENAPI,
     OPTIONS,
     QUEUE,
     WORKER_ERRORS,
     ApiOptions,
+    ConnectionLimit,
 )
 from composerd.api.errors import ErrorTable
 from composerd.api.middleware import operations, show_operation_id
@@ -25,12 +28,18 @@ from composerd.queue import JobQueue
 VERSION = importlib.metadata.version("composerd")
 
 
-def create_app(queue: JobQueue, options: ApiOptions, store: ArtifactStore | None = None) -> web.Application:
+def create_app(
+    queue: JobQueue,
+    options: ApiOptions,
+    store: ArtifactStore | None = None,
+    connections: ConnectionLimit | None = None,
+) -> web.Application:
     """The application that serves a running queue; without a store uploads are refused."""
     app = web.Application(middlewares=[operations], client_max_size=options.max_body_size)
     app[QUEUE] = queue
     app[OPTIONS] = options
     app[ARTIFACTS] = store
+    app[CONNECTIONS] = connections or ConnectionLimit(sys.maxsize)
     app[WORKER_ERRORS] = ErrorTable.worker(options.worker_base)
     app[COMPOSER_ERRORS] = ErrorTable.composer(COMPOSER_BASE)
     add_routes(app, options.worker_base)

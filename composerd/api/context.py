@@ -1,7 +1,7 @@
 """What a handler needs, under typed keys: the queue, the settings of the API, the tables of errors, and small questions about a request."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from uuid import UUID
 
@@ -10,7 +10,7 @@ from aiohttp import web
 
 from composerd.api.errors import ErrorTable
 from composerd.artifacts import ArtifactStore
-from composerd.errors import InvalidContent
+from composerd.errors import InvalidContent, Unavailable
 from composerd.queue import JobQueue
 from composerd.units import parse_duration
 
@@ -36,6 +36,19 @@ class ApiOptions(msgspec.Struct, frozen=True, kw_only=True):
     max_artifact_size: int = 64 * 1024**3
 
 
+class ConnectionLimit:
+    """How many connections may be open; `count` is known when the server runs."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.count: Callable[[], int] = int
+
+    def check(self) -> None:
+        """Raise `Unavailable` if there are more."""
+        if self.count() > self.limit:
+            raise Unavailable("as many connections are open as may", limit=self.limit)
+
+
 QUEUE: web.AppKey[JobQueue] = web.AppKey("QUEUE", JobQueue)
 OPTIONS: web.AppKey[ApiOptions] = web.AppKey("OPTIONS", ApiOptions)
 WORKER_ERRORS: web.AppKey[ErrorTable] = web.AppKey("WORKER_ERRORS", ErrorTable)
@@ -43,6 +56,8 @@ COMPOSER_ERRORS: web.AppKey[ErrorTable] = web.AppKey("COMPOSER_ERRORS", ErrorTab
 ARTIFACTS: web.AppKey[ArtifactStore | None] = web.AppKey("ARTIFACTS")
 OPENAPI: web.AppKey[Mapping[str, bytes]] = web.AppKey("OPENAPI")
 """The OpenAPI documents, by base path."""
+
+CONNECTIONS: web.AppKey[ConnectionLimit] = web.AppKey("CONNECTIONS", ConnectionLimit)
 
 OPERATION_ID: web.RequestKey[str] = web.RequestKey("OPERATION_ID", str)
 HELD: web.RequestKey[int] = web.RequestKey("HELD", int)

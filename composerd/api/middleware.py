@@ -6,7 +6,7 @@ from uuid import uuid4
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from composerd.api.context import HELD, OPERATION_ID, QUEUE, error_table, operation_id
+from composerd.api.context import CONNECTIONS, HELD, OPERATION_ID, QUEUE, error_table, operation_id
 from composerd.api.errors import (
     UNSPECIFIED,
     MethodNotSupported,
@@ -24,6 +24,7 @@ async def operations(request: web.Request, handler: Handler) -> web.StreamRespon
     request[OPERATION_ID] = operation
     operation_id.set(operation)
     try:
+        request.app[CONNECTIONS].check()
         return await handler(request)
     except ComposerdError as exc:
         return _failure(request, operation, exc)

@@ -13,7 +13,7 @@ from pathlib import Path
 from aiohttp import web
 
 from composerd.api.app import create_app
-from composerd.api.context import ApiOptions
+from composerd.api.context import ApiOptions, ConnectionLimit
 from composerd.api.listening import BACKLOG, ListenError, close_sockets, describe, open_sockets
 from composerd.api.logs import configure
 from composerd.artifacts import ArtifactStore, Sweeper
@@ -30,23 +30,19 @@ KEEP_ALIVE = 120.0
 _SPARE_DESCRIPTORS = 256
 
 
-class StartError(Exception):
-    """The server cannot start; the message is a sentence for whoever configured it."""
-
-
 def run(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT; the exit code. What stops the start is said in one sentence on stderr."""
     configure(settings.log_level, settings.log_format)
     try:
         return asyncio.run(_serve(settings))
-    except (StartError, ListenError, ComposerdError) as exc:
+    except (ListenError, ComposerdError) as exc:
         print(f"composerd: {exc}", file=sys.stderr)  # noqa: T201  # the command line's own words, not the log's
         return 2
 
 
 async def _serve(settings: Settings) -> int:
     stop = _stop_signals()
-    _raise_descriptor_limit(settings.max_connections)
+    connections = ConnectionLimit(_connections_that_fit(settings.max_connections))
     async with AsyncExitStack() as stack:
         sockets = open_sockets(settings.listen)
         stack.callback(close_sockets, sockets)
@@ -64,7 +60,7 @@ async def _serve(settings: Settings) -> int:
         )
         store = await stack.enter_async_context(_artifacts(settings, queue))
         await stack.enter_async_context(queue.running())
-        app = create_app(queue, _api_options(settings), store)
+        app = create_app(queue, _api_options(settings), store, connections)
         runner = web.AppRunner(
             app,
             handle_signals=False,
@@ -74,6 +70,9 @@ async def _serve(settings: Settings) -> int:
             shutdown_timeout=max(settings.drain_timeout - 0.5, 0.1),
         )
         await runner.setup()
+        assert runner.server is not None
+        open_connections = runner.server._connections  # noqa: SLF001  # the public `connections` copies them for every look
+        connections.count = lambda: len(open_connections)
         stack.push_async_callback(runner.cleanup)
         gc.freeze()  # what lives as long as the process need not be looked at again
         for listening in sockets:
@@ -126,14 +125,25 @@ def _api_options(settings: Settings) -> ApiOptions:
     )
 
 
-def _raise_descriptor_limit(connections: int) -> None:
-    """Let the process have a descriptor for each connection. Raises `StartError` if it may not."""
-    wanted = connections + _SPARE_DESCRIPTORS
+def _connections_that_fit(wanted: int) -> int:
+    """Raise the limit of file descriptors to fit; how many connections that allows, fewer than wanted if the system says no."""
+    need = wanted + _SPARE_DESCRIPTORS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        if hard != resource.RLIM_INFINITY and hard < wanted:
-            raise StartError(
-                f"max_connections is {connections}, but this process may open {hard} files only: "
-                f"raise that limit (ulimit -Hn, LimitNOFILE=) or lower --max-connections"
-            )
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    if soft == resource.RLIM_INFINITY or soft >= need:
+        return wanted
+    try:
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, (need, need if hard != resource.RLIM_INFINITY and hard < need else hard)
+        )
+    except (ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        fit = hard - _SPARE_DESCRIPTORS
+        log.warning(
+            "max_connections is %d, but this process may open %d files only: it takes %d connections; "
+            "raise that limit (ulimit -Hn, LimitNOFILE=) for more",
+            wanted,
+            hard,
+            fit,
+        )
+        return fit
+    return wanted

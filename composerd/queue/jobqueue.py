@@ -95,27 +95,29 @@ class JobQueue:
     @asynccontextmanager
     async def running(self) -> AsyncIterator["JobQueue"]:
         """Run over a started driver; at the end everything that was asked for is written."""
-        async with asyncio.TaskGroup() as tasks:
-            background = [tasks.create_task(self._reaper.run(), name="reaper")]
-            if self.driver.capabilities.shared:
-                background.append(tasks.create_task(self._watch(), name="watch"))
-            self._reaper.due_in(0)  # what a crash left half done
-            try:
-                yield self
-            finally:
-                await self.drain()
-                for batcher in (
-                    self._enqueue,
-                    self._touch,
-                    self._finish,
-                    self._attach,
-                    self._cancel,
-                    self._delete,
-                    self._release,
-                ):
-                    await batcher.close()
-                for task in background:
-                    task.cancel()
+        background = [asyncio.create_task(self._reaper.run(), name="reaper")]
+        if self.driver.capabilities.shared:
+            background.append(asyncio.create_task(self._watch(), name="watch"))
+        for task in background:
+            task.add_done_callback(_log_crash)
+        self._reaper.due_in(0)  # what a crash left half done
+        try:
+            yield self
+        finally:
+            await self.drain()
+            for batcher in (
+                self._enqueue,
+                self._touch,
+                self._finish,
+                self._attach,
+                self._cancel,
+                self._delete,
+                self._release,
+            ):
+                await batcher.close()
+            for task in background:
+                task.cancel()
+            await asyncio.wait(background)
 
     async def drain(self) -> None:
         """Answer every wait at once, and let nobody wait any more."""
@@ -236,7 +238,7 @@ class JobQueue:
         """Accept an attempt's outcome, once; the same one again is fine. Raises what became of the attempt."""
         finished: Finished = await self._finish.put(Outcome(token, result, failed))
         if finished.verdict is not Finish.ACCEPTED:
-            raise _REFUSED[finished.verdict]
+            raise _REFUSED[finished.verdict](**_state_details(finished.verdict))
 
     async def release(self, token: UUID) -> None:
         """Put a running attempt's job back, uncounted; raises what became of any other."""
@@ -310,7 +312,11 @@ def check_running(attempt: Attempt) -> None:
     """Raise what became of an attempt, unless it runs."""
     error = _ENDED.get(attempt.state)
     if error is not None:
-        raise error
+        raise error(**_state_details(attempt.state))
+
+
+def _state_details(state: AttemptState | Finish) -> dict[str, str]:
+    return {"state": state.value} if state.value in ("canceled", "finished", "superseded") else {}
 
 
 def _submission_size(jobs: Sequence[NewJob]) -> int:
@@ -319,6 +325,11 @@ def _submission_size(jobs: Sequence[NewJob]) -> int:
 
 def _now() -> float:
     return asyncio.get_running_loop().time()
+
+
+def _log_crash(task: "asyncio.Task[None]") -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.critical("the %s has crashed: restart composerd", task.get_name(), exc_info=error)
 
 
 def _log_failure(released: "asyncio.Future[Attempt]") -> None:

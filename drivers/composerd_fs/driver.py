@@ -156,7 +156,7 @@ class _TableDriver(Driver):
 
     async def load(self, jobs: Sequence[StoredJob]) -> None:
         size = sum(len(job.new.args or b"") + len(job.result or b"") for job in jobs)
-        await self._write(lambda: self._operations.load(jobs) or [], size)
+        await self._write(lambda: self._operations.load(jobs), size)
 
     def _counts(self) -> dict[str, int]:
         return {state.value: count for state, count in self._table.counts.items()}

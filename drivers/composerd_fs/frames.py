@@ -40,7 +40,7 @@ FRAME_HEADER = _FRAME.size + _CRC.size
 SALT_SIZE = 12
 
 _SHIFT = 32
-_MASK = 2**_SHIFT - 1
+_MASK = (1 << _SHIFT) - 1
 
 
 class SegmentHeader(NamedTuple):
@@ -105,7 +105,7 @@ def unpack_frame_header(data: bytes, salt: bytes) -> FrameHeader | None:
 
 def relative(offset: int, length: int) -> int:
     """A payload within its frame."""
-    return offset << _SHIFT | length
+    return (offset << _SHIFT) | length
 
 
 def base(segment: int, offset: int) -> int:

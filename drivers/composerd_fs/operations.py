@@ -276,11 +276,14 @@ class Operations:
             table.expiries.add(now + BLOCKED_FOR, row)
         return purged
 
-    def load(self, jobs: Sequence[StoredJob]) -> None:
-        """See `Driver.load`."""
+    def load(self, jobs: Sequence[StoredJob]) -> list[UUID]:
+        """See `Driver.load`; the jobs that were not there yet."""
+        loaded = []
         for stored in jobs:
             if stored.new.id not in self._table.rows:
                 self._let(_restored(stored, self._now(), self._store))
+                loaded.append(stored.new.id)
+        return loaded
 
     def _return(self, run: Run, cause: ReturnCause) -> None:
         self._drop_partial(run.row)
@@ -333,6 +336,18 @@ class Operations:
         rows = self._table.rows
         return [None if (row := rows.get(job_id)) is None else job_of(row) for job_id in job_ids]
 
+    def payloads(self, refs: Sequence[PayloadRef]) -> list[Payload | None]:
+        """Where payloads are."""
+        rows = self._table.rows
+        return [
+            None if (row := rows.get(ref.job_id)) is None else row.args if ref.kind is PayloadKind.ARGS else row.result
+            for ref in refs
+        ]
+
+    def artifacts(self, job_ids: Sequence[UUID]) -> list[tuple[Artifact, ...]]:
+        """See `Driver.artifacts`."""
+        return [_artifacts(self._table.rows.get(job_id)) for job_id in job_ids]
+
     def list(self, chosen: JobFilter, cursor: int | None, limit: int) -> JobPage:
         """See `Driver.list`."""
         table = self._table
@@ -346,18 +361,6 @@ class Operations:
                 found.append(job_of(row, listed=True))
             seq -= 1
         return JobPage(tuple(found), seq + 1 if seq > 0 else None)
-
-    def payloads(self, refs: Sequence[PayloadRef]) -> "list[Payload | None]":
-        """Where payloads are."""
-        rows = self._table.rows
-        return [
-            None if (row := rows.get(ref.job_id)) is None else row.args if ref.kind is PayloadKind.ARGS else row.result
-            for ref in refs
-        ]
-
-    def artifacts(self, job_ids: Sequence[UUID]) -> "list[tuple[Artifact, ...]]":
-        """See `Driver.artifacts`."""
-        return [_artifacts(self._table.rows.get(job_id)) for job_id in job_ids]
 
 
 def _artifacts(row: Row | None) -> tuple[Artifact, ...]:

@@ -1,0 +1,1 @@
+"""The command line: one command, `composerd`, a module for each group of subcommands."""

@@ -1,0 +1,43 @@
+"""`composerd serve`."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from composerd.cli.errors import Failure
+from composerd.settings import SETTINGS, SettingsError, load
+
+
+@click.command(epilog="Example: composerd serve --listen 0.0.0.0:8700 --storage fs:/var/lib/composerd")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="A TOML file with the same settings in a table [composerd].",
+)
+def serve(config: Path | None, **options: Any) -> None:
+    """Run the server.
+
+    Every setting can be given as an option, in the environment (COMPOSERD_ and its name in capitals) or in the configuration file; the first of them wins.
+    """
+    given = {name: value for name, value in options.items() if value not in (None, ())}
+    try:
+        settings = load(given, os.environ, config)
+    except SettingsError as exc:
+        raise Failure(f"{exc}", exit_code=2) from exc
+    from composerd.api.server import run  # noqa: PLC0415  # the server's imports cost the other commands half their time
+
+    sys.exit(run(settings))
+
+
+for _setting in reversed(SETTINGS):
+    click.option(
+        _setting.option,
+        _setting.name,
+        multiple=_setting.repeatable,
+        metavar="VALUE",
+        help=f"{_setting.help}  [default: {_setting.default}]",
+    )(serve)
