@@ -1,0 +1,99 @@
+"""What commands have in common: which server, how things are shown on a terminal, in a pipe and as JSON, how errors of the client end a command."""
+
+import asyncio
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar
+
+import click
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from composerd.cli.errors import FAILED, UNREACHABLE, WRONG, Failure
+from composerd.client import DEFAULT_SERVER, ClientError, Job, RequestFailed, ServerUnreachable
+
+F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
+
+console = Console(highlight=False, soft_wrap=True)
+progress_console = Console(stderr=True, highlight=False)
+
+_COLOURS = {"finished": "green", "failed": "red", "canceled": "yellow", "running": "cyan"}
+
+server_option = click.option(
+    "--server",
+    envvar="COMPOSERD_SERVER",
+    default=DEFAULT_SERVER,
+    show_default=True,
+    metavar="URL",
+    help="The server: http://HOST:PORT or unix:/path; also from COMPOSERD_SERVER.",
+)
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the API's JSON.")
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Run a command's work; what the client raises ends the command in a sentence."""
+    try:
+        return asyncio.run(work)
+    except ServerUnreachable as exc:
+        raise Failure(f"{exc}; is `composerd serve` running there? (--server, COMPOSERD_SERVER)", UNREACHABLE) from exc
+    except RequestFailed as exc:
+        raise Failure(str(exc), FAILED) from exc
+    except ClientError as exc:
+        raise Failure(str(exc), FAILED) from exc
+    except ValueError as exc:
+        raise Failure(str(exc), WRONG) from exc
+    except OSError as exc:
+        raise Failure(f"{exc.filename or 'a file'}: {exc.strerror}", FAILED) from exc
+
+
+def print_json(value: Any) -> None:
+    """Print JSON; bytes as they are."""
+    data = value if isinstance(value, bytes) else msgspec.json.encode(value)
+    sys.stdout.write(data.decode() + "\n")
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table on a terminal, tab-separated lines in a pipe."""
+    if not console.is_terminal:
+        for row in rows:
+            sys.stdout.write("\t".join(row) + "\n")
+        return
+    table = Table(*columns, box=None, header_style="bold", pad_edge=False)
+    for row in rows:
+        table.add_row(*[state_text(cell) for cell in row])
+    console.print(table)
+
+
+def state_text(state: str) -> str:
+    """A state in its colour; anything else as it is."""
+    colour = _COLOURS.get(state)
+    return f"[{colour}]{state}[/{colour}]" if colour else state.replace("[", "\\[")
+
+
+def print_job(job: Job) -> None:
+    """All of a job, a field a line."""
+    for name in Job.__struct_fields__:
+        value = getattr(job, name)
+        if value in (None, [], False) or name == "href":
+            continue
+        if name in ("result", "partial"):
+            text = msgspec.json.encode(value).decode()
+            shown = text if len(text) <= 2000 else text[:2000] + "…"
+        else:
+            shown = ", ".join(value) if isinstance(value, list) else str(value)
+        if console.is_terminal:
+            console.print(f"[bold]{name:16}[/bold] {state_text(shown)}")
+        else:
+            sys.stdout.write(f"{name}\t{shown}\n")
+
+
+def failure_of(job: Job) -> str:
+    """Why a job did not finish, in a sentence."""
+    if job.state == "canceled":
+        return f"job {job.id} was canceled"
+    error = job.result.get("job_error") if isinstance(job.result, dict) else None
+    reason = error.get("reason") if isinstance(error, dict) else None
+    return f"job {job.id} failed: {reason or 'see composerd status'}"

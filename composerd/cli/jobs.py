@@ -1,0 +1,188 @@
+"""`composerd wait`, `status`, `cancel`, `jobs`, `artifacts`: looking at jobs and what they left."""
+
+import asyncio
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import click
+import msgspec
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+from composerd.cli.console import (
+    failure_of,
+    json_option,
+    print_job,
+    print_json,
+    print_table,
+    progress_console,
+    run,
+    server_option,
+    state_text,
+)
+from composerd.cli.errors import FAILED, WRONG, Failure
+from composerd.client import Artifact, ComposerClient, Job
+from composerd.units import format_size, parse_duration
+
+PATIENCE = 60.0
+"""For how long following a job survives the server's absence, in seconds."""
+
+
+@click.command(epilog="Example: composerd wait 0b6a… --timeout 10m")
+@click.argument("job_id", metavar="ID")
+@click.option("--timeout", metavar="DURATION", help="Give up after that long, such as 10m.")
+@server_option
+@json_option
+def wait(job_id: str, timeout: str | None, server: str, as_json: bool) -> None:
+    """Wait until a job has ended; exits 1 if it failed or was canceled."""
+    run(_wait(server, job_id, _duration("--timeout", timeout), as_json))
+
+
+async def _wait(server: str, job_id: str, timeout: float | None, as_json: bool) -> None:  # noqa: ASYNC109  # the option's name
+    async with ComposerClient(server, PATIENCE) as composer:
+        await composer.get(job_id)
+        try:
+            job = await follow(composer, job_id, timeout)
+        except TimeoutError:
+            raise Failure(f"job {job_id} has not ended yet", FAILED) from None
+        show_end(job, as_json)
+
+
+async def follow(composer: ComposerClient, job_id: str, timeout: float | None = None) -> Job:  # noqa: ASYNC109  # passed on
+    """Wait for a job's end, showing its state and progress on a terminal."""
+    if not progress_console.is_terminal:
+        return await composer.wait(job_id, timeout)
+    with progress_console.status("") as line:
+        async with asyncio.timeout(timeout):
+            async for job in composer.follow(job_id, every=0.5):
+                partial = "" if job.partial is None else f" · {msgspec.json.encode(job.partial).decode()[:200]}"
+                line.update(f"{job.type} {job.id}: {state_text(job.state)}{partial.replace('[', chr(92) + '[')}")
+                if job.ended:
+                    return job
+    raise AssertionError("following ends with the job")
+
+
+def show_end(job: Job, as_json: bool) -> None:
+    """Say how a job ended; raises `Failure` unless it finished."""
+    if as_json:
+        print_json(job)
+    else:
+        print_job(job)
+    if job.state != "finished":
+        raise Failure(failure_of(job), FAILED)
+
+
+@click.command(epilog="Example: composerd status 0b6a…")
+@click.argument("job_id", metavar="ID")
+@server_option
+@json_option
+def status(job_id: str, server: str, as_json: bool) -> None:
+    """Show a job."""
+
+    async def show() -> None:
+        async with ComposerClient(server) as composer:
+            if as_json:
+                print_json(await composer.get_json(job_id))
+            else:
+                print_job(await composer.get(job_id))
+
+    run(show())
+
+
+@click.command(epilog="Example: composerd cancel 0b6a…")
+@click.argument("job_id", metavar="ID")
+@server_option
+@json_option
+def cancel(job_id: str, server: str, as_json: bool) -> None:
+    """Cancel a job, and the jobs that depend on it."""
+
+    async def do() -> None:
+        async with ComposerClient(server) as composer:
+            job = await composer.cancel(job_id)
+        if as_json:
+            print_json(job)
+        else:
+            click.echo(f"{job.id} is canceled")
+
+    run(do())
+
+
+@click.command(epilog="Example: composerd jobs --state running --limit 20")
+@click.option(
+    "--state",
+    type=click.Choice(["waiting", "ready", "running", "finished", "failed", "canceled"]),
+    help="In this state.",
+)
+@click.option("--type", "job_type", metavar="TYPE", help="Of this type.")
+@click.option("--channel", metavar="CHANNEL", help="Of this channel.")
+@click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="At most so many.")
+@server_option
+@json_option
+def jobs(state: str | None, job_type: str | None, channel: str | None, limit: int, server: str, as_json: bool) -> None:
+    """List jobs, newest first."""
+
+    async def find() -> list[Job]:
+        async with ComposerClient(server) as composer:
+            return [job async for job in composer.list(limit, state=state, type=job_type, channel=channel)]
+
+    found = run(find())
+    if as_json:
+        print_json({"kind": "JobList", "items": found})
+        return
+    rows = [
+        (job.id, job.type, job.arch or "any", job.state, str(job.priority), job.queued_at[:19].replace("T", " "))
+        for job in found
+    ]
+    print_table(("id", "type", "arch", "state", "priority", "queued at"), rows)
+
+
+@click.command(epilog="Example: composerd artifacts 0b6a… --download .")
+@click.argument("job_id", metavar="ID")
+@click.option(
+    "--download",
+    "directory",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Fetch them into this directory, and check their digests.",
+)
+@server_option
+@json_option
+def artifacts(job_id: str, directory: Path | None, server: str, as_json: bool) -> None:
+    """List the files that a job left, or download them."""
+
+    async def do() -> None:
+        async with ComposerClient(server) as composer:
+            found = await composer.artifacts(job_id)
+            if directory is not None:
+                await download(composer, found, directory)
+        if as_json:
+            print_json({"kind": "ArtifactList", "items": found})
+        else:
+            print_table(("name", "size", "sha256"), [(one.name, format_size(one.size), one.sha256) for one in found])
+
+    run(do())
+
+
+async def download(composer: ComposerClient, found: Sequence[Artifact], directory: Path) -> None:
+    """Fetch artifacts into a directory."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with _bar() as bar:
+        for artifact in found:
+            task = bar.add_task(artifact.name.replace("[", "\\["), total=artifact.size)
+            await composer.download(artifact, directory, lambda size, task=task: bar.update(task, completed=size))  # type: ignore[misc]
+
+
+@contextlib.contextmanager
+def _bar() -> Iterator[Progress]:
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=progress_console, disable=not progress_console.is_terminal) as bar:
+        yield bar
+
+
+def _duration(option: str, text: str | None) -> float | None:
+    if text is None:
+        return None
+    try:
+        return parse_duration(text)
+    except ValueError as exc:
+        raise Failure(f"{option}: {exc}", WRONG) from exc

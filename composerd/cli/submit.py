@@ -1,0 +1,146 @@
+"""`composerd submit`: a job from the command line, or a graph of jobs from a file."""
+
+import sys
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from composerd.cli.console import print_json, run, server_option
+from composerd.cli.errors import WRONG, Failure
+from composerd.cli.jobs import PATIENCE, download, follow, show_end
+from composerd.client import ComposerClient, Job
+
+
+@click.command(epilog="Example: composerd submit osbuild --arch x86_64 --args @manifest.json --wait --download .")
+@click.argument("job_type", metavar="TYPE", required=False)
+@click.option("--args", "args_text", metavar="JSON|@FILE|-", help="The job's arguments: JSON, a file, or - for stdin.")
+@click.option("--arch", metavar="ARCH", help="Only a worker of this arch may run it.")
+@click.option("--channel", metavar="CHANNEL", help="The channel it belongs to.")
+@click.option(
+    "--depends-on", "dependencies", metavar="ID", multiple=True, help="A job that has to end before; repeatable."
+)
+@click.option("--priority", type=click.IntRange(-100, 100), help="-100 to 100, higher first.")
+@click.option("--not-before", metavar="TIME", help="A time (RFC 3339) or a duration from now, such as 10m.")
+@click.option("--timeout", metavar="DURATION", help="How long one attempt may run.")
+@click.option("--max-retries", type=click.IntRange(0, 100), help="How often a lost worker is forgiven.")
+@click.option("--retry-on-failure", type=click.IntRange(0, 100), help="How often a failure is tried again.")
+@click.option(
+    "--on-dependency-failure",
+    type=click.Choice(["run", "fail"]),
+    help="Whether it runs though a dependency has failed.",
+)
+@click.option("--retention", metavar="DURATION", help="How long it is kept after its end; 0: for ever.")
+@click.option("--key", "idempotency_key", metavar="KEY", help="Submitting again with this key gives the same job.")
+@click.option(
+    "--graph",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Submit the jobs of a JSON or TOML file instead, all or none.",
+)
+@click.option("--wait", "waits", is_flag=True, help="Follow it to its end; exits 1 if it failed.")
+@click.option(
+    "--download",
+    "directory",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="With --wait: fetch its artifacts.",
+)
+@server_option
+@click.option("--json", "as_json", is_flag=True, help="Print the API's JSON.")
+def submit(
+    job_type: str | None,
+    args_text: str | None,
+    graph: Path | None,
+    waits: bool,
+    directory: Path | None,
+    server: str,
+    as_json: bool,
+    **fields: Any,
+) -> None:
+    """Submit a job of a TYPE, and print its id; or a whole graph of jobs."""
+    if (job_type is None) == (graph is None):
+        raise Failure("give a TYPE, or --graph with a file of jobs", WRONG)
+    if directory is not None and not waits:
+        raise Failure("--download needs --wait: there are no artifacts before the end", WRONG)
+    given = {name: value for name, value in fields.items() if value not in (None, ())}
+    if graph is not None:
+        if given or args_text is not None:
+            raise Failure("with --graph the jobs' fields are in the file, not on the command line", WRONG)
+        run(_submit_graph(server, _read_graph(graph), waits, directory, as_json))
+        return
+    args = msgspec.UNSET if args_text is None else _read_args(args_text)
+    run(_submit(server, {"type": job_type, "args": args, **given}, waits, directory, as_json))
+
+
+async def _submit(server: str, fields: dict[str, Any], waits: bool, directory: Path | None, as_json: bool) -> None:
+    async with ComposerClient(server, PATIENCE if waits else 0.0) as composer:
+        job = await composer.submit(**fields)
+        if not waits:
+            _print_ids([job], as_json)
+            return
+        click.echo(job.id, err=True)
+        ended = await follow(composer, job.id)
+        if directory is not None:
+            await download(composer, await composer.artifacts(job.id), directory)
+        show_end(ended, as_json)
+
+
+async def _submit_graph(
+    server: str, graph: Sequence[Mapping[str, Any]], waits: bool, directory: Path | None, as_json: bool
+) -> None:
+    async with ComposerClient(server, PATIENCE if waits else 0.0) as composer:
+        jobs = await composer.submit_graph(graph)
+        if not waits:
+            _print_ids(jobs, as_json)
+            return
+        ended = [await follow(composer, job.id) for job in jobs]
+        if directory is not None:
+            for job in ended:
+                if found := await composer.artifacts(job.id):
+                    await download(composer, found, directory / job.id)
+        for job in sorted(ended, key=lambda job: job.state != "finished"):
+            show_end(job, as_json)
+
+
+def _print_ids(jobs: Sequence[Job], as_json: bool) -> None:
+    if as_json:
+        print_json(jobs[0] if len(jobs) == 1 else {"kind": "JobList", "items": list(jobs)})
+        return
+    for job in jobs:
+        click.echo(job.id)
+
+
+def _read_args(text: str) -> msgspec.Raw:
+    """JSON as it was written: the server gets it byte for byte."""
+    if text == "-":
+        where, data = "stdin", sys.stdin.buffer.read()
+    elif text.startswith("@"):
+        path = Path(text[1:])
+        try:
+            where, data = str(path), path.read_bytes()
+        except OSError as exc:
+            raise Failure(f"--args: {path}: {exc.strerror}", WRONG) from exc
+    else:
+        where, data = "--args", text.encode()
+    try:
+        return msgspec.json.decode(data, type=msgspec.Raw)
+    except msgspec.DecodeError as exc:
+        raise Failure(f"{where} is not JSON: {exc}", WRONG) from exc
+
+
+def _read_graph(path: Path) -> Sequence[Mapping[str, Any]]:
+    try:
+        data = path.read_bytes()
+        content = tomllib.loads(data.decode()) if path.suffix == ".toml" else msgspec.json.decode(data)
+    except OSError as exc:
+        raise Failure(f"{path}: {exc.strerror}", WRONG) from exc
+    except (tomllib.TOMLDecodeError, msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise Failure(f"{path} cannot be read: {exc}", WRONG) from exc
+    jobs = content.get("jobs") if isinstance(content, dict) else content
+    if not isinstance(jobs, list) or not all(isinstance(job, dict) for job in jobs):
+        raise Failure(f'{path} holds no list of jobs: write {{"jobs": [{{"ref": "a", "type": "…"}}, …]}}', WRONG)
+    return jobs

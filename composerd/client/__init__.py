@@ -1,0 +1,20 @@
+"""What others import: `ComposerClient` to submit jobs and follow them, `Worker` to run them. Knows the protocol, not the server."""
+
+from composerd.client.composer import ComposerClient
+from composerd.client.connection import DEFAULT_SERVER
+from composerd.client.errors import ClientError, DamagedDownload, RequestFailed, ServerUnreachable
+from composerd.client.values import Artifact, Job
+from composerd.client.worker import JobContext, Worker
+
+__all__ = [
+    "Artifact",
+    "ClientError",
+    "ComposerClient",
+    "DEFAULT_SERVER",
+    "DamagedDownload",
+    "Job",
+    "JobContext",
+    "RequestFailed",
+    "ServerUnreachable",
+    "Worker",
+]

@@ -1,0 +1,148 @@
+"""Requests to one server: over TCP or a unix socket, tried again with backoff and jitter where that is safe."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import aiohttp
+import msgspec
+
+from composerd.client.errors import RequestFailed, ServerUnreachable
+
+DEFAULT_SERVER = "http://127.0.0.1:8700"
+
+FIRST_BACKOFF = 0.1
+LONGEST_BACKOFF = 10.0
+
+_ANSWER_WITHIN = 60.0
+"""How long an answer may take, on top of what was asked to wait, in seconds."""
+
+_UNAVAILABLE = 503
+
+
+class Answer(NamedTuple):
+    """An answer that was no error."""
+
+    status: int
+    body: bytes
+
+
+class Connection:
+    """A server that requests are sent to; an async context manager.
+
+    `server` is a URL (`http://host:8700`) or `unix:/path`. `patience` is for how long, in seconds, a request that may be repeated is repeated while the server
+    cannot be reached or is unavailable.
+    """
+
+    def __init__(self, server: str = DEFAULT_SERVER, patience: float = 0.0) -> None:
+        self.server = server
+        self.patience = patience
+        self._session: aiohttp.ClientSession | None = None
+        if server.startswith("unix:"):
+            self._socket_path: str | None = server.removeprefix("unix:")
+            self._base = "http://localhost"
+        elif server.startswith(("http://", "https://")):
+            self._socket_path = None
+            self._base = server.rstrip("/")
+        else:
+            raise ValueError(f"{server!r} is not a server: write http://HOST:PORT or unix:/path")
+
+    async def __aenter__(self) -> Self:
+        connector: aiohttp.BaseConnector
+        if self._socket_path is not None:
+            connector = aiohttp.UnixConnector(self._socket_path, limit=0)
+        else:
+            connector = aiohttp.TCPConnector(limit=0)
+        self._session = aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None))
+        return self
+
+    async def __aexit__(
+        self, _type: type[BaseException] | None, _exc: BaseException | None, _tb: TracebackType | None
+    ) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: bytes | None = None,
+        query: Mapping[str, str] | None = None,
+        wait: float = 0.0,
+        repeat: bool | None = None,
+        patience: float | None = None,
+    ) -> Answer:
+        """Send a request with a JSON body, or none.
+
+        `wait` is for how long the server was asked to hold it. `repeat` says that it may be sent again though the server may have got it; by default, GET may. Raises
+        `RequestFailed`, `ServerUnreachable`.
+        """
+        if repeat is None:
+            repeat = method == "GET"
+        headers = {} if body is None else {"Content-Type": "application/json"}
+        backoff = Backoff(self.patience if patience is None else patience)
+        while True:
+            try:
+                async with self.open(
+                    method, path, data=body, params=query, headers=headers, answer_within=wait + _ANSWER_WITHIN
+                ) as response:
+                    return Answer(response.status, await response.read())
+            except ServerUnreachable as exc:
+                if not repeat and not isinstance(exc.__cause__, aiohttp.ClientConnectorError):
+                    raise  # it may have been done
+                await backoff.failed(exc)
+            except RequestFailed as exc:
+                if exc.status != _UNAVAILABLE:
+                    raise
+                await backoff.failed(exc)
+
+    @asynccontextmanager
+    async def open(
+        self, method: str, path: str, *, answer_within: float | None = None, **kwargs: Any
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Send one request and give its answer unread. Raises `RequestFailed`, `ServerUnreachable`."""
+        assert self._session is not None, "use it as a context manager"
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=answer_within)
+        try:
+            async with self._session.request(method, self._base + path, timeout=timeout, **kwargs) as response:
+                if response.status >= 400:
+                    raise _failure(response.status, await response.read())
+                yield response
+        except (aiohttp.ClientError, TimeoutError) as exc:
+            raise ServerUnreachable(f"{self.server} cannot be reached: {_in_words(exc)}") from exc
+
+
+class Backoff:
+    """Pauses between tries: longer after each, at random, so that a fleet does not come back in step."""
+
+    def __init__(self, patience: float = float("inf")) -> None:
+        self._deadline = asyncio.get_running_loop().time() + patience
+        self._pause = FIRST_BACKOFF
+
+    async def failed(self, error: Exception) -> None:
+        """Wait before the next try; raises the error when patience, in seconds, is at its end."""
+        pause = self._pause * random.uniform(0.5, 1.0)
+        if asyncio.get_running_loop().time() + pause > self._deadline:
+            raise error
+        await asyncio.sleep(pause)
+        self._pause = min(self._pause * 2, LONGEST_BACKOFF)
+
+
+def _failure(status: int, body: bytes) -> RequestFailed:
+    try:
+        decoded = msgspec.json.decode(body, type=dict[str, Any])
+    except msgspec.DecodeError:
+        decoded = {}
+    return RequestFailed(status, decoded)
+
+
+def _in_words(error: Exception) -> str:
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return error.strerror or str(error.os_error)
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    return str(error) or type(error).__name__

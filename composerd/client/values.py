@@ -1,0 +1,74 @@
+"""What the server says, as values."""
+
+from typing import Any
+
+import msgspec
+
+
+class Job(msgspec.Struct, frozen=True):
+    """A job as the composer API returns it; PROTOCOL says what each field means."""
+
+    id: str
+    href: str
+    type: str
+    arch: str | None
+    channel: str
+    state: str
+    """`waiting`, `ready`, `running`, `finished`, `failed` or `canceled`."""
+    priority: int
+    queued_at: str
+    not_before: str | None
+    started_at: str | None
+    finished_at: str | None
+    retries: int
+    canceled: bool
+    dependencies: list[str]
+    worker_id: str | None
+    idempotency_key: str | None
+    expires_at: str | None
+    dependents: list[str] = []
+    """Empty in a listing."""
+    partial: Any = None
+    """The latest progress; None in a listing."""
+    result: Any = None
+    """None before the end, and in a listing."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has left the queue for good."""
+        return self.state in ("finished", "failed", "canceled")
+
+
+class Artifact(msgspec.Struct, frozen=True):
+    """A file that a job left."""
+
+    name: str
+    href: str
+    size: int
+    sha256: str
+    """Hexadecimal."""
+
+
+class JobList(msgspec.Struct, frozen=True):
+    """A page of jobs."""
+
+    items: list[Job]
+    next: str | None = None
+
+
+class ArtifactList(msgspec.Struct, frozen=True):
+    """The artifacts of a job."""
+
+    items: list[Artifact]
+
+
+class Assignment(msgspec.Struct, frozen=True):
+    """A job that a worker got."""
+
+    id: str
+    type: str
+    location: str
+    artifact_location: str
+    args: msgspec.Raw = msgspec.Raw(b"")
+    """Empty if the job has none."""
+    dynamic_args: list[msgspec.Raw] = []

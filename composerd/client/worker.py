@@ -1,0 +1,280 @@
+"""Worker: asks for jobs, runs a handler for each, and reports; survives the server's absence, hears of a cancel at once."""
+
+import asyncio
+import hashlib
+import inspect
+import logging
+import platform
+from base64 import b64encode
+from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import msgspec
+
+from composerd.client.connection import DEFAULT_SERVER, Backoff, Connection
+from composerd.client.errors import ClientError, RequestFailed, ServerUnreachable
+from composerd.client.values import Assignment
+
+log = logging.getLogger(__name__)
+
+BASE = "/api/worker/v1"
+
+ASK = 20.0
+"""How long a question for a job is held, in seconds: below the idle timeout of usual proxies."""
+
+LISTEN = 30.0
+"""How long a question whether to go on is held; the server cuts it to a third of the lease."""
+
+FOREVER = float("inf")
+
+_ASSIGNMENT = msgspec.json.Decoder(Assignment)
+_encode = msgspec.json.Encoder().encode
+
+T = TypeVar("T")
+
+Handler = Callable[["JobContext"], Awaitable[Any] | Any]
+
+
+class _Status(msgspec.Struct):
+    canceled: bool
+
+
+_STATUS = msgspec.json.Decoder(_Status)
+
+
+class JobContext:
+    """What a handler knows of its job, and how it reports."""
+
+    def __init__(self, connection: Connection, assignment: Assignment) -> None:
+        self._connection = connection
+        self._assignment = assignment
+        self.id = assignment.id
+        self.type = assignment.type
+
+    @property
+    def args_json(self) -> bytes:
+        """The args as they were submitted; empty if there are none."""
+        return bytes(self._assignment.args)
+
+    @property
+    def args(self) -> Any:
+        """The args; None if there are none."""
+        return msgspec.json.decode(self.args_json) if self.args_json else None
+
+    @property
+    def dynamic_args_json(self) -> bytes:
+        """The results of the dependencies, in order, as a JSON array."""
+        return _encode(self._assignment.dynamic_args)
+
+    @property
+    def dynamic_args(self) -> list[Any]:
+        """The results of the dependencies, in order."""
+        return [msgspec.json.decode(result) for result in self._assignment.dynamic_args]
+
+    async def progress(self, partial: Any) -> None:
+        """Report progress, any JSON. It is a courtesy: a server that is away does not hold up the job."""
+        with suppress(ServerUnreachable):
+            await self._connection.request(
+                "PATCH", self._assignment.location, body=_encode({"partial": partial}), patience=0.0
+            )
+
+    async def upload(self, name: str, source: Path | bytes | AsyncIterable[bytes]) -> None:
+        """Upload a file; it becomes the job's when this attempt finishes it. A path or bytes are sent again if the server goes away in between."""
+        path = self._assignment.artifact_location + quote(name, safe="")
+        if isinstance(source, Path | bytes):
+            digest = await asyncio.to_thread(_sha256, source)
+            headers = {"Content-Digest": f"sha-256=:{b64encode(digest).decode()}:"}
+            await _until_reached(lambda: self._put(path, source, headers))
+        else:
+            await self._put(path, source, {})
+
+    async def _put(self, path: str, source: Path | bytes | AsyncIterable[bytes], headers: dict[str, str]) -> None:
+        data = await asyncio.to_thread(source.open, "rb") if isinstance(source, Path) else source
+        headers = {"Content-Type": "application/octet-stream", **headers}
+        async with self._connection.open("PUT", path, data=data, headers=headers, answer_within=300.0):
+            pass
+
+
+class Worker:
+    """Runs jobs.
+
+    >>> worker = Worker("http://127.0.0.1:8700", concurrency=2)
+    >>> @worker.handler("build")
+    ... async def build(job: JobContext) -> object:
+    ...     await job.upload("log.txt", b"done")
+    ...     return {"built": job.args}
+    >>> asyncio.run(worker.run())
+
+    A handler returns the result (any JSON). If it raises, the result is a `job_error` that says so. If the job is canceled, or another worker has it, a coroutine is
+    canceled; a plain function runs in a thread, and what it returns is dropped.
+    """
+
+    def __init__(
+        self, server: str = DEFAULT_SERVER, *, arch: str | None = None, concurrency: int = 1, base: str = BASE
+    ) -> None:
+        self.arch = arch or platform.machine()
+        self.concurrency = concurrency
+        self._base = base
+        self._connection = Connection(server)
+        self._handlers: dict[str, Handler] = {}
+        self._stopping = asyncio.Event()
+        self._aborting = asyncio.Event()
+        self._left: int | None = None
+
+    def handler(self, type: str) -> Callable[[Handler], Handler]:
+        """Name the handler of a type of job."""
+
+        def name(handler: Handler) -> Handler:
+            self._handlers[type] = handler
+            return handler
+
+        return name
+
+    def stop(self) -> None:
+        """Ask for no more jobs; those that run come to their end, then `run` returns. Said twice: those that run are given back."""
+        if self._stopping.is_set():
+            self._aborting.set()
+        self._stopping.set()
+
+    async def run(self, jobs: int | None = None) -> None:
+        """Run jobs, for ever or so many of them."""
+        self._left = jobs
+        async with self._connection, asyncio.TaskGroup() as slots:
+            for _ in range(self.concurrency):
+                slots.create_task(self._slot())
+
+    async def _slot(self) -> None:
+        while not self._stopping.is_set() and self._left != 0:
+            if self._left is not None:
+                self._left -= 1
+            assignment = await _unless(self._stopping, self._ask())
+            if assignment is not None:
+                await self._attempt(assignment)
+
+    async def _ask(self) -> Assignment:
+        """Ask for a job until there is one. A question that is canceled is a connection that closes: the server gives its job back."""
+        body = _encode({"types": list(self._handlers), "arch": self.arch, "confirm": True})
+        backoff = Backoff()
+        while True:
+            try:
+                answer = await self._connection.request(
+                    "POST", f"{self._base}/jobs", body=body, query={"wait": f"{ASK:.0f}s"}, wait=ASK
+                )
+                backoff = Backoff()
+                if answer.status == 201:
+                    return _ASSIGNMENT.decode(answer.body)
+            except (ServerUnreachable, RequestFailed) as exc:
+                if isinstance(exc, RequestFailed) and exc.status < 500:
+                    raise
+                log.warning("no job: %s; asking again", exc)
+                await backoff.failed(exc)
+
+    async def _attempt(self, assignment: Assignment) -> None:
+        if not await self._is_wanted(assignment, 0.0):  # confirms the hand-over
+            log.info("job %s: somebody else has it", assignment.id)
+            return
+        if self._stopping.is_set():
+            await self._release(assignment)
+            return
+        context = JobContext(self._connection, assignment)
+        work = asyncio.create_task(self._work(context), name=f"job {assignment.id}")
+        listening = asyncio.create_task(self._listen(assignment))
+        aborting = asyncio.create_task(self._aborting.wait())
+        others = [listening, aborting]
+        try:
+            await asyncio.wait([work, *others], return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                await self._report(assignment, work.result())
+            elif aborting.done():
+                await _cancel(work)
+                await self._release(assignment)
+            else:
+                log.info("job %s: canceled, or somebody else has it", assignment.id)
+        finally:
+            await _cancel(work, *others)
+
+    async def _work(self, context: JobContext) -> bytes:
+        handler = self._handlers[context.type]
+        try:
+            if inspect.iscoroutinefunction(handler):
+                return _encode(await handler(context))
+            result = await asyncio.to_thread(handler, context)
+            return _encode(await result if inspect.isawaitable(result) else result)
+        except Exception as exc:  # noqa: BLE001  # whatever a handler raises is the job's failure
+            log.warning("job %s failed", context.id, exc_info=exc)
+            return _encode({"job_error": {"id": 10, "reason": f"{type(exc).__name__}: {exc}", "details": None}})
+
+    async def _listen(self, assignment: Assignment) -> None:
+        """Keep the lease, and return when the job is not this worker's any more."""
+        while await self._is_wanted(assignment, LISTEN):
+            pass
+
+    async def _is_wanted(self, assignment: Assignment, wait: float) -> bool:
+        query = {"wait": f"{wait:.0f}s"} if wait else None
+        try:
+            answer = await self._connection.request(
+                "GET", assignment.location, query=query, wait=wait, patience=FOREVER
+            )
+        except RequestFailed as exc:
+            log.info("job %s: %s", assignment.id, exc)
+            return False
+        return not _STATUS.decode(answer.body).canceled
+
+    async def _report(self, assignment: Assignment, result: bytes) -> None:
+        """Report the result, however long the server is away: the same result may be reported again."""
+        try:
+            await self._connection.request(
+                "PATCH", assignment.location, body=b'{"result":' + result + b"}", repeat=True, patience=FOREVER
+            )
+        except RequestFailed as exc:
+            log.warning("job %s: the result was not accepted: %s", assignment.id, exc)
+            if exc.status == 413:
+                reason = f"The result is too large: {len(result)} bytes."
+                await self._report(assignment, _encode({"job_error": {"id": 10, "reason": reason, "details": None}}))
+
+    async def _release(self, assignment: Assignment) -> None:
+        with suppress(ClientError):
+            await self._connection.request("POST", f"{assignment.location}/release", body=b"{}", repeat=True)
+
+
+async def _unless(stop: asyncio.Event, call: Coroutine[Any, Any, T]) -> T | None:
+    """What a call returns, or None if it is told to stop before that."""
+    task = asyncio.create_task(call)
+    stopped = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait([task, stopped], return_when=asyncio.FIRST_COMPLETED)
+        return task.result() if task.done() else None
+    finally:
+        await _cancel(task, stopped)
+
+
+async def _cancel(*tasks: asyncio.Task[Any]) -> None:
+    """Cancel tasks and wait until they have ended."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+
+
+async def _until_reached(call: Callable[[], Awaitable[None]]) -> None:
+    """Call until the server can be reached and is available."""
+    backoff = Backoff()
+    while True:
+        try:
+            await call()
+        except (ServerUnreachable, RequestFailed) as exc:
+            if isinstance(exc, RequestFailed) and exc.status != 503:
+                raise
+            log.warning("%s; trying again", exc)
+            await backoff.failed(exc)
+        else:
+            return
+
+
+def _sha256(source: Path | bytes) -> bytes:
+    if isinstance(source, bytes):
+        return hashlib.sha256(source).digest()
+    with source.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
