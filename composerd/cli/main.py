@@ -8,6 +8,15 @@ import click
 
 _COMMANDS = {
     "serve": "composerd.cli.serve",
+    "submit": "composerd.cli.submit",
+    "wait": "composerd.cli.jobs",
+    "status": "composerd.cli.jobs",
+    "jobs": "composerd.cli.jobs",
+    "cancel": "composerd.cli.jobs",
+    "artifacts": "composerd.cli.jobs",
+    "worker": "composerd.cli.worker",
+    "drivers": "composerd.cli.drivers",
+    "demo": "composerd.cli.demo",
 }
 """Each subcommand's module; imported when it is asked for, so that every command starts fast."""
 
