@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import io
 import json
 import os
 import signal
@@ -106,7 +107,7 @@ class Server:
         """Status and decoded body of one request."""
         assert self._http is not None
         if body is not None:
-            kwargs.update(data=json.dumps(body), headers={"Content-Type": "application/json"})
+            kwargs.update(data=io.BytesIO(json.dumps(body).encode()), headers={"Content-Type": "application/json"})
         async with self._http.request(method, self.url + path, **kwargs) as response:
             data = await response.read()
             if response.content_type != "application/json" or not data:

@@ -4,6 +4,8 @@ import asyncio
 import time
 from typing import Any
 
+import aiohttp
+
 from .conftest import COMPOSER, WORKER, Serve, Server
 
 
@@ -123,7 +125,7 @@ async def test_kill_9_loses_nothing_that_was_acknowledged(serve: Serve) -> None:
                 status, _ = await server.finish(mine, {"done": mine["id"]})
                 assert status == 200
                 finished[mine["id"]] = unknown.pop(mine["id"])
-        except OSError:
+        except aiohttp.ClientError:
             return
 
     for _ in range(5):
