@@ -1,7 +1,6 @@
 """What every request goes through: an operation id, and one place where exceptions become predefined errors."""
 
 import logging
-from uuid import uuid4
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -13,6 +12,7 @@ from composerd.api.errors import (
     ResourceNotFound,
 )
 from composerd.errors import BodyTooLarge, ComposerdError, DriverError, StorageFull, Unavailable
+from composerd.ids import new_id
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 @web.middleware
 async def operations(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Give the request its operation id, and answer every failure with an error of the API's table."""
-    operation = str(uuid4())
+    operation = str(new_id())
     request[OPERATION_ID] = operation
     operation_id.set(operation)
     try:

@@ -74,6 +74,7 @@ async def _serve(settings: Settings) -> int:
         open_connections = runner.server._connections  # noqa: SLF001  # the public `connections` copies them for every look
         connections.count = lambda: len(open_connections)
         stack.push_async_callback(runner.cleanup)
+        gc.set_threshold(100_000, 50, 1000)
         gc.freeze()  # what lives as long as the process need not be looked at again
         for listening in sockets:
             await web.SockSite(runner, listening, backlog=BACKLOG).start()

@@ -3,13 +3,14 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import msgspec
 
 from composerd.api.context import ApiOptions, parse_uuid
 from composerd.api.schemas import BatchJob, SubmitJob, is_word
 from composerd.errors import InvalidContent, UnknownDependency
+from composerd.ids import new_id
 from composerd.models import NewJob, OnDependencyFailure
 from composerd.units import parse_duration
 
@@ -49,7 +50,7 @@ def _new_job(job: SubmitJob | BatchJob, refs: Mapping[str, UUID], options: ApiOp
     retention = options.retention if job.retention is None else _duration(job.retention, where + "retention") or None
     args = bytes(job.args) if isinstance(job.args, msgspec.Raw) else None
     return NewJob(
-        id=uuid4(),
+        id=new_id(),
         type=job.type,
         arch=job.arch,
         channel=job.channel,

@@ -5,7 +5,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TypeVar
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import msgspec
 
@@ -20,6 +20,7 @@ from composerd.errors import (
     TokenNotFound,
     Unavailable,
 )
+from composerd.ids import new_id
 from composerd.models import (
     Artifact,
     Attached,
@@ -192,7 +193,7 @@ class JobQueue:
         None when the time, in seconds (None: without end), is up or the queue drains. Whoever gets a job must `give_back` it if it cannot be delivered.
         """
         claim = Claim(
-            token=uuid4(),
+            token=new_id(),
             keys=keys,
             lease=self.options.heartbeat_timeout,
             handover=self.options.handover_timeout if confirm else None,

@@ -4,15 +4,12 @@ The rules: a frame is on stable storage before the next one is written, so only 
 leaves a marker that says where the journal ends.
 """
 
-import asyncio
 import errno
-import functools
 import logging
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NoReturn, ParamSpec, TypeVar
+from typing import NoReturn, cast
 
 import aiofiles
 import msgspec
@@ -21,6 +18,7 @@ from aiofiles.threadpool.binary import AsyncFileIO
 from composerd.errors import StorageFull, Unavailable
 
 from composerd_fs import frames
+from composerd_fs.disk import DiskThread
 from composerd_fs.files import read_exactly, sync_directory, write_all
 from composerd_fs.frames import FRAME_HEADER, SEGMENT_HEADER
 from composerd_fs.reader import MARKER, Marker, Reader, segment_name
@@ -31,11 +29,15 @@ log = logging.getLogger(__name__)
 SEGMENT_SIZE = 64 * 1024 * 1024
 """A segment that has grown past this gets no more frames."""
 
+READ_OVER = 32 * 1024
+"""Bytes between two payloads that are read over rather than read around."""
+
+READ_AT_ONCE = 4 * 1024 * 1024
+"""The most that is read in one go, a single larger payload apart."""
+
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 _encode = msgspec.msgpack.Encoder().encode
-P = ParamSpec("P")
-R = TypeVar("R")
 
 
 class Journal:
@@ -46,7 +48,7 @@ class Journal:
         self.broken: str | None = None
         """Why nothing is written any more."""
         self._segment_size = segment_size
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="journal")
+        self._disk = DiskThread()
         self._file: AsyncFileIO | None = None
         self._segment = 0
         self._salt = b""
@@ -88,16 +90,18 @@ class Journal:
             return []
         if self._records and self.broken is not None:
             raise Unavailable(self.broken)
-        return await asyncio.get_running_loop().run_in_executor(self._executor, self._flush, wanted)
-
-    def _flush(self, wanted: Sequence[int]) -> list[bytes | Unavailable]:
+        frame = b""
         if self._records:
-            self._write_frame()
-        return [self._try_read(place) for place in wanted]
+            frame = frames.pack_frame(self._frame + 1, self._salt, self._payloads, _encode(self._records))
+        return await self._disk.call(self._flush, frame, wanted)
 
-    def _write_frame(self) -> None:
+    def _flush(self, frame: bytes, wanted: Sequence[int]) -> list[bytes | Unavailable]:
+        if frame:
+            self._write_frame(frame)
+        return self.read(wanted) if wanted else []
+
+    def _write_frame(self, frame: bytes) -> None:
         descriptor = self._descriptor()
-        frame = frames.pack_frame(self._frame + 1, self._salt, self._payloads, _encode(self._records))
         try:
             write_all(descriptor, frame, self._end)
         except OSError as exc:
@@ -139,32 +143,51 @@ class Journal:
 
     async def _create(self, number: int, frame: int) -> None:
         salt = os.urandom(frames.SALT_SIZE)
-        file = await aiofiles.open(self._path(number), "x+b", buffering=0, executor=self._executor)
-        await self._in_thread(_write_header, file.fileno(), frames.pack_segment_header(number, salt), self.directory)
+        file = await aiofiles.open(self._path(number), "x+b", buffering=0)
+        await self._disk.call(_write_header, file.fileno(), frames.pack_segment_header(number, salt), self.directory)
         self._file, self._segment, self._salt, self._end, self._frame = file, number, salt, SEGMENT_HEADER, frame
 
     # Reading payloads.
 
-    def read(self, place: int) -> bytes:
-        """A payload. Blocking: called in a thread. Raises `Unavailable` if the disk does not give it."""
-        segment, offset, length = frames.where(place)
+    async def read_many(self, places: Sequence[int]) -> list[bytes]:
+        """Payloads, in order. Raises `Unavailable` if the disk does not give one."""
+        read = await self._disk.call(self.read, places)
+        for payload in read:
+            if isinstance(payload, Unavailable):
+                raise payload
+        return cast(list[bytes], read)
+
+    def read(self, places: Sequence[int]) -> list[bytes | Unavailable]:
+        """Payloads, in order; one that the disk does not give is an error in its place. Blocking: called in the thread.
+
+        What lies close together is read in one go: jobs are claimed in about the order in which they were submitted.
+        """
+        found: dict[int, bytes | Unavailable] = {}
+        run: list[int] = []
+        for place in sorted(set(places)):
+            if run and not _is_near(run, place):
+                self._read_run(run, found)
+                run = []
+            run.append(place)
+        if run:
+            self._read_run(run, found)
+        return [found[place] for place in places]
+
+    def _read_run(self, run: list[int], found: dict[int, bytes | Unavailable]) -> None:
+        segment, begin, _ = frames.where(run[0])
+        _, last, length = frames.where(run[-1])
         try:
             if segment == self._segment:
-                return read_exactly(self._descriptor(), length, offset)
-            with self._path(segment).open("rb", buffering=0) as file:
-                return read_exactly(file.fileno(), length, offset)
+                data = read_exactly(self._descriptor(), last + length - begin, begin)
+            else:
+                with self._path(segment).open("rb", buffering=0) as file:
+                    data = read_exactly(file.fileno(), last + length - begin, begin)
         except OSError as exc:
-            raise Unavailable(f"a payload could not be read ({exc.strerror})") from exc
-
-    def _try_read(self, place: int) -> bytes | Unavailable:
-        try:
-            return self.read(place)
-        except Unavailable as exc:
-            return exc
-
-    async def read_many(self, places: Sequence[int]) -> list[bytes]:
-        """Payloads, in order."""
-        return await self._in_thread(lambda: [self.read(place) for place in places])
+            found.update(dict.fromkeys(run, Unavailable(f"a payload could not be read ({exc.strerror})")))
+            return
+        for place in run:
+            _, offset, size = frames.where(place)
+            found[place] = data[offset - begin : offset - begin + size]
 
     # The start and the end.
 
@@ -173,23 +196,23 @@ class Journal:
 
         Raises `StorageUnusable` if it is damaged or of a newer format.
         """
-        end = await self._in_thread(lambda: Reader(self.directory).read(replay))
+        end = await self._disk.call(lambda: Reader(self.directory).read(replay))
         if end.segment == 0:
             await self._create(1, 0)
         else:
-            self._file = await aiofiles.open(self._path(end.segment), "r+b", buffering=0, executor=self._executor)
+            self._file = await aiofiles.open(self._path(end.segment), "r+b", buffering=0)
             self._segment, self._salt, self._end, self._frame = end.segment, end.salt, end.offset, end.frame
-        await self._in_thread(_remove_marker, self.directory)
+        await self._disk.call(_remove_marker, self.directory)
 
     async def close(self) -> None:
         """Leave the marker of a clean stop, unless writing failed. Fine twice."""
         if self._file is not None:
             if self.broken is None:
                 marker = Marker(segment=self._segment, end=self._end)
-                await self._in_thread(_leave_marker, self.directory, marker)
+                await self._disk.call(_leave_marker, self.directory, marker)
             await self._file.close()
             self._file = None
-        self._executor.shutdown()
+        await self._disk.close()
 
     @property
     def size(self) -> int:
@@ -208,9 +231,13 @@ class Journal:
     def _path(self, number: int) -> Path:
         return self.directory / segment_name(number)
 
-    async def _in_thread(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        call = functools.partial(work, *args, **kwargs)
-        return await asyncio.get_running_loop().run_in_executor(self._executor, call)
+
+def _is_near(run: list[int], place: int) -> bool:
+    """Whether a payload is read together with those of a run, which lie before it."""
+    segment, begin, _ = frames.where(run[0])
+    _, last, length = frames.where(run[-1])
+    its_segment, offset, size = frames.where(place)
+    return its_segment == segment and offset - (last + length) <= READ_OVER and offset + size - begin <= READ_AT_ONCE
 
 
 def _write_header(descriptor: int, header: bytes, directory: Path) -> None:
