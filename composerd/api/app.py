@@ -20,7 +20,7 @@ from composerd.api.context import (
     ConnectionLimit,
 )
 from composerd.api.errors import ErrorTable
-from composerd.api.middleware import operations, show_operation_id
+from composerd.api.middleware import operations
 from composerd.api.openapi import document
 from composerd.artifacts import ArtifactStore
 from composerd.queue import JobQueue
@@ -44,7 +44,6 @@ def create_app(
     app[COMPOSER_ERRORS] = ErrorTable.composer(COMPOSER_BASE)
     add_routes(app, options.worker_base)
     app[OPENAPI] = openapi_documents(app, options.worker_base)
-    app.on_response_prepare.append(show_operation_id)
     return app
 
 

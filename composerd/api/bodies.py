@@ -8,7 +8,7 @@ from typing import TypeVar
 import msgspec
 from aiohttp import web
 
-from composerd.api.context import HELD
+from composerd.api.context import held
 from composerd.api.errors import UnsupportedMediaType
 from composerd.errors import BodyTooLarge, InvalidContent, MalformedJSON
 from composerd.queue.budget import Budget
@@ -18,6 +18,9 @@ MAX_DEPTH = 500
 
 IN_A_THREAD = 1024 * 1024
 """A body from this size on is checked off the loop."""
+
+SMALL = 16 * 1024
+"""Bodies up to this size are not counted: the number of connections bounds them."""
 
 _SLICE = 1024 * 1024
 
@@ -36,18 +39,20 @@ async def read_json(request: web.Request, decoder: "msgspec.json.Decoder[T]", bu
 async def read(request: web.Request, budget: Budget) -> bytes:
     """Read a body whole, within the application's `client_max_size`; the request holds its size of the budget until it is answered."""
     expected = request.content_length or 0
-    if expected > request.client_max_size:
-        raise BodyTooLarge(limit=request.client_max_size)
-    budget.take(expected)
-    request[HELD] = expected
+    if expected > SMALL:
+        if expected > request.client_max_size:
+            raise BodyTooLarge(limit=request.client_max_size)
+        budget.take(expected)
+        held.set(expected)
     try:
         body = await request.read()
     except web.HTTPRequestEntityTooLarge:
         raise BodyTooLarge(limit=request.client_max_size) from None
     except web.RequestPayloadError as exc:
         raise MalformedJSON(problem=f"the body ended early: {exc}") from None
-    budget.take(len(body) - expected)
-    request[HELD] = len(body)
+    if len(body) > max(SMALL, expected):  # sent in chunks, with no length to go by
+        budget.take(len(body))
+        held.set(len(body))
     return body
 
 

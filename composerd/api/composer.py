@@ -13,7 +13,16 @@ from aiohttp import web
 
 from composerd.api import schemas, submission
 from composerd.api.bodies import IN_A_THREAD, read_json
-from composerd.api.context import ARTIFACTS, COMPOSER_BASE, OPTIONS, QUEUE, parse_uuid, wait_of
+from composerd.api.context import (
+    ARTIFACTS,
+    COMPOSER_BASE,
+    OPERATION_HEADER,
+    OPTIONS,
+    QUEUE,
+    operation_id,
+    parse_uuid,
+    wait_of,
+)
 from composerd.api.delivery import answer_bytes
 from composerd.api.openapi import BYTES, operation
 from composerd.api.worker import artifact_name
@@ -202,6 +211,7 @@ async def get_artifact(request: web.Request) -> web.StreamResponse:
         raise ArtifactNotFound
     etag = f'"{found.sha256}"'
     headers = {
+        OPERATION_HEADER: operation_id.get(),
         "ETag": etag,
         "Accept-Ranges": "bytes",
         "Content-Disposition": f"attachment; filename*=UTF-8''{quote(name, safe='')}",
@@ -236,25 +246,26 @@ def job_body(
     listed: bool = False,
 ) -> schemas.Job:
     """A job as it is returned; a listed one without `dependents`, `partial` and `result`."""
+    job_id = str(job.id)
     body = schemas.Job(
         kind="Job",
-        href=f"{COMPOSER_BASE}/jobs/{job.id}",
-        id=str(job.id),
+        href=f"{COMPOSER_BASE}/jobs/{job_id}",
+        id=job_id,
         type=job.type,
         arch=job.arch,
         channel=job.channel,
-        state=job.state.value,
+        state=job.state,
         priority=job.priority,
-        queued_at=schemas.rfc3339(job.queued_at) or "",
-        not_before=schemas.rfc3339(job.not_before),
-        started_at=schemas.rfc3339(job.started_at),
-        finished_at=schemas.rfc3339(job.finished_at),
+        queued_at=schemas.rfc3339(job.queued_at),
+        not_before=None if job.not_before is None else schemas.rfc3339(job.not_before),
+        started_at=None if job.started_at is None else schemas.rfc3339(job.started_at),
+        finished_at=None if job.finished_at is None else schemas.rfc3339(job.finished_at),
         retries=job.retries,
         canceled=job.state is JobState.CANCELED,
         dependencies=schemas.strings(job.dependencies),
         worker_id=None if job.worker_id is None else str(job.worker_id),
         idempotency_key=job.idempotency_key,
-        expires_at=schemas.rfc3339(job.expires_at),
+        expires_at=None if job.expires_at is None else schemas.rfc3339(job.expires_at),
     )
     if not listed:
         body.dependents = schemas.strings(job.dependents)

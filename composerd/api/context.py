@@ -59,12 +59,13 @@ OPENAPI: web.AppKey[Mapping[str, bytes]] = web.AppKey("OPENAPI")
 
 CONNECTIONS: web.AppKey[ConnectionLimit] = web.AppKey("CONNECTIONS", ConnectionLimit)
 
-OPERATION_ID: web.RequestKey[str] = web.RequestKey("OPERATION_ID", str)
-HELD: web.RequestKey[int] = web.RequestKey("HELD", int)
-"""The bytes of the budget that the request holds; the middleware gives them back."""
+OPERATION_HEADER = "X-Operation-Id"
 
 operation_id: ContextVar[str] = ContextVar("operation_id", default="-")
-"""The operation that is being served, for the log."""
+"""The operation that is being served: in the log, in errors and in the answer's header."""
+
+held: ContextVar[int] = ContextVar("held", default=0)
+"""The bytes of the budget that the request holds; the middleware gives them back."""
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
 

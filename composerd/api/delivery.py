@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
+from composerd.api.context import OPERATION_HEADER, operation_id
 from composerd.queue.budget import Budget
 
 CHUNK = 256 * 1024
@@ -26,7 +27,7 @@ async def deliver(
         raise ConnectionResetError("the client has gone")
     if len(body) > CHUNK:
         return await _write_in_parts(request, status, body, progressed)
-    response = web.Response(status=status, body=body, content_type="application/json")
+    response = web.Response(status=status, body=body, headers=_headers())
     await response.prepare(request)
     await response.write_eof()
     return response
@@ -43,8 +44,7 @@ async def answer_bytes(request: web.Request, body: bytes, *, status: int = 200, 
 async def _write_in_parts(
     request: web.Request, status: int, body: bytes, progressed: Callable[[], Awaitable[None]]
 ) -> web.StreamResponse:
-    stream = web.StreamResponse(status=status)
-    stream.content_type = "application/json"
+    stream = web.StreamResponse(status=status, headers=_headers())
     stream.content_length = len(body)
     await stream.prepare(request)
     view = memoryview(body) if request.method != "HEAD" else memoryview(b"")
@@ -54,6 +54,10 @@ async def _write_in_parts(
         await progressed()
     await stream.write_eof()
     return stream
+
+
+def _headers() -> dict[str, str]:
+    return {"Content-Type": "application/json", OPERATION_HEADER: operation_id.get()}
 
 
 async def _no_progress() -> None:

@@ -5,14 +5,14 @@ import logging
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from composerd.api.context import CONNECTIONS, HELD, OPERATION_ID, QUEUE, error_table, operation_id
+from composerd.api.context import CONNECTIONS, OPERATION_HEADER, QUEUE, error_table, held, operation_id
 from composerd.api.errors import (
     UNSPECIFIED,
     MethodNotSupported,
     ResourceNotFound,
 )
 from composerd.errors import BodyTooLarge, ComposerdError, DriverError, StorageFull, Unavailable
-from composerd.ids import new_id
+from composerd.ids import new_id_text
 
 log = logging.getLogger(__name__)
 
@@ -20,30 +20,28 @@ log = logging.getLogger(__name__)
 @web.middleware
 async def operations(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Give the request its operation id, and answer every failure with an error of the API's table."""
-    operation = str(new_id())
-    request[OPERATION_ID] = operation
+    operation = new_id_text()
     operation_id.set(operation)
     try:
         request.app[CONNECTIONS].check()
-        return await handler(request)
+        response = await handler(request)
     except ComposerdError as exc:
-        return _failure(request, operation, exc)
+        response = _failure(request, operation, exc)
     except web.HTTPException as exc:
-        return _http_failure(request, operation, exc)
+        response = _http_failure(request, operation, exc)
     except ConnectionError:
         raise  # the client has gone: nobody reads an answer
     except Exception:
         log.exception("%s %s failed", request.method, request.path)
         table = error_table(request)
-        return table.response(table.row(UNSPECIFIED), operation)
+        response = table.response(table.row(UNSPECIFIED), operation)
     finally:
-        if (held := request.get(HELD)) is not None:
-            request.app[QUEUE].budget.give(held)
-
-
-async def show_operation_id(request: web.Request, response: web.StreamResponse) -> None:
-    """Put the operation id into the answer's headers: a signal, so that answers which handlers write themselves have it too."""
-    response.headers["X-Operation-Id"] = request[OPERATION_ID]
+        if size := held.get():
+            held.set(0)
+            request.app[QUEUE].budget.give(size)
+    if not response.prepared:  # who writes its answer itself has named the operation in it
+        response.headers[OPERATION_HEADER] = operation
+    return response
 
 
 def _failure(request: web.Request, operation: str, error: ComposerdError) -> web.Response:

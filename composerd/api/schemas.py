@@ -7,7 +7,7 @@ from uuid import UUID
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
-from composerd.models import MAX_DEPENDENCIES
+from composerd.models import MAX_DEPENDENCIES, JobState
 
 Word = Annotated[str, Meta(min_length=1, max_length=128, description="Printable characters without white space.")]
 OptionalWord = Annotated[
@@ -144,7 +144,7 @@ class Job(Object, kw_only=True, omit_defaults=True):
     type: str
     arch: str | None
     channel: str
-    state: Literal["waiting", "ready", "running", "finished", "failed", "canceled"]
+    state: JobState
     priority: int
     queued_at: str
     not_before: str | None
@@ -182,14 +182,14 @@ class ArtifactList(Object, kw_only=True):
     items: list[Artifact]
 
 
-def rfc3339(time: datetime | None) -> str | None:
+def rfc3339(time: datetime) -> str:
     """A time, which drivers give in UTC, with microseconds."""
-    return None if time is None else time.isoformat(timespec="microseconds")[:26] + "Z"
+    return time.isoformat(timespec="microseconds")[:26] + "Z"
 
 
 def strings(ids: tuple[UUID, ...]) -> list[str]:
     """Ids as text."""
-    return [str(one) for one in ids]
+    return [str(one) for one in ids] if ids else []
 
 
 def is_word(text: str) -> bool:

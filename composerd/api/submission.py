@@ -43,11 +43,7 @@ def batch(jobs: Sequence[BatchJob], options: ApiOptions) -> list[NewJob]:
 
 
 def _new_job(job: SubmitJob | BatchJob, refs: Mapping[str, UUID], options: ApiOptions, where: str) -> NewJob:
-    for field in ("type", "arch", "channel", "idempotency_key"):
-        value = getattr(job, field)
-        if value is not None and not is_word(value):
-            raise InvalidContent(field=where + field, problem="white space or control characters")
-    retention = options.retention if job.retention is None else _duration(job.retention, where + "retention") or None
+    _check_words(job, where)
     args = bytes(job.args) if isinstance(job.args, msgspec.Raw) else None
     return NewJob(
         id=new_id(),
@@ -55,18 +51,34 @@ def _new_job(job: SubmitJob | BatchJob, refs: Mapping[str, UUID], options: ApiOp
         arch=job.arch,
         channel=job.channel,
         args=args,
-        dependencies=tuple(_dependency(named, refs, where) for named in job.dependencies),
+        dependencies=tuple([_dependency(named, refs, where) for named in job.dependencies]) if job.dependencies else (),
         priority=job.priority,
-        not_before=_not_before(job.not_before, where),
-        timeout=_positive(job.timeout, where + "timeout"),
+        not_before=None if job.not_before is None else _not_before(job.not_before, where),
+        timeout=None if job.timeout is None else _positive(job.timeout, where + "timeout"),
         max_retries=options.max_retries if job.max_retries is None else job.max_retries,
         retry_on_failure=job.retry_on_failure,
         retry_backoff=_duration(job.retry_backoff, where + "retry_backoff"),
-        on_dependency_failure=OnDependencyFailure(job.on_dependency_failure),
+        on_dependency_failure=_RUN if job.on_dependency_failure == "run" else OnDependencyFailure.FAIL,
         idempotency_key=job.idempotency_key,
         fingerprint=b"" if job.idempotency_key is None else _fingerprint(job, args),
-        retention=retention,
+        retention=options.retention if job.retention is None else _duration(job.retention, where + "retention") or None,
     )
+
+
+_RUN = OnDependencyFailure.RUN
+
+
+def _check_words(job: SubmitJob | BatchJob, where: str) -> None:
+    if (
+        is_word(job.type)
+        and is_word(job.channel)
+        and (job.arch is None or is_word(job.arch))
+        and (job.idempotency_key is None or is_word(job.idempotency_key))
+    ):
+        return
+    for field in ("type", "arch", "channel", "idempotency_key"):
+        if not is_word(getattr(job, field) or ""):
+            raise InvalidContent(field=where + field, problem="white space or control characters")
 
 
 def _dependency(named: str, refs: Mapping[str, UUID], where: str) -> UUID:
@@ -76,9 +88,7 @@ def _dependency(named: str, refs: Mapping[str, UUID], where: str) -> UUID:
     return job_id
 
 
-def _not_before(text: str | None, where: str) -> datetime | float | None:
-    if text is None:
-        return None
+def _not_before(text: str, where: str) -> datetime | float:
     try:
         time = datetime.fromisoformat(text)
     except ValueError:
@@ -91,9 +101,7 @@ def _not_before(text: str | None, where: str) -> datetime | float | None:
         raise InvalidContent(field=where + "not_before", problem="out of range") from None
 
 
-def _positive(text: str | None, field: str) -> float | None:
-    if text is None:
-        return None
+def _positive(text: str, field: str) -> float:
     seconds = _duration(text, field)
     if seconds == 0:
         raise InvalidContent(field=field, problem="not longer than nothing")
@@ -101,6 +109,8 @@ def _positive(text: str | None, field: str) -> float | None:
 
 
 def _duration(text: str, field: str) -> float:
+    if text == "10s":
+        return 10.0  # the default of a field that most jobs leave out
     try:
         seconds = parse_duration(text)
     except ValueError as exc:
