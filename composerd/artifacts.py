@@ -1,7 +1,8 @@
 """Attempts' files: streamed in and out of a directory with their digests, and swept when they belong to nobody.
 
-A file is written once, under a name of its own (`JOB/ATTEMPT/UPLOAD`), and never moved: what makes it the attempt's, and later the job's, is
-the driver's record of it. So two uploads of one name cannot mix, and no name that a worker chose reaches the file system.
+A file is written once, under a name of its own (`JOB/ATTEMPT/UPLOAD`), and never moved: what makes it the attempt's,
+and later the job's, is the driver's record of it. So two uploads of one name cannot mix, and no name that a worker
+chose reaches the file system.
 """
 
 import asyncio
@@ -10,8 +11,8 @@ import hashlib
 import logging
 import os
 import shutil
-from io import RawIOBase
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from io import RawIOBase
 from pathlib import Path
 from typing import ParamSpec, Self, TypeVar
 from uuid import UUID, uuid4

@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 class ComposerdError(Exception):
     """The root of the hierarchy.
 
-    `code` is stable: logs, metrics and the API's table of errors refer to it. `details` says what exactly was wrong, for whoever sent
-    the request; it never holds a secret or a path of the server.
+    `code` is stable: logs, metrics and the API's table of errors refer to it. `details` says what exactly was wrong,
+    for whoever sent the request; it never holds a secret or a path of the server.
     """
 
     code: ClassVar[str] = "error"

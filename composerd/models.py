@@ -1,7 +1,7 @@
 """What a job is: the frozen values that the APIs, the queue and the drivers hand to each other. No behaviour, no I/O.
 
-Durations are seconds (float), times are aware `datetime`s in UTC on the store's clock, ids and tokens are UUIDs that the core mints,
-args and results are UTF-8 JSON as bytes, never parsed again behind the edge.
+Durations are seconds (float), times are aware `datetime`s in UTC on the store's clock, ids and tokens are UUIDs that
+the core mints, args and results are UTF-8 JSON as bytes, never parsed again behind the edge.
 """
 
 import enum

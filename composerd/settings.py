@@ -1,6 +1,5 @@
 """The settings of `composerd serve`: one table, read from options, the environment, a TOML file and defaults, strongest first."""
 
-import os
 import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
@@ -173,7 +172,8 @@ _BY_NAME = {setting.name: setting for setting in SETTINGS}
 def load(options: Mapping[str, Any], environ: Mapping[str, str], config: Path | None) -> Settings:
     """Read the settings.
 
-    `options` are those given on the command line, by setting name: a text, or several for a repeatable one. Raises `SettingsError`.
+    `options` are those given on the command line, by setting name: a text, or several for a repeatable one. Raises
+    `SettingsError`.
     """
     values: dict[str, Any] = {}
     if config is not None:
@@ -190,9 +190,7 @@ def default_storage(environ: Mapping[str, str]) -> str:
     state = environ.get("STATE_DIRECTORY", "").partition(":")[0]
     if state:
         return f"fs:{state}"
-    data = environ.get("XDG_DATA_HOME") or os.path.join(
-        environ.get("HOME") or os.path.expanduser("~"), ".local", "share"
-    )
+    data = environ.get("XDG_DATA_HOME") or f"{environ.get('HOME') or Path.home()}/.local/share"
     return f"fs:{data}/composerd"
 
 

@@ -100,9 +100,11 @@ def too_deep(body: bytes) -> bool:
         outside = b"".join(parts[inside::2])
         inside = (inside + len(parts) - 1) % 2
         steps = memoryview(outside.translate(_STEP, _NO_BRACKET)).cast("b")
-        for depth in accumulate(steps, initial=depth):
-            if depth > MAX_DEPTH:
+        level = depth
+        for level in accumulate(steps, initial=depth):
+            if level > MAX_DEPTH:
                 return True
+        depth = level
     return False
 
 

@@ -1,4 +1,4 @@
-"""Writing an answer on which a job hangs: inside the handler, to a client that is seen to be there, with the time it takes accounted for."""
+"""Writing an answer on which a job hangs: inside the handler, to a client that is seen to be there."""
 
 import asyncio
 import socket

@@ -30,8 +30,8 @@ def operation(
 ) -> Callable[[Handler], Handler]:
     """Document a handler.
 
-    `request` and what a response holds is a type of `schemas`, a media type (opaque bytes), or None for no body; `query` names the parameters with
-    what they mean.
+    `request` and what a response holds is a type of `schemas`, a media type (opaque bytes), or None for no body;
+    `query` names the parameters with what they mean.
     """
     documented: Callable[[Handler], Handler] = docs(
         operationId=operation_id,

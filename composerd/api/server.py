@@ -6,7 +6,7 @@ import logging
 import resource
 import signal
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -74,7 +74,9 @@ async def _serve(settings: Settings) -> int:
         open_connections = runner.server._connections  # noqa: SLF001  # the public `connections` copies them for every look
         connections.count = lambda: len(open_connections)
         stack.push_async_callback(runner.cleanup)
-        gc.set_threshold(100_000, 50, 1000)
+        gc.set_threshold(
+            50_000, 20, 50
+        )  # hardly anything here is cyclic garbage, and a look at a million jobs takes long
         gc.freeze()  # what lives as long as the process need not be looked at again
         for listening in sockets:
             await web.SockSite(runner, listening, backlog=BACKLOG).start()

@@ -121,7 +121,7 @@ def _duration(text: str, field: str) -> float:
 
 
 def _fingerprint(job: SubmitJob | BatchJob, args: bytes | None) -> bytes:
-    """Digest of what was submitted under an idempotency key: all but the dependencies, which the driver compares by what they resolve to."""
+    """Digest of what was submitted under a key, but the dependencies: the driver compares what they resolve to."""
     fields = {
         name: getattr(job, name)
         for name in SubmitJob.__struct_fields__

@@ -17,8 +17,8 @@ from composerd.api.delivery import deliver
 from composerd.api.errors import InvalidToken, InvalidTokenForStatus, InvalidWorkerId
 from composerd.api.openapi import BYTES, operation
 from composerd.errors import (
-    ArtifactTooLarge,
     ArtifactsDisabled,
+    ArtifactTooLarge,
     AttemptSuperseded,
     ComposerdError,
     IncompleteUpload,
@@ -259,7 +259,7 @@ def artifact_name(request: web.Request) -> str:
 
 
 def _content_digest(header: str | None) -> str | None:
-    """The sha-256 of a Content-Digest header (RFC 9530), hexadecimal; None if it has none. Raises `IncompleteUpload` for a malformed one."""
+    """The sha-256 of a Content-Digest header (RFC 9530), hexadecimal. Raises `IncompleteUpload` for a malformed one."""
     for member in (header or "").split(","):
         algorithm, _, value = member.strip().partition("=")
         if algorithm.lower() == "sha-256":

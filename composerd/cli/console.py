@@ -1,4 +1,4 @@
-"""What commands have in common: which server, how things are shown on a terminal, in a pipe and as JSON, how errors of the client end a command."""
+"""What commands have in common: which server, how things are shown, how the client's errors end a command."""
 
 import asyncio
 import sys

@@ -38,7 +38,7 @@ def wait(job_id: str, timeout: str | None, server: str, as_json: bool) -> None:
     run(_wait(server, job_id, _duration("--timeout", timeout), as_json))
 
 
-async def _wait(server: str, job_id: str, timeout: float | None, as_json: bool) -> None:  # noqa: ASYNC109  # the option's name
+async def _wait(server: str, job_id: str, timeout: float | None, as_json: bool) -> None:  # the option's name
     async with ComposerClient(server, PATIENCE) as composer:
         await composer.get(job_id)
         try:
@@ -48,7 +48,7 @@ async def _wait(server: str, job_id: str, timeout: float | None, as_json: bool) 
         show_end(job, as_json)
 
 
-async def follow(composer: ComposerClient, job_id: str, timeout: float | None = None) -> Job:  # noqa: ASYNC109  # passed on
+async def follow(composer: ComposerClient, job_id: str, timeout: float | None = None) -> Job:  # passed on
     """Wait for a job's end, showing its state and progress on a terminal."""
     if not progress_console.is_terminal:
         return await composer.wait(job_id, timeout)

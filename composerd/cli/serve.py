@@ -21,7 +21,8 @@ from composerd.settings import SETTINGS, SettingsError, load
 def serve(config: Path | None, **options: Any) -> None:
     """Run the server.
 
-    Every setting can be given as an option, in the environment (COMPOSERD_ and its name in capitals) or in the configuration file; the first of them wins.
+    Every setting can be given as an option, in the environment (COMPOSERD_ and its name in capitals) or in the
+    configuration file; the first of them wins.
     """
     given = {name: value for name, value in options.items() if value not in (None, ())}
     try:

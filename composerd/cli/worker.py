@@ -29,9 +29,11 @@ def worker(
 ) -> None:
     """Ask the server for jobs, and run COMMAND for each.
 
-    It is started in an empty directory with the job's args as JSON on stdin. Files that it leaves in the directory $COMPOSERD_ARTIFACTS are uploaded. JSON that it writes to the
-    file $COMPOSERD_RESULT is the result; else its exit status and output are. Each JSON line that it appends to the file $COMPOSERD_PROGRESS is shown as progress. The results of
-    the jobs that it depends on are in the file $COMPOSERD_DYNAMIC_ARGS; $COMPOSERD_JOB_ID, $COMPOSERD_JOB_TYPE and $COMPOSERD_ARCH say what it is.
+    It is started in an empty directory with the job's args as JSON on stdin. Files that it leaves in the directory
+    $COMPOSERD_ARTIFACTS are uploaded. JSON that it writes to the file $COMPOSERD_RESULT is the result; else its exit
+    status and output are. Each JSON line that it appends to the file $COMPOSERD_PROGRESS is shown as progress. The
+    results of the jobs that it depends on are in the file $COMPOSERD_DYNAMIC_ARGS; $COMPOSERD_JOB_ID,
+    $COMPOSERD_JOB_TYPE and $COMPOSERD_ARCH say what it is.
 
     SIGTERM lets jobs that run come to their end; a second one gives them back.
     """

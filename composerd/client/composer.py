@@ -34,8 +34,9 @@ class ComposerClient:
     ...     job = await composer.submit("build", args={"what": "an image"})
     ...     job = await composer.wait(job.id)
 
-    `server` is a URL or `unix:/path`; `patience` is for how long, in seconds, requests that may be repeated are repeated while the server is away. Every method raises
-    `RequestFailed` with the server's reason, and `ServerUnreachable`.
+    `server` is a URL or `unix:/path`; `patience` is for how long, in seconds, requests that may be repeated are
+    repeated while the server is away. Every method raises `RequestFailed` with the server's reason, and
+    `ServerUnreachable`.
     """
 
     def __init__(self, server: str = DEFAULT_SERVER, patience: float = 0.0) -> None:
@@ -86,7 +87,7 @@ class ComposerClient:
             if job.ended:
                 return
 
-    async def wait(self, job_id: str, timeout: float | None = None) -> Job:  # noqa: ASYNC109  # the protocol's own wait
+    async def wait(self, job_id: str, timeout: float | None = None) -> Job:  # the protocol's own wait
         """Wait for a job's end. Raises `TimeoutError` after `timeout` seconds."""
         async with asyncio.timeout(timeout):
             async for job in self.follow(job_id):

@@ -33,8 +33,8 @@ class Answer(NamedTuple):
 class Connection:
     """A server that requests are sent to; an async context manager.
 
-    `server` is a URL (`http://host:8700`) or `unix:/path`. `patience` is for how long, in seconds, a request that may be repeated is repeated while the server
-    cannot be reached or is unavailable.
+    `server` is a URL (`http://host:8700`) or `unix:/path`. `patience` is for how long, in seconds, a request that may
+    be repeated is repeated while the server cannot be reached or is unavailable.
     """
 
     def __init__(self, server: str = DEFAULT_SERVER, patience: float = 0.0) -> None:
@@ -51,11 +51,8 @@ class Connection:
             raise ValueError(f"{server!r} is not a server: write http://HOST:PORT or unix:/path")
 
     async def __aenter__(self) -> Self:
-        connector: aiohttp.BaseConnector
-        if self._socket_path is not None:
-            connector = aiohttp.UnixConnector(self._socket_path, limit=0)
-        else:
-            connector = aiohttp.TCPConnector(limit=0)
+        path = self._socket_path
+        connector = aiohttp.TCPConnector(limit=0) if path is None else aiohttp.UnixConnector(path, limit=0)
         self._session = aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None))
         return self
 
@@ -78,8 +75,8 @@ class Connection:
     ) -> Answer:
         """Send a request with a JSON body, or none.
 
-        `wait` is for how long the server was asked to hold it. `repeat` says that it may be sent again though the server may have got it; by default, GET may. Raises
-        `RequestFailed`, `ServerUnreachable`.
+        `wait` is for how long the server was asked to hold it. `repeat` says that it may be sent again though the
+        server may have got it; by default, GET may. Raises `RequestFailed`, `ServerUnreachable`.
         """
         if repeat is None:
             repeat = method == "GET"

@@ -82,7 +82,10 @@ class JobContext:
             )
 
     async def upload(self, name: str, source: Path | bytes | AsyncIterable[bytes]) -> None:
-        """Upload a file; it becomes the job's when this attempt finishes it. A path or bytes are sent again if the server goes away in between."""
+        """Upload a file; it becomes the job's when this attempt finishes it.
+
+        A path or bytes are sent again if the server goes away in between.
+        """
         path = self._assignment.artifact_location + quote(name, safe="")
         if isinstance(source, Path | bytes):
             digest = await asyncio.to_thread(_sha256, source)
@@ -108,8 +111,9 @@ class Worker:
     ...     return {"built": job.args}
     >>> asyncio.run(worker.run())
 
-    A handler returns the result (any JSON). If it raises, the result is a `job_error` that says so. If the job is canceled, or another worker has it, a coroutine is
-    canceled; a plain function runs in a thread, and what it returns is dropped.
+    A handler returns the result (any JSON). If it raises, the result is a `job_error` that says so. If the job is
+    canceled, or another worker has it, a coroutine is canceled; a plain function runs in a thread, and what it returns
+    is dropped.
     """
 
     def __init__(
@@ -203,7 +207,7 @@ class Worker:
                 return _encode(await handler(context))
             result = await asyncio.to_thread(handler, context)
             return _encode(await result if inspect.isawaitable(result) else result)
-        except Exception as exc:  # noqa: BLE001  # whatever a handler raises is the job's failure
+        except Exception as exc:  # whatever a handler raises is the job's failure
             log.warning("job %s failed", context.id, exc_info=exc)
             return _encode({"job_error": {"id": 10, "reason": f"{type(exc).__name__}: {exc}", "details": None}})
 

@@ -1,21 +1,24 @@
 """The contract of a storage driver: `Driver`, an ABC, and the values that only it and its callers exchange. No behaviour.
 
-How to read it. A driver stores jobs and decides who holds which; it never waits for a job, knows nothing of HTTP, and owns time: no
-method takes a `now`. The caller mints ids and tokens. The rules for every method:
+How to read it. A driver stores jobs and decides who holds which; it never waits for a job, knows nothing of HTTP, and
+owns time: no method takes a `now`. The caller mints ids and tokens. The rules for every method:
 
-- **Batches.** A method that takes a sequence answers one item for each, in order: a value, or an instance of the `ComposerdError`
-  named in its docstring (returned, not raised). Items are applied in their order; each is atomic by itself, the batch is not.
-- **Durable.** When a writing method returns, what it says is on stable storage, unless `Capabilities.durable` is false. `touch` and
-  `seen` alone need not survive a crash.
-- **Repeatable.** Every write may be repeated with the same ids and tokens and gives the same answer. That is how an outcome that
-  nobody knows (a connection lost in a commit) is resolved.
-- **Failure.** An exception raised by a batch says nothing about its items: the caller repeats them. Raise `StorageFull` when there is no
-  room (nothing was changed, or it can be repeated), `Unavailable` when the store does not answer, `DriverTimeout` when it was only slow.
-  Anything else becomes a `DriverError` in the guard. `asyncio.CancelledError` passes; the queue never cancels a write.
-- **Races.** Methods may be called concurrently with one another, and with other servers where `Capabilities.shared` is true. Each answer is
-  that of some order of the calls.
-- **News.** `Batch.news` says what the call changed that somebody may wait for. It is a hint: a driver may leave news out when it cannot know it
-  (a repetition), may report too much, but must not report a job as ready or ended before that is durable.
+- **Batches.** A method that takes a sequence answers one item for each, in order: a value, or an instance of the
+  `ComposerdError` named in its docstring (returned, not raised). Items are applied in their order; each is atomic by
+  itself, the batch is not.
+- **Durable.** When a writing method returns, what it says is on stable storage, unless `Capabilities.durable` is false.
+  `touch` and `seen` alone need not survive a crash.
+- **Repeatable.** Every write may be repeated with the same ids and tokens and gives the same answer. That is how an
+  outcome that nobody knows (a connection lost in a commit) is resolved.
+- **Failure.** An exception raised by a batch says nothing about its items: the caller repeats them. Raise `StorageFull`
+  when there is no room (nothing was changed, or it can be repeated), `Unavailable` when the store does not answer,
+  `DriverTimeout` when it was only slow. Anything else becomes a `DriverError` in the guard. `asyncio.CancelledError`
+  passes; the queue never cancels a write.
+- **Races.** Methods may be called concurrently with one another, and with other servers where `Capabilities.shared` is
+  true. Each answer is that of some order of the calls.
+- **News.** `Batch.news` says what the call changed that somebody may wait for. It is a hint: a driver may leave news
+  out when it cannot know it (a repetition), may report too much, but must not report a job as ready or ended before
+  that is durable.
 
 The states of a job and of an attempt, and every transition between them, are in specs/state-machine.md.
 """
@@ -144,8 +147,8 @@ class Driver(abc.ABC):
     async def start(self) -> None:
         """Open the storage, bringing it up to date first (`migrate`). No lease ends within one lease of this moment.
 
-        Raises `StorageUnusable` if it is damaged, held by another process, of a newer format or not permitted; `Unavailable` if the
-        store does not answer.
+        Raises `StorageUnusable` if it is damaged, held by another process, of a newer format or not permitted;
+        `Unavailable` if the store does not answer.
         """
 
     @abc.abstractmethod
@@ -174,25 +177,29 @@ class Driver(abc.ABC):
     async def enqueue(self, submissions: Sequence[Sequence[NewJob]]) -> Batch[Enqueued | ComposerdError]:
         """Store submissions, each all or nothing.
 
-        In a submission, in its order: a job whose id is stored already is a repetition and answers as the first time. A job whose
-        idempotency key is used in its channel is the existing job if `fingerprint` (which covers the args) and `dependencies` (with jobs of this submission that turned
-        out to exist replaced by those) are equal; else the submission is `IdempotencyConflict` (details `index`). A dependency that does not exist is
-        `UnknownDependency` (details `index`, `id`), a canceled one `CanceledDependency` (the same details).
+        In a submission, in its order: a job whose id is stored already is a repetition and answers as the first time. A
+        job whose idempotency key is used in its channel is the existing job if `fingerprint` (which covers the args)
+        and `dependencies` (with jobs of this submission that turned out to exist replaced by those) are equal; else the
+        submission is `IdempotencyConflict` (details `index`). A dependency that does not exist is `UnknownDependency`
+        (details `index`, `id`), a canceled one `CanceledDependency` (the same details).
 
-        A dependency is seen either unended, and the job takes part in its end, or ended, and that is applied at once; never neither.
-        A job is `ready` when all its dependencies have ended and its time has come, else `waiting`; one with `on_dependency_failure` `fail` whose dependency has
-        failed has failed itself (result in specs/state-machine.md).
+        A dependency is seen either unended, and the job takes part in its end, or ended, and that is applied at once;
+        never neither. A job is `ready` when all its dependencies have ended and its time has come, else `waiting`; one
+        with `on_dependency_failure` `fail` whose dependency has failed has failed itself (result in
+        specs/state-machine.md).
         """
 
     @abc.abstractmethod
     async def claim(self, requests: Sequence[Claim], max_bytes: int) -> Batch[Claimed | None]:
         """Begin an attempt at a ready job for each request, or answer None. Never waits.
 
-        Answers a prefix of the requests, at least one: once the args of the jobs it hands out reach `max_bytes`, the rest is not looked at.
+        Answers a prefix of the requests, at least one: once the args of the jobs it hands out reach `max_bytes`, the
+        rest is not looked at.
 
-        The job is, among the ready ones of the request's keys, the one of highest priority, then of earliest place. Job running, token and lease
-        are one atomic write. A job is given to one request only, whatever races. With `handover` the attempt is unconfirmed: it lives that long
-        until its first confirming touch (or attach or finish), then `lease`. A token that has an attempt running already is a repetition: the same job.
+        The job is, among the ready ones of the request's keys, the one of highest priority, then of earliest place. Job
+        running, token and lease are one atomic write. A job is given to one request only, whatever races. With
+        `handover` the attempt is unconfirmed: it lives that long until its first confirming touch (or attach or
+        finish), then `lease`. A token that has an attempt running already is a repetition: the same job.
         """
 
     @abc.abstractmethod
@@ -210,17 +217,18 @@ class Driver(abc.ABC):
     async def finish(self, outcomes: Sequence[Outcome]) -> Batch[Finished]:
         """End running attempts with their outcome, accepted once.
 
-        The job ends, `failed` if the outcome says so, with the result and the attempt's attached artifacts in the same write; its dependents are
-        counted down. But a failed outcome of a job that has used less than `retry_on_failure` of its tries puts it back, counted in `retries`, `waiting` for its
-        backoff (`composerd.driver.retry_backoff`). Either way the attempt is `finished`; the same outcome again is accepted again, another is a conflict.
+        The job ends, `failed` if the outcome says so, with the result and the attempt's attached artifacts in the same
+        write; its dependents are counted down. But a failed outcome of a job that has used less than `retry_on_failure`
+        of its tries puts it back, counted in `retries`, `waiting` for its backoff (`composerd.driver.retry_backoff`).
+        Either way the attempt is `finished`; the same outcome again is accepted again, another is a conflict.
         """
 
     @abc.abstractmethod
     async def release(self, tokens: Sequence[UUID]) -> Batch[Attempt]:
         """Put the jobs of running attempts back in the queue, behind those of their priority, and supersede the attempts.
 
-        Uncounted, but see `composerd.driver.on_return`. The answer is the attempt as it was before: anything but running was refused, except that a
-        superseded one may be a repetition and is answered `superseded`.
+        Uncounted, but see `composerd.driver.on_return`. The answer is the attempt as it was before: anything but
+        running was refused, except that a superseded one may be a repetition and is answered `superseded`.
         """
 
     @abc.abstractmethod
@@ -237,9 +245,10 @@ class Driver(abc.ABC):
     async def advance(self, limit: int) -> Batch[UUID]:
         """Make time pass: do up to `limit` of what is due, and answer the jobs that it concerned.
 
-        Due are leases, hand-overs and attempts over their job's `timeout` (never within one lease of the storage's start): the attempt is superseded and
-        the job goes back or fails, as `composerd.driver.on_return` says. Also delayed jobs whose time has come, and what a crash left half done.
-        `news.due_in` says when there is more to do: 0 if the limit was reached, None if nothing is in sight.
+        Due are leases, hand-overs and attempts over their job's `timeout` (never within one lease of the storage's
+        start): the attempt is superseded and the job goes back or fails, as `composerd.driver.on_return` says. Also
+        delayed jobs whose time has come, and what a crash left half done. `news.due_in` says when there is more to do:
+        0 if the limit was reached, None if nothing is in sight.
         """
 
     @abc.abstractmethod
@@ -256,8 +265,8 @@ class Driver(abc.ABC):
     async def list(self, filter: JobFilter, cursor: int | None, limit: int) -> JobPage:
         """Up to `limit` jobs that pass the filter, newest submission first, from the cursor on.
 
-        The order is stable: no job is shown twice or left out because others come and go. A call looks at a bounded number of jobs. A cursor is a positive integer
-        below 2**63; one that the driver never gave is no error.
+        The order is stable: no job is shown twice or left out because others come and go. A call looks at a bounded
+        number of jobs. A cursor is a positive integer below 2**63; one that the driver never gave is no error.
         """
 
     @abc.abstractmethod

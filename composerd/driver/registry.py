@@ -38,8 +38,8 @@ def installed() -> Sequence[InstalledDriver]:
 def open_driver(url: str) -> Guard:
     """Make the driver that a storage URL means, unopened and guarded.
 
-    Raises `StorageURLError` for a scheme that nobody, or more than one distribution, has, for a driver that cannot be loaded or is of another
-    contract, and for whatever the driver itself finds wrong with the URL.
+    Raises `StorageURLError` for a scheme that nobody, or more than one distribution, has, for a driver that cannot be
+    loaded or is of another contract, and for whatever the driver itself finds wrong with the URL.
     """
     match = _SCHEME.match(url)
     if match is None:
@@ -72,7 +72,8 @@ def _load(point: EntryPoint) -> type[Driver]:
     written_for = str(getattr(driver, "contract", "unknown"))
     if written_for.partition(".")[0] != CONTRACT_VERSION.partition(".")[0]:
         raise StorageURLError(
-            f"the storage driver {point.name!r} of {_distribution(point)} was written for contract {written_for}; this composerd has {CONTRACT_VERSION}"
+            f"the storage driver {point.name!r} of {_distribution(point)} was written for contract {written_for}; "
+            f"this composerd has {CONTRACT_VERSION}"
         )
     return driver
 
@@ -86,7 +87,7 @@ def _describe(point: EntryPoint, points: Sequence[EntryPoint]) -> InstalledDrive
         return msgspec.structs.replace(about, error=clash)
     try:
         driver = _load(point)
-    except Exception as exc:  # whatever an import raises is that driver's trouble, not the others'
+    except Exception as exc:  # noqa: BLE001  # whatever an import raises is that driver's trouble, not the others'
         return msgspec.structs.replace(
             about, error=f"{type(exc).__name__}: {exc}" if not isinstance(exc, StorageURLError) else str(exc)
         )

@@ -1,4 +1,4 @@
-"""The arithmetic of the contract, once for all drivers: what a return to the queue counts, how long a backoff is, which error ends a job."""
+"""The arithmetic of the contract, once for all drivers: what a return counts, how long a backoff is, which error ends a job."""
 
 import enum
 from collections.abc import Sequence
@@ -35,9 +35,9 @@ class Return(NamedTuple):
 def on_return(cause: ReturnCause, retries: int, failures: int, returns: int, max_retries: int) -> Return:
     """Count the return of a job to the queue.
 
-    `retries` counts every counted return, `failures` those of them that failed outcomes caused (they have a budget of their own), `returns`
-    the uncounted ones in a row. A release or an unconfirmed hand-over is uncounted, but after `MAX_UNCOUNTED_RETURNS` in a row each further one counts, so that
-    a job that kills whoever reads it ends.
+    `retries` counts every counted return, `failures` those of them that failed outcomes caused (they have a budget of
+    their own), `returns` the uncounted ones in a row. A release or an unconfirmed hand-over is uncounted, but after
+    `MAX_UNCOUNTED_RETURNS` in a row each further one counts, so that a job that kills whoever reads it ends.
     """
     counted = True
     if cause in (ReturnCause.RELEASED, ReturnCause.HANDOVER):

@@ -31,8 +31,9 @@ def _weightless(_item: object) -> int:
 class Batcher(Generic[I, R]):
     """Collects items and hands them to a driver's batch method.
 
-    There is no timer: an item that comes alone is flushed at once. The flush runs in a task of the batcher's own, so a caller that is canceled takes nothing
-    with it. An answer that is an error is raised for the caller whose item it was.
+    There is no timer: an item that comes alone is flushed at once. The flush runs in a task of the batcher's own, so a
+    caller that is canceled takes nothing with it. An answer that is an error is raised for the caller whose item it
+    was.
     """
 
     def __init__(
@@ -94,8 +95,9 @@ class Batcher(Generic[I, R]):
 async def ask(flush: Flush[I, R], items: Sequence[I]) -> tuple[Sequence[R | ComposerdError], list[News]]:
     """Flush items and answer each, whatever happens.
 
-    An exception says nothing about the items, and every write may be repeated: so they are repeated together, then one by one, and only what fails alone
-    is answered with its error. A store that refuses outright (full, unavailable) is not pestered item by item.
+    An exception says nothing about the items, and every write may be repeated: so they are repeated together, then one
+    by one, and only what fails alone is answered with its error. A store that refuses outright (full, unavailable) is
+    not pestered item by item.
     """
     for last in (False, True):
         try:

@@ -41,7 +41,8 @@ class Dispatcher:
     async def ask(self, claim: Claim, wait: float | None) -> Claimed | None:
         """Wait for a job of the claim's keys; None when the time, in seconds, is up, or when the dispatcher closes.
 
-        Canceled, the caller gets no job, and a job that was on its way to it goes back. Raises `Unavailable` if the storage does not answer.
+        Canceled, the caller gets no job, and a job that was on its way to it goes back. Raises `Unavailable` if the
+        storage does not answer.
         """
         if self._closed:
             return None
@@ -144,7 +145,8 @@ class Dispatcher:
     def _fail(self, waiter: Waiter, error: ComposerdError) -> bool:
         """Deal with a claim of which nobody knows what it did; whether the waiter asks again, with the same token.
 
-        Who waits already does not hear of a storage that is away for a while; who comes now is told, unless it was only slow.
+        Who waits already does not hear of a storage that is away for a while; who comes now is told, unless it was only
+        slow.
         """
         stays = waiter.asked or isinstance(error, DriverTimeout)
         if stays and not waiter.expired and not waiter.answer.done():

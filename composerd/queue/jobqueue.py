@@ -190,7 +190,8 @@ class JobQueue:
     ) -> Claimed | None:
         """Wait for a job of the keys, and begin an attempt at it.
 
-        None when the time, in seconds (None: without end), is up or the queue drains. Whoever gets a job must `give_back` it if it cannot be delivered.
+        None when the time, in seconds (None: without end), is up or the queue drains. Whoever gets a job must
+        `give_back` it if it cannot be delivered.
         """
         claim = Claim(
             token=new_id(),

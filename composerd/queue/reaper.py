@@ -62,7 +62,7 @@ class Reaper:
                     await self._purge()
                     self._recheck()
             except ComposerdError as exc:
-                log.error("the storage does not advance: %s", exc)
+                log.warning("the storage does not advance: %s", exc)
                 self._due_at = None
             if sweep:
                 next_sweep = clock() + self._interval

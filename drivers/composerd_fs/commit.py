@@ -1,6 +1,7 @@
-"""Group commit: one flush at a time takes all that has queued, of every kind of operation. Looks are answered from what is durable, writes when they are.
+"""Group commit: one flush at a time takes all that has queued, of every kind of operation.
 
-Nothing of a flush is seen before it is on stable storage: looks wait their turn between flushes, and when the journal refuses a flush the table takes it back.
+Nothing of a flush is seen before it is on stable storage: looks wait their turn between flushes, and when the journal
+refuses a flush the table takes it back.
 """
 
 import asyncio
@@ -10,7 +11,6 @@ from typing import Any, Generic, Protocol, TypeVar, cast
 
 from composerd.errors import ComposerdError, Unavailable
 from composerd.models import News
-
 from composerd_fs.clock import Clock
 from composerd_fs.records import Payload
 from composerd_fs.table import Table
@@ -19,8 +19,10 @@ MAX_BYTES = 64 * 1024 * 1024
 """The most payload in a flush, a single larger write apart."""
 
 GATHER = 3
-"""Turns of the loop before a flush begins: requests that have arrived, but are not through their handlers yet, share it. No timer: an idle loop makes
-them in microseconds."""
+"""Turns of the loop before a flush begins: requests that have arrived, but are not through their handlers yet, share it.
+
+That is no timer: an idle loop makes them in microseconds.
+"""
 
 A = TypeVar("A")
 T = TypeVar("T")
@@ -85,7 +87,8 @@ class Committer:
     ) -> T:
         """Let `decide` change the table; once that is on stable storage, `complete` makes the answer of it.
 
-        `wants` names payloads to be read on the same trip to the disk. Raises what the log raises; the table is then as before.
+        `wants` names payloads to be read on the same trip to the disk. Raises what the log raises; the table is then as
+        before.
         """
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._writes.append(Write(decide, complete, wants, size, future))

@@ -33,7 +33,6 @@ from composerd.models import (
     Touch,
     Worker,
 )
-
 from composerd_fs.clock import Clock, seconds, to_time
 from composerd_fs.commit import Committer, Log
 from composerd_fs.files import DirectoryLock, make_directory

@@ -1,4 +1,4 @@
-"""The bytes of the journal: headers of segments and frames, their checks, and places of payloads. No files.
+r"""The bytes of the journal: headers of segments and frames, their checks, and places of payloads. No files.
 
 A segment is a header of 32 bytes, then frames:
 
@@ -11,15 +11,13 @@ A segment is a header of 32 bytes, then frames:
 
 A frame is what one flush wrote, of all kinds of operation: a header of 28 bytes, then payloads, then records.
 
-    4 bytes   magic "cdF\\n"
-    4 bytes   length of the payloads together
-    4 bytes   length of the records
-    8 bytes   sequence number of the frame, counted through all segments, from 1
-    4 bytes   CRC-32 of payloads and records
-    4 bytes   CRC-32 of the 24 bytes before, begun with the CRC-32 of the segment's salt: no payload can look like a frame
+    4 bytes   magic "cdF\\n" 4 bytes   length of the payloads together 4 bytes   length of the records 8 bytes
+    sequence number of the frame, counted through all segments, from 1 4 bytes   CRC-32 of payloads and records 4 bytes
+    CRC-32 of the 24 bytes before, begun with the CRC-32 of the segment's salt: no payload can look like a frame
 
-Numbers are little-endian. Payloads lie one after the other as they came; records are a MessagePack array of `composerd_fs.records`, in which a payload is
-an integer: its offset from the first byte behind the frame's header, times 2**32, plus its length.
+Numbers are little-endian. Payloads lie one after the other as they came; records are a MessagePack array of
+`composerd_fs.records`, in which a payload is an integer: its offset from the first byte behind the frame's header,
+times 2**32, plus its length.
 """
 
 import struct

@@ -1,11 +1,10 @@
-"""Ordered views of the table: heaps whose entries are checked when they come up, so that a change costs nothing and a look costs its logarithm."""
+"""Ordered views of the table: heaps whose entries are checked when they come up, so that a change costs nothing."""
 
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 from typing import Generic, TypeVar
 
 from composerd.models import JobState, Key
-
 from composerd_fs.rows import Row
 
 T = TypeVar("T")

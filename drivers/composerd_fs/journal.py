@@ -1,7 +1,7 @@
 """The journal: segments of frames in a directory, written one frame a flush. Knows no jobs; how it is read again is in reader.
 
-The rules: a frame is on stable storage before the next one is written, so only the last can be torn by a crash, and that one nobody was told of. A clean stop
-leaves a marker that says where the journal ends.
+The rules: a frame is on stable storage before the next one is written, so only the last can be torn by a crash, and
+that one nobody was told of. A clean stop leaves a marker that says where the journal ends.
 """
 
 import errno
@@ -16,7 +16,6 @@ import msgspec
 from aiofiles.threadpool.binary import AsyncFileIO
 
 from composerd.errors import StorageFull, Unavailable
-
 from composerd_fs import frames
 from composerd_fs.disk import DiskThread
 from composerd_fs.files import read_exactly, sync_directory, write_all
@@ -83,8 +82,8 @@ class Journal:
     async def flush(self, wanted: Sequence[int]) -> list[bytes | Unavailable]:
         """Bring the frame to stable storage and read payloads, its own included, in one trip to the disk's thread.
 
-        A frame without records is not written; a payload that cannot be read is an error in its place. Raises `StorageFull` (nothing is written; it may work later) or `Unavailable` (nothing is written, and
-        never will be).
+        A frame without records is not written; a payload that cannot be read is an error in its place. Raises
+        `StorageFull` (nothing is written; it may work later) or `Unavailable` (nothing is written, and never will be).
         """
         if not self._records and not wanted:
             return []

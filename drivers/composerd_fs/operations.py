@@ -1,4 +1,4 @@
-"""What the contract's methods mean on the table: each decides which facts are to be true, records them and lets them be true. No I/O, no waiting."""
+"""What the contract's methods mean on the table: each decides which facts are to be true, and records them. No I/O."""
 
 import hashlib
 from collections import OrderedDict
@@ -37,7 +37,6 @@ from composerd.models import (
     PayloadRef,
     Touch,
 )
-
 from composerd_fs import records
 from composerd_fs.clock import from_time, microseconds
 from composerd_fs.records import ArtifactFields, JobFields, Payload, Record
@@ -52,7 +51,7 @@ MAX_PARTIALS = 64 * 1024 * 1024
 """The most progress that is remembered, in bytes, of all running jobs together; the oldest is dropped."""
 
 BLOCKED_FOR = 60 * 1_000_000
-"""How long a job whose retention is over waits, while a job that depends on it has not ended, before it is looked at again; microseconds."""
+"""When a job past its retention, that an unended one depends on, is looked at again; microseconds."""
 
 Write = tuple[Record, ...]
 

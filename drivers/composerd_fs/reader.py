@@ -10,7 +10,6 @@ from typing import IO, NamedTuple, NoReturn
 import msgspec
 
 from composerd.errors import StorageUnusable
-
 from composerd_fs import frames
 from composerd_fs.files import sync_directory
 from composerd_fs.frames import FRAME_HEADER, FRAME_MAGIC, SEGMENT_HEADER, FrameHeader
@@ -40,7 +39,7 @@ class End(NamedTuple):
     frame: int
 
 
-class Damage(Exception):  # noqa: N818  # caught here, never raised to others
+class Damage(Exception):  # caught here, never raised to others
     """Something does not read at this offset."""
 
     def __init__(self, offset: int, what: str) -> None:

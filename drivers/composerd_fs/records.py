@@ -1,7 +1,7 @@
-"""The facts that the journal keeps: one record for each transition that somebody caused. What follows from a fact is derived, never recorded.
+"""The facts that the journal keeps: one record for each transition that somebody caused, none for what follows from it.
 
-Ids and tokens are 16 bytes, times are microseconds since the epoch on the driver's clock, durations are microseconds. A payload is an integer, its
-place in the journal (`composerd_fs.places`); in memory it is the bytes themselves.
+Ids and tokens are 16 bytes, times are microseconds since the epoch on the driver's clock, durations are microseconds. A
+payload is an integer, its place in the journal (`composerd_fs.places`); in memory it is the bytes themselves.
 """
 
 from typing import TypeAlias

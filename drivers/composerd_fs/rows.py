@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from composerd.models import Artifact, AttemptState, JobState, Key
-
 from composerd_fs.records import Payload
 
 

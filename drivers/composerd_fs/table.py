@@ -1,7 +1,7 @@
-"""The table: what is known of every job and attempt, and how each recorded fact changes it. No I/O, and no decisions: those are in operations.
+"""The table: what is known of every job and attempt, and how each recorded fact changes it. Decisions are in operations.
 
-Live and replayed facts go through the same `apply`. What follows from the end of a job (its dependents become ready, fail or are canceled) is derived here, in
-bounded steps (`settle`), and comes out the same however the steps are cut.
+Live and replayed facts go through the same `apply`. What follows from the end of a job (its dependents become ready,
+fail or are canceled) is derived here, in bounded steps (`settle`), and comes out the same however the steps are cut.
 """
 
 from collections import deque
@@ -10,7 +10,6 @@ from uuid import UUID
 
 from composerd.driver.rules import dependency_result, lost_result, on_return, retry_backoff
 from composerd.models import MAX_REMEMBERED_TOKENS, Artifact, AttemptState, JobState, Key, News
-
 from composerd_fs import records
 from composerd_fs.clock import microseconds, seconds
 from composerd_fs.indexes import ReadyIndex, Timers
@@ -449,8 +448,7 @@ class Table:
             self._due_news = at
 
     def _at(self, time: int) -> None:
-        if time > self.latest:
-            self.latest = time
+        self.latest = max(self.latest, time)
 
 
 def artifact_of(fields: ArtifactFields) -> Artifact:

@@ -2,7 +2,6 @@
 
 from composerd.driver import StoredAttempt, StoredJob
 from composerd.models import UNKNOWN_ATTEMPT, Attempt, AttemptState, Job, NewJob, OnDependencyFailure
-
 from composerd_fs.clock import seconds, to_time
 from composerd_fs.rows import Row, Run
 

@@ -67,7 +67,7 @@ class Server:
     async def _stderr(self) -> bytes:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(2):
-                await asyncio.shield(self._reader or asyncio.sleep(0))  # type: ignore[arg-type]
+                await asyncio.shield(self._reader or asyncio.sleep(0))
         return self.log
 
     @property
@@ -125,7 +125,7 @@ class Server:
         body = {"types": types or ["build"], "arch": "x86_64", **fields}
         status, job = await self.request("POST", f"{WORKER}/jobs?wait={wait}", body)
         assert status in (201, 204), job
-        return job if status == 201 else None  # type: ignore[no-any-return]
+        return job if status == 201 else None
 
     async def finish(self, job: dict[str, Any], result: Any = None) -> tuple[int, Any]:
         """Report a result."""
@@ -150,7 +150,7 @@ Serve = Callable[..., Awaitable[Server]]
 
 @pytest.fixture
 async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
-    """Start servers; `await serve("--sweep-interval", "100ms")`, on fs storage unless told otherwise."""
+    """A function that starts servers with the options it is given, on fs storage unless told otherwise."""
     servers: list[Server] = []
 
     async def start(*options: str, storage: str | None = None) -> Server:

@@ -8,12 +8,14 @@ import socket
 import struct
 import time
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 from .conftest import WORKER, Serve, Server
 
 
 def raw_request(body: dict[str, Any], path: str = f"{WORKER}/jobs") -> bytes:
+    """A request as it goes over the wire."""
     data = json.dumps(body).encode()
     head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
     return head.encode() + data
@@ -37,7 +39,7 @@ async def waits(server: Server, count: int) -> None:
 def _unread(server: Server) -> int:
     """Bytes that the kernel holds for the server's connections (rx_queue of /proc/net/tcp)."""
     port = f":{server.address[1]:04X}"
-    with open("/proc/net/tcp") as table:
+    with Path("/proc/net/tcp").open() as table:
         rows = [line.split() for line in table.readlines()[1:]]
     return sum(int(row[4].partition(":")[2], 16) for row in rows if row[1].endswith(port) and row[3] == "01")
 
@@ -58,7 +60,7 @@ async def test_a_waiter_gets_a_job_at_once(serve: Serve) -> None:
 async def test_who_goes_away_never_gets_a_job(serve: Serve) -> None:
     """Of two who wait, the older closes its connection: the younger has the job at once, and it was begun once."""
     server = await serve("--heartbeat-timeout", "60s")
-    reader, writer = await asyncio.open_connection(*server.address)
+    _, writer = await asyncio.open_connection(*server.address)
     writer.write(raw_request(ASK))
     await writer.drain()
     await waits(server, 1)
@@ -91,7 +93,7 @@ async def test_who_resets_never_gets_a_job(serve: Serve) -> None:
 
 
 async def test_a_connection_that_dies_before_the_answer_is_delivered_gives_the_job_back(serve: Serve) -> None:
-    """The answer is too large for the kernel's buffers; the client reads none of it and goes: the next one has the job at once, uncounted."""
+    """A client goes with the answer half read: the next one has the job at once, uncounted."""
     server = await serve("--heartbeat-timeout", "60s")
     args = {"manifest": "x" * 20_000_000}
     submitted = await server.submit(args=args)
@@ -101,7 +103,7 @@ async def test_a_connection_that_dies_before_the_answer_is_delivered_gives_the_j
     deaf.sendall(raw_request(ASK))
 
     async def begun() -> bool:
-        return (await server.job(submitted["id"]))["state"] == "running"
+        return bool((await server.job(submitted["id"]))["state"] == "running")
 
     await server.until(begun)
     deaf.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -114,7 +116,7 @@ async def test_a_connection_that_dies_before_the_answer_is_delivered_gives_the_j
 
 
 async def test_waiters_that_come_and_go_lose_nothing(serve: Serve) -> None:
-    """200 waiters that promise to confirm come and go at random while jobs are submitted: every job finishes, none is handed out twice at a time."""
+    """200 waiters at random, under load: every job finishes, none is handed out twice at a time."""
     server = await serve("--handover-timeout", "1s", "--sweep-interval", "100ms")
     chance = random.Random(7)
     jobs: set[str] = set()

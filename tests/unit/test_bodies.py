@@ -35,7 +35,9 @@ def depth_of(body: bytes) -> int:
 
 
 leaves = st.sampled_from(['"', "[[[", "\\", '\\"', '"[{"', "a", "]", "é", "{\\\\"]) | st.integers()
-trees = st.recursive(leaves, lambda child: st.lists(child, max_size=3) | st.dictionaries(st.text(max_size=3), child, max_size=3))
+trees = st.recursive(
+    leaves, lambda child: st.lists(child, max_size=3) | st.dictionaries(st.text(max_size=3), child, max_size=3)
+)
 
 
 @settings(max_examples=400, deadline=None)
@@ -121,7 +123,8 @@ def test_json_content_types(value: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", ["", "text/json", "application/json; charset=latin-1", "application/json; charset=bogus", "application/jsonx"]
+    "value",
+    ["", "text/json", "application/json; charset=latin-1", "application/json; charset=bogus", "application/jsonx"],
 )
 def test_other_content_types_are_refused(value: str) -> None:
     """Anything else."""

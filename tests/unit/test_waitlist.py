@@ -27,7 +27,8 @@ class Ready:
 class World:
     """A store, the wait list over it, and what is on its way between them: news that was not heard, a round not yet settled.
 
-    A round's claims are decided at one moment, between the picking and the settling; everything else may happen before and after it.
+    A round's claims are decided at one moment, between the picking and the settling; everything else may happen before
+    and after it.
     """
 
     loop: asyncio.AbstractEventLoop
@@ -115,6 +116,7 @@ class World:
 
 @pytest.fixture
 def world() -> Iterator[World]:
+    """An empty world."""
     loop = asyncio.new_event_loop()
     yield World(loop)
     loop.close()
@@ -123,7 +125,7 @@ def world() -> Iterator[World]:
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))), ids=str)
 @pytest.mark.parametrize("first", ["X", "Y"])
 def test_the_classical_stranding(world: World, order: tuple[int, ...], first: str) -> None:
-    """W1 on {X, Y}, W2 on {X}, W3 on {Y}; an X and a Y of higher priority become ready together: both are handed out, whoever came first."""
+    """W1 on {X, Y}, W2 on {X}, W3 on {Y}; an X and a better Y become ready: both are handed out, whoever came first."""
     wanted = [(X, Y), (X,), (Y,)]
     for which in order:
         world.arrive(*wanted[which])
@@ -233,7 +235,9 @@ def test_nothing_is_kept_of_those_who_left(world: World) -> None:
 keysets = st.lists(st.sampled_from([X, Y, Z]), min_size=1, max_size=3, unique=True)
 steps = st.one_of(
     st.tuples(st.just("arrive"), keysets),
-    st.tuples(st.just("submit"), st.lists(st.tuples(st.sampled_from([X, Y, Z]), st.integers(-2, 2)), min_size=1, max_size=3)),
+    st.tuples(
+        st.just("submit"), st.lists(st.tuples(st.sampled_from([X, Y, Z]), st.integers(-2, 2)), min_size=1, max_size=3)
+    ),
     st.tuples(st.just("leave"), st.integers(0, 9)),
     st.tuples(st.just("hear"), st.integers(0, 9)),
     st.tuples(st.just("pick"), st.integers(1, 3)),
@@ -246,7 +250,7 @@ steps = st.one_of(
 @settings(max_examples=1500, deadline=None)
 @given(st.lists(steps, max_size=60))
 def test_nobody_sleeps_beside_a_ready_job(script: list[tuple[str, object]]) -> None:
-    """Whatever the order of arrivals, jobs, departures, news and rounds: when all has settled, no waiter fits a ready job, and the oldest were first."""
+    """Whatever the order of arrivals, jobs, departures, news and rounds: in the end no waiter fits a ready job."""
     loop = asyncio.new_event_loop()
     world = World(loop)
     everyone: list[Waiter] = []
@@ -276,7 +280,9 @@ def test_nobody_sleeps_beside_a_ready_job(script: list[tuple[str, object]]) -> N
         loop.close()
 
 
-@pytest.mark.parametrize("events", list(itertools.permutations(["hear", "hear", "pick", "settle", "arrive"])), ids="-".join)
+@pytest.mark.parametrize(
+    "events", list(itertools.permutations(["hear", "hear", "pick", "settle", "arrive"])), ids="-".join
+)
 def test_every_order_of_a_small_history(world: World, events: tuple[str, ...]) -> None:
     """The stranding history with its news, rounds and a late waiter in every order."""
     world.arrive(X, Y)

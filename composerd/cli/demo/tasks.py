@@ -1,6 +1,7 @@
 """What the demo's workers run: `python -m composerd.cli.demo.tasks depsolve|osbuild|summary`, as `composerd worker` starts it.
 
-They do to a real manifest what can be done without a network: read out its packages, check that each has a checksum, write lists.
+They do to a real manifest what can be done without a network: read out its packages, check that each has a checksum,
+write lists.
 """
 
 import hashlib
