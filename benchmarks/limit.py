@@ -5,7 +5,6 @@ hand-over is a queue of futures: what waiting costs in aiohttp alone.
 """
 
 import asyncio
-import os
 import sys
 from collections import deque
 from pathlib import Path
@@ -90,15 +89,9 @@ def warm_allocator() -> None:
 
 
 def main() -> None:
-    """Run on uvloop where composerd does."""
+    """Serve what the command line names."""
     warm_allocator()
-    answers = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Answers)
-    if os.environ.get("COMPOSERD_UVLOOP") == "1":
-        import uvloop  # noqa: PLC0415 - an extra, and loaded only where it is asked for
-
-        uvloop.run(serve(answers))
-    else:
-        asyncio.run(serve(answers))
+    asyncio.run(serve(msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Answers)))
 
 
 if __name__ == "__main__":

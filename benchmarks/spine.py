@@ -75,20 +75,18 @@ async def measure_handover(targets: Sequence[servers.Server], rounds: int) -> li
     return [report.Handover(name, waiters, samples) for (name, waiters), samples in found.items()]
 
 
-async def run(scratch: Path, rounds: int, *, uvloop: bool) -> report.Report:
+async def run(scratch: Path, rounds: int) -> report.Report:
     """Start the servers, fill them, measure everything."""
     server_cores, load_core = servers.load_cores()
     os.sched_setaffinity(0, load_core)
     with contextlib.ExitStack() as stack:
         progress("filling the backlogs")
         plain, foreign = (
-            stack.enter_context(servers.start(name, servers.composerd(scratch / path), server_cores, uvloop=uvloop))
+            stack.enter_context(servers.start(name, servers.composerd(scratch / path), server_cores))
             for name, path in ((report.COMPOSERD, "plain"), (report.FOREIGN, "foreign"))
         )
         (scratch / "answers.json").write_bytes(msgspec.json.encode(await take_answers(plain)))
-        bare = stack.enter_context(
-            servers.start(report.LIMIT, servers.limit(scratch / "answers.json"), server_cores, uvloop=uvloop)
-        )
+        bare = stack.enter_context(servers.start(report.LIMIT, servers.limit(scratch / "answers.json"), server_cores))
         await loads.fill(foreign, FOREIGN_TYPE, FOREIGN_JOBS)
         for server in (plain, foreign):
             await loads.fill(server, JOB_TYPE, BACKLOG - ROUND // 2)
@@ -101,7 +99,6 @@ async def run(scratch: Path, rounds: int, *, uvloop: bool) -> report.Report:
             "composerd": metadata.version("composerd"),
             "aiohttp": metadata.version("aiohttp"),
             platform.python_implementation(): platform.python_version(),
-            "servers on": "uvloop" if uvloop else "asyncio",
             "load on": type(asyncio.get_running_loop()).__module__.partition(".")[0],
             "cores": f"{len(server_cores)} for the servers, {len(load_core)} for the load",
             "rounds": rounds,
@@ -113,9 +110,9 @@ async def run(scratch: Path, rounds: int, *, uvloop: bool) -> report.Report:
 
 
 def on_fastest_loop(measurement: Coroutine[Any, Any, report.Report]) -> report.Report:
-    """Run the load on uvloop if it is there, whatever the servers run on: it is not what is measured."""
+    """Run the load on uvloop if it is there: it is not what is measured, and should not be what limits."""
     try:
-        import uvloop  # noqa: PLC0415 - an extra
+        import uvloop  # noqa: PLC0415 - need not be there
     except ImportError:
         return asyncio.run(measurement)
     return uvloop.run(measurement)
@@ -129,7 +126,6 @@ def progress(what: str) -> None:
 def main() -> None:
     """Read the command line, run, print."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.spine", description=__doc__)
-    parser.add_argument("--uvloop", action="store_true", help="put all servers on uvloop")
     parser.add_argument(
         "--rounds", type=int, default=15, help="how often each measurement is repeated (default: %(default)s)"
     )
@@ -145,7 +141,7 @@ def main() -> None:
             parser.error(
                 f"{options.directory} is in memory, where fdatasync costs nothing: name a --directory on a disk"
             )
-        result = on_fastest_loop(run(Path(scratch), options.rounds, uvloop=options.uvloop))
+        result = on_fastest_loop(run(Path(scratch), options.rounds))
     print(result.text())
     if options.json:
         options.json.write_bytes(result.json())

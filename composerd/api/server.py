@@ -42,7 +42,6 @@ def run(settings: Settings) -> int:
 
 async def _serve(settings: Settings) -> int:
     stop = _stop_signals()
-    connections = ConnectionLimit(_connections_that_fit(settings.max_connections))
     async with AsyncExitStack() as stack:
         sockets = open_sockets(settings.listen)
         stack.callback(close_sockets, sockets)
@@ -60,6 +59,7 @@ async def _serve(settings: Settings) -> int:
         )
         store = await stack.enter_async_context(_artifacts(settings, queue))
         await stack.enter_async_context(queue.running())
+        connections = ConnectionLimit(_connections_that_fit(settings.max_connections))
         app = create_app(queue, _api_options(settings), store, connections)
         runner = web.AppRunner(
             app,

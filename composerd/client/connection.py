@@ -1,6 +1,7 @@
 """Requests to one server: over TCP or a unix socket, tried again with backoff and jitter where that is safe."""
 
 import asyncio
+import io
 import random
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -19,6 +20,8 @@ LONGEST_BACKOFF = 10.0
 
 _ANSWER_WITHIN = 60.0
 """How long an answer may take, on top of what was asked to wait, in seconds."""
+
+_LARGE = 512 * 1024
 
 _UNAVAILABLE = 503
 
@@ -85,7 +88,7 @@ class Connection:
         while True:
             try:
                 async with self.open(
-                    method, path, data=body, params=query, headers=headers, answer_within=wait + _ANSWER_WITHIN
+                    method, path, data=as_data(body), params=query, headers=headers, answer_within=wait + _ANSWER_WITHIN
                 ) as response:
                     return Answer(response.status, await response.read())
             except ServerUnreachable as exc:
@@ -127,6 +130,11 @@ class Backoff:
             raise error
         await asyncio.sleep(pause)
         self._pause = min(self._pause * 2, LONGEST_BACKOFF)
+
+
+def as_data(body: bytes | None) -> io.BytesIO | bytes | None:
+    """A body as aiohttp wants it: a large one as a file, so that it is not written in one go."""
+    return io.BytesIO(body) if body is not None and len(body) > _LARGE else body
 
 
 def _failure(status: int, body: bytes) -> RequestFailed:

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from composerd.client.connection import DEFAULT_SERVER, Backoff, Connection
+from composerd.client.connection import DEFAULT_SERVER, Backoff, Connection, as_data
 from composerd.client.errors import ClientError, RequestFailed, ServerUnreachable
 from composerd.client.values import Assignment
 
@@ -95,7 +95,11 @@ class JobContext:
             await self._put(path, source, {})
 
     async def _put(self, path: str, source: Path | bytes | AsyncIterable[bytes], headers: dict[str, str]) -> None:
-        data = await asyncio.to_thread(source.open, "rb") if isinstance(source, Path) else source
+        data: Any = source
+        if isinstance(source, Path):
+            data = await asyncio.to_thread(source.open, "rb")
+        elif isinstance(source, bytes):
+            data = as_data(source)
         headers = {"Content-Type": "application/octet-stream", **headers}
         async with self._connection.open("PUT", path, data=data, headers=headers, answer_within=300.0):
             pass

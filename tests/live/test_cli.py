@@ -1,0 +1,279 @@
+"""The command line against a real server: what it prints, how it exits, what a worker does with its command."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .conftest import COMPOSER, Serve, Server
+
+
+class Ended(NamedTuple):
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+async def composerd(*arguments: str, stdin: bytes = b"", server: Server | None = None, **env: str) -> Ended:
+    """Run a command to its end."""
+    process = await start(*arguments, server=server, **env)
+    out, err = await process.communicate(stdin)
+    assert process.returncode is not None
+    assert "Traceback" not in err.decode()
+    return Ended(process.returncode, out.decode(), err.decode())
+
+
+async def start(*arguments: str, server: Server | None = None, **env: str) -> asyncio.subprocess.Process:
+    """Start a command."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("COMPOSERD_")}
+    if server is not None:
+        clean["COMPOSERD_SERVER"] = server.url
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "composerd.cli.main",
+        *arguments,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=clean | env,
+    )
+
+
+@contextlib.asynccontextmanager
+async def working(server: Server, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A worker process, killed at the end if it still runs."""
+    process = await start("worker", "--type", "build", *arguments, server=server)
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.communicate()
+
+
+async def ended(server: Server, job: dict[str, Any]) -> dict[str, Any]:
+    """The job, ended."""
+    return await server.job(job["id"], wait="20s")
+
+
+async def test_submit_and_look(serve: Serve, tmp_path: Path) -> None:
+    """Submit prints the id; status, jobs, artifacts and cancel show what is asked, as lines in a pipe and as JSON."""
+    server = await serve()
+    (tmp_path / "args.json").write_text('{ "b":1,\n"a" : 2.50}')
+    submitted = await composerd(
+        "submit", "build", "--args", f"@{tmp_path / 'args.json'}", "--priority", "7", server=server
+    )
+    assert submitted.code == 0
+    job_id = submitted.out.strip()
+    assert (await server.request("GET", f"{COMPOSER}/jobs/{job_id}/args"))[1] == {"b": 1, "a": 2.5}
+    status = await composerd("status", job_id, server=server)
+    assert "state\tready" in status.out
+    assert "priority\t7" in status.out
+    assert json.loads((await composerd("status", job_id, "--json", server=server)).out)["state"] == "ready"
+    listed = await composerd("jobs", "--state", "ready", server=server)
+    assert listed.out.startswith(f"{job_id}\tbuild\tany\tready\t7\t")
+    assert (await composerd("artifacts", job_id, server=server)).out == ""
+    canceled = await composerd("cancel", job_id, server=server)
+    assert canceled.out == f"{job_id} is canceled\n"
+    waited = await composerd("wait", job_id, server=server)
+    assert waited.code == 1
+    assert waited.err == f"composerd: job {job_id} was canceled\n"
+
+
+async def test_args_from_stdin_and_a_graph_from_a_file(serve: Serve, tmp_path: Path) -> None:
+    """`--args -` reads stdin; `--graph` takes JSON and TOML."""
+    server = await serve()
+    one = await composerd("submit", "build", "--args", "-", stdin=b"[1, 2]", server=server)
+    assert (await server.request("GET", f"{COMPOSER}/jobs/{one.out.strip()}/args"))[1] == [1, 2]
+    (tmp_path / "graph.toml").write_text(
+        '[[jobs]]\nref = "a"\ntype = "build"\n[[jobs]]\ntype = "x"\ndependencies = ["a"]\n'
+    )
+    graph = await composerd("submit", "--graph", str(tmp_path / "graph.toml"), server=server)
+    first, second = graph.out.split()
+    assert (await server.job(second))["dependencies"] == [first]
+
+
+async def test_exit_codes(serve: Serve, tmp_path: Path) -> None:
+    """1: the request failed; 2: the command line is wrong; 3: the server cannot be reached. One sentence each, no traceback."""
+    server = await serve()
+    unknown = "00000000-0000-4000-8000-000000000000"
+    cases = (
+        (1, ("status", unknown), "Job not found"),
+        (1, ("cancel", unknown), "Job not found"),
+        (1, ("submit", "build", "--depends-on", unknown), "Unknown dependency"),
+        (1, ("submit", "a b"), "Invalid content"),
+        (2, ("submit",), "give a TYPE"),
+        (2, ("submit", "build", "--args", "{"), "is not JSON"),
+        (2, ("submit", "build", "--args", f"@{tmp_path}/none"), "No such file"),
+        (2, ("submit", "build", "--priority", "high"), "priority"),
+        (2, ("submit", "build", "--nonsense"), "nonsense"),
+        (2, ("nonsense",), "nonsense"),
+        (2, ("wait", unknown, "--timeout", "soon"), "not a duration"),
+        (2, ("jobs", "--server", "ftp://x"), "is not a server"),
+        (2, ("serve", "--storage", "nosuch:x"), "no storage driver for 'nosuch'"),
+        (2, ("serve", "--storage", "fs:/tmp/x?y=1"), "takes no options"),
+        (2, ("serve", "--listen", "nowhere"), "cannot listen on"),
+        (2, ("serve", "--heartbeat-timeout", "soon"), "--heartbeat-timeout"),
+    )
+    for code, arguments, said in cases:
+        result = await composerd(*arguments, server=server)
+        assert (result.code, said in result.err) == (code, True), (arguments, result)
+        assert result.err.count("\n") == 1, result.err
+    away = await composerd("jobs", "--server", "http://127.0.0.1:9")
+    assert (away.code, "cannot be reached" in away.err) == (3, True)
+    bad = await composerd("serve", COMPOSERD_SWEEP_INTERVALL="5s")
+    assert (bad.code, "COMPOSERD_SWEEP_INTERVALL" in bad.err) == (2, True)
+
+
+async def test_a_command_gets_its_job_and_its_output_is_the_result(serve: Serve) -> None:
+    """Args on stdin, variables in the environment, an empty directory; without a result file the output is the result."""
+    server = await serve()
+    job = await server.submit(args={"x": 1})
+    script = 'cat; ls -A; echo "$COMPOSERD_JOB_TYPE $COMPOSERD_ARCH" >&2; echo hello > "$COMPOSERD_ARTIFACTS/a b.txt"'
+    async with working(server, "--arch", "x86_64", "--", "sh", "-c", script):
+        done = await ended(server, job)
+    assert done["result"] == {"exit_status": 0, "stdout": '{"x": 1}', "stderr": "build x86_64\n"}
+    _, artifacts = await server.request("GET", f"{COMPOSER}/jobs/{job['id']}/artifacts")
+    assert [(one["name"], one["size"]) for one in artifacts["items"]] == [("a b.txt", 6)]
+
+
+async def test_a_command_that_fails(serve: Serve) -> None:
+    """A non-zero exit adds a `job_error`, to a result of its own too; a command that is not there fails its job, not the worker."""
+    server = await serve()
+    job = await server.submit()
+    async with working(server, "--", "sh", "-c", 'echo \'{"own":1}\' > "$COMPOSERD_RESULT"; echo why >&2; exit 3'):
+        done = await ended(server, job)
+    assert done["state"] == "failed"
+    assert done["result"]["own"] == 1
+    assert done["result"]["job_error"] == {"id": 10, "reason": "The command exited with status 3: why", "details": None}
+    job = await server.submit()
+    async with working(server, "--once", "--", "/no/such/command") as process:
+        done = await ended(server, job)
+        assert await process.wait() == 1
+    assert "/no/such/command" in done["result"]["job_error"]["reason"]
+
+
+async def test_progress_is_seen_while_it_runs(serve: Serve) -> None:
+    """Each JSON line that the command appends to its progress file becomes the job's `partial`."""
+    server = await serve()
+    job = await server.submit()
+    script = 'echo \'{"done": 40}\' >> "$COMPOSERD_PROGRESS"; sleep 60'
+    async with working(server, "--", "sh", "-c", script):
+
+        async def seen() -> bool:
+            return (await server.job(job["id"]))["partial"] == {"done": 40}
+
+        await server.until(seen)
+    await server.request("POST", f"{COMPOSER}/jobs/{job['id']}/cancel")
+
+
+async def test_cancel_stops_the_command(serve: Serve, tmp_path: Path) -> None:
+    """The command's whole process group has SIGTERM at once; the worker goes on to the next job."""
+    server = await serve()
+    job = await server.submit()
+    script = (
+        f'trap "echo terminated > {tmp_path}/said; exit" TERM; echo up > {tmp_path}/up; while :; do sleep 0.1; done'
+    )
+    async with working(server, "--", "sh", "-c", script):
+
+        async def up() -> bool:
+            return (tmp_path / "up").exists()
+
+        await server.until(up)
+        await server.request("POST", f"{COMPOSER}/jobs/{job['id']}/cancel")
+
+        async def said() -> bool:
+            return (tmp_path / "said").exists()
+
+        await server.until(said, seconds=3)
+        (tmp_path / "up").unlink()
+        await server.submit()
+        await server.until(up)
+
+
+async def test_sigterm_lets_a_running_job_end_and_a_second_one_gives_it_back(serve: Serve, tmp_path: Path) -> None:
+    """Once: no more jobs, the one that runs is finished. Twice: it is released, uncounted."""
+    server = await serve()
+    script = f"echo up >> {tmp_path}/up; sleep 1; echo done"
+    for signals, state in ((1, "finished"), (2, "ready")):
+        (tmp_path / "up").unlink(missing_ok=True)
+        job = await server.submit()
+        async with working(server, "--", "sh", "-c", script) as process:
+
+            async def up() -> bool:
+                return (tmp_path / "up").exists()
+
+            await server.until(up)
+            for _ in range(signals):
+                process.send_signal(signal.SIGTERM)
+                await asyncio.sleep(0.1)
+            assert await process.wait() == 0
+        after = await server.job(job["id"])
+        assert (after["state"], after["retries"]) == (state, 0)
+
+
+async def test_a_worker_survives_the_server(serve: Serve, tmp_path: Path) -> None:
+    """The server is killed while a job runs, and comes back later: the result is reported all the same."""
+    server = await serve()
+    job = await server.submit()
+    script = f"echo up > {tmp_path}/up; while [ ! -e {tmp_path}/go ]; do sleep 0.1; done; echo late"
+    async with working(server, "--", "sh", "-c", script):
+
+        async def up() -> bool:
+            return (tmp_path / "up").exists()
+
+        await server.until(up)
+        server.kill()
+        await server.exited()
+        (tmp_path / "go").touch()
+        await asyncio.sleep(0.5)  # the worker finds nobody to report to
+        await server.start()
+        done = await ended(server, job)
+    assert (done["state"], done["result"]["stdout"], done["retries"]) == ("finished", "late\n", 0)
+
+
+async def test_submit_wait_and_download(serve: Serve, tmp_path: Path) -> None:
+    """`--wait --download` follows the job and fetches its artifacts; it exits as the job did."""
+    server = await serve()
+    async with working(server, "--", "sh", "-c", 'cat > "$COMPOSERD_ARTIFACTS/out.json"'):
+        result = await composerd(
+            "submit", "build", "--args", "[1]", "--wait", "--download", str(tmp_path / "got"), server=server
+        )
+    assert result.code == 0, result
+    assert (tmp_path / "got" / "out.json").read_bytes() == b"[1]"
+    assert "state\tfinished" in result.out
+
+
+async def test_a_unix_socket(serve: Serve, tmp_path: Path) -> None:
+    """Server and client meet on a unix socket; what a killed server left of it is no hindrance."""
+    server = await serve("--listen", f"unix:{tmp_path / 'socket'}")
+    listed = await composerd("jobs", "--server", f"unix:{tmp_path / 'socket'}")
+    assert listed.code == 0
+    server.kill()
+    await server.exited()
+    await server.start()
+    assert (await composerd("jobs", "--server", f"unix:{tmp_path / 'socket'}")).code == 0
+
+
+async def test_drivers() -> None:
+    """The drivers that are installed, each with its distribution and capabilities."""
+    result = await composerd("drivers")
+    assert "fs\tcomposerd" in result.out
+    assert "memory\tcomposerd" in result.out
+
+
+async def test_every_command_has_help_with_an_example() -> None:
+    """`--help` of each subcommand ends with an example."""
+    listed = await composerd("--help")
+    commands = [line.split()[0] for line in listed.out.partition("Commands:")[2].strip().splitlines()]
+    assert len(commands) == 10
+    for command in commands:
+        assert "Example: composerd " in (await composerd(command, "--help")).out
