@@ -169,7 +169,7 @@ async def test_progress_is_seen_while_it_runs(serve: Serve) -> None:
     async with working(server, "--", "sh", "-c", script):
 
         async def seen() -> bool:
-            return (await server.job(job["id"]))["partial"] == {"done": 40}
+            return bool((await server.job(job["id"]))["partial"] == {"done": 40})
 
         await server.until(seen)
     await server.request("POST", f"{COMPOSER}/jobs/{job['id']}/cancel")
