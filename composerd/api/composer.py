@@ -289,7 +289,7 @@ async def _payload(request: web.Request, kind: PayloadKind) -> web.StreamRespons
 def _job_id(request: web.Request) -> UUID:
     job_id = parse_uuid(request.match_info["id"])
     if job_id is None:
-        raise JobNotFound
+        raise JobNotFound(id=request.match_info["id"])
     return job_id
 
 

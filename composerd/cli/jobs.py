@@ -175,7 +175,7 @@ async def download(composer: ComposerClient, found: Sequence[Artifact], director
 @contextlib.contextmanager
 def _bar() -> Iterator[Progress]:
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=progress_console, disable=not progress_console.is_terminal) as bar:
+    with Progress(*columns, console=progress_console, transient=True, disable=not progress_console.is_terminal) as bar:
         yield bar
 
 

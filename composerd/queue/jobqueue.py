@@ -146,7 +146,7 @@ class JobQueue:
         """Look up a job. Raises `JobNotFound`."""
         job = (await self.driver.get([job_id]))[0]
         if job is None:
-            raise JobNotFound
+            raise JobNotFound(id=str(job_id))
         return job
 
     async def ended(self, job_id: UUID, wait: float) -> Job:
