@@ -1,0 +1,118 @@
+"""The settings of a server: where they come from, which wins, and what is said of a bad one."""
+
+from pathlib import Path
+
+import pytest
+
+from composerd.settings import SETTINGS, Settings, SettingsError, load
+
+HOME = {"HOME": "/home/somebody"}
+
+
+def write(directory: Path, text: str) -> Path:
+    """A configuration file."""
+    path = directory / "composerd.toml"
+    path.write_text(text)
+    return path
+
+
+def test_the_defaults() -> None:
+    """Without anything said: the defaults, and storage in the user's data directory."""
+    settings = load({}, HOME, None)
+    assert settings == Settings(storage="fs:/home/somebody/.local/share/composerd")
+    assert settings.heartbeat_timeout == 120
+
+
+def test_every_setting_has_a_default_that_parses_to_it() -> None:
+    """What the help says is the default is the default."""
+    for setting in SETTINGS:
+        if setting.name in ("storage", "artifacts"):
+            continue
+        parsed = setting.parse(setting.default)
+        assert ((parsed,) if setting.repeatable else parsed) == getattr(Settings(), setting.name)
+
+
+def test_the_strongest_wins(tmp_path: Path) -> None:
+    """Options before environment before file before defaults."""
+    config = write(tmp_path, '[composerd]\nmax_retries = 5\nheartbeat_timeout = "5s"\nsweep_interval = "50ms"\n')
+    environ = HOME | {"COMPOSERD_MAX_RETRIES": "6", "COMPOSERD_HEARTBEAT_TIMEOUT": "6s"}
+    settings = load({"max_retries": "7"}, environ, config)
+    assert (settings.max_retries, settings.heartbeat_timeout, settings.sweep_interval) == (7, 6, 0.05)
+
+
+def test_repeatable_settings(tmp_path: Path) -> None:
+    """Several options, words in the environment, a list in the file."""
+    config = write(tmp_path, '[composerd]\nlisten = ["127.0.0.1:1", "unix:/x"]\nundequeueable_types = "a"\n')
+    assert load({}, HOME, config).listen == ("127.0.0.1:1", "unix:/x")
+    assert load({}, HOME, config).undequeueable_types == ("a",)
+    assert load({}, HOME | {"COMPOSERD_LISTEN": "a:1 b:2"}, config).listen == ("a:1", "b:2")
+    assert load({"listen": ["c:3"]}, HOME, config).listen == ("c:3",)
+
+
+def test_systemd_says_where_state_is() -> None:
+    """The first entry of $STATE_DIRECTORY."""
+    assert load({}, {"STATE_DIRECTORY": "/var/lib/a:/var/lib/b"}, None).storage == "fs:/var/lib/a"
+
+
+BAD = {
+    "listen": "",
+    "storage": "",
+    "artifacts": "",
+    "worker_base_path": "api",
+    "request_job_timeout": "soon",
+    "heartbeat_timeout": "0s",
+    "handover_timeout": "-1s",
+    "sweep_interval": "5",
+    "max_retries": "many",
+    "retention": "for ever",
+    "undequeueable_types": "",
+    "max_body_size": "0",
+    "max_artifact_size": "big",
+    "max_connections": "0",
+    "max_waits": "-1",
+    "log_level": "loud",
+    "log_format": "xml",
+    "drain_timeout": "0",
+}
+
+
+@pytest.mark.parametrize("name", [setting.name for setting in SETTINGS])
+def test_a_bad_value_is_named_with_its_origin(name: str, tmp_path: Path) -> None:
+    """One sentence that names the setting and where the value came from, wherever that is."""
+    setting = next(one for one in SETTINGS if one.name == name)
+    with pytest.raises(SettingsError, match=f"the option {setting.option} has a bad value"):
+        load({name: [BAD[name]] if setting.repeatable else BAD[name]}, HOME, None)
+    config = write(tmp_path, f'[composerd]\n{name} = ["{BAD[name]}"]\n')
+    with pytest.raises(SettingsError, match=f"{name} in the configuration {config} has a bad value"):
+        load({}, HOME, config)
+    if not setting.repeatable:
+        with pytest.raises(SettingsError, match=f"{setting.variable} in the environment has a bad value"):
+            load({}, HOME | {setting.variable: BAD[name]}, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[composerd]\nmax_retrys = 5\n", "'max_retrys', but there is no such setting"),
+        ("max_retries = 5\n", "settings are in the table"),
+        ("composerd = 5\n", "not a table"),
+        ("[composerd\n", "is not TOML"),
+    ],
+)
+def test_a_bad_file(text: str, said: str, tmp_path: Path) -> None:
+    """An unknown name, a misplaced one, no TOML: named, with the file."""
+    with pytest.raises(SettingsError, match=said):
+        load({}, HOME, write(tmp_path, text))
+
+
+def test_no_file(tmp_path: Path) -> None:
+    """A file that is not there is an error."""
+    with pytest.raises(SettingsError, match="cannot be read"):
+        load({}, HOME, tmp_path / "none.toml")
+
+
+def test_an_unknown_variable() -> None:
+    """A typing error in the environment stops the start; the client's own variable does not."""
+    with pytest.raises(SettingsError, match="COMPOSERD_MAX_RETRYS"):
+        load({}, HOME | {"COMPOSERD_MAX_RETRYS": "5"}, None)
+    load({}, HOME | {"COMPOSERD_SERVER": "http://x"}, None)
