@@ -21,7 +21,7 @@ async def deliver(
 ) -> web.StreamResponse:
     """Write a JSON answer; `progressed` is awaited after every part of a body that takes several writes.
 
-    Raises `ConnectionError` or `TimeoutError` when the client is seen to have gone before it was written.
+    Raises `ConnectionError` when the client is seen to have gone before it was written.
     """
     if gone(request):
         raise ConnectionResetError("the client has gone")
@@ -49,8 +49,13 @@ async def _write_in_parts(
     await stream.prepare(request)
     view = memoryview(body) if request.method != "HEAD" else memoryview(b"")
     for begin in range(0, len(view), CHUNK):
-        async with asyncio.timeout(STALLED):
-            await stream.write(view[begin : begin + CHUNK])
+        try:
+            async with asyncio.timeout(STALLED):
+                await stream.write(view[begin : begin + CHUNK])
+        except TimeoutError:
+            if request.transport is not None:
+                request.transport.abort()
+            raise ConnectionAbortedError("the client takes nothing any more") from None
         await progressed()
     await stream.write_eof()
     return stream

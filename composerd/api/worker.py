@@ -20,7 +20,6 @@ from composerd.errors import (
     ArtifactsDisabled,
     ArtifactTooLarge,
     AttemptSuperseded,
-    ComposerdError,
     IncompleteUpload,
     InvalidArtifactName,
     InvalidContent,
@@ -88,7 +87,7 @@ async def request_job(request: web.Request) -> web.StreamResponse:
         return nothing
     try:
         return await _hand_over(request, queue, claimed, confirm=asked.confirm)
-    except (ComposerdError, ConnectionError, TimeoutError, asyncio.CancelledError):
+    except BaseException:  # whatever it was: the job was not delivered
         queue.give_back(claimed.token)
         raise
 

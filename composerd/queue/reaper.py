@@ -15,6 +15,10 @@ STEP = 1000
 """How much is done in one call of the driver."""
 
 
+PAUSE = 0.02
+"""The least time between two calls, in seconds: what becomes due meanwhile is done together."""
+
+
 class Reaper:
     """Runs until canceled. What happens at a known moment (a delay, a hand-over) is done then; the rest every `interval` seconds."""
 
@@ -45,9 +49,10 @@ class Reaper:
         """Sweep, for ever."""
         clock = asyncio.get_running_loop().time
         next_sweep = clock() + self._interval
+        rested = clock()
         while True:
             self._poke.clear()
-            wake_at = next_sweep if self._due_at is None else min(next_sweep, self._due_at)
+            wake_at = next_sweep if self._due_at is None else min(next_sweep, max(self._due_at, rested))
             if wake_at > clock():
                 try:
                     async with asyncio.timeout_at(wake_at):
@@ -64,6 +69,7 @@ class Reaper:
             except ComposerdError as exc:
                 log.warning("the storage does not advance: %s", exc)
                 self._due_at = None
+            rested = clock() + PAUSE
             if sweep:
                 next_sweep = clock() + self._interval
 

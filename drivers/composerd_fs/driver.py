@@ -40,7 +40,7 @@ from composerd_fs.frames import length_of
 from composerd_fs.journal import Journal
 from composerd_fs.operations import Operations
 from composerd_fs.records import Payload, Record
-from composerd_fs.rows import Row
+from composerd_fs.rows import Run
 from composerd_fs.table import Table
 from composerd_fs.views import stored_job_of
 
@@ -285,15 +285,16 @@ def _batch(items: list[T], _payloads: object, news: News) -> Batch[T]:
     return Batch(items, news)
 
 
-def _args_of(rows: Sequence[Row | None]) -> list[Payload | None]:
-    return [None if row is None else row.args for row in rows]
+def _args_of(runs: Sequence[Run | None]) -> list[Payload | None]:
+    return [None if run is None else run.row.args for run in runs]
 
 
-def _claimed_batch(rows: Sequence[Row | None], payloads: list[bytes | None], news: News) -> Batch[Claimed | None]:
+def _claimed_batch(runs: Sequence[Run | None], payloads: list[bytes | None], news: News) -> Batch[Claimed | None]:
+    # Of the row only what never changes: another write of the same flush may have moved it on.
     return Batch(
         [
-            None if row is None else Claimed(row.runs[-1].token, row.id, row.key, args, row.dependencies, row.number)
-            for row, args in zip(rows, payloads, strict=True)
+            None if run is None else Claimed(run.token, run.row.id, run.row.key, args, run.row.dependencies, run.number)
+            for run, args in zip(runs, payloads, strict=True)
         ],
         news,
     )

@@ -126,17 +126,17 @@ class Operations:
             tuple([job_of(table.rows[job_id]) for job_id, _ in answer]), tuple([created for _, created in answer])
         )
 
-    def claim(self, requests: Sequence[Claim], max_bytes: int, size: Callable[[Payload], int]) -> list[Row | None]:
-        """See `Driver.claim`: the rows whose args have still to be read."""
+    def claim(self, requests: Sequence[Claim], max_bytes: int, size: Callable[[Payload], int]) -> list[Run | None]:
+        """See `Driver.claim`: the attempts, of whose jobs the args have still to be read."""
         table = self._table
-        answers: list[Row | None] = []
+        answers: list[Run | None] = []
         weight = 0
         for request in requests:
-            if weight >= max_bytes:
+            if answers and weight >= max_bytes:
                 break
             run = table.runs.get(request.token)
             if run is not None:
-                row = run.row if run.state is AttemptState.RUNNING else None
+                run = run if run.state is AttemptState.RUNNING else None
             else:
                 row = table.ready.take(request.keys)
                 if row is not None:
@@ -150,9 +150,10 @@ class Operations:
                             None if request.worker_id is None else request.worker_id.bytes,
                         )
                     )
-            if row is not None and row.args is not None:
-                weight += size(row.args)
-            answers.append(row)
+                    run = row.runs[-1]
+            if run is not None and run.row.args is not None:
+                weight += size(run.row.args)
+            answers.append(run)
         return answers
 
     def attach(self, attachments: Sequence[Attachment]) -> list[Attached]:
