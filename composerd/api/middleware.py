@@ -30,7 +30,9 @@ async def operations(request: web.Request, handler: Handler) -> web.StreamRespon
     except web.HTTPException as exc:
         response = _http_failure(request, operation, exc)
     except ConnectionError:
-        raise  # the client has gone: nobody reads an answer
+        if request.transport is not None:
+            request.transport.abort()
+        response = web.Response(status=499)  # the client has gone: nobody reads this
     except Exception:
         log.exception("%s %s failed", request.method, request.path)
         table = error_table(request)

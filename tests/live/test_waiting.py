@@ -113,6 +113,7 @@ async def test_a_connection_that_dies_before_the_answer_is_delivered_gives_the_j
     assert job is not None
     assert job["args"] == args
     assert (await server.job(job["id"]))["retries"] == 0
+    assert b"Traceback" not in server.log
 
 
 async def test_waiters_that_come_and_go_lose_nothing(serve: Serve) -> None:
