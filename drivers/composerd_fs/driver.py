@@ -187,6 +187,7 @@ class MemoryDriver(_TableDriver):
 
     async def start(self) -> None:
         self._build(_Nowhere(), bytes, lambda _record: None)
+        self._table.restart(self._clock.now())
 
     async def close(self) -> None:
         pass

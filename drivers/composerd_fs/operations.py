@@ -315,7 +315,11 @@ class Operations:
 
     def _renew(self, run: Run) -> None:
         run.confirmed = True
-        run.deadline = self._now() + run.lease
+        deadline = self._now() + run.lease
+        earlier = deadline < run.deadline
+        run.deadline = deadline
+        if earlier:  # the hand-over would have been longer
+            self._table.leases.add(deadline, run)
 
     def _keep_partial(self, row: Row, partial: bytes) -> None:
         self._drop_partial(row)
