@@ -36,7 +36,7 @@ READ_AT_ONCE = 4 * 1024 * 1024
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
-_encode = msgspec.msgpack.Encoder().encode
+_encode = msgspec.msgpack.Encoder(uuid_format="bytes").encode
 
 
 class Journal:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from uuid import UUID
 
 from composerd.driver import StoredJob
@@ -143,11 +143,11 @@ class Operations:
                     self._let(
                         records.Claimed(
                             self._now(),
-                            row.id.bytes,
-                            request.token.bytes,
+                            row.id,
+                            request.token,
                             microseconds(request.lease),
                             None if request.handover is None else microseconds(request.handover),
-                            None if request.worker_id is None else request.worker_id.bytes,
+                            request.worker_id,
                         )
                     )
                     run = row.runs[-1]
@@ -165,7 +165,7 @@ class Operations:
             if run is not None and run.state is AttemptState.RUNNING:
                 before = (run.artifacts or {}).get(one.artifact.name)
                 if before != one.artifact:
-                    self._let(records.Attached(run.token.bytes, _artifact_fields(one.artifact)))
+                    self._let(records.Attached(run.token, _artifact_fields(one.artifact)))
                     replaced = None if before is None or before.place == one.artifact.place else before.place
                 self._renew(run)
             answers.append(Attached(attempt_of(run), replaced))
@@ -183,9 +183,7 @@ class Operations:
             job_id = run.row.id
             if run.state is AttemptState.RUNNING:
                 self._drop_partial(run.row)
-                self._let(
-                    records.Finished(self._now(), run.token.bytes, self._store(outcome.result), digest, outcome.failed)
-                )
+                self._let(records.Finished(self._now(), run.token, self._store(outcome.result), digest, outcome.failed))
                 answers.append(Finished(Finish.ACCEPTED, job_id))
             elif run.state is AttemptState.FINISHED:
                 answers.append(Finished(Finish.ACCEPTED if run.digest == digest else Finish.CONFLICT, job_id))
@@ -215,7 +213,7 @@ class Operations:
                 continue
             if not row.state.ended:
                 self._drop_partial(row)
-                self._let(records.Canceled(self._now(), row.id.bytes))
+                self._let(records.Canceled(self._now(), row.id))
             answers.append(job_of(row) if row.state is JobState.CANCELED else JobEnded(state=row.state.value))
         self._table.settle(SETTLED_AT_ONCE)
         return answers
@@ -231,7 +229,7 @@ class Operations:
                 answers.append(JobNotEnded())
             else:
                 answers.append(job_of(row))
-                self._let(records.Deleted([row.id.bytes]))
+                self._let(records.Deleted([row.id]))
         return answers
 
     def advance(self, limit: int) -> list[UUID]:
@@ -271,7 +269,7 @@ class Operations:
                 purged.append(row.id)
                 table.undo.save(row)
         if purged:
-            self._let(records.Deleted([job_id.bytes for job_id in purged]))
+            self._let(records.Deleted(purged))
         for row in blocked:
             table.expiries.add(now + BLOCKED_FOR, row)
         return purged
@@ -287,7 +285,7 @@ class Operations:
 
     def _return(self, run: Run, cause: ReturnCause) -> None:
         self._drop_partial(run.row)
-        self._let(records.Returned(self._now(), run.token.bytes, cause))
+        self._let(records.Returned(self._now(), run.token, cause))
 
     def _cause(self, run: Run, now: int) -> ReturnCause:
         timeout = run.row.policy.timeout
@@ -397,7 +395,7 @@ def _digest(result: bytes) -> bytes:
     return hashlib.sha256(result).digest()[:16]
 
 
-def _fields(job: NewJob, dependencies: Iterable[UUID], now: int, store: Callable[[bytes], Payload]) -> JobFields:
+def _fields(job: NewJob, dependencies: tuple[UUID, ...], now: int, store: Callable[[bytes], Payload]) -> JobFields:
     if job.not_before is None:
         not_before = None
     elif isinstance(job.not_before, float | int):
@@ -405,12 +403,12 @@ def _fields(job: NewJob, dependencies: Iterable[UUID], now: int, store: Callable
     else:
         not_before = from_time(job.not_before)
     return JobFields(
-        job.id.bytes,
+        job.id,
         job.type,
         job.arch,
         job.channel,
         None if job.args is None else store(job.args),
-        [one.bytes for one in dependencies],
+        dependencies,
         job.priority,
         not_before,
         None if job.timeout is None else microseconds(job.timeout),
@@ -440,17 +438,17 @@ def _restored(stored: StoredJob, now: int, store: Callable[[bytes], Payload]) ->
         job.retries,
         stored.failures,
         stored.returns,
-        None if job.worker_id is None else job.worker_id.bytes,
+        job.worker_id,
         None if stored.result is None else store(stored.result),
         [
             records.AttemptFields(
-                attempt.token.bytes,
+                attempt.token,
                 attempt.number,
                 attempt.state.value,
                 attempt.confirm,
                 attempt.digest,
                 microseconds(attempt.lease),
-                None if attempt.worker_id is None else attempt.worker_id.bytes,
+                attempt.worker_id,
             )
             for attempt in stored.attempts
         ],

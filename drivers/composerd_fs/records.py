@@ -1,10 +1,12 @@
 """The facts that the journal keeps: one record for each transition that somebody caused, none for what follows from it.
 
-Ids and tokens are 16 bytes, times are microseconds since the epoch on the driver's clock, durations are microseconds. A
-payload is an integer, its place in the journal (`composerd_fs.places`); in memory it is the bytes themselves.
+Ids and tokens are UUIDs (16 bytes in the journal), times are microseconds since the epoch on the driver's clock,
+durations are microseconds. A payload is an integer, its place in the journal (`composerd_fs.places`); in memory it is
+the bytes themselves.
 """
 
 from typing import TypeAlias
+from uuid import UUID
 
 import msgspec
 
@@ -17,12 +19,12 @@ Payload: TypeAlias = int | bytes
 class JobFields(msgspec.Struct, array_like=True, gc=False):
     """A submitted job."""
 
-    id: bytes
+    id: UUID
     type: str
     arch: str | None
     channel: str
     args: Payload | None
-    dependencies: list[bytes]
+    dependencies: tuple[UUID, ...]
     priority: int
     not_before: int | None
     timeout: int | None
@@ -55,17 +57,17 @@ class Claimed(msgspec.Struct, array_like=True, tag=2, gc=False):
     """An attempt began."""
 
     at: int
-    job: bytes
-    token: bytes
+    job: UUID
+    token: UUID
     lease: int
     handover: int | None
-    worker: bytes | None
+    worker: UUID | None
 
 
 class Attached(msgspec.Struct, array_like=True, tag=3, gc=False):
     """A file was added to an attempt."""
 
-    token: bytes
+    token: UUID
     artifact: ArtifactFields
 
 
@@ -73,7 +75,7 @@ class Finished(msgspec.Struct, array_like=True, tag=4, gc=False):
     """An attempt reported its outcome."""
 
     at: int
-    token: bytes
+    token: UUID
     result: Payload
     digest: bytes
     failed: bool
@@ -83,7 +85,7 @@ class Returned(msgspec.Struct, array_like=True, tag=5, gc=False):
     """An attempt ended without an outcome."""
 
     at: int
-    token: bytes
+    token: UUID
     cause: ReturnCause
 
 
@@ -91,25 +93,25 @@ class Canceled(msgspec.Struct, array_like=True, tag=6, gc=False):
     """A job was canceled."""
 
     at: int
-    job: bytes
+    job: UUID
 
 
 class Deleted(msgspec.Struct, array_like=True, tag=7, gc=False):
     """Jobs were forgotten."""
 
-    jobs: list[bytes]
+    jobs: list[UUID]
 
 
 class AttemptFields(msgspec.Struct, array_like=True, gc=False):
     """A remembered attempt of a restored job."""
 
-    token: bytes
+    token: UUID
     number: int
     state: str
     confirm: bool
     digest: bytes
     lease: int
-    worker: bytes | None
+    worker: UUID | None
 
 
 class Restored(msgspec.Struct, array_like=True, tag=8, gc=False):
@@ -124,7 +126,7 @@ class Restored(msgspec.Struct, array_like=True, tag=8, gc=False):
     retries: int
     failures: int
     returns: int
-    worker: bytes | None
+    worker: UUID | None
     result: Payload | None
     attempts: list[AttemptFields]
     artifacts: list[ArtifactFields]

@@ -162,15 +162,15 @@ class Table:
         self._at(record.at)
 
     def _claimed(self, record: records.Claimed) -> None:
-        row = self.rows[UUID(bytes=record.job)]
+        row = self.rows[record.job]
         self.undo.save(row)
         run = Run(
-            UUID(bytes=record.token),
+            record.token,
             row,
             row.number + 1,
             record.lease,
             record.handover,
-            None if record.worker is None else UUID(bytes=record.worker),
+            record.worker,
         )
         row.number = run.number
         row.started_at = record.at
@@ -184,13 +184,13 @@ class Table:
         self._at(record.at)
 
     def _attached(self, record: records.Attached) -> None:
-        run = self.runs[UUID(bytes=record.token)]
+        run = self.runs[record.token]
         self.undo.save(run)
         artifact = artifact_of(record.artifact)
         run.artifacts = {**(run.artifacts or {}), artifact.name: artifact}
 
     def _finished(self, record: records.Finished) -> None:
-        run = self.runs[UUID(bytes=record.token)]
+        run = self.runs[record.token]
         row = run.row
         self.undo.save(row)
         self.undo.save(run)
@@ -211,7 +211,7 @@ class Table:
         self._at(record.at)
 
     def _returned(self, record: records.Returned) -> None:
-        run = self.runs[UUID(bytes=record.token)]
+        run = self.runs[record.token]
         row = run.row
         self.undo.save(row)
         self.undo.save(run)
@@ -227,14 +227,14 @@ class Table:
         self._at(record.at)
 
     def _canceled(self, record: records.Canceled) -> None:
-        row = self.rows[UUID(bytes=record.job)]
+        row = self.rows[record.job]
         self.undo.save(row)
         self._end(row, JobState.CANCELED, record.at, None)
         self._at(record.at)
 
     def _deleted(self, record: records.Deleted) -> None:
         for job in record.jobs:
-            row = self.rows.pop(UUID(bytes=job))
+            row = self.rows.pop(job)
             del self.by_seq[row.seq]
             self.undo.save(row)
             self.undo.call(self._undelete, row)
@@ -268,15 +268,15 @@ class Table:
         row.started_at = record.started_at
         row.finished_at = record.finished_at
         row.retries, row.failures, row.returns = record.retries, record.failures, record.returns
-        row.worker = None if record.worker is None else UUID(bytes=record.worker)
+        row.worker = record.worker
         row.result = self._place(record.result)
         artifacts = {one.name: artifact_of(one) for one in record.artifacts}
         for fields in record.attempts:
-            run = Run(UUID(bytes=fields.token), row, fields.number, fields.lease, None, None)
+            run = Run(fields.token, row, fields.number, fields.lease, None, None)
             run.state = AttemptState(fields.state)
             run.confirm = fields.confirm
             run.digest = fields.digest
-            run.worker = None if fields.worker is None else UUID(bytes=fields.worker)
+            run.worker = fields.worker
             run.deadline = record.at + run.lease
             row.number = max(row.number, run.number)
             self._remember(row, run)
@@ -304,7 +304,7 @@ class Table:
         self.last_seq += 1
         self.last_place += 1
         row = Row(
-            UUID(bytes=fields.id),
+            fields.id,
             self.last_seq,
             self._names.setdefault(key, key),
             self._policies.setdefault(policy, policy),
@@ -313,7 +313,7 @@ class Table:
         )
         row.place = self.last_place
         row.args = self._place(fields.args)
-        row.dependencies = tuple([UUID(bytes=job_id) for job_id in fields.dependencies])
+        row.dependencies = fields.dependencies
         row.not_before = fields.not_before
         row.idempotency_key = fields.idempotency_key
         row.fingerprint = fields.fingerprint
