@@ -249,7 +249,6 @@ class FsDriver(_TableDriver):
         self._table.base = base
         for record in records:
             self._table.apply(record)
-        self._table.settle(None)
         self._table.undo.clear()
         self._table.take_news(0)
 

@@ -73,6 +73,13 @@ class Operations:
         self._table.apply(record)
         self._record(record)
 
+    def _settle(self, limit: int) -> int:
+        """Draw what follows from ends, and record how far: whatever is decided next was decided knowing it."""
+        settled = self._table.settle(limit)
+        if settled:
+            self._record(records.Settled(settled))
+        return settled
+
     # Writes.
 
     def enqueue(self, submissions: Sequence[Sequence[NewJob]]) -> list[Enqueued | ComposerdError]:
@@ -83,7 +90,7 @@ class Operations:
                 answers.append(self._enqueue(jobs))
             except ComposerdError as exc:
                 answers.append(exc)
-        self._table.settle(SETTLED_AT_ONCE)
+        self._settle(SETTLED_AT_ONCE)
         return answers
 
     def _enqueue(self, jobs: Sequence[NewJob]) -> Enqueued:
@@ -189,7 +196,7 @@ class Operations:
                 answers.append(Finished(Finish.ACCEPTED if run.digest == digest else Finish.CONFLICT, job_id))
             else:
                 answers.append(Finished(Finish(run.state.value), job_id))
-        self._table.settle(SETTLED_AT_ONCE)
+        self._settle(SETTLED_AT_ONCE)
         return answers
 
     def release(self, tokens: Sequence[UUID]) -> list[Attempt]:
@@ -200,7 +207,7 @@ class Operations:
             answers.append(attempt_of(run))
             if run is not None and run.state is AttemptState.RUNNING:
                 self._return(run, ReturnCause.RELEASED)
-        self._table.settle(SETTLED_AT_ONCE)
+        self._settle(SETTLED_AT_ONCE)
         return answers
 
     def cancel(self, job_ids: Sequence[UUID]) -> list[Job | ComposerdError]:
@@ -215,7 +222,7 @@ class Operations:
                 self._drop_partial(row)
                 self._let(records.Canceled(self._now(), row.id))
             answers.append(job_of(row) if row.state is JobState.CANCELED else JobEnded(state=row.state.value))
-        self._table.settle(SETTLED_AT_ONCE)
+        self._settle(SETTLED_AT_ONCE)
         return answers
 
     def delete(self, job_ids: Sequence[UUID]) -> list[Job | None | ComposerdError]:
@@ -237,14 +244,14 @@ class Operations:
         table = self._table
         now = self._now()
         done: list[UUID] = []
-        settled = table.settle(limit)
+        settled = self._settle(limit)
         while len(done) + settled < limit and (row := table.delays.pop(now)) is not None:
             table.make_ready(row)
             done.append(row.id)
         while len(done) + settled < limit and (run := table.leases.pop(now)) is not None:
             self._return(run, self._cause(run, now))
             done.append(run.row.id)
-        table.settle(limit)
+        self._settle(limit)
         return done
 
     def next_due(self) -> int | None:

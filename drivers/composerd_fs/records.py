@@ -132,4 +132,10 @@ class Restored(msgspec.Struct, array_like=True, tag=8, gc=False):
     artifacts: list[ArtifactFields]
 
 
-Record: TypeAlias = Enqueued | Claimed | Attached | Finished | Returned | Canceled | Deleted | Restored
+class Settled(msgspec.Struct, array_like=True, tag=9, gc=False):
+    """What followed from ends was drawn for so many dependents: which, follows from the facts before."""
+
+    dependents: int
+
+
+Record: TypeAlias = Enqueued | Claimed | Attached | Finished | Returned | Canceled | Deleted | Restored | Settled

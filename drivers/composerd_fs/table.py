@@ -59,6 +59,7 @@ class Table:
             records.Canceled: self._canceled,
             records.Deleted: self._deleted,
             records.Restored: self._restored,
+            records.Settled: self._settled,
         }
 
     def apply(self, record: Record) -> None:
@@ -80,7 +81,6 @@ class Table:
     def restart(self, now: int) -> None:
         """After a replay: every running attempt is confirmed and has a full lease from now."""
         self.started_at = now
-        self.settle(None)
         for run in self.runs.values():
             if run.state is AttemptState.RUNNING:
                 run.confirmed = True
@@ -103,17 +103,16 @@ class Table:
         """Whether ends have consequences that were not drawn yet."""
         return bool(self._unsettled)
 
-    def settle(self, limit: int | None) -> int:
+    def settle(self, limit: int) -> int:
         """Draw the consequences of ended jobs for up to `limit` dependents; how many it were."""
         done = 0
-        while self._unsettled and (limit is None or done < limit):
+        while self._unsettled and done < limit:
             ended, dependents = self._unsettled[0]
+            row = dependents.pop()
+            self.undo.call(dependents.append, row)
             if not dependents:
                 self._unsettled.popleft()
                 self.undo.call(self._unsettled.appendleft, (ended, dependents))
-                continue
-            row = dependents.pop()
-            self.undo.call(dependents.append, row)
             done += 1
             self._dependency_ended(row, ended)
         return done
@@ -288,6 +287,9 @@ class Table:
         self._state(row, state)
         self._index(row)
         self._at(record.at)
+
+    def _settled(self, record: records.Settled) -> None:
+        self.settle(record.dependents)
 
     # Steps that the facts have in common.
 

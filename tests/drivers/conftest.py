@@ -148,17 +148,17 @@ class Store:
     async def reopen(self) -> None:
         """Close an fs driver and open its directory again, at the same time of its clock."""
         await self.driver.close()
-        self.driver = await opened(self.directory)
-        await self.driver.shift_clock(self.shifted)
+        self.driver = await opened(self.directory, self.shifted)
 
     async def dump(self) -> list[Any]:
         """Everything."""
         return [job async for job in self.driver.dump()]
 
 
-async def opened(directory: Path) -> FsDriver:
-    """An fs driver that has started."""
+async def opened(directory: Path, shifted: float = 0.0) -> FsDriver:
+    """An fs driver that has started, that much later than now."""
     driver = FsDriver(directory)
+    await driver.shift_clock(shifted)
     try:
         await driver.start()
     except BaseException:
