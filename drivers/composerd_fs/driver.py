@@ -13,7 +13,7 @@ from uuid import UUID
 import msgspec
 
 from composerd.driver import Batch, Capabilities, Driver, StorageInfo, StoredJob
-from composerd.errors import ComposerdError, StorageURLError, Unavailable
+from composerd.errors import ComposerdError, StorageUnusable, StorageURLError, Unavailable
 from composerd.models import (
     Artifact,
     Attached,
@@ -233,6 +233,8 @@ class FsDriver(_TableDriver):
         gc.disable()  # a million small objects, none of them garbage
         try:
             await self._journal.open(self._replay)
+        except OSError as exc:
+            raise Unavailable(f"the journal in {self.directory} cannot be used: {exc.strerror}") from exc
         finally:
             gc.enable()
         self._clock.not_before(self._table.latest)
@@ -243,7 +245,7 @@ class FsDriver(_TableDriver):
             make_directory(self.directory / "journal")
             self._lock.acquire()
         except OSError as exc:
-            raise Unavailable(f"{self.directory} cannot be used: {exc.strerror}") from exc
+            raise StorageUnusable(f"{self.directory} cannot be used: {exc.strerror}") from exc
 
     def _replay(self, base: int, records: "list[Record]") -> None:
         self._table.base = base

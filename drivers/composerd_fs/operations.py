@@ -288,6 +288,7 @@ class Operations:
             if stored.new.id not in self._table.rows:
                 self._let(_restored(stored, self._now(), self._store))
                 loaded.append(stored.new.id)
+        self._settle(SETTLED_AT_ONCE)
         return loaded
 
     def _return(self, run: Run, cause: ReturnCause) -> None:

@@ -257,13 +257,19 @@ class Table:
 
     def _restored(self, record: records.Restored) -> None:
         row = self._new_row(record.job, record.queued_at)
-        for job_id in set(row.dependencies):
+        waiting = record.state == JobState.WAITING.value
+        for job_id in dict.fromkeys(row.dependencies):
             dependency = self.rows.get(job_id)
             if dependency is not None:
                 if dependency.dependents is None:
                     dependency.dependents = {}
                 dependency.dependents[row.seq] = row
-                row.pending += not dependency.state.ended
+                if not dependency.state.ended:
+                    row.pending += 1
+                elif waiting:  # perhaps what follows was not drawn yet where it came from
+                    row.pending += 1
+                    self._unsettled.append((dependency, [row]))
+                    self.undo.call(self._unsettled.pop)
         row.started_at = record.started_at
         row.finished_at = record.finished_at
         row.retries, row.failures, row.returns = record.retries, record.failures, record.returns
