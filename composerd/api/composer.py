@@ -23,7 +23,7 @@ from composerd.api.context import (
     parse_uuid,
     wait_of,
 )
-from composerd.api.delivery import answer_bytes
+from composerd.api.delivery import answer, answer_bytes, encode
 from composerd.api.openapi import BYTES, operation
 from composerd.api.worker import artifact_name
 from composerd.errors import (
@@ -42,7 +42,6 @@ MAX_PAGE = 1000
 
 _SUBMIT_JOB = msgspec.json.Decoder(schemas.SubmitJob)
 _SUBMIT_JOBS = msgspec.json.Decoder(schemas.SubmitJobs)
-_encode = msgspec.json.Encoder().encode
 
 
 def add_routes(app: web.Application) -> None:
@@ -74,7 +73,7 @@ async def submit_job(request: web.Request) -> web.StreamResponse:
     except (UnknownDependency, CanceledDependency, IdempotencyConflict) as exc:
         raise type(exc)(**{name: value for name, value in exc.details.items() if name != "index"}) from None
     if stored.created[0]:
-        return _json(job_body(stored.jobs[0], result=None), 201)
+        return answer(job_body(stored.jobs[0], result=None), 201)
     return await _job(request, stored.jobs[0])
 
 
@@ -96,8 +95,8 @@ async def submit_jobs(request: web.Request) -> web.StreamResponse:
         new = await asyncio.to_thread(submission.batch, body.jobs, options)
     stored = await queue.submit(new)
     items = [job_body(job) for job in stored.jobs]
-    answer = _encode(schemas.JobList(kind="JobList", href=f"{COMPOSER_BASE}/jobs/batch", id="batch", items=items))
-    return await answer_bytes(request, answer, status=201, budget=queue.budget)
+    listed = encode(schemas.JobList(kind="JobList", href=f"{COMPOSER_BASE}/jobs/batch", id="batch", items=items))
+    return await answer_bytes(request, listed, status=201, budget=queue.budget)
 
 
 @operation(
@@ -128,14 +127,14 @@ async def list_jobs(request: web.Request) -> web.StreamResponse:
         raise InvalidCursor(field="limit", problem=f"1 to {MAX_PAGE}")
     chosen = JobFilter(state, query.get("type"), query.get("channel"), query.get("arch"))
     page = await queue.list(chosen, _cursor(query.get("cursor")), int(limit))
-    answer = schemas.JobList(
+    listed = schemas.JobList(
         kind="JobList",
         href=f"{COMPOSER_BASE}/jobs",
         id="jobs",
         items=[job_body(job, listed=True) for job in page.jobs],
         next=None if page.next is None else _cursor_text(page.next),
     )
-    return await answer_bytes(request, _encode(answer), budget=queue.budget)
+    return await answer_bytes(request, encode(listed), budget=queue.budget)
 
 
 @operation(
@@ -171,7 +170,7 @@ async def get_job_result(request: web.Request) -> web.StreamResponse:
 )
 async def cancel_job(request: web.Request) -> web.StreamResponse:
     """End a job for good."""
-    return _json(job_body(await request.app[QUEUE].cancel(_job_id(request)), result=None))
+    return answer(job_body(await request.app[QUEUE].cancel(_job_id(request)), result=None))
 
 
 @operation(
@@ -194,7 +193,7 @@ async def list_artifacts(request: web.Request) -> web.Response:
         )
         for artifact in await request.app[QUEUE].artifacts(job_id)
     ]
-    return _json(schemas.ArtifactList(kind="ArtifactList", href=href, id="artifacts", items=items))
+    return answer(schemas.ArtifactList(kind="ArtifactList", href=href, id="artifacts", items=items))
 
 
 @operation("getArtifact", "Get an artifact's bytes", responses={200: ("The file", BYTES), 206: ("A part of it", BYTES)})
@@ -277,7 +276,7 @@ def job_body(
 async def _job(request: web.Request, job: Job) -> web.StreamResponse:
     queue = request.app[QUEUE]
     result = await queue.payload(job.id, PayloadKind.RESULT) if job.state.ended else None
-    return await answer_bytes(request, _encode(job_body(job, result=result)), budget=queue.budget)
+    return await answer_bytes(request, encode(job_body(job, result=result)), budget=queue.budget)
 
 
 async def _payload(request: web.Request, kind: PayloadKind) -> web.StreamResponse:
@@ -307,7 +306,3 @@ def _cursor(text: str | None) -> int | None:
 
 def _cursor_text(number: int) -> str:
     return base64.urlsafe_b64encode(number.to_bytes(9)).decode()
-
-
-def _json(value: object, status: int = 200) -> web.Response:
-    return web.Response(status=status, body=_encode(value), content_type="application/json")

@@ -1,9 +1,10 @@
-"""Writing an answer on which a job hangs: inside the handler, to a client that is seen to be there."""
+"""Writing answers: plain ones, large ones in parts, and those on which a job hangs, to a client that is seen to be there."""
 
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable
 
+import msgspec
 from aiohttp import web
 
 from composerd.api.context import OPERATION_HEADER, operation_id
@@ -14,6 +15,14 @@ CHUNK = 256 * 1024
 
 STALLED = 60.0
 """A client that takes nothing for this long, in seconds, has gone."""
+
+
+encode = msgspec.json.Encoder().encode
+
+
+def answer(value: object, status: int = 200) -> web.Response:
+    """A JSON answer."""
+    return web.Response(status=status, body=encode(value), content_type="application/json")
 
 
 async def deliver(

@@ -2,16 +2,14 @@
 
 import re
 
-import msgspec
 from aiohttp import web
 
 from composerd.api import schemas
 from composerd.api.context import COMPOSER_BASE, OPENAPI, OPTIONS, QUEUE, error_table
+from composerd.api.delivery import answer
 from composerd.api.errors import InvalidErrorId
 from composerd.api.openapi import operation
 from composerd.errors import ComposerdError, InvalidContent
-
-_encode = msgspec.json.Encoder().encode
 
 
 def add_api_routes(app: web.Application, base: str) -> None:
@@ -33,7 +31,7 @@ def add_site_routes(app: web.Application) -> None:
 async def get_status(request: web.Request) -> web.Response:
     """Answer."""
     base = error_table(request).base
-    return _json(schemas.Status(kind="Status", href=f"{base}/status", id="status", status="OK"))
+    return answer(schemas.Status(kind="Status", href=f"{base}/status", id="status", status="OK"))
 
 
 @operation("GetStatus", "Ask whether the server is there", responses={200: ("It is", schemas.Status)})
@@ -54,7 +52,7 @@ async def get_errors(request: web.Request) -> web.Response:
     page = _number(request, "page", 0, 0)
     size = _number(request, "size", 100, 1)
     rows = table.rows[page * size : (page + 1) * size]
-    return _json(
+    return answer(
         {
             "kind": "ErrorList",
             "href": f"{table.base}/errors",
@@ -74,7 +72,7 @@ async def get_error(request: web.Request) -> web.Response:
     text = request.match_info["id"]
     if not re.fullmatch(r"[0-9]{1,9}", text):
         raise InvalidErrorId
-    return _json(table.body(table.row(int(text))))
+    return answer(table.body(table.row(int(text))))
 
 
 @operation("getOpenapi", "Get this document", responses={200: ("The OpenAPI document", "application/json")})
@@ -114,7 +112,3 @@ def _number(request: web.Request, name: str, default: int, least: int) -> int:
     if not re.fullmatch(r"[0-9]{1,4}", text) or not least <= int(text) <= 1000:
         raise InvalidContent(field=name, problem=f"{least} to 1000")
     return int(text)
-
-
-def _json(value: object) -> web.Response:
-    return web.Response(body=_encode(value), content_type="application/json")

@@ -13,7 +13,7 @@ from aiohttp import web
 from composerd.api import schemas
 from composerd.api.bodies import read_json
 from composerd.api.context import ARTIFACTS, OPTIONS, QUEUE, parse_uuid, wait_of
-from composerd.api.delivery import deliver
+from composerd.api.delivery import answer, deliver, encode
 from composerd.api.errors import InvalidToken, InvalidTokenForStatus, InvalidWorkerId
 from composerd.api.openapi import BYTES, operation
 from composerd.errors import (
@@ -40,7 +40,6 @@ class _Result(msgspec.Struct):
 
 
 _RESULT = msgspec.json.Decoder(_Result)
-_encode = msgspec.json.Encoder().encode
 
 
 def add_routes(app: web.Application, base: str) -> None:
@@ -95,7 +94,7 @@ async def request_job(request: web.Request) -> web.StreamResponse:
 async def _hand_over(request: web.Request, queue: JobQueue, claimed: Claimed, *, confirm: bool) -> web.StreamResponse:
     base = request.app[OPTIONS].worker_base
     location = f"{base}/jobs/{claimed.token}"
-    answer = schemas.RequestJobResponse(
+    handed = schemas.RequestJobResponse(
         kind="RequestJob",
         href=f"{base}/jobs",
         id=str(claimed.job_id),
@@ -104,11 +103,11 @@ async def _hand_over(request: web.Request, queue: JobQueue, claimed: Claimed, *,
         artifact_location=f"{location}/artifacts/",
     )
     if claimed.args is not None:
-        answer.args = msgspec.Raw(claimed.args)
+        handed.args = msgspec.Raw(claimed.args)
     if claimed.dependencies:
         results = await queue.results(claimed.dependencies)
-        answer.dynamic_args = [msgspec.Raw(b"null" if result is None else result) for result in results]
-    body = _encode(answer)
+        handed.dynamic_args = [msgspec.Raw(b"null" if result is None else result) for result in results]
+    body = encode(handed)
     clock = asyncio.get_running_loop().time
     renewed = clock()
 
@@ -145,7 +144,7 @@ async def get_job(request: web.Request) -> web.Response:
         raise AttemptSuperseded
     location = f"{request.app[OPTIONS].worker_base}/jobs/{token}"
     canceled = attempt.state is not AttemptState.RUNNING
-    return _json(schemas.JobStatus(kind="JobStatus", href=location, id=str(token), canceled=canceled))
+    return answer(schemas.JobStatus(kind="JobStatus", href=location, id=str(token), canceled=canceled))
 
 
 @operation(
@@ -170,7 +169,7 @@ async def update_job(request: web.Request) -> web.Response:
         raise InvalidContent(field="result", problem="neither result nor partial")
     else:
         await queue.finish(token, b"null", failed=False)  # an empty object, as older workers send
-    return _json(_update_response(request, token))
+    return answer(_update_response(request, token))
 
 
 @operation(
@@ -186,7 +185,7 @@ async def release_job(request: web.Request) -> web.Response:
     if request.body_exists:
         await read_json(request, _RELEASE_JOB, queue.budget)
     await queue.release(token)
-    return _json(_update_response(request, token))
+    return answer(_update_response(request, token))
 
 
 @operation(
@@ -282,7 +281,3 @@ def _token(request: web.Request) -> UUID:
 def _update_response(request: web.Request, token: UUID) -> schemas.UpdateJobResponse:
     location = f"{request.app[OPTIONS].worker_base}/jobs/{token}"
     return schemas.UpdateJobResponse(kind="UpdateJobResponse", href=location, id=str(token))
-
-
-def _json(value: object, status: int = 200) -> web.Response:
-    return web.Response(status=status, body=_encode(value), content_type="application/json")
