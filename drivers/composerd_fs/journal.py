@@ -143,7 +143,13 @@ class Journal:
     async def _create(self, number: int, frame: int) -> None:
         salt = os.urandom(frames.SALT_SIZE)
         file = await aiofiles.open(self._path(number), "x+b", buffering=0)
-        await self._disk.call(_write_header, file.fileno(), frames.pack_segment_header(number, salt), self.directory)
+        try:
+            await self._disk.call(
+                _write_header, file.fileno(), frames.pack_segment_header(number, salt), self.directory
+            )
+        except OSError:
+            await file.close()
+            raise
         self._file, self._segment, self._salt, self._end, self._frame = file, number, salt, SEGMENT_HEADER, frame
 
     # Reading payloads.
