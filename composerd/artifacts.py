@@ -118,7 +118,7 @@ class ArtifactStore:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.uploading: set[UUID] = set()
-        """Jobs that files were uploaded to lately; the sweeper takes them out."""
+        """Jobs with files that are not over; the sweeper takes them out."""
 
     async def start(self) -> None:
         """Make the directory. Raises `Unavailable` or `StorageFull` if it cannot be had."""
@@ -208,9 +208,12 @@ class Sweeper:
                 log.warning("%d jobs' artifacts were not swept; the next start does it: %s", len(job_ids), exc)
 
     async def _sweep(self, job_ids: Sequence[UUID]) -> None:
+        self._store.uploading.update(job_ids)  # before the look, so that an end right after it is heard
         jobs = await self._driver.get(job_ids)
         artifacts = await self._driver.artifacts(job_ids)
         for job_id, job, attached in zip(job_ids, jobs, artifacts, strict=True):
+            if job is None or job.state.ended:
+                self._store.uploading.discard(job_id)
             if job is None:
                 await self._store.forget(job_id)
             else:

@@ -123,6 +123,7 @@ def _well_formed(body: bytes) -> None:
 
 
 _PLACE = re.compile(r" - at `(key in )?\$\.?(.*)`$")
+_MEMBER = re.compile(r"field `(.*)`$")
 _BYTE = re.compile(r"\(byte (\d+)\)$")
 
 
@@ -130,9 +131,11 @@ def shape_error(error: msgspec.ValidationError) -> InvalidContent:
     """What msgspec says of a value of the wrong shape, in our words."""
     text = str(error)
     place = _PLACE.search(text)
-    if place is None:
-        return InvalidContent(problem=text)
-    return InvalidContent(field=place[2] or "body", problem=text[: place.start()])
+    path = "" if place is None else place[2]
+    problem = text if place is None else text[: place.start()]
+    if member := _MEMBER.search(problem):  # the object is named, and what is meant is a field of it
+        path = f"{path}.{member[1]}" if path else member[1]
+    return InvalidContent(field=path or "body", problem=problem)
 
 
 def text_error(error: msgspec.DecodeError) -> MalformedJSON:

@@ -1,0 +1,609 @@
+"""What the two APIs answer, row by row: tokens, errors, hostile bodies, payloads kept byte for byte, artifacts. Against a real process."""
+
+import asyncio
+import base64
+import hashlib
+import io
+import json
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from yarl import URL
+
+from .conftest import COMPOSER, WORKER, Serve, Server
+
+JSON = {"Content-Type": "application/json"}
+NOBODY = "12345678-1234-4123-8123-123456789abc"
+
+# Payloads that a parser in between would change.
+SPELLINGS = [
+    b"null",
+    b'{"b":1,"a":2,"b":3}',
+    b"[1.0, 1e400, -0, 0.10, 1E+2, 123456789012345678901234567890123456789012345678901234567890]",
+    b'{"\\u0000":"\\u0000", "\\u00e9":"\xc3\xa9", "s":"\\ud83d\\ude00 \xf0\x9f\x98\x80 \\/"}',
+    b'"\x7f\xe2\x80\xa8"',
+    b"[ \n\t 1 ,{ } , [ ] ]",
+]
+
+NOT_JSON = {
+    "nothing": b"",
+    "bad UTF-8": b'{"type":"\xff"}',
+    "an overlong spelling": b'{"type":"\xc0\xaf"}',
+    "a byte order mark": b'\xef\xbb\xbf{"type":"a"}',
+    "UTF-16": '{"type":"a"}'.encode("utf-16"),
+    "NaN": b'{"type":"a","args":NaN}',
+    "Infinity": b'{"type":"a","args":[-Infinity]}',
+    "a lone surrogate": b'{"type":"a","args":"\\ud800"}',
+    "a lone low surrogate": b'{"type":"a","args":"\\udc00x"}',
+    "a lone surrogate in a key": b'{"type":"a","args":{"\\ud800":1}}',
+    "trailing data": b'{"type":"a"} {}',
+    "a trailing comma": b'{"type":"a",}',
+    "a single quote": b"{'type':'a'}",
+    "a comment": b'{"type":"a"}//',
+    "a leading zero": b'{"type":"a","args":01}',
+    "a raw control character": b'{"type":"a","args":"\x01"}',
+    "an unknown escape": b'{"type":"a","args":"\\x41"}',
+    "half of it": b'{"type":"a","args":[1,2',
+}
+
+WRONG_JOBS: dict[str, tuple[Any, str]] = {
+    "a list": ([], "body"),
+    "no type": ({}, "type"),
+    "an unknown field": ({"type": "a", "colour": 1}, "colour"),
+    "a long type": ({"type": "a" * 129}, "type"),
+    "a type with a space": ({"type": "a b"}, "type"),
+    "an empty type": ({"type": ""}, "type"),
+    "an empty arch": ({"type": "a", "arch": ""}, "arch"),
+    "a channel with a newline": ({"type": "a", "channel": "a\n"}, "channel"),
+    "an empty key": ({"type": "a", "idempotency_key": ""}, "idempotency_key"),
+    "priority 101": ({"type": "a", "priority": 101}, "priority"),
+    "priority as text": ({"type": "a", "priority": "1"}, "priority"),
+    "a priority that is true": ({"type": "a", "priority": True}, "priority"),
+    "retries": ({"type": "a", "max_retries": -1}, "max_retries"),
+    "a duration without a unit": ({"type": "a", "timeout": "5"}, "timeout"),
+    "no time at all": ({"type": "a", "timeout": "0s"}, "timeout"),
+    "a time without a zone": ({"type": "a", "not_before": "2030-01-01T00:00:00"}, "not_before"),
+    "a wrong time": ({"type": "a", "not_before": "tomorrow"}, "not_before"),
+    "a wrong choice": ({"type": "a", "on_dependency_failure": "maybe"}, "on_dependency_failure"),
+    "too many dependencies": ({"type": "a", "dependencies": [NOBODY] * 1001}, "dependencies"),
+    "a ref outside a batch": ({"type": "a", "ref": "r"}, "ref"),
+    "retention": ({"type": "a", "retention": "-1d"}, "retention"),
+}
+
+
+@pytest.fixture
+async def server(serve: Serve) -> AsyncIterator[Server]:
+    """A server that must not have been surprised by anything at the end."""
+    server = await serve("--max-artifact-size", "1MiB", "--max-body-size", "2MiB")
+    yield server
+    assert b"Traceback" not in server.log, server.log.decode()
+
+
+async def send(server: Server, method: str, path: str, data: Any = None, **headers: str) -> tuple[int, Any, Any]:
+    """Status, headers and body of a request whose path is sent as it stands."""
+    assert server._http is not None
+    if isinstance(data, bytes):
+        data = io.BytesIO(data)
+    async with server._http.request(
+        method,
+        URL(server.url + path, encoded=True),
+        data=data,
+        headers={k.replace("_", "-"): v for k, v in headers.items()},
+    ) as response:
+        body = await response.read()
+        return response.status, response.headers, body
+
+
+async def error(server: Server, method: str, path: str, data: Any = None, **headers: str) -> tuple[int, int, Any]:
+    """Status, number and details of an error, whose shape is checked."""
+    status, answered, raw = await send(server, method, path, data, **headers)
+    body = json.loads(raw)
+    base, prefix = (COMPOSER, "COMPOSERD-") if path.startswith(f"{COMPOSER}/") else (WORKER, "IMAGE-BUILDER-WORKER-")
+    assert body["kind"] == "Error"
+    assert body["href"] == f"{base}/errors/{body['id']}"
+    assert body["code"] == f"{prefix}{body['id']}"
+    assert body["message"] == body["reason"]
+    assert body["operation_id"] == answered["X-Operation-Id"]
+    assert answered["Content-Type"].startswith("application/json")
+    return status, int(body["id"]), body.get("details")
+
+
+async def attempt(server: Server, state: str, *, confirm: bool = False) -> str:
+    """The location of an attempt in this state."""
+    if state == "unknown":
+        return f"{WORKER}/jobs/{NOBODY}"
+    if state == "not a UUID":
+        return f"{WORKER}/jobs/here"
+    job = await server.submit(type=f"t-{uuid.uuid4()}")
+    asked = await server.ask(job["type"], confirm=confirm)
+    assert asked is not None
+    if state == "canceled":
+        assert (await server.request("POST", f"{COMPOSER}/jobs/{job['id']}/cancel"))[0] == 200
+    if state == "finished":
+        assert (await server.finish(asked, 1))[0] == 200
+    if state == "superseded":
+        assert (await server.request("POST", f"{asked['location']}/release", {}))[0] == 200
+    return str(asked["location"])
+
+
+TOKEN_TABLE: dict[str, tuple[int, int, int, int]] = {
+    # state: error of GET, PATCH result, PATCH partial and release, PUT; 0: none
+    "running": (0, 0, 0, 0),
+    "canceled": (0, 6, 6, 6),
+    "finished": (5, 20, 21, 21),
+    "superseded": (0, 22, 22, 22),
+    "superseded, confirming": (22, 22, 22, 22),
+    "unknown": (5, 5, 5, 5),
+    "not a UUID": (8, 7, 7, 7),
+}
+STATUS = {0: 200, 5: 404, 6: 400, 7: 400, 8: 400, 20: 409, 21: 409, 22: 410}
+
+
+@pytest.mark.parametrize("row", TOKEN_TABLE)
+async def test_token_table(server: Server, row: str) -> None:
+    """What a call with a token answers, in each state of its attempt; and it changes nothing once the attempt has ended."""
+    state = row.partition(",")[0]
+    confirm = "confirming" in row
+    calls = [
+        ("GET", "", None, {}),
+        ("PATCH", "", b'{"result":2}', JSON),
+        ("PATCH", "", b'{"partial":2}', JSON),
+        ("POST", "/release", b"{}", JSON),
+        ("PUT", "/artifacts/a", b"x", {}),
+    ]
+    for (method, path, body, headers), number in zip(
+        calls, [*TOKEN_TABLE[row][:3], *TOKEN_TABLE[row][2:]], strict=True
+    ):
+        location = await attempt(server, state, confirm=confirm)
+        status, _, raw = await send(server, method, location + path, body, **headers)
+        answered = json.loads(raw) if raw else {}
+        assert (status, int(answered["id"]) if status >= 400 else 0) == (STATUS[number], number), (method, path)
+        if method == "GET" and not number:
+            assert answered["canceled"] is (state != "running")
+        if number == 6:
+            assert answered["details"]["state"] == "canceled"
+
+
+async def test_the_same_result_again(server: Server) -> None:
+    """A finish repeated with the same bytes is 200, with others error 20; the first result stays."""
+    job = await server.submit()
+    asked = await server.ask()
+    assert asked is not None
+    for body, expected in [
+        (b'{"result": {"a":1}}', 200),
+        (b'{"result": {"a":1}}', 200),
+        (b'{"result": {"a": 1}}', 409),
+    ]:
+        status, _, _ = await send(server, "PATCH", asked["location"], body, **JSON)
+        assert status == expected
+    assert (await send(server, "GET", f"{COMPOSER}/jobs/{job['id']}/result"))[2] == b'{"a":1}'
+
+
+@pytest.mark.parametrize(
+    ("body", "number"),
+    [(b"{}", 0), (b" { } ", 0), (b'{"resutl":1}', 19), (b'{"result":1,"partial":1}', 19), (b"[]", 19), (b"null", 19)],
+)
+async def test_patch_bodies(server: Server, body: bytes, number: int) -> None:
+    """An empty object finishes with null; neither or both of result and partial is error 19."""
+    location = await attempt(server, "running")
+    status, _, raw = await send(server, "PATCH", location, body, **JSON)
+    assert (status, int(json.loads(raw)["id"]) if number else 0) == (400 if number else 200, number)
+
+
+@pytest.mark.parametrize("payload", SPELLINGS, ids=range(len(SPELLINGS)))
+async def test_payloads_are_kept_byte_for_byte(serve: Serve, payload: bytes) -> None:
+    """Args, result, partial and dynamic_args are kept as they were spelled, also over a restart."""
+    server = await serve()
+    status, _, raw = await send(server, "POST", f"{COMPOSER}/jobs", b'{"args": ' + payload + b' ,"type":"a"}', **JSON)
+    assert status == 201
+    first = json.loads(raw)["id"]
+    await server.submit("b", dependencies=[first])
+    status, _, raw = await send(server, "POST", f"{WORKER}/jobs", b'{"types":["a"],"arch":"x"}', **JSON)
+    assert b'"args":' + payload in raw
+    location = json.loads(raw)["location"]
+    assert (await send(server, "PATCH", location, b'{"partial":' + payload + b"}", **JSON))[0] == 200
+    assert b'"partial":' + payload in (await send(server, "GET", f"{COMPOSER}/jobs/{first}"))[2]
+    assert (await send(server, "PATCH", location, b'{ "result" :' + payload + b"}", **JSON))[0] == 200
+    server.kill()
+    await server.exited()
+    await server.start()
+    for name in ("args", "result"):
+        assert (await send(server, "GET", f"{COMPOSER}/jobs/{first}/{name}"))[2] == payload
+    assert b'"result":' + payload in (await send(server, "GET", f"{COMPOSER}/jobs/{first}"))[2]
+    status, _, raw = await send(server, "POST", f"{WORKER}/jobs", b'{"types":["b"],"arch":"x"}', **JSON)
+    assert b'"dynamic_args":[' + payload + b"]" in raw
+
+
+@pytest.mark.parametrize("body", NOT_JSON.values(), ids=NOT_JSON)
+async def test_what_is_not_json(server: Server, body: bytes) -> None:
+    """What is not JSON is error 10 on every operation that takes a body, with a place where there is one; nothing is stored."""
+    location = await attempt(server, "running")
+    calls = [
+        ("POST", f"{COMPOSER}/jobs"),
+        ("POST", f"{COMPOSER}/jobs/batch"),
+        ("POST", f"{WORKER}/jobs"),
+        ("PATCH", location),
+    ]
+    for method, path in calls:
+        status, number, details = await error(server, method, path, body, **JSON)
+        assert (status, number) == (400, 10)
+        assert details["problem"]
+    assert len((await server.request("GET", f"{COMPOSER}/jobs"))[1]["items"]) == 1
+    assert (await server.request("GET", location))[1]["canceled"] is False
+
+
+@pytest.mark.parametrize(("job", "field"), WRONG_JOBS.values(), ids=WRONG_JOBS)
+async def test_jobs_of_the_wrong_shape(server: Server, job: Any, field: str) -> None:
+    """A job of the wrong shape is error 19 that names the field, alone and in a batch; nothing is stored."""
+    status, number, details = await error(server, "POST", f"{COMPOSER}/jobs", json.dumps(job).encode(), **JSON)
+    assert (status, number) == (400, 19)
+    assert details["field"].startswith(field)
+    if not (isinstance(job, dict) and "ref" in job):
+        batch = json.dumps({"jobs": [{"type": "fine"}, job]}).encode()
+        status, number, details = await error(server, "POST", f"{COMPOSER}/jobs/batch", batch, **JSON)
+        assert (status, number) == (400, 19)
+        assert details["field"].startswith("jobs[")
+    assert (await server.request("GET", f"{COMPOSER}/jobs"))[1]["items"] == []
+
+
+async def test_depth(server: Server) -> None:
+    """Nesting of 500 is taken, deeper is error 19; brackets within strings do not count."""
+    for inner, expected in [
+        (b"[" * 499 + b"]" * 499, 201),
+        (b'"' + b"[{" * 600 + b'"', 201),
+        (b"[" * 500 + b"]" * 500, 400),
+    ]:
+        status, _, raw = await send(server, "POST", f"{COMPOSER}/jobs", b'{"type":"a","args":' + inner + b"}", **JSON)
+        assert status == expected
+    assert json.loads(raw)["id"] == "19"
+    status, number, _ = await error(server, "POST", f"{COMPOSER}/jobs", b'{"type":"a","args":' + b"[" * 10**6, **JSON)
+    assert (status, number) == (400, 19)
+
+
+@pytest.mark.parametrize(
+    ("value", "accepted"),
+    [
+        ("application/json", True),
+        ("Application/JSON; charset=UTF-8", True),
+        ('application/json;charset="utf-8"', True),
+        ("application/json; charset=latin-1", False),
+        ("application/json; boundary=x", False),
+        ("application/problem+json", False),
+        ("text/json", False),
+        ("text/plain", False),
+        ("application/x-www-form-urlencoded", False),
+        ("", False),
+    ],
+)
+async def test_content_types(server: Server, value: str, accepted: bool) -> None:
+    """JSON in UTF-8, however it is written, and nothing else."""
+    status, _, raw = await send(server, "POST", f"{COMPOSER}/jobs", b'{"type":"a"}', Content_Type=value)
+    assert status == (201 if accepted else 415)
+    assert accepted or json.loads(raw)["id"] == "3"
+
+
+async def test_bodies_over_the_limit(server: Server) -> None:
+    """Over the size limit is error 27, said ahead or not; at it is taken."""
+    room = 2 * 1024 * 1024 - len(b'{"type":"a","args":""}')
+    fits = b'{"type":"a","args":"' + b"x" * room + b'"}'
+    assert (await send(server, "POST", f"{COMPOSER}/jobs", fits, **JSON))[0] == 201
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for begin in range(0, len(fits), 65536):
+            yield fits[begin : begin + 65536]
+        yield b" "
+
+    for body in (fits + b" ", chunks()):
+        assert (await error(server, "POST", f"{COMPOSER}/jobs", body, **JSON))[:2] == (413, 27)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "expected"),
+    [
+        ("GET", "/nowhere", (404, 11)),
+        ("GET", f"{WORKER}/nowhere", (404, 11)),
+        ("GET", f"{COMPOSER}/nowhere", (404, 11)),
+        ("GET", f"{COMPOSER}x/jobs", (404, 11)),
+        ("DELETE", f"{WORKER}/jobs", (405, 12)),
+        ("PUT", f"{COMPOSER}/jobs", (405, 12)),
+        ("GET", f"{WORKER}/errors/x", (400, 9)),
+        ("GET", f"{WORKER}/errors/-1", (400, 9)),
+        ("GET", f"{WORKER}/errors/4", (404, 14)),
+        ("GET", f"{COMPOSER}/errors/5", (404, 14)),
+        ("GET", f"{COMPOSER}/errors?size=0", (400, 19)),
+        ("GET", f"{COMPOSER}/jobs/{NOBODY}", (404, 32)),
+        ("GET", f"{COMPOSER}/jobs/1", (404, 32)),
+        ("GET", f"{COMPOSER}/jobs/{NOBODY}?wait=1s", (404, 32)),
+        ("GET", f"{COMPOSER}/jobs/{NOBODY}/args", (404, 32)),
+        ("GET", f"{COMPOSER}/jobs/{NOBODY}/result", (404, 32)),
+        ("GET", f"{COMPOSER}/jobs/{NOBODY}/artifacts", (404, 32)),
+        ("POST", f"{COMPOSER}/jobs/{NOBODY}/cancel", (404, 32)),
+        ("GET", f"{COMPOSER}/jobs/{NOBODY}?wait=11m", (400, 19)),
+        ("GET", f"{COMPOSER}/jobs/{NOBODY}?wait=soon", (400, 19)),
+        ("GET", f"{COMPOSER}/jobs?limit=1001", (400, 39)),
+        ("GET", f"{COMPOSER}/jobs?limit=x", (400, 39)),
+        ("GET", f"{COMPOSER}/jobs?state=done", (400, 39)),
+        ("GET", f"{COMPOSER}/jobs?cursor=%C3%A9", (400, 39)),
+        ("GET", f"{COMPOSER}/jobs?colour=red", (400, 39)),
+    ],
+)
+async def test_errors(server: Server, method: str, path: str, expected: tuple[int, int]) -> None:
+    """A request that cannot be served has its predefined error, in the table of the API that it was sent to."""
+    assert (await error(server, method, path))[:2] == expected
+
+
+@pytest.mark.parametrize("base", [WORKER, COMPOSER])
+async def test_the_lists_of_errors(server: Server, base: str) -> None:
+    """The errors are listed in pages; each is there by its number too."""
+    _, everything = await server.request("GET", f"{base}/errors")
+    assert everything["kind"] == "ErrorList"
+    assert everything["total"] == len(everything["items"])
+    _, page = await server.request("GET", f"{base}/errors?page=1&size=3")
+    assert page["items"] == everything["items"][3:6]
+    for item in everything["items"]:
+        assert (await server.request("GET", item["href"]))[1] == item
+
+
+@pytest.mark.parametrize(
+    ("asked", "number"),
+    [
+        ({"types": [], "arch": "x"}, 19),
+        ({"types": ["a"] * 65, "arch": "x"}, 19),
+        ({"types": ["a"]}, 19),
+        ({"types": ["a b"], "arch": "x"}, 19),
+        ({"types": ["a"], "arch": ""}, 19),
+        ({"types": ["manifest-id-only"], "arch": "x"}, 15),
+        ({"types": ["a"], "arch": "x", "worker_id": "me"}, 17),
+    ],
+)
+async def test_wrong_questions(server: Server, asked: Any, number: int) -> None:
+    """A question that cannot be asked is answered at once."""
+    body = json.dumps(asked).encode()
+    assert (await error(server, "POST", f"{WORKER}/jobs", body, **JSON))[:2] == (400, number)
+
+
+async def test_questions_with_more_in_them(server: Server) -> None:
+    """The worker API ignores fields that it does not know, and worker ids that it does not know."""
+    await server.submit()
+    assert await server.ask(colour="red", worker_id=NOBODY) is not None
+
+
+async def test_dependencies_that_cannot_be(server: Server) -> None:
+    """An unknown dependency is error 36 naming it, a canceled one error 37; nothing is stored, in a batch neither."""
+    gone = (await server.submit())["id"]
+    await server.request("POST", f"{COMPOSER}/jobs/{gone}/cancel")
+    for job_id, expected in [(NOBODY, (400, 36)), ("nobody", (400, 36)), (gone, (409, 37))]:
+        job = {"type": "a", "dependencies": [job_id]}
+        for path, body in [("", job), ("/batch", {"jobs": [{"type": "a"}, job]})]:
+            status, number, details = await error(
+                server, "POST", f"{COMPOSER}/jobs{path}", json.dumps(body).encode(), **JSON
+            )
+            assert (status, number) == expected
+            assert details["id"] == job_id
+    assert len((await server.request("GET", f"{COMPOSER}/jobs"))[1]["items"]) == 1
+
+
+async def test_idempotency(server: Server) -> None:
+    """The same key with equal content is the existing job, with other content error 38; another channel is another key."""
+    body: dict[str, Any] = {"type": "a", "idempotency_key": "k", "args": {"n": 1}}
+    first = await server.submit(**body)
+    for _ in range(2):
+        status, again = await server.request("POST", f"{COMPOSER}/jobs", body)
+        assert (status, again["id"]) == (200, first["id"])
+    for other in ({"args": {"n": 2}}, {"type": "b"}, {"priority": 1}, {"dependencies": [first["id"]]}):
+        assert (await server.request("POST", f"{COMPOSER}/jobs", {**body, **other}))[0] == 409
+    spelled = b'{"type":"a","idempotency_key":"k","args":{"n":1 }}'
+    assert (await error(server, "POST", f"{COMPOSER}/jobs", spelled, **JSON))[:2] == (409, 38)
+    assert (await server.submit(**{**body, "channel": "c"}))["id"] != first["id"]
+    _, batch = await server.request("POST", f"{COMPOSER}/jobs/batch", {"jobs": [{"type": "x"}, body]})
+    assert batch["items"][1]["id"] == first["id"]
+    assert len((await server.request("GET", f"{COMPOSER}/jobs"))[1]["items"]) == 3
+
+
+async def test_a_listing_in_pages(server: Server) -> None:
+    """Jobs are listed newest first, in pages, without what only a single job shows."""
+    ids = [(await server.submit())["id"] for _ in range(5)]
+    seen: list[str] = []
+    cursor = ""
+    while True:
+        _, page = await server.request("GET", f"{COMPOSER}/jobs?limit=2{cursor}")
+        assert all(
+            "result" not in item and "partial" not in item and "dependents" not in item for item in page["items"]
+        )
+        seen += [item["id"] for item in page["items"]]
+        if page["next"] is None:
+            break
+        cursor = f"&cursor={page['next']}"
+    assert seen == ids[::-1]
+
+
+# Artifacts.
+
+
+NAMES = ["a", "a b", "é", "日本語.txt", "x" * 255, "a%b", "a+b", "a..b", "~", "a?b#c&d", "\U0001f600", "-rf"]
+BAD_NAMES = {
+    "a leading dot": ".a",
+    "dots": "%2E%2E",
+    "an encoded slash": "a%2Fb",
+    "a backslash": "a%5Cb",
+    "NUL": "a%00b",
+    "a control character": "a%0Ab",
+    "another one": "a%C2%85b",
+    "256 bytes": "%C3%A9" * 128,
+    "bad UTF-8": "%FF",
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("spelling", ["plain", "every byte"])
+async def test_names_of_artifacts(server: Server, name: str, spelling: str) -> None:
+    """A name is the same however the URL spells it, when it is uploaded, listed and fetched."""
+    sent = quote(name, safe="+&~-") if spelling == "plain" else "".join(f"%{byte:02x}" for byte in name.encode())
+    job = await server.submit()
+    asked = await server.ask()
+    assert asked is not None
+    assert (await send(server, "PUT", asked["artifact_location"] + sent, b"data"))[0] == 200
+    await server.finish(asked)
+    _, listed = await server.request("GET", f"{COMPOSER}/jobs/{job['id']}/artifacts")
+    (item,) = listed["items"]
+    assert (item["name"], item["id"], item["size"]) == (name, name, 4)
+    assert item["sha256"] == hashlib.sha256(b"data").hexdigest()
+    for path in (item["href"], f"{COMPOSER}/jobs/{job['id']}/artifacts/{sent}"):
+        status, headers, body = await send(server, "GET", path)
+        assert (status, body) == (200, b"data")
+        assert headers["Content-Disposition"] == f"attachment; filename*=UTF-8''{quote(name, safe='')}"
+
+
+@pytest.mark.parametrize("name", BAD_NAMES.values(), ids=BAD_NAMES)
+async def test_names_that_are_none(server: Server, name: str) -> None:
+    """What cannot be a name is error 23, and stores nothing; to fetch it is error 35."""
+    job = await server.submit()
+    asked = await server.ask()
+    assert asked is not None
+    assert (await error(server, "PUT", asked["artifact_location"] + name, b"data"))[:2] == (400, 23)
+    await server.finish(asked)
+    assert (await server.request("GET", f"{COMPOSER}/jobs/{job['id']}/artifacts"))[1]["items"] == []
+    assert (await error(server, "GET", f"{COMPOSER}/jobs/{job['id']}/artifacts/{name}"))[:2] == (404, 35)
+
+
+async def raw_put(server: Server, location: str, head: str, body: bytes, *, ends: bool = True) -> int:
+    """Send an upload as it stands and, perhaps, end the sending side; the status, 0 for none."""
+    reader, writer = await asyncio.open_connection(*server.address)
+    writer.write(f"PUT {location} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{head}\r\n\r\n".encode() + body)
+    if ends:
+        writer.write_eof()
+    line = await reader.readline()
+    writer.close()
+    return int(line.split()[1]) if line else 0
+
+
+async def test_uploads_are_whole_or_nothing(server: Server) -> None:
+    """A short body, a missing last chunk, a wrong digest: error 24 or no answer, and nothing of it is the job's."""
+    job = await server.submit()
+    asked = await server.ask()
+    assert asked is not None
+    place = asked["artifact_location"]
+    wrong = base64.b64encode(hashlib.sha256(b"other").digest()).decode()
+    right = base64.b64encode(hashlib.sha256(b"data").digest()).decode()
+    for digest in (f"sha-256=:{wrong}:", "sha-256=:nonsense:"):
+        assert (await error(server, "PUT", place + "digest", b"data", Content_Digest=digest))[:2] == (400, 24)
+    assert await raw_put(server, place + "short", "Content-Length: 10", b"data") in (0, 400)
+    assert await raw_put(server, place + "chunked", "Transfer-Encoding: chunked", b"4\r\ndata\r\n") in (0, 400)
+    digest = f"sha-512=:AAAA:, sha-256=:{right}:"
+    assert (await send(server, "PUT", place + "good", b"data", Content_Digest=digest))[0] == 200
+    assert (
+        await raw_put(server, place + "good2", "Transfer-Encoding: chunked", b"4\r\ndata\r\n0\r\n\r\n", ends=False)
+        == 200
+    )
+    await server.finish(asked)
+    _, listed = await server.request("GET", f"{COMPOSER}/jobs/{job['id']}/artifacts")
+    assert [item["name"] for item in listed["items"]] == ["good", "good2"]
+
+
+async def test_uploads_over_the_limit(server: Server) -> None:
+    """Past the limit is error 25, said ahead or mid-stream; at it is taken."""
+    asked = await server.submit() and await server.ask()
+    assert asked is not None
+    limit = 1024 * 1024
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(5):
+            yield bytes(limit // 4)
+
+    for body in (bytes(limit + 1), chunks()):
+        assert (await error(server, "PUT", asked["artifact_location"] + "a", body))[:2] == (413, 25)
+    assert (await send(server, "PUT", asked["artifact_location"] + "a", bytes(limit)))[0] == 200
+
+
+async def test_the_last_upload_of_a_name_counts(server: Server) -> None:
+    """Uploading a name again replaces it, and only the attempt that finishes the job leaves artifacts."""
+    job = await server.submit()
+    first = await server.ask()
+    assert first is not None
+    await send(server, "PUT", first["artifact_location"] + "old", b"old")
+    await server.request("POST", f"{first['location']}/release", {})
+    second = await server.ask()
+    assert second is not None
+    for data in (b"one", b"three"):
+        await send(server, "PUT", second["artifact_location"] + "a", data)
+    await server.finish(second)
+    path = f"{COMPOSER}/jobs/{job['id']}/artifacts"
+    assert [item["name"] for item in (await server.request("GET", path))[1]["items"]] == ["a"]
+    assert (await send(server, "GET", f"{path}/a"))[2] == b"three"
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "body", "range_"),
+    [
+        ("bytes=0-3", 206, b"0123", "bytes 0-3/10"),
+        ("bytes=5-", 206, b"56789", "bytes 5-9/10"),
+        ("bytes=-2", 206, b"89", "bytes 8-9/10"),
+        ("bytes=8-100", 206, b"89", "bytes 8-9/10"),
+        ("bytes=10-", 416, None, "bytes */10"),
+        ("bytes=-100", 206, b"0123456789", "bytes 0-9/10"),
+    ],
+)
+async def test_ranges(server: Server, asked: str, status: int, body: bytes | None, range_: str) -> None:
+    """A part of an artifact, by Range; and the whole of it if it has changed since (If-Range)."""
+    job = await server.submit()
+    taken = await server.ask()
+    assert taken is not None
+    await send(server, "PUT", taken["artifact_location"] + "a", b"0123456789")
+    await server.finish(taken)
+    path = f"{COMPOSER}/jobs/{job['id']}/artifacts/a"
+    answered, headers, data = await send(server, "GET", path, Range=asked)
+    assert (answered, headers["Content-Range"]) == (status, range_)
+    assert body is None or data == body
+    assert (await send(server, "GET", path, Range=asked, If_Range='"other"'))[2] == b"0123456789"
+    etag = headers["ETag"]
+    assert etag == f'"{hashlib.sha256(b"0123456789").hexdigest()}"'
+    assert (await send(server, "GET", path, If_None_Match=etag))[0] == 304
+    status, headers, data = await send(server, "HEAD", path)
+    assert (status, headers["Content-Length"], data) == (200, "10", b"")
+
+
+async def test_artifacts_switched_off(serve: Serve) -> None:
+    """Without artifacts an upload is error 26."""
+    server = await serve("--artifacts", "none")
+    location = await attempt(server, "running")
+    assert (await error(server, "PUT", f"{location}/artifacts/a", b"x"))[:2] == (400, 26)
+
+
+async def test_head_and_ids(server: Server) -> None:
+    """HEAD of an error has its status and no body; every request has an operation id of its own."""
+    status, first, body = await send(server, "HEAD", f"{COMPOSER}/jobs/{NOBODY}")
+    assert (status, body) == (404, b"")
+    _, second, _ = await send(server, "HEAD", f"{COMPOSER}/jobs/{NOBODY}")
+    assert first["X-Operation-Id"] != second["X-Operation-Id"]
+
+
+async def test_an_upload_to_a_dead_server(serve: Serve) -> None:
+    """A server that is killed with an upload on its way leaves no file of it after the next start."""
+    server = await serve()
+    job = await server.submit()
+    asked = await server.ask()
+    assert asked is not None
+    _, writer = await asyncio.open_connection(*server.address)
+    head = f"PUT {asked['artifact_location']}a HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n"
+    writer.write(head.encode() + bytes(600_000))
+    await writer.drain()
+    files = Path(server.storage.removeprefix("fs:")) / "artifacts" / job["id"]
+
+    async def begun() -> bool:
+        return any(files.rglob("*-*-*"))
+
+    await server.until(begun)
+    server.kill()
+    await server.exited()
+    writer.close()
+    await server.start()
+    assert (await server.finish(asked))[0] == 200
+
+    async def swept() -> bool:
+        return not files.exists()
+
+    await server.until(swept)
