@@ -1,0 +1,177 @@
+"""The same history gives the same answers on each driver, with restarts, kills and refused flushes of fs in between."""
+
+import errno
+import os
+import shutil
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from unittest.mock import patch
+from uuid import UUID
+
+import msgspec
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from composerd.driver import StoredJob
+from composerd.errors import ComposerdError, StorageFull
+from composerd.models import Artifact, Attachment, Claim, Key, NewJob, OnDependencyFailure, Outcome
+from composerd_fs import MemoryDriver
+
+from .conftest import PLENTY, opened
+
+STEP = st.one_of(
+    st.tuples(
+        st.just("enqueue"),
+        st.lists(
+            st.fixed_dictionaries(
+                {
+                    "dependencies": st.lists(st.integers(0, 12), max_size=3),
+                    "priority": st.integers(-1, 1),
+                    "arch": st.sampled_from([None, "x"]),
+                    "key": st.sampled_from([None, None, None, "k", "l"]),
+                    "fail": st.booleans(),
+                    "retry": st.integers(0, 1),
+                    "later": st.booleans(),
+                }
+            ),
+            min_size=1,
+            max_size=4,
+        ),
+    ),
+    st.tuples(st.just("claim"), st.integers(1, 4)),
+    st.tuples(st.just("finish"), st.lists(st.tuples(st.integers(0, 12), st.booleans()), min_size=1, max_size=3)),
+    st.tuples(st.just("attach"), st.integers(0, 12)),
+    st.tuples(st.just("release"), st.integers(0, 12)),
+    st.tuples(st.just("cancel"), st.integers(0, 12)),
+    st.tuples(st.just("delete"), st.integers(0, 12)),
+    st.tuples(st.just("time"), st.sampled_from([1.0, 11.0, 70.0])),
+    st.tuples(st.just("restart"), st.sampled_from(["clean", "kill"])),
+    st.tuples(st.just("refused"), st.none()),
+)
+
+
+class History:
+    """One driver, and what was done with it; ids come from a counter, so that two histories are the same."""
+
+    def __init__(self, driver: Any) -> None:
+        self.driver = driver
+        self.jobs: list[UUID] = []
+        self.tokens: list[UUID] = []
+        self.count = 0
+        self.shifted = 0.0
+
+    def id(self) -> UUID:
+        self.count += 1
+        return UUID(int=self.count)
+
+    def pick(self, ids: list[UUID], index: int) -> UUID:
+        return ids[index % len(ids)] if ids else UUID(int=2**64)
+
+    async def do(self, kind: str, what: Any) -> Any:
+        """One step; its answer."""
+        match kind:
+            case "enqueue":
+                return await self._enqueue(what)
+            case "claim":
+                tokens = [self.id() for _ in range(what)]
+                self.tokens += tokens
+                claims = [Claim(token, (Key("", "t", None), Key("", "t", "x")), 60.0) for token in tokens]
+                return (await self.driver.claim(claims, PLENTY)).items
+            case "finish":
+                outcomes = [Outcome(self.pick(self.tokens, n), b"%d" % n, failed=failed) for n, failed in what]
+                return (await self.driver.finish(outcomes)).items
+            case "attach":
+                artifact = Artifact(f"a{what % 2}", what, "ab" * 32, str(what))
+                return (await self.driver.attach([Attachment(self.pick(self.tokens, what), artifact)])).items
+            case "release":
+                return (await self.driver.release([self.pick(self.tokens, what)])).items
+            case "cancel":
+                return _known((await self.driver.cancel([self.pick(self.jobs, what)])).items)
+            case "delete":
+                return _known((await self.driver.delete([self.pick(self.jobs, what)])).items)
+            case _:
+                self.shifted += what
+                await self.driver.shift_clock(what)
+                return sorted((await self.driver.advance(1000)).items)
+
+    async def _enqueue(self, jobs: list[dict[str, Any]]) -> Any:
+        new: list[NewJob] = []
+        for fields in jobs:
+            known = [*self.jobs, *[job.id for job in new]]
+            new.append(
+                NewJob(
+                    id=self.id(),
+                    type="t",
+                    arch=fields["arch"],
+                    args=b"%d" % self.count,
+                    dependencies=tuple(self.pick(known, n) for n in fields["dependencies"] if known),
+                    priority=fields["priority"],
+                    not_before=5.0 if fields["later"] else None,
+                    retry_on_failure=fields["retry"],
+                    on_dependency_failure=OnDependencyFailure.FAIL if fields["fail"] else OnDependencyFailure.RUN,
+                    idempotency_key=fields["key"],
+                    fingerprint=b"f" if fields["key"] else b"",
+                )
+            )
+        (answer,) = (await self.driver.enqueue([new])).items
+        if isinstance(answer, ComposerdError):
+            return answer.code
+        self.jobs += [job.id for job, created in zip(answer.jobs, answer.created, strict=True) if created]
+        return [(job.id, job.state) for job in answer.jobs], answer.created
+
+    async def everything(self) -> list[Any]:
+        """All that is stored, but the moments."""
+        return [_timeless(job) async for job in self.driver.dump()]
+
+
+def _known(items: Any) -> Any:
+    return [item.code if isinstance(item, ComposerdError) else item and (item.id, item.state) for item in items]
+
+
+def _timeless(stored: StoredJob) -> Any:
+    no_times = dict.fromkeys(("queued_at", "not_before", "started_at", "finished_at", "expires_at"))
+    job = msgspec.structs.replace(stored.job, **no_times)
+    return msgspec.structs.replace(stored, job=job, new=msgspec.structs.replace(stored.new, not_before=None))
+
+
+def _no_room(*_args: object) -> int:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(STEP, min_size=5, max_size=40))
+async def test_fs_and_memory_agree(steps: list[tuple[str, Any]]) -> None:
+    """Every answer, and all that is stored, is the same on fs and memory, whatever happens to the process and disk of fs."""
+    with TemporaryDirectory() as scratch:
+        directory = Path(scratch) / "0"
+        fs, memory = History(await opened(directory)), History(MemoryDriver.from_url("memory:"))
+        await memory.driver.start()
+        generation = 0
+        try:
+            for kind, what in steps:
+                if kind == "restart":
+                    if any(job.job.state == "running" for job in [one async for one in fs.driver.dump()]):
+                        continue  # a start gives them a new lease, which memory has no way to do
+                    if what == "kill":
+                        generation += 1
+                        directory = Path(shutil.copytree(directory, Path(scratch) / str(generation)))
+                    await fs.driver.close()
+                    fs.driver = await opened(directory, fs.shifted)
+                    await fs.driver.advance(1000)
+                elif kind == "refused":
+                    before = await fs.everything()
+                    with patch("os.pwrite", _no_room):
+                        try:
+                            await fs.driver.enqueue([[NewJob(id=UUID(int=2**100), type="t")]])
+                        except StorageFull:
+                            pass
+                        else:
+                            raise AssertionError
+                    assert await fs.everything() == before
+                else:
+                    assert await fs.do(kind, what) == await memory.do(kind, what)
+                    assert await fs.everything() == await memory.everything()
+        finally:
+            await fs.driver.close()
+            await memory.driver.close()
