@@ -70,30 +70,44 @@ class History:
 
     async def do(self, kind: str, what: Any) -> Any:
         """One step; its answer."""
-        match kind:
-            case "enqueue":
-                return await self._enqueue(what)
-            case "claim":
-                tokens = [self.id() for _ in range(what)]
-                self.tokens += tokens
-                claims = [Claim(token, (Key("", "t", None), Key("", "t", "x")), 60.0) for token in tokens]
-                return (await self.driver.claim(claims, PLENTY)).items
-            case "finish":
-                outcomes = [Outcome(self.pick(self.tokens, n), b"%d" % n, failed=failed) for n, failed in what]
-                return (await self.driver.finish(outcomes)).items
-            case "attach":
-                artifact = Artifact(f"a{what % 2}", what, "ab" * 32, str(what))
-                return (await self.driver.attach([Attachment(self.pick(self.tokens, what), artifact)])).items
-            case "release":
-                return (await self.driver.release([self.pick(self.tokens, what)])).items
-            case "cancel":
-                return _known((await self.driver.cancel([self.pick(self.jobs, what)])).items)
-            case "delete":
-                return _known((await self.driver.delete([self.pick(self.jobs, what)])).items)
-            case _:
-                self.shifted += what
-                await self.driver.shift_clock(what)
-                return sorted((await self.driver.advance(1000)).items)
+        return await {
+            "enqueue": self._enqueue,
+            "claim": self._claim,
+            "finish": self._finish,
+            "attach": self._attach,
+            "release": self._release,
+            "cancel": self._cancel,
+            "delete": self._delete,
+            "time": self._pass,
+        }[kind](what)
+
+    async def _claim(self, count: int) -> Any:
+        tokens = [self.id() for _ in range(count)]
+        self.tokens += tokens
+        claims = [Claim(token, (Key("", "t", None), Key("", "t", "x")), 60.0) for token in tokens]
+        return (await self.driver.claim(claims, PLENTY)).items
+
+    async def _finish(self, which: list[tuple[int, bool]]) -> Any:
+        outcomes = [Outcome(self.pick(self.tokens, n), b"%d" % n, failed=failed) for n, failed in which]
+        return (await self.driver.finish(outcomes)).items
+
+    async def _attach(self, which: int) -> Any:
+        artifact = Artifact(f"a{which % 2}", which, "ab" * 32, str(which))
+        return (await self.driver.attach([Attachment(self.pick(self.tokens, which), artifact)])).items
+
+    async def _release(self, which: int) -> Any:
+        return (await self.driver.release([self.pick(self.tokens, which)])).items
+
+    async def _cancel(self, which: int) -> Any:
+        return _known((await self.driver.cancel([self.pick(self.jobs, which)])).items)
+
+    async def _delete(self, which: int) -> Any:
+        return _known((await self.driver.delete([self.pick(self.jobs, which)])).items)
+
+    async def _pass(self, seconds: float) -> Any:
+        self.shifted += seconds
+        await self.driver.shift_clock(seconds)
+        return sorted((await self.driver.advance(1000)).items)
 
     async def _enqueue(self, jobs: list[dict[str, Any]]) -> Any:
         new: list[NewJob] = []
