@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -70,7 +71,7 @@ class History:
 
     async def do(self, kind: str, what: Any) -> Any:
         """One step; its answer."""
-        return await {
+        steps: dict[str, Callable[[Any], Awaitable[Any]]] = {
             "enqueue": self._enqueue,
             "claim": self._claim,
             "finish": self._finish,
@@ -79,7 +80,8 @@ class History:
             "cancel": self._cancel,
             "delete": self._delete,
             "time": self._pass,
-        }[kind](what)
+        }
+        return await steps[kind](what)
 
     async def _claim(self, count: int) -> Any:
         tokens = [self.id() for _ in range(count)]
