@@ -1,0 +1,203 @@
+"""The queue over a storage that fails now and then: what is repeated, what is said to whom, and that nobody is forgotten."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+import pytest
+
+from composerd.driver.guard import Guard
+from composerd.errors import DriverError, DriverTimeout, StorageFull, TokenNotFound, Unavailable, UnknownDependency
+from composerd.ids import new_id
+from composerd.models import JobState, NewJob, PayloadKind
+from composerd.queue import JobQueue
+from composerd.queue.dispatcher import keys_for
+from composerd.queue.jobqueue import QueueOptions
+from composerd_fs import MemoryDriver
+
+KEYS = keys_for("", ["build"], "x86_64")
+
+
+class Faulty(MemoryDriver):
+    """The memory driver, with errors on demand: before a call did anything, or after it did all of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before: Callable[[str, Sequence[Any]], None] = lambda _method, _items: None
+        self.after: Callable[[str, Sequence[Any]], None] = lambda _method, _items: None
+        self.calls: list[tuple[str, int]] = []
+        self.called = asyncio.Event()
+
+    def __getattribute__(self, name: str) -> Any:
+        found = super().__getattribute__(name)
+        if name not in ("enqueue", "claim", "touch", "finish", "release", "cancel"):
+            return found
+
+        async def call(items: Sequence[Any], *more: Any) -> Any:
+            self.calls.append((name, len(items)))
+            self.called.set()
+            self.before(name, items)
+            answer = await found(items, *more)
+            self.after(name, items)
+            return answer
+
+        return call
+
+
+def times(count: int, method: str, error: Exception) -> Callable[[str, Sequence[Any]], None]:
+    """Raise an error in the first calls of a method."""
+    left = count
+
+    def fail(called: str, _items: Sequence[Any]) -> None:
+        nonlocal left
+        if called == method and left > 0:
+            left -= 1
+            raise error
+
+    return fail
+
+
+@pytest.fixture
+async def faulty() -> Faulty:
+    """A storage that works until it is told otherwise."""
+    driver = Faulty()
+    await driver.start()
+    return driver
+
+
+@pytest.fixture
+async def queue(faulty: Faulty) -> AsyncIterator[JobQueue]:
+    """A queue over it."""
+    async with JobQueue(Guard(faulty), QueueOptions(sweep_interval=0.2)).running() as queue:
+        yield queue
+
+
+def job(**fields: Any) -> NewJob:
+    """A job to be submitted."""
+    return NewJob(id=new_id(), type="build", **fields)
+
+
+@pytest.mark.parametrize("error", [ConnectionError("gone"), TimeoutError(), KeyError("bug")])
+async def test_a_write_of_unknown_outcome_is_repeated(queue: JobQueue, faulty: Faulty, error: Exception) -> None:
+    """A write that did all and then failed is repeated with the same ids, and answered as if nothing had been."""
+    faulty.after = times(1, "enqueue", error)
+    stored = await queue.submit([job()])
+    assert stored.created == (True,)
+    faulty.after = times(1, "claim", error)
+    claimed = await queue.request(KEYS, worker_id=None, confirm=False, wait=5)
+    assert claimed is not None
+    faulty.after = times(1, "finish", error)
+    await queue.finish(claimed.token, b"1", failed=False)
+    assert (await queue.get(claimed.job_id)).state is JobState.FINISHED
+    assert (await faulty.info()).jobs["finished"] == 1
+
+
+async def test_one_item_that_always_fails_takes_no_other_with_it(queue: JobQueue, faulty: Faulty) -> None:
+    """A batch that keeps failing is taken apart: who is at fault gets the error, everybody else an answer."""
+    poison = job(priority=7)
+
+    def fail(method: str, items: Sequence[Any]) -> None:
+        if method == "enqueue" and any(one.priority == 7 for jobs in items for one in jobs):
+            raise RuntimeError("indigestible")
+
+    faulty.before = fail
+    answers = await asyncio.gather(
+        *[queue.submit([one]) for one in [job(), job(), poison, job()]], return_exceptions=True
+    )
+    assert [isinstance(one, DriverError) for one in answers] == [False, False, True, False]
+    assert (await faulty.info()).jobs["ready"] == 3
+
+
+@pytest.mark.parametrize("error", [StorageFull("full"), Unavailable("away")])
+async def test_a_storage_that_refuses_is_not_pestered(queue: JobQueue, faulty: Faulty, error: Exception) -> None:
+    """A storage that says that it is full or away is not asked item by item, and everybody is told."""
+    faulty.before = times(10**6, "enqueue", error)
+    answers = await asyncio.gather(*[queue.submit([job()]) for _ in range(50)], return_exceptions=True)
+    assert {type(one) for one in answers} == {type(error)}
+    assert len(faulty.calls) <= 4
+
+
+async def test_who_waits_outlives_an_outage(queue: JobQueue, faulty: Faulty) -> None:
+    """A waiter does not hear of a storage that goes away, and gets the first job after it is back; who comes meanwhile is told."""
+    waiting = asyncio.create_task(queue.request(KEYS, worker_id=None, confirm=False, wait=30))
+    await faulty.called.wait()
+    faulty.before = times(10**6, "claim", Unavailable("away"))
+    await queue.submit([job()])
+    with pytest.raises(Unavailable):
+        await queue.request(KEYS, worker_id=None, confirm=False, wait=30)
+    assert not waiting.done()
+    faulty.before = lambda _method, _items: None
+    claimed = await asyncio.wait_for(waiting, 10)
+    assert claimed is not None
+
+
+async def test_a_slow_storage_is_a_longer_wait(queue: JobQueue, faulty: Faulty) -> None:
+    """A timeout of the storage during a wait is never an error of the wait: it goes on, or ends as one that found nothing."""
+    faulty.before = times(10**6, "claim", TimeoutError())
+    assert await queue.request(KEYS, worker_id=None, confirm=False, wait=0.1) is None
+    faulty.before = times(2, "claim", TimeoutError())
+    await queue.submit([job()])
+    assert await queue.request(KEYS, worker_id=None, confirm=False, wait=10) is not None
+
+
+async def test_news_that_got_lost_cost_latency_only(queue: JobQueue, faulty: Faulty) -> None:
+    """A job that became ready behind the queue's back is found by the slow re-check."""
+    waiting = asyncio.create_task(queue.request(KEYS, worker_id=None, confirm=False, wait=30))
+    await faulty.called.wait()
+    await faulty.enqueue([[job()]])
+    assert await asyncio.wait_for(waiting, 5) is not None
+
+
+async def test_a_canceled_wait_gives_its_job_back(queue: JobQueue, faulty: Faulty) -> None:
+    """Whoever goes away at any moment of a claim gets no job, and the next one gets it, uncounted."""
+    stored = await queue.submit([job()])
+    for turns in range(12):
+        asking = asyncio.create_task(queue.request(KEYS, worker_id=None, confirm=False, wait=30))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        if asking.done():
+            got = asking.result()
+            assert got is not None
+            queue.give_back(got.token)
+        asking.cancel()
+        await asyncio.wait([asking])
+    claimed = await asyncio.wait_for(queue.request(KEYS, worker_id=None, confirm=False, wait=30), 5)
+    assert claimed is not None
+    assert (await queue.get(stored.jobs[0].id)).retries in (0, 1, 2)
+
+
+async def test_a_write_outlives_its_caller(queue: JobQueue, faulty: Faulty) -> None:
+    """A client that goes away cancels its handler, not a write that has begun."""
+    new = job(args=b"1")
+    submitting = asyncio.create_task(queue.submit([new]))
+    await asyncio.sleep(0)
+    submitting.cancel()
+    await asyncio.wait([submitting])
+    await faulty.called.wait()
+    assert (await queue.get(new.id)).state is JobState.READY
+    assert await queue.payload(new.id, PayloadKind.ARGS) == b"1"
+
+
+async def test_errors_of_an_item_are_its_own(queue: JobQueue) -> None:
+    """In one flush each caller gets its own answer or error."""
+    answers = await asyncio.gather(
+        queue.submit([job()]), queue.submit([job(dependencies=(new_id(),))]), return_exceptions=True
+    )
+    assert isinstance(answers[1], UnknownDependency)
+    assert not isinstance(answers[0], BaseException)
+    with pytest.raises(TokenNotFound):
+        await queue.touch(new_id())
+
+
+async def test_the_guard_names_the_driver(faulty: Faulty) -> None:
+    """A bug in a driver becomes a `DriverError` with its name and cause; a timeout says try again; a cancel passes."""
+    guard = Guard(faulty)
+    cause = KeyError("bug")
+    for error, expected in [(cause, DriverError), (TimeoutError(), DriverTimeout)]:
+        faulty.before = times(1, "touch", error)
+        with pytest.raises(expected, match="memory: touch") as raised:
+            await guard.touch([])
+        assert raised.value.__cause__ is error
+    faulty.before = times(1, "touch", asyncio.CancelledError())  # type: ignore[arg-type]
+    with pytest.raises(asyncio.CancelledError):
+        await guard.touch([])
