@@ -194,9 +194,12 @@ async def test_cancel_stops_the_command(serve: Serve, tmp_path: Path) -> None:
             return (tmp_path / "said").exists()
 
         await server.until(said, seconds=3)
-        (tmp_path / "up").unlink()
-        await server.submit()
+        for name in ("up", "said"):
+            (tmp_path / name).unlink()
+        another = await server.submit()
         await server.until(up)
+        await server.request("POST", f"{COMPOSER}/jobs/{another['id']}/cancel")
+        await server.until(said, seconds=3)
 
 
 async def test_sigterm_lets_a_running_job_end_and_a_second_one_gives_it_back(serve: Serve, tmp_path: Path) -> None:
