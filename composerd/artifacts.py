@@ -11,7 +11,7 @@ import hashlib
 import logging
 import os
 import shutil
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from io import RawIOBase
 from pathlib import Path
 from typing import ParamSpec, Self, TypeVar
@@ -129,12 +129,15 @@ class ArtifactStore:
         self.uploading.add(job_id)
         return Upload(self, job_id, attempt, limit)
 
-    async def read(self, place: str, start: int, stop: int) -> AsyncIterator[bytes]:
-        """The bytes of a file from `start` up to `stop`, in parts."""
+    async def read(self, place: str, start: int, stop: int) -> AsyncGenerator[bytes, None]:
+        """The bytes of a file from `start` up to `stop`, in parts. Raises `FileNotFoundError`, `OSError`."""
         async with aiofiles.open(self.root / place, "rb") as file:
             await file.seek(start)
             left = stop - start
-            while left > 0 and (part := await file.read(min(PART, left))):
+            while left > 0:
+                part = await file.read(min(PART, left))
+                if not part:
+                    raise OSError(errno.EIO, "an artifact's file is shorter than it was")
                 left -= len(part)
                 yield part
 

@@ -30,6 +30,8 @@ T = TypeVar("T")
 async def read_json(request: web.Request, decoder: "msgspec.json.Decoder[T]", budget: Budget) -> T:
     """Read and decode a body. Raises `UnsupportedMediaType`, `BodyTooLarge`, `MalformedJSON`, `InvalidContent`, `Unavailable`."""
     check_content_type(request.headers.get("Content-Type", ""))
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise UnsupportedMediaType(problem="the body is encoded: send it as it is")
     body = await read(request, budget)
     if len(body) < IN_A_THREAD:
         return decode(body, decoder)

@@ -230,10 +230,17 @@ async def get_artifact(request: web.Request) -> web.StreamResponse:
     response = web.StreamResponse(status=206 if "Content-Range" in headers else 200, headers=headers)
     response.content_type = BYTES
     response.content_length = stop - start
+    parts = store.read(found.place, start, stop)
+    try:
+        part = await anext(parts, b"")  # before the answer begins: the job may have been removed just now
+    except FileNotFoundError:
+        raise ArtifactNotFound from None
     await response.prepare(request)
     if request.method != "HEAD":
-        async for part in store.read(found.place, start, stop):
+        await response.write(part)
+        async for part in parts:
             await response.write(part)
+    await parts.aclose()
     await response.write_eof()
     return response
 

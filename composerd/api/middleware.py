@@ -30,9 +30,7 @@ async def operations(request: web.Request, handler: Handler) -> web.StreamRespon
     except web.HTTPException as exc:
         response = _http_failure(request, operation, exc)
     except ConnectionError:
-        if request.transport is not None:
-            request.transport.abort()
-        response = web.Response(status=499)  # the client has gone: nobody reads this
+        response = _hang_up(request)  # the client has gone
     except Exception:
         log.exception("%s %s failed", request.method, request.path)
         table = error_table(request)
@@ -41,9 +39,20 @@ async def operations(request: web.Request, handler: Handler) -> web.StreamRespon
         if size := held.get():
             held.set(0)
             request.app[QUEUE].budget.give(size)
+    if request.writer.output_size and not response.prepared:
+        response = _hang_up(
+            request
+        )  # the failure came in the middle of an answer: a second one would be read as its rest
     if not response.prepared:  # who writes its answer itself has named the operation in it
         response.headers[OPERATION_HEADER] = operation
     return response
+
+
+def _hang_up(request: web.Request) -> web.Response:
+    """End the connection; what is returned is not read by anybody."""
+    if request.transport is not None:
+        request.transport.abort()
+    return web.Response(status=499)
 
 
 def _failure(request: web.Request, operation: str, error: ComposerdError) -> web.Response:

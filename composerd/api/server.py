@@ -66,6 +66,7 @@ async def _serve(settings: Settings) -> int:
             handle_signals=False,
             handler_cancellation=True,
             access_log=None,
+            auto_decompress=False,
             keepalive_timeout=KEEP_ALIVE,
             shutdown_timeout=max(settings.drain_timeout - 0.5, 0.1),
         )

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import gzip
 import hashlib
 import io
 import json
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import aiohttp
 import pytest
 from yarl import URL
 
@@ -284,6 +286,16 @@ async def test_content_types(server: Server, value: str, accepted: bool) -> None
     status, _, raw = await send(server, "POST", f"{COMPOSER}/jobs", b'{"type":"a"}', Content_Type=value)
     assert status == (201 if accepted else 415)
     assert accepted or json.loads(raw)["id"] == "3"
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "nonsense"])
+async def test_encoded_bodies(server: Server, encoding: str) -> None:
+    """A body that is compressed is refused as what it is; `identity` is none."""
+    body = gzip.compress(b'{"type":"a"}')
+    sent = await error(server, "POST", f"{COMPOSER}/jobs", body, **JSON, Content_Encoding=encoding)
+    assert sent[:2] == (415, 3)
+    plain = b'{"type":"a"}'
+    assert (await send(server, "POST", f"{COMPOSER}/jobs", plain, **JSON, Content_Encoding="identity"))[0] == 201
 
 
 async def test_bodies_over_the_limit(server: Server) -> None:
@@ -564,6 +576,25 @@ async def test_ranges(server: Server, asked: str, status: int, body: bytes | Non
     assert (await send(server, "GET", path, If_None_Match=etag))[0] == 304
     status, headers, data = await send(server, "HEAD", path)
     assert (status, headers["Content-Length"], data) == (200, "10", b"")
+
+
+async def test_an_artifact_whose_file_is_gone(server: Server) -> None:
+    """A file that somebody removed is error 35; one that breaks off in the middle ends the connection, with nothing mixed in."""
+    job = await server.submit()
+    asked = await server.ask()
+    assert asked is not None
+    await send(server, "PUT", asked["artifact_location"] + "a", bytes(700_000))
+    await server.finish(asked)
+    path = f"{COMPOSER}/jobs/{job['id']}/artifacts/a"
+    (file,) = (Path(server.storage.removeprefix("fs:")) / "artifacts" / job["id"]).rglob("*-*-*")
+    with file.open("r+b") as opened:
+        opened.truncate(300_000)
+    with pytest.raises(aiohttp.ClientPayloadError):
+        await send(server, "GET", path)
+    assert b"shorter than it was" in server.log
+    server.log = b""  # that one is to be seen
+    file.unlink()
+    assert (await error(server, "GET", path))[:2] == (404, 35)
 
 
 async def test_artifacts_switched_off(serve: Serve) -> None:
