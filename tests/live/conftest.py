@@ -14,9 +14,13 @@ from typing import Any
 
 import aiohttp
 import pytest
+from yarl import URL
 
 WORKER = "/api/worker/v1"
 COMPOSER = "/api/composer/v1"
+JSON = {"Content-Type": "application/json"}
+NOBODY = "12345678-1234-4123-8123-123456789abc"
+"""An id that nobody has."""
 
 
 class Server:
@@ -162,3 +166,40 @@ async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
     yield start
     for server in servers:
         await server.close()
+
+
+@pytest.fixture
+async def server(serve: Serve) -> AsyncIterator[Server]:
+    """A server that must not have been surprised by anything at the end."""
+    server = await serve("--max-artifact-size", "1MiB", "--max-body-size", "2MiB")
+    yield server
+    assert b"Traceback" not in server.log, server.log.decode()
+
+
+async def send(server: Server, method: str, path: str, data: Any = None, **headers: str) -> tuple[int, Any, Any]:
+    """Status, headers and body of a request whose path is sent as it stands."""
+    assert server._http is not None
+    if isinstance(data, bytes):
+        data = io.BytesIO(data)
+    async with server._http.request(
+        method,
+        URL(server.url + path, encoded=True),
+        data=data,
+        headers={k.replace("_", "-"): v for k, v in headers.items()},
+    ) as response:
+        body = await response.read()
+        return response.status, response.headers, body
+
+
+async def error(server: Server, method: str, path: str, data: Any = None, **headers: str) -> tuple[int, int, Any]:
+    """Status, number and details of an error, whose shape is checked."""
+    status, answered, raw = await send(server, method, path, data, **headers)
+    body = json.loads(raw)
+    base, prefix = (COMPOSER, "COMPOSERD-") if path.startswith(f"{COMPOSER}/") else (WORKER, "IMAGE-BUILDER-WORKER-")
+    assert body["kind"] == "Error"
+    assert body["href"] == f"{base}/errors/{body['id']}"
+    assert body["code"] == f"{prefix}{body['id']}"
+    assert body["message"] == body["reason"]
+    assert body["operation_id"] == answered["X-Operation-Id"]
+    assert answered["Content-Type"].startswith("application/json")
+    return status, int(body["id"]), body.get("details")

@@ -1,0 +1,209 @@
+"""Artifacts: their names however spelled, uploads that are whole or nothing, ranges. Against a real process."""
+
+import asyncio
+import base64
+import hashlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from urllib.parse import quote
+
+import aiohttp
+import pytest
+
+from .conftest import COMPOSER, Serve, Server, error, send
+
+NAMES = ["a", "a b", "é", "日本語.txt", "x" * 255, "a%b", "a+b", "a..b", "~", "a?b#c&d", "\U0001f600", "-rf"]
+BAD_NAMES = {
+    "a leading dot": ".a",
+    "dots": "%2E%2E",
+    "an encoded slash": "a%2Fb",
+    "a backslash": "a%5Cb",
+    "NUL": "a%00b",
+    "a control character": "a%0Ab",
+    "another one": "a%C2%85b",
+    "256 bytes": "%C3%A9" * 128,
+    "bad UTF-8": "%FF",
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("spelling", ["plain", "every byte"])
+async def test_names_of_artifacts(server: Server, name: str, spelling: str) -> None:
+    """A name is the same however the URL spells it, when it is uploaded, listed and fetched."""
+    sent = quote(name, safe="+&~-") if spelling == "plain" else "".join(f"%{byte:02x}" for byte in name.encode())
+    job = await server.submit()
+    asked = await server.ask()
+    assert asked is not None
+    assert (await send(server, "PUT", asked["artifact_location"] + sent, b"data"))[0] == 200
+    await server.finish(asked)
+    _, listed = await server.request("GET", f"{COMPOSER}/jobs/{job['id']}/artifacts")
+    (item,) = listed["items"]
+    assert (item["name"], item["id"], item["size"]) == (name, name, 4)
+    assert item["sha256"] == hashlib.sha256(b"data").hexdigest()
+    for path in (item["href"], f"{COMPOSER}/jobs/{job['id']}/artifacts/{sent}"):
+        status, headers, body = await send(server, "GET", path)
+        assert (status, body) == (200, b"data")
+        assert headers["Content-Disposition"] == f"attachment; filename*=UTF-8''{quote(name, safe='')}"
+
+
+@pytest.mark.parametrize("name", BAD_NAMES.values(), ids=BAD_NAMES)
+async def test_names_that_are_none(server: Server, name: str) -> None:
+    """What cannot be a name is error 23, and stores nothing; to fetch it is error 35."""
+    job = await server.submit()
+    asked = await server.ask()
+    assert asked is not None
+    assert (await error(server, "PUT", asked["artifact_location"] + name, b"data"))[:2] == (400, 23)
+    await server.finish(asked)
+    assert (await server.request("GET", f"{COMPOSER}/jobs/{job['id']}/artifacts"))[1]["items"] == []
+    assert (await error(server, "GET", f"{COMPOSER}/jobs/{job['id']}/artifacts/{name}"))[:2] == (404, 35)
+
+
+async def raw_put(server: Server, location: str, head: str, body: bytes, *, ends: bool = True) -> int:
+    """Send an upload as it stands and, perhaps, end the sending side; the status, 0 for none."""
+    reader, writer = await asyncio.open_connection(*server.address)
+    writer.write(f"PUT {location} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{head}\r\n\r\n".encode() + body)
+    if ends:
+        writer.write_eof()
+    line = await reader.readline()
+    writer.close()
+    return int(line.split()[1]) if line else 0
+
+
+async def test_uploads_are_whole_or_nothing(server: Server) -> None:
+    """A short body, a missing last chunk, a wrong digest: error 24 or no answer, and nothing of it is the job's."""
+    job = await server.submit()
+    asked = await server.ask()
+    assert asked is not None
+    place = asked["artifact_location"]
+    wrong = base64.b64encode(hashlib.sha256(b"other").digest()).decode()
+    right = base64.b64encode(hashlib.sha256(b"data").digest()).decode()
+    for digest in (f"sha-256=:{wrong}:", "sha-256=:nonsense:"):
+        assert (await error(server, "PUT", place + "digest", b"data", Content_Digest=digest))[:2] == (400, 24)
+    assert await raw_put(server, place + "short", "Content-Length: 10", b"data") in (0, 400)
+    assert await raw_put(server, place + "chunked", "Transfer-Encoding: chunked", b"4\r\ndata\r\n") in (0, 400)
+    digest = f"sha-512=:AAAA:, sha-256=:{right}:"
+    assert (await send(server, "PUT", place + "good", b"data", Content_Digest=digest))[0] == 200
+    assert (
+        await raw_put(server, place + "good2", "Transfer-Encoding: chunked", b"4\r\ndata\r\n0\r\n\r\n", ends=False)
+        == 200
+    )
+    await server.finish(asked)
+    _, listed = await server.request("GET", f"{COMPOSER}/jobs/{job['id']}/artifacts")
+    assert [item["name"] for item in listed["items"]] == ["good", "good2"]
+
+
+async def test_uploads_over_the_limit(server: Server) -> None:
+    """Past the limit is error 25, said ahead or mid-stream; at it is taken."""
+    asked = await server.submit() and await server.ask()
+    assert asked is not None
+    limit = 1024 * 1024
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(5):
+            yield bytes(limit // 4)
+
+    for body in (bytes(limit + 1), chunks()):
+        assert (await error(server, "PUT", asked["artifact_location"] + "a", body))[:2] == (413, 25)
+    assert (await send(server, "PUT", asked["artifact_location"] + "a", bytes(limit)))[0] == 200
+
+
+async def test_the_last_upload_of_a_name_counts(server: Server) -> None:
+    """Uploading a name again replaces it, and only the attempt that finishes the job leaves artifacts."""
+    job = await server.submit()
+    first = await server.ask()
+    assert first is not None
+    await send(server, "PUT", first["artifact_location"] + "old", b"old")
+    await server.request("POST", f"{first['location']}/release", {})
+    second = await server.ask()
+    assert second is not None
+    for data in (b"one", b"three"):
+        await send(server, "PUT", second["artifact_location"] + "a", data)
+    await server.finish(second)
+    path = f"{COMPOSER}/jobs/{job['id']}/artifacts"
+    assert [item["name"] for item in (await server.request("GET", path))[1]["items"]] == ["a"]
+    assert (await send(server, "GET", f"{path}/a"))[2] == b"three"
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "body", "range_"),
+    [
+        ("bytes=0-3", 206, b"0123", "bytes 0-3/10"),
+        ("bytes=5-", 206, b"56789", "bytes 5-9/10"),
+        ("bytes=-2", 206, b"89", "bytes 8-9/10"),
+        ("bytes=8-100", 206, b"89", "bytes 8-9/10"),
+        ("bytes=10-", 416, None, "bytes */10"),
+        ("bytes=-100", 206, b"0123456789", "bytes 0-9/10"),
+    ],
+)
+async def test_ranges(server: Server, asked: str, status: int, body: bytes | None, range_: str) -> None:
+    """A part of an artifact, by Range; and the whole of it if it has changed since (If-Range)."""
+    job = await server.submit()
+    taken = await server.ask()
+    assert taken is not None
+    await send(server, "PUT", taken["artifact_location"] + "a", b"0123456789")
+    await server.finish(taken)
+    path = f"{COMPOSER}/jobs/{job['id']}/artifacts/a"
+    answered, headers, data = await send(server, "GET", path, Range=asked)
+    assert (answered, headers["Content-Range"]) == (status, range_)
+    assert body is None or data == body
+    assert (await send(server, "GET", path, Range=asked, If_Range='"other"'))[2] == b"0123456789"
+    etag = headers["ETag"]
+    assert etag == f'"{hashlib.sha256(b"0123456789").hexdigest()}"'
+    assert (await send(server, "GET", path, If_None_Match=etag))[0] == 304
+    status, headers, data = await send(server, "HEAD", path)
+    assert (status, headers["Content-Length"], data) == (200, "10", b"")
+
+
+async def test_an_artifact_whose_file_is_gone(server: Server) -> None:
+    """A file that somebody removed is error 35; one that breaks off in the middle ends the connection, with nothing mixed in."""
+    job = await server.submit()
+    asked = await server.ask()
+    assert asked is not None
+    await send(server, "PUT", asked["artifact_location"] + "a", bytes(700_000))
+    await server.finish(asked)
+    path = f"{COMPOSER}/jobs/{job['id']}/artifacts/a"
+    (file,) = (Path(server.storage.removeprefix("fs:")) / "artifacts" / job["id"]).rglob("*-*-*")
+    with file.open("r+b") as opened:
+        opened.truncate(300_000)
+    with pytest.raises(aiohttp.ClientPayloadError):
+        await send(server, "GET", path)
+    assert b"shorter than it was" in server.log
+    server.log = b""  # that one is to be seen
+    file.unlink()
+    assert (await error(server, "GET", path))[:2] == (404, 35)
+
+
+async def test_artifacts_switched_off(serve: Serve) -> None:
+    """Without artifacts an upload is error 26."""
+    server = await serve("--artifacts", "none")
+    asked = await server.submit() and await server.ask()
+    assert asked is not None
+    assert (await error(server, "PUT", asked["artifact_location"] + "a", b"x"))[:2] == (400, 26)
+
+
+async def test_an_upload_to_a_dead_server(serve: Serve) -> None:
+    """A server that is killed with an upload on its way leaves no file of it after the next start."""
+    server = await serve()
+    job = await server.submit()
+    asked = await server.ask()
+    assert asked is not None
+    _, writer = await asyncio.open_connection(*server.address)
+    head = f"PUT {asked['artifact_location']}a HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n"
+    writer.write(head.encode() + bytes(600_000))
+    await writer.drain()
+    files = Path(server.storage.removeprefix("fs:")) / "artifacts" / job["id"]
+
+    async def begun() -> bool:
+        return any(files.rglob("*-*-*"))
+
+    await server.until(begun)
+    server.kill()
+    await server.exited()
+    writer.close()
+    await server.start()
+    assert (await server.finish(asked))[0] == 200
+
+    async def swept() -> bool:
+        return not files.exists()
+
+    await server.until(swept)
