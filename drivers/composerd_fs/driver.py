@@ -33,6 +33,7 @@ from composerd.models import (
     Touch,
     Worker,
 )
+from composerd_fs import looks
 from composerd_fs.clock import Clock, seconds, to_time
 from composerd_fs.commit import Committer, Log
 from composerd_fs.files import DirectoryLock, make_directory
@@ -120,16 +121,16 @@ class _TableDriver(Driver):
         return await self._write(lambda: self._operations.purge(limit))
 
     async def get(self, job_ids: Sequence[UUID]) -> Sequence[Job | None]:
-        return await self._committer.look(lambda: self._operations.get(job_ids))
+        return await self._committer.look(lambda: looks.jobs(self._table, job_ids))
 
     async def list(self, filter: JobFilter, cursor: int | None, limit: int) -> JobPage:
-        return await self._committer.look(lambda: self._operations.list(filter, cursor, limit))
+        return await self._committer.look(lambda: looks.page(self._table, filter, cursor, limit))
 
     async def payload(self, refs: Sequence[PayloadRef]) -> "Sequence[bytes | None]":
-        return await self._read_payloads(await self._committer.look(lambda: self._operations.payloads(refs)))
+        return await self._read_payloads(await self._committer.look(lambda: looks.payloads(self._table, refs)))
 
     async def artifacts(self, job_ids: Sequence[UUID]) -> "Sequence[tuple[Artifact, ...]]":
-        return await self._committer.look(lambda: self._operations.artifacts(job_ids))
+        return await self._committer.look(lambda: looks.artifacts(self._table, job_ids))
 
     async def seen(self, workers: Sequence[Worker]) -> None:
         now = to_time(self._clock.now())

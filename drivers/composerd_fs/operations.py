@@ -17,7 +17,6 @@ from composerd.errors import (
     UnknownDependency,
 )
 from composerd.models import (
-    Artifact,
     Attached,
     Attachment,
     Attempt,
@@ -27,33 +26,24 @@ from composerd.models import (
     Finish,
     Finished,
     Job,
-    JobFilter,
-    JobPage,
     JobState,
     NewJob,
-    OnDependencyFailure,
     Outcome,
-    PayloadKind,
-    PayloadRef,
     Touch,
 )
 from composerd_fs import records
-from composerd_fs.clock import from_time, microseconds
-from composerd_fs.records import ArtifactFields, JobFields, Payload, Record
+from composerd_fs.clock import microseconds
+from composerd_fs.facts import artifact_fields, fields_of, restored
+from composerd_fs.records import Payload, Record
 from composerd_fs.rows import Row, Run
 from composerd_fs.table import SETTLED_AT_ONCE, Table
 from composerd_fs.views import attempt_of, job_of
-
-LOOKED_AT_ONCE = 10_000
-"""How many submissions a call of `list` looks at."""
 
 MAX_PARTIALS = 64 * 1024 * 1024
 """The most progress that is remembered, in bytes, of all running jobs together; the oldest is dropped."""
 
 BLOCKED_FOR = 60 * 1_000_000
 """When a job past its retention, that an unended one depends on, is looked at again; microseconds."""
-
-Write = tuple[Record, ...]
 
 
 class Operations:
@@ -127,7 +117,7 @@ class Operations:
             fresh[job.id] = (job, dependencies)
             answer.append((job.id, True))
         if fresh:
-            fields = [_fields(job, dependencies, now, self._store) for job, dependencies in fresh.values()]
+            fields = [fields_of(job, dependencies, now, self._store) for job, dependencies in fresh.values()]
             self._let(records.Enqueued(now, fields))
         return Enqueued(
             tuple([job_of(table.rows[job_id]) for job_id, _ in answer]), tuple([created for _, created in answer])
@@ -172,7 +162,7 @@ class Operations:
             if run is not None and run.state is AttemptState.RUNNING:
                 before = (run.artifacts or {}).get(one.artifact.name)
                 if before != one.artifact:
-                    self._let(records.Attached(run.token, _artifact_fields(one.artifact)))
+                    self._let(records.Attached(run.token, artifact_fields(one.artifact)))
                     replaced = None if before is None or before.place == one.artifact.place else before.place
                 self._renew(run)
             answers.append(Attached(attempt_of(run), replaced))
@@ -286,7 +276,7 @@ class Operations:
         loaded = []
         for stored in jobs:
             if stored.new.id not in self._table.rows:
-                self._let(_restored(stored, self._now(), self._store))
+                self._let(restored(stored, self._now(), self._store))
                 loaded.append(stored.new.id)
         self._settle(SETTLED_AT_ONCE)
         return loaded
@@ -339,47 +329,6 @@ class Operations:
         self._partials_size -= self._partials.pop(row.id, 0)
         row.partial = None
 
-    # Looks.
-
-    def get(self, job_ids: Sequence[UUID]) -> list[Job | None]:
-        """See `Driver.get`."""
-        rows = self._table.rows
-        return [None if (row := rows.get(job_id)) is None else job_of(row) for job_id in job_ids]
-
-    def payloads(self, refs: Sequence[PayloadRef]) -> list[Payload | None]:
-        """Where payloads are."""
-        rows = self._table.rows
-        return [
-            None if (row := rows.get(ref.job_id)) is None else row.args if ref.kind is PayloadKind.ARGS else row.result
-            for ref in refs
-        ]
-
-    def artifacts(self, job_ids: Sequence[UUID]) -> list[tuple[Artifact, ...]]:
-        """See `Driver.artifacts`."""
-        return [_artifacts(self._table.rows.get(job_id)) for job_id in job_ids]
-
-    def list(self, chosen: JobFilter, cursor: int | None, limit: int) -> JobPage:
-        """See `Driver.list`."""
-        table = self._table
-        first = table.last_seq if cursor is None else min(cursor - 1, table.last_seq)
-        last = max(first - LOOKED_AT_ONCE, 0)
-        found: list[Job] = []
-        seq = first
-        while seq > last and len(found) < limit:
-            row = table.by_seq.get(seq)
-            if row is not None and _passes(row, chosen):
-                found.append(job_of(row, listed=True))
-            seq -= 1
-        return JobPage(tuple(found), seq + 1 if seq > 0 else None)
-
-
-def _artifacts(row: Row | None) -> tuple[Artifact, ...]:
-    if row is None:
-        return ()
-    if row.state is JobState.RUNNING and row.runs and row.runs[-1].artifacts:
-        return tuple(sorted(row.runs[-1].artifacts.values(), key=lambda artifact: artifact.name))
-    return row.artifacts
-
 
 def _of(fresh: tuple[NewJob, tuple[UUID, ...]]) -> tuple[bytes, tuple[UUID, ...]]:
     return fresh[0].fingerprint, fresh[1]
@@ -390,75 +339,5 @@ def _is_needed(row: Row) -> bool:
     return row.dependents is not None and any(not one.state.ended for one in row.dependents.values())
 
 
-def _passes(row: Row, chosen: JobFilter) -> bool:
-    return (
-        (chosen.state is None or row.state is chosen.state)
-        and (chosen.type is None or row.key.type == chosen.type)
-        and (chosen.channel is None or row.key.channel == chosen.channel)
-        and (chosen.arch is None or row.key.arch == chosen.arch)
-    )
-
-
 def _digest(result: bytes) -> bytes:
     return hashlib.sha256(result).digest()[:16]
-
-
-def _fields(job: NewJob, dependencies: tuple[UUID, ...], now: int, store: Callable[[bytes], Payload]) -> JobFields:
-    if job.not_before is None:
-        not_before = None
-    elif isinstance(job.not_before, float | int):
-        not_before = now + microseconds(job.not_before)
-    else:
-        not_before = from_time(job.not_before)
-    return JobFields(
-        job.id,
-        job.type,
-        job.arch,
-        job.channel,
-        None if job.args is None else store(job.args),
-        dependencies,
-        job.priority,
-        not_before,
-        None if job.timeout is None else microseconds(job.timeout),
-        job.max_retries,
-        job.retry_on_failure,
-        microseconds(job.retry_backoff),
-        job.on_dependency_failure is OnDependencyFailure.FAIL,
-        None if job.retention is None else microseconds(job.retention),
-        job.idempotency_key,
-        job.fingerprint,
-    )
-
-
-def _artifact_fields(artifact: Artifact) -> ArtifactFields:
-    return ArtifactFields(artifact.name, artifact.size, bytes.fromhex(artifact.sha256), artifact.place)
-
-
-def _restored(stored: StoredJob, now: int, store: Callable[[bytes], Payload]) -> records.Restored:
-    job = stored.job
-    return records.Restored(
-        now,
-        _fields(stored.new, stored.new.dependencies, 0, store),
-        job.state.value,
-        from_time(job.queued_at),
-        None if job.started_at is None else from_time(job.started_at),
-        None if job.finished_at is None else from_time(job.finished_at),
-        job.retries,
-        stored.failures,
-        stored.returns,
-        job.worker_id,
-        None if stored.result is None else store(stored.result),
-        [
-            records.AttemptFields(
-                attempt.token,
-                attempt.number,
-                attempt.state.value,
-                attempt.confirm,
-                attempt.digest,
-                microseconds(attempt.lease),
-                attempt.worker_id,
-            )
-            for attempt in stored.attempts
-        ],
-        [_artifact_fields(artifact) for artifact in stored.artifacts],
-    )

@@ -1,0 +1,64 @@
+"""What can be seen of the table without changing it: jobs, pages of them, where payloads are, artifacts. No I/O."""
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from composerd.models import Artifact, Job, JobFilter, JobPage, JobState, PayloadKind, PayloadRef
+from composerd_fs.records import Payload
+from composerd_fs.rows import Row
+from composerd_fs.table import Table
+from composerd_fs.views import job_of
+
+LOOKED_AT_ONCE = 10_000
+"""How many submissions a call of `page` looks at."""
+
+
+def jobs(table: Table, job_ids: Sequence[UUID]) -> list[Job | None]:
+    """See `Driver.get`."""
+    rows = table.rows
+    return [None if (row := rows.get(job_id)) is None else job_of(row) for job_id in job_ids]
+
+
+def payloads(table: Table, refs: Sequence[PayloadRef]) -> list[Payload | None]:
+    """Where payloads are."""
+    rows = table.rows
+    return [
+        None if (row := rows.get(ref.job_id)) is None else row.args if ref.kind is PayloadKind.ARGS else row.result
+        for ref in refs
+    ]
+
+
+def artifacts(table: Table, job_ids: Sequence[UUID]) -> list[tuple[Artifact, ...]]:
+    """See `Driver.artifacts`."""
+    return [_artifacts(table.rows.get(job_id)) for job_id in job_ids]
+
+
+def page(table: Table, chosen: JobFilter, cursor: int | None, limit: int) -> JobPage:
+    """See `Driver.list`."""
+    first = table.last_seq if cursor is None else min(cursor - 1, table.last_seq)
+    last = max(first - LOOKED_AT_ONCE, 0)
+    found: list[Job] = []
+    seq = first
+    while seq > last and len(found) < limit:
+        row = table.by_seq.get(seq)
+        if row is not None and _passes(row, chosen):
+            found.append(job_of(row, listed=True))
+        seq -= 1
+    return JobPage(tuple(found), seq + 1 if seq > 0 else None)
+
+
+def _artifacts(row: Row | None) -> tuple[Artifact, ...]:
+    if row is None:
+        return ()
+    if row.state is JobState.RUNNING and row.runs and row.runs[-1].artifacts:
+        return tuple(sorted(row.runs[-1].artifacts.values(), key=lambda artifact: artifact.name))
+    return row.artifacts
+
+
+def _passes(row: Row, chosen: JobFilter) -> bool:
+    return (
+        (chosen.state is None or row.state is chosen.state)
+        and (chosen.type is None or row.key.type == chosen.type)
+        and (chosen.channel is None or row.key.channel == chosen.channel)
+        and (chosen.arch is None or row.key.arch == chosen.arch)
+    )
