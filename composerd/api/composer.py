@@ -54,6 +54,7 @@ def add_routes(app: web.Application) -> None:
     app.router.add_get(f"{base}/jobs/{{id}}/args", get_job_args)
     app.router.add_get(f"{base}/jobs/{{id}}/result", get_job_result)
     app.router.add_post(f"{base}/jobs/{{id}}/cancel", cancel_job)
+    app.router.add_delete(f"{base}/jobs/{{id}}", delete_job)
     app.router.add_get(f"{base}/jobs/{{id}}/artifacts", list_artifacts)
     app.router.add_get(f"{base}/jobs/{{id}}/artifacts/{{name}}", get_artifact)
 
@@ -171,6 +172,13 @@ async def get_job_result(request: web.Request) -> web.StreamResponse:
 async def cancel_job(request: web.Request) -> web.StreamResponse:
     """End a job for good."""
     return answer(job_body(await request.app[QUEUE].cancel(_job_id(request)), result=None))
+
+
+@operation("deleteJob", "Forget an ended job and its artifacts", responses={204: ("It is gone", None)})
+async def delete_job(request: web.Request) -> web.Response:
+    """Remove a job that nobody unended depends on."""
+    await request.app[QUEUE].delete(_job_id(request))
+    return web.Response(status=204)
 
 
 @operation(

@@ -1,4 +1,4 @@
-"""`composerd wait`, `status`, `cancel`, `jobs`, `artifacts`: looking at jobs and what they left."""
+"""`composerd wait`, `status`, `cancel`, `delete`, `jobs`, `artifacts`: looking at jobs and what they left."""
 
 import asyncio
 import contextlib
@@ -103,6 +103,20 @@ def cancel(job_id: str, server: str, as_json: bool) -> None:
             print_json(job)
         else:
             click.echo(f"{job.id} is canceled")
+
+    run(do())
+
+
+@click.command(epilog="Example: composerd delete 0b6a…")
+@click.argument("job_id", metavar="ID")
+@server_option
+def delete(job_id: str, server: str) -> None:
+    """Forget an ended job and its artifacts before its retention is over."""
+
+    async def do() -> None:
+        async with ComposerClient(server) as composer:
+            await composer.delete(job_id)
+        click.echo(f"{job_id} is deleted")
 
     run(do())
 

@@ -13,6 +13,7 @@ _COMMANDS = {
     "status": "composerd.cli.jobs",
     "jobs": "composerd.cli.jobs",
     "cancel": "composerd.cli.jobs",
+    "delete": "composerd.cli.jobs",
     "artifacts": "composerd.cli.jobs",
     "worker": "composerd.cli.worker",
     "drivers": "composerd.cli.drivers",

@@ -100,6 +100,10 @@ class ComposerClient:
         answer = await self._connection.request("POST", f"{BASE}/jobs/{_segment(job_id)}/cancel", repeat=True)
         return _JOB.decode(answer.body)
 
+    async def delete(self, job_id: str) -> None:
+        """Forget an ended job, with its artifacts, before its retention is over."""
+        await self._connection.request("DELETE", f"{BASE}/jobs/{_segment(job_id)}")
+
     async def args(self, job_id: str) -> bytes:
         """A job's args as JSON, byte for byte."""
         return (await self._connection.request("GET", f"{BASE}/jobs/{_segment(job_id)}/args")).body

@@ -183,6 +183,13 @@ class JobQueue:
         """End a job and those that depend on it. Raises `JobNotFound`, `JobEnded`."""
         return await self._cancel.put(job_id)
 
+    async def delete(self, job_id: UUID) -> None:
+        """Forget an ended job, with its artifacts. Raises `JobNotFound`, `JobNotEnded`."""
+        if await self._delete.put(job_id) is None:
+            raise JobNotFound(id=str(job_id))
+        if self.on_removed is not None:
+            self.on_removed([job_id])
+
     # For workers.
 
     async def request(

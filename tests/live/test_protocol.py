@@ -4,6 +4,7 @@ import gzip
 import json
 import uuid
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -391,3 +392,28 @@ async def test_head_and_ids(server: Server) -> None:
     assert (status, body) == (404, b"")
     _, second, _ = await send(server, "HEAD", f"{COMPOSER}/jobs/{NOBODY}")
     assert first["X-Operation-Id"] != second["X-Operation-Id"]
+
+
+async def test_deleting_jobs(server: Server) -> None:
+    """A job that has ended is deleted with its artifacts; before its end, or while one that depends on it has not ended, it is error 34."""
+    job = await server.submit()
+    dependent = await server.submit("later", dependencies=[job["id"]])
+    path = f"{COMPOSER}/jobs/{job['id']}"
+    assert (await error(server, "DELETE", path))[:2] == (409, 34)
+    asked = await server.ask()
+    assert asked is not None
+    await send(server, "PUT", asked["artifact_location"] + "a", b"data")
+    await server.finish(asked)
+    assert (await error(server, "DELETE", path))[:2] == (409, 34)
+    await server.request("POST", f"{COMPOSER}/jobs/{dependent['id']}/cancel")
+    files = Path(server.storage.removeprefix("fs:")) / "artifacts" / job["id"]
+    assert files.exists()
+    assert await server.request("DELETE", path) == (204, b"")
+    for gone in (("DELETE", path), ("GET", path), ("GET", f"{path}/artifacts/a"), ("DELETE", f"{COMPOSER}/jobs/x")):
+        assert (await error(server, *gone))[:2] == (404, 32)
+    assert (await error(server, "GET", asked["location"]))[:2] == (404, 5)
+
+    async def swept() -> bool:
+        return not files.exists()
+
+    await server.until(swept)
