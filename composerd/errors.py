@@ -42,6 +42,12 @@ class JobNotEnded(ComposerdError):
     code = "job_not_ended"
 
 
+class WorkerNotFound(ComposerdError):
+    """No worker of this id was heard of lately."""
+
+    code = "worker_not_found"
+
+
 class UnknownDependency(ComposerdError):
     """A job that the submission depends on does not exist, or is in a channel that the submitter may not see."""
 

@@ -159,6 +159,8 @@ class Attempt(msgspec.Struct, frozen=True):
     """Which attempt of the job it is, from 1."""
     confirm: bool = False
     """Whether its worker promised to confirm the hand-over."""
+    worker_id: UUID | None = None
+    """Who runs it, if it said so."""
 
 
 UNKNOWN_ATTEMPT = Attempt(AttemptState.UNKNOWN)
@@ -287,10 +289,14 @@ class Worker(msgspec.Struct, frozen=True):
 
     id: UUID
     arch: str
+    """Empty with `types` in a mere sign of life."""
     types: tuple[str, ...] = ()
+    """The types of job that it asked for last; none if it never asked."""
     channel: str = ""
     seen_at: datetime | None = None
     """Set by the driver."""
+    jobs: tuple[UUID, ...] = ()
+    """Those that it runs. Set by the driver."""
 
 
 class News(msgspec.Struct, frozen=True):

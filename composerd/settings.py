@@ -33,6 +33,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     handover_timeout: float = 10.0
     sweep_interval: float = 5.0
     max_retries: int = 2
+    worker_timeout: float = 3600.0
     retention: float = 14 * 86400.0
     """0: never removed."""
     undequeueable_types: tuple[str, ...] = ("manifest-id-only",)
@@ -149,6 +150,9 @@ SETTINGS: Sequence[Setting] = (
     ),
     Setting("sweep_interval", _positive_duration, "How often leases and retention are looked at.", "5s"),
     Setting("max_retries", _number(0, 100), "How often a lost worker is forgiven, for jobs that do not say.", "2"),
+    Setting(
+        "worker_timeout", _positive_duration, "A worker not heard of for that long is dropped from the list.", "1h"
+    ),
     Setting("retention", parse_duration, "How long an ended job and its artifacts are kept; 0: for ever.", "14d"),
     Setting(
         "undequeueable_types",

@@ -36,6 +36,7 @@ from composerd.errors import (
     UnknownDependency,
 )
 from composerd.models import Job, JobFilter, JobState, NewJob, PayloadKind
+from composerd.queue.why import explain
 
 MAX_PAGE = 1000
 """The most jobs in a page of a listing."""
@@ -55,6 +56,8 @@ def add_routes(app: web.Application) -> None:
     app.router.add_get(f"{base}/jobs/{{id}}/result", get_job_result)
     app.router.add_post(f"{base}/jobs/{{id}}/cancel", cancel_job)
     app.router.add_delete(f"{base}/jobs/{{id}}", delete_job)
+    app.router.add_get(f"{base}/jobs/{{id}}/why", why_job)
+    app.router.add_get(f"{base}/workers", list_workers)
     app.router.add_get(f"{base}/jobs/{{id}}/artifacts", list_artifacts)
     app.router.add_get(f"{base}/jobs/{{id}}/artifacts/{{name}}", get_artifact)
 
@@ -179,6 +182,52 @@ async def delete_job(request: web.Request) -> web.Response:
     """Remove a job that nobody unended depends on."""
     await request.app[QUEUE].delete(_job_id(request))
     return web.Response(status=204)
+
+
+@operation(
+    "listWorkers",
+    "List the workers heard of lately",
+    responses={200: ("Those heard of last first", schemas.WorkerList)},
+)
+async def list_workers(request: web.Request) -> web.StreamResponse:
+    """Show who works."""
+    queue = request.app[QUEUE]
+    href = f"{COMPOSER_BASE}/workers"
+    items = [
+        schemas.Worker(
+            kind="Worker",
+            href=href,
+            id=str(worker.id),
+            arch=worker.arch or None,
+            types=list(worker.types),
+            channel=worker.channel,
+            jobs=schemas.strings(worker.jobs),
+            seen_at=schemas.rfc3339(worker.seen_at),
+        )
+        for worker in await queue.roster.workers()
+        if worker.seen_at is not None
+    ]
+    listed = schemas.WorkerList(kind="WorkerList", href=href, id="workers", items=items)
+    return await answer_bytes(request, encode(listed), budget=queue.budget)
+
+
+@operation("whyJob", "Say why a job is not running", responses={200: ("Why", schemas.JobWhy)})
+async def why_job(request: web.Request) -> web.Response:
+    """Say what a job waits for."""
+    why = await explain(request.app[QUEUE], _job_id(request))
+    return answer(
+        schemas.JobWhy(
+            kind="JobWhy",
+            href=f"{COMPOSER_BASE}/jobs/{why.job.id}/why",
+            id=str(why.job.id),
+            state=why.job.state,
+            reason=why.reason,
+            blocked_by=schemas.strings(why.blocked_by),
+            delayed_until=None if why.delayed_until is None else schemas.rfc3339(why.delayed_until),
+            workers=why.workers,
+            ahead=why.ahead,
+        )
+    )
 
 
 @operation(

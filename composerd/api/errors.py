@@ -141,6 +141,7 @@ _ROWS: Mapping[type[ComposerdError], int] = {
     ErrorNotFound: 14,
     errors.TypeNotAllowed: 15,
     InvalidWorkerId: 17,
+    errors.WorkerNotFound: 18,
     errors.InvalidContent: 19,
     errors.ResultConflict: 20,
     errors.AttemptFinished: 21,

@@ -65,6 +65,18 @@ class ReleaseJob(msgspec.Struct):
     """Nothing needs to be said."""
 
 
+class PostWorkers(msgspec.Struct):
+    """A worker that introduces itself."""
+
+    arch: Word
+
+
+class WorkerID(Object, kw_only=True):
+    """A worker's id."""
+
+    worker_id: str
+
+
 class JobStatus(Object, kw_only=True):
     """Whether the worker shall go on."""
 
@@ -166,6 +178,33 @@ class JobList(Object, kw_only=True, omit_defaults=True):
 
     items: list[Job]
     next: str | None | UnsetType = UNSET
+
+
+class Worker(Object, kw_only=True):
+    """A worker that was heard of lately."""
+
+    arch: str | None
+    types: list[str]
+    channel: str
+    jobs: list[str]
+    seen_at: str
+
+
+class WorkerList(Object, kw_only=True):
+    """Workers, those heard of last first."""
+
+    items: list[Worker]
+
+
+class JobWhy(Object, kw_only=True):
+    """Why a job is not running."""
+
+    state: JobState
+    reason: str
+    blocked_by: Annotated[list[str], Meta(description="Dependencies that have not ended.")]
+    delayed_until: str | None
+    workers: Annotated[int | None, Meta(description="Live workers that take such jobs; null unless it is ready.")]
+    ahead: Annotated[int | None, Meta(description="Jobs alike that go first, counted up to 10,000.")]
 
 
 class Artifact(Object, kw_only=True):

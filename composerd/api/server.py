@@ -54,6 +54,7 @@ async def _serve(settings: Settings) -> int:
                 heartbeat_timeout=settings.heartbeat_timeout,
                 handover_timeout=settings.handover_timeout,
                 sweep_interval=settings.sweep_interval,
+                worker_timeout=settings.worker_timeout,
                 max_waits=settings.max_waits,
             ),
         )

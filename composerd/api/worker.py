@@ -26,12 +26,13 @@ from composerd.errors import (
     TokenNotFound,
     TypeNotAllowed,
 )
-from composerd.models import AttemptState, Claimed
+from composerd.models import AttemptState, Claimed, Worker
 from composerd.queue.dispatcher import keys_for
 from composerd.queue.jobqueue import JobQueue, check_running
 
 _REQUEST_JOB = msgspec.json.Decoder(schemas.RequestJob)
 _UPDATE_JOB = msgspec.json.Decoder(schemas.UpdateJob)
+_POST_WORKERS = msgspec.json.Decoder(schemas.PostWorkers)
 _RELEASE_JOB = msgspec.json.Decoder(schemas.ReleaseJob)
 
 
@@ -48,6 +49,8 @@ def add_routes(app: web.Application, base: str) -> None:
     app.router.add_get(f"{base}/jobs/{{token}}", get_job)
     app.router.add_patch(f"{base}/jobs/{{token}}", update_job)
     app.router.add_post(f"{base}/jobs/{{token}}/release", release_job)
+    app.router.add_post(f"{base}/workers", post_workers)
+    app.router.add_post(f"{base}/workers/{{worker_id}}/status", post_worker_status)
     app.router.add_put(f"{base}/jobs/{{token}}/artifacts/{{name}}", upload_job_artifact)
 
 
@@ -76,8 +79,9 @@ async def request_job(request: web.Request) -> web.StreamResponse:
     wait = wait_of(request)
     if options.request_job_timeout is not None:
         wait = options.request_job_timeout if wait is None else min(wait, options.request_job_timeout)
+    worker = None if worker_id is None else Worker(worker_id, asked.arch, tuple(asked.types))
     claimed = await queue.request(
-        keys_for("", asked.types, asked.arch), worker_id=worker_id, confirm=asked.confirm, wait=wait
+        keys_for("", asked.types, asked.arch), worker=worker, confirm=asked.confirm, wait=wait
     )
     if claimed is None:
         nothing = web.Response(status=204)
@@ -234,6 +238,33 @@ async def upload_job_artifact(request: web.Request) -> web.Response:
         raise
     if replaced is not None:
         await store.discard(replaced)
+    return web.Response()
+
+
+@operation(
+    "postWorkers",
+    "Register a worker",
+    request=schemas.PostWorkers,
+    responses={201: ("Its id", schemas.WorkerID)},
+)
+async def post_workers(request: web.Request) -> web.Response:
+    """Give a worker an id."""
+    queue = request.app[QUEUE]
+    asked = await read_json(request, _POST_WORKERS, queue.budget)
+    if not schemas.is_word(asked.arch):
+        raise InvalidContent(field="arch", problem="white space or control characters")
+    worker_id = str(await queue.roster.register(asked.arch))
+    href = f"{request.app[OPTIONS].worker_base}/workers"
+    return answer(schemas.WorkerID(kind="WorkerID", href=href, id=worker_id, worker_id=worker_id), 201)
+
+
+@operation("postWorkerStatus", "Give a sign of life", responses={200: ("The worker is known", None)})
+async def post_worker_status(request: web.Request) -> web.Response:
+    """Hear of a worker; one that is not known registers again. What it says of itself is ignored."""
+    worker_id = parse_uuid(request.match_info["worker_id"])
+    if worker_id is None:
+        raise InvalidWorkerId(field="worker_id")
+    await request.app[QUEUE].roster.check(worker_id)
     return web.Response()
 
 

@@ -1,4 +1,4 @@
-"""`composerd wait`, `status`, `cancel`, `delete`, `jobs`, `artifacts`: looking at jobs and what they left."""
+"""`composerd wait`, `status`, `cancel`, `delete`, `why`, `jobs`, `artifacts`: looking at jobs and what they left."""
 
 import asyncio
 import contextlib
@@ -119,6 +119,28 @@ def delete(job_id: str, server: str) -> None:
         click.echo(f"{job_id} is deleted")
 
     run(do())
+
+
+@click.command(epilog="Example: composerd why 0b6a…")
+@click.argument("job_id", metavar="ID")
+@server_option
+@json_option
+def why(job_id: str, server: str, as_json: bool) -> None:
+    """Say why a job is not running."""
+
+    async def show() -> None:
+        async with ComposerClient(server) as composer:
+            if as_json:
+                print_json(await composer.why_json(job_id))
+                return
+            answer = await composer.why(job_id)
+        click.echo(answer.reason)
+        for blocker in answer.blocked_by:
+            click.echo(f"  waits for {blocker}")
+        if answer.delayed_until is not None:
+            click.echo(f"  not before {answer.delayed_until}")
+
+    run(show())
 
 
 @click.command(epilog="Example: composerd jobs --state running --limit 20")

@@ -14,6 +14,7 @@ _COMMANDS = {
     "jobs": "composerd.cli.jobs",
     "cancel": "composerd.cli.jobs",
     "delete": "composerd.cli.jobs",
+    "why": "composerd.cli.jobs",
     "artifacts": "composerd.cli.jobs",
     "worker": "composerd.cli.worker",
     "drivers": "composerd.cli.drivers",

@@ -12,7 +12,7 @@ import msgspec
 
 from composerd.client.connection import DEFAULT_SERVER, Connection
 from composerd.client.errors import DamagedDownload
-from composerd.client.values import Artifact, ArtifactList, Job, JobList
+from composerd.client.values import Artifact, ArtifactList, Job, JobList, Why, WorkerList, WorkerSeen
 
 BASE = "/api/composer/v1"
 
@@ -103,6 +103,19 @@ class ComposerClient:
     async def delete(self, job_id: str) -> None:
         """Forget an ended job, with its artifacts, before its retention is over."""
         await self._connection.request("DELETE", f"{BASE}/jobs/{_segment(job_id)}")
+
+    async def why(self, job_id: str) -> Why:
+        """Why a job is not running."""
+        return msgspec.json.decode(await self.why_json(job_id), type=Why)
+
+    async def why_json(self, job_id: str) -> bytes:
+        """The same as the server's JSON."""
+        return (await self._connection.request("GET", f"{BASE}/jobs/{_segment(job_id)}/why")).body
+
+    async def workers(self) -> "list[WorkerSeen]":
+        """The workers that the server heard of lately."""
+        answer = await self._connection.request("GET", f"{BASE}/workers")
+        return msgspec.json.decode(answer.body, type=WorkerList).items
 
     async def args(self, job_id: str) -> bytes:
         """A job's args as JSON, byte for byte."""

@@ -49,6 +49,41 @@ class Artifact(msgspec.Struct, frozen=True):
     """Hexadecimal."""
 
 
+class Why(msgspec.Struct, frozen=True):
+    """Why a job is not running."""
+
+    id: str
+    state: str
+    reason: str
+    """In a sentence."""
+    blocked_by: list[str]
+    """Dependencies that have not ended."""
+    delayed_until: str | None
+    workers: int | None
+    """Live workers that take such jobs; None unless the job is ready."""
+    ahead: int | None
+    """Jobs alike that go first, counted up to 10,000; None unless the job is ready."""
+
+
+class WorkerSeen(msgspec.Struct, frozen=True):
+    """A worker that the server heard of lately."""
+
+    id: str
+    arch: str | None
+    types: list[str]
+    """What it asked for last."""
+    channel: str
+    jobs: list[str]
+    """The jobs that it runs."""
+    seen_at: str
+
+
+class WorkerList(msgspec.Struct, frozen=True):
+    """The workers heard of lately."""
+
+    items: list[WorkerSeen]
+
+
 class JobList(msgspec.Struct, frozen=True):
     """A page of jobs."""
 

@@ -5,6 +5,7 @@ import hashlib
 import inspect
 import logging
 import platform
+import uuid
 from base64 import b64encode
 from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine
 from contextlib import suppress
@@ -123,6 +124,8 @@ class Worker:
     def __init__(
         self, server: str = DEFAULT_SERVER, *, arch: str | None = None, concurrency: int = 1, base: str = BASE
     ) -> None:
+        self.id = uuid.uuid4()
+        """What the server lists it as."""
         self.arch = arch or platform.machine()
         self.concurrency = concurrency
         self._base = base
@@ -164,7 +167,7 @@ class Worker:
 
     async def _ask(self) -> Assignment:
         """Ask for a job until there is one. A question that is canceled is a connection that closes: the server gives its job back."""
-        body = _encode({"types": list(self._handlers), "arch": self.arch, "confirm": True})
+        body = _encode({"types": list(self._handlers), "arch": self.arch, "worker_id": str(self.id), "confirm": True})
         backoff = Backoff()
         while True:
             try:

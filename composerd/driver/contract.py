@@ -281,11 +281,18 @@ class Driver(abc.ABC):
 
     @abc.abstractmethod
     async def seen(self, workers: Sequence[Worker]) -> None:
-        """Remember that workers were heard of just now. Lossy; a driver bounds how many it remembers."""
+        """Remember that workers were heard of just now. Lossy; a driver bounds how many it remembers.
+
+        A worker without arch and types is a sign of life: what is known of it stays as it is.
+        """
 
     @abc.abstractmethod
-    async def workers(self) -> Sequence[Worker]:
-        """The workers heard of, the latest first."""
+    async def workers(self, within: float, ids: Sequence[UUID] | None = None) -> Sequence[Worker]:
+        """The workers heard of in the last so many seconds, with the jobs they run, the latest first; of these ids if given."""
+
+    @abc.abstractmethod
+    async def ahead(self, job_id: UUID, limit: int) -> int:
+        """How many jobs of a ready job's key go before it, counted up to `limit`; 0 for a job that is not ready."""
 
     # Other servers, other storages.
 

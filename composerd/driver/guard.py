@@ -164,8 +164,11 @@ class Guard(Driver):
     async def seen(self, workers: Sequence[Worker]) -> None:
         await self._call("seen", self.driver.seen(workers))
 
-    async def workers(self) -> Sequence[Worker]:
-        return await self._call("workers", self.driver.workers())
+    async def workers(self, within: float, ids: Sequence[UUID] | None = None) -> Sequence[Worker]:
+        return await self._call("workers", self.driver.workers(within, ids))
+
+    async def ahead(self, job_id: UUID, limit: int) -> int:
+        return await self._call("ahead", self.driver.ahead(job_id, limit))
 
     async def watch(self) -> AsyncIterator[News]:
         try:

@@ -42,12 +42,14 @@ from composerd.models import (
     PayloadKind,
     PayloadRef,
     Touch,
+    Worker,
 )
 from composerd.queue.batcher import Batcher
 from composerd.queue.budget import Budget
 from composerd.queue.dispatcher import Dispatcher
 from composerd.queue.events import Events
 from composerd.queue.reaper import Reaper
+from composerd.queue.roster import Roster
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +67,8 @@ class QueueOptions(msgspec.Struct, frozen=True, kw_only=True):
     handover_timeout: float = 10.0
     """The lease of an attempt whose worker promised to confirm, until it does."""
     sweep_interval: float = 5.0
+    worker_timeout: float = 3600.0
+    """A worker not heard of for that long is dropped from the roster."""
     max_waits: int = 20000
     """How many may wait at once, for a job or for news of one."""
 
@@ -90,13 +94,17 @@ class JobQueue:
         self._release = Batcher(driver.release, self._on_news)
         self._cancel = Batcher(driver.cancel, self._on_news)
         self._delete = Batcher(driver.delete, self._on_news)
+        self.roster = Roster(driver, options.worker_timeout)
         self._dispatcher = Dispatcher(driver, self.budget, self._give_back, self._on_news)
         self._reaper = Reaper(driver, options.sweep_interval, self._on_news, self._on_purged, self._dispatcher.recheck)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["JobQueue"]:
         """Run over a started driver; at the end everything that was asked for is written."""
-        background = [asyncio.create_task(self._reaper.run(), name="reaper")]
+        background = [
+            asyncio.create_task(self._reaper.run(), name="reaper"),
+            asyncio.create_task(self.roster.run(), name="roster"),
+        ]
         if self.driver.capabilities.shared:
             background.append(asyncio.create_task(self._watch(), name="watch"))
         for task in background:
@@ -193,7 +201,7 @@ class JobQueue:
     # For workers.
 
     async def request(
-        self, keys: tuple[Key, ...], *, worker_id: UUID | None, confirm: bool, wait: float | None
+        self, keys: tuple[Key, ...], *, worker: Worker | None = None, confirm: bool, wait: float | None
     ) -> Claimed | None:
         """Wait for a job of the keys, and begin an attempt at it.
 
@@ -205,9 +213,9 @@ class JobQueue:
             keys=keys,
             lease=self.options.heartbeat_timeout,
             handover=self.options.handover_timeout if confirm else None,
-            worker_id=worker_id,
+            worker_id=None if worker is None else worker.id,
         )
-        with self._waiting():
+        with self._waiting(), self.roster.asking(worker):
             return await self._dispatcher.ask(claim, wait)
 
     def give_back(self, token: UUID) -> None:
@@ -223,6 +231,8 @@ class JobQueue:
         attempt = await self._touch.put(Touch(token, partial))
         if attempt.state is AttemptState.UNKNOWN:
             raise TokenNotFound
+        if attempt.worker_id is not None:
+            self.roster.alive(attempt.worker_id)
         return attempt
 
     async def progress(self, token: UUID, partial: bytes) -> None:

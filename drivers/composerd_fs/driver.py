@@ -5,6 +5,8 @@ import gc
 import re
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Sequence
+from datetime import datetime
+from itertools import takewhile
 from pathlib import Path
 from typing import Self, TypeVar
 from urllib.parse import unquote
@@ -34,7 +36,7 @@ from composerd.models import (
     Worker,
 )
 from composerd_fs import looks
-from composerd_fs.clock import Clock, seconds, to_time
+from composerd_fs.clock import Clock, microseconds, seconds, to_time
 from composerd_fs.commit import Committer, Log
 from composerd_fs.files import DirectoryLock, make_directory
 from composerd_fs.frames import length_of
@@ -135,13 +137,22 @@ class _TableDriver(Driver):
     async def seen(self, workers: Sequence[Worker]) -> None:
         now = to_time(self._clock.now())
         for worker in workers:
-            self._workers[worker.id] = msgspec.structs.replace(worker, seen_at=now)
+            known = worker if worker.types or worker.arch else self._workers.get(worker.id, worker)
+            self._workers[worker.id] = msgspec.structs.replace(known, seen_at=now)
             self._workers.move_to_end(worker.id)
         while len(self._workers) > MAX_WORKERS:
             self._workers.popitem(last=False)
 
-    async def workers(self) -> Sequence[Worker]:
-        return tuple(reversed(self._workers.values()))
+    async def workers(self, within: float, ids: "Sequence[UUID] | None" = None) -> "Sequence[Worker]":
+        since = to_time(self._clock.now() - microseconds(within))
+        if ids is None:
+            found = list(takewhile(lambda one: _seen_since(one, since), reversed(self._workers.values())))
+        else:
+            found = [one for one in map(self._workers.get, ids) if one is not None and _seen_since(one, since)]
+        return await self._committer.look(lambda: looks.with_jobs(self._table, found))
+
+    async def ahead(self, job_id: UUID, limit: int) -> int:
+        return await self._committer.look(lambda: looks.ahead(self._table, job_id, limit))
 
     async def dump(self) -> AsyncIterator[StoredJob]:
         seqs = await self._committer.look(lambda: sorted(self._table.by_seq))
@@ -282,6 +293,10 @@ class FsDriver(_TableDriver):
         wanted = [place for place in places if isinstance(place, int)]
         read = iter(await self._journal.read_many(wanted) if wanted else ())
         return [next(read) if isinstance(place, int) else place for place in places]
+
+
+def _seen_since(worker: Worker, moment: datetime) -> bool:
+    return worker.seen_at is not None and worker.seen_at >= moment
 
 
 def _batch(items: list[T], _payloads: object, news: News) -> Batch[T]:

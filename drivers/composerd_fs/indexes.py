@@ -1,6 +1,6 @@
 """Ordered views of the table: heaps whose entries are checked when they come up, so that a change costs nothing."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from heapq import heapify, heappop, heappush
 from typing import Generic, TypeVar
 
@@ -48,6 +48,17 @@ class ReadyIndex:
         heappop(self._heaps[best[2].key])
         return best[2]
 
+    def ahead(self, row: Row, limit: int) -> int:
+        """How many jobs of a ready job's key go before it, up to `limit`."""
+        mine = (-row.priority, row.place)
+        count = 0
+        for entry in self._heaps.get(row.key, ()):
+            if entry[:2] < mine and _is_ready(entry):
+                count += 1
+                if count == limit:
+                    break
+        return count
+
     def _top(self, key: Key) -> tuple[int, int, Row] | None:
         heap = self._heaps.get(key)
         if heap is None:
@@ -87,6 +98,10 @@ class Timers(Generic[T]):
             self._heap = [entry for entry in self._heap if self._due_at(entry[2]) is not None]
             heapify(self._heap)
             self._left = 0
+
+    def __iter__(self) -> Iterator[T]:
+        """The things that may be due some time, in no order; one may come twice."""
+        return (thing for _, _, thing in self._heap if self._due_at(thing) is not None)
 
     def next(self) -> int | None:
         """When the first is due, or a little earlier."""

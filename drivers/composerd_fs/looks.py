@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from uuid import UUID
 
-from composerd.models import Artifact, Job, JobFilter, JobPage, JobState, PayloadKind, PayloadRef
+from msgspec.structs import replace
+
+from composerd.models import Artifact, Job, JobFilter, JobPage, JobState, PayloadKind, PayloadRef, Worker
 from composerd_fs.records import Payload
 from composerd_fs.rows import Row
 from composerd_fs.table import Table
@@ -45,6 +47,21 @@ def page(table: Table, chosen: JobFilter, cursor: int | None, limit: int) -> Job
             found.append(job_of(row, listed=True))
         seq -= 1
     return JobPage(tuple(found), seq + 1 if seq > 0 else None)
+
+
+def ahead(table: Table, job_id: UUID, limit: int) -> int:
+    """See `Driver.ahead`."""
+    row = table.rows.get(job_id)
+    return table.ready.ahead(row, limit) if row is not None and row.state is JobState.READY else 0
+
+
+def with_jobs(table: Table, workers: Sequence[Worker]) -> Sequence[Worker]:
+    """Workers with the jobs they run."""
+    running: dict[UUID, set[UUID]] = {worker.id: set() for worker in workers}
+    for run in table.leases:
+        if run.worker in running:
+            running[run.worker].add(run.row.id)
+    return [replace(worker, jobs=tuple(sorted(running[worker.id]))) for worker in workers]
 
 
 def _artifacts(row: Row | None) -> tuple[Artifact, ...]:

@@ -35,7 +35,7 @@ def attempt_of(run: Run | None) -> Attempt:
     """What became of an attempt; None is an unknown one."""
     if run is None:
         return UNKNOWN_ATTEMPT
-    return Attempt(run.state, run.row.id, run.number, run.confirm)
+    return Attempt(run.state, run.row.id, run.number, run.confirm, run.worker)
 
 
 def stored_job_of(row: Row, args: bytes | None, result: bytes | None) -> StoredJob:

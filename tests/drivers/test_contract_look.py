@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from composerd.models import Job, JobFilter, JobState, OnDependencyFailure, PayloadKind, PayloadRef, Worker
+from composerd.models import Claim, Job, JobFilter, JobState, OnDependencyFailure, PayloadKind, PayloadRef, Worker
 
-from .conftest import PLENTY, Store, store_of
+from .conftest import ANY, PLENTY, Store, store_of
 
 ALL = JobFilter()
 PAYLOADS = {
@@ -147,9 +147,45 @@ async def test_workers(store: Store) -> None:
     one, two = store.id(), store.id()
     await store.driver.seen([Worker(one, "x86_64"), Worker(two, "aarch64", ("build",), "org")])
     await store.driver.seen([Worker(one, "x86_64", ("build",))])
-    workers = await store.driver.workers()
+    workers = await store.driver.workers(60)
     assert [(worker.id, worker.types) for worker in workers] == [(one, ("build",)), (two, ("build",))]
     assert all(worker.seen_at is not None for worker in workers)
+
+
+async def test_a_sign_of_life(store: Store) -> None:
+    """Workers: one that is merely alive keeps what it said; one not heard of for too long is not shown; those asked for are."""
+    one, two = store.id(), store.id()
+    await store.driver.seen([Worker(one, "x86_64", ("build",)), Worker(two, "aarch64")])
+    await store.pass_time(100.0)
+    await store.driver.seen([Worker(one, "")])
+    (shown,) = await store.driver.workers(99)
+    assert (shown.id, shown.arch, shown.types) == (one, "x86_64", ("build",))
+    assert [worker.id for worker in await store.driver.workers(101)] == [one, two]
+    assert [worker.id for worker in await store.driver.workers(101, [two, store.id()])] == [two]
+    assert await store.driver.workers(99, [two]) == []
+
+
+async def test_what_workers_run(store: Store) -> None:
+    """Workers: each with the jobs it runs now."""
+    worker = store.id()
+    await store.driver.seen([Worker(worker, "x86_64")])
+    first, second = await store.add(), await store.add()
+    tokens = [store.id(), store.id()]
+    await store.driver.claim([Claim(token, (ANY,), 60.0, worker_id=worker) for token in tokens], PLENTY)
+    assert [set(one.jobs) for one in await store.driver.workers(60)] == [{first, second}]
+    await store.finish(tokens[0])
+    await store.release(tokens[1])
+    assert [one.jobs for one in await store.driver.workers(60)] == [()]
+
+
+async def test_how_many_go_first(store: Store) -> None:
+    """Ahead: ready jobs of the same key with a higher priority or an earlier place, counted up to the limit."""
+    ids = [await store.add(priority=n % 2) for n in range(6)]
+    await store.add(type="other", priority=9)
+    await store.cancel(ids[1])
+    assert [await store.driver.ahead(job_id, 100) for job_id in ids] == [2, 0, 3, 0, 4, 1]
+    assert await store.driver.ahead(ids[4], 3) == 3
+    assert await store.driver.ahead(store.id(), 100) == 0
 
 
 async def test_info_counts(store: Store) -> None:

@@ -84,7 +84,7 @@ async def test_a_write_of_unknown_outcome_is_repeated(queue: JobQueue, faulty: F
     stored = await queue.submit([job()])
     assert stored.created == (True,)
     faulty.after = times(1, "claim", error)
-    claimed = await queue.request(KEYS, worker_id=None, confirm=False, wait=5)
+    claimed = await queue.request(KEYS, confirm=False, wait=5)
     assert claimed is not None
     faulty.after = times(1, "finish", error)
     await queue.finish(claimed.token, b"1", failed=False)
@@ -119,12 +119,12 @@ async def test_a_storage_that_refuses_is_not_pestered(queue: JobQueue, faulty: F
 
 async def test_who_waits_outlives_an_outage(queue: JobQueue, faulty: Faulty) -> None:
     """A waiter does not hear of a storage that goes away, and gets the first job after it is back; who comes meanwhile is told."""
-    waiting = asyncio.create_task(queue.request(KEYS, worker_id=None, confirm=False, wait=30))
+    waiting = asyncio.create_task(queue.request(KEYS, confirm=False, wait=30))
     await faulty.called.wait()
     faulty.before = times(10**6, "claim", Unavailable("away"))
     await queue.submit([job()])
     with pytest.raises(Unavailable):
-        await queue.request(KEYS, worker_id=None, confirm=False, wait=30)
+        await queue.request(KEYS, confirm=False, wait=30)
     assert not waiting.done()
     faulty.before = lambda _method, _items: None
     claimed = await asyncio.wait_for(waiting, 10)
@@ -134,15 +134,15 @@ async def test_who_waits_outlives_an_outage(queue: JobQueue, faulty: Faulty) -> 
 async def test_a_slow_storage_is_a_longer_wait(queue: JobQueue, faulty: Faulty) -> None:
     """A timeout of the storage during a wait is never an error of the wait: it goes on, or ends as one that found nothing."""
     faulty.before = times(10**6, "claim", TimeoutError())
-    assert await queue.request(KEYS, worker_id=None, confirm=False, wait=0.1) is None
+    assert await queue.request(KEYS, confirm=False, wait=0.1) is None
     faulty.before = times(2, "claim", TimeoutError())
     await queue.submit([job()])
-    assert await queue.request(KEYS, worker_id=None, confirm=False, wait=10) is not None
+    assert await queue.request(KEYS, confirm=False, wait=10) is not None
 
 
 async def test_news_that_got_lost_cost_latency_only(queue: JobQueue, faulty: Faulty) -> None:
     """A job that became ready behind the queue's back is found by the slow re-check."""
-    waiting = asyncio.create_task(queue.request(KEYS, worker_id=None, confirm=False, wait=30))
+    waiting = asyncio.create_task(queue.request(KEYS, confirm=False, wait=30))
     await faulty.called.wait()
     await faulty.enqueue([[job()]])
     assert await asyncio.wait_for(waiting, 5) is not None
@@ -152,7 +152,7 @@ async def test_a_canceled_wait_gives_its_job_back(queue: JobQueue, faulty: Fault
     """Whoever goes away at any moment of a claim gets no job, and the next one gets it, uncounted."""
     stored = await queue.submit([job()])
     for turns in range(12):
-        asking = asyncio.create_task(queue.request(KEYS, worker_id=None, confirm=False, wait=30))
+        asking = asyncio.create_task(queue.request(KEYS, confirm=False, wait=30))
         for _ in range(turns):
             await asyncio.sleep(0)
         if asking.done():
@@ -161,7 +161,7 @@ async def test_a_canceled_wait_gives_its_job_back(queue: JobQueue, faulty: Fault
             queue.give_back(got.token)
         asking.cancel()
         await asyncio.wait([asking])
-    claimed = await asyncio.wait_for(queue.request(KEYS, worker_id=None, confirm=False, wait=30), 5)
+    claimed = await asyncio.wait_for(queue.request(KEYS, confirm=False, wait=30), 5)
     assert claimed is not None
     assert (await queue.get(stored.jobs[0].id)).retries in (0, 1, 2)
 

@@ -65,6 +65,7 @@ BAD = {
     "sweep_interval": "5",
     "max_retries": "many",
     "retention": "for ever",
+    "worker_timeout": "0",
     "undequeueable_types": "",
     "max_body_size": "0",
     "max_artifact_size": "big",
