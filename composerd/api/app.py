@@ -20,6 +20,7 @@ from composerd.api.context import (
     ConnectionLimit,
 )
 from composerd.api.errors import ErrorTable
+from composerd.api.metrics import METRICS, Metrics
 from composerd.api.middleware import operations
 from composerd.api.openapi import document
 from composerd.artifacts import ArtifactStore
@@ -33,6 +34,7 @@ def create_app(
     options: ApiOptions,
     store: ArtifactStore | None = None,
     connections: ConnectionLimit | None = None,
+    metrics: Metrics | None = None,
 ) -> web.Application:
     """The application that serves a running queue; without a store uploads are refused."""
     app = web.Application(middlewares=[operations], client_max_size=options.max_body_size)
@@ -40,6 +42,7 @@ def create_app(
     app[OPTIONS] = options
     app[ARTIFACTS] = store
     app[CONNECTIONS] = connections or ConnectionLimit(sys.maxsize)
+    app[METRICS] = metrics or Metrics()
     app[WORKER_ERRORS] = ErrorTable.worker(options.worker_base)
     app[COMPOSER_ERRORS] = ErrorTable.composer(COMPOSER_BASE)
     add_routes(app, options.worker_base)

@@ -11,6 +11,7 @@ from composerd.api.errors import (
     MethodNotSupported,
     ResourceNotFound,
 )
+from composerd.api.metrics import METRICS
 from composerd.errors import BodyTooLarge, ComposerdError, DriverError, StorageFull, Unavailable
 from composerd.ids import new_id_text
 
@@ -39,12 +40,11 @@ async def operations(request: web.Request, handler: Handler) -> web.StreamRespon
         if size := held.get():
             held.set(0)
             request.app[QUEUE].budget.give(size)
-    if request.writer.output_size and not response.prepared:
-        response = _hang_up(
-            request
-        )  # the failure came in the middle of an answer: a second one would be read as its rest
     if not response.prepared:  # who writes its answer itself has named the operation in it
+        if request.writer.output_size:  # it failed in the middle of an answer: a second one would be read as its rest
+            response = _hang_up(request)
         response.headers[OPERATION_HEADER] = operation
+    request.app[METRICS].served(request.match_info.handler, response.status)
     return response
 
 

@@ -16,6 +16,7 @@ from composerd.api.app import create_app
 from composerd.api.context import ApiOptions, ConnectionLimit
 from composerd.api.listening import BACKLOG, ListenError, close_sockets, describe, open_sockets
 from composerd.api.logs import configure
+from composerd.api.metrics import Metrics
 from composerd.artifacts import ArtifactStore, Sweeper
 from composerd.driver.registry import open_driver
 from composerd.errors import ComposerdError
@@ -45,7 +46,8 @@ async def _serve(settings: Settings) -> int:
     async with AsyncExitStack() as stack:
         sockets = open_sockets(settings.listen)
         stack.callback(close_sockets, sockets)
-        driver = open_driver(settings.storage)
+        metrics = Metrics()
+        driver = open_driver(settings.storage, metrics.called)
         stack.push_async_callback(driver.close)
         await driver.start()
         queue = JobQueue(
@@ -61,7 +63,7 @@ async def _serve(settings: Settings) -> int:
         store = await stack.enter_async_context(_artifacts(settings, queue))
         await stack.enter_async_context(queue.running())
         connections = ConnectionLimit(_connections_that_fit(settings.max_connections))
-        app = create_app(queue, _api_options(settings), store, connections)
+        app = create_app(queue, _api_options(settings), store, connections, metrics)
         runner = web.AppRunner(
             app,
             handle_signals=False,

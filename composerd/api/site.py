@@ -5,9 +5,10 @@ import re
 from aiohttp import web
 
 from composerd.api import schemas
-from composerd.api.context import COMPOSER_BASE, OPENAPI, OPTIONS, QUEUE, error_table
+from composerd.api.context import COMPOSER_BASE, CONNECTIONS, OPENAPI, OPTIONS, QUEUE, error_table
 from composerd.api.delivery import answer
 from composerd.api.errors import InvalidErrorId
+from composerd.api.metrics import CONTENT_TYPE, METRICS
 from composerd.api.openapi import operation
 from composerd.errors import ComposerdError, InvalidContent
 
@@ -25,6 +26,7 @@ def add_site_routes(app: web.Application) -> None:
     app.router.add_get("/", front_page)
     app.router.add_get("/healthz", healthz)
     app.router.add_get("/readyz", readyz)
+    app.router.add_get("/metrics", metrics)
 
 
 @operation("getStatus", "Ask whether the server is there", responses={200: ("It is", schemas.Status)})
@@ -103,6 +105,12 @@ async def readyz(request: web.Request) -> web.Response:
     except ComposerdError as exc:
         return web.Response(status=503, text=f"the storage does not take writes: {exc.code}\n")
     return web.Response(text="ready\n")
+
+
+async def metrics(request: web.Request) -> web.Response:
+    """What the server counts of itself."""
+    text = await request.app[METRICS].render(request.app[QUEUE], request.app[CONNECTIONS].count())
+    return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE})
 
 
 def _number(request: web.Request, name: str, default: int, least: int) -> int:

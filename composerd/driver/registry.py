@@ -7,7 +7,7 @@ from importlib.metadata import EntryPoint, entry_points
 import msgspec
 
 from composerd.driver.contract import CONTRACT_VERSION, Capabilities, Driver
-from composerd.driver.guard import Guard
+from composerd.driver.guard import Guard, Observer, unobserved
 from composerd.errors import StorageURLError
 
 GROUP = "composerd.drivers"
@@ -35,8 +35,8 @@ def installed() -> Sequence[InstalledDriver]:
     return [_describe(point, points) for point in points]
 
 
-def open_driver(url: str) -> Guard:
-    """Make the driver that a storage URL means, unopened and guarded.
+def open_driver(url: str, observe: Observer = unobserved) -> Guard:
+    """Make the driver that a storage URL means, unopened and guarded; `observe` is told of every call of it.
 
     Raises `StorageURLError` for a scheme that nobody, or more than one distribution, has, for a driver that cannot be
     loaded or is of another contract, and for whatever the driver itself finds wrong with the URL.
@@ -60,7 +60,7 @@ def open_driver(url: str) -> Guard:
         raise StorageURLError(
             f"the storage driver {scheme!r} of {_distribution(points[0])} cannot be loaded: {exc}"
         ) from exc
-    return Guard(driver.from_url(url))
+    return Guard(driver.from_url(url), observe)
 
 
 def _load(point: EntryPoint) -> type[Driver]:

@@ -1,0 +1,87 @@
+"""Metrics in Prometheus's format: counted in plain dictionaries on the way of a request, made into families when somebody looks."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
+
+from composerd.driver import StorageInfo
+from composerd.queue import JobQueue
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+
+class Metrics:
+    """What a server counts of itself."""
+
+    def __init__(self) -> None:
+        self._requests: dict[tuple[str, int], int] = {}
+        self._calls: dict[str, list[float]] = {}
+        """By method of the driver: how many calls, their seconds together, and how many raised."""
+
+    def served(self, handler: Callable[..., Any], status: int) -> None:
+        """A request was answered."""
+        key = (_operation(handler), status)
+        self._requests[key] = self._requests.get(key, 0) + 1
+
+    def called(self, method: str, seconds: float, raised: bool) -> None:
+        """A call of the driver has ended."""
+        calls = self._calls.get(method)
+        if calls is None:
+            calls = self._calls[method] = [0, 0.0, 0]
+        calls[0] += 1
+        calls[1] += seconds
+        calls[2] += raised
+
+    async def render(self, queue: JobQueue, connections: int) -> bytes:
+        """All of it, as text. Raises what `Driver.info` raises."""
+        registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        registry.register(_Families(self._families(queue, connections, await queue.driver.info())))
+        return generate_latest(registry)
+
+    def _families(self, queue: JobQueue, connections: int, info: StorageInfo) -> Iterator[Metric]:
+        requests = CounterMetricFamily("composerd_requests", "Requests answered.", labels=["operation", "status"])
+        for (operation, status), served in sorted(self._requests.items()):
+            requests.add_metric([operation, str(status)], served)
+        yield requests
+        storage = SummaryMetricFamily(
+            "composerd_storage_seconds", "Calls of the storage driver, and how long they took.", labels=["method"]
+        )
+        failed = CounterMetricFamily(
+            "composerd_storage_errors", "Calls of the storage driver that failed.", labels=["method"]
+        )
+        for method, (count, seconds, errors) in sorted(self._calls.items()):
+            storage.add_metric([method], int(count), seconds)
+            failed.add_metric([method], errors)
+        yield storage
+        yield failed
+        jobs = GaugeMetricFamily("composerd_jobs", "Jobs in the storage.", labels=["state"])
+        for state, number in sorted(info.jobs.items()):
+            jobs.add_metric([state], number)
+        yield jobs
+        yield GaugeMetricFamily("composerd_waits", "Requests that wait, for a job or for news of one.", queue.waits)
+        yield GaugeMetricFamily("composerd_connections", "Open connections.", connections)
+        yield GaugeMetricFamily("composerd_held_bytes", "Bytes of bodies in flight.", queue.budget.used)
+
+
+class _Families(Collector):
+    def __init__(self, families: Iterator[Metric]) -> None:
+        self._families = list(families)
+
+    def collect(self) -> Iterator[Metric]:
+        return iter(self._families)
+
+
+def _operation(handler: Any) -> str:
+    """The operation's name in the OpenAPI document; empty for what belongs to neither API."""
+    documented: dict[str, Any] = getattr(handler, "__apispec__", {})
+    return str(documented.get("operationId", ""))
+
+
+METRICS: web.AppKey[Metrics] = web.AppKey("METRICS", Metrics)
