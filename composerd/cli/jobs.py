@@ -39,8 +39,9 @@ def wait(job_id: str, timeout: str | None, server: str, as_json: bool) -> None:
 
 
 async def _wait(server: str, job_id: str, timeout: float | None, as_json: bool) -> None:  # the option's name
+    async with ComposerClient(server) as composer:
+        await composer.get(job_id)  # a server that is not there from the start is not waited for
     async with ComposerClient(server, PATIENCE) as composer:
-        await composer.get(job_id)
         try:
             job = await follow(composer, job_id, timeout)
         except TimeoutError:

@@ -18,6 +18,7 @@ _COMMANDS = {
     "artifacts": "composerd.cli.jobs",
     "worker": "composerd.cli.worker",
     "drivers": "composerd.cli.drivers",
+    "completion": "composerd.cli.completion",
     "demo": "composerd.cli.demo",
 }
 """Each subcommand's module; imported when it is asked for, so that every command starts fast."""
@@ -44,7 +45,7 @@ def composerd() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; ends the process."""
     try:
-        code = composerd.main(args=arguments, standalone_mode=False)
+        code = composerd.main(args=arguments, prog_name="composerd", standalone_mode=False)
     except click.exceptions.Abort:
         sys.exit(130)
     except click.ClickException as exc:
