@@ -277,6 +277,6 @@ async def test_every_command_has_help_with_an_example() -> None:
     """`--help` of each subcommand ends with an example."""
     listed = await composerd("--help")
     commands = [line.split()[0] for line in listed.out.partition("Commands:")[2].strip().splitlines()]
-    assert len(commands) == 10
+    assert len(commands) == 13
     for command in commands:
         assert "Example: composerd " in (await composerd(command, "--help")).out

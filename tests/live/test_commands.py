@@ -1,4 +1,4 @@
-"""The commands one by one: help with an example, JSON, exit codes, completion in real shells."""
+"""The commands one by one: JSON, exit codes, completion in real shells."""
 
 import json
 import os
@@ -9,18 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from composerd.cli.main import _COMMANDS
-
 from .conftest import COMPOSER, NOBODY, Server
 from .test_cli import composerd
-
-
-@pytest.mark.parametrize("command", _COMMANDS)
-async def test_help(command: str) -> None:
-    """Every subcommand explains itself, with an example."""
-    ended = await composerd(command, "--help")
-    assert ended.code == 0
-    assert "Example" in ended.out
 
 
 @pytest.mark.parametrize(
