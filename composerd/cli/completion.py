@@ -8,7 +8,7 @@ VARIABLE = "_COMPOSERD_COMPLETE"
 """Set by the script when the shell asks; click answers then."""
 
 
-@click.command(epilog='Example: eval "$(composerd completion bash)"')
+@click.command(epilog='Example: composerd completion fish | source; eval "$(composerd completion bash)"')
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(ctx: click.Context, shell: str) -> None:
