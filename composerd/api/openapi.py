@@ -10,7 +10,8 @@ from aiohttp import web
 from aiohttp_apispec import AiohttpApiSpec, docs
 from apispec import APISpec
 
-from composerd.api.schemas import Error
+from composerd.api.schemas import DURATION, WORD, Error
+from composerd.models import JobState
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 
@@ -18,6 +19,26 @@ JSON = "application/json"
 BYTES = "application/octet-stream"
 
 _REF = "#/components/schemas/{name}"
+
+_UUID = {"type": "string", "format": "uuid"}
+_ERROR_ID = {"type": "string", "pattern": "^[0-9]{1,9}$"}
+_WORD = {"type": "string", "minLength": 1, "maxLength": 128, "pattern": WORD}
+_PARAMETERS: Mapping[str, Mapping[str, Any]] = {
+    "id": _UUID,
+    "token": _UUID,
+    "worker_id": _UUID,
+    "name": {"type": "string", "minLength": 1, "maxLength": 255},
+    "wait": {"type": "string", "pattern": DURATION, "example": "20s"},
+    "page": {"type": "integer", "minimum": 0, "maximum": 1000},
+    "size": {"type": "integer", "minimum": 1, "maximum": 1000},
+    "limit": {"type": "integer", "minimum": 1, "maximum": 1000},
+    "state": {"type": "string", "enum": [state.value for state in JobState]},
+    "type": _WORD,
+    "channel": {"type": "string", "maxLength": 128},
+    "arch": _WORD,
+    "cursor": {"type": "string"},
+}
+"""What the parameters of paths and queries are, by name."""
 
 
 def operation(
@@ -37,7 +58,7 @@ def operation(
         operationId=operation_id,
         summary=summary,
         parameters=[
-            {"in": "query", "name": name, "description": meaning, "schema": {"type": "string"}}
+            {"in": "query", "name": name, "description": meaning, "schema": _PARAMETERS[name]}
             for name, meaning in (query or {}).items()
         ],
         responses={
@@ -71,7 +92,13 @@ class _Document(AiohttpApiSpec):  # type: ignore[misc]  # aiohttp_apispec ships 
             "operationId": found["operationId"],
             "summary": found["summary"],
             "parameters": [
-                {"in": "path", "name": name, "required": True, "schema": {"type": "string"}} for name in names
+                {
+                    "in": "path",
+                    "name": name,
+                    "required": True,
+                    "schema": _ERROR_ID if "/errors/" in path else _PARAMETERS[name],
+                }
+                for name in names
             ]
             + found["parameters"],
             "responses": {},

@@ -9,11 +9,30 @@ from msgspec import UNSET, Meta, Raw, UnsetType
 
 from composerd.models import MAX_DEPENDENCIES, JobState
 
-Word = Annotated[str, Meta(min_length=1, max_length=128, description="Printable characters without white space.")]
+# Patterns are documented, not checked twice: the rules themselves are in `is_word` and `composerd.units`.
+WORD = r"^\S+$"
+DURATION = r"^([0-9]{1,15}(\.[0-9]{1,9})?(ms|s|m|h|d)|0)$"
+
+Word = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=128,
+        description="Printable characters without white space.",
+        extra_json_schema={"pattern": WORD},
+    ),
+]
 OptionalWord = Annotated[
     str, Meta(max_length=128, description="Printable characters without white space; may be empty.")
 ]
-Duration = Annotated[str, Meta(description="A duration: `300ms`, `20s`, `2m`, `1h`, `14d`.", examples=["20s"])]
+Duration = Annotated[
+    str,
+    Meta(
+        description="A duration: `300ms`, `20s`, `2m`, `1h`, `14d`.",
+        examples=["20s"],
+        extra_json_schema={"pattern": DURATION},
+    ),
+]
 Json = Annotated[Raw, Meta(description="Any JSON; kept byte for byte.")]
 
 
