@@ -5,6 +5,8 @@ from datetime import UTC, datetime
 from typing import Literal
 
 import msgspec
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.log import server_logger
 
 from composerd.api.context import operation_id
 
@@ -14,6 +16,18 @@ def configure(level: str, form: Literal["text", "json"]) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(JSONFormatter() if form == "json" else TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    server_logger.addFilter(_in_a_line)
+
+
+def _in_a_line(record: logging.LogRecord) -> bool:
+    """What sends no HTTP is the sender's trouble: aiohttp's traceback of its own parser says nothing more."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, HttpProcessingError):
+        record.exc_info = None
+        record.levelno, record.levelname = logging.WARNING, "WARNING"
+        record.msg = f"{record.getMessage()}: {' '.join(error.message.split())[:200]}"
+        record.args = ()
+    return True
 
 
 class TextFormatter(logging.Formatter):

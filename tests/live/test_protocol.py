@@ -1,5 +1,6 @@
 """What the two APIs answer, row by row: tokens, errors, hostile bodies, payloads kept byte for byte. Against a real process."""
 
+import asyncio
 import gzip
 import json
 import uuid
@@ -417,3 +418,22 @@ async def test_deleting_jobs(server: Server) -> None:
         return not files.exists()
 
     await server.until(swept)
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"GET / HTTP/1.1\r\nHost: x\r\nX: \x00\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: x\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"x" * 100_000 + b"\r\n\r\n",
+    ],
+)
+async def test_what_is_not_http(server: Server, garbage: bytes) -> None:
+    """What is not HTTP is a 400, one line in the log, and nothing else."""
+    reader, writer = await asyncio.open_connection(*server.address)
+    writer.write(garbage)
+    line = await reader.readline()
+    writer.close()
+    assert line.split()[1:2] in ([], [b"400"])
+    assert (await send(server, "GET", "/healthz"))[0] == 200
