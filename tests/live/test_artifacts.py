@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import hashlib
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from urllib.parse import quote
@@ -207,3 +208,45 @@ async def test_an_upload_to_a_dead_server(serve: Serve) -> None:
         return not files.exists()
 
     await server.until(swept)
+
+
+def peak(server: Server) -> int:
+    """The most memory that the server has had, in KiB, since `forget_peak`."""
+    status = Path(f"/proc/{server.pid}/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1])
+
+
+def forget_peak(server: Server) -> None:
+    """Let the peak be what there is now."""
+    Path(f"/proc/{server.pid}/clear_refs").write_text("5")
+
+
+SIZE = int(os.environ.get("ARTIFACT_MIB", "128")) * 1024 * 1024
+"""2 GiB takes longer than a test should: `ARTIFACT_MIB=2048 pytest -k memory_is_flat` when it matters."""
+
+
+async def test_memory_is_flat(serve: Serve) -> None:
+    """Up and down, to a client that reads slowly at first: the server's memory grows by less than 16 MiB, whatever the size."""
+    server = await serve()
+    job = await server.submit()
+    asked = await server.ask()
+    assert asked is not None
+    await send(server, "PUT", asked["artifact_location"] + "warm", bytes(1024 * 1024))
+    forget_peak(server)
+    before = peak(server)
+    part = os.urandom(1024 * 1024)
+
+    async def parts() -> AsyncIterator[bytes]:
+        for _ in range(SIZE // len(part)):
+            yield part
+
+    assert (await send(server, "PUT", asked["artifact_location"] + "a", parts()))[0] == 200
+    await server.finish(asked)
+    assert server._http is not None
+    received = 0
+    async with server._http.get(f"{server.url}{COMPOSER}/jobs/{job['id']}/artifacts/a") as response:
+        await asyncio.sleep(0.5)  # the server writes ahead as far as it does
+        async for some in response.content.iter_chunked(1024 * 1024):
+            received += len(some)
+    assert received == SIZE
+    assert peak(server) - before < 16 * 1024
