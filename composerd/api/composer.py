@@ -5,6 +5,7 @@ import base64
 import binascii
 import re
 from collections.abc import Sequence
+from contextlib import aclosing
 from urllib.parse import quote
 from uuid import UUID
 
@@ -287,17 +288,16 @@ async def get_artifact(request: web.Request) -> web.StreamResponse:
     response = web.StreamResponse(status=206 if "Content-Range" in headers else 200, headers=headers)
     response.content_type = BYTES
     response.content_length = stop - start
-    parts = store.read(found.place, start, stop)
-    try:
-        part = await anext(parts, b"")  # before the answer begins: the job may have been removed just now
-    except FileNotFoundError:
-        raise ArtifactNotFound from None
-    await response.prepare(request)
-    if request.method != "HEAD":
-        await response.write(part)
-        async for part in parts:
+    async with aclosing(store.read(found.place, start, stop)) as parts:
+        try:
+            part = await anext(parts, b"")  # before the answer begins: the job may have been removed just now
+        except FileNotFoundError:
+            raise ArtifactNotFound from None
+        await response.prepare(request)
+        if request.method != "HEAD":
             await response.write(part)
-    await parts.aclose()
+            async for part in parts:
+                await response.write(part)
     await response.write_eof()
     return response
 

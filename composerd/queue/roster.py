@@ -42,12 +42,13 @@ class Roster:
         self.alive(worker_id)
 
     def alive(self, worker_id: UUID) -> None:
-        """Hear of a worker that may be known already."""
-        self._heard.setdefault(worker_id, Worker(worker_id, ""))
+        """Hear of a worker that may be known already. The nil id is nobody's."""
+        if worker_id != NIL:
+            self._heard.setdefault(worker_id, Worker(worker_id, ""))
 
     @contextmanager
     def asking(self, worker: Worker | None) -> Iterator[None]:
-        """Hear of a worker, for as long as its question is open. The nil id is nobody's."""
+        """Hear of a worker, for as long as its question is open."""
         if worker is None or worker.id == NIL:
             yield
             return

@@ -32,7 +32,10 @@ async def test_registering(server: Server) -> None:
 )
 async def test_unknown_workers(server: Server, worker_id: str, number: int) -> None:
     """An unknown worker, or the nil one, is told to register again; the nil id never becomes a worker."""
-    await server.ask(wait="10ms", worker_id="00000000-0000-0000-0000-000000000000")
+    await server.submit()
+    asked = await server.ask(worker_id="00000000-0000-0000-0000-000000000000")
+    assert asked is not None
+    await server.request("GET", asked["location"])
     assert (await error(server, "POST", f"{WORKER}/workers/{worker_id}/status"))[:2] == (400, number)
     assert await listed(server) == []
 

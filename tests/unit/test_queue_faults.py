@@ -151,7 +151,7 @@ async def test_news_that_got_lost_cost_latency_only(queue: JobQueue, faulty: Fau
 async def test_a_canceled_wait_gives_its_job_back(queue: JobQueue, faulty: Faulty) -> None:
     """Whoever goes away at any moment of a claim gets no job, and the next one gets it, uncounted."""
     stored = await queue.submit([job()])
-    for turns in range(12):
+    for turns in range(9):  # ten uncounted returns in a row are the most
         asking = asyncio.create_task(queue.request(KEYS, confirm=False, wait=30))
         for _ in range(turns):
             await asyncio.sleep(0)
@@ -163,7 +163,7 @@ async def test_a_canceled_wait_gives_its_job_back(queue: JobQueue, faulty: Fault
         await asyncio.wait([asking])
     claimed = await asyncio.wait_for(queue.request(KEYS, confirm=False, wait=30), 5)
     assert claimed is not None
-    assert (await queue.get(stored.jobs[0].id)).retries in (0, 1, 2)
+    assert (await queue.get(stored.jobs[0].id)).retries == 0
 
 
 async def test_a_write_outlives_its_caller(queue: JobQueue, faulty: Faulty) -> None:
