@@ -10,7 +10,7 @@ import msgspec
 
 from composerd.units import parse_duration, parse_size
 
-CLIENT_VARIABLES = frozenset({"COMPOSERD_SERVER"})
+CLIENT_VARIABLES = frozenset({"COMPOSERD_SERVER", "COMPOSERD_CA_FILE", "COMPOSERD_CERT_FILE", "COMPOSERD_KEY_FILE"})
 """Variables of the environment that are not the server's."""
 
 PREFIX = "COMPOSERD_"
@@ -39,6 +39,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     undequeueable_types: tuple[str, ...] = ("manifest-id-only",)
     max_body_size: int = 32 * 1024**2
     max_artifact_size: int = 64 * 1024**3
+    tls_cert: str | None = None
+    tls_key: str | None = None
+    tls_client_ca: str | None = None
+    allowed_domains: tuple[str, ...] = ()
     max_connections: int = 20000
     max_waits: int = 20000
     log_level: str = "info"
@@ -114,6 +118,20 @@ def _text(text: str) -> str:
     return text
 
 
+def _file(text: str) -> str:
+    try:
+        with Path(_text(text)).open("rb"):
+            return text
+    except OSError as exc:
+        raise ValueError(f"{text} cannot be read: {exc.strerror}") from None
+
+
+def _domain(text: str) -> str:
+    if not re.fullmatch(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?", text):
+        raise ValueError(f"{text!r} is not a domain such as worker.example.com or *.example.com")
+    return text
+
+
 SETTINGS: Sequence[Setting] = (
     Setting(
         "listen",
@@ -163,6 +181,20 @@ SETTINGS: Sequence[Setting] = (
     ),
     Setting("max_body_size", _positive_size, "The largest request body.", "32MiB"),
     Setting("max_artifact_size", _positive_size, "The largest artifact.", "64GiB"),
+    Setting(
+        "tls_cert", _file, "The server's certificate, PEM: TLS on the TCP addresses; SIGHUP reads it anew.", "none"
+    ),
+    Setting("tls_key", _file, "The key of that certificate, PEM.", "none"),
+    Setting(
+        "tls_client_ca", _file, "Who comes by TLS has to show a certificate that one of this file, PEM, signed.", "none"
+    ),
+    Setting(
+        "allowed_domains",
+        _domain,
+        "With a client CA: one of the certificate's names has to match, such as *.example.com.",
+        "any",
+        repeatable=True,
+    ),
     Setting("max_connections", _number(1, 1_000_000), "How many connections may be open.", "20000"),
     Setting("max_waits", _number(1, 1_000_000), "How many requests may wait.", "20000"),
     Setting("log_level", _one_of("debug", "info", "warning", "error"), "What is logged.", "info"),
@@ -171,6 +203,13 @@ SETTINGS: Sequence[Setting] = (
 )
 
 _BY_NAME = {setting.name: setting for setting in SETTINGS}
+
+_NEEDS = (
+    ("tls_cert", "tls_key"),
+    ("tls_key", "tls_cert"),
+    ("tls_client_ca", "tls_cert"),
+    ("allowed_domains", "tls_client_ca"),
+)
 
 
 def load(options: Mapping[str, Any], environ: Mapping[str, str], config: Path | None) -> Settings:
@@ -185,6 +224,9 @@ def load(options: Mapping[str, Any], environ: Mapping[str, str], config: Path | 
     values.update(_from_environment(environ))
     for name, value in options.items():
         values[name] = _parse(_BY_NAME[name], value, f"the option {_BY_NAME[name].option}")
+    for name, needed in _NEEDS:
+        if name in values and needed not in values:
+            raise SettingsError(f"{name} needs {needed}, which is not set")
     values.setdefault("storage", default_storage(environ))
     return Settings(**values)
 

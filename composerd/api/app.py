@@ -23,6 +23,7 @@ from composerd.api.errors import ErrorTable
 from composerd.api.metrics import METRICS, Metrics
 from composerd.api.middleware import operations
 from composerd.api.openapi import document
+from composerd.api.tls import only_from
 from composerd.artifacts import ArtifactStore
 from composerd.queue import JobQueue
 
@@ -37,7 +38,8 @@ def create_app(
     metrics: Metrics | None = None,
 ) -> web.Application:
     """The application that serves a running queue; without a store uploads are refused."""
-    app = web.Application(middlewares=[operations], client_max_size=options.max_body_size)
+    middlewares = [operations, only_from(options.allowed_domains)] if options.allowed_domains else [operations]
+    app = web.Application(middlewares=middlewares, client_max_size=options.max_body_size)
     app[QUEUE] = queue
     app[OPTIONS] = options
     app[ARTIFACTS] = store

@@ -34,6 +34,8 @@ class ApiOptions(msgspec.Struct, frozen=True, kw_only=True):
     undequeueable_types: frozenset[str] = frozenset({"manifest-id-only"})
     max_body_size: int = 32 * 1024 * 1024
     max_artifact_size: int = 64 * 1024**3
+    allowed_domains: tuple[str, ...] = ()
+    """Where a client's certificate has to be from; none: anywhere."""
 
 
 class ConnectionLimit:

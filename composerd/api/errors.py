@@ -58,6 +58,12 @@ class InvalidWorkerId(ComposerdError):
     code = "invalid_worker_id"
 
 
+class NotAllowed(ComposerdError):
+    """Whoever asks may not."""
+
+    code = "not_allowed"
+
+
 class Row(msgspec.Struct, frozen=True):
     """One predefined error."""
 
@@ -154,6 +160,7 @@ _ROWS: Mapping[type[ComposerdError], int] = {
     errors.Unavailable: 28,
     errors.DriverError: 28,
     errors.DriverTimeout: 28,
+    NotAllowed: 30,
     errors.StorageFull: 31,
     errors.JobNotFound: 32,
     errors.JobEnded: 33,

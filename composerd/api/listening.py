@@ -1,11 +1,17 @@
 """The sockets that the server listens on: TCP addresses, unix paths, and those that systemd hands over."""
 
+import logging
 import os
 import re
 import socket
+import ssl
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from aiohttp import web
+
+log = logging.getLogger(__name__)
 
 BACKLOG = 4096
 
@@ -16,6 +22,65 @@ _TCP = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<host>[^:\[\]/]*)):(?P<port
 
 class ListenError(Exception):
     """An address cannot be listened on; the message is a sentence for whoever configured it."""
+
+
+class Listeners:
+    """What accepts connections for an application: a site for each socket, TCP ones with TLS if there is a `context`.
+
+    `context` reads the certificates anew at every call.
+    """
+
+    def __init__(
+        self, runner: web.AppRunner, sockets: Sequence[socket.socket], context: Callable[[], ssl.SSLContext] | None
+    ) -> None:
+        self._runner = runner
+        self._sockets = sockets
+        self._context = context
+        self._secured: list[web.SockSite] = []
+
+    async def start(self) -> None:
+        """Accept connections, and print every address."""
+        if self._context is not None:
+            await self._start_secured(self._context())
+        for listening in self._sockets:
+            if self._plain(listening):
+                await web.SockSite(self._runner, listening, backlog=BACKLOG).start()
+            print(f"listening on {describe(listening, 'https' if self._context else 'http')}", flush=True)  # noqa: T201  # what a supervisor reads
+
+    async def stop(self) -> None:
+        """Accept no more: whoever connects from now on is refused."""
+        for site in list(self._runner.sites):
+            await site.stop()
+        close_sockets(self._sockets)
+
+    async def reload(self) -> None:
+        """Meet new connections with the certificates as they are now; without TLS, or if they are no good, nothing changes."""
+        if self._context is None:
+            log.info("there are no certificates to reload")
+            return
+        try:
+            context = self._context()
+        except Exception as exc:  # noqa: BLE001  # whatever is wrong with the files, the server goes on with what it has
+            log.error("the certificates were not reloaded, the old ones stay: %s", exc)  # noqa: TRY400  # a sentence
+            return
+        before = self._secured
+        await self._start_secured(context)
+        for site in before:
+            await site.stop()
+        log.info("the certificates were reloaded")
+
+    async def _start_secured(self, context: ssl.SSLContext) -> None:
+        """Listen with a context of its own on the same sockets: a site cannot change its context, and closes its socket."""
+        self._secured = [
+            web.SockSite(self._runner, listening.dup(), ssl_context=context, backlog=BACKLOG)
+            for listening in self._sockets
+            if not self._plain(listening)
+        ]
+        for site in self._secured:
+            await site.start()
+
+    def _plain(self, listening: socket.socket) -> bool:
+        return self._context is None or listening.family == socket.AF_UNIX
 
 
 def open_sockets(addresses: Sequence[str]) -> list[socket.socket]:
@@ -34,13 +99,13 @@ def open_sockets(addresses: Sequence[str]) -> list[socket.socket]:
     return sockets
 
 
-def describe(listening: socket.socket) -> str:
-    """The address of a socket as a URL."""
+def describe(listening: socket.socket, scheme: str = "http") -> str:
+    """The address of a socket as a URL; `scheme` is what TCP speaks."""
     name = listening.getsockname()
     if listening.family == socket.AF_UNIX:
         return f"http+unix:{name}" if name else "http+unix:"
     host = f"[{name[0]}]" if listening.family == socket.AF_INET6 else name[0]
-    return f"http://{host}:{name[1]}"
+    return f"{scheme}://{host}:{name[1]}"
 
 
 def close_sockets(sockets: Sequence[socket.socket]) -> None:

@@ -14,14 +14,15 @@ from aiohttp import web
 
 from composerd.api.app import create_app
 from composerd.api.context import ApiOptions, ConnectionLimit
-from composerd.api.listening import BACKLOG, ListenError, close_sockets, describe, open_sockets
+from composerd.api.listening import ListenError, Listeners, close_sockets, open_sockets
 from composerd.api.logs import configure
 from composerd.api.metrics import Metrics
+from composerd.api.tls import Identity
 from composerd.artifacts import ArtifactStore, Sweeper
 from composerd.driver.registry import open_driver
 from composerd.errors import ComposerdError
 from composerd.queue import JobQueue, QueueOptions
-from composerd.settings import Settings
+from composerd.settings import Settings, SettingsError
 
 log = logging.getLogger(__name__)
 
@@ -36,13 +37,16 @@ def run(settings: Settings) -> int:
     configure(settings.log_level, settings.log_format)
     try:
         return asyncio.run(_serve(settings))
-    except (ListenError, ComposerdError) as exc:
+    except (ListenError, SettingsError, ComposerdError) as exc:
         print(f"composerd: {exc}", file=sys.stderr)  # noqa: T201  # the command line's own words, not the log's
         return 2
 
 
 async def _serve(settings: Settings) -> int:
-    stop = _stop_signals()
+    signals = _signals()
+    identity = Identity.of(settings)
+    if identity is not None:
+        identity.context()  # what is wrong with its files is said before anything is opened
     async with AsyncExitStack() as stack:
         sockets = open_sockets(settings.listen)
         stack.callback(close_sockets, sockets)
@@ -82,23 +86,23 @@ async def _serve(settings: Settings) -> int:
             50_000, 20, 50
         )  # hardly anything here is cyclic garbage, and a look at a million jobs takes long
         gc.freeze()  # what lives as long as the process need not be looked at again
-        for listening in sockets:
-            await web.SockSite(runner, listening, backlog=BACKLOG).start()
-            print(f"listening on {describe(listening)}", flush=True)  # noqa: T201  # what a supervisor reads
-        await stop.wait()
+        listeners = Listeners(runner, sockets, identity.context if identity else None)
+        await listeners.start()
+        while await signals.get() == signal.SIGHUP:
+            await listeners.reload()
         log.info("draining: %d waits are answered", queue.waits)
-        for site in list(runner.sites):
-            await site.stop()
+        await listeners.stop()
         await queue.drain()
     return 0
 
 
-def _stop_signals() -> asyncio.Event:
-    stop = asyncio.Event()
+def _signals() -> asyncio.Queue[signal.Signals]:
+    """What the process is told, from now on."""
+    signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    return stop
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        loop.add_signal_handler(number, signals.put_nowait, number)
+    return signals
 
 
 @asynccontextmanager
@@ -129,6 +133,7 @@ def _api_options(settings: Settings) -> ApiOptions:
         undequeueable_types=frozenset(settings.undequeueable_types),
         max_body_size=settings.max_body_size,
         max_artifact_size=settings.max_artifact_size,
+        allowed_domains=settings.allowed_domains,
     )
 
 

@@ -1,9 +1,10 @@
 """What commands have in common: which server, how things are shown, how the client's errors end a command."""
 
 import asyncio
+import functools
 import sys
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar, cast
 
 import click
 import msgspec
@@ -11,7 +12,15 @@ from rich.console import Console
 from rich.table import Table
 
 from composerd.cli.errors import FAILED, UNREACHABLE, WRONG, Failure
-from composerd.client import DEFAULT_SERVER, ClientError, Job, RequestFailed, ServerUnreachable
+from composerd.client import (
+    DEFAULT_SERVER,
+    ClientError,
+    ComposerClient,
+    Job,
+    RequestFailed,
+    ServerNotTrusted,
+    ServerUnreachable,
+)
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -21,13 +30,53 @@ progress_console = Console(stderr=True, highlight=False)
 
 _COLOURS = {"finished": "green", "failed": "red", "canceled": "yellow", "running": "cyan"}
 
-server_option = click.option(
-    "--server",
-    envvar="COMPOSERD_SERVER",
-    default=DEFAULT_SERVER,
-    show_default=True,
-    metavar="URL",
-    help="The server: http://HOST:PORT or unix:/path; also from COMPOSERD_SERVER.",
+
+class Server(NamedTuple):
+    """Which server a command is for, and how to come to it."""
+
+    url: str
+    files: Mapping[str, str]
+    """What the clients take for TLS."""
+
+    def composer(self, patience: float = 0.0) -> ComposerClient:
+        """A client of its composer API."""
+        return ComposerClient(self.url, patience, **self.files)
+
+
+def server_option(command: F) -> F:
+    """Give a command the options that say which server; it is called with a `server`."""
+
+    @functools.wraps(command)
+    def with_server(*args: Any, server: str, **options: Any) -> Any:
+        names = ("ca_file", "cert_file", "key_file")
+        given = {name: options.pop(name) for name in names}
+        files = {name: path for name, path in given.items() if path is not None}
+        return command(*args, server=Server(server, files), **options)
+
+    for option in reversed(_SERVER_OPTIONS):
+        option(with_server)
+    return cast("F", with_server)
+
+
+def _file_option(name: str, help: str) -> Callable[[F], F]:
+    variable = f"COMPOSERD_{name.upper()}"
+    return click.option(
+        "--" + name.replace("_", "-"), name, envvar=variable, metavar="FILE", help=f"{help}; also from {variable}."
+    )
+
+
+_SERVER_OPTIONS = (
+    click.option(
+        "--server",
+        envvar="COMPOSERD_SERVER",
+        default=DEFAULT_SERVER,
+        show_default=True,
+        metavar="URL",
+        help="The server: http://HOST:PORT, https://HOST:PORT or unix:/path; also from COMPOSERD_SERVER.",
+    ),
+    _file_option("ca_file", "For https: who signed the server's certificate, PEM"),
+    _file_option("cert_file", "For https: your own certificate, PEM"),
+    _file_option("key_file", "For https: its key, PEM"),
 )
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the API's JSON.")
@@ -37,6 +86,8 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     """Run a command's work; what the client raises ends the command in a sentence."""
     try:
         return asyncio.run(work)
+    except ServerNotTrusted as exc:
+        raise Failure(f"{exc} (--ca-file, --cert-file and --key-file)", UNREACHABLE) from exc
     except ServerUnreachable as exc:
         raise Failure(f"{exc}; is `composerd serve` running there? (--server, COMPOSERD_SERVER)", UNREACHABLE) from exc
     except RequestFailed as exc:

@@ -10,6 +10,7 @@ import msgspec
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from composerd.cli.console import (
+    Server,
     failure_of,
     json_option,
     print_job,
@@ -33,15 +34,15 @@ PATIENCE = 60.0
 @click.option("--timeout", metavar="DURATION", help="Give up after that long, such as 10m.")
 @server_option
 @json_option
-def wait(job_id: str, timeout: str | None, server: str, as_json: bool) -> None:
+def wait(job_id: str, timeout: str | None, server: Server, as_json: bool) -> None:
     """Wait until a job has ended; exits 1 if it failed or was canceled."""
     run(_wait(server, job_id, _duration("--timeout", timeout), as_json))
 
 
-async def _wait(server: str, job_id: str, timeout: float | None, as_json: bool) -> None:  # the option's name
-    async with ComposerClient(server) as composer:
+async def _wait(server: Server, job_id: str, timeout: float | None, as_json: bool) -> None:  # the option's name
+    async with server.composer() as composer:
         await composer.get(job_id)  # a server that is not there from the start is not waited for
-    async with ComposerClient(server, PATIENCE) as composer:
+    async with server.composer(PATIENCE) as composer:
         try:
             job = await follow(composer, job_id, timeout)
         except TimeoutError:
@@ -77,11 +78,11 @@ def show_end(job: Job, as_json: bool) -> None:
 @click.argument("job_id", metavar="ID")
 @server_option
 @json_option
-def status(job_id: str, server: str, as_json: bool) -> None:
+def status(job_id: str, server: Server, as_json: bool) -> None:
     """Show a job."""
 
     async def show() -> None:
-        async with ComposerClient(server) as composer:
+        async with server.composer() as composer:
             if as_json:
                 print_json(await composer.get_json(job_id))
             else:
@@ -94,11 +95,11 @@ def status(job_id: str, server: str, as_json: bool) -> None:
 @click.argument("job_id", metavar="ID")
 @server_option
 @json_option
-def cancel(job_id: str, server: str, as_json: bool) -> None:
+def cancel(job_id: str, server: Server, as_json: bool) -> None:
     """Cancel a job, and the jobs that depend on it."""
 
     async def do() -> None:
-        async with ComposerClient(server) as composer:
+        async with server.composer() as composer:
             job = await composer.cancel(job_id)
         if as_json:
             print_json(job)
@@ -111,11 +112,11 @@ def cancel(job_id: str, server: str, as_json: bool) -> None:
 @click.command(epilog="Example: composerd delete 0b6a…")
 @click.argument("job_id", metavar="ID")
 @server_option
-def delete(job_id: str, server: str) -> None:
+def delete(job_id: str, server: Server) -> None:
     """Forget an ended job and its artifacts before its retention is over."""
 
     async def do() -> None:
-        async with ComposerClient(server) as composer:
+        async with server.composer() as composer:
             await composer.delete(job_id)
         click.echo(f"{job_id} is deleted")
 
@@ -126,11 +127,11 @@ def delete(job_id: str, server: str) -> None:
 @click.argument("job_id", metavar="ID")
 @server_option
 @json_option
-def why(job_id: str, server: str, as_json: bool) -> None:
+def why(job_id: str, server: Server, as_json: bool) -> None:
     """Say why a job is not running."""
 
     async def show() -> None:
-        async with ComposerClient(server) as composer:
+        async with server.composer() as composer:
             if as_json:
                 print_json(await composer.why_json(job_id))
                 return
@@ -155,11 +156,13 @@ def why(job_id: str, server: str, as_json: bool) -> None:
 @click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="At most so many.")
 @server_option
 @json_option
-def jobs(state: str | None, job_type: str | None, channel: str | None, limit: int, server: str, as_json: bool) -> None:
+def jobs(
+    state: str | None, job_type: str | None, channel: str | None, limit: int, server: Server, as_json: bool
+) -> None:
     """List jobs, newest first."""
 
     async def find() -> list[Job]:
-        async with ComposerClient(server) as composer:
+        async with server.composer() as composer:
             return [job async for job in composer.list(limit, state=state, type=job_type, channel=channel)]
 
     found = run(find())
@@ -184,11 +187,11 @@ def jobs(state: str | None, job_type: str | None, channel: str | None, limit: in
 )
 @server_option
 @json_option
-def artifacts(job_id: str, directory: Path | None, server: str, as_json: bool) -> None:
+def artifacts(job_id: str, directory: Path | None, server: Server, as_json: bool) -> None:
     """List the files that a job left, or download them."""
 
     async def do() -> None:
-        async with ComposerClient(server) as composer:
+        async with server.composer() as composer:
             found = await composer.artifacts(job_id)
             if directory is not None:
                 await download(composer, found, directory)

@@ -9,10 +9,10 @@ from typing import Any
 import click
 import msgspec
 
-from composerd.cli.console import print_json, run, server_option
+from composerd.cli.console import Server, print_json, run, server_option
 from composerd.cli.errors import WRONG, Failure
 from composerd.cli.jobs import PATIENCE, download, follow, show_end
-from composerd.client import ComposerClient, Job
+from composerd.client import Job
 
 
 @click.command(epilog="Example: composerd submit osbuild --arch x86_64 --args @manifest.json --wait --download .")
@@ -57,7 +57,7 @@ def submit(
     graph: Path | None,
     waits: bool,
     directory: Path | None,
-    server: str,
+    server: Server,
     as_json: bool,
     **fields: Any,
 ) -> None:
@@ -76,8 +76,8 @@ def submit(
     run(_submit(server, {"type": job_type, "args": args, **given}, waits, directory, as_json))
 
 
-async def _submit(server: str, fields: dict[str, Any], waits: bool, directory: Path | None, as_json: bool) -> None:
-    async with ComposerClient(server, PATIENCE if waits else 0.0) as composer:
+async def _submit(server: Server, fields: dict[str, Any], waits: bool, directory: Path | None, as_json: bool) -> None:
+    async with server.composer(PATIENCE if waits else 0.0) as composer:
         job = await composer.submit(**fields)
         if not waits:
             _print_ids([job], as_json)
@@ -90,9 +90,9 @@ async def _submit(server: str, fields: dict[str, Any], waits: bool, directory: P
 
 
 async def _submit_graph(
-    server: str, graph: Sequence[Mapping[str, Any]], waits: bool, directory: Path | None, as_json: bool
+    server: Server, graph: Sequence[Mapping[str, Any]], waits: bool, directory: Path | None, as_json: bool
 ) -> None:
-    async with ComposerClient(server, PATIENCE if waits else 0.0) as composer:
+    async with server.composer(PATIENCE if waits else 0.0) as composer:
         jobs = await composer.submit_graph(graph)
         if not waits:
             _print_ids(jobs, as_json)

@@ -9,7 +9,7 @@ import sys
 import click
 
 from composerd.cli.command import Command
-from composerd.cli.console import run, server_option
+from composerd.cli.console import Server, run, server_option
 from composerd.cli.errors import FAILED
 from composerd.client import Worker
 
@@ -25,7 +25,7 @@ from composerd.client import Worker
 @server_option
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def worker(
-    types: tuple[str, ...], arch: str, concurrency: int, once: bool, server: str, command: tuple[str, ...]
+    types: tuple[str, ...], arch: str, concurrency: int, once: bool, server: Server, command: tuple[str, ...]
 ) -> None:
     """Ask the server for jobs, and run COMMAND for each.
 
@@ -42,9 +42,9 @@ def worker(
 
 
 async def _work(
-    types: tuple[str, ...], arch: str, concurrency: int, once: bool, server: str, command: tuple[str, ...]
+    types: tuple[str, ...], arch: str, concurrency: int, once: bool, server: Server, command: tuple[str, ...]
 ) -> int:
-    asking = Worker(server, arch=arch, concurrency=1 if once else concurrency)
+    asking = Worker(server.url, **server.files, arch=arch, concurrency=1 if once else concurrency)
     runner = Command(command, arch)
     for name in types:
         asking.handler(name)(runner)

@@ -2,7 +2,7 @@
 
 from composerd.client.composer import ComposerClient
 from composerd.client.connection import DEFAULT_SERVER
-from composerd.client.errors import ClientError, DamagedDownload, RequestFailed, ServerUnreachable
+from composerd.client.errors import ClientError, DamagedDownload, RequestFailed, ServerNotTrusted, ServerUnreachable
 from composerd.client.values import Artifact, Job
 from composerd.client.worker import JobContext, Worker
 
@@ -15,6 +15,7 @@ __all__ = [
     "Job",
     "JobContext",
     "RequestFailed",
+    "ServerNotTrusted",
     "ServerUnreachable",
     "Worker",
 ]

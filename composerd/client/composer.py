@@ -35,12 +35,21 @@ class ComposerClient:
     ...     job = await composer.wait(job.id)
 
     `server` is a URL or `unix:/path`; `patience` is for how long, in seconds, requests that may be repeated are
-    repeated while the server is away. Every method raises `RequestFailed` with the server's reason, and
+    repeated while the server is away. For https, `ca_file` is who signed the server's certificate, `cert_file` and
+    `key_file` are the client's own, all PEM. Every method raises `RequestFailed` with the server's reason, and
     `ServerUnreachable`.
     """
 
-    def __init__(self, server: str = DEFAULT_SERVER, patience: float = 0.0) -> None:
-        self._connection = Connection(server, patience)
+    def __init__(
+        self,
+        server: str = DEFAULT_SERVER,
+        patience: float = 0.0,
+        *,
+        ca_file: Path | str | None = None,
+        cert_file: Path | str | None = None,
+        key_file: Path | str | None = None,
+    ) -> None:
+        self._connection = Connection(server, patience, ca_file=ca_file, cert_file=cert_file, key_file=key_file)
 
     async def __aenter__(self) -> Self:
         await self._connection.__aenter__()

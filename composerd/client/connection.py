@@ -3,15 +3,17 @@
 import asyncio
 import io
 import random
+import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 import aiohttp
 import msgspec
 
-from composerd.client.errors import RequestFailed, ServerUnreachable
+from composerd.client.errors import RequestFailed, ServerNotTrusted, ServerUnreachable
 
 DEFAULT_SERVER = "http://127.0.0.1:8700"
 
@@ -25,6 +27,9 @@ _LARGE = 512 * 1024
 
 _UNAVAILABLE = 503
 
+_ENDED = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, aiohttp.ClientConnectionResetError)
+"""How a connection ends that the server closes."""
+
 
 class Answer(NamedTuple):
     """An answer that was no error."""
@@ -36,11 +41,21 @@ class Answer(NamedTuple):
 class Connection:
     """A server that requests are sent to; an async context manager.
 
-    `server` is a URL (`http://host:8700`) or `unix:/path`. `patience` is for how long, in seconds, a request that may
-    be repeated is repeated while the server cannot be reached or is unavailable.
+    `server` is a URL (`http://host:8700`, `https://…`) or `unix:/path`. `patience` is for how long, in seconds, a
+    request that may be repeated is repeated while the server cannot be reached or is unavailable. For https: `ca_file`
+    is who signed the server's certificate, if the system does not know; `cert_file` and `key_file` are the client's own,
+    for a server that asks. All three are PEM. Raises `ValueError` for what is none of that.
     """
 
-    def __init__(self, server: str = DEFAULT_SERVER, patience: float = 0.0) -> None:
+    def __init__(
+        self,
+        server: str = DEFAULT_SERVER,
+        patience: float = 0.0,
+        *,
+        ca_file: Path | str | None = None,
+        cert_file: Path | str | None = None,
+        key_file: Path | str | None = None,
+    ) -> None:
         self.server = server
         self.patience = patience
         self._session: aiohttp.ClientSession | None = None
@@ -51,11 +66,16 @@ class Connection:
             self._socket_path = None
             self._base = server.rstrip("/")
         else:
-            raise ValueError(f"{server!r} is not a server: write http://HOST:PORT or unix:/path")
+            raise ValueError(f"{server!r} is not a server: write http://HOST:PORT, https://HOST:PORT or unix:/path")
+        self._tls = _tls(ca_file, cert_file, key_file) if server.startswith("https://") else None
 
     async def __aenter__(self) -> Self:
         path = self._socket_path
-        connector = aiohttp.TCPConnector(limit=0) if path is None else aiohttp.UnixConnector(path, limit=0)
+        connector = (
+            aiohttp.TCPConnector(limit=0, ssl=self._tls or True)
+            if path is None
+            else aiohttp.UnixConnector(path, limit=0)
+        )
         self._session = aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None))
         return self
 
@@ -113,7 +133,16 @@ class Connection:
                     raise _failure(response.status, await response.read())
                 yield response
         except (aiohttp.ClientError, TimeoutError) as exc:
-            raise ServerUnreachable(f"{self.server} cannot be reached: {_in_words(exc)}") from exc
+            raise self._unreachable(exc) from exc
+
+    def _unreachable(self, error: Exception) -> ServerUnreachable:
+        if isinstance(error, aiohttp.ClientConnectorCertificateError):
+            why = getattr(error.certificate_error, "verify_message", "") or error.certificate_error
+            return ServerNotTrusted(f"{self.server} cannot be reached: its certificate is not trusted, {why}")
+        if self._tls is not None and type(error) in _ENDED:
+            # TLS 1.3 refuses a client only after its handshake.
+            return ServerNotTrusted(f"{self.server} ended the connection: it may not trust this client's certificate")
+        return ServerUnreachable(f"{self.server} cannot be reached: {_in_words(error)}")
 
 
 class Backoff:
@@ -143,6 +172,28 @@ def _failure(status: int, body: bytes) -> RequestFailed:
     except msgspec.DecodeError:
         decoded = {}
     return RequestFailed(status, decoded)
+
+
+def _tls(ca_file: Path | str | None, cert_file: Path | str | None, key_file: Path | str | None) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=ca_file)
+    except OSError as exc:
+        raise ValueError(f"{ca_file} has no certificates in PEM: {exc.strerror or exc}") from exc
+    if cert_file is not None:
+        try:
+            context.load_cert_chain(cert_file, key_file, password=_no_password)
+        except OSError as exc:
+            raise ValueError(
+                f"{cert_file} and {key_file or 'the key in it'} are not a certificate and its key in PEM: "
+                f"{exc.strerror or exc}"
+            ) from exc
+    elif key_file is not None:
+        raise ValueError(f"{key_file} is a key without its certificate")
+    return context
+
+
+def _no_password() -> str:
+    raise ValueError("the key needs a password: give one that does not")
 
 
 def _in_words(error: Exception) -> str:

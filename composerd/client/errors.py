@@ -12,6 +12,10 @@ class ServerUnreachable(ClientError):
     """The server cannot be reached, or does not answer; whether it did what was asked is unknown."""
 
 
+class ServerNotTrusted(ServerUnreachable):
+    """The server's certificate is not trusted, or the server may not trust the client's."""
+
+
 class RequestFailed(ClientError):
     """The server refused a request with one of its predefined errors."""
 

@@ -119,17 +119,28 @@ class Worker:
     A handler returns the result (any JSON). If it raises, the result is a `job_error` that says so. If the job is
     canceled, or another worker has it, a coroutine is canceled; a plain function runs in a thread, and what it returns
     is dropped.
+
+    `server`, `ca_file`, `cert_file` and `key_file` are those of `ComposerClient`; `arch` is this machine's unless said;
+    so many jobs as `concurrency` run at a time; `base` is where the server has its worker API.
     """
 
     def __init__(
-        self, server: str = DEFAULT_SERVER, *, arch: str | None = None, concurrency: int = 1, base: str = BASE
+        self,
+        server: str = DEFAULT_SERVER,
+        *,
+        arch: str | None = None,
+        concurrency: int = 1,
+        base: str = BASE,
+        ca_file: Path | str | None = None,
+        cert_file: Path | str | None = None,
+        key_file: Path | str | None = None,
     ) -> None:
         self.id = uuid.uuid4()
         """What the server lists it as."""
         self.arch = arch or platform.machine()
         self.concurrency = concurrency
         self._base = base
-        self._connection = Connection(server)
+        self._connection = Connection(server, ca_file=ca_file, cert_file=cert_file, key_file=key_file)
         self._handlers: dict[str, Handler] = {}
         self._stopping = asyncio.Event()
         self._aborting = asyncio.Event()

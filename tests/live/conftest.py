@@ -58,7 +58,7 @@ class Server:
             line = (await self._process.stdout.readline()).decode()
         assert line.startswith("listening on "), (line, await self._stderr())
         self.url = line.removeprefix("listening on ").strip()
-        self._listen = self.url.removeprefix("http://")
+        self._listen = self.url.partition("://")[2]
         if self._http is None:
             self._http = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
 

@@ -26,7 +26,7 @@ def test_the_defaults() -> None:
 def test_every_setting_has_a_default_that_parses_to_it() -> None:
     """What the help says is the default is the default."""
     for setting in SETTINGS:
-        if setting.name in ("storage", "artifacts"):
+        if setting.default in ("none", "any") or setting.name in ("storage", "artifacts"):
             continue
         parsed = setting.parse(setting.default)
         assert ((parsed,) if setting.repeatable else parsed) == getattr(Settings(), setting.name)
@@ -69,6 +69,10 @@ BAD = {
     "undequeueable_types": "",
     "max_body_size": "0",
     "max_artifact_size": "big",
+    "tls_cert": "/nowhere/cert.pem",
+    "tls_key": "/",
+    "tls_client_ca": "",
+    "allowed_domains": "http://example.com",
     "max_connections": "0",
     "max_waits": "-1",
     "log_level": "loud",
@@ -89,6 +93,23 @@ def test_a_bad_value_is_named_with_its_origin(name: str, tmp_path: Path) -> None
     if not setting.repeatable:
         with pytest.raises(SettingsError, match=f"{setting.variable} in the environment has a bad value"):
             load({}, HOME | {setting.variable: BAD[name]}, None)
+
+
+@pytest.mark.parametrize(
+    ("given", "missing"),
+    [
+        (("tls_cert",), "tls_key"),
+        (("tls_key",), "tls_cert"),
+        (("tls_client_ca",), "tls_cert"),
+        (("allowed_domains",), "tls_client_ca"),
+        (("allowed_domains", "tls_cert", "tls_key"), "tls_client_ca"),
+    ],
+)
+def test_settings_that_need_another(given: tuple[str, ...], missing: str) -> None:
+    """TLS half configured is no TLS: the start stops."""
+    values = dict.fromkeys(given, __file__) | ({"allowed_domains": ["a"]} if "allowed_domains" in given else {})
+    with pytest.raises(SettingsError, match=f"{given[0]} needs {missing}"):
+        load(values, HOME, None)
 
 
 @pytest.mark.parametrize(

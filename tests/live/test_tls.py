@@ -1,0 +1,295 @@
+"""TLS on a real server: its certificate, its clients' certificates, and what a new pair on SIGHUP changes."""
+
+import asyncio
+import os
+import signal
+import socket
+import ssl
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+import trustme
+from cryptography.hazmat.primitives import serialization
+
+from composerd.client import ComposerClient, JobContext, RequestFailed, ServerNotTrusted, Worker
+
+from .conftest import COMPOSER, Serve, Server
+from .test_cli import composerd
+
+
+class Files:
+    """Authorities and certificates as files."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.ca = trustme.CA()
+        self.stranger = trustme.CA()
+        self.ca_file = self.write("ca.pem", self.ca.cert_pem.bytes())
+        self.issue("server", "127.0.0.1")
+        self.issue("worker", "w1.workers.example.com")
+
+    def issue(self, name: str, *hosts: str, ca: trustme.CA | None = None) -> None:
+        """Write the certificate and key of a name, over those that were there."""
+        issued = (ca or self.ca).issue_cert(*hosts)
+        self.write(f"{name}.pem", issued.cert_chain_pems[0].bytes())
+        self.write(f"{name}.key", issued.private_key_pem.bytes())
+
+    def trust(self, ca: trustme.CA) -> None:
+        """Make the file of the client CA another's."""
+        self.write("clients.pem", ca.cert_pem.bytes())
+
+    def write(self, name: str, content: bytes) -> str:
+        """Write one of the files."""
+        path = self.directory / name
+        path.write_bytes(content)
+        return str(path)
+
+    def path(self, name: str) -> str:
+        return str(self.directory / name)
+
+    def pair(self, name: str) -> dict[str, Any]:
+        """What a client is told to be that name."""
+        return {"cert_file": self.path(f"{name}.pem"), "key_file": self.path(f"{name}.key")}
+
+    @property
+    def server_options(self) -> tuple[str, ...]:
+        return ("--tls-cert", self.path("server.pem"), "--tls-key", self.path("server.key"))
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Files:
+    """Certificates for a server and a worker, of one authority, which the server is told to trust."""
+    made = Files(tmp_path)
+    made.trust(made.ca)
+    return made
+
+
+async def answers(server: Server, **tls: Any) -> int:
+    """The status of a listing, asked over a connection of its own."""
+    try:
+        async with ComposerClient(server.url, **tls) as composer:
+            _ = [job async for job in composer.list(1)]
+    except RequestFailed as exc:
+        return exc.status
+    return 200
+
+
+async def test_a_job_over_tls(serve: Serve, files: Files, tmp_path: Path) -> None:
+    """Client and worker come over TLS with the CA they are told; the unix socket beside it stays plain."""
+    path = f"unix:{tmp_path / 'composerd.sock'}"
+    server = await serve(*files.server_options, "--listen", path)
+    assert server.url.startswith("https://127.0.0.1:")
+    worker = Worker(server.url, ca_file=files.ca_file)
+
+    @worker.handler("build")
+    async def build(job: JobContext) -> Any:
+        await job.upload("big", os.urandom(3_000_000))
+        return job.args
+
+    async with ComposerClient(server.url, ca_file=files.ca_file) as composer:
+        job = await composer.submit("build", args={"n": 1})
+        await worker.run(jobs=1)
+        assert (await composer.wait(job.id, 10)).result == {"n": 1}
+        artifact = (await composer.artifacts(job.id))[0]
+        assert sum([len(part) async for part in composer.read(artifact)]) == 3_000_000
+    async with ComposerClient(path) as composer:
+        assert (await composer.get(job.id)).state == "finished"
+
+
+async def test_a_server_that_is_not_trusted(serve: Serve, files: Files) -> None:
+    """A client that does not know the CA says so; one that speaks plain HTTP gets no job list."""
+    server = await serve(*files.server_options)
+    with pytest.raises(ServerNotTrusted, match="its certificate is not trusted"):
+        await answers(server)
+    async with aiohttp.ClientSession() as http:
+        with pytest.raises(aiohttp.ClientError):
+            await http.get(server.url.replace("https", "http") + f"{COMPOSER}/jobs")
+
+
+async def test_mutual_tls(serve: Serve, files: Files, tmp_path: Path) -> None:
+    """With a client CA only its certificates come in over TCP; the unix socket needs none."""
+    path = f"unix:{tmp_path / 'composerd.sock'}"
+    server = await serve(*files.server_options, "--tls-client-ca", files.path("clients.pem"), "--listen", path)
+    files.issue("stranger", "w1.workers.example.com", ca=files.stranger)
+    assert await answers(server, ca_file=files.ca_file, **files.pair("worker")) == 200
+    with pytest.raises(ServerNotTrusted, match="may not trust"):
+        await answers(server, ca_file=files.ca_file)
+    with pytest.raises(ServerNotTrusted, match="may not trust"):
+        await answers(server, ca_file=files.ca_file, **files.pair("stranger"))
+    async with ComposerClient(path) as composer:
+        assert (await composer.submit("build")).state == "ready"
+
+
+@pytest.mark.parametrize(
+    ("names", "domains", "status"),
+    [
+        (["w1.workers.example.com"], ["w1.workers.example.com"], 200),
+        (["w1.workers.example.com"], ["a.example", "*.workers.example.com"], 200),
+        (["other.example", "W1.Workers.example.com"], ["w1.workers.EXAMPLE.com"], 200),
+        (["*.workers.example.com"], ["w1.workers.example.com"], 200),
+        (["w1.workers.example.com"], ["workers.example.com"], 403),
+        (["w1.workers.example.com"], ["*.example.com"], 403),
+        (["w1.workers.example.com.evil"], ["w1.workers.example.com"], 403),
+        (["127.0.0.1"], ["127.0.0.1"], 403),
+    ],
+)
+async def test_allowed_domains(serve: Serve, files: Files, names: list[str], domains: list[str], status: int) -> None:
+    """One of the certificate's DNS names has to match one of the domains; else error 30, on every path."""
+    allowed = [word for domain in domains for word in ("--allowed-domains", domain)]
+    server = await serve(*files.server_options, "--tls-client-ca", files.path("clients.pem"), *allowed)
+    files.issue("client", *names)
+    assert await answers(server, ca_file=files.ca_file, **files.pair("client")) == status
+    if status == 403:
+        context = ssl.create_default_context(cafile=files.ca_file)
+        context.load_cert_chain(files.path("client.pem"), files.path("client.key"))
+        for path in ("/api/worker/v1/status", "/metrics", "/nothing"):
+            answered, body = await server.request("GET", path, ssl=context)
+            assert (answered, body["id"]) == (403, "30")
+            assert body["details"]["certificate_names"] == [name for name in names if name != "127.0.0.1"]
+
+
+def served(server: Server, context: ssl.SSLContext) -> bytes:
+    """The certificate that a new connection is met with."""
+    with (
+        socket.create_connection(server.address) as plain,
+        context.wrap_socket(plain, server_hostname="127.0.0.1") as secured,
+    ):
+        return secured.getpeercert(binary_form=True) or b""
+
+
+async def reloaded(server: Server, said: bytes) -> None:
+    """Send SIGHUP and wait for what the log says of it."""
+    before = server.log.count(said)
+    server.kill(signal.SIGHUP)
+
+    async def told() -> bool:
+        return server.log.count(said) > before
+
+    await server.until(told)
+
+
+async def test_new_certificates_on_sighup(serve: Serve, files: Files) -> None:
+    """New connections meet the new certificate and the new CA; a question that waits goes on waiting, and gets its job."""
+    server = await serve(*files.server_options, "--tls-client-ca", files.path("clients.pem"))
+    context = ssl.create_default_context(cafile=files.ca_file)
+    context.load_cert_chain(files.path("worker.pem"), files.path("worker.key"))
+    assert server._http is not None
+    question = server._http.post(
+        server.url + "/api/worker/v1/jobs", json={"types": ["build"], "arch": "x86_64"}, ssl=context
+    )
+    waiting = asyncio.ensure_future(question)
+    await asyncio.sleep(0.3)
+    first = served(server, context)
+
+    successor = trustme.CA()
+    files.trust(successor)
+    files.issue("server", "127.0.0.1")
+    files.issue("new", "w2.workers.example.com", ca=successor)
+    await reloaded(server, b"the certificates were reloaded")
+
+    new = ssl.create_default_context(cafile=files.ca_file)
+    new.load_cert_chain(files.path("new.pem"), files.path("new.key"))
+    assert served(server, new) != first
+    with pytest.raises(ServerNotTrusted, match="may not trust"):
+        await answers(server, ca_file=files.ca_file, **files.pair("worker"))
+    async with ComposerClient(server.url, ca_file=files.ca_file, **files.pair("new")) as composer:
+        await composer.submit("build")
+    async with await asyncio.wait_for(waiting, 10) as answer:
+        assert answer.status == 201
+
+
+async def test_a_bad_pair_on_sighup(serve: Serve, files: Files) -> None:
+    """The server goes on with what it has, and says why."""
+    server = await serve(*files.server_options)
+    files.write("server.key", b"no key")
+    await reloaded(server, b"the certificates were not reloaded, the old ones stay: tls_cert and tls_key")
+    assert await answers(server, ca_file=files.ca_file) == 200
+    files.issue("server", "127.0.0.1")
+    await reloaded(server, b"the certificates were reloaded")
+    assert await answers(server, ca_file=files.ca_file) == 200
+
+
+async def test_sighup_without_tls(server: Server) -> None:
+    """There is nothing to reload, and nothing happens."""
+    await reloaded(server, b"no certificates to reload")
+    assert (await server.submit())["state"] == "ready"
+
+
+async def test_a_drained_server_refuses(serve: Serve, files: Files) -> None:
+    """After SIGTERM nobody is left hanging in the backlog: a new connection is refused while a request is in progress."""
+    server = await serve(*files.server_options, "--drain-timeout", "5s")
+    context = ssl.create_default_context(cafile=files.ca_file)
+    reader, writer = await asyncio.open_connection(*server.address, ssl=context)
+    writer.write(
+        b"POST /api/composer/v1/jobs HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{"
+    )
+    await asyncio.sleep(0.2)
+    server.kill(signal.SIGTERM)
+
+    async def refuses() -> bool:
+        try:
+            _, second = await asyncio.open_connection(*server.address)
+        except ConnectionRefusedError:
+            return True
+        second.close()
+        return False
+
+    await server.until(refuses, 2)
+    writer.close()
+    assert await server.exited() == 0
+    del reader
+
+
+@pytest.mark.parametrize("broken", ["server.pem", "server.key", "clients.pem", "other key", "password"])
+async def test_files_that_are_no_good(serve: Serve, files: Files, broken: str) -> None:
+    """The start stops in one sentence that names the setting."""
+    if broken == "other key":
+        files.write("server.key", files.ca.issue_cert("127.0.0.1").private_key_pem.bytes())
+    elif broken == "password":
+        key = serialization.load_pem_private_key(files.ca.issue_cert("a").private_key_pem.bytes(), None)
+        locked = serialization.BestAvailableEncryption(b"secret")
+        pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, locked)
+        files.write("server.key", pem)
+    else:
+        files.write(broken, b"nothing")
+    with pytest.raises(AssertionError) as said:
+        await serve(*files.server_options, "--tls-client-ca", files.path("clients.pem"))
+    text = str(said.value)
+    assert ("tls_client_ca" if broken == "clients.pem" else "tls_cert and tls_key") in text
+    assert "Traceback" not in text
+
+
+async def test_the_command_line_over_tls(serve: Serve, files: Files) -> None:
+    """The commands take the files as options and from the environment, and say what is wrong with them."""
+    server = await serve(*files.server_options, "--tls-client-ca", files.path("clients.pem"))
+    known: dict[str, Any] = {
+        "COMPOSERD_CA_FILE": files.ca_file,
+        "COMPOSERD_CERT_FILE": files.path("worker.pem"),
+        "COMPOSERD_KEY_FILE": files.path("worker.key"),
+    }
+    submitted = await composerd("submit", "build", server=server, **known)
+    assert submitted.code == 0, submitted.err
+    options = [
+        "--ca-file",
+        files.ca_file,
+        "--cert-file",
+        files.path("worker.pem"),
+        "--key-file",
+        files.path("worker.key"),
+    ]
+    worked = await composerd("worker", "--type", "build", "--once", *options, "--", "true", server=server)
+    assert worked.code == 0, worked.err
+    assert (await composerd("wait", submitted.out.strip(), *options, server=server)).code == 0
+
+    untrusted = await composerd("jobs", server=server)
+    assert (untrusted.code, untrusted.err.count("\n")) == (3, 1)
+    assert "its certificate is not trusted" in untrusted.err
+    assert "--ca-file" in untrusted.err
+    for name in ("--ca-file", "--cert-file"):
+        missing = await composerd("jobs", name, "/nowhere.pem", server=server)
+        assert (missing.code, missing.err.count("\n")) == (2, 1)
+        assert "/nowhere.pem" in missing.err
+    half = await composerd("jobs", "--key-file", files.path("worker.key"), server=server)
+    assert (half.code, "without its certificate" in half.err) == (2, True)
