@@ -89,7 +89,7 @@ class Upload:
                 parent.mkdir(mode=0o700)
             except FileExistsError:
                 continue
-            _sync_directory(parent.parent)
+            sync_directory(parent.parent)
         return self._path.open("xb", buffering=0)
 
     def _append(self, parts: list[bytes]) -> None:
@@ -104,7 +104,7 @@ class Upload:
         assert self._file is not None
         os.fsync(self._file.fileno())
         self._file.close()
-        _sync_directory(self._path.parent)
+        sync_directory(self._path.parent)
 
     def _abandon(self) -> None:
         if self._file is not None:
@@ -237,7 +237,8 @@ def _remove_if_empty(directory: Path) -> None:
         return
 
 
-def _sync_directory(directory: Path) -> None:
+def sync_directory(directory: Path) -> None:
+    """Bring the names in a directory to stable storage. Blocking."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

@@ -18,6 +18,8 @@ _COMMANDS = {
     "artifacts": "composerd.cli.jobs",
     "worker": "composerd.cli.worker",
     "drivers": "composerd.cli.drivers",
+    "migrate": "composerd.cli.storage",
+    "storage": "composerd.cli.storage",
     "completion": "composerd.cli.completion",
     "demo": "composerd.cli.demo",
 }

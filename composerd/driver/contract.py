@@ -90,6 +90,17 @@ class StorageInfo(msgspec.Struct, frozen=True, kw_only=True):
     """What else the driver has to say: plain values."""
 
 
+class StorageCheck(msgspec.Struct, frozen=True, kw_only=True):
+    """What a look at everything in a storage found."""
+
+    problems: tuple[str, ...] = ()
+    """What is wrong, a sentence each that names the place; none: the storage is whole."""
+    jobs: Mapping[str, int]
+    """How many jobs can be read, by state."""
+    details: Mapping[str, Any] = {}
+    """What else the driver has to say: plain values."""
+
+
 class StoredAttempt(msgspec.Struct, frozen=True, kw_only=True):
     """A remembered attempt, for moving it between storages."""
 
@@ -144,8 +155,10 @@ class Driver(abc.ABC):
         """
 
     @abc.abstractmethod
-    async def start(self) -> None:
+    async def start(self, *, create: bool = True) -> None:
         """Open the storage, bringing it up to date first (`migrate`). No lease ends within one lease of this moment.
+
+        Where there is none it is made, unless `create` is false: then that is `StorageUnusable`.
 
         Raises `StorageUnusable` if it is damaged, held by another process, of a newer format or not permitted;
         `Unavailable` if the store does not answer.
@@ -166,6 +179,13 @@ class Driver(abc.ABC):
     @abc.abstractmethod
     async def info(self) -> StorageInfo:
         """Say what is in the storage."""
+
+    @abc.abstractmethod
+    async def check(self) -> StorageCheck:
+        """Read everything, and say whether it is whole. Called on an unopened driver; changes nothing.
+
+        Raises what `start` raises where there is no storage to read, or one that may not be read now.
+        """
 
     @abc.abstractmethod
     async def shift_clock(self, seconds: float) -> None:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence, Sized
 from typing import Self, TypeVar
 from uuid import UUID
 
-from composerd.driver.contract import Batch, Driver, StorageInfo, StoredJob
+from composerd.driver.contract import Batch, Driver, StorageCheck, StorageInfo, StoredJob
 from composerd.errors import ComposerdError, DriverError, DriverTimeout
 from composerd.models import (
     Artifact,
@@ -92,8 +92,8 @@ class Guard(Driver):
                 f"{self.driver.name}: {method}: {len(items)} answers to {len(asked)} items", driver=self.driver.name
             )
 
-    async def start(self) -> None:
-        await self._call("start", self.driver.start())
+    async def start(self, *, create: bool = True) -> None:
+        await self._call("start", self.driver.start(create=create))
 
     async def close(self) -> None:
         await self._call("close", self.driver.close())
@@ -106,6 +106,9 @@ class Guard(Driver):
 
     async def info(self) -> StorageInfo:
         return await self._call("info", self.driver.info())
+
+    async def check(self) -> StorageCheck:
+        return await self._call("check", self.driver.check())
 
     async def shift_clock(self, seconds: float) -> None:
         await self._call("shift_clock", self.driver.shift_clock(seconds))
@@ -192,4 +195,4 @@ class Guard(Driver):
         await self._call("load", self.driver.load(jobs))
 
 
-_LONG_CALLS = frozenset({"start", "close", "migrate", "load"})
+_LONG_CALLS = frozenset({"start", "close", "migrate", "check", "load"})

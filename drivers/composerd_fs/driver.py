@@ -3,10 +3,11 @@
 import asyncio
 import gc
 import re
+from bisect import bisect
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import datetime
-from itertools import takewhile
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Self, TypeVar
 from urllib.parse import unquote
@@ -14,7 +15,7 @@ from uuid import UUID
 
 import msgspec
 
-from composerd.driver import Batch, Capabilities, Driver, StorageInfo, StoredJob
+from composerd.driver import Batch, Capabilities, Driver, StorageCheck, StorageInfo, StoredJob
 from composerd.errors import ComposerdError, StorageUnusable, StorageURLError, Unavailable
 from composerd.models import (
     Artifact,
@@ -42,8 +43,9 @@ from composerd_fs.files import DirectoryLock, make_directory
 from composerd_fs.frames import length_of
 from composerd_fs.journal import Journal
 from composerd_fs.operations import Operations
+from composerd_fs.reader import Reader
 from composerd_fs.records import Payload, Record
-from composerd_fs.rows import Run
+from composerd_fs.rows import Row, Run
 from composerd_fs.table import Table
 from composerd_fs.views import stored_job_of
 
@@ -51,6 +53,7 @@ MAX_WORKERS = 100_000
 """How many workers are remembered; those not heard of for longest are forgotten first."""
 
 _DUMPED_AT_ONCE = 100
+_BYTES_DUMPED_AT_ONCE = 16 * 1024 * 1024
 
 T = TypeVar("T")
 
@@ -156,14 +159,27 @@ class _TableDriver(Driver):
 
     async def dump(self) -> AsyncIterator[StoredJob]:
         seqs = await self._committer.look(lambda: sorted(self._table.by_seq))
-        for begin in range(0, len(seqs), _DUMPED_AT_ONCE):
-            some = seqs[begin : begin + _DUMPED_AT_ONCE]
-            rows = await self._committer.look(
-                lambda some=some: [row for seq in some if (row := self._table.by_seq.get(seq))]  # type: ignore[misc]
-            )
+        begin = 0
+        while begin < len(seqs):
+            rows = await self._committer.look(lambda: self._some(seqs, begin))  # noqa: B023  # called at once
             payloads = await self._read_payloads([place for row in rows for place in (row.args, row.result)])
             for index, row in enumerate(rows):
                 yield stored_job_of(row, payloads[2 * index], payloads[2 * index + 1])
+            begin = bisect(seqs, rows[-1].seq, begin) if rows else len(seqs)
+
+    def _some(self, seqs: Sequence[int], begin: int) -> "Sequence[Row]":
+        """Rows from one on, as many as are dumped at once."""
+        rows = []
+        size = 0
+        for seq in islice(seqs, begin, None):
+            row = self._table.by_seq.get(seq)
+            if row is None:
+                continue  # deleted meanwhile
+            rows.append(row)
+            size += sum(_size(payload) for payload in (row.args, row.result) if payload is not None)
+            if len(rows) == _DUMPED_AT_ONCE or size >= _BYTES_DUMPED_AT_ONCE:
+                break
+        return rows
 
     async def load(self, jobs: Sequence[StoredJob]) -> None:
         size = sum(len(job.new.args or b"") + len(job.result or b"") for job in jobs)
@@ -197,7 +213,9 @@ class MemoryDriver(_TableDriver):
             raise StorageURLError(f"{url!r}: memory: takes no path and no options")
         return cls()
 
-    async def start(self) -> None:
+    async def start(self, *, create: bool = True) -> None:
+        if not create:
+            raise StorageUnusable("memory: keeps nothing from one process to the next")
         self._build(_Nowhere(), bytes, lambda _record: None)
         self._table.restart(self._clock.now())
 
@@ -209,6 +227,9 @@ class MemoryDriver(_TableDriver):
 
     async def ping(self) -> None:
         pass
+
+    async def check(self) -> StorageCheck:
+        return StorageCheck(jobs={})
 
     async def info(self) -> StorageInfo:
         return StorageInfo(description="memory of this process", jobs=self._counts())
@@ -239,8 +260,8 @@ class FsDriver(_TableDriver):
             raise StorageURLError(f"{url!r}: fs: takes no options, and there is {match['query']!r}")
         return cls(Path(unquote(match["path"])).absolute())
 
-    async def start(self) -> None:
-        await asyncio.to_thread(self._prepare)
+    async def start(self, *, create: bool = True) -> None:
+        await asyncio.to_thread(self._prepare, create)
         self._build(self._journal, self._journal.payload, self._journal.record)
         gc.disable()  # a million small objects, none of them garbage
         try:
@@ -252,7 +273,9 @@ class FsDriver(_TableDriver):
         self._clock.not_before(self._table.latest)
         self._table.restart(self._clock.now())
 
-    def _prepare(self) -> None:
+    def _prepare(self, create: bool) -> None:
+        if not create and not (self.directory / "journal").is_dir():
+            raise StorageUnusable(f"there is no storage in {self.directory}")
         try:
             make_directory(self.directory / "journal")
             self._lock.acquire()
@@ -265,6 +288,23 @@ class FsDriver(_TableDriver):
             self._table.apply(record)
         self._table.undo.clear()
         self._table.take_news(0)
+
+    async def check(self) -> StorageCheck:
+        await asyncio.to_thread(self._prepare, False)
+        try:
+            return await asyncio.to_thread(self._read_all)
+        finally:
+            self._lock.release()
+
+    def _read_all(self) -> StorageCheck:
+        problems: tuple[str, ...] = ()
+        try:
+            Reader(self._journal.directory, mend=False).read(self._replay)
+        except StorageUnusable as exc:
+            problems = (str(exc),)
+        except OSError as exc:
+            problems = (f"the journal in {self.directory} cannot be read: {exc.strerror}",)
+        return StorageCheck(problems=problems, jobs=self._counts())
 
     async def close(self) -> None:
         if self._closed:

@@ -201,7 +201,7 @@ class Journal:
 
         Raises `StorageUnusable` if it is damaged or of a newer format.
         """
-        end = await self._disk.call(lambda: Reader(self.directory).read(replay))
+        end = await self._disk.call(lambda: Reader(self.directory, mend=True).read(replay))
         if end.segment == 0:
             await self._create(1, 0)
         else:

@@ -48,10 +48,11 @@ class Damage(Exception):  # caught here, never raised to others
 
 
 class Reader:
-    """Reads one directory's journal. Blocking: called in a thread."""
+    """Reads one directory's journal. Blocking: called in a thread. Changes nothing unless it is to `mend` a torn end."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, mend: bool) -> None:
         self._directory = directory
+        self._mend = mend
         self._frame = 0
 
     def read(self, replay: Callable[[int, list[Record]], None]) -> End:
@@ -145,6 +146,8 @@ class Reader:
         )
 
     def _cut(self, path: Path, offset: int, why: str) -> None:
+        if not self._mend:
+            return
         size = path.stat().st_size
         log.warning(
             "%s: %d bytes from byte %d on were cut off: %s; a crash interrupted a write that nobody was told of",

@@ -1,0 +1,158 @@
+"""`composerd migrate`, `composerd storage`: work on a storage while no server runs on it."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import msgspec
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from composerd import storage as storages
+from composerd.cli.console import json_option, print_json, print_table, progress_console
+from composerd.cli.errors import FAILED, WRONG, Failure
+from composerd.driver import StorageCheck, StorageInfo
+from composerd.driver.registry import open_driver
+from composerd.errors import ComposerdError, StorageURLError
+
+F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
+
+SHOWN_AFTER = 1.0
+"""How long something may take before a progress bar is shown, in seconds."""
+
+_url_option = click.option(
+    "--storage", "url", required=True, metavar="URL", help="The storage, such as fs:/var/lib/composerd."
+)
+
+
+def _directory_option(name: str, help: str) -> Callable[[F], F]:
+    return click.option(name, type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help=help)
+
+
+@click.command(epilog="Example: composerd migrate --storage fs:/var/lib/composerd")
+@_url_option
+def migrate(url: str) -> None:
+    """Bring a storage up to date, before a newer server starts on it; a server does it by itself as well."""
+
+    async def do() -> None:
+        driver = open_driver(url)
+        try:
+            await driver.migrate()
+        finally:
+            await driver.close()
+
+    _run(do())
+    click.echo("the storage is up to date")
+
+
+@click.group()
+def storage() -> None:
+    """Look into a storage, or move it, while no server runs on it."""
+
+
+@storage.command(epilog="Example: composerd storage info --storage fs:/var/lib/composerd")
+@_url_option
+@json_option
+def info(url: str, as_json: bool) -> None:
+    """Say what is in a storage."""
+
+    async def look() -> StorageInfo:
+        async with storages.opened(url, create=False) as driver:
+            return await driver.info()
+
+    found = _run(look())
+    if as_json:
+        print_json({"kind": "StorageInfo", **msgspec.to_builtins(found)})
+        return
+    _print({"storage": found.description}, found.jobs, found.details)
+
+
+@storage.command(epilog="Example: composerd storage check --storage fs:/var/lib/composerd")
+@_url_option
+@_directory_option("--artifacts", "Where the artifacts are, if not where the driver offers.")
+@json_option
+def check(url: str, artifacts: Path | None, as_json: bool) -> None:
+    """Read everything in a storage, and say whether it is whole; exits 1 if not."""
+    with _progress("jobs") as progress:
+        found = _run(storages.check(url, artifacts, progress))
+    if as_json:
+        print_json({"kind": "StorageCheck", "whole": not found.problems, **msgspec.to_builtins(found)})
+    else:
+        _print_check(found)
+    if found.problems:
+        raise Failure(f"the storage is not whole: {len(found.problems)} problems", FAILED)
+
+
+def _print_check(found: StorageCheck) -> None:
+    for problem in found.problems:
+        click.echo(problem)
+    _print({"whole": "no" if found.problems else "yes"}, found.jobs, found.details)
+
+
+@storage.command(epilog="Example: composerd storage move --from fs:/var/lib/composerd --to fs:/srv/composerd")
+@click.option("--from", "source_url", required=True, metavar="URL", help="The storage that is read.")
+@click.option("--to", "target_url", required=True, metavar="URL", help="The storage that is written to.")
+@_directory_option("--from-artifacts", "Where its artifacts are, if not where the driver offers.")
+@_directory_option("--to-artifacts", "Where artifacts go, if not where the driver offers.")
+@json_option
+def move(
+    source_url: str, target_url: str, from_artifacts: Path | None, to_artifacts: Path | None, as_json: bool
+) -> None:
+    """Copy every job, ended ones and artifacts included, into another storage.
+
+    Stop the servers first. What is there already is left as it is: after an interruption run it again. The storage that
+    is read stays as it was, until you remove it.
+    """
+
+    async def do(progress: storages.Progress) -> storages.Moved:
+        async with (
+            storages.opened(source_url, create=False) as source,
+            storages.opened(target_url, create=True) as target,
+        ):
+            return await storages.move(source, target, from_artifacts, to_artifacts, progress)
+
+    with _progress("jobs") as progress:
+        moved = _run(do(progress))
+    if as_json:
+        print_json({"kind": "StorageMove", **msgspec.to_builtins(moved)})
+    else:
+        click.echo(f"{moved.jobs} jobs are there, {moved.artifacts} files were copied")
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    try:
+        return asyncio.run(work)
+    except StorageURLError as exc:
+        raise Failure(str(exc), WRONG) from exc
+    except ComposerdError as exc:
+        raise Failure(str(exc), FAILED) from exc
+
+
+def _print(first: Mapping[str, str], jobs: Mapping[str, int], details: Mapping[str, Any]) -> None:
+    rows = [*first.items(), *((f"jobs {state}", str(count)) for state, count in jobs.items())]
+    rows.extend((name.replace("_", " "), str(value)) for name, value in details.items())
+    print_table(("", ""), rows)
+
+
+@contextlib.contextmanager
+def _progress(what: str) -> Iterator[storages.Progress]:
+    """A progress bar on a terminal, for what takes longer than a second."""
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    bar = Progress(*columns, console=progress_console, transient=True)
+    task = bar.add_task(what, total=None)
+    began = time.monotonic()
+
+    def progress(done: int, total: int) -> None:
+        if progress_console.is_terminal and not bar.live.is_started and time.monotonic() - began > SHOWN_AFTER:
+            bar.start()
+        bar.update(task, completed=done, total=total)
+
+    try:
+        yield progress
+    finally:
+        if bar.live.is_started:
+            bar.stop()

@@ -1,0 +1,192 @@
+"""`composerd migrate` and `composerd storage`: on real directories, before, between and after servers."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from .conftest import COMPOSER, Serve, Server, send
+from .test_cli import Ended, composerd
+
+
+async def storage(*arguments: str) -> Ended:
+    """Run a subcommand of `composerd storage`."""
+    return await composerd("storage", *arguments)
+
+
+async def filled(serve: Serve, directory: Path) -> tuple[str, dict[str, object]]:
+    """The URL of a storage, with its server stopped, and a job in it that left a file; others are ready, running, failed."""
+    url = f"fs:{directory}"
+    server = await serve(storage=url)
+    done = await server.submit(args={"n": 1})
+    job = await server.ask()
+    assert job is not None
+    await send(server, "PUT", job["artifact_location"] + "log.txt", b"hello")
+    await server.finish(job, {"ok": True})
+    await server.submit()
+    failed = await server.ask()
+    assert failed is not None
+    await server.finish(failed, {"job_error": {"id": 1, "reason": "no", "details": None}})
+    await server.submit()
+    assert await server.ask()
+    await server.submit("other", dependencies=[done["id"]], idempotency_key="k")
+    before = await everything(server)
+    await server.close()
+    return url, before
+
+
+async def everything(server: Server) -> dict[str, object]:
+    """All that the server shows of its jobs."""
+    _, listing = await server.request("GET", f"{COMPOSER}/jobs")
+    shown: dict[str, object] = {}
+    for job in listing["items"]:
+        for path in ("", "/args", "/result", "/artifacts", "/artifacts/log.txt"):
+            _, _, shown[job["id"] + path] = await send(server, "GET", f"{COMPOSER}/jobs/{job['id']}{path}")
+    return {name: _without_operation(body) for name, body in shown.items()}
+
+
+def _without_operation(body: object) -> object:
+    assert isinstance(body, bytes)
+    try:
+        decoded = json.loads(body)
+    except ValueError:
+        return body
+    if isinstance(decoded, dict):
+        decoded.pop("operation_id", None)
+    return decoded
+
+
+async def test_info(serve: Serve, tmp_path: Path) -> None:
+    """How many jobs are in which state, as lines and as JSON."""
+    url, _ = await filled(serve, tmp_path / "a")
+    told = await storage("info", "--storage", url)
+    assert told.code == 0, told.err
+    assert f"storage\tfs at {tmp_path / 'a'}\n" in told.out
+    assert "jobs finished\t1\n" in told.out
+    found = json.loads((await storage("info", "--storage", url, "--json")).out)
+    assert found["kind"] == "StorageInfo"
+    assert found["jobs"] == {"waiting": 0, "ready": 1, "running": 1, "finished": 1, "failed": 1, "canceled": 0}
+
+
+async def test_a_whole_storage(serve: Serve, tmp_path: Path) -> None:
+    """It is said to be whole."""
+    url, _ = await filled(serve, tmp_path / "a")
+    told = await storage("check", "--storage", url)
+    assert (told.code, told.err) == (0, "")
+    assert "whole\tyes\n" in told.out
+
+
+async def test_a_missing_artifact(serve: Serve, tmp_path: Path) -> None:
+    """An artifact without its file, or with a shorter one, is named; other places can be given."""
+    url, _ = await filled(serve, tmp_path / "a")
+    (file,) = (one for one in (tmp_path / "a" / "artifacts").rglob("*") if one.is_file())
+    file.write_bytes(b"hell")
+    told = await storage("check", "--storage", url)
+    assert told.code == 1
+    assert "'log.txt'" in told.out
+    assert "has 4 bytes, not 5" in told.out
+    file.unlink()
+    found = await storage("check", "--storage", url, "--json")
+    assert found.code == 1
+    assert json.loads(found.out)["whole"] is False
+    assert "cannot be read" in json.loads(found.out)["problems"][0]
+
+
+async def test_a_damaged_storage(serve: Serve, tmp_path: Path) -> None:
+    """Damage is named with file and offset, and how much can be read before it; nothing is changed."""
+    url, _ = await filled(serve, tmp_path / "a")
+    journal = tmp_path / "a" / "journal" / "00000001.log"
+    data = bytearray(journal.read_bytes())
+    data[-100] ^= 1
+    journal.write_bytes(data)
+    told = await storage("check", "--storage", url)
+    assert told.code == 1
+    assert f"{journal} at byte " in told.out
+    assert "jobs finished\t1\n" in told.out
+    assert journal.read_bytes() == data
+    assert told.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["info", "check"])
+async def test_a_storage_that_is_not_there(command: str, tmp_path: Path) -> None:
+    """A misspelt path is said, not made."""
+    told = await storage(command, "--storage", f"fs:{tmp_path / 'none'}")
+    assert (told.code, told.out) == (1, "")
+    assert told.err == f"composerd: there is no storage in {tmp_path / 'none'}\n"
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["info", "--storage", "nothing"],
+        ["check", "--storage", "nope:x"],
+        ["move", "--from", "fs:", "--to", "fs:/x"],
+        ["info"],
+        ["move", "--from", "fs:/x"],
+    ],
+)
+async def test_wrong_urls(command: list[str]) -> None:
+    """What is no storage URL is exit code 2 and a sentence."""
+    told = await storage(*command)
+    assert (told.code, told.out) == (2, "")
+    assert told.err.count("\n") == 1
+
+
+async def test_a_storage_in_use(serve: Serve, tmp_path: Path) -> None:
+    """While a server runs on it the commands say so."""
+    server = await serve(storage=f"fs:{tmp_path / 'a'}")
+    for command in ("info", "check"):
+        told = await storage(command, "--storage", server.storage)
+        assert (told.code, "is in use by another composerd" in told.err) == (1, True)
+
+
+async def test_move(serve: Serve, tmp_path: Path) -> None:
+    """Every job comes over, its files too; the tokens go on working; again changes nothing; the source is as it was."""
+    url, before = await filled(serve, tmp_path / "a")
+    target = f"fs:{tmp_path / 'b'}"
+    told = await storage("move", "--from", url, "--to", target)
+    assert (told.code, told.out) == (0, "4 jobs are there, 1 files were copied\n"), told.err
+    again = await storage("move", "--from", url, "--to", target, "--json")
+    assert json.loads(again.out) == {"kind": "StorageMove", "jobs": 4, "artifacts": 0}
+    for place in (url, target):
+        server = await serve(storage=place)
+        assert await everything(server) == before
+        await server.close()
+
+
+async def test_an_interrupted_move(serve: Serve, tmp_path: Path) -> None:
+    """A file that came over in part is copied again; one that is missing at the source stops the move, named."""
+    url, before = await filled(serve, tmp_path / "a")
+    (file,) = (one for one in (tmp_path / "a" / "artifacts").rglob("*") if one.is_file())
+    place = file.relative_to(tmp_path / "a")
+    file.rename(tmp_path / "kept")
+    told = await storage("move", "--from", url, "--to", f"fs:{tmp_path / 'b'}")
+    assert (told.code, told.out) == (1, "")
+    assert str(file) in told.err
+    (tmp_path / "kept").rename(file)
+    (tmp_path / "b" / place).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "b" / place).write_bytes(b"hel")
+    assert (await storage("move", "--from", url, "--to", f"fs:{tmp_path / 'b'}")).code == 0
+    server = await serve(storage=f"fs:{tmp_path / 'b'}")
+    assert await everything(server) == before
+
+
+async def test_a_move_to_where_no_files_are_kept(serve: Serve, tmp_path: Path) -> None:
+    """A storage that offers no directory needs to be told one."""
+    url, _ = await filled(serve, tmp_path / "a")
+    told = await storage("move", "--from", url, "--to", "memory:")
+    assert (told.code, told.out) == (1, "")
+    assert "--to-artifacts" in told.err
+    there = tmp_path / "files"
+    assert (await storage("move", "--from", url, "--to", "memory:", "--to-artifacts", str(there))).code == 0
+    assert [one.read_bytes() for one in there.rglob("*") if one.is_file()] == [b"hello"]
+
+
+async def test_migrate(serve: Serve, tmp_path: Path) -> None:
+    """A storage is brought up to date, as often as one likes, and works afterwards."""
+    url, before = await filled(serve, tmp_path / "a")
+    for _ in range(2):
+        assert await composerd("migrate", "--storage", url) == (0, "the storage is up to date\n", "")
+    server = await serve(storage=url)
+    assert await everything(server) == before
