@@ -52,11 +52,12 @@ def add_routes(app: web.Application) -> None:
     app.router.add_post(f"{base}/jobs", submit_job)
     app.router.add_post(f"{base}/jobs/batch", submit_jobs)
     app.router.add_get(f"{base}/jobs", list_jobs)
-    app.router.add_get(f"{base}/jobs/{{id}}", get_job)
+    job = f"{base}/jobs/{{id:(?!batch$)[^{{}}/]+}}"  # `batch` is none of the ids, so that its 405 names its own methods
+    app.router.add_get(job, get_job)
     app.router.add_get(f"{base}/jobs/{{id}}/args", get_job_args)
     app.router.add_get(f"{base}/jobs/{{id}}/result", get_job_result)
     app.router.add_post(f"{base}/jobs/{{id}}/cancel", cancel_job)
-    app.router.add_delete(f"{base}/jobs/{{id}}", delete_job)
+    app.router.add_delete(job, delete_job)
     app.router.add_get(f"{base}/jobs/{{id}}/why", why_job)
     app.router.add_get(f"{base}/workers", list_workers)
     app.router.add_get(f"{base}/jobs/{{id}}/artifacts", list_artifacts)
@@ -127,6 +128,10 @@ async def list_jobs(request: web.Request) -> web.StreamResponse:
         state = JobState(query["state"]) if "state" in query else None
     except ValueError:
         raise InvalidCursor(field="state", problem=f"one of {', '.join(JobState)}") from None
+    for name in ("type", "arch", "channel"):
+        value = query.get(name)
+        if value is not None and not (schemas.is_word(value) and (value or name == "channel") and len(value) <= 128):
+            raise InvalidCursor(field=name, problem="1 to 128 printable characters without white space")
     limit = query.get("limit", "100")
     if not re.fullmatch(r"[0-9]{1,4}", limit) or not 1 <= int(limit) <= MAX_PAGE:
         raise InvalidCursor(field="limit", problem=f"1 to {MAX_PAGE}")
