@@ -30,7 +30,6 @@ from composerd.api.worker import artifact_name
 from composerd.errors import (
     ArtifactNotFound,
     CanceledDependency,
-    ComposerdError,
     IdempotencyConflict,
     InvalidCursor,
     JobNotFound,
@@ -263,10 +262,7 @@ async def list_artifacts(request: web.Request) -> web.Response:
 async def get_artifact(request: web.Request) -> web.StreamResponse:
     """Stream a file, or the part of it that a single Range asks for."""
     job_id = _job_id(request)
-    try:
-        name = artifact_name(request)
-    except ComposerdError:
-        raise ArtifactNotFound from None
+    name = artifact_name(request)
     store = request.app[ARTIFACTS]
     found = next((one for one in await request.app[QUEUE].artifacts(job_id) if one.name == name), None)
     if found is None or store is None:

@@ -156,7 +156,7 @@ class Driver(abc.ABC):
 
     @abc.abstractmethod
     async def start(self, *, create: bool = True) -> None:
-        """Open the storage, bringing it up to date first (`migrate`). No lease ends within one lease of this moment.
+        """Open the storage, bringing it up to date first (`migrate`). No attempt that runs ends within one lease of this.
 
         Where there is none it is made, unless `create` is false: then that is `StorageUnusable`.
 
@@ -265,8 +265,8 @@ class Driver(abc.ABC):
     async def advance(self, limit: int) -> Batch[UUID]:
         """Make time pass: do up to `limit` of what is due, and answer the jobs that it concerned.
 
-        Due are leases, hand-overs and attempts over their job's `timeout` (never within one lease of the storage's
-        start): the attempt is superseded and the job goes back or fails, as `composerd.driver.on_return` says. Also
+        Due are leases, hand-overs and attempts over their job's `timeout` (one that began before the storage's start:
+        never within one lease of that): the attempt is superseded and the job goes back or fails, as `composerd.driver.on_return` says. Also
         delayed jobs whose time has come, and what a crash left half done. `news.due_in` says when there is more to do:
         0 if the limit was reached, None if nothing is in sight.
         """

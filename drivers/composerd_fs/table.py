@@ -437,8 +437,9 @@ class Table:
         return min(run.deadline, self.timed_out_at(run, timeout))
 
     def timed_out_at(self, run: Run, timeout: int) -> int:
-        """When an attempt has run for longer than its job allows; after a start it has one lease to report."""
-        return max((run.row.started_at or 0) + timeout, self.started_at + run.lease if self.started_at else 0)
+        """When an attempt has run for longer than its job allows; one from before a start has one lease from there to report."""
+        began = run.row.started_at or 0
+        return began + timeout if began >= self.started_at else max(began + timeout, self.started_at + run.lease)
 
     def _index(self, row: Row) -> None:
         """Put a row into the indexes that its state asks for; an entry too many does no harm."""

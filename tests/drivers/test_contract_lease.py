@@ -170,7 +170,6 @@ async def test_a_lost_job_takes_its_dependents_along(store: Store) -> None:
 
 async def test_a_timeout(store: Store) -> None:
     """J10, J11: an attempt over its job's timeout returns however often it was touched, counted; used up, the reason says so."""
-    await store.pass_time(100.0)  # nothing lapses within one lease of the start
     job_id = await store.add(timeout=20.0, max_retries=1)
     for expected in (JobState.READY, JobState.FAILED):
         token = await store.take()
@@ -181,15 +180,6 @@ async def test_a_timeout(store: Store) -> None:
         assert await store.state(job_id) is expected
     assert await store.result(job_id) == lost_result(ReturnCause.TIMEOUT, 1)
     assert b"longer than its timeout more than 1 times." in lost_result(ReturnCause.TIMEOUT, 1)
-
-
-async def test_no_timeout_within_a_lease_of_the_start(store: Store) -> None:
-    """No attempt lapses by its timeout within one lease of the storage's start."""
-    job_id = await store.add(timeout=20.0)
-    token = await store.take()
-    assert await store.pass_time(50.0) == []
-    await store.touch(token)
-    assert await store.pass_time(11.0) == [job_id]
 
 
 async def test_a_release(store: Store) -> None:

@@ -49,14 +49,14 @@ async def test_names_of_artifacts(server: Server, name: str, spelling: str) -> N
 
 @pytest.mark.parametrize("name", BAD_NAMES.values(), ids=BAD_NAMES)
 async def test_names_that_are_none(server: Server, name: str) -> None:
-    """What cannot be a name is error 23, and stores nothing; to fetch it is error 35."""
+    """What cannot be a name is error 23, to fetch too, and stores nothing."""
     job = await server.submit()
     asked = await server.ask()
     assert asked is not None
     assert (await error(server, "PUT", asked["artifact_location"] + name, b"data"))[:2] == (400, 23)
     await server.finish(asked)
     assert (await server.request("GET", f"{COMPOSER}/jobs/{job['id']}/artifacts"))[1]["items"] == []
-    assert (await error(server, "GET", f"{COMPOSER}/jobs/{job['id']}/artifacts/{name}"))[:2] == (404, 35)
+    assert (await error(server, "GET", f"{COMPOSER}/jobs/{job['id']}/artifacts/{name}"))[:2] == (400, 23)
 
 
 async def raw_put(server: Server, location: str, head: str, body: bytes, *, ends: bool = True) -> int:

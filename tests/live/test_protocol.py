@@ -86,24 +86,27 @@ async def attempt(server: Server, state: str, *, confirm: bool = False) -> str:
     return str(asked["location"])
 
 
-TOKEN_TABLE: dict[str, tuple[int, int, int, int]] = {
-    # state: error of GET, PATCH result, PATCH partial and release, PUT; 0: none
-    "running": (0, 0, 0, 0),
-    "canceled": (0, 6, 6, 6),
-    "finished": (5, 20, 21, 21),
-    "superseded": (0, 22, 22, 22),
-    "superseded, confirming": (22, 22, 22, 22),
-    "unknown": (5, 5, 5, 5),
-    "not a UUID": (8, 7, 7, 7),
+TOKEN_TABLE: dict[str, tuple[str, tuple[int, int, int, int]]] = {
+    # state: the row, and the error of GET, PATCH result, PATCH partial and release, PUT; 0: none
+    "running": ("runs", (0, 0, 0, 0)),
+    "canceled": ("job canceled", (0, 6, 6, 6)),
+    "finished": ("finished by this token", (5, 20, 21, 21)),
+    "superseded": ("superseded", (0, 22, 22, 22)),
+    "superseded, confirming": ("superseded", (22, 22, 22, 22)),
+    "unknown": ("unknown token", (5, 5, 5, 5)),
+    "not a UUID": ("not a UUID", (8, 7, 7, 7)),
 }
 STATUS = {0: 200, 5: 404, 6: 400, 7: 400, 8: 400, 20: 409, 21: 409, 22: 410}
 
 
-@pytest.mark.parametrize("row", TOKEN_TABLE)
+@pytest.mark.parametrize(
+    "row", [pytest.param(row, marks=pytest.mark.row("Tokens", name)) for row, (name, _) in TOKEN_TABLE.items()]
+)
 async def test_token_table(server: Server, row: str) -> None:
     """What a call with a token answers, in each state of its attempt; and it changes nothing once the attempt has ended."""
     state = row.partition(",")[0]
     confirm = "confirming" in row
+    numbers = TOKEN_TABLE[row][1]
     calls = [
         ("GET", "", None, {}),
         ("PATCH", "", b'{"result":2}', JSON),
@@ -111,9 +114,7 @@ async def test_token_table(server: Server, row: str) -> None:
         ("POST", "/release", b"{}", JSON),
         ("PUT", "/artifacts/a", b"x", {}),
     ]
-    for (method, path, body, headers), number in zip(
-        calls, [*TOKEN_TABLE[row][:3], *TOKEN_TABLE[row][2:]], strict=True
-    ):
+    for (method, path, body, headers), number in zip(calls, [*numbers[:3], *numbers[2:]], strict=True):
         location = await attempt(server, state, confirm=confirm)
         status, _, raw = await send(server, method, location + path, body, **headers)
         answered = json.loads(raw) if raw else {}
@@ -124,6 +125,7 @@ async def test_token_table(server: Server, row: str) -> None:
             assert answered["details"]["state"] == "canceled"
 
 
+@pytest.mark.row("Tokens", "finished by this token")
 async def test_the_same_result_again(server: Server) -> None:
     """A finish repeated with the same bytes is 200, with others error 20; the first result stays."""
     job = await server.submit()

@@ -1,0 +1,99 @@
+"""What all tests have in common: the rows of the tables in docs/reference, which are normative, and which test is for which.
+
+A test names its row with the marker `row(table, name)`; `pytest --collect-only -q --rows-page FILE` writes the page of rows and tests.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+REFERENCE = Path(__file__).parents[1] / "docs" / "reference"
+PAGES = ("protocol.md", "commands.md")
+
+
+class Row(NamedTuple):
+    """One row of a table."""
+
+    page: str
+    table: str
+    """The heading that it is under."""
+    name: str
+    """Its first cell, without markup."""
+    cells: tuple[str, ...]
+
+
+def rows() -> list[Row]:
+    """Every row of the normative pages."""
+    found: list[Row] = []
+    for page in PAGES:
+        table, in_table = "", False
+        for line in (REFERENCE / page).read_text(encoding="utf-8").splitlines():
+            if heading := re.fullmatch(r"##+ (.*)", line):
+                table = heading[1]
+            if re.fullmatch(r"[|-]+", line) and line:
+                in_table = True
+            elif not line.startswith("|"):
+                in_table = False
+            elif in_table:
+                cells = tuple(cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1])
+                found.append(Row(page, table, _name(cells[0]), cells))
+    return found
+
+
+def _name(cell: str) -> str:
+    """A first cell without its markup; of a command without its arguments."""
+    text = re.sub(r"[`*]", "", cell)
+    command = re.match(r"composerd(?: [a-z]+| --graph)+", text)
+    return command[0] if command else text
+
+
+def table_of(table: str) -> list[Row]:
+    """The rows under one heading."""
+    return [row for row in rows() if row.table == table]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option that writes the page."""
+    parser.addoption(
+        "--rows-page", type=Path, metavar="FILE", help="write which test is for which row of the reference"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Name the marker."""
+    config.addinivalue_line("markers", "row(table, name): the row of docs/reference/*.md that the test is for")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Write the page, if it was asked for."""
+    path = session.config.getoption("--rows-page")
+    if path is not None:
+        path.write_text(page(session.items), encoding="utf-8")
+
+
+def page(items: Sequence[pytest.Item]) -> str:
+    """The page of rows and their tests."""
+    tests: dict[tuple[str, str], list[str]] = {}
+    for item in items:
+        for mark in item.iter_markers("row"):
+            tests.setdefault((mark.args[0], mark.args[1]), []).append(item.nodeid)
+    known = {(row.table, row.name) for row in rows()}
+    if unknown := tests.keys() - known:
+        raise pytest.UsageError(f"no such rows: {sorted(unknown)}")
+    lines = [
+        "# Rows and their tests",
+        "",
+        "Every row of every table of [the HTTP APIs](protocol.md) and [the command line](commands.md), and the tests that hold it,",
+        "most of them against a live server. Made from the tests by `pytest --collect-only -q --rows-page docs/reference/rows.md`.",
+    ]
+    table = ""
+    for row in rows():
+        if row.table != table:
+            table = row.table
+            lines += ["", f"## {table}", "", "| row | tests |", "|---|---|"]
+        named = sorted(set(tests.get((row.table, row.name), ())))
+        lines.append(f"| `{row.name}` | {'<br>'.join(f'`{one}`' for one in named) or '**none**'} |")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,170 @@
+"""Every predefined error of both APIs: listed as the reference says, and answered where a request deserves it. One test for each row."""
+
+import asyncio
+import contextlib
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import pytest
+
+from ..conftest import Row, table_of
+from .conftest import COMPOSER, JSON, NOBODY, WORKER, Serve, Server, error
+
+Request = tuple[str, str, bytes | None, Mapping[str, str]]
+Cause = Callable[[Server], Awaitable[Request]]
+
+
+def asked(method: str, path: str, body: bytes | None = None, **headers: str) -> Cause:
+    """A request that needs no preparation."""
+
+    async def make(_server: Server) -> Request:
+        return method, path, body, headers
+
+    return make
+
+
+def attempted(method: str, path: str, body: bytes | None = None, after: str = "", **headers: str) -> Cause:
+    """A request with the token of an attempt, to which something happened before: canceled, finished or released."""
+
+    async def make(server: Server) -> Request:
+        job = await server.submit()
+        attempt = await server.ask()
+        assert attempt is not None
+        if after == "cancel":
+            await server.request("POST", f"{job['href']}/cancel")
+        elif after == "finish":
+            await server.finish(attempt, 1)
+        elif after == "release":
+            await server.request("POST", f"{attempt['location']}/release", {})
+        return method, attempt["location"] + path, body, headers
+
+    return make
+
+
+def submitted(method: str, path: str, body: bytes | None = None, after: str = "", **headers: str) -> Cause:
+    """A request about a job, to which something happened before: canceled or finished. `JOB` in the body is its id."""
+
+    async def make(server: Server) -> Request:
+        job = await server.submit(idempotency_key="k")
+        if after == "cancel":
+            await server.request("POST", f"{job['href']}/cancel")
+        elif after == "finish":
+            attempt = await server.ask()
+            assert attempt is not None
+            await server.finish(attempt)
+        whole = None if body is None else body.replace(b"JOB", job["id"].encode())
+        return method, path.replace("JOB", job["id"]), whole, headers
+
+    return make
+
+
+ASK = b'{"types":["build"],"arch":"x86_64"}'
+LARGE = b'"' + b"x" * 2**21 + b'"'
+DIGEST = "sha-256=:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=:"
+
+WORKER_CAUSES: Mapping[str, Cause] = {
+    "3": asked("POST", f"{WORKER}/jobs", ASK, Content_Type="text/plain"),
+    "5": asked("GET", f"{WORKER}/jobs/{NOBODY}"),
+    "6": attempted("PATCH", "", b'{"result":1}', "cancel", **JSON),
+    "7": asked("PATCH", f"{WORKER}/jobs/me", b'{"result":1}', **JSON),
+    "8": asked("GET", f"{WORKER}/jobs/me"),
+    "9": asked("GET", f"{WORKER}/errors/ten"),
+    "10": asked("POST", f"{WORKER}/jobs", b"{", **JSON),
+    "11": asked("GET", f"{WORKER}/nothing"),
+    "12": asked("DELETE", f"{WORKER}/jobs"),
+    "14": asked("GET", f"{WORKER}/errors/4"),
+    "15": asked("POST", f"{WORKER}/jobs", b'{"types":["manifest-id-only"],"arch":"x"}', **JSON),
+    "17": asked("POST", f"{WORKER}/workers/me/status"),
+    "18": asked("POST", f"{WORKER}/workers/{NOBODY}/status"),
+    "19": asked("POST", f"{WORKER}/jobs", b'{"types":[],"arch":"x"}', **JSON),
+    "20": attempted("PATCH", "", b'{"result":2}', "finish", **JSON),
+    "21": attempted("PATCH", "", b'{"partial":2}', "finish", **JSON),
+    "22": attempted("PATCH", "", b'{"result":2}', "release", **JSON),
+    "23": attempted("PUT", "/artifacts/.hidden", b"x"),
+    "24": attempted("PUT", "/artifacts/a", b"x", Content_Digest=DIGEST),
+    "25": attempted("PUT", "/artifacts/a", LARGE),
+    "27": attempted("PATCH", "", b'{"result":' + LARGE + b"}", **JSON),
+}
+
+COMPOSER_CAUSES: Mapping[str, Cause] = {
+    "3": asked("POST", f"{COMPOSER}/jobs", b'{"type":"a"}', Content_Type="text/plain"),
+    "9": asked("GET", f"{COMPOSER}/errors/ten"),
+    "10": asked("POST", f"{COMPOSER}/jobs", b"{", **JSON),
+    "11": asked("GET", f"{COMPOSER}/nothing"),
+    "12": asked("PUT", f"{COMPOSER}/jobs"),
+    "14": asked("GET", f"{COMPOSER}/errors/4"),
+    "19": asked("POST", f"{COMPOSER}/jobs", b"{}", **JSON),
+    "23": submitted("GET", f"{COMPOSER}/jobs/JOB/artifacts/.hidden", after="finish"),
+    "27": asked("POST", f"{COMPOSER}/jobs", b'{"type":"a","args":' + LARGE + b"}", **JSON),
+    "32": asked("GET", f"{COMPOSER}/jobs/{NOBODY}"),
+    "33": submitted("POST", f"{COMPOSER}/jobs/JOB/cancel", after="finish"),
+    "34": submitted("DELETE", f"{COMPOSER}/jobs/JOB"),
+    "35": submitted("GET", f"{COMPOSER}/jobs/JOB/artifacts/a", after="finish"),
+    "36": asked("POST", f"{COMPOSER}/jobs", f'{{"type":"a","dependencies":["{NOBODY}"]}}'.encode(), **JSON),
+    "37": submitted("POST", f"{COMPOSER}/jobs", b'{"type":"a","dependencies":["JOB"]}', "cancel", **JSON),
+    "38": submitted("POST", f"{COMPOSER}/jobs", b'{"type":"other","idempotency_key":"k"}', **JSON),
+    "39": asked("GET", f"{COMPOSER}/jobs?limit=0"),
+}
+
+
+def rows_of(table: str) -> list[object]:
+    """The rows of a table, each as a parameter of a test of its own."""
+    return [pytest.param(row, marks=pytest.mark.row(table, row.name), id=row.name) for row in table_of(table)]
+
+
+async def holds(server: Server, base: str, row: Row, causes: Mapping[str, Cause]) -> None:
+    """The error is listed as the row says, and a request that deserves it gets it."""
+    number, status, reason = row.cells
+    listed = (await server.request("GET", f"{base}/errors/{number}"))[1]
+    assert (listed["id"], listed["reason"]) == (number, reason)
+    if number in causes:
+        method, path, body, headers = await causes[number](server)
+        assert (await error(server, method, path, body, **headers))[:2] == (int(status), int(number))
+
+
+@pytest.mark.parametrize("row", rows_of("Errors of the worker API"))
+async def test_worker_errors(server: Server, row: Row) -> None:
+    """The worker API's."""
+    await holds(server, WORKER, row, WORKER_CAUSES)
+
+
+@pytest.mark.parametrize("row", rows_of("Errors of the composer API"))
+async def test_composer_errors(server: Server, row: Row) -> None:
+    """The composer API's."""
+    await holds(server, COMPOSER, row, COMPOSER_CAUSES)
+
+
+@pytest.mark.row("Errors of the worker API", "26")
+async def test_artifacts_are_not_accepted(serve: Serve) -> None:
+    """Error 26: a server that keeps none."""
+    server = await serve("--artifacts", "none")
+    method, path, body, headers = await attempted("PUT", "/artifacts/a", b"x")(server)
+    assert (await error(server, method, path, body, **headers))[:2] == (400, 26)
+
+
+@pytest.mark.row("Errors of the worker API", "28")
+@pytest.mark.row("Errors of the composer API", "28")
+async def test_unavailable(serve: Serve) -> None:
+    """Error 28, with Retry-After: no room for another wait, in either API."""
+    server = await serve("--max-waits", "1")
+    job = await server.submit("other")
+    waiting = asyncio.create_task(server.ask())
+
+    async def waits() -> bool:
+        _, text = await server.request("GET", "/metrics")
+        return re.search(rb"^composerd_waits 1\.0$", text, re.MULTILINE) is not None
+
+    await server.until(waits)
+    assert (await error(server, "POST", f"{WORKER}/jobs", ASK, **JSON))[:2] == (503, 28)
+    assert (await error(server, "GET", f"{job['href']}?wait=5s"))[:2] == (503, 28)
+    waiting.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await waiting
+
+
+async def test_every_error_is_one_of_the_table(server: Server) -> None:
+    """The server lists no error that the reference does not have."""
+    for base, table in ((WORKER, "Errors of the worker API"), (COMPOSER, "Errors of the composer API")):
+        listed: Any = (await server.request("GET", f"{base}/errors"))[1]["items"]
+        assert {one["id"] for one in listed} == {row.name for row in table_of(table)}

@@ -1,0 +1,351 @@
+"""Every operation of both APIs as it is meant to be used: one test for each row of their tables."""
+
+import asyncio
+import hashlib
+import json
+import uuid
+from typing import Any
+
+import pytest
+
+from .conftest import COMPOSER, NOBODY, WORKER, Server, send
+
+row = pytest.mark.row
+ON_WORKER, ON_COMPOSER = "Worker API", "Composer API"
+
+
+async def taken(server: Server, **fields: Any) -> tuple[dict[str, Any], dict[str, Any], str]:
+    """A job, its attempt, and the attempt's token."""
+    job = await server.submit(**fields)
+    attempt = await server.ask()
+    assert attempt is not None
+    return job, attempt, attempt["location"].rpartition("/")[2]
+
+
+@pytest.mark.parametrize(
+    "base",
+    [
+        pytest.param(WORKER, marks=row(ON_WORKER, "getOpenapi")),
+        pytest.param(COMPOSER, marks=row(ON_COMPOSER, "getOpenapi")),
+    ],
+)
+async def test_get_openapi(server: Server, base: str) -> None:
+    """The document names this server's paths and operations."""
+    status, document = await server.request("GET", f"{base}/openapi")
+    assert (status, document["openapi"], document["servers"]) == (200, "3.0.3", [{"url": base}])
+    names = {one["operationId"] for path in document["paths"].values() for one in path.values() if "operationId" in one}
+    assert {"getOpenapi", "getErrors", "getError"} <= names
+
+
+@pytest.mark.parametrize(
+    "base",
+    [
+        pytest.param(WORKER, marks=row(ON_WORKER, "GetStatus")),
+        pytest.param(COMPOSER, marks=row(ON_COMPOSER, "getStatus")),
+    ],
+)
+async def test_get_status(server: Server, base: str) -> None:
+    """OK, as an object."""
+    assert await server.request("GET", f"{base}/status") == (
+        200,
+        {"kind": "Status", "href": f"{base}/status", "id": "status", "status": "OK"},
+    )
+
+
+@pytest.mark.parametrize(
+    "base",
+    [
+        pytest.param(WORKER, marks=row(ON_WORKER, "getErrors")),
+        pytest.param(COMPOSER, marks=row(ON_COMPOSER, "getErrors")),
+    ],
+)
+async def test_get_errors(server: Server, base: str) -> None:
+    """All of them, or a page."""
+    status, listed = await server.request("GET", f"{base}/errors")
+    assert status == 200
+    assert {name: listed[name] for name in ("kind", "href", "id", "page", "size")} == {
+        "kind": "ErrorList",
+        "href": f"{base}/errors",
+        "id": "errors",
+        "page": 0,
+        "size": 100,
+    }
+    assert listed["total"] == len(listed["items"])
+    _, paged = await server.request("GET", f"{base}/errors?page=1&size=2")
+    assert (paged["page"], paged["size"], paged["items"]) == (1, 2, listed["items"][2:4])
+
+
+@pytest.mark.parametrize(
+    "base",
+    [
+        pytest.param(WORKER, marks=row(ON_WORKER, "getError")),
+        pytest.param(COMPOSER, marks=row(ON_COMPOSER, "getError")),
+    ],
+)
+async def test_get_error(server: Server, base: str) -> None:
+    """One, with its reason."""
+    status, error = await server.request("GET", f"{base}/errors/10")
+    assert (status, error["kind"], error["href"], error["id"]) == (200, "Error", f"{base}/errors/10", "10")
+    assert error["reason"] == error["message"] == "Malformed json, unable to decode body"
+
+
+@row(ON_WORKER, "RequestJob")
+async def test_request_job(server: Server) -> None:
+    """A job with its args and what it depends on, under a location of its own; 204 when there is none."""
+    first = await server.submit()
+    attempt = await server.ask()
+    assert attempt is not None
+    assert "args" not in attempt
+    assert "dynamic_args" not in attempt
+    await server.finish(attempt, {"n": 1})
+    second = await server.submit(args={"b": 1, "a": 2}, dependencies=[first["id"]])
+    status, given = await server.request(
+        "POST", f"{WORKER}/jobs", {"types": ["build"], "arch": "x86_64", "worker_id": NOBODY, "confirm": True}
+    )
+    token = given["location"].rpartition("/")[2]
+    assert status == 201
+    assert str(uuid.UUID(token)) == token
+    assert given == {
+        "kind": "RequestJob",
+        "href": f"{WORKER}/jobs",
+        "id": second["id"],
+        "type": "build",
+        "location": f"{WORKER}/jobs/{token}",
+        "artifact_location": f"{WORKER}/jobs/{token}/artifacts/",
+        "args": {"b": 1, "a": 2},
+        "dynamic_args": [{"n": 1}],
+    }
+    status, _, body = await send(
+        server,
+        "POST",
+        f"{WORKER}/jobs?wait=50ms",
+        b'{"types":["build"],"arch":"x86_64"}',
+        Content_Type="application/json",
+    )
+    assert (status, body) == (204, b"")
+
+
+@row(ON_WORKER, "GetJob")
+async def test_get_job_of_a_token(server: Server) -> None:
+    """Whether to go on."""
+    job, attempt, token = await taken(server)
+    expected = {"kind": "JobStatus", "href": attempt["location"], "id": token, "canceled": False}
+    assert await server.request("GET", attempt["location"]) == (200, expected)
+    asking = asyncio.create_task(server.request("GET", f"{attempt['location']}?wait=10s"))
+    await server.request("POST", f"{COMPOSER}/jobs/{job['id']}/cancel")
+    assert await asking == (200, expected | {"canceled": True})
+
+
+@row(ON_WORKER, "UpdateJob")
+async def test_update_job(server: Server) -> None:
+    """Progress, then the result."""
+    job, attempt, token = await taken(server)
+    expected = (200, {"kind": "UpdateJobResponse", "href": attempt["location"], "id": token})
+    assert await server.request("PATCH", attempt["location"], {"partial": {"done": 1}}) == expected
+    assert (await server.job(job["id"]))["partial"] == {"done": 1}
+    assert await server.request("PATCH", attempt["location"], {"result": {"ok": True}}) == expected
+    assert (await server.job(job["id"]))["result"] == {"ok": True}
+
+
+@row(ON_WORKER, "ReleaseJob")
+async def test_release_job(server: Server) -> None:
+    """The job is ready again, and no retry was counted."""
+    job, attempt, token = await taken(server)
+    expected = (200, {"kind": "UpdateJobResponse", "href": attempt["location"], "id": token})
+    assert await server.request("POST", f"{attempt['location']}/release", {}) == expected
+    back = await server.job(job["id"])
+    assert (back["state"], back["retries"]) == ("ready", 0)
+
+
+@row(ON_WORKER, "UploadJobArtifact")
+async def test_upload_job_artifact(server: Server) -> None:
+    """Stored, and the job's once it has finished."""
+    job, attempt, _ = await taken(server)
+    status, _, body = await send(
+        server, "PUT", attempt["artifact_location"] + "a.txt", b"hello", Content_Type="application/octet-stream"
+    )
+    assert (status, body) == (200, b"")
+    await server.finish(attempt)
+    assert (await send(server, "GET", f"{COMPOSER}/jobs/{job['id']}/artifacts/a.txt"))[2] == b"hello"
+
+
+@row(ON_WORKER, "postWorkers")
+async def test_post_workers(server: Server) -> None:
+    """A worker gets its id."""
+    status, worker = await server.request("POST", f"{WORKER}/workers", {"arch": "x86_64"})
+    assert status == 201
+    assert str(uuid.UUID(worker["worker_id"])) == worker["worker_id"]
+    assert (worker["kind"], worker["href"], worker["id"]) == ("WorkerID", f"{WORKER}/workers", worker["worker_id"])
+
+
+@row(ON_WORKER, "postWorkerStatus")
+async def test_post_worker_status(server: Server) -> None:
+    """A known worker is heard of, an unknown one told so."""
+    _, worker = await server.request("POST", f"{WORKER}/workers", {"arch": "x86_64"})
+    assert (await send(server, "POST", f"{WORKER}/workers/{worker['id']}/status"))[::2] == (200, b"")
+    status, unknown = await server.request("POST", f"{WORKER}/workers/{NOBODY}/status")
+    assert (status, unknown["id"]) == (400, "18")
+
+
+@row(ON_COMPOSER, "submitJob")
+async def test_submit_job(server: Server) -> None:
+    """201 and the job; the same idempotency key again is 200 and the same job."""
+    fields = {"type": "build", "idempotency_key": "k", "args": 1}
+    status, job = await server.request("POST", f"{COMPOSER}/jobs", fields)
+    assert (status, job["state"], job["href"]) == (201, "ready", f"{COMPOSER}/jobs/{job['id']}")
+    assert set(job) == {
+        *(
+            "kind",
+            "href",
+            "id",
+            "type",
+            "arch",
+            "channel",
+            "state",
+            "priority",
+            "queued_at",
+            "not_before",
+            "started_at",
+        ),
+        *("finished_at", "retries", "canceled", "dependencies", "dependents", "worker_id", "partial", "result"),
+        *("idempotency_key", "expires_at"),
+    }
+    assert await server.request("POST", f"{COMPOSER}/jobs", fields) == (200, job)
+
+
+@row(ON_COMPOSER, "submitJobs")
+async def test_submit_jobs(server: Server) -> None:
+    """All, in the order given, or none."""
+    graph = [{"type": "a", "ref": "one"}, {"type": "b", "dependencies": ["one"]}]
+    status, listed = await server.request("POST", f"{COMPOSER}/jobs/batch", {"jobs": graph})
+    assert (status, listed["kind"]) == (201, "JobList")
+    assert [job["type"] for job in listed["items"]] == ["a", "b"]
+    assert listed["items"][1]["dependencies"] == [listed["items"][0]["id"]]
+    wrong = [{"type": "a"}, {"type": "b", "dependencies": [NOBODY]}]
+    assert (await server.request("POST", f"{COMPOSER}/jobs/batch", {"jobs": wrong}))[0] == 400
+    assert len((await server.request("GET", f"{COMPOSER}/jobs"))[1]["items"]) == 2
+
+
+@row(ON_COMPOSER, "listJobs")
+async def test_list_jobs(server: Server) -> None:
+    """Newest first, by filter, in pages, without results."""
+    ids = [(await server.submit(type, arch=arch))["id"] for type, arch in (("a", "x"), ("b", "x"), ("a", "y"))]
+    _, listed = await server.request("GET", f"{COMPOSER}/jobs")
+    assert [job["id"] for job in listed["items"]] == ids[::-1]
+    assert not {"result", "partial", "dependents"} & set(listed["items"][0])
+    for query, expected in (("type=a", [2, 0]), ("arch=x", [1, 0]), ("state=running", []), ("channel=", [2, 1, 0])):
+        _, found = await server.request("GET", f"{COMPOSER}/jobs?{query}")
+        assert [job["id"] for job in found["items"]] == [ids[index] for index in expected]
+    _, page = await server.request("GET", f"{COMPOSER}/jobs?limit=2")
+    _, rest = await server.request("GET", f"{COMPOSER}/jobs?limit=2&cursor={page['next']}")
+    assert [job["id"] for job in page["items"] + rest["items"]] == ids[::-1]
+
+
+@row(ON_COMPOSER, "getJob")
+async def test_get_job(server: Server) -> None:
+    """At once, or when it has ended."""
+    job, attempt, _ = await taken(server)
+    asking = asyncio.create_task(server.job(job["id"], wait="10s"))
+    await asyncio.sleep(0.05)
+    assert not asking.done()
+    await server.finish(attempt, 7)
+    ended = await asking
+    assert (ended["state"], ended["result"]) == ("finished", 7)
+    assert (await server.job(job["id"])) == ended
+
+
+@row(ON_COMPOSER, "getJobArgs")
+async def test_get_job_args(server: Server) -> None:
+    """The bytes that were sent."""
+    body = b'{"type":"build","args": {"b":1.0, "a": [1e3]}}'
+    _, _, answered = await send(server, "POST", f"{COMPOSER}/jobs", body, Content_Type="application/json")
+    _, headers, args = await send(server, "GET", json.loads(answered)["href"] + "/args")
+    assert (headers["Content-Type"], args) == ("application/json", b'{"b":1.0, "a": [1e3]}')
+
+
+@row(ON_COMPOSER, "getJobResult")
+async def test_get_job_result(server: Server) -> None:
+    """The bytes that were sent."""
+    job, attempt, _ = await taken(server)
+    await send(server, "PATCH", attempt["location"], b'{"result": [1.50,  2]}', Content_Type="application/json")
+    assert (await send(server, "GET", f"{job['href']}/result"))[2] == b"[1.50,  2]"
+
+
+@row(ON_COMPOSER, "cancelJob")
+async def test_cancel_job(server: Server) -> None:
+    """Canceled, also when asked again; not once it has ended otherwise."""
+    job = await server.submit()
+    for _ in range(2):
+        status, canceled = await server.request("POST", f"{job['href']}/cancel")
+        assert (status, canceled["state"], canceled["canceled"]) == (200, "canceled", True)
+    ended, attempt, _ = await taken(server)
+    await server.finish(attempt)
+    status, refused = await server.request("POST", f"{ended['href']}/cancel")
+    assert (status, refused["id"]) == (409, "33")
+
+
+@row(ON_COMPOSER, "deleteJob")
+async def test_delete_job(server: Server) -> None:
+    """An ended job is gone, with its artifacts; one that has not ended stays."""
+    job, attempt, _ = await taken(server)
+    await send(server, "PUT", attempt["artifact_location"] + "a", b"x")
+    status, refused = await server.request("DELETE", job["href"])
+    assert (status, refused["id"]) == (409, "34")
+    await server.finish(attempt)
+    assert (await send(server, "DELETE", job["href"]))[::2] == (204, b"")
+    for path in ("", "/artifacts", "/artifacts/a"):
+        assert (await server.request("GET", job["href"] + path))[1]["id"] == "32"
+
+
+@row(ON_COMPOSER, "listArtifacts")
+async def test_list_artifacts(server: Server) -> None:
+    """None before the end, then each with size and digest."""
+    job, attempt, _ = await taken(server)
+    await send(server, "PUT", attempt["artifact_location"] + "a", b"hello")
+    href = f"{job['href']}/artifacts"
+    expected = {"kind": "ArtifactList", "href": href, "id": "artifacts", "items": []}
+    assert await server.request("GET", href) == (200, expected)
+    await server.finish(attempt)
+    digest = hashlib.sha256(b"hello").hexdigest()
+    item = {"kind": "Artifact", "href": f"{href}/a", "id": "a", "name": "a", "size": 5, "sha256": digest}
+    assert (await server.request("GET", href))[1]["items"] == [item]
+
+
+@row(ON_COMPOSER, "getArtifact")
+async def test_get_artifact(server: Server) -> None:
+    """The bytes, or a range of them, under a digest; error 35 for another name."""
+    job, attempt, _ = await taken(server)
+    await send(server, "PUT", attempt["artifact_location"] + "a", b"hello")
+    await server.finish(attempt)
+    path = f"{job['href']}/artifacts/a"
+    status, headers, body = await send(server, "GET", path)
+    assert (status, body) == (200, b"hello")
+    assert headers["ETag"] == f'"{hashlib.sha256(b"hello").hexdigest()}"'
+    assert "a" in headers["Content-Disposition"]
+    status, _, body = await send(server, "GET", path, Range="bytes=1-2")
+    assert (status, body) == (206, b"el")
+    assert (await server.request("GET", path + "b"))[1]["id"] == "35"
+
+
+@row(ON_COMPOSER, "listWorkers")
+async def test_list_workers(server: Server) -> None:
+    """Who registered and who only asked, with what they run."""
+    job = await server.submit()
+    worker_id = str(uuid.uuid4())
+    await server.ask(worker_id=worker_id)
+    status, listed = await server.request("GET", f"{COMPOSER}/workers")
+    (worker,) = listed["items"]
+    assert (status, listed["kind"]) == (200, "WorkerList")
+    assert (worker["id"], worker["arch"], worker["types"]) == (worker_id, "x86_64", ["build"])
+    assert worker["jobs"] == [job["id"]]
+
+
+@row(ON_COMPOSER, "whyJob")
+async def test_why_job(server: Server) -> None:
+    """What it waits for."""
+    first = await server.submit()
+    job = await server.submit(dependencies=[first["id"]])
+    status, why = await server.request("GET", f"{job['href']}/why")
+    assert (status, why["kind"], why["state"], why["blocked_by"]) == (200, "JobWhy", "waiting", [first["id"]])
+    _, why = await server.request("GET", f"{first['href']}/why")
+    assert (why["state"], why["workers"], why["ahead"]) == ("ready", 0, 0)
