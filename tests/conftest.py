@@ -46,7 +46,7 @@ def rows() -> list[Row]:
 def _name(cell: str) -> str:
     """A first cell without its markup; of a command without its arguments."""
     text = re.sub(r"[`*]", "", cell)
-    command = re.match(r"composerd(?: [a-z]+| --graph)+", text)
+    command = re.match(r"composerd(?: [a-z]+(?![a-z|])| --graph)+", text)
     return command[0] if command else text
 
 

@@ -23,6 +23,7 @@ from composerd.cli.console import (
 )
 from composerd.cli.errors import FAILED, WRONG, Failure
 from composerd.client import Artifact, ComposerClient, Job
+from composerd.client.composer import BASE
 from composerd.units import format_size, parse_duration
 
 PATIENCE = 60.0
@@ -47,7 +48,7 @@ async def _wait(server: Server, job_id: str, timeout: float | None, as_json: boo
             job = await follow(composer, job_id, timeout)
         except TimeoutError:
             raise Failure(f"job {job_id} has not ended yet", FAILED) from None
-        show_end(job, as_json)
+        await show_end(composer, job, as_json)
 
 
 async def follow(composer: ComposerClient, job_id: str, timeout: float | None = None) -> Job:  # passed on
@@ -64,10 +65,10 @@ async def follow(composer: ComposerClient, job_id: str, timeout: float | None = 
     raise AssertionError("following ends with the job")
 
 
-def show_end(job: Job, as_json: bool) -> None:
+async def show_end(composer: ComposerClient, job: Job, as_json: bool) -> None:
     """Say how a job ended; raises `Failure` unless it finished."""
     if as_json:
-        print_json(job)
+        print_json(await composer.get_json(job.id))
     else:
         print_job(job)
     if job.state != "finished":
@@ -101,10 +102,10 @@ def cancel(job_id: str, server: Server, as_json: bool) -> None:
     async def do() -> None:
         async with server.composer() as composer:
             job = await composer.cancel(job_id)
-        if as_json:
-            print_json(job)
-        else:
-            click.echo(f"{job.id} is canceled")
+            if as_json:
+                print_json(await composer.get_json(job.id))
+            else:
+                click.echo(f"{job.id} is canceled")
 
     run(do())
 
@@ -167,7 +168,7 @@ def jobs(
 
     found = run(find())
     if as_json:
-        print_json({"kind": "JobList", "items": found})
+        print_json({"kind": "JobList", "href": f"{BASE}/jobs", "id": "jobs", "items": found, "next": None})
         return
     rows = [
         (job.id, job.type, job.arch or "any", job.state, str(job.priority), job.queued_at[:19].replace("T", " "))
@@ -195,9 +196,9 @@ def artifacts(job_id: str, directory: Path | None, server: Server, as_json: bool
             found = await composer.artifacts(job_id)
             if directory is not None:
                 await download(composer, found, directory)
-        if as_json:
-            print_json({"kind": "ArtifactList", "items": found})
-        else:
+            if as_json:
+                print_json(await composer.artifacts_json(job_id))
+        if not as_json:
             print_table(("name", "size", "sha256"), [(one.name, format_size(one.size), one.sha256) for one in found])
 
     run(do())

@@ -12,7 +12,7 @@ import msgspec
 from composerd.cli.console import Server, print_json, run, server_option
 from composerd.cli.errors import WRONG, Failure
 from composerd.cli.jobs import PATIENCE, download, follow, show_end
-from composerd.client import Job
+from composerd.client.composer import BASE
 
 
 @click.command(epilog="Example: composerd submit osbuild --arch x86_64 --args @manifest.json --wait --download .")
@@ -80,13 +80,16 @@ async def _submit(server: Server, fields: dict[str, Any], waits: bool, directory
     async with server.composer(PATIENCE if waits else 0.0) as composer:
         job = await composer.submit(**fields)
         if not waits:
-            _print_ids([job], as_json)
+            if as_json:
+                print_json(await composer.get_json(job.id))
+            else:
+                click.echo(job.id)
             return
         click.echo(job.id, err=True)
         ended = await follow(composer, job.id)
         if directory is not None:
             await download(composer, await composer.artifacts(job.id), directory)
-        show_end(ended, as_json)
+        await show_end(composer, ended, as_json)
 
 
 async def _submit_graph(
@@ -95,7 +98,12 @@ async def _submit_graph(
     async with server.composer(PATIENCE if waits else 0.0) as composer:
         jobs = await composer.submit_graph(graph)
         if not waits:
-            _print_ids(jobs, as_json)
+            if as_json:
+                print_json(
+                    {"kind": "JobList", "href": f"{BASE}/jobs/batch", "id": "batch", "items": jobs, "next": None}
+                )
+            else:
+                click.echo("\n".join(job.id for job in jobs))
             return
         ended = [await follow(composer, job.id) for job in jobs]
         if directory is not None:
@@ -103,15 +111,7 @@ async def _submit_graph(
                 if found := await composer.artifacts(job.id):
                     await download(composer, found, directory / job.id)
         for job in sorted(ended, key=lambda job: job.state != "finished"):
-            show_end(job, as_json)
-
-
-def _print_ids(jobs: Sequence[Job], as_json: bool) -> None:
-    if as_json:
-        print_json(jobs[0] if len(jobs) == 1 else {"kind": "JobList", "items": list(jobs)})
-        return
-    for job in jobs:
-        click.echo(job.id)
+            await show_end(composer, job, as_json)
 
 
 def _read_args(text: str) -> msgspec.Raw:

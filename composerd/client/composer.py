@@ -136,8 +136,11 @@ class ComposerClient:
 
     async def artifacts(self, job_id: str) -> list[Artifact]:
         """What files a job left; none before its end."""
-        answer = await self._connection.request("GET", f"{BASE}/jobs/{_segment(job_id)}/artifacts")
-        return _ARTIFACTS.decode(answer.body).items
+        return _ARTIFACTS.decode(await self.artifacts_json(job_id)).items
+
+    async def artifacts_json(self, job_id: str) -> bytes:
+        """The same as the server's JSON."""
+        return (await self._connection.request("GET", f"{BASE}/jobs/{_segment(job_id)}/artifacts")).body
 
     async def read(self, artifact: Artifact) -> AsyncIterator[bytes]:
         """An artifact's bytes, in parts. Raises `DamagedDownload` at the end if they are not those that were uploaded."""

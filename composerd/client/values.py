@@ -5,11 +5,12 @@ from typing import Any
 import msgspec
 
 
-class Job(msgspec.Struct, frozen=True):
-    """A job as the composer API returns it; PROTOCOL says what each field means."""
+class Job(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A job as the composer API returns it; docs/reference/protocol.md says what each field means."""
 
-    id: str
+    kind: str
     href: str
+    id: str
     type: str
     arch: str | None
     channel: str
@@ -42,8 +43,10 @@ class Job(msgspec.Struct, frozen=True):
 class Artifact(msgspec.Struct, frozen=True):
     """A file that a job left."""
 
-    name: str
+    kind: str
     href: str
+    id: str
+    name: str
     size: int
     sha256: str
     """Hexadecimal."""

@@ -266,7 +266,8 @@ class Driver(abc.ABC):
         """Make time pass: do up to `limit` of what is due, and answer the jobs that it concerned.
 
         Due are leases, hand-overs and attempts over their job's `timeout` (one that began before the storage's start:
-        never within one lease of that): the attempt is superseded and the job goes back or fails, as `composerd.driver.on_return` says. Also
+        never within one lease of that): the attempt is superseded and the job goes back or fails, as
+        `composerd.driver.on_return` says. Also
         delayed jobs whose time has come, and what a crash left half done. `news.due_in` says when there is more to do:
         0 if the limit was reached, None if nothing is in sight.
         """

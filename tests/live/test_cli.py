@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pytest
+
 from .conftest import COMPOSER, Serve, Server
 
 
@@ -64,6 +66,11 @@ async def ended(server: Server, job: dict[str, Any]) -> dict[str, Any]:
     return await server.job(job["id"], wait="20s")
 
 
+@pytest.mark.row("Commands", "composerd submit")
+@pytest.mark.row("Commands", "composerd status")
+@pytest.mark.row("Commands", "composerd jobs")
+@pytest.mark.row("Commands", "composerd cancel")
+@pytest.mark.row("Commands", "composerd artifacts")
 async def test_submit_and_look(serve: Serve, tmp_path: Path) -> None:
     """Submit prints the id; status, jobs, artifacts and cancel show what is asked, as lines in a pipe and as JSON."""
     server = await serve()
@@ -88,6 +95,8 @@ async def test_submit_and_look(serve: Serve, tmp_path: Path) -> None:
     assert waited.err == f"composerd: job {job_id} was canceled\n"
 
 
+@pytest.mark.row("Commands", "composerd submit")
+@pytest.mark.row("Commands", "composerd submit --graph")
 async def test_args_from_stdin_and_a_graph_from_a_file(serve: Serve, tmp_path: Path) -> None:
     """`--args -` reads stdin; `--graph` takes JSON and TOML."""
     server = await serve()
@@ -101,6 +110,9 @@ async def test_args_from_stdin_and_a_graph_from_a_file(serve: Serve, tmp_path: P
     assert (await server.job(second))["dependencies"] == [first]
 
 
+@pytest.mark.row("Exit codes", "1")
+@pytest.mark.row("Exit codes", "2")
+@pytest.mark.row("Exit codes", "3")
 async def test_exit_codes(serve: Serve, tmp_path: Path) -> None:
     """1: the request failed; 2: the command line is wrong; 3: the server cannot be reached. One sentence each, no traceback."""
     server = await serve()
@@ -133,6 +145,7 @@ async def test_exit_codes(serve: Serve, tmp_path: Path) -> None:
     assert (bad.code, "COMPOSERD_SWEEP_INTERVALL" in bad.err) == (2, True)
 
 
+@pytest.mark.row("Commands", "composerd worker")
 async def test_a_command_gets_its_job_and_its_output_is_the_result(serve: Serve) -> None:
     """Args on stdin, variables in the environment, an empty directory; without a result file the output is the result."""
     server = await serve()
@@ -243,6 +256,9 @@ async def test_a_worker_survives_the_server(serve: Serve, tmp_path: Path) -> Non
     assert (done["state"], done["result"]["stdout"], done["retries"]) == ("finished", "late\n", 0)
 
 
+@pytest.mark.row("Commands", "composerd submit")
+@pytest.mark.row("Commands", "composerd worker")
+@pytest.mark.row("Exit codes", "0")
 async def test_submit_wait_and_download(serve: Serve, tmp_path: Path) -> None:
     """`--wait --download` follows the job and fetches its artifacts; it exits as the job did."""
     server = await serve()
@@ -266,6 +282,7 @@ async def test_a_unix_socket(serve: Serve, tmp_path: Path) -> None:
     assert (await composerd("jobs", "--server", f"unix:{tmp_path / 'socket'}")).code == 0
 
 
+@pytest.mark.row("Commands", "composerd drivers")
 async def test_drivers() -> None:
     """The drivers that are installed, each with its distribution and capabilities."""
     result = await composerd("drivers")
@@ -277,6 +294,10 @@ async def test_every_command_has_help_with_an_example() -> None:
     """`--help` of each subcommand ends with an example."""
     listed = await composerd("--help")
     commands = [line.split()[0] for line in listed.out.partition("Commands:")[2].strip().splitlines()]
-    assert len(commands) == 13
+    assert len(commands) == 15
     for command in commands:
+        if command == "storage":
+            continue
         assert "Example: composerd " in (await composerd(command, "--help")).out
+    for command in ("info", "check", "move"):
+        assert f"Example: composerd storage {command} " in (await composerd("storage", command, "--help")).out

@@ -1,5 +1,6 @@
 """The commands one by one: JSON, exit codes, completion in real shells."""
 
+import asyncio
 import json
 import os
 import shutil
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import COMPOSER, NOBODY, Server
+from .conftest import COMPOSER, JSON, NOBODY, Server, send
 from .test_cli import composerd
 
 
@@ -42,6 +43,41 @@ async def test_a_job_that_is_not_there(server: Server, command: str) -> None:
     assert "Job not found" in ended.err
 
 
+@pytest.mark.row("Commands", "composerd wait")
+async def test_wait(server: Server) -> None:
+    """Until the end, or until the time is up; the exit code is the job's."""
+    job = await server.submit()
+    late = await composerd("wait", job["id"], "--timeout", "100ms", server=server)
+    assert (late.code, late.err) == (1, f"composerd: job {job['id']} has not ended yet\n")
+    waiting = asyncio.create_task(composerd("wait", job["id"], "--json", server=server))
+    attempt = await server.ask()
+    assert attempt is not None
+    await send(server, "PATCH", attempt["location"], b'{"result":[1.50]}', **JSON)
+    ended = await waiting
+    assert ended.code == 0
+    assert '"result":[1.50]' in ended.out
+
+
+@pytest.mark.row("Commands", "composerd submit")
+@pytest.mark.row("Commands", "composerd jobs")
+@pytest.mark.row("Commands", "composerd status")
+@pytest.mark.row("Commands", "composerd cancel")
+@pytest.mark.row("Commands", "composerd artifacts")
+async def test_json(server: Server) -> None:
+    """`--json` prints what the API answers."""
+    shown = json.loads((await composerd("submit", "build", "--json", server=server)).out)
+    path = f"{COMPOSER}/jobs/{shown['id']}"
+    assert shown == (await server.request("GET", path))[1]
+    assert json.loads((await composerd("status", shown["id"], "--json", server=server)).out) == shown
+    listed = json.loads((await composerd("jobs", "--json", server=server)).out)
+    assert listed == (await server.request("GET", f"{COMPOSER}/jobs"))[1]
+    canceled = json.loads((await composerd("cancel", shown["id"], "--json", server=server)).out)
+    assert canceled == (await server.request("GET", path))[1]
+    artifacts = json.loads((await composerd("artifacts", shown["id"], "--json", server=server)).out)
+    assert artifacts == (await server.request("GET", f"{path}/artifacts"))[1]
+
+
+@pytest.mark.row("Commands", "composerd delete")
 async def test_delete(server: Server) -> None:
     """A job that has not ended stays, with exit code 1; one that has ended is deleted."""
     job = await server.submit()
@@ -54,6 +90,7 @@ async def test_delete(server: Server) -> None:
     assert (await composerd("status", job["id"], server=server)).code == 1
 
 
+@pytest.mark.row("Commands", "composerd why")
 async def test_why(server: Server) -> None:
     """Why a job is not running: a sentence and what it waits for, or the API's JSON."""
     job = await server.submit()
@@ -64,6 +101,7 @@ async def test_why(server: Server) -> None:
     assert json.loads(ended.out)["reason"] == "No live worker is known for type build."
 
 
+@pytest.mark.row("Commands", "composerd completion")
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 async def test_completion_scripts(shell: str) -> None:
     """Each shell gets a script that names the command."""

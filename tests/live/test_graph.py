@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from composerd.cli.demo.show import graph
 from composerd.client import ComposerClient
@@ -92,6 +93,7 @@ def left_in(directory: Path) -> list[Path]:
     return list(directory.iterdir())
 
 
+@pytest.mark.row("Commands", "composerd demo")
 async def test_the_demo(tmp_path: Path) -> None:
     """`composerd demo` runs, shows what it did, and leaves nothing behind."""
     process = await asyncio.create_subprocess_exec(

@@ -56,6 +56,7 @@ def _without_operation(body: object) -> object:
     return decoded
 
 
+@pytest.mark.row("Commands", "composerd storage info")
 async def test_info(serve: Serve, tmp_path: Path) -> None:
     """How many jobs are in which state, as lines and as JSON."""
     url, _ = await filled(serve, tmp_path / "a")
@@ -68,6 +69,7 @@ async def test_info(serve: Serve, tmp_path: Path) -> None:
     assert found["jobs"] == {"waiting": 0, "ready": 1, "running": 1, "finished": 1, "failed": 1, "canceled": 0}
 
 
+@pytest.mark.row("Commands", "composerd storage check")
 async def test_a_whole_storage(serve: Serve, tmp_path: Path) -> None:
     """It is said to be whole."""
     url, _ = await filled(serve, tmp_path / "a")
@@ -92,6 +94,7 @@ async def test_a_missing_artifact(serve: Serve, tmp_path: Path) -> None:
     assert "cannot be read" in json.loads(found.out)["problems"][0]
 
 
+@pytest.mark.row("Commands", "composerd storage check")
 async def test_a_damaged_storage(serve: Serve, tmp_path: Path) -> None:
     """Damage is named with file and offset, and how much can be read before it; nothing is changed."""
     url, _ = await filled(serve, tmp_path / "a")
@@ -141,6 +144,7 @@ async def test_a_storage_in_use(serve: Serve, tmp_path: Path) -> None:
         assert (told.code, "is in use by another composerd" in told.err) == (1, True)
 
 
+@pytest.mark.row("Commands", "composerd storage move")
 async def test_move(serve: Serve, tmp_path: Path) -> None:
     """Every job comes over, its files too; the tokens go on working; again changes nothing; the source is as it was."""
     url, before = await filled(serve, tmp_path / "a")
@@ -183,6 +187,7 @@ async def test_a_move_to_where_no_files_are_kept(serve: Serve, tmp_path: Path) -
     assert [one.read_bytes() for one in there.rglob("*") if one.is_file()] == [b"hello"]
 
 
+@pytest.mark.row("Commands", "composerd migrate")
 async def test_migrate(serve: Serve, tmp_path: Path) -> None:
     """A storage is brought up to date, as often as one likes, and works afterwards."""
     url, before = await filled(serve, tmp_path / "a")

@@ -11,6 +11,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from .conftest import WORKER, Serve, Server
 
 
@@ -184,6 +186,7 @@ async def test_no_wait_still_gets_what_is_there(serve: Serve) -> None:
     assert job["id"] == submitted["id"]
 
 
+@pytest.mark.row("Commands", "composerd serve")
 async def test_sigterm_answers_every_wait_and_exits(serve: Serve) -> None:
     """2,000 open waits are all answered 204 with `Connection: close`, and the process is gone within 5 s."""
     server = await serve()

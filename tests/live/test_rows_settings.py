@@ -1,0 +1,325 @@
+"""Every setting of `composerd serve`, by what it changes in a live server: one test for each row."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from composerd.settings import SETTINGS
+
+from ..conftest import table_of
+from .conftest import COMPOSER, JSON, NOBODY, WORKER, Serve, error, send
+from .test_tls import Files, answers
+
+row = pytest.mark.row
+TABLE = "Settings"
+
+
+@row(TABLE, "--listen")
+async def test_listen(serve: Serve, tmp_path: Path) -> None:
+    """Several addresses, IPv6 and a unix socket among them; each is served, and told once it is."""
+    server = await serve("--listen", "[::1]:0", "--listen", f"unix:{tmp_path / 'a.sock'}")
+    assert server._process is not None
+    assert server._process.stdout is not None
+    told = [(await server._process.stdout.readline()).decode().split()[-1] for _ in range(2)]
+    assert told[1] == f"http+unix:{tmp_path / 'a.sock'}"
+    assert (await send(server, "GET", "/healthz"))[0] == 200
+    async with aiohttp.ClientSession() as http, http.get(f"{told[0]}/healthz") as answer:
+        assert answer.status == 200
+    connector = aiohttp.UnixConnector(str(tmp_path / "a.sock"))
+    async with aiohttp.ClientSession(connector=connector) as http, http.get("http://x/healthz") as answer:
+        assert answer.status == 200
+
+
+@row(TABLE, "--listen")
+def test_listen_to_a_socket_of_systemd(tmp_path: Path) -> None:
+    """A socket that is handed over is served, whatever was configured."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        script = (
+            f"import os; os.dup2({listening.fileno()}, 3); os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='1'); "
+            "from composerd.cli.main import main; main(['serve', '--storage', 'memory:', '--listen', '127.0.0.1:1'])"
+        )
+        process = subprocess.Popen(
+            [sys.executable, "-c", script], pass_fds=[listening.fileno()], stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == f"listening on http://127.0.0.1:{port}\n"
+        process.terminate()
+        assert process.wait(20) == 0
+        process.stdout.close()
+
+
+@row(TABLE, "--storage")
+async def test_storage(serve: Serve, tmp_path: Path) -> None:
+    """The directory that the URL names has the journal."""
+    await serve(storage=f"fs:{tmp_path / 'here'}")
+    assert (tmp_path / "here" / "journal" / "00000001.log").exists()
+
+
+@row(TABLE, "--storage")
+def test_default_storage(tmp_path: Path) -> None:
+    """Without a word it is systemd's state directory."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "composerd.cli.main", "serve", "--listen", "127.0.0.1:0"],
+        env={"PATH": os.environ["PATH"], "STATE_DIRECTORY": f"{tmp_path / 'state'}:/nowhere"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("listening on http://127.0.0.1:")
+    assert (tmp_path / "state" / "journal").is_dir()
+    process.terminate()
+    process.wait(20)
+    process.stdout.close()
+
+
+@row(TABLE, "--artifacts")
+async def test_artifacts(serve: Serve, tmp_path: Path) -> None:
+    """A directory of its own."""
+    server = await serve("--artifacts", str(tmp_path / "files"), storage="memory:")
+    job = await server.submit()
+    attempt = await server.ask()
+    assert attempt is not None
+    assert (await send(server, "PUT", attempt["artifact_location"] + "a", b"x"))[0] == 200
+    assert [one.read_bytes() for one in (tmp_path / "files" / job["id"]).rglob("*") if one.is_file()] == [b"x"]
+
+
+@row(TABLE, "--worker-base-path")
+async def test_worker_base_path(serve: Serve) -> None:
+    """The worker API is there, and nowhere else; what it answers names it."""
+    server = await serve("--worker-base-path", "/workers")
+    await server.submit()
+    _, attempt = await server.request("POST", "/workers/jobs", {"types": ["build"], "arch": "x"})
+    assert attempt["location"].startswith("/workers/jobs/")
+    assert (await server.request("GET", attempt["location"]))[0] == 200
+    assert (await server.request("GET", f"{WORKER}/status"))[0] == 404
+
+
+@row(TABLE, "--request-job-timeout")
+async def test_request_job_timeout(serve: Serve) -> None:
+    """A question waits that long, then it is 204."""
+    server = await serve("--request-job-timeout", "200ms")
+    began = time.monotonic()
+    status, _ = await server.request("POST", f"{WORKER}/jobs", {"types": ["build"], "arch": "x"})
+    assert status == 204
+    assert 0.2 <= time.monotonic() - began < 5
+
+
+@row(TABLE, "--heartbeat-timeout")
+async def test_heartbeat_timeout(serve: Serve) -> None:
+    """A silent worker's job goes back after that."""
+    server = await serve("--heartbeat-timeout", "300ms", "--sweep-interval", "50ms")
+    job = await server.submit()
+    assert await server.ask()
+    began = time.monotonic()
+    again = await server.ask()
+    assert again is not None
+    assert again["id"] == job["id"]
+    assert 0.2 < time.monotonic() - began < 5
+
+
+@row(TABLE, "--handover-timeout")
+async def test_handover_timeout(serve: Serve) -> None:
+    """A worker that promised to confirm and does not loses the job after that, uncounted."""
+    server = await serve("--handover-timeout", "300ms", "--sweep-interval", "50ms")
+    job = await server.submit()
+    assert await server.ask(confirm=True)
+    again = await server.ask()
+    assert again is not None
+    assert (again["id"], (await server.job(job["id"]))["retries"]) == (job["id"], 0)
+
+
+@row(TABLE, "--sweep-interval")
+async def test_sweep_interval(serve: Serve) -> None:
+    """What is past its retention goes with the next sweep, not before."""
+    server = await serve("--sweep-interval", "1s", "--retention", "1ms")
+    job = await server.submit()
+    await server.request("POST", f"{job['href']}/cancel")
+
+    async def gone() -> bool:
+        return (await server.request("GET", job["href"]))[0] == 404
+
+    await server.until(gone, 5)
+
+
+@row(TABLE, "--max-retries")
+async def test_max_retries(serve: Serve) -> None:
+    """A job that does not say is forgiven so many lost workers."""
+    server = await serve("--max-retries", "0", "--heartbeat-timeout", "200ms", "--sweep-interval", "50ms")
+    job = await server.submit()
+    assert await server.ask()
+    ended = await server.job(job["id"], wait="10s")
+    assert "more than 0 times" in ended["result"]["job_error"]["reason"]
+
+
+@row(TABLE, "--worker-timeout")
+async def test_worker_timeout(serve: Serve) -> None:
+    """A worker not heard of for that long is not listed."""
+    server = await serve("--worker-timeout", "500ms")
+    await server.request("POST", f"{WORKER}/workers", {"arch": "x86_64"})
+    assert len((await server.request("GET", f"{COMPOSER}/workers"))[1]["items"]) == 1
+
+    async def dropped() -> bool:
+        return not (await server.request("GET", f"{COMPOSER}/workers"))[1]["items"]
+
+    await server.until(dropped, 5)
+
+
+@row(TABLE, "--retention")
+async def test_retention(serve: Serve) -> None:
+    """A job that does not say is gone so long after its end."""
+    server = await serve("--retention", "1h")
+    job = await server.submit()
+    _, canceled = await server.request("POST", f"{job['href']}/cancel")
+    assert canceled["expires_at"] is not None
+    server = await serve("--retention", "0", storage="memory:")
+    job = await server.submit()
+    _, canceled = await server.request("POST", f"{job['href']}/cancel")
+    assert canceled["expires_at"] is None
+
+
+@row(TABLE, "--undequeueable-types")
+async def test_undequeueable_types(serve: Serve) -> None:
+    """Workers may not ask for them; said, the default is replaced."""
+    server = await serve("--undequeueable-types", "a", "--undequeueable-types", "b")
+    for type, number in (("a", 15), ("b", 15)):
+        body = json.dumps({"types": [type], "arch": "x"}).encode()
+        assert (await error(server, "POST", f"{WORKER}/jobs", body, **JSON))[1] == number
+    assert await server.ask("manifest-id-only", wait="10ms") is None
+
+
+@row(TABLE, "--max-body-size")
+async def test_max_body_size(serve: Serve) -> None:
+    """Up to that many bytes are taken."""
+    server = await serve("--max-body-size", "1KiB")
+    for size, status in ((1024, 201), (1025, 413)):
+        body = b'{"type":"a","args":"' + b"x" * (size - 22) + b'"}'
+        assert (await send(server, "POST", f"{COMPOSER}/jobs", body, **JSON))[0] == status
+
+
+@row(TABLE, "--max-artifact-size")
+async def test_max_artifact_size(serve: Serve) -> None:
+    """Up to that many bytes are taken."""
+    server = await serve("--max-artifact-size", "1KiB")
+    await server.submit()
+    attempt = await server.ask()
+    assert attempt is not None
+    for size, status in ((1024, 200), (1025, 413)):
+        assert (await send(server, "PUT", attempt["artifact_location"] + "a", b"x" * size))[0] == status
+
+
+@row(TABLE, "--tls-cert")
+@row(TABLE, "--tls-key")
+async def test_tls_cert_and_key(serve: Serve, tmp_path: Path) -> None:
+    """The server speaks TLS with them."""
+    files = Files(tmp_path)
+    server = await serve(*files.server_options)
+    assert server.url.startswith("https://")
+    assert await answers(server, ca_file=files.ca_file) == 200
+
+
+@row(TABLE, "--tls-client-ca")
+@row(TABLE, "--allowed-domains")
+@row("Errors of the worker API", "30")
+@row("Errors of the composer API", "30")
+async def test_tls_client_ca_and_allowed_domains(serve: Serve, tmp_path: Path) -> None:
+    """Who comes shows a certificate; a name outside the domains is error 30."""
+    files = Files(tmp_path)
+    files.trust(files.ca)
+    server = await serve(
+        *files.server_options,
+        "--tls-client-ca",
+        files.path("clients.pem"),
+        "--allowed-domains",
+        "*.workers.example.com",
+    )
+    files.issue("other", "elsewhere.example.com")
+    assert await answers(server, ca_file=files.ca_file, **files.pair("worker")) == 200
+    assert await answers(server, ca_file=files.ca_file, **files.pair("other")) == 403
+
+
+@row(TABLE, "--max-connections")
+async def test_max_connections(serve: Serve) -> None:
+    """One more connection is told that there are too many; when one goes, there is room again."""
+    server = await serve("--max-connections", "2")
+    open_ones = [await asyncio.open_connection(*server.address) for _ in range(2)]
+    async with aiohttp.ClientSession() as http:
+
+        async def status() -> int:
+            async with http.get(f"{server.url}/healthz", headers={"Connection": "close"}) as answer:
+                return answer.status
+
+        async def refused() -> bool:
+            return await status() == 503
+
+        async def accepted() -> bool:
+            return await status() == 200
+
+        await server.until(refused)
+        for _, writer in open_ones:
+            writer.close()
+        await server.until(accepted)
+
+
+@row(TABLE, "--max-waits")
+async def test_max_waits(serve: Serve) -> None:
+    """One more wait is told that there are too many."""
+    server = await serve("--max-waits", "1")
+    waiting = asyncio.create_task(server.ask(wait="2s"))
+    await asyncio.sleep(0.5)
+    status, _ = await server.request("POST", f"{WORKER}/jobs?wait=10ms", {"types": ["x"], "arch": "x"})
+    assert status == 503
+    assert await waiting is None
+
+
+@row(TABLE, "--log-level")
+async def test_log_level(serve: Serve) -> None:
+    """What is below it is not logged."""
+    for level, expected in (("info", True), ("error", False)):
+        server = await serve("--log-level", level, storage="memory:")
+        server.kill(signal.SIGHUP)
+        server.kill(signal.SIGTERM)
+        await server.exited()
+        assert (b"draining" in server.log) is expected
+
+
+@row(TABLE, "--log-format")
+async def test_log_format(serve: Serve) -> None:
+    """`json`: each line is an object."""
+    server = await serve("--log-format", "json")
+    await server.request("GET", f"{WORKER}/jobs/{NOBODY}")
+    server.kill(signal.SIGTERM)
+    await server.exited()
+    lines = [json.loads(line) for line in server.log.splitlines()]
+    assert lines
+    assert all({"time", "level", "message"} <= set(line) for line in lines)
+
+
+@row(TABLE, "--drain-timeout")
+async def test_drain_timeout(serve: Serve) -> None:
+    """SIGTERM waits so long for a request in progress, not longer."""
+    server = await serve("--drain-timeout", "1s")
+    _, writer = await asyncio.open_connection(*server.address)
+    writer.write(
+        b"POST /api/composer/v1/jobs HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{"
+    )
+    await asyncio.sleep(0.2)
+    server.kill(signal.SIGTERM)
+    began = time.monotonic()
+    assert await server.exited() == 0
+    assert 0.3 < time.monotonic() - began < 4
+    writer.close()
+
+
+def test_no_setting_without_a_row() -> None:
+    """The reference has every setting that the server has."""
+    assert [one.name for one in table_of(TABLE)] == [setting.option for setting in SETTINGS]
