@@ -39,12 +39,11 @@ class ArtifactsElsewhere(ComposerdError):
 
 
 @asynccontextmanager
-async def opened(url: str, *, create: bool) -> AsyncIterator[Driver]:
-    """A started driver, closed at the end."""
-    driver = open_driver(url)
+async def started(driver: Driver, *, create: bool) -> AsyncIterator[None]:
+    """Start a driver, and close it at the end."""
     try:
         await driver.start(create=create)
-        yield driver
+        yield
     finally:
         await driver.close()
 
@@ -58,7 +57,8 @@ async def check(url: str, artifacts: Path | None, progress: Progress) -> Storage
     if found.problems:
         return found
     problems: list[str] = []
-    async with opened(url, create=False) as driver:
+    driver = open_driver(url)
+    async with started(driver, create=False):
         root = _root(artifacts, driver)
         total = sum((await driver.info()).jobs.values())
         done = 0

@@ -61,7 +61,8 @@ def info(url: str, as_json: bool) -> None:
     """Say what is in a storage."""
 
     async def look() -> StorageInfo:
-        async with storages.opened(url, create=False) as driver:
+        driver = open_driver(url)
+        async with storages.started(driver, create=False):
             return await driver.info()
 
     found = _run(look())
@@ -109,10 +110,8 @@ def move(
     """
 
     async def do(progress: storages.Progress) -> storages.Moved:
-        async with (
-            storages.opened(source_url, create=False) as source,
-            storages.opened(target_url, create=True) as target,
-        ):
+        source, target = open_driver(source_url), open_driver(target_url)
+        async with storages.started(source, create=False), storages.started(target, create=True):
             return await storages.move(source, target, from_artifacts, to_artifacts, progress)
 
     with _progress("jobs") as progress:

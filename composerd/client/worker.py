@@ -162,11 +162,14 @@ class Worker:
         self._stopping.set()
 
     async def run(self, jobs: int | None = None) -> None:
-        """Run jobs, for ever or so many of them."""
+        """Run jobs, for ever or so many of them. Raises `RequestFailed` if the server refuses what is asked for."""
         self._left = jobs
-        async with self._connection, asyncio.TaskGroup() as slots:
-            for _ in range(self.concurrency):
-                slots.create_task(self._slot())
+        try:
+            async with self._connection, asyncio.TaskGroup() as slots:
+                for _ in range(self.concurrency):
+                    slots.create_task(self._slot())
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from None
 
     async def _slot(self) -> None:
         while not self._stopping.is_set() and self._left != 0:

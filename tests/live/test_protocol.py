@@ -65,6 +65,8 @@ WRONG_JOBS: dict[str, tuple[Any, str]] = {
     "too many dependencies": ({"type": "a", "dependencies": [NOBODY] * 1001}, "dependencies"),
     "a ref outside a batch": ({"type": "a", "ref": "r"}, "ref"),
     "retention": ({"type": "a", "retention": "-1d"}, "retention"),
+    "tries": ({"type": "a", "retry_on_failure": 101}, "retry_on_failure"),
+    "a backoff in words": ({"type": "a", "retry_backoff": "soon"}, "retry_backoff"),
 }
 
 

@@ -1,0 +1,110 @@
+"""A bad value for every option of every command, every setting and every field: one sentence that names it, and nothing done."""
+
+from collections.abc import Iterator
+
+import click
+import pytest
+
+from composerd.api.schemas import BatchJob
+from composerd.cli.main import composerd as program
+from composerd.settings import SETTINGS
+
+from ..unit.test_settings import BAD
+from .conftest import NOBODY, Server
+from .test_cli import composerd
+from .test_protocol import WRONG_JOBS
+
+SAYS = {
+    # what is bad for an option of this name, anywhere, and what the sentence names
+    "--server": ("ftp://x", "ftp://x"),
+    "--ca-file": ("/nowhere.pem", "/nowhere.pem"),
+    "--cert-file": ("/nowhere.pem", "/nowhere.pem"),
+    "--key-file": ("/nowhere.pem", "/nowhere.pem"),
+    "--args": ("{", "--args"),
+    "--graph": ("/nowhere.json", "/nowhere.json"),
+    "--arch": ("a b", "arch"),
+    "--channel": ("a b", "channel"),
+    "--depends-on": (NOBODY, NOBODY),
+    "--priority": ("101", "--priority"),
+    "--not-before": ("tomorrow", "not_before"),
+    "--timeout": ("soon", "timeout"),
+    "--max-retries": ("-1", "--max-retries"),
+    "--retry-on-failure": ("101", "--retry-on-failure"),
+    "--on-dependency-failure": ("maybe", "--on-dependency-failure"),
+    "--retention": ("for ever", "retention"),
+    "--key": ("a b", "idempotency_key"),
+    "--download": (__file__, "--download"),
+    "--state": ("done", "--state"),
+    "--type": ("a b", "type"),
+    "--limit": ("0", "--limit"),
+    "--concurrency": ("0", "--concurrency"),
+    "--config": ("/nowhere.toml", "/nowhere.toml"),
+    "--storage": ("nosuch:x", "nosuch"),
+    "--from": ("nosuch:x", "nosuch"),
+    "--to": ("nosuch:x", "nosuch"),
+    "--artifacts": (__file__, "--artifacts"),
+    "--from-artifacts": (__file__, "--from-artifacts"),
+    "--to-artifacts": (__file__, "--to-artifacts"),
+    "--manifest": ("/nowhere.json", "--manifest"),
+}
+SETTING = {setting.option: (BAD[setting.name], setting.option) for setting in SETTINGS}
+
+REST = {
+    # what else the command needs
+    "submit": ["build"],
+    "wait": [NOBODY],
+    "status": [NOBODY],
+    "cancel": [NOBODY],
+    "delete": [NOBODY],
+    "why": [NOBODY],
+    "artifacts": [NOBODY],
+    "worker": ["--type", "build", "--once", "--", "true"],
+    "migrate": ["--storage", "memory:"],
+    "storage info": ["--storage", "memory:"],
+    "storage check": ["--storage", "memory:"],
+    "storage move": ["--from", "memory:", "--to", "memory:"],
+}
+
+
+def commands(group: click.Group, prefix: str = "") -> Iterator[tuple[str, click.Command]]:
+    """Every command by its name."""
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        if isinstance(command, click.Group):
+            yield from commands(command, f"{prefix}{name} ")
+        else:
+            yield prefix + name, command
+
+
+def options() -> Iterator[tuple[str, str]]:
+    """Every option that takes a value, with its command."""
+    for name, command in commands(program):
+        for parameter in command.params:
+            if isinstance(parameter, click.Option) and not parameter.is_flag:
+                yield name, parameter.opts[0]
+
+
+@pytest.mark.parametrize(("command", "option"), list(options()))
+async def test_options(server: Server, command: str, option: str) -> None:
+    """One sentence on stderr that names it, exit code 1 or 2, and no traceback; no job comes of it."""
+    value, named = (SETTING if command == "serve" and option in SETTING else SAYS)[option]
+    rest = [] if option == "--graph" else REST.get(command, [])
+    if option in ("--ca-file", "--cert-file", "--key-file"):
+        rest = ["--server", "https://127.0.0.1:1", *rest]
+    if command == "submit" and option == "--download":
+        rest = ["--wait", *rest]
+    given = (*rest[:-2], option, value, *rest[-2:]) if "--" in rest else (*rest, option, value)
+    ended = await composerd(*command.split(), *given, server=None if command == "serve" else server)
+    assert ended.code in (1, 2), ended
+    assert ended.err.count("\n") == 1, ended.err
+    assert named in ended.err
+    assert (await server.request("GET", "/api/composer/v1/jobs"))[1]["items"] == []
+
+
+def test_every_field_has_a_wrong_shape() -> None:
+    """The table of wrong jobs forgets no field (`test_jobs_of_the_wrong_shape` feeds them)."""
+    fed = {field.partition("[")[0] for _, field in WRONG_JOBS.values()}
+    # Any JSON is good for args; what is not JSON is fed elsewhere.
+    assert set(BatchJob.__struct_fields__) - fed - {"args"} == set()
