@@ -29,6 +29,9 @@ ASK = 20.0
 LISTEN = 30.0
 """How long a question whether to go on is held; the server cuts it to a third of the lease."""
 
+RELEASE_WITHIN = 5.0
+"""How long a worker tries to give a job back, in seconds; else its lease runs out."""
+
 FOREVER = float("inf")
 
 _ASSIGNMENT = msgspec.json.Decoder(Assignment)
@@ -118,7 +121,7 @@ class Worker:
 
     A handler returns the result (any JSON). If it raises, the result is a `job_error` that says so. If the job is
     canceled, or another worker has it, a coroutine is canceled; a plain function runs in a thread, and what it returns
-    is dropped.
+    is dropped. A worker whose `run` is canceled gives its jobs back.
 
     `server`, `ca_file`, `cert_file` and `key_file` are those of `ComposerClient`; `arch` is this machine's unless said;
     so many jobs as `concurrency` run at a time; `base` is where the server has its worker API.
@@ -218,6 +221,10 @@ class Worker:
                 await self._release(assignment)
             else:
                 log.info("job %s: canceled, or somebody else has it", assignment.id)
+        except asyncio.CancelledError:  # the worker itself is: somebody else may do it
+            await _cancel(work)
+            await self._release(assignment)
+            raise
         finally:
             await _cancel(work, *others)
 
@@ -261,8 +268,9 @@ class Worker:
                 await self._report(assignment, _encode({"job_error": {"id": 10, "reason": reason, "details": None}}))
 
     async def _release(self, assignment: Assignment) -> None:
-        with suppress(ClientError):
-            await self._connection.request("POST", f"{assignment.location}/release", body=b"{}", repeat=True)
+        with suppress(ClientError, TimeoutError):
+            async with asyncio.timeout(RELEASE_WITHIN):
+                await self._connection.request("POST", f"{assignment.location}/release", body=b"{}", repeat=True)
 
 
 async def _unless(stop: asyncio.Event, call: Coroutine[Any, Any, T]) -> T | None:

@@ -1,0 +1,170 @@
+"""The Python client against a real server: its page's examples, and what it does when something goes wrong."""
+
+import asyncio
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from composerd.client import ComposerClient, DamagedDownload, JobContext, RequestFailed, ServerUnreachable, Worker
+
+from .conftest import NOBODY, Serve, Server
+
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "python-client.md"
+
+
+async def test_the_examples_of_the_page(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Put together they submit a job and a graph, run all of it, and look at what came of it."""
+    monkeypatch.chdir(tmp_path)
+    code = "\n".join(re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL))
+    assert "http://127.0.0.1:8700" in code
+    names: dict[str, Any] = {}
+    exec(compile(code.replace("http://127.0.0.1:8700", server.url), str(PAGE), "exec"), names)
+    job_id = await names["submit"]()
+    graph = await names["submit_graph"]()
+    await names["work"]()
+    await names["follow"](graph[1])
+    await names["look_around"]()
+    shown = capsys.readouterr().out
+    assert "finished {'built': True}" in shown
+    assert "log.txt " in shown
+    assert f"{job_id} build" in shown
+    assert "32 Job not found" in shown
+
+
+async def test_functions_and_concurrency(server: Server) -> None:
+    """Plain functions run in threads, so many at a time; what one raises is the job's failure, with its reason."""
+    worker = Worker(server.url, arch="x86_64", concurrency=3)
+
+    @worker.handler("build")
+    def build(job: JobContext) -> Any:
+        time.sleep(0.4)
+        if job.args == 1:
+            raise KeyError("no such thing")
+        return job.args
+
+    jobs = [await server.submit(args=n) for n in range(3)]
+    began = time.monotonic()
+    await worker.run(jobs=3)
+    assert time.monotonic() - began < 1.1
+    ended = [await server.job(job["id"]) for job in jobs]
+    assert [job["state"] for job in ended] == ["finished", "failed", "finished"]
+    assert ended[1]["result"]["job_error"]["reason"] == "KeyError: 'no such thing'"
+    assert ended[2]["result"] == 2
+
+
+async def test_a_cancel_cancels_the_handler(server: Server) -> None:
+    """Promptly, as a task is canceled; the worker goes on with the next job."""
+    worker = Worker(server.url, arch="x86_64")
+    seen: list[str] = []
+
+    @worker.handler("build")
+    async def build(job: JobContext) -> Any:
+        if job.args == "next":
+            return "done"
+        try:
+            seen.append("began")
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            seen.append("canceled")
+            raise
+
+    job = await server.submit()
+    running = asyncio.create_task(worker.run(jobs=2))
+
+    async def began() -> bool:
+        return seen == ["began"]
+
+    await server.until(began)
+    at = time.monotonic()
+    async with ComposerClient(server.url) as composer:
+        assert (await composer.cancel(job["id"])).state == "canceled"
+        last = await composer.submit("build", args="next")
+        assert (await composer.wait(last.id, 10)).result == "done"
+    assert time.monotonic() - at < 2
+    assert seen == ["began", "canceled"]
+    await running
+
+
+@pytest.mark.parametrize("how", ["cancel", "stop twice"])
+async def test_a_worker_that_goes_gives_its_job_back(server: Server, how: str) -> None:
+    """Uncounted, at once: nobody waits for the lease."""
+    worker = Worker(server.url, arch="x86_64")
+    started = asyncio.Event()
+
+    @worker.handler("build")
+    async def build(job: JobContext) -> Any:
+        started.set()
+        await asyncio.sleep(60)
+
+    job = await server.submit()
+    running = asyncio.create_task(worker.run())
+    await started.wait()
+    if how == "cancel":
+        running.cancel()
+    else:
+        worker.stop()
+        worker.stop()
+    await asyncio.wait([running], timeout=10)
+    assert running.done()
+    assert running.cancelled() is (how == "cancel")
+    back = await server.job(job["id"])
+    assert (back["state"], back["retries"]) == ("ready", 0)
+
+
+async def test_a_server_that_comes_back(serve: Serve) -> None:
+    """With patience a request outlives a restart; without, it says that nobody is there."""
+    server = await serve()
+    job = await server.submit()
+    server.kill()
+    await server.exited()
+    async with ComposerClient(server.url) as composer:
+        with pytest.raises(ServerUnreachable, match="cannot be reached"):
+            await composer.get(job["id"])
+    async with ComposerClient(server.url, patience=20) as composer:
+        asking = asyncio.create_task(composer.get(job["id"]))
+        await asyncio.sleep(0.5)
+        await server.start()
+        assert (await asking).id == job["id"]
+
+
+async def test_errors_have_their_reason(server: Server) -> None:
+    """The number, the reason and the details of the server's error, and what to look for in its log."""
+    async with ComposerClient(server.url) as composer:
+        with pytest.raises(RequestFailed, match="Unknown dependency") as failed:
+            await composer.submit("build", dependencies=[NOBODY])
+        assert (failed.value.status, failed.value.number, failed.value.code) == (400, 36, "COMPOSERD-36")
+        assert failed.value.details == {"id": NOBODY}
+        assert len(failed.value.operation_id) == 36
+
+
+async def test_a_damaged_download(server: Server, tmp_path: Path) -> None:
+    """Bytes that are not those that were uploaded are noticed, and nothing is left of them."""
+    worker = Worker(server.url, arch="x86_64")
+
+    @worker.handler("build")
+    async def build(job: JobContext) -> None:
+        await job.upload("file", b"hello")
+
+    job = await server.submit()
+    await worker.run(jobs=1)
+    root = Path(server.storage.removeprefix("fs:")) / "artifacts"
+    (stored,) = (path for path in sorted(root.rglob("*")) if path.is_file())
+    stored.write_bytes(b"hallo")
+    async with ComposerClient(server.url) as composer:
+        (artifact,) = await composer.artifacts(job["id"])
+        with pytest.raises(DamagedDownload, match="file"):
+            await composer.download(artifact, tmp_path)
+    assert not (tmp_path / "file").exists()
+
+
+async def test_a_refused_worker(server: Server) -> None:
+    """What cannot be asked for ends the worker with the server's reason."""
+    worker = Worker(server.url, concurrency=3)
+    worker.handler("manifest-id-only")(lambda _job: None)
+    with pytest.raises(RequestFailed, match="cannot be dequeued"):
+        await worker.run()
