@@ -128,7 +128,7 @@ def print_job(job: Job) -> None:
     """All of a job, a field a line."""
     for name in Job.__struct_fields__:
         value = getattr(job, name)
-        if value in (None, [], False, "") or name == "href":
+        if value in (None, [], False, "") or name in ("kind", "href"):
             continue
         if name in ("result", "partial"):
             text = msgspec.json.encode(value).decode()

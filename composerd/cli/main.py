@@ -38,7 +38,7 @@ class _Commands(click.Group):
         return command
 
 
-@click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="composerd")
 def composerd() -> None:
     """Hand jobs to workers: submit a job, and a worker anywhere that asks for it over HTTP runs it."""
@@ -48,6 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; ends the process."""
     try:
         code = composerd.main(args=arguments, prog_name="composerd", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as exc:
+        click.echo(exc.format_message(), err=True)
+        sys.exit(exc.exit_code)
     except click.exceptions.Abort:
         sys.exit(130)
     except click.ClickException as exc:

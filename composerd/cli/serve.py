@@ -34,7 +34,7 @@ def serve(config: Path | None, **options: Any) -> None:
     sys.exit(run(settings))
 
 
-for _setting in reversed(SETTINGS):
+for _setting in SETTINGS:
     click.option(
         _setting.option,
         _setting.name,
