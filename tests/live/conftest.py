@@ -102,7 +102,8 @@ class Server:
         if self._http is not None:
             await self._http.close()
         if self._process is not None and self._process.returncode is None:
-            self.kill(signal.SIGTERM)
+            with contextlib.suppress(ProcessLookupError):  # it ends by itself just now
+                self.kill(signal.SIGTERM)
             await self.exited()
         if self._process is not None:
             self._process._transport.close()  # type: ignore[attr-defined]
