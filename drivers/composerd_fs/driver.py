@@ -37,14 +37,16 @@ from composerd.models import (
     Worker,
 )
 from composerd_fs import looks
+from composerd_fs.checkpoint import Restoring
 from composerd_fs.clock import Clock, microseconds, seconds, to_time
 from composerd_fs.commit import Committer, Log
 from composerd_fs.files import DirectoryLock, make_directory
 from composerd_fs.frames import length_of
 from composerd_fs.journal import Journal
-from composerd_fs.operations import Operations
+from composerd_fs.keeper import Keeper
+from composerd_fs.operations import Copied, Operations
 from composerd_fs.reader import Reader
-from composerd_fs.records import Payload, Record
+from composerd_fs.records import Begun, Complete, Kept, Payload, Record
 from composerd_fs.rows import Row, Run
 from composerd_fs.table import Table
 from composerd_fs.views import stored_job_of
@@ -132,7 +134,10 @@ class _TableDriver(Driver):
         return await self._committer.look(lambda: looks.page(self._table, filter, cursor, limit))
 
     async def payload(self, refs: Sequence[PayloadRef]) -> "Sequence[bytes | None]":
-        return await self._read_payloads(await self._committer.look(lambda: looks.payloads(self._table, refs)))
+        try:
+            return await self._read_payloads(await self._committer.look(lambda: looks.payloads(self._table, refs)))
+        except Unavailable:  # perhaps it was elsewhere a moment ago
+            return await self._read_payloads(await self._committer.look(lambda: looks.payloads(self._table, refs)))
 
     async def artifacts(self, job_ids: Sequence[UUID]) -> "Sequence[tuple[Artifact, ...]]":
         return await self._committer.look(lambda: looks.artifacts(self._table, job_ids))
@@ -247,6 +252,9 @@ class FsDriver(_TableDriver):
         self.artifacts_directory = str(directory / "artifacts")
         self._lock = DirectoryLock(directory)
         self._journal = Journal(directory / "journal")
+        self._restoring = Restoring(self._table)
+        self._keeper = Keeper(self._table, self._journal)
+        self._keeper.copy = self._copy
 
     @classmethod
     def from_url(cls, url: str) -> Self:
@@ -262,10 +270,11 @@ class FsDriver(_TableDriver):
 
     async def start(self, *, create: bool = True) -> None:
         await asyncio.to_thread(self._prepare, create)
-        self._build(self._journal, self._journal.payload, self._journal.record)
+        self._build(self._keeper, self._journal.payload, self._journal.record)
         gc.disable()  # a million small objects, none of them garbage
         try:
             await self._journal.open(self._replay)
+            await asyncio.to_thread(self._keeper.tidy)
         except OSError as exc:
             raise Unavailable(f"the journal in {self.directory} cannot be used: {exc.strerror}") from exc
         finally:
@@ -285,7 +294,10 @@ class FsDriver(_TableDriver):
     def _replay(self, base: int, records: "list[Record]") -> None:
         self._table.base = base
         for record in records:
-            self._table.apply(record)
+            if isinstance(record, Begun | Kept | Complete):
+                self._restoring.apply(record)
+            else:
+                self._table.apply(record)
         self._table.undo.clear()
         self._table.take_news(0)
 
@@ -297,20 +309,25 @@ class FsDriver(_TableDriver):
             self._lock.release()
 
     def _read_all(self) -> StorageCheck:
-        problems: tuple[str, ...] = ()
+        reader = Reader(self._journal.directory, mend=False)
+        problems: list[str] = []
         try:
-            Reader(self._journal.directory, mend=False).read(self._replay)
+            reader.read(self._replay)
+            problems += map(str, self._keeper.lost(self._keeper.live()))
+            old = [number for number in reader.segments() if number < max(reader.checkpoints(), default=0)]
+            problems += filter(None, map(reader.verify, old))
         except StorageUnusable as exc:
-            problems = (str(exc),)
+            problems.append(str(exc))
         except OSError as exc:
-            problems = (f"the journal in {self.directory} cannot be read: {exc.strerror}",)
-        return StorageCheck(problems=problems, jobs=self._counts())
+            problems.append(f"the journal in {self.directory} cannot be read: {exc.strerror}")
+        return StorageCheck(problems=tuple(problems), jobs=self._counts())
 
     async def close(self) -> None:
         if self._closed:
             return
         self._closed = True
         if hasattr(self, "_committer"):
+            await self._keeper.close()
             await self._committer.close()
         await self._journal.close()
         self._lock.release()
@@ -328,6 +345,10 @@ class FsDriver(_TableDriver):
             jobs=self._counts(),
             details={"segment": self._journal.segment, "segment_size": self._journal.size},
         )
+
+    async def _copy(self, copied: "Sequence[Copied]") -> None:
+        size = sum(len(one or b"") for _, args, result, _, _ in copied for one in (args, result))
+        await self._write(lambda: self._operations.move(copied), size)
 
     async def _read_payloads(self, places: "Sequence[Payload | None]") -> "list[bytes | None]":
         wanted = [place for place in places if isinstance(place, int)]

@@ -4,8 +4,8 @@ A segment is a header of 32 bytes, then frames:
 
     8 bytes   magic "cdjrnl\\r\\n"
     2 bytes   version of the format, 1
-    2 bytes   kind: 0 journal (1 is kept for checkpoints)
-    4 bytes   number of the segment, from 1
+    2 bytes   kind: 0 journal, 1 checkpoint
+    4 bytes   number of the segment, from 1; of a checkpoint: the first segment that goes on from it
     12 bytes  salt: random, new for each segment
     4 bytes   CRC-32 of the 28 bytes before
 
@@ -15,9 +15,10 @@ A frame is what one flush wrote, of all kinds of operation: a header of 28 bytes
     sequence number of the frame, counted through all segments, from 1 4 bytes   CRC-32 of payloads and records 4 bytes
     CRC-32 of the 24 bytes before, begun with the CRC-32 of the segment's salt: no payload can look like a frame
 
-Numbers are little-endian. Payloads lie one after the other as they came; records are a MessagePack array of
-`composerd_fs.records`, in which a payload is an integer: its offset from the first byte behind the frame's header,
-times 2**32, plus its length.
+Numbers are little-endian. Payloads lie one after the other as they came, each behind its own CRC-32 (4 bytes); records
+are a MessagePack array of `composerd_fs.records`, in which a payload is an integer: the offset of its CRC from the first
+byte behind the frame's header, times 2**32, plus its length without the CRC. A payload of up to 48 bytes is in the record
+itself.
 """
 
 import struct
@@ -36,6 +37,11 @@ _CRC = struct.Struct("<I")
 SEGMENT_HEADER = _SEGMENT.size + _CRC.size
 FRAME_HEADER = _FRAME.size + _CRC.size
 SALT_SIZE = 12
+CHECK = _CRC.size
+"""What stands before each payload: its checksum."""
+
+JOURNAL = 0
+CHECKPOINT = 1
 
 _SHIFT = 32
 _MASK = (1 << _SHIFT) - 1
@@ -64,9 +70,9 @@ class FrameHeader(NamedTuple):
         return FRAME_HEADER + self.payloads + self.records
 
 
-def pack_segment_header(number: int, salt: bytes) -> bytes:
-    """The header of a new segment."""
-    head = _SEGMENT.pack(SEGMENT_MAGIC, VERSION, 0, number, salt)
+def pack_segment_header(number: int, salt: bytes, kind: int = JOURNAL) -> bytes:
+    """The header of a new segment, or of a checkpoint."""
+    head = _SEGMENT.pack(SEGMENT_MAGIC, VERSION, kind, number, salt)
     return head + _CRC.pack(zlib.crc32(head))
 
 
@@ -101,6 +107,17 @@ def unpack_frame_header(data: bytes, salt: bytes) -> FrameHeader | None:
     return FrameHeader(payloads, records, seq, crc) if magic == FRAME_MAGIC else None
 
 
+def check_of(payload: bytes) -> bytes:
+    """What stands before a payload."""
+    return _CRC.pack(zlib.crc32(payload))
+
+
+def unpack_payload(entry: bytes) -> bytes | None:
+    """A payload that was read with its checksum; None if they do not match."""
+    payload = entry[CHECK:]
+    return payload if entry[:CHECK] == check_of(payload) else None
+
+
 def relative(offset: int, length: int) -> int:
     """A payload within its frame."""
     return (offset << _SHIFT) | length
@@ -112,10 +129,15 @@ def base(segment: int, offset: int) -> int:
 
 
 def length_of(place: int) -> int:
-    """How long the payload is, in bytes."""
+    """How long the payload is, in bytes, without its checksum."""
     return place & _MASK
 
 
 def where(place: int) -> tuple[int, int, int]:
-    """Segment, offset in its file, and length of a payload."""
-    return place >> 3 * _SHIFT, (place >> 2 * _SHIFT & _MASK) + (place >> _SHIFT & _MASK), place & _MASK
+    """Segment, offset in its file, and length of a payload with its checksum."""
+    return place >> 3 * _SHIFT, (place >> 2 * _SHIFT & _MASK) + (place >> _SHIFT & _MASK), (place & _MASK) + CHECK
+
+
+def place(segment: int, offset: int, length: int) -> int:
+    """The opposite of `where`."""
+    return base(segment, offset) | length - CHECK

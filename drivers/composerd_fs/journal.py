@@ -21,12 +21,15 @@ from composerd_fs.disk import DiskThread
 from composerd_fs.files import read_exactly, sync_directory, write_all
 from composerd_fs.frames import FRAME_HEADER, SEGMENT_HEADER
 from composerd_fs.reader import MARKER, Marker, Reader, segment_name
-from composerd_fs.records import Record
+from composerd_fs.records import Payload, Record
 
 log = logging.getLogger(__name__)
 
-SEGMENT_SIZE = 64 * 1024 * 1024
+SEGMENT_SIZE = 16 * 1024 * 1024
 """A segment that has grown past this gets no more frames."""
+
+INLINE = 48
+"""A payload of up to so many bytes is in its record: there it takes less room, on disk and in memory, than its place would."""
 
 READ_OVER = 32 * 1024
 """Bytes between two payloads that are read over rather than read around."""
@@ -42,11 +45,13 @@ _encode = msgspec.msgpack.Encoder(uuid_format="bytes").encode
 class Journal:
     """One directory of segments. `begin`, `payload` and `record` put a frame together, `flush` writes it."""
 
-    def __init__(self, directory: Path, segment_size: int = SEGMENT_SIZE) -> None:
+    def __init__(self, directory: Path, segment_size: int | None = None) -> None:
         self.directory = directory
         self.broken: str | None = None
         """Why nothing is written any more."""
-        self._segment_size = segment_size
+        self.written = 0
+        """Bytes of frames that were written, or read at the start."""
+        self._segment_size = segment_size or SEGMENT_SIZE
         self._disk = DiskThread()
         self._file: AsyncFileIO | None = None
         self._segment = 0
@@ -64,15 +69,17 @@ class Journal:
         self._payloads.clear()
         self._payloads_size = 0
         self._records.clear()
-        if self._end >= self._segment_size and self.broken is None:
-            await self._rotate()
+        if self._end >= self._segment_size:
+            await self.rotate()
         return frames.base(self._segment, self._end + FRAME_HEADER)
 
-    def payload(self, data: bytes) -> int:
-        """Put a payload into the frame; its place, relative to the frame's base."""
+    def payload(self, data: bytes) -> Payload:
+        """Put a payload into the frame; its place, relative to the frame's base, or itself if it is small."""
+        if len(data) <= INLINE:
+            return bytes(data)
         place = frames.relative(self._payloads_size, len(data))
-        self._payloads.append(data)
-        self._payloads_size += len(data)
+        self._payloads += (frames.check_of(data), data)
+        self._payloads_size += frames.CHECK + len(data)
         return place
 
     def record(self, record: Record) -> None:
@@ -112,6 +119,7 @@ class Journal:
             self._break("the journal could not be brought to the disk", exc)
         self._end += len(frame)
         self._frame += 1
+        self.written += len(frame)
 
     def _refuse(self, error: OSError, descriptor: int) -> None:
         """A write failed: cut off what it left. What is not for lack of room is for good."""
@@ -128,12 +136,15 @@ class Journal:
         log.critical("%s", self.broken)
         raise Unavailable(self.broken) from cause
 
-    async def _rotate(self) -> None:
+    async def rotate(self) -> None:
+        """Let the next frame begin a new segment. Raises like `flush`."""
+        if self.broken is not None:
+            return  # the flush says so
         before = self._file
         try:
             await self._create(self._segment + 1, self._frame)
         except OSError as exc:
-            self._path(self._segment + 1).unlink(missing_ok=True)
+            self.path(self._segment + 1).unlink(missing_ok=True)
             if exc.errno in _NO_ROOM:
                 raise StorageFull("the disk of the journal is full") from exc
             self._break("no new segment of the journal could be made", exc)
@@ -142,7 +153,7 @@ class Journal:
 
     async def _create(self, number: int, frame: int) -> None:
         salt = os.urandom(frames.SALT_SIZE)
-        file = await aiofiles.open(self._path(number), "x+b", buffering=0)
+        file = await aiofiles.open(self.path(number), "x+b", buffering=0)
         try:
             await self._disk.call(
                 _write_header, file.fileno(), frames.pack_segment_header(number, salt), self.directory
@@ -185,14 +196,19 @@ class Journal:
             if segment == self._segment:
                 data = read_exactly(self._descriptor(), last + length - begin, begin)
             else:
-                with self._path(segment).open("rb", buffering=0) as file:
+                with self.path(segment).open("rb", buffering=0) as file:
                     data = read_exactly(file.fileno(), last + length - begin, begin)
         except OSError as exc:
             found.update(dict.fromkeys(run, Unavailable(f"a payload could not be read ({exc.strerror})")))
             return
         for place in run:
             _, offset, size = frames.where(place)
-            found[place] = data[offset - begin : offset - begin + size]
+            payload = frames.unpack_payload(data[offset - begin : offset - begin + size])
+            if payload is None:
+                log.error("%s: the payload at byte %d is damaged; restore it from a backup", self.path(segment), offset)
+                found[place] = Unavailable("a payload could not be read (it is damaged on the disk)")
+            else:
+                found[place] = payload
 
     # The start and the end.
 
@@ -205,8 +221,9 @@ class Journal:
         if end.segment == 0:
             await self._create(1, 0)
         else:
-            self._file = await aiofiles.open(self._path(end.segment), "r+b", buffering=0)
+            self._file = await aiofiles.open(self.path(end.segment), "r+b", buffering=0)
             self._segment, self._salt, self._end, self._frame = end.segment, end.salt, end.offset, end.frame
+        self.written = end.read
         await self._disk.call(_remove_marker, self.directory)
 
     async def close(self) -> None:
@@ -229,11 +246,21 @@ class Journal:
         """The number of the segment that is written to."""
         return self._segment
 
+    @property
+    def frame(self) -> int:
+        """The number of the last frame."""
+        return self._frame
+
+    async def remove(self, paths: Sequence[Path]) -> None:
+        """Remove files that are not needed any more. What cannot be removed stays, and is tried again at the next start."""
+        await self._disk.call(_remove, paths)
+
     def _descriptor(self) -> int:
         assert self._file is not None
         return self._file.fileno()
 
-    def _path(self, number: int) -> Path:
+    def path(self, number: int) -> Path:
+        """The file of a segment."""
         return self.directory / segment_name(number)
 
 
@@ -249,6 +276,14 @@ def _write_header(descriptor: int, header: bytes, directory: Path) -> None:
     write_all(descriptor, header, 0)
     os.fsync(descriptor)
     sync_directory(directory)
+
+
+def _remove(paths: Sequence[Path]) -> None:
+    for path in paths:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as exc:
+            log.warning("%s cannot be removed: %s", path, exc.strerror)
 
 
 def _leave_marker(directory: Path, marker: Marker) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 from uuid import UUID
 
 from composerd.driver import StoredJob
@@ -41,6 +42,9 @@ from composerd_fs.views import attempt_of, job_of
 
 MAX_PARTIALS = 64 * 1024 * 1024
 """The most progress that is remembered, in bytes, of all running jobs together; the oldest is dropped."""
+
+Copied: TypeAlias = tuple[UUID, bytes | None, bytes | None, Payload | None, Payload | None]
+"""A job, its args and its result if they were copied, and where those were."""
 
 BLOCKED_FOR = 60 * 1_000_000
 """When a job past its retention, that an unended one depends on, is looked at again; microseconds."""
@@ -280,6 +284,20 @@ class Operations:
                 loaded.append(stored.new.id)
         self._settle(SETTLED_AT_ONCE)
         return loaded
+
+    def move(self, copied: Sequence[Copied]) -> list[UUID]:
+        """Let payloads be in this flush that were elsewhere, of jobs that still have them there; of which jobs."""
+        moved = []
+        for job_id, args, result, args_place, result_place in copied:
+            row = self._table.rows.get(job_id)
+            if row is None:
+                continue
+            new_args = self._store(args) if args is not None and row.args == args_place else None
+            new_result = self._store(result) if result is not None and row.result == result_place else None
+            if new_args is not None or new_result is not None:
+                self._let(records.Moved(job_id, new_args, new_result))
+                moved.append(job_id)
+        return moved
 
     def _return(self, run: Run, cause: ReturnCause) -> None:
         self._drop_partial(run.row)

@@ -16,6 +16,10 @@ Payload: TypeAlias = int | bytes
 """Where a payload is, or the payload itself."""
 
 
+Place: TypeAlias = tuple[int, int, int]
+"""A payload in a checkpoint: its segment, the offset of its checksum in the file, and its length with the checksum."""
+
+
 class JobFields(msgspec.Struct, array_like=True, gc=False):
     """A submitted job."""
 
@@ -138,4 +142,52 @@ class Settled(msgspec.Struct, array_like=True, tag=9, gc=False):
     dependents: int
 
 
-Record: TypeAlias = Enqueued | Claimed | Attached | Finished | Returned | Canceled | Deleted | Restored | Settled
+class Begun(msgspec.Struct, array_like=True, tag=10, gc=False):
+    """A checkpoint begins: the state after this frame of the journal."""
+
+    frame: int
+    last_seq: int
+    last_place: int
+    latest: int
+
+
+class Kept(msgspec.Struct, array_like=True, tag=11, gc=False):
+    """All that is known of a job, in a checkpoint."""
+
+    job: JobFields
+    """Without its args."""
+    seq: int
+    place: int
+    state: str
+    queued_at: int
+    started_at: int | None
+    finished_at: int | None
+    retries: int
+    failures: int
+    returns: int
+    worker: UUID | None
+    args: bytes | Place | None
+    result: bytes | Place | None
+    attempts: list[AttemptFields]
+    artifacts: list[ArtifactFields]
+
+
+class Complete(msgspec.Struct, array_like=True, tag=12, gc=False):
+    """A checkpoint ends, with so many jobs."""
+
+    jobs: int
+
+
+class Moved(msgspec.Struct, array_like=True, tag=13, gc=False):
+    """A job's payloads were copied into this frame; None: not that one."""
+
+    job: UUID
+    args: Payload | None
+    result: Payload | None
+
+
+Fact: TypeAlias = Enqueued | Claimed | Attached | Finished | Returned | Canceled | Deleted | Restored | Settled | Moved
+"""What a segment holds."""
+
+Record: TypeAlias = Fact | Begun | Kept | Complete
+"""What a segment or a checkpoint holds."""

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from composerd.models import Artifact, AttemptState, JobState, Key
+from composerd_fs.frames import where
 from composerd_fs.records import Payload
 
 
@@ -120,6 +121,11 @@ class Row:
         """Of the attempt that ended it."""
 
     @property
+    def weight(self) -> int:
+        """Bytes of payload that it has in the journal."""
+        return sum(where(one)[2] for one in (self.args, self.result) if isinstance(one, int))
+
+    @property
     def expires_at(self) -> int | None:
         """When it may be forgotten."""
         if self.finished_at is None or self.policy.retention is None:
@@ -136,10 +142,14 @@ class Undo:
     def __init__(self) -> None:
         self._saved: dict[int, tuple[Row | Run, tuple[object, ...]]] = {}
         self._calls: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
+        self.before: Callable[[Row], None] | None = None
+        """Told of each row before a flush changes it for the first time, if somebody looks at the table as it was."""
 
     def save(self, changed: Row | Run) -> None:
         """About to change a row or a run."""
         if id(changed) not in self._saved:
+            if self.before is not None:
+                self.before(changed if isinstance(changed, Row) else changed.row)
             self._saved[id(changed)] = (changed, _COPY[type(changed)](changed))
 
     def call(self, reverse: Callable[..., Any], *args: Any) -> None:

@@ -13,7 +13,7 @@ from composerd.models import MAX_REMEMBERED_TOKENS, Artifact, AttemptState, JobS
 from composerd_fs import records
 from composerd_fs.clock import microseconds, seconds
 from composerd_fs.indexes import ReadyIndex, Timers
-from composerd_fs.records import ArtifactFields, JobFields, Payload, Record
+from composerd_fs.records import ArtifactFields, AttemptFields, JobFields, Payload, Record
 from composerd_fs.rows import Policy, Row, Run, Undo
 
 SETTLED_AT_ONCE = 10_000
@@ -43,6 +43,8 @@ class Table:
         """The latest time that a fact has."""
         self.started_at = 0
         """Nothing lapses within one lease of this moment."""
+        self.freed = 0
+        """Bytes of payload that deleted jobs had."""
         self._unsettled: deque[tuple[Row, list[Row]]] = deque()
         self._policies: dict[Policy, Policy] = {}
         self._names: dict[Key, Key] = {}
@@ -60,6 +62,7 @@ class Table:
             records.Deleted: self._deleted,
             records.Restored: self._restored,
             records.Settled: self._settled,
+            records.Moved: self._moved,
         }
 
     def apply(self, record: Record) -> None:
@@ -93,7 +96,7 @@ class Table:
         """Take back everything since the last flush."""
         for row in self.undo.roll_back():
             if row.id in self.rows:
-                self._index(row)
+                self.index(row)
         self.take_news(0)
 
     # What follows from the end of jobs.
@@ -237,6 +240,7 @@ class Table:
             del self.by_seq[row.seq]
             self.undo.save(row)
             self.undo.call(self._undelete, row)
+            self.freed += row.weight
             self.counts[row.state] -= 1
             self.expiries.left()
             row.finished_at = None  # its entry among the expiries is stale
@@ -251,7 +255,7 @@ class Table:
                     self.undo.call(dependency.dependents.__setitem__, row.seq, row)
 
     def _undelete(self, row: Row) -> None:
-        self._insert(row)
+        self.insert(row)
         for run in row.runs:
             self.runs[run.token] = run
 
@@ -276,30 +280,41 @@ class Table:
         row.worker = record.worker
         row.result = self._place(record.result)
         artifacts = {one.name: artifact_of(one) for one in record.artifacts}
-        for fields in record.attempts:
-            run = Run(fields.token, row, fields.number, fields.lease, None, None)
-            run.state = AttemptState(fields.state)
-            run.confirm = fields.confirm
-            run.digest = fields.digest
-            run.worker = fields.worker
+        for run in attempts_of(row, record.attempts, artifacts):
             run.deadline = record.at + run.lease
-            row.number = max(row.number, run.number)
             self._remember(row, run)
-            if run.state is AttemptState.RUNNING:
-                run.artifacts = artifacts
         state = JobState(record.state)
         if state.ended:
             row.artifacts = tuple(artifacts.values())
         self._state(row, state)
-        self._index(row)
+        self.index(row)
         self._at(record.at)
 
     def _settled(self, record: records.Settled) -> None:
         self.settle(record.dependents)
 
+    def _moved(self, record: records.Moved) -> None:
+        row = self.rows[record.job]
+        self.undo.save(row)
+        if record.args is not None:
+            row.args = self._place(record.args)
+        if record.result is not None:
+            row.result = self._place(record.result)
+
     # Steps that the facts have in common.
 
     def _new_row(self, fields: JobFields, at: int) -> Row:
+        self.last_seq += 1
+        self.last_place += 1
+        row = self.row_of(fields, self.last_seq, at)
+        row.place = self.last_place
+        row.args = self._place(fields.args)
+        self.insert(row)
+        self.undo.call(self._remove, row)
+        return row
+
+    def row_of(self, fields: JobFields, seq: int, at: int) -> Row:
+        """A row with what was submitted but its args; nobody knows of it yet. What many rows say alike they share."""
         key = Key(fields.channel, fields.type, fields.arch)
         policy = Policy(
             fields.timeout,
@@ -309,30 +324,25 @@ class Table:
             fields.fail_with_dependency,
             fields.retention,
         )
-        self.last_seq += 1
-        self.last_place += 1
         row = Row(
             fields.id,
-            self.last_seq,
+            seq,
             self._names.setdefault(key, key),
             self._policies.setdefault(policy, policy),
             fields.priority,
             at,
         )
-        row.place = self.last_place
-        row.args = self._place(fields.args)
         row.dependencies = fields.dependencies
         row.not_before = fields.not_before
         row.idempotency_key = fields.idempotency_key
         row.fingerprint = fields.fingerprint
-        self._insert(row)
-        self.undo.call(self._remove, row)
         return row
 
     def _place(self, payload: Payload | None) -> Payload | None:
         return self.base | payload if isinstance(payload, int) else payload
 
-    def _insert(self, row: Row) -> None:
+    def insert(self, row: Row) -> None:
+        """Let a row be known by its id, its number and its key."""
         self.rows[row.id] = row
         self.by_seq[row.seq] = row
         self.counts[row.state] += 1
@@ -441,7 +451,7 @@ class Table:
         began = run.row.started_at or 0
         return began + timeout if began >= self.started_at else max(began + timeout, self.started_at + run.lease)
 
-    def _index(self, row: Row) -> None:
+    def index(self, row: Row) -> None:
         """Put a row into the indexes that its state asks for; an entry too many does no harm."""
         if row.state is JobState.READY:
             self.ready.add(row)
@@ -458,6 +468,22 @@ class Table:
 
     def _at(self, time: int) -> None:
         self.latest = max(self.latest, time)
+
+
+def attempts_of(row: Row, attempts: list[AttemptFields], artifacts: dict[str, Artifact]) -> list[Run]:
+    """The attempts at a job that are remembered, from their record; the one that runs has the artifacts."""
+    runs = []
+    for fields in attempts:
+        run = Run(fields.token, row, fields.number, fields.lease, None, None)
+        run.state = AttemptState(fields.state)
+        run.confirm = fields.confirm
+        run.digest = fields.digest
+        run.worker = fields.worker
+        row.number = max(row.number, run.number)
+        if run.state is AttemptState.RUNNING:
+            run.artifacts = artifacts
+        runs.append(run)
+    return runs
 
 
 def artifact_of(fields: ArtifactFields) -> Artifact:

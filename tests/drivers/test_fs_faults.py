@@ -19,6 +19,8 @@ from .conftest import ANY, Store, opened, store_of
 from .test_contract_look import everything
 
 pwrite = os.pwrite
+LARGE = b'"' + b"x" * 100 + b'"'
+"""A payload that is not in its record."""
 
 
 def failing(error: int, *, after: int = 0) -> Callable[..., int]:
@@ -263,7 +265,7 @@ async def test_a_directory_has_one_holder(fs: Store) -> None:
 
 async def test_an_unreadable_payload_is_no_lost_claim(fs: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """A payload that the disk does not give is an error for who asked; the claim stands and can be repeated with its token."""
-    job_id = await fs.add()
+    job_id = await fs.add(args=LARGE)
     token = fs.id()
     with monkeypatch.context() as patch:
         patch.setattr(os, "pread", failing(errno.EIO))
@@ -273,4 +275,4 @@ async def test_an_unreadable_payload_is_no_lost_claim(fs: Store, monkeypatch: py
     claimed = await fs.claim(ANY, token=token)
     assert claimed is not None
     assert claimed.job_id == job_id
-    assert claimed.args == b'{"n":1}'
+    assert claimed.args == LARGE

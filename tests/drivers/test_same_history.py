@@ -1,9 +1,11 @@
 """The same history gives the same answers on each driver, with restarts, kills and refused flushes of fs in between."""
 
+import asyncio
+import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,6 +20,7 @@ from composerd.driver import StoredJob
 from composerd.errors import ComposerdError, StorageFull
 from composerd.models import Artifact, Attachment, Claim, Key, NewJob, OnDependencyFailure, Outcome
 from composerd_fs import MemoryDriver
+from composerd_fs.journal import Journal
 
 from .conftest import PLENTY, opened
 
@@ -155,10 +158,54 @@ def _no_room(*_args: object) -> int:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+async def _inline(work: Callable[..., Any], *args: Any) -> Any:
+    return work(*args)
+
+
+async def _remove(_journal: Journal, paths: Sequence[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _busy_keeper() -> Iterator[Callable[[], None]]:
+    """A checkpoint after every flush, a job at a time, and every payload in the journal; its files change at moments of the loop.
+
+    It goes on when the function that this gives is called, so that much happens between two of its steps.
+    """
+    turns = asyncio.Semaphore(0)
+
+    async def over(_turn: object) -> None:
+        await turns.acquire()
+
+    with (
+        patch("composerd_fs.keeper._Turn.over", over),
+        patch("composerd_fs.keeper.CHECKPOINT_AFTER", 1),
+        patch("composerd_fs.keeper.ROWS_AT_ONCE", 1),
+        patch("composerd_fs.keeper.COPIED_AT_ONCE", 1),
+        patch("composerd_fs.journal.INLINE", 0),
+        patch("asyncio.to_thread", _inline),
+        patch("composerd_fs.journal.Journal.remove", _remove),
+    ):
+        yield turns.release
+
+
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(STEP, min_size=5, max_size=40))
 async def test_fs_and_memory_agree(steps: list[tuple[str, Any]]) -> None:
     """Every answer, and all that is stored, is the same on fs and memory, whatever happens to the process and disk of fs."""
+    await _compare(steps)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(STEP, min_size=5, max_size=60))
+async def test_they_agree_while_checkpoints_are_taken(steps: list[tuple[str, Any]]) -> None:
+    """The same with checkpoints and compactions all the time, and kills in the middle of them."""
+    with _busy_keeper() as turn:
+        await _compare(steps, turn)
+
+
+async def _compare(steps: list[tuple[str, Any]], turn: Callable[[], None] = lambda: None) -> None:
     with TemporaryDirectory() as scratch:
         directory = Path(scratch) / "0"
         fs, memory = History(await opened(directory)), History(MemoryDriver.from_url("memory:"))
@@ -166,6 +213,7 @@ async def test_fs_and_memory_agree(steps: list[tuple[str, Any]]) -> None:
         generation = 0
         try:
             for kind, what in steps:
+                turn()
                 if kind == "restart":
                     if any(job.job.state == "running" for job in [one async for one in fs.driver.dump()]):
                         continue  # a start gives them a new lease, which memory has no way to do

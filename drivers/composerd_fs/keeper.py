@@ -1,0 +1,268 @@
+"""Keeps the journal small: checkpoints, and what lives copied out of segments that are mostly dead. One task, beside the flushes.
+
+A checkpoint begins when the journal has grown by as much as the last checkpoint has, or as much payload was deleted:
+so what is written stays in proportion to what is asked for, and what is read at a start to what lives. Then segments
+from before it hold payloads only. Those that hold none any more are removed; of those that are less than half alive the
+rest is copied to the end of the journal, as a write like any other, and then they are removed too.
+
+A crash at any moment leaves a file that is not finished (removed at the next start), or one that is not needed any more
+(the same), or both copies of a payload.
+"""
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import BinaryIO
+from uuid import UUID
+
+import msgspec
+
+from composerd.errors import ComposerdError, StorageFull, StorageUnusable, Unavailable
+from composerd_fs import frames
+from composerd_fs.checkpoint import Snapshot
+from composerd_fs.files import sync_directory
+from composerd_fs.journal import Journal
+from composerd_fs.operations import Copied
+from composerd_fs.reader import checkpoint_name, numbers_of, segment_name
+from composerd_fs.records import Payload
+from composerd_fs.table import Table
+
+log = logging.getLogger(__name__)
+
+CHECKPOINT_AFTER = 64 * 1024 * 1024
+"""No checkpoint begins before the journal has grown by that much, in bytes."""
+
+ROWS_AT_ONCE = 200
+"""Jobs that are taken into a checkpoint before others get a turn: about a millisecond."""
+
+SHARE = 0.25
+"""How much of the loop's time a checkpoint or a compaction takes at the most."""
+
+COPIED_AT_ONCE = 1024 * 1024
+"""Bytes of payload that are copied in one write, a single larger one apart."""
+
+UNFINISHED = ".tmp"
+
+_encode = msgspec.msgpack.Encoder(uuid_format="bytes").encode
+
+
+class Keeper:
+    """What a committer has as its log: the journal, looked after."""
+
+    def __init__(self, table: Table, journal: Journal) -> None:
+        self._table = table
+        self._journal = journal
+        self._task: asyncio.Task[None] | None = None
+        self._covered = 0
+        """What the journal had written when the last checkpoint began."""
+        self._freed = 0
+        self._after = CHECKPOINT_AFTER
+        self.checkpoint: int | None = None
+        """The segment before which the last checkpoint was taken."""
+        self.copy: Callable[[Sequence[Copied]], Awaitable[None]]
+        """Writes payloads anew, to be set by the driver."""
+
+    # The log of the committer.
+
+    async def begin(self) -> int:
+        """Begin a frame; the moment between two flushes at which a checkpoint may begin."""
+        if self._task is None and self._is_due() and not self._table.unsettled and self._journal.broken is None:
+            self._covered, self._freed = self._journal.written, self._table.freed
+            try:
+                await self._journal.rotate()
+            except StorageFull:
+                log.warning("the disk is full: there is no room for a checkpoint of the journal")
+            else:
+                self._begin()
+        return await self._journal.begin()
+
+    async def flush(self, wanted: Sequence[int]) -> list[bytes | Unavailable]:
+        """See `Journal.flush`."""
+        return await self._journal.flush(wanted)
+
+    def _is_due(self) -> bool:
+        return self._journal.written - self._covered + self._table.freed - self._freed >= self._after
+
+    # The start.
+
+    def tidy(self) -> None:
+        """After the journal was read: remove what a crash left or nobody needs. Blocking. Raises `StorageUnusable` for what is missing."""
+        directory = self._journal.directory
+        checkpoints = numbers_of(directory, "checkpoint")
+        self.checkpoint = checkpoints[-1] if checkpoints else None
+        if self.checkpoint is not None:
+            self._after = max(CHECKPOINT_AFTER, (directory / checkpoint_name(self.checkpoint)).stat().st_size)
+        live = self.live()
+        there = set(numbers_of(directory, "log"))
+        for segment in sorted(live.keys() - there):
+            path = directory / segment_name(segment)
+            raise StorageUnusable(
+                f"the journal is damaged: {path} is missing; restore it from a backup", file=str(path)
+            )
+        unneeded = [directory / checkpoint_name(number) for number in checkpoints[:-1]]
+        unneeded += [directory / segment_name(one) for one in there - live.keys() if one < (self.checkpoint or 0)]
+        unneeded += directory.glob(f"*{UNFINISHED}")
+        for path in unneeded:
+            path.unlink(missing_ok=True)
+
+    def lost(self, live: Mapping[int, int]) -> list[StorageUnusable]:
+        """What is to be said of segments that are not there, though jobs have payloads in them."""
+        paths = [self._journal.path(segment) for segment in sorted(live)]
+        return [
+            StorageUnusable(f"the journal is damaged: {path} is missing; restore it from a backup", file=str(path))
+            for path in paths
+            if not path.exists()
+        ]
+
+    def live(self) -> Mapping[int, int]:
+        """Bytes of payload that jobs have, by segment: a look at every job."""
+        live: dict[int, int] = {}
+        for row in self._table.rows.values():
+            for payload in (row.args, row.result):
+                if isinstance(payload, int):
+                    segment, _, length = frames.where(payload)
+                    live[segment] = live.get(segment, 0) + length
+        return live
+
+    # A checkpoint, and what follows from it.
+
+    def _begin(self) -> None:
+        snapshot = Snapshot(self._table, self._journal.frame)
+        self._task = asyncio.get_running_loop().create_task(self._work(snapshot, self._journal.segment), name="keeper")
+        self._task.add_done_callback(self._ended)
+
+    def _ended(self, _task: "asyncio.Task[None]") -> None:
+        self._task = None
+
+    async def _work(self, snapshot: Snapshot, segment: int) -> None:
+        began = time.monotonic()
+        try:
+            try:
+                size = await self._write(snapshot, segment)
+            finally:
+                snapshot.close()
+            before, self.checkpoint = self.checkpoint, segment
+            self._after = max(CHECKPOINT_AFTER, size)
+            log.info(
+                "a checkpoint of %d jobs, %d bytes, took %.1f s", len(snapshot.seqs), size, time.monotonic() - began
+            )
+            await self._compact(snapshot, segment, before)
+        except (OSError, ComposerdError) as exc:
+            log.warning("the journal was not made smaller, and will be tried again when it has grown: %s", exc)
+        except Exception:
+            log.exception("the journal was not made smaller, and will be tried again when it has grown")
+
+    async def _write(self, snapshot: Snapshot, segment: int) -> int:
+        """Write a checkpoint; its size. It counts when it has its name, and then it is whole."""
+        path = self._journal.directory / checkpoint_name(segment)
+        unfinished = path.with_name(path.name + UNFINISHED)
+        salt = os.urandom(frames.SALT_SIZE)
+        file = await asyncio.to_thread(unfinished.open, "wb")
+        try:
+            await asyncio.to_thread(file.write, frames.pack_segment_header(segment, salt, frames.CHECKPOINT))
+            number = 0
+            while not snapshot.complete:
+                turn = _Turn()
+                if some := snapshot.some(ROWS_AT_ONCE):
+                    number += 1
+                    await asyncio.to_thread(file.write, frames.pack_frame(number, salt, [], _encode(some)))
+                await turn.over()
+            return await asyncio.to_thread(_finish, file, unfinished, path)
+        except BaseException:
+            file.close()
+            unfinished.unlink(missing_ok=True)
+            raise
+
+    async def _compact(self, snapshot: Snapshot, checkpoint: int, before: int | None) -> None:
+        directory = self._journal.directory
+        if self._journal.broken is not None:
+            return  # nothing is removed from a disk that fails
+        old = [number for number in await asyncio.to_thread(numbers_of, directory, "log") if number < checkpoint]
+        dead = [directory / segment_name(number) for number in old if number not in snapshot.live]
+        if before is not None:
+            dead.append(directory / checkpoint_name(before))
+        await self._journal.remove(dead)
+        sparse = await asyncio.to_thread(self._sparse, old, snapshot.live)
+        if sparse:
+            await self._empty(snapshot.seqs, sparse)
+            await self._journal.remove([directory / segment_name(number) for number in sparse])
+            log.info("%d segments were mostly dead and are gone", len(sparse))
+
+    def _sparse(self, segments: Sequence[int], live: Mapping[int, int]) -> set[int]:
+        """Segments of which less than half lives."""
+        return {
+            number
+            for number in segments
+            if number in live and 2 * live[number] < self._journal.path(number).stat().st_size
+        }
+
+    async def _empty(self, seqs: Sequence[int], segments: set[int]) -> None:
+        """Copy what lives in some segments. Raises `Unavailable` for what cannot be read: they stay then."""
+        found: list[tuple[UUID, Payload | None, Payload | None]] = []
+        size = 0
+        for begin in range(0, len(seqs), ROWS_AT_ONCE):
+            turn = _Turn()
+            for seq in seqs[begin : begin + ROWS_AT_ONCE]:
+                row = self._table.by_seq.get(seq)
+                if row is None:
+                    continue
+                args, result = (_in(segments, payload) for payload in (row.args, row.result))
+                if args is not None or result is not None:
+                    found.append((row.id, args, result))
+                    size += sum(frames.where(one)[2] for one in (args, result) if isinstance(one, int))
+                if size >= COPIED_AT_ONCE:
+                    await self._copy(found)
+                    found, size = [], 0
+            await turn.over()
+        await self._copy(found)
+
+    async def _copy(self, found: Sequence[tuple[UUID, Payload | None, Payload | None]]) -> None:
+        places = [one for _, args, result in found for one in (args, result) if isinstance(one, int)]
+        read = dict(zip(places, await self._journal.read_many(places), strict=True))
+        await self.copy(
+            [
+                (
+                    job_id,
+                    read[args] if isinstance(args, int) else None,
+                    read[result] if isinstance(result, int) else None,
+                    args,
+                    result,
+                )
+                for job_id, args, result in found
+            ]
+        )
+
+    async def close(self) -> None:
+        """Stop, and leave nothing unfinished. Fine twice."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+
+class _Turn:
+    """A stretch of work, after which others get theirs."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+
+    async def over(self) -> None:
+        """Wait for as long as the share asks for."""
+        await asyncio.sleep((time.monotonic() - self._began) * (1 / SHARE - 1))
+
+
+def _in(segments: set[int], payload: Payload | None) -> int | None:
+    return payload if isinstance(payload, int) and frames.where(payload)[0] in segments else None
+
+
+def _finish(file: BinaryIO, unfinished: Path, path: Path) -> int:
+    """Bring a file to stable storage, whole, then give it its name; its size."""
+    with file:
+        file.flush()
+        os.fsync(file.fileno())
+        size = file.tell()
+    unfinished.rename(path)
+    sync_directory(path.parent)
+    return size
