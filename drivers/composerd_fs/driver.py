@@ -343,7 +343,7 @@ class FsDriver(_TableDriver):
         return StorageInfo(
             description=f"fs at {self.directory}",
             jobs=self._counts(),
-            details={"segment": self._journal.segment, "segment_size": self._journal.size},
+            details=await asyncio.to_thread(self._keeper.describe),
         )
 
     async def _copy(self, copied: "Sequence[Copied]") -> None:

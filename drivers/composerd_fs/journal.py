@@ -237,11 +237,6 @@ class Journal:
         await self._disk.close()
 
     @property
-    def size(self) -> int:
-        """Of the segment that is written to, in bytes."""
-        return self._end
-
-    @property
     def segment(self) -> int:
         """The number of the segment that is written to."""
         return self._segment

@@ -15,7 +15,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 from uuid import UUID
 
 import msgspec
@@ -60,6 +60,8 @@ class Keeper:
         """What the journal had written when the last checkpoint began."""
         self._freed = 0
         self._after = CHECKPOINT_AFTER
+        self._live: Mapping[int, int] = {}
+        """Bytes of payload by segment, when it was last looked at: at a checkpoint, at the start."""
         self.checkpoint: int | None = None
         """The segment before which the last checkpoint was taken."""
         self.copy: Callable[[Sequence[Copied]], Awaitable[None]]
@@ -95,7 +97,7 @@ class Keeper:
         self.checkpoint = checkpoints[-1] if checkpoints else None
         if self.checkpoint is not None:
             self._after = max(CHECKPOINT_AFTER, (directory / checkpoint_name(self.checkpoint)).stat().st_size)
-        live = self.live()
+        live = self._live = self.live()
         there = set(numbers_of(directory, "log"))
         for segment in sorted(live.keys() - there):
             path = directory / segment_name(segment)
@@ -127,6 +129,24 @@ class Keeper:
                     live[segment] = live.get(segment, 0) + length
         return live
 
+    def describe(self) -> dict[str, Any]:
+        """The files, for people: how many, how large, and how much of them lives. Blocking."""
+        directory = self._journal.directory
+        sizes = {number: self._journal.path(number).stat().st_size for number in numbers_of(directory, "log")}
+        old = {number: size for number, size in sizes.items() if number < (self.checkpoint or 0)}
+        checkpoint = None if self.checkpoint is None else directory / checkpoint_name(self.checkpoint)
+        return {
+            "segments": len(sizes),
+            "bytes in segments": sum(sizes.values()),
+            "payload that lives": sum(self._live.values()),
+            "dead bytes from before the checkpoint": sum(
+                size - self._live.get(number, 0) for number, size in old.items()
+            ),
+            "bytes behind the checkpoint": sum(sizes.values()) - sum(old.values()),
+            "last checkpoint": "none" if checkpoint is None else checkpoint.name,
+            "bytes in the checkpoint": 0 if checkpoint is None else checkpoint.stat().st_size,
+        }
+
     # A checkpoint, and what follows from it.
 
     def _begin(self) -> None:
@@ -146,6 +166,7 @@ class Keeper:
                 snapshot.close()
             before, self.checkpoint = self.checkpoint, segment
             self._after = max(CHECKPOINT_AFTER, size)
+            self._live = snapshot.live
             log.info(
                 "a checkpoint of %d jobs, %d bytes, took %.1f s", len(snapshot.seqs), size, time.monotonic() - began
             )
