@@ -59,7 +59,8 @@ def _failure(request: web.Request, operation: str, error: ComposerdError) -> web
     table = error_table(request)
     row = table.row_of(error)
     if row.status >= 500:
-        log.warning("%s %s: %s: %s", request.method, request.path, error.code, error, exc_info=error.__cause__)
+        cause = error.__cause__ if isinstance(error, DriverError) else None  # the others say it all
+        log.warning("%s %s: %s: %s", request.method, request.path, error.code, error, exc_info=cause)
     # What the storage says of itself may name its paths and addresses: that is for the log, not for the client.
     internal = isinstance(error, (DriverError, StorageFull)) or (
         isinstance(error, Unavailable) and "limit" not in error.details

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, Protocol, TypeVar, cast
 
-from composerd.errors import ComposerdError, Unavailable
+from composerd.errors import ComposerdError, StorageFull, Unavailable
 from composerd.models import News
 from composerd_fs.clock import Clock
 from composerd_fs.records import Payload
@@ -142,6 +142,10 @@ class Committer:
             read = iter(await self._log.flush(places))
         except Exception as exc:  # noqa: BLE001  # whatever it was, the table must not keep what is not stored; the callers get it
             table.roll_back()
+            if isinstance(exc, StorageFull) and len(writes) > 1:
+                for write in writes:  # one of them may be too large for what room there is, another need none at all
+                    await self._flush([write])
+                return
             for write in writes:
                 if not write.future.done():
                     write.future.set_exception(_for_one_caller(exc))

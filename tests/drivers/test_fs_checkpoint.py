@@ -20,9 +20,9 @@ from composerd_fs.records import Kept, Record
 from composerd_fs.table import Table
 
 from .conftest import Store, opened, store_of
-from .test_same_history import STEP, History
+from .test_same_history import CHANGE, History
 
-STEPS = st.lists(STEP.filter(lambda step: step[0] not in ("restart", "refused")), min_size=5, max_size=30)
+STEPS = st.lists(CHANGE, min_size=5, max_size=30)
 KIB = b'"' + b"x" * 1022 + b'"'
 
 

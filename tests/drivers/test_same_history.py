@@ -24,7 +24,7 @@ from composerd_fs.journal import Journal
 
 from .conftest import PLENTY, opened
 
-STEP = st.one_of(
+CHANGE = st.one_of(
     st.tuples(
         st.just("enqueue"),
         st.lists(
@@ -50,6 +50,12 @@ STEP = st.one_of(
     st.tuples(st.just("cancel"), st.integers(0, 12)),
     st.tuples(st.just("delete"), st.integers(0, 12)),
     st.tuples(st.just("time"), st.sampled_from([1.0, 11.0, 70.0])),
+)
+STEP = st.one_of(
+    CHANGE,
+    CHANGE,
+    CHANGE,
+    CHANGE,
     st.tuples(st.just("restart"), st.sampled_from(["clean", "kill"])),
     st.tuples(st.just("refused"), st.none()),
 )

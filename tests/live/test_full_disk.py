@@ -1,0 +1,81 @@
+"""A real file system that is full: writes are refused, the rest goes on, and it recovers by itself. Where mounting is allowed."""
+
+import asyncio
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .conftest import COMPOSER, Serve, Server, error, send
+
+SIZE = "2m"
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 2 MiB."""
+    mounted = tmp_path / "disk"
+    mounted.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={SIZE},nr_inodes=1000", "tmpfs", mounted],
+        capture_output=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        pytest.skip("mounting is not allowed here")
+    yield mounted
+    subprocess.run(["umount", "--lazy", mounted], check=True)
+
+
+def fill(disk: Path) -> Path:
+    """Use up what is left."""
+    path = disk / "ballast"
+    with path.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(4096))
+        except OSError:
+            pass
+    return path
+
+
+async def submit(server: Server) -> int:
+    """The status of a submission that needs room."""
+    body = {"type": "build", "args": "x" * 5000}
+    return (await server.request("POST", f"{COMPOSER}/jobs", body))[0]
+
+
+@pytest.mark.row("Errors of the worker API", "31")
+@pytest.mark.row("Errors of the composer API", "31")
+async def test_a_full_disk(serve: Serve, disk: Path) -> None:
+    """507 for what needs room, in both APIs and for artifacts; reads and waits go on; with room again all is well, and nothing was lost."""
+    server = await serve(storage=f"fs:{disk / 'storage'}")
+    kept = await server.submit(args="kept" * 50)
+    attempt = await server.ask()
+    assert attempt is not None
+    waiting = asyncio.create_task(server.ask("other", wait="1s"))
+    ballast = fill(disk)
+
+    large = b'{"type":"build","args":"' + b"x" * 5000 + b'"}'
+    json_ = {"Content-Type": "application/json"}
+    assert (await error(server, "POST", f"{COMPOSER}/jobs", large, **json_))[:2] == (507, 31)
+    result = b'{"result":"' + b"x" * 5000 + b'"}'
+    assert (await error(server, "PATCH", attempt["location"], result, **json_))[:2] == (507, 31)
+    assert (await error(server, "PUT", attempt["artifact_location"] + "a", b"x" * 300_000))[:2] == (507, 31)
+    assert (await server.job(kept["id"]))["state"] == "running"
+    assert (await send(server, "GET", f"{kept['href']}/args"))[2] == b'"' + b"kept" * 50 + b'"'
+    assert await waiting is None
+    assert not [path for path in sorted((disk / "storage" / "artifacts").rglob("*")) if path.is_file()]
+
+    ballast.unlink()
+    assert (await send(server, "PUT", attempt["artifact_location"] + "a", b"x" * 300_000))[0] == 200
+    assert (await send(server, "PATCH", attempt["location"], result, **json_))[0] == 200
+    assert await submit(server) == 201
+    server.kill()
+    await server.exited()
+    await server.start()
+    ended = await server.job(kept["id"])
+    assert (ended["state"], ended["result"]) == ("finished", "x" * 5000)
+    assert (await send(server, "GET", f"{kept['href']}/artifacts/a"))[2] == b"x" * 300_000
+    assert b"Traceback" not in server.log
