@@ -11,7 +11,7 @@ from composerd_fs import frames, records
 from composerd_fs.facts import artifact_fields
 from composerd_fs.records import AttemptFields, JobFields, Payload, Place, Record
 from composerd_fs.rows import Row, Run
-from composerd_fs.table import Table, artifact_of, attempts_of
+from composerd_fs.table import Table, artifact_of
 
 
 class Snapshot:
@@ -92,11 +92,11 @@ class Restoring:
         row.state = JobState(record.state)
         row.started_at, row.finished_at = record.started_at, record.finished_at
         row.retries, row.failures, row.returns = record.retries, record.failures, record.returns
-        row.worker = record.worker
+        row.worker = self._table.worker_of(record.worker)
         artifacts = {one.name: artifact_of(one) for one in record.artifacts} if record.artifacts else {}
         if row.state.ended:
             row.artifacts = tuple(artifacts.values())
-        row.runs = tuple(attempts_of(row, record.attempts, artifacts))
+        row.runs = tuple(self._table.attempts_of(row, record.attempts, artifacts))
         return row
 
     def _connect(self) -> None:

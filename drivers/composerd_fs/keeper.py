@@ -35,10 +35,10 @@ log = logging.getLogger(__name__)
 CHECKPOINT_AFTER = 64 * 1024 * 1024
 """No checkpoint begins before the journal has grown by that much, in bytes."""
 
-ROWS_AT_ONCE = 200
-"""Jobs that are taken into a checkpoint before others get a turn: about a millisecond."""
+ROWS_AT_ONCE = 50
+"""Jobs that are taken into a checkpoint before others get a turn: a fraction of a millisecond."""
 
-SHARE = 0.25
+SHARE = 0.15
 """How much of the loop's time a checkpoint or a compaction takes at the most."""
 
 COPIED_AT_ONCE = 1024 * 1024

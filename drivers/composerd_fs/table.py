@@ -16,6 +16,9 @@ from composerd_fs.indexes import ReadyIndex, Timers
 from composerd_fs.records import ArtifactFields, AttemptFields, JobFields, Payload, Record
 from composerd_fs.rows import Policy, Row, Run, Undo
 
+MAX_WORKERS = 100_000
+"""How many workers' ids are kept as one object each."""
+
 SETTLED_AT_ONCE = 10_000
 """How many dependents of ended jobs are looked at before others get a turn."""
 
@@ -48,6 +51,7 @@ class Table:
         self._unsettled: deque[tuple[Row, list[Row]]] = deque()
         self._policies: dict[Policy, Policy] = {}
         self._names: dict[Key, Key] = {}
+        self._workers: dict[UUID, UUID] = {}
         self._ready_news: dict[Key, int] = {}
         self._ended_news: list[UUID] = []
         self._returned_news: list[UUID] = []
@@ -172,7 +176,7 @@ class Table:
             row.number + 1,
             record.lease,
             record.handover,
-            record.worker,
+            self.worker_of(record.worker),
         )
         row.number = run.number
         row.started_at = record.at
@@ -277,10 +281,10 @@ class Table:
         row.started_at = record.started_at
         row.finished_at = record.finished_at
         row.retries, row.failures, row.returns = record.retries, record.failures, record.returns
-        row.worker = record.worker
+        row.worker = self.worker_of(record.worker)
         row.result = self._place(record.result)
         artifacts = {one.name: artifact_of(one) for one in record.artifacts}
-        for run in attempts_of(row, record.attempts, artifacts):
+        for run in self.attempts_of(row, record.attempts, artifacts):
             run.deadline = record.at + run.lease
             self._remember(row, run)
         state = JobState(record.state)
@@ -337,6 +341,29 @@ class Table:
         row.idempotency_key = fields.idempotency_key
         row.fingerprint = fields.fingerprint
         return row
+
+    def attempts_of(self, row: Row, attempts: list[AttemptFields], artifacts: dict[str, Artifact]) -> list[Run]:
+        """The attempts at a job that are remembered, from their record; the one that runs has the artifacts."""
+        runs = []
+        for fields in attempts:
+            run = Run(fields.token, row, fields.number, fields.lease, None, None)
+            run.state = AttemptState(fields.state)
+            run.confirm = fields.confirm
+            run.digest = fields.digest
+            run.worker = self.worker_of(fields.worker)
+            row.number = max(row.number, run.number)
+            if run.state is AttemptState.RUNNING:
+                run.artifacts = artifacts
+            runs.append(run)
+        return runs
+
+    def worker_of(self, worker_id: UUID | None) -> UUID | None:
+        """A worker's id as one object, however many jobs name it."""
+        if worker_id is None:
+            return None
+        if len(self._workers) > MAX_WORKERS:
+            self._workers.clear()
+        return self._workers.setdefault(worker_id, worker_id)
 
     def _place(self, payload: Payload | None) -> Payload | None:
         return self.base | payload if isinstance(payload, int) else payload
@@ -468,22 +495,6 @@ class Table:
 
     def _at(self, time: int) -> None:
         self.latest = max(self.latest, time)
-
-
-def attempts_of(row: Row, attempts: list[AttemptFields], artifacts: dict[str, Artifact]) -> list[Run]:
-    """The attempts at a job that are remembered, from their record; the one that runs has the artifacts."""
-    runs = []
-    for fields in attempts:
-        run = Run(fields.token, row, fields.number, fields.lease, None, None)
-        run.state = AttemptState(fields.state)
-        run.confirm = fields.confirm
-        run.digest = fields.digest
-        run.worker = fields.worker
-        row.number = max(row.number, run.number)
-        if run.state is AttemptState.RUNNING:
-            run.artifacts = artifacts
-        runs.append(run)
-    return runs
 
 
 def artifact_of(fields: ArtifactFields) -> Artifact:
