@@ -19,7 +19,7 @@ class Snapshot:
 
     def __init__(self, table: Table, frame: int) -> None:
         self._table = table
-        self._seqs = sorted(table.by_seq)
+        self._seqs = table.by_seq.numbers()
         self._next = 0
         self._last = table.last_seq
         self._early: set[int] = set()
@@ -48,7 +48,9 @@ class Snapshot:
         seqs = self._seqs[self._next : self._next + count]
         for seq in seqs:
             if seq not in self._early:
-                self._take(self._table.by_seq[seq])
+                row = self._table.by_seq.get(seq)
+                assert row is not None, "who deletes a job says so before"
+                self._take(row)
         self._next += len(seqs)
         if self._next == len(self._seqs):
             self._taken.append(records.Complete(len(self._seqs)))

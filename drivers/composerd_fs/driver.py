@@ -163,7 +163,7 @@ class _TableDriver(Driver):
         return await self._committer.look(lambda: looks.ahead(self._table, job_id, limit))
 
     async def dump(self) -> AsyncIterator[StoredJob]:
-        seqs = await self._committer.look(lambda: sorted(self._table.by_seq))
+        seqs = await self._committer.look(self._table.by_seq.numbers)
         begin = 0
         while begin < len(seqs):
             rows = await self._committer.look(lambda: self._some(seqs, begin))  # noqa: B023  # called at once

@@ -9,6 +9,8 @@ from composerd_fs.rows import Row
 
 T = TypeVar("T")
 
+_CHUNK = 256
+
 _FEW = 64
 """Below so many entries a heap is not worth rebuilding."""
 
@@ -75,6 +77,47 @@ class ReadyIndex:
 def _is_ready(entry: tuple[int, int, Row]) -> bool:
     row = entry[2]
     return row.state is JobState.READY and row.place == entry[1]
+
+
+class Numbered:
+    """Jobs by number. Numbers are dense, so that lists of them take a tenth of what a dictionary would."""
+
+    def __init__(self) -> None:
+        self._chunks: dict[int, list[Row | None]] = {}
+        self._left: dict[int, int] = {}
+        """How many jobs a chunk has."""
+
+    def __setitem__(self, seq: int, row: Row) -> None:
+        """A job has this number, which no other has."""
+        chunk, at = divmod(seq, _CHUNK)
+        rows = self._chunks.get(chunk)
+        if rows is None:
+            rows = self._chunks[chunk] = [None] * _CHUNK
+            self._left[chunk] = 0
+        rows[at] = row
+        self._left[chunk] += 1
+
+    def __delitem__(self, seq: int) -> None:
+        """The job of this number is gone."""
+        chunk, at = divmod(seq, _CHUNK)
+        self._chunks[chunk][at] = None
+        self._left[chunk] -= 1
+        if not self._left[chunk]:
+            del self._chunks[chunk], self._left[chunk]
+
+    def get(self, seq: int) -> Row | None:
+        """The job of this number, if there is one."""
+        rows = self._chunks.get(seq // _CHUNK)
+        return None if rows is None else rows[seq % _CHUNK]
+
+    def values(self) -> Iterator[Row]:
+        """The jobs, in the order of their numbers."""
+        for chunk in sorted(self._chunks):
+            yield from (row for row in self._chunks[chunk] if row is not None)
+
+    def numbers(self) -> list[int]:
+        """Their numbers, in order."""
+        return [row.seq for row in self.values()]
 
 
 class Timers(Generic[T]):

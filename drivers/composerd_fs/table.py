@@ -12,7 +12,7 @@ from composerd.driver.rules import dependency_result, lost_result, on_return, re
 from composerd.models import MAX_REMEMBERED_TOKENS, Artifact, AttemptState, JobState, Key, News
 from composerd_fs import records
 from composerd_fs.clock import microseconds, seconds
-from composerd_fs.indexes import ReadyIndex, Timers
+from composerd_fs.indexes import Numbered, ReadyIndex, Timers
 from composerd_fs.records import ArtifactFields, AttemptFields, JobFields, Payload, Record
 from composerd_fs.rows import Policy, Row, Run, Undo
 
@@ -28,7 +28,7 @@ class Table:
 
     def __init__(self) -> None:
         self.rows: dict[UUID, Row] = {}
-        self.by_seq: dict[int, Row] = {}
+        self.by_seq = Numbered()
         self.runs: dict[UUID, Run] = {}
         self.keys: dict[tuple[str, str], Row] = {}
         """Jobs by channel and idempotency key."""

@@ -1,6 +1,7 @@
-"""A real file system that is full: writes are refused, the rest goes on, and it recovers by itself. Where mounting is allowed."""
+"""A real file system that is full, and one that fails: what is refused, what goes on, what the operator is told."""
 
 import asyncio
+import resource
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -79,3 +80,25 @@ async def test_a_full_disk(serve: Serve, disk: Path) -> None:
     assert (ended["state"], ended["result"]) == ("finished", "x" * 5000)
     assert (await send(server, "GET", f"{kept['href']}/artifacts/a"))[2] == b"x" * 300_000
     assert b"Traceback" not in server.log
+
+
+async def test_a_disk_that_fails(serve: Serve) -> None:
+    """After a failed write no other is accepted; readiness and the log say so; reads go on; a restart finds what was acknowledged."""
+    server = await serve()
+    kept = await server.submit()
+    resource.prlimit(
+        server.pid, resource.RLIMIT_FSIZE, (200, resource.RLIM_INFINITY)
+    )  # as if the kernel refused to write
+    for _ in range(2):
+        refused = await server.request("POST", f"{COMPOSER}/jobs", {"type": "build"})
+        assert (refused[0], refused[1]["id"]) == (503, "28")
+        resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert (await send(server, "GET", "/readyz"))[0] == 503
+    assert (await send(server, "GET", "/healthz"))[0] == 200
+    assert (await server.job(kept["id"]))["state"] == "ready"
+    assert b"mend the disk, then restart composerd" in server.log
+    server.kill()
+    await server.exited()
+    await server.start()
+    assert (await server.job(kept["id"]))["state"] == "ready"
+    assert (await send(server, "GET", "/readyz"))[0] == 200
