@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from composerd.models import AttemptState, JobState
 from composerd_fs import frames, records
 from composerd_fs.facts import artifact_fields
+from composerd_fs.made import artifact_of
 from composerd_fs.records import AttemptFields, JobFields, Payload, Place, Record
 from composerd_fs.rows import Row, Run
-from composerd_fs.table import Table, artifact_of
+from composerd_fs.table import Table
 
 
 class Snapshot:
@@ -88,17 +89,17 @@ class Restoring:
             self._connect()
 
     def _row(self, record: records.Kept) -> Row:
-        row = self._table.row_of(record.job, record.seq, record.queued_at)
+        row = self._table.made.row(record.job, record.seq, record.queued_at)
         row.place = record.place
         row.args, row.result = _payload(record.args), _payload(record.result)
         row.state = JobState(record.state)
         row.started_at, row.finished_at = record.started_at, record.finished_at
         row.retries, row.failures, row.returns = record.retries, record.failures, record.returns
-        row.worker = self._table.worker_of(record.worker)
+        row.worker = self._table.made.worker(record.worker)
         artifacts = {one.name: artifact_of(one) for one in record.artifacts} if record.artifacts else {}
         if row.state.ended:
             row.artifacts = tuple(artifacts.values())
-        row.runs = tuple(self._table.attempts_of(row, record.attempts, artifacts))
+        row.runs = tuple(self._table.made.attempts(row, record.attempts, artifacts))
         return row
 
     def _connect(self) -> None:

@@ -9,15 +9,13 @@ from collections.abc import Callable
 from uuid import UUID
 
 from composerd.driver.rules import dependency_result, lost_result, on_return, retry_backoff
-from composerd.models import MAX_REMEMBERED_TOKENS, Artifact, AttemptState, JobState, Key, News
+from composerd.models import MAX_REMEMBERED_TOKENS, AttemptState, JobState, Key, News
 from composerd_fs import records
 from composerd_fs.clock import microseconds, seconds
 from composerd_fs.indexes import Numbered, ReadyIndex, Timers
-from composerd_fs.records import ArtifactFields, AttemptFields, JobFields, Payload, Record
-from composerd_fs.rows import Policy, Row, Run, Undo
-
-MAX_WORKERS = 100_000
-"""How many workers' ids are kept as one object each."""
+from composerd_fs.made import Made, artifact_of
+from composerd_fs.records import JobFields, Payload, Record
+from composerd_fs.rows import Row, Run, Undo
 
 SETTLED_AT_ONCE = 10_000
 """How many dependents of ended jobs are looked at before others get a turn."""
@@ -37,6 +35,7 @@ class Table:
         self.leases: Timers[Run] = Timers(self._lapses_at)
         self.expiries: Timers[Row] = Timers(_expires_at)
         self.counts = dict.fromkeys(JobState, 0)
+        self.made = Made()
         self.undo = Undo()
         self.base = 0
         """What makes the places of the facts' payloads absolute."""
@@ -49,9 +48,6 @@ class Table:
         self.freed = 0
         """Bytes of payload that deleted jobs had."""
         self._unsettled: deque[tuple[Row, list[Row]]] = deque()
-        self._policies: dict[Policy, Policy] = {}
-        self._names: dict[Key, Key] = {}
-        self._workers: dict[UUID, UUID] = {}
         self._ready_news: dict[Key, int] = {}
         self._ended_news: list[UUID] = []
         self._returned_news: list[UUID] = []
@@ -176,7 +172,7 @@ class Table:
             row.number + 1,
             record.lease,
             record.handover,
-            self.worker_of(record.worker),
+            self.made.worker(record.worker),
         )
         row.number = run.number
         row.started_at = record.at
@@ -281,10 +277,10 @@ class Table:
         row.started_at = record.started_at
         row.finished_at = record.finished_at
         row.retries, row.failures, row.returns = record.retries, record.failures, record.returns
-        row.worker = self.worker_of(record.worker)
+        row.worker = self.made.worker(record.worker)
         row.result = self._place(record.result)
         artifacts = {one.name: artifact_of(one) for one in record.artifacts}
-        for run in self.attempts_of(row, record.attempts, artifacts):
+        for run in self.made.attempts(row, record.attempts, artifacts):
             run.deadline = record.at + run.lease
             self._remember(row, run)
         state = JobState(record.state)
@@ -310,60 +306,12 @@ class Table:
     def _new_row(self, fields: JobFields, at: int) -> Row:
         self.last_seq += 1
         self.last_place += 1
-        row = self.row_of(fields, self.last_seq, at)
+        row = self.made.row(fields, self.last_seq, at)
         row.place = self.last_place
         row.args = self._place(fields.args)
         self.insert(row)
         self.undo.call(self._remove, row)
         return row
-
-    def row_of(self, fields: JobFields, seq: int, at: int) -> Row:
-        """A row with what was submitted but its args; nobody knows of it yet. What many rows say alike they share."""
-        key = Key(fields.channel, fields.type, fields.arch)
-        policy = Policy(
-            fields.timeout,
-            fields.max_retries,
-            fields.retry_on_failure,
-            fields.retry_backoff,
-            fields.fail_with_dependency,
-            fields.retention,
-        )
-        row = Row(
-            fields.id,
-            seq,
-            self._names.setdefault(key, key),
-            self._policies.setdefault(policy, policy),
-            fields.priority,
-            at,
-        )
-        row.dependencies = fields.dependencies
-        row.not_before = fields.not_before
-        row.idempotency_key = fields.idempotency_key
-        row.fingerprint = fields.fingerprint
-        return row
-
-    def attempts_of(self, row: Row, attempts: list[AttemptFields], artifacts: dict[str, Artifact]) -> list[Run]:
-        """The attempts at a job that are remembered, from their record; the one that runs has the artifacts."""
-        runs = []
-        for fields in attempts:
-            run = Run(fields.token, row, fields.number, fields.lease, None, None)
-            run.state = AttemptState(fields.state)
-            run.confirm = fields.confirm
-            run.digest = fields.digest
-            run.worker = self.worker_of(fields.worker)
-            row.number = max(row.number, run.number)
-            if run.state is AttemptState.RUNNING:
-                run.artifacts = artifacts
-            runs.append(run)
-        return runs
-
-    def worker_of(self, worker_id: UUID | None) -> UUID | None:
-        """A worker's id as one object, however many jobs name it."""
-        if worker_id is None:
-            return None
-        if len(self._workers) > MAX_WORKERS:
-            self._workers.clear()
-        return self._workers.setdefault(worker_id, worker_id)
 
     def _place(self, payload: Payload | None) -> Payload | None:
         return self.base | payload if isinstance(payload, int) else payload
@@ -495,11 +443,6 @@ class Table:
 
     def _at(self, time: int) -> None:
         self.latest = max(self.latest, time)
-
-
-def artifact_of(fields: ArtifactFields) -> Artifact:
-    """An artifact from its record."""
-    return Artifact(fields.name, fields.size, fields.sha256.hex(), fields.place)
 
 
 def _delayed_until(row: Row) -> int | None:
