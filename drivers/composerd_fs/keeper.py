@@ -56,6 +56,7 @@ class Keeper:
         self._table = table
         self._journal = journal
         self._task: asyncio.Task[None] | None = None
+        self._closed = False
         self._covered = 0
         """What the journal had written when the last checkpoint began."""
         self._freed = 0
@@ -71,7 +72,13 @@ class Keeper:
 
     async def begin(self) -> int:
         """Begin a frame; the moment between two flushes at which a checkpoint may begin."""
-        if self._task is None and self._is_due() and not self._table.unsettled and self._journal.broken is None:
+        if (
+            self._task is None
+            and not self._closed
+            and self._is_due()
+            and not self._table.unsettled
+            and self._journal.broken is None
+        ):
             self._covered, self._freed = self._journal.written, self._table.freed
             try:
                 await self._journal.rotate()
@@ -257,7 +264,8 @@ class Keeper:
         )
 
     async def close(self) -> None:
-        """Stop, and leave nothing unfinished. Fine twice."""
+        """Stop, begin no other checkpoint, and leave nothing unfinished. Fine twice."""
+        self._closed = True
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])

@@ -236,3 +236,21 @@ async def test_a_full_disk_leaves_no_half_checkpoint(tmp_path: Path, monkeypatch
         await churn(fs, 60, live=60)
         await quiet(fs)
         assert len(list(journal.glob("*.checkpoint"))) == 1
+
+
+async def test_a_stop_while_a_checkpoint_is_due(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is still being written when the storage is closed is written, and no checkpoint begins any more."""
+    monkeypatch.setattr("composerd_fs.keeper.CHECKPOINT_AFTER", 1)
+    monkeypatch.setattr("composerd_fs.commit.MAX_BYTES", 1)  # a flush for each
+    async with store_of("fs", tmp_path / "storage") as fs:
+        driver: Any = fs.driver
+        jobs = [fs.new(args=KIB) for _ in range(50)]
+        writes = [asyncio.create_task(driver.enqueue([[job]])) for job in jobs]
+        await asyncio.sleep(0)
+        await driver.close()
+        assert driver._keeper._task is None
+        for write in writes:
+            await write
+        assert not list((tmp_path / "storage" / "journal").glob("*.tmp"))
+        fs.driver = await opened(tmp_path / "storage")
+        assert len(await fs.dump()) == 50
