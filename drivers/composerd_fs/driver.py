@@ -271,6 +271,7 @@ class FsDriver(_TableDriver):
     async def start(self, *, create: bool = True) -> None:
         await asyncio.to_thread(self._prepare, create)
         self._build(self._keeper, self._journal.payload, self._journal.record)
+        self._keeper.look = self._committer.look
         gc.disable()  # a million small objects, none of them garbage
         try:
             await self._journal.open(self._replay)

@@ -15,7 +15,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeAlias
 from uuid import UUID
 
 import msgspec
@@ -49,6 +49,10 @@ UNFINISHED = ".tmp"
 _encode = msgspec.msgpack.Encoder(uuid_format="bytes").encode
 
 
+_Found: TypeAlias = tuple[UUID, int | None, int | None]
+"""A job, and where its args and its result are if they are to be copied."""
+
+
 class Keeper:
     """What a committer has as its log: the journal, looked after."""
 
@@ -67,6 +71,8 @@ class Keeper:
         """The segment before which the last checkpoint was taken."""
         self.copy: Callable[[Sequence[Copied]], Awaitable[None]]
         """Writes payloads anew, to be set by the driver."""
+        self.look: Callable[[Callable[[], list[_Found]]], Awaitable[list[_Found]]]
+        """Looks at the table between two flushes, to be set by the driver."""
 
     # The log of the committer.
 
@@ -106,11 +112,8 @@ class Keeper:
             self._after = max(CHECKPOINT_AFTER, (directory / checkpoint_name(self.checkpoint)).stat().st_size)
         live = self._live = self.live()
         there = set(numbers_of(directory, "log"))
-        for segment in sorted(live.keys() - there):
-            path = directory / segment_name(segment)
-            raise StorageUnusable(
-                f"the journal is damaged: {path} is missing; restore it from a backup", file=str(path)
-            )
+        for lost in self.lost(live):
+            raise lost
         unneeded = [directory / checkpoint_name(number) for number in checkpoints[:-1]]
         unneeded += [directory / segment_name(one) for one in there - live.keys() if one < (self.checkpoint or 0)]
         unneeded += directory.glob(f"*{UNFINISHED}")
@@ -229,25 +232,26 @@ class Keeper:
 
     async def _empty(self, seqs: Sequence[int], segments: set[int]) -> None:
         """Copy what lives in some segments. Raises `Unavailable` for what cannot be read: they stay then."""
-        found: list[tuple[UUID, Payload | None, Payload | None]] = []
-        size = 0
         for begin in range(0, len(seqs), ROWS_AT_ONCE):
             turn = _Turn()
-            for seq in seqs[begin : begin + ROWS_AT_ONCE]:
-                row = self._table.by_seq.get(seq)
-                if row is None:
-                    continue
-                args, result = (_in(segments, payload) for payload in (row.args, row.result))
-                if args is not None or result is not None:
-                    found.append((row.id, args, result))
-                    size += sum(frames.where(one)[2] for one in (args, result) if isinstance(one, int))
-                if size >= COPIED_AT_ONCE:
-                    await self._copy(found)
-                    found, size = [], 0
+            # Between two flushes: what one has deleted, and then cannot write, is there again.
+            found = await self.look(lambda: self._found(seqs[begin : begin + ROWS_AT_ONCE], segments))  # noqa: B023  # called at once
+            while found:
+                some = [found.pop()]
+                size = _size(some[0])
+                while found and size < COPIED_AT_ONCE:
+                    some.append(found.pop())
+                    size += _size(some[-1])
+                await self._copy(some)
             await turn.over()
-        await self._copy(found)
 
-    async def _copy(self, found: Sequence[tuple[UUID, Payload | None, Payload | None]]) -> None:
+    def _found(self, seqs: Sequence[int], segments: set[int]) -> list[_Found]:
+        """Of some jobs those that have payloads in some segments, and where."""
+        rows = [row for seq in seqs if (row := self._table.by_seq.get(seq)) is not None]
+        found = [(row.id, _in(segments, row.args), _in(segments, row.result)) for row in rows]
+        return [one for one in found if one[1] is not None or one[2] is not None]
+
+    async def _copy(self, found: Sequence[_Found]) -> None:
         places = [one for _, args, result in found for one in (args, result) if isinstance(one, int)]
         read = dict(zip(places, await self._journal.read_many(places), strict=True))
         await self.copy(
@@ -280,6 +284,10 @@ class _Turn:
     async def over(self) -> None:
         """Wait for as long as the share asks for."""
         await asyncio.sleep((time.monotonic() - self._began) * (1 / SHARE - 1))
+
+
+def _size(found: _Found) -> int:
+    return sum(frames.where(place)[2] for place in found[1:] if place is not None)
 
 
 def _in(segments: set[int], payload: Payload | None) -> int | None:

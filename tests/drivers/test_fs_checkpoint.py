@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from composerd.errors import StorageUnusable, Unavailable
+from composerd.errors import StorageFull, StorageUnusable, Unavailable
 from composerd.models import JobState
 from composerd_fs import FsDriver, MemoryDriver
 from composerd_fs.checkpoint import Restoring, Snapshot, kept
@@ -254,3 +254,31 @@ async def test_a_stop_while_a_checkpoint_is_due(tmp_path: Path, monkeypatch: pyt
         assert not list((tmp_path / "storage" / "journal").glob("*.tmp"))
         fs.driver = await opened(tmp_path / "storage")
         assert len(await fs.dump()) == 50
+
+
+async def test_a_refused_delete_while_a_segment_is_emptied(fs: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job whose delete cannot be written is there again: its payload is copied before its segment goes."""
+    driver: Any = fs.driver
+    job_id = await fs.add(args=KIB)
+    await fs.cancel(job_id)
+    await driver._journal.rotate()
+    blocked, flushing = asyncio.Event(), asyncio.Event()
+    flush = driver._keeper.flush
+
+    async def refused(wanted: Any) -> Any:
+        flushing.set()
+        await blocked.wait()
+        monkeypatch.setattr(driver._keeper, "flush", flush)
+        raise StorageFull("no room")
+
+    monkeypatch.setattr(driver._keeper, "flush", refused)
+    deleting = asyncio.create_task(fs.delete(job_id))
+    await flushing.wait()
+    emptying = asyncio.create_task(driver._keeper._empty(driver._table.by_seq.numbers() or [1], {1}))
+    await asyncio.sleep(0.05)
+    blocked.set()
+    with pytest.raises(StorageFull):
+        await deleting
+    await emptying
+    assert driver._keeper.live().keys() == {2}
+    assert await fs.args(job_id) == KIB
