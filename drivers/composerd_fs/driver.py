@@ -3,11 +3,10 @@
 import asyncio
 import gc
 import re
-from bisect import bisect
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import datetime
-from itertools import islice, takewhile
+from itertools import takewhile
 from pathlib import Path
 from typing import Self, TypeVar
 from urllib.parse import unquote
@@ -46,7 +45,7 @@ from composerd_fs.journal import Journal
 from composerd_fs.keeper import Keeper
 from composerd_fs.operations import Copied, Operations
 from composerd_fs.reader import Reader
-from composerd_fs.records import Begun, Complete, Kept, Payload, Record
+from composerd_fs.records import Archived, Begun, Complete, Kept, Payload, Record, Shapes
 from composerd_fs.rows import Row, Run
 from composerd_fs.table import Table
 from composerd_fs.views import stored_job_of
@@ -54,8 +53,9 @@ from composerd_fs.views import stored_job_of
 MAX_WORKERS = 100_000
 """How many workers are remembered; those not heard of for longest are forgotten first."""
 
-_DUMPED_AT_ONCE = 100
 _BYTES_DUMPED_AT_ONCE = 16 * 1024 * 1024
+
+_CHECKPOINTED = Begun | Kept | Shapes | Archived | Complete
 
 T = TypeVar("T")
 
@@ -163,28 +163,28 @@ class _TableDriver(Driver):
         return await self._committer.look(lambda: looks.ahead(self._table, job_id, limit))
 
     async def dump(self) -> AsyncIterator[StoredJob]:
-        seqs = await self._committer.look(self._table.by_seq.numbers)
-        begin = 0
-        while begin < len(seqs):
-            rows = await self._committer.look(lambda: self._some(seqs, begin))  # noqa: B023  # called at once
-            payloads = await self._read_payloads([place for row in rows for place in (row.args, row.result)])
-            for index, row in enumerate(rows):
-                yield stored_job_of(row, payloads[2 * index], payloads[2 * index + 1])
-            begin = bisect(seqs, rows[-1].seq, begin) if rows else len(seqs)
+        last = 0
+        for chunk in await self._committer.look(self._table.by_seq.chunks):
+            while some := await self._committer.look(lambda: self._some(chunk, last)):  # noqa: B023  # called at once
+                payloads = await self._read_payloads([place for row, _ in some for place in (row.args, row.result)])
+                for index, (row, dependents) in enumerate(some):
+                    yield stored_job_of(row, dependents, payloads[2 * index], payloads[2 * index + 1])
+                last = some[-1][0].seq
 
-    def _some(self, seqs: Sequence[int], begin: int) -> "Sequence[Row]":
-        """Rows from one on, as many as are dumped at once."""
-        rows = []
+    def _some(self, chunk: int, last: int) -> "Sequence[tuple[Row, tuple[UUID, ...]]]":
+        """Rows of a run of numbers, behind one number, as many as are dumped at once; with their dependents."""
+        some = []
         size = 0
-        for seq in islice(seqs, begin, None):
-            row = self._table.by_seq.get(seq)
-            if row is None:
-                continue  # deleted meanwhile
-            rows.append(row)
+        for seq, _ in self._table.by_seq.chunk(chunk):
+            if seq <= last:
+                continue
+            row = self._table.at(seq)
+            assert row is not None, "there is one of this number"
+            some.append((row, self._table.dependents_of(row)))
             size += sum(_size(payload) for payload in (row.args, row.result) if payload is not None)
-            if len(rows) == _DUMPED_AT_ONCE or size >= _BYTES_DUMPED_AT_ONCE:
+            if size >= _BYTES_DUMPED_AT_ONCE:
                 break
-        return rows
+        return some
 
     async def load(self, jobs: Sequence[StoredJob]) -> None:
         size = sum(len(job.new.args or b"") + len(job.result or b"") for job in jobs)
@@ -295,11 +295,12 @@ class FsDriver(_TableDriver):
     def _replay(self, base: int, records: "list[Record]") -> None:
         self._table.base = base
         for record in records:
-            if isinstance(record, Begun | Kept | Complete):
+            if isinstance(record, _CHECKPOINTED):
                 self._restoring.apply(record)
             else:
                 self._table.apply(record)
         self._table.undo.clear()
+        self._table.put_away()
         self._table.take_news(0)
 
     async def check(self) -> StorageCheck:
@@ -314,7 +315,7 @@ class FsDriver(_TableDriver):
         problems: list[str] = []
         try:
             reader.read(self._replay)
-            problems += map(str, self._keeper.lost(self._keeper.live()))
+            problems += map(str, self._keeper.lost())
             old = [number for number in reader.segments() if number < max(reader.checkpoints(), default=0)]
             problems += filter(None, map(reader.verify, old))
         except StorageUnusable as exc:
@@ -341,10 +342,11 @@ class FsDriver(_TableDriver):
             raise Unavailable(self._journal.broken)
 
     async def info(self) -> StorageInfo:
+        live = await self._committer.look(lambda: dict(self._table.live))
         return StorageInfo(
             description=f"fs at {self.directory}",
             jobs=self._counts(),
-            details=await asyncio.to_thread(self._keeper.describe),
+            details=await asyncio.to_thread(self._keeper.describe, live),
         )
 
     async def _copy(self, copied: "Sequence[Copied]") -> None:

@@ -141,3 +141,13 @@ def where(place: int) -> tuple[int, int, int]:
 def place(segment: int, offset: int, length: int) -> int:
     """The opposite of `where`."""
     return base(segment, offset) | length - CHECK
+
+
+def packed_place(payload: int | bytes | None) -> bytes | tuple[int, int, int] | None:
+    """A payload's place as a checkpoint has it; a payload that is no place stays as it is."""
+    return where(payload) if isinstance(payload, int) else payload
+
+
+def unpacked_place(packed: bytes | tuple[int, int, int] | None) -> int | bytes | None:
+    """The opposite of `packed_place`."""
+    return place(*packed) if isinstance(packed, tuple) else packed

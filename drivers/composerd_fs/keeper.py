@@ -15,13 +15,14 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias
+from typing import Any, BinaryIO, Protocol, TypeAlias, TypeVar
 from uuid import UUID
 
 import msgspec
 
 from composerd.errors import ComposerdError, StorageFull, StorageUnusable, Unavailable
 from composerd_fs import frames
+from composerd_fs.archive import places
 from composerd_fs.checkpoint import Snapshot
 from composerd_fs.files import sync_directory
 from composerd_fs.journal import Journal
@@ -46,11 +47,20 @@ COPIED_AT_ONCE = 1024 * 1024
 
 UNFINISHED = ".tmp"
 
+T = TypeVar("T")
+
 _encode = msgspec.msgpack.Encoder(uuid_format="bytes").encode
 
 
 _Found: TypeAlias = tuple[UUID, int | None, int | None]
 """A job, and where its args and its result are if they are to be copied."""
+
+
+class Look(Protocol):
+    """Looks at the table between two flushes."""
+
+    async def __call__(self, look: Callable[[], T], /) -> T:
+        """What the look sees."""
 
 
 class Keeper:
@@ -65,14 +75,12 @@ class Keeper:
         """What the journal had written when the last checkpoint began."""
         self._freed = 0
         self._after = CHECKPOINT_AFTER
-        self._live: Mapping[int, int] = {}
-        """Bytes of payload by segment, when it was last looked at: at a checkpoint, at the start."""
         self.checkpoint: int | None = None
         """The segment before which the last checkpoint was taken."""
         self.copy: Callable[[Sequence[Copied]], Awaitable[None]]
         """Writes payloads anew, to be set by the driver."""
-        self.look: Callable[[Callable[[], list[_Found]]], Awaitable[list[_Found]]]
-        """Looks at the table between two flushes, to be set by the driver."""
+        self.look: Look
+        """To be set by the driver."""
 
     # The log of the committer.
 
@@ -110,9 +118,9 @@ class Keeper:
         self.checkpoint = checkpoints[-1] if checkpoints else None
         if self.checkpoint is not None:
             self._after = max(CHECKPOINT_AFTER, (directory / checkpoint_name(self.checkpoint)).stat().st_size)
-        live = self._live = self.live()
+        live = self._table.live
         there = set(numbers_of(directory, "log"))
-        for lost in self.lost(live):
+        for lost in self.lost():
             raise lost
         unneeded = [directory / checkpoint_name(number) for number in checkpoints[:-1]]
         unneeded += [directory / segment_name(one) for one in there - live.keys() if one < (self.checkpoint or 0)]
@@ -120,27 +128,17 @@ class Keeper:
         for path in unneeded:
             path.unlink(missing_ok=True)
 
-    def lost(self, live: Mapping[int, int]) -> list[StorageUnusable]:
+    def lost(self) -> list[StorageUnusable]:
         """What is to be said of segments that are not there, though jobs have payloads in them."""
-        paths = [self._journal.path(segment) for segment in sorted(live)]
+        paths = [self._journal.path(segment) for segment in sorted(self._table.live)]
         return [
             StorageUnusable(f"the journal is damaged: {path} is missing; restore it from a backup", file=str(path))
             for path in paths
             if not path.exists()
         ]
 
-    def live(self) -> Mapping[int, int]:
-        """Bytes of payload that jobs have, by segment: a look at every job."""
-        live: dict[int, int] = {}
-        for row in self._table.rows.values():
-            for payload in (row.args, row.result):
-                if isinstance(payload, int):
-                    segment, _, length = frames.where(payload)
-                    live[segment] = live.get(segment, 0) + length
-        return live
-
-    def describe(self) -> dict[str, Any]:
-        """The files, for people: how many, how large, and how much of them lives. Blocking."""
+    def describe(self, live: Mapping[int, int]) -> dict[str, Any]:
+        """The files, for people: how many, how large, and how much of them lives, by segment. Blocking."""
         directory = self._journal.directory
         sizes = {number: self._journal.path(number).stat().st_size for number in numbers_of(directory, "log")}
         old = {number: size for number, size in sizes.items() if number < (self.checkpoint or 0)}
@@ -148,10 +146,8 @@ class Keeper:
         return {
             "segments": len(sizes),
             "bytes in segments": sum(sizes.values()),
-            "payload that lives": sum(self._live.values()),
-            "dead bytes from before the checkpoint": sum(
-                size - self._live.get(number, 0) for number, size in old.items()
-            ),
+            "payload that lives": sum(live.values()),
+            "dead bytes from before the checkpoint": sum(size - live.get(number, 0) for number, size in old.items()),
             "bytes behind the checkpoint": sum(sizes.values()) - sum(old.values()),
             "last checkpoint": "none" if checkpoint is None else checkpoint.name,
             "bytes in the checkpoint": 0 if checkpoint is None else checkpoint.stat().st_size,
@@ -176,11 +172,8 @@ class Keeper:
                 snapshot.close()
             before, self.checkpoint = self.checkpoint, segment
             self._after = max(CHECKPOINT_AFTER, size)
-            self._live = snapshot.live
-            log.info(
-                "a checkpoint of %d jobs, %d bytes, took %.1f s", len(snapshot.seqs), size, time.monotonic() - began
-            )
-            await self._compact(snapshot, segment, before)
+            log.info("a checkpoint of %d jobs, %d bytes, took %.1f s", snapshot.jobs, size, time.monotonic() - began)
+            await self._compact(segment, before)
         except (OSError, ComposerdError) as exc:
             log.warning("the journal was not made smaller, and will be tried again when it has grown: %s", exc)
         except Exception:
@@ -207,18 +200,20 @@ class Keeper:
             unfinished.unlink(missing_ok=True)
             raise
 
-    async def _compact(self, snapshot: Snapshot, checkpoint: int, before: int | None) -> None:
+    async def _compact(self, checkpoint: int, before: int | None) -> None:
         directory = self._journal.directory
         if self._journal.broken is not None:
             return  # nothing is removed from a disk that fails
         old = [number for number in await asyncio.to_thread(numbers_of, directory, "log") if number < checkpoint]
-        dead = [directory / segment_name(number) for number in old if number not in snapshot.live]
+        # Between two flushes, here and below: what one has deleted, and then cannot write, is there again.
+        live = await self.look(lambda: dict(self._table.live))
+        dead = [directory / segment_name(number) for number in old if number not in live]
         if before is not None:
             dead.append(directory / checkpoint_name(before))
         await self._journal.remove(dead)
-        sparse = await asyncio.to_thread(self._sparse, old, snapshot.live)
+        sparse = await asyncio.to_thread(self._sparse, old, live)
         if sparse:
-            await self._empty(snapshot.seqs, sparse)
+            await self._empty(sparse)
             await self._journal.remove([directory / segment_name(number) for number in sparse])
             log.info("%d segments were mostly dead and are gone", len(sparse))
 
@@ -230,12 +225,11 @@ class Keeper:
             if number in live and 2 * live[number] < self._journal.path(number).stat().st_size
         }
 
-    async def _empty(self, seqs: Sequence[int], segments: set[int]) -> None:
+    async def _empty(self, segments: set[int]) -> None:
         """Copy what lives in some segments. Raises `Unavailable` for what cannot be read: they stay then."""
-        for begin in range(0, len(seqs), ROWS_AT_ONCE):
+        for chunk in await self.look(self._table.by_seq.chunks):
             turn = _Turn()
-            # Between two flushes: what one has deleted, and then cannot write, is there again.
-            found = await self.look(lambda: self._found(seqs[begin : begin + ROWS_AT_ONCE], segments))  # noqa: B023  # called at once
+            found = await self.look(lambda: self._found(chunk, segments))  # noqa: B023  # called at once
             while found:
                 some = [found.pop()]
                 size = _size(some[0])
@@ -245,11 +239,17 @@ class Keeper:
                 await self._copy(some)
             await turn.over()
 
-    def _found(self, seqs: Sequence[int], segments: set[int]) -> list[_Found]:
-        """Of some jobs those that have payloads in some segments, and where."""
-        rows = [row for seq in seqs if (row := self._table.by_seq.get(seq)) is not None]
-        found = [(row.id, _in(segments, row.args), _in(segments, row.result)) for row in rows]
-        return [one for one in found if one[1] is not None or one[2] is not None]
+    def _found(self, chunk: int, segments: set[int]) -> list[_Found]:
+        """Of a run of jobs those that have payloads in some segments, and where."""
+        found: list[_Found] = []
+        for seq, row in self._table.by_seq.chunk(chunk):
+            args, result = places(row) if isinstance(row, bytes) else (row.args, row.result)
+            args, result = _in(segments, args), _in(segments, result)
+            if args is not None or result is not None:
+                job = self._table.at(seq)
+                assert job is not None, "there is one of this number"
+                found.append((job.id, args, result))
+        return found
 
     async def _copy(self, found: Sequence[_Found]) -> None:
         places = [one for _, args, result in found for one in (args, result) if isinstance(one, int)]

@@ -16,7 +16,7 @@ from composerd.errors import StorageUnusable
 from composerd_fs import frames
 from composerd_fs.files import sync_directory
 from composerd_fs.frames import FRAME_HEADER, FRAME_MAGIC, SEGMENT_HEADER, FrameHeader, SegmentHeader
-from composerd_fs.records import Begun, Complete, Kept, Record
+from composerd_fs.records import Archived, Begun, Complete, Kept, Record
 
 log = logging.getLogger(__name__)
 
@@ -125,7 +125,7 @@ class Reader:
                 if offset == SEGMENT_HEADER and taken and isinstance(taken[0], Begun):
                     self._frame = taken[0].frame
                 complete = taken[-1] if taken and isinstance(taken[-1], Complete) else None
-                jobs += sum(isinstance(one, Kept) for one in taken)
+                jobs += sum(1 if isinstance(one, Kept) else _packed(one) for one in taken)
                 replay(0, taken)
                 offset += found.size
         if complete is None or complete.jobs != jobs:
@@ -238,6 +238,10 @@ class Reader:
                 file.truncate(offset)
                 os.fsync(file.fileno())
         sync_directory(path.parent)
+
+
+def _packed(record: Record) -> int:
+    return len(record.jobs) if isinstance(record, Archived) else 0
 
 
 def segment_name(number: int) -> str:

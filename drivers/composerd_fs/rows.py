@@ -70,6 +70,7 @@ class Row:
         "id",
         "idempotency_key",
         "key",
+        "needed",
         "not_before",
         "number",
         "partial",
@@ -100,7 +101,10 @@ class Row:
         self.args: Payload | None = None
         self.result: Payload | None = None
         self.dependencies: tuple[UUID, ...] = ()
-        self.dependents: dict[int, Row] | None = None
+        self.dependents: dict[int, None] | None = None
+        """By number, in the order of their submission."""
+        self.needed = 0
+        """How many dependents have not ended."""
         self.pending = 0
         """How many dependencies have not ended."""
         self.not_before: int | None = None

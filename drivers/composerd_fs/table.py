@@ -10,9 +10,11 @@ from uuid import UUID
 
 from composerd.driver.rules import dependency_result, lost_result, on_return, retry_backoff
 from composerd.models import MAX_REMEMBERED_TOKENS, AttemptState, JobState, Key, News
-from composerd_fs import records
+from composerd_fs import archive, records
+from composerd_fs.archive import Archive
 from composerd_fs.clock import microseconds, seconds
-from composerd_fs.indexes import Numbered, ReadyIndex, Timers
+from composerd_fs.frames import unpacked_place, where
+from composerd_fs.indexes import Expiries, Numbered, ReadyIndex, Timers
 from composerd_fs.made import Made, artifact_of
 from composerd_fs.records import JobFields, Payload, Record
 from composerd_fs.rows import Row, Run, Undo
@@ -26,6 +28,7 @@ class Table:
 
     def __init__(self) -> None:
         self.rows: dict[UUID, Row] = {}
+        """Those that are not packed; `find` knows all."""
         self.by_seq = Numbered()
         self.runs: dict[UUID, Run] = {}
         self.keys: dict[tuple[str, str], Row] = {}
@@ -33,9 +36,12 @@ class Table:
         self.ready = ReadyIndex()
         self.delays: Timers[Row] = Timers(_delayed_until)
         self.leases: Timers[Run] = Timers(self._lapses_at)
-        self.expiries: Timers[Row] = Timers(_expires_at)
+        self.expiries = Expiries(self._expires_at)
         self.counts = dict.fromkeys(JobState, 0)
         self.made = Made()
+        self.archive = Archive(self.by_seq, self.made)
+        self.live: dict[int, int] = {}
+        """Bytes of payload that jobs have, by segment."""
         self.undo = Undo()
         self.base = 0
         """What makes the places of the facts' payloads absolute."""
@@ -48,6 +54,8 @@ class Table:
         self.freed = 0
         """Bytes of payload that deleted jobs had."""
         self._unsettled: deque[tuple[Row, list[Row]]] = deque()
+        self._resting: list[Row] = []
+        """Ended jobs that perhaps nobody unended depends on any more: to be packed."""
         self._ready_news: dict[Key, int] = {}
         self._ended_news: list[UUID] = []
         self._returned_news: list[UUID] = []
@@ -65,6 +73,80 @@ class Table:
             records.Moved: self._moved,
         }
 
+    # Finding, whether packed or not.
+
+    def find(self, job_id: UUID) -> Row | None:
+        """A job by its id; what is done to a packed one changes nothing."""
+        row = self.rows.get(job_id)
+        if row is not None:
+            return row
+        packed = self.archive.find(job_id)
+        return None if packed is None else self.archive.unpack(packed)
+
+    def find_run(self, token: UUID) -> Run | None:
+        """An attempt by its token; the same."""
+        run = self.runs.get(token)
+        if run is not None:
+            return run
+        packed = self.archive.find_token(token)
+        if packed is None:
+            return None
+        return next(run for run in self.archive.unpack(packed).runs if run.token == token)
+
+    def find_key(self, channel: str, key: str) -> Row | None:
+        """A job by its idempotency key; the same."""
+        row = self.keys.get((channel, key))
+        if row is not None:
+            return row
+        packed = self.archive.find_key(channel, key)
+        return None if packed is None else self.archive.unpack(packed)
+
+    def at(self, seq: int) -> Row | None:
+        """A job by its number; the same."""
+        row = self.by_seq.get(seq)
+        return self.archive.unpack(archive.decode(row)) if isinstance(row, bytes) else row
+
+    def dependents_of(self, row: Row) -> tuple[UUID, ...]:
+        """The ids of those that depend on a job, in the order of their submission."""
+        found = [self.at(seq) for seq in sorted(row.dependents or ())]
+        return tuple([one.id for one in found if one is not None])
+
+    def put_away(self) -> None:
+        """Between two flushes: pack the jobs that have come to rest."""
+        for row in self._resting:
+            if row.state.ended and not row.needed and self.by_seq.get(row.seq) is row:
+                self._pack(row)
+        self._resting.clear()
+
+    def _pack(self, row: Row) -> None:
+        self.archive.add(row)
+        del self.rows[row.id]
+        for run in row.runs:
+            del self.runs[run.token]
+        if row.idempotency_key is not None:
+            del self.keys[row.key.channel, row.idempotency_key]
+
+    def _live(self, job_id: UUID) -> Row | None:
+        """A job that is about to be changed: not packed any more."""
+        row = self.rows.get(job_id)
+        if row is not None:
+            return row
+        packed = self.archive.find(job_id)
+        if packed is None:
+            return None
+        row = self.archive.unpack(packed)
+        self.archive.forget(packed)
+        self.by_seq.replace(row.seq, row)
+        self._know(row)
+        for run in row.runs:
+            self.runs[run.token] = run
+        if row.dependents:
+            row.dependents = {seq: None for seq in row.dependents if self.by_seq.get(seq) is not None}
+        self._resting.append(row)
+        return row
+
+    # Changing.
+
     def apply(self, record: Record) -> None:
         """Let a fact be true. It must be one that `operations` decided on, now or before a restart."""
         self._apply[type(record)](record)
@@ -80,6 +162,24 @@ class Table:
         )
         self._ready_news, self._ended_news, self._returned_news, self._due_news = {}, [], [], None
         return news
+
+    def restore(self, row: Row) -> None:
+        """Take in a row of a checkpoint."""
+        self.insert(row)
+        self._hold(row.args)
+        self._hold(row.result)
+        for run in row.runs:
+            self.runs[run.token] = run
+
+    def restore_packed(self, data: bytes) -> None:
+        """Take in a packed job of a checkpoint."""
+        packed = self.archive.restore(data)
+        shape = self.archive.shapes[packed.shape]
+        self.counts[shape.state] += 1
+        self._hold(unpacked_place(packed.args))
+        self._hold(unpacked_place(packed.result))
+        if shape.policy.retention is not None:
+            self.expiries.add(packed.queued_at + packed.finished + shape.policy.retention, packed.seq)
 
     def restart(self, now: int) -> None:
         """After a replay: every running attempt is confirmed and has a full lease from now."""
@@ -139,7 +239,7 @@ class Table:
         return [
             job_id
             for job_id in dict.fromkeys(dependencies)
-            if (row := self.rows.get(job_id)) is not None and row.state is JobState.FAILED
+            if (row := self.find(job_id)) is not None and row.state is JobState.FAILED
         ]
 
     # The facts.
@@ -147,19 +247,16 @@ class Table:
     def _enqueued(self, record: records.Enqueued) -> None:
         for fields in record.jobs:
             row = self._new_row(fields, record.at)
-            pending = 0
-            for job_id in set(row.dependencies):
-                dependency = self.rows[job_id]
-                if dependency.dependents is None:
-                    dependency.dependents = {}
-                dependency.dependents[row.seq] = row
+            for job_id in dict.fromkeys(row.dependencies):
+                dependency = self._live(job_id)
+                assert dependency is not None, "a submission names jobs that there are"
+                self._depend(row, dependency)
                 if not dependency.state.ended:
-                    pending += 1
-            row.pending = pending
+                    row.pending += 1
             failed = self.failed_dependencies(row.dependencies) if row.policy.fail_with_dependency else ()
             if failed:
                 self._end(row, JobState.FAILED, record.at, dependency_result(failed))
-            elif pending == 0:
+            elif row.pending == 0:
                 self._wait_or_ready(row, record.at)
         self._at(record.at)
 
@@ -236,14 +333,17 @@ class Table:
 
     def _deleted(self, record: records.Deleted) -> None:
         for job in record.jobs:
-            row = self.rows.pop(job)
-            del self.by_seq[row.seq]
+            row = self._live(job)
+            assert row is not None, "who is deleted was there"
             self.undo.save(row)
             self.undo.call(self._undelete, row)
+            del self.rows[job]
+            del self.by_seq[row.seq]
             self.freed += row.weight
+            self._hold(row.args, -1)
+            self._hold(row.result, -1)
             self.counts[row.state] -= 1
             self.expiries.left()
-            row.finished_at = None  # its entry among the expiries is stale
             for run in row.runs:
                 del self.runs[run.token]
             if row.idempotency_key is not None:
@@ -251,23 +351,24 @@ class Table:
             for job_id in set(row.dependencies):
                 dependency = self.rows.get(job_id)
                 if dependency is not None and dependency.dependents is not None:
+                    self.undo.save(dependency)
                     dependency.dependents.pop(row.seq, None)
-                    self.undo.call(dependency.dependents.__setitem__, row.seq, row)
+                    self.undo.call(dependency.dependents.__setitem__, row.seq, None)
 
     def _undelete(self, row: Row) -> None:
         self.insert(row)
         for run in row.runs:
             self.runs[run.token] = run
+        self._resting.append(row)
 
     def _restored(self, record: records.Restored) -> None:
         row = self._new_row(record.job, record.queued_at)
         waiting = record.state == JobState.WAITING.value
+        state = JobState(record.state)
         for job_id in dict.fromkeys(row.dependencies):
-            dependency = self.rows.get(job_id)
+            dependency = self._live(job_id)
             if dependency is not None:
-                if dependency.dependents is None:
-                    dependency.dependents = {}
-                dependency.dependents[row.seq] = row
+                self._depend(row, dependency, needs=not state.ended)
                 if not dependency.state.ended:
                     row.pending += 1
                 elif waiting:  # perhaps what follows was not drawn yet where it came from
@@ -279,13 +380,14 @@ class Table:
         row.retries, row.failures, row.returns = record.retries, record.failures, record.returns
         row.worker = self.made.worker(record.worker)
         row.result = self._place(record.result)
+        self._hold(row.result)
         artifacts = {one.name: artifact_of(one) for one in record.artifacts}
         for run in self.made.attempts(row, record.attempts, artifacts):
             run.deadline = record.at + run.lease
             self._remember(row, run)
-        state = JobState(record.state)
         if state.ended:
             row.artifacts = tuple(artifacts.values())
+            self._resting.append(row)
         self._state(row, state)
         self.index(row)
         self._at(record.at)
@@ -294,12 +396,17 @@ class Table:
         self.settle(record.dependents)
 
     def _moved(self, record: records.Moved) -> None:
-        row = self.rows[record.job]
+        row = self._live(record.job)
+        assert row is not None, "what is moved is somebody's"
         self.undo.save(row)
         if record.args is not None:
+            self._hold(row.args, -1)
             row.args = self._place(record.args)
+            self._hold(row.args)
         if record.result is not None:
+            self._hold(row.result, -1)
             row.result = self._place(record.result)
+            self._hold(row.result)
 
     # Steps that the facts have in common.
 
@@ -309,6 +416,7 @@ class Table:
         row = self.made.row(fields, self.last_seq, at)
         row.place = self.last_place
         row.args = self._place(fields.args)
+        self._hold(row.args)
         self.insert(row)
         self.undo.call(self._remove, row)
         return row
@@ -316,11 +424,36 @@ class Table:
     def _place(self, payload: Payload | None) -> Payload | None:
         return self.base | payload if isinstance(payload, int) else payload
 
+    def _hold(self, payload: Payload | None, sign: int = 1) -> None:
+        """A job has a payload, or has it no more."""
+        if isinstance(payload, int):
+            segment, _, length = where(payload)
+            self._weigh(segment, sign * length)
+            self.undo.call(self._weigh, segment, -sign * length)
+
+    def _weigh(self, segment: int, length: int) -> None:
+        total = self.live.get(segment, 0) + length
+        if total:
+            self.live[segment] = total
+        else:
+            del self.live[segment]
+
+    def _depend(self, row: Row, dependency: Row, *, needs: bool = True) -> None:
+        """A job depends on another, and needs it kept for as long as it has not ended itself."""
+        self.undo.save(dependency)
+        if dependency.dependents is None:
+            dependency.dependents = {}
+        dependency.dependents[row.seq] = None
+        dependency.needed += needs
+
     def insert(self, row: Row) -> None:
         """Let a row be known by its id, its number and its key."""
-        self.rows[row.id] = row
         self.by_seq[row.seq] = row
         self.counts[row.state] += 1
+        self._know(row)
+
+    def _know(self, row: Row) -> None:
+        self.rows[row.id] = row
         if row.idempotency_key is not None:
             self.keys[row.key.channel, row.idempotency_key] = row
 
@@ -336,7 +469,6 @@ class Table:
             if dependency is not None and dependency.dependents is not None:
                 dependency.dependents.pop(row.seq, None)
         row.state = JobState.CANCELED  # its entries in the indexes are stale
-        row.finished_at = None
 
     def _remember(self, row: Row, run: Run) -> None:
         self.runs[run.token] = run
@@ -400,11 +532,21 @@ class Table:
         row.finished_at = at
         row.result = result
         row.partial = None
+        self._hold(result)
         self._ended_news.append(row.id)
+        self._resting.append(row)
         if row.expires_at is not None:
-            self.expiries.add(row.expires_at, row)
-        if row.dependents:
-            self._unsettled.append((row, list(row.dependents.values())))
+            self.expiries.add(row.expires_at, row.seq)
+        for job_id in set(row.dependencies):
+            dependency = self.rows.get(job_id)
+            if dependency is not None:
+                self.undo.save(dependency)
+                dependency.needed -= 1
+                if not dependency.needed:
+                    self._resting.append(dependency)
+        if row.needed:
+            dependents = [self.by_seq.get(seq) for seq in row.dependents or ()]
+            self._unsettled.append((row, [one for one in dependents if isinstance(one, Row) and not one.state.ended]))
             self.undo.call(self._unsettled.pop)
 
     def _end_run(self, run: Run, state: AttemptState) -> None:
@@ -435,7 +577,11 @@ class Table:
         elif row.state is JobState.RUNNING and row.runs:
             self.leases.add(self._lapse(row.runs[-1]), row.runs[-1])
         elif row.expires_at is not None:
-            self.expiries.add(row.expires_at, row)
+            self.expiries.add(row.expires_at, row.seq)
+
+    def _expires_at(self, seq: int) -> int | None:
+        row = self.at(seq)
+        return None if row is None else row.expires_at
 
     def _due(self, at: int) -> None:
         if self._due_news is None or at < self._due_news:
@@ -447,7 +593,3 @@ class Table:
 
 def _delayed_until(row: Row) -> int | None:
     return row.not_before if row.state is JobState.WAITING and row.pending == 0 else None
-
-
-def _expires_at(row: Row) -> int | None:
-    return row.expires_at

@@ -37,7 +37,7 @@ async def test_a_checkpoint_is_of_one_moment(before: list[tuple[str, Any]], mean
     table: Table = history.driver._table
     while table.unsettled:
         await history.driver.advance(1000)
-    expected, counts = [kept(row) for row in table.by_seq.values()], dict(table.counts)
+    expected, counts = everything(table), dict(table.counts)
     snapshot = Snapshot(table, 1)
     taken: list[Record] = []
     for kind, what in meanwhile:
@@ -51,13 +51,27 @@ async def test_a_checkpoint_is_of_one_moment(before: list[tuple[str, Any]], mean
     restoring = Restoring(restored)
     for record in taken:
         restoring.apply(record)  # type: ignore[arg-type]  # a checkpoint has no others
-    assert [kept(row) for row in restored.by_seq.values()] == sorted(expected, key=_seq)
+    assert everything(restored) == expected
     assert restored.counts == counts
-    assert set(restored.runs) == {attempt.token for one in expected for attempt in one.attempts}
+    tokens = [attempt.token for one in expected for attempt in one.attempts]
+    assert all(restored.find_run(token) is not None for token in tokens)
+    assert restored.live == weights(restored)
 
 
-def _seq(record: Kept) -> int:
-    return record.seq
+def everything(table: Table) -> list[Kept]:
+    """All jobs, packed ones too, as they would be kept."""
+    rows = [table.at(seq) for chunk in table.by_seq.chunks() for seq, _ in table.by_seq.chunk(chunk)]
+    return [kept(row) for row in rows if row is not None]
+
+
+def weights(table: Table) -> dict[int, int]:
+    """Bytes of payload by segment, added up."""
+    live: dict[int, int] = {}
+    for one in everything(table):
+        for place in (one.args, one.result):
+            if isinstance(place, tuple):
+                live[place[0]] = live.get(place[0], 0) + place[2]
+    return live
 
 
 @pytest.fixture
@@ -274,11 +288,11 @@ async def test_a_refused_delete_while_a_segment_is_emptied(fs: Store, monkeypatc
     monkeypatch.setattr(driver._keeper, "flush", refused)
     deleting = asyncio.create_task(fs.delete(job_id))
     await flushing.wait()
-    emptying = asyncio.create_task(driver._keeper._empty(driver._table.by_seq.numbers() or [1], {1}))
+    emptying = asyncio.create_task(driver._keeper._empty({1}))
     await asyncio.sleep(0.05)
     blocked.set()
     with pytest.raises(StorageFull):
         await deleting
     await emptying
-    assert driver._keeper.live().keys() == {2}
+    assert driver._table.live.keys() == {2}
     assert await fs.args(job_id) == KIB
