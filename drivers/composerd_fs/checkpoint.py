@@ -149,6 +149,8 @@ class Restoring:
         for row in self._rows:
             if row.state is not JobState.RUNNING:  # the start gives those their leases
                 table.index(row)
+            if row.state.ended:
+                table.rests(row)
         table.archive.restored()
         self._rows = []
 

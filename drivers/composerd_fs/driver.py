@@ -134,10 +134,10 @@ class _TableDriver(Driver):
         return await self._committer.look(lambda: looks.page(self._table, filter, cursor, limit))
 
     async def payload(self, refs: Sequence[PayloadRef]) -> "Sequence[bytes | None]":
-        try:
-            return await self._read_payloads(await self._committer.look(lambda: looks.payloads(self._table, refs)))
-        except Unavailable:  # perhaps it was elsewhere a moment ago
-            return await self._read_payloads(await self._committer.look(lambda: looks.payloads(self._table, refs)))
+        def look() -> tuple[None, Sequence[Payload | None]]:
+            return None, looks.payloads(self._table, refs)
+
+        return (await self._look_and_read(look))[1]
 
     async def artifacts(self, job_ids: Sequence[UUID]) -> "Sequence[tuple[Artifact, ...]]":
         return await self._committer.look(lambda: looks.artifacts(self._table, job_ids))
@@ -165,14 +165,30 @@ class _TableDriver(Driver):
     async def dump(self) -> AsyncIterator[StoredJob]:
         last = 0
         for chunk in await self._committer.look(self._table.by_seq.chunks):
-            while some := await self._committer.look(lambda: self._some(chunk, last)):  # noqa: B023  # called at once
-                payloads = await self._read_payloads([place for row, _ in some for place in (row.args, row.result)])
+            while True:
+                some, payloads = await self._look_and_read(lambda: self._some(chunk, last))  # noqa: B023  # called at once
+                if not some:
+                    break
                 for index, (row, dependents) in enumerate(some):
                     yield stored_job_of(row, dependents, payloads[2 * index], payloads[2 * index + 1])
                 last = some[-1][0].seq
 
-    def _some(self, chunk: int, last: int) -> "Sequence[tuple[Row, tuple[UUID, ...]]]":
-        """Rows of a run of numbers, behind one number, as many as are dumped at once; with their dependents."""
+    async def _look_and_read(
+        self, look: "Callable[[], tuple[T, Sequence[Payload | None]]]"
+    ) -> "tuple[T, Sequence[bytes | None]]":
+        """Look at the table, and read the payloads that are wanted: again, if they were moved between the one and the other."""
+        tried: Sequence[Payload | None] | None = None
+        while True:
+            seen, wanted = await self._committer.look(look)
+            try:
+                return seen, await self._read_payloads(wanted)
+            except Unavailable:
+                if wanted == tried:
+                    raise
+                tried = wanted
+
+    def _some(self, chunk: int, last: int) -> "tuple[Sequence[tuple[Row, tuple[UUID, ...]]], Sequence[Payload | None]]":
+        """Rows of a run of numbers from behind one on, as many as are dumped at once, and their dependents; where their payloads are."""
         some = []
         size = 0
         for seq, _ in self._table.by_seq.chunk(chunk):
@@ -184,7 +200,7 @@ class _TableDriver(Driver):
             size += sum(_size(payload) for payload in (row.args, row.result) if payload is not None)
             if size >= _BYTES_DUMPED_AT_ONCE:
                 break
-        return some
+        return some, [place for row, _ in some for place in (row.args, row.result)]
 
     async def load(self, jobs: Sequence[StoredJob]) -> None:
         size = sum(len(job.new.args or b"") + len(job.result or b"") for job in jobs)

@@ -125,7 +125,7 @@ def relative(offset: int, length: int) -> int:
 
 def base(segment: int, offset: int) -> int:
     """What is added to a relative place of the frame whose payloads begin there."""
-    return segment << 3 * _SHIFT | offset << 2 * _SHIFT
+    return segment << 2 * _SHIFT | offset << _SHIFT
 
 
 def length_of(place: int) -> int:
@@ -135,7 +135,7 @@ def length_of(place: int) -> int:
 
 def where(place: int) -> tuple[int, int, int]:
     """Segment, offset in its file, and length of a payload with its checksum."""
-    return place >> 3 * _SHIFT, (place >> 2 * _SHIFT & _MASK) + (place >> _SHIFT & _MASK), (place & _MASK) + CHECK
+    return place >> 2 * _SHIFT, place >> _SHIFT & _MASK, (place & _MASK) + CHECK
 
 
 def place(segment: int, offset: int, length: int) -> int:

@@ -111,6 +111,10 @@ class Table:
         found = [self.at(seq) for seq in sorted(row.dependents or ())]
         return tuple([one.id for one in found if one is not None])
 
+    def rests(self, row: Row) -> None:
+        """A job has ended, or nobody unended depends on it any more: perhaps it is to be packed."""
+        self._resting.append(row)
+
     def put_away(self) -> None:
         """Between two flushes: pack the jobs that have come to rest."""
         for row in self._resting:
@@ -142,7 +146,7 @@ class Table:
             self.runs[run.token] = run
         if row.dependents:
             row.dependents = {seq: None for seq in row.dependents if self.by_seq.get(seq) is not None}
-        self._resting.append(row)
+        self.rests(row)
         return row
 
     # Changing.
@@ -359,7 +363,7 @@ class Table:
         self.insert(row)
         for run in row.runs:
             self.runs[run.token] = run
-        self._resting.append(row)
+        self.rests(row)
 
     def _restored(self, record: records.Restored) -> None:
         row = self._new_row(record.job, record.queued_at)
@@ -387,7 +391,7 @@ class Table:
             self._remember(row, run)
         if state.ended:
             row.artifacts = tuple(artifacts.values())
-            self._resting.append(row)
+            self.rests(row)
         self._state(row, state)
         self.index(row)
         self._at(record.at)
@@ -422,7 +426,7 @@ class Table:
         return row
 
     def _place(self, payload: Payload | None) -> Payload | None:
-        return self.base | payload if isinstance(payload, int) else payload
+        return self.base + payload if isinstance(payload, int) else payload
 
     def _hold(self, payload: Payload | None, sign: int = 1) -> None:
         """A job has a payload, or has it no more."""
@@ -534,7 +538,7 @@ class Table:
         row.partial = None
         self._hold(result)
         self._ended_news.append(row.id)
-        self._resting.append(row)
+        self.rests(row)
         if row.expires_at is not None:
             self.expiries.add(row.expires_at, row.seq)
         for job_id in set(row.dependencies):
@@ -543,7 +547,7 @@ class Table:
                 self.undo.save(dependency)
                 dependency.needed -= 1
                 if not dependency.needed:
-                    self._resting.append(dependency)
+                    self.rests(dependency)
         if row.needed:
             dependents = [self.by_seq.get(seq) for seq in row.dependents or ()]
             self._unsettled.append((row, [one for one in dependents if isinstance(one, Row) and not one.state.ended]))

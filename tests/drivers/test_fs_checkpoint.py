@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from composerd.errors import StorageFull, StorageUnusable, Unavailable
 from composerd.models import JobState
 from composerd_fs import FsDriver, MemoryDriver
-from composerd_fs.checkpoint import Restoring, Snapshot, kept
-from composerd_fs.records import Kept, Record
+from composerd_fs.checkpoint import Restoring, Snapshot
+from composerd_fs.records import Record
 from composerd_fs.table import Table
 
 from .conftest import Store, opened, store_of
-from .test_same_history import CHANGE, History
+from .test_same_history import CHANGE, History, everything, weights
 
 STEPS = st.lists(CHANGE, min_size=5, max_size=30)
 KIB = b'"' + b"x" * 1022 + b'"'
@@ -56,22 +56,6 @@ async def test_a_checkpoint_is_of_one_moment(before: list[tuple[str, Any]], mean
     tokens = [attempt.token for one in expected for attempt in one.attempts]
     assert all(restored.find_run(token) is not None for token in tokens)
     assert restored.live == weights(restored)
-
-
-def everything(table: Table) -> list[Kept]:
-    """All jobs, packed ones too, as they would be kept."""
-    rows = [table.at(seq) for chunk in table.by_seq.chunks() for seq, _ in table.by_seq.chunk(chunk)]
-    return [kept(row) for row in rows if row is not None]
-
-
-def weights(table: Table) -> dict[int, int]:
-    """Bytes of payload by segment, added up."""
-    live: dict[int, int] = {}
-    for one in everything(table):
-        for place in (one.args, one.result):
-            if isinstance(place, tuple):
-                live[place[0]] = live.get(place[0], 0) + place[2]
-    return live
 
 
 @pytest.fixture
