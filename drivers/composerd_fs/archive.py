@@ -152,13 +152,18 @@ class Archive:
             self._unused.append(packed.shape)
 
     def _index(self, packed: Packed) -> None:
-        self._ids.add(packed.id, packed.seq)
-        for token in _tokens(packed):
-            self._tokens.add(token, packed.seq)
+        seq = packed.seq.to_bytes(_SEQ)
+        self._ids.add(packed.id, seq)
+        if packed.token is not None:
+            self._tokens.add(packed.token, seq)
         self._used[packed.shape] += 1
-        if packed.rest is not None and packed.rest.idempotency_key is not None:
+        if packed.rest is None:
+            return
+        for one in packed.rest.attempts:
+            self._tokens.add(one.token.bytes, seq)
+        if packed.rest.idempotency_key is not None:
             channel = self.shapes[packed.shape].key.channel
-            self._keys.add(_digest(channel, packed.rest.idempotency_key), packed.seq)
+            self._keys.add(_digest(channel, packed.rest.idempotency_key), seq)
 
     def _number(self, shape: Shape) -> int:
         number = self._numbers.get(shape)
@@ -289,13 +294,14 @@ class _Index:
     def __init__(self) -> None:
         self._parts: list[bytearray | None] = [None] * _PARTS
 
-    def add(self, key: bytes, seq: int) -> None:
+    def add(self, key: bytes, seq: bytes) -> None:
         """A number has this key."""
         at = hash(key) % _PARTS
         part = self._parts[at]
         if part is None:
-            part = self._parts[at] = bytearray()
-        part += key[8:] + seq.to_bytes(_SEQ)
+            self._parts[at] = bytearray(key[8:] + seq)
+        else:
+            part += key[8:] + seq
 
     def find(self, key: bytes) -> Iterator[int]:
         """The numbers that may have it: its own, and rarely another."""

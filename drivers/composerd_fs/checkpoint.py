@@ -12,13 +12,11 @@ from composerd.models import AttemptState, JobState
 from composerd_fs import records
 from composerd_fs.facts import artifact_fields, attempt_fields
 from composerd_fs.frames import packed_place, unpacked_place
+from composerd_fs.jobs import PACKED_FOR_ONE
 from composerd_fs.made import artifact_of
 from composerd_fs.records import JobFields, Record
 from composerd_fs.rows import Row
 from composerd_fs.table import Table
-
-PACKED_FOR_ONE = 16
-"""How many packed jobs are as much work as one that is not."""
 
 Taken: TypeAlias = records.Begun | records.Kept | records.Shapes | records.Archived | records.Complete
 """What a checkpoint holds."""
@@ -105,8 +103,7 @@ class Restoring:
         if isinstance(record, records.Kept):
             self._rows.append(self._row(record))
         elif isinstance(record, records.Archived):
-            for packed in record.jobs:
-                self._table.restore_packed(packed)
+            self._table.restore_packed(record.jobs)
         elif isinstance(record, records.Shapes):
             self._table.archive.learn(record.shapes)
         elif isinstance(record, records.Begun):

@@ -315,7 +315,6 @@ class FsDriver(_TableDriver):
                 self._restoring.apply(record)
             else:
                 self._table.apply(record)
-        self._table.undo.clear()
         self._table.put_away()
         self._table.take_news(0)
 

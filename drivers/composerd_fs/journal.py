@@ -51,6 +51,8 @@ class Journal:
         """Why nothing is written any more."""
         self.written = 0
         """Bytes of frames that were written, or read at the start."""
+        self.recorded = 0
+        """Records in them."""
         self._segment_size = segment_size or SEGMENT_SIZE
         self._disk = DiskThread()
         self._file: AsyncFileIO | None = None
@@ -99,6 +101,7 @@ class Journal:
         frame = b""
         if self._records:
             frame = frames.pack_frame(self._frame + 1, self._salt, self._payloads, _encode(self._records))
+            self.recorded += len(self._records)
         return await self._disk.call(self._flush, frame, wanted)
 
     def _flush(self, frame: bytes, wanted: Sequence[int]) -> list[bytes | Unavailable]:
@@ -223,7 +226,7 @@ class Journal:
         else:
             self._file = await aiofiles.open(self.path(end.segment), "r+b", buffering=0)
             self._segment, self._salt, self._end, self._frame = end.segment, end.salt, end.offset, end.frame
-        self.written = end.read
+        self.written, self.recorded = end.read, end.records
         await self._disk.call(_remove_marker, self.directory)
 
     async def close(self) -> None:

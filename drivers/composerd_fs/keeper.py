@@ -1,7 +1,8 @@
 """Keeps the journal small: checkpoints, and what lives copied out of segments that are mostly dead. One task, beside the flushes.
 
-A checkpoint begins when the journal has grown by as much as the last checkpoint has, or as much payload was deleted:
-so what is written stays in proportion to what is asked for, and what is read at a start to what lives. Then segments
+A checkpoint begins when the journal has grown by as much as the last checkpoint has, or as much payload was deleted, or
+it has half as many records as there are jobs, packed ones counted for little: so what is written stays in proportion to
+what is asked for, and what is read at a start to what lives. Then segments
 from before it hold payloads only. Those that hold none any more are removed; of those that are less than half alive the
 rest is copied to the end of the journal, as a write like any other, and then they are removed too.
 
@@ -35,6 +36,9 @@ log = logging.getLogger(__name__)
 
 CHECKPOINT_AFTER = 64 * 1024 * 1024
 """No checkpoint begins before the journal has grown by that much, in bytes."""
+
+RECORDS = 250_000
+"""Nor before so many records were written, unless the journal has grown that much: a second or two of a start."""
 
 ROWS_AT_ONCE = 50
 """Jobs that are taken into a checkpoint before others get a turn: a fraction of a millisecond."""
@@ -74,6 +78,8 @@ class Keeper:
         self._covered = 0
         """What the journal had written when the last checkpoint began."""
         self._freed = 0
+        self._counted = 0
+        """How many records it had then."""
         self._after = CHECKPOINT_AFTER
         self.checkpoint: int | None = None
         """The segment before which the last checkpoint was taken."""
@@ -94,6 +100,7 @@ class Keeper:
             and self._journal.broken is None
         ):
             self._covered, self._freed = self._journal.written, self._table.freed
+            self._counted = self._journal.recorded
             try:
                 await self._journal.rotate()
             except StorageFull:
@@ -107,7 +114,10 @@ class Keeper:
         return await self._journal.flush(wanted)
 
     def _is_due(self) -> bool:
-        return self._journal.written - self._covered + self._table.freed - self._freed >= self._after
+        if self._journal.written - self._covered + self._table.freed - self._freed >= self._after:
+            return True
+        records = self._journal.recorded - self._counted
+        return records >= RECORDS and records >= self._table.work // 2
 
     # The start.
 

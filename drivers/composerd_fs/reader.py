@@ -42,6 +42,8 @@ class End(NamedTuple):
     frame: int
     read: int = 0
     """Bytes of frames behind the checkpoint."""
+    records: int = 0
+    """Records in them."""
 
 
 class Damage(Exception):  # caught here, never raised to others
@@ -60,6 +62,7 @@ class Reader:
         self._mend = mend
         self._frame = 0
         self._read = 0
+        self._records = 0
 
     def read(self, replay: Callable[[int, list[Record]], None]) -> End:
         """Give every frame's base and records to `replay`; where the journal goes on. Raises `StorageUnusable`."""
@@ -176,7 +179,7 @@ class Reader:
                 self._cut(path, damage.offset, str(damage))
                 offset = damage.offset
         self._read += offset - SEGMENT_HEADER
-        return End(number, head.salt, offset, self._frame, self._read)
+        return End(number, head.salt, offset, self._frame, self._read, self._records)
 
     def _read_frame(
         self,
@@ -192,6 +195,7 @@ class Reader:
             raise Damage(offset, f"frame {head.seq} stands where {self._frame + 1} should")
         records = self._body(file, head, offset)
         self._frame = head.seq
+        self._records += len(records)
         replay(frames.base(segment, offset + FRAME_HEADER), records)
         return head.size
 

@@ -148,17 +148,20 @@ class Undo:
         self._calls: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
         self.before: Callable[[Row], None] | None = None
         """Told of each row before a flush changes it for the first time, if somebody looks at the table as it was."""
+        self.replaying = True
+        """Nothing is to be taken back: what is done has long been on stable storage."""
 
     def save(self, changed: Row | Run) -> None:
         """About to change a row or a run."""
-        if id(changed) not in self._saved:
+        if not self.replaying and id(changed) not in self._saved:
             if self.before is not None:
                 self.before(changed if isinstance(changed, Row) else changed.row)
             self._saved[id(changed)] = (changed, _COPY[type(changed)](changed))
 
     def call(self, reverse: Callable[..., Any], *args: Any) -> None:
         """How to reverse what is about to be done."""
-        self._calls.append((reverse, args))
+        if not self.replaying:
+            self._calls.append((reverse, args))
 
     def clear(self) -> None:
         """The flush is on stable storage."""

@@ -10,39 +10,26 @@ from uuid import UUID
 
 from composerd.driver.rules import dependency_result, lost_result, on_return, retry_backoff
 from composerd.models import MAX_REMEMBERED_TOKENS, AttemptState, JobState, Key, News
-from composerd_fs import archive, records
-from composerd_fs.archive import Archive
+from composerd_fs import records
 from composerd_fs.clock import microseconds, seconds
-from composerd_fs.frames import unpacked_place, where
-from composerd_fs.indexes import Expiries, Numbered, ReadyIndex, Timers
-from composerd_fs.made import Made, artifact_of
+from composerd_fs.indexes import ReadyIndex, Timers
+from composerd_fs.jobs import Jobs
+from composerd_fs.made import artifact_of
 from composerd_fs.records import JobFields, Payload, Record
-from composerd_fs.rows import Row, Run, Undo
+from composerd_fs.rows import Row, Run
 
 SETTLED_AT_ONCE = 10_000
 """How many dependents of ended jobs are looked at before others get a turn."""
 
 
-class Table:
-    """All jobs."""
+class Table(Jobs):
+    """All jobs, and what changes them."""
 
     def __init__(self) -> None:
-        self.rows: dict[UUID, Row] = {}
-        """Those that are not packed; `find` knows all."""
-        self.by_seq = Numbered()
-        self.runs: dict[UUID, Run] = {}
-        self.keys: dict[tuple[str, str], Row] = {}
-        """Jobs by channel and idempotency key."""
+        super().__init__()
         self.ready = ReadyIndex()
         self.delays: Timers[Row] = Timers(_delayed_until)
         self.leases: Timers[Run] = Timers(self._lapses_at)
-        self.expiries = Expiries(self._expires_at)
-        self.counts = dict.fromkeys(JobState, 0)
-        self.made = Made()
-        self.archive = Archive(self.by_seq, self.made)
-        self.live: dict[int, int] = {}
-        """Bytes of payload that jobs have, by segment."""
-        self.undo = Undo()
         self.base = 0
         """What makes the places of the facts' payloads absolute."""
         self.last_seq = 0
@@ -54,8 +41,6 @@ class Table:
         self.freed = 0
         """Bytes of payload that deleted jobs had."""
         self._unsettled: deque[tuple[Row, list[Row]]] = deque()
-        self._resting: list[Row] = []
-        """Ended jobs that perhaps nobody unended depends on any more: to be packed."""
         self._ready_news: dict[Key, int] = {}
         self._ended_news: list[UUID] = []
         self._returned_news: list[UUID] = []
@@ -73,84 +58,6 @@ class Table:
             records.Moved: self._moved,
         }
 
-    # Finding, whether packed or not.
-
-    def find(self, job_id: UUID) -> Row | None:
-        """A job by its id; what is done to a packed one changes nothing."""
-        row = self.rows.get(job_id)
-        if row is not None:
-            return row
-        packed = self.archive.find(job_id)
-        return None if packed is None else self.archive.unpack(packed)
-
-    def find_run(self, token: UUID) -> Run | None:
-        """An attempt by its token; the same."""
-        run = self.runs.get(token)
-        if run is not None:
-            return run
-        packed = self.archive.find_token(token)
-        if packed is None:
-            return None
-        return next(run for run in self.archive.unpack(packed).runs if run.token == token)
-
-    def find_key(self, channel: str, key: str) -> Row | None:
-        """A job by its idempotency key; the same."""
-        row = self.keys.get((channel, key))
-        if row is not None:
-            return row
-        packed = self.archive.find_key(channel, key)
-        return None if packed is None else self.archive.unpack(packed)
-
-    def at(self, seq: int) -> Row | None:
-        """A job by its number; the same."""
-        row = self.by_seq.get(seq)
-        return self.archive.unpack(archive.decode(row)) if isinstance(row, bytes) else row
-
-    def dependents_of(self, row: Row) -> tuple[UUID, ...]:
-        """The ids of those that depend on a job, in the order of their submission."""
-        found = [self.at(seq) for seq in sorted(row.dependents or ())]
-        return tuple([one.id for one in found if one is not None])
-
-    def rests(self, row: Row) -> None:
-        """A job has ended, or nobody unended depends on it any more: perhaps it is to be packed."""
-        self._resting.append(row)
-
-    def put_away(self) -> None:
-        """Between two flushes: pack the jobs that have come to rest."""
-        for row in self._resting:
-            if row.state.ended and not row.needed and self.by_seq.get(row.seq) is row:
-                self._pack(row)
-        self._resting.clear()
-
-    def _pack(self, row: Row) -> None:
-        self.archive.add(row)
-        del self.rows[row.id]
-        for run in row.runs:
-            del self.runs[run.token]
-        if row.idempotency_key is not None:
-            del self.keys[row.key.channel, row.idempotency_key]
-
-    def _live(self, job_id: UUID) -> Row | None:
-        """A job that is about to be changed: not packed any more."""
-        row = self.rows.get(job_id)
-        if row is not None:
-            return row
-        packed = self.archive.find(job_id)
-        if packed is None:
-            return None
-        row = self.archive.unpack(packed)
-        self.archive.forget(packed)
-        self.by_seq.replace(row.seq, row)
-        self._know(row)
-        for run in row.runs:
-            self.runs[run.token] = run
-        if row.dependents:
-            row.dependents = {seq: None for seq in row.dependents if self.by_seq.get(seq) is not None}
-        self.rests(row)
-        return row
-
-    # Changing.
-
     def apply(self, record: Record) -> None:
         """Let a fact be true. It must be one that `operations` decided on, now or before a restart."""
         self._apply[type(record)](record)
@@ -167,24 +74,6 @@ class Table:
         self._ready_news, self._ended_news, self._returned_news, self._due_news = {}, [], [], None
         return news
 
-    def restore(self, row: Row) -> None:
-        """Take in a row of a checkpoint."""
-        self.insert(row)
-        self._hold(row.args)
-        self._hold(row.result)
-        for run in row.runs:
-            self.runs[run.token] = run
-
-    def restore_packed(self, data: bytes) -> None:
-        """Take in a packed job of a checkpoint."""
-        packed = self.archive.restore(data)
-        shape = self.archive.shapes[packed.shape]
-        self.counts[shape.state] += 1
-        self._hold(unpacked_place(packed.args))
-        self._hold(unpacked_place(packed.result))
-        if shape.policy.retention is not None:
-            self.expiries.add(packed.queued_at + packed.finished + shape.policy.retention, packed.seq)
-
     def restart(self, now: int) -> None:
         """After a replay: every running attempt is confirmed and has a full lease from now."""
         self.started_at = now
@@ -193,7 +82,7 @@ class Table:
                 run.confirmed = True
                 run.deadline = now + run.lease
                 self.leases.add(self._lapse(run), run)
-        self.undo.clear()
+        self.undo.replaying = False
         self.take_news(now)
 
     def roll_back(self) -> None:
@@ -252,7 +141,7 @@ class Table:
         for fields in record.jobs:
             row = self._new_row(fields, record.at)
             for job_id in dict.fromkeys(row.dependencies):
-                dependency = self._live(job_id)
+                dependency = self.thaw(job_id)
                 assert dependency is not None, "a submission names jobs that there are"
                 self._depend(row, dependency)
                 if not dependency.state.ended:
@@ -337,15 +226,15 @@ class Table:
 
     def _deleted(self, record: records.Deleted) -> None:
         for job in record.jobs:
-            row = self._live(job)
+            row = self.thaw(job)
             assert row is not None, "who is deleted was there"
             self.undo.save(row)
             self.undo.call(self._undelete, row)
             del self.rows[job]
             del self.by_seq[row.seq]
             self.freed += row.weight
-            self._hold(row.args, -1)
-            self._hold(row.result, -1)
+            self.hold(row.args, -1)
+            self.hold(row.result, -1)
             self.counts[row.state] -= 1
             self.expiries.left()
             for run in row.runs:
@@ -370,7 +259,7 @@ class Table:
         waiting = record.state == JobState.WAITING.value
         state = JobState(record.state)
         for job_id in dict.fromkeys(row.dependencies):
-            dependency = self._live(job_id)
+            dependency = self.thaw(job_id)
             if dependency is not None:
                 self._depend(row, dependency, needs=not state.ended)
                 if not dependency.state.ended:
@@ -384,7 +273,7 @@ class Table:
         row.retries, row.failures, row.returns = record.retries, record.failures, record.returns
         row.worker = self.made.worker(record.worker)
         row.result = self._place(record.result)
-        self._hold(row.result)
+        self.hold(row.result)
         artifacts = {one.name: artifact_of(one) for one in record.artifacts}
         for run in self.made.attempts(row, record.attempts, artifacts):
             run.deadline = record.at + run.lease
@@ -400,17 +289,17 @@ class Table:
         self.settle(record.dependents)
 
     def _moved(self, record: records.Moved) -> None:
-        row = self._live(record.job)
+        row = self.thaw(record.job)
         assert row is not None, "what is moved is somebody's"
         self.undo.save(row)
         if record.args is not None:
-            self._hold(row.args, -1)
+            self.hold(row.args, -1)
             row.args = self._place(record.args)
-            self._hold(row.args)
+            self.hold(row.args)
         if record.result is not None:
-            self._hold(row.result, -1)
+            self.hold(row.result, -1)
             row.result = self._place(record.result)
-            self._hold(row.result)
+            self.hold(row.result)
 
     # Steps that the facts have in common.
 
@@ -420,27 +309,13 @@ class Table:
         row = self.made.row(fields, self.last_seq, at)
         row.place = self.last_place
         row.args = self._place(fields.args)
-        self._hold(row.args)
+        self.hold(row.args)
         self.insert(row)
         self.undo.call(self._remove, row)
         return row
 
     def _place(self, payload: Payload | None) -> Payload | None:
         return self.base + payload if isinstance(payload, int) else payload
-
-    def _hold(self, payload: Payload | None, sign: int = 1) -> None:
-        """A job has a payload, or has it no more."""
-        if isinstance(payload, int):
-            segment, _, length = where(payload)
-            self._weigh(segment, sign * length)
-            self.undo.call(self._weigh, segment, -sign * length)
-
-    def _weigh(self, segment: int, length: int) -> None:
-        total = self.live.get(segment, 0) + length
-        if total:
-            self.live[segment] = total
-        else:
-            del self.live[segment]
 
     def _depend(self, row: Row, dependency: Row, *, needs: bool = True) -> None:
         """A job depends on another, and needs it kept for as long as it has not ended itself."""
@@ -449,17 +324,6 @@ class Table:
             dependency.dependents = {}
         dependency.dependents[row.seq] = None
         dependency.needed += needs
-
-    def insert(self, row: Row) -> None:
-        """Let a row be known by its id, its number and its key."""
-        self.by_seq[row.seq] = row
-        self.counts[row.state] += 1
-        self._know(row)
-
-    def _know(self, row: Row) -> None:
-        self.rows[row.id] = row
-        if row.idempotency_key is not None:
-            self.keys[row.key.channel, row.idempotency_key] = row
 
     def _remove(self, row: Row) -> None:
         """Take back that a job was new."""
@@ -536,7 +400,7 @@ class Table:
         row.finished_at = at
         row.result = result
         row.partial = None
-        self._hold(result)
+        self.hold(result)
         self._ended_news.append(row.id)
         self.rests(row)
         if row.expires_at is not None:
@@ -582,10 +446,6 @@ class Table:
             self.leases.add(self._lapse(row.runs[-1]), row.runs[-1])
         elif row.expires_at is not None:
             self.expiries.add(row.expires_at, row.seq)
-
-    def _expires_at(self, seq: int) -> int | None:
-        row = self.at(seq)
-        return None if row is None else row.expires_at
 
     def _due(self, at: int) -> None:
         if self._due_news is None or at < self._due_news:
