@@ -16,7 +16,7 @@ from composerd_fs import FsDriver
 from . import kill_me
 from .test_fs_kill import Known, compare
 
-IMAGES = int(os.environ.get("POWER_CUTS", "25"))
+IMAGES = int(os.environ.get("POWER_CUTS", "30"))
 """How many moments are looked at; `POWER_CUTS=200` for a long run."""
 
 
@@ -44,9 +44,10 @@ class Disk:
 
         return made
 
-    def image(self, journal: Path, *, names_kept: bool) -> dict[str, bytes]:
-        """The journal after a power cut at this moment: with the names of now, or with those that are certain."""
-        names = inodes(journal) if names_kept else self.names[journal]
+    def image(self, journal: Path, kind: int) -> dict[str, bytes]:
+        """The journal after a power cut at this moment, with the names of now, those that are certain, or those of these that are left."""
+        now, certain = inodes(journal), self.names[journal]
+        names = (now, certain, {name: inode for name, inode in certain.items() if name in now})[kind]
         return {name: self.contents.get(inode, b"") for name, inode in names.items()}
 
 
@@ -83,7 +84,7 @@ async def test_a_power_cut_at_any_moment(tmp_path: Path, disk: Disk, monkeypatch
         for _ in range(chance.randrange(200, 600)):
             await asyncio.sleep(0)
         with disk.lock:
-            cuts.append((disk.image(journal, names_kept=len(cuts) % 2 == 0), copy.deepcopy(known)))
+            cuts.append((disk.image(journal, len(cuts) % 3), copy.deepcopy(known)))
     for task in work:
         task.cancel()
     await asyncio.gather(*work, return_exceptions=True)
