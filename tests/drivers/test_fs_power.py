@@ -5,7 +5,7 @@ import copy
 import os
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from composerd_fs import FsDriver
 from . import kill_me
 from .test_fs_kill import Known, compare
 
-IMAGES = int(os.environ.get("POWER_CUTS", "30"))
+IMAGES = int(os.environ.get("POWER_CUTS", "90"))
 """How many moments are looked at; `POWER_CUTS=200` for a long run."""
 
 
@@ -29,6 +29,8 @@ class Disk:
         """Of files, by inode: as they were when they were last brought to the disk."""
         self.names: dict[Path, dict[str, int]] = {}
         """Of directories: the names that they had when they were, and their inodes."""
+        self._held: dict[int, int] = {}
+        """Files that are kept open, so that no other gets their inode."""
 
     def noticing(self, call: Callable[[int], None]) -> Callable[[int], None]:
         """A system call that brings a file or a directory to the disk."""
@@ -40,9 +42,17 @@ class Disk:
                 if path.is_dir():
                     self.names[path] = inodes(path)
                 else:
-                    self.contents[os.fstat(descriptor).st_ino] = path.read_bytes()
+                    inode = os.fstat(descriptor).st_ino
+                    self.contents[inode] = Path(f"/proc/self/fd/{descriptor}").read_bytes()
+                    if inode not in self._held:
+                        self._held[inode] = os.dup(descriptor)
 
         return made
+
+    def close(self) -> None:
+        """Let go of the files."""
+        for descriptor in self._held.values():
+            os.close(descriptor)
 
     def image(self, journal: Path, kind: int) -> dict[str, bytes]:
         """The journal after a power cut at this moment, with the names of now, those that are certain, or those of these that are left."""
@@ -57,7 +67,7 @@ def inodes(directory: Path) -> dict[str, int]:
 
 
 @pytest.fixture
-def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
+def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
     """Notice what is brought to the disk; the segments are small, so that there is a compaction at any time."""
     monkeypatch.setattr("composerd_fs.journal.SEGMENT_SIZE", 32 * 1024)
     monkeypatch.setattr("composerd_fs.keeper.CHECKPOINT_AFTER", 32 * 1024)
@@ -65,7 +75,8 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
     noticed = Disk()
     monkeypatch.setattr("os.fsync", noticed.noticing(os.fsync))
     monkeypatch.setattr("os.fdatasync", noticed.noticing(os.fdatasync))
-    return noticed
+    yield noticed
+    noticed.close()
 
 
 @pytest.mark.timeout(max(120, IMAGES * 5))
