@@ -182,9 +182,11 @@ async def _remove(_journal: Journal, paths: Sequence[Path]) -> None:
 
 
 def everything(table: Table) -> list[Kept]:
-    """All jobs, packed ones too, as they would be kept."""
+    """All jobs, packed ones too, as they would be kept; but for the place in the queue that an ended one had."""
     rows = [table.at(seq) for chunk in table.by_seq.chunks() for seq, _ in table.by_seq.chunk(chunk)]
-    return [kept(row) for row in rows if row is not None]
+    return [
+        msgspec.structs.replace(kept(row), place=0) if row.state.ended else kept(row) for row in rows if row is not None
+    ]
 
 
 def weights(table: Table) -> dict[int, int]:
