@@ -353,8 +353,7 @@ class FsDriver(_TableDriver):
         """There is one version of the format."""
 
     async def ping(self) -> None:
-        if self._journal.broken is not None:
-            raise Unavailable(self._journal.broken)
+        await self._journal.ping()
 
     async def info(self) -> StorageInfo:
         live = await self._committer.look(lambda: dict(self._table.live))

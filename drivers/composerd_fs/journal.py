@@ -120,9 +120,21 @@ class Journal:
         except OSError as exc:
             # The kernel may have dropped what it could not write: a second fsync that succeeds would prove nothing.
             self._break("the journal could not be brought to the disk", exc)
+        self._is_there(descriptor)
         self._end += len(frame)
         self._frame += 1
         self.written += len(frame)
+
+    def _is_there(self, descriptor: int) -> None:
+        """A file that was removed takes writes as if nothing had happened, and is gone with the process."""
+        if os.fstat(descriptor).st_nlink == 0:
+            self._break("the journal was removed", FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)))
+
+    async def ping(self) -> None:
+        """Return if writes are taken. Raises `Unavailable`."""
+        if self.broken is not None:
+            raise Unavailable(self.broken)
+        await self._disk.call(self._is_there, self._descriptor())
 
     def _refuse(self, error: OSError, descriptor: int) -> None:
         """A write failed: cut off what it left. What is not for lack of room is for good."""
@@ -136,7 +148,7 @@ class Journal:
 
     def _break(self, what: str, cause: OSError) -> NoReturn:
         self.broken = f"{what} ({cause.strerror}): nothing more is accepted; mend the disk, then restart composerd"
-        log.critical("%s", self.broken)
+        log.critical("%s: %s", self.directory, self.broken)
         raise Unavailable(self.broken) from cause
 
     async def rotate(self) -> None:

@@ -94,13 +94,13 @@ async def test_a_full_disk_changes_nothing_and_recovers(fs: Store, monkeypatch: 
     assert await fs.dump() == after_flush
 
 
-@pytest.mark.parametrize("call", ["pwrite", "fdatasync"])
-async def test_a_failed_write_is_for_good(fs: Store, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
-    """An I/O error, or an fdatasync that failed, is never retried: nothing more is accepted, and everything is still read."""
+@pytest.mark.parametrize(("call", "error"), [("pwrite", errno.EIO), ("pwrite", errno.EROFS), ("fdatasync", errno.EIO)])
+async def test_a_failed_write_is_for_good(fs: Store, monkeypatch: pytest.MonkeyPatch, call: str, error: int) -> None:
+    """An I/O error, a disk that is read-only, an fdatasync that failed: never retried, nothing more is accepted, everything is still read."""
     tokens = await busy(fs)
     before = await fs.dump()
     with monkeypatch.context() as patch:
-        patch.setattr(os, call, failing(errno.EIO))
+        patch.setattr(os, call, failing(error))
         answers = await mixed_flush(fs, tokens)
     assert [type(one) for one in answers] == [Unavailable] * len(answers)
     assert await fs.dump() == before
@@ -109,6 +109,19 @@ async def test_a_failed_write_is_for_good(fs: Store, monkeypatch: pytest.MonkeyP
     with pytest.raises(Unavailable, match="restart composerd"):
         await fs.driver.ping()
     assert await fs.dump() == before
+
+
+@pytest.mark.parametrize("asked", ["write", "ping"])
+async def test_a_directory_that_is_removed(fs: Store, asked: str) -> None:
+    """A write that would be gone with the process is not acknowledged, and who asks before that hears of it too."""
+    kept = await fs.add(args=b"1")
+    shutil.rmtree(fs.directory)
+    with pytest.raises(Unavailable, match="the journal was removed"):
+        await (fs.add() if asked == "write" else fs.driver.ping())
+    with pytest.raises(Unavailable, match="restart composerd"):
+        await fs.driver.ping()
+    assert await fs.args(kept) == b"1"
+    await fs.driver.close()
 
 
 async def test_a_write_that_cannot_be_cut_back_is_for_good(fs: Store, monkeypatch: pytest.MonkeyPatch) -> None:
