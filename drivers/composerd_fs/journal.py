@@ -246,7 +246,10 @@ class Journal:
         if self._file is not None:
             if self.broken is None:
                 marker = Marker(segment=self._segment, end=self._end)
-                await self._disk.call(_leave_marker, self.directory, marker)
+                try:
+                    await self._disk.call(_leave_marker, self.directory, marker)
+                except OSError as exc:
+                    log.warning("%s: the marker of a clean stop could not be left: %s", self.directory, exc.strerror)
             await self._file.close()
             self._file = None
         await self._disk.close()

@@ -96,7 +96,7 @@ async def test_a_full_disk_changes_nothing_and_recovers(fs: Store, monkeypatch: 
 
 @pytest.mark.parametrize(("call", "error"), [("pwrite", errno.EIO), ("pwrite", errno.EROFS), ("fdatasync", errno.EIO)])
 async def test_a_failed_write_is_for_good(fs: Store, monkeypatch: pytest.MonkeyPatch, call: str, error: int) -> None:
-    """An I/O error, a disk that is read-only, an fdatasync that failed: never retried, nothing more is accepted, everything is still read."""
+    """An I/O error, a read-only disk, an fdatasync that failed: never retried, nothing more is accepted, everything is still read."""
     tokens = await busy(fs)
     before = await fs.dump()
     with monkeypatch.context() as patch:
@@ -109,6 +109,13 @@ async def test_a_failed_write_is_for_good(fs: Store, monkeypatch: pytest.MonkeyP
     with pytest.raises(Unavailable, match="restart composerd"):
         await fs.driver.ping()
     assert await fs.dump() == before
+
+
+async def test_a_stop_without_the_directory(fs: Store) -> None:
+    """A storage whose directory is gone is closed all the same."""
+    await fs.add()
+    shutil.rmtree(fs.directory)
+    await fs.driver.close()
 
 
 @pytest.mark.parametrize("asked", ["write", "ping"])
