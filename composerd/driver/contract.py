@@ -3,7 +3,7 @@
 In short; specs/driver-contract.md has it in numbered clauses, which the docstrings name (E1 to E11), and which the
 conformance kit (`composerd.testing.kit`) tests. A driver stores jobs and decides who holds which; it never waits for a
 job, knows nothing of HTTP, and owns time: no method takes a `now`. The caller mints ids and tokens. The rules for every
-method (G1 to G7):
+method (G1 to G8):
 
 - **Batches.** A method that takes a sequence answers one item for each, in order: a value, or an instance of the
   `ComposerdError` named in its docstring (returned, not raised). Items are applied in their order; each is atomic by

@@ -157,6 +157,7 @@ class _TableDriver(Driver):
             found = list(takewhile(lambda one: _seen_since(one, since), reversed(self._workers.values())))
         else:
             found = [one for one in map(self._workers.get, ids) if one is not None and _seen_since(one, since)]
+            found.sort(key=_seen_at, reverse=True)
         return await self._committer.look(lambda: looks.with_jobs(self._table, found))
 
     async def ahead(self, job_id: UUID, limit: int) -> int:
@@ -355,6 +356,11 @@ class FsDriver(_TableDriver):
         wanted = [place for place in places if isinstance(place, int)]
         read = iter(await self._journal.read_many(wanted) if wanted else ())
         return [next(read) if isinstance(place, int) else place for place in places]
+
+
+def _seen_at(worker: Worker) -> datetime:
+    assert worker.seen_at is not None
+    return worker.seen_at
 
 
 def _seen_since(worker: Worker, moment: datetime) -> bool:

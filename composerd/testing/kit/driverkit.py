@@ -10,6 +10,7 @@ from composerd.testing.kit.claims import Claims
 from composerd.testing.kit.dependencies import Dependencies
 from composerd.testing.kit.durability import Durability
 from composerd.testing.kit.ends import Ends
+from composerd.testing.kit.history import Histories
 from composerd.testing.kit.leases import Leases
 from composerd.testing.kit.looks import Looks
 from composerd.testing.kit.moving import Moving
@@ -35,6 +36,7 @@ class DriverKit(
     Durability,
     Moving,
     Storages,
+    Histories,
 ):
     """Whether a driver keeps the contract. Derive a class whose name begins with `Test`, and give its two fixtures.
 

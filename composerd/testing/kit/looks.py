@@ -158,6 +158,15 @@ class Looks:
         assert [worker.id for worker in await store.driver.workers(1010, [two, store.id()])] == [two]
         assert await store.driver.workers(990, [two]) == []
 
+    @clause("W1")
+    async def test_the_latest_first_of_those_asked_for(self, store: Store) -> None:
+        """Those asked for are shown the latest first, in whatever order they are named."""
+        ids = [store.id() for _ in range(3)]
+        for worker_id in ids:
+            await store.driver.seen([Worker(worker_id, "x86_64")])
+        for asked in (ids, ids[::-1]):
+            assert [worker.id for worker in await store.driver.workers(600, asked)] == ids[::-1]
+
     @clause("W3")
     async def test_what_workers_run(self, store: Store) -> None:
         """Workers: each with the jobs it runs now."""

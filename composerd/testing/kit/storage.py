@@ -163,7 +163,7 @@ class Storages:
         await store.driver.start()
         assert (await store.get(await store.add())).queued_at >= first.queued_at
 
-    @clause("G7")
+    @clause("G8")
     async def test_a_large_submission(self, store: Store) -> None:
         """A submission of 1,000 jobs is taken, whole, and 1,000 of what it named are claimed at once."""
         assert store.driver.capabilities.max_submission >= LEAST_SUBMISSION
@@ -174,7 +174,7 @@ class Storages:
         await store.end(root.id)
         assert [await store.state(job.id) for job in (jobs[1], jobs[-1])] == [JobState.READY] * 2
 
-    @clause("G7")
+    @clause("G8")
     async def test_a_large_payload(self, store: Store) -> None:
         """Args and a result of 32 MiB are taken and come back."""
         assert store.driver.capabilities.max_payload >= LEAST_PAYLOAD
