@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import re
 from bisect import bisect
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -10,12 +9,12 @@ from datetime import datetime
 from itertools import islice, takewhile
 from pathlib import Path
 from typing import Self, TypeVar
-from urllib.parse import unquote
 from uuid import UUID
 
 import msgspec
 
 from composerd.driver import Batch, Capabilities, Driver, StorageCheck, StorageInfo, StoredJob
+from composerd.driver.url import path_of
 from composerd.errors import ComposerdError, StorageUnusable, StorageURLError, Unavailable
 from composerd.models import (
     Artifact,
@@ -260,14 +259,7 @@ class FsDriver(_TableDriver):
     @classmethod
     def from_url(cls, url: str) -> Self:
         """`fs:/var/lib/composerd`, `fs:relative/path`, `fs:///var/lib/composerd`."""
-        match = re.fullmatch(r"fs:(?://(?P<host>[^/?#]*))?(?P<path>[^?#]*)(?P<query>[?#].*)?", url)
-        if match is None or not match["path"]:
-            raise StorageURLError(f"{url!r} names no directory: write fs:/path/to/directory")
-        if match["host"]:
-            raise StorageURLError(f"{url!r} names a host ({match['host']}): write fs:/path/to/directory")
-        if match["query"]:
-            raise StorageURLError(f"{url!r}: fs: takes no options, and there is {match['query']!r}")
-        return cls(Path(unquote(match["path"])).absolute())
+        return cls(path_of(url, "directory"))
 
     async def start(self, *, create: bool = True) -> None:
         await asyncio.to_thread(self._prepare, create)

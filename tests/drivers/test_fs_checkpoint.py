@@ -268,14 +268,14 @@ async def test_a_stop_while_a_checkpoint_is_opened(tmp_path: Path, monkeypatch: 
         if path.suffix != ".tmp":
             return really_open(path, *args)
         opening.set()
-        go.wait()
+        go.wait(60)
         handles.append(really_open(path, *args))
         return handles[0]
 
     monkeypatch.setattr(Path, "open", slowly)
     async with store_of("fs", tmp_path / "storage") as fs:
-        await fs.add()
-        await asyncio.to_thread(opening.wait)
+        while not opening.is_set():
+            await fs.add()
         closing = asyncio.create_task(fs.driver.close())
         await asyncio.sleep(0)
         go.set()
