@@ -20,7 +20,8 @@ from composerd_fs.made import Made, artifact_of
 from composerd_fs.records import Packed, Payload, Rest, ShapeFields
 from composerd_fs.rows import Policy, Row, Run
 
-_PARTS = 1 << 16
+_PARTS = 1 << 14
+"""At a million jobs a part has sixty entries, which are searched in the time that a call takes."""
 _SEQ = 6
 _ENTRY = 8 + _SEQ
 

@@ -2,19 +2,18 @@
 
 import asyncio
 import gc
-import re
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import datetime
 from itertools import takewhile
 from pathlib import Path
 from typing import Self, TypeVar
-from urllib.parse import unquote
 from uuid import UUID
 
 import msgspec
 
 from composerd.driver import Batch, Capabilities, Driver, StorageCheck, StorageInfo, StoredJob
+from composerd.driver.url import path_of
 from composerd.errors import ComposerdError, StorageUnusable, StorageURLError, Unavailable
 from composerd.models import (
     Artifact,
@@ -157,6 +156,7 @@ class _TableDriver(Driver):
             found = list(takewhile(lambda one: _seen_since(one, since), reversed(self._workers.values())))
         else:
             found = [one for one in map(self._workers.get, ids) if one is not None and _seen_since(one, since)]
+            found.sort(key=_seen_at, reverse=True)
         return await self._committer.look(lambda: looks.with_jobs(self._table, found))
 
     async def ahead(self, job_id: UUID, limit: int) -> int:
@@ -275,14 +275,7 @@ class FsDriver(_TableDriver):
     @classmethod
     def from_url(cls, url: str) -> Self:
         """`fs:/var/lib/composerd`, `fs:relative/path`, `fs:///var/lib/composerd`."""
-        match = re.fullmatch(r"fs:(?://(?P<host>[^/?#]*))?(?P<path>[^?#]*)(?P<query>[?#].*)?", url)
-        if match is None or not match["path"]:
-            raise StorageURLError(f"{url!r} names no directory: write fs:/path/to/directory")
-        if match["host"]:
-            raise StorageURLError(f"{url!r} names a host ({match['host']}): write fs:/path/to/directory")
-        if match["query"]:
-            raise StorageURLError(f"{url!r}: fs: takes no options, and there is {match['query']!r}")
-        return cls(Path(unquote(match["path"])).absolute())
+        return cls(path_of(url, "directory"))
 
     async def start(self, *, create: bool = True) -> None:
         await asyncio.to_thread(self._prepare, create)
@@ -371,6 +364,11 @@ class FsDriver(_TableDriver):
         wanted = [place for place in places if isinstance(place, int)]
         read = iter(await self._journal.read_many(wanted) if wanted else ())
         return [next(read) if isinstance(place, int) else place for place in places]
+
+
+def _seen_at(worker: Worker) -> datetime:
+    assert worker.seen_at is not None
+    return worker.seen_at
 
 
 def _seen_since(worker: Worker, moment: datetime) -> bool:

@@ -194,7 +194,7 @@ class Keeper:
         path = self._journal.directory / checkpoint_name(segment)
         unfinished = path.with_name(path.name + UNFINISHED)
         salt = os.urandom(frames.SALT_SIZE)
-        file = await asyncio.to_thread(unfinished.open, "wb")
+        file = await _opened(unfinished)
         try:
             await asyncio.to_thread(file.write, frames.pack_segment_header(segment, salt, frames.CHECKPOINT))
             number = 0
@@ -294,6 +294,17 @@ class _Turn:
     async def over(self) -> None:
         """Wait for as long as the share asks for."""
         await asyncio.sleep((time.monotonic() - self._began) * (1 / SHARE - 1))
+
+
+async def _opened(unfinished: Path) -> BinaryIO:
+    """A new file, written to by one thread at a time. The thread that opens it is not to be cancelled: who closes it then?"""
+    opening = asyncio.create_task(asyncio.to_thread(unfinished.open, "wb"))
+    try:
+        return await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        (await opening).close()
+        await asyncio.to_thread(unfinished.unlink)
+        raise
 
 
 def _size(found: _Found) -> int:

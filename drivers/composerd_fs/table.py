@@ -75,8 +75,10 @@ class Table(Jobs):
         return news
 
     def restart(self, now: int) -> None:
-        """After a replay: every running attempt is confirmed and has a full lease from now."""
+        """After a replay: what was ready is ready again, every running attempt is confirmed and has a full lease from now."""
         self.started_at = now
+        while (row := self.delays.pop(now)) is not None:  # that its time had come was not recorded
+            self.make_ready(row)
         for run in self.runs.values():
             if run.state is AttemptState.RUNNING:
                 run.confirmed = True

@@ -39,24 +39,24 @@ async def test_packing_changes_nothing(steps: list[tuple[str, Any]]) -> None:
     assert await packing.everything() == await unpacked.everything()
 
 
-async def test_what_rests_is_packed(store: Store) -> None:
+async def test_what_rests_is_packed(fs: Store) -> None:
     """An ended job is packed when nobody unended depends on it, not before, and again after it was needed again."""
-    table: Table = store.driver._table  # type: ignore[attr-defined]
-    root = await store.add(idempotency_key="key")
-    child = await store.add(root)
-    await store.end(root)
+    table: Table = fs.driver._table  # type: ignore[attr-defined]
+    root = await fs.add(idempotency_key="key")
+    child = await fs.add(root)
+    await fs.end(root)
     assert set(table.rows) == {root, child}
-    await store.end(child)
+    await fs.end(child)
     assert not table.rows
     assert not table.runs
     assert not table.keys
-    late = await store.add(root)
+    late = await fs.add(root)
     assert set(table.rows) == {root, late}
-    await store.cancel(late)
+    await fs.cancel(late)
     assert not table.rows
-    assert (await store.get(root)).dependents == (child, late)
-    assert await store.delete(child)
-    assert (await store.get(root)).dependents == (late,)
+    assert (await fs.get(root)).dependents == (child, late)
+    assert await fs.delete(child)
+    assert (await fs.get(root)).dependents == (late,)
 
 
 @settings(max_examples=100, deadline=None)

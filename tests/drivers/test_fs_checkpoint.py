@@ -4,9 +4,10 @@ import asyncio
 import errno
 import os
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 from hypothesis import given, settings
@@ -252,6 +253,33 @@ async def test_a_stop_while_a_checkpoint_is_due(tmp_path: Path, monkeypatch: pyt
         assert not list((tmp_path / "storage" / "journal").glob("*.tmp"))
         fs.driver = await opened(tmp_path / "storage")
         assert len(await fs.dump()) == 50
+
+
+async def test_a_stop_while_a_checkpoint_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint whose file is being opened when the storage is closed leaves neither the file nor a handle of it."""
+    monkeypatch.setattr("composerd_fs.keeper.CHECKPOINT_AFTER", 1)
+    opening, go = threading.Event(), threading.Event()
+    handles: list[BinaryIO] = []
+    really_open = Path.open
+
+    def slowly(path: Path, *args: Any) -> Any:
+        if path.suffix != ".tmp":
+            return really_open(path, *args)
+        opening.set()
+        go.wait(60)
+        handles.append(really_open(path, *args))
+        return handles[0]
+
+    monkeypatch.setattr(Path, "open", slowly)
+    async with store_of("fs", tmp_path / "storage") as fs:
+        while not opening.is_set():
+            await fs.add()
+        closing = asyncio.create_task(fs.driver.close())
+        await asyncio.sleep(0)
+        go.set()
+        await closing
+    assert handles[0].closed
+    assert not list((tmp_path / "storage" / "journal").glob("*.tmp"))
 
 
 async def test_a_refused_delete_while_a_segment_is_emptied(fs: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,10 +13,10 @@ import pytest
 
 from composerd.errors import ComposerdError, StorageFull, StorageUnusable, Unavailable
 from composerd.models import Artifact, Attachment, JobState, Outcome, Touch
+from composerd.testing.kit.store import ANY, everything
 from composerd_fs.frames import SEGMENT_HEADER
 
-from .conftest import ANY, Store, opened, store_of
-from .test_contract_look import everything
+from .conftest import Store, opened, store_of
 
 pwrite = os.pwrite
 LARGE = b'"' + b"x" * 100 + b'"'

@@ -19,13 +19,14 @@ from hypothesis import strategies as st
 from composerd.driver import StoredJob
 from composerd.errors import ComposerdError, StorageFull
 from composerd.models import Artifact, Attachment, Claim, Key, NewJob, OnDependencyFailure, Outcome
+from composerd.testing.kit.store import PLENTY
 from composerd_fs import MemoryDriver
 from composerd_fs.checkpoint import kept
 from composerd_fs.journal import Journal
 from composerd_fs.records import Kept
 from composerd_fs.table import Table
 
-from .conftest import PLENTY, opened
+from .conftest import opened
 
 CHANGE = st.one_of(
     st.tuples(
