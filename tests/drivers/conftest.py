@@ -53,6 +53,12 @@ async def store_of(kind: str, directory: Path) -> AsyncIterator[Store]:
 
 
 @pytest.fixture
+def unsynced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of what is in files, which start a storage thousands of times: nothing waits for the disk."""
+    monkeypatch.setattr("os.fsync", lambda _descriptor: None)
+
+
+@pytest.fixture
 async def fs(tmp_path: Path) -> AsyncIterator[Store]:
     """The fs driver, empty: it can be reopened."""
     async with store_of("fs", tmp_path / "storage") as store:

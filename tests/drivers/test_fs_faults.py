@@ -183,6 +183,7 @@ def frame_starts(segment: Path) -> list[int]:
     return starts
 
 
+@pytest.mark.usefixtures("unsynced")
 async def test_a_torn_end_is_cut_off(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A crash in the middle of the last write, at every byte of it: what was acknowledged before is there, and the log says it."""
     segment = await crashed(tmp_path / "storage", tmp_path / "copy")
@@ -218,6 +219,7 @@ async def test_a_last_write_that_did_not_reach_the_disk_in_order(tmp_path: Path)
         (segment.parent / "CLEAN").unlink()
 
 
+@pytest.mark.usefixtures("unsynced")
 async def test_damage_elsewhere_is_refused(tmp_path: Path) -> None:
     """One wrong byte anywhere before the last frame stops the start, with the file and the offset of what does not read."""
     segment = await crashed(tmp_path / "storage", tmp_path / "copy")
