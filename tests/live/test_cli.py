@@ -3,16 +3,16 @@
 import asyncio
 import contextlib
 import json
-import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
-from .conftest import COMPOSER, Serve, Server
+from .conftest import COMPOSER, Serve, Server, clean_environment
+from .processes import command
 
 
 class Ended(NamedTuple):
@@ -25,18 +25,22 @@ class Ended(NamedTuple):
 
 async def composerd(*arguments: str, stdin: bytes = b"", server: Server | None = None, **env: str) -> Ended:
     """Run a command to its end."""
-    process = await start(*arguments, server=server, **env)
-    out, err = await process.communicate(stdin)
-    assert process.returncode is not None
+    process = command(*arguments, **environment(server, env))
+    out = await asyncio.to_thread(process.communicate, stdin)
+    err = process.said()
+    process.close()
     assert "Traceback" not in err.decode()
-    return Ended(process.returncode, out.decode(), err.decode())
+    return Ended(process.wait(), out.decode(), err.decode())
+
+
+def environment(server: Server | None, extra: Mapping[str, str]) -> dict[str, str]:
+    """What a command finds in its environment: where the server is, and what the test adds."""
+    known = {} if server is None else {"COMPOSERD_SERVER": server.url}
+    return clean_environment() | known | dict(extra)
 
 
 async def start(*arguments: str, server: Server | None = None, **env: str) -> asyncio.subprocess.Process:
     """Start a command."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("COMPOSERD_")}
-    if server is not None:
-        clean["COMPOSERD_SERVER"] = server.url
     return await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -45,7 +49,7 @@ async def start(*arguments: str, server: Server | None = None, **env: str) -> as
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        env=clean | env,
+        env=environment(server, env),
     )
 
 
@@ -295,9 +299,9 @@ async def test_every_command_has_help_with_an_example() -> None:
     listed = await composerd("--help")
     commands = [line.split()[0] for line in listed.out.partition("Commands:")[2].strip().splitlines()]
     assert len(commands) == 15
-    for command in commands:
-        if command == "storage":
+    for name in commands:
+        if name == "storage":
             continue
-        assert "Example: composerd " in (await composerd(command, "--help")).out
-    for command in ("info", "check", "move"):
-        assert f"Example: composerd storage {command} " in (await composerd("storage", command, "--help")).out
+        assert "Example: composerd " in (await composerd(name, "--help")).out
+    for name in ("info", "check", "move"):
+        assert f"Example: composerd storage {name} " in (await composerd("storage", name, "--help")).out

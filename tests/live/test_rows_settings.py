@@ -27,9 +27,7 @@ TABLE = "Settings"
 async def test_listen(serve: Serve, tmp_path: Path) -> None:
     """Several addresses, IPv6 and a unix socket among them; each is served, and told once it is."""
     server = await serve("--listen", "[::1]:0", "--listen", f"unix:{tmp_path / 'a.sock'}")
-    assert server._process is not None
-    assert server._process.stdout is not None
-    told = [(await server._process.stdout.readline()).decode().split()[-1] for _ in range(2)]
+    told = [(await server.line()).split()[-1] for _ in range(2)]
     assert told[1] == f"http+unix:{tmp_path / 'a.sock'}"
     assert (await send(server, "GET", "/healthz"))[0] == 200
     async with aiohttp.ClientSession() as http, http.get(f"{told[0]}/healthz") as answer:
