@@ -13,10 +13,8 @@ from composerd.api.schemas import BatchJob, SubmitJob, is_word
 from composerd.errors import InvalidContent, UnknownDependency
 from composerd.ids import new_id
 from composerd.models import NewJob, OnDependencyFailure
+from composerd.settings import LONGEST
 from composerd.units import parse_duration
-
-MAX_DURATION = 3650 * 86400.0
-"""The longest duration that a job can carry: ten years, in seconds."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -124,7 +122,7 @@ def _duration(text: str, field: str) -> float:
         seconds = parse_duration(text)
     except ValueError as exc:
         raise InvalidContent(field=field, problem=str(exc)) from None
-    if seconds > MAX_DURATION:
+    if seconds > LONGEST:
         raise InvalidContent(field=field, problem="longer than ten years")
     return seconds
 

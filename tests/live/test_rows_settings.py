@@ -37,23 +37,49 @@ async def test_listen(serve: Serve, tmp_path: Path) -> None:
         assert answer.status == 200
 
 
+def passed(descriptor: int, count: str, stderr: int | None = None) -> "subprocess.Popen[str]":
+    """A server that systemd passes a descriptor, as the third one."""
+    script = (
+        f"import os; os.dup2({descriptor}, 3); os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS={count!r}); "
+        "from composerd.cli.main import main; main(['serve', '--storage', 'memory:', '--listen', '127.0.0.1:1'])"
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", script], pass_fds=[descriptor], stdout=subprocess.PIPE, stderr=stderr, text=True
+    )
+
+
 @row(TABLE, "--listen")
-def test_listen_to_a_socket_of_systemd(tmp_path: Path) -> None:
-    """A socket that is handed over is served, whatever was configured."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port = listening.getsockname()[1]
-        script = (
-            f"import os; os.dup2({listening.fileno()}, 3); os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='1'); "
-            "from composerd.cli.main import main; main(['serve', '--storage', 'memory:', '--listen', '127.0.0.1:1'])"
-        )
-        process = subprocess.Popen(
-            [sys.executable, "-c", script], pass_fds=[listening.fileno()], stdout=subprocess.PIPE, text=True
-        )
+@pytest.mark.parametrize("unix", [False, True])
+def test_listen_to_a_socket_of_systemd(tmp_path: Path, unix: bool) -> None:
+    """A socket that is handed over is served, whatever was configured; its file stays, for the next start."""
+    path = tmp_path / "a.sock"
+    with socket.socket(socket.AF_UNIX) if unix else socket.create_server(("127.0.0.1", 0)) as listening:
+        if unix:
+            listening.bind(str(path))
+            listening.listen()
+        said = f"http+unix:{path}" if unix else f"http://127.0.0.1:{listening.getsockname()[1]}"
+        process = passed(listening.fileno(), "1")
         assert process.stdout is not None
-        assert process.stdout.readline() == f"listening on http://127.0.0.1:{port}\n"
+        assert process.stdout.readline() == f"listening on {said}\n"
+        if not unix:
+            assert listening.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
         process.terminate()
         assert process.wait(20) == 0
         process.stdout.close()
+        assert path.exists() is unix
+
+
+@row(TABLE, "--listen")
+@pytest.mark.parametrize("count", ["some", "", "1", "2"])
+def test_listen_to_what_is_no_socket(tmp_path: Path, count: str) -> None:
+    """One sentence that says what was handed over."""
+    with (tmp_path / "file").open("w") as file:
+        process = passed(file.fileno(), count, subprocess.PIPE)
+        _, said = process.communicate(timeout=20)
+    assert process.returncode == 2
+    assert said.startswith("composerd: cannot listen on ")
+    assert "LISTEN_FDS" in said
+    assert said.count("\n") == 1
 
 
 @row(TABLE, "--storage")
