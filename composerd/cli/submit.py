@@ -77,7 +77,7 @@ def submit(
 
 
 async def _submit(server: Server, fields: dict[str, Any], waits: bool, directory: Path | None, as_json: bool) -> None:
-    async with server.composer(PATIENCE if waits else 0.0) as composer:
+    async with server.composer() as composer:  # a server that is not there from the start is not waited for
         job = await composer.submit(**fields)
         if not waits:
             if as_json:
@@ -85,7 +85,8 @@ async def _submit(server: Server, fields: dict[str, Any], waits: bool, directory
             else:
                 click.echo(job.id)
             return
-        click.echo(job.id, err=True)
+    click.echo(job.id, err=True)
+    async with server.composer(PATIENCE) as composer:
         ended = await follow(composer, job.id)
         if directory is not None:
             await download(composer, await composer.artifacts(job.id), directory)
@@ -95,7 +96,7 @@ async def _submit(server: Server, fields: dict[str, Any], waits: bool, directory
 async def _submit_graph(
     server: Server, graph: Sequence[Mapping[str, Any]], waits: bool, directory: Path | None, as_json: bool
 ) -> None:
-    async with server.composer(PATIENCE if waits else 0.0) as composer:
+    async with server.composer() as composer:
         jobs = await composer.submit_graph(graph)
         if not waits:
             if as_json:
@@ -105,6 +106,7 @@ async def _submit_graph(
             else:
                 click.echo("\n".join(job.id for job in jobs))
             return
+    async with server.composer(PATIENCE) as composer:
         ended = [await follow(composer, job.id) for job in jobs]
         if directory is not None:
             for job in ended:
