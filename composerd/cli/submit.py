@@ -1,5 +1,6 @@
 """`composerd submit`: a job from the command line, or a graph of jobs from a file."""
 
+import os
 import sys
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -127,10 +128,11 @@ def _read_args(text: str) -> msgspec.Raw:
         except OSError as exc:
             raise Failure(f"--args: {path}: {exc.strerror}", WRONG) from exc
     else:
-        where, data = "--args", text.encode()
+        where, data = "--args", os.fsencode(text)
     try:
+        str(data, "utf-8")
         return msgspec.json.decode(data, type=msgspec.Raw)
-    except msgspec.DecodeError as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
         raise Failure(f"{where} is not JSON: {exc}", WRONG) from exc
 
 

@@ -54,6 +54,7 @@ os.close(woken)
 for number, file in enumerate(files):
     os.dup2(file, number)
     os.close(file)
+sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w", buffering=1)  # what they know is of other files
 arguments, environment = json.loads(told)
 os.environ.clear()
 os.environ.update(environment)
