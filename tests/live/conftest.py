@@ -18,6 +18,12 @@ from .processes import Process, close, command
 
 WORKER = "/api/worker/v1"
 COMPOSER = "/api/composer/v1"
+HALF_SENT = (
+    b"POST /api/composer/v1/jobs HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n"
+    b"Content-Type: application/json\r\nContent-Length: 9\r\n\r\n{"
+)
+"""A request that stops in the middle of its body. The server says `100 Continue` when it has begun to serve it."""
+
 JSON = {"Content-Type": "application/json"}
 NOBODY = "12345678-1234-4123-8123-123456789abc"
 """An id that nobody has."""
@@ -134,12 +140,22 @@ class Server:
         assert status == 200, job
         return job  # type: ignore[no-any-return]
 
-    async def until(self, holds: Callable[[], Awaitable[bool]], seconds: float = 10) -> None:
+    async def until(self, holds: Callable[[], Awaitable[bool]], seconds: float = 30) -> None:
         """Wait for something that only asking can tell."""
         deadline = time.monotonic() + seconds
         while not await holds():
             assert time.monotonic() < deadline, "it did not come true in time"
             await asyncio.sleep(0.01)
+
+
+async def waits(server: Server, count: int) -> None:
+    """Until so many requests wait, for a job or for news of one."""
+
+    async def holds() -> bool:
+        _, text = await server.request("GET", "/metrics")
+        return f"\ncomposerd_waits {count}.0\n".encode() in text
+
+    await server.until(holds)
 
 
 def clean_environment() -> dict[str, str]:
