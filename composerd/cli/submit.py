@@ -17,7 +17,7 @@ from composerd.client.composer import BASE
 
 
 @click.command(epilog="Example: composerd submit osbuild --arch x86_64 --args @manifest.json --wait --download .")
-@click.argument("job_type", metavar="TYPE", required=False)
+@click.argument("job_type", metavar="[TYPE]", required=False)
 @click.option("--args", "args_text", metavar="JSON|@FILE|-", help="The job's arguments: JSON, a file, or - for stdin.")
 @click.option("--arch", metavar="ARCH", help="Only a worker of this arch may run it.")
 @click.option("--channel", metavar="CHANNEL", help="The channel it belongs to.")
@@ -40,7 +40,8 @@ from composerd.client.composer import BASE
     "--graph",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="Submit the jobs of a JSON or TOML file instead, all or none.",
+    help="Submit the jobs of a JSON or TOML file instead, all or none: a list `jobs` of objects with `type`, `args` and so on; "
+    "what a job has as its `ref`, a later one can name in its `dependencies`.",
 )
 @click.option("--wait", "waits", is_flag=True, help="Follow it to its end; exits 1 if it failed.")
 @click.option(
