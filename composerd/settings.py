@@ -15,6 +15,11 @@ CLIENT_VARIABLES = frozenset({"COMPOSERD_SERVER", "COMPOSERD_CA_FILE", "COMPOSER
 
 PREFIX = "COMPOSERD_"
 
+LONGEST = 3650 * 86400.0
+"""The longest duration that a setting or a job can have: ten years, in seconds."""
+
+TCP_ADDRESS = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<host>[^:\[\]/]*)):(?P<port>[0-9]{1,5})")
+
 
 class SettingsError(Exception):
     """A setting is unknown or has a bad value; the message is one sentence that names it and where it came from."""
@@ -60,6 +65,8 @@ class Setting(msgspec.Struct, frozen=True):
     default: str = ""
     """The default, as one would write it."""
     repeatable: bool = False
+    may_be_empty: bool = False
+    """A repeatable one: whether it may be said to have no value at all."""
 
     @property
     def option(self) -> str:
@@ -72,8 +79,15 @@ class Setting(msgspec.Struct, frozen=True):
         return PREFIX + self.name.upper()
 
 
-def _positive_duration(text: str) -> float:
+def _duration(text: str) -> float:
     seconds = parse_duration(text)
+    if seconds > LONGEST:
+        raise ValueError(f"{text!r} is longer than ten years")
+    return seconds
+
+
+def _positive_duration(text: str) -> float:
+    seconds = _duration(text)
     if seconds <= 0:
         raise ValueError("it has to be longer than nothing")
     return seconds
@@ -107,6 +121,8 @@ def _positive_size(text: str) -> int:
 def _base_path(text: str) -> str:
     if not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", text):
         raise ValueError(f"{text!r} is not a path such as /api/worker/v1")
+    if {".", ".."} & set(text.split("/")):
+        raise ValueError(f"{text!r} has a part that clients leave out: . or ..")
     if text == "/api/composer/v1" or text.startswith("/api/composer/v1/"):
         raise ValueError(f"{text!r} is where the composer API is")
     return text
@@ -116,6 +132,19 @@ def _text(text: str) -> str:
     if not text:
         raise ValueError("it is empty")
     return text
+
+
+def _address(text: str) -> str:
+    if text.startswith("unix:") and len(text) > len("unix:"):
+        return text
+    match = TCP_ADDRESS.fullmatch(text)
+    try:
+        if match is not None and int(match["port"]) < 1 << 16:
+            (match["host"] or "").encode("idna")  # as the resolver will
+            return text
+    except UnicodeError:
+        pass
+    raise ValueError(f"{text!r} is not an address: write HOST:PORT, [IPV6]:PORT or unix:/path")
 
 
 def _file(text: str) -> str:
@@ -135,7 +164,7 @@ def _domain(text: str) -> str:
 SETTINGS: Sequence[Setting] = (
     Setting(
         "listen",
-        _text,
+        _address,
         "Where to listen: HOST:PORT, [IPV6]:PORT or unix:/path; port 0 picks one.",
         "127.0.0.1:8700",
         repeatable=True,
@@ -155,7 +184,7 @@ SETTINGS: Sequence[Setting] = (
     Setting("worker_base_path", _base_path, "Where the worker API is.", "/api/worker/v1"),
     Setting(
         "request_job_timeout",
-        parse_duration,
+        _duration,
         "How long a worker's question for a job waits; 0: no deadline.",
         "0",
     ),
@@ -171,13 +200,14 @@ SETTINGS: Sequence[Setting] = (
     Setting(
         "worker_timeout", _positive_duration, "A worker not heard of for that long is dropped from the list.", "1h"
     ),
-    Setting("retention", parse_duration, "How long an ended job and its artifacts are kept; 0: for ever.", "14d"),
+    Setting("retention", _duration, "How long an ended job and its artifacts are kept; 0: for ever.", "14d"),
     Setting(
         "undequeueable_types",
         _text,
         "A type of job that workers may not take.",
         "manifest-id-only",
         repeatable=True,
+        may_be_empty=True,
     ),
     Setting("max_body_size", _positive_size, "The largest request body.", "32MiB"),
     Setting("max_artifact_size", _positive_size, "The largest artifact.", "64GiB"),
@@ -280,13 +310,20 @@ def _as_text(value: Any) -> Any:
         return [_as_text(one) for one in value]
     if isinstance(value, bool):
         return str(value).lower()
-    return str(value)
+    return str(value) if isinstance(value, str | int | float) else value
 
 
 def _parse(setting: Setting, value: Any, where: str) -> Any:
     several = isinstance(value, list | tuple)
     if several and not setting.repeatable:
         raise SettingsError(f"{where} has a bad value: one is expected, not a list")
+    if several and not value and not setting.may_be_empty:
+        raise SettingsError(f"{where} has a bad value: it is empty")
+    for one in value if several else [value]:
+        if not isinstance(one, str):
+            raise SettingsError(f"{where} has a bad value: a text or a number is expected")
+        if not one.isprintable():
+            raise SettingsError(f"{where} has a bad value: {one!r} has what is no text")
     try:
         if setting.repeatable:
             return tuple(setting.parse(one) for one in (value if several else [value]))

@@ -85,7 +85,7 @@ def decode(body: bytes, decoder: "msgspec.json.Decoder[T]") -> T:
         _well_formed(body)  # the shape may be wrong before the text is: then the text is what is said
         raise shape_error(exc) from None
     except msgspec.DecodeError as exc:
-        raise text_error(exc) from None
+        raise text_error(exc, body) from None
 
 
 def too_deep(body: bytes) -> bool:
@@ -121,7 +121,7 @@ def _well_formed(body: bytes) -> None:
     try:
         _ANY.decode(body)
     except msgspec.DecodeError as exc:
-        raise text_error(exc) from None
+        raise text_error(exc, body) from None
 
 
 _PLACE = re.compile(r" - at `(key in )?\$\.?(.*)`$")
@@ -140,10 +140,16 @@ def shape_error(error: msgspec.ValidationError) -> InvalidContent:
     return InvalidContent(field=path or "body", problem=problem)
 
 
-def text_error(error: msgspec.DecodeError) -> MalformedJSON:
-    """What msgspec says of a text that is no JSON."""
+_LONE = re.compile(rb"(?<!\\)(?:\\\\)*\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])")
+"""The first half of a surrogate pair without the other: at the end of a string msgspec takes it for the end of the text."""
+
+
+def text_error(error: msgspec.DecodeError, body: bytes) -> MalformedJSON:
+    """What msgspec says of a text that is no JSON, and where: at its end, if not elsewhere."""
     text = str(error)
     at = _BYTE.search(text)
-    if at is None:
-        return MalformedJSON(problem=text)
-    return MalformedJSON(problem=text[: at.start()].removeprefix("JSON is malformed: ").strip(), at=int(at[1]))
+    if at is not None:
+        return MalformedJSON(problem=text[: at.start()].removeprefix("JSON is malformed: ").strip(), at=int(at[1]))
+    if lone := _LONE.search(body):
+        return MalformedJSON(problem="half of a surrogate pair", at=lone.end() - len(r"\ud800"))
+    return MalformedJSON(problem=text, at=len(body))

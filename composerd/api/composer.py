@@ -1,38 +1,30 @@
-"""The composer API: submitting jobs, following them, canceling them, and fetching what they left."""
+"""The composer API: submitting jobs, following them, canceling them. Fetching what they left is in downloads."""
 
 import asyncio
 import base64
 import binascii
 import re
 from collections.abc import Sequence
-from contextlib import aclosing
-from urllib.parse import quote
-from uuid import UUID
 
 import msgspec
 from aiohttp import web
 
-from composerd.api import schemas, submission
+from composerd.api import downloads, schemas, submission
 from composerd.api.bodies import IN_A_THREAD, read_json
 from composerd.api.context import (
-    ARTIFACTS,
     COMPOSER_BASE,
-    OPERATION_HEADER,
     OPTIONS,
     QUEUE,
-    operation_id,
-    parse_uuid,
+    job_id_of,
+    segment,
     wait_of,
 )
 from composerd.api.delivery import answer, answer_bytes, encode
-from composerd.api.openapi import BYTES, operation
-from composerd.api.worker import artifact_name
+from composerd.api.openapi import operation
 from composerd.errors import (
-    ArtifactNotFound,
     CanceledDependency,
     IdempotencyConflict,
     InvalidCursor,
-    JobNotFound,
     UnknownDependency,
 )
 from composerd.models import Job, JobFilter, JobState, NewJob, PayloadKind
@@ -51,16 +43,16 @@ def add_routes(app: web.Application) -> None:
     app.router.add_post(f"{base}/jobs", submit_job)
     app.router.add_post(f"{base}/jobs/batch", submit_jobs)
     app.router.add_get(f"{base}/jobs", list_jobs)
-    job = f"{base}/jobs/{{id:(?!batch$)[^{{}}/]+}}"  # `batch` is none of the ids, so that its 405 names its own methods
+    job = f"{base}/jobs/{{id:(?!batch$)[^/]+}}"  # `batch` is none of the ids, so that its 405 names its own methods
+    of_job = f"{base}/jobs/{segment('id')}"
     app.router.add_get(job, get_job)
-    app.router.add_get(f"{base}/jobs/{{id}}/args", get_job_args)
-    app.router.add_get(f"{base}/jobs/{{id}}/result", get_job_result)
-    app.router.add_post(f"{base}/jobs/{{id}}/cancel", cancel_job)
+    app.router.add_get(f"{of_job}/args", get_job_args)
+    app.router.add_get(f"{of_job}/result", get_job_result)
+    app.router.add_post(f"{of_job}/cancel", cancel_job)
     app.router.add_delete(job, delete_job)
-    app.router.add_get(f"{base}/jobs/{{id}}/why", why_job)
+    app.router.add_get(f"{of_job}/why", why_job)
     app.router.add_get(f"{base}/workers", list_workers)
-    app.router.add_get(f"{base}/jobs/{{id}}/artifacts", list_artifacts)
-    app.router.add_get(f"{base}/jobs/{{id}}/artifacts/{{name}}", get_artifact)
+    downloads.add_routes(app, of_job)
 
 
 @operation(
@@ -155,7 +147,7 @@ async def list_jobs(request: web.Request) -> web.StreamResponse:
 async def get_job(request: web.Request) -> web.StreamResponse:
     """Show a job, at once or when it has ended."""
     queue = request.app[QUEUE]
-    job_id = _job_id(request)
+    job_id = job_id_of(request)
     wait = wait_of(request)
     return await _job(request, await (queue.get(job_id) if wait is None else queue.ended(job_id, wait)))
 
@@ -179,13 +171,13 @@ async def get_job_result(request: web.Request) -> web.StreamResponse:
 )
 async def cancel_job(request: web.Request) -> web.StreamResponse:
     """End a job for good."""
-    return answer(job_body(await request.app[QUEUE].cancel(_job_id(request)), result=None))
+    return answer(job_body(await request.app[QUEUE].cancel(job_id_of(request)), result=None))
 
 
 @operation("deleteJob", "Forget an ended job and its artifacts", responses={204: ("It is gone", None)})
 async def delete_job(request: web.Request) -> web.Response:
     """Remove a job that nobody unended depends on."""
-    await request.app[QUEUE].delete(_job_id(request))
+    await request.app[QUEUE].delete(job_id_of(request))
     return web.Response(status=204)
 
 
@@ -219,7 +211,7 @@ async def list_workers(request: web.Request) -> web.StreamResponse:
 @operation("whyJob", "Say why a job is not running", responses={200: ("Why", schemas.JobWhy)})
 async def why_job(request: web.Request) -> web.Response:
     """Say what a job waits for."""
-    why = await explain(request.app[QUEUE], _job_id(request))
+    why = await explain(request.app[QUEUE], job_id_of(request))
     return answer(
         schemas.JobWhy(
             kind="JobWhy",
@@ -233,74 +225,6 @@ async def why_job(request: web.Request) -> web.Response:
             ahead=why.ahead,
         )
     )
-
-
-@operation(
-    "listArtifacts",
-    "List a job's artifacts; none until it has ended",
-    responses={200: ("The artifacts", schemas.ArtifactList)},
-)
-async def list_artifacts(request: web.Request) -> web.Response:
-    """Show what files a job left."""
-    job_id = _job_id(request)
-    href = f"{COMPOSER_BASE}/jobs/{job_id}/artifacts"
-    items = [
-        schemas.Artifact(
-            kind="Artifact",
-            href=f"{href}/{quote(artifact.name, safe='')}",
-            id=artifact.name,
-            name=artifact.name,
-            size=artifact.size,
-            sha256=artifact.sha256,
-        )
-        for artifact in await request.app[QUEUE].artifacts(job_id)
-    ]
-    return answer(schemas.ArtifactList(kind="ArtifactList", href=href, id="artifacts", items=items))
-
-
-@operation("getArtifact", "Get an artifact's bytes", responses={200: ("The file", BYTES), 206: ("A part of it", BYTES)})
-async def get_artifact(request: web.Request) -> web.StreamResponse:
-    """Stream a file, or the part of it that a single Range asks for."""
-    job_id = _job_id(request)
-    name = artifact_name(request)
-    store = request.app[ARTIFACTS]
-    found = next((one for one in await request.app[QUEUE].artifacts(job_id) if one.name == name), None)
-    if found is None or store is None:
-        raise ArtifactNotFound
-    etag = f'"{found.sha256}"'
-    headers = {
-        OPERATION_HEADER: operation_id.get(),
-        "ETag": etag,
-        "Accept-Ranges": "bytes",
-        "Content-Disposition": f"attachment; filename*=UTF-8''{quote(name, safe='')}",
-    }
-    if request.headers.get("If-None-Match") in (etag, "*"):
-        return web.Response(status=304, headers=headers)
-    start, stop = 0, found.size
-    if "Range" in request.headers and request.headers.get("If-Range", etag) == etag:
-        try:
-            start, stop, _ = request.http_range.indices(found.size)
-        except ValueError:
-            start = stop = -1
-        if start >= stop:
-            headers["Content-Range"] = f"bytes */{found.size}"
-            return web.Response(status=416, headers=headers)
-        headers["Content-Range"] = f"bytes {start}-{stop - 1}/{found.size}"
-    response = web.StreamResponse(status=206 if "Content-Range" in headers else 200, headers=headers)
-    response.content_type = BYTES
-    response.content_length = stop - start
-    async with aclosing(store.read(found.place, start, stop)) as parts:
-        try:
-            part = await anext(parts, b"")  # before the answer begins: the job may have been removed just now
-        except FileNotFoundError:
-            raise ArtifactNotFound from None
-        await response.prepare(request)
-        if request.method != "HEAD":
-            await response.write(part)
-            async for part in parts:
-                await response.write(part)
-    await response.write_eof()
-    return response
 
 
 def job_body(
@@ -346,15 +270,8 @@ async def _job(request: web.Request, job: Job) -> web.StreamResponse:
 
 async def _payload(request: web.Request, kind: PayloadKind) -> web.StreamResponse:
     queue = request.app[QUEUE]
-    job = await queue.get(_job_id(request))
+    job = await queue.get(job_id_of(request))
     return await answer_bytes(request, await queue.payload(job.id, kind) or b"null", budget=queue.budget)
-
-
-def _job_id(request: web.Request) -> UUID:
-    job_id = parse_uuid(request.match_info["id"])
-    if job_id is None:
-        raise JobNotFound(id=request.match_info["id"])
-    return job_id
 
 
 def _cursor(text: str | None) -> int | None:
@@ -364,7 +281,8 @@ def _cursor(text: str | None) -> int | None:
         number = int.from_bytes(base64.urlsafe_b64decode(text.encode("ascii")))
     except (binascii.Error, UnicodeEncodeError):
         number = 0
-    if not 0 < number < 2**63:
+    # The decoder skips what it does not know, and a shorter text is a number too.
+    if not 0 < number < 2**63 or _cursor_text(number) != text:
         raise InvalidCursor(field="cursor", problem="not one that a page gave")
     return number
 

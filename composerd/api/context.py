@@ -10,7 +10,7 @@ from aiohttp import web
 
 from composerd.api.errors import ErrorTable
 from composerd.artifacts import ArtifactStore
-from composerd.errors import InvalidContent, Unavailable
+from composerd.errors import InvalidContent, JobNotFound, Unavailable
 from composerd.queue import JobQueue
 from composerd.units import parse_duration
 
@@ -66,6 +66,9 @@ OPERATION_HEADER = "X-Operation-Id"
 operation_id: ContextVar[str] = ContextVar("operation_id", default="-")
 """The operation that is being served: in the log, in errors and in the answer's header."""
 
+job_known: ContextVar[str | None] = ContextVar("job_known", default=None)
+"""The job that a request is about, once that is known: in the log."""
+
 held: ContextVar[int] = ContextVar("held", default=0)
 """The bytes of the budget that the request holds; the middleware gives them back."""
 
@@ -75,6 +78,20 @@ _UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
 def parse_uuid(text: str) -> UUID | None:
     """A UUID in its usual spelling; None for anything else."""
     return UUID(text) if _UUID.fullmatch(text) else None
+
+
+def segment(name: str, *, empty: bool = False) -> str:
+    """A variable segment of a route: whatever has no slash. aiohttp's own spares the braces."""
+    return f"{{{name}:[^/]{'*' if empty else '+'}}}"
+
+
+def job_id_of(request: web.Request) -> UUID:
+    """The job that the path names. Raises `JobNotFound`."""
+    job_id = parse_uuid(request.match_info["id"])
+    if job_id is None:
+        raise JobNotFound(id=request.match_info["id"])
+    job_known.set(str(job_id))
+    return job_id
 
 
 def error_table(request: web.Request) -> ErrorTable:

@@ -11,17 +11,21 @@ from pathlib import Path
 
 from aiohttp import web
 
+from composerd.settings import TCP_ADDRESS
+
 log = logging.getLogger(__name__)
 
 BACKLOG = 4096
 
 _FIRST_PASSED = 3  # sd_listen_fds(3): descriptors from 3 on
 
-_TCP = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<host>[^:\[\]/]*)):(?P<port>[0-9]{1,5})")
-
 
 class ListenError(Exception):
     """An address cannot be listened on; the message is a sentence for whoever configured it."""
+
+
+class _Passed(socket.socket):
+    """A socket of systemd's."""
 
 
 class Listeners:
@@ -109,9 +113,15 @@ def describe(listening: socket.socket, scheme: str = "http") -> str:
 
 
 def close_sockets(sockets: Sequence[socket.socket]) -> None:
-    """Close sockets; the files of unix sockets go with them."""
+    """Close sockets; the files of unix sockets go with them, but not of those that were passed: systemd goes on listening there."""
     for listening in sockets:
-        if listening.fileno() >= 0 and listening.family == socket.AF_UNIX and (path := listening.getsockname()):
+        ours = not isinstance(listening, _Passed)
+        if (
+            ours
+            and listening.fileno() >= 0
+            and listening.family == socket.AF_UNIX
+            and (path := listening.getsockname())
+        ):
             Path(path).unlink(missing_ok=True)
         listening.close()
 
@@ -126,9 +136,8 @@ def _open(address: str) -> list[socket.socket]:
 
 
 def _open_tcp(address: str) -> list[socket.socket]:
-    match = _TCP.fullmatch(address)
-    if match is None or int(match["port"]) > 65535:
-        raise ListenError(f"cannot listen on {address!r}: write HOST:PORT, [IPV6]:PORT or unix:/path")
+    match = TCP_ADDRESS.fullmatch(address)
+    assert match is not None, "the settings are checked"
     host = match["v6"] or match["host"]
     found = socket.getaddrinfo(host or None, int(match["port"]), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     family, kind, proto, _, target = found[0]
@@ -175,5 +184,22 @@ def _answers(path: str) -> bool:
 def _passed_sockets() -> list[socket.socket]:
     if os.environ.get("LISTEN_PID") != str(os.getpid()):
         return []
-    count = int(os.environ.get("LISTEN_FDS", "0"))
-    return [socket.socket(fileno=descriptor) for descriptor in range(_FIRST_PASSED, _FIRST_PASSED + count)]
+    said = os.environ.get("LISTEN_FDS", "")
+    if not re.fullmatch(r"[0-9]{1,4}", said):
+        raise ListenError(f"cannot listen on what systemd passes: LISTEN_FDS is {said!r}, not a number")
+    return [_passed_socket(descriptor) for descriptor in range(_FIRST_PASSED, _FIRST_PASSED + int(said))]
+
+
+def _passed_socket(descriptor: int) -> socket.socket:
+    try:
+        passed = _Passed(fileno=descriptor)
+        listens = passed.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    except OSError as exc:
+        raise ListenError(f"cannot listen on descriptor {descriptor} of LISTEN_FDS: {exc.strerror or exc}") from exc
+    if not listens:
+        raise ListenError(
+            f"cannot listen on descriptor {descriptor} of LISTEN_FDS: it is a socket that does not listen"
+        )
+    if passed.family != socket.AF_UNIX:
+        _notice_silent_death(passed)
+    return passed

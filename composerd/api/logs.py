@@ -5,10 +5,8 @@ from datetime import UTC, datetime
 from typing import Literal
 
 import msgspec
-from aiohttp.http_exceptions import HttpProcessingError
-from aiohttp.log import server_logger
 
-from composerd.api.context import operation_id
+from composerd.api.context import job_known, operation_id
 
 
 def configure(level: str, form: Literal["text", "json"]) -> None:
@@ -16,18 +14,6 @@ def configure(level: str, form: Literal["text", "json"]) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(JSONFormatter() if form == "json" else TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    server_logger.addFilter(_in_a_line)
-
-
-def _in_a_line(record: logging.LogRecord) -> bool:
-    """What sends no HTTP is the sender's trouble: aiohttp's traceback of its own parser says nothing more."""
-    error = record.exc_info[1] if record.exc_info else None
-    if isinstance(error, HttpProcessingError):
-        record.exc_info = None
-        record.levelno, record.levelname = logging.WARNING, "WARNING"
-        record.msg = f"{record.getMessage()}: {' '.join(error.message.split())[:200]}"
-        record.args = ()
-    return True
 
 
 class TextFormatter(logging.Formatter):
@@ -58,6 +44,8 @@ class JSONFormatter(logging.Formatter):
             "operation_id": operation_id.get(),
             "message": record.getMessage(),
         }
+        if (job := job_known.get()) is not None:
+            line["job_id"] = job
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return msgspec.json.encode(line).decode()

@@ -33,7 +33,7 @@ async def operations(request: web.Request, handler: Handler) -> web.StreamRespon
     except ConnectionError:
         response = _hang_up(request)  # the client has gone
     except Exception:
-        log.exception("%s %s failed", request.method, request.path)
+        log.exception("%s %s failed", request.method, _path(request))
         table = error_table(request)
         response = table.response(table.row(UNSPECIFIED), operation)
     finally:
@@ -48,6 +48,12 @@ async def operations(request: web.Request, handler: Handler) -> web.StreamRespon
     return response
 
 
+def _path(request: web.Request) -> str:
+    """The path for the log: whoever reads a token there could finish the job."""
+    token = request.match_info.get("token")
+    return request.path.replace(token, "TOKEN") if token else request.path
+
+
 def _hang_up(request: web.Request) -> web.Response:
     """End the connection; what is returned is not read by anybody."""
     if request.transport is not None:
@@ -60,7 +66,7 @@ def _failure(request: web.Request, operation: str, error: ComposerdError) -> web
     row = table.row_of(error)
     if row.status >= 500:
         cause = error.__cause__ if isinstance(error, DriverError) else None  # the others say it all
-        log.warning("%s %s: %s: %s", request.method, request.path, error.code, error, exc_info=cause)
+        log.warning("%s %s: %s: %s", request.method, _path(request), error.code, error, exc_info=cause)
     # What the storage says of itself may name its paths and addresses: that is for the log, not for the client.
     internal = isinstance(error, (DriverError, StorageFull)) or (
         isinstance(error, Unavailable) and "limit" not in error.details

@@ -10,9 +10,8 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-from aiohttp import web
-
 from composerd.api.app import create_app
+from composerd.api.connections import Runner
 from composerd.api.context import ApiOptions, ConnectionLimit
 from composerd.api.listening import ListenError, Listeners, close_sockets, open_sockets
 from composerd.api.logs import configure
@@ -68,7 +67,7 @@ async def _serve(settings: Settings) -> int:
         await stack.enter_async_context(queue.running())
         connections = ConnectionLimit(_connections_that_fit(settings.max_connections))
         app = create_app(queue, _api_options(settings), store, connections, metrics)
-        runner = web.AppRunner(
+        runner = Runner(
             app,
             handle_signals=False,
             handler_cancellation=True,

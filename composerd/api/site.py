@@ -5,7 +5,7 @@ import re
 from aiohttp import web
 
 from composerd.api import schemas
-from composerd.api.context import COMPOSER_BASE, CONNECTIONS, OPENAPI, OPTIONS, QUEUE, error_table
+from composerd.api.context import COMPOSER_BASE, CONNECTIONS, OPENAPI, OPTIONS, QUEUE, error_table, segment
 from composerd.api.delivery import answer
 from composerd.api.errors import InvalidErrorId
 from composerd.api.metrics import CONTENT_TYPE, METRICS
@@ -17,7 +17,7 @@ def add_api_routes(app: web.Application, base: str) -> None:
     """The operations that each API has below its base path."""
     app.router.add_get(f"{base}/status", get_status if base == COMPOSER_BASE else get_worker_status)
     app.router.add_get(f"{base}/errors", get_errors)
-    app.router.add_get(f"{base}/errors/{{id}}", get_error)
+    app.router.add_get(f"{base}/errors/{segment('id')}", get_error)
     app.router.add_get(f"{base}/openapi", get_openapi)
 
 

@@ -1,6 +1,7 @@
 """Submitted jobs, from their fields as sent to the queue's values: checks, defaults, references within a batch. No I/O."""
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from uuid import UUID
@@ -12,10 +13,8 @@ from composerd.api.schemas import BatchJob, SubmitJob, is_word
 from composerd.errors import InvalidContent, UnknownDependency
 from composerd.ids import new_id
 from composerd.models import NewJob, OnDependencyFailure
+from composerd.settings import LONGEST
 from composerd.units import parse_duration
-
-MAX_DURATION = 3650 * 86400.0
-"""The longest duration that a job can carry: ten years, in seconds."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -89,16 +88,24 @@ def _dependency(named: str, refs: Mapping[str, UUID], where: str) -> UUID:
 
 
 def _not_before(text: str, where: str) -> datetime | float:
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
+    if not re.match(r"[0-9]{4}-", text):
         return _duration(text, where + "not_before")
-    if time.tzinfo is None:
-        raise InvalidContent(field=where + "not_before", problem="a time without a zone")
+    if not _RFC_3339.fullmatch(text):
+        problem = f"{text[:40]!r} is not a time: write it with its zone, for example 2030-01-31T12:00:00Z"
+        raise InvalidContent(field=where + "not_before", problem=problem)
+    try:
+        time = datetime.fromisoformat(text.upper())
+    except ValueError as exc:
+        raise InvalidContent(field=where + "not_before", problem=str(exc)) from None
     try:
         return time.astimezone(UTC)
     except OverflowError:
         raise InvalidContent(field=where + "not_before", problem="out of range") from None
+
+
+_RFC_3339 = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})"
+)
 
 
 def _positive(text: str, field: str) -> float:
@@ -115,7 +122,7 @@ def _duration(text: str, field: str) -> float:
         seconds = parse_duration(text)
     except ValueError as exc:
         raise InvalidContent(field=field, problem=str(exc)) from None
-    if seconds > MAX_DURATION:
+    if seconds > LONGEST:
         raise InvalidContent(field=field, problem="longer than ten years")
     return seconds
 

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from composerd.api import schemas
 from composerd.api.bodies import read_json
-from composerd.api.context import ARTIFACTS, OPTIONS, QUEUE, parse_uuid, wait_of
+from composerd.api.context import ARTIFACTS, OPTIONS, QUEUE, job_known, parse_uuid, segment, wait_of
 from composerd.api.delivery import answer, deliver, encode
 from composerd.api.errors import InvalidToken, InvalidTokenForStatus, InvalidWorkerId
 from composerd.api.openapi import BYTES, operation
@@ -46,12 +46,13 @@ _RESULT = msgspec.json.Decoder(_Result)
 def add_routes(app: web.Application, base: str) -> None:
     """Put the worker API's operations on their places."""
     app.router.add_post(f"{base}/jobs", request_job)
-    app.router.add_get(f"{base}/jobs/{{token}}", get_job)
-    app.router.add_patch(f"{base}/jobs/{{token}}", update_job)
-    app.router.add_post(f"{base}/jobs/{{token}}/release", release_job)
+    location = f"{base}/jobs/{segment('token')}"
+    app.router.add_get(location, get_job)
+    app.router.add_patch(location, update_job)
+    app.router.add_post(f"{location}/release", release_job)
     app.router.add_post(f"{base}/workers", post_workers)
-    app.router.add_post(f"{base}/workers/{{worker_id}}/status", post_worker_status)
-    app.router.add_put(f"{base}/jobs/{{token}}/artifacts/{{name}}", upload_job_artifact)
+    app.router.add_post(f"{base}/workers/{segment('worker_id')}/status", post_worker_status)
+    app.router.add_put(f"{location}/artifacts/{segment('name', empty=True)}", upload_job_artifact)
 
 
 @operation(
@@ -98,6 +99,7 @@ async def request_job(request: web.Request) -> web.StreamResponse:
 async def _hand_over(request: web.Request, queue: JobQueue, claimed: Claimed, *, confirm: bool) -> web.StreamResponse:
     base = request.app[OPTIONS].worker_base
     location = f"{base}/jobs/{claimed.token}"
+    job_known.set(str(claimed.job_id))
     handed = schemas.RequestJobResponse(
         kind="RequestJob",
         href=f"{base}/jobs",
@@ -142,6 +144,7 @@ async def get_job(request: web.Request) -> web.Response:
         attempt = await queue.touch(token)
     else:
         attempt = await queue.attempt_changed(token, min(wait, queue.options.heartbeat_timeout / 3))
+    job_known.set(str(attempt.job_id))
     if attempt.state is AttemptState.FINISHED:
         raise TokenNotFound
     if attempt.state is AttemptState.SUPERSEDED and attempt.confirm:
@@ -210,6 +213,7 @@ async def upload_job_artifact(request: web.Request) -> web.Response:
     attempt = await queue.touch(token)
     check_running(attempt)
     assert attempt.job_id is not None
+    job_known.set(str(attempt.job_id))
     if (request.content_length or 0) > limit:
         raise ArtifactTooLarge(limit=limit)
     expected = _content_digest(request.headers.get("Content-Digest"))
@@ -293,7 +297,8 @@ def _content_digest(header: str | None) -> str | None:
         algorithm, _, value = member.strip().partition("=")
         if algorithm.lower() == "sha-256":
             try:
-                digest = base64.b64decode(value.strip().removeprefix(":").removesuffix(":"), validate=True)
+                encoded = value.partition(";")[0].strip().removeprefix(":").removesuffix(":")
+                digest = base64.b64decode(encoded, validate=True)
             except (binascii.Error, ValueError):
                 digest = b""
             if len(digest) != hashlib.sha256().digest_size:

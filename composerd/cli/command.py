@@ -8,11 +8,11 @@ import signal
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 
-from composerd.client import JobContext
+from composerd.client import ClientError, JobContext
 
 TAIL = 64 * 1024
 """How much of each output is kept for the result, in bytes: the last of it."""
@@ -21,6 +21,9 @@ KILL_AFTER = 10.0
 """How long a command may take to end after SIGTERM, in seconds."""
 
 _LOOK_AT_PROGRESS = 0.25
+
+_EOF_WITHIN = 1.0
+"""How long the output of a group that was killed may stay open, in seconds."""
 
 _FAILED = 10
 """The number of the `job_error` of a command that failed."""
@@ -41,7 +44,9 @@ class Command:
         try:
             result = await self._run(job, scratch)
         except OSError as exc:
-            result = {"job_error": _error(f"{self._arguments[0]}: {exc.strerror}")}
+            result = {"job_error": _error(f"{exc.filename or self._arguments[0]}: {exc.strerror}")}
+        except (ClientError, ValueError) as exc:  # an upload that was refused; a name or a number that JSON cannot have
+            result = {"job_error": _error(str(exc))}
         finally:
             await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
         self.failed = self.failed or (isinstance(result, dict) and result.get("job_error") is not None)
@@ -64,20 +69,37 @@ class Command:
                 **places,
             },
         )
-        progress = asyncio.create_task(_report_progress(job, Path(places["COMPOSERD_PROGRESS"])))
         assert process.stdout is not None
         assert process.stderr is not None
+        stdout, stderr = bytearray(), bytearray()
+        tails = [
+            asyncio.create_task(_tail(process.stdout, stdout)),
+            asyncio.create_task(_tail(process.stderr, stderr)),
+        ]
+        feeding = asyncio.create_task(_feed(process, job.args_json or b"null"))
         try:
-            _, stdout, stderr, status = await asyncio.gather(
-                _feed(process, job.args_json or b"null"), _tail(process.stdout), _tail(process.stderr), process.wait()
-            )
+            with await asyncio.to_thread(Path(places["COMPOSERD_PROGRESS"]).open, "rb") as progress:
+                status = await self._watch(job, process, progress)
         finally:
-            progress.cancel()
-            await asyncio.wait([progress])
-            await asyncio.shield(_stop(process))
+            feeding.cancel()
+            await asyncio.shield(_stop(process, [*tails, feeding]))
         problem = await self._upload(job, Path(places["COMPOSERD_ARTIFACTS"]))
         output = {"exit_status": status, "stdout": _text(stdout), "stderr": _text(stderr)}
         return _result(Path(places["COMPOSERD_RESULT"]), output, problem or _exit_problem(status, stderr))
+
+    @staticmethod
+    async def _watch(job: JobContext, process: asyncio.subprocess.Process, progress: BinaryIO) -> int:
+        """Report progress until the command has ended, though what it left behind may still hold its output; the exit status."""
+        waiting = asyncio.create_task(process.wait())  # this alone also waits for the output's end
+        rest = b""
+        try:
+            while process.returncode is None:
+                await asyncio.wait([waiting], timeout=_LOOK_AT_PROGRESS)
+                rest = await _report_progress(job, rest + progress.read())
+            await _report_progress(job, rest + progress.read() + b"\n")
+        finally:
+            waiting.cancel()
+        return process.returncode
 
     @staticmethod
     async def _upload(job: JobContext, directory: Path) -> str | None:
@@ -107,8 +129,10 @@ def _result(path: Path, output: dict[str, Any], problem: str | None) -> Any:
     written: Any = output
     if path.exists():
         try:
-            written = msgspec.json.decode(path.read_bytes(), type=msgspec.Raw)
-        except msgspec.DecodeError as exc:
+            data = path.read_bytes()
+            str(data, "utf-8")  # msgspec does not look into strings that it does not decode
+            written = msgspec.json.decode(data, type=msgspec.Raw)
+        except (msgspec.DecodeError, UnicodeDecodeError) as exc:
             problem = problem or f"what is in $COMPOSERD_RESULT is not JSON: {exc}"
     if problem is None:
         return written
@@ -119,7 +143,7 @@ def _result(path: Path, output: dict[str, Any], problem: str | None) -> Any:
     return {**written, "job_error": written.get("job_error") or _error(problem)}
 
 
-def _exit_problem(status: int, stderr: bytes) -> str | None:
+def _exit_problem(status: int, stderr: bytearray) -> str | None:
     if status == 0:
         return None
     last = _text(stderr).strip().rpartition("\n")[2][-500:]
@@ -139,44 +163,41 @@ async def _feed(process: asyncio.subprocess.Process, data: bytes) -> None:
     process.stdin.close()
 
 
-async def _tail(stream: asyncio.StreamReader) -> bytes:
-    kept = b""
+async def _tail(stream: asyncio.StreamReader, kept: bytearray) -> None:
     while part := await stream.read(TAIL):
-        kept = (kept + part)[-TAIL:]
-    return kept
+        kept += part
+        del kept[:-TAIL]
 
 
-def _text(output: bytes) -> str:
+def _text(output: bytearray) -> str:
     return output.decode("utf-8", "replace")
 
 
-async def _report_progress(job: JobContext, path: Path) -> None:
-    """Report each JSON line that the command appends, until canceled; of several at once the last."""
-    with path.open("rb") as file:
-        rest = b""
-        while True:
-            *lines, rest = (rest + file.read()).split(b"\n")
-            for line in reversed(lines):
-                try:
-                    partial = msgspec.json.decode(line)
-                except msgspec.DecodeError:
-                    continue  # not JSON: not progress
-                await job.progress(partial)
-                break
-            await asyncio.sleep(_LOOK_AT_PROGRESS)
-
-
-async def _stop(process: asyncio.subprocess.Process) -> None:
-    """End what is left of the command's process group: politely, then for sure."""
-    if process.returncode is None:
-        _signal_group(process.pid, signal.SIGTERM)
+async def _report_progress(job: JobContext, appended: bytes) -> bytes:
+    """Report the last JSON line of what the command has appended; what follows the last whole line."""
+    *lines, rest = appended.split(b"\n")
+    for line in reversed(lines):
         try:
-            async with asyncio.timeout(KILL_AFTER):
-                await process.wait()
-        except TimeoutError:
-            pass
+            partial = msgspec.json.decode(line)
+        except msgspec.DecodeError:
+            continue  # not JSON: not progress
+        with contextlib.suppress(ClientError):  # a job that is canceled just now ends in its own way
+            await job.progress(partial)
+        break
+    return rest
+
+
+async def _stop(process: asyncio.subprocess.Process, outputs: Sequence["asyncio.Task[Any]"]) -> None:
+    """End what is left of the command's process group: politely, then for sure. Whoever holds its output is there."""
+    _signal_group(process.pid, signal.SIGTERM)
+    waiting = asyncio.create_task(process.wait())
+    await asyncio.wait([waiting, *outputs], timeout=KILL_AFTER)
     _signal_group(process.pid, signal.SIGKILL)
-    await process.wait()
+    _, held = await asyncio.wait([waiting, *outputs], timeout=_EOF_WITHIN)
+    for task in held:  # by somebody who left the group: a daemon
+        task.cancel()
+    if held:
+        process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001  # nothing public lets go of the pipes
 
 
 def _signal_group(pid: int, number: signal.Signals) -> None:

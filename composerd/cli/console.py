@@ -94,16 +94,22 @@ def run(work: Coroutine[Any, Any, T]) -> T:
         raise Failure(str(exc), FAILED) from exc
     except ClientError as exc:
         raise Failure(str(exc), FAILED) from exc
+    except UnicodeEncodeError:
+        raise  # an argument that is no text: the command line says which
     except ValueError as exc:
         raise Failure(str(exc), WRONG) from exc
     except OSError as exc:
-        raise Failure(f"{exc.filename or 'a file'}: {exc.strerror}", FAILED) from exc
+        if exc.filename is None:
+            raise  # of the output
+        raise Failure(f"{exc.filename}: {exc.strerror}", FAILED) from exc
 
 
 def print_json(value: Any) -> None:
     """Print JSON; bytes as they are."""
     data = value if isinstance(value, bytes) else msgspec.json.encode(value)
-    sys.stdout.write(data.decode() + "\n")
+    sys.stdout.flush()
+    sys.stdout.buffer.write(data + b"\n")
+    sys.stdout.buffer.flush()
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -147,4 +153,4 @@ def failure_of(job: Job) -> str:
         return f"job {job.id} was canceled"
     error = job.result.get("job_error") if isinstance(job.result, dict) else None
     reason = error.get("reason") if isinstance(error, dict) else None
-    return f"job {job.id} failed: {reason or 'see composerd status'}"
+    return f"job {job.id} failed: {' '.join(str(reason).split()) if reason else 'see composerd status'}"

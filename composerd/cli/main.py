@@ -1,10 +1,15 @@
 """The command `composerd`: puts the subcommands together, and lets no traceback reach a user."""
 
+import errno
 import importlib
+import io
+import os
 import sys
 from collections.abc import Sequence
 
 import click
+
+from composerd.cli.errors import FAILED, WRONG
 
 _COMMANDS = {
     "serve": "composerd.cli.serve",
@@ -46,19 +51,51 @@ def composerd() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; ends the process."""
+    if sys.stdout is None or sys.stderr is None:  # closed by whoever started this
+        sys.stdout, sys.stderr = (
+            stream or open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115  # for as long as the process lives
+            for stream in (sys.stdout, sys.stderr)
+        )
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a name is no reason to fail
+    code = _run(arguments)
+    try:
+        sys.stdout.flush()
+    except OSError as exc:
+        code = _not_written(exc)
+    sys.exit(code)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    """The exit code of a command."""
+    code: object
     try:
         code = composerd.main(args=arguments, prog_name="composerd", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as exc:
         click.echo(exc.format_message(), err=True)
-        sys.exit(exc.exit_code)
+        code = exc.exit_code
     except click.exceptions.Abort:
-        sys.exit(130)
+        code = 130
     except click.ClickException as exc:
         click.echo(f"composerd: {exc.format_message()}", err=True)
-        sys.exit(exc.exit_code)
+        code = exc.exit_code
     except click.exceptions.Exit as exc:
-        sys.exit(exc.exit_code)
-    sys.exit(code if isinstance(code, int) else 0)
+        code = exc.exit_code
+    except UnicodeEncodeError as exc:
+        click.echo(f"composerd: {exc.object!r} is not UTF-8", err=True)
+        code = WRONG
+    except OSError as exc:
+        code = _not_written(exc)
+    return code if isinstance(code, int) else 0
+
+
+def _not_written(error: OSError) -> int:
+    """Say that what there is to say has no place; whoever closed a pipe has heard enough."""
+    if error.errno != errno.EPIPE:
+        click.echo(f"composerd: the output cannot be written: {error.strerror}", err=True)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is buffered is written at the end, to nowhere
+    return FAILED
 
 
 if __name__ == "__main__":

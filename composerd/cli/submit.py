@@ -1,5 +1,6 @@
 """`composerd submit`: a job from the command line, or a graph of jobs from a file."""
 
+import os
 import sys
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from composerd.client.composer import BASE
 
 
 @click.command(epilog="Example: composerd submit osbuild --arch x86_64 --args @manifest.json --wait --download .")
-@click.argument("job_type", metavar="TYPE", required=False)
+@click.argument("job_type", metavar="[TYPE]", required=False)
 @click.option("--args", "args_text", metavar="JSON|@FILE|-", help="The job's arguments: JSON, a file, or - for stdin.")
 @click.option("--arch", metavar="ARCH", help="Only a worker of this arch may run it.")
 @click.option("--channel", metavar="CHANNEL", help="The channel it belongs to.")
@@ -39,7 +40,8 @@ from composerd.client.composer import BASE
     "--graph",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="Submit the jobs of a JSON or TOML file instead, all or none.",
+    help="Submit the jobs of a JSON or TOML file instead, all or none: a list `jobs` of objects with `type`, `args` and so on; "
+    "what a job has as its `ref`, a later one can name in its `dependencies`.",
 )
 @click.option("--wait", "waits", is_flag=True, help="Follow it to its end; exits 1 if it failed.")
 @click.option(
@@ -77,7 +79,7 @@ def submit(
 
 
 async def _submit(server: Server, fields: dict[str, Any], waits: bool, directory: Path | None, as_json: bool) -> None:
-    async with server.composer(PATIENCE if waits else 0.0) as composer:
+    async with server.composer() as composer:  # a server that is not there from the start is not waited for
         job = await composer.submit(**fields)
         if not waits:
             if as_json:
@@ -85,7 +87,8 @@ async def _submit(server: Server, fields: dict[str, Any], waits: bool, directory
             else:
                 click.echo(job.id)
             return
-        click.echo(job.id, err=True)
+    click.echo(job.id, err=True)
+    async with server.composer(PATIENCE) as composer:
         ended = await follow(composer, job.id)
         if directory is not None:
             await download(composer, await composer.artifacts(job.id), directory)
@@ -95,7 +98,7 @@ async def _submit(server: Server, fields: dict[str, Any], waits: bool, directory
 async def _submit_graph(
     server: Server, graph: Sequence[Mapping[str, Any]], waits: bool, directory: Path | None, as_json: bool
 ) -> None:
-    async with server.composer(PATIENCE if waits else 0.0) as composer:
+    async with server.composer() as composer:
         jobs = await composer.submit_graph(graph)
         if not waits:
             if as_json:
@@ -105,6 +108,7 @@ async def _submit_graph(
             else:
                 click.echo("\n".join(job.id for job in jobs))
             return
+    async with server.composer(PATIENCE) as composer:
         ended = [await follow(composer, job.id) for job in jobs]
         if directory is not None:
             for job in ended:
@@ -125,10 +129,11 @@ def _read_args(text: str) -> msgspec.Raw:
         except OSError as exc:
             raise Failure(f"--args: {path}: {exc.strerror}", WRONG) from exc
     else:
-        where, data = "--args", text.encode()
+        where, data = "--args", os.fsencode(text)
     try:
+        str(data, "utf-8")
         return msgspec.json.decode(data, type=msgspec.Raw)
-    except msgspec.DecodeError as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
         raise Failure(f"{where} is not JSON: {exc}", WRONG) from exc
 
 

@@ -2,7 +2,14 @@
 
 from composerd.client.composer import ComposerClient
 from composerd.client.connection import DEFAULT_SERVER
-from composerd.client.errors import ClientError, DamagedDownload, RequestFailed, ServerNotTrusted, ServerUnreachable
+from composerd.client.errors import (
+    ClientError,
+    DamagedDownload,
+    RequestFailed,
+    ServerNotTrusted,
+    ServerUnreachable,
+    UnexpectedAnswer,
+)
 from composerd.client.values import Artifact, Job
 from composerd.client.worker import JobContext, Worker
 
@@ -17,5 +24,6 @@ __all__ = [
     "RequestFailed",
     "ServerNotTrusted",
     "ServerUnreachable",
+    "UnexpectedAnswer",
     "Worker",
 ]

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from composerd.client.connection import DEFAULT_SERVER, Connection
+from composerd.client.connection import DEFAULT_SERVER, Connection, decoded
 from composerd.client.errors import DamagedDownload
 from composerd.client.values import Artifact, ArtifactList, Job, JobList, Why, WorkerList, WorkerSeen
 
@@ -24,6 +24,8 @@ _PART = 256 * 1024
 _JOB = msgspec.json.Decoder(Job)
 _JOBS = msgspec.json.Decoder(JobList)
 _ARTIFACTS = msgspec.json.Decoder(ArtifactList)
+_WHY = msgspec.json.Decoder(Why)
+_WORKERS = msgspec.json.Decoder(WorkerList)
 _encode = msgspec.json.Encoder().encode
 
 
@@ -71,16 +73,16 @@ class ComposerClient:
         answer = await self._connection.request(
             "POST", f"{BASE}/jobs", body=_encode(body), repeat="idempotency_key" in body
         )
-        return _JOB.decode(answer.body)
+        return decoded(answer.body, _JOB)
 
     async def submit_graph(self, jobs: Sequence[Mapping[str, Any]]) -> list[Job]:
         """Submit jobs all or none; one may depend on an earlier one by its `ref`."""
         answer = await self._connection.request("POST", f"{BASE}/jobs/batch", body=_encode({"jobs": jobs}))
-        return _JOBS.decode(answer.body).items
+        return decoded(answer.body, _JOBS).items
 
     async def get(self, job_id: str, wait: float = 0.0) -> Job:
         """Look up a job; with `wait` (seconds) when it has ended, or after that time."""
-        return _JOB.decode(await self.get_json(job_id, wait))
+        return decoded(await self.get_json(job_id, wait), _JOB)
 
     async def get_json(self, job_id: str, wait: float = 0.0) -> bytes:
         """The same as the server's JSON."""
@@ -107,7 +109,7 @@ class ComposerClient:
     async def cancel(self, job_id: str) -> Job:
         """Cancel a job and those that depend on it."""
         answer = await self._connection.request("POST", f"{BASE}/jobs/{_segment(job_id)}/cancel", repeat=True)
-        return _JOB.decode(answer.body)
+        return decoded(answer.body, _JOB)
 
     async def delete(self, job_id: str) -> None:
         """Forget an ended job, with its artifacts, before its retention is over."""
@@ -115,7 +117,7 @@ class ComposerClient:
 
     async def why(self, job_id: str) -> Why:
         """Why a job is not running."""
-        return msgspec.json.decode(await self.why_json(job_id), type=Why)
+        return decoded(await self.why_json(job_id), _WHY)
 
     async def why_json(self, job_id: str) -> bytes:
         """The same as the server's JSON."""
@@ -124,7 +126,7 @@ class ComposerClient:
     async def workers(self) -> "list[WorkerSeen]":
         """The workers that the server heard of lately."""
         answer = await self._connection.request("GET", f"{BASE}/workers")
-        return msgspec.json.decode(answer.body, type=WorkerList).items
+        return decoded(answer.body, _WORKERS).items
 
     async def args(self, job_id: str) -> bytes:
         """A job's args as JSON, byte for byte."""
@@ -136,7 +138,7 @@ class ComposerClient:
 
     async def artifacts(self, job_id: str) -> list[Artifact]:
         """What files a job left; none before its end."""
-        return _ARTIFACTS.decode(await self.artifacts_json(job_id)).items
+        return decoded(await self.artifacts_json(job_id), _ARTIFACTS).items
 
     async def artifacts_json(self, job_id: str) -> bytes:
         """The same as the server's JSON."""
@@ -187,7 +189,7 @@ class ComposerClient:
         while left is None or left > 0:
             query["limit"] = str(min(left or 1000, 1000))
             answer = await self._connection.request("GET", f"{BASE}/jobs", query=query)
-            page = _JOBS.decode(answer.body)
+            page = decoded(answer.body, _JOBS)
             for job in page.items:
                 yield job
             left = None if left is None else left - len(page.items)

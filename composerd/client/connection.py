@@ -5,15 +5,16 @@ import io
 import random
 import ssl
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeVar
 
 import aiohttp
 import msgspec
+from yarl import URL
 
-from composerd.client.errors import RequestFailed, ServerNotTrusted, ServerUnreachable
+from composerd.client.errors import RequestFailed, ServerNotTrusted, ServerUnreachable, UnexpectedAnswer
 
 DEFAULT_SERVER = "http://127.0.0.1:8700"
 
@@ -23,9 +24,12 @@ LONGEST_BACKOFF = 10.0
 _ANSWER_WITHIN = 60.0
 """How long an answer may take, on top of what was asked to wait, in seconds."""
 
+T = TypeVar("T")
+
 _LARGE = 512 * 1024
 
-_UNAVAILABLE = 503
+_NOTHING_DONE = frozenset({503, 507})
+"""The server is away for a while, drains, or has no room: nothing was done."""
 
 _ENDED = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, aiohttp.ClientConnectionResetError)
 """How a connection ends that the server closes."""
@@ -59,15 +63,8 @@ class Connection:
         self.server = server
         self.patience = patience
         self._session: aiohttp.ClientSession | None = None
-        if server.startswith("unix:"):
-            self._socket_path: str | None = server.removeprefix("unix:")
-            self._base = "http://localhost"
-        elif server.startswith(("http://", "https://")):
-            self._socket_path = None
-            self._base = server.rstrip("/")
-        else:
-            raise ValueError(f"{server!r} is not a server: write http://HOST:PORT, https://HOST:PORT or unix:/path")
-        self._tls = _tls(ca_file, cert_file, key_file) if server.startswith("https://") else None
+        self._socket_path, self._base = _parse(server)
+        self._tls = _tls(ca_file, cert_file, key_file) if self._base.startswith("https://") else None
 
     async def __aenter__(self) -> Self:
         path = self._socket_path
@@ -99,7 +96,8 @@ class Connection:
         """Send a request with a JSON body, or none.
 
         `wait` is for how long the server was asked to hold it. `repeat` says that it may be sent again though the
-        server may have got it; by default, GET may. Raises `RequestFailed`, `ServerUnreachable`.
+        server, or a proxy before it, may have got it and failed; by default, GET may. Raises `RequestFailed`,
+        `ServerUnreachable`.
         """
         if repeat is None:
             repeat = method == "GET"
@@ -116,7 +114,7 @@ class Connection:
                     raise  # it may have been done
                 await backoff.failed(exc)
             except RequestFailed as exc:
-                if exc.status != _UNAVAILABLE:
+                if exc.status < 500 or not (repeat or exc.status in _NOTHING_DONE):
                     raise
                 await backoff.failed(exc)
 
@@ -161,9 +159,29 @@ class Backoff:
         self._pause = min(self._pause * 2, LONGEST_BACKOFF)
 
 
+def decoded(answer: bytes, decoder: "msgspec.json.Decoder[T]") -> T:
+    """What the server has answered. Raises `UnexpectedAnswer`."""
+    try:
+        return decoder.decode(answer)
+    except msgspec.DecodeError as exc:
+        raise UnexpectedAnswer(f"what answered is no composerd, or a much newer one: {exc}") from exc
+
+
 def as_data(body: bytes | None) -> io.BytesIO | bytes | None:
     """A body as aiohttp wants it: a large one as a file, so that it is not written in one go."""
     return io.BytesIO(body) if body is not None and len(body) > _LARGE else body
+
+
+def _parse(server: str) -> tuple[str | None, str]:
+    """The path of a unix socket, if it is one, and where URLs begin. Raises `ValueError`."""
+    if server.startswith("unix:") and len(server) > len("unix:"):
+        return server.removeprefix("unix:"), "http://localhost"
+    with suppress(ValueError):  # what yarl and IDNA raise
+        url = URL(server)
+        if url.scheme in ("http", "https") and url.host and url.port and not url.query_string and not url.fragment:
+            url.host.encode("idna")  # as the resolver will
+            return None, str(url).rstrip("/")
+    raise ValueError(f"{server!r} is not a server: write http://HOST:PORT, https://HOST:PORT or unix:/path")
 
 
 def _failure(status: int, body: bytes) -> RequestFailed:

@@ -21,14 +21,20 @@ class RequestFailed(ClientError):
 
     def __init__(self, status: int, body: Mapping[str, Any]) -> None:
         self.status = status
-        self.number = int(body.get("id", 0))
+        number = str(body.get("id", ""))
+        self.number = int(number) if number.isdecimal() else 0
         """The number in the API's table of errors; 0 if what answered was no composerd."""
         self.code = str(body.get("code", ""))
         self.reason = str(body.get("reason", f"HTTP {status}"))
-        self.details: Mapping[str, Any] = body.get("details") or {}
+        details = body.get("details")
+        self.details: Mapping[str, Any] = details if isinstance(details, dict) else {}
         self.operation_id = str(body.get("operation_id", ""))
         """What to look for in the server's log."""
         super().__init__(self.reason + _in_brackets(self.details))
+
+
+class UnexpectedAnswer(ClientError):
+    """The server has answered what no composerd answers."""
 
 
 class DamagedDownload(ClientError):

@@ -8,14 +8,14 @@ import platform
 import uuid
 from base64 import b64encode
 from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
 import msgspec
 
-from composerd.client.connection import DEFAULT_SERVER, Backoff, Connection, as_data
+from composerd.client.connection import DEFAULT_SERVER, Backoff, Connection, as_data, decoded
 from composerd.client.errors import ClientError, RequestFailed, ServerUnreachable
 from composerd.client.values import Assignment
 
@@ -33,6 +33,9 @@ RELEASE_WITHIN = 5.0
 """How long a worker tries to give a job back, in seconds; else its lease runs out."""
 
 FOREVER = float("inf")
+
+_BAD_RESULT = frozenset({10, 19, 27})
+"""Errors that say that the server will never take this result: no JSON, too deep, too large."""
 
 _ASSIGNMENT = msgspec.json.Decoder(Assignment)
 _encode = msgspec.json.Encoder().encode
@@ -79,11 +82,15 @@ class JobContext:
         return [msgspec.json.decode(result) for result in self._assignment.dynamic_args]
 
     async def progress(self, partial: Any) -> None:
-        """Report progress, any JSON. It is a courtesy: a server that is away does not hold up the job."""
-        with suppress(ServerUnreachable):
-            await self._connection.request(
-                "PATCH", self._assignment.location, body=_encode({"partial": partial}), patience=0.0
-            )
+        """Report progress, any JSON. It is a courtesy: a server that is away, or full, does not hold up the job."""
+        body = _encode({"partial": partial})
+        try:
+            await self._connection.request("PATCH", self._assignment.location, body=body, patience=0.0)
+        except ServerUnreachable:
+            pass
+        except RequestFailed as exc:
+            if exc.status < 500:
+                raise
 
     async def upload(self, name: str, source: Path | bytes | AsyncIterable[bytes]) -> None:
         """Upload a file; it becomes the job's when this attempt finishes it.
@@ -99,14 +106,13 @@ class JobContext:
             await self._put(path, source, {})
 
     async def _put(self, path: str, source: Path | bytes | AsyncIterable[bytes], headers: dict[str, str]) -> None:
-        data: Any = source
-        if isinstance(source, Path):
-            data = await asyncio.to_thread(source.open, "rb")
-        elif isinstance(source, bytes):
-            data = as_data(source)
         headers = {"Content-Type": "application/octet-stream", **headers}
-        async with self._connection.open("PUT", path, data=data, headers=headers, answer_within=300.0):
-            pass
+        with ExitStack() as stack:
+            data: Any = as_data(source) if isinstance(source, bytes) else source
+            if isinstance(source, Path):
+                data = stack.enter_context(await asyncio.to_thread(source.open, "rb"))
+            async with self._connection.open("PUT", path, data=data, headers=headers, answer_within=300.0):
+                pass
 
 
 class Worker:
@@ -193,7 +199,7 @@ class Worker:
                 )
                 backoff = Backoff()
                 if answer.status == 201:
-                    return _ASSIGNMENT.decode(answer.body)
+                    return decoded(answer.body, _ASSIGNMENT)
             except (ServerUnreachable, RequestFailed) as exc:
                 if isinstance(exc, RequestFailed) and exc.status < 500:
                     raise
@@ -201,10 +207,12 @@ class Worker:
                 await backoff.failed(exc)
 
     async def _attempt(self, assignment: Assignment) -> None:
-        if not await self._is_wanted(assignment, 0.0):  # confirms the hand-over
+        # The first look confirms the hand-over; told to stop meanwhile, there is no waiting for a server that is away.
+        wanted = await _unless(self._stopping, self._is_wanted(assignment, 0.0))
+        if wanted is False:
             log.info("job %s: somebody else has it", assignment.id)
             return
-        if self._stopping.is_set():
+        if wanted is None or self._stopping.is_set():
             await self._release(assignment)
             return
         context = JobContext(self._connection, assignment)
@@ -215,9 +223,15 @@ class Worker:
         try:
             await asyncio.wait([work, *others], return_when=asyncio.FIRST_COMPLETED)
             if work.done():
-                await self._report(assignment, work.result())
-            elif aborting.done():
-                await _cancel(work)
+                report = asyncio.create_task(self._report(assignment, _outcome(work)))
+                others.append(report)
+                await asyncio.wait([report, aborting], return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait([report], timeout=RELEASE_WITHIN)  # a server that is there takes it now
+                if report.done():
+                    report.result()
+                    return
+            if aborting.done():
+                await _cancel(*others, work)
                 await self._release(assignment)
             else:
                 log.info("job %s: canceled, or somebody else has it", assignment.id)
@@ -237,7 +251,7 @@ class Worker:
             return _encode(await result if inspect.isawaitable(result) else result)
         except Exception as exc:  # whatever a handler raises is the job's failure
             log.warning("job %s failed", context.id, exc_info=exc)
-            return _encode({"job_error": {"id": 10, "reason": f"{type(exc).__name__}: {exc}", "details": None}})
+            return _failure(f"{type(exc).__name__}: {exc}")
 
     async def _listen(self, assignment: Assignment) -> None:
         """Keep the lease, and return when the job is not this worker's any more."""
@@ -253,7 +267,7 @@ class Worker:
         except RequestFailed as exc:
             log.info("job %s: %s", assignment.id, exc)
             return False
-        return not _STATUS.decode(answer.body).canceled
+        return not decoded(answer.body, _STATUS).canceled
 
     async def _report(self, assignment: Assignment, result: bytes) -> None:
         """Report the result, however long the server is away: the same result may be reported again."""
@@ -263,14 +277,24 @@ class Worker:
             )
         except RequestFailed as exc:
             log.warning("job %s: the result was not accepted: %s", assignment.id, exc)
-            if exc.status == 413:
-                reason = f"The result is too large: {len(result)} bytes."
-                await self._report(assignment, _encode({"job_error": {"id": 10, "reason": reason, "details": None}}))
+            if exc.number in _BAD_RESULT:
+                await self._report(assignment, _failure(f"The result was refused, {len(result)} bytes: {exc}"))
 
     async def _release(self, assignment: Assignment) -> None:
         with suppress(ClientError, TimeoutError):
             async with asyncio.timeout(RELEASE_WITHIN):
                 await self._connection.request("POST", f"{assignment.location}/release", body=b"{}", repeat=True)
+
+
+def _failure(reason: str) -> bytes:
+    """The result of a job that failed here."""
+    reason = reason.encode(errors="replace").decode()  # a name of a file may have been no text
+    return _encode({"job_error": {"id": 10, "reason": reason, "details": None}})
+
+
+def _outcome(work: "asyncio.Task[bytes]") -> bytes:
+    """What a handler's task has ended with: it may have canceled itself."""
+    return _failure("The handler was canceled, but not the job.") if work.cancelled() else work.result()
 
 
 async def _unless(stop: asyncio.Event, call: Coroutine[Any, Any, T]) -> T | None:
@@ -298,7 +322,7 @@ async def _until_reached(call: Callable[[], Awaitable[None]]) -> None:
         try:
             await call()
         except (ServerUnreachable, RequestFailed) as exc:
-            if isinstance(exc, RequestFailed) and exc.status != 503:
+            if isinstance(exc, RequestFailed) and exc.status < 500:
                 raise
             log.warning("%s; trying again", exc)
             await backoff.failed(exc)

@@ -54,7 +54,9 @@ class LiveServer:
 
     def start(self) -> None:
         """Start it, or start it again at the same place. Raises `RuntimeError` with what it said if it does not come up."""
-        listen = self.url.removeprefix("http://") or "127.0.0.1:0"
+        if self._process is not None:
+            raise RuntimeError("it runs already")
+        listen = self.url.partition("://")[2] or "127.0.0.1:0"
         command = [sys.executable, "-m", "composerd.cli.main", "serve", "--listen", listen, "--storage", self.storage]
         self._process = subprocess.Popen(  # the command is ours, the options the test's
             [*command, *self.options],

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -16,18 +17,19 @@ class ScriptedWorker:
     """A worker in a thread of its own, from `with` to the end of the block; the jobs that run then come to their end.
 
     `plays` says for each type what becomes of its jobs: a result, or a function (or coroutine function) of the
-    `JobContext` that returns one; one that raises makes the job fail. `arch` and `concurrency` are those of
-    `composerd.client.Worker`.
+    `JobContext` that returns one; one that raises makes the job fail. `options` are those of `composerd.client.Worker`.
+    What the worker itself fails with, such as a type that the server refuses, is raised at the end of the block.
     """
 
     def __init__(self, server: str, plays: Mapping[str, Play], **options: Any) -> None:
         self.jobs: list[JobContext] = []
         """The jobs that it got, in order."""
-        self._server = server
-        self._plays = plays
-        self._options = options
+        self._worker = Worker(server, **options)
+        for job_type, play in plays.items():
+            self._worker.handler(job_type)(self._handler(play))
         self._started = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="scripted worker", daemon=True)
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._play, name="scripted worker", daemon=True)
         self._stop: Callable[[], object] = lambda: None
 
     def __enter__(self) -> Self:
@@ -35,20 +37,24 @@ class ScriptedWorker:
         self._started.wait()
         return self
 
-    def __exit__(
-        self, _type: type[BaseException] | None, _exc: BaseException | None, _tb: TracebackType | None
-    ) -> None:
-        self._stop()
+    def __exit__(self, _type: type[BaseException] | None, exc: BaseException | None, _tb: TracebackType | None) -> None:
+        with suppress(RuntimeError):  # it has ended already
+            self._stop()
         self._thread.join()
+        if self._failure is not None and exc is None:
+            raise self._failure
+
+    def _play(self) -> None:
+        try:
+            asyncio.run(self._run())
+        except Exception as exc:  # noqa: BLE001  # for the test's own thread
+            self._failure = exc
 
     async def _run(self) -> None:
-        worker = Worker(self._server, **self._options)
-        for job_type, play in self._plays.items():
-            worker.handler(job_type)(self._handler(play))
         loop = asyncio.get_running_loop()
-        self._stop = lambda: loop.call_soon_threadsafe(worker.stop)
+        self._stop = lambda: loop.call_soon_threadsafe(self._worker.stop)
         self._started.set()
-        await worker.run()
+        await self._worker.run()
 
     def _handler(self, play: Play) -> Callable[[JobContext], Any]:
         async def handle(job: JobContext) -> Any:

@@ -1,14 +1,12 @@
 """A real `composerd serve` process over a real socket, for the tests that say how it behaves from outside."""
 
 import asyncio
-import contextlib
 import io
 import json
 import os
 import signal
-import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +14,16 @@ import aiohttp
 import pytest
 from yarl import URL
 
+from .processes import Process, close, command
+
 WORKER = "/api/worker/v1"
 COMPOSER = "/api/composer/v1"
+HALF_SENT = (
+    b"POST /api/composer/v1/jobs HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n"
+    b"Content-Type: application/json\r\nContent-Length: 9\r\n\r\n{"
+)
+"""A request that stops in the middle of its body. The server says `100 Continue` when it has begun to serve it."""
+
 JSON = {"Content-Type": "application/json"}
 NOBODY = "12345678-1234-4123-8123-123456789abc"
 """An id that nobody has."""
@@ -30,49 +36,50 @@ class Server:
         self.storage = storage
         self.options = options
         self.url = ""
-        self.log = b""
+        self.pid = 0
         self._listen = "127.0.0.1:0"
-        self._process: asyncio.subprocess.Process | None = None
-        self._reader: asyncio.Task[None] | None = None
+        self._process: Process | None = None
+        self._said = b""
+        """What earlier processes have said."""
+        self._forgotten = 0
         self._http: aiohttp.ClientSession | None = None
 
     async def start(self) -> None:
         """Start, or start again on the same port."""
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "composerd.cli.main",
-            "serve",
-            "--listen",
-            self._listen,
-            "--storage",
-            self.storage,
-            *self.options,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env={name: value for name, value in os.environ.items() if not name.startswith("COMPOSERD_")},
-        )
-        assert self._process.stdout is not None
-        self._reader = asyncio.create_task(self._read_log())
-        async with asyncio.timeout(20):
-            line = (await self._process.stdout.readline()).decode()
-        assert line.startswith("listening on "), (line, await self._stderr())
+        self._let_go()
+        given = ("serve", "--listen", self._listen, "--storage", self.storage, *self.options)
+        self._process = command(*given, **clean_environment())
+        self.pid = self._process.pid
+        line = await self.line()
+        if not line.startswith("listening on "):
+            await self.exited()
+        assert line.startswith("listening on "), (line, self.log)
         self.url = line.removeprefix("listening on ").strip()
         self._listen = self.url.partition("://")[2]
         if self._http is None:
             self._http = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
 
-    async def _read_log(self) -> None:
+    async def line(self) -> str:
+        """The next line on stdout."""
         assert self._process is not None
-        assert self._process.stderr is not None
-        async for line in self._process.stderr:
-            self.log += line
+        async with asyncio.timeout(60):
+            return (await asyncio.to_thread(self._process.stdout.readline)).decode()
 
-    async def _stderr(self) -> bytes:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(2):
-                await asyncio.shield(self._reader or asyncio.sleep(0))
-        return self.log
+    @property
+    def log(self) -> bytes:
+        """What it has said on stderr, over all its starts."""
+        said = self._said + (self._process.said() if self._process is not None else b"")
+        return said[self._forgotten :]
+
+    def forget_log(self) -> None:
+        """Let the log begin here."""
+        self._forgotten += len(self.log)
+
+    def _let_go(self) -> None:
+        if self._process is not None:
+            self._said += self._process.said()
+            self._process.close()
+            self._process = None
 
     @property
     def address(self) -> tuple[str, int]:
@@ -80,33 +87,24 @@ class Server:
         host, _, port = self._listen.rpartition(":")
         return host, int(port)
 
-    @property
-    def pid(self) -> int:
-        assert self._process is not None
-        return self._process.pid
-
     def kill(self, number: int = signal.SIGKILL) -> None:
         """Send a signal."""
-        os.kill(self.pid, number)
+        assert self._process is not None
+        self._process.send_signal(number)
 
     async def exited(self) -> int:
         """Wait for its end; the exit code."""
         assert self._process is not None
-        code = await self._process.wait()
-        if self._reader is not None:
-            await self._reader
-        return code
+        return await asyncio.to_thread(self._process.wait)
 
     async def close(self) -> None:
         """Stop it if it runs, and let go of everything."""
         if self._http is not None:
             await self._http.close()
         if self._process is not None and self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):  # it ends by itself just now
-                self.kill(signal.SIGTERM)
+            self.kill(signal.SIGTERM)
             await self.exited()
-        if self._process is not None:
-            self._process._transport.close()  # type: ignore[attr-defined]
+        self._let_go()
 
     async def request(self, method: str, path: str, body: Any = None, **kwargs: Any) -> tuple[int, Any]:
         """Status and decoded body of one request."""
@@ -142,7 +140,7 @@ class Server:
         assert status == 200, job
         return job  # type: ignore[no-any-return]
 
-    async def until(self, holds: Callable[[], Awaitable[bool]], seconds: float = 10) -> None:
+    async def until(self, holds: Callable[[], Awaitable[bool]], seconds: float = 30) -> None:
         """Wait for something that only asking can tell."""
         deadline = time.monotonic() + seconds
         while not await holds():
@@ -150,7 +148,29 @@ class Server:
             await asyncio.sleep(0.01)
 
 
+async def waits(server: Server, count: int) -> None:
+    """Until so many requests wait, for a job or for news of one."""
+
+    async def holds() -> bool:
+        _, text = await server.request("GET", "/metrics")
+        return f"\ncomposerd_waits {count}.0\n".encode() in text
+
+    await server.until(holds)
+
+
+def clean_environment() -> dict[str, str]:
+    """The environment without what could be meant for a server or a command."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("COMPOSERD_")}
+
+
 Serve = Callable[..., Awaitable[Server]]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_process_left() -> Iterator[None]:
+    """End what the servers and commands were forked from."""
+    yield
+    close()
 
 
 @pytest.fixture

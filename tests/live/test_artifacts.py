@@ -13,8 +13,9 @@ import pytest
 
 from .conftest import COMPOSER, Serve, Server, error, send
 
-NAMES = ["a", "a b", "é", "日本語.txt", "x" * 255, "a%b", "a+b", "a..b", "~", "a?b#c&d", "\U0001f600", "-rf"]
+NAMES = ["a", "a b", "é", "日本語.txt", "x" * 255, "a%b", "a+b", "a..b", "~", "a?b#c&d", "\U0001f600", "-rf", "{a}"]
 BAD_NAMES = {
+    "nothing": "",
     "a leading dot": ".a",
     "dots": "%2E%2E",
     "an encoded slash": "a%2Fb",
@@ -82,7 +83,7 @@ async def test_uploads_are_whole_or_nothing(server: Server) -> None:
         assert (await error(server, "PUT", place + "digest", b"data", Content_Digest=digest))[:2] == (400, 24)
     assert await raw_put(server, place + "short", "Content-Length: 10", b"data") in (0, 400)
     assert await raw_put(server, place + "chunked", "Transfer-Encoding: chunked", b"4\r\ndata\r\n") in (0, 400)
-    digest = f"sha-512=:AAAA:, sha-256=:{right}:"
+    digest = f"sha-512=:AAAA:, sha-256=:{right}:;n=1"
     assert (await send(server, "PUT", place + "good", b"data", Content_Digest=digest))[0] == 200
     assert (
         await raw_put(server, place + "good2", "Transfer-Encoding: chunked", b"4\r\ndata\r\n0\r\n\r\n", ends=False)
@@ -133,6 +134,7 @@ async def test_the_last_upload_of_a_name_counts(server: Server) -> None:
         ("bytes=-2", 206, b"89", "bytes 8-9/10"),
         ("bytes=8-100", 206, b"89", "bytes 8-9/10"),
         ("bytes=10-", 416, None, "bytes */10"),
+        ("bytes=-0", 416, None, "bytes */10"),
         ("bytes=-100", 206, b"0123456789", "bytes 0-9/10"),
     ],
 )
@@ -155,6 +157,25 @@ async def test_ranges(server: Server, asked: str, status: int, body: bytes | Non
     assert (status, headers["Content-Length"], data) == (200, "10", b"")
 
 
+@pytest.mark.parametrize("asked", ["bytes=5-3", "bytes=x", "bytes=0-1,3-4", "bytes=-", "lines=0-1"])
+async def test_ranges_that_are_none(server: Server, asked: str) -> None:
+    """Several parts, other units and what is malformed are ignored, and so is any Range of a HEAD: the whole artifact."""
+    job = await server.submit()
+    taken = await server.ask()
+    assert taken is not None
+    await send(server, "PUT", taken["artifact_location"] + "a", b"0123456789")
+    await server.finish(taken)
+    path = f"{COMPOSER}/jobs/{job['id']}/artifacts/a"
+    status, headers, data = await send(server, "GET", path, Range=asked)
+    assert (status, data, "Content-Range" in headers) == (200, b"0123456789", False)
+    status, headers, _ = await send(server, "HEAD", path, Range="bytes=0-1")
+    assert (status, headers["Content-Length"]) == (200, "10")
+    for known in (f'"other", {headers["ETag"]}', f"W/{headers['ETag']}", "*"):
+        assert (await send(server, "GET", path, If_None_Match=known))[0] == 304
+    status, number, details = await error(server, "GET", path, Range="bytes=10-")
+    assert (status, number, details["field"]) == (416, 19, "Range")
+
+
 async def test_an_artifact_whose_file_is_gone(server: Server) -> None:
     """A file that somebody removed is error 35; one that breaks off in the middle ends the connection, with nothing mixed in."""
     job = await server.submit()
@@ -169,7 +190,7 @@ async def test_an_artifact_whose_file_is_gone(server: Server) -> None:
     with pytest.raises(aiohttp.ClientPayloadError):
         await send(server, "GET", path)
     assert b"shorter than it was" in server.log
-    server.log = b""  # that one is to be seen
+    server.forget_log()  # that one is to be seen
     file.unlink()
     assert (await error(server, "GET", path))[:2] == (404, 35)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -39,18 +40,17 @@ async def test_the_examples_of_the_page(
 async def test_functions_and_concurrency(server: Server) -> None:
     """Plain functions run in threads, so many at a time; what one raises is the job's failure, with its reason."""
     worker = Worker(server.url, arch="x86_64", concurrency=3)
+    together = threading.Barrier(3)
 
     @worker.handler("build")
     def build(job: JobContext) -> Any:
-        time.sleep(0.4)
+        together.wait(60)
         if job.args == 1:
             raise KeyError("no such thing")
         return job.args
 
     jobs = [await server.submit(args=n) for n in range(3)]
-    began = time.monotonic()
     await worker.run(jobs=3)
-    assert time.monotonic() - began < 1.1
     ended = [await server.job(job["id"]) for job in jobs]
     assert [job["state"] for job in ended] == ["finished", "failed", "finished"]
     assert ended[1]["result"]["job_error"]["reason"] == "KeyError: 'no such thing'"
@@ -85,7 +85,7 @@ async def test_a_cancel_cancels_the_handler(server: Server) -> None:
         assert (await composer.cancel(job["id"])).state == "canceled"
         last = await composer.submit("build", args="next")
         assert (await composer.wait(last.id, 10)).result == "done"
-    assert time.monotonic() - at < 2
+    assert time.monotonic() - at < 20
     assert seen == ["began", "canceled"]
     await running
 

@@ -25,6 +25,7 @@ from .test_cli import composerd
         ["artifacts", NOBODY],
         ["jobs"],
         ["submit", "a"],
+        ["submit", "a", "--wait"],
     ],
 )
 async def test_a_server_that_is_not_there(command: list[str]) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from composerd.client import ComposerClient, JobContext
+from composerd.client import ComposerClient, JobContext, RequestFailed
 from composerd.testing import LiveServer
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "test-against-composerd.md"
@@ -63,3 +63,24 @@ def test_a_server_that_cannot_start() -> None:
     """What `composerd serve` said is in the error."""
     with pytest.raises(RuntimeError, match="no storage driver for 'nothing'"), LiveServer("nothing:"):
         pass
+
+
+def test_a_server_that_runs_already() -> None:
+    """It is not started a second time; after a kill it is."""
+    with LiveServer() as server:
+        with pytest.raises(RuntimeError, match="runs already"):
+            server.start()
+        before = server.url
+        server.kill()
+        server.start()
+        assert server.url == before
+
+
+def test_a_worker_that_is_wrong() -> None:
+    """What is wrong with its options is said at once, what the server refuses at the end of the block."""
+    with LiveServer() as server:
+        with pytest.raises(TypeError, match="arhc"):
+            server.worker({"build": None}, arhc="x86_64")
+        worker = server.worker({"manifest-id-only": None})
+        with pytest.raises(RequestFailed, match="cannot be dequeued"), worker:
+            worker._thread.join(30)

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import serialization
 
 from composerd.client import ComposerClient, JobContext, RequestFailed, ServerNotTrusted, Worker
 
-from .conftest import COMPOSER, Serve, Server
+from .conftest import COMPOSER, HALF_SENT, Serve, Server
 from .test_cli import composerd
 
 
@@ -180,7 +180,13 @@ async def test_new_certificates_on_sighup(serve: Serve, files: Files) -> None:
         server.url + "/api/worker/v1/jobs", json={"types": ["build"], "arch": "x86_64"}, ssl=context
     )
     waiting = asyncio.ensure_future(question)
-    await asyncio.sleep(0.3)
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context)) as http:
+
+        async def waits() -> bool:
+            async with http.get(f"{server.url}/metrics") as answer:
+                return b"\ncomposerd_waits 1.0\n" in await answer.read()
+
+        await server.until(waits)
     first = served(server, context)
 
     successor = trustme.CA()
@@ -196,7 +202,7 @@ async def test_new_certificates_on_sighup(serve: Serve, files: Files) -> None:
         await answers(server, ca_file=files.ca_file, **files.pair("worker"))
     async with ComposerClient(server.url, ca_file=files.ca_file, **files.pair("new")) as composer:
         await composer.submit("build")
-    async with await asyncio.wait_for(waiting, 10) as answer:
+    async with await asyncio.wait_for(waiting, 30) as answer:
         assert answer.status == 201
 
 
@@ -222,10 +228,8 @@ async def test_a_drained_server_refuses(serve: Serve, files: Files) -> None:
     server = await serve(*files.server_options, "--drain-timeout", "5s")
     context = ssl.create_default_context(cafile=files.ca_file)
     reader, writer = await asyncio.open_connection(*server.address, ssl=context)
-    writer.write(
-        b"POST /api/composer/v1/jobs HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{"
-    )
-    await asyncio.sleep(0.2)
+    writer.write(HALF_SENT)
+    assert (await reader.readline()).split()[1] == b"100"
     server.kill(signal.SIGTERM)
 
     async def refuses() -> bool:

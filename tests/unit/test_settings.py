@@ -54,6 +54,42 @@ def test_systemd_says_where_state_is() -> None:
     assert load({}, {"STATE_DIRECTORY": "/var/lib/a:/var/lib/b"}, None).storage == "fs:/var/lib/a"
 
 
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("listen = []", "it is empty"),
+        ('listen = [["a:1"]]', "a text or a number is expected"),
+        ("listen = {a = 1}", "a text or a number is expected"),
+        ('listen = "unix:"', "is not an address"),
+        ('listen = "a..b:80"', "is not an address"),
+        ('listen = "127.0.0.1:65536"', "is not an address"),
+        ('listen = "unix:/tmp/a\\u0000b"', "has what is no text"),
+        ('artifacts = "/tmp/a\\u0000b"', "has what is no text"),
+        ("max_waits = 2026-01-01", "a text or a number is expected"),
+        ("max_waits = 1.0", "is not a number"),
+        ("max_waits = true", "is not a number"),
+        ('retention = "4000d"', "longer than ten years"),
+        ('heartbeat_timeout = "99999999d"', "longer than ten years"),
+        ('worker_base_path = "/api/../v1"', "has a part that clients leave out"),
+    ],
+)
+def test_bad_values_of_a_file(value: str, said: str, tmp_path: Path) -> None:
+    """Whatever TOML can hold and a setting cannot: one sentence that names it."""
+    config = write(tmp_path, f"[composerd]\n{value}\n")
+    with pytest.raises(
+        SettingsError, match=f"{value.partition(' ')[0]} in the configuration .* has a bad value: .*{said}"
+    ):
+        load({}, HOME, config)
+
+
+def test_lists_that_are_empty(tmp_path: Path) -> None:
+    """Workers may be allowed every type; nobody can listen nowhere, nor let in certificates of no domain."""
+    assert load({}, HOME, write(tmp_path, "[composerd]\nundequeueable_types = []\n")).undequeueable_types == ()
+    for variable in ("COMPOSERD_LISTEN", "COMPOSERD_ALLOWED_DOMAINS"):
+        with pytest.raises(SettingsError, match=f"{variable} in the environment has a bad value: it is empty"):
+            load({}, HOME | {variable: " "}, None)
+
+
 BAD = {
     "listen": "",
     "storage": "",
