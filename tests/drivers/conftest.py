@@ -28,6 +28,9 @@ from composerd.models import (
     Touch,
 )
 from composerd_fs import FsDriver, MemoryDriver
+from composerd_postgres import PostgresDriver
+
+from ..conftest import POSTGRES, PostgresServers
 
 LEASE = 60.0
 PLENTY = 2**40
@@ -168,11 +171,15 @@ async def opened(directory: Path, shifted: float = 0.0) -> FsDriver:
 
 
 @contextlib.asynccontextmanager
-async def store_of(kind: str, directory: Path) -> AsyncIterator[Store]:
+async def store_of(kind: str, directory: Path, servers: PostgresServers | None = None) -> AsyncIterator[Store]:
     """A started driver in an empty storage."""
     driver: Driver
     if kind == "fs":
         driver = await opened(directory)
+    elif kind.startswith("postgres"):
+        assert servers is not None
+        driver = PostgresDriver.from_url(servers.get(kind).fresh())
+        await driver.start()
     else:
         driver = MemoryDriver.from_url("memory:")
         await driver.start()
@@ -183,9 +190,18 @@ async def store_of(kind: str, directory: Path) -> AsyncIterator[Store]:
         await store.driver.close()
 
 
-@pytest.fixture(params=["fs", "memory"])
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
+@pytest.fixture(params=["fs", "memory", *POSTGRES])
+async def store(
+    request: pytest.FixtureRequest, tmp_path: Path, postgres_servers: PostgresServers
+) -> AsyncIterator[Store]:
     """Each of the drivers, empty."""
+    async with store_of(request.param, tmp_path / "storage", postgres_servers) as store:
+        yield store
+
+
+@pytest.fixture(params=["fs", "memory"])
+async def orderly(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
+    """Each of the drivers that carry out calls in the order in which they are made, empty."""
     async with store_of(request.param, tmp_path / "storage") as store:
         yield store
 

@@ -106,16 +106,16 @@ async def test_a_repetition_is_the_same_job(store: Store) -> None:
     assert len([job for job in await store.dump() if job.job.state is JobState.RUNNING]) == 1
 
 
-async def test_answers_as_of_each_call(store: Store) -> None:
+async def test_answers_as_of_each_call(orderly: Store) -> None:
     """Races: a claim is answered with its own attempt, even if its job changed hands before the answer was given."""
-    job_id = await store.add()
+    job_id = await orderly.add()
     one, two = UUID(int=98), UUID(int=99)
-    answers = await asyncio.gather(store.claim(token=one), store.release(one), store.claim(token=two))
+    answers = await asyncio.gather(orderly.claim(token=one), orderly.release(one), orderly.claim(token=two))
     assert answers[0] is not None
     assert answers[2] is not None
     assert (answers[0].token, answers[0].attempt) == (one, 1)
     assert (answers[2].token, answers[2].attempt) == (two, 2)
-    assert (await store.get(job_id)).attempt == 2
+    assert (await orderly.get(job_id)).attempt == 2
 
 
 @pytest.mark.parametrize(("most", "answered"), [(0, 1), (1, 1), (10, 1), (11, 2), (30, 3), (31, 4)])

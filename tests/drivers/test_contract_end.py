@@ -310,17 +310,17 @@ async def test_retention_of_whatever_ended(store: Store, state: JobState) -> Non
     assert set((await store.driver.purge(10)).items) == {root, job_id}
 
 
-async def test_all_at_once(store: Store) -> None:
+async def test_all_at_once(orderly: Store) -> None:
     """Races: writes of every kind at once are each answered as in some order of the calls."""
-    root = await store.add()
-    job_id = await store.add(root, retry_on_failure=1, retry_backoff=1.0)
+    root = await orderly.add()
+    job_id = await orderly.add(root, retry_on_failure=1, retry_backoff=1.0)
     first, second = UUID(int=98), UUID(int=99)
     await asyncio.gather(
-        store.claim(token=first),
-        store.finish(first),
-        store.claim(token=second),
-        store.finish(second, ERROR, failed=True),
+        orderly.claim(token=first),
+        orderly.finish(first),
+        orderly.claim(token=second),
+        orderly.finish(second, ERROR, failed=True),
     )
-    assert (await store.state(root), await store.state(job_id)) == (JobState.FINISHED, JobState.WAITING)
-    assert await store.pass_time(2.0) == [job_id]
-    await store.end(job_id)
+    assert (await orderly.state(root), await orderly.state(job_id)) == (JobState.FINISHED, JobState.WAITING)
+    assert await orderly.pass_time(2.0) == [job_id]
+    await orderly.end(job_id)
