@@ -167,9 +167,9 @@ BEGIN
                 ),
                 leased AS (
                     INSERT INTO composerd.leases (token, job_id, worker_id, lease, handover, confirmed, began, timeout_at, deadline)
-                    SELECT m.token, m.id, m.worker, m.lease, m.handover, m.handover IS NULL, at,
-                        at + make_interval(secs => m.timeout), at + make_interval(secs => coalesce(m.handover, m.lease))
-                    FROM moved m
+                    SELECT m.token, m.id, m.worker, m.lease, m.handover, m.handover IS NULL, m.began,
+                        m.began + make_interval(secs => m.timeout), m.began + make_interval(secs => coalesce(m.handover, m.lease))
+                    FROM (SELECT *, at + (nth - 1) * interval '1 microsecond' AS began FROM moved) m -- one after the other
                 ),
                 forgotten AS ( -- the last 16 are remembered
                     DELETE FROM composerd.attempts a USING moved m
