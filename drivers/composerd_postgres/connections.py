@@ -213,12 +213,12 @@ class Connections:
         except (ComposerdError, Collision):
             connection.close()
 
-    async def fetch(self, statement: str, parameters: Parameters) -> Rows:
+    async def fetch(self, statement: str, parameters: Parameters, time_limit: float | None = None) -> Rows:
         """Carry out one autocommitted statement."""
 
         async def once() -> Rows:
             async with self.one() as connection:
-                return await connection.fetch(statement, parameters)
+                return await connection.fetch(statement, parameters, time_limit)
 
         return await repeated(once)
 

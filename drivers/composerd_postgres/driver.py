@@ -43,6 +43,9 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+PING_LIMIT = 3.0
+"""How long the answer to `ping` may take, in seconds."""
+
 OLDEST = 120000
 """The oldest version of PostgreSQL that will do, as it says it itself."""
 
@@ -122,7 +125,7 @@ class PostgresDriver(Driver):
         """Ask whether the database takes writes: a standby does not."""
         ((standby, read_only),) = await self._owned(
             self._session.connections.fetch(
-                "SELECT pg_is_in_recovery(), current_setting('transaction_read_only')::boolean", {}
+                "SELECT pg_is_in_recovery(), current_setting('transaction_read_only')::boolean", {}, PING_LIMIT
             )
         )
         if standby or read_only:

@@ -2,6 +2,7 @@
 
 import contextlib
 import random
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -38,8 +39,11 @@ WEIGHTS = {
 def steps_of(seed: int, count: int = STEPS) -> list[tuple[str, Any]]:
     """A history in which most steps find something to do: tokens and jobs are mostly late ones."""
     chance = random.Random(seed)
-    late = lambda: chance.choice([-1, -1, -2, -2, -3, -4, -5, -6, chance.randrange(40)])  # noqa: E731
-    made = {
+
+    def late() -> int:
+        return chance.choice([-1, -1, -2, -2, -3, -4, -5, -6, chance.randrange(40)])
+
+    made: dict[str, Callable[[], Any]] = {
         "enqueue": lambda: [
             {
                 "dependencies": [late() for _ in range(chance.choice([0, 0, 0, 1, 1, 2, 3]))],
