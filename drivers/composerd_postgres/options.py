@@ -1,7 +1,7 @@
 """What a storage URL says: which database, and how the driver is to use it. No I/O."""
 
 import re
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 import msgspec
 import psycopg2
@@ -46,7 +46,7 @@ def parse(url: str) -> Options:
         else:
             libpq.append((name, value))
     libpq += [(name, value) for name, value in _DEFAULTS if name not in dict(libpq)]
-    dsn = urlunsplit(("postgresql", parts.netloc, parts.path, urlencode(libpq, quote_via=quote), ""))
+    dsn = f"postgresql://{parts.netloc}{parts.path}?{urlencode(libpq, quote_via=quote)}"
     if parts.fragment:
         raise StorageURLError(f"the storage URL has a fragment, #{parts.fragment}, which means nothing")
     try:
