@@ -141,11 +141,11 @@ class Throwaway:
         """The storage URL of an empty storage: a schema that nobody has used."""
         return self.url(schema=f"s{next(self._names)}", **options)
 
-    def fresh_database(self, *, encoding: str = "UTF8", **options: str) -> str:
-        """The storage URL of a database that nobody has used."""
+    def fresh_database(self, *, encoding: str = "UTF8", template: str = "template0") -> str:
+        """The name of a database that nobody has used."""
         name = f"d{next(self._names)}"
-        self.sql(f"CREATE DATABASE {name} ENCODING '{encoding}' TEMPLATE template0")
-        return self.url(name, **options)
+        self.sql(f"CREATE DATABASE {name} ENCODING '{encoding}' TEMPLATE {template}")
+        return name
 
     def sql(self, statement: str, database: str = "postgres") -> list[tuple[Any, ...]]:
         """Carry out a statement of a test's own."""

@@ -85,7 +85,7 @@ async def test_none_is_made_unless_wanted(newest_postgres: Throwaway) -> None:
 
 async def test_an_encoding_that_will_not_do(newest_postgres: Throwaway) -> None:
     """Start: a database that cannot hold every text is refused."""
-    driver = PostgresDriver.from_url(newest_postgres.fresh_database(encoding="SQL_ASCII"))
+    driver = PostgresDriver.from_url(newest_postgres.url(newest_postgres.fresh_database(encoding="SQL_ASCII")))
     with pytest.raises(StorageUnusable, match="SQL_ASCII"):
         await driver.start()
 
