@@ -1,7 +1,9 @@
 """The contract of a storage driver: `Driver`, an ABC, and the values that only it and its callers exchange. No behaviour.
 
-How to read it. A driver stores jobs and decides who holds which; it never waits for a job, knows nothing of HTTP, and
-owns time: no method takes a `now`. The caller mints ids and tokens. The rules for every method:
+In short; specs/driver-contract.md has it in numbered clauses, which the docstrings name (E1 to E11), and which the
+conformance kit (`composerd.testing.kit`) tests. A driver stores jobs and decides who holds which; it never waits for a
+job, knows nothing of HTTP, and owns time: no method takes a `now`. The caller mints ids and tokens. The rules for every
+method (G1 to G8):
 
 - **Batches.** A method that takes a sequence answers one item for each, in order: a value, or an instance of the
   `ComposerdError` named in its docstring (returned, not raised). Items are applied in their order; each is atomic by
@@ -16,9 +18,9 @@ owns time: no method takes a `now`. The caller mints ids and tokens. The rules f
   passes; the queue never cancels a write.
 - **Races.** Methods may be called concurrently with one another, and with other servers where `Capabilities.shared` is
   true. Each answer is that of some order of the calls.
-- **News.** `Batch.news` says what the call changed that somebody may wait for. It is a hint: a driver may leave news
-  out when it cannot know it (a repetition), may report too much, but must not report a job as ready or ended before
-  that is durable.
+- **News** (N1 to N5). `Batch.news` says what the call changed that somebody may wait for. It is a hint: a driver may
+  leave news out when it cannot know it (a repetition), may report too much, but must not report a job as ready or ended
+  before that is durable. `due_in` 0 asks for `advance` at once: something is left to do.
 
 The states of a job and of an attempt, and every transition between them, are in specs/state-machine.md.
 """
@@ -149,14 +151,14 @@ class Driver(abc.ABC):
     @classmethod
     @abc.abstractmethod
     def from_url(cls, url: str) -> Self:
-        """Make an unopened driver from a storage URL. No I/O.
+        """Make an unopened driver from a storage URL. No I/O (S1).
 
         Raises `StorageURLError` for an unknown or bad option, naming it.
         """
 
     @abc.abstractmethod
     async def start(self, *, create: bool = True) -> None:
-        """Open the storage, bringing it up to date first (`migrate`). No attempt that runs ends within one lease of this.
+        """Open the storage, bringing it up to date first (`migrate`). No attempt that runs ends within one lease of this (S2, S8, L11).
 
         Where there is none it is made, unless `create` is false: then that is `StorageUnusable`. Where
         `Capabilities.shared` is true it may be called again after `Unavailable`; until it has returned, every other call
@@ -168,36 +170,39 @@ class Driver(abc.ABC):
 
     @abc.abstractmethod
     async def close(self) -> None:
-        """Let go of the storage; what was promised is stored. Fine twice, and after a failed `start`."""
+        """Let go of the storage; what was promised is stored. Fine twice, and after a failed `start` (S3)."""
 
     @abc.abstractmethod
     async def migrate(self) -> None:
-        """Bring the storage up to date. Fine to repeat, and from two servers at once. Called on an unopened driver."""
+        """Bring the storage up to date. Fine to repeat, and from two servers at once. Called on an unopened driver (S4)."""
 
     @abc.abstractmethod
     async def ping(self) -> None:
-        """Return if the storage takes writes now; else raise `Unavailable` or `StorageFull` saying why."""
+        """Return if the storage takes writes now; else raise `Unavailable` or `StorageFull` saying why (S5)."""
 
     @abc.abstractmethod
     async def info(self) -> StorageInfo:
-        """Say what is in the storage."""
+        """Say what is in the storage (S6)."""
 
     @abc.abstractmethod
     async def check(self) -> StorageCheck:
-        """Read everything, and say whether it is whole. Called on an unopened driver; changes nothing.
+        """Read everything, and say whether it is whole. Called on an unopened driver; changes nothing (S7).
 
         Raises what `start` raises where there is no storage to read, or one that may not be read now.
         """
 
     @abc.abstractmethod
     async def shift_clock(self, seconds: float) -> None:
-        """Let the store's clock run that much further ahead. For the conformance kit; a server never calls it."""
+        """Let this instance's clock run that much further ahead; also before `start` (S9).
+
+        For the conformance kit; a server never calls it.
+        """
 
     # A job's way in and out.
 
     @abc.abstractmethod
     async def enqueue(self, submissions: Sequence[Sequence[NewJob]]) -> Batch[Enqueued | ComposerdError]:
-        """Store submissions, each all or nothing.
+        """Store submissions, each all or nothing (E1 to E11).
 
         In a submission, in its order: a job whose id is stored already is a repetition and answers as the first time. A
         job whose idempotency key is used in its channel is the existing job if `fingerprint` (which covers the args)
@@ -213,7 +218,7 @@ class Driver(abc.ABC):
 
     @abc.abstractmethod
     async def claim(self, requests: Sequence[Claim], max_bytes: int) -> Batch[Claimed | None]:
-        """Begin an attempt at a ready job for each request, or answer None. Never waits.
+        """Begin an attempt at a ready job for each request, or answer None. Never waits (C1 to C8).
 
         Answers a prefix of the requests, at least one: once the args of the jobs it hands out reach `max_bytes`, the
         rest is not looked at.
@@ -226,18 +231,23 @@ class Driver(abc.ABC):
 
     @abc.abstractmethod
     async def touch(self, touches: Sequence[Touch]) -> Batch[Attempt]:
-        """Renew running attempts, and confirm them; say what became of the others. An attempt that has ended is not changed.
+        """Renew running attempts, and confirm them; say what became of the others (L1, L4, L5, L7 to L10).
+
+        An attempt that has ended is not changed.
 
         The renewal may be lost in a crash: that only lengthens a lease.
         """
 
     @abc.abstractmethod
     async def attach(self, attachments: Sequence[Attachment]) -> Batch[Attached]:
-        """Add an uploaded file to a running attempt, in place of one of the same name; renews like a touch. Refused unless it runs."""
+        """Add an uploaded file to a running attempt, in place of one of the same name (U1 to U5).
+
+        It renews like a touch, and is refused unless the attempt runs.
+        """
 
     @abc.abstractmethod
     async def finish(self, outcomes: Sequence[Outcome]) -> Batch[Finished]:
-        """End running attempts with their outcome, accepted once.
+        """End running attempts with their outcome, accepted once (F1 to F5, D1 to D3).
 
         The job ends, `failed` if the outcome says so, with the result and the attempt's attached artifacts in the same
         write; its dependents are counted down. But a failed outcome of a job that has used less than `retry_on_failure`
@@ -247,7 +257,7 @@ class Driver(abc.ABC):
 
     @abc.abstractmethod
     async def release(self, tokens: Sequence[UUID]) -> Batch[Attempt]:
-        """Put the jobs of running attempts back in the queue, behind those of their priority, and supersede the attempts.
+        """Put the jobs of running attempts back in the queue, behind those of their priority, and supersede the attempts (R1 to R3).
 
         Uncounted, but see `composerd.driver.on_return`. The answer is the attempt as it was before: anything but
         running was refused, except that a superseded one may be a repetition and is answered `superseded`.
@@ -255,17 +265,17 @@ class Driver(abc.ABC):
 
     @abc.abstractmethod
     async def cancel(self, job_ids: Sequence[UUID]) -> Batch[Job | ComposerdError]:
-        """End jobs, and all that depend on them, as canceled; a canceled one stays so. `JobNotFound`, `JobEnded`."""
+        """End jobs, and all that depend on them, as canceled; a canceled one stays so. `JobNotFound`, `JobEnded` (X1 to X3)."""
 
     @abc.abstractmethod
     async def delete(self, job_ids: Sequence[UUID]) -> Batch[Job | None | ComposerdError]:
-        """Forget ended jobs that nobody unended depends on. `JobNotEnded`; None for a job that does not exist."""
+        """Forget ended jobs that nobody unended depends on. `JobNotEnded`; None for a job that does not exist (P1 to P3)."""
 
     # Time.
 
     @abc.abstractmethod
     async def advance(self, limit: int) -> Batch[UUID]:
-        """Make time pass: do up to `limit` of what is due, and answer the jobs that it concerned.
+        """Make time pass: do up to `limit` of what is due, and answer the jobs that it concerned (L2, L3, L6, L12, L13).
 
         Due are leases, hand-overs and attempts over their job's `timeout` (one that began before the storage's start:
         never within one lease of that): the attempt is superseded and the job goes back or fails, as
@@ -276,17 +286,17 @@ class Driver(abc.ABC):
 
     @abc.abstractmethod
     async def purge(self, limit: int) -> Batch[UUID]:
-        """Forget up to `limit` ended jobs that are past their retention and that nobody unended depends on; answer which."""
+        """Forget up to `limit` ended jobs that are past their retention and that nobody unended depends on; answer which (P4)."""
 
     # Looking.
 
     @abc.abstractmethod
     async def get(self, job_ids: Sequence[UUID]) -> Sequence[Job | None]:
-        """Look up jobs."""
+        """Look up jobs (V5)."""
 
     @abc.abstractmethod
     async def list(self, filter: JobFilter, cursor: int | None, limit: int) -> JobPage:
-        """Up to `limit` jobs that pass the filter, newest submission first, from the cursor on.
+        """Up to `limit` jobs that pass the filter, newest submission first, from the cursor on (V1 to V3).
 
         The order is stable: no job is shown twice or left out because others come and go. A call looks at a bounded
         number of jobs. A cursor is a positive integer below 2**63; one that the driver never gave is no error.
@@ -294,40 +304,43 @@ class Driver(abc.ABC):
 
     @abc.abstractmethod
     async def payload(self, refs: Sequence[PayloadRef]) -> Sequence[bytes | None]:
-        """Read args and results, byte for byte; None where there is none."""
+        """Read args and results, byte for byte; None where there is none (V4)."""
 
     @abc.abstractmethod
     async def artifacts(self, job_ids: Sequence[UUID]) -> Sequence[tuple[Artifact, ...]]:
-        """The artifacts of jobs, by name: of an ended job those of the attempt that ended it; of a running one those attached so far."""
+        """The artifacts of jobs, by name (U1, U2).
+
+        Of an ended job those of the attempt that ended it; of a running one those attached so far.
+        """
 
     # Workers.
 
     @abc.abstractmethod
     async def seen(self, workers: Sequence[Worker]) -> None:
-        """Remember that workers were heard of just now. Lossy; a driver bounds how many it remembers.
+        """Remember that workers were heard of just now. Lossy; a driver bounds how many it remembers (W2).
 
         A worker without arch and types is a sign of life: what is known of it stays as it is.
         """
 
     @abc.abstractmethod
     async def workers(self, within: float, ids: Sequence[UUID] | None = None) -> Sequence[Worker]:
-        """The workers heard of in the last so many seconds, with the jobs they run, the latest first; of these ids if given."""
+        """The workers heard of in the last so many seconds, with the jobs they run, the latest first; of these ids if given (W1, W3)."""
 
     @abc.abstractmethod
     async def ahead(self, job_id: UUID, limit: int) -> int:
-        """How many jobs of a ready job's key go before it, counted up to `limit`; 0 for a job that is not ready."""
+        """How many jobs of a ready job's key go before it, counted up to `limit`; 0 for a job that is not ready (V6)."""
 
     # Other servers, other storages.
 
     async def watch(self) -> AsyncIterator[News]:
-        """News of what other servers did to this storage. Lossy, duplicates allowed. Only called where `shared` is true."""
+        """News of what other servers did to this storage. Lossy, duplicates allowed. Only called where `shared` is true (N5)."""
         return
         yield  # makes this an async generator: a storage that is not shared has no news
 
     @abc.abstractmethod
     def dump(self) -> AsyncIterator[StoredJob]:
-        """Everything, oldest submission first, so that a job comes after those it depends on."""
+        """Everything, oldest submission first, so that a job comes after those it depends on (M1)."""
 
     @abc.abstractmethod
     async def load(self, jobs: Sequence[StoredJob]) -> None:
-        """Store what `dump` of another storage gave, in that order. A job that is there already is left as it is."""
+        """Store what `dump` of another storage gave, in that order. A job that is there already is left as it is (M2, M3)."""

@@ -1,18 +1,25 @@
 """Checkpoints: the whole table as records, taken while others go on changing it, and made a table again. No files.
 
-A snapshot is the table as it was between two flushes. It is taken a few rows at a time; a row that a later flush is
-about to change is taken before that (`Undo.before`), so that what comes out is one moment's.
+A snapshot is the table as it was between two flushes. It is taken some rows at a time; a row that a later flush is
+about to change is taken before that (`Undo.before`), so that what comes out is one moment's. Packed jobs are taken as
+they are.
 """
 
-from collections.abc import Sequence
+from bisect import bisect_left
+from typing import TypeAlias
 
 from composerd.models import AttemptState, JobState
-from composerd_fs import frames, records
-from composerd_fs.facts import artifact_fields
+from composerd_fs import records
+from composerd_fs.facts import artifact_fields, attempt_fields
+from composerd_fs.frames import packed_place, unpacked_place
+from composerd_fs.jobs import PACKED_FOR_ONE
 from composerd_fs.made import artifact_of
-from composerd_fs.records import AttemptFields, JobFields, Payload, Place, Record
-from composerd_fs.rows import Row, Run
+from composerd_fs.records import JobFields, Record
+from composerd_fs.rows import Row
 from composerd_fs.table import Table
+
+Taken: TypeAlias = records.Begun | records.Kept | records.Shapes | records.Archived | records.Complete
+"""What a checkpoint holds."""
 
 
 class Snapshot:
@@ -20,21 +27,20 @@ class Snapshot:
 
     def __init__(self, table: Table, frame: int) -> None:
         self._table = table
-        self._seqs = table.by_seq.numbers()
+        self._chunks = table.by_seq.chunks()
         self._next = 0
         self._last = table.last_seq
         self._early: set[int] = set()
         self._taken: list[Record] = [records.Begun(frame, table.last_seq, table.last_place, table.latest)]
+        self._packed: list[bytes] = []
+        self._told = 0
+        """How many shapes were given."""
+        self.jobs = 0
+        """How many were taken."""
         self.complete = False
         """Whether all has been given."""
-        self.live: dict[int, int] = {}
-        """Bytes of payload that the jobs have, by segment."""
         table.undo.before = self._before
-
-    @property
-    def seqs(self) -> Sequence[int]:
-        """The jobs, by number."""
-        return self._seqs
+        table.archive.held = True
 
     def _before(self, row: Row) -> None:
         if row.seq <= self._last and row.seq not in self._early and not self._passed(row.seq):
@@ -42,33 +48,47 @@ class Snapshot:
             self._take(row)
 
     def _passed(self, seq: int) -> bool:
-        return self._next > 0 and seq <= self._seqs[self._next - 1]
+        return bisect_left(self._chunks, self._table.by_seq.chunk_of(seq)) < self._next
 
     def some(self, count: int) -> list[Record]:
-        """The next records, of about so many jobs; they may all have been taken already."""
-        seqs = self._seqs[self._next : self._next + count]
-        for seq in seqs:
-            if seq not in self._early:
-                row = self._table.by_seq.get(seq)
-                assert row is not None, "who deletes a job says so before"
-                self._take(row)
-        self._next += len(seqs)
-        if self._next == len(self._seqs):
-            self._taken.append(records.Complete(len(self._seqs)))
-            self.complete = True
+        """The next records, of at least so many jobs, or more packed ones; they may all have been taken already."""
+        work = 0
+        while work < count * PACKED_FOR_ONE and self._next < len(self._chunks):
+            for seq, row in self._table.by_seq.chunk(self._chunks[self._next]):
+                if seq > self._last or seq in self._early:
+                    continue
+                if isinstance(row, bytes):
+                    self._packed.append(row)
+                    self.jobs += 1
+                    work += 1
+                else:
+                    self._take(row)
+                    work += PACKED_FOR_ONE
+            self._next += 1
         taken, self._taken = self._taken, []
+        taken += self._archived()
+        if self._next == len(self._chunks):
+            taken.append(records.Complete(self.jobs))
+            self.complete = True
         return taken
 
     def close(self) -> None:
         """Take no more."""
         self._table.undo.before = None
+        self._table.archive.held = False
 
     def _take(self, row: Row) -> None:
-        for payload in (row.args, row.result):
-            if isinstance(payload, int):
-                segment, _, length = frames.where(payload)
-                self.live[segment] = self.live.get(segment, 0) + length
         self._taken.append(kept(row))
+        self.jobs += 1
+
+    def _archived(self) -> list[Record]:
+        """What was packed, behind the shapes that it has: their numbers mean the same until the snapshot is closed."""
+        if not self._packed:
+            return []
+        packed, self._packed = self._packed, []
+        shapes = self._table.archive.told(self._told)
+        self._told += len(shapes)
+        return [records.Shapes(shapes), records.Archived(packed)] if shapes else [records.Archived(packed)]
 
 
 class Restoring:
@@ -78,10 +98,14 @@ class Restoring:
         self._table = table
         self._rows: list[Row] = []
 
-    def apply(self, record: records.Begun | records.Kept | records.Complete) -> None:
+    def apply(self, record: Taken) -> None:
         """The next record."""
         if isinstance(record, records.Kept):
             self._rows.append(self._row(record))
+        elif isinstance(record, records.Archived):
+            self._table.restore_packed(record.jobs)
+        elif isinstance(record, records.Shapes):
+            self._table.archive.learn(record.shapes)
         elif isinstance(record, records.Begun):
             self._table.last_seq, self._table.last_place = record.last_seq, record.last_place
             self._table.latest = record.latest
@@ -91,38 +115,40 @@ class Restoring:
     def _row(self, record: records.Kept) -> Row:
         row = self._table.made.row(record.job, record.seq, record.queued_at)
         row.place = record.place
-        row.args, row.result = _payload(record.args), _payload(record.result)
+        row.args, row.result = unpacked_place(record.args), unpacked_place(record.result)
         row.state = JobState(record.state)
         row.started_at, row.finished_at = record.started_at, record.finished_at
         row.retries, row.failures, row.returns = record.retries, record.failures, record.returns
+        if record.dependents:
+            row.dependents = dict.fromkeys(record.dependents)
         row.worker = self._table.made.worker(record.worker)
-        artifacts = {one.name: artifact_of(one) for one in record.artifacts} if record.artifacts else {}
+        if record.attempts:
+            artifacts = {one.name: artifact_of(one) for one in record.artifacts}
+            row.runs = tuple(self._table.made.attempts(row, record.attempts, artifacts))
         if row.state.ended:
-            row.artifacts = tuple(artifacts.values())
-        row.runs = tuple(self._table.made.attempts(row, record.attempts, artifacts))
+            row.artifacts = tuple([artifact_of(one) for one in record.artifacts])
         return row
 
     def _connect(self) -> None:
         """All are there: let them be known, and know each other."""
         table = self._table
-        self._rows.sort(key=_seq)  # those that changed meanwhile were taken out of turn
         for row in self._rows:
-            table.insert(row)
-            for run in row.runs:
-                table.runs[run.token] = run
+            table.restore(row)
         for row in self._rows:
             for job_id in set(row.dependencies):
                 dependency = table.rows.get(job_id)
                 if dependency is None:
-                    continue  # it was deleted
-                if dependency.dependents is None:
-                    dependency.dependents = {}
-                dependency.dependents[row.seq] = row
+                    continue  # it was deleted, or is packed: nobody needs it
+                if not row.state.ended:
+                    dependency.needed += 1
                 if not dependency.state.ended:
                     row.pending += 1
         for row in self._rows:
             if row.state is not JobState.RUNNING:  # the start gives those their leases
                 table.index(row)
+            if row.state.ended:
+                table.rests(row)
+        table.archive.restored()
         self._rows = []
 
 
@@ -154,24 +180,9 @@ def kept(row: Row) -> records.Kept:
         row.failures,
         row.returns,
         row.worker,
-        _place(row.args),
-        _place(row.result),
-        [_attempt(run) for run in row.runs],
+        packed_place(row.args),
+        packed_place(row.result),
+        [attempt_fields(run) for run in row.runs],
         [artifact_fields(artifact) for artifact in artifacts],
+        list(row.dependents) if row.dependents else [],
     )
-
-
-def _attempt(run: Run) -> AttemptFields:
-    return AttemptFields(run.token, run.number, run.state.value, run.confirm, run.digest, run.lease, run.worker)
-
-
-def _place(payload: Payload | None) -> bytes | Place | None:
-    return frames.where(payload) if isinstance(payload, int) else payload
-
-
-def _payload(place: bytes | Place | None) -> Payload | None:
-    return frames.place(*place) if isinstance(place, tuple) else place
-
-
-def _seq(row: Row) -> int:
-    return row.seq

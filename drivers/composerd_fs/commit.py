@@ -155,6 +155,7 @@ class Committer:
             payloads = [next(read) if isinstance(one, int) else one for one in wanted]
             if not write.future.done():
                 _answer(write, payloads, news)
+        table.put_away()
 
 
 def _answer(write: Write[Any, Any], payloads: list[bytes | Unavailable | None], news: News) -> None:

@@ -2,20 +2,18 @@
 
 import asyncio
 import gc
-import re
-from bisect import bisect
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import datetime
-from itertools import islice, takewhile
+from itertools import takewhile
 from pathlib import Path
 from typing import Self, TypeVar
-from urllib.parse import unquote
 from uuid import UUID
 
 import msgspec
 
 from composerd.driver import Batch, Capabilities, Driver, StorageCheck, StorageInfo, StoredJob
+from composerd.driver.url import path_of
 from composerd.errors import ComposerdError, StorageUnusable, StorageURLError, Unavailable
 from composerd.models import (
     Artifact,
@@ -46,7 +44,7 @@ from composerd_fs.journal import Journal
 from composerd_fs.keeper import Keeper
 from composerd_fs.operations import Copied, Operations
 from composerd_fs.reader import Reader
-from composerd_fs.records import Begun, Complete, Kept, Payload, Record
+from composerd_fs.records import Archived, Begun, Complete, Kept, Payload, Record, Shapes
 from composerd_fs.rows import Row, Run
 from composerd_fs.table import Table
 from composerd_fs.views import stored_job_of
@@ -54,8 +52,9 @@ from composerd_fs.views import stored_job_of
 MAX_WORKERS = 100_000
 """How many workers are remembered; those not heard of for longest are forgotten first."""
 
-_DUMPED_AT_ONCE = 100
 _BYTES_DUMPED_AT_ONCE = 16 * 1024 * 1024
+
+_CHECKPOINTED = Begun | Kept | Shapes | Archived | Complete
 
 T = TypeVar("T")
 
@@ -134,10 +133,10 @@ class _TableDriver(Driver):
         return await self._committer.look(lambda: looks.page(self._table, filter, cursor, limit))
 
     async def payload(self, refs: Sequence[PayloadRef]) -> "Sequence[bytes | None]":
-        try:
-            return await self._read_payloads(await self._committer.look(lambda: looks.payloads(self._table, refs)))
-        except Unavailable:  # perhaps it was elsewhere a moment ago
-            return await self._read_payloads(await self._committer.look(lambda: looks.payloads(self._table, refs)))
+        def look() -> tuple[None, Sequence[Payload | None]]:
+            return None, looks.payloads(self._table, refs)
+
+        return (await self._look_and_read(look))[1]
 
     async def artifacts(self, job_ids: Sequence[UUID]) -> "Sequence[tuple[Artifact, ...]]":
         return await self._committer.look(lambda: looks.artifacts(self._table, job_ids))
@@ -157,34 +156,51 @@ class _TableDriver(Driver):
             found = list(takewhile(lambda one: _seen_since(one, since), reversed(self._workers.values())))
         else:
             found = [one for one in map(self._workers.get, ids) if one is not None and _seen_since(one, since)]
+            found.sort(key=_seen_at, reverse=True)
         return await self._committer.look(lambda: looks.with_jobs(self._table, found))
 
     async def ahead(self, job_id: UUID, limit: int) -> int:
         return await self._committer.look(lambda: looks.ahead(self._table, job_id, limit))
 
     async def dump(self) -> AsyncIterator[StoredJob]:
-        seqs = await self._committer.look(self._table.by_seq.numbers)
-        begin = 0
-        while begin < len(seqs):
-            rows = await self._committer.look(lambda: self._some(seqs, begin))  # noqa: B023  # called at once
-            payloads = await self._read_payloads([place for row in rows for place in (row.args, row.result)])
-            for index, row in enumerate(rows):
-                yield stored_job_of(row, payloads[2 * index], payloads[2 * index + 1])
-            begin = bisect(seqs, rows[-1].seq, begin) if rows else len(seqs)
+        last = 0
+        for chunk in await self._committer.look(self._table.by_seq.chunks):
+            while True:
+                some, payloads = await self._look_and_read(lambda: self._some(chunk, last))  # noqa: B023  # called at once
+                if not some:
+                    break
+                for index, (row, dependents) in enumerate(some):
+                    yield stored_job_of(row, dependents, payloads[2 * index], payloads[2 * index + 1])
+                last = some[-1][0].seq
 
-    def _some(self, seqs: Sequence[int], begin: int) -> "Sequence[Row]":
-        """Rows from one on, as many as are dumped at once."""
-        rows = []
+    async def _look_and_read(
+        self, look: "Callable[[], tuple[T, Sequence[Payload | None]]]"
+    ) -> "tuple[T, Sequence[bytes | None]]":
+        """Look at the table, and read the payloads that are wanted: again, if they were moved between the one and the other."""
+        tried: Sequence[Payload | None] | None = None
+        while True:
+            seen, wanted = await self._committer.look(look)
+            try:
+                return seen, await self._read_payloads(wanted)
+            except Unavailable:
+                if wanted == tried:
+                    raise
+                tried = wanted
+
+    def _some(self, chunk: int, last: int) -> "tuple[Sequence[tuple[Row, tuple[UUID, ...]]], Sequence[Payload | None]]":
+        """Rows of a run of numbers from behind one on, as many as are dumped at once, and their dependents; where their payloads are."""
+        some = []
         size = 0
-        for seq in islice(seqs, begin, None):
-            row = self._table.by_seq.get(seq)
-            if row is None:
-                continue  # deleted meanwhile
-            rows.append(row)
+        for seq, _ in self._table.by_seq.chunk(chunk):
+            if seq <= last:
+                continue
+            row = self._table.at(seq)
+            assert row is not None, "there is one of this number"
+            some.append((row, self._table.dependents_of(row)))
             size += sum(_size(payload) for payload in (row.args, row.result) if payload is not None)
-            if len(rows) == _DUMPED_AT_ONCE or size >= _BYTES_DUMPED_AT_ONCE:
+            if size >= _BYTES_DUMPED_AT_ONCE:
                 break
-        return rows
+        return some, [place for row, _ in some for place in (row.args, row.result)]
 
     async def load(self, jobs: Sequence[StoredJob]) -> None:
         size = sum(len(job.new.args or b"") + len(job.result or b"") for job in jobs)
@@ -259,14 +275,7 @@ class FsDriver(_TableDriver):
     @classmethod
     def from_url(cls, url: str) -> Self:
         """`fs:/var/lib/composerd`, `fs:relative/path`, `fs:///var/lib/composerd`."""
-        match = re.fullmatch(r"fs:(?://(?P<host>[^/?#]*))?(?P<path>[^?#]*)(?P<query>[?#].*)?", url)
-        if match is None or not match["path"]:
-            raise StorageURLError(f"{url!r} names no directory: write fs:/path/to/directory")
-        if match["host"]:
-            raise StorageURLError(f"{url!r} names a host ({match['host']}): write fs:/path/to/directory")
-        if match["query"]:
-            raise StorageURLError(f"{url!r}: fs: takes no options, and there is {match['query']!r}")
-        return cls(Path(unquote(match["path"])).absolute())
+        return cls(path_of(url, "directory"))
 
     async def start(self, *, create: bool = True) -> None:
         await asyncio.to_thread(self._prepare, create)
@@ -295,11 +304,11 @@ class FsDriver(_TableDriver):
     def _replay(self, base: int, records: "list[Record]") -> None:
         self._table.base = base
         for record in records:
-            if isinstance(record, Begun | Kept | Complete):
+            if isinstance(record, _CHECKPOINTED):
                 self._restoring.apply(record)
             else:
                 self._table.apply(record)
-        self._table.undo.clear()
+        self._table.put_away()
         self._table.take_news(0)
 
     async def check(self) -> StorageCheck:
@@ -314,7 +323,7 @@ class FsDriver(_TableDriver):
         problems: list[str] = []
         try:
             reader.read(self._replay)
-            problems += map(str, self._keeper.lost(self._keeper.live()))
+            problems += map(str, self._keeper.lost())
             old = [number for number in reader.segments() if number < max(reader.checkpoints(), default=0)]
             problems += filter(None, map(reader.verify, old))
         except StorageUnusable as exc:
@@ -337,14 +346,14 @@ class FsDriver(_TableDriver):
         """There is one version of the format."""
 
     async def ping(self) -> None:
-        if self._journal.broken is not None:
-            raise Unavailable(self._journal.broken)
+        await self._journal.ping()
 
     async def info(self) -> StorageInfo:
+        live = await self._committer.look(lambda: dict(self._table.live))
         return StorageInfo(
             description=f"fs at {self.directory}",
             jobs=self._counts(),
-            details=await asyncio.to_thread(self._keeper.describe),
+            details=await asyncio.to_thread(self._keeper.describe, live),
         )
 
     async def _copy(self, copied: "Sequence[Copied]") -> None:
@@ -355,6 +364,11 @@ class FsDriver(_TableDriver):
         wanted = [place for place in places if isinstance(place, int)]
         read = iter(await self._journal.read_many(wanted) if wanted else ())
         return [next(read) if isinstance(place, int) else place for place in places]
+
+
+def _seen_at(worker: Worker) -> datetime:
+    assert worker.seen_at is not None
+    return worker.seen_at
 
 
 def _seen_since(worker: Worker, moment: datetime) -> bool:

@@ -7,7 +7,8 @@ from composerd.driver import StoredJob
 from composerd.models import Artifact, NewJob, OnDependencyFailure
 from composerd_fs import records
 from composerd_fs.clock import from_time, microseconds
-from composerd_fs.records import ArtifactFields, JobFields, Payload
+from composerd_fs.records import ArtifactFields, AttemptFields, JobFields, Payload
+from composerd_fs.rows import Run
 
 
 def fields_of(job: NewJob, dependencies: tuple[UUID, ...], now: int, store: Callable[[bytes], Payload]) -> JobFields:
@@ -43,6 +44,11 @@ def artifact_fields(artifact: Artifact) -> ArtifactFields:
     return ArtifactFields(artifact.name, artifact.size, bytes.fromhex(artifact.sha256), artifact.place)
 
 
+def attempt_fields(run: Run) -> AttemptFields:
+    """Of an attempt."""
+    return AttemptFields(run.token, run.number, run.state.value, run.confirm, run.digest, run.lease, run.worker)
+
+
 def restored(stored: StoredJob, now: int, store: Callable[[bytes], Payload]) -> records.Restored:
     """Of a job with all its history, from another storage."""
     job = stored.job
@@ -59,7 +65,7 @@ def restored(stored: StoredJob, now: int, store: Callable[[bytes], Payload]) -> 
         job.worker_id,
         None if stored.result is None else store(stored.result),
         [
-            records.AttemptFields(
+            AttemptFields(
                 attempt.token,
                 attempt.number,
                 attempt.state.value,

@@ -125,7 +125,7 @@ def relative(offset: int, length: int) -> int:
 
 def base(segment: int, offset: int) -> int:
     """What is added to a relative place of the frame whose payloads begin there."""
-    return segment << 3 * _SHIFT | offset << 2 * _SHIFT
+    return segment << 2 * _SHIFT | offset << _SHIFT
 
 
 def length_of(place: int) -> int:
@@ -135,9 +135,19 @@ def length_of(place: int) -> int:
 
 def where(place: int) -> tuple[int, int, int]:
     """Segment, offset in its file, and length of a payload with its checksum."""
-    return place >> 3 * _SHIFT, (place >> 2 * _SHIFT & _MASK) + (place >> _SHIFT & _MASK), (place & _MASK) + CHECK
+    return place >> 2 * _SHIFT, place >> _SHIFT & _MASK, (place & _MASK) + CHECK
 
 
 def place(segment: int, offset: int, length: int) -> int:
     """The opposite of `where`."""
     return base(segment, offset) | length - CHECK
+
+
+def packed_place(payload: int | bytes | None) -> bytes | tuple[int, int, int] | None:
+    """A payload's place as a checkpoint has it; a payload that is no place stays as it is."""
+    return where(payload) if isinstance(payload, int) else payload
+
+
+def unpacked_place(packed: bytes | tuple[int, int, int] | None) -> int | bytes | None:
+    """The opposite of `packed_place`."""
+    return place(*packed) if isinstance(packed, tuple) else packed

@@ -9,7 +9,10 @@ from composerd_fs.rows import Row
 
 T = TypeVar("T")
 
-_CHUNK = 256
+_CHUNK = 64
+
+_SEQ_BITS = 48
+_SEQ_MASK = (1 << _SEQ_BITS) - 1
 
 _FEW = 64
 """Below so many entries a heap is not worth rebuilding."""
@@ -80,14 +83,14 @@ def _is_ready(entry: tuple[int, int, Row]) -> bool:
 
 
 class Numbered:
-    """Jobs by number. Numbers are dense, so that lists of them take a tenth of what a dictionary would."""
+    """Jobs by number, packed ones as bytes. Numbers are dense, so that lists of them take a tenth of what a dictionary would."""
 
     def __init__(self) -> None:
-        self._chunks: dict[int, list[Row | None]] = {}
+        self._chunks: dict[int, list[Row | bytes | None]] = {}
         self._left: dict[int, int] = {}
         """How many jobs a chunk has."""
 
-    def __setitem__(self, seq: int, row: Row) -> None:
+    def __setitem__(self, seq: int, row: Row | bytes) -> None:
         """A job has this number, which no other has."""
         chunk, at = divmod(seq, _CHUNK)
         rows = self._chunks.get(chunk)
@@ -105,19 +108,61 @@ class Numbered:
         if not self._left[chunk]:
             del self._chunks[chunk], self._left[chunk]
 
-    def get(self, seq: int) -> Row | None:
+    def replace(self, seq: int, row: Row | bytes) -> None:
+        """The job that has this number is kept in another form."""
+        chunk, at = divmod(seq, _CHUNK)
+        self._chunks[chunk][at] = row
+
+    def get(self, seq: int) -> Row | bytes | None:
         """The job of this number, if there is one."""
         rows = self._chunks.get(seq // _CHUNK)
         return None if rows is None else rows[seq % _CHUNK]
 
-    def values(self) -> Iterator[Row]:
-        """The jobs, in the order of their numbers."""
-        for chunk in sorted(self._chunks):
-            yield from (row for row in self._chunks[chunk] if row is not None)
+    def chunks(self) -> list[int]:
+        """The numbers of the runs of numbers that have jobs, in order; `chunk` gives each."""
+        return sorted(self._chunks)
 
-    def numbers(self) -> list[int]:
-        """Their numbers, in order."""
-        return [row.seq for row in self.values()]
+    def chunk(self, number: int) -> Iterator[tuple[int, Row | bytes]]:
+        """The numbers of one run that jobs have, in order, and the jobs."""
+        begin = number * _CHUNK
+        return ((begin + at, row) for at, row in enumerate(self._chunks.get(number, ())) if row is not None)
+
+    @staticmethod
+    def chunk_of(seq: int) -> int:
+        """In which run a number is."""
+        return seq // _CHUNK
+
+
+class Expiries:
+    """Ended jobs by the time at which they expire, as plain integers: there are many. `due_at` says when a number's job does, if at all."""
+
+    def __init__(self, due_at: Callable[[int], int | None]) -> None:
+        self._heap: list[int] = []
+        self._due_at = due_at
+        self._left = 0
+
+    def add(self, at: int, seq: int) -> None:
+        """A job will expire; it may turn out later or never."""
+        heappush(self._heap, at << _SEQ_BITS | seq)
+
+    def left(self) -> None:
+        """One of the jobs is gone."""
+        self._left += 1
+        if self._left > _FEW and self._left * 2 > len(self._heap):
+            self._heap = [entry for entry in self._heap if self._due_at(entry & _SEQ_MASK) is not None]
+            heapify(self._heap)
+            self._left = 0
+
+    def pop(self, now: int) -> int | None:
+        """Take out the number of a job that has expired."""
+        while self._heap and self._heap[0] >> _SEQ_BITS <= now:
+            seq = heappop(self._heap) & _SEQ_MASK
+            at = self._due_at(seq)
+            if at is not None and at <= now:
+                return seq
+            if at is not None:
+                self.add(at, seq)
+        return None
 
 
 class Timers(Generic[T]):

@@ -51,6 +51,8 @@ class Journal:
         """Why nothing is written any more."""
         self.written = 0
         """Bytes of frames that were written, or read at the start."""
+        self.recorded = 0
+        """Records in them."""
         self._segment_size = segment_size or SEGMENT_SIZE
         self._disk = DiskThread()
         self._file: AsyncFileIO | None = None
@@ -99,6 +101,7 @@ class Journal:
         frame = b""
         if self._records:
             frame = frames.pack_frame(self._frame + 1, self._salt, self._payloads, _encode(self._records))
+            self.recorded += len(self._records)
         return await self._disk.call(self._flush, frame, wanted)
 
     def _flush(self, frame: bytes, wanted: Sequence[int]) -> list[bytes | Unavailable]:
@@ -117,9 +120,21 @@ class Journal:
         except OSError as exc:
             # The kernel may have dropped what it could not write: a second fsync that succeeds would prove nothing.
             self._break("the journal could not be brought to the disk", exc)
+        self._is_there(descriptor)
         self._end += len(frame)
         self._frame += 1
         self.written += len(frame)
+
+    def _is_there(self, descriptor: int) -> None:
+        """A file that was removed takes writes as if nothing had happened, and is gone with the process."""
+        if os.fstat(descriptor).st_nlink == 0:
+            self._break("the journal was removed", FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)))
+
+    async def ping(self) -> None:
+        """Return if writes are taken. Raises `Unavailable`."""
+        if self.broken is not None:
+            raise Unavailable(self.broken)
+        await self._disk.call(self._is_there, self._descriptor())
 
     def _refuse(self, error: OSError, descriptor: int) -> None:
         """A write failed: cut off what it left. What is not for lack of room is for good."""
@@ -133,7 +148,7 @@ class Journal:
 
     def _break(self, what: str, cause: OSError) -> NoReturn:
         self.broken = f"{what} ({cause.strerror}): nothing more is accepted; mend the disk, then restart composerd"
-        log.critical("%s", self.broken)
+        log.critical("%s: %s", self.directory, self.broken)
         raise Unavailable(self.broken) from cause
 
     async def rotate(self) -> None:
@@ -223,7 +238,7 @@ class Journal:
         else:
             self._file = await aiofiles.open(self.path(end.segment), "r+b", buffering=0)
             self._segment, self._salt, self._end, self._frame = end.segment, end.salt, end.offset, end.frame
-        self.written = end.read
+        self.written, self.recorded = end.read, end.records
         await self._disk.call(_remove_marker, self.directory)
 
     async def close(self) -> None:
@@ -231,7 +246,10 @@ class Journal:
         if self._file is not None:
             if self.broken is None:
                 marker = Marker(segment=self._segment, end=self._end)
-                await self._disk.call(_leave_marker, self.directory, marker)
+                try:
+                    await self._disk.call(_leave_marker, self.directory, marker)
+                except OSError as exc:
+                    log.warning("%s: the marker of a clean stop could not be left: %s", self.directory, exc.strerror)
             await self._file.close()
             self._file = None
         await self._disk.close()

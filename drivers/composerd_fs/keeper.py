@@ -1,7 +1,8 @@
 """Keeps the journal small: checkpoints, and what lives copied out of segments that are mostly dead. One task, beside the flushes.
 
-A checkpoint begins when the journal has grown by as much as the last checkpoint has, or as much payload was deleted:
-so what is written stays in proportion to what is asked for, and what is read at a start to what lives. Then segments
+A checkpoint begins when the journal has grown by as much as the last checkpoint has, or as much payload was deleted, or
+it has half as many records as there are jobs, packed ones counted for little: so what is written stays in proportion to
+what is asked for, and what is read at a start to what lives. Then segments
 from before it hold payloads only. Those that hold none any more are removed; of those that are less than half alive the
 rest is copied to the end of the journal, as a write like any other, and then they are removed too.
 
@@ -15,13 +16,14 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias
+from typing import Any, BinaryIO, Protocol, TypeAlias, TypeVar
 from uuid import UUID
 
 import msgspec
 
 from composerd.errors import ComposerdError, StorageFull, StorageUnusable, Unavailable
 from composerd_fs import frames
+from composerd_fs.archive import places
 from composerd_fs.checkpoint import Snapshot
 from composerd_fs.files import sync_directory
 from composerd_fs.journal import Journal
@@ -35,6 +37,9 @@ log = logging.getLogger(__name__)
 CHECKPOINT_AFTER = 64 * 1024 * 1024
 """No checkpoint begins before the journal has grown by that much, in bytes."""
 
+RECORDS = 250_000
+"""Nor before so many records were written, unless the journal has grown that much: a second or two of a start."""
+
 ROWS_AT_ONCE = 50
 """Jobs that are taken into a checkpoint before others get a turn: a fraction of a millisecond."""
 
@@ -46,11 +51,20 @@ COPIED_AT_ONCE = 1024 * 1024
 
 UNFINISHED = ".tmp"
 
+T = TypeVar("T")
+
 _encode = msgspec.msgpack.Encoder(uuid_format="bytes").encode
 
 
 _Found: TypeAlias = tuple[UUID, int | None, int | None]
 """A job, and where its args and its result are if they are to be copied."""
+
+
+class Look(Protocol):
+    """Looks at the table between two flushes."""
+
+    async def __call__(self, look: Callable[[], T], /) -> T:
+        """What the look sees."""
 
 
 class Keeper:
@@ -64,15 +78,15 @@ class Keeper:
         self._covered = 0
         """What the journal had written when the last checkpoint began."""
         self._freed = 0
+        self._counted = 0
+        """How many records it had then."""
         self._after = CHECKPOINT_AFTER
-        self._live: Mapping[int, int] = {}
-        """Bytes of payload by segment, when it was last looked at: at a checkpoint, at the start."""
         self.checkpoint: int | None = None
         """The segment before which the last checkpoint was taken."""
         self.copy: Callable[[Sequence[Copied]], Awaitable[None]]
         """Writes payloads anew, to be set by the driver."""
-        self.look: Callable[[Callable[[], list[_Found]]], Awaitable[list[_Found]]]
-        """Looks at the table between two flushes, to be set by the driver."""
+        self.look: Look
+        """To be set by the driver."""
 
     # The log of the committer.
 
@@ -86,6 +100,7 @@ class Keeper:
             and self._journal.broken is None
         ):
             self._covered, self._freed = self._journal.written, self._table.freed
+            self._counted = self._journal.recorded
             try:
                 await self._journal.rotate()
             except StorageFull:
@@ -99,7 +114,10 @@ class Keeper:
         return await self._journal.flush(wanted)
 
     def _is_due(self) -> bool:
-        return self._journal.written - self._covered + self._table.freed - self._freed >= self._after
+        if self._journal.written - self._covered + self._table.freed - self._freed >= self._after:
+            return True
+        records = self._journal.recorded - self._counted
+        return records >= RECORDS and records >= self._table.work // 2
 
     # The start.
 
@@ -110,9 +128,9 @@ class Keeper:
         self.checkpoint = checkpoints[-1] if checkpoints else None
         if self.checkpoint is not None:
             self._after = max(CHECKPOINT_AFTER, (directory / checkpoint_name(self.checkpoint)).stat().st_size)
-        live = self._live = self.live()
+        live = self._table.live
         there = set(numbers_of(directory, "log"))
-        for lost in self.lost(live):
+        for lost in self.lost():
             raise lost
         unneeded = [directory / checkpoint_name(number) for number in checkpoints[:-1]]
         unneeded += [directory / segment_name(one) for one in there - live.keys() if one < (self.checkpoint or 0)]
@@ -120,27 +138,17 @@ class Keeper:
         for path in unneeded:
             path.unlink(missing_ok=True)
 
-    def lost(self, live: Mapping[int, int]) -> list[StorageUnusable]:
+    def lost(self) -> list[StorageUnusable]:
         """What is to be said of segments that are not there, though jobs have payloads in them."""
-        paths = [self._journal.path(segment) for segment in sorted(live)]
+        paths = [self._journal.path(segment) for segment in sorted(self._table.live)]
         return [
             StorageUnusable(f"the journal is damaged: {path} is missing; restore it from a backup", file=str(path))
             for path in paths
             if not path.exists()
         ]
 
-    def live(self) -> Mapping[int, int]:
-        """Bytes of payload that jobs have, by segment: a look at every job."""
-        live: dict[int, int] = {}
-        for row in self._table.rows.values():
-            for payload in (row.args, row.result):
-                if isinstance(payload, int):
-                    segment, _, length = frames.where(payload)
-                    live[segment] = live.get(segment, 0) + length
-        return live
-
-    def describe(self) -> dict[str, Any]:
-        """The files, for people: how many, how large, and how much of them lives. Blocking."""
+    def describe(self, live: Mapping[int, int]) -> dict[str, Any]:
+        """The files, for people: how many, how large, and how much of them lives, by segment. Blocking."""
         directory = self._journal.directory
         sizes = {number: self._journal.path(number).stat().st_size for number in numbers_of(directory, "log")}
         old = {number: size for number, size in sizes.items() if number < (self.checkpoint or 0)}
@@ -148,10 +156,8 @@ class Keeper:
         return {
             "segments": len(sizes),
             "bytes in segments": sum(sizes.values()),
-            "payload that lives": sum(self._live.values()),
-            "dead bytes from before the checkpoint": sum(
-                size - self._live.get(number, 0) for number, size in old.items()
-            ),
+            "payload that lives": sum(live.values()),
+            "dead bytes from before the checkpoint": sum(size - live.get(number, 0) for number, size in old.items()),
             "bytes behind the checkpoint": sum(sizes.values()) - sum(old.values()),
             "last checkpoint": "none" if checkpoint is None else checkpoint.name,
             "bytes in the checkpoint": 0 if checkpoint is None else checkpoint.stat().st_size,
@@ -176,11 +182,8 @@ class Keeper:
                 snapshot.close()
             before, self.checkpoint = self.checkpoint, segment
             self._after = max(CHECKPOINT_AFTER, size)
-            self._live = snapshot.live
-            log.info(
-                "a checkpoint of %d jobs, %d bytes, took %.1f s", len(snapshot.seqs), size, time.monotonic() - began
-            )
-            await self._compact(snapshot, segment, before)
+            log.info("a checkpoint of %d jobs, %d bytes, took %.1f s", snapshot.jobs, size, time.monotonic() - began)
+            await self._compact(segment, before)
         except (OSError, ComposerdError) as exc:
             log.warning("the journal was not made smaller, and will be tried again when it has grown: %s", exc)
         except Exception:
@@ -191,7 +194,7 @@ class Keeper:
         path = self._journal.directory / checkpoint_name(segment)
         unfinished = path.with_name(path.name + UNFINISHED)
         salt = os.urandom(frames.SALT_SIZE)
-        file = await asyncio.to_thread(unfinished.open, "wb")
+        file = await _opened(unfinished)
         try:
             await asyncio.to_thread(file.write, frames.pack_segment_header(segment, salt, frames.CHECKPOINT))
             number = 0
@@ -207,18 +210,20 @@ class Keeper:
             unfinished.unlink(missing_ok=True)
             raise
 
-    async def _compact(self, snapshot: Snapshot, checkpoint: int, before: int | None) -> None:
+    async def _compact(self, checkpoint: int, before: int | None) -> None:
         directory = self._journal.directory
         if self._journal.broken is not None:
             return  # nothing is removed from a disk that fails
         old = [number for number in await asyncio.to_thread(numbers_of, directory, "log") if number < checkpoint]
-        dead = [directory / segment_name(number) for number in old if number not in snapshot.live]
+        # Between two flushes, here and below: what one has deleted, and then cannot write, is there again.
+        live = await self.look(lambda: dict(self._table.live))
+        dead = [directory / segment_name(number) for number in old if number not in live]
         if before is not None:
             dead.append(directory / checkpoint_name(before))
         await self._journal.remove(dead)
-        sparse = await asyncio.to_thread(self._sparse, old, snapshot.live)
+        sparse = await asyncio.to_thread(self._sparse, old, live)
         if sparse:
-            await self._empty(snapshot.seqs, sparse)
+            await self._empty(sparse)
             await self._journal.remove([directory / segment_name(number) for number in sparse])
             log.info("%d segments were mostly dead and are gone", len(sparse))
 
@@ -230,12 +235,11 @@ class Keeper:
             if number in live and 2 * live[number] < self._journal.path(number).stat().st_size
         }
 
-    async def _empty(self, seqs: Sequence[int], segments: set[int]) -> None:
+    async def _empty(self, segments: set[int]) -> None:
         """Copy what lives in some segments. Raises `Unavailable` for what cannot be read: they stay then."""
-        for begin in range(0, len(seqs), ROWS_AT_ONCE):
+        for chunk in await self.look(self._table.by_seq.chunks):
             turn = _Turn()
-            # Between two flushes: what one has deleted, and then cannot write, is there again.
-            found = await self.look(lambda: self._found(seqs[begin : begin + ROWS_AT_ONCE], segments))  # noqa: B023  # called at once
+            found = await self.look(lambda: self._found(chunk, segments))  # noqa: B023  # called at once
             while found:
                 some = [found.pop()]
                 size = _size(some[0])
@@ -245,11 +249,17 @@ class Keeper:
                 await self._copy(some)
             await turn.over()
 
-    def _found(self, seqs: Sequence[int], segments: set[int]) -> list[_Found]:
-        """Of some jobs those that have payloads in some segments, and where."""
-        rows = [row for seq in seqs if (row := self._table.by_seq.get(seq)) is not None]
-        found = [(row.id, _in(segments, row.args), _in(segments, row.result)) for row in rows]
-        return [one for one in found if one[1] is not None or one[2] is not None]
+    def _found(self, chunk: int, segments: set[int]) -> list[_Found]:
+        """Of a run of jobs those that have payloads in some segments, and where."""
+        found: list[_Found] = []
+        for seq, row in self._table.by_seq.chunk(chunk):
+            args, result = places(row) if isinstance(row, bytes) else (row.args, row.result)
+            args, result = _in(segments, args), _in(segments, result)
+            if args is not None or result is not None:
+                job = self._table.at(seq)
+                assert job is not None, "there is one of this number"
+                found.append((job.id, args, result))
+        return found
 
     async def _copy(self, found: Sequence[_Found]) -> None:
         places = [one for _, args, result in found for one in (args, result) if isinstance(one, int)]
@@ -284,6 +294,17 @@ class _Turn:
     async def over(self) -> None:
         """Wait for as long as the share asks for."""
         await asyncio.sleep((time.monotonic() - self._began) * (1 / SHARE - 1))
+
+
+async def _opened(unfinished: Path) -> BinaryIO:
+    """A new file, written to by one thread at a time. The thread that opens it is not to be cancelled: who closes it then?"""
+    opening = asyncio.create_task(asyncio.to_thread(unfinished.open, "wb"))
+    try:
+        return await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        (await opening).close()
+        await asyncio.to_thread(unfinished.unlink)
+        raise
 
 
 def _size(found: _Found) -> int:

@@ -5,7 +5,8 @@ from uuid import UUID
 
 from msgspec.structs import replace
 
-from composerd.models import Artifact, Job, JobFilter, JobPage, JobState, PayloadKind, PayloadRef, Worker
+from composerd.models import Artifact, Job, JobFilter, JobPage, JobState, Key, PayloadKind, PayloadRef, Worker
+from composerd_fs import archive
 from composerd_fs.records import Payload
 from composerd_fs.rows import Row
 from composerd_fs.table import Table
@@ -17,22 +18,22 @@ LOOKED_AT_ONCE = 10_000
 
 def jobs(table: Table, job_ids: Sequence[UUID]) -> list[Job | None]:
     """See `Driver.get`."""
-    rows = table.rows
-    return [None if (row := rows.get(job_id)) is None else job_of(row) for job_id in job_ids]
+    return [
+        None if (row := table.find(job_id)) is None else job_of(row, table.dependents_of(row)) for job_id in job_ids
+    ]
 
 
 def payloads(table: Table, refs: Sequence[PayloadRef]) -> list[Payload | None]:
     """Where payloads are."""
-    rows = table.rows
     return [
-        None if (row := rows.get(ref.job_id)) is None else row.args if ref.kind is PayloadKind.ARGS else row.result
+        None if (row := table.find(ref.job_id)) is None else row.args if ref.kind is PayloadKind.ARGS else row.result
         for ref in refs
     ]
 
 
 def artifacts(table: Table, job_ids: Sequence[UUID]) -> list[tuple[Artifact, ...]]:
     """See `Driver.artifacts`."""
-    return [_artifacts(table.rows.get(job_id)) for job_id in job_ids]
+    return [_artifacts(table.find(job_id)) for job_id in job_ids]
 
 
 def page(table: Table, chosen: JobFilter, cursor: int | None, limit: int) -> JobPage:
@@ -43,7 +44,12 @@ def page(table: Table, chosen: JobFilter, cursor: int | None, limit: int) -> Job
     seq = first
     while seq > last and len(found) < limit:
         row = table.by_seq.get(seq)
-        if row is not None and _passes(row, chosen):
+        if isinstance(row, bytes):
+            packed = archive.decode(row)
+            shape = table.archive.shapes[packed.shape]
+            if _passes(shape.state, shape.key, chosen):
+                found.append(job_of(table.archive.unpack(packed), listed=True))
+        elif row is not None and _passes(row.state, row.key, chosen):
             found.append(job_of(row, listed=True))
         seq -= 1
     return JobPage(tuple(found), seq + 1 if seq > 0 else None)
@@ -51,7 +57,7 @@ def page(table: Table, chosen: JobFilter, cursor: int | None, limit: int) -> Job
 
 def ahead(table: Table, job_id: UUID, limit: int) -> int:
     """See `Driver.ahead`."""
-    row = table.rows.get(job_id)
+    row = table.rows.get(job_id)  # a packed one is not ready
     return table.ready.ahead(row, limit) if row is not None and row.state is JobState.READY else 0
 
 
@@ -72,10 +78,10 @@ def _artifacts(row: Row | None) -> tuple[Artifact, ...]:
     return row.artifacts
 
 
-def _passes(row: Row, chosen: JobFilter) -> bool:
+def _passes(state: JobState, key: Key, chosen: JobFilter) -> bool:
     return (
-        (chosen.state is None or row.state is chosen.state)
-        and (chosen.type is None or row.key.type == chosen.type)
-        and (chosen.channel is None or row.key.channel == chosen.channel)
-        and (chosen.arch is None or row.key.arch == chosen.arch)
+        (chosen.state is None or state is chosen.state)
+        and (chosen.type is None or key.type == chosen.type)
+        and (chosen.channel is None or key.channel == chosen.channel)
+        and (chosen.arch is None or key.arch == chosen.arch)
     )

@@ -20,7 +20,6 @@ class Made:
 
     def row(self, fields: JobFields, seq: int, at: int) -> Row:
         """A row with what was submitted but its args; nobody knows of it yet. What many rows say alike they share."""
-        key = Key(fields.channel, fields.type, fields.arch)
         policy = Policy(
             fields.timeout,
             fields.max_retries,
@@ -32,8 +31,8 @@ class Made:
         row = Row(
             fields.id,
             seq,
-            self._names.setdefault(key, key),
-            self._policies.setdefault(policy, policy),
+            self.key(Key(fields.channel, fields.type, fields.arch)),
+            self.policy(policy),
             fields.priority,
             at,
         )
@@ -57,6 +56,14 @@ class Made:
                 run.artifacts = artifacts
             runs.append(run)
         return runs
+
+    def key(self, key: Key) -> Key:
+        """A key as one object, however many jobs have it."""
+        return self._names.setdefault(key, key)
+
+    def policy(self, policy: Policy) -> Policy:
+        """The same for a policy."""
+        return self._policies.setdefault(policy, policy)
 
     def worker(self, worker_id: UUID | None) -> UUID | None:
         """A worker's id as one object, however many jobs name it."""

@@ -95,13 +95,13 @@ class Operations:
         keys: dict[tuple[str, str], UUID] = {}
         answer: list[tuple[UUID, bool]] = []
         for index, job in enumerate(jobs):
-            if job.id in table.rows or job.id in fresh:
+            if job.id in fresh or table.find(job.id) is not None:
                 answer.append((job.id, True))
                 continue
             dependencies = tuple([alias.get(one, one) for one in job.dependencies]) if alias else job.dependencies
             if job.idempotency_key is not None:
                 key = (job.channel, job.idempotency_key)
-                row = table.keys.get(key)
+                row = table.find_key(*key)
                 existing = keys.get(key) if row is None else row.id
                 if existing is not None:
                     known = (row.fingerprint, row.dependencies) if row else _of(fresh[existing])
@@ -112,7 +112,7 @@ class Operations:
                     continue
                 keys[key] = job.id
             for one in dependencies:
-                dependency = table.rows.get(one)
+                dependency = table.find(one)
                 if dependency is None:
                     if one not in fresh:
                         raise UnknownDependency(index=index, id=str(one))
@@ -123,9 +123,12 @@ class Operations:
         if fresh:
             fields = [fields_of(job, dependencies, now, self._store) for job, dependencies in fresh.values()]
             self._let(records.Enqueued(now, fields))
-        return Enqueued(
-            tuple([job_of(table.rows[job_id]) for job_id, _ in answer]), tuple([created for _, created in answer])
-        )
+        return Enqueued(tuple([self._job(job_id) for job_id, _ in answer]), tuple([created for _, created in answer]))
+
+    def _job(self, job_id: UUID) -> Job:
+        row = self._table.find(job_id)
+        assert row is not None, "it is stored by now"
+        return job_of(row, self._table.dependents_of(row))
 
     def claim(self, requests: Sequence[Claim], max_bytes: int, size: Callable[[Payload], int]) -> list[Run | None]:
         """See `Driver.claim`: the attempts, of whose jobs the args have still to be read."""
@@ -135,7 +138,7 @@ class Operations:
         for request in requests:
             if answers and weight >= max_bytes:
                 break
-            run = table.runs.get(request.token)
+            run = table.find_run(request.token)
             if run is not None:
                 run = run if run.state is AttemptState.RUNNING else None
             else:
@@ -161,7 +164,7 @@ class Operations:
         """See `Driver.attach`."""
         answers = []
         for one in attachments:
-            run = self._table.runs.get(one.token)
+            run = self._table.find_run(one.token)
             replaced = None
             if run is not None and run.state is AttemptState.RUNNING:
                 before = (run.artifacts or {}).get(one.artifact.name)
@@ -176,7 +179,7 @@ class Operations:
         """See `Driver.finish`."""
         answers = []
         for outcome in outcomes:
-            run = self._table.runs.get(outcome.token)
+            run = self._table.find_run(outcome.token)
             digest = _digest(outcome.result)
             if run is None:
                 answers.append(Finished(Finish.UNKNOWN))
@@ -197,7 +200,7 @@ class Operations:
         """See `Driver.release`."""
         answers = []
         for token in tokens:
-            run = self._table.runs.get(token)
+            run = self._table.find_run(token)
             answers.append(attempt_of(run))
             if run is not None and run.state is AttemptState.RUNNING:
                 self._return(run, ReturnCause.RELEASED)
@@ -208,14 +211,15 @@ class Operations:
         """See `Driver.cancel`."""
         answers: list[Job | ComposerdError] = []
         for job_id in job_ids:
-            row = self._table.rows.get(job_id)
+            row = self._table.find(job_id)
             if row is None:
                 answers.append(JobNotFound())
                 continue
             if not row.state.ended:
                 self._drop_partial(row)
                 self._let(records.Canceled(self._now(), row.id))
-            answers.append(job_of(row) if row.state is JobState.CANCELED else JobEnded(state=row.state.value))
+            canceled = row.state is JobState.CANCELED
+            answers.append(self._job(job_id) if canceled else JobEnded(state=row.state.value))
         self._settle(SETTLED_AT_ONCE)
         return answers
 
@@ -223,13 +227,13 @@ class Operations:
         """See `Driver.delete`."""
         answers: list[Job | None | ComposerdError] = []
         for job_id in job_ids:
-            row = self._table.rows.get(job_id)
+            row = self._table.find(job_id)
             if row is None:
                 answers.append(None)
-            elif not row.state.ended or _is_needed(row):
+            elif not row.state.ended or row.needed:
                 answers.append(JobNotEnded())
             else:
-                answers.append(job_of(row))
+                answers.append(self._job(job_id))
                 self._let(records.Deleted([row.id]))
         return answers
 
@@ -259,27 +263,27 @@ class Operations:
         """See `Driver.purge`."""
         table = self._table
         now = self._now()
-        blocked: list[Row] = []
-        purged: list[UUID] = []
-        while len(purged) + len(blocked) < limit and (row := table.expiries.pop(now)) is not None:
-            if row.id not in table.rows:
+        blocked: list[int] = []
+        purged: dict[UUID, None] = {}
+        while len(purged) + len(blocked) < limit and (seq := table.expiries.pop(now)) is not None:
+            row = table.at(seq)
+            if row is None:
                 continue
-            if _is_needed(row):
-                blocked.append(row)
+            if row.needed:
+                blocked.append(seq)
             else:
-                purged.append(row.id)
-                table.undo.save(row)
+                purged[row.id] = None
         if purged:
-            self._let(records.Deleted(purged))
-        for row in blocked:
-            table.expiries.add(now + BLOCKED_FOR, row)
-        return purged
+            self._let(records.Deleted(list(purged)))
+        for seq in blocked:
+            table.expiries.add(now + BLOCKED_FOR, seq)
+        return list(purged)
 
     def load(self, jobs: Sequence[StoredJob]) -> list[UUID]:
         """See `Driver.load`; the jobs that were not there yet."""
         loaded = []
         for stored in jobs:
-            if stored.new.id not in self._table.rows:
+            if self._table.find(stored.new.id) is None:
                 self._let(restored(stored, self._now(), self._store))
                 loaded.append(stored.new.id)
         self._settle(SETTLED_AT_ONCE)
@@ -289,7 +293,7 @@ class Operations:
         """Let payloads be in this flush that were elsewhere, of jobs that still have them there; of which jobs."""
         moved = []
         for job_id, args, result, args_place, result_place in copied:
-            row = self._table.rows.get(job_id)
+            row = self._table.find(job_id)
             if row is None:
                 continue
             new_args = self._store(args) if args is not None and row.args == args_place else None
@@ -315,7 +319,7 @@ class Operations:
         """See `Driver.touch`."""
         answers = []
         for one in touches:
-            run = self._table.runs.get(one.token)
+            run = self._table.find_run(one.token)
             answers.append(attempt_of(run))
             if run is None or run.state is not AttemptState.RUNNING:
                 continue
@@ -350,11 +354,6 @@ class Operations:
 
 def _of(fresh: tuple[NewJob, tuple[UUID, ...]]) -> tuple[bytes, tuple[UUID, ...]]:
     return fresh[0].fingerprint, fresh[1]
-
-
-def _is_needed(row: Row) -> bool:
-    """Whether an unended job depends on it."""
-    return row.dependents is not None and any(not one.state.ended for one in row.dependents.values())
 
 
 def _digest(result: bytes) -> bytes:

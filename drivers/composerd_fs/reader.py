@@ -16,7 +16,7 @@ from composerd.errors import StorageUnusable
 from composerd_fs import frames
 from composerd_fs.files import sync_directory
 from composerd_fs.frames import FRAME_HEADER, FRAME_MAGIC, SEGMENT_HEADER, FrameHeader, SegmentHeader
-from composerd_fs.records import Begun, Complete, Kept, Record
+from composerd_fs.records import Archived, Begun, Complete, Kept, Record
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +42,8 @@ class End(NamedTuple):
     frame: int
     read: int = 0
     """Bytes of frames behind the checkpoint."""
+    records: int = 0
+    """Records in them."""
 
 
 class Damage(Exception):  # caught here, never raised to others
@@ -60,6 +62,7 @@ class Reader:
         self._mend = mend
         self._frame = 0
         self._read = 0
+        self._records = 0
 
     def read(self, replay: Callable[[int, list[Record]], None]) -> End:
         """Give every frame's base and records to `replay`; where the journal goes on. Raises `StorageUnusable`."""
@@ -125,7 +128,7 @@ class Reader:
                 if offset == SEGMENT_HEADER and taken and isinstance(taken[0], Begun):
                     self._frame = taken[0].frame
                 complete = taken[-1] if taken and isinstance(taken[-1], Complete) else None
-                jobs += sum(isinstance(one, Kept) for one in taken)
+                jobs += sum(1 if isinstance(one, Kept) else _packed(one) for one in taken)
                 replay(0, taken)
                 offset += found.size
         if complete is None or complete.jobs != jobs:
@@ -176,7 +179,7 @@ class Reader:
                 self._cut(path, damage.offset, str(damage))
                 offset = damage.offset
         self._read += offset - SEGMENT_HEADER
-        return End(number, head.salt, offset, self._frame, self._read)
+        return End(number, head.salt, offset, self._frame, self._read, self._records)
 
     def _read_frame(
         self,
@@ -192,6 +195,7 @@ class Reader:
             raise Damage(offset, f"frame {head.seq} stands where {self._frame + 1} should")
         records = self._body(file, head, offset)
         self._frame = head.seq
+        self._records += len(records)
         replay(frames.base(segment, offset + FRAME_HEADER), records)
         return head.size
 
@@ -238,6 +242,10 @@ class Reader:
                 file.truncate(offset)
                 os.fsync(file.fileno())
         sync_directory(path.parent)
+
+
+def _packed(record: Record) -> int:
+    return len(record.jobs) if isinstance(record, Archived) else 0
 
 
 def segment_name(number: int) -> str:

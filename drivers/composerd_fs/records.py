@@ -170,12 +170,83 @@ class Kept(msgspec.Struct, array_like=True, tag=11, gc=False):
     result: bytes | Place | None
     attempts: list[AttemptFields]
     artifacts: list[ArtifactFields]
+    dependents: list[int]
+    """By number, oldest first."""
 
 
 class Complete(msgspec.Struct, array_like=True, tag=12, gc=False):
     """A checkpoint ends, with so many jobs."""
 
     jobs: int
+
+
+class ShapeFields(msgspec.Struct, array_like=True, gc=False):
+    """What many packed jobs have in common."""
+
+    type: str
+    arch: str | None
+    channel: str
+    timeout: int | None
+    max_retries: int
+    retry_on_failure: int
+    retry_backoff: int
+    fail_with_dependency: bool
+    retention: int | None
+    priority: int
+    state: str
+    attempt: str
+    """State of the only attempt."""
+    lease: int
+    confirm: bool
+
+
+class Shapes(msgspec.Struct, array_like=True, tag=15, gc=False):
+    """Shapes of packed jobs that follow, in a checkpoint; counted on through all such records, from 0."""
+
+    shapes: list[ShapeFields]
+
+
+class Archived(msgspec.Struct, array_like=True, tag=14, gc=False):
+    """Jobs that ended and that nobody unended depends on, in a checkpoint: each a `Packed` as MessagePack."""
+
+    jobs: list[bytes]
+
+
+class Rest(msgspec.Struct, array_like=True, gc=False):
+    """What a packed job says beyond the usual."""
+
+    number: int
+    """Of its latest attempt."""
+    retries: int = 0
+    failures: int = 0
+    returns: int = 0
+    not_before: int | None = None
+    dependencies: tuple[UUID, ...] = ()
+    dependents: list[int] = []
+    idempotency_key: str | None = None
+    fingerprint: bytes = b""
+    artifacts: list[ArtifactFields] = []
+    attempts: list[AttemptFields] = []
+    """All that are remembered, unless the one that `Packed` has is all there was."""
+
+
+class Packed(msgspec.Struct, array_like=True, gc=False):
+    """An ended job, in memory and in a checkpoint."""
+
+    seq: int
+    shape: int
+    id: bytes
+    queued_at: int
+    finished: int
+    """Microseconds after `queued_at`."""
+    started: int | None
+    """The same."""
+    args: bytes | Place | None
+    result: bytes | Place | None
+    token: bytes | None
+    digest: bytes
+    worker: bytes | None
+    rest: Rest | None
 
 
 class Moved(msgspec.Struct, array_like=True, tag=13, gc=False):
@@ -189,5 +260,5 @@ class Moved(msgspec.Struct, array_like=True, tag=13, gc=False):
 Fact: TypeAlias = Enqueued | Claimed | Attached | Finished | Returned | Canceled | Deleted | Restored | Settled | Moved
 """What a segment holds."""
 
-Record: TypeAlias = Fact | Begun | Kept | Complete
+Record: TypeAlias = Fact | Begun | Kept | Shapes | Archived | Complete
 """What a segment or a checkpoint holds."""

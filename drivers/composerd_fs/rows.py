@@ -70,6 +70,7 @@ class Row:
         "id",
         "idempotency_key",
         "key",
+        "needed",
         "not_before",
         "number",
         "partial",
@@ -100,7 +101,10 @@ class Row:
         self.args: Payload | None = None
         self.result: Payload | None = None
         self.dependencies: tuple[UUID, ...] = ()
-        self.dependents: dict[int, Row] | None = None
+        self.dependents: dict[int, None] | None = None
+        """By number, in the order of their submission."""
+        self.needed = 0
+        """How many dependents have not ended."""
         self.pending = 0
         """How many dependencies have not ended."""
         self.not_before: int | None = None
@@ -144,17 +148,20 @@ class Undo:
         self._calls: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
         self.before: Callable[[Row], None] | None = None
         """Told of each row before a flush changes it for the first time, if somebody looks at the table as it was."""
+        self.replaying = True
+        """Nothing is to be taken back: what is done has long been on stable storage."""
 
     def save(self, changed: Row | Run) -> None:
         """About to change a row or a run."""
-        if id(changed) not in self._saved:
+        if not self.replaying and id(changed) not in self._saved:
             if self.before is not None:
                 self.before(changed if isinstance(changed, Row) else changed.row)
             self._saved[id(changed)] = (changed, _COPY[type(changed)](changed))
 
     def call(self, reverse: Callable[..., Any], *args: Any) -> None:
         """How to reverse what is about to be done."""
-        self._calls.append((reverse, args))
+        if not self.replaying:
+            self._calls.append((reverse, args))
 
     def clear(self) -> None:
         """The flush is on stable storage."""

@@ -12,31 +12,24 @@ from composerd.driver.rules import dependency_result, lost_result, on_return, re
 from composerd.models import MAX_REMEMBERED_TOKENS, AttemptState, JobState, Key, News
 from composerd_fs import records
 from composerd_fs.clock import microseconds, seconds
-from composerd_fs.indexes import Numbered, ReadyIndex, Timers
-from composerd_fs.made import Made, artifact_of
+from composerd_fs.indexes import ReadyIndex, Timers
+from composerd_fs.jobs import Jobs
+from composerd_fs.made import artifact_of
 from composerd_fs.records import JobFields, Payload, Record
-from composerd_fs.rows import Row, Run, Undo
+from composerd_fs.rows import Row, Run
 
 SETTLED_AT_ONCE = 10_000
 """How many dependents of ended jobs are looked at before others get a turn."""
 
 
-class Table:
-    """All jobs."""
+class Table(Jobs):
+    """All jobs, and what changes them."""
 
     def __init__(self) -> None:
-        self.rows: dict[UUID, Row] = {}
-        self.by_seq = Numbered()
-        self.runs: dict[UUID, Run] = {}
-        self.keys: dict[tuple[str, str], Row] = {}
-        """Jobs by channel and idempotency key."""
+        super().__init__()
         self.ready = ReadyIndex()
         self.delays: Timers[Row] = Timers(_delayed_until)
         self.leases: Timers[Run] = Timers(self._lapses_at)
-        self.expiries: Timers[Row] = Timers(_expires_at)
-        self.counts = dict.fromkeys(JobState, 0)
-        self.made = Made()
-        self.undo = Undo()
         self.base = 0
         """What makes the places of the facts' payloads absolute."""
         self.last_seq = 0
@@ -82,14 +75,16 @@ class Table:
         return news
 
     def restart(self, now: int) -> None:
-        """After a replay: every running attempt is confirmed and has a full lease from now."""
+        """After a replay: what was ready is ready again, every running attempt is confirmed and has a full lease from now."""
         self.started_at = now
+        while (row := self.delays.pop(now)) is not None:  # that its time had come was not recorded
+            self.make_ready(row)
         for run in self.runs.values():
             if run.state is AttemptState.RUNNING:
                 run.confirmed = True
                 run.deadline = now + run.lease
                 self.leases.add(self._lapse(run), run)
-        self.undo.clear()
+        self.undo.replaying = False
         self.take_news(now)
 
     def roll_back(self) -> None:
@@ -139,7 +134,7 @@ class Table:
         return [
             job_id
             for job_id in dict.fromkeys(dependencies)
-            if (row := self.rows.get(job_id)) is not None and row.state is JobState.FAILED
+            if (row := self.find(job_id)) is not None and row.state is JobState.FAILED
         ]
 
     # The facts.
@@ -147,19 +142,16 @@ class Table:
     def _enqueued(self, record: records.Enqueued) -> None:
         for fields in record.jobs:
             row = self._new_row(fields, record.at)
-            pending = 0
-            for job_id in set(row.dependencies):
-                dependency = self.rows[job_id]
-                if dependency.dependents is None:
-                    dependency.dependents = {}
-                dependency.dependents[row.seq] = row
+            for job_id in dict.fromkeys(row.dependencies):
+                dependency = self.thaw(job_id)
+                assert dependency is not None, "a submission names jobs that there are"
+                self._depend(row, dependency)
                 if not dependency.state.ended:
-                    pending += 1
-            row.pending = pending
+                    row.pending += 1
             failed = self.failed_dependencies(row.dependencies) if row.policy.fail_with_dependency else ()
             if failed:
                 self._end(row, JobState.FAILED, record.at, dependency_result(failed))
-            elif pending == 0:
+            elif row.pending == 0:
                 self._wait_or_ready(row, record.at)
         self._at(record.at)
 
@@ -236,14 +228,17 @@ class Table:
 
     def _deleted(self, record: records.Deleted) -> None:
         for job in record.jobs:
-            row = self.rows.pop(job)
-            del self.by_seq[row.seq]
+            row = self.thaw(job)
+            assert row is not None, "who is deleted was there"
             self.undo.save(row)
             self.undo.call(self._undelete, row)
+            del self.rows[job]
+            del self.by_seq[row.seq]
             self.freed += row.weight
+            self.hold(row.args, -1)
+            self.hold(row.result, -1)
             self.counts[row.state] -= 1
             self.expiries.left()
-            row.finished_at = None  # its entry among the expiries is stale
             for run in row.runs:
                 del self.runs[run.token]
             if row.idempotency_key is not None:
@@ -251,23 +246,24 @@ class Table:
             for job_id in set(row.dependencies):
                 dependency = self.rows.get(job_id)
                 if dependency is not None and dependency.dependents is not None:
+                    self.undo.save(dependency)
                     dependency.dependents.pop(row.seq, None)
-                    self.undo.call(dependency.dependents.__setitem__, row.seq, row)
+                    self.undo.call(dependency.dependents.__setitem__, row.seq, None)
 
     def _undelete(self, row: Row) -> None:
         self.insert(row)
         for run in row.runs:
             self.runs[run.token] = run
+        self.rests(row)
 
     def _restored(self, record: records.Restored) -> None:
         row = self._new_row(record.job, record.queued_at)
         waiting = record.state == JobState.WAITING.value
+        state = JobState(record.state)
         for job_id in dict.fromkeys(row.dependencies):
-            dependency = self.rows.get(job_id)
+            dependency = self.thaw(job_id)
             if dependency is not None:
-                if dependency.dependents is None:
-                    dependency.dependents = {}
-                dependency.dependents[row.seq] = row
+                self._depend(row, dependency, needs=not state.ended)
                 if not dependency.state.ended:
                     row.pending += 1
                 elif waiting:  # perhaps what follows was not drawn yet where it came from
@@ -279,13 +275,14 @@ class Table:
         row.retries, row.failures, row.returns = record.retries, record.failures, record.returns
         row.worker = self.made.worker(record.worker)
         row.result = self._place(record.result)
+        self.hold(row.result)
         artifacts = {one.name: artifact_of(one) for one in record.artifacts}
         for run in self.made.attempts(row, record.attempts, artifacts):
             run.deadline = record.at + run.lease
             self._remember(row, run)
-        state = JobState(record.state)
         if state.ended:
             row.artifacts = tuple(artifacts.values())
+            self.rests(row)
         self._state(row, state)
         self.index(row)
         self._at(record.at)
@@ -294,12 +291,17 @@ class Table:
         self.settle(record.dependents)
 
     def _moved(self, record: records.Moved) -> None:
-        row = self.rows[record.job]
+        row = self.thaw(record.job)
+        assert row is not None, "what is moved is somebody's"
         self.undo.save(row)
         if record.args is not None:
+            self.hold(row.args, -1)
             row.args = self._place(record.args)
+            self.hold(row.args)
         if record.result is not None:
+            self.hold(row.result, -1)
             row.result = self._place(record.result)
+            self.hold(row.result)
 
     # Steps that the facts have in common.
 
@@ -309,20 +311,21 @@ class Table:
         row = self.made.row(fields, self.last_seq, at)
         row.place = self.last_place
         row.args = self._place(fields.args)
+        self.hold(row.args)
         self.insert(row)
         self.undo.call(self._remove, row)
         return row
 
     def _place(self, payload: Payload | None) -> Payload | None:
-        return self.base | payload if isinstance(payload, int) else payload
+        return self.base + payload if isinstance(payload, int) else payload
 
-    def insert(self, row: Row) -> None:
-        """Let a row be known by its id, its number and its key."""
-        self.rows[row.id] = row
-        self.by_seq[row.seq] = row
-        self.counts[row.state] += 1
-        if row.idempotency_key is not None:
-            self.keys[row.key.channel, row.idempotency_key] = row
+    def _depend(self, row: Row, dependency: Row, *, needs: bool = True) -> None:
+        """A job depends on another, and needs it kept for as long as it has not ended itself."""
+        self.undo.save(dependency)
+        if dependency.dependents is None:
+            dependency.dependents = {}
+        dependency.dependents[row.seq] = None
+        dependency.needed += needs
 
     def _remove(self, row: Row) -> None:
         """Take back that a job was new."""
@@ -336,7 +339,6 @@ class Table:
             if dependency is not None and dependency.dependents is not None:
                 dependency.dependents.pop(row.seq, None)
         row.state = JobState.CANCELED  # its entries in the indexes are stale
-        row.finished_at = None
 
     def _remember(self, row: Row, run: Run) -> None:
         self.runs[run.token] = run
@@ -400,11 +402,21 @@ class Table:
         row.finished_at = at
         row.result = result
         row.partial = None
+        self.hold(result)
         self._ended_news.append(row.id)
+        self.rests(row)
         if row.expires_at is not None:
-            self.expiries.add(row.expires_at, row)
-        if row.dependents:
-            self._unsettled.append((row, list(row.dependents.values())))
+            self.expiries.add(row.expires_at, row.seq)
+        for job_id in set(row.dependencies):
+            dependency = self.rows.get(job_id)
+            if dependency is not None:
+                self.undo.save(dependency)
+                dependency.needed -= 1
+                if not dependency.needed:
+                    self.rests(dependency)
+        if row.needed:
+            dependents = [self.by_seq.get(seq) for seq in row.dependents or ()]
+            self._unsettled.append((row, [one for one in dependents if isinstance(one, Row) and not one.state.ended]))
             self.undo.call(self._unsettled.pop)
 
     def _end_run(self, run: Run, state: AttemptState) -> None:
@@ -435,7 +447,7 @@ class Table:
         elif row.state is JobState.RUNNING and row.runs:
             self.leases.add(self._lapse(row.runs[-1]), row.runs[-1])
         elif row.expires_at is not None:
-            self.expiries.add(row.expires_at, row)
+            self.expiries.add(row.expires_at, row.seq)
 
     def _due(self, at: int) -> None:
         if self._due_news is None or at < self._due_news:
@@ -447,7 +459,3 @@ class Table:
 
 def _delayed_until(row: Row) -> int | None:
     return row.not_before if row.state is JobState.WAITING and row.pending == 0 else None
-
-
-def _expires_at(row: Row) -> int | None:
-    return row.expires_at

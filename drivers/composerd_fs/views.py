@@ -1,13 +1,15 @@
 """Rows as the contract's values."""
 
+from uuid import UUID
+
 from composerd.driver import StoredAttempt, StoredJob
 from composerd.models import UNKNOWN_ATTEMPT, Attempt, AttemptState, Job, NewJob, OnDependencyFailure
 from composerd_fs.clock import seconds, to_time
 from composerd_fs.rows import Row, Run
 
 
-def job_of(row: Row, *, listed: bool = False) -> Job:
-    """The job; a listed one without dependents and progress."""
+def job_of(row: Row, dependents: tuple[UUID, ...] = (), *, listed: bool = False) -> Job:
+    """The job; a listed one without progress."""
     expires_at = row.expires_at
     return Job(
         id=row.id,
@@ -22,7 +24,7 @@ def job_of(row: Row, *, listed: bool = False) -> Job:
         finished_at=None if row.finished_at is None else to_time(row.finished_at),
         retries=row.retries,
         dependencies=row.dependencies,
-        dependents=() if listed or not row.dependents else tuple([one.id for one in row.dependents.values()]),
+        dependents=dependents,
         worker_id=row.worker,
         partial=None if listed else row.partial,
         idempotency_key=row.idempotency_key,
@@ -38,7 +40,7 @@ def attempt_of(run: Run | None) -> Attempt:
     return Attempt(run.state, run.row.id, run.number, run.confirm, run.worker)
 
 
-def stored_job_of(row: Row, args: bytes | None, result: bytes | None) -> StoredJob:
+def stored_job_of(row: Row, dependents: tuple[UUID, ...], args: bytes | None, result: bytes | None) -> StoredJob:
     """Everything about a job."""
     running = row.runs[-1] if row.runs and row.runs[-1].state is AttemptState.RUNNING else None
     artifacts = row.artifacts if running is None else tuple((running.artifacts or {}).values())
@@ -63,7 +65,7 @@ def stored_job_of(row: Row, args: bytes | None, result: bytes | None) -> StoredJ
             fingerprint=row.fingerprint,
             retention=None if row.policy.retention is None else seconds(row.policy.retention),
         ),
-        job=job_of(row),
+        job=job_of(row, dependents),
         attempts=tuple(
             StoredAttempt(
                 token=run.token,

@@ -25,7 +25,10 @@ class Time:
         self._since: datetime | None = None
 
     async def begin(self) -> None:
-        """The storage has been opened."""
+        """The storage has been opened, or is there again."""
+        session = self._session
+        await session.connections.fetch(session.statements["catch_up"], {"own": f"{session.shift} seconds"})
+        ((session.ahead,),) = await session.connections.fetch(session.statements["ahead_of_clock"], {})
         ((now,),) = await self._session.connections.fetch(
             "SELECT clock_timestamp() + %(shift)s::interval", self._session.parameters()
         )
@@ -61,7 +64,7 @@ class Time:
     async def _look(self, limit: int) -> tuple[datetime, list[UUID], datetime | None, list[UUID], datetime | None]:
         parameters = self._session.parameters(since=self._since, limit=limit)
         (seen,) = await self._session.connections.fetch(self._session.statements["look_ahead"], parameters)
-        now, unsettled, delayed_until, lapsed, next_lapse = seen
+        now, unsettled, delayed_until, lapsed, next_lapse, self._session.ahead = seen
         return now, unsettled, delayed_until, lapsed, next_lapse
 
     async def _release_delayed(self, now: datetime, limit: int, changes: Changes) -> list[UUID]:

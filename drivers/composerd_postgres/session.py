@@ -35,11 +35,13 @@ class Session:
         self.origin = uuid4().hex[:12]
         """Tells this driver's notifications from others'."""
         self.shift = 0.0
-        """How far the clock is ahead of the database's, in seconds; only tests shift it."""
+        """How far this driver's clock is ahead of the others', in seconds; only tests shift it."""
+        self.ahead = 0.0
+        """How far all drivers' clocks are ahead of the database's, in seconds."""
 
     def parameters(self, **more: Any) -> dict[str, Any]:
         """Parameters of a statement."""
-        return {"shift": f"{self.shift} seconds", **more}
+        return {"shift": f"{self.shift + self.ahead} seconds", **more}
 
     def work(self, now: datetime) -> Work:
         """A unit of work at this moment."""

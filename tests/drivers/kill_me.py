@@ -15,10 +15,6 @@ import composerd_fs.keeper
 from composerd.models import Artifact, Attachment, Claim, JobState, Key, NewJob, Outcome
 from composerd_fs import FsDriver
 
-composerd_fs.journal.SEGMENT_SIZE = 32 * 1024
-composerd_fs.keeper.CHECKPOINT_AFTER = 32 * 1024
-composerd_fs.keeper.ROWS_AT_ONCE = 5
-
 WORKERS = 8
 KEPT = 40
 """How many ended jobs are kept before the oldest are deleted."""
@@ -61,6 +57,9 @@ async def work(driver: FsDriver, chance: random.Random, ended: list[UUID]) -> No
 
 async def main() -> None:
     """Open the storage, and work on it."""
+    composerd_fs.journal.SEGMENT_SIZE = 32 * 1024
+    composerd_fs.keeper.CHECKPOINT_AFTER = 32 * 1024
+    composerd_fs.keeper.ROWS_AT_ONCE = 5
     driver = FsDriver(Path(sys.argv[1]))
     await driver.start()
     ended = [job.new.id async for job in driver.dump() if job.job.state in (JobState.FINISHED, JobState.CANCELED)]

@@ -4,9 +4,10 @@ import asyncio
 import errno
 import os
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 from hypothesis import given, settings
@@ -15,12 +16,12 @@ from hypothesis import strategies as st
 from composerd.errors import StorageFull, StorageUnusable, Unavailable
 from composerd.models import JobState
 from composerd_fs import FsDriver, MemoryDriver
-from composerd_fs.checkpoint import Restoring, Snapshot, kept
-from composerd_fs.records import Kept, Record
+from composerd_fs.checkpoint import Restoring, Snapshot
+from composerd_fs.records import Record
 from composerd_fs.table import Table
 
 from .conftest import Store, opened, store_of
-from .test_same_history import CHANGE, History
+from .test_same_history import CHANGE, History, everything, weights
 
 STEPS = st.lists(CHANGE, min_size=5, max_size=30)
 KIB = b'"' + b"x" * 1022 + b'"'
@@ -37,7 +38,7 @@ async def test_a_checkpoint_is_of_one_moment(before: list[tuple[str, Any]], mean
     table: Table = history.driver._table
     while table.unsettled:
         await history.driver.advance(1000)
-    expected, counts = [kept(row) for row in table.by_seq.values()], dict(table.counts)
+    expected, counts = everything(table), dict(table.counts)
     snapshot = Snapshot(table, 1)
     taken: list[Record] = []
     for kind, what in meanwhile:
@@ -51,13 +52,11 @@ async def test_a_checkpoint_is_of_one_moment(before: list[tuple[str, Any]], mean
     restoring = Restoring(restored)
     for record in taken:
         restoring.apply(record)  # type: ignore[arg-type]  # a checkpoint has no others
-    assert [kept(row) for row in restored.by_seq.values()] == sorted(expected, key=_seq)
+    assert everything(restored) == expected
     assert restored.counts == counts
-    assert set(restored.runs) == {attempt.token for one in expected for attempt in one.attempts}
-
-
-def _seq(record: Kept) -> int:
-    return record.seq
+    tokens = [attempt.token for one in expected for attempt in one.attempts]
+    assert all(restored.find_run(token) is not None for token in tokens)
+    assert restored.live == weights(restored)
 
 
 @pytest.fixture
@@ -256,6 +255,33 @@ async def test_a_stop_while_a_checkpoint_is_due(tmp_path: Path, monkeypatch: pyt
         assert len(await fs.dump()) == 50
 
 
+async def test_a_stop_while_a_checkpoint_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint whose file is being opened when the storage is closed leaves neither the file nor a handle of it."""
+    monkeypatch.setattr("composerd_fs.keeper.CHECKPOINT_AFTER", 1)
+    opening, go = threading.Event(), threading.Event()
+    handles: list[BinaryIO] = []
+    really_open = Path.open
+
+    def slowly(path: Path, *args: Any) -> Any:
+        if path.suffix != ".tmp":
+            return really_open(path, *args)
+        opening.set()
+        go.wait(60)
+        handles.append(really_open(path, *args))
+        return handles[0]
+
+    monkeypatch.setattr(Path, "open", slowly)
+    async with store_of("fs", tmp_path / "storage") as fs:
+        while not opening.is_set():
+            await fs.add()
+        closing = asyncio.create_task(fs.driver.close())
+        await asyncio.sleep(0)
+        go.set()
+        await closing
+    assert handles[0].closed
+    assert not list((tmp_path / "storage" / "journal").glob("*.tmp"))
+
+
 async def test_a_refused_delete_while_a_segment_is_emptied(fs: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """A job whose delete cannot be written is there again: its payload is copied before its segment goes."""
     driver: Any = fs.driver
@@ -274,11 +300,11 @@ async def test_a_refused_delete_while_a_segment_is_emptied(fs: Store, monkeypatc
     monkeypatch.setattr(driver._keeper, "flush", refused)
     deleting = asyncio.create_task(fs.delete(job_id))
     await flushing.wait()
-    emptying = asyncio.create_task(driver._keeper._empty(driver._table.by_seq.numbers() or [1], {1}))
+    emptying = asyncio.create_task(driver._keeper._empty({1}))
     await asyncio.sleep(0.05)
     blocked.set()
     with pytest.raises(StorageFull):
         await deleting
     await emptying
-    assert driver._keeper.live().keys() == {2}
+    assert driver._table.live.keys() == {2}
     assert await fs.args(job_id) == KIB

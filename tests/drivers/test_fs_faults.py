@@ -13,10 +13,10 @@ import pytest
 
 from composerd.errors import ComposerdError, StorageFull, StorageUnusable, Unavailable
 from composerd.models import Artifact, Attachment, JobState, Outcome, Touch
+from composerd.testing.kit.store import ANY, everything
 from composerd_fs.frames import SEGMENT_HEADER
 
-from .conftest import ANY, Store, opened, store_of
-from .test_contract_look import everything
+from .conftest import Store, opened, store_of
 
 pwrite = os.pwrite
 LARGE = b'"' + b"x" * 100 + b'"'
@@ -94,13 +94,13 @@ async def test_a_full_disk_changes_nothing_and_recovers(fs: Store, monkeypatch: 
     assert await fs.dump() == after_flush
 
 
-@pytest.mark.parametrize("call", ["pwrite", "fdatasync"])
-async def test_a_failed_write_is_for_good(fs: Store, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
-    """An I/O error, or an fdatasync that failed, is never retried: nothing more is accepted, and everything is still read."""
+@pytest.mark.parametrize(("call", "error"), [("pwrite", errno.EIO), ("pwrite", errno.EROFS), ("fdatasync", errno.EIO)])
+async def test_a_failed_write_is_for_good(fs: Store, monkeypatch: pytest.MonkeyPatch, call: str, error: int) -> None:
+    """An I/O error, a read-only disk, an fdatasync that failed: never retried, nothing more is accepted, everything is still read."""
     tokens = await busy(fs)
     before = await fs.dump()
     with monkeypatch.context() as patch:
-        patch.setattr(os, call, failing(errno.EIO))
+        patch.setattr(os, call, failing(error))
         answers = await mixed_flush(fs, tokens)
     assert [type(one) for one in answers] == [Unavailable] * len(answers)
     assert await fs.dump() == before
@@ -109,6 +109,26 @@ async def test_a_failed_write_is_for_good(fs: Store, monkeypatch: pytest.MonkeyP
     with pytest.raises(Unavailable, match="restart composerd"):
         await fs.driver.ping()
     assert await fs.dump() == before
+
+
+async def test_a_stop_without_the_directory(fs: Store) -> None:
+    """A storage whose directory is gone is closed all the same."""
+    await fs.add()
+    shutil.rmtree(fs.directory)
+    await fs.driver.close()
+
+
+@pytest.mark.parametrize("asked", ["write", "ping"])
+async def test_a_directory_that_is_removed(fs: Store, asked: str) -> None:
+    """A write that would be gone with the process is not acknowledged, and who asks before that hears of it too."""
+    kept = await fs.add(args=b"1")
+    shutil.rmtree(fs.directory)
+    with pytest.raises(Unavailable, match="the journal was removed"):
+        await (fs.add() if asked == "write" else fs.driver.ping())
+    with pytest.raises(Unavailable, match="restart composerd"):
+        await fs.driver.ping()
+    assert await fs.args(kept) == b"1"
+    await fs.driver.close()
 
 
 async def test_a_write_that_cannot_be_cut_back_is_for_good(fs: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,6 +183,7 @@ def frame_starts(segment: Path) -> list[int]:
     return starts
 
 
+@pytest.mark.usefixtures("unsynced")
 async def test_a_torn_end_is_cut_off(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A crash in the middle of the last write, at every byte of it: what was acknowledged before is there, and the log says it."""
     segment = await crashed(tmp_path / "storage", tmp_path / "copy")
@@ -198,6 +219,7 @@ async def test_a_last_write_that_did_not_reach_the_disk_in_order(tmp_path: Path)
         (segment.parent / "CLEAN").unlink()
 
 
+@pytest.mark.usefixtures("unsynced")
 async def test_damage_elsewhere_is_refused(tmp_path: Path) -> None:
     """One wrong byte anywhere before the last frame stops the start, with the file and the offset of what does not read."""
     segment = await crashed(tmp_path / "storage", tmp_path / "copy")

@@ -7,11 +7,11 @@ import random
 import sys
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 
-from composerd.models import JobState
+from composerd.models import JobState, NewJob
 from composerd_fs import FsDriver
 
 ROUNDS = int(os.environ.get("KILLS", "12"))
@@ -87,8 +87,21 @@ async def compare(root: Path, known: Known) -> int:
     return size
 
 
+async def quiet(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the storage come to rest: until then it may be that no process lived long enough to make it smaller."""
+    monkeypatch.setattr("composerd_fs.journal.SEGMENT_SIZE", 32 * 1024)
+    monkeypatch.setattr("composerd_fs.keeper.CHECKPOINT_AFTER", 32 * 1024)
+    driver = FsDriver(root)
+    await driver.start()
+    for _ in range(2):  # what one checkpoint copies out of sparse segments may make another one due
+        await driver.enqueue([[NewJob(id=uuid4(), type="last")]])
+        while (task := driver._keeper._task) is not None:
+            await asyncio.wait([task])
+    await driver.close()
+
+
 @pytest.mark.timeout(max(120, ROUNDS * 5))
-async def test_kill_9_at_any_moment(tmp_path: Path) -> None:
+async def test_kill_9_at_any_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Round after round on one storage; each start finds what was acknowledged in all rounds before."""
     chance = random.Random(20261124)
     known = Known()
@@ -99,4 +112,5 @@ async def test_kill_9_at_any_moment(tmp_path: Path) -> None:
     assert len(known.did) > 20 * ROUNDS
     journal = tmp_path / "storage" / "journal"
     assert len(list(journal.glob("*.checkpoint"))) == 1
-    assert sum(path.stat().st_size for path in journal.iterdir()) < 2 * live + 500_000
+    await quiet(tmp_path / "storage", monkeypatch)
+    assert sum(path.stat().st_size for path in journal.iterdir()) < 2 * live + 200_000

@@ -1,4 +1,4 @@
-"""What a restart leaves as it was, and the little that it changes."""
+"""What a restart of the fs driver makes of whatever was in one flush, or not finished yet. That it changes nothing is in the kit."""
 
 import asyncio
 from pathlib import Path
@@ -7,86 +7,10 @@ from uuid import UUID
 import pytest
 
 from composerd.errors import StorageUnusable
-from composerd.models import AttemptState, Finish, JobState, OnDependencyFailure
+from composerd.models import JobState, OnDependencyFailure
 from composerd_fs import FsDriver
 
-from .conftest import Store, opened
-from .test_contract_look import everything
-
-
-async def test_everything_is_as_it_was(fs: Store) -> None:
-    """Durable: jobs, attempts, payloads and artifacts are after a restart what they were before, also after another one."""
-    await everything(fs)
-    before = await fs.dump()
-    info = (await fs.driver.info()).jobs
-    for _ in range(2):
-        await fs.reopen()
-        assert await fs.dump() == before
-        assert (await fs.driver.info()).jobs == info
-
-
-async def test_repetitions_after_a_restart(fs: Store) -> None:
-    """Repeatable: after a restart every write is answered as before it."""
-    job = fs.new(idempotency_key="k", fingerprint=b"f")
-    await fs.submit(job)
-    other = fs.new()
-    await fs.submit(other)
-    first, second = fs.id(), fs.id()
-    claimed = await fs.claim(token=first)
-    await fs.claim(token=second)
-    await fs.finish(second, b"2")
-    await fs.reopen()
-    assert await fs.claim(token=first) == claimed
-    assert await fs.finish(second, b"2") is Finish.ACCEPTED
-    assert await fs.finish(second, b"3") is Finish.CONFLICT
-    assert (await fs.submit(job)).created == (True,)
-    assert (await fs.submit(fs.new(idempotency_key="k", fingerprint=b"f"))).jobs[0].id == job.id
-
-
-async def test_the_ready_order_is_kept(fs: Store) -> None:
-    """Ready order: a restart changes no place."""
-    ids = [await fs.add(priority=n % 2) for n in range(6)]
-    await fs.release(await fs.take(ids[1]))
-    await fs.reopen()
-    order = [await fs.claim() for _ in range(6)]
-    assert [one and one.job_id for one in order] == [ids[n] for n in (3, 5, 1, 0, 2, 4)]
-
-
-async def test_running_attempts_have_a_full_lease(fs: Store) -> None:
-    """No attempt lapses within one lease of the start: every running attempt is confirmed and has a full lease."""
-    job_id = await fs.add()
-    token = await fs.take(handover=5.0)
-    await fs.driver.close()
-    fs.driver = await opened(fs.directory)
-    await fs.driver.shift_clock(59.0)
-    assert (await fs.driver.advance(10)).items == []
-    await fs.driver.shift_clock(1.5)
-    assert (await fs.driver.advance(10)).items == [job_id]
-    assert (await fs.get(job_id)).retries == 1
-    assert await fs.touch(token) is AttemptState.SUPERSEDED
-
-
-async def test_a_lapsed_attempt_gets_another_lease(fs: Store) -> None:
-    """No attempt lapses within one lease of the start, though its lease and its job's timeout ran out before."""
-    await fs.pass_time(100.0)
-    job_id = await fs.add(timeout=10.0)
-    token = await fs.take()
-    fs.shifted += 500.0
-    await fs.reopen()
-    assert await fs.pass_time(0.0) == []
-    assert await fs.touch(token) is AttemptState.RUNNING
-    fs.shifted += 61.0
-    await fs.driver.shift_clock(61.0)
-    assert (await fs.driver.advance(10)).items == [job_id]
-
-
-async def test_time_does_not_go_back(fs: Store) -> None:
-    """The clock: a start whose wall clock is behind begins at the latest time that the journal knows."""
-    await fs.driver.shift_clock(5000.0)
-    first = await fs.get(await fs.add())
-    await fs.driver.close()
-    fs.driver = await opened(fs.directory)
-    assert (await fs.get(await fs.add())).queued_at >= first.queued_at
+from .conftest import Store
 
 
 async def test_one_flush_is_read_as_it_was_lived(fs: Store) -> None:

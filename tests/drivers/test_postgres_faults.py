@@ -13,17 +13,17 @@ import pytest
 from composerd.errors import DriverTimeout, Unavailable
 from composerd.models import Claim, Finish, JobState, News, OnDependencyFailure, Outcome
 from composerd.queue.batcher import ask
+from composerd.testing.kit.store import ANY, PLENTY, Store
 from composerd_postgres import PostgresDriver, attempts
 from composerd_postgres.connections import Broken, Connection
 
 from ..throwaway import Throwaway
-from .conftest import ANY, PLENTY, Store
 
 Open = Callable[..., Awaitable[Store]]
 
 
 @pytest.fixture
-async def open_store(newest_postgres: Throwaway, tmp_path: Path) -> AsyncIterator[Open]:
+async def open_store(newest_postgres: Throwaway) -> AsyncIterator[Open]:
     """A function that opens drivers: each call another one, on a storage of this test."""
     url = newest_postgres.fresh()
     stores: list[Store] = []
@@ -32,7 +32,7 @@ async def open_store(newest_postgres: Throwaway, tmp_path: Path) -> AsyncIterato
         query = "".join(f"&{name}={value}" for name, value in options.items())
         driver = PostgresDriver.from_url((at or url) + query)
         await driver.start()
-        store = Store(driver, tmp_path)
+        store = Store(driver, lambda: PostgresDriver(driver.options))
         store._ids = 1_000_000 * len(stores)
         stores.append(store)
         return store
@@ -162,7 +162,7 @@ async def test_an_outage_ends_no_lease(
     """A lease that ran out while the database could not be had is not ended until a full lease after that."""
     store = await open_store()
     job_id = await store.add()
-    token = await store.take(job_id)
+    token = await store.take(job_id, lease=60.0)
     store.driver._session.connections.lost = True  # type: ignore[attr-defined]
     assert await store.pass_time(61.0) == []
     assert await store.touch(token) is not None

@@ -7,17 +7,16 @@ rows that each step really saw.
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Iterator
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
 
 from composerd.models import Claim, JobFilter, JobState, Key, Outcome, PayloadKind, PayloadRef, Touch, Worker
+from composerd.testing.kit.store import ANY, PLENTY, Store
 from composerd_postgres import PostgresDriver
 
 from ..throwaway import Throwaway
-from .conftest import ANY, PLENTY, Store
 
 ROWS = 100_000
 
@@ -71,7 +70,7 @@ async def _fill(postgres: Throwaway) -> str:
 
 
 @pytest.fixture
-async def explained(postgres: Throwaway, tmp_path: Path) -> Any:
+async def explained(postgres: Throwaway) -> Any:
     """A store over a full database, and a function that carries out a call and answers its plans."""
     if postgres not in _filled:
         _filled[postgres] = await _fill(postgres)
@@ -80,7 +79,7 @@ async def explained(postgres: Throwaway, tmp_path: Path) -> Any:
     for name, value in SETTINGS.items():
         postgres.sql(f"ALTER DATABASE {database} SET {name} = '{value}'")
     await driver.start()
-    store = Store(driver, tmp_path)
+    store = Store(driver, lambda: PostgresDriver(driver.options))
     store._ids = 2**60
 
     async def plans(call: Callable[[], Awaitable[Any]]) -> tuple[Any, list[dict[str, Any]]]:

@@ -9,13 +9,13 @@ import pytest
 
 from composerd.driver.registry import open_driver
 from composerd.errors import StorageUnusable, StorageURLError, Unavailable
+from composerd.testing.kit.store import Store
 from composerd_postgres import PostgresDriver
 from composerd_postgres.connections import connect
 from composerd_postgres.migrate import applied, migrate, migrations
 from composerd_postgres.options import parse
 
 from ..throwaway import Throwaway
-from .conftest import Store
 
 
 def test_migrations_are_numbered_without_a_gap() -> None:
@@ -90,12 +90,12 @@ async def test_an_encoding_that_will_not_do(newest_postgres: Throwaway) -> None:
         await driver.start()
 
 
-async def test_storages_in_two_schemas_are_two(newest_postgres: Throwaway, tmp_path: object) -> None:
+async def test_storages_in_two_schemas_are_two(newest_postgres: Throwaway) -> None:
     """Options: `schema` keeps two storages of one database apart."""
     drivers = [PostgresDriver.from_url(newest_postgres.fresh()) for _ in range(2)]
     for driver in drivers:
         await driver.start()
-    job_id = await Store(drivers[0], tmp_path).add()  # type: ignore[arg-type]
+    job_id = await Store(drivers[0], lambda: drivers[1]).add()
     assert (await drivers[0].get([job_id]))[0] is not None
     assert await drivers[1].get([job_id]) == [None]
     for driver in drivers:

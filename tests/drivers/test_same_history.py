@@ -19,10 +19,14 @@ from hypothesis import strategies as st
 from composerd.driver import StoredJob
 from composerd.errors import ComposerdError, StorageFull
 from composerd.models import Artifact, Attachment, Claim, Key, NewJob, OnDependencyFailure, Outcome
+from composerd.testing.kit.store import PLENTY
 from composerd_fs import MemoryDriver
+from composerd_fs.checkpoint import kept
 from composerd_fs.journal import Journal
+from composerd_fs.records import Kept
+from composerd_fs.table import Table
 
-from .conftest import PLENTY, opened
+from .conftest import opened
 
 CHANGE = st.one_of(
     st.tuples(
@@ -145,6 +149,11 @@ class History:
         self.jobs += [job.id for job, created in zip(answer.jobs, answer.created, strict=True) if created]
         return [(job.id, job.state) for job in answer.jobs], answer.created
 
+    async def is_weighed(self) -> bool:
+        """Whether the count of payload in each segment is right."""
+        table = self.driver._table
+        return bool(await self.driver._committer.look(lambda: weights(table) == table.live))
+
     async def everything(self) -> list[Any]:
         """All that is stored, but the moments."""
         return [_timeless(job) async for job in self.driver.dump()]
@@ -171,6 +180,24 @@ async def _inline(work: Callable[..., Any], *args: Any) -> Any:
 async def _remove(_journal: Journal, paths: Sequence[Path]) -> None:
     for path in paths:
         path.unlink(missing_ok=True)
+
+
+def everything(table: Table) -> list[Kept]:
+    """All jobs, packed ones too, as they would be kept; but for the place in the queue that an ended one had."""
+    rows = [table.at(seq) for chunk in table.by_seq.chunks() for seq, _ in table.by_seq.chunk(chunk)]
+    return [
+        msgspec.structs.replace(kept(row), place=0) if row.state.ended else kept(row) for row in rows if row is not None
+    ]
+
+
+def weights(table: Table) -> dict[int, int]:
+    """Bytes of payload by segment, added up."""
+    live: dict[int, int] = {}
+    for one in everything(table):
+        for place in (one.args, one.result):
+            if isinstance(place, tuple):
+                live[place[0]] = live.get(place[0], 0) + place[2]
+    return live
 
 
 @contextlib.contextmanager
@@ -242,6 +269,7 @@ async def _compare(steps: list[tuple[str, Any]], turn: Callable[[], None] = lamb
                 else:
                     assert await fs.do(kind, what) == await memory.do(kind, what)
                     assert await fs.everything() == await memory.everything()
+                assert await fs.is_weighed()
         finally:
             await fs.driver.close()
             await memory.driver.close()

@@ -27,9 +27,7 @@ def my_submitter(url, args):
 def test_the_examples_of_the_page(pytester: pytest.Pytester, tmp_path: Path) -> None:
     """The page's test passes as it stands, and its other example runs."""
     first, second = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    plugins, _, test = first.partition("\n")
-    pytester.makeconftest(plugins)
-    pytester.makepyfile(SUBMITTER + test)
+    pytester.makepyfile(SUBMITTER + first)
     # A session of its own: asyncio modes and warnings of this one are not the reader's.
     pytester.runpytest_subprocess("-p", "no:cacheprovider").assert_outcomes(passed=1)
     exec(second.replace("/tmp/jobs", str(tmp_path)))  # the example itself

@@ -100,3 +100,7 @@ CREATE TABLE composerd.workers (
     channel text NOT NULL,
     seen_at timestamptz NOT NULL
 );
+
+-- How far our time is ahead of the database's: not at all, unless its clock has gone back (a failover to another machine).
+CREATE TABLE composerd.clock (ahead interval NOT NULL);
+INSERT INTO composerd.clock VALUES ('0');

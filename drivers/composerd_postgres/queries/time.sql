@@ -42,6 +42,21 @@ WHERE j.id IN (
     FOR NO KEY UPDATE
 )
 
+-- name: catch_up
+-- Time does not go back: should the database's clock be behind what is stored, all servers run ahead of it from now on.
+WITH latest AS (
+    SELECT greatest(
+        (SELECT j.queued_at FROM composerd.jobs j ORDER BY j.seq DESC LIMIT 1), (SELECT max(l.began) FROM composerd.leases l)
+    ) AS at
+)
+UPDATE composerd.clock c
+SET ahead = c.ahead + (l.at - (clock_timestamp() + c.ahead + %(own)s::interval))
+FROM latest l
+WHERE l.at > clock_timestamp() + c.ahead + %(own)s::interval
+
+-- name: ahead_of_clock
+SELECT extract(epoch FROM ahead)::double precision FROM composerd.clock
+
 -- name: look_ahead
 -- What is due, and when more will be. Of attempts that began before %(since)s none lapses within one lease of that.
 WITH lapses AS MATERIALIZED (
@@ -57,7 +72,8 @@ SELECT c.now,
     ARRAY(SELECT j.id FROM composerd.jobs j WHERE j.unsettled ORDER BY j.finished_at LIMIT %(limit)s),
     (SELECT min(not_before) FROM composerd.jobs WHERE state = 'waiting' AND pending = 0 AND not_before IS NOT NULL),
     ARRAY(SELECT l.token FROM lapses l WHERE l.at <= c.now ORDER BY l.at LIMIT %(limit)s),
-    (SELECT min(l.at) FROM lapses l WHERE l.at > c.now)
+    (SELECT min(l.at) FROM lapses l WHERE l.at > c.now),
+    (SELECT extract(epoch FROM ahead)::double precision FROM composerd.clock)
 FROM clock c
 
 -- name: release_delayed

@@ -1,0 +1,73 @@
+"""`DriverKit`: all the tests of the kit as one class. The tests themselves are in the modules of their topics."""
+
+from collections.abc import Callable
+
+import pytest
+
+from composerd.driver import Driver
+from composerd.testing.kit.artifacts import Artifacts
+from composerd.testing.kit.claims import Claims
+from composerd.testing.kit.dependencies import Dependencies
+from composerd.testing.kit.durability import Durability
+from composerd.testing.kit.ends import Ends
+from composerd.testing.kit.history import Histories
+from composerd.testing.kit.leases import Leases
+from composerd.testing.kit.looks import Looks
+from composerd.testing.kit.moving import Moving
+from composerd.testing.kit.news import TellsNews
+from composerd.testing.kit.races import Races
+from composerd.testing.kit.returns import Returns
+from composerd.testing.kit.storage import Storages
+from composerd.testing.kit.store import Store
+from composerd.testing.kit.submissions import Submissions
+
+
+class DriverKit(
+    Submissions,
+    Dependencies,
+    Claims,
+    Leases,
+    Returns,
+    Ends,
+    Artifacts,
+    Looks,
+    TellsNews,
+    Races,
+    Durability,
+    Moving,
+    Storages,
+    Histories,
+):
+    """Whether a driver keeps the contract. Derive a class whose name begins with `Test`, and give its two fixtures.
+
+    >>> class TestMine(DriverKit):
+    ...     @pytest.fixture
+    ...     def driver(self, tmp_path):
+    ...         return MyDriver.from_url(f"mine:{tmp_path}/jobs")
+    ...
+    ...     @pytest.fixture
+    ...     def again(self, tmp_path):
+    ...         return lambda: MyDriver.from_url(f"mine:{tmp_path}/jobs")
+
+    The fixtures are plain, and the tests run their coroutines themselves: it makes no difference whether a plugin for
+    asyncio is installed, nor in which mode.
+    """
+
+    @pytest.fixture
+    def driver(self) -> Driver:
+        """An unopened driver on a new, empty storage."""
+        raise NotImplementedError(
+            f"{type(self).__name__} gives no fixture `driver`: an unopened driver on a new storage"
+        )
+
+    @pytest.fixture
+    def again(self) -> Callable[[], Driver]:
+        """A function that makes another unopened driver on the storage that `driver` has."""
+        raise NotImplementedError(
+            f"{type(self).__name__} gives no fixture `again`: makes another driver on the storage"
+        )
+
+    @pytest.fixture
+    def store(self, driver: Driver, again: Callable[[], Driver]) -> Store:
+        """The driver, and the tests' words for it."""
+        return Store(driver, again)

@@ -1,0 +1,144 @@
+"""Calls at once: each is answered as in some order of them, and an attempt ends once."""
+
+import asyncio
+import itertools
+from uuid import UUID
+
+import pytest
+
+from composerd.driver import Driver
+from composerd.models import AttemptState, Claim, Finish, Job, JobState, Outcome, Touch
+from composerd.queue.jobqueue import JobQueue, QueueOptions
+from composerd.testing.kit.clause import clause
+from composerd.testing.kit.store import ANY, LEASE, PLENTY, Store
+
+ERROR = b'{"job_error":{"id":1}}'
+ENDS = ("finish", "cancel", "expiry", "release")
+
+
+class Races:
+    """Calls at once: each is answered as in some order of them, and an attempt ends once."""
+
+    @clause("C6", "G6")
+    async def test_one_job_one_claim(self, store: Store) -> None:
+        """Whatever races, a job is given to one request only."""
+        ids = {await store.add() for _ in range(20)}
+        answers = await asyncio.gather(*[store.claim() for _ in range(30)])
+        got = [claimed.job_id for claimed in answers if claimed is not None]
+        assert len(got) == 20
+        assert set(got) == ids
+
+    @clause("C6", needs="shared")
+    async def test_one_job_one_server(self, store: Store) -> None:
+        """Two servers that ask at once never get the same job, and together get all."""
+        other = await store.another()
+        await other.start()
+        await store.submit(*[store.new() for _ in range(60)])
+        got: list[UUID] = []
+
+        async def ask(driver: Driver) -> None:
+            while True:
+                answers = (await driver.claim([Claim(store.id(), (ANY,), LEASE) for _ in range(3)], PLENTY)).items
+                found = [one.job_id for one in answers if one is not None]
+                if not found:
+                    return
+                got.extend(found)
+
+        await asyncio.gather(*[ask(driver) for driver in (store.driver, other) for _ in range(3)])
+        got += [one.job_id for one in [await store.claim() for _ in range(60)] if one is not None]
+        assert len(got) == len(set(got)) == 60
+
+    @clause("G6")
+    async def test_answers_as_of_each_call(self, store: Store) -> None:
+        """A claim is answered with its own attempt, even if its job changed hands before the answer was given."""
+        job_id = await store.add()
+        one, two = UUID(int=98), UUID(int=99)
+        await asyncio.gather(store.claim(token=one), store.release(one), store.claim(token=two))
+        job = await store.get(job_id)
+        attempts = {token: (await store.driver.release([token])).items[0] for token in (one, two)}
+        running = [attempt for attempt in attempts.values() if attempt.state is AttemptState.RUNNING]
+        assert len(running) <= 1
+        assert all(attempt.job_id == job_id for attempt in attempts.values() if attempt.job_id is not None)
+        assert job.attempt == max(attempt.number for attempt in attempts.values())
+
+    @clause("G6")
+    @pytest.mark.parametrize("ways", [*itertools.combinations(ENDS, 2), ENDS], ids="-".join)
+    async def test_one_outcome(self, store: Store, ways: tuple[str, ...]) -> None:
+        """Finish against cancel against expiry against release: exactly one ends the attempt, and the others are told so."""
+        for ordered in itertools.permutations(ways):
+            job_id = await store.add(max_retries=0)
+            token = await store.take(job_id)
+            await store.shift(LEASE + 10.0)
+            ended = await asyncio.gather(*[_end(store, way, job_id, token) for way in ordered])
+            answers = dict(zip(ordered, ended, strict=True))
+            job = await store.get(job_id)
+            (attempt,) = (await store.driver.touch([Touch(token)])).items
+            won = {
+                AttemptState.FINISHED: "finish",
+                AttemptState.CANCELED: "cancel",
+                AttemptState.SUPERSEDED: "expiry" if job.state is JobState.FAILED else "release",
+            }[attempt.state]
+            assert won in ordered
+            assert [way for way, ended in answers.items() if ended and way != "cancel"] == (
+                [won] if won != "cancel" else []
+            )
+            after = {"finish": {JobState.FINISHED}, "expiry": {JobState.FAILED}, "cancel": {JobState.CANCELED}}
+            # A release leaves a job that a cancel may still end.
+            assert job.state in after.get(won, {JobState.READY, JobState.CANCELED})
+            assert (await store.result(job_id) == b"done") == (won == "finish")
+            await store.empty()
+
+    @clause("G6")
+    async def test_all_at_once(self, store: Store) -> None:
+        """Claims, their ends, cancels and time at once, on a graph: every job ends as one of them said, and nothing hangs."""
+        root = await store.add()
+        jobs = [await store.add(root, retry_on_failure=1, retry_backoff=10.0) for _ in range(5)]
+        last = await store.add(*jobs)
+
+        async def work() -> None:
+            while (claimed := await store.claim()) is not None:
+                failed = claimed.job_id in jobs and claimed.attempt == 1
+                assert await store.finish(claimed.token, ERROR, failed=failed) is Finish.ACCEPTED
+
+        await asyncio.gather(*[work() for _ in range(4)], store.driver.advance(10), store.driver.get(jobs))
+        await work()
+        assert [await store.state(job_id) for job_id in (root, *jobs, last)] == [
+            JobState.FINISHED,
+            *[JobState.WAITING] * 6,
+        ]
+        assert set(await store.pass_time(20.0)) == set(jobs)
+        await asyncio.gather(*[work() for _ in range(4)])
+        await work()
+        assert await store.state(last) is JobState.FINISHED
+
+    @clause("C6", "G6", "N1")
+    async def test_many_waiters(self, store: Store) -> None:
+        """Three hundred workers that wait on the server's queue get three hundred jobs, one each, however these come."""
+        queue = JobQueue(store.driver, QueueOptions())
+        root = store.new()
+        singles = [store.new() for _ in range(150)]
+        graph = [store.new(root.id) for _ in range(150)]
+
+        async def work() -> UUID:
+            while True:
+                claimed = await queue.request((ANY,), confirm=False, wait=None)
+                assert claimed is not None
+                if claimed.job_id != root.id:
+                    return claimed.job_id
+                await queue.finish(claimed.token, b"{}", failed=False)
+
+        async with queue.running(), asyncio.TaskGroup() as group:
+            workers = [group.create_task(work()) for _ in range(300)]
+            await asyncio.gather(queue.submit([root, *graph]), *[queue.submit([job]) for job in singles])
+        assert {worker.result() for worker in workers} == {job.id for job in (*singles, *graph)}
+
+
+async def _end(store: Store, way: str, job_id: UUID, token: UUID) -> bool:
+    """End an attempt in one of the ways; whether it was this that ended it, or the job."""
+    if way == "finish":
+        return (await store.driver.finish([Outcome(token, b"done")])).items[0].verdict is Finish.ACCEPTED
+    if way == "cancel":
+        return isinstance((await store.driver.cancel([job_id])).items[0], Job)
+    if way == "release":
+        return (await store.driver.release([token])).items[0].state is AttemptState.RUNNING
+    return job_id in (await store.driver.advance(10)).items

@@ -1,0 +1,250 @@
+"""A started driver and a test's few words for it. What the tests of the kit have in common; no test lives here."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+from uuid import UUID
+
+import msgspec
+
+from composerd.driver import Batch, Driver, StoredJob
+from composerd.models import (
+    Artifact,
+    Attachment,
+    Attempt,
+    AttemptState,
+    Claim,
+    Claimed,
+    Enqueued,
+    Finish,
+    Job,
+    JobState,
+    Key,
+    NewJob,
+    News,
+    OnDependencyFailure,
+    Outcome,
+    PayloadKind,
+    PayloadRef,
+    Touch,
+)
+
+T = TypeVar("T")
+
+LEASE = 600.0
+PLENTY = 2**40
+ANY = Key("", "build", None)
+OTHER = Key("", "other", None)
+
+STEPS = 10_000
+"""How often `advance` may ask to be called again at once."""
+
+
+class Store:
+    """A driver, and a test's words for it. Ids and tokens are counted, so that a failure can be repeated.
+
+    What a call leaves for `advance` to do at once (`due_in` 0) is done before the test goes on.
+    """
+
+    def __init__(self, driver: Driver, again: Callable[[], Driver]) -> None:
+        self.driver = driver
+        self.again = again
+        """Makes another unopened driver on the same storage."""
+        self.shifted = 0.0
+        self._ids = 0
+        self._others: list[Driver] = []
+
+    async def told(self, news: News) -> News:
+        """Have done what is left to do at once; all the news of it, with when `advance` is needed next."""
+        ready, ended, returned = dict(news.ready), list(news.ended), list(news.returned)
+        due_in = news.due_in
+        for _ in range(STEPS):
+            if due_in != 0:
+                break
+            more = (await self.driver.advance(1000)).news
+            for key, count in more.ready.items():
+                ready[key] = ready.get(key, 0) + count
+            ended += more.ended
+            returned += more.returned
+            due_in = more.due_in
+        else:
+            raise AssertionError("`advance` asks to be called again at once, for ever")
+        return News(ready, tuple(ended), tuple(returned), due_in)
+
+    def id(self) -> UUID:
+        """A new id or token."""
+        self._ids += 1
+        return UUID(int=self._ids)
+
+    def new(self, *dependencies: UUID, **fields: Any) -> NewJob:
+        """A job that is to be submitted."""
+        return NewJob(
+            **{"id": self.id(), "type": "build", "args": b'{"n":1}', "dependencies": dependencies, **fields},
+        )
+
+    async def submit(self, *jobs: NewJob) -> Enqueued:
+        """Store one submission."""
+        (answer,) = await self._all(await self.driver.enqueue([jobs]))
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async def add(self, *dependencies: UUID, **fields: Any) -> UUID:
+        """Store one job."""
+        job = self.new(*dependencies, **fields)
+        await self.submit(job)
+        return job.id
+
+    async def claim(
+        self, *keys: Key, token: UUID | None = None, lease: float = LEASE, handover: float | None = None
+    ) -> Claimed | None:
+        """Ask for one job."""
+        claim = Claim(token or self.id(), keys or (ANY,), lease, handover)
+        (claimed,) = (await self.driver.claim([claim], PLENTY)).items
+        return claimed
+
+    async def take(self, job_id: UUID | None = None, keys: tuple[Key, ...] = (), **how: Any) -> UUID:
+        """Claim the job that is next, which must be this one; the token."""
+        claimed = await self.claim(*keys, **how)
+        assert claimed is not None
+        assert job_id is None or claimed.job_id == job_id
+        return claimed.token
+
+    async def finish(self, token: UUID, result: bytes = b"{}", *, failed: bool = False) -> Finish:
+        """Report an outcome."""
+        (answer,) = await self._all(await self.driver.finish([Outcome(token, result, failed)]))
+        return answer.verdict
+
+    async def end(self, job_id: UUID, result: bytes = b"{}", *, failed: bool = False) -> None:
+        """Claim the job that is next, which must be this one, and report its outcome."""
+        assert await self.finish(await self.take(job_id), result, failed=failed) is Finish.ACCEPTED
+
+    async def touch(self, token: UUID, partial: bytes | None = None, *, confirm: bool = True) -> AttemptState:
+        """Give a sign of life."""
+        (attempt,) = (await self.driver.touch([Touch(token, partial, confirm)])).items
+        return attempt.state
+
+    async def attach(self, token: UUID, name: str, place: str = "place") -> tuple[AttemptState, str | None]:
+        """Attach a file."""
+        artifact = Artifact(name, 3, "ab" * 32, place)
+        (attached,) = await self._all(await self.driver.attach([Attachment(token, artifact)]))
+        return attached.attempt.state, attached.replaced
+
+    async def release(self, token: UUID) -> Attempt:
+        """Give a job back."""
+        (attempt,) = await self._all(await self.driver.release([token]))
+        return attempt
+
+    async def cancel(self, job_id: UUID) -> Job | Exception:
+        """Cancel a job."""
+        (answer,) = await self._all(await self.driver.cancel([job_id]))
+        return answer
+
+    async def delete(self, job_id: UUID) -> Job | Exception | None:
+        """Forget a job."""
+        (answer,) = await self._all(await self.driver.delete([job_id]))
+        return answer
+
+    async def pass_time(self, seconds: float) -> Sequence[UUID]:
+        """Let time pass; the jobs that it concerned."""
+        await self.shift(seconds)
+        batch = await self.driver.advance(1000)
+        await self.told(batch.news)
+        return batch.items
+
+    async def shift(self, seconds: float) -> None:
+        """Let the clock run ahead, and nobody look at it."""
+        self.shifted += seconds
+        await self.driver.shift_clock(seconds)
+
+    async def get(self, job_id: UUID) -> Job:
+        """A job that is there."""
+        (job,) = await self.driver.get([job_id])
+        assert job is not None
+        return job
+
+    async def state(self, job_id: UUID) -> JobState:
+        """The state of a job that is there."""
+        return (await self.get(job_id)).state
+
+    async def args(self, job_id: UUID) -> bytes | None:
+        """What the job was submitted with."""
+        return (await self.driver.payload([PayloadRef(job_id, PayloadKind.ARGS)]))[0]
+
+    async def result(self, job_id: UUID) -> bytes | None:
+        """What the job ended with."""
+        return (await self.driver.payload([PayloadRef(job_id, PayloadKind.RESULT)]))[0]
+
+    async def artifacts(self, job_id: UUID) -> tuple[Artifact, ...]:
+        """The artifacts of a job."""
+        return (await self.driver.artifacts([job_id]))[0]
+
+    async def dump(self) -> list[StoredJob]:
+        """Everything."""
+        return [job async for job in self.driver.dump()]
+
+    async def empty(self) -> None:
+        """Cancel and forget every job; ids and times go on."""
+        jobs = await self.dump()
+        await self._all(await self.driver.cancel([one.new.id for one in jobs if not one.job.state.ended]))
+        await self._all(await self.driver.delete([one.new.id for one in reversed(jobs)]))
+
+    async def reopen(self) -> None:
+        """Close the driver, and open its storage again, at the same time of its clock."""
+        await self.driver.close()
+        self.driver = self.again()
+        await self.driver.shift_clock(self.shifted)
+        await self.driver.start()
+
+    async def another(self) -> Driver:
+        """A second unopened driver on the same storage; it is closed at the end."""
+        driver = self.again()
+        self._others.append(driver)
+        return driver
+
+    async def close(self) -> None:
+        """Close whatever is open."""
+        for driver in (*self._others, self.driver):
+            await driver.close()
+
+    async def _all(self, batch: Batch[T]) -> Sequence[T]:
+        await self.told(batch.news)
+        return batch.items
+
+
+async def everything(store: Store) -> None:
+    """Jobs in every state, with all that a job may have."""
+    retried = await store.add(retry_on_failure=1, retry_backoff=5000.0, args=None)
+    token = await store.take(retried)
+    await store.finish(token, b"1", failed=True)
+    root = await store.add(args=b"root", idempotency_key="k", fingerprint=b"f", retention=10000.0)
+    await store.add(root, priority=5, not_before=10000.0, max_retries=7, timeout=20000.0, channel="org", arch="x86_64")
+    token = await store.take(root)
+    await store.attach(token, "b")
+    await store.attach(token, "a", "elsewhere")
+    await store.finish(token, b"result")
+    failed = await store.add()
+    await store.end(failed, failed=True)
+    await store.add(failed, on_dependency_failure=OnDependencyFailure.FAIL)
+    canceled = await store.add()
+    await store.add(canceled)
+    await store.cancel(canceled)
+    released = await store.add(priority=9, max_retries=100)
+    for _ in range(18):
+        await store.release(await store.take(released))
+    await store.take(released, handover=5000.0)
+    running = await store.add(priority=9)
+    token = await store.take(running, lease=10000.0)
+    await store.attach(token, "c")
+    await store.add()
+
+
+def timeless(stored: StoredJob) -> StoredJob:
+    """What is stored, but the moments."""
+    moments = dict.fromkeys(("queued_at", "not_before", "started_at", "finished_at", "expires_at"))
+    job = msgspec.structs.replace(stored.job, **moments)
+    return msgspec.structs.replace(stored, job=job, new=msgspec.structs.replace(stored.new, not_before=None))
+
+
+def soon(due_in: float | None, seconds: float) -> bool:
+    """Whether `advance` is called in time for what is due in so many seconds, and not all the time until then."""
+    return due_in is not None and 0 < due_in <= seconds

@@ -1,0 +1,49 @@
+"""The drivers that come with composerd pass the conformance kit, used as a third party would use it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from composerd.driver import Driver
+from composerd.testing.kit import DriverKit
+from composerd_fs import FsDriver, MemoryDriver
+from composerd_postgres import PostgresDriver
+
+from ..throwaway import Throwaway
+
+
+class TestFs(DriverKit):
+    @pytest.fixture
+    def driver(self, tmp_path: Path) -> Driver:
+        return FsDriver(tmp_path / "storage")
+
+    @pytest.fixture
+    def again(self, tmp_path: Path) -> Callable[[], Driver]:
+        return lambda: FsDriver(tmp_path / "storage")
+
+
+class TestMemory(DriverKit):
+    @pytest.fixture
+    def driver(self) -> Driver:
+        return MemoryDriver.from_url("memory:")
+
+    @pytest.fixture
+    def again(self) -> Callable[[], Driver]:
+        return lambda: MemoryDriver.from_url("memory:")
+
+
+class TestPostgres(DriverKit):
+    """On the oldest version of PostgreSQL that there is, and on the newest."""
+
+    @pytest.fixture
+    def url(self, postgres: Throwaway) -> str:
+        return postgres.fresh()
+
+    @pytest.fixture
+    def driver(self, url: str) -> Driver:
+        return PostgresDriver.from_url(url)
+
+    @pytest.fixture
+    def again(self, url: str) -> Callable[[], Driver]:
+        return lambda: PostgresDriver.from_url(url)

@@ -1,0 +1,78 @@
+"""A driver of a distribution of its own, tests/thirdparty/composerd-sqlite, used as ours are: served, listed, moved from and to."""
+
+import importlib.util
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from .conftest import Serve
+from .test_cli import composerd
+from .test_storage import everything, filled, storage
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("composerd_sqlite") is None and not os.environ.get("CI"),
+    reason="composerd-sqlite is not installed: pip install ./tests/thirdparty/composerd-sqlite",
+)
+
+
+async def test_served(serve: Serve, tmp_path: Path) -> None:
+    """`composerd serve --storage sqlite:///…` hands jobs out, and a server that is killed has lost nothing."""
+    server = await serve("--artifacts", str(tmp_path / "files"), storage=f"sqlite://{tmp_path}/jobs.db")
+    first = await server.submit(args={"n": 1})
+    second = await server.submit(dependencies=[first["id"]])
+    job = await server.ask()
+    assert job is not None
+    assert (job["id"], job["args"]) == (first["id"], {"n": 1})
+    server.kill()
+    await server.exited()
+    await server.start()
+    await server.finish(job, {"ok": True})
+    job = await server.ask()
+    assert job is not None
+    assert (job["id"], job["dynamic_args"]) == (second["id"], [{"ok": True}])
+
+
+async def test_a_second_server(serve: Serve, tmp_path: Path) -> None:
+    """A server that finds the file in use says so and exits."""
+    server = await serve(storage=f"sqlite:{tmp_path}/jobs.db")
+    told = await composerd("serve", "--storage", server.storage, "--listen", "127.0.0.1:0")
+    assert told.code != 0
+    assert "jobs.db cannot be used: database is locked" in told.err
+
+
+async def test_listed() -> None:
+    """`composerd drivers` shows its scheme, distribution, version, contract and capabilities."""
+    told = await composerd("drivers", "--json")
+    (shown,) = [one for one in json.loads(told.out)["items"] if one["scheme"] == "sqlite"]
+    assert (shown["distribution"], shown["version"], shown["contract"]) == ("composerd-sqlite", "1.0", "1.0")
+    assert (shown["capabilities"]["durable"], shown["capabilities"]["shared"]) == (True, False)
+    assert shown["error"] is None
+    assert "sqlite\tcomposerd-sqlite 1.0\t1.0\tdurable\tloads\n" in (await composerd("drivers")).out
+
+
+async def test_moved_there_and_back(serve: Serve, tmp_path: Path) -> None:
+    """`composerd storage move` brings every job and file into it, and out of it again; `info` and `check` know it."""
+    url, before = await filled(serve, tmp_path / "a")
+    files, there = str(tmp_path / "files"), f"sqlite:{tmp_path}/jobs.db"
+    told = await storage("move", "--from", url, "--to", there, "--to-artifacts", files)
+    assert (told.code, told.out) == (0, "4 jobs are there, 1 files were copied\n"), told.err
+    assert "jobs finished\t1\n" in (await storage("info", "--storage", there)).out
+    told = await storage("check", "--storage", there, "--artifacts", files)
+    assert (told.code, told.err) == (0, "")
+    server = await serve("--artifacts", files, storage=there)
+    assert await everything(server) == before
+    await server.close()
+    told = await storage("move", "--from", there, "--from-artifacts", files, "--to", f"fs:{tmp_path / 'b'}")
+    assert told.code == 0, told.err
+    server = await serve(storage=f"fs:{tmp_path / 'b'}")
+    assert await everything(server) == before
+
+
+@pytest.mark.parametrize("url", ["sqlite:", "sqlite://host/jobs.db", "sqlite:/jobs.db?mode=ro"])
+async def test_wrong_urls(url: str) -> None:
+    """What is no URL of it is exit code 2 and a sentence."""
+    told = await storage("info", "--storage", url)
+    assert (told.code, told.out) == (2, "")
+    assert "sqlite" in told.err

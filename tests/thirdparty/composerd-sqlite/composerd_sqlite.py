@@ -1,0 +1,209 @@
+"""A storage driver for composerd: jobs in an SQLite file, which one server has for itself."""
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+from uuid import UUID
+
+from composerd.driver.simple import Record, Shelf, SimpleDriver
+from composerd.driver.url import path_of
+from composerd.errors import StorageFull, StorageUnusable, Unavailable
+from composerd.models import JobFilter, Key, PayloadRef
+
+FORMAT = 1
+
+SCHEMA = """
+CREATE TABLE jobs (
+    id BLOB PRIMARY KEY, number INTEGER NOT NULL UNIQUE, state TEXT NOT NULL,
+    channel TEXT NOT NULL, type TEXT NOT NULL, arch TEXT, priority INTEGER NOT NULL, place INTEGER NOT NULL,
+    due_at INTEGER, expires_at INTEGER, idempotency_key TEXT, record BLOB NOT NULL,
+    UNIQUE (channel, idempotency_key)
+);
+CREATE INDEX ready ON jobs (channel, type, arch, priority DESC, place) WHERE state = 'ready';
+CREATE INDEX running ON jobs (id) WHERE state = 'running';
+CREATE INDEX due ON jobs (due_at) WHERE due_at IS NOT NULL;
+CREATE INDEX expires ON jobs (expires_at) WHERE expires_at IS NOT NULL;
+CREATE TABLE tokens (token BLOB PRIMARY KEY, job BLOB NOT NULL);
+CREATE INDEX tokens_of ON tokens (job);
+CREATE TABLE dependencies (dependency BLOB, number INTEGER, job BLOB NOT NULL, PRIMARY KEY (dependency, number));
+CREATE INDEX dependencies_of ON dependencies (job);
+CREATE TABLE payloads (job BLOB, kind TEXT, payload BLOB NOT NULL, PRIMARY KEY (job, kind));
+CREATE TABLE memo (memo BLOB NOT NULL);
+"""
+
+
+class SqliteShelf(Shelf):
+    """Records in the tables of an SQLite file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.db: sqlite3.Connection | None = None
+
+    @property
+    def description(self) -> str:
+        return f"sqlite at {self.path}"
+
+    # The file.
+
+    def open(self, *, create: bool) -> None:
+        if not create and not self.path.exists():
+            raise StorageUnusable(f"there is no storage at {self.path}")
+        try:
+            self.db = sqlite3.connect(self.path, timeout=0, isolation_level=None)
+            # The file is this process's alone until it is closed.
+            self.db.execute("PRAGMA locking_mode = EXCLUSIVE")
+            self.db.execute("PRAGMA journal_mode = WAL")
+            # What was committed is on the disk, not only with the operating system.
+            self.db.execute("PRAGMA synchronous = FULL")
+            self.db.execute("BEGIN EXCLUSIVE")
+            (version,) = self.db.execute("PRAGMA user_version").fetchone()
+            if version > FORMAT:
+                raise StorageUnusable(f"{self.path} is of format {version}; this driver knows {FORMAT}")
+            if version == 0:
+                for statement in SCHEMA.split(";\n"):
+                    self.db.execute(statement)
+                self.db.execute(f"PRAGMA user_version = {FORMAT}")
+            self.db.execute("COMMIT")
+        except sqlite3.Error as exc:
+            raise StorageUnusable(f"{self.path} cannot be used: {exc}") from exc
+
+    def close(self) -> None:
+        if self.db is not None:
+            self.db.close()
+            self.db = None
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        try:
+            self.ask("BEGIN")
+            yield
+            self.ask("COMMIT")
+        except BaseException as exc:
+            if self.db is not None and self.db.in_transaction:
+                self.db.execute("ROLLBACK")
+            if isinstance(exc, sqlite3.Error):
+                full = exc.sqlite_errorcode == sqlite3.SQLITE_FULL
+                raise (StorageFull if full else Unavailable)(f"{self.path}: {exc}") from exc
+            raise
+
+    def ask(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
+        """The rows of a statement."""
+        if self.db is None:
+            raise Unavailable(f"{self.path} is not open")
+        return self.db.execute(sql, values).fetchall()
+
+    def ids(self, sql: str, *values: Any) -> list[UUID]:
+        """The first column of a statement's rows."""
+        return [UUID(bytes=row[0]) for row in self.ask(sql, *values)]
+
+    def one(self, sql: str, *values: Any) -> UUID | None:
+        """The first column of a statement's row, if it has one."""
+        return next(iter(self.ids(sql, *values)), None)
+
+    # Records.
+
+    def read(self, job_id: UUID) -> bytes | None:
+        rows = self.ask("SELECT record FROM jobs WHERE id = ?", job_id.bytes)
+        return rows[0][0] if rows else None
+
+    def write(self, record: Record) -> None:
+        new = record.new
+        if not self.ask("SELECT 1 FROM jobs WHERE id = ?", new.id.bytes):
+            for one in record.dependencies:
+                self.ask("INSERT INTO dependencies VALUES (?, ?, ?)", one.bytes, record.number, new.id.bytes)
+        self.ask(
+            "INSERT OR REPLACE INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            *(new.id.bytes, record.number, record.state, new.channel, new.type, new.arch, new.priority, record.place),
+            *(record.due_at, record.expires_at, new.idempotency_key, record.encoded),
+        )
+        self.ask("DELETE FROM tokens WHERE job = ?", new.id.bytes)
+        for token in record.tokens:
+            self.ask("INSERT INTO tokens VALUES (?, ?)", token.bytes, new.id.bytes)
+
+    def remove(self, record: Record) -> None:
+        for table, column in [("jobs", "id"), ("tokens", "job"), ("dependencies", "job"), ("payloads", "job")]:
+            self.ask(f"DELETE FROM {table} WHERE {column} = ?", record.id.bytes)
+
+    # Finding them.
+
+    def with_token(self, token: UUID) -> UUID | None:
+        return self.one("SELECT job FROM tokens WHERE token = ?", token.bytes)
+
+    def with_key(self, channel: str, idempotency_key: str) -> UUID | None:
+        return self.one("SELECT id FROM jobs WHERE channel = ? AND idempotency_key = ?", channel, idempotency_key)
+
+    def dependents(self, job_id: UUID) -> Sequence[UUID]:
+        return self.ids("SELECT job FROM dependencies WHERE dependency = ? ORDER BY number", job_id.bytes)
+
+    def first_ready(self, keys: Sequence[Key]) -> UUID | None:
+        best = None
+        for key in keys:
+            rows = self.ask(
+                "SELECT -priority, place, id FROM jobs WHERE state = 'ready' AND channel = ? AND type = ? AND arch IS ?"
+                " ORDER BY priority DESC, place LIMIT 1",
+                *key,
+            )
+            if rows and (best is None or rows[0] < best):
+                best = rows[0]
+        return None if best is None else UUID(bytes=best[2])
+
+    def count_before(self, record: Record, limit: int) -> int:
+        rows = self.ask(
+            "SELECT 1 FROM jobs WHERE state = 'ready' AND channel = ? AND type = ? AND arch IS ?"
+            " AND (priority > ? OR (priority = ? AND place < ?)) LIMIT ?",
+            *(*record.new.key, record.new.priority, record.new.priority, record.place, limit),
+        )
+        return len(rows)
+
+    def due(self, now: int, limit: int) -> Sequence[UUID]:
+        return self.ids("SELECT id FROM jobs WHERE due_at <= ? ORDER BY due_at, place LIMIT ?", now, limit)
+
+    def next_due(self) -> int | None:
+        rows = self.ask("SELECT due_at FROM jobs WHERE due_at IS NOT NULL ORDER BY due_at LIMIT 1")
+        return rows[0][0] if rows else None
+
+    def expired(self, now: int) -> Sequence[UUID]:
+        return self.ids("SELECT id FROM jobs WHERE expires_at <= ? ORDER BY expires_at", now)
+
+    def running(self) -> Sequence[UUID]:
+        return self.ids("SELECT id FROM jobs WHERE state = 'running'")
+
+    def page(self, filter: JobFilter, before: int | None, limit: int) -> Sequence[UUID]:
+        wanted = {"state": filter.state, "type": filter.type, "channel": filter.channel, "arch": filter.arch}
+        asked = {name: value for name, value in wanted.items() if value is not None}
+        conditions = ["number < ?", *[f"{name} = ?" for name in asked]]
+        sql = f"SELECT id FROM jobs WHERE {' AND '.join(conditions)} ORDER BY number DESC LIMIT ?"
+        return self.ids(sql, 2**63 - 1 if before is None else before, *asked.values(), limit)
+
+    def counts(self) -> dict[str, int]:
+        return dict(self.ask("SELECT state, count(*) FROM jobs GROUP BY state"))
+
+    # What is kept beside them.
+
+    def payload(self, ref: PayloadRef) -> bytes | None:
+        rows = self.ask("SELECT payload FROM payloads WHERE job = ? AND kind = ?", ref.job_id.bytes, ref.kind)
+        return rows[0][0] if rows else None
+
+    def keep_payload(self, ref: PayloadRef, payload: bytes) -> None:
+        self.ask("INSERT INTO payloads VALUES (?, ?, ?)", ref.job_id.bytes, ref.kind, payload)
+
+    def memo(self) -> bytes | None:
+        rows = self.ask("SELECT memo FROM memo")
+        return rows[0][0] if rows else None
+
+    def keep_memo(self, memo: bytes) -> None:
+        self.ask("DELETE FROM memo")
+        self.ask("INSERT INTO memo VALUES (?)", memo)
+
+
+class SqliteDriver(SimpleDriver):
+    """Jobs in an SQLite file: `sqlite:/var/lib/jobs.db`, `sqlite:///var/lib/jobs.db`."""
+
+    contract = "1.0"
+    name = "sqlite"
+
+    @classmethod
+    def from_url(cls, url: str) -> Self:
+        return cls(SqliteShelf(path_of(url, "file")))
