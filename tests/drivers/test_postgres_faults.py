@@ -1,0 +1,393 @@
+"""What the PostgreSQL driver makes of connections that break, of statements without an answer, and of many drivers at once."""
+
+import asyncio
+import contextlib
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any, Self
+
+import psycopg2
+import pytest
+
+from composerd.errors import DriverTimeout, Unavailable
+from composerd.models import Claim, Finish, JobState, News, OnDependencyFailure, Outcome
+from composerd.queue.batcher import ask
+from composerd.testing.kit.store import ANY, PLENTY, Store
+from composerd_postgres import PostgresDriver, attempts
+from composerd_postgres.connections import Broken, Connection
+
+from ..throwaway import Throwaway
+
+Open = Callable[..., Awaitable[Store]]
+
+
+@pytest.fixture
+async def open_store(newest_postgres: Throwaway) -> AsyncIterator[Open]:
+    """A function that opens drivers: each call another one, on a storage of this test."""
+    url = newest_postgres.fresh()
+    stores: list[Store] = []
+
+    async def open_one(at: str = "", **options: str) -> Store:
+        query = "".join(f"&{name}={value}" for name, value in options.items())
+        driver = PostgresDriver.from_url((at or url) + query)
+        await driver.start()
+        store = Store(driver, lambda: PostgresDriver(driver.options))
+        store._ids = 1_000_000 * len(stores)
+        stores.append(store)
+        return store
+
+    yield open_one
+    for store in stores:
+        await store.driver.close()
+
+
+def _schema(store: Store) -> str:
+    assert isinstance(store.driver, PostgresDriver)
+    return store.driver.options.schema
+
+
+async def _blocked(postgres: Throwaway, than: int = 0) -> int:
+    """The process of a statement that waits for a lock, another than that one."""
+    while True:
+        rows = postgres.sql(f"SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND pid <> {than}")
+        if rows:
+            return int(rows[0][0])
+        await asyncio.sleep(0.01)
+
+
+@contextlib.asynccontextmanager
+async def _locked(postgres: Throwaway, statement: str) -> AsyncIterator[None]:
+    """Hold what a statement locks."""
+    connection = psycopg2.connect(host=str(postgres.directory), user="tests", dbname="postgres")
+    with connection.cursor() as cursor:
+        cursor.execute(statement)
+        yield
+    connection.close()
+
+
+async def test_killed_in_a_statement(open_store: Open, newest_postgres: Throwaway) -> None:
+    """A backend killed in the middle of a statement: the repetition, as the core makes it, finds nothing done, and does it."""
+    store = await open_store()
+    job_id = await store.add()
+    token = await store.take(job_id)
+    async with _locked(newest_postgres, f"SELECT FROM {_schema(store)}.jobs FOR UPDATE"):
+        finishing = asyncio.create_task(ask(store.driver.finish, [Outcome(token, b"1")]))
+        pid = await _blocked(newest_postgres)
+        newest_postgres.sql(f"SELECT pg_terminate_backend({pid})")
+        await _blocked(newest_postgres, pid)
+    answers, _ = await finishing
+    assert [one.verdict for one in answers] == [Finish.ACCEPTED]  # type: ignore[union-attr]
+    assert await store.result(job_id) == b"1"
+
+
+async def test_an_outcome_that_nobody_knows(open_store: Open, newest_postgres: Throwaway) -> None:
+    """A connection lost in COMMIT: what was committed is found by the repetition, done once, and its news are made good by a re-check."""
+    store = await open_store()
+    job = store.new()
+    real = _Losing(store.driver)
+    with pytest.raises(Unavailable):
+        await store.driver.enqueue([[job]])
+    assert real.lost == 1
+    batch = await store.driver.enqueue([[job]])
+    assert batch.items[0].created == (True,)  # type: ignore[union-attr]
+    assert batch.news.recheck
+    assert len(await store.dump()) == 1
+    assert not (await store.driver.enqueue([[store.new()]])).news.recheck
+
+
+class _Losing:
+    """Loses the connection once, just after a COMMIT was carried out."""
+
+    def __init__(self, driver: Any) -> None:
+        self.lost = 0
+        fetch = Connection.fetch
+
+        async def losing(
+            connection: Connection, statement: str, parameters: Any, time_limit: float | None = None
+        ) -> Any:
+            rows = await fetch(connection, statement, parameters, time_limit)
+            if statement.endswith("COMMIT") and not self.lost:
+                self.lost += 1
+                connection.close()
+                raise Broken("lost")
+            return rows
+
+        connections = driver._session.connections
+        for connection in connections._idle:
+            connection.fetch = losing.__get__(connection)
+
+
+async def test_all_connections_are_busy(open_store: Open, newest_postgres: Throwaway) -> None:
+    """An exhausted pool: who finds no connection in time is told so, and all is well once they are free."""
+    store = await open_store(connections="2", time_limit="300ms")
+    job_id = await store.add()
+    async with _locked(newest_postgres, f"LOCK TABLE {_schema(store)}.jobs"):
+        calls = await asyncio.gather(*[store.driver.get([job_id]) for _ in range(6)], return_exceptions=True)
+    assert [type(one) for one in calls] == [DriverTimeout] * 6
+    assert await store.state(job_id) is JobState.READY
+
+
+async def test_a_canceled_caller_cuts_nothing(open_store: Open, newest_postgres: Throwaway) -> None:
+    """A caller that goes away takes neither the statement nor the connection with it."""
+    store = await open_store(connections="1")
+    job_id = await store.add()
+    async with _locked(newest_postgres, f"LOCK TABLE {_schema(store)}.jobs"):
+        call = asyncio.create_task(store.driver.get([job_id]))
+        pid = await _blocked(newest_postgres)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+    assert await store.state(job_id) is JobState.READY
+    assert newest_postgres.sql(f"SELECT count(*) FROM pg_stat_activity WHERE pid = {pid}") == [(1,)]
+
+
+async def test_a_statement_that_the_server_cancels(open_store: Open, newest_postgres: Throwaway) -> None:
+    """A statement canceled in the server is a timeout, not a cancellation of whoever asked."""
+    store = await open_store()
+    job_id = await store.add()
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda *_: None)  # aiopg complains of it there
+    async with _locked(newest_postgres, f"LOCK TABLE {_schema(store)}.jobs"):
+        call = asyncio.create_task(store.driver.get([job_id]))
+        newest_postgres.sql(f"SELECT pg_cancel_backend({await _blocked(newest_postgres)})")
+        with pytest.raises(DriverTimeout):
+            await call
+    assert await store.state(job_id) is JobState.READY
+
+
+async def test_an_outage_ends_no_lease(
+    open_store: Open, newest_postgres: Throwaway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lease that ran out while the database could not be had is not ended until a full lease after that."""
+    store = await open_store()
+    job_id = await store.add()
+    token = await store.take(job_id, lease=60.0)
+    store.driver._session.connections.lost = True  # type: ignore[attr-defined]
+    assert await store.pass_time(61.0) == []
+    assert await store.touch(token) is not None
+    assert await store.pass_time(61.0) == [job_id]
+
+
+async def test_a_lock_is_waited_out_in_a_claim(
+    open_store: Open, newest_postgres: Throwaway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Claim: a ready job that somebody holds a lock of for a moment is not taken for no job."""
+    store = await open_store()
+    job_id = await store.add()
+    found_locked = asyncio.Event()
+    real = attempts._claim
+
+    async def observed(*args: Any) -> Any:
+        answer = await real(*args)
+        if answer[2]:
+            found_locked.set()
+        return answer
+
+    monkeypatch.setattr(attempts, "_claim", observed)
+    async with _locked(newest_postgres, f"SELECT FROM {_schema(store)}.jobs FOR UPDATE"):
+        claiming = asyncio.create_task(store.claim())
+        await found_locked.wait()
+        assert not claiming.done()
+    claimed = await claiming
+    assert claimed is not None
+    assert claimed.job_id == job_id
+
+
+async def test_dependents_do_not_hide_a_job(open_store: Open) -> None:
+    """Claim: a submission that depends on a ready job, and holds on to it, does not keep it from being taken."""
+    one, other = await open_store(), await open_store()
+    job_id = await one.add()
+    session = one.driver._session  # type: ignore[attr-defined]
+    async with session.connections.one() as connection:
+        await connection.fetch("BEGIN", {})
+        await connection.fetch(session.statements["hold_jobs"], {"held": f"{{{job_id}}}", "answered": "{}"})
+        claimed = await other.claim()
+        await connection.fetch("ROLLBACK", {})
+    assert claimed is not None
+    assert claimed.job_id == job_id
+
+
+async def test_many_drivers_take_each_job_once(open_store: Open) -> None:
+    """Claim: whatever drivers race, each job is given once, and all are."""
+    stores = [await open_store(connections="4") for _ in range(4)]
+    keys = [ANY, ANY._replace(arch="x86_64")]
+    ids = set()
+    for store in stores:
+        for n in range(50):
+            ids.add(await store.add(arch=keys[n % 2].arch, priority=n % 3))
+    got: list[Any] = []
+
+    async def take(store: Store) -> None:
+        for _ in range(20):
+            claims = [Claim(store.id(), tuple(keys), 60.0) for _ in range(3)]
+            got.extend(one.job_id for one in (await store.driver.claim(claims, PLENTY)).items if one is not None)
+
+    await asyncio.gather(*[take(store) for store in stores for _ in range(2)])
+    assert len(got) == len(ids)
+    assert set(got) == ids
+
+
+async def test_many_drivers_end_a_graph(open_store: Open, newest_postgres: Throwaway) -> None:
+    """Races: ends, cancels, releases and submissions on one graph by many drivers: no deadlock is left, and all adds up."""
+    stores = [await open_store(connections="4") for _ in range(4)]
+    roots = [await stores[0].add() for _ in range(12)]
+    leaves = [
+        await stores[0].add(
+            *roots[n : n + 6], on_dependency_failure=OnDependencyFailure.FAIL if n % 2 else OnDependencyFailure.RUN
+        )
+        for n in range(12)
+    ]
+    deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = 'postgres'"
+    before = newest_postgres.sql(deadlocks)
+
+    async def work(store: Store, number: int) -> None:
+        for turn in range(10):
+            claims = [Claim(store.id(), (ANY,), 60.0) for _ in range(3)]
+            taken = [one for one in (await store.driver.claim(claims, PLENTY)).items if one is not None]
+            if turn % 3 == 2:
+                await store.driver.release([one.token for one in taken])
+            else:
+                outcomes = [
+                    Outcome(one.token, b"%d" % turn, failed=(number + turn) % 4 == 0) for one in reversed(taken)
+                ]
+                await store.driver.finish(outcomes)
+            if turn == 5:
+                await store.driver.cancel([leaves[number], leaves[number + 4]])
+            await store.driver.enqueue([[store.new(roots[(number + turn) % 12], roots[turn])]])
+
+    await asyncio.gather(*[work(store, number) for number, store in enumerate(stores)])
+    while (await stores[0].driver.advance(1000)).news.due_in == 0.0:
+        pass
+    while (claimed := await stores[1].claim()) is not None:
+        await stores[2].finish(claimed.token)
+    jobs = await stores[3].dump()
+    assert all(job.job.state.ended for job in jobs), [job.job for job in jobs if not job.job.state.ended]
+    assert (await stores[0].driver.check()).problems == ()
+    assert newest_postgres.sql(deadlocks) == before
+
+
+async def test_a_key_is_one_job_whoever_submits(open_store: Open) -> None:
+    """Enqueue: of submissions with one key at once on many drivers one makes the job, and the others find it."""
+    stores = [await open_store() for _ in range(4)]
+    for turn in range(10):
+        jobs = [
+            store.new(idempotency_key=f"k{turn}", fingerprint=hashlib.sha256(b"f").digest())
+            for store in stores
+            for _ in range(3)
+        ]
+        answers = await asyncio.gather(*[stores[n // 3].submit(job) for n, job in enumerate(jobs)])
+        assert len({answer.jobs[0].id for answer in answers}) == 1
+        assert sum(answer.created[0] for answer in answers) == 1
+
+
+async def test_news_cross(open_store: Open) -> None:
+    """Watch: another driver hears what became ready and what ended or came back, and not what it did itself."""
+    one, other = await open_store(), await open_store()
+    heard: asyncio.Queue[News] = asyncio.Queue()
+
+    async def listen() -> None:
+        async for news in other.driver.watch():
+            heard.put_nowait(news)
+
+    listening = asyncio.create_task(listen())
+    assert (await heard.get()).recheck
+    await other.add(type="own")
+    job_id = await one.add()
+    assert await heard.get() == News(ready={ANY: 1})
+    await one.release(await one.take())
+    news = [await heard.get(), await heard.get()]
+    assert News(returned=(job_id,)) in news
+    await one.end(job_id)
+    assert await heard.get() == News(ended=(job_id,))
+    for _ in range(3):
+        await one.add(priority=1)
+    await one.submit(*[one.new() for _ in range(3)])
+    assert [await heard.get() for _ in range(4)][-1] == News(ready={ANY: 3})
+    listening.cancel()
+
+
+async def test_too_much_news(open_store: Open) -> None:
+    """Watch: more than fits into a few notifications says "look at everything"."""
+    one, other = await open_store(), await open_store()
+    watching = other.driver.watch()
+    await anext(watching)
+    root = await one.add()
+    await one.submit(*[one.new(root) for _ in range(4000)])
+    cancel = await one.driver.cancel([root])
+    assert len(cancel.news.ended) == 4001
+    ended: set[Any] = set()
+    while len(ended) < 4001:
+        news = await anext(watching)
+        if news.recheck:
+            break
+        ended.update(news.ended)
+    await watching.aclose()  # type: ignore[attr-defined]
+
+
+async def test_the_connection_that_listens_dies(open_store: Open, newest_postgres: Throwaway) -> None:
+    """Watch: a listening connection that is killed is an error at once, and the next one begins with a re-check."""
+    store = await open_store()
+    watching = store.driver.watch()
+    assert (await anext(watching)).recheck
+    newest_postgres.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'")
+    with pytest.raises(Unavailable):
+        await anext(watching)
+    again = store.driver.watch()
+    assert (await anext(again)).recheck
+    await again.aclose()  # type: ignore[attr-defined]
+
+
+async def test_a_half_open_connection_is_found(
+    open_store: Open, newest_postgres: Throwaway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Watch: a listening connection whose peer is silent for ever is found by a notification to itself."""
+    monkeypatch.setattr("composerd_postgres.watch.PROBE_AFTER", 0.1)
+    monkeypatch.setattr("composerd_postgres.watch.PROBE_LIMIT", 0.3)
+    async with _Relay(newest_postgres, tmp_path) as relay:
+        first = await open_store()
+        url = f"postgresql://tests@/postgres?host={tmp_path}&schema={_schema(first)}"
+        store = await open_store(url)
+        watching = store.driver.watch()
+        assert (await anext(watching)).recheck
+        listening = asyncio.ensure_future(anext(watching))
+        await first.add()
+        assert (await listening).ready == {ANY: 1}
+        waiting = asyncio.ensure_future(anext(watching))
+        relay.silent.set()
+        with pytest.raises(Unavailable):
+            await waiting
+        relay.silent.clear()
+
+
+class _Relay:
+    """A socket between a driver and the database that can be made to swallow everything."""
+
+    def __init__(self, postgres: Throwaway, directory: Path) -> None:
+        self.silent = asyncio.Event()
+        self._target = str(postgres.directory / ".s.PGSQL.5432")
+        self._path = str(directory / ".s.PGSQL.5432")
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_unix_server(self._serve, self._path)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there_reader, there_writer = await asyncio.open_unix_connection(self._target)
+        for source, sink in ((reader, there_writer), (there_reader, writer)):
+            self._tasks.append(asyncio.create_task(self._copy(source, sink)))
+
+    async def _copy(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        try:
+            while data := await source.read(65536):
+                if not self.silent.is_set():
+                    sink.write(data)
+        finally:
+            sink.close()

@@ -1,0 +1,155 @@
+"""Several servers on one PostgreSQL database: what they tell each other, and what becomes of them when it goes away."""
+
+import asyncio
+import signal
+import sys
+import time
+
+import pytest
+
+from ..throwaway import Throwaway
+from .conftest import COMPOSER, Serve, Server
+
+SOON = 2.0
+"""How long delivery may take to go on, in seconds, once the database is there again."""
+
+
+async def test_three_servers_are_one_queue(serve: Serve, postgres: Throwaway) -> None:
+    """A job submitted to one server reaches the worker that waits at another, and its end who waits at the third."""
+    url = postgres.fresh()
+    first, second, third = [await serve(storage=url) for _ in range(3)]
+    waiting = asyncio.create_task(second.ask())
+    await second.until(lambda: _waits(second, 1))
+    job = await first.submit(args={"n": 1})
+    taken = await waiting
+    assert taken is not None
+    assert (taken["id"], taken["args"]) == (job["id"], {"n": 1})
+    end = asyncio.create_task(third.job(job["id"], wait="30s"))
+    await third.until(lambda: _waits(third, 1))
+    began = time.monotonic()
+    assert (await first.finish(taken, {"done": True}))[0] == 200
+    assert (await end)["result"] == {"done": True}
+    assert time.monotonic() - began < SOON  # heard, not found out by looking again
+
+
+async def test_a_cancel_reaches_the_worker_of_another_server(serve: Serve, newest_postgres: Throwaway) -> None:
+    """Cancel on one server answers the watch of the attempt on another at once."""
+    url = newest_postgres.fresh()
+    first, second = [await serve(storage=url) for _ in range(2)]
+    job = await first.submit()
+    taken = await second.ask()
+    assert taken is not None
+    watching = asyncio.create_task(second.request("GET", taken["location"] + "?wait=30s"))
+    await second.until(lambda: _waits(second, 1))
+    began = time.monotonic()
+    assert (await first.request("POST", f"{COMPOSER}/jobs/{job['id']}/cancel"))[0] == 200
+    assert (await watching)[1]["canceled"] is True
+    assert time.monotonic() - began < SOON
+
+
+async def test_without_notifications(serve: Serve, newest_postgres: Throwaway) -> None:
+    """Where a pooler keeps notifications from arriving, what another server did is found by looking every `poll`."""
+    url = newest_postgres.fresh(pooler="yes", poll="100ms")
+    first, second = [await serve(storage=url) for _ in range(2)]
+    waiting = asyncio.create_task(second.ask())
+    await second.until(lambda: _waits(second, 1))
+    job = await first.submit()
+    taken = await asyncio.wait_for(waiting, SOON)
+    assert taken is not None
+    assert taken["id"] == job["id"]
+
+
+async def test_the_database_is_down_at_the_start(serve: Serve, own_postgres: Throwaway) -> None:
+    """A server starts without its database: 503 with Retry-After, not ready; it is in order soon after the database is there."""
+    url = own_postgres.fresh()
+    own_postgres.stop()
+    server = await serve(storage=url)
+    assert (await server.request("GET", "/healthz"))[0] == 200
+    assert (await server.request("GET", "/readyz"))[0] == 503
+    assert server._http is not None
+    async with server._http.post(f"{server.url}{COMPOSER}/jobs", json={"type": "build"}) as response:
+        assert response.status == 503
+        assert int(response.headers["Retry-After"]) > 0
+        assert (await response.json())["id"] == "28"
+    own_postgres.start()
+    await server.until(lambda: _is(server, "/readyz", 200), SOON)
+    job = await server.submit()
+    taken = await server.ask()
+    assert taken is not None
+    assert taken["id"] == job["id"]
+    assert b"Traceback" not in server.log, server.log.decode()
+
+
+async def test_a_newer_schema_ends_a_late_start(serve: Serve, own_postgres: Throwaway) -> None:
+    """A server that waited for its database and finds a schema of a later composerd stops, and says which it needs."""
+    url = own_postgres.url(schema="later")
+    own_postgres.sql(
+        "CREATE SCHEMA later; CREATE TABLE later.migrations (number integer, name text, composerd text); "
+        "INSERT INTO later.migrations VALUES (999, 'later', '9.9')"
+    )
+    own_postgres.stop(signal.SIGTERM)
+    server = await serve(storage=url)
+    own_postgres.start()
+    assert await server.exited() == 2
+    assert b"needs composerd 9.9 or newer" in server.log
+
+
+async def test_a_restart_of_the_database(serve: Serve, own_postgres: Throwaway) -> None:
+    """Who waits goes on waiting through a restart of the database, and is served soon after it; attempts are not lost."""
+    url = own_postgres.fresh()
+    first, second = [await serve(storage=url) for _ in range(2)]
+    await first.submit(type="other")
+    running = await first.ask("other")
+    assert running is not None
+    waiting = asyncio.create_task(second.ask(wait="60s"))
+    await second.until(lambda: _asked(second))
+    own_postgres.stop()
+    status, body = await first.request("POST", f"{COMPOSER}/jobs", {"type": "build"})
+    assert (status, body["id"]) == (503, "28")
+    own_postgres.start()
+    returned = time.monotonic()
+    await first.until(lambda: _submitted(first), SOON)
+    taken = await waiting
+    assert time.monotonic() - returned < SOON
+    assert taken is not None
+    assert (await second.finish(running))[0] == 200
+    assert b"Traceback" not in first.log + second.log, (first.log + second.log).decode()
+
+
+@pytest.mark.parametrize("command", ["migrate", "storage info", "storage check"])
+async def test_commands(newest_postgres: Throwaway, command: str, serve: Serve) -> None:
+    """The commands that look after storages take a PostgreSQL URL like any other."""
+    url = newest_postgres.fresh()
+    server = await serve(storage=url)
+    await server.submit()
+    process = await asyncio.create_subprocess_exec(
+        *_composerd(*command.split(), "--storage", url), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    out, err = await process.communicate()
+    assert process.returncode == 0, err
+    if command == "storage info":
+        assert b"PostgreSQL" in out
+
+
+def _composerd(*arguments: str) -> tuple[str, ...]:
+    return (sys.executable, "-m", "composerd.cli.main", *arguments)
+
+
+async def _waits(server: Server, count: int) -> bool:
+    """Whether so many wait."""
+    _, text = await server.request("GET", "/metrics")
+    return f"composerd_waits {float(count)}" in text.decode()
+
+
+async def _asked(server: Server) -> bool:
+    """Whether the storage has answered a claim."""
+    _, text = await server.request("GET", "/metrics")
+    return 'composerd_storage_seconds_count{method="claim"}' in text.decode()
+
+
+async def _is(server: Server, path: str, status: int) -> bool:
+    return (await server.request("GET", path))[0] == status
+
+
+async def _submitted(server: Server) -> bool:
+    return (await server.request("POST", f"{COMPOSER}/jobs", {"type": "build"}))[0] == 201

