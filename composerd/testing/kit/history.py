@@ -491,18 +491,19 @@ class History(RuleBasedStateMachine):
             assert found.expires_at is not None
             assert abs(found.expires_at.timestamp() - self.base - job.expires_at) < SLACK
 
-    @staticmethod
-    def compare_payloads(job: ModelJob, args: bytes | None, result: bytes | None) -> None:
-        """A job's args and result; of a failure with its dependencies whatever of them was known then."""
+    def compare_payloads(self, job: ModelJob, args: bytes | None, result: bytes | None) -> None:
+        """A job's args and result; of a failure with its dependencies whatever of them was known then, and from then on."""
         assert args == job.new.args
-        if job.failed_with is not None:
+        if job.failed_with:
             assert result is not None
             named = msgspec.json.decode(result)["job_error"]["details"]
-            known = [one for one in job.failed_with if str(one) in named]
+            # What follows may be drawn at the end of a call that failed several.
+            failed = {*job.failed_with, *self.model.failed(job)}
+            known = [one for one in dict.fromkeys(job.new.dependencies) if one in failed and str(one) in named]
             assert known
             assert result == dependency_result(known)
-        else:
-            assert result == job.result
+            job.result, job.failed_with = result, None
+        assert result == job.result
 
     def hear(self, news: News) -> None:
         """Have done what is left to do at once; everything that somebody may wait for was told."""
