@@ -130,6 +130,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--rows-page", type=Path, metavar="FILE", help="write which test is for which row of the reference"
     )
+    parser.addoption(
+        "--driver-kit-page", action="store_true", help="write which broken driver is caught by which test of the kit"
+    )
+    parser.addoption("--only-cited", action="store_true", help="of broken drivers run the tests of their clause only")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -8,7 +8,7 @@ import msgspec
 
 from composerd.driver.contract import CONTRACT_VERSION, Capabilities, Driver
 from composerd.driver.guard import Guard, Observer, unobserved
-from composerd.errors import StorageURLError
+from composerd.errors import ComposerdError, StorageURLError
 
 GROUP = "composerd.drivers"
 
@@ -53,14 +53,13 @@ def open_driver(url: str, observe: Observer = unobserved) -> Guard:
     if clash := _clash(scheme, points):
         raise StorageURLError(clash)
     try:
-        driver = _load(points[0])
-    except StorageURLError:
+        return Guard(_load(points[0]).from_url(url), observe)
+    except ComposerdError:
         raise
-    except Exception as exc:
+    except (Exception, SystemExit) as exc:
         raise StorageURLError(
-            f"the storage driver {scheme!r} of {_distribution(points[0])} cannot be loaded: {exc}"
+            f"the storage driver {scheme!r} of {_distribution(points[0])} cannot be loaded: {type(exc).__name__}: {exc}"
         ) from exc
-    return Guard(driver.from_url(url), observe)
 
 
 def _load(point: EntryPoint) -> type[Driver]:
@@ -75,6 +74,8 @@ def _load(point: EntryPoint) -> type[Driver]:
             f"the storage driver {point.name!r} of {_distribution(point)} was written for contract {written_for}; "
             f"this composerd has {CONTRACT_VERSION}"
         )
+    if lacking := ", ".join(sorted(driver.__abstractmethods__)):
+        raise StorageURLError(f"the storage driver {point.name!r} of {_distribution(point)} lacks methods: {lacking}")
     return driver
 
 
@@ -87,7 +88,7 @@ def _describe(point: EntryPoint, points: Sequence[EntryPoint]) -> InstalledDrive
         return msgspec.structs.replace(about, error=clash)
     try:
         driver = _load(point)
-    except Exception as exc:  # noqa: BLE001  # whatever an import raises is that driver's trouble, not the others'
+    except (Exception, SystemExit) as exc:  # noqa: BLE001  # whatever an import raises is that driver's trouble, not the others'
         return msgspec.structs.replace(
             about, error=f"{type(exc).__name__}: {exc}" if not isinstance(exc, StorageURLError) else str(exc)
         )

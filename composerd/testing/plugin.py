@@ -39,6 +39,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="SEED",
         help="another seed, other histories (default: 0)",
     )
+    group.addoption(
+        "--history-as-found",
+        action="store_true",
+        help="show a history that differs as it was found, without looking for the shortest",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -12,6 +12,18 @@ from composerd.testing.kit import store as kit
 from composerd_fs import FsDriver, MemoryDriver
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With `--only-cited` leave the tests of a broken driver out that do not cite the clause that it breaks."""
+    if config.getoption("--only-cited"):
+        items[:] = [item for item in items if _cites(item)]
+
+
+def _cites(item: pytest.Item) -> bool:
+    broken = getattr(item.getparent(pytest.Class), "obj", None)
+    clauses = getattr(broken, "clauses", ())
+    return not clauses or any(clause in mark.args for mark in item.iter_markers("clause") for clause in clauses)
+
+
 class Store(kit.Store):
     """A driver on a directory. Nothing is settled behind a test's back: what lags is a subject of these tests."""
 

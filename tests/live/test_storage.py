@@ -1,12 +1,21 @@
 """`composerd migrate` and `composerd storage`: on real directories, before, between and after servers."""
 
 import json
+import os
+from collections.abc import Sequence
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
+from composerd import storage as storages
+from composerd.driver import StoredJob
+from composerd.driver.registry import open_driver
+from composerd.errors import StorageFull
+from composerd.models import NewJob
+
 from .conftest import COMPOSER, Serve, Server, send
-from .test_cli import Ended, composerd
+from .test_cli import Ended, composerd, start
 
 
 async def storage(*arguments: str) -> Ended:
@@ -174,6 +183,80 @@ async def test_an_interrupted_move(serve: Serve, tmp_path: Path) -> None:
     assert (await storage("move", "--from", url, "--to", f"fs:{tmp_path / 'b'}")).code == 0
     server = await serve(storage=f"fs:{tmp_path / 'b'}")
     assert await everything(server) == before
+
+
+async def test_a_move_that_is_killed(serve: Serve, tmp_path: Path) -> None:
+    """A move that is killed between two parts is run again: what came over stays, the rest comes, and nothing is there twice."""
+    url, _ = await filled(serve, tmp_path / "a")
+    server = await serve(storage=url)
+    await server.request("POST", f"{COMPOSER}/jobs/batch", {"jobs": [{"type": "bulk", "args": n} for n in range(250)]})
+    await server.submit("last")
+    job = await server.ask("last")
+    assert job is not None
+    await send(server, "PUT", job["artifact_location"] + "late.txt", b"late")
+    await server.finish(job, {"ok": True})
+    before = await everything(server)
+    await server.close()
+    (file,) = (
+        one for one in (tmp_path / "a" / "artifacts").rglob("*") if one.is_file() and one.read_bytes() == b"late"
+    )
+    file.rename(tmp_path / "kept")
+    os.mkfifo(file)  # whoever reads it stands still there
+    target = f"fs:{tmp_path / 'b'}"
+    process = await start("storage", "move", "--from", url, "--to", target)
+    await server.until(lambda: _is_read(file), 30)
+    process.kill()
+    await process.wait()
+    file.unlink()
+    (tmp_path / "kept").rename(file)
+    came = json.loads((await storage("info", "--storage", target, "--json")).out)["jobs"]
+    assert 0 < sum(came.values()) < 255
+    again = await storage("move", "--from", url, "--to", target, "--json")
+    assert json.loads(again.out) == {"kind": "StorageMove", "jobs": 255, "artifacts": 1}
+    server = await serve(storage=target)
+    assert await everything(server) == before
+
+
+async def _is_read(fifo: Path) -> bool:
+    """Whether somebody has opened it for reading."""
+    try:
+        os.close(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
+    except OSError:
+        return False
+    return True
+
+
+async def test_progress_is_told(tmp_path: Path) -> None:
+    """A move says, part by part, how many jobs are done and of how many; a target that fails leaves what came before."""
+    source, target = (open_driver(f"fs:{tmp_path / name}") for name in "ab")
+    told: list[tuple[int, int]] = []
+    await source.start()
+    await target.start()
+    try:
+        await source.enqueue([[NewJob(id=UUID(int=n + 1), type="t") for n in range(250)]])
+        parts = 0
+        load = target.load
+
+        async def full(jobs: Sequence[StoredJob]) -> None:
+            nonlocal parts
+            parts += 1
+            if parts == 2:
+                raise StorageFull
+            await load(jobs)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(target, "load", full)
+            with pytest.raises(StorageFull):
+                await storages.move(source, target, None, None, lambda done, total: told.append((done, total)))
+        assert told == [(100, 250)]
+        assert sum((await target.info()).jobs.values()) == 100
+        moved = await storages.move(source, target, None, None, lambda done, total: told.append((done, total)))
+        assert moved.jobs == 250
+        assert told[1:] == [(100, 250), (200, 250), (250, 250)]
+        assert [one.new.id async for one in target.dump()] == [one.new.id async for one in source.dump()]
+    finally:
+        await source.close()
+        await target.close()
 
 
 async def test_a_move_to_where_no_files_are_kept(serve: Serve, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from composerd.testing.kit.claims import Claims
 from composerd.testing.kit.dependencies import Dependencies
 from composerd.testing.kit.durability import Durability
 from composerd.testing.kit.ends import Ends
-from composerd.testing.kit.history import Histories
+from composerd.testing.kit.histories import Histories
 from composerd.testing.kit.leases import Leases
 from composerd.testing.kit.looks import Looks
 from composerd.testing.kit.moving import Moving

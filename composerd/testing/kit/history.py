@@ -5,18 +5,20 @@ thousand seconds, and time passes in such steps only: what is due and what is no
 """
 
 import asyncio
-import time
 from collections import Counter
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from typing import Any, TypeVar
 from uuid import UUID
 
 import msgspec
-import pytest
-from hypothesis import HealthCheck, Phase, settings
-from hypothesis import seed as seeded
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
 
 from composerd.driver.rules import dependency_result
 from composerd.errors import ComposerdError, JobEnded, JobNotEnded, JobNotFound
@@ -41,43 +43,25 @@ from composerd.models import (
     Worker,
 )
 from composerd.testing.kit.model import Model, ModelJob
+from composerd.testing.kit.moves import KEYS, LAST, UNIT, index, looks, repetitions, signs, storages, submission, units
 from composerd.testing.kit.store import PLENTY, Store
 
 T = TypeVar("T")
 
-UNIT = 1000.0
 SLACK = 500.0
 """Less than a unit, and more than a history takes."""
 
-KEYS = [Key("", "t", None), Key("", "t", "x"), Key("c", "t", None)]
 
-EXAMPLES = 10
-"""How many histories are tried between two looks at the clock."""
+def _has_ready(history: "History") -> bool:
+    return any(job.state is JobState.READY for job in history.model.jobs.values())
 
-LENGTH = 40
-"""How many steps a history has at most."""
 
-index = st.integers(0, 7)
-units = st.integers(1, 4)
-submission = st.lists(
-    st.fixed_dictionaries(
-        {},
-        optional={
-            "key": st.integers(0, 2),
-            "dependencies": st.lists(index, min_size=1, max_size=3),
-            "priority": st.integers(-1, 1),
-            "later": units,
-            "timeout": units,
-            "max_retries": st.integers(0, 1),
-            "retry_on_failure": st.integers(0, 2),
-            "strict": st.just(True),
-            "idempotency_key": st.integers(0, 1),
-            "retention": units,
-        },
-    ),
-    min_size=1,
-    max_size=4,
-)
+def _has_jobs(history: "History") -> bool:
+    return bool(history.model.jobs)
+
+
+def _has_tokens(history: "History") -> bool:
+    return bool(history.tokens)
 
 
 class History(RuleBasedStateMachine):
@@ -118,7 +102,42 @@ class History(RuleBasedStateMachine):
 
         return self.runner.run(run())
 
+    # Rules that are several, so that each is not as frequent as a claim.
+
+    @rule(sign=signs)
+    @precondition(_has_tokens)
+    def hear_of(self, sign: tuple[Any, ...]) -> None:
+        """A sign of life, or an uploaded file."""
+        self.run(sign)
+
+    @rule(what=repetitions)
+    @precondition(_has_tokens)
+    def repeat(self, what: tuple[Any, ...]) -> None:
+        """Something once more."""
+        self.run(what)
+
+    @rule(what=looks)
+    @precondition(_has_jobs)
+    def look_at(self, what: tuple[Any, ...]) -> None:
+        """A look at the storage."""
+        self.run(what)
+
+    @rule(what=storages)
+    @precondition(_has_jobs)
+    def do_to_storage(self, what: str) -> None:
+        """Something that concerns all jobs."""
+        self.run((what,))
+
+    def run(self, what: tuple[Any, ...]) -> None:
+        """Call a method by its name."""
+        getattr(self, what[0])(*what[1:])
+
     # Writes.
+
+    @initialize(jobs=submission)
+    def begun(self, jobs: list[dict[str, Any]]) -> None:
+        """There is something to begin with."""
+        self.submit(jobs)
 
     @rule(jobs=submission)
     def submit(self, jobs: list[dict[str, Any]]) -> None:
@@ -133,6 +152,7 @@ class History(RuleBasedStateMachine):
 
     def new_job(self, fields: dict[str, Any], known: Sequence[UUID]) -> NewJob:
         """A job from the small numbers of a rule."""
+        fields = {**fields, **fields.get("traits", {})}
         key = KEYS[fields.get("key", 0)]
         named = fields.get("idempotency_key")
         job_id = self.store.id()
@@ -155,7 +175,6 @@ class History(RuleBasedStateMachine):
             retention=fields["retention"] * UNIT if "retention" in fields else None,
         )
 
-    @rule(n=index)
     def submit_again(self, n: int) -> None:
         """A submission once more; an id is not used again once its job was deleted."""
         if self.submissions and not self.deleted.intersection(job.id for job in _pick(self.submissions, n)):
@@ -174,19 +193,33 @@ class History(RuleBasedStateMachine):
             assert [job.state for job in answer.jobs] == [self.model.jobs[job_id].state for job_id, _ in expected]
         self.hear(batch.news)
 
-    @rule(keys=st.sets(st.integers(0, 2), min_size=1), count=st.integers(1, 3), handover=st.booleans())
-    def claim(self, keys: set[int], count: int, handover: bool) -> None:
-        """Requests for a job."""
-        tokens = [self.store.id() for _ in range(count)]
-        self.tokens += tokens
-        asked = tuple(KEYS[n] for n in keys)
-        self.begin([Claim(one, asked, 3 * UNIT, UNIT if handover else None, self.store.id()) for one in tokens])
+    @precondition(_has_ready)
+    @rule(count=st.integers(1, 3), handover=st.booleans())
+    def claim(self, count: int, handover: bool) -> None:
+        """Requests for any job."""
+        self.claim_of(range(3), count, handover=handover)
 
-    @rule(n=index, key=st.integers(0, 2))
+    @rule(keys=st.sets(st.integers(0, 2), min_size=1, max_size=2), count=st.integers(1, 2))
+    def claim_some(self, keys: set[int], count: int) -> None:
+        """Requests for jobs of some keys."""
+        self.claim_of(keys, count, handover=False)
+
+    def claim_of(self, keys: Iterable[int], count: int, *, handover: bool) -> None:
+        """Requests with new tokens."""
+        asked = tuple(KEYS[n] for n in keys)
+        lives = UNIT if handover else None
+        self.begin([Claim(self.store.id(), asked, 3 * UNIT, lives, self.store.id()) for _ in range(count)])
+
+    @precondition(_has_ready)
+    @rule(failed=st.booleans())
+    def work(self, failed: bool) -> None:
+        """A job is claimed and finished."""
+        self.claim_of(range(3), 1, handover=False)
+        self.finish([(0, 0, failed)])
+
     def claim_again(self, n: int, key: int) -> None:
         """A request with a token that was used before."""
-        if self.tokens:
-            self.begin([Claim(_pick(self.tokens, n), (KEYS[key],), 3 * UNIT)])
+        self.begin([Claim(self.token(n), (KEYS[key],), 3 * UNIT)])
 
     def begin(self, claims: Sequence[Claim]) -> None:
         """Claim, and compare the answers."""
@@ -199,6 +232,7 @@ class History(RuleBasedStateMachine):
                 assert claimed is not None, f"a job is ready, and the claim got none: {candidates}"
                 assert claimed.job_id in candidates
                 self.model.begin(claimed.job_id, claim)
+                self.tokens.append(claim.token)
                 found = self.model.find(claim.token)
             if found is None or found[1].state is not AttemptState.RUNNING:
                 assert claimed is None
@@ -210,7 +244,6 @@ class History(RuleBasedStateMachine):
             assert claimed.attempt == attempt.number
         self.hear(batch.news)
 
-    @rule(n=index, partial=st.sampled_from([None, b"1", b"2"]), confirm=st.booleans())
     def touch(self, n: int, partial: bytes | None, confirm: bool) -> None:
         """A sign of life."""
         touch = Touch(self.token(n), partial, confirm)
@@ -220,7 +253,6 @@ class History(RuleBasedStateMachine):
         self.model.touch(touch)
         self.hear(batch.news)
 
-    @rule(n=index, name=st.sampled_from("ab"), place=st.sampled_from("xy"))
     def attach(self, n: int, name: str, place: str) -> None:
         """An uploaded file."""
         token, artifact = self.token(n), Artifact(name, 1, "ab" * 32, place)
@@ -230,6 +262,7 @@ class History(RuleBasedStateMachine):
         assert (attached.attempt, attached.replaced) == (expected, self.model.attach(token, artifact))
         self.hear(batch.news)
 
+    @precondition(_has_tokens)
     @rule(which=st.lists(st.tuples(index, st.integers(0, 1), st.booleans()), min_size=1, max_size=2))
     def finish(self, which: list[tuple[int, int, bool]]) -> None:
         """Outcomes."""
@@ -242,6 +275,7 @@ class History(RuleBasedStateMachine):
         assert [(one.verdict, one.job_id) for one in batch.items] == expected
         self.hear(batch.news)
 
+    @precondition(_has_tokens)
     @rule(n=index)
     def release(self, n: int) -> None:
         """A job given back."""
@@ -252,6 +286,7 @@ class History(RuleBasedStateMachine):
         self.model.release(token)
         self.hear(batch.news)
 
+    @precondition(_has_jobs)
     @rule(n=index)
     def cancel(self, n: int) -> None:
         """A cancel."""
@@ -270,6 +305,7 @@ class History(RuleBasedStateMachine):
                 self.model.cancel(job)
         self.hear(batch.news)
 
+    @precondition(_has_jobs)
     @rule(n=index)
     def delete(self, n: int) -> None:
         """A job to be forgotten."""
@@ -310,7 +346,6 @@ class History(RuleBasedStateMachine):
         self.wake = float("inf")
         self.hear(batch.news)
 
-    @rule()
     def purge(self) -> None:
         """Those past their retention are forgotten."""
         eligible = self.model.expired()
@@ -324,7 +359,6 @@ class History(RuleBasedStateMachine):
         self.purged_at = self.model.now
         self.blocked = {one.new.id for one in jobs if one.expires_at is not None and one.expires_at <= self.model.now}
 
-    @rule()
     def restart(self) -> None:
         """The storage is closed and opened again, a moment later."""
         if not self.store.driver.capabilities.durable:
@@ -338,7 +372,6 @@ class History(RuleBasedStateMachine):
         self.worker_ids = [self.store.id() for _ in range(3)]
         self.advance()  # as a server does when it starts
 
-    @rule()
     def reload(self) -> None:
         """Everything is dumped, forgotten, and loaded again."""
         self.advance()
@@ -354,7 +387,6 @@ class History(RuleBasedStateMachine):
 
     # Workers.
 
-    @rule(n=st.integers(0, 2), alive=st.booleans())
     def seen(self, n: int, alive: bool) -> None:
         """A worker was heard of."""
         worker_id = self.worker_ids[n]
@@ -363,7 +395,6 @@ class History(RuleBasedStateMachine):
         known = self.workers.pop(worker_id, (worker, 0.0))[0]
         self.workers[worker_id] = (known if alive else worker, self.model.now)
 
-    @rule(count=units)
     def heard_of(self, count: int) -> None:
         """Who was heard of lately."""
         within = count * UNIT + SLACK
@@ -375,7 +406,6 @@ class History(RuleBasedStateMachine):
 
     # Looking.
 
-    @rule(state=st.sampled_from([None, *JobState]), key=st.sampled_from([None, 0, 1, 2]), limit=st.integers(1, 5))
     def listed(self, state: JobState | None, key: int | None, limit: int) -> None:
         """A listing."""
         asked = JobFilter(state) if key is None else JobFilter(state, KEYS[key].type, KEYS[key].channel, KEYS[key].arch)
@@ -400,7 +430,6 @@ class History(RuleBasedStateMachine):
             if cursor is None:
                 return found
 
-    @rule(n=index, limit=st.integers(1, 3))
     def ahead(self, n: int, limit: int) -> None:
         """How many go first."""
         job = self.model.jobs.get(self.job_id(n))
@@ -462,18 +491,19 @@ class History(RuleBasedStateMachine):
             assert found.expires_at is not None
             assert abs(found.expires_at.timestamp() - self.base - job.expires_at) < SLACK
 
-    @staticmethod
-    def compare_payloads(job: ModelJob, args: bytes | None, result: bytes | None) -> None:
-        """A job's args and result; of a failure with its dependencies whatever of them was known then."""
+    def compare_payloads(self, job: ModelJob, args: bytes | None, result: bytes | None) -> None:
+        """A job's args and result; of a failure with its dependencies whatever of them was known then, and from then on."""
         assert args == job.new.args
-        if job.failed_with is not None:
+        if job.failed_with:
             assert result is not None
             named = msgspec.json.decode(result)["job_error"]["details"]
-            known = [one for one in job.failed_with if str(one) in named]
+            # What follows may be drawn at the end of a call that failed several.
+            failed = {*job.failed_with, *self.model.failed(job)}
+            known = [one for one in dict.fromkeys(job.new.dependencies) if one in failed and str(one) in named]
             assert known
             assert result == dependency_result(known)
-        else:
-            assert result == job.result
+            job.result, job.failed_with = result, None
+        assert result == job.result
 
     def hear(self, news: News) -> None:
         """Have done what is left to do at once; everything that somebody may wait for was told."""
@@ -512,12 +542,15 @@ class History(RuleBasedStateMachine):
         return Attempt(attempt.state, job.new.id, attempt.number, confirm, attempt.claim.worker_id)
 
     def token(self, n: int) -> UUID:
-        """One of the latest tokens."""
-        return _pick(self.tokens, -n - 1) if self.tokens else UUID(int=2**64)
+        """One of the latest tokens, that run and that have ended in turn; the last number is one that nobody has."""
+        running = [one for one in self.tokens if self.attempt(one).state is AttemptState.RUNNING]
+        if not self.tokens or n == LAST:
+            return UUID(int=2**64)
+        return _pick(running if running and n % 2 == 0 else self.tokens, -n // 2 - 1)
 
     def job_id(self, n: int) -> UUID:
-        """One of the latest jobs."""
-        return _pick(self.ids, -n - 1) if self.ids else UUID(int=2**64)
+        """One of the latest jobs; the last number is one that nobody has."""
+        return UUID(int=2**64) if not self.ids or n == LAST else _pick(self.ids, -n - 1)
 
 
 def _kind(key: Key) -> tuple[str, str | None, str]:
@@ -526,39 +559,3 @@ def _kind(key: Key) -> tuple[str, str | None, str]:
 
 def _pick(things: Sequence[T], n: int) -> T:
     return things[n % len(things)]
-
-
-class Histories:
-    """Random histories against the model."""
-
-    @pytest.mark.clause("G7")
-    def test_random_histories(self, store: Store, request: pytest.FixtureRequest) -> None:
-        """The same history gives the same answers, and the same storage, as on the model of the contract.
-
-        `--history-seconds` and `--history-steps` say how many, `--history-seed` which. The same options are the same
-        histories, as far as the time goes.
-        """
-        option = request.config.getoption
-        with asyncio.Runner() as runner:
-            machine = type("Histories", (History,), {"store": store, "runner": runner, "steps": 0})
-            try:
-                runner.run(store.driver.start())
-                try_histories(machine, option("--history-seconds"), option("--history-steps"), option("--history-seed"))
-            finally:
-                runner.run(store.close())
-
-
-def try_histories(machine: type[History], seconds: float, steps: int | None, seed: int) -> None:
-    """Try one history after the other, for so many seconds, or until so many steps were done."""
-    began = time.monotonic()
-    chosen = settings(
-        max_examples=EXAMPLES,
-        stateful_step_count=LENGTH,
-        deadline=None,
-        database=None,
-        phases=[Phase.generate, Phase.shrink],
-        suppress_health_check=list(HealthCheck),
-    )
-    while machine.steps < steps if steps is not None else time.monotonic() - began < seconds:
-        run_state_machine_as_test(seeded(seed)(machine), settings=chosen)
-        seed += 1

@@ -137,7 +137,7 @@ class Model:
     def _store(self, new: NewJob) -> None:
         not_before = None if new.not_before is None else self.now + _seconds(new.not_before)
         job = self.jobs[new.id] = ModelJob(new, self._next(), self._last, not_before)
-        if new.on_dependency_failure is FAIL and self._failed(job):
+        if new.on_dependency_failure is FAIL and self.failed(job):
             self._fail_with_dependency(job)
         else:
             self._wait_or_ready(job)
@@ -313,9 +313,10 @@ class Model:
 
     def _fail_with_dependency(self, job: ModelJob) -> None:
         self._end(job, JobState.FAILED, None)
-        job.failed_with = self._failed(job)
+        job.failed_with = self.failed(job)
 
-    def _failed(self, job: ModelJob) -> list[UUID]:
+    def failed(self, job: ModelJob) -> list[UUID]:
+        """Its dependencies that have failed, in its order."""
         found = [self.jobs[one] for one in dict.fromkeys(job.new.dependencies) if one in self.jobs]
         return [one.new.id for one in found if one.state is JobState.FAILED]
 

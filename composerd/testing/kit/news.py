@@ -10,6 +10,9 @@ from composerd.models import Claim, Key, News, OnDependencyFailure, Outcome
 from composerd.testing.kit.clause import clause
 from composerd.testing.kit.store import ANY, LEASE, PLENTY, Store, soon
 
+HEARD_WITHIN = 10.0
+"""How long news may take to another server, in seconds."""
+
 
 class TellsNews:
     """News: who is to be woken, and when time is to be looked at."""
@@ -113,13 +116,14 @@ class TellsNews:
         watching = asyncio.create_task(_listen(other, heard, begun))
         try:
             await begun.wait()
-            job_id = await store.add(channel="before")  # until the other listens, again and again
-            while not await _heard(heard, lambda news: any(key.channel == "before" for key in news.ready)):
-                await store.add(channel="before")
-            job_id = await store.add()
-            await store.end(job_id)
-            while not await _heard(heard, lambda news: news.recheck or job_id in news.ended):
-                pass
+            async with asyncio.timeout(HEARD_WITHIN):
+                await store.add(channel="before")  # until the other listens, again and again
+                while not await _heard(heard, lambda news: any(key.channel == "before" for key in news.ready)):
+                    await store.add(channel="before")
+                job_id = await store.add()
+                await store.end(job_id)
+                while not await _heard(heard, lambda news: news.recheck or job_id in news.ended):
+                    pass
         finally:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)

@@ -61,6 +61,8 @@ class SqliteShelf(Shelf):
             (version,) = self.db.execute("PRAGMA user_version").fetchone()
             if version > FORMAT:
                 raise StorageUnusable(f"{self.path} is of format {version}; this driver knows {FORMAT}")
+            if version == 0 and not create:
+                raise StorageUnusable(f"{self.path} is no storage of composerd")
             if version == 0:
                 for statement in SCHEMA.split(";\n"):
                     self.db.execute(statement)

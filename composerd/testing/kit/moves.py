@@ -1,0 +1,57 @@
+"""What a random history may do: the strategies of its rules, in small numbers."""
+
+from hypothesis import strategies as st
+
+from composerd.models import JobState, Key
+
+UNIT = 1000.0
+"""The seconds of which all durations of a history are multiples."""
+
+KEYS = [Key("", "t", None), Key("", "t", "x"), Key("c", "t", None)]
+
+LAST = 9
+"""The largest number by which a job or a token is picked."""
+
+index = st.integers(0, LAST)
+units = st.integers(1, 4)
+traits = st.fixed_dictionaries(
+    {},
+    optional={
+        "later": units,
+        "timeout": units,
+        "max_retries": st.integers(0, 1),
+        "retry_on_failure": st.integers(0, 2),
+        "idempotency_key": st.integers(0, 1),
+        "retention": units,
+    },
+)
+submission = st.lists(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "key": st.integers(0, 2),
+            "dependencies": st.lists(index, min_size=1, max_size=3),
+            "priority": st.integers(-1, 1),
+            "strict": st.just(True),
+            "traits": traits,
+        },
+    ),
+    min_size=1,
+    max_size=4,
+)
+state = st.sampled_from([None, *JobState])
+looks = st.one_of(
+    st.tuples(st.just("listed"), state, st.sampled_from([None, 0, 1, 2]), st.integers(1, 5)),
+    st.tuples(st.just("ahead"), index, st.integers(1, 3)),
+    st.tuples(st.just("heard_of"), units),
+)
+signs = st.one_of(
+    st.tuples(st.just("seen"), st.integers(0, 2), st.booleans()),
+    st.tuples(st.just("touch"), index, st.sampled_from([None, b"1", b"2"]), st.booleans()),
+    st.tuples(st.just("attach"), index, st.sampled_from("ab"), st.sampled_from("xy")),
+)
+repetitions = st.one_of(
+    st.tuples(st.just("submit_again"), index),
+    st.tuples(st.just("claim_again"), index, st.integers(0, 2)),
+)
+storages = st.sampled_from(["restart", "reload", "purge"])

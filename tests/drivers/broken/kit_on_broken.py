@@ -1,0 +1,45 @@
+"""The kit on every driver that is broken on purpose, as test classes: run by test_broken, which expects them to fail.
+
+Of each class only the tests that cite its clauses are run; of the right driver all, of the shared one those of what is shared.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from composerd.driver import Driver
+from composerd.testing.kit import DriverKit
+
+from . import attempts, looks, storages, submissions  # noqa: F401  # they fill the list
+from .registry import BROKEN
+from .right import Right, RightShared
+
+
+class OnBroken(DriverKit):
+    clauses: tuple[str, ...]
+    made: type[Right]
+
+    @pytest.fixture
+    def driver(self, again: Callable[[], Driver]) -> Driver:
+        return again()
+
+    @pytest.fixture
+    def again(self, tmp_path: Path) -> Callable[[], Driver]:
+        return lambda: self.made.from_url(f"broken:{tmp_path}/storage")
+
+
+class TestRight(OnBroken):
+    clauses = ()
+    made = Right
+
+
+class TestRightShared(OnBroken):
+    clauses = ("S4", "S8", "C6", "N5")
+    made = RightShared
+
+
+for broken in BROKEN:
+    globals()[f"Test{broken.name}"] = type(
+        f"Test{broken.name}", (OnBroken,), {"clauses": (broken.clause,), "made": broken.driver}
+    )

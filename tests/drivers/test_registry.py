@@ -1,0 +1,178 @@
+"""Which drivers are installed, and which of them cannot be used: with distributions that pip has really installed."""
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+DRIVER = """
+from composerd.driver.simple import SimpleDriver
+
+class Driver(SimpleDriver):
+    contract = "1.0"
+    name = "box"
+
+    @classmethod
+    def from_url(cls, url):
+        raise AssertionError("it was opened")
+"""
+
+Install = Callable[..., None]
+
+
+class Installed:
+    """A place where distributions are installed, and the command that sees them beside ours."""
+
+    def __init__(self, scratch: Path) -> None:
+        self.scratch = scratch
+        self.place = scratch / "installed"
+
+    def install(self, distribution: str, source: str, *schemes: str, version: str = "3.2") -> None:
+        """Build a wheel of one module, and let pip install it."""
+        module = distribution.replace("-", "_")
+        about = f"{module}-{version}.dist-info"
+        points = "".join(f"{scheme} = {module}:Driver\n" for scheme in schemes)
+        files = {
+            f"{module}.py": source,
+            f"{about}/METADATA": f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n",
+            f"{about}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+            f"{about}/entry_points.txt": f"[composerd.drivers]\n{points}",
+        }
+        wheel = self.scratch / f"{module}-{version}-py3-none-any.whl"
+        with zipfile.ZipFile(wheel, "w") as archive:
+            for name, text in files.items():
+                archive.writestr(name, text)
+            archive.writestr(f"{about}/RECORD", "".join(f"{name},,\n" for name in [*files, f"{about}/RECORD"]))
+        pip = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--no-compile"]
+        subprocess.run([*pip, "--target", str(self.place), str(wheel)], check=True)
+
+    def composerd(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a command."""
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("COMPOSERD_")}
+        return subprocess.run(
+            [sys.executable, "-m", "composerd.cli.main", *arguments],
+            env=clean | {"PYTHONPATH": str(self.place)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    def drivers(self) -> dict[tuple[str, str], dict[str, Any]]:
+        """What `composerd drivers` shows, by scheme and distribution."""
+        told = self.composerd("drivers", "--json")
+        assert told.returncode == 0, told.stderr
+        return {(one["scheme"], one["distribution"]): one for one in json.loads(told.stdout)["items"]}
+
+    def refused(self, url: str) -> str:
+        """What is said of a URL that cannot be served."""
+        told = self.composerd("serve", "--listen", "127.0.0.1:0", "--storage", url)
+        assert (told.returncode, told.stdout) == (2, "")
+        assert told.stderr.count("\n") == 1
+        return told.stderr
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Installed:
+    """A place for distributions, with nothing in it yet."""
+    return Installed(tmp_path)
+
+
+def ours_load(shown: dict[tuple[str, str], dict[str, Any]]) -> bool:
+    """Whether nothing is wrong with the drivers that come with composerd."""
+    return [shown[scheme, "composerd"]["error"] for scheme in ("fs", "memory")] == [None, None]
+
+
+def test_what_is_shown(installed: Installed) -> None:
+    """Scheme, distribution and version, contract version and capabilities; a driver of another minor version loads."""
+    installed.install("acme-box", DRIVER.replace("1.0", "1.7"), "box")
+    shown = installed.drivers()
+    assert shown["box", "acme-box"] == {
+        "scheme": "box",
+        "distribution": "acme-box",
+        "version": "3.2",
+        "contract": "1.7",
+        "capabilities": {"durable": True, "shared": False, "max_submission": 10_000, "max_payload": 256 * 1024**2},
+        "error": None,
+    }
+    assert ours_load(shown)
+    told = installed.composerd("drivers")
+    assert "box\tacme-box 3.2\t1.7\tdurable\tloads\n" in told.stdout
+
+
+def test_two_that_claim_one_scheme(installed: Installed) -> None:
+    """The error names both distributions, wherever it is shown; neither is used, and others are not concerned."""
+    installed.install("acme-box", DRIVER, "box", "crate")
+    installed.install("zeta-box", DRIVER, "box")
+    clash = "the storage scheme 'box' is claimed by acme-box and zeta-box: uninstall one of them"
+    shown = installed.drivers()
+    assert [shown["box", name]["error"] for name in ("acme-box", "zeta-box")] == [clash, clash]
+    assert shown["crate", "acme-box"]["error"] is None
+    assert ours_load(shown)
+    assert clash in installed.refused("box:/x")
+
+
+def test_one_that_claims_ours(installed: Installed) -> None:
+    """Nobody can put a driver in the place of ours unseen."""
+    installed.install("acme-box", DRIVER, "fs")
+    assert "'fs' is claimed by acme-box and composerd" in installed.refused("fs:/nowhere")
+    assert installed.composerd("storage", "info", "--storage", "memory:").returncode == 1
+
+
+def test_another_major_contract(installed: Installed) -> None:
+    """A driver written for another major version is refused, saying both versions, though it may lack what we ask for."""
+    source = "from composerd.driver import Driver as Base\nclass Driver(Base):\n    contract = '2.0'"
+    installed.install("acme-box", source, "box")
+    error = "the storage driver 'box' of acme-box was written for contract 2.0; this composerd has 1.0"
+    shown = installed.drivers()
+    assert shown["box", "acme-box"]["error"] == error
+    assert ours_load(shown)
+    assert error in installed.refused("box:/x")
+
+
+@pytest.mark.parametrize(
+    ("source", "error"),
+    [
+        ("raise OSError('no such library: libbox.so')", "OSError: no such library: libbox.so"),
+        ("import sys; sys.exit('not on this machine')", "SystemExit: not on this machine"),
+        ("import box_client", "ModuleNotFoundError: No module named 'box_client'"),
+        ("Other = 1", "AttributeError: module 'acme_box' has no attribute 'Driver'"),
+    ],
+    ids=["error", "exit", "missing", "nothing there"],
+)
+def test_one_that_cannot_be_imported(installed: Installed, source: str, error: str) -> None:
+    """A driver that raises on import says why, and does not stop the others."""
+    installed.install("acme-box", source, "box")
+    installed.install("zeta-crate", DRIVER, "crate")
+    shown = installed.drivers()
+    assert shown["box", "acme-box"]["error"] == error
+    assert shown["box", "acme-box"]["contract"] is None
+    assert shown["crate", "zeta-crate"]["error"] is None
+    assert ours_load(shown)
+    assert f"the storage driver 'box' of acme-box cannot be loaded: {error}" in installed.refused("box:/x")
+
+
+def test_what_is_no_driver(installed: Installed) -> None:
+    """An entry point to something else, and a driver that lacks methods, are refused by name."""
+    installed.install("acme-box", "class Driver: pass", "box")
+    assert "acme_box:Driver of acme-box is not a composerd.driver.Driver" in installed.refused("box:/x")
+    installed.install(
+        "zeta-crate", "from composerd.driver import Driver as B\nclass Driver(B):\n    contract = '1.0'", "crate"
+    )
+    error = installed.refused("crate:/x")
+    assert "the storage driver 'crate' of zeta-crate lacks methods: advance, ahead, " in error
+
+
+def test_an_unknown_scheme(installed: Installed) -> None:
+    """It is said which schemes there are, those of third parties too."""
+    installed.install("acme-box", DRIVER, "box")
+    error = installed.refused("crate:/x")
+    assert "no storage driver for 'crate' is installed" in error
+    assert "box" in error
+    assert "memory" in error
