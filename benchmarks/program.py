@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import os
 import resource
 import sys
 import tempfile
@@ -10,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from benchmarks import disk
+from benchmarks import disk, servers
 
 SCRATCH = "/var/tmp"  # noqa: S108  # a fresh directory is made in it; unlike /tmp it is not memory anywhere
 
@@ -42,6 +43,13 @@ def on_fastest_loop(measurement: Coroutine[Any, Any, T]) -> T:
     except ImportError:
         return asyncio.run(measurement)
     return uvloop.run(measurement)
+
+
+def pin() -> set[int]:
+    """Keep this process to the load's core; the cores of the servers."""
+    server_cores, load_core = servers.load_cores()
+    os.sched_setaffinity(0, load_core)
+    return server_cores
 
 
 def raise_descriptors() -> int:
