@@ -27,7 +27,10 @@ class Connection(asyncio.Protocol):
 
     def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None
-        self._received = b""
+        self._received = bytearray()
+        """Of a response that does not come in one piece."""
+        self._total = 0
+        """How long it will be."""
         self._answer: asyncio.Future[Answer] | None = None
         self.asked_at = 0.0
         self.answered_at = 0.0
@@ -72,17 +75,21 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Answer the open question once its response is there in full."""
-        self._received += data
-        end = self._received.find(b"\r\n\r\n")
-        if end < 0:
-            return
-        length = _CONTENT_LENGTH.search(self._received, 0, end)
-        total = end + 4 + (int(length[1]) if length else 0)
-        if len(self._received) < total:
+        if self._received:
+            self._received += data
+            if len(self._received) < self._total:  # unknown until the head is there: 0
+                return
+            data = bytes(self._received)
+        end = data.find(b"\r\n\r\n")
+        if end >= 0:
+            length = _CONTENT_LENGTH.search(data, 0, end)
+            self._total = end + 4 + (int(length[1]) if length else 0)
+        if end < 0 or len(data) < self._total:
+            self._received = self._received or bytearray(data)
             return
         self.answered_at = time.perf_counter()
-        answer = Answer(int(self._received[9:12]), self._received[end + 4 : total])
-        self._received = b""
+        answer = Answer(int(data[9:12]), data[end + 4 : self._total])
+        self._received, self._total = bytearray(), 0
         if self._answer is not None and not self._answer.done():
             self._answer.set_result(answer)
 

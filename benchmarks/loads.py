@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+import re
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 
 import msgspec
 
 from benchmarks.client import Connection, open_all, request
+from benchmarks.limit import Answers, Fields
 from benchmarks.servers import Server
 
 COMPOSER = "/api/composer/v1"
@@ -16,6 +18,7 @@ ARCH = "x86_64"
 
 ARGS = {"manifest": {"version": "2", "pipelines": [{"name": f"pipeline-{n}", "stages": ["x" * 60]} for n in range(10)]}}
 """About 1 KiB of JSON."""
+_SMALL_ARGS = json.dumps(ARGS).encode()
 RESULT = {"success": True, "exit_status": 0, "output": "y" * 150}
 """About 200 bytes of JSON."""
 
@@ -29,8 +32,21 @@ class Sample(msgspec.Struct, frozen=True):
     load_cpu: float
 
 
+def rate(samples: Sequence[Sample]) -> float:
+    """Operations a second, over all of them."""
+    return sum(sample.operations for sample in samples) / sum(sample.seconds for sample in samples)
+
+
 class _Job(msgspec.Struct):
     location: str
+
+
+class _Id(msgspec.Struct):
+    id: str
+
+
+class _Ids(msgspec.Struct):
+    items: list[_Id]
 
 
 def submission(job_type: str) -> dict[str, object]:
@@ -38,9 +54,9 @@ def submission(job_type: str) -> dict[str, object]:
     return {"type": job_type, "arch": ARCH, "args": ARGS}
 
 
-def submit_request(job_type: str) -> bytes:
+def submit_request(job_type: str, args: bytes = _SMALL_ARGS) -> bytes:
     """Return a submitJob."""
-    return request("POST", f"{COMPOSER}/jobs", json.dumps(submission(job_type)).encode())
+    return request("POST", f"{COMPOSER}/jobs", msgspec.json.encode({**submission(job_type), "args": msgspec.Raw(args)}))
 
 
 def take_request(job_type: str) -> bytes:
@@ -53,25 +69,65 @@ def finish_request(answer: bytes) -> bytes:
     return request("PATCH", msgspec.json.decode(answer, type=_Job).location, _FINISH_BODY)
 
 
+def heartbeat_request(answer: bytes) -> bytes:
+    """Return the GetJob by which a worker says that it is still there."""
+    return request("GET", msgspec.json.decode(answer, type=_Job).location, b"")
+
+
 _FINISH_BODY = json.dumps({"result": RESULT}).encode()
+
+
+async def take_answers(server: Server, job_type: str, args: bytes = _SMALL_ARGS) -> Answers:
+    """Let one job pass through composerd and return what it answered, for the limit to answer the same."""
+    connection = await Connection.open(server.host, server.port)
+    submitted = await connection.ask(submit_request(job_type, args), 201)
+    job = await connection.ask(take_request(job_type), 201)
+    alive = await connection.ask(heartbeat_request(job), 200)
+    updated = await connection.ask(finish_request(job), 200)
+    connection.close()
+    decode = msgspec.json.Decoder(Fields).decode
+    return Answers(submitted=decode(submitted), job=decode(job), updated=decode(updated), alive=decode(alive))
+
+
+async def submit_batch(connection: Connection, jobs: Sequence[Mapping[str, object]]) -> Sequence[str]:
+    """Submit up to a thousand jobs at once; their ids."""
+    body = json.dumps({"jobs": jobs}).encode()
+    answer = await connection.ask(request("POST", f"{COMPOSER}/jobs/batch", body), 201)
+    return [job.id for job in msgspec.json.decode(answer, type=_Ids).items]
 
 
 async def fill(server: Server, job_type: str, count: int) -> None:
     """Submit that many jobs, a thousand in a batch."""
     connection = await Connection.open(server.host, server.port)
     for start in range(0, count, 1000):
-        jobs = [submission(job_type)] * min(1000, count - start)
-        await connection.ask(request("POST", f"{COMPOSER}/jobs/batch", json.dumps({"jobs": jobs}).encode()), 201)
+        await submit_batch(connection, [submission(job_type)] * min(1000, count - start))
     connection.close()
+
+
+async def value_of(connection: Connection, metric: str) -> int:
+    """Return the value of one of the server's metrics."""
+    text = await connection.ask(request("GET", "/metrics", b""), 200)
+    found = re.search(rb"^" + re.escape(metric.encode()) + rb" (\S+)$", text, re.MULTILINE)
+    return int(float(found[1])) if found else 0
+
+
+async def somebody_waits(connection: Connection) -> None:
+    """Return once a request for a job waits on the server."""
+    while True:
+        if await value_of(connection, "composerd_waits") > 0:
+            return
+        await asyncio.sleep(0.01)
 
 
 class Load:
     """A fixed number of connections to one server, all busy at once."""
 
-    def __init__(self, server: Server, connections: Sequence[Connection], job_type: str) -> None:
+    def __init__(
+        self, server: Server, connections: Sequence[Connection], job_type: str, args: bytes = _SMALL_ARGS
+    ) -> None:
         self.server = server
         self._connections = connections
-        self._submit = submit_request(job_type)
+        self._submit = submit_request(job_type, args)
         self._take = take_request(job_type)
 
     async def submit(self, count: int) -> Sample:
@@ -89,6 +145,16 @@ class Load:
             await connection.ask(finish_request(await connection.ask(self._take, 201)), 200)
 
         return await self._spread(count, one)
+
+    async def take(self, count: int) -> Sequence[bytes]:
+        """Request that many jobs and finish none; the answers."""
+        taken: list[bytes] = []
+
+        async def one(connection: Connection) -> None:
+            taken.append(await connection.ask(self._take, 201))
+
+        await self._spread(count, one)
+        return taken
 
     async def _spread(self, count: int, operation: Callable[[Connection], Awaitable[None]]) -> Sample:
         async def keep_busy(connection: Connection, todo: Iterator[int]) -> None:

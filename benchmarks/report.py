@@ -85,9 +85,9 @@ class Report(msgspec.Struct, frozen=True):
         by_name = {(each.operation, each.server): each for each in self.throughput}
         for operation in (SUBMIT, WORK):
             limit, plain, foreign = (by_name[operation, server] for server in (LIMIT, COMPOSERD, FOREIGN))
-            yield _at_least(0.5, f"{operation}/s, composerd to the limit", _rates(plain, limit))
+            yield _at_least(0.5, f"{operation}/s, composerd to the limit", rates(plain, limit))
             yield _at_least(0.5, f"{operation}, CPU of the limit to composerd's", limit.cpu / plain.cpu)
-            yield _at_least(0.9, f"{operation}/s, with foreign jobs to without", _rates(foreign, plain))
+            yield _at_least(0.9, f"{operation}/s, with foreign jobs to without", rates(foreign, plain))
             yield _at_least(0.9, f"{operation}, CPU without foreign jobs to with", plain.cpu / foreign.cpu)
         few, many = (each for each in self.handover if each.server == COMPOSERD)
         ratio = median(median(a) / median(b) for a, b in zip(many.rounds, few.rounds, strict=True))
@@ -104,7 +104,7 @@ class Report(msgspec.Struct, frozen=True):
 
     def _lines(self) -> Iterator[str]:
         yield "  ".join(f"{name} {value}" for name, value in self.conditions.items())
-        yield f"scratch directory on {self.disk.filesystem}: 1 KiB and fdatasync take {_ms(self.disk.sync_seconds)} (median)"
+        yield self.disk.text()
         yield ""
         yield f"{'':50}{'per second':>12}{'CPU an operation':>18}{'server busy':>13}{'load busy':>11}"
         for each in self.throughput:
@@ -127,7 +127,7 @@ def _at_least(bound: float, what: str, ratio: float) -> Verdict:
     return Verdict(what, ratio, f">= {bound}", ratio >= bound)
 
 
-def _rates(one: Throughput, other: Throughput) -> float:
+def rates(one: Throughput, other: Throughput) -> float:
     """Return the median over the rounds of how many times as fast the one was as the other in the same round."""
     pairs = zip(one.rounds, other.rounds, strict=True)
     return median((a.operations / a.seconds) / (b.operations / b.seconds) for a, b in pairs)

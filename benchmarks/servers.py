@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 _TICKS = os.sysconf("SC_CLK_TCK")
+_PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class Server:
@@ -25,6 +26,10 @@ class Server:
         """Return the CPU time that the process has used so far, all its threads, those that ended included."""
         fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / _TICKS
+
+    def memory(self) -> int:
+        """Return the bytes of memory that the process has."""
+        return int(Path(f"/proc/{self._process.pid}/statm").read_text().split()[1]) * _PAGE
 
 
 def load_cores() -> tuple[set[int], set[int]]:
@@ -63,10 +68,10 @@ def start(name: str, command: Sequence[str], cores: set[int]) -> Iterator[Server
             process.stdout.close()
 
 
-def composerd(directory: Path) -> Sequence[str]:
-    """Return the command of composerd on the fs driver: its defaults, but for needing few file descriptors."""
+def composerd(directory: Path, connections: int = 2000) -> Sequence[str]:
+    """Return the command of composerd on the fs driver: its defaults, but for how many file descriptors it needs."""
     script = Path(sys.executable).with_name("composerd")
-    settings = ["--listen", "127.0.0.1:0", "--storage", f"fs:{directory}", "--max-connections", "2000"]
+    settings = ["--listen", "127.0.0.1:0", "--storage", f"fs:{directory}", "--max-connections", str(connections)]
     return [str(script), "serve", *settings]
 
 

@@ -1,22 +1,17 @@
 """How fast a job goes through composerd, beside the limit that aiohttp sets: `python -m benchmarks.spine`."""
 
-import argparse
 import asyncio
 import contextlib
-import os
 import platform
-import resource
-import sys
-import tempfile
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from benchmarks import disk, limit, loads, report, servers
-from benchmarks.client import Connection, open_all
+from benchmarks.client import open_all
+from benchmarks.program import on_fastest_loop, parser_of, pin, progress, raise_descriptors, scratch_in
 
 BACKLOG = 3_000
 FOREIGN_JOBS = 100_000
@@ -26,22 +21,9 @@ ROUND = 2_000
 """Jobs a round, submitted onto a backlog that is half a round short and worked off again: BACKLOG on average."""
 HANDOVERS = 100
 """Hand-overs a round, for each number of waiters."""
-SCRATCH = "/var/tmp"  # noqa: S108 - a fresh directory is made in it; unlike /tmp it is never memory
-SCRATCH = "/var/tmp"  # noqa: S108 - a fresh directory is made in it; unlike /tmp it is not memory anywhere
 
 JOB_TYPE = "benchmark"
 FOREIGN_TYPE = "foreign"
-
-
-async def take_answers(server: servers.Server) -> limit.Answers:
-    """Let one job pass through composerd and return what it answered, for the limit to answer the same."""
-    connection = await Connection.open(server.host, server.port)
-    submitted = await connection.ask(loads.submit_request(JOB_TYPE), 201)
-    job = await connection.ask(loads.take_request(JOB_TYPE), 201)
-    updated = await connection.ask(loads.finish_request(job), 200)
-    connection.close()
-    decode = msgspec.json.decode
-    return limit.Answers(submitted=decode(submitted), job=decode(job), updated=decode(updated))
 
 
 async def measure_throughput(targets: Sequence[servers.Server], rounds: int) -> list[report.Throughput]:
@@ -77,15 +59,14 @@ async def measure_handover(targets: Sequence[servers.Server], rounds: int) -> li
 
 async def run(scratch: Path, rounds: int) -> report.Report:
     """Start the servers, fill them, measure everything."""
-    server_cores, load_core = servers.load_cores()
-    os.sched_setaffinity(0, load_core)
+    server_cores = pin()
     with contextlib.ExitStack() as stack:
         progress("filling the backlogs")
         plain, foreign = (
             stack.enter_context(servers.start(name, servers.composerd(scratch / path), server_cores))
             for name, path in ((report.COMPOSERD, "plain"), (report.FOREIGN, "foreign"))
         )
-        (scratch / "answers.json").write_bytes(msgspec.json.encode(await take_answers(plain)))
+        (scratch / "answers.json").write_bytes(msgspec.json.encode(await loads.take_answers(plain, JOB_TYPE)))
         bare = stack.enter_context(servers.start(report.LIMIT, servers.limit(scratch / "answers.json"), server_cores))
         await loads.fill(foreign, FOREIGN_TYPE, FOREIGN_JOBS)
         for server in (plain, foreign):
@@ -100,7 +81,7 @@ async def run(scratch: Path, rounds: int) -> report.Report:
             "aiohttp": metadata.version("aiohttp"),
             platform.python_implementation(): platform.python_version(),
             "load on": type(asyncio.get_running_loop()).__module__.partition(".")[0],
-            "cores": f"{len(server_cores)} for the servers, {len(load_core)} for the load",
+            "cores": f"{len(server_cores)} for the servers, 1 for the load",
             "rounds": rounds,
         },
         disk.inspect(scratch),
@@ -109,39 +90,17 @@ async def run(scratch: Path, rounds: int) -> report.Report:
     )
 
 
-def on_fastest_loop(measurement: Coroutine[Any, Any, report.Report]) -> report.Report:
-    """Run the load on uvloop if it is there: it is not what is measured, and should not be what limits."""
-    try:
-        import uvloop  # noqa: PLC0415 - need not be there
-    except ImportError:
-        return asyncio.run(measurement)
-    return uvloop.run(measurement)
-
-
-def progress(what: str) -> None:
-    """Say on stderr what takes its time now."""
-    print(f"{what} …", file=sys.stderr, flush=True)
-
-
 def main() -> None:
     """Read the command line, run, print."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.spine", description=__doc__)
+    parser = parser_of("spine", __doc__)
     parser.add_argument(
         "--rounds", type=int, default=15, help="how often each measurement is repeated (default: %(default)s)"
     )
-    parser.add_argument(
-        "--directory", default=SCRATCH, help="where the journals go, a real disk (default: %(default)s)"
-    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample there, too")
     options = parser.parse_args()
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    with tempfile.TemporaryDirectory(prefix="composerd-benchmark-", dir=options.directory) as scratch:
-        if disk.inspect(Path(scratch)).filesystem == "tmpfs":
-            parser.error(
-                f"{options.directory} is in memory, where fdatasync costs nothing: name a --directory on a disk"
-            )
-        result = on_fastest_loop(run(Path(scratch), options.rounds))
+    raise_descriptors()
+    with scratch_in(options.directory) as scratch:
+        result = on_fastest_loop(run(scratch, options.rounds))
     print(result.text())
     if options.json:
         options.json.write_bytes(result.json())

@@ -1,0 +1,169 @@
+"""What a crowd of workers costs the server, and what others feel of it: `python -m benchmarks.crowd`.
+
+10,000 of them unless told otherwise: they wait, they all come back at once, they run jobs and send heartbeats.
+"""
+
+import asyncio
+import contextlib
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+
+import msgspec
+
+from benchmarks import disk, limit, loads, report, servers
+from benchmarks.client import Connection, open_all
+from benchmarks.program import on_fastest_loop, parser_of, pin, progress, raise_descriptors, scratch_in
+from benchmarks.servers import Server
+from benchmarks.table import Table, p99
+from benchmarks.workers import Running, Waiters, probed
+
+CONNECTIONS = 32
+HANDOVERS = 100
+HEARTBEAT = 15.0
+"""Seconds between two heartbeats of a worker, as osbuild-worker sends them."""
+ROUND = 2_000
+ROUNDS = 5
+SINGLE = 0.005
+"""Seconds between two single submissions."""
+JOB_TYPE = "benchmark"
+RUNNING_TYPE = "running"
+
+
+async def measure_waits(table: Table, server: Server, count: int) -> None:
+    """Let many wait, let them all come back at once, and hand jobs to them."""
+    waiters = Waiters(server, limit.HANDOVER, count)
+    before = server.memory()
+    await waiters.come()
+    each = (server.memory() - before) / count / 1024
+    row = f"{server.name}: memory of one of {count:,} idle waits"
+    if server.name == report.COMPOSERD:
+        table.at_most(15, row, each, "KiB")
+    else:
+        table.figure(row, each, "KiB")
+    table.figure("  hand-over meanwhile, p50", median(await handovers(server, waiters)) * 1000, "ms")
+    with probed(server) as probes:
+        began = time.perf_counter()
+        cpu = server.cpu_seconds()
+        await waiters.leave()
+        again = await waiters.come()
+    table.figure("  seconds until all wait again, when all come back at once", again - began, "s")
+    table.figure("  CPU of the server for it, for each", (server.cpu_seconds() - cpu) / count * 1e6, "µs")
+    table.figure("  the longest that the server did not answer meanwhile", max(probes), "s")
+    after = await handovers(server, waiters)
+    table.figure("  the first hand-over after it", after[0] * 1000, "ms")
+    table.figure("  hand-over after it, p50", median(after) * 1000, "ms")
+    table.figure("  memory of one of them then", (server.memory() - before) / count / 1024, "KiB")
+    await waiters.leave()
+
+
+async def handovers(server: Server, waiters: Waiters) -> Sequence[float]:
+    """Seconds from a job's submit until a waiter has read it, one at a time."""
+    submitter = await Connection.open(server.host, server.port)
+    message = loads.submit_request(limit.HANDOVER)
+    took = []
+    for _ in range(HANDOVERS):
+        await submitter.ask(message, 201)
+        took.append(await waiters.arrived.get() - submitter.asked_at)
+        await asyncio.sleep(0.01)  # the one that had it finishes and asks again, outside of the next measurement
+    submitter.close()
+    return took
+
+
+async def measure_heartbeats(table: Table, plain: Server, bare: Server, count: int) -> None:
+    """Let many run a job and say so, and others submit beside them."""
+    await loads.fill(plain, RUNNING_TYPE, count)
+    pool = await open_all(plain.host, plain.port, CONNECTIONS)
+    jobs = await loads.Load(plain, pool, RUNNING_TYPE).take(count)
+    crowd = await Running.start(plain, jobs, HEARTBEAT)
+    # The limit's own: the answers that it gives do not depend on who asks.
+    crowd_of_limit = await Running.start(bare, jobs, HEARTBEAT)
+    costs = [await cost(table, server, running) for server, running in ((bare, crowd_of_limit), (plain, crowd))]
+    table.figure("  CPU of the limit to composerd's", costs[0] / costs[1])
+    crowd_of_limit.leave()
+
+    alone: list[float] = []
+    beside: list[float] = []
+    for _ in range(3):
+        alone += await singles(pool[0])
+        async with crowd.beating():
+            beside += await singles(pool[0])
+    table.figure("p99 of a submission, one at a time, without heartbeats", p99(alone) * 1000, "ms")
+    table.figure("p99 of a submission, one at a time, beside heartbeats", p99(beside) * 1000, "ms")
+    table.figure("  to that without", p99(beside) / p99(alone))
+
+    load = loads.Load(plain, pool, JOB_TYPE)
+    without: list[loads.Sample] = []
+    within: list[loads.Sample] = []
+    await load.submit(ROUND)
+    for _ in range(ROUNDS):
+        without.append(await load.submit(ROUND))
+        async with crowd.beating():
+            within.append(await load.submit(ROUND))
+    table.figure("submissions a second without heartbeats", loads.rate(without))
+    table.figure("submissions a second beside heartbeats", loads.rate(within))
+    table.figure("  to those without", loads.rate(within) / loads.rate(without))
+    running = await loads.value_of(pool[0], 'composerd_jobs{state="running"}')
+    if running != count:
+        sys.exit(f"of {count} running jobs {count - running} were lost")
+    crowd.leave()
+    for connection in pool:
+        connection.close()
+
+
+async def cost(table: Table, server: Server, crowd: Running) -> float:
+    """CPU seconds of the server for a heartbeat, while nothing else goes on."""
+    began, cpu = time.perf_counter(), server.cpu_seconds()
+    async with crowd.beating():
+        await asyncio.sleep(HEARTBEAT)
+    seconds, cpu = time.perf_counter() - began, server.cpu_seconds() - cpu
+    table.figure(f"{server.name}: heartbeats a second", len(crowd.took) / seconds)
+    table.figure("  share of a core that they take", cpu / seconds * 100, "%")
+    table.figure("  CPU for each", cpu / len(crowd.took) * 1e6, "µs")
+    table.figure("  p99 of one", p99(crowd.took) * 1000, "ms")
+    return cpu / len(crowd.took)
+
+
+async def singles(connection: Connection) -> Sequence[float]:
+    """Seconds that submissions take, one every few milliseconds, for some seconds."""
+    took = []
+    message = loads.submit_request(JOB_TYPE)
+    for _ in range(500):
+        await connection.ask(message, 201)
+        took.append(connection.answered_at - connection.asked_at)
+        await asyncio.sleep(SINGLE)
+    return took
+
+
+async def run(scratch: Path, count: int) -> None:
+    """Start the servers and measure."""
+    server_cores = pin()
+    with contextlib.ExitStack() as stack:
+        command = servers.composerd(scratch / "storage", connections=2 * count)
+        plain = stack.enter_context(servers.start(report.COMPOSERD, command, server_cores))
+        answers = await loads.take_answers(plain, JOB_TYPE)
+        (scratch / "answers.json").write_bytes(msgspec.json.encode(answers))
+        bare = stack.enter_context(servers.start(report.LIMIT, servers.limit(scratch / "answers.json"), server_cores))
+        table = Table(disk.inspect(scratch).text())
+        progress("waiting")
+        for server in (bare, plain):
+            await measure_waits(table, server, count)
+        progress("sending heartbeats")
+        await measure_heartbeats(table, plain, bare, count)
+
+
+def main() -> None:
+    """Read the command line, run."""
+    parser = parser_of("crowd", __doc__)
+    parser.add_argument("--workers", type=int, default=10_000, help="how many there are (default: %(default)s)")
+    options = parser.parse_args()
+    if raise_descriptors() < 2 * options.workers + 100:
+        progress("few files may be open: see ulimit -Hn")
+    with scratch_in(options.directory) as scratch:
+        on_fastest_loop(run(scratch, options.workers))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""What is done to the fs driver alone: submitting, working, single submissions, and how long they take. No figures of its own."""
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from uuid import UUID, uuid4
+
+from composerd.models import Claim, Key, NewJob, Outcome
+from composerd_fs import FsDriver
+from composerd_fs.operations import Copied
+
+ARGS = b'"' + b"x" * 1022 + b'"'
+KEY = Key("", "benchmark", None)
+OTHER = Key("", "other", None)
+BATCH = 500
+ROUNDS = 40
+SAMPLES = 1000
+WORKER = uuid4()
+
+
+@asynccontextmanager
+async def opened(directory: Path) -> AsyncIterator[FsDriver]:
+    """A storage that is started, and closed again."""
+    driver = FsDriver(directory)
+    await driver.start()
+    try:
+        yield driver
+    finally:
+        await driver.close()
+
+
+async def submit(driver: FsDriver, count: int, *, key: Key = KEY, delay: float | None = None) -> None:
+    """Store jobs of a KiB, each a submission of its own, many in a flush."""
+    for _ in range(0, count, BATCH):
+        jobs = [NewJob(id=uuid4(), type=key.type, args=ARGS, not_before=delay) for _ in range(BATCH)]
+        await driver.enqueue([[job] for job in jobs])
+
+
+async def work(driver: FsDriver, count: int) -> Sequence[UUID]:
+    """Claim and finish jobs; which."""
+    worked: list[UUID] = []
+    for _ in range(0, count, BATCH):
+        claims = [Claim(uuid4(), (KEY,), 120.0, worker_id=WORKER) for _ in range(BATCH)]
+        claimed = [one for one in (await driver.claim(claims, 2**40)).items if one]
+        await driver.finish([Outcome(one.token, b'{"ok":true}', failed=False) for one in claimed])
+        worked += [one.job_id for one in claimed]
+    return worked
+
+
+async def rates(*drivers: FsDriver) -> Sequence[float]:
+    """Jobs a second of each, through submit, claim and finish, onto whatever is there.
+
+    Round by round, so that what disturbs one disturbs all; the first round warms up.
+    """
+    seconds = [0.0 for _ in drivers]
+    for number in range(ROUNDS + 1):
+        for index, driver in enumerate(drivers):
+            began = time.perf_counter()
+            await submit(driver, BATCH)
+            await work(driver, BATCH)
+            if number > 0:
+                seconds[index] += time.perf_counter() - began
+    return [ROUNDS * BATCH / took for took in seconds]
+
+
+def keeps(driver: FsDriver) -> bool:
+    """Whether a checkpoint or a compaction is going on."""
+    return driver._keeper._task is not None  # noqa: SLF001  # nobody else needs to know
+
+
+def make_due(driver: FsDriver) -> None:
+    """Let the next write begin a checkpoint."""
+    driver._keeper._closed = False  # noqa: SLF001
+    driver._keeper._after = 1  # noqa: SLF001
+
+
+def put_off(driver: FsDriver) -> None:
+    """Let no checkpoint begin until one is made due."""
+    driver._keeper._closed = True  # noqa: SLF001
+
+
+def on_copy(driver: FsDriver, copied: Callable[[int], None]) -> None:
+    """Hear of every write of a compaction: how many jobs' payloads are copied."""
+    keeper = driver._keeper  # noqa: SLF001
+    copy = keeper.copy
+
+    async def heard(some: Sequence[Copied]) -> None:
+        copied(len(some))
+        await copy(some)
+
+    keeper.copy = heard
+
+
+async def settled(driver: FsDriver) -> None:
+    """Wait until no checkpoint is being taken, and none is due."""
+    await driver.enqueue([[NewJob(id=uuid4(), type=OTHER.type)]])
+    while (task := driver._keeper._task) is not None:  # noqa: SLF001
+        await asyncio.wait([task])
+        await driver.enqueue([[NewJob(id=uuid4(), type=OTHER.type)]])
+
+
+async def latencies(driver: FsDriver, go_on: Callable[[int], bool]) -> list[float]:
+    """Seconds that single submissions take, one every few milliseconds; `go_on` is told how many there were."""
+    took: list[float] = []
+    while go_on(len(took)):
+        began = time.perf_counter()
+        await driver.enqueue([[NewJob(id=uuid4(), type=OTHER.type, args=ARGS)]])
+        took.append(time.perf_counter() - began)
+        await asyncio.sleep(0.002)
+    return took
+
+
+def so_many(taken: int) -> bool:
+    """Whether there are samples to be taken yet, where nothing else says when to stop."""
+    return taken < SAMPLES
+
+
+def size_of(directory: Path) -> int:
+    """Bytes of the journal's files."""
+    return sum(path.stat().st_size for path in (directory / "journal").iterdir())
+
+
+def memory() -> int:
+    """Bytes of memory that this process has."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
