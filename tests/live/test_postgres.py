@@ -4,11 +4,12 @@ import asyncio
 import signal
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from ..throwaway import Throwaway
-from .conftest import COMPOSER, Serve, Server
+from .conftest import COMPOSER, Serve, Server, send
 
 SOON = 2.0
 """How long delivery may take to go on, in seconds, once the database is there again."""
@@ -45,6 +46,20 @@ async def test_a_cancel_reaches_the_worker_of_another_server(serve: Serve, newes
     assert (await first.request("POST", f"{COMPOSER}/jobs/{job['id']}/cancel"))[0] == 200
     assert (await watching)[1]["canceled"] is True
     assert time.monotonic() - began < SOON
+
+
+async def test_artifacts_in_a_shared_directory(serve: Serve, newest_postgres: Throwaway, tmp_path: Path) -> None:
+    """A file uploaded to one server is there on another, after the end of the job and a start of that server among them."""
+    url, files = newest_postgres.fresh(), str(tmp_path / "files")
+    first, second = [await serve("--artifacts", files, storage=url) for _ in range(2)]
+    job = await first.submit()
+    taken = await second.ask()
+    assert taken is not None
+    assert (await send(first, "PUT", taken["artifact_location"] + "a", b"x" * 100_000))[0] == 200
+    third = await serve("--artifacts", files, storage=url)  # its first sweep leaves a running attempt's files alone
+    assert (await third.finish(taken, None))[0] == 200
+    for server in (first, second, third):
+        assert (await send(server, "GET", f"{COMPOSER}/jobs/{job['id']}/artifacts/a"))[2] == b"x" * 100_000
 
 
 async def test_without_notifications(serve: Serve, newest_postgres: Throwaway) -> None:
