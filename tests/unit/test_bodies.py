@@ -41,13 +41,19 @@ trees = st.recursive(
 
 
 @settings(max_examples=400, deadline=None)
-@given(tree=trees, around=st.integers(MAX_DEPTH - 4, MAX_DEPTH + 2), slice_size=st.integers(1, 64))
-def test_the_depth_check_agrees_with_counting(tree: object, around: int, slice_size: int) -> None:
-    """Brackets within strings do not count, quotes may be escaped, and where the slices are cut does not matter."""
+@given(
+    tree=trees,
+    around=st.integers(MAX_DEPTH - 4, MAX_DEPTH + 2),
+    slice_size=st.integers(1, 64),
+    few_escapes=st.sampled_from([0, 2000]),
+)
+def test_the_depth_check_agrees_with_counting(tree: object, around: int, slice_size: int, few_escapes: int) -> None:
+    """Brackets within strings do not count, quotes may be escaped, few or many; where the slices are cut does not matter."""
     for levels in (0, around):
         body = b"[" * levels + msgspec.json.encode(tree) + b"]" * levels
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(bodies, "_SLICE", slice_size)
+            patch.setattr(bodies, "_FEW_ESCAPES", few_escapes)
             assert too_deep(body) == (depth_of(body) > MAX_DEPTH)
 
 
