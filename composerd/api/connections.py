@@ -21,15 +21,18 @@ _BEGIN = re.compile(rb"[!#-'*+.^-z|~-]{1,32} (?:https?://[^/ ]{0,255})?(/[^ ?#]{
 class _Connection(web.RequestHandler):
     """One connection; aiohttp asks it what to answer where there is no request to hand on."""
 
-    __slots__ = ("_begin", "_tables")
+    __slots__ = ("_made_by", "_meant")
 
     def __init__(self, manager: "_Server", **options: Any) -> None:
         super().__init__(manager, **options)
-        self._tables = manager.tables
-        self._begin: re.Match[bytes] | None = None
+        self._made_by = manager
+        self._meant: ErrorTable | None = None
+        """That of the API that the latest request went to; None before anything began like a request."""
 
     def data_received(self, data: bytes) -> None:
-        self._begin = _BEGIN.match(data[:384]) or self._begin
+        begin = _BEGIN.match(data, 0, 384)
+        if begin is not None:
+            self._meant = self._made_by.table_of(begin[1])
         super().data_received(data)
 
     def handle_error(
@@ -40,15 +43,13 @@ class _Connection(web.RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         """The answer to what went wrong outside of every handler; the connection ends with it."""
-        worker, composer = self._tables
-        meant = self._begin is not None and self._begin[1].startswith(composer.base.encode() + b"/")
-        table = composer if meant else worker
+        table = self._meant or self._made_by.table_of(b"/")
         operation = new_id_text()
         operation_id.set(operation)
         if not isinstance(exc, HttpProcessingError):
             super().handle_error(request, status, exc, message)  # for its log
             response = table.response(table.row(UNSPECIFIED), operation)
-        elif self._begin is not None and isinstance(exc, BadHttpMethod):
+        elif self._meant is not None and isinstance(exc, BadHttpMethod):
             response = table.response(table.row_of(MethodNotSupported()), operation)
         else:
             # What the parser says goes on with a piece of the request: there may be a token in it.
@@ -72,12 +73,17 @@ class _Server(web.Server):
             loop=made._loop,  # noqa: SLF001  # nobody offers the rest of what the runner made it with
             **made._kwargs,  # noqa: SLF001
         )
-        self.tables = tables
+        self._worker, self._composer = tables
+        self._composer_path = f"{self._composer.base}/".encode()
         self._handle = made.request_handler
         self.request_handler = self._expected
 
     def __call__(self) -> _Connection:
         return _Connection(self, loop=self._loop, **self._kwargs)
+
+    def table_of(self, path: bytes) -> ErrorTable:
+        """The errors of the API that a path is meant for."""
+        return self._composer if path.startswith(self._composer_path) else self._worker
 
     async def _expected(self, request: Any) -> web.StreamResponse:
         """Handle a request; one that expects of HTTP what it does not know is refused before any middleware."""
@@ -85,7 +91,7 @@ class _Server(web.Server):
             return await self._handle(request)
         except web.HTTPExpectationFailed:
             operation = new_id_text()
-            table = self.tables[request.path.startswith(f"{self.tables[1].base}/")]
+            table = self.table_of(request.path.encode())
             details = {"field": "Expect", "problem": "only 100-continue is known"}
             response = table.response(table.row_of(InvalidContent()), operation, details)
             response.headers[OPERATION_HEADER] = operation
