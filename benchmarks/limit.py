@@ -15,6 +15,8 @@ from aiohttp import web
 HANDOVER = "handover"
 """The type whose jobs are waited for; a request for any other is answered at once."""
 
+AS_IT_COMES = "--as-it-comes"
+"""Behind the file's name: with the allocator as a process has it at its start."""
 
 Fields = dict[str, msgspec.Raw]
 """An object whose values stay the bytes that they are, as composerd leaves args and results."""
@@ -100,7 +102,7 @@ def warm_allocator() -> None:
 
     asyncio reads into a new buffer of 256 KiB, which glibc maps and unmaps for every read, at a third of the throughput,
     until a block of that size has been freed once: then it keeps them on the heap. A server that has answered large
-    requests is past that, so the limit is, too.
+    requests is past that, so the limit is, too, unless it is to be measured as it comes.
     """
     block = bytearray(1 << 20)
     del block
@@ -108,8 +110,10 @@ def warm_allocator() -> None:
 
 def main() -> None:
     """Serve what the command line names."""
-    warm_allocator()
-    asyncio.run(serve(msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Answers)))
+    answers, *how = sys.argv[1:]
+    if how != [AS_IT_COMES]:
+        warm_allocator()
+    asyncio.run(serve(msgspec.json.decode(Path(answers).read_bytes(), type=Answers)))
 
 
 if __name__ == "__main__":

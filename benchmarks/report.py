@@ -10,6 +10,7 @@ from benchmarks.disk import Disk
 from benchmarks.loads import Sample
 
 LIMIT = "limit"
+BARE = "bare application"
 COMPOSERD = "composerd"
 FOREIGN = "composerd, foreign jobs"
 
@@ -84,7 +85,8 @@ class Report(msgspec.Struct, frozen=True):
         """Compare with what is wanted; ratios of throughput and latency are medians of each round's ratio."""
         by_name = {(each.operation, each.server): each for each in self.throughput}
         for operation in (SUBMIT, WORK):
-            limit, plain, foreign = (by_name[operation, server] for server in (LIMIT, COMPOSERD, FOREIGN))
+            limit, bare, plain, foreign = (by_name[operation, server] for server in (LIMIT, BARE, COMPOSERD, FOREIGN))
+            yield _at_least(0.6, f"{operation}/s, composerd to the bare application", rates(plain, bare))
             yield _at_least(0.5, f"{operation}/s, composerd to the limit", rates(plain, limit))
             yield _at_least(0.5, f"{operation}, CPU of the limit to composerd's", limit.cpu / plain.cpu)
             yield _at_least(0.9, f"{operation}/s, with foreign jobs to without", rates(foreign, plain))

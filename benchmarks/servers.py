@@ -9,6 +9,8 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from benchmarks.limit import AS_IT_COMES
+
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -78,3 +80,8 @@ def composerd(directory: Path, connections: int = 2000) -> Sequence[str]:
 def limit(answers: Path) -> Sequence[str]:
     """Return the command of the limit, which answers with what stands in that file."""
     return [sys.executable, "-m", "benchmarks.limit", str(answers)]
+
+
+def bare(answers: Path) -> Sequence[str]:
+    """Return the command of the same application as anybody would start it: its allocator not warmed."""
+    return [*limit(answers), AS_IT_COMES]

@@ -67,14 +67,17 @@ async def run(scratch: Path, rounds: int) -> report.Report:
             for name, path in ((report.COMPOSERD, "plain"), (report.FOREIGN, "foreign"))
         )
         (scratch / "answers.json").write_bytes(msgspec.json.encode(await loads.take_answers(plain, JOB_TYPE)))
-        bare = stack.enter_context(servers.start(report.LIMIT, servers.limit(scratch / "answers.json"), server_cores))
+        warm, bare = (
+            stack.enter_context(servers.start(name, command(scratch / "answers.json"), server_cores))
+            for name, command in ((report.LIMIT, servers.limit), (report.BARE, servers.bare))
+        )
         await loads.fill(foreign, FOREIGN_TYPE, FOREIGN_JOBS)
         for server in (plain, foreign):
             await loads.fill(server, JOB_TYPE, BACKLOG - ROUND // 2)
         progress("measuring throughput")
-        throughput = await measure_throughput([bare, plain, foreign], rounds)
+        throughput = await measure_throughput([warm, bare, plain, foreign], rounds)
         progress("measuring hand-over")
-        handover = await measure_handover([bare, plain], rounds)
+        handover = await measure_handover([warm, plain], rounds)
     return report.Report(
         {
             "composerd": metadata.version("composerd"),
