@@ -73,7 +73,8 @@ def chosen() -> dict[str, Path | None]:
 class Throwaway:
     """One server, on a unix socket in a directory of its own. It runs as an unprivileged account where we are root."""
 
-    def __init__(self, binaries: Path, **settings: str) -> None:
+    def __init__(self, binaries: Path, *, standby_of: "Throwaway | None" = None, **settings: str) -> None:
+        self._given = binaries
         self._account: dict[str, Any] = {}
         self.directory = Path(tempfile.mkdtemp(prefix="composerd-pg-", dir="/tmp"))
         if os.geteuid() == 0:
@@ -86,7 +87,18 @@ class Throwaway:
         self._settings = [*_SETTINGS, *(f"{name}={value}" for name, value in settings.items())]
         self._process: subprocess.Popen[bytes] | None = None
         self._names = count(1)
-        self._run("initdb", "--no-sync", "-A", "trust", "-U", "tests", "-E", "UTF8", "--locale=C", "-D", self.data)
+        if standby_of is None:
+            self._run("initdb", "--no-sync", "-A", "trust", "-U", "tests", "-E", "UTF8", "--locale=C", "-D", self.data)
+        else:
+            self._run("pg_basebackup", "--no-sync", "-R", "-h", standby_of.directory, "-U", "tests", "-D", self.data)
+
+    def standby(self) -> "Throwaway":
+        """Start another server that has all that this one acknowledges from now on."""
+        standby = Throwaway(self._given, standby_of=self)
+        standby.start()
+        self.sql("ALTER SYSTEM SET synchronous_standby_names = '*'")
+        self.sql("SELECT pg_reload_conf()")
+        return standby
 
     @property
     def data(self) -> Path:

@@ -12,6 +12,7 @@ import psycopg2.errors
 from psycopg2 import extensions
 
 from composerd.errors import ComposerdError, DriverError, DriverTimeout, StorageFull, Unavailable
+from composerd_postgres.connecting import Connecting
 from composerd_postgres.options import Options
 
 log = logging.getLogger(__name__)
@@ -119,13 +120,7 @@ async def connect(options: Options) -> Connection:
         given = extensions.parse_dsn(options.dsn).get("options", "")
         extra["options"] = " ".join((*_SESSION, given)).strip()
     try:
-        raw = await aiopg.connect(
-            options.dsn,
-            timeout=options.connect_timeout,
-            enable_json=False,
-            enable_hstore=False,
-            **extra,
-        )
+        raw = await Connecting(options.dsn, options.connect_timeout, enable_json=False, enable_hstore=False, **extra)
     except TimeoutError as exc:
         raise Unavailable(f"the database {options.place} does not answer") from exc
     except psycopg2.Error as exc:

@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import hashlib
+import struct
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, Self
@@ -94,6 +96,27 @@ async def test_an_outcome_that_nobody_knows(open_store: Open, newest_postgres: T
     assert batch.news.recheck
     assert len(await store.dump()) == 1
     assert not (await store.driver.enqueue([[store.new()]])).news.recheck
+
+
+async def test_a_host_that_goes_away_while_connecting(
+    open_store: Open, newest_postgres: Throwaway, tmp_path: Path
+) -> None:
+    """Of several hosts the next one is taken at once, also when the first answers, that it is starting up."""
+    said = b"SFATAL\0VFATAL\0C57P03\0Mthe database system is starting up\0\0"
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.write(b"E" + struct.pack("!I", 4 + len(said)) + said)
+        writer.close()
+
+    complaints: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: complaints.append(context))
+    async with await asyncio.start_unix_server(refuse, tmp_path / ".s.PGSQL.5432"):
+        began = time.monotonic()
+        store = await open_store(newest_postgres.fresh(host=f"{tmp_path},{newest_postgres.directory}"))
+        await asyncio.gather(*(store.add() for _ in range(20)))
+        assert time.monotonic() - began < 2  # and not 5 s, the limit of connecting
+    assert complaints == []
 
 
 class _Losing:

@@ -117,7 +117,7 @@ async def test_a_restart_of_the_database(serve: Serve, own_postgres: Throwaway) 
     running = await first.ask("other")
     assert running is not None
     waiting = asyncio.create_task(second.ask(wait="60s"))
-    await second.until(lambda: _asked(second))
+    await second.until(lambda: _claimed(second, 1))
     own_postgres.stop()
     status, body = await first.request("POST", f"{COMPOSER}/jobs", {"type": "build"})
     assert (status, body["id"]) == (503, "28")
@@ -129,6 +129,36 @@ async def test_a_restart_of_the_database(serve: Serve, own_postgres: Throwaway) 
     assert taken is not None
     assert (await second.finish(running))[0] == 200
     assert b"Traceback" not in first.log + second.log, (first.log + second.log).decode()
+
+
+async def test_a_failover(serve: Serve, own_postgres: Throwaway) -> None:
+    """The primary dies, a standby takes its place: what was acknowledged is there, and servers that know both hosts go on with it."""
+    standby = own_postgres.standby()
+    try:
+        hosts = f"{own_postgres.directory},{standby.directory}"
+        url = own_postgres.url(host=hosts, target_session_attrs="read-write", schema="failover")
+        first, second = [await serve(storage=url) for _ in range(2)]
+        jobs = [await first.submit(type="other", args={"n": n}) for n in range(20)]
+        running = await second.ask("other")
+        assert running is not None
+        waiting = asyncio.create_task(second.ask(wait="60s"))
+        await second.until(lambda: _claimed(second, 2))
+        own_postgres.stop()
+        status, body = await first.request("POST", f"{COMPOSER}/jobs", {"type": "build"})
+        assert (status, body["id"]) == (503, "28")
+        await first.until(lambda: _is(first, "/readyz", 503))
+        standby.sql("SELECT pg_promote()")
+        promoted = time.monotonic()
+        await first.until(lambda: _submitted(first), SOON)
+        taken = await waiting
+        assert time.monotonic() - promoted < SOON
+        assert taken is not None
+        assert (await first.finish(running, {"n": 0}))[0] == 200
+        states = [(await second.job(job["id"]))["state"] for job in jobs]
+        assert sorted(states) == ["finished", *["ready"] * 19]
+        assert b"Traceback" not in first.log + second.log, (first.log + second.log).decode()
+    finally:
+        standby.remove()
 
 
 @pytest.mark.parametrize("command", ["migrate", "storage info", "storage check"])
@@ -156,10 +186,10 @@ async def _waits(server: Server, count: int) -> bool:
     return f"composerd_waits {float(count)}" in text.decode()
 
 
-async def _asked(server: Server) -> bool:
-    """Whether the storage has answered a claim."""
+async def _claimed(server: Server, count: int) -> bool:
+    """Whether the storage has answered so many claims."""
     _, text = await server.request("GET", "/metrics")
-    return 'composerd_storage_seconds_count{method="claim"}' in text.decode()
+    return f'composerd_storage_seconds_count{{method="claim"}} {float(count)}' in text.decode()
 
 
 async def _is(server: Server, path: str, status: int) -> bool:
