@@ -172,12 +172,16 @@ class Load:
         )
 
 
-async def handover(server: Server, job_type: str, waiters: int, samples: int) -> Sequence[float]:
+async def handover(
+    server: Server, job_type: str, waiters: int, samples: int, submit_to: Server | None = None
+) -> Sequence[float]:
     """Return how long a job took from its submit to the worker that has it, with that many workers waiting.
 
     The waiters ask once and keep asking; one job at a time is submitted, and the next only after the last is finished.
+    It is submitted to the same server, or to another one on the same storage.
     """
-    submitter = await Connection.open(server.host, server.port)
+    submit_to = submit_to or server
+    submitter = await Connection.open(submit_to.host, submit_to.port)
     connections = await open_all(server.host, server.port, waiters)
     arrived: asyncio.Queue[float] = asyncio.Queue()
 

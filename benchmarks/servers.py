@@ -70,10 +70,11 @@ def start(name: str, command: Sequence[str], cores: set[int]) -> Iterator[Server
             process.stdout.close()
 
 
-def composerd(directory: Path, connections: int = 2000) -> Sequence[str]:
-    """Return the command of composerd on the fs driver: its defaults, but for how many file descriptors it needs."""
+def composerd(storage: Path | str, connections: int = 2000, *more: str) -> Sequence[str]:
+    """Return the command of composerd on the fs driver, or on a storage URL: its defaults, but for how many file descriptors it needs."""
     script = Path(sys.executable).with_name("composerd")
-    settings = ["--listen", "127.0.0.1:0", "--storage", f"fs:{directory}", "--max-connections", str(connections)]
+    url = storage if isinstance(storage, str) else f"fs:{storage}"
+    settings = ["--listen", "127.0.0.1:0", "--storage", url, "--max-connections", str(connections), *more]
     return [str(script), "serve", *settings]
 
 

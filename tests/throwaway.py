@@ -77,10 +77,12 @@ def chosen() -> dict[str, Path | None]:
 class Throwaway:
     """One server, on a unix socket in a directory of its own. It runs as an unprivileged account where we are root."""
 
-    def __init__(self, binaries: Path, *, standby_of: "Throwaway | None" = None, **settings: str) -> None:
+    def __init__(
+        self, binaries: Path, *, standby_of: "Throwaway | None" = None, where: str = "/tmp", **settings: str
+    ) -> None:
         self._given = binaries
         self._account: dict[str, Any] = {}
-        self.directory = Path(tempfile.mkdtemp(prefix="composerd-pg-", dir="/tmp"))
+        self.directory = Path(tempfile.mkdtemp(prefix="composerd-pg-", dir=where))
         if os.geteuid() == 0:
             account = _unprivileged()
             os.chown(self.directory, account.pw_uid, account.pw_gid)
