@@ -5,8 +5,9 @@ rows that each step really saw.
 """
 
 import asyncio
+import contextlib
 import json
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 from uuid import UUID
 
@@ -74,7 +75,12 @@ async def explained(postgres: Throwaway) -> Any:
     """A store over a full database, and a function that carries out a call and answers its plans."""
     if postgres not in _filled:
         _filled[postgres] = await _fill(postgres)
-    database = postgres.fresh_database(template=_filled[postgres])
+    async with _explaining(postgres, postgres.fresh_database(template=_filled[postgres])) as both:
+        yield both
+
+
+@contextlib.asynccontextmanager
+async def _explaining(postgres: Throwaway, database: str) -> AsyncIterator[Any]:
     driver = PostgresDriver.from_url(postgres.url(database))
     for name, value in SETTINGS.items():
         postgres.sql(f"ALTER DATABASE {database} SET {name} = '{value}'")
@@ -92,8 +98,10 @@ async def explained(postgres: Throwaway) -> Any:
         assert found, "the server reported no plan"
         return answer, found
 
-    yield store, plans
-    await driver.close()
+    try:
+        yield store, plans
+    finally:
+        await driver.close()
 
 
 def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -157,6 +165,23 @@ async def test_every_call(explained: Any) -> None:
     assert len((await do(driver.advance(100))).items) == 1
     await do(driver.purge(100))
     assert dear == []
+
+
+async def test_a_plan_made_when_there_was_nothing(postgres: Throwaway) -> None:
+    """A session that planned its claims just after a vacuum of empty tables looks jobs up all the same when there are many."""
+    database = postgres.fresh_database()
+    await PostgresDriver.from_url(postgres.url(database)).migrate()
+    for table in sorted(BIG):  # else autovacuum has the plans made anew some seconds later
+        postgres.sql(f"ALTER TABLE composerd.{table} SET (autovacuum_enabled = off)", database)
+    postgres.sql("VACUUM ANALYZE", database)
+    async with _explaining(postgres, database) as (store, plans):
+        claims = [Claim(store.id(), (ANY,), 60.0) for _ in range(20)]
+        assert (await store.driver.claim(claims, PLENTY)).items == [None] * 20
+        await asyncio.to_thread(postgres.sql, FILL, database)
+        for _ in range(2):  # the second time all are repetitions
+            batch, found = await plans(lambda: store.driver.claim(claims, PLENTY))
+            assert None not in batch.items
+            assert _dear(found) == []
 
 
 async def test_retention_in_small_batches(explained: Any) -> None:

@@ -3,6 +3,8 @@
 -- Requests are answered in their order. Neighbours that ask for the same keys (a class) are served together. A row without
 -- a token comes last: how many requests were answered, and whether more were not because rows that are ready were locked by
 -- somebody else just then. Every index scan below has the order of jobs_ready; the settings see to it that none is anything else.
+-- A session plans this once, perhaps just after a vacuum of empty tables: a table joined by `=` might then be walked over whole for
+-- as long as the session lives. Joined by `= ANY (ARRAY[…])` it can only be looked up.
 CREATE FUNCTION composerd.claim(
     asked json, -- [{"token", "class", "lease", "handover", "worker"}]
     wanted json, -- [{"class", "channel", "type", "arch", "rank", "place"}]: nothing ready lies before (rank, place)
@@ -69,8 +71,8 @@ BEGIN
                 SELECT a.token, a.job_id, j.channel, j.type, j.arch, -j.priority AS rank, j.place, b.body, j.dependencies,
                     a.number, j.args_size
                 FROM composerd.attempts a
-                JOIN composerd.jobs j ON j.id = a.job_id
-                LEFT JOIN composerd.args b ON b.job_id = j.id
+                JOIN composerd.jobs j ON j.id = ANY (ARRAY[a.job_id])
+                LEFT JOIN composerd.args b ON b.job_id = ANY (ARRAY[a.job_id])
                 WHERE a.token = tokens[first] AND a.state = 'running'
             LOOP
                 token := one.token; job_id := one.job_id; channel := one.channel; type := one.type; arch := one.arch;
@@ -157,7 +159,7 @@ BEGIN
                     UPDATE composerd.jobs j
                     SET state = 'running', started_at = at, attempt = j.attempt + 1, worker_id = g.worker
                     FROM given g
-                    WHERE j.id = g.id
+                    WHERE j.id = ANY (ARRAY[g.id])
                     RETURNING j.id, j.channel, j.type, j.arch, j.priority, j.place, j.dependencies, j.attempt, j.timeout, j.args_size,
                         g.token, g.lease, g.handover, g.worker, g.nth
                 ),
@@ -173,10 +175,10 @@ BEGIN
                 ),
                 forgotten AS ( -- the last 16 are remembered
                     DELETE FROM composerd.attempts a USING moved m
-                    WHERE m.attempt > 16 AND a.job_id = m.id AND a.number <= m.attempt - 16
+                    WHERE m.attempt > 16 AND a.job_id = ANY (ARRAY[m.id]) AND a.number <= m.attempt - 16
                 )
                 SELECT m.*, b.body, least(m.timeout, coalesce(m.handover, m.lease)) AS lapses
-                FROM moved m LEFT JOIN composerd.args b ON b.job_id = m.id
+                FROM moved m LEFT JOIN composerd.args b ON b.job_id = ANY (ARRAY[m.id])
                 ORDER BY m.nth
             LOOP
                 token := one.token; job_id := one.id; channel := one.channel; type := one.type; arch := one.arch;
