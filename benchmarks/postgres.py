@@ -10,7 +10,6 @@ import contextlib
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from statistics import median
 from uuid import uuid4
 
@@ -18,13 +17,14 @@ import psycopg2
 
 from benchmarks import limit, loads, servers
 from benchmarks.client import Connection
-from benchmarks.program import SCRATCH, on_fastest_loop, pin, progress, raise_descriptors
+from benchmarks.database import database
+from benchmarks.program import on_fastest_loop, pin, raise_descriptors
 from benchmarks.servers import Server
 from benchmarks.table import Table
 from benchmarks.workers import Waiters
 from composerd.models import Claim, Key, NewJob, Outcome
 from composerd_postgres import PostgresDriver
-from tests.throwaway import Throwaway, installations
+from tests.throwaway import Throwaway
 
 KEY = Key("", "benchmark", None)
 ARGS = b'{"n":1}'
@@ -38,19 +38,6 @@ BATCH_OF_CLAIMS = 50
 HANDOVERS = 200
 UNSEEN = "10m"
 """For what happens by itself now and then, where it is not to be counted."""
-
-
-@contextlib.contextmanager
-def database(binaries: dict[int, Path]) -> Iterator[Throwaway]:
-    """A PostgreSQL server that keeps what it commits."""
-    version, directory = max(binaries.items())
-    server = Throwaway(directory, where=SCRATCH, fsync="on", shared_buffers="512MB", autovacuum_naptime="1min")
-    try:
-        server.start()
-        progress(f"PostgreSQL {version}")
-        yield server
-    finally:
-        server.remove()
 
 
 @contextlib.asynccontextmanager
@@ -255,7 +242,7 @@ PARTS: Mapping[str, Callable[[Table, Throwaway, int], Awaitable[None]]] = {
 async def run(parts: Sequence[str], jobs: int) -> None:
     """Print the rows of each part."""
     for part in parts:
-        with database(installations()) as postgres:
+        with database() as postgres:
             await PARTS[part](Table("", f"{part}: {(PARTS[part].__doc__ or '').strip()}"), postgres, jobs)
 
 

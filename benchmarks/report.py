@@ -13,6 +13,7 @@ LIMIT = "limit"
 BARE = "bare application"
 COMPOSERD = "composerd"
 FOREIGN = "composerd, foreign jobs"
+POSTGRES = "composerd on PostgreSQL"
 
 SUBMIT = "submit"
 WORK = "request + finish"
@@ -91,6 +92,8 @@ class Report(msgspec.Struct, frozen=True):
             yield _at_least(0.5, f"{operation}, CPU of the limit to composerd's", limit.cpu / plain.cpu)
             yield _at_least(0.9, f"{operation}/s, with foreign jobs to without", rates(foreign, plain))
             yield _at_least(0.9, f"{operation}, CPU without foreign jobs to with", plain.cpu / foreign.cpu)
+            if (postgres := by_name.get((operation, POSTGRES))) is not None:
+                yield Verdict(f"{operation}/s, on PostgreSQL to on fs", rates(postgres, plain), "-", met=True)
         few, many = (each for each in self.handover if each.server == COMPOSERD)
         ratio = median(median(a) / median(b) for a, b in zip(many.rounds, few.rounds, strict=True))
         yield Verdict(f"hand-over p50, {many.waiters:,} waiters to {few.waiters}", ratio, "<= 1.5", ratio <= 1.5)

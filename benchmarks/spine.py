@@ -6,12 +6,16 @@ import platform
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from benchmarks import disk, limit, loads, report, servers
 from benchmarks.client import open_all
 from benchmarks.program import on_fastest_loop, parser_of, pin, progress, raise_descriptors, scratch_in
+
+if TYPE_CHECKING:
+    from tests.throwaway import Throwaway
 
 BACKLOG = 3_000
 FOREIGN_JOBS = 100_000
@@ -57,7 +61,7 @@ async def measure_handover(targets: Sequence[servers.Server], rounds: int) -> li
     return [report.Handover(name, waiters, samples) for (name, waiters), samples in found.items()]
 
 
-async def run(scratch: Path, rounds: int) -> report.Report:
+async def run(scratch: Path, rounds: int, *, postgres: bool) -> report.Report:
     """Start the servers, fill them, measure everything."""
     server_cores = pin()
     with contextlib.ExitStack() as stack:
@@ -72,12 +76,16 @@ async def run(scratch: Path, rounds: int) -> report.Report:
             for name, command in ((report.LIMIT, servers.limit), (report.BARE, servers.bare))
         )
         await loads.fill(foreign, FOREIGN_TYPE, FOREIGN_JOBS)
-        for server in (plain, foreign):
+        composerds = [plain, foreign]
+        if postgres:
+            url = stack.enter_context(_database(scratch)).fresh()
+            composerds.append(stack.enter_context(servers.start(report.POSTGRES, servers.composerd(url), server_cores)))
+        for server in composerds:
             await loads.fill(server, JOB_TYPE, BACKLOG - ROUND // 2)
         progress("measuring throughput")
-        throughput = await measure_throughput([warm, bare, plain, foreign], rounds)
+        throughput = await measure_throughput([warm, bare, *composerds], rounds)
         progress("measuring hand-over")
-        handover = await measure_handover([warm, plain], rounds)
+        handover = await measure_handover([warm, plain, *composerds[2:]], rounds)
     return report.Report(
         {
             "composerd": metadata.version("composerd"),
@@ -93,17 +101,24 @@ async def run(scratch: Path, rounds: int) -> report.Report:
     )
 
 
+def _database(scratch: Path) -> contextlib.AbstractContextManager["Throwaway"]:
+    from benchmarks.database import database  # noqa: PLC0415  # needs composerd[postgres]
+
+    return database(str(scratch.parent))  # its account gets there
+
+
 def main() -> None:
     """Read the command line, run, print."""
     parser = parser_of("spine", __doc__)
     parser.add_argument(
         "--rounds", type=int, default=15, help="how often each measurement is repeated (default: %(default)s)"
     )
+    parser.add_argument("--postgres", action="store_true", help="measure composerd on PostgreSQL, too")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample there, too")
     options = parser.parse_args()
     raise_descriptors()
     with scratch_in(options.directory) as scratch:
-        result = on_fastest_loop(run(scratch, options.rounds))
+        result = on_fastest_loop(run(scratch, options.rounds, postgres=options.postgres))
     print(result.text())
     if options.json:
         options.json.write_bytes(result.json())
