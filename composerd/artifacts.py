@@ -125,6 +125,15 @@ class ArtifactStore:
         """Make the directory. Raises `Unavailable` or `StorageFull` if it cannot be had."""
         await _disk(lambda: self.root.mkdir(mode=0o700, parents=True, exist_ok=True))
 
+    async def check(self) -> None:
+        """Return if files are taken. Raises `Unavailable`: the directory has gone, or is read-only."""
+        await _disk(self._check)
+
+    def _check(self) -> None:
+        self.root.stat()
+        if not os.access(self.root, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EROFS, "not to be written to", str(self.root))
+
     def upload(self, job_id: UUID, attempt: int, limit: int) -> Upload:
         """Begin a file of at most `limit` bytes."""
         self.uploading.add(job_id)

@@ -5,7 +5,7 @@ import re
 from aiohttp import web
 
 from composerd.api import schemas
-from composerd.api.context import COMPOSER_BASE, CONNECTIONS, OPENAPI, OPTIONS, QUEUE, error_table, segment
+from composerd.api.context import ARTIFACTS, COMPOSER_BASE, CONNECTIONS, OPENAPI, OPTIONS, QUEUE, error_table, segment
 from composerd.api.delivery import answer
 from composerd.api.errors import InvalidErrorId
 from composerd.api.metrics import CONTENT_TYPE, METRICS
@@ -104,6 +104,12 @@ async def readyz(request: web.Request) -> web.Response:
         await queue.driver.ping()
     except ComposerdError as exc:
         return web.Response(status=503, text=f"the storage does not take writes: {exc.code}\n")
+    store = request.app[ARTIFACTS]
+    try:
+        if store is not None:
+            await store.check()
+    except ComposerdError as exc:
+        return web.Response(status=503, text=f"artifacts are not taken: {exc.code}\n")
     return web.Response(text="ready\n")
 
 

@@ -41,6 +41,11 @@ def fill(disk: Path) -> Path:
     return path
 
 
+def remount(disk: Path, how: str) -> None:
+    """Let it be read-only, or not."""
+    subprocess.run(["mount", "-o", f"remount,{how}", disk], check=True)
+
+
 async def submit(server: Server) -> int:
     """The status of a submission that needs room."""
     body = {"type": "build", "args": "x" * 5000}
@@ -102,3 +107,30 @@ async def test_a_disk_that_fails(serve: Serve) -> None:
     await server.start()
     assert (await server.job(kept["id"]))["state"] == "ready"
     assert (await send(server, "GET", "/readyz"))[0] == 200
+
+
+async def test_artifacts_that_cannot_be_kept(serve: Serve, disk: Path, tmp_path: Path) -> None:
+    """A directory of artifacts that has gone, or that is read-only: not ready, uploads get 503; in order again by itself."""
+    files = disk / "files"
+    server = await serve("--artifacts", str(files), storage=f"fs:{tmp_path / 'storage'}")
+    await server.submit()
+    attempt = await server.ask()
+    assert attempt is not None
+
+    async def is_taken() -> bool:
+        ready, text = (await send(server, "GET", "/readyz"))[0::2]
+        uploaded = (await send(server, "PUT", attempt["artifact_location"] + "a", b"x"))[0]
+        assert (ready, uploaded) in ((200, 200), (503, 503)), text
+        assert ready == 200 or text.startswith(b"artifacts are not taken")
+        return ready == 200
+
+    assert await is_taken()
+    files.rename(disk / "elsewhere")
+    assert not await is_taken()
+    (disk / "elsewhere").rename(files)
+    assert await is_taken()
+    await asyncio.to_thread(remount, disk, "ro")
+    assert not await is_taken()
+    await asyncio.to_thread(remount, disk, "rw")
+    assert await is_taken()
+    assert (await server.finish(attempt))[0] == 200
