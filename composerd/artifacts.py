@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 PART = 256 * 1024
 """How much is written or read at a time, in bytes."""
 
+_TRIES = 10
 _SWEPT_AT_ONCE = 100
 _SWEPT_AGAIN = 10.0
 
@@ -85,6 +86,14 @@ class Upload:
             await _disk(self._append, parts)
 
     def _create(self) -> RawIOBase:
+        for _ in range(_TRIES - 1):
+            try:
+                return self._create_once()
+            except FileNotFoundError:  # the sweeper of another server took a directory for one that was left empty
+                continue
+        return self._create_once()
+
+    def _create_once(self) -> RawIOBase:
         for parent in (self._path.parent.parent, self._path.parent):
             try:
                 parent.mkdir(mode=0o700)
