@@ -14,6 +14,7 @@ from composerd.driver.registry import open_driver
 from composerd.errors import StorageFull
 from composerd.models import NewJob
 
+from ..throwaway import Throwaway
 from .conftest import COMPOSER, Serve, Server, send
 from .test_cli import Ended, composerd, start
 
@@ -166,6 +167,26 @@ async def test_move(serve: Serve, tmp_path: Path) -> None:
         server = await serve(storage=place)
         assert await everything(server) == before
         await server.close()
+
+
+async def test_move_to_postgres_and_back(serve: Serve, tmp_path: Path, newest_postgres: Throwaway) -> None:
+    """From one machine to many, and back: jobs, results and files are the same, and who runs a job finishes it there with its token."""
+    url, before = await filled(serve, tmp_path / "a")
+    shared, files, back = newest_postgres.fresh(), str(tmp_path / "files"), f"fs:{tmp_path / 'b'}"
+    told = await storage("move", "--from", url, "--to", shared, "--to-artifacts", files)
+    assert told.code == 0, told.err
+    server = await serve("--artifacts", files, storage=shared)
+    assert await everything(server) == before
+    await server.submit()
+    running = await server.ask()
+    assert running is not None
+    before = await everything(server)
+    await server.close()
+    told = await storage("move", "--from", shared, "--from-artifacts", files, "--to", back)
+    assert told.code == 0, told.err
+    server = await serve(storage=back)
+    assert await everything(server) == before
+    assert (await server.finish(running, {"ok": True}))[0] == 200
 
 
 async def test_an_interrupted_move(serve: Serve, tmp_path: Path) -> None:
