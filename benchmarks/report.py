@@ -111,21 +111,21 @@ class Report(msgspec.Struct, frozen=True):
         yield "  ".join(f"{name} {value}" for name, value in self.conditions.items())
         yield self.disk.text()
         yield ""
-        yield f"{'':50}{'per second':>12}{'CPU an operation':>18}{'server busy':>13}{'load busy':>11}"
+        yield f"{'':56}{'per second':>12}{'CPU an operation':>18}{'server busy':>13}{'load busy':>11}"
         for each in self.throughput:
             yield (
-                f"{each.operation:18}{each.server:32}{each.rate:12,.0f}{each.cpu * 1e6:15,.0f} µs"
+                f"{each.operation:18}{each.server:38}{each.rate:12,.0f}{each.cpu * 1e6:15,.0f} µs"
                 f"{each.server_busy:13.0%}{each.load_busy:11.0%}"
             )
         yield ""
-        yield f"{'':50}{'p50':>12}{'p99':>18}"
+        yield f"{'':56}{'p50':>12}{'p99':>18}"
         for latency in self.handover:
             name = f"{latency.server}, {latency.waiters:,} waiters"
-            yield f"{'hand-over':18}{name:32}{_ms(latency.p50):>12}{_ms(latency.p99):>18}"
+            yield f"{'hand-over':18}{name:38}{_ms(latency.p50):>12}{_ms(latency.p99):>18}"
         yield ""
-        yield f"{'':50}{'reached':>12}{'wanted':>18}"
+        yield f"{'':56}{'reached':>12}{'wanted':>18}"
         for verdict in self.verdicts():
-            yield f"{verdict.what:50}{verdict.ratio:12.2f}{verdict.wanted:>18}   {'' if verdict.met else 'not met'}".rstrip()
+            yield f"{verdict.what:56}{verdict.ratio:12.2f}{verdict.wanted:>18}   {'' if verdict.met else 'not met'}".rstrip()
 
 
 def _at_least(bound: float, what: str, ratio: float) -> Verdict:
