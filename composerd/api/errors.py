@@ -202,8 +202,8 @@ class ErrorTable:
             raise ErrorNotFound from None
 
     def row_of(self, error: ComposerdError) -> Row:
-        """The error that an exception is shown as: `UNSPECIFIED` if this API has none for it."""
-        number = _ROWS.get(type(error), UNSPECIFIED)
+        """The error that an exception is shown as, by its class or the nearest above; `UNSPECIFIED` if this API has none for it."""
+        number = next((_ROWS[kind] for kind in type(error).__mro__ if kind in _ROWS), UNSPECIFIED)
         return self._by_id.get(number) or self._by_id[UNSPECIFIED]
 
     def body(
