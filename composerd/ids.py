@@ -1,11 +1,19 @@
 """Ids and tokens: random UUIDs (version 4), made some hundreds at a time: asking the kernel for each is most of their cost."""
 
 import os
+import re
 from uuid import UUID
 
 _AT_ONCE = 256
 
 _pool: list[str] = []
+
+_UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
+
+
+def parse_uuid(text: str) -> UUID | None:
+    """A UUID in its usual spelling; None for anything else."""
+    return UUID(text) if _UUID.fullmatch(text) else None
 
 
 def new_id() -> UUID:

@@ -178,7 +178,7 @@ SETTINGS: Sequence[Setting] = (
     Setting(
         "artifacts",
         _text,
-        "A directory for the files that workers upload, or `none`.",
+        "A directory for the files that workers upload, the URL of an artifact store, or `none`.",
         "what the driver offers, else none",
     ),
     Setting("worker_base_path", _base_path, "Where the worker API is.", "/api/worker/v1"),

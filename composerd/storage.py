@@ -1,18 +1,15 @@
 """Work on a storage without a server: whether it is whole, and everything in it into another one. Any driver's, through the contract."""
 
-import asyncio
-import os
-import shutil
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from pathlib import Path
+from contextlib import aclosing, asynccontextmanager
 
 import msgspec
 
-from composerd.artifacts import sync_directory
+from composerd.artifacts.files import Files
+from composerd.artifacts.stores import open_store
 from composerd.driver import Driver, StorageCheck, StoredJob
 from composerd.driver.registry import open_driver
-from composerd.errors import ComposerdError, StorageUnusable
+from composerd.errors import ArtifactNotFound, ComposerdError
 from composerd.models import Artifact
 
 MOVED_AT_ONCE = 100
@@ -48,48 +45,65 @@ async def started(driver: Driver, *, create: bool) -> AsyncIterator[None]:
         await driver.close()
 
 
-async def check(url: str, artifacts: Path | None, progress: Progress) -> StorageCheck:
+@asynccontextmanager
+async def _files(where: str | None, *, create: bool) -> AsyncIterator[Files | None]:
+    """The files in a directory or a store; None if it is not known where."""
+    if where is None:
+        yield None
+        return
+    files = Files(open_store(where))
+    try:
+        await files.start(create=create)
+        yield files
+    finally:
+        await files.close()
+
+
+async def check(url: str, artifacts: str | None, progress: Progress) -> StorageCheck:
     """Read everything in a storage, then look whether every artifact's file is there and has its size.
 
-    `artifacts` is where the files are; None: where the driver offers.
+    `artifacts` is where the files are, a directory or the URL of an artifact store; None: where the driver offers.
     """
     found = await open_driver(url).check()
     if found.problems:
         return found
     problems: list[str] = []
     driver = open_driver(url)
-    async with started(driver, create=False):
-        root = _root(artifacts, driver)
+    where = artifacts or driver.artifacts_directory
+    async with started(driver, create=False), _files(where, create=False) as files:
         total = sum((await driver.info()).jobs.values())
         done = 0
         async for job in driver.dump():
             for artifact in job.artifacts:
-                problem = await asyncio.to_thread(_problem, root, artifact)
+                problem = await _problem(files, artifact)
                 if problem is not None:
-                    problems.append(f"job {job.new.id}: {artifact.name!r}: {problem}")
+                    problems.append(f"job {job.new.id}: {artifact.name!r}: {problem.format(where=where)}")
             done += 1
             progress(done, total)
     return msgspec.structs.replace(found, problems=tuple(problems))
 
 
 async def move(
-    source: Driver, target: Driver, files_from: Path | None, files_to: Path | None, progress: Progress
+    source: Driver, target: Driver, files_from: str | None, files_to: str | None, progress: Progress
 ) -> Moved:
     """Copy every job, with its history and its files, into another storage; both are started, and no server runs on either.
 
     A job's files are there before the job is. What is there already is left as it is, so that it can be run again after
-    an interruption. The source is not changed. Raises `ArtifactsElsewhere`, and what the drivers raise.
+    an interruption. The source is not changed. Raises `ArtifactsElsewhere`, and what the drivers and the stores raise.
     """
-    source_root, target_root = _root(files_from, source), _root(files_to, target)
-    total = sum((await source.info()).jobs.values())
-    done = copied = 0
-    async for jobs in _some(source.dump()):
-        for job in jobs:
-            for artifact in job.artifacts:
-                copied += await asyncio.to_thread(_copy, source_root, target_root, artifact)
-        await target.load(jobs)
-        done += len(jobs)
-        progress(done, total)
+    async with (
+        _files(files_from or source.artifacts_directory, create=False) as old,
+        _files(files_to or target.artifacts_directory, create=True) as new,
+    ):
+        total = sum((await source.info()).jobs.values())
+        done = copied = 0
+        async for jobs in _some(source.dump()):
+            for job in jobs:
+                for artifact in job.artifacts:
+                    copied += await _copy(old, new, artifact)
+            await target.load(jobs)
+            done += len(jobs)
+            progress(done, total)
     return Moved(done, copied)
 
 
@@ -106,45 +120,31 @@ async def _some(jobs: AsyncIterator[StoredJob]) -> AsyncIterator[list[StoredJob]
         yield some
 
 
-def _root(given: Path | None, driver: Driver) -> Path | None:
-    if given is not None:
-        return given
-    return None if driver.artifacts_directory is None else Path(driver.artifacts_directory)
-
-
-def _problem(root: Path | None, artifact: Artifact) -> str | None:
-    if root is None:
+async def _problem(files: Files | None, artifact: Artifact) -> str | None:
+    if files is None:
         return "it is not known where the files are: say --artifacts"
-    try:
-        size = (root / artifact.place).stat().st_size
-    except OSError as exc:
-        return f"its file {root / artifact.place} cannot be read: {exc.strerror}"
+    size = await files.size(artifact.place)
+    if size is None:
+        return f"its file {{where}}/{artifact.place} is not there"
     if size != artifact.size:
-        return f"its file {root / artifact.place} has {size} bytes, not {artifact.size}"
+        return f"its file {{where}}/{artifact.place} has {size} bytes, not {artifact.size}"
     return None
 
 
-def _copy(source: Path | None, target: Path | None, artifact: Artifact) -> bool:
-    """Copy a file unless it is there; whether it was copied. On stable storage, whole or not at all."""
+async def _copy(source: Files | None, target: Files | None, artifact: Artifact) -> bool:
+    """Copy a file unless it is there; whether it was copied."""
     if source is None or target is None:
         raise ArtifactsElsewhere(
             f"jobs have artifacts, and the storage {'they come from' if source is None else 'they go to'} offers no "
             f"directory for files: say {'--from-artifacts' if source is None else '--to-artifacts'}"
         )
-    path = target / artifact.place
-    if path.exists() and path.stat().st_size == artifact.size:
+    if await target.size(artifact.place) == artifact.size:
         return False
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.part")
     try:
-        with (source / artifact.place).open("rb") as old, partial.open("wb") as new:
-            shutil.copyfileobj(old, new, 1024 * 1024)
-            os.fsync(new.fileno())
-    except OSError as exc:
-        raise StorageUnusable(
-            f"the artifact {artifact.name!r} cannot be copied: {exc.filename}: {exc.strerror}"
+        async with aclosing(source.read(artifact.place, 0, artifact.size)) as parts:
+            await target.copy(artifact.place, parts)
+    except ArtifactNotFound as exc:
+        raise ArtifactsElsewhere(
+            f"the artifact {artifact.name!r} cannot be copied: {artifact.place} is not there"
         ) from exc
-    partial.replace(path)
-    for directory in (path.parent, path.parent.parent, target):
-        sync_directory(directory)
     return True

@@ -24,7 +24,7 @@ from composerd.api.metrics import METRICS, Metrics
 from composerd.api.middleware import operations
 from composerd.api.openapi import document
 from composerd.api.tls import only_from
-from composerd.artifacts import ArtifactStore
+from composerd.artifacts.files import Files
 from composerd.queue import JobQueue
 
 VERSION = importlib.metadata.version("composerd")
@@ -33,16 +33,16 @@ VERSION = importlib.metadata.version("composerd")
 def create_app(
     queue: JobQueue,
     options: ApiOptions,
-    store: ArtifactStore | None = None,
+    files: Files | None = None,
     connections: ConnectionLimit | None = None,
     metrics: Metrics | None = None,
 ) -> web.Application:
-    """The application that serves a running queue; without a store uploads are refused."""
+    """The application that serves a running queue; without a place for files uploads are refused."""
     middlewares = [operations, only_from(options.allowed_domains)] if options.allowed_domains else [operations]
     app = web.Application(middlewares=middlewares, client_max_size=options.max_body_size)
     app[QUEUE] = queue
     app[OPTIONS] = options
-    app[ARTIFACTS] = store
+    app[ARTIFACTS] = files
     app[CONNECTIONS] = connections or ConnectionLimit(sys.maxsize)
     app[METRICS] = metrics or Metrics()
     app[WORKER_ERRORS] = ErrorTable.worker(options.worker_base)

@@ -1,6 +1,5 @@
 """What a handler needs, under typed keys: the queue, the settings of the API, the tables of errors, and small questions about a request."""
 
-import re
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from uuid import UUID
@@ -9,8 +8,9 @@ import msgspec
 from aiohttp import web
 
 from composerd.api.errors import ErrorTable
-from composerd.artifacts import ArtifactStore
+from composerd.artifacts.files import Files
 from composerd.errors import InvalidContent, JobNotFound, Unavailable
+from composerd.ids import parse_uuid
 from composerd.queue import JobQueue
 from composerd.units import parse_duration
 
@@ -55,7 +55,7 @@ QUEUE: web.AppKey[JobQueue] = web.AppKey("QUEUE", JobQueue)
 OPTIONS: web.AppKey[ApiOptions] = web.AppKey("OPTIONS", ApiOptions)
 WORKER_ERRORS: web.AppKey[ErrorTable] = web.AppKey("WORKER_ERRORS", ErrorTable)
 COMPOSER_ERRORS: web.AppKey[ErrorTable] = web.AppKey("COMPOSER_ERRORS", ErrorTable)
-ARTIFACTS: web.AppKey[ArtifactStore | None] = web.AppKey("ARTIFACTS")
+ARTIFACTS: web.AppKey[Files | None] = web.AppKey("ARTIFACTS")
 OPENAPI: web.AppKey[Mapping[str, bytes]] = web.AppKey("OPENAPI")
 """The OpenAPI documents, by base path."""
 
@@ -71,13 +71,6 @@ job_known: ContextVar[str | None] = ContextVar("job_known", default=None)
 
 held: ContextVar[int] = ContextVar("held", default=0)
 """The bytes of the budget that the request holds; the middleware gives them back."""
-
-_UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
-
-
-def parse_uuid(text: str) -> UUID | None:
-    """A UUID in its usual spelling; None for anything else."""
-    return UUID(text) if _UUID.fullmatch(text) else None
 
 
 def segment(name: str, *, empty: bool = False) -> str:

@@ -57,9 +57,9 @@ async def get_artifact(request: web.Request) -> web.StreamResponse:
     """Stream a file, or the part of it that a single Range asks for."""
     job_id = job_id_of(request)
     name = artifact_name(request)
-    store = request.app[ARTIFACTS]
+    files = request.app[ARTIFACTS]
     found = next((one for one in await request.app[QUEUE].artifacts(job_id) if one.name == name), None)
-    if found is None or store is None:
+    if found is None or files is None:
         raise ArtifactNotFound
     etag = f'"{found.sha256}"'
     headers = {
@@ -79,11 +79,8 @@ async def get_artifact(request: web.Request) -> web.StreamResponse:
     response = web.StreamResponse(status=206 if "Content-Range" in headers else 200, headers=headers)
     response.content_type = BYTES
     response.content_length = stop - start
-    async with aclosing(store.read(found.place, start, stop)) as parts:
-        try:
-            part = await anext(parts, b"")  # before the answer begins: the job may have been removed just now
-        except FileNotFoundError:
-            raise ArtifactNotFound from None
+    async with aclosing(files.read(found.place, start, stop)) as parts:
+        part = await anext(parts, b"")  # before the answer begins: the job may have been removed just now
         await response.prepare(request)
         if request.method != "HEAD":
             await response.write(part)

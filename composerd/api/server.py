@@ -8,7 +8,6 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
 
 from composerd.api.app import create_app
 from composerd.api.connections import Runner
@@ -17,7 +16,9 @@ from composerd.api.listening import ListenError, Listeners, close_sockets, open_
 from composerd.api.logs import configure
 from composerd.api.metrics import Metrics
 from composerd.api.tls import Identity
-from composerd.artifacts import ArtifactStore, Sweeper
+from composerd.artifacts.files import Files
+from composerd.artifacts.stores import open_store
+from composerd.artifacts.sweeper import Sweeper
 from composerd.driver import Driver
 from composerd.driver.registry import open_driver
 from composerd.errors import ComposerdError, DriverError, Unavailable
@@ -68,10 +69,10 @@ async def _serve(settings: Settings) -> int:
                 max_waits=settings.max_waits,
             ),
         )
-        store = await stack.enter_async_context(_artifacts(settings, queue))
+        files = await stack.enter_async_context(_artifacts(settings, queue))
         await stack.enter_async_context(queue.running())
         connections = ConnectionLimit(_connections_that_fit(settings.max_connections))
-        app = create_app(queue, _api_options(settings), store, connections, metrics)
+        app = create_app(queue, _api_options(settings), files, connections, metrics)
         runner = Runner(
             app,
             handle_signals=False,
@@ -153,22 +154,23 @@ def _signals() -> asyncio.Queue[signal.Signals]:
 
 
 @asynccontextmanager
-async def _artifacts(settings: Settings, queue: JobQueue) -> AsyncIterator[ArtifactStore | None]:
+async def _artifacts(settings: Settings, queue: JobQueue) -> AsyncIterator[Files | None]:
     where = settings.artifacts or queue.driver.artifacts_directory
     if where is None or where == "none":
         yield None
         return
-    store = ArtifactStore(Path(where))
-    await store.start()
-    sweeper = Sweeper(store, queue.driver)
+    files = Files(open_store(where))
+    await files.start()
+    sweeper = Sweeper(files, queue.driver)
     queue.listeners.append(sweeper.heard)
     queue.on_removed = sweeper.removed
     task = asyncio.create_task(sweeper.run(), name="artifact sweeper")
     try:
-        yield store
+        yield files
     finally:
         task.cancel()
         await asyncio.wait([task])
+        await files.close()
 
 
 def _api_options(settings: Settings) -> ApiOptions:

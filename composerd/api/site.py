@@ -104,10 +104,10 @@ async def readyz(request: web.Request) -> web.Response:
         await queue.driver.ping()
     except ComposerdError as exc:
         return web.Response(status=503, text=f"the storage does not take writes: {exc.code}\n")
-    store = request.app[ARTIFACTS]
+    files = request.app[ARTIFACTS]
     try:
-        if store is not None:
-            await store.check()
+        if files is not None:
+            await files.check()
     except ComposerdError as exc:
         return web.Response(status=503, text=f"artifacts are not taken: {exc.code}\n")
     return web.Response(text="ready\n")

@@ -8,10 +8,10 @@ from uuid import UUID
 
 import msgspec
 
-from composerd.api.context import ApiOptions, parse_uuid
+from composerd.api.context import ApiOptions
 from composerd.api.schemas import BatchJob, SubmitJob, is_word
 from composerd.errors import InvalidContent, UnknownDependency
-from composerd.ids import new_id
+from composerd.ids import new_id, parse_uuid
 from composerd.models import NewJob, OnDependencyFailure
 from composerd.settings import LONGEST
 from composerd.units import parse_duration

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from composerd.api import schemas
 from composerd.api.bodies import read_json
-from composerd.api.context import ARTIFACTS, OPTIONS, QUEUE, job_known, parse_uuid, segment, wait_of
+from composerd.api.context import ARTIFACTS, OPTIONS, QUEUE, job_known, segment, wait_of
 from composerd.api.delivery import answer, deliver, encode
 from composerd.api.errors import InvalidToken, InvalidTokenForStatus, InvalidWorkerId
 from composerd.api.openapi import BYTES, operation
@@ -26,6 +26,7 @@ from composerd.errors import (
     TokenNotFound,
     TypeNotAllowed,
 )
+from composerd.ids import parse_uuid
 from composerd.models import AttemptState, Claimed, Worker
 from composerd.queue.dispatcher import keys_for
 from composerd.queue.jobqueue import JobQueue, check_running
@@ -205,8 +206,8 @@ async def upload_job_artifact(request: web.Request) -> web.Response:
     """Stream a file in; it becomes the attempt's when all of it is on stable storage."""
     token = _token(request)
     name = artifact_name(request)
-    store = request.app[ARTIFACTS]
-    if store is None:
+    files = request.app[ARTIFACTS]
+    if files is None:
         raise ArtifactsDisabled
     queue = request.app[QUEUE]
     limit = request.app[OPTIONS].max_artifact_size
@@ -220,7 +221,7 @@ async def upload_job_artifact(request: web.Request) -> web.Response:
     renewal = queue.options.handover_timeout / 2
     clock = asyncio.get_running_loop().time
     renewed = clock()
-    async with store.upload(attempt.job_id, attempt.number, limit) as upload:
+    async with files.upload(attempt.job_id, attempt.number, limit) as upload:
         try:
             async for part in request.content.iter_any():
                 await upload.write(part)
@@ -233,15 +234,15 @@ async def upload_job_artifact(request: web.Request) -> web.Response:
             raise IncompleteUpload(expected=request.content_length, received=upload.size)
         artifact = await upload.complete(name)
         if expected is not None and artifact.sha256 != expected:
-            await store.discard(artifact.place)
+            await files.remove([artifact.place])
             raise IncompleteUpload(expected_sha256=expected, received_sha256=artifact.sha256)
     try:
         replaced = await queue.attach(token, artifact)
     except (TokenNotFound, AttemptSuperseded):
-        await store.discard(artifact.place)
+        await files.remove([artifact.place])
         raise
     if replaced is not None:
-        await store.discard(replaced)
+        await files.remove([replaced])
     return web.Response()
 
 

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -17,6 +16,7 @@ from composerd.cli.errors import FAILED, WRONG, Failure
 from composerd.driver import StorageCheck, StorageInfo
 from composerd.driver.registry import open_driver
 from composerd.errors import ComposerdError, StorageURLError
+from composerd.plugins import scheme_of
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -29,8 +29,15 @@ _url_option = click.option(
 )
 
 
-def _directory_option(name: str, help: str) -> Callable[[F], F]:
-    return click.option(name, type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help=help)
+class _Place(click.Path):
+    """A directory, or the URL of an artifact store."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if scheme_of(value) else super().convert(value, param, ctx)
+
+
+def _artifacts_option(name: str, help: str) -> Callable[[F], F]:
+    return click.option(name, type=_Place(file_okay=False), metavar="DIR|URL", help=help)
 
 
 @click.command(epilog="Example: composerd migrate --storage fs:/var/lib/composerd")
@@ -74,9 +81,9 @@ def info(url: str, as_json: bool) -> None:
 
 @storage.command(epilog="Example: composerd storage check --storage fs:/var/lib/composerd")
 @_url_option
-@_directory_option("--artifacts", "Where the artifacts are, if not where the driver offers.")
+@_artifacts_option("--artifacts", "Where the artifacts are, if not where the driver offers.")
 @json_option
-def check(url: str, artifacts: Path | None, as_json: bool) -> None:
+def check(url: str, artifacts: str | None, as_json: bool) -> None:
     """Read everything in a storage, and say whether it is whole; exits 1 if not."""
     with _progress("jobs") as progress:
         found = _run(storages.check(url, artifacts, progress))
@@ -97,12 +104,10 @@ def _print_check(found: StorageCheck) -> None:
 @storage.command(epilog="Example: composerd storage move --from fs:/var/lib/composerd --to fs:/srv/composerd")
 @click.option("--from", "source_url", required=True, metavar="URL", help="The storage that is read.")
 @click.option("--to", "target_url", required=True, metavar="URL", help="The storage that is written to.")
-@_directory_option("--from-artifacts", "Where its artifacts are, if not where the driver offers.")
-@_directory_option("--to-artifacts", "Where artifacts go, if not where the driver offers.")
+@_artifacts_option("--from-artifacts", "Where its artifacts are, if not where the driver offers.")
+@_artifacts_option("--to-artifacts", "Where artifacts go, if not where the driver offers.")
 @json_option
-def move(
-    source_url: str, target_url: str, from_artifacts: Path | None, to_artifacts: Path | None, as_json: bool
-) -> None:
+def move(source_url: str, target_url: str, from_artifacts: str | None, to_artifacts: str | None, as_json: bool) -> None:
     """Copy every job, ended ones and artifacts included, into another storage.
 
     Stop the servers first. What is there already is left as it is: after an interruption run it again. The storage that

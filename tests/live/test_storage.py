@@ -101,7 +101,7 @@ async def test_a_missing_artifact(serve: Serve, tmp_path: Path) -> None:
     found = await storage("check", "--storage", url, "--json")
     assert found.code == 1
     assert json.loads(found.out)["whole"] is False
-    assert "cannot be read" in json.loads(found.out)["problems"][0]
+    assert f"its file {file} is not there" in json.loads(found.out)["problems"][0]
 
 
 @pytest.mark.row("Commands", "composerd storage check")

@@ -3,6 +3,8 @@
 import importlib.util
 import os
 
-collect_ignore_glob = []
-if importlib.util.find_spec("composerd_sqlite") is None and not os.environ.get("CI"):
-    collect_ignore_glob.append("composerd-sqlite/*")
+collect_ignore_glob = [
+    f"{name}/*"
+    for name in ("composerd-sqlite", "composerd-bucket")
+    if importlib.util.find_spec(name.replace("-", "_")) is None and not os.environ.get("CI")
+]

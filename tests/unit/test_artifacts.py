@@ -5,8 +5,9 @@ from uuid import uuid4
 
 import pytest
 
-from composerd import artifacts
-from composerd.artifacts import ArtifactStore
+from composerd.artifacts import directory
+from composerd.artifacts.directory import DirectoryStore
+from composerd.artifacts.files import Files
 
 
 @pytest.mark.parametrize("levels", [1, 2])
@@ -14,23 +15,23 @@ async def test_a_directory_swept_before_its_first_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, levels: int
 ) -> None:
     """A directory that another server's sweeper finds empty, and removes, before the upload's file is in it, is made again."""
-    store = ArtifactStore(tmp_path)
+    files = Files(DirectoryStore(tmp_path))
     job_id = uuid4()
     job = tmp_path / str(job_id)
-    made = artifacts.sync_directory
+    made = directory.sync_directory
     swept: list[list[Path]] = []
 
-    def sweep(directory: Path) -> None:
-        made(directory)
+    def sweep(parent: Path) -> None:
+        made(parent)
         empty = [job / "1", job][-levels:]
         if not swept and empty[0].is_dir():
             for one in empty:
                 one.rmdir()
             swept.append(empty)
 
-    monkeypatch.setattr(artifacts, "sync_directory", sweep)
-    async with store.upload(job_id, 1, 100) as upload:
+    monkeypatch.setattr(directory, "sync_directory", sweep)
+    async with files.upload(job_id, 1, 100) as upload:
         await upload.write(b"x")
         artifact = await upload.complete("a")
     assert swept
-    assert [part async for part in store.read(artifact.place, 0, 1)] == [b"x"]
+    assert [part async for part in files.read(artifact.place, 0, 1)] == [b"x"]

@@ -1,5 +1,6 @@
-"""The conformance kit for storage drivers: a class to derive from, in ten lines. Needs `composerd[testing]`: pytest and hypothesis."""
+"""The conformance kits for storage drivers and artifact stores: classes to derive from. Needs `composerd[testing]` (pytest, hypothesis)."""
 
+from composerd.testing.kit.artifact_stores import ArtifactStoreKit
 from composerd.testing.kit.driverkit import DriverKit
 
-__all__ = ["DriverKit"]
+__all__ = ["DriverKit", "ArtifactStoreKit"]

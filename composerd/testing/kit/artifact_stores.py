@@ -1,0 +1,306 @@
+"""`ArtifactStoreKit`: whether an artifact store keeps its contract, which is in the docstrings of `composerd.artifacts.contract`."""
+
+import asyncio
+import functools
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from composerd.artifacts import ArtifactStore
+from composerd.errors import ArtifactNotFound, Unavailable
+
+LIMIT = 60.0
+"""How long a test may take, in seconds."""
+
+KIB = 1024
+PART = 256 * KIB
+
+A, B = "11111111-1111-4111-8111-111111111111", "22222222-2222-4222-8222-222222222222"
+PLACE = f"{A}/1/aaaaaaaa-aaaa-4aaa-8aaa-aaaaaaaaaaaa"
+
+Again = Callable[[], ArtifactStore]
+
+
+def _test(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    """Let a coroutine method be a test: it gets a started store on an empty place, on a loop of its own."""
+
+    @functools.wraps(test)
+    def run(self: Any, store: ArtifactStore, **fixtures: Any) -> None:
+        asyncio.run(_run(test, self, store, fixtures))
+
+    return run
+
+
+async def _run(
+    test: Callable[..., Awaitable[None]], self: Any, store: ArtifactStore, fixtures: Mapping[str, Any]
+) -> None:
+    try:
+        async with asyncio.timeout(LIMIT):
+            await store.start(create=True)
+            await test(self, store, **fixtures)
+    finally:
+        await store.close()
+
+
+def content(size: int, seed: int = 0) -> bytes:
+    """Bytes that differ from place to place, and from seed to seed."""
+    block = b"".join((number * 2_654_435_761 + seed).to_bytes(8, "big") for number in range(1 + min(size, PART) // 8))
+    return (block * (1 + size // len(block)))[:size]
+
+
+async def put(store: ArtifactStore, place: str, data: bytes) -> None:
+    """Store an artifact."""
+    writer = await store.create(place)
+    for begin in range(0, len(data), PART):
+        await writer.write(data[begin : begin + PART])
+    await writer.commit()
+
+
+async def read(store: ArtifactStore, place: str, start: int, stop: int) -> bytes:
+    """A part of an artifact."""
+    parts = [part async for part in store.read(place, start, stop)]
+    assert all(0 < len(part) <= 1024 * KIB for part in parts), "parts have 1 byte to 1 MiB"
+    return b"".join(parts)
+
+
+async def listed(store: ArtifactStore, prefix: str = "") -> Sequence[str]:
+    """The places that are listed, sorted."""
+    return sorted([place async for places in store.list(prefix) for place in places])
+
+
+async def there(store: ArtifactStore, place: str) -> bool:
+    """Whether something is at a place; all ways to ask have to agree."""
+    size = await store.size(place)
+    parts = store.read(place, 0, 1)
+    try:
+        await anext(parts)
+    except ArtifactNotFound:
+        assert size is None
+        return False
+    finally:
+        await parts.aclose()
+    assert size is not None
+    assert place in await listed(store)
+    return True
+
+
+class ArtifactStoreKit:
+    """Whether an artifact store keeps the contract. Derive a class whose name begins with `Test`, and give its two fixtures.
+
+    >>> class TestMine(ArtifactStoreKit):
+    ...     @pytest.fixture
+    ...     def store(self, again):
+    ...         return again()
+    ...
+    ...     @pytest.fixture
+    ...     def again(self, tmp_path):
+    ...         return lambda: MyStore.from_url(f"mine:{tmp_path}")
+    """
+
+    @pytest.fixture
+    def store(self) -> ArtifactStore:
+        """An unopened store on a new, empty place."""
+        raise NotImplementedError(f"{type(self).__name__} gives no fixture `store`: an unopened, empty store")
+
+    @pytest.fixture
+    def again(self) -> Again:
+        """A function that makes another unopened store on the same place, as another server would."""
+        raise NotImplementedError(f"{type(self).__name__} gives no fixture `again`: makes another store on the place")
+
+    @_test
+    async def test_what_was_written(self, store: ArtifactStore) -> None:
+        """Artifacts of all sizes come back as they were written; an empty one is there, too."""
+        for nth, size in enumerate((0, 1, PART - 1, PART, PART + 1, 9 * PART + 17)):
+            place = f"{A}/1/{nth}"
+            await put(store, place, content(size))
+            assert await store.size(place) == size
+            assert size == 0 or await read(store, place, 0, size) == content(size)
+
+    @_test
+    async def test_parts_of_it(self, store: ArtifactStore) -> None:
+        """Any part can be read by itself."""
+        data = content(9 * PART + 17)
+        await put(store, PLACE, data)
+        edges = (0, 1, PART - 1, PART, PART + 1, 5 * PART, len(data) - 1, len(data))
+        for start in edges:
+            for stop in edges:
+                if start < stop:
+                    assert await read(store, PLACE, start, stop) == data[start:stop]
+
+    @_test
+    async def test_nothing_there(self, store: ArtifactStore) -> None:
+        """Where nothing is it is said so, and nothing is listed; removing it is fine."""
+        assert not await there(store, PLACE)
+        assert await listed(store) == await listed(store, f"{A}/") == []
+        await store.remove([PLACE])
+
+    @_test
+    async def test_unseen_before_its_commit(self, store: ArtifactStore) -> None:
+        """Nothing can be read before `commit`, all of it after it."""
+        writer = await store.create(PLACE)
+        assert not await there(store, PLACE)
+        for seed in range(3):
+            await writer.write(content(PART, seed))
+            assert not await there(store, PLACE)
+        await writer.commit()
+        assert await read(store, PLACE, 0, 3 * PART) == b"".join(content(PART, seed) for seed in range(3))
+
+    @_test
+    async def test_aborted(self, store: ArtifactStore) -> None:
+        """What is aborted leaves nothing behind, before its first part, after some, and when its commit was canceled."""
+        for parts in range(3):
+            writer = await store.create(PLACE)
+            for seed in range(parts):
+                await writer.write(content(PART, seed))
+            await writer.abort()
+            assert not await there(store, PLACE)
+            assert await listed(store) == []
+        writer = await store.create(PLACE)
+        await writer.write(content(PART))
+        committing = asyncio.create_task(writer.commit())
+        await asyncio.sleep(0)
+        committing.cancel()
+        await asyncio.wait([committing])
+        await writer.abort()
+        await asyncio.sleep(0.1)  # what a thread was doing when it was canceled
+        assert not await there(store, PLACE)
+
+    @_test
+    async def test_listed(self, store: ArtifactStore) -> None:
+        """All of it, or what begins with a prefix, each once; one job's name may begin with another's."""
+        places = [f"{job}/{attempt}/{nth}" for job in (A, B, A[:-1]) for attempt in (1, 2, 10) for nth in range(5)]
+        for place in places:
+            await put(store, place, b"x")
+        assert await listed(store) == sorted(places)
+        for job in (A, B, A[:-1]):
+            assert await listed(store, f"{job}/") == sorted(place for place in places if place.startswith(f"{job}/"))
+        assert await listed(store, f"{A[:-2]}/") == []
+
+    @_test
+    async def test_listed_in_full(self, store: ArtifactStore) -> None:
+        """More than a page of them, though some are removed while they are listed."""
+        places = [f"{A[:-4]}{nth:04}/1/x" for nth in range(1200)]
+        async with asyncio.TaskGroup() as group:
+            for place in places:
+                group.create_task(put(store, place, b"x"))
+        assert await listed(store) == places
+        seen: list[str] = []
+        async for some in store.list(""):
+            seen.extend(some)
+            await store.remove(some)
+        assert sorted(seen) == places
+        assert await listed(store) == []
+
+    @_test
+    async def test_removed(self, store: ArtifactStore) -> None:
+        """What is removed is gone, the others are not; again is fine."""
+        places = [f"{A}/1/{nth}" for nth in range(4)]
+        for place in places:
+            await put(store, place, b"x")
+        for _ in range(2):
+            await store.remove([places[0], places[2]])
+            assert [await there(store, place) for place in places] == [False, True, False, True]
+
+    @_test
+    async def test_replaced(self, store: ArtifactStore) -> None:
+        """A copy that is made again replaces the first one at once: that can be read until then."""
+        old, new = content(2 * PART, 1), content(3 * PART, 2)
+        await put(store, PLACE, old)
+        writer = await store.create(PLACE)
+        for begin in range(0, len(new), PART):
+            await writer.write(new[begin : begin + PART])
+            assert await read(store, PLACE, 0, len(old)) == old
+        await writer.commit()
+        assert await store.size(PLACE) == len(new)
+        assert await read(store, PLACE, 0, len(new)) == new
+        await store.remove([PLACE])
+        assert not await there(store, PLACE)
+
+    @_test
+    async def test_opened_again(self, store: ArtifactStore, again: Again) -> None:
+        """What was committed is there for whoever opens it next."""
+        data = content(PART + 17)
+        await put(store, PLACE, data)
+        await store.close()
+        await store.close()
+        second = again()
+        await second.close()  # nobody started it
+        second = again()
+        try:
+            await second.start(create=False)
+            assert await read(second, PLACE, 0, len(data)) == data
+        finally:
+            await second.close()
+
+    @_test
+    async def test_abandoned(self, store: ArtifactStore, again: Again) -> None:
+        """What a crash left half written cannot be read; what of it is listed can be removed."""
+        writer = await store.create(PLACE)
+        await writer.write(content(2 * PART))
+        await store.close()
+        second = again()
+        try:
+            await second.start(create=True)
+            assert not await there(second, PLACE)
+            left = await listed(second)
+            assert left == await listed(second, f"{A}/")
+            assert all(place.startswith(f"{A}/1/") for place in left)
+            await second.remove(left)
+            assert await listed(second) == []
+        finally:
+            await second.close()
+            with suppress(Exception):
+                await writer.abort()  # only to let go of what it holds in this process
+
+    @_test
+    async def test_two_servers(self, store: ArtifactStore, again: Again) -> None:
+        """What one has committed or removed is so for another one that is open."""
+        second = again()
+        try:
+            await second.start(create=True)
+            await put(store, PLACE, content(PART))
+            assert await store.size(PLACE) == await second.size(PLACE) == PART
+            assert await read(second, PLACE, 0, PART) == content(PART)
+            await second.remove([PLACE])
+            assert not await there(store, PLACE)
+        finally:
+            await second.close()
+
+    @_test
+    async def test_many_at_once(self, store: ArtifactStore) -> None:
+        """Uploads, reads and looks at the same time do not mix."""
+
+        async def one(nth: int) -> None:
+            place, data = f"{A}/{nth % 3}/{nth}", content(3 * PART + nth, nth)
+            await put(store, place, data)
+            assert await read(store, place, 0, len(data)) == data
+            assert place in await listed(store, f"{A}/")
+            if nth % 2:
+                await store.remove([place])
+
+        async with asyncio.TaskGroup() as group:
+            for nth in range(20):
+                group.create_task(one(nth))
+        assert await listed(store) == sorted(f"{A}/{nth % 3}/{nth}" for nth in range(0, 20, 2))
+
+    @_test
+    async def test_removed_while_it_is_read(self, store: ArtifactStore) -> None:
+        """It is read on, or fails; it is not cut short."""
+        data = content(20 * PART)
+        await put(store, PLACE, data)
+        parts = store.read(PLACE, 0, len(data))
+        got = await anext(parts)
+        await store.remove([PLACE])
+        try:
+            async for part in parts:
+                got += part
+        except Unavailable:
+            return
+        assert got == data
+
+    @_test
+    async def test_check(self, store: ArtifactStore) -> None:
+        """A store that is open takes artifacts."""
+        await store.check()

@@ -1,0 +1,54 @@
+"""The directory as an artifact store keeps the contract."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from composerd.artifacts.directory import DirectoryStore
+from composerd.artifacts.stores import open_store
+from composerd.errors import StorageURLError
+from composerd.testing.kit import ArtifactStoreKit
+
+
+class TestDirectory(ArtifactStoreKit):
+    @pytest.fixture
+    def store(self, again: Callable[[], DirectoryStore]) -> DirectoryStore:
+        return again()
+
+    @pytest.fixture
+    def again(self, tmp_path: Path) -> Callable[[], DirectoryStore]:
+        return lambda: DirectoryStore(tmp_path / "files")
+
+
+def test_what_means_a_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A path, absolute or not, and a URL with `file:`; a path that looks like a URL begins with `./`."""
+    monkeypatch.chdir(tmp_path)
+    roots = {
+        "/srv/files": "/srv/files",
+        "files": "files",
+        "/srv/a:b": "/srv/a:b",
+        "./a:b": "a:b",
+        "file:/srv/a%20b": "/srv/a b",
+        "FILE:///srv/files": "/srv/files",
+        "file:files": str(tmp_path / "files"),
+    }
+    for where, root in roots.items():
+        store = open_store(where)
+        assert isinstance(store, DirectoryStore)
+        assert store.root == Path(root)
+
+
+@pytest.mark.parametrize(
+    ("where", "problem"),
+    [
+        ("a:b", "no artifact store for 'a' is installed; there are .*file"),
+        ("file:", "names no directory"),
+        ("file://host/srv", "names a host"),
+        ("file:/srv?x=1", "takes no options"),
+    ],
+)
+def test_what_means_nothing(where: str, problem: str) -> None:
+    """What is wrong with a URL is said."""
+    with pytest.raises(StorageURLError, match=problem):
+        open_store(where)

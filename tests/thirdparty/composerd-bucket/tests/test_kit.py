@@ -1,0 +1,14 @@
+import pytest
+from composerd_bucket import BucketStore
+
+from composerd.testing.kit import ArtifactStoreKit
+
+
+class TestBucket(ArtifactStoreKit):
+    @pytest.fixture
+    def store(self, again):
+        return again()
+
+    @pytest.fixture
+    def again(self, tmp_path):
+        return lambda: BucketStore.from_url(f"bucket:{tmp_path}/artifacts.db")
