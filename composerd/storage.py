@@ -51,7 +51,7 @@ async def _files(where: str | None, *, create: bool) -> AsyncIterator[Files | No
     if where is None:
         yield None
         return
-    files = Files(open_store(where))
+    files = Files(open_store(where), where)
     try:
         await files.start(create=create)
         yield files
@@ -69,15 +69,17 @@ async def check(url: str, artifacts: str | None, progress: Progress) -> StorageC
         return found
     problems: list[str] = []
     driver = open_driver(url)
-    where = artifacts or driver.artifacts_directory
-    async with started(driver, create=False), _files(where, create=False) as files:
+    async with (
+        started(driver, create=False),
+        _files(artifacts or driver.artifacts_directory, create=False) as files,
+    ):
         total = sum((await driver.info()).jobs.values())
         done = 0
         async for job in driver.dump():
             for artifact in job.artifacts:
                 problem = await _problem(files, artifact)
                 if problem is not None:
-                    problems.append(f"job {job.new.id}: {artifact.name!r}: {problem.format(where=where)}")
+                    problems.append(f"job {job.new.id}: {artifact.name!r}: {problem}")
             done += 1
             progress(done, total)
     return msgspec.structs.replace(found, problems=tuple(problems))
@@ -125,9 +127,9 @@ async def _problem(files: Files | None, artifact: Artifact) -> str | None:
         return "it is not known where the files are: say --artifacts"
     size = await files.size(artifact.place)
     if size is None:
-        return f"its file {{where}}/{artifact.place} is not there"
+        return f"its file {files.where}/{artifact.place} is not there"
     if size != artifact.size:
-        return f"its file {{where}}/{artifact.place} has {size} bytes, not {artifact.size}"
+        return f"its file {files.where}/{artifact.place} has {size} bytes, not {artifact.size}"
     return None
 
 
@@ -145,6 +147,6 @@ async def _copy(source: Files | None, target: Files | None, artifact: Artifact) 
             await target.copy(artifact.place, parts)
     except ArtifactNotFound as exc:
         raise ArtifactsElsewhere(
-            f"the artifact {artifact.name!r} cannot be copied: {artifact.place} is not there"
+            f"the artifact {artifact.name!r} cannot be copied: its file {source.where}/{artifact.place} is not there"
         ) from exc
     return True

@@ -6,7 +6,7 @@ A file is written beside its place, under its name and `.part`, and renamed when
 import asyncio
 import errno
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from io import RawIOBase
 from pathlib import Path
 from typing import ClassVar, ParamSpec, Self, TypeVar
@@ -58,8 +58,7 @@ class DirectoryStore(ArtifactStore):
             raise PermissionError(errno.EROFS, "not to be written to", str(self.root))
 
     async def create(self, place: str) -> Writer:
-        path = self.root / place
-        return _File(path, await _disk(self._create, path))
+        return _File(self.root, place, await _disk(self._create, self.root / place))
 
     def _create(self, path: Path) -> RawIOBase:
         for _ in range(_TRIES - 1):
@@ -112,22 +111,15 @@ class DirectoryStore(ArtifactStore):
             yield await _disk(_files_below, self.root, names[begin : begin + LISTED_AT_ONCE])
 
     async def remove(self, places: Sequence[str]) -> None:
-        await _disk(self._remove, places)
-
-    def _remove(self, places: Sequence[str]) -> None:
-        for place in places:
-            path = self.root / place
-            path.unlink(missing_ok=True)
-            for parent in path.relative_to(self.root).parents[:-1]:
-                if not _removed_empty(self.root / parent):
-                    break
+        await _disk(_remove, self.root, places)
 
 
 class _File(Writer):
     """A file that is being written."""
 
-    def __init__(self, path: Path, file: RawIOBase) -> None:
-        self._path = path
+    def __init__(self, root: Path, place: str, file: RawIOBase) -> None:
+        self._root = root
+        self._place = place
         self._file = file
 
     async def write(self, part: bytes) -> None:
@@ -144,16 +136,16 @@ class _File(Writer):
     def _commit(self) -> None:
         os.fsync(self._file.fileno())
         self._file.close()
-        _part(self._path).replace(self._path)
-        sync_directory(self._path.parent)
+        path = self._root / self._place
+        _part(path).replace(path)
+        sync_directory(path.parent)
 
     async def abort(self) -> None:
         await _disk(self._abort)
 
     def _abort(self) -> None:
         self._file.close()
-        for path in (_part(self._path), self._path):
-            path.unlink(missing_ok=True)
+        _remove(self._root, [f"{self._place}.part", self._place])
 
 
 class _Missing(Unavailable):
@@ -165,33 +157,24 @@ def _part(path: Path) -> Path:
 
 
 def _files_below(root: Path, names: Sequence[str]) -> list[str]:
-    """The files below these directories of the root; what is empty of them is removed."""
-    found: list[str] = []
-    for name in names:
-        found.extend(_walk(root, root / name))
-    return found
+    """The files in these directories of the root, however deep."""
+    return [
+        str(Path(directory, file).relative_to(root))
+        for name in names
+        for directory, _, files in os.walk(root / name)
+        for file in files
+    ]
 
 
-def _walk(root: Path, directory: Path) -> Iterator[str]:
-    try:
-        with os.scandir(directory) as entries:
-            inside = list(entries)
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    for entry in inside:
-        if entry.is_dir(follow_symlinks=False):
-            yield from _walk(root, Path(entry.path))
-        else:
-            yield str(Path(entry.path).relative_to(root))
-    _removed_empty(directory)
-
-
-def _removed_empty(directory: Path) -> bool:
-    try:
-        directory.rmdir()
-    except OSError:
-        return False
-    return True
+def _remove(root: Path, places: Sequence[str]) -> None:
+    """Remove files, and the directories that they leave empty."""
+    for place in places:
+        (root / place).unlink(missing_ok=True)
+        for parent in Path(place).parents[:-1]:
+            try:
+                (root / parent).rmdir()
+            except OSError:
+                break
 
 
 def sync_directory(directory: Path) -> None:

@@ -28,8 +28,10 @@ class Files:
     the store.
     """
 
-    def __init__(self, store: ArtifactStore) -> None:
+    def __init__(self, store: ArtifactStore, where: str = "") -> None:
         self.store = store
+        self.where = where
+        """The directory or the URL, for messages."""
         self.uploading: set[UUID] = set()
         """Jobs with files that are not over; the sweeper takes them out."""
 

@@ -32,8 +32,8 @@ class _Changed(directory._File):
     """A writer of which a test changes something."""
 
     def __init__(self, store: DirectoryStore, place: str, right: directory._File) -> None:
-        super().__init__(right._path, right._file)
-        self.store, self.place = store, place
+        super().__init__(right._root, place, right._file)
+        self.path = store.root / place
 
 
 class _Changing(DirectoryStore):
@@ -52,8 +52,8 @@ class SeenAtOnce(_Changing):
     class Changed(_Changed):
         async def write(self, part: bytes) -> None:
             await super().write(part)
-            if not self._path.exists():
-                self._path.hardlink_to(directory._part(self._path))
+            if not self.path.exists():
+                self.path.hardlink_to(directory._part(self.path))
 
 
 @caught_by("test_aborted")
@@ -88,8 +88,8 @@ class NothingIsNothing(_Changing):
     class Changed(_Changed):
         async def commit(self) -> None:
             await super().commit()
-            if not self._path.stat().st_size:
-                self._path.unlink()
+            if not self.path.stat().st_size:
+                self.path.unlink()
 
 
 @caught_by("test_what_was_written")
@@ -126,17 +126,19 @@ class DoesNotSay(DirectoryStore):
 class RemovesOnce(DirectoryStore):
     """What is not there cannot be removed."""
 
-    def _remove(self, places: Sequence[str]) -> None:
+    async def remove(self, places: Sequence[str]) -> None:
         for place in places:
-            (self.root / place).unlink()
+            if await self.size(place) is None:
+                raise Unavailable("nothing is there")
+        await super().remove(places)
 
 
 @caught_by("test_removed")
 class RemovesOne(DirectoryStore):
     """Of several places only the first is removed."""
 
-    def _remove(self, places: Sequence[str]) -> None:
-        super()._remove(places[:1])
+    async def remove(self, places: Sequence[str]) -> None:
+        await super().remove(places[:1])
 
 
 @caught_by("test_listed")
@@ -185,7 +187,7 @@ class KeepsTheFirst(_Changing):
 
     class Changed(_Changed):
         async def commit(self) -> None:
-            if not self._path.exists():
+            if not self.path.exists():
                 await super().commit()
             self._file.close()
 
@@ -223,8 +225,8 @@ class ClosesOnce(DirectoryStore):
 class NotToBeRemoved(DirectoryStore):
     """What was half written is listed, and cannot be removed."""
 
-    def _remove(self, places: Sequence[str]) -> None:
-        super()._remove([place for place in places if not place.endswith(".part")])
+    async def remove(self, places: Sequence[str]) -> None:
+        await super().remove([place for place in places if not place.endswith(".part")])
 
 
 @caught_by("test_abandoned", "test_aborted")
@@ -266,13 +268,13 @@ class OneFile(_Changing):
 
     class Changed(_Changed):
         async def write(self, part: bytes) -> None:
-            with (self.store.root.parent / "half").open("ab") as file:
+            with (self._root.parent / "half").open("ab") as file:
                 file.write(part)
             await super().write(b"")
 
         async def commit(self) -> None:
-            half = self.store.root.parent / "half"
-            directory._part(self._path).write_bytes(half.read_bytes())
+            half = self._root.parent / "half"
+            directory._part(self.path).write_bytes(half.read_bytes())
             half.unlink()
             await super().commit()
 
