@@ -33,3 +33,12 @@ def test_the_driver() -> None:
     """The rest of the page's code, put together, is the driver, to the letter."""
     written = (DISTRIBUTION / "composerd_sqlite.py").read_text(encoding="utf-8")
     assert lines("".join(blocks("python")[1:])) == lines(written)
+
+
+def test_the_page_of_artifact_stores() -> None:
+    """The test and the entry point on the page are the distribution's."""
+    page = (GUIDE.parent / "write-an-artifact-store.md").read_text(encoding="utf-8")
+    distribution = DISTRIBUTION.parent / "composerd-bucket"
+    ((point,), (test,)) = (re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL) for language in ("toml", "python"))
+    assert test == (distribution / "tests" / "test_kit.py").read_text(encoding="utf-8")
+    assert point in (distribution / "pyproject.toml").read_text(encoding="utf-8")
