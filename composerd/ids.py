@@ -8,6 +8,8 @@ _AT_ONCE = 256
 
 _pool: list[str] = []
 
+os.register_at_fork(after_in_child=_pool.clear)
+
 _UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
 
 
@@ -17,7 +19,7 @@ def parse_uuid(text: str) -> UUID | None:
 
 
 def new_id() -> UUID:
-    """A random UUID, as unguessable as `uuid.uuid4()`. Not for use across a fork."""
+    """A random UUID, as unguessable as `uuid.uuid4()`."""
     return UUID(hex=_hex())
 
 

@@ -53,6 +53,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     log_level: str = "info"
     log_format: Literal["text", "json"] = "text"
     drain_timeout: float = 5.0
+    processes: int = 1
 
 
 class Setting(msgspec.Struct, frozen=True):
@@ -230,6 +231,9 @@ SETTINGS: Sequence[Setting] = (
     Setting("log_level", _one_of("debug", "info", "warning", "error"), "What is logged.", "info"),
     Setting("log_format", _one_of("text", "json"), "How it is logged.", "text"),
     Setting("drain_timeout", _positive_duration, "How long SIGTERM waits for requests in progress.", "5s"),
+    Setting(
+        "processes", _number(1, 64), "How many processes serve; more than 1 needs a storage that servers share.", "1"
+    ),
 )
 
 _BY_NAME = {setting.name: setting for setting in SETTINGS}

@@ -25,7 +25,7 @@ class ListenError(Exception):
 
 
 class _Passed(socket.socket):
-    """A socket of systemd's."""
+    """A socket that somebody else has opened, and keeps."""
 
 
 class Listeners:
@@ -43,13 +43,12 @@ class Listeners:
         self._secured: list[web.SockSite] = []
 
     async def start(self) -> None:
-        """Accept connections, and print every address."""
+        """Accept connections."""
         if self._context is not None:
             await self._start_secured(self._context())
         for listening in self._sockets:
             if self._plain(listening):
                 await web.SockSite(self._runner, listening, backlog=BACKLOG).start()
-            print(f"listening on {describe(listening, 'https' if self._context else 'http')}", flush=True)  # noqa: T201  # what a supervisor reads
 
     async def stop(self) -> None:
         """Accept no more: whoever connects from now on is refused."""
@@ -89,18 +88,46 @@ class Listeners:
 
 def open_sockets(addresses: Sequence[str]) -> list[socket.socket]:
     """Bind every address, or take the sockets that systemd passed instead. Raises `ListenError`."""
-    passed = _passed_sockets()
-    if passed:
-        return passed
-    sockets: list[socket.socket] = []
+    sockets: list[socket.socket] = list(_passed_sockets())
     try:
-        for address in addresses:
+        for address in () if sockets else addresses:
             sockets.extend(_open(address))
     except BaseException:
         for opened in sockets:
             opened.close()
         raise
+    for listening in sockets:
+        listening.setblocking(False)  # a copy would otherwise let it block, for all that share it
     return sockets
+
+
+def another(listening: socket.socket) -> socket.socket:
+    """A socket for one of several processes that listen to the same. Raises `OSError`.
+
+    For TCP one of its own on the same address: among such sockets the kernel spreads connections evenly, while of one
+    that processes share the first to wake takes all there are. A unix socket, and one of systemd's, can only be shared.
+    """
+    if listening.family == socket.AF_UNIX or isinstance(listening, _Passed):
+        shared = _Passed(fileno=os.dup(listening.fileno()))
+        shared.setblocking(False)
+        return shared
+    listening.setsockopt(
+        socket.SOL_SOCKET, socket.SO_REUSEPORT, 1
+    )  # not before it was bound: it was to be the only one
+    own = _tcp(listening.family, listening.proto)
+    own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        own.bind(listening.getsockname())
+    except OSError:
+        own.close()
+        raise
+    return own
+
+
+def announce(sockets: Sequence[socket.socket], *, tls: bool) -> None:
+    """Print every address, for whoever waits until there is a server."""
+    for listening in sockets:
+        print(f"listening on {describe(listening, 'https' if tls else 'http')}", flush=True)  # noqa: T201
 
 
 def describe(listening: socket.socket, scheme: str = "http") -> str:
@@ -140,16 +167,21 @@ def _open_tcp(address: str) -> list[socket.socket]:
     assert match is not None, "the settings are checked"
     host = match["v6"] or match["host"]
     found = socket.getaddrinfo(host or None, int(match["port"]), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    family, kind, proto, _, target = found[0]
-    listening = socket.socket(family, kind, proto)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    _notice_silent_death(listening)
+    family, _, proto, _, target = found[0]
+    listening = _tcp(family, proto)
     try:
         listening.bind(target)
     except OSError:
         listening.close()
         raise
     return [listening]
+
+
+def _tcp(family: int, proto: int) -> socket.socket:
+    listening = socket.socket(family, socket.SOCK_STREAM, proto)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    _notice_silent_death(listening)
+    return listening
 
 
 def _notice_silent_death(listening: socket.socket) -> None:
@@ -181,7 +213,7 @@ def _answers(path: str) -> bool:
         return True
 
 
-def _passed_sockets() -> list[socket.socket]:
+def _passed_sockets() -> list[_Passed]:
     if os.environ.get("LISTEN_PID") != str(os.getpid()):
         return []
     said = os.environ.get("LISTEN_FDS", "")
@@ -190,7 +222,7 @@ def _passed_sockets() -> list[socket.socket]:
     return [_passed_socket(descriptor) for descriptor in range(_FIRST_PASSED, _FIRST_PASSED + int(said))]
 
 
-def _passed_socket(descriptor: int) -> socket.socket:
+def _passed_socket(descriptor: int) -> _Passed:
     try:
         passed = _Passed(fileno=descriptor)
         listens = passed.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)

@@ -2,25 +2,26 @@
 
 import logging
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
 from composerd.api.context import job_known, operation_id
 
 
-def configure(level: str, form: Literal["text", "json"]) -> None:
-    """Send the log to stderr. `level` is a name of the logging module's, in lower case."""
+def configure(level: str, form: Literal["text", "json"], process: int | None = None) -> None:
+    """Send the log to stderr. `level` is a name of the logging module's, in lower case; `process` the number of one of several."""
     handler = logging.StreamHandler()
-    handler.setFormatter(JSONFormatter() if form == "json" else TextFormatter())
+    handler.setFormatter(JSONFormatter(process) if form == "json" else TextFormatter(process))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
 
 
 class TextFormatter(logging.Formatter):
-    """`TIME LEVEL [OPERATION] MESSAGE`."""
+    """`TIME LEVEL [OPERATION] MESSAGE`, with `process N` before the operation where there are several."""
 
-    def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)-7s [%(operation_id)s] %(message)s")
+    def __init__(self, process: int | None = None) -> None:
+        which = "" if process is None else f"process {process} "
+        super().__init__(f"%(asctime)s %(levelname)-7s {which}[%(operation_id)s] %(message)s")
 
     def format(self, record: logging.LogRecord) -> str:
         """The line, with a traceback below it if there is one."""
@@ -35,15 +36,21 @@ class TextFormatter(logging.Formatter):
 class JSONFormatter(logging.Formatter):
     """One object a line."""
 
+    def __init__(self, process: int | None = None) -> None:
+        super().__init__()
+        self._process = process
+
     def format(self, record: logging.LogRecord) -> str:
         """The object."""
-        line = {
+        line: dict[str, Any] = {
             "time": _time(record),
             "level": record.levelname.lower(),
             "logger": record.name,
             "operation_id": operation_id.get(),
             "message": record.getMessage(),
         }
+        if self._process is not None:
+            line["process"] = self._process
         if (job := job_known.get()) is not None:
             line["job_id"] = job
         if record.exc_info:

@@ -1,6 +1,6 @@
 """Metrics in Prometheus's format: counted in plain dictionaries on the way of a request, made into families when somebody looks."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from aiohttp import web
@@ -19,7 +19,9 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST
 class Metrics:
     """What a server counts of itself."""
 
-    def __init__(self) -> None:
+    def __init__(self, process: int | None = None) -> None:
+        """`process` is the number of one of several processes: what it counts of itself has a label that says so."""
+        self._process = process
         self._requests: dict[tuple[str, int], int] = {}
         self._calls: dict[str, list[float]] = {}
         """By method of the driver: how many calls, their seconds together, and how many raised."""
@@ -40,12 +42,16 @@ class Metrics:
 
     async def render(self, queue: JobQueue, connections: int) -> bytes:
         """All of it, as text. Raises what `Driver.info` raises."""
+        own = [*ProcessCollector(registry=None).collect(), *self._families(queue, connections)]
+        if self._process is not None:
+            which = {"process": str(self._process)}
+            for family in own:
+                family.samples = [sample._replace(labels=sample.labels | which) for sample in family.samples]
         registry = CollectorRegistry()
-        ProcessCollector(registry=registry)
-        registry.register(_Families(self._families(queue, connections, await queue.driver.info())))
+        registry.register(_Families([*own, _jobs(await queue.driver.info())]))
         return generate_latest(registry)
 
-    def _families(self, queue: JobQueue, connections: int, info: StorageInfo) -> Iterator[Metric]:
+    def _families(self, queue: JobQueue, connections: int) -> Iterator[Metric]:
         requests = CounterMetricFamily("composerd_requests", "Requests answered.", labels=["operation", "status"])
         for (operation, status), served in sorted(self._requests.items()):
             requests.add_metric([operation, str(status)], served)
@@ -61,18 +67,21 @@ class Metrics:
             failed.add_metric([method], errors)
         yield storage
         yield failed
-        jobs = GaugeMetricFamily("composerd_jobs", "Jobs in the storage.", labels=["state"])
-        for state, number in sorted(info.jobs.items()):
-            jobs.add_metric([state], number)
-        yield jobs
         yield GaugeMetricFamily("composerd_waits", "Requests that wait, for a job or for news of one.", queue.waits)
         yield GaugeMetricFamily("composerd_connections", "Open connections.", connections)
         yield GaugeMetricFamily("composerd_held_bytes", "Bytes of bodies in flight.", queue.budget.used)
 
 
+def _jobs(info: StorageInfo) -> Metric:
+    jobs = GaugeMetricFamily("composerd_jobs", "Jobs in the storage.", labels=["state"])
+    for state, number in sorted(info.jobs.items()):
+        jobs.add_metric([state], number)
+    return jobs
+
+
 class _Families(Collector):
-    def __init__(self, families: Iterator[Metric]) -> None:
-        self._families = list(families)
+    def __init__(self, families: Sequence[Metric]) -> None:
+        self._families = families
 
     def collect(self) -> Iterator[Metric]:
         return iter(self._families)

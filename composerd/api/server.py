@@ -5,15 +5,16 @@ import gc
 import logging
 import resource
 import signal
-import sys
-from collections.abc import AsyncIterator
+import socket
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+
+import msgspec
 
 from composerd.api.app import create_app
 from composerd.api.connections import Runner
 from composerd.api.context import ApiOptions, ConnectionLimit
-from composerd.api.listening import ListenError, Listeners, close_sockets, open_sockets
-from composerd.api.logs import configure
+from composerd.api.listening import Listeners, announce, close_sockets, open_sockets
 from composerd.api.metrics import Metrics
 from composerd.api.tls import Identity
 from composerd.artifacts.files import Files
@@ -21,9 +22,9 @@ from composerd.artifacts.stores import open_store
 from composerd.artifacts.sweeper import Sweeper
 from composerd.driver import Driver
 from composerd.driver.registry import open_driver
-from composerd.errors import ComposerdError, DriverError, Unavailable
+from composerd.errors import DriverError, Unavailable
 from composerd.queue import JobQueue, QueueOptions
-from composerd.settings import Settings, SettingsError
+from composerd.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -36,25 +37,32 @@ START_AGAIN = 0.5
 _SPARE_DESCRIPTORS = 256
 
 
-def run(settings: Settings) -> int:
-    """Serve until SIGTERM or SIGINT; the exit code. What stops the start is said in one sentence on stderr."""
-    configure(settings.log_level, settings.log_format)
-    try:
-        return asyncio.run(_serve(settings))
-    except (ListenError, SettingsError, ComposerdError) as exc:
-        print(f"composerd: {exc}", file=sys.stderr)  # noqa: T201  # the command line's own words, not the log's
-        return 2
+class Share(msgspec.Struct, frozen=True):
+    """What is different for one of several processes."""
+
+    number: int
+    sockets: Sequence[socket.socket]
+    """What to listen to, opened for this process."""
+    alive: int
+    """A descriptor that ends when the supervisor has died."""
+    ready: Callable[[], None]
+    """To be called when it listens."""
 
 
-async def _serve(settings: Settings) -> int:
+def serve(settings: Settings, share: Share | None = None) -> int:
+    """Serve until SIGTERM or SIGINT; the exit code. Raises `ListenError`, `SettingsError` or what the storage raises if it cannot start."""
+    return asyncio.run(_serve(settings, share))
+
+
+async def _serve(settings: Settings, share: Share | None) -> int:
     signals = _signals()
     identity = Identity.of(settings)
     if identity is not None:
         identity.context()  # what is wrong with its files is said before anything is opened
     async with AsyncExitStack() as stack:
-        sockets = open_sockets(settings.listen)
+        sockets = share.sockets if share else open_sockets(settings.listen)
         stack.callback(close_sockets, sockets)
-        metrics = Metrics()
+        metrics = Metrics(share.number if share else None)
         driver = open_driver(settings.storage, metrics.called)
         stack.push_async_callback(driver.close)
         starting = await _start(driver, signals)
@@ -93,6 +101,11 @@ async def _serve(settings: Settings) -> int:
         gc.freeze()  # what lives as long as the process need not be looked at again
         listeners = Listeners(runner, sockets, identity.context if identity else None)
         await listeners.start()
+        if share:
+            _end_with_the_supervisor(share, signals)
+            share.ready()
+        else:
+            announce(sockets, tls=identity is not None)
         while await signals.get() == signal.SIGHUP:
             await listeners.reload()
         log.info("draining: %d waits are answered", queue.waits)
@@ -101,6 +114,17 @@ async def _serve(settings: Settings) -> int:
         if starting is not None and starting.done():
             starting.result()  # what ended it
     return 0
+
+
+def _end_with_the_supervisor(share: Share, signals: "asyncio.Queue[signal.Signals]") -> None:
+    loop = asyncio.get_running_loop()
+
+    def end() -> None:
+        loop.remove_reader(share.alive)
+        log.error("the process that supervises this one has died")
+        signals.put_nowait(signal.SIGTERM)
+
+    loop.add_reader(share.alive, end)
 
 
 async def _start(driver: Driver, signals: "asyncio.Queue[signal.Signals]") -> "asyncio.Task[None] | None":

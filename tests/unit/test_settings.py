@@ -114,6 +114,7 @@ BAD = {
     "log_level": "loud",
     "log_format": "xml",
     "drain_timeout": "0",
+    "processes": "65",
 }
 
 
