@@ -122,6 +122,13 @@ def pgbouncer() -> str:
     return program or _missing("there is no PgBouncer: install the package pgbouncer")
 
 
+@pytest.fixture
+def nginx() -> str:
+    """The program, which has no wheel either."""
+    program = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
+    return program or _missing("there is no nginx: install the package nginx")
+
+
 def _missing(what: str) -> NoReturn:
     """A test cannot be made for want of something: in CI that is a failure."""
     if os.environ.get("CI"):

@@ -1,15 +1,26 @@
 """The examples of docs/examples: their own command lines start servers that work."""
 
+import asyncio
 import configparser
+import contextlib
+import io
+import re
 import shlex
+from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
+import aiohttp
 import pytest
+import yaml
 
 from ..throwaway import Throwaway
+from .conftest import COMPOSER, WORKER, Serve, Server, waits
 from .test_cli import composerd, start
 
-UNITS = Path(__file__).parents[2] / "docs" / "examples" / "systemd"
+TOP = Path(__file__).parents[2]
+UNITS = TOP / "docs" / "examples" / "systemd"
+COMPOSE = TOP / "docs" / "examples" / "compose"
 
 
 def service_of(unit: str) -> configparser.SectionProxy:
@@ -29,10 +40,14 @@ async def test_a_unit_serves(unit: str, tmp_path: Path, newest_postgres: Throwaw
         line = line.replace(place, f"{tmp_path}/")
     program, *arguments = shlex.split(line)
     assert Path(program).name == "composerd"
-    at = arguments.index("--listen") + 1
-    arguments[at] = "127.0.0.1:0"
-    (tmp_path / "composerd").mkdir()
     environment = {"COMPOSERD_STORAGE": newest_postgres.fresh()} if "storage.env" in service["EnvironmentFile"] else {}
+    await serves(arguments, tmp_path, **environment)
+
+
+async def serves(arguments: list[str], scratch: Path, **environment: str) -> None:
+    """These arguments, with a port of the test's own, make a server that takes a job; SIGTERM ends it."""
+    arguments[arguments.index("--listen") + 1] = "127.0.0.1:0"
+    (scratch / "composerd").mkdir(exist_ok=True)
     process = await start(*arguments, server=None, **environment)
     assert process.stdout is not None
     try:
@@ -52,3 +67,110 @@ def test_what_a_unit_says_of_stopping() -> None:
     for unit in UNITS.iterdir():
         assert int(service_of(unit.name)["TimeoutStopSec"]) > 5
         assert int(service_of(unit.name)["LimitNOFILE"]) > 20_000
+
+
+def compose() -> dict[str, Any]:
+    """The services of the compose file."""
+    services: dict[str, Any] = yaml.safe_load((COMPOSE / "compose.yaml").read_text())["services"]
+    return services
+
+
+async def test_a_service_serves(tmp_path: Path, newest_postgres: Throwaway) -> None:
+    """The command of the compose file, with its environment but for where the database is, and what the image says."""
+    service = compose()["composerd-1"]
+    assert service == compose()["composerd-2"]
+    (variable,) = service["environment"]
+    command = [part.replace("/srv/", f"{tmp_path}/") for part in service["command"]]
+    await serves(command, tmp_path, **{variable: newest_postgres.fresh()})
+    image = (COMPOSE / "Dockerfile").read_text()
+    assert 'ENTRYPOINT ["composerd"]' in image
+    for sources in re.findall(r"^COPY (.+) \S+$", image, re.MULTILINE):
+        assert all((TOP / source).exists() for source in sources.split())
+
+
+def test_the_services_fit() -> None:
+    """What they call each other is what they are called; files and ports are there."""
+    services = compose()
+    storage = services["composerd-1"]["environment"]["COMPOSERD_STORAGE"]
+    assert re.fullmatch(r"postgresql://composerd:\$\{POSTGRES_PASSWORD:\?\}@database/composerd", storage)
+    assert services["database"]["environment"]["POSTGRES_USER"] == "composerd"
+    proxied = re.findall(r"server (\S+):8700 ", (COMPOSE / "nginx.conf").read_text())
+    assert proxied == services["proxy"]["depends_on"] == [name for name in services if name.startswith("composerd-")]
+    assert services["proxy"]["volumes"] == ["./nginx.conf:/etc/nginx/nginx.conf:ro"]
+    build = services["composerd-1"]["build"]
+    assert (COMPOSE / build["context"]).resolve() == TOP
+    assert (TOP / build["dockerfile"]).is_file()
+
+
+@contextlib.asynccontextmanager
+async def proxied(nginx: str, scratch: Path, port: int, servers: list[Server]) -> AsyncIterator[str]:
+    """The configuration of nginx, before servers of the test's; where it is."""
+    text = (COMPOSE / "nginx.conf").read_text().replace("listen 8700", f"listen 127.0.0.1:{port}")
+    for number, server in enumerate(servers, 1):
+        text = text.replace(f"composerd-{number}:8700", "{}:{}".format(*server.address))
+    places = "".join(
+        f"{what}_temp_path {scratch}/{what};\n" for what in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    text = text.replace("http {\n", f"http {{\n{places}", 1).replace("worker_rlimit_nofile 65536;\n", "")
+    text = text.replace("worker_connections 32768;", "worker_connections 1024;")
+    configuration = scratch / "nginx.conf"
+    configuration.write_text(text)
+    command = [nginx, "-p", str(scratch), "-e", "stderr", "-c", str(configuration)]
+    process = await asyncio.create_subprocess_exec(*command, "-g", f"daemon off; pid {scratch}/pid;")
+    try:
+        async with asyncio.timeout(10):
+            while True:
+                with contextlib.suppress(OSError):
+                    (await asyncio.open_connection("127.0.0.1", port))[1].close()
+                    break
+                await asyncio.sleep(0.05)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+async def test_behind_nginx(
+    nginx: str, serve: Serve, newest_postgres: Throwaway, tmp_path: Path, unused_tcp_port: int
+) -> None:
+    """A worker's question waits through it, and is given up with the worker; files pass whole; a server that dies is passed over."""
+    url, files = newest_postgres.fresh(), str(tmp_path / "files")
+    servers = [await serve("--artifacts", files, storage=url) for _ in range(2)]
+    data = bytes(range(256)) * 20_000
+    question = {"types": ["build"], "arch": "x86_64"}
+    async with proxied(nginx, tmp_path, unused_tcp_port, servers) as proxy, aiohttp.ClientSession(proxy) as http:
+        asking = asyncio.create_task(http.post(f"{WORKER}/jobs", json=question))
+        await some_wait(servers, 1)
+        async with http.post(f"{COMPOSER}/jobs", json={"type": "build"}) as answer:
+            job = await answer.json()
+        asked = await (await asking).json()
+        assert asked["id"] == job["id"]
+        async with http.put(f"{asked['artifact_location']}a%20%26%2B", data=io.BytesIO(data)) as answer:
+            assert answer.status == 200
+        async with http.patch(asked["location"], json={"result": 1}) as answer:
+            assert answer.status == 200
+        async with http.get(f"{COMPOSER}/jobs/{job['id']}/artifacts") as answer:
+            (item,) = (await answer.json())["items"]
+        assert item["name"] == "a &+"
+        async with http.get(item["href"]) as answer:
+            assert await answer.read() == data
+        asking = asyncio.create_task(http.post(f"{WORKER}/jobs", json=question))
+        await some_wait(servers, 1)
+        asking.cancel()
+        await some_wait(servers, 0)
+        servers[0].kill()
+        await servers[0].exited()
+        for _ in range(10):
+            async with http.post(f"{COMPOSER}/jobs", json={"type": "build"}) as answer:
+                assert answer.status == 201
+        await waits(servers[1], 0)
+
+
+async def some_wait(servers: list[Server], count: int) -> None:
+    """Until so many wait, at all servers together."""
+
+    async def holds() -> bool:
+        texts = [(await server.request("GET", "/metrics"))[1].decode() for server in servers]
+        return sum(float(re.findall(r"^composerd_waits (\S+)$", text, re.MULTILINE)[0]) for text in texts) == count
+
+    await servers[0].until(holds)
