@@ -174,6 +174,7 @@ class Supervisor:
             signal.set_wakeup_fd(-1)
             for number in _HEARD:
                 signal.signal(number, signal.SIG_DFL)
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it is heard: what it would read anew is not read yet
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             self._selector.close()
             os.close(self._lives[1])
