@@ -7,6 +7,7 @@ is in `spine --postgres`.
 import argparse
 import asyncio
 import contextlib
+import os
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ from uuid import uuid4
 import psycopg2
 
 from benchmarks import limit, loads, servers
-from benchmarks.client import Connection
+from benchmarks.client import Connection, open_all
 from benchmarks.database import database
 from benchmarks.program import on_fastest_loop, pin, raise_descriptors
 from benchmarks.servers import Server
@@ -36,6 +37,7 @@ SINGLES = 300
 ROUNDS = 7
 BATCH_OF_CLAIMS = 50
 HANDOVERS = 200
+CONNECTIONS = 32
 UNSEEN = "10m"
 """For what happens by itself now and then, where it is not to be counted."""
 
@@ -232,10 +234,40 @@ async def crowd(table: Table, postgres: Throwaway, _jobs: int) -> None:
             await one.leave()
 
 
+async def processes(table: Table, postgres: Throwaway, _jobs: int) -> None:
+    """Jobs through one server over HTTP, with one process and with two; the load and the database share their cores."""
+    cores = os.sched_getaffinity(0)
+    table.figure("cores", len(cores))
+    with contextlib.ExitStack() as stack:
+        targets = [
+            stack.enter_context(
+                servers.start(name, servers.composerd(postgres.fresh(), 2000, "--processes", name), cores)
+            )
+            for name in ("1", "2")
+        ]
+        pools = [await open_all(server.host, server.port, CONNECTIONS) for server in targets]
+        rates: dict[tuple[str, str], list[float]] = {}
+        for number in range(ROUNDS + 1):
+            for server, connections in zip(targets, pools, strict=True):
+                load = loads.Load(server, connections, KEY.type)
+                for what, sample in (
+                    ("submit", await load.submit(2 * FEW)),
+                    ("request + finish", await load.work(2 * FEW)),
+                ):
+                    if number > 0:
+                        rates.setdefault((what, server.name), []).append(loads.rate([sample]))
+        for connection in (one for pool in pools for one in pool):
+            connection.close()
+    for (what, name), found in rates.items():
+        table.figure(f"{what} a second, {name} process{'es' if name != '1' else ''}", median(found))
+    for what in ("submit", "request + finish"):
+        table.figure(f"  {what}, two to one", ratio(rates[what, "2"], rates[what, "1"]))
+
+
 CLAIMS = 'composerd_storage_seconds_count{method="claim"}'
 
 PARTS: Mapping[str, Callable[[Table, Throwaway, int], Awaitable[None]]] = {
-    part.__name__: part for part in (dead, backlog, ended, batches, handover, crowd)
+    part.__name__: part for part in (dead, backlog, ended, batches, handover, crowd, processes)
 }
 
 
