@@ -110,7 +110,7 @@ class Supervisor:
             for key, _ in self._selector.select(None if due == NEVER else max(due - time.monotonic(), 0.0)):
                 if key.fileobj is wake:
                     wake.recv(4096)
-                else:
+                elif key.data.says == key.fileobj:
                     self._hear_ready(key.data)
             self._deal_with_signals()
             if time.monotonic() > self._kill_at:
@@ -196,13 +196,18 @@ class Supervisor:
 
     def _hear_ready(self, process: _Process) -> None:
         """Something is on its pipe: that it listens, or, by nothing, that it has died."""
-        self._selector.unregister(process.says)
         process.ready = bool(os.read(process.says, 1))
-        os.close(process.says)
-        process.says = -1
+        self._let_go(process)
         if not self._started and all(process.ready for process in self._processes):
             self._started = True
             announce(self._sockets, tls=self._settings.tls_cert is not None)
+
+    def _let_go(self, process: _Process) -> None:
+        """Close its pipe."""
+        if process.says >= 0:
+            self._selector.unregister(process.says)
+            os.close(process.says)
+            process.says = -1
 
     def _deal_with_signals(self) -> None:
         while self._told:
@@ -219,6 +224,7 @@ class Supervisor:
             pid, status = os.waitpid(process.pid, os.WNOHANG)
             if pid:
                 process.pid = 0
+                self._let_go(process)
                 self._ended(process, os.waitstatus_to_exitcode(status))
 
     def _ended(self, process: _Process, code: int) -> None:
