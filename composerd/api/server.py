@@ -24,7 +24,7 @@ from composerd.driver import Driver
 from composerd.driver.registry import open_driver
 from composerd.errors import DriverError, Unavailable
 from composerd.queue import JobQueue, QueueOptions
-from composerd.settings import Settings
+from composerd.settings import Settings, SettingsError
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +65,7 @@ async def _serve(settings: Settings, share: Share | None) -> int:
         metrics = Metrics(share.number if share else None)
         driver = open_driver(settings.storage, metrics.called)
         stack.push_async_callback(driver.close)
+        _check_that_it_fits(settings, driver)
         starting = await _start(driver, signals)
         stack.push_async_callback(_stop_starting, starting)
         queue = JobQueue(
@@ -125,6 +126,15 @@ def _end_with_the_supervisor(share: Share, signals: "asyncio.Queue[signal.Signal
         signals.put_nowait(signal.SIGTERM)
 
     loop.add_reader(share.alive, end)
+
+
+def _check_that_it_fits(settings: Settings, driver: Driver) -> None:
+    """A body may be all args: raise `SettingsError` if the storage would not take them."""
+    most = driver.capabilities.max_payload
+    if settings.max_body_size > most:
+        raise SettingsError(
+            f"max_body_size is {settings.max_body_size} bytes, but the storage takes payloads of up to {most} bytes"
+        )
 
 
 async def _start(driver: Driver, signals: "asyncio.Queue[signal.Signals]") -> "asyncio.Task[None] | None":

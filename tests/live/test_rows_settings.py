@@ -17,6 +17,7 @@ from composerd.settings import SETTINGS
 
 from ..conftest import table_of
 from .conftest import COMPOSER, HALF_SENT, JSON, NOBODY, WORKER, Serve, error, send, waits
+from .test_cli import composerd
 from .test_tls import Files, answers
 
 row = pytest.mark.row
@@ -228,6 +229,16 @@ async def test_max_body_size(serve: Serve) -> None:
     for size, status in ((1024, 201), (1025, 413)):
         body = b'{"type":"a","args":"' + b"x" * (size - 22) + b'"}'
         assert (await send(server, "POST", f"{COMPOSER}/jobs", body, **JSON))[0] == status
+
+
+@row(TABLE, "--max-body-size")
+async def test_max_body_size_of_the_storage() -> None:
+    """More than the storage takes is refused at the start, in a sentence that says how much that is."""
+    told = await composerd("serve", "--storage", "memory:", "--max-body-size", "2GiB", "--listen", "127.0.0.1:0")
+    assert (told.code, told.out) == (2, "")
+    assert told.err == (
+        "composerd: max_body_size is 2147483648 bytes, but the storage takes payloads of up to 1073741824 bytes\n"
+    )
 
 
 @row(TABLE, "--max-artifact-size")
