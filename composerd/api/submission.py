@@ -97,11 +97,13 @@ def _not_before(text: str, where: str) -> datetime | float:
         time = datetime.fromisoformat(text.upper())
     except ValueError as exc:
         raise InvalidContent(field=where + "not_before", problem=str(exc)) from None
-    try:
-        return time.astimezone(UTC)
-    except OverflowError:
-        raise InvalidContent(field=where + "not_before", problem="out of range") from None
+    if not _FIRST_YEAR <= time.year <= _LAST_YEAR:
+        raise InvalidContent(field=where + "not_before", problem="out of range: the years 1970 to 9990")
+    return time.astimezone(UTC)
 
+
+_FIRST_YEAR, _LAST_YEAR = 1970, 9990
+"""Years that every storage's clock has, in any time zone and with a backoff added."""
 
 _RFC_3339 = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})"

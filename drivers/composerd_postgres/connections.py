@@ -11,7 +11,7 @@ import psycopg2
 import psycopg2.errors
 from psycopg2 import extensions
 
-from composerd.errors import ComposerdError, DriverError, DriverTimeout, StorageFull, Unavailable
+from composerd.errors import ComposerdError, DriverError, DriverTimeout, StorageFull, StorageUnusable, Unavailable
 from composerd_postgres.connecting import Connecting
 from composerd_postgres.options import Options
 
@@ -29,6 +29,11 @@ _SESSION = (
     "-c jit=off",  # a claim is over before its code would be compiled
     "-c idle_in_transaction_session_timeout=60s",  # what a server that hangs has locked
     "-c client_connection_check_interval=5s",  # a statement that nobody waits for any more
+)
+
+_FIXED = (
+    "-c timezone=UTC",  # in others a time that was stored may be one that Python does not have
+    "-c default_transaction_isolation=read\\ committed",  # who has waited for a lock has to see what was done under it
 )
 
 
@@ -118,13 +123,16 @@ async def connect(options: Options) -> Connection:
     extra: dict[str, Any] = {}
     if options.session:
         given = extensions.parse_dsn(options.dsn).get("options", "")
-        extra["options"] = " ".join((*_SESSION, given)).strip()
+        extra["options"] = " ".join((*_SESSION, given, *_FIXED))
+    extra["client_encoding"] = "UTF8"
     try:
         raw = await Connecting(options.dsn, options.connect_timeout, enable_json=False, enable_hstore=False, **extra)
     except TimeoutError as exc:
         raise Unavailable(f"the database {options.place} does not answer") from exc
     except psycopg2.Error as exc:
         message = " ".join(str(exc).split()) or type(exc).__name__
+        if "client_connection_check_interval" in message:
+            raise StorageUnusable(f"the database {options.place} is older than PostgreSQL 14") from exc
         raise Unavailable(f"the database {options.place} cannot be reached: {message}") from exc
     return Connection(raw, options.time_limit)
 
@@ -138,7 +146,7 @@ class Connections:
         self._free = asyncio.Semaphore(options.connections)
         self._closed = True
         self.lost = False
-        """A connection could not be had since somebody last looked: nobody could renew a lease meanwhile."""
+        """A connection could not be had, or did not answer, since somebody last looked: nobody could renew a lease meanwhile."""
 
     async def open(self) -> None:
         """Let connections be had, beginning with one. Raises `Unavailable`."""
@@ -175,8 +183,11 @@ class Connections:
                     raise
             try:
                 yield connection
-            except Broken:
+            except (Broken, DriverTimeout) as exc:
+                self.lost = True
                 self._discard()  # what happened to this one has probably happened to the others
+                if connection.in_transaction and isinstance(exc, DriverTimeout):
+                    await self._roll_back(connection)
                 raise
             except BaseException:
                 if connection.in_transaction:
@@ -224,7 +235,9 @@ class Transaction:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    async def begin(self, statement: str, parameters: Parameters, how: str = "BEGIN") -> Rows:
+    async def begin(
+        self, statement: str, parameters: Parameters, how: str = "BEGIN ISOLATION LEVEL READ COMMITTED"
+    ) -> Rows:
         """Begin with these statements."""
         self._connection.in_transaction = True
         return await self.fetch(f"{how};\n{statement}", parameters)

@@ -46,7 +46,7 @@ T = TypeVar("T")
 PING_LIMIT = 3.0
 """How long the answer to `ping` may take, in seconds."""
 
-OLDEST = 120000
+OLDEST = 140000
 """The oldest version of PostgreSQL that will do, as it says it itself."""
 
 

@@ -75,6 +75,7 @@ _DEFAULTS = (
     ("keepalives_idle", "10"),
     ("keepalives_interval", "5"),
     ("keepalives_count", "3"),
+    ("tcp_user_timeout", "20000"),
 )
 
 

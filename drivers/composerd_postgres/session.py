@@ -62,6 +62,7 @@ class Session:
                 left = [*(left if looked_at >= most else []), *more]
         except ComposerdError as exc:
             log.warning("what follows from the end of %d jobs is drawn later: %s", len(left), exc)
+            changes.recheck = True  # whether the last step was done is unknown
         if left:
             changes.due(0.0)
         return done

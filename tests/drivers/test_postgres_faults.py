@@ -6,6 +6,7 @@ import hashlib
 import struct
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,7 +18,7 @@ from composerd.models import Claim, Finish, JobState, News, OnDependencyFailure,
 from composerd.queue.batcher import ask
 from composerd.testing.kit.store import ANY, PLENTY, Store
 from composerd_postgres import PostgresDriver, attempts
-from composerd_postgres.connections import Broken, Connection
+from composerd_postgres.connections import Broken, Connection, Transaction
 
 from ..throwaway import Throwaway
 
@@ -81,6 +82,32 @@ async def test_killed_in_a_statement(open_store: Open, newest_postgres: Throwawa
     answers, _ = await finishing
     assert [one.verdict for one in answers] == [Finish.ACCEPTED]  # type: ignore[union-attr]
     assert await store.result(job_id) == b"1"
+
+
+async def test_settings_that_somebody_else_chose(newest_postgres: Throwaway) -> None:
+    """A database whose defaults would have a time read as one that Python does not have, and locks prove nothing."""
+    name = f"d{hashlib.md5(str(time.time()).encode()).hexdigest()}"
+    newest_postgres.sql(f"CREATE DATABASE {name}")
+    newest_postgres.sql(f"ALTER DATABASE {name} SET timezone = 'America/New_York'")
+    newest_postgres.sql(f"ALTER DATABASE {name} SET default_transaction_isolation = 'repeatable read'")
+    newest_postgres.sql(f"ALTER DATABASE {name} SET client_encoding = 'LATIN1'")
+    driver = PostgresDriver.from_url(f"postgresql:///{name}?host={newest_postgres.directory}&user=tests")
+    await driver.start()
+    store = Store(driver, lambda: PostgresDriver(driver.options))
+    try:
+        job_id = await store.add(not_before=datetime(1, 1, 1, tzinfo=UTC), type="ready→")
+        job = (await driver.get([job_id]))[0]
+        assert job is not None
+        assert job.not_before == datetime(1, 1, 1, tzinfo=UTC)
+        shown = "SELECT current_setting('transaction_isolation'), current_setting('client_encoding')"
+        connections = driver._session.connections
+        assert await connections.fetch(shown, {}) == [("read committed", "UTF8")]
+        async with connections.one() as connection:
+            transaction = Transaction(connection)
+            assert await transaction.begin(shown, {}) == [("read committed", "UTF8")]
+            await transaction.commit()
+    finally:
+        await driver.close()
 
 
 async def test_an_outcome_that_nobody_knows(open_store: Open, newest_postgres: Throwaway) -> None:

@@ -62,6 +62,8 @@ WRONG_JOBS: dict[str, tuple[Any, str]] = {
     "a time without a zone": ({"type": "a", "not_before": "2030-01-01T00:00:00"}, "not_before"),
     "a date": ({"type": "a", "not_before": "2030-01-01"}, "not_before"),
     "a time of a week": ({"type": "a", "not_before": "2030-W01-1T00:00:00Z"}, "not_before"),
+    "a time before there were computers": ({"type": "a", "not_before": "0001-01-01T00:00:00Z"}, "not_before"),
+    "the last of all times": ({"type": "a", "not_before": "9999-12-31T23:59:59Z"}, "not_before"),
     "the thirteenth month": ({"type": "a", "not_before": "2030-13-01T00:00:00Z"}, "not_before"),
     "a wrong time": ({"type": "a", "not_before": "tomorrow"}, "not_before"),
     "a wrong choice": ({"type": "a", "on_dependency_failure": "maybe"}, "on_dependency_failure"),
