@@ -209,7 +209,7 @@ async def list_workers(request: web.Request) -> web.StreamResponse:
 
 
 @operation("whyJob", "Say why a job is not running", responses={200: ("Why", schemas.JobWhy)})
-async def why_job(request: web.Request) -> web.Response:
+async def why_job(request: web.Request) -> web.StreamResponse:
     """Say what a job waits for."""
     why = await explain(request.app[QUEUE], job_id_of(request))
     return answer(

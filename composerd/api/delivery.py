@@ -1,11 +1,14 @@
 """Writing answers: plain ones, large ones in parts, and those on which a job hangs, to a client that is seen to be there."""
 
 import asyncio
-import socket
+import select
 from collections.abc import Awaitable, Callable
 
 import msgspec
-from aiohttp import web
+from aiohttp import HttpVersion10, web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.helpers import rfc822_formatted_time
+from aiohttp.http import SERVER_SOFTWARE
 
 from composerd.api.context import OPERATION_HEADER, operation_id
 from composerd.queue.budget import Budget
@@ -20,9 +23,51 @@ STALLED = 60.0
 encode = msgspec.json.Encoder().encode
 
 
-def answer(value: object, status: int = 200) -> web.Response:
+class Answer(web.StreamResponse):
+    """A JSON answer that is there whole, and is written the moment it is prepared.
+
+    aiohttp's own finds out first what kind of response it is, which takes as long as all else about it.
+    """
+
+    def __init__(self, status: int, body: bytes) -> None:
+        super().__init__(status=status)
+        self._json = body
+        self._written = False
+
+    @property
+    def prepared(self) -> bool:
+        """Whether it has been written."""
+        return self._written
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        """Write all of it. Raises `ConnectionError` when the client is seen to have gone."""
+        if self._written:
+            return None
+        self._written = True
+        headers = self.headers
+        headers["Content-Type"] = "application/json"
+        headers["Content-Length"] = str(len(self._json))
+        headers["Date"] = rfc822_formatted_time()
+        headers["Server"] = SERVER_SOFTWARE
+        if self._keep_alive is None:
+            self._keep_alive = request.keep_alive
+        if not self._keep_alive:
+            headers["Connection"] = "close"
+        elif request.version == HttpVersion10:
+            headers["Connection"] = "keep-alive"
+        version = request.version
+        writer = request.writer
+        await writer.write_headers(f"HTTP/{version.major}.{version.minor} {self.status} {self.reason}", headers)
+        await writer.write_eof(self._json if request.method != "HEAD" else b"")
+        return writer
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Nothing is left to be written."""
+
+
+def answer(value: object, status: int = 200) -> Answer:
     """A JSON answer."""
-    return web.Response(status=status, body=encode(value), content_type="application/json")
+    return Answer(status, encode(value))
 
 
 async def deliver(
@@ -36,16 +81,16 @@ async def deliver(
         raise ConnectionResetError("the client has gone")
     if len(body) > CHUNK:
         return await _write_in_parts(request, status, body, progressed)
-    response = web.Response(status=status, body=body, headers=_headers())
+    response = Answer(status, body)
+    response.headers[OPERATION_HEADER] = operation_id.get()
     await response.prepare(request)
-    await response.write_eof()
     return response
 
 
 async def answer_bytes(request: web.Request, body: bytes, *, status: int = 200, budget: Budget) -> web.StreamResponse:
     """A JSON answer of any size: a large one is held within the budget, and written as fast as the client takes it."""
     if len(body) <= CHUNK:
-        return web.Response(status=status, body=body, content_type="application/json")
+        return Answer(status, body)
     with budget.held(len(body)):
         return await _write_in_parts(request, status, body, _no_progress)
 
@@ -53,7 +98,8 @@ async def answer_bytes(request: web.Request, body: bytes, *, status: int = 200, 
 async def _write_in_parts(
     request: web.Request, status: int, body: bytes, progressed: Callable[[], Awaitable[None]]
 ) -> web.StreamResponse:
-    stream = web.StreamResponse(status=status, headers=_headers())
+    headers = {"Content-Type": "application/json", OPERATION_HEADER: operation_id.get()}
+    stream = web.StreamResponse(status=status, headers=headers)
     stream.content_length = len(body)
     await stream.prepare(request)
     view = memoryview(body) if request.method != "HEAD" else memoryview(b"")
@@ -70,10 +116,6 @@ async def _write_in_parts(
     return stream
 
 
-def _headers() -> dict[str, str]:
-    return {"Content-Type": "application/json", OPERATION_HEADER: operation_id.get()}
-
-
 async def _no_progress() -> None:
     pass
 
@@ -86,13 +128,7 @@ def gone(request: web.Request) -> bool:
     wrapped = transport.get_extra_info("socket")
     if wrapped is None or wrapped.fileno() < 0:
         return True
-    # The transport's socket has no recv; a socket object of our own looks at the same descriptor and lets go of it without closing.
-    peek = socket.socket(wrapped.family, wrapped.type, wrapped.proto, fileno=wrapped.fileno())
-    try:
-        return not peek.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
-    finally:
-        peek.detach()
+    # The kernel's own word for a client that will send nothing more, whatever it has sent before that was not read yet.
+    ended = select.poll()
+    ended.register(wrapped.fileno(), select.POLLRDHUP)
+    return bool(ended.poll(0))

@@ -34,7 +34,7 @@ def add_routes(app: web.Application, of_job: str) -> None:
     "List a job's artifacts; none until it has ended",
     responses={200: ("The artifacts", schemas.ArtifactList)},
 )
-async def list_artifacts(request: web.Request) -> web.Response:
+async def list_artifacts(request: web.Request) -> web.StreamResponse:
     """Show what files a job left."""
     job_id = job_id_of(request)
     href = f"{COMPOSER_BASE}/jobs/{job_id}/artifacts"

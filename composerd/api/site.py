@@ -30,14 +30,14 @@ def add_site_routes(app: web.Application) -> None:
 
 
 @operation("getStatus", "Ask whether the server is there", responses={200: ("It is", schemas.Status)})
-async def get_status(request: web.Request) -> web.Response:
+async def get_status(request: web.Request) -> web.StreamResponse:
     """Answer."""
     base = error_table(request).base
     return answer(schemas.Status(kind="Status", href=f"{base}/status", id="status", status="OK"))
 
 
 @operation("GetStatus", "Ask whether the server is there", responses={200: ("It is", schemas.Status)})
-async def get_worker_status(request: web.Request) -> web.Response:
+async def get_worker_status(request: web.Request) -> web.StreamResponse:
     """The same, under the name that the worker API has for it."""
     return await get_status(request)
 
@@ -48,7 +48,7 @@ async def get_worker_status(request: web.Request) -> web.Response:
     responses={200: ("A page of them", schemas.ErrorList)},
     query={"page": "Which page, from 0", "size": "How many on a page, 1 to 1000, by default 100"},
 )
-async def get_errors(request: web.Request) -> web.Response:
+async def get_errors(request: web.Request) -> web.StreamResponse:
     """List the errors of the API."""
     table = error_table(request)
     page = _number(request, "page", 0, 0)
@@ -68,7 +68,7 @@ async def get_errors(request: web.Request) -> web.Response:
 
 
 @operation("getError", "Get one predefined error", responses={200: ("The error", schemas.Error)})
-async def get_error(request: web.Request) -> web.Response:
+async def get_error(request: web.Request) -> web.StreamResponse:
     """Show an error of the API."""
     table = error_table(request)
     text = request.match_info["id"]

@@ -134,7 +134,7 @@ async def _hand_over(request: web.Request, queue: JobQueue, claimed: Claimed, *,
     responses={200: ("Whether the job was canceled", schemas.JobStatus)},
     query={"wait": "Answer as soon as it is canceled or superseded, or after this wait; at most a third of the lease"},
 )
-async def get_job(request: web.Request) -> web.Response:
+async def get_job(request: web.Request) -> web.StreamResponse:
     """Renew the attempt, and say whether it is still wanted."""
     queue = request.app[QUEUE]
     token = parse_uuid(request.match_info["token"])
@@ -161,7 +161,7 @@ async def get_job(request: web.Request) -> web.Response:
     request=schemas.UpdateJob,
     responses={200: ("Accepted", schemas.UpdateJobResponse)},
 )
-async def update_job(request: web.Request) -> web.Response:
+async def update_job(request: web.Request) -> web.StreamResponse:
     """Accept an outcome, once, or progress."""
     queue = request.app[QUEUE]
     token = _token(request)
@@ -186,7 +186,7 @@ async def update_job(request: web.Request) -> web.Response:
     request=schemas.ReleaseJob,
     responses={200: ("It is in the queue again", schemas.UpdateJobResponse)},
 )
-async def release_job(request: web.Request) -> web.Response:
+async def release_job(request: web.Request) -> web.StreamResponse:
     """Put the job back."""
     queue = request.app[QUEUE]
     token = _token(request)
@@ -252,7 +252,7 @@ async def upload_job_artifact(request: web.Request) -> web.Response:
     request=schemas.PostWorkers,
     responses={201: ("Its id", schemas.WorkerID)},
 )
-async def post_workers(request: web.Request) -> web.Response:
+async def post_workers(request: web.Request) -> web.StreamResponse:
     """Give a worker an id."""
     queue = request.app[QUEUE]
     asked = await read_json(request, _POST_WORKERS, queue.budget)

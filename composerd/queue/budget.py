@@ -1,8 +1,6 @@
 """A bound on the payload bytes that the server holds at once."""
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from composerd.errors import Unavailable
 
@@ -35,14 +33,9 @@ class Budget:
             self._room.set_result(None)
             self._room = None
 
-    @contextmanager
-    def held(self, size: int) -> Iterator[None]:
+    def held(self, size: int) -> "_Held":
         """Hold bytes that are there already, for the length of a block."""
-        self.force(size)
-        try:
-            yield
-        finally:
-            self.give(size)
+        return _Held(self, size)
 
     async def room(self) -> None:
         """Wait until there is room for more."""
@@ -50,3 +43,17 @@ class Budget:
             if self._room is None:
                 self._room = asyncio.get_running_loop().create_future()
             await asyncio.shield(self._room)
+
+
+class _Held:
+    """Bytes that a block holds."""
+
+    def __init__(self, budget: Budget, size: int) -> None:
+        self._budget = budget
+        self._size = size
+
+    def __enter__(self) -> None:
+        self._budget.force(self._size)
+
+    def __exit__(self, *_: object) -> None:
+        self._budget.give(self._size)

@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import TypeVar
 from uuid import UUID
 
@@ -89,7 +89,7 @@ class JobQueue:
         """Told of jobs that are gone from the storage."""
         self._events = Events()
         self._draining = False
-        self._waits = 0
+        self._waiting = _Waits(options.max_waits)
         self._enqueue = Batcher(driver.enqueue, self._on_news, _submission_size)
         self._touch = Batcher(driver.touch, self._on_news, lambda touch: len(touch.partial or b""))
         self._finish = Batcher(driver.finish, self._on_news, lambda outcome: len(outcome.result))
@@ -145,7 +145,7 @@ class JobQueue:
     @property
     def waits(self) -> int:
         """How many wait now."""
-        return self._waits
+        return self._waiting.count
 
     # For submitters.
 
@@ -162,7 +162,7 @@ class JobQueue:
 
     async def ended(self, job_id: UUID, wait: float) -> Job:
         """Wait for a job's end, `wait` seconds at the most; the job as it is then."""
-        with self._waiting(), self._events.watch(job_id) as watch:
+        with self._waiting, self._events.watch(job_id) as watch:
             deadline = _now() + wait
             while True:
                 job = await self.get(job_id)
@@ -218,7 +218,7 @@ class JobQueue:
             handover=self.options.handover_timeout if confirm else None,
             worker_id=None if worker is None else worker.id,
         )
-        with self._waiting(), self.roster.asking(worker):
+        with self._waiting, self.roster.asking(worker):
             return await self._dispatcher.ask(claim, wait)
 
     def give_back(self, token: UUID) -> None:
@@ -247,7 +247,7 @@ class JobQueue:
         attempt = await self.touch(token)
         if attempt.state is not AttemptState.RUNNING or attempt.job_id is None:
             return attempt
-        with self._waiting(), self._events.watch(attempt.job_id) as watch:
+        with self._waiting, self._events.watch(attempt.job_id) as watch:
             deadline = _now() + wait
             while True:
                 attempt = await self.touch(token)
@@ -273,16 +273,6 @@ class JobQueue:
         return attached.replaced
 
     # What keeps it going.
-
-    @contextmanager
-    def _waiting(self) -> Iterator[None]:
-        if self._waits >= self.options.max_waits:
-            raise Unavailable("as many wait as may", limit=self.options.max_waits)
-        self._waits += 1
-        try:
-            yield
-        finally:
-            self._waits -= 1
 
     def _give_back(self, token: UUID) -> None:
         self._release.put(token).add_done_callback(_log_failure)
@@ -320,6 +310,22 @@ class JobQueue:
                 heard = False
             self._on_news(News(recheck=True))
             await asyncio.sleep(WATCH_AGAIN)
+
+
+class _Waits:
+    """Counts those who wait: each does so within it. Raises `Unavailable` to one too many."""
+
+    def __init__(self, limit: int) -> None:
+        self.count = 0
+        self._limit = limit
+
+    def __enter__(self) -> None:
+        if self.count >= self._limit:
+            raise Unavailable("as many wait as may", limit=self._limit)
+        self.count += 1
+
+    def __exit__(self, *_: object) -> None:
+        self.count -= 1
 
 
 _REFUSED: dict[Finish, type[ComposerdError]] = {

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from uuid import UUID
 
 from composerd.driver import Driver
@@ -17,6 +17,8 @@ TELL = 1.0
 """How often the driver is told, in seconds."""
 
 NIL = UUID(int=0)
+
+_NOBODY = nullcontext()
 
 
 class Roster:
@@ -46,12 +48,12 @@ class Roster:
         if worker_id != NIL:
             self._heard.setdefault(worker_id, Worker(worker_id, ""))
 
-    @contextmanager
-    def asking(self, worker: Worker | None) -> Iterator[None]:
+    def asking(self, worker: Worker | None) -> AbstractContextManager[None]:
         """Hear of a worker, for as long as its question is open."""
-        if worker is None or worker.id == NIL:
-            yield
-            return
+        return _NOBODY if worker is None or worker.id == NIL else self._open(worker)
+
+    @contextmanager
+    def _open(self, worker: Worker) -> Iterator[None]:
         self._heard[worker.id] = worker
         self._asking[worker.id] = (worker, self._asking.get(worker.id, (worker, 0))[1] + 1)
         try:

@@ -87,3 +87,26 @@ async def test_no_token_in_the_log(serve: Serve) -> None:
     assert "jobs/TOKEN" in lines[refused["operation_id"]]["message"]
     assert lines[other["operation_id"]]["job_id"] == attempt["id"]
     assert attempt["location"].rpartition("/")[2] not in server.log.decode()
+
+
+@pytest.mark.parametrize(
+    ("request_", "connection"),
+    [
+        (b"GET PATH HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", "close"),
+        (b"HEAD PATH HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", "close"),
+        (b"GET PATH HTTP/1.0\r\n\r\n", "close"),
+        (b"GET PATH HTTP/1.0\r\nConnection: keep-alive\r\n\r\nGET PATH HTTP/1.0\r\n\r\n", "keep-alive"),
+    ],
+    ids=["close", "HEAD", "1.0", "1.0 kept"],
+)
+async def test_the_head_of_an_answer(server: Server, request_: bytes, connection: str) -> None:
+    """An answer says what HTTP asks of one, in every version, and how long it is also where it is left out."""
+    answered, headers, raw = await answer(server, request_.replace(b"PATH", f"{COMPOSER}/status".encode()))
+    assert answered == 200
+    assert headers["Content-Type"] == "application/json"
+    assert headers["Connection"] == connection
+    assert headers.keys() >= {"Content-Length", "Date", "Server", "X-Operation-Id"}
+    body = raw[: int(headers["Content-Length"])]
+    assert len(raw) == 0 if request_.startswith(b"HEAD") else json.loads(body)["status"] == "OK"
+    if connection == "keep-alive":
+        assert raw[len(body) :].startswith(b"HTTP/1.0 200 OK")
