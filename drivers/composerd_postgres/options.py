@@ -35,10 +35,15 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 def parse(url: str) -> Options:
     """Read a URL. Raises `StorageURLError`, naming the option."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as exc:
+        raise StorageURLError(f"the storage URL is none: {exc}") from None
     ours: dict[str, str] = {}
     libpq: list[tuple[str, str]] = []
-    for name, value in parse_qsl(parts.query, keep_blank_values=True):
+    for name, value in parse_qsl(
+        parts.query.replace("+", "%2B"), keep_blank_values=True
+    ):  # libpq leaves a + what it is
         if name in ours:
             raise StorageURLError(f"the option {name} is given twice")
         if name in _OURS:
@@ -48,7 +53,7 @@ def parse(url: str) -> Options:
     libpq += [(name, value) for name, value in _DEFAULTS if name not in dict(libpq)]
     dsn = f"postgresql://{parts.netloc}{parts.path}?{urlencode(libpq, quote_via=quote)}"
     if parts.fragment:
-        raise StorageURLError(f"the storage URL has a fragment, #{parts.fragment}, which means nothing")
+        raise StorageURLError("the storage URL has a #: in a password it is written %23")
     try:
         known = parse_dsn(dsn)
     except psycopg2.ProgrammingError as exc:

@@ -6,6 +6,7 @@ import sys
 import textwrap
 
 import pytest
+from psycopg2.extensions import parse_dsn
 
 from composerd.driver.registry import open_driver
 from composerd.errors import StorageUnusable, StorageURLError, Unavailable
@@ -133,6 +134,16 @@ def test_a_secret_is_not_told() -> None:
     with pytest.raises(StorageURLError) as info:
         parse("postgresql://user:geheim@db.example.com/jobs?colour=red")
     assert "geheim" not in str(info.value)
+    with pytest.raises(StorageURLError, match="%23") as info:
+        parse("postgresql://user:ge#heim@db.example.com/jobs")
+    assert "heim" not in str(info.value)
+
+
+def test_a_url_as_libpq_reads_it() -> None:
+    """from_url: a plus is a plus; what is no address is said so."""
+    assert parse_dsn(parse("postgresql://db/jobs?password=a+b%20c").dsn)["password"] == "a+b c"
+    with pytest.raises(StorageURLError):
+        parse("postgresql://[::1/jobs")
 
 
 async def test_nobody_there(tmp_path: object) -> None:
