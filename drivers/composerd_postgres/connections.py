@@ -236,11 +236,15 @@ class Transaction:
         self._connection = connection
 
     async def begin(
-        self, statement: str, parameters: Parameters, how: str = "BEGIN ISOLATION LEVEL READ COMMITTED"
+        self,
+        statement: str,
+        parameters: Parameters,
+        how: str = "BEGIN ISOLATION LEVEL READ COMMITTED",
+        time_limit: float | None = None,
     ) -> Rows:
         """Begin with these statements."""
         self._connection.in_transaction = True
-        return await self.fetch(f"{how};\n{statement}", parameters)
+        return await self._connection.fetch(f"{how};\n{statement}", parameters, time_limit)
 
     async def fetch(self, statement: str, parameters: Parameters) -> Rows:
         """Carry out statements."""

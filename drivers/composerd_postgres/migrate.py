@@ -51,7 +51,7 @@ async def migrate(connection: Connection, schema: str, steps: Sequence[Migration
     await _prepare(connection, schema)
     for step in steps:
         transaction = Transaction(connection)
-        await transaction.begin("SELECT pg_advisory_xact_lock(%(lock)s)", {"lock": LOCK})  # others wait, then look
+        await _begin_alone(transaction)  # others wait, then look
         have = await applied(connection, schema)
         refuse_newer(have)
         if have is None or have[0] < step.number:
@@ -79,10 +79,13 @@ async def _prepare(connection: Connection, schema: str) -> None:
     if await applied(connection, schema) is not None:
         return
     transaction = Transaction(connection)
-    await transaction.begin("SELECT pg_advisory_xact_lock(%(lock)s)", {"lock": LOCK})
+    await _begin_alone(transaction)
+    ((there,),) = await transaction.fetch(f"SELECT to_regnamespace('{schema}') IS NOT NULL", {})
+    # IF NOT EXISTS asks for the right to create one before it looks whether there is one.
+    create = "" if there else f'CREATE SCHEMA "{schema}";\n'
     await transaction.commit(
         in_schema(
-            f'CREATE SCHEMA IF NOT EXISTS "{schema}";\n'
+            f"{create}"
             "CREATE TABLE IF NOT EXISTS composerd.migrations (\n"
             "    number integer PRIMARY KEY,\n"
             "    name text NOT NULL,\n"
@@ -93,6 +96,11 @@ async def _prepare(connection: Connection, schema: str) -> None:
         ),
         {},
     )
+
+
+async def _begin_alone(transaction: Transaction) -> None:
+    """Begin when no other server migrates, however long that takes."""
+    await transaction.begin("SELECT pg_advisory_xact_lock(%(lock)s)", {"lock": LOCK}, time_limit=MIGRATING)
 
 
 def _our_version() -> str:

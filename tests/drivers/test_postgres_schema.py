@@ -5,6 +5,7 @@ import subprocess
 import sys
 import textwrap
 
+import psycopg2
 import pytest
 from psycopg2.extensions import parse_dsn
 
@@ -13,7 +14,7 @@ from composerd.errors import StorageUnusable, StorageURLError, Unavailable
 from composerd.testing.kit.store import Store
 from composerd_postgres import PostgresDriver
 from composerd_postgres.connections import connect
-from composerd_postgres.migrate import applied, migrate, migrations
+from composerd_postgres.migrate import LOCK, applied, migrate, migrations
 from composerd_postgres.options import parse
 
 from ..throwaway import Throwaway
@@ -60,6 +61,32 @@ async def test_many_servers_at_once(postgres: Throwaway) -> None:
     assert len(postgres.sql(f"SELECT number FROM {drivers[0].options.schema}.migrations")) == len(migrations())
     for driver in drivers:
         await driver.close()
+
+
+async def test_a_schema_that_was_made_for_the_role(newest_postgres: Throwaway) -> None:
+    """Start: a role that may make no schema uses the one that it was given."""
+    newest_postgres.sql("CREATE ROLE guest LOGIN")
+    newest_postgres.sql("CREATE SCHEMA given AUTHORIZATION guest")
+    driver = PostgresDriver.from_url(f"postgresql:///postgres?host={newest_postgres.directory}&user=guest&schema=given")
+    await driver.start()
+    await driver.ping()
+    await driver.close()
+    newest_postgres.sql("DROP SCHEMA given CASCADE; DROP ROLE guest")
+
+
+async def test_another_server_migrates(newest_postgres: Throwaway) -> None:
+    """Start: it waits for a migration that takes longer than a statement may."""
+    holder = psycopg2.connect(host=str(newest_postgres.directory), user="tests", dbname="postgres")
+    holder.cursor().execute(f"SELECT pg_advisory_xact_lock({LOCK})")
+    driver = PostgresDriver.from_url(newest_postgres.fresh() + "&time_limit=300ms")
+    starting = asyncio.create_task(driver.start())
+    try:
+        await asyncio.sleep(1)
+        assert not starting.done()
+    finally:
+        holder.close()
+    await starting
+    await driver.close()
 
 
 async def test_a_newer_schema_is_refused(newest_postgres: Throwaway) -> None:
