@@ -123,11 +123,15 @@ class PostgresDriver(Driver):
 
     async def ping(self) -> None:
         """Ask whether the database takes writes: a standby does not."""
-        ((standby, read_only),) = await self._owned(
-            self._session.connections.fetch(
-                "SELECT pg_is_in_recovery(), current_setting('transaction_read_only')::boolean", {}, PING_LIMIT
-            )
-        )
+        try:
+            async with asyncio.timeout(PING_LIMIT):  # the wait for a connection included
+                ((standby, read_only),) = await self._owned(
+                    self._session.connections.fetch(
+                        "SELECT pg_is_in_recovery(), current_setting('transaction_read_only')::boolean", {}, PING_LIMIT
+                    )
+                )
+        except TimeoutError as exc:
+            raise DriverTimeout(f"the database {self.options.place} took too long") from exc
         if standby or read_only:
             raise Unavailable(f"the database {self.options.place} takes no writes: it is a standby, or read only")
 

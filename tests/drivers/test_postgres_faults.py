@@ -178,6 +178,18 @@ async def test_all_connections_are_busy(open_store: Open, newest_postgres: Throw
     assert await store.state(job_id) is JobState.READY
 
 
+async def test_a_ping_waits_for_no_connection(open_store: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks whether the database is there is not kept until one of the connections is free."""
+    store = await open_store(connections="1")
+    monkeypatch.setattr("composerd_postgres.driver.PING_LIMIT", 0.2)
+    assert isinstance(store.driver, PostgresDriver)
+    async with store.driver._session.connections.one():
+        async with asyncio.timeout(5):
+            with pytest.raises(DriverTimeout):
+                await store.driver.ping()
+    await store.driver.ping()
+
+
 async def test_a_canceled_caller_cuts_nothing(open_store: Open, newest_postgres: Throwaway) -> None:
     """A caller that goes away takes neither the statement nor the connection with it."""
     store = await open_store(connections="1")
