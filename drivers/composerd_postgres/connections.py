@@ -184,10 +184,11 @@ class Connections:
             try:
                 yield connection
             except (Broken, DriverTimeout) as exc:
-                self.lost = True
                 self._discard()  # what happened to this one has probably happened to the others
-                if connection.in_transaction and isinstance(exc, DriverTimeout):
-                    await self._roll_back(connection)
+                if isinstance(exc, DriverTimeout):
+                    self.lost = True
+                    if connection.in_transaction:
+                        await self._roll_back(connection)
                 raise
             except BaseException:
                 if connection.in_transaction:
