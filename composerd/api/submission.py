@@ -98,7 +98,9 @@ def _not_before(text: str, where: str) -> datetime | float:
     except ValueError as exc:
         raise InvalidContent(field=where + "not_before", problem=str(exc)) from None
     if not _FIRST_YEAR <= time.year <= _LAST_YEAR:
-        raise InvalidContent(field=where + "not_before", problem="out of range: the years 1970 to 9990")
+        raise InvalidContent(
+            field=where + "not_before", problem=f"out of range: the years {_FIRST_YEAR} to {_LAST_YEAR}"
+        )
     return time.astimezone(UTC)
 
 

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from composerd.driver import Batch
 from composerd.driver.rules import ReturnCause
-from composerd.errors import ComposerdError, JobEnded, JobNotEnded, JobNotFound
+from composerd.errors import ComposerdError, DriverTimeout, JobEnded, JobNotEnded, JobNotFound
 from composerd.models import (
     UNKNOWN_ATTEMPT,
     Artifact,
@@ -113,7 +113,11 @@ async def touch(session: Session, touches: Sequence[Touch]) -> list[Attempt]:
     parameters = session.parameters(
         touches=encode([{"token": one.token, "partial": one.partial, "confirm": one.confirm} for one in touches])
     )
-    rows = await session.connections.fetch(session.statements["touch"], parameters)
+    try:
+        rows = await session.connections.fetch(session.statements["touch"], parameters)
+    except DriverTimeout:
+        session.connections.lost = True  # who holds these leases is there, and could not say so
+        raise
     return [
         UNKNOWN_ATTEMPT if state is None else Attempt(AttemptState(state), job_id, number, confirm, worker_id)
         for state, job_id, number, confirm, worker_id in rows

@@ -25,16 +25,22 @@ Parameters = Mapping[str, Any]
 
 T = TypeVar("T")
 
+OLDEST = 140000
+"""The oldest version of PostgreSQL that will do, as it says it itself."""
+
+_CHECKED = "SET client_connection_check_interval = '5s'"  # a statement that nobody waits for any more
+
 _SESSION = (
     "-c jit=off",  # a claim is over before its code would be compiled
     "-c idle_in_transaction_session_timeout=60s",  # what a server that hangs has locked
-    "-c client_connection_check_interval=5s",  # a statement that nobody waits for any more
 )
+"""What a session begins with, unless the URL's own `options` say otherwise."""
 
 _FIXED = (
     "-c timezone=UTC",  # in others a time that was stored may be one that Python does not have
     "-c default_transaction_isolation=read\\ committed",  # who has waited for a lock has to see what was done under it
 )
+"""And whatever they say."""
 
 
 class Collision(Exception):
@@ -119,22 +125,30 @@ _UNAVAILABLE = (
 
 
 async def connect(options: Options) -> Connection:
-    """Open a connection. Raises `Unavailable`."""
-    extra: dict[str, Any] = {}
+    """Open a connection. Raises `Unavailable`, or `StorageUnusable` if the database is too old."""
+    extra: dict[str, Any] = {"client_encoding": "UTF8"}
     if options.session:
         given = extensions.parse_dsn(options.dsn).get("options", "")
         extra["options"] = " ".join((*_SESSION, given, *_FIXED))
-    extra["client_encoding"] = "UTF8"
     try:
         raw = await Connecting(options.dsn, options.connect_timeout, enable_json=False, enable_hstore=False, **extra)
     except TimeoutError as exc:
         raise Unavailable(f"the database {options.place} does not answer") from exc
     except psycopg2.Error as exc:
         message = " ".join(str(exc).split()) or type(exc).__name__
-        if "client_connection_check_interval" in message:
-            raise StorageUnusable(f"the database {options.place} is older than PostgreSQL 14") from exc
         raise Unavailable(f"the database {options.place} cannot be reached: {message}") from exc
-    return Connection(raw, options.time_limit)
+    connection = Connection(raw, options.time_limit)
+    if raw.raw.server_version < OLDEST:
+        connection.close()
+        have, need = raw.raw.server_version // 10000, OLDEST // 10000
+        raise StorageUnusable(f"the database is PostgreSQL {have}; it has to be {need} or newer")
+    if options.session:
+        try:
+            await connection.fetch(_CHECKED, {})
+        except BaseException:
+            connection.close()
+            raise
+    return connection
 
 
 class Connections:
@@ -146,7 +160,7 @@ class Connections:
         self._free = asyncio.Semaphore(options.connections)
         self._closed = True
         self.lost = False
-        """A connection could not be had, or did not answer, since somebody last looked: nobody could renew a lease meanwhile."""
+        """A connection could not be had, or leases could not be renewed over one, since somebody last looked."""
 
     async def open(self) -> None:
         """Let connections be had, beginning with one. Raises `Unavailable`."""
@@ -183,14 +197,9 @@ class Connections:
                     raise
             try:
                 yield connection
-            except (Broken, DriverTimeout) as exc:
-                self._discard()  # what happened to this one has probably happened to the others
-                if isinstance(exc, DriverTimeout):
-                    self.lost = True
-                    if connection.in_transaction:
-                        await self._roll_back(connection)
-                raise
-            except BaseException:
+            except BaseException as exc:
+                if isinstance(exc, (Broken, DriverTimeout)):
+                    self._discard()  # what happened to this one has probably happened to the others
                 if connection.in_transaction:
                     await self._roll_back(connection)
                 raise

@@ -46,9 +46,6 @@ T = TypeVar("T")
 PING_LIMIT = 3.0
 """How long the answer to `ping` may take, in seconds."""
 
-OLDEST = 140000
-"""The oldest version of PostgreSQL that will do, as it says it itself."""
-
 
 class PostgresDriver(Driver):
     """Jobs in a PostgreSQL database that any number of servers share."""
@@ -87,15 +84,9 @@ class PostgresDriver(Driver):
 
     async def _suits(self, connection: Connection) -> None:
         """Raise `StorageUnusable` for a database that cannot keep what it is given."""
-        ((number, encoding, synchronous),) = await connection.fetch(
-            "SELECT current_setting('server_version_num')::integer, current_setting('server_encoding'), "
-            "current_setting('synchronous_commit')",
-            {},
+        ((encoding, synchronous),) = await connection.fetch(
+            "SELECT current_setting('server_encoding'), current_setting('synchronous_commit')", {}
         )
-        if number < OLDEST:
-            raise StorageUnusable(
-                f"the database is PostgreSQL {number // 10000}; it has to be {OLDEST // 10000} or newer"
-            )
         if encoding != "UTF8":
             raise StorageUnusable(f"the database is encoded in {encoding}; it has to be UTF8")
         if synchronous == "off":

@@ -41,9 +41,8 @@ def parse(url: str) -> Options:
         raise StorageURLError(f"the storage URL is none: {exc}") from None
     ours: dict[str, str] = {}
     libpq: list[tuple[str, str]] = []
-    for name, value in parse_qsl(
-        parts.query.replace("+", "%2B"), keep_blank_values=True
-    ):  # libpq leaves a + what it is
+    query = parts.query.replace("+", "%2B")  # to libpq a plus is a plus
+    for name, value in parse_qsl(query, keep_blank_values=True):
         if name in ours:
             raise StorageURLError(f"the option {name} is given twice")
         if name in _OURS:

@@ -86,12 +86,11 @@ async def test_killed_in_a_statement(open_store: Open, newest_postgres: Throwawa
 
 async def test_settings_that_somebody_else_chose(newest_postgres: Throwaway) -> None:
     """A database whose defaults would have a time read as one that Python does not have, and locks prove nothing."""
-    name = f"d{hashlib.md5(str(time.time()).encode()).hexdigest()}"
-    newest_postgres.sql(f"CREATE DATABASE {name}")
+    name = newest_postgres.fresh_database()
     newest_postgres.sql(f"ALTER DATABASE {name} SET timezone = 'America/New_York'")
     newest_postgres.sql(f"ALTER DATABASE {name} SET default_transaction_isolation = 'repeatable read'")
     newest_postgres.sql(f"ALTER DATABASE {name} SET client_encoding = 'LATIN1'")
-    driver = PostgresDriver.from_url(f"postgresql:///{name}?host={newest_postgres.directory}&user=tests")
+    driver = PostgresDriver.from_url(newest_postgres.url(name))
     await driver.start()
     store = Store(driver, lambda: PostgresDriver(driver.options))
     try:
@@ -228,6 +227,29 @@ async def test_an_outage_ends_no_lease(
     store.driver._session.connections.lost = True  # type: ignore[attr-defined]
     assert await store.pass_time(61.0) == []
     assert await store.touch(token) is not None
+    assert await store.pass_time(61.0) == [job_id]
+
+
+async def test_who_could_not_renew_loses_no_lease(open_store: Open, newest_postgres: Throwaway) -> None:
+    """A heartbeat that the database did not answer was one: its lease is not ended until a full lease after that."""
+    store = await open_store(time_limit="300ms")
+    job_id = await store.add()
+    token = await store.take(job_id, lease=60.0)
+    async with _locked(newest_postgres, f"LOCK TABLE {_schema(store)}.leases"):
+        with pytest.raises(DriverTimeout):
+            await store.touch(token)
+    assert await store.pass_time(61.0) == []
+    assert await store.pass_time(61.0) == [job_id]
+
+
+async def test_a_listing_that_takes_too_long_keeps_no_lease(open_store: Open, newest_postgres: Throwaway) -> None:
+    """A statement without an answer that has to do with no lease: the job of a worker that died comes back all the same."""
+    store = await open_store(time_limit="300ms")
+    job_id = await store.add()
+    await store.take(job_id, lease=60.0)
+    async with _locked(newest_postgres, f"LOCK TABLE {_schema(store)}.jobs"):
+        with pytest.raises(DriverTimeout):
+            await store.driver.get([job_id])
     assert await store.pass_time(61.0) == [job_id]
 
 

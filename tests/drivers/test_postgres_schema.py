@@ -111,6 +111,15 @@ async def test_none_is_made_unless_wanted(newest_postgres: Throwaway) -> None:
     await driver.close()
 
 
+async def test_a_version_that_will_not_do(newest_postgres: Throwaway, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start: a PostgreSQL that is too old is refused, saying which one it has to be, not tried again for ever."""
+    monkeypatch.setattr("composerd_postgres.connections.OLDEST", 990000)
+    driver = PostgresDriver.from_url(newest_postgres.fresh())
+    with pytest.raises(StorageUnusable, match="has to be 99 or newer"):
+        await driver.start()
+    await driver.close()
+
+
 async def test_an_encoding_that_will_not_do(newest_postgres: Throwaway) -> None:
     """Start: a database that cannot hold every text is refused."""
     driver = PostgresDriver.from_url(newest_postgres.url(newest_postgres.fresh_database(encoding="SQL_ASCII")))
