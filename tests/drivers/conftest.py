@@ -1,7 +1,7 @@
-"""What the tests of the fs driver have in common: drivers on a directory, with the words of the conformance kit."""
+"""What the tests of our drivers have in common: drivers on a directory or a database, with the words of the conformance kit."""
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -10,6 +10,11 @@ from composerd.driver import Driver
 from composerd.models import News
 from composerd.testing.kit import store as kit
 from composerd_fs import FsDriver, MemoryDriver
+from composerd_postgres import PostgresDriver
+
+from ..throwaway import Throwaway
+
+Open = Callable[..., Awaitable[kit.Store]]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -75,3 +80,23 @@ async def fs(tmp_path: Path) -> AsyncIterator[Store]:
     """The fs driver, empty: it can be reopened."""
     async with store_of("fs", tmp_path / "storage") as store:
         yield store
+
+
+@pytest.fixture
+async def open_store(newest_postgres: Throwaway) -> AsyncIterator[Open]:
+    """A function that opens drivers: each call another one, on a storage of this test."""
+    url = newest_postgres.fresh()
+    stores: list[kit.Store] = []
+
+    async def open_one(at: str = "", **options: str) -> kit.Store:
+        query = "".join(f"&{name}={value}" for name, value in options.items())
+        driver = PostgresDriver.from_url((at or url) + query)
+        await driver.start()
+        store = kit.Store(driver, lambda: PostgresDriver(driver.options))
+        store._ids = 1_000_000 * len(stores)
+        stores.append(store)
+        return store
+
+    yield open_one
+    for store in stores:
+        await store.driver.close()
