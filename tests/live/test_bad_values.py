@@ -11,8 +11,8 @@ from composerd.settings import SETTINGS
 
 from ..unit.test_settings import BAD
 from .conftest import NOBODY, Server
+from .test_bodies import WRONG_JOBS
 from .test_cli import composerd
-from .test_protocol import WRONG_JOBS
 
 SAYS = {
     # what is bad for an option of this name, anywhere, and what the sentence names
