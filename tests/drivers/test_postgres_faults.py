@@ -231,6 +231,39 @@ async def test_a_listing_that_takes_too_long_keeps_no_lease(open_store: Open, ne
     assert await store.pass_time(61.0) == [job_id]
 
 
+async def test_one_without_an_answer_gives_up_the_idle(open_store: Open, newest_postgres: Throwaway) -> None:
+    """After a statement without an answer no connection from before it is used: each might take as long."""
+    store = await open_store(time_limit="300ms")
+    connections = store.driver._session.connections  # type: ignore[attr-defined]
+    async with connections.one() as one, connections.one() as other:
+        before = [await each.fetch("SELECT pg_backend_pid()", {}) for each in (one, other)]
+    assert await connections.fetch("SELECT pg_backend_pid()", {}) in before
+    async with _locked(newest_postgres, f"LOCK TABLE {_schema(store)}.jobs"):
+        with pytest.raises(DriverTimeout):
+            await store.driver.get([store.id()])
+    assert await connections.fetch("SELECT pg_backend_pid()", {}) not in before
+
+
+async def test_consequences_of_which_nobody_knows(open_store: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Finish: a connection that broke while dependents were looked at may have made them ready: whoever waits looks again."""
+    store = await open_store()
+    first = await store.add()
+    second = await store.add(first)
+    token = await store.take(first)
+    session = store.driver._session  # type: ignore[attr-defined]
+    real = session._settle_some
+
+    async def lost(*args: Any) -> Any:
+        await real(*args)
+        raise Broken("lost in COMMIT")
+
+    monkeypatch.setattr(session, "_settle_some", lost)
+    finished = await store.driver.finish([Outcome(token, b"1")])
+    assert finished.items[0].verdict is Finish.ACCEPTED
+    assert finished.news.recheck
+    assert await store.state(second) is JobState.READY
+
+
 async def test_a_lock_is_waited_out_in_a_claim(
     open_store: Open, newest_postgres: Throwaway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
