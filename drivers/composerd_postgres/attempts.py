@@ -43,29 +43,42 @@ CONTENDED_PAUSE = 0.002
 
 
 async def claim(session: Session, requests: Sequence[Claim], max_bytes: int) -> Batch[Claimed | None]:
-    """See `Driver.claim`."""
-    answers: list[Claimed | None] = []
+    """See `Driver.claim`.
+
+    A request whose jobs are all locked just then holds up nobody: it is set aside, and made again after the others. One
+    that stays locked out is told that there is none, and that there is something ready: so it is asked again.
+    """
+    answers: dict[int, Claimed | None] = {}
     due: float | None = None
-    for left in reversed(range(CONTENDED)):
-        rest = requests[len(answers) :]
-        rows, answered, contended = await _claim(session, rest, max_bytes)
-        some: list[Claimed | None] = [None] * answered
-        for row in rows:
-            token, job_id, channel, type_, arch, _, _, args, dependencies, attempt, lapses_in, nth = row[:12]
-            body = None if args is None else bytes(args)
-            key = Key(channel, type_, arch or None)
-            some[nth - 1] = Claimed(token, job_id, key, body, tuple(dependencies), attempt)
-            max_bytes -= len(body or b"")
-            if lapses_in is not None:
-                due = lapses_in if due is None else min(due, lapses_in)
-        answers += some
-        if not contended or (max_bytes <= 0 and answers):
+    rest = list(range(len(requests)))
+    aside: list[int] = []
+    full = False
+    for _ in range(CONTENDED):
+        while rest and not full:
+            rows, answered, contended = await _claim(session, [requests[nth] for nth in rest], max_bytes)
+            answers.update(dict.fromkeys(rest[:answered]))
+            for row in rows:
+                token, job_id, channel, type_, arch, _, _, args, dependencies, attempt, lapses_in, nth = row[:12]
+                body = None if args is None else bytes(args)
+                key = Key(channel, type_, arch or None)
+                answers[rest[nth - 1]] = Claimed(token, job_id, key, body, tuple(dependencies), attempt)
+                max_bytes -= len(body or b"")
+                if lapses_in is not None:
+                    due = lapses_in if due is None else min(due, lapses_in)
+            rest = rest[answered:]
+            full = bool(answers) and (max_bytes <= 0 or (bool(rest) and not contended))
+            if contended:
+                locked_out = set(requests[rest[0]].keys)
+                while rest and set(requests[rest[0]].keys) == locked_out:
+                    aside.append(rest.pop(0))
+        if not aside or full:
             break
-        if left == 0:
-            answers += [None] * (len(requests) - len(answers))
-            break
+        rest, aside = aside, []
         await asyncio.sleep(CONTENDED_PAUSE)
-    return Batch(answers, News(due_in=due))
+    aside += rest
+    known = max(answers) + 1 if full else len(requests)
+    ready = {key: 1 for nth in aside if nth < known for key in requests[nth].keys}
+    return Batch([answers.get(nth) for nth in range(known)], News(ready=ready, due_in=due))
 
 
 async def _claim(session: Session, requests: Sequence[Claim], max_bytes: int) -> tuple[Rows, int, bool]:

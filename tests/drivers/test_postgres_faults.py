@@ -13,9 +13,9 @@ import psycopg2
 import pytest
 
 from composerd.errors import DriverTimeout, Unavailable
-from composerd.models import Finish, JobState, Outcome
+from composerd.models import Claim, Finish, JobState, Outcome
 from composerd.queue.batcher import ask
-from composerd.testing.kit.store import ANY, Store
+from composerd.testing.kit.store import ANY, PLENTY, Store
 from composerd_postgres import PostgresDriver, attempts
 from composerd_postgres.connections import Broken, Connection, Transaction
 
@@ -322,6 +322,24 @@ async def test_a_half_open_connection_is_found(
         with pytest.raises(Unavailable):
             await waiting
         relay.silent.clear()
+
+
+async def test_a_lock_holds_up_no_other_key(open_store: Open, newest_postgres: Throwaway) -> None:
+    """Claim: while the only job of one key stays locked, others are given, and whoever waits for it is to ask again."""
+    store = await open_store()
+    held, other = ANY._replace(type="held"), ANY._replace(type="other")
+    held_id, other_id = await store.add(type="held"), await store.add(type="other")
+    claims = [Claim(store.id(), (held,), 60.0), Claim(store.id(), (other,), 60.0)]
+    async with _locked(newest_postgres, f"SELECT FROM {_schema(store)}.jobs WHERE type = 'held' FOR UPDATE"):
+        batch = await store.driver.claim(claims, PLENTY)
+    first, second = batch.items
+    assert first is None
+    assert second is not None
+    assert second.job_id == other_id
+    assert batch.news.ready == {held: 1}
+    (again,) = (await store.driver.claim(claims[:1], PLENTY)).items
+    assert again is not None
+    assert again.job_id == held_id
 
 
 class _Relay:
