@@ -41,6 +41,9 @@ CONTENDED = 50
 
 CONTENDED_PAUSE = 0.002
 
+CLASSES = 32
+"""How many different sets of keys one statement asks for: it looks through all of them for each."""
+
 
 async def claim(session: Session, requests: Sequence[Claim], max_bytes: int) -> Batch[Claimed | None]:
     """See `Driver.claim`.
@@ -55,7 +58,8 @@ async def claim(session: Session, requests: Sequence[Claim], max_bytes: int) -> 
     full = False
     for _ in range(CONTENDED):
         while rest and not full:
-            rows, answered, contended = await _claim(session, [requests[nth] for nth in rest], max_bytes)
+            some = _few_classes(requests, rest)
+            rows, answered, contended = await _claim(session, [requests[nth] for nth in some], max_bytes)
             answers.update(dict.fromkeys(rest[:answered]))
             for row in rows:
                 token, job_id, channel, type_, arch, _, _, args, dependencies, attempt, lapses_in, nth = row[:12]
@@ -66,7 +70,7 @@ async def claim(session: Session, requests: Sequence[Claim], max_bytes: int) -> 
                 if lapses_in is not None:
                     due = lapses_in if due is None else min(due, lapses_in)
             rest = rest[answered:]
-            full = bool(answers) and (max_bytes <= 0 or (bool(rest) and not contended))
+            full = bool(answers) and (max_bytes <= 0 or (answered < len(some) and not contended))
             if contended:
                 locked_out = set(requests[rest[0]].keys)
                 while rest and set(requests[rest[0]].keys) == locked_out:
@@ -79,6 +83,16 @@ async def claim(session: Session, requests: Sequence[Claim], max_bytes: int) -> 
     known = max(answers) + 1 if full else len(requests)
     ready = {key: 1 for nth in aside if nth < known for key in requests[nth].keys}
     return Batch([answers.get(nth) for nth in range(known)], News(ready=ready, due_in=due))
+
+
+def _few_classes(requests: Sequence[Claim], rest: list[int]) -> list[int]:
+    """As many of the rest as may go into one statement, from the first on."""
+    classes: set[frozenset[Key]] = set()
+    for place, nth in enumerate(rest):
+        classes.add(frozenset(requests[nth].keys))
+        if len(classes) > CLASSES:
+            return rest[:place]
+    return rest
 
 
 async def _claim(session: Session, requests: Sequence[Claim], max_bytes: int) -> tuple[Rows, int, bool]:

@@ -2,10 +2,14 @@
 
 import asyncio
 import hashlib
+from collections.abc import Sequence
 from typing import Any
+
+import pytest
 
 from composerd.models import Claim, News, OnDependencyFailure, Outcome
 from composerd.testing.kit.store import ANY, PLENTY, Store
+from composerd_postgres import attempts
 
 from ..throwaway import Throwaway
 from .conftest import Open
@@ -23,6 +27,26 @@ async def test_dependents_do_not_hide_a_job(open_store: Open) -> None:
         await connection.fetch("ROLLBACK", {})
     assert claimed is not None
     assert claimed.job_id == job_id
+
+
+async def test_many_lists_of_types(open_store: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Claim: requests for ever different keys are answered in their order, some at a time: a statement looks through all keys for each."""
+    store = await open_store()
+    keys = [ANY._replace(type=f"t{n}") for n in range(100)]
+    ids = [await store.add(type=key.type) for key in keys]
+    most = 0
+    real = attempts._claim
+
+    async def observed(session: Any, requests: Sequence[Claim], max_bytes: int) -> Any:
+        nonlocal most
+        most = max(most, len({request.keys for request in requests}))
+        return await real(session, requests, max_bytes)
+
+    monkeypatch.setattr(attempts, "_claim", observed)
+    claims = [Claim(store.id(), (key, ANY._replace(type="none")), 60.0) for key in [keys[0], *keys]]
+    batch = await store.driver.claim(claims, PLENTY)
+    assert [one and one.job_id for one in batch.items] == [ids[0], None, *ids[1:]]
+    assert most == attempts.CLASSES
 
 
 async def test_many_drivers_take_each_job_once(open_store: Open) -> None:
