@@ -34,6 +34,9 @@ KEEP_ALIVE = 120.0
 START_AGAIN = 0.5
 """How long until a storage that did not answer at the start is tried again, in seconds."""
 
+GIVEN_UP_AFTER = 2.0
+"""How long after the drain timeout a shared storage that does not answer is waited for, in seconds."""
+
 _SPARE_DESCRIPTORS = 256
 
 
@@ -55,6 +58,18 @@ def serve(settings: Settings, share: Share | None = None) -> int:
 
 
 async def _serve(settings: Settings, share: Share | None) -> int:
+    deadline = asyncio.timeout(None)
+    try:
+        async with deadline:
+            await _serve_until_told(settings, share, deadline)
+    except TimeoutError:
+        if not deadline.expired():
+            raise
+        log.warning("the storage did not answer: stopped without waiting for what was asked of it, which nobody was told of")
+    return 0
+
+
+async def _serve_until_told(settings: Settings, share: Share | None, deadline: asyncio.Timeout) -> None:
     signals = _signals()
     identity = Identity.of(settings)
     if identity is not None:
@@ -110,11 +125,12 @@ async def _serve(settings: Settings, share: Share | None) -> int:
         while await signals.get() == signal.SIGHUP:
             await listeners.reload()
         log.info("draining: %d waits are answered", queue.waits)
+        if driver.capabilities.shared:
+            deadline.reschedule(asyncio.get_running_loop().time() + settings.drain_timeout + GIVEN_UP_AFTER)
         await listeners.stop()
-        await queue.drain()
+        queue.drain()
         if starting is not None and starting.done():
             starting.result()  # what ended it
-    return 0
 
 
 def _end_with_the_supervisor(share: Share, signals: "asyncio.Queue[signal.Signals]") -> None:

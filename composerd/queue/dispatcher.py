@@ -73,7 +73,7 @@ class Dispatcher:
         self._list.heat_all()
         self._start()
 
-    async def close(self) -> None:
+    def drain(self) -> None:
         """Answer everybody with None; those whose claim is on its way get its outcome."""
         self._closed = True
         for waiter in self._list.everyone():
@@ -81,6 +81,10 @@ class Dispatcher:
                 waiter.expired = True
             else:
                 self._dismiss(waiter)
+
+    async def close(self) -> None:
+        """Drain, and wait for the claim that is on its way."""
+        self.drain()
         while self._task is not None:
             if not self._claiming:
                 self._task.cancel()  # it is waiting for better times

@@ -116,7 +116,8 @@ class JobQueue:
         try:
             yield self
         finally:
-            await self.drain()
+            self.drain()
+            await self._dispatcher.close()
             for batcher in (
                 self._enqueue,
                 self._touch,
@@ -131,11 +132,11 @@ class JobQueue:
                 task.cancel()
             await asyncio.wait(background)
 
-    async def drain(self) -> None:
+    def drain(self) -> None:
         """Answer every wait at once, and let nobody wait any more."""
         self._draining = True
         self._events.publish_all()
-        await self._dispatcher.close()
+        self._dispatcher.drain()
 
     @property
     def draining(self) -> bool:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import suppress
 from typing import Any, Self, TypeVar
 from uuid import UUID
 
@@ -32,7 +33,7 @@ from composerd.models import (
 from composerd_postgres import attempts, looks
 from composerd_postgres.advance import Time
 from composerd_postgres.changes import Changes
-from composerd_postgres.connections import Connection, connect
+from composerd_postgres.connections import Connection
 from composerd_postgres.enqueue import enqueue, load
 from composerd_postgres.migrate import applied, migrate, refuse_newer
 from composerd_postgres.options import Options, parse
@@ -42,6 +43,9 @@ from composerd_postgres.watch import told, watch
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+CLOSE_LIMIT = 1.0
+"""How long `close` waits for the calls that are under way, in seconds."""
 
 PING_LIMIT = 3.0
 """How long the answer to `ping` may take, in seconds."""
@@ -70,7 +74,7 @@ class PostgresDriver(Driver):
     # The storage itself.
 
     async def start(self, *, create: bool = True) -> None:
-        connection = await connect(self.options)
+        connection = await self._session.connections.apart()
         try:
             await self._suits(connection)
             if create:
@@ -100,12 +104,18 @@ class PostgresDriver(Driver):
         await migrate(connection, self.options.schema)
 
     async def close(self) -> None:
-        while self._tasks:
-            await asyncio.wait(self._tasks)
-        self._session.connections.close()
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_LIMIT):
+                    while self._tasks:
+                        await asyncio.wait(self._tasks)
+        finally:
+            self._session.connections.close()
+            for task in self._tasks:
+                task.cancel()  # closes its connection
 
     async def migrate(self) -> None:
-        connection = await connect(self.options)
+        connection = await self._session.connections.apart()
         try:
             await self._suits(connection)
             await migrate(connection, self.options.schema)
@@ -143,7 +153,7 @@ class PostgresDriver(Driver):
         )
 
     async def check(self) -> StorageCheck:
-        connection = await connect(self.options)
+        connection = await self._session.connections.apart()
         try:
             await self._suits(connection)
             have = await applied(connection, self.options.schema)
@@ -252,7 +262,13 @@ class PostgresDriver(Driver):
         task = asyncio.create_task(call)
         self._tasks.add(task)
         task.add_done_callback(self._over)
-        return await asyncio.shield(task)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            caller = asyncio.current_task()
+            if not task.cancelled() or caller is None or caller.cancelling():
+                raise
+            raise Unavailable("the driver was closed") from None
 
     def _over(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)

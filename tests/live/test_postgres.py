@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+import psycopg2
 import pytest
 
 from ..throwaway import Throwaway
@@ -171,6 +172,31 @@ async def test_a_failover(serve: Serve, own_postgres: Throwaway) -> None:
         assert b"Traceback" not in first.log + second.log, (first.log + second.log).decode()
     finally:
         standby.remove()
+
+
+async def test_stopped_while_the_database_hangs(serve: Serve, newest_postgres: Throwaway) -> None:
+    """SIGTERM is not kept waiting by statements that get no answer; what nobody was told of may not have happened."""
+    url = newest_postgres.url(schema="hangs")
+    server = await serve("--drain-timeout", "1s", storage=url)
+    job = await server.submit()
+    running = await server.ask()
+    assert running is not None
+    holder = psycopg2.connect(host=str(newest_postgres.directory), user="tests", dbname="postgres")
+    holder.cursor().execute("LOCK TABLE hangs.jobs")
+    calls = [asyncio.create_task(call) for call in (server.submit(), server.finish(running, None), server.ask())]
+    while len(newest_postgres.sql("SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock'")) < 3:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    began = time.monotonic()
+    server.kill(signal.SIGTERM)
+    assert await server.exited() == 0
+    assert time.monotonic() - began < 10  # and not the 30 s of time_limit, twice
+    await asyncio.gather(*calls, return_exceptions=True)
+    holder.close()
+    assert b"the storage did not answer" in server.log
+    assert b"Traceback" not in server.log, server.log.decode()
+    again = await serve(storage=url)
+    assert (await again.finish(running, None))[0] == 200
+    assert (await again.job(job["id"]))["state"] == "finished"
 
 
 @pytest.mark.parametrize("command", ["migrate", "storage info", "storage check"])
