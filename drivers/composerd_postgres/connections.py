@@ -13,6 +13,7 @@ from psycopg2 import extensions
 
 from composerd.errors import ComposerdError, DriverError, DriverTimeout, StorageFull, StorageUnusable, Unavailable
 from composerd_postgres.connecting import Connecting
+from composerd_postgres.hosts import Hosts
 from composerd_postgres.options import Options
 
 log = logging.getLogger(__name__)
@@ -49,6 +50,10 @@ class Collision(Exception):
 
 class Broken(Unavailable):
     """The connection is gone; whether the last statement was carried out is unknown."""
+
+
+class Refused(Unavailable):
+    """Every host said that there is no connection to be had."""
 
 
 class Connection:
@@ -124,23 +129,13 @@ _UNAVAILABLE = (
 )
 
 
-async def connect(options: Options) -> Connection:
-    """Open a connection. Raises `Unavailable`, or `StorageUnusable` if the database is too old."""
-    extra: dict[str, Any] = {"client_encoding": "UTF8"}
-    if options.session:
-        given = extensions.parse_dsn(options.dsn).get("options", "")
-        extra["options"] = " ".join((*_SESSION, given, *_FIXED))
-    try:
-        raw = await Connecting(options.dsn, options.connect_timeout, enable_json=False, enable_hstore=False, **extra)
-    except TimeoutError as exc:
-        raise Unavailable(f"the database {options.place} does not answer") from exc
-    except psycopg2.Error as exc:
-        message = " ".join(str(exc).split()) or type(exc).__name__
-        raise Unavailable(f"the database {options.place} cannot be reached: {message}") from exc
-    connection = Connection(raw, options.time_limit)
-    if raw.raw.server_version < OLDEST:
+async def connect(options: Options, hosts: Hosts) -> Connection:
+    """Open a connection to the first host that will do. Raises `Unavailable`, or `StorageUnusable` if the database is too old."""
+    connection = Connection(await _reach(options, hosts), options.time_limit)
+    version = connection.raw.raw.server_version
+    if version < OLDEST:
         connection.close()
-        have, need = raw.raw.server_version // 10000, OLDEST // 10000
+        have, need = version // 10000, OLDEST // 10000
         raise StorageUnusable(f"the database is PostgreSQL {have}; it has to be {need} or newer")
     if options.session:
         try:
@@ -151,64 +146,137 @@ async def connect(options: Options) -> Connection:
     return connection
 
 
+async def _reach(options: Options, hosts: Hosts) -> aiopg.Connection:
+    """Try one address after the other, each for its share of the time that is left."""
+    extra: dict[str, Any] = {"client_encoding": "UTF8"}
+    if options.session:
+        given = extensions.parse_dsn(options.dsn).get("options", "")
+        extra["options"] = " ".join((*_SESSION, given, *_FIXED))
+    now = asyncio.get_running_loop().time
+    until = now() + options.connect_timeout
+    complaints: list[str] = []
+    silent = False
+    for nth, host in enumerate(hosts):
+        its_end = now() + (until - now()) / (len(hosts) - nth)
+        try:
+            async with asyncio.timeout_at(its_end):
+                addresses = await hosts.addresses(host)
+        except (OSError, UnicodeError) as exc:  # a TimeoutError, too
+            complaints.append(f"the name {host.host} cannot be looked up: {str(exc) or 'there is no answer'}")
+            continue
+        for mth, address in enumerate(addresses):
+            share = (its_end - now()) / (len(addresses) - mth)
+            where = {**extra, **address.parameters()}
+            try:
+                raw = await Connecting(options.dsn, share, enable_json=False, enable_hstore=False, **where)
+            except TimeoutError:
+                silent = True
+                complaints.append(f"{address.hostaddr or address.host or 'it'} does not answer")
+            except psycopg2.Error as exc:
+                complaints.append(" ".join(str(exc).split()) or type(exc).__name__)
+            else:
+                hosts.was_of_use(address)
+                return raw
+    kind = Unavailable if silent else Refused
+    raise kind(f"the database {options.place} cannot be reached: {'; '.join(dict.fromkeys(complaints))}")
+
+
+REFUSED_FOR = 5.0
+"""For how long no more connections are opened than there were when one was refused, in seconds."""
+
+
 class Connections:
     """So many connections, opened when they are needed, handed out one at a time."""
 
     def __init__(self, options: Options) -> None:
         self._options = options
+        self._hosts = Hosts(options.dsn)
         self._idle: list[Connection] = []
+        self._lent = 0
         self._free = asyncio.Semaphore(options.connections)
         self._closed = True
         self.lost = False
-        """A connection could not be had, or leases could not be renewed over one, since somebody last looked."""
+        """No connection could be had, or leases could not be renewed over one, since somebody last looked."""
 
     async def open(self) -> None:
         """Let connections be had, beginning with one. Raises `Unavailable`."""
-        connection = await connect(self._options)
+        connection = await self.apart()
         self._closed = False
         self._idle.append(connection)
+
+    async def apart(self) -> Connection:
+        """A connection that is its caller's alone, to close. Raises `Unavailable`, and `StorageUnusable` if the database is too old."""
+        try:
+            return await connect(self._options, self._hosts)
+        except Unavailable:
+            if not self._idle:
+                raise
+            self.give_up_idle()  # perhaps there is no room for one more
+            return await connect(self._options, self._hosts)
 
     def close(self) -> None:
         """Close those that are idle, and each of the others when it is given back."""
         self._closed = True
-        self._discard()
+        self.give_up_idle()
 
-    def _discard(self) -> None:
+    def give_up_idle(self) -> None:
+        """Close those that are idle: they may be as dead as one that was found to be."""
         while self._idle:
             self._idle.pop().close()
 
     @asynccontextmanager
     async def one(self) -> AsyncIterator[Connection]:
         """A connection, for a while. Raises `Unavailable`, and `DriverTimeout` when all are busy for too long."""
+        connection = await self._lend()
         try:
-            async with asyncio.timeout(self._options.time_limit):
-                await self._free.acquire()
-        except TimeoutError as exc:
-            raise DriverTimeout("all connections to the database are busy") from exc
+            yield connection
+        except BaseException as exc:
+            if isinstance(exc, (Broken, DriverTimeout)):
+                self.give_up_idle()
+            if connection.in_transaction:
+                await self._roll_back(connection)
+            raise
+        finally:
+            self._take_back(connection)
+
+    async def _lend(self) -> Connection:
+        until = asyncio.get_running_loop().time() + self._options.time_limit
+        while True:
+            try:
+                async with asyncio.timeout_at(until):
+                    await self._free.acquire()
+            except TimeoutError as exc:
+                raise DriverTimeout("all connections to the database are busy") from exc
+            connection = await self._idle_or_new()
+            if connection is not None:
+                self._lent += 1
+                return connection
+
+    async def _idle_or_new(self) -> Connection | None:
+        """A connection for a place that is free; None if there is none for it now, and there is one less for a while."""
+        place_is_used = False
         try:
             if self._closed:
                 raise Unavailable("the database has not been reached yet")
             connection = self._pop()
             if connection is None:
                 try:
-                    connection = await connect(self._options)
-                except Unavailable:
-                    self.lost = True
-                    raise
-            try:
-                yield connection
-            except BaseException as exc:
-                if isinstance(exc, (Broken, DriverTimeout)):
-                    self._discard()  # what happened to this one has probably happened to the others
-                if connection.in_transaction:
-                    await self._roll_back(connection)
-                raise
-            finally:
-                self._take_back(connection)
+                    connection = await connect(self._options, self._hosts)
+                except Unavailable as exc:
+                    if not (self._lent and isinstance(exc, Refused)):
+                        self.lost = True
+                        raise
+                    # Others work: wait for one of those. It is the database's limit, or they will find out soon.
+                    asyncio.get_running_loop().call_later(REFUSED_FOR, self._free.release)
+            place_is_used = True
+            return connection
         finally:
-            self._free.release()
+            if not place_is_used:
+                self._free.release()
 
     def _take_back(self, connection: Connection) -> None:
+        self._lent -= 1
+        self._free.release()
         if self._closed or connection.in_transaction:
             connection.close()
         elif not connection.closed:

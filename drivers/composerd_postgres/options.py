@@ -39,6 +39,10 @@ def parse(url: str) -> Options:
         parts = urlsplit(url)
     except ValueError as exc:
         raise StorageURLError(f"the storage URL is none: {exc}") from None
+    if not url.removeprefix(f"{parts.scheme}:").startswith("//"):
+        raise StorageURLError(
+            "the storage URL has to begin with postgresql://; without a host it is postgresql:///database"
+        )
     ours: dict[str, str] = {}
     libpq: list[tuple[str, str]] = []
     query = parts.query.replace("+", "%2B")  # to libpq a plus is a plus

@@ -9,7 +9,7 @@ from typing import Any
 from composerd.errors import ComposerdError, Unavailable
 from composerd.models import News
 from composerd_postgres.changes import Changes, read_notice
-from composerd_postgres.connections import Collision, Connection, connect
+from composerd_postgres.connections import Collision, Connection
 from composerd_postgres.session import Session
 from composerd_postgres.work import channel_of
 
@@ -32,7 +32,7 @@ async def watch(session: Session) -> AsyncIterator[News]:
         while True:
             await asyncio.sleep(session.options.poll)
             yield _everything(session)
-    connection = await connect(session.options)
+    connection = await session.connections.apart()
     notifications = _Notifications(connection)
     try:
         await connection.fetch(f'LISTEN "{channel_of(session.statements.schema)}"', {})
@@ -47,6 +47,9 @@ async def watch(session: Session) -> AsyncIterator[News]:
             else:
                 session.heads.became_ready(changes.first)
                 yield changes.news()
+    except Unavailable:
+        session.connections.give_up_idle()  # if this one is dead, so are probably those
+        raise
     finally:
         await notifications.close()
         connection.close()

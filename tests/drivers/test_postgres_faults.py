@@ -2,12 +2,10 @@
 
 import asyncio
 import contextlib
-import struct
-import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import psycopg2
 import pytest
@@ -21,6 +19,7 @@ from composerd_postgres.connections import Broken, Connection, Transaction
 
 from ..throwaway import Throwaway
 from .conftest import Open
+from .relay import Relay
 
 
 def _schema(store: Store) -> str:
@@ -100,27 +99,6 @@ async def test_an_outcome_that_nobody_knows(open_store: Open, newest_postgres: T
     assert batch.news.recheck
     assert len(await store.dump()) == 1
     assert not (await store.driver.enqueue([[store.new()]])).news.recheck
-
-
-async def test_a_host_that_goes_away_while_connecting(
-    open_store: Open, newest_postgres: Throwaway, tmp_path: Path
-) -> None:
-    """Of several hosts the next one is taken at once, also when the first answers, that it is starting up."""
-    said = b"SFATAL\0VFATAL\0C57P03\0Mthe database system is starting up\0\0"
-
-    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read(1)
-        writer.write(b"E" + struct.pack("!I", 4 + len(said)) + said)
-        writer.close()
-
-    complaints: list[dict[str, Any]] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: complaints.append(context))
-    async with await asyncio.start_unix_server(refuse, tmp_path / ".s.PGSQL.5432"):
-        began = time.monotonic()
-        store = await open_store(newest_postgres.fresh(host=f"{tmp_path},{newest_postgres.directory}"))
-        await asyncio.gather(*(store.add() for _ in range(20)))
-        assert time.monotonic() - began < 2  # and not 5 s, the limit of connecting
-    assert complaints == []
 
 
 class _Losing:
@@ -244,6 +222,31 @@ async def test_one_without_an_answer_gives_up_the_idle(open_store: Open, newest_
     assert await connections.fetch("SELECT pg_backend_pid()", {}) not in before
 
 
+async def test_a_listener_that_died_gives_up_the_idle(open_store: Open, newest_postgres: Throwaway) -> None:
+    """Watch: once the connection that listens is found dead no other from before it is used."""
+    store = await open_store()
+    connections = store.driver._session.connections  # type: ignore[attr-defined]
+    before = await connections.fetch("SELECT pg_backend_pid()", {})
+    watching = store.driver.watch()
+    assert (await anext(watching)).recheck
+    newest_postgres.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'")
+    with pytest.raises(Unavailable):
+        await anext(watching)
+    assert await connections.fetch("SELECT pg_backend_pid()", {}) != before
+
+
+async def test_closed_while_the_database_hangs(open_store: Open, newest_postgres: Throwaway) -> None:
+    """Close waits a moment for what is under way; who asked for it is told."""
+    store = await open_store()
+    async with _locked(newest_postgres, f"LOCK TABLE {_schema(store)}.jobs"):
+        calls = [asyncio.create_task(store.driver.get([store.id()])) for _ in range(20)]
+        await _blocked(newest_postgres)
+        async with asyncio.timeout(10):  # and not the 30 s of time_limit
+            await store.driver.close()
+            answers = await asyncio.gather(*calls, return_exceptions=True)
+    assert {type(one) for one in answers} == {Unavailable}
+
+
 async def test_consequences_of_which_nobody_knows(open_store: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     """Finish: a connection that broke while dependents were looked at may have made them ready: whoever waits looks again."""
     store = await open_store()
@@ -308,7 +311,7 @@ async def test_a_half_open_connection_is_found(
     """Watch: a listening connection whose peer is silent for ever is found by a notification to itself."""
     monkeypatch.setattr("composerd_postgres.watch.PROBE_AFTER", 0.1)
     monkeypatch.setattr("composerd_postgres.watch.PROBE_LIMIT", 0.3)
-    async with _Relay(newest_postgres, tmp_path) as relay:
+    async with Relay(newest_postgres, tmp_path) as relay:
         first = await open_store()
         url = f"postgresql://tests@/postgres?host={tmp_path}&schema={_schema(first)}"
         store = await open_store(url)
@@ -340,36 +343,3 @@ async def test_a_lock_holds_up_no_other_key(open_store: Open, newest_postgres: T
     (again,) = (await store.driver.claim(claims[:1], PLENTY)).items
     assert again is not None
     assert again.job_id == held_id
-
-
-class _Relay:
-    """A socket between a driver and the database that can be made to swallow everything."""
-
-    def __init__(self, postgres: Throwaway, directory: Path) -> None:
-        self.silent = asyncio.Event()
-        self._target = str(postgres.directory / ".s.PGSQL.5432")
-        self._path = str(directory / ".s.PGSQL.5432")
-        self._tasks: list[asyncio.Task[None]] = []
-
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_unix_server(self._serve, self._path)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there_reader, there_writer = await asyncio.open_unix_connection(self._target)
-        for source, sink in ((reader, there_writer), (there_reader, writer)):
-            self._tasks.append(asyncio.create_task(self._copy(source, sink)))
-
-    async def _copy(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-        try:
-            while data := await source.read(65536):
-                if not self.silent.is_set():
-                    sink.write(data)
-        finally:
-            sink.close()

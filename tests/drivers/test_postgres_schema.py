@@ -13,7 +13,7 @@ from composerd.driver.registry import open_driver
 from composerd.errors import StorageUnusable, StorageURLError, Unavailable
 from composerd.testing.kit.store import Store
 from composerd_postgres import PostgresDriver
-from composerd_postgres.connections import connect
+from composerd_postgres.connections import Connections
 from composerd_postgres.migrate import LOCK, applied, migrate, migrations
 from composerd_postgres.options import parse
 
@@ -28,7 +28,7 @@ def test_migrations_are_numbered_without_a_gap() -> None:
 async def test_one_by_one(postgres: Throwaway) -> None:
     """Migrations: each can be applied to what the one before left, and again; the last is what a start leaves."""
     options = parse(postgres.fresh())
-    connection = await connect(options)
+    connection = await Connections(options).apart()
     for step in migrations():
         for _ in range(2):
             await migrate(connection, options.schema, [step])
@@ -180,6 +180,8 @@ def test_a_url_as_libpq_reads_it() -> None:
     assert parse_dsn(parse("postgresql://db/jobs?password=a+b%20c").dsn)["password"] == "a+b c"
     with pytest.raises(StorageURLError):
         parse("postgresql://[::1/jobs")
+    with pytest.raises(StorageURLError, match="postgresql:///database"):
+        parse("postgresql:jobs")
 
 
 async def test_nobody_there(tmp_path: object) -> None:
