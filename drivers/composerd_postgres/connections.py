@@ -192,7 +192,8 @@ class Connections:
         self._options = options
         self._hosts = Hosts(options.dsn)
         self._idle: list[Connection] = []
-        self._lent = 0
+        self._used = 0
+        """How many are lent, or being opened to be."""
         self._free = asyncio.Semaphore(options.connections)
         self._closed = True
         self.lost = False
@@ -247,40 +248,36 @@ class Connections:
                     await self._free.acquire()
             except TimeoutError as exc:
                 raise DriverTimeout("all connections to the database are busy") from exc
-            connection = await self._idle_or_new()
-            if connection is not None:
-                self._lent += 1
-                return connection
+            self._used += 1
+            try:
+                return self._pop() or await self._new()
+            except Unavailable as exc:
+                self._used -= 1
+                if not isinstance(exc, Refused) or not (self._used or self._idle):
+                    self.lost = True
+                    self._free.release()
+                    raise
+                # Wait for another one. It is the database's limit, or they will find out soon, too.
+                asyncio.get_running_loop().call_later(REFUSED_FOR, self._free.release)
+            except BaseException:
+                self._give_place_back()
+                raise
 
-    async def _idle_or_new(self) -> Connection | None:
-        """A connection for a place that is free; None if there is none for it now, and there is one less for a while."""
-        place_is_used = False
-        try:
-            if self._closed:
-                raise Unavailable("the database has not been reached yet")
-            connection = self._pop()
-            if connection is None:
-                try:
-                    connection = await connect(self._options, self._hosts)
-                except Unavailable as exc:
-                    if not (self._lent and isinstance(exc, Refused)):
-                        self.lost = True
-                        raise
-                    # Others work: wait for one of those. It is the database's limit, or they will find out soon.
-                    asyncio.get_running_loop().call_later(REFUSED_FOR, self._free.release)
-            place_is_used = True
-            return connection
-        finally:
-            if not place_is_used:
-                self._free.release()
+    async def _new(self) -> Connection:
+        if self._closed:
+            raise Unavailable("the database has not been reached yet")
+        return await connect(self._options, self._hosts)
 
     def _take_back(self, connection: Connection) -> None:
-        self._lent -= 1
-        self._free.release()
+        self._give_place_back()
         if self._closed or connection.in_transaction:
             connection.close()
         elif not connection.closed:
             self._idle.append(connection)
+
+    def _give_place_back(self) -> None:
+        self._used -= 1
+        self._free.release()
 
     def _pop(self) -> Connection | None:
         while self._idle:

@@ -16,7 +16,7 @@ from composerd.errors import Unavailable
 from composerd.models import JobState
 from composerd.testing.kit.store import ANY
 from composerd_postgres import PostgresDriver
-from composerd_postgres.connections import Connections
+from composerd_postgres.connections import Connections, Refused
 from composerd_postgres.hosts import Host, Hosts
 
 from ..throwaway import Throwaway
@@ -172,16 +172,17 @@ class _Refusals:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.count = 0
         self.first = asyncio.Event()
-        real = Connections._idle_or_new
+        real = Connections._new
 
         async def observed(connections: Connections) -> Any:
-            connection = await real(connections)
-            if connection is None:
+            try:
+                return await real(connections)
+            except Refused:
                 self.count += 1
                 self.first.set()
-            return connection
+                raise
 
-        monkeypatch.setattr(Connections, "_idle_or_new", observed)
+        monkeypatch.setattr(Connections, "_new", observed)
 
 
 async def test_places_come_back(
