@@ -199,9 +199,8 @@ class Connections:
         self.lost = False
         """No connection could be had, or leases could not be renewed over one, since somebody last looked."""
 
-    async def open(self) -> None:
-        """Let connections be had, beginning with one. Raises `Unavailable`."""
-        connection = await self.apart()
+    def open(self, connection: Connection) -> None:
+        """Let connections be had, beginning with that one."""
         self._closed = False
         self._idle.append(connection)
 

@@ -81,9 +81,10 @@ class PostgresDriver(Driver):
                 await migrate(connection, self.options.schema)
             else:
                 await self._is_there(connection)
-        finally:
+        except BaseException:
             connection.close()
-        await self._session.connections.open()
+            raise
+        self._session.connections.open(connection)
         await self._time.begin()
 
     async def _suits(self, connection: Connection) -> None:
@@ -165,7 +166,7 @@ class PostgresDriver(Driver):
         finally:
             connection.close()
         session = Session(msgspec.structs.replace(self.options, time_limit=3600.0))
-        await session.connections.open()
+        session.connections.open(await session.connections.apart())
         try:
             return await looks.check(session)
         finally:

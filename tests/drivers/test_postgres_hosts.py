@@ -6,7 +6,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -137,27 +137,25 @@ async def test_the_last_of_use_comes_first() -> None:
     assert list(hosts) == [Host("c"), Host("a"), Host("localhost")]
 
 
+Limited = Callable[[int], str]
+
+
 @pytest.fixture
-def guest(newest_postgres: Throwaway) -> "Callable[[int], str]":
+def limited(newest_postgres: Throwaway) -> Iterator[Limited]:
     """The storage URL of a role that may have so many connections."""
 
     def url(limit: int) -> str:
-        newest_postgres.sql("DROP OWNED BY guest; DROP ROLE guest" if "guest" in roles() else "SELECT 1")
-        newest_postgres.sql(f"CREATE ROLE guest LOGIN CONNECTION LIMIT {limit}")
-        newest_postgres.sql("GRANT CREATE ON DATABASE postgres TO guest")
-        return f"postgresql:///postgres?host={newest_postgres.directory}&user=guest&schema=guest"
+        newest_postgres.sql(f"CREATE ROLE limited LOGIN CONNECTION LIMIT {limit}")
+        newest_postgres.sql("GRANT CREATE ON DATABASE postgres TO limited")
+        return f"postgresql:///postgres?host={newest_postgres.directory}&user=limited&schema=limited"
 
-    def roles() -> list[str]:
-        return [name for (name,) in newest_postgres.sql("SELECT rolname FROM pg_roles")]
-
-    return url
+    yield url
+    newest_postgres.sql("DROP OWNED BY limited; DROP ROLE limited")
 
 
-async def test_fewer_than_it_may_have(
-    open_store: Open, guest: Callable[[int], str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_fewer_than_it_may_have(limited: Limited, open_store: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the database gives fewer connections than the URL says, those are shared: nobody is refused, no lease is kept."""
-    store = await open_store(guest(3))
+    store = await open_store(limited(3))
     connections = store.driver._session.connections  # type: ignore[attr-defined]
     refusals = _Refusals(monkeypatch)
     for _ in range(3):
@@ -186,23 +184,23 @@ class _Refusals:
 
 
 async def test_places_come_back(
-    open_store: Open, newest_postgres: Throwaway, guest: Callable[[int], str], monkeypatch: pytest.MonkeyPatch
+    limited: Limited, open_store: Open, newest_postgres: Throwaway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Once the database gives more connections again they are used again."""
     monkeypatch.setattr("composerd_postgres.connections.REFUSED_FOR", 0.05)
-    store = await open_store(guest(1), connections="2")
+    store = await open_store(limited(1), connections="2")
     connections = store.driver._session.connections  # type: ignore[attr-defined]
     async with connections.one():
         refusals = _Refusals(monkeypatch)
         other = asyncio.create_task(connections.fetch("SELECT 1", {}))
         await refusals.first.wait()
-        newest_postgres.sql("ALTER ROLE guest CONNECTION LIMIT 2")
+        newest_postgres.sql("ALTER ROLE limited CONNECTION LIMIT 2")
         assert await other == [(1,)]
 
 
-async def test_who_listens_comes_before_the_idle(open_store: Open, guest: Callable[[int], str]) -> None:
+async def test_who_listens_comes_before_the_idle(limited: Limited, open_store: Open) -> None:
     """Watch: where there is no connection left for it, idle ones are given up."""
-    url = guest(2)
+    url = limited(2)
     store = await open_store(url, connections="2")
     connections = store.driver._session.connections  # type: ignore[attr-defined]
     async with connections.one(), connections.one():
