@@ -65,7 +65,9 @@ async def _serve(settings: Settings, share: Share | None) -> int:
     except TimeoutError:
         if not deadline.expired():
             raise
-        log.warning("the storage did not answer: stopped without waiting for what was asked of it, which nobody was told of")
+        log.warning(
+            "the storage did not answer: stopped without waiting for what was asked of it, which nobody was told of"
+        )
     return 0
 
 
