@@ -39,8 +39,8 @@ class Time:
         session = self._session
         changes = Changes()
         if session.connections.lost:
-            session.connections.lost = False
             await self.begin()  # nobody could renew a lease meanwhile
+            session.connections.lost = False
         now, unsettled, delayed_until, lapsed, next_lapse = await self._look(limit)
         done: list[UUID] = []
         settled = await session.settle(unsettled, changes, limit) if unsettled else 0

@@ -74,7 +74,9 @@ class Connection:
         try:
             cursor = self.raw.raw.cursor()
             wrapped = aiopg.connection.Cursor(self.raw, cursor, time_limit or self._time_limit, echo=False)
+            canceled = _Cancellations()
             await wrapped.execute(statement, parameters)
+            canceled.raise_lost(self.raw)
             rows: Rows = cursor.fetchall() if cursor.description is not None else []
             cursor.close()
             return rows
@@ -110,6 +112,20 @@ class Connection:
         if isinstance(exc, psycopg2.errors.LockNotAvailable):
             return DriverTimeout(f"the database took too long: {message}")
         return DriverError(f"the database refused: {message}")
+
+
+class _Cancellations:
+    """Finds a cancellation that aiopg has lost: `asyncio.wait_for` of Python 3.11 drops one that comes together with the answer."""
+
+    def __init__(self) -> None:
+        self._task = asyncio.current_task()
+        self._before = self._task.cancelling() if self._task else 0
+
+    def raise_lost(self, raw: aiopg.Connection) -> None:
+        """Close the connection and raise `CancelledError` if there was one."""
+        if self._task is not None and self._task.cancelling() > self._before:
+            raw.close()
+            raise asyncio.CancelledError
 
 
 _COLLISIONS = (
@@ -167,15 +183,17 @@ async def _reach(options: Options, hosts: Hosts) -> aiopg.Connection:
         for mth, address in enumerate(addresses):
             share = (its_end - now()) / (len(addresses) - mth)
             where = {**extra, **address.parameters()}
+            canceled = _Cancellations()
             try:
                 raw = await Connecting(options.dsn, share, enable_json=False, enable_hstore=False, **where)
+                canceled.raise_lost(raw)
             except TimeoutError:
                 silent = True
-                complaints.append(f"{address.hostaddr or address.host or 'it'} does not answer")
+                complaints.append(f"{address} does not answer")
             except psycopg2.Error as exc:
                 complaints.append(" ".join(str(exc).split()) or type(exc).__name__)
             else:
-                hosts.was_of_use(address)
+                hosts.was_of_use(host, address)
                 return raw
     kind = Unavailable if silent else Refused
     raise kind(f"the database {options.place} cannot be reached: {'; '.join(dict.fromkeys(complaints))}")
@@ -208,11 +226,25 @@ class Connections:
         """A connection that is its caller's alone, to close. Raises `Unavailable`, and `StorageUnusable` if the database is too old."""
         try:
             return await connect(self._options, self._hosts)
-        except Unavailable:
-            if not self._idle:
+        except Refused:
+            if not (self._used or self._idle):
                 raise
-            self.give_up_idle()  # perhaps there is no room for one more
-            return await connect(self._options, self._hosts)
+        return await self._in_place_of_another()
+
+    async def _in_place_of_another(self) -> Connection:
+        """Open a connection where there is no room for one more: one of those that are shared out is closed for it."""
+        await self._place()
+        asyncio.get_running_loop().call_later(REFUSED_FOR, self._free.release)
+        if other := self._pop():
+            other.close()
+        for left in reversed(range(REPETITIONS)):
+            try:
+                return await connect(self._options, self._hosts)
+            except Refused:
+                if left == 0:
+                    raise
+            await asyncio.sleep(0.02)  # the database takes a moment to notice that the other one is gone
+        raise AssertionError
 
     def close(self) -> None:
         """Close those that are idle, and each of the others when it is given back."""
@@ -242,11 +274,7 @@ class Connections:
     async def _lend(self) -> Connection:
         until = asyncio.get_running_loop().time() + self._options.time_limit
         while True:
-            try:
-                async with asyncio.timeout_at(until):
-                    await self._free.acquire()
-            except TimeoutError as exc:
-                raise DriverTimeout("all connections to the database are busy") from exc
+            await self._place(until)
             self._used += 1
             try:
                 return self._pop() or await self._new()
@@ -261,6 +289,13 @@ class Connections:
             except BaseException:
                 self._give_place_back()
                 raise
+
+    async def _place(self, until: float | None = None) -> None:
+        try:
+            async with asyncio.timeout_at(until or asyncio.get_running_loop().time() + self._options.time_limit):
+                await self._free.acquire()
+        except TimeoutError as exc:
+            raise DriverTimeout("all connections to the database are busy") from exc
 
     async def _new(self) -> Connection:
         if self._closed:

@@ -81,11 +81,12 @@ class PostgresDriver(Driver):
                 await migrate(connection, self.options.schema)
             else:
                 await self._is_there(connection)
+            self._session.connections.open(connection)
+            await self._time.begin()
         except BaseException:
             connection.close()
+            self._session.connections.close()
             raise
-        self._session.connections.open(connection)
-        await self._time.begin()
 
     async def _suits(self, connection: Connection) -> None:
         """Raise `StorageUnusable` for a database that cannot keep what it is given."""

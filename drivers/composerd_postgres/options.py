@@ -1,7 +1,7 @@
 """What a storage URL says: which database, and how the driver is to use it. No I/O."""
 
 import re
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit
+from urllib.parse import SplitResult, parse_qsl, quote, urlencode, urlsplit
 
 import msgspec
 import psycopg2
@@ -35,14 +35,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 def parse(url: str) -> Options:
     """Read a URL. Raises `StorageURLError`, naming the option."""
-    try:
-        parts = urlsplit(url)
-    except ValueError as exc:
-        raise StorageURLError(f"the storage URL is none: {exc}") from None
-    if not url.removeprefix(f"{parts.scheme}:").startswith("//"):
-        raise StorageURLError(
-            "the storage URL has to begin with postgresql://; without a host it is postgresql:///database"
-        )
+    parts = _parts(url)
     ours: dict[str, str] = {}
     libpq: list[tuple[str, str]] = []
     query = parts.query.replace("+", "%2B")  # to libpq a plus is a plus
@@ -55,12 +48,12 @@ def parse(url: str) -> Options:
             libpq.append((name, value))
     libpq += [(name, value) for name, value in _DEFAULTS if name not in dict(libpq)]
     dsn = f"postgresql://{parts.netloc}{parts.path}?{urlencode(libpq, quote_via=quote)}"
-    if parts.fragment:
-        raise StorageURLError("the storage URL has a #: in a password it is written %23")
     try:
         known = parse_dsn(dsn)
     except psycopg2.ProgrammingError as exc:
         raise StorageURLError(f"the storage URL is not one of PostgreSQL's: {str(exc).strip()}") from None
+    if "," in known.get("hostaddr", known.get("host", "")) and "target_session_attrs" not in known:
+        dsn += "&target_session_attrs=read-write"  # a standby is of no use, and would be taken as soon as the primary is away
     pooler = _yes_or_no("pooler", ours["pooler"]) if "pooler" in ours else False
     return Options(
         dsn=dsn,
@@ -75,6 +68,29 @@ def parse(url: str) -> Options:
     )
 
 
+def _parts(url: str) -> SplitResult:
+    """The parts of a URL; what is wrong with it is said without showing any of it, which may be of a password."""
+    try:
+        parts = urlsplit(url)
+    except ValueError as exc:
+        raise StorageURLError(f"the storage URL is none: {exc}") from None
+    if not url.partition(":")[2].startswith("//"):
+        raise StorageURLError(
+            "the storage URL has to begin with postgresql://; without a host it is postgresql:///database"
+        )
+    if not _LOCATION.fullmatch(parts.netloc) or "@" in parts.path or parts.fragment:
+        raise StorageURLError(
+            "the storage URL has to be like postgresql://user:password@host:5432/database; in a user's name or password "
+            "@ is written %40, : %3A, / %2F, ? %3F, # %23"
+        )
+    return parts
+
+
+_HOST = r"(\[[^]@]*\]|[^@:\[\],]*)(:[0-9]*)?"
+
+_LOCATION = re.compile(rf"([^@:]*(:[^@:]*)?@)?{_HOST}(,{_HOST})*")
+"""User, password, and hosts with their ports."""
+
 _OURS = frozenset({"schema", "connections", "time_limit", "pooler", "poll"})
 
 _DEFAULTS = (
@@ -88,9 +104,15 @@ _DEFAULTS = (
 
 
 def _place(known: dict[str, str]) -> str:
-    host = known.get("host", "the local socket")
-    port = f":{known['port']}" if "port" in known and not host.startswith("/") else ""
-    return f"{known.get('dbname', 'the default database')} at {host}{port}"
+    hosts = (known.get("host") or known.get("hostaddr") or "the local socket").split(",")
+    ports = known.get("port", "").split(",")
+    if len(ports) == 1:
+        ports *= len(hosts)
+    at = [
+        f"{host}:{port}" if port and not host.startswith("/") else host
+        for host, port in zip(hosts, ports, strict=False)
+    ]
+    return f"{known.get('dbname', 'the default database')} at {', '.join(at)}"
 
 
 def _schema(text: str) -> str:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import aiopg
 import psycopg2
 import pytest
 
@@ -233,6 +234,43 @@ async def test_a_listener_that_died_gives_up_the_idle(open_store: Open, newest_p
     with pytest.raises(Unavailable):
         await anext(watching)
     assert await connections.fetch("SELECT pg_backend_pid()", {}) != before
+
+
+async def test_an_outage_that_goes_on_is_not_forgotten(open_store: Open, newest_postgres: Throwaway) -> None:
+    """Advance: a lease that nobody could renew is kept also if the database was not there when that was looked at."""
+    store = await open_store(time_limit="300ms")
+    job_id = await store.add()
+    await store.take(job_id, lease=60.0)
+    store.driver._session.connections.lost = True  # type: ignore[attr-defined]
+    async with _locked(newest_postgres, f"LOCK TABLE {_schema(store)}.clock"):
+        with pytest.raises(DriverTimeout):
+            await store.driver.advance(10)
+    assert await store.pass_time(61.0) == []
+
+
+async def test_a_cancellation_that_comes_with_the_answer(open_store: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python 3.11's wait_for drops it, and whoever stops a task would wait for it for ever."""
+    store = await open_store()
+    execute = aiopg.connection.Cursor.execute
+
+    async def dropping(cursor: Any, *args: Any) -> None:
+        await execute(cursor, *args)
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(0)
+
+    async def ask() -> None:
+        async with store.driver._session.connections.one() as connection:  # type: ignore[attr-defined]
+            monkeypatch.setattr(aiopg.connection.Cursor, "execute", dropping)
+            await connection.fetch("SELECT 1", {})
+
+    asking = asyncio.create_task(ask())
+    await asyncio.wait([asking])
+    monkeypatch.undo()
+    assert asking.cancelled()
+    assert await store.state(await store.add()) is JobState.READY
 
 
 async def test_closed_while_the_database_hangs(open_store: Open, newest_postgres: Throwaway) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from composerd.errors import Unavailable
 from composerd.models import JobState
-from composerd.testing.kit.store import ANY
+from composerd.testing.kit.store import ANY, Store
 from composerd_postgres import PostgresDriver
 from composerd_postgres.connections import Connections, Refused
 from composerd_postgres.hosts import Host, Hosts
@@ -115,9 +115,9 @@ async def test_a_name_is_looked_up_aside(
     [
         ("dbname=db", [Host()]),
         ("host=a", [Host("a")]),
-        ("host=a,b port=1,2", [Host("a", "", "1"), Host("b", "", "2")]),
-        ("host=a,b port=1", [Host("a", "", "1"), Host("b", "", "1")]),
-        ("host=a,,/run hostaddr=,10.0.0.1,", [Host("a"), Host("", "10.0.0.1"), Host("/run")]),
+        ("host=a,b port=1,2", [Host("a", None, "1"), Host("b", None, "2")]),
+        ("host=a,b port=1", [Host("a", None, "1"), Host("b", None, "1")]),
+        ("host=a,,/run hostaddr=,10.0.0.1,", [Host("a", ""), Host("", "10.0.0.1"), Host("/run", "")]),
         ("host=a,b port=1,2,3", [Host()]),  # libpq says what is wrong with it
     ],
 )
@@ -126,14 +126,20 @@ def test_what_a_url_names(dsn: str, named: list[Host]) -> None:
     assert list(Hosts(dsn)) == named
 
 
+async def test_a_port_that_only_one_has(open_store: Open, newest_postgres: Throwaway, tmp_path: Path) -> None:
+    """A host without a port of its own, beside one that has one, is reached by the port that libpq takes."""
+    store = await open_store(newest_postgres.fresh(host=f"{tmp_path},{newest_postgres.directory}", port="5999,"))
+    assert await store.state(await store.add()) is JobState.READY
+
+
 async def test_the_last_of_use_comes_first() -> None:
     """The host that was of use last is tried first, by the address that was of use."""
     hosts = Hosts("host=a,localhost,c")
     by_name = await hosts.addresses(Host("localhost"))
-    hosts.was_of_use(by_name[-1])
+    hosts.was_of_use(Host("localhost"), by_name[-1])
     assert list(hosts) == [Host("localhost"), Host("a"), Host("c")]
     assert (await hosts.addresses(Host("localhost")))[0] == by_name[-1]
-    hosts.was_of_use(Host("c"))
+    hosts.was_of_use(Host("c"), Host("c"))
     assert list(hosts) == [Host("c"), Host("a"), Host("localhost")]
 
 
@@ -196,6 +202,26 @@ async def test_places_come_back(
         await refusals.first.wait()
         newest_postgres.sql("ALTER ROLE limited CONNECTION LIMIT 2")
         assert await other == [(1,)]
+
+
+async def test_who_listens_comes_before_the_busy(
+    limited: Limited, open_store: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Watch: where there is no connection left for it, and none is ever idle, it gets one that is given back."""
+    store = await open_store(limited(2))
+    busy = [asyncio.create_task(_busy(store)) for _ in range(4)]
+    watching = store.driver.watch()
+    assert (await anext(watching)).recheck
+    for task in busy:
+        task.cancel()
+    await asyncio.wait(busy)
+    assert all(task.cancelled() for task in busy)
+    await watching.aclose()  # type: ignore[attr-defined]
+
+
+async def _busy(store: Store) -> None:
+    while True:
+        await store.driver.get([store.id()])
 
 
 async def test_who_listens_comes_before_the_idle(limited: Limited, open_store: Open) -> None:

@@ -170,16 +170,28 @@ def test_a_secret_is_not_told() -> None:
     with pytest.raises(StorageURLError) as info:
         parse("postgresql://user:geheim@db.example.com/jobs?colour=red")
     assert "geheim" not in str(info.value)
-    with pytest.raises(StorageURLError, match="%23") as info:
-        parse("postgresql://user:ge#heim@db.example.com/jobs")
-    assert "heim" not in str(info.value)
+    for secret in ("ge#heim", "ge/heim", "ge?heim", "ge@heim", "ge:heim"):
+        with pytest.raises(StorageURLError, match="%23") as info:
+            parse(f"postgresql://user:{secret}@db.example.com/jobs")
+        assert "heim" not in str(info.value)
+
+
+def test_only_one_of_several_hosts_that_takes_writes() -> None:
+    """from_url: of several hosts a standby is passed over unless the URL says otherwise; one host alone is taken as it is."""
+    several = "postgresql://a:1,b/jobs"
+    assert parse_dsn(parse(several).dsn)["target_session_attrs"] == "read-write"
+    assert parse(several).place == "jobs at a:1, b"
+    assert parse_dsn(parse(f"{several}?target_session_attrs=any").dsn)["target_session_attrs"] == "any"
+    assert "target_session_attrs" not in parse_dsn(parse("postgresql://a/jobs").dsn)
 
 
 def test_a_url_as_libpq_reads_it() -> None:
     """from_url: a plus is a plus; what is no address is said so."""
     assert parse_dsn(parse("postgresql://db/jobs?password=a+b%20c").dsn)["password"] == "a+b c"
-    with pytest.raises(StorageURLError):
-        parse("postgresql://[::1/jobs")
+    assert parse_dsn(parse("Postgresql://user@[::1]:5433,b/jobs").dsn)["host"] == "::1,b"
+    for bad in ("postgresql://[::1/jobs", "postgresql://db:abc/jobs"):
+        with pytest.raises(StorageURLError):
+            parse(bad)
     with pytest.raises(StorageURLError, match="postgresql:///database"):
         parse("postgresql:jobs")
 
