@@ -48,6 +48,7 @@ class Listeners:
             await self._start_secured(self._context())
         for listening in self._sockets:
             if self._plain(listening):
+                _listen(listening)
                 await web.SockSite(self._runner, listening, backlog=BACKLOG).start()
 
     async def stop(self) -> None:
@@ -74,6 +75,9 @@ class Listeners:
 
     async def _start_secured(self, context: ssl.SSLContext) -> None:
         """Listen with a context of its own on the same sockets: a site cannot change its context, and closes its socket."""
+        for listening in self._sockets:
+            if not self._plain(listening):
+                _listen(listening)
         self._secured = [
             web.SockSite(self._runner, listening.dup(), ssl_context=context, backlog=BACKLOG)
             for listening in self._sockets
@@ -174,7 +178,16 @@ def _open_tcp(address: str) -> list[socket.socket]:
     except OSError:
         listening.close()
         raise
+    # What let it be bound beside connections of an earlier server would let another one bind it until this one listens.
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
     return [listening]
+
+
+def _listen(listening: socket.socket) -> None:
+    """Listen; connections inherit that a later server may bind beside them."""
+    if listening.family != socket.AF_UNIX:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listening.listen(BACKLOG)
 
 
 def _tcp(family: int, proto: int) -> socket.socket:
