@@ -73,7 +73,7 @@ class Files:
         """The size of a file, None if there is none."""
         return await self.guarded(self.store.size(place))
 
-    async def list(self, prefix: str) -> AsyncIterator[Sequence[str]]:
+    async def list(self, prefix: str) -> AsyncGenerator[Sequence[str], None]:
         """The places of files that begin so, some at a time."""
         try:
             async for places in self.store.list(prefix):

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Iterable, Sequence
+from contextlib import aclosing
 from uuid import UUID
 
 from composerd.artifacts.files import Files
@@ -62,6 +63,12 @@ class Sweeper:
     async def _sweep_all(self) -> None:
         while True:
             try:
+                if not await self._is_ours():
+                    log.error(
+                        "the storage knows none of the jobs that have files among the artifacts: are these another storage's? "
+                        "None of them is removed"
+                    )
+                    return
                 async for places in self._files.list(""):
                     await self._sweep(places)
             except Unavailable as exc:
@@ -73,11 +80,19 @@ class Sweeper:
             else:
                 return
 
+    async def _is_ours(self) -> bool:
+        """Whether the storage knows any job that has files: a server with a wrong URL would remove all that another storage has."""
+        there_are = False
+        async with aclosing(self._files.list("")) as listing:
+            async for places in listing:
+                job_ids = list(_by_job(places))
+                there_are |= bool(job_ids)
+                if any(job is not None for job in await self._driver.get(job_ids)):
+                    return True
+        return not there_are
+
     async def _sweep(self, places: Sequence[str]) -> None:
-        listed: dict[UUID, list[str]] = {}
-        for place in places:
-            if (job_id := parse_uuid(place.partition("/")[0])) is not None:
-                listed.setdefault(job_id, []).append(place)
+        listed = _by_job(places)
         job_ids = list(listed)
         self._files.uploading.update(job_ids)  # before the look, so that an end right after it is heard
         jobs = await self._driver.get(job_ids)
@@ -88,6 +103,14 @@ class Sweeper:
                 self._files.uploading.discard(job_id)
             over.extend(_over(listed[job_id], job, attached))
         await self._files.remove(over)
+
+
+def _by_job(places: Iterable[str]) -> dict[UUID, list[str]]:
+    listed: dict[UUID, list[str]] = {}
+    for place in places:
+        if (job_id := parse_uuid(place.partition("/")[0])) is not None:
+            listed.setdefault(job_id, []).append(place)
+    return listed
 
 
 def _over(places: Iterable[str], job: Job | None, attached: Iterable[Artifact]) -> list[str]:

@@ -18,6 +18,8 @@ from composerd.errors import Unavailable
 from composerd.models import Artifact, JobState
 
 JOB = uuid4()
+OTHER = uuid4()
+"""A job that runs."""
 
 
 class _Failing(DirectoryStore):
@@ -87,12 +89,13 @@ class _Driver:
         self.job = SimpleNamespace(state=JobState.FINISHED, attempt=attempt, id=JOB)
         self.attached = tuple(Artifact(str(nth), 1, "", place) for nth, place in enumerate(places))
 
-    async def get(self, _job_ids: Sequence[UUID]) -> list[Any]:
+    async def get(self, job_ids: Sequence[UUID]) -> list[Any]:
         self.looked.set()
-        return [self.job]
+        other = SimpleNamespace(state=JobState.RUNNING, attempt=1, id=OTHER)
+        return [{JOB: self.job, OTHER: other}.get(job_id) for job_id in job_ids]
 
-    async def artifacts(self, _job_ids: Sequence[UUID]) -> list[tuple[Artifact, ...]]:
-        return [self.attached]
+    async def artifacts(self, job_ids: Sequence[UUID]) -> list[tuple[Artifact, ...]]:
+        return [self.attached if job_id == JOB else () for job_id in job_ids]
 
 
 async def _put(files: Files, place: str) -> None:
@@ -129,14 +132,22 @@ async def _left(files: Files, driver: _Driver) -> list[str]:
 async def test_what_is_swept(tmp_path: Path, state: Any, kept: list[str]) -> None:
     """A file stays while its attempt runs, or may begin; and if the job that ended names it."""
     files, driver = Files(DirectoryStore(tmp_path)), _Driver()
-    for place in ("1/a", "2/a", "3/a", "3/b"):
-        await _put(files, f"{JOB}/{place}")
+    for place in (f"{OTHER}/1/a", *(f"{JOB}/{rest}" for rest in ("1/a", "2/a", "3/a", "3/b"))):
+        await _put(files, place)
     (tmp_path / "lost+found").mkdir()
     (tmp_path / "README").write_text("not ours")
     state(driver)
-    assert await _left(files, driver) == sorted(kept)
+    assert await _left(files, driver) == sorted([*kept, f"{OTHER}/1/a"])
     assert (tmp_path / "lost+found").exists()
     assert (tmp_path / "README").exists()
+
+
+async def test_what_another_storage_has_is_left(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Of files of which the storage knows no job at all none is removed: more likely it is the wrong one."""
+    files, driver = Files(DirectoryStore(tmp_path)), _Driver()
+    await _put(files, f"{JOB}/1/a")
+    assert await _left(files, driver) == [f"{JOB}/1/a"]
+    assert "another storage's?" in caplog.text
 
 
 async def test_a_job_that_ends_while_it_is_listed(tmp_path: Path) -> None:
