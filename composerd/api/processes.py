@@ -5,6 +5,7 @@ the same address, among which the kernel spreads connections; of one that has di
 keeps the address.
 """
 
+import contextlib
 import logging
 import os
 import selectors
@@ -242,7 +243,7 @@ class Supervisor:
     def _put_off(self, process: _Process) -> None:
         now = time.monotonic()
         process.failures = 0 if now - process.began > LONG else process.failures + 1
-        process.due = now + min(AGAIN * 2**process.failures, AGAIN_AT_MOST)
+        process.due = now + min(AGAIN * 2 ** min(process.failures, 10), AGAIN_AT_MOST)
 
     def _end(self, code: int) -> None:
         self._code = code
@@ -256,5 +257,6 @@ class Supervisor:
 
 
 def _say(said: int) -> None:
-    os.write(said, b"!")
+    with contextlib.suppress(BrokenPipeError):  # the supervisor has died, and we are about to hear of it
+        os.write(said, b"!")
     os.close(said)

@@ -22,14 +22,18 @@ from composerd.artifacts.stores import open_store
 from composerd.artifacts.sweeper import Sweeper
 from composerd.driver import Driver
 from composerd.driver.registry import open_driver
-from composerd.errors import DriverError, Unavailable
+from composerd.errors import DriverError, DriverTimeout, Unavailable
 from composerd.queue import JobQueue, QueueOptions
 from composerd.settings import Settings, SettingsError
+from composerd.tasks import stop
 
 log = logging.getLogger(__name__)
 
 KEEP_ALIVE = 120.0
 """How long an idle connection is kept, in seconds: longer than the Go client's 90 s, so that it never meets one that was just closed."""
+
+START_WITHIN = 3.0
+"""How long a shared storage has to start before the server listens without it, in seconds."""
 
 START_AGAIN = 0.5
 """How long until a storage that did not answer at the start is tried again, in seconds."""
@@ -58,21 +62,9 @@ def serve(settings: Settings, share: Share | None = None) -> int:
 
 
 async def _serve(settings: Settings, share: Share | None) -> int:
-    deadline = asyncio.timeout(None)
-    try:
-        async with deadline:
-            await _serve_until_told(settings, share, deadline)
-    except TimeoutError:
-        if not deadline.expired():
-            raise
-        log.warning(
-            "the storage did not answer: stopped without waiting for what was asked of it, which nobody was told of"
-        )
-    return 0
-
-
-async def _serve_until_told(settings: Settings, share: Share | None, deadline: asyncio.Timeout) -> None:
     signals = _signals()
+    if share:
+        _end_with_the_supervisor(share, signals)
     identity = Identity.of(settings)
     if identity is not None:
         identity.context()  # what is wrong with its files is said before anything is opened
@@ -84,7 +76,8 @@ async def _serve_until_told(settings: Settings, share: Share | None, deadline: a
         stack.push_async_callback(driver.close)
         _check_that_it_fits(settings, driver)
         starting = await _start(driver, signals)
-        stack.push_async_callback(_stop_starting, starting)
+        if starting is not None:
+            stack.push_async_callback(stop, starting)
         queue = JobQueue(
             driver,
             QueueOptions(
@@ -120,19 +113,29 @@ async def _serve_until_told(settings: Settings, share: Share | None, deadline: a
         listeners = Listeners(runner, sockets, identity.context if identity else None)
         await listeners.start()
         if share:
-            _end_with_the_supervisor(share, signals)
             share.ready()
         else:
             announce(sockets, tls=identity is not None)
         while await signals.get() == signal.SIGHUP:
             await listeners.reload()
         log.info("draining: %d waits are answered", queue.waits)
-        if driver.capabilities.shared:
-            deadline.reschedule(asyncio.get_running_loop().time() + settings.drain_timeout + GIVEN_UP_AFTER)
+        if driver.capabilities.shared:  # it goes on until all is over
+            giving_up = asyncio.create_task(_give_up(driver, settings.drain_timeout + GIVEN_UP_AFTER))
+            giving_up.add_done_callback(_failed)
         await listeners.stop()
         queue.drain()
         if starting is not None and starting.done():
             starting.result()  # what ended it
+    return 0
+
+
+async def _give_up(driver: Driver, seconds: float) -> None:
+    """After that time let go of the storage: what it was asked and does not answer, nobody is told of."""
+    await asyncio.sleep(seconds)
+    log.warning(
+        "the storage does not answer: what it was asked to write and has not acknowledged may be written, or not"
+    )
+    await driver.close()
 
 
 def _end_with_the_supervisor(share: Share, signals: "asyncio.Queue[signal.Signals]") -> None:
@@ -160,40 +163,46 @@ async def _start(driver: Driver, signals: "asyncio.Queue[signal.Signals]") -> "a
 
     Until then everything that needs the storage is answered with error 28, and `readyz` says so.
     """
-    try:
+    if not driver.capabilities.shared:
         await driver.start()
-    except DriverError:
-        raise
-    except Unavailable as exc:
-        if not driver.capabilities.shared:
-            raise
-        log.warning("the storage does not answer yet, it is tried again until it does: %s", exc)
-    else:
         return None
-    task = asyncio.create_task(_start_later(driver), name="storage start")
+    first = asyncio.create_task(driver.start())
+    await asyncio.wait([first], timeout=START_WITHIN)
+    if first.done() and not _is_away(first.exception()):
+        first.result()
+        return None
+    task = asyncio.create_task(_start_later(driver, first), name="storage start")
     task.add_done_callback(lambda done: signals.put_nowait(signal.SIGTERM) if _failed(done) else None)
     return task
 
 
-async def _start_later(driver: Driver) -> None:
+async def _start_later(driver: Driver, start: "asyncio.Task[None]") -> None:
+    said = ""
+    if not start.done():
+        log.warning("the storage takes long to start; until then nothing that needs it is served")
     while True:
-        await asyncio.sleep(START_AGAIN)
         try:
-            await driver.start()
-        except Unavailable:
-            continue
-        log.warning("the storage answers")
-        return
+            await start
+        except Unavailable as exc:
+            if not _is_away(exc):
+                raise
+            if str(exc) != said:
+                said = str(exc)
+                log.warning("the storage does not answer yet, it is tried again until it does: %s", said)
+        else:
+            log.warning("the storage answers")
+            return
+        await asyncio.sleep(START_AGAIN)
+        start = asyncio.create_task(driver.start())
+
+
+def _is_away(error: BaseException | None) -> bool:
+    """Whether a storage that has not started for that may do so later."""
+    return isinstance(error, Unavailable) and (isinstance(error, DriverTimeout) or not isinstance(error, DriverError))
 
 
 def _failed(task: "asyncio.Task[None]") -> bool:
     return not task.cancelled() and task.exception() is not None
-
-
-async def _stop_starting(task: "asyncio.Task[None] | None") -> None:
-    if task is not None and not task.done():
-        task.cancel()
-        await asyncio.wait([task])
 
 
 def _signals() -> asyncio.Queue[signal.Signals]:
@@ -220,8 +229,7 @@ async def _artifacts(settings: Settings, queue: JobQueue) -> AsyncIterator[Files
     try:
         yield files
     finally:
-        task.cancel()
-        await asyncio.wait([task])
+        await stop(task)
         await files.close()
 
 

@@ -50,6 +50,7 @@ from composerd.queue.dispatcher import Dispatcher
 from composerd.queue.events import Events
 from composerd.queue.reaper import Reaper
 from composerd.queue.roster import Roster
+from composerd.tasks import stop
 
 log = logging.getLogger(__name__)
 
@@ -128,9 +129,7 @@ class JobQueue:
                 self._release,
             ):
                 await batcher.close()
-            for task in background:
-                task.cancel()
-            await asyncio.wait(background)
+            await stop(*background)
 
     def drain(self) -> None:
         """Answer every wait at once, and let nobody wait any more."""

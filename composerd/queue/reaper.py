@@ -36,6 +36,8 @@ class Reaper:
         self._on_purged = on_purged
         self._recheck = recheck
         self._due_at: float | None = None
+        self._said = ""
+        """What the storage was last reported to say."""
         self._poke = asyncio.Event()
 
     def due_in(self, seconds: float) -> None:
@@ -66,8 +68,11 @@ class Reaper:
                 if sweep:
                     await self._purge()
                     self._recheck()
+                self._said = ""
             except ComposerdError as exc:
-                log.warning("the storage does not advance: %s", exc)
+                if str(exc) != self._said:
+                    self._said = str(exc)
+                    log.warning("the storage does not advance: %s", exc)
                 self._due_at = None
             rested = clock() + PAUSE
             if sweep:

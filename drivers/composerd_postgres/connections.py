@@ -111,7 +111,9 @@ class Connection:
             return Unavailable(f"the database does not take this now: {message}")
         if isinstance(exc, psycopg2.errors.LockNotAvailable):
             return DriverTimeout(f"the database took too long: {message}")
-        return DriverError(f"the database refused: {message}")
+        right = isinstance(exc, psycopg2.errors.InsufficientPrivilege)
+        hint = "; the role has to own the schema, or the database to make it in" if right else ""
+        return DriverError(f"the database refused: {message}{hint}")
 
 
 class _Cancellations:
@@ -299,7 +301,7 @@ class Connections:
 
     async def _new(self) -> Connection:
         if self._closed:
-            raise Unavailable("the database has not been reached yet")
+            raise Unavailable("there is no connection to the database")
         return await connect(self._options, self._hosts)
 
     def _take_back(self, connection: Connection) -> None:

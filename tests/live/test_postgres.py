@@ -9,6 +9,8 @@ from pathlib import Path
 import psycopg2
 import pytest
 
+from composerd_postgres.migrate import LOCK
+
 from ..throwaway import Throwaway
 from .conftest import COMPOSER, Serve, Server, send
 
@@ -177,7 +179,7 @@ async def test_a_failover(serve: Serve, own_postgres: Throwaway) -> None:
 async def test_stopped_while_the_database_hangs(serve: Serve, newest_postgres: Throwaway) -> None:
     """SIGTERM is not kept waiting by statements that get no answer; what nobody was told of may not have happened."""
     url = newest_postgres.url(schema="hangs")
-    server = await serve("--drain-timeout", "1s", storage=url)
+    server = await serve("--drain-timeout", "3s", storage=url)
     job = await server.submit()
     running = await server.ask()
     assert running is not None
@@ -192,11 +194,27 @@ async def test_stopped_while_the_database_hangs(serve: Serve, newest_postgres: T
     assert time.monotonic() - began < 10  # and not the 30 s of time_limit, twice
     await asyncio.gather(*calls, return_exceptions=True)
     holder.close()
-    assert b"the storage did not answer" in server.log
+    assert b"the storage does not answer" in server.log
     assert b"Traceback" not in server.log, server.log.decode()
     again = await serve(storage=url)
     assert (await again.finish(running, None))[0] == 200
     assert (await again.job(job["id"]))["state"] == "finished"
+
+
+async def test_started_while_the_database_hangs(serve: Serve, newest_postgres: Throwaway) -> None:
+    """A start that gets no answer does not keep the server from serving what it can, from going on later, or from being stopped."""
+    url = newest_postgres.url(schema="late")
+    holder = psycopg2.connect(host=str(newest_postgres.directory), user="tests", dbname="postgres")
+    holder.cursor().execute(f"SELECT pg_advisory_xact_lock({LOCK})")  # another server migrates, for ever
+    first, second = await asyncio.gather(*(serve(storage=url) for _ in range(2)))
+    assert await _is(first, "/readyz", 503)
+    began = time.monotonic()
+    second.kill(signal.SIGTERM)
+    assert await second.exited() == 0
+    assert time.monotonic() - began < 5
+    holder.close()
+    await first.until(lambda: _is(first, "/readyz", 200))
+    await first.submit()
 
 
 @pytest.mark.parametrize("command", ["migrate", "storage info", "storage check"])

@@ -14,6 +14,9 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from composerd.api.processes import AGAIN_AT_MOST, Supervisor
+from composerd.settings import Settings
+
 from ..throwaway import Throwaway
 from .conftest import Serve, Server, send
 from .test_cli import composerd
@@ -283,3 +286,12 @@ async def test_a_database_that_is_not_there(serve: Serve, own_postgres: Throwawa
 
     await server.until(ready)
     assert (await server.submit())["state"] == "ready"
+
+
+def test_one_that_has_failed_for_weeks() -> None:
+    """It is tried again as often as one that failed a few times."""
+    supervisor = Supervisor(Settings(storage="postgresql:///composerd", processes=2))
+    process = supervisor._processes[0]
+    process.failures = 100_000
+    supervisor._put_off(process)
+    assert process.due - time.monotonic() <= AGAIN_AT_MOST
