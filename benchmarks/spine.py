@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 BACKLOG = 3_000
 FOREIGN_JOBS = 100_000
-CONNECTIONS = 32
+CONNECTIONS = 128
+"""Enough to keep a server's core busy while half of them wait for a flush."""
 WAITERS = (10, 1_000)
 ROUND = 2_000
 """Jobs a round, submitted onto a backlog that is half a round short and worked off again: BACKLOG on average."""
@@ -30,21 +31,23 @@ JOB_TYPE = "benchmark"
 FOREIGN_TYPE = "foreign"
 
 
-async def measure_throughput(targets: Sequence[servers.Server], rounds: int) -> list[report.Throughput]:
+async def measure_throughput(
+    targets: Sequence[servers.Server], rounds: int, connections: int
+) -> list[report.Throughput]:
     """Put the same load on one server after the other, round by round: what disturbs one disturbs all."""
     found: dict[tuple[str, str], list[loads.Sample]] = {
         (operation, server.name): [] for operation in (report.SUBMIT, report.WORK) for server in targets
     }
-    pools = {server: await open_all(server.host, server.port, CONNECTIONS) for server in targets}
+    pools = {server: await open_all(server.host, server.port, connections) for server in targets}
     for number in range(rounds + 1):
-        for server, connections in pools.items():
-            load = loads.Load(server, connections, JOB_TYPE)
+        for server, pool in pools.items():
+            load = loads.Load(server, pool, JOB_TYPE)
             submitted, worked = await load.submit(ROUND), await load.work(ROUND)
             if number > 0:  # the first warms up
                 found[report.SUBMIT, server.name].append(submitted)
                 found[report.WORK, server.name].append(worked)
-    for connections in pools.values():
-        for connection in connections:
+    for pool in pools.values():
+        for connection in pool:
             connection.close()
     return [report.Throughput(operation, name, samples) for (operation, name), samples in found.items()]
 
@@ -61,7 +64,7 @@ async def measure_handover(targets: Sequence[servers.Server], rounds: int) -> li
     return [report.Handover(name, waiters, samples) for (name, waiters), samples in found.items()]
 
 
-async def run(scratch: Path, rounds: int, *, postgres: bool) -> report.Report:
+async def run(scratch: Path, rounds: int, connections: int, *, postgres: bool) -> report.Report:
     """Start the servers, fill them, measure everything."""
     server_cores = pin()
     with contextlib.ExitStack() as stack:
@@ -83,7 +86,7 @@ async def run(scratch: Path, rounds: int, *, postgres: bool) -> report.Report:
         for server in composerds:
             await loads.fill(server, JOB_TYPE, BACKLOG - ROUND // 2)
         progress("measuring throughput")
-        throughput = await measure_throughput([warm, bare, *composerds], rounds)
+        throughput = await measure_throughput([warm, bare, *composerds], rounds, connections)
         progress("measuring hand-over")
         handover = await measure_handover([warm, plain, *composerds[2:]], rounds)
     return report.Report(
@@ -93,6 +96,7 @@ async def run(scratch: Path, rounds: int, *, postgres: bool) -> report.Report:
             platform.python_implementation(): platform.python_version(),
             "load on": type(asyncio.get_running_loop()).__module__.partition(".")[0],
             "cores": f"{len(server_cores)} for the servers, 1 for the load",
+            "connections": connections,
             "rounds": rounds,
         },
         disk.inspect(scratch),
@@ -113,12 +117,15 @@ def main() -> None:
     parser.add_argument(
         "--rounds", type=int, default=15, help="how often each measurement is repeated (default: %(default)s)"
     )
+    parser.add_argument(
+        "--connections", type=int, default=CONNECTIONS, help="how many the load has, all busy (default: %(default)s)"
+    )
     parser.add_argument("--postgres", action="store_true", help="measure composerd on PostgreSQL, too")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample there, too")
     options = parser.parse_args()
     raise_descriptors()
     with scratch_in(options.directory) as scratch:
-        result = on_fastest_loop(run(scratch, options.rounds, postgres=options.postgres))
+        result = on_fastest_loop(run(scratch, options.rounds, options.connections, postgres=options.postgres))
     print(result.text())
     if options.json:
         options.json.write_bytes(result.json())
