@@ -273,7 +273,9 @@ PARTS: Mapping[str, Callable[[Table, Throwaway, int], Awaitable[None]]] = {
 
 async def run(parts: Sequence[str], jobs: int) -> None:
     """Print the rows of each part."""
+    cores = os.sched_getaffinity(0)
     for part in parts:
+        os.sched_setaffinity(0, cores)  # the part before may have kept us, and with us what we start, to one of them
         with database() as postgres:
             await PARTS[part](Table("", f"{part}: {(PARTS[part].__doc__ or '').strip()}"), postgres, jobs)
 

@@ -28,6 +28,8 @@ MAX_RETRY_BACKOFF = 3600.0
 class JobState(enum.StrEnum):
     """Where a job is on its way; specs/state-machine.md has every transition."""
 
+    __hash__ = str.__hash__  # an enum's own is a call of Python, at every look into a dictionary
+
     WAITING = "waiting"
     """For a dependency to end, or for its time to come."""
     READY = "ready"
@@ -139,6 +141,8 @@ class Artifact(msgspec.Struct, frozen=True):
 
 class AttemptState(enum.StrEnum):
     """What became of the attempt that a token stands for."""
+
+    __hash__ = str.__hash__
 
     RUNNING = "running"
     FINISHED = "finished"

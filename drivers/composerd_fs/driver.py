@@ -54,7 +54,7 @@ MAX_WORKERS = 100_000
 
 _BYTES_DUMPED_AT_ONCE = 16 * 1024 * 1024
 
-_CHECKPOINTED = Begun | Kept | Shapes | Archived | Complete
+_CHECKPOINTED = (Begun, Kept, Shapes, Archived, Complete)
 
 T = TypeVar("T")
 

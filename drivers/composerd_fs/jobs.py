@@ -157,7 +157,8 @@ class Jobs:
         if isinstance(payload, int):
             segment, _, length = where(payload)
             self._weigh(segment, sign * length)
-            self.undo.call(self._weigh, segment, -sign * length)
+            if not self.undo.replaying:
+                self.undo.call(self._weigh, segment, -sign * length)
 
     def _weigh(self, segment: int, length: int) -> None:
         total = self.live.get(segment, 0) + length

@@ -20,7 +20,7 @@ class Made:
 
     def row(self, fields: JobFields, seq: int, at: int) -> Row:
         """A row with what was submitted but its args; nobody knows of it yet. What many rows say alike they share."""
-        policy = Policy(
+        said = (
             fields.timeout,
             fields.max_retries,
             fields.retry_on_failure,
@@ -28,14 +28,11 @@ class Made:
             fields.fail_with_dependency,
             fields.retention,
         )
-        row = Row(
-            fields.id,
-            seq,
-            self.key(Key(fields.channel, fields.type, fields.arch)),
-            self.policy(policy),
-            fields.priority,
-            at,
-        )
+        named = (fields.channel, fields.type, fields.arch)
+        # An equal plain tuple finds them: most are there, and need not be made.
+        policy = self._policies.get(said) or self.policy(Policy(*said))  # type: ignore[call-overload]
+        key = self._names.get(named) or self.key(Key(*named))  # type: ignore[call-overload]
+        row = Row(fields.id, seq, key, policy, fields.priority, at)
         row.dependencies = fields.dependencies
         row.not_before = fields.not_before
         row.idempotency_key = fields.idempotency_key

@@ -5,7 +5,7 @@ fail or are canceled) is derived here, in bounded steps (`settle`), and comes ou
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from uuid import UUID
 
 from composerd.driver.rules import dependency_result, lost_result, on_return, retry_backoff
@@ -142,13 +142,16 @@ class Table(Jobs):
     def _enqueued(self, record: records.Enqueued) -> None:
         for fields in record.jobs:
             row = self._new_row(fields, record.at)
-            for job_id in dict.fromkeys(row.dependencies):
-                dependency = self.thaw(job_id)
-                assert dependency is not None, "a submission names jobs that there are"
-                self._depend(row, dependency)
-                if not dependency.state.ended:
-                    row.pending += 1
-            failed = self.failed_dependencies(row.dependencies) if row.policy.fail_with_dependency else ()
+            failed: Sequence[UUID] = ()
+            if row.dependencies:
+                for job_id in dict.fromkeys(row.dependencies):
+                    dependency = self.thaw(job_id)
+                    assert dependency is not None, "a submission names jobs that there are"
+                    self._depend(row, dependency)
+                    if not dependency.state.ended:
+                        row.pending += 1
+                if row.policy.fail_with_dependency:
+                    failed = self.failed_dependencies(row.dependencies)
             if failed:
                 self._end(row, JobState.FAILED, record.at, dependency_result(failed))
             elif row.pending == 0:
