@@ -9,10 +9,10 @@ from psycopg2 import extensions
 
 
 class Connecting(aiopg.Connection):
-    """Awaited, a connection to the first host, of those that the DSN names, that will do.
+    """Awaited, a connection to one address, or to what libpq takes where the DSN names none.
 
-    libpq closes one socket and opens the next when a host, or one of its addresses, or TLS there, turns out to be of no
-    use. The loop would wait for the old one until the time is up, or fail on the new one if it has the old one's number:
+    libpq closes one socket and opens the next when TLS, or one of the addresses that it found by itself, turns out to be
+    of no use. The loop would wait for the old one until the time is up, or fail on the new one if it has the old one's number:
     so nothing is registered with it while libpq is at work.
     """
 

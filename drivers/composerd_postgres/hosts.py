@@ -1,4 +1,4 @@
-"""The hosts that a DSN names, an address at a time: libpq would wait for a silent one for ever, and look up names in the loop's thread."""
+"""The hosts that a DSN names, an address at a time: libpq would give a silent one all the time there is, and look names up in the loop."""
 
 import asyncio
 import socket

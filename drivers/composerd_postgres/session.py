@@ -8,9 +8,10 @@ from uuid import UUID, uuid4
 
 from composerd.errors import ComposerdError
 from composerd_postgres.changes import Changes
-from composerd_postgres.connections import Connections, Transaction, repeated
+from composerd_postgres.connections import Transaction, repeated
 from composerd_postgres.heads import Heads
 from composerd_postgres.options import Options
+from composerd_postgres.pool import Connections
 from composerd_postgres.rows import Row, locked_row_of
 from composerd_postgres.statements import Statements, array
 from composerd_postgres.work import Work, encode

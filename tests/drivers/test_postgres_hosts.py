@@ -16,8 +16,9 @@ from composerd.errors import Unavailable
 from composerd.models import JobState
 from composerd.testing.kit.store import ANY, Store
 from composerd_postgres import PostgresDriver
-from composerd_postgres.connections import Connections, Refused
+from composerd_postgres.connections import Refused
 from composerd_postgres.hosts import Host, Hosts
+from composerd_postgres.pool import Connections
 
 from ..throwaway import Throwaway
 from .conftest import Open
@@ -193,7 +194,7 @@ async def test_places_come_back(
     limited: Limited, open_store: Open, newest_postgres: Throwaway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Once the database gives more connections again they are used again."""
-    monkeypatch.setattr("composerd_postgres.connections.REFUSED_FOR", 0.05)
+    monkeypatch.setattr("composerd_postgres.pool.REFUSED_FOR", 0.05)
     store = await open_store(limited(1), connections="2")
     connections = store.driver._session.connections  # type: ignore[attr-defined]
     async with connections.one():

@@ -13,9 +13,9 @@ from composerd.driver.registry import open_driver
 from composerd.errors import StorageUnusable, StorageURLError, Unavailable
 from composerd.testing.kit.store import Store
 from composerd_postgres import PostgresDriver
-from composerd_postgres.connections import Connections
 from composerd_postgres.migrate import LOCK, applied, migrate, migrations
 from composerd_postgres.options import parse
+from composerd_postgres.pool import Connections
 
 from ..throwaway import Throwaway
 
