@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 
 from composerd.models import Claim, Key, NewJob, Outcome
 from composerd_fs import FsDriver
-from composerd_fs.operations import Copied
+from composerd_fs.state.commands import Copied
 
 ARGS = b'"' + b"x" * 1022 + b'"'
 KEY = Key("", "benchmark", None)

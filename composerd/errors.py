@@ -1,6 +1,6 @@
 """Every error that composerd raises on purpose: one hierarchy, each with a stable code.
 
-How an error looks over HTTP (number, status, reason) is not decided here but in `composerd.api.errors`.
+How an error looks over HTTP (number, status, reason) is not decided here but in `composerd.http.errors`.
 """
 
 from collections.abc import Mapping

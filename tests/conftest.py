@@ -179,8 +179,9 @@ def page(items: Sequence[pytest.Item]) -> str:
     lines = [
         "# Rows and their tests",
         "",
-        "Every row of every table of [the HTTP APIs](protocol.md) and [the command line](commands.md), and the tests that hold it,",
-        "most of them against a live server. Made from the tests by `pytest --collect-only -q --rows-page docs/reference/rows.md`.",
+        "Every row of every table of [the HTTP APIs](../../docs/reference/protocol.md) and",
+        "[the command line](../../docs/reference/commands.md), and the tests that hold it,",
+        "most of them against a live server. Made from the tests by `pytest --collect-only -q --rows-page tests/live/rows.md`.",
     ]
     table = ""
     for row in rows():

@@ -29,7 +29,7 @@ def serve(config: Path | None, **options: Any) -> None:
         settings = load(given, os.environ, config)
     except SettingsError as exc:
         raise Failure(f"{exc}", exit_code=2) from exc
-    from composerd.api.processes import run  # noqa: PLC0415  # the server's imports cost the other commands half their time
+    from composerd.server.supervisor import run  # noqa: PLC0415  # the server's imports cost the other commands half their time
 
     sys.exit(run(settings))
 

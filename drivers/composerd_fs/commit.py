@@ -9,11 +9,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, Protocol, TypeVar, cast
 
+from composerd.driver.clock import Clock
 from composerd.errors import ComposerdError, StorageFull, Unavailable
 from composerd.models import News
-from composerd_fs.clock import Clock
-from composerd_fs.records import Payload
-from composerd_fs.table import Table
+from composerd_fs.journal.entries import Payload
+from composerd_fs.state.table import Table
 
 MAX_BYTES = 64 * 1024 * 1024
 """The most payload in a flush, a single larger write apart."""

@@ -13,6 +13,7 @@ from uuid import UUID
 import msgspec
 
 from composerd.driver import Batch, Capabilities, Driver, StorageCheck, StorageInfo, StoredJob
+from composerd.driver.clock import Clock, microseconds, seconds, to_time
 from composerd.driver.url import path_of
 from composerd.errors import ComposerdError, StorageUnusable, StorageURLError, Unavailable
 from composerd.models import (
@@ -34,20 +35,19 @@ from composerd.models import (
     Touch,
     Worker,
 )
-from composerd_fs import looks
-from composerd_fs.checkpoint import Restoring
-from composerd_fs.clock import Clock, microseconds, seconds, to_time
 from composerd_fs.commit import Committer, Log
-from composerd_fs.files import DirectoryLock, make_directory
-from composerd_fs.frames import length_of
-from composerd_fs.journal import Journal
-from composerd_fs.keeper import Keeper
-from composerd_fs.operations import Copied, Operations
-from composerd_fs.reader import Reader
-from composerd_fs.records import Archived, Begun, Complete, Kept, Payload, Record, Shapes
-from composerd_fs.rows import Row, Run
-from composerd_fs.table import Table
-from composerd_fs.views import stored_job_of
+from composerd_fs.journal.checkpoint import Restoring
+from composerd_fs.journal.compactor import Keeper
+from composerd_fs.journal.entries import Archived, Begun, Complete, Kept, Payload, Record, Shapes
+from composerd_fs.journal.frames import length_of
+from composerd_fs.journal.io import DirectoryLock, make_directory
+from composerd_fs.journal.reader import Reader
+from composerd_fs.journal.writer import Journal
+from composerd_fs.state import queries
+from composerd_fs.state.commands import Copied, Operations
+from composerd_fs.state.job import Row, Run
+from composerd_fs.state.table import Table
+from composerd_fs.state.views import stored_job_of
 
 MAX_WORKERS = 100_000
 """How many workers are remembered; those not heard of for longest are forgotten first."""
@@ -127,19 +127,19 @@ class _TableDriver(Driver):
         return await self._write(lambda: self._operations.purge(limit))
 
     async def get(self, job_ids: Sequence[UUID]) -> Sequence[Job | None]:
-        return await self._committer.look(lambda: looks.jobs(self._table, job_ids))
+        return await self._committer.look(lambda: queries.jobs(self._table, job_ids))
 
     async def list(self, filter: JobFilter, cursor: int | None, limit: int) -> JobPage:
-        return await self._committer.look(lambda: looks.page(self._table, filter, cursor, limit))
+        return await self._committer.look(lambda: queries.page(self._table, filter, cursor, limit))
 
     async def payload(self, refs: Sequence[PayloadRef]) -> "Sequence[bytes | None]":
         def look() -> tuple[None, Sequence[Payload | None]]:
-            return None, looks.payloads(self._table, refs)
+            return None, queries.payloads(self._table, refs)
 
         return (await self._look_and_read(look))[1]
 
     async def artifacts(self, job_ids: Sequence[UUID]) -> "Sequence[tuple[Artifact, ...]]":
-        return await self._committer.look(lambda: looks.artifacts(self._table, job_ids))
+        return await self._committer.look(lambda: queries.artifacts(self._table, job_ids))
 
     async def seen(self, workers: Sequence[Worker]) -> None:
         now = to_time(self._clock.now())
@@ -157,10 +157,10 @@ class _TableDriver(Driver):
         else:
             found = [one for one in map(self._workers.get, ids) if one is not None and _seen_since(one, since)]
             found.sort(key=_seen_at, reverse=True)
-        return await self._committer.look(lambda: looks.with_jobs(self._table, found))
+        return await self._committer.look(lambda: queries.with_jobs(self._table, found))
 
     async def ahead(self, job_id: UUID, limit: int) -> int:
-        return await self._committer.look(lambda: looks.ahead(self._table, job_id, limit))
+        return await self._committer.look(lambda: queries.ahead(self._table, job_id, limit))
 
     async def dump(self) -> AsyncIterator[StoredJob]:
         last = 0

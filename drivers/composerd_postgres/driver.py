@@ -30,15 +30,16 @@ from composerd.models import (
     Touch,
     Worker,
 )
-from composerd_postgres import attempts, looks
-from composerd_postgres.advance import Time
-from composerd_postgres.changes import Changes
-from composerd_postgres.connections import Connection
-from composerd_postgres.enqueue import enqueue, load
-from composerd_postgres.migrate import applied, migrate, refuse_newer
-from composerd_postgres.options import Options, parse
+from composerd_postgres.db.connection import Connection
+from composerd_postgres.db.url import Options, parse
+from composerd_postgres.jobs import attempts, reads
+from composerd_postgres.jobs.load import load
+from composerd_postgres.jobs.submit import enqueue
+from composerd_postgres.jobs.timers import Time
+from composerd_postgres.news.changes import Changes
+from composerd_postgres.news.watch import told, watch
 from composerd_postgres.session import Session
-from composerd_postgres.watch import told, watch
+from composerd_postgres.sql.migrate import applied, migrate, refuse_newer
 
 log = logging.getLogger(__name__)
 
@@ -150,7 +151,7 @@ class PostgresDriver(Driver):
         )
         return StorageInfo(
             description=f"PostgreSQL database {self.options.place}, schema {self.options.schema}",
-            jobs=await self._owned(looks.counts(self._session)),
+            jobs=await self._owned(reads.counts(self._session)),
             details={"server": version, "bytes": size, "clients": servers, "connections": self.options.connections},
         )
 
@@ -169,7 +170,7 @@ class PostgresDriver(Driver):
         session = Session(msgspec.structs.replace(self.options, time_limit=3600.0))
         session.connections.open(await session.connections.apart())
         try:
-            return await looks.check(session)
+            return await reads.check(session)
         finally:
             session.connections.close()
 
@@ -215,25 +216,25 @@ class PostgresDriver(Driver):
     # Looking.
 
     async def get(self, job_ids: Sequence[UUID]) -> Sequence[Job | None]:
-        return await self._owned(looks.jobs(self._session, job_ids))
+        return await self._owned(reads.jobs(self._session, job_ids))
 
     async def list(self, filter: JobFilter, cursor: int | None, limit: int) -> JobPage:
-        return await self._owned(looks.page(self._session, filter, cursor, limit))
+        return await self._owned(reads.page(self._session, filter, cursor, limit))
 
     async def payload(self, refs: Sequence[PayloadRef]) -> "Sequence[bytes | None]":
-        return await self._owned(looks.payloads(self._session, refs))
+        return await self._owned(reads.payloads(self._session, refs))
 
     async def artifacts(self, job_ids: Sequence[UUID]) -> "Sequence[tuple[Artifact, ...]]":
-        return await self._owned(looks.artifacts(self._session, job_ids))
+        return await self._owned(reads.artifacts(self._session, job_ids))
 
     async def seen(self, workers: Sequence[Worker]) -> None:
-        await self._owned(looks.seen(self._session, workers))
+        await self._owned(reads.seen(self._session, workers))
 
     async def workers(self, within: float, ids: "Sequence[UUID] | None" = None) -> "Sequence[Worker]":
-        return await self._owned(looks.workers(self._session, within, ids))
+        return await self._owned(reads.workers(self._session, within, ids))
 
     async def ahead(self, job_id: UUID, limit: int) -> int:
-        return await self._owned(looks.ahead(self._session, job_id, limit))
+        return await self._owned(reads.ahead(self._session, job_id, limit))
 
     # Other servers, other storages.
 
@@ -242,7 +243,7 @@ class PostgresDriver(Driver):
             yield news
 
     async def dump(self) -> AsyncIterator[StoredJob]:
-        async for job in looks.dump(self._session):
+        async for job in reads.dump(self._session):
             yield job
 
     async def load(self, jobs: Sequence[StoredJob]) -> None:

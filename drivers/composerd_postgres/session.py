@@ -7,14 +7,14 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from composerd.errors import ComposerdError
-from composerd_postgres.changes import Changes
-from composerd_postgres.connections import Transaction, repeated
-from composerd_postgres.heads import Heads
-from composerd_postgres.options import Options
-from composerd_postgres.pool import Connections
-from composerd_postgres.rows import Row, locked_row_of
-from composerd_postgres.statements import Statements, array
-from composerd_postgres.work import Work, encode
+from composerd_postgres.db.connection import Transaction, repeated
+from composerd_postgres.db.pool import Connections
+from composerd_postgres.db.url import Options
+from composerd_postgres.jobs.decisions import Work, encode
+from composerd_postgres.jobs.rows import Row, locked_row_of
+from composerd_postgres.news.changes import Changes
+from composerd_postgres.news.claim_hints import Heads
+from composerd_postgres.sql.statements import Statements, array
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ import pytest
 
 from composerd.driver import Driver
 from composerd.models import News
-from composerd.testing.kit import store as kit
+from composerd.testing.kit import instance as kit
 from composerd_fs import FsDriver, MemoryDriver
 from composerd_postgres import PostgresDriver
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from .broken import attempts, looks, storages, submissions  # noqa: F401  # they fill the list
+from .broken import attempts, queries, storages, submissions  # noqa: F401  # they fill the list
 from .broken.registry import BROKEN, Broken
 from .test_clauses import cited, clauses
 
 HERE = Path(__file__).parent
-PAGE = HERE.parents[1] / "docs" / "reference" / "driver-kit.md"
+PAGE = HERE.parents[1] / "specs" / "driver-kit.md"
 
 HISTORY_STEPS = 1000
 """How many random steps the driver that is right has to pass, and the one that only they find out may pass at most."""
@@ -77,7 +77,7 @@ def test_it_is_caught(ended: Ended, broken: Broken) -> None:
 
 
 def test_the_page(ended: Ended, request: pytest.FixtureRequest) -> None:
-    """docs/reference/driver-kit.md has the numbers and the table; `--driver-kit-page` writes it."""
+    """specs/driver-kit.md has the numbers and the table; `--driver-kit-page` writes it."""
     if request.config.getoption("--driver-kit-page"):
         PAGE.write_text(page({broken.clause: caught_by(ended, broken) for broken in BROKEN}), encoding="utf-8")
     written = PAGE.read_text(encoding="utf-8")
@@ -96,7 +96,7 @@ def page(caught: Mapping[str, Sequence[str]]) -> str:
     lines = [
         "# The conformance kit: what it holds, and what proves it",
         "",
-        f"The [contract of a storage driver](../../specs/driver-contract.md) has {len(clauses())} clauses; the kit",
+        f"The [contract of a storage driver](driver-contract.md) has {len(clauses())} clauses; the kit",
         f"(`composerd.testing.kit`) has {len(cited())} tests, each of which cites the clauses that it holds.",
         f"{len(BROKEN)} drivers are broken on purpose, one a clause (`tests/drivers/broken/`). Each fails a test that cites its clause,",
         "while the drivers that they are made of pass all. Made, and held to be true, by",

@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 from composerd.driver import StoredJob
 from composerd.errors import ComposerdError, StorageFull
 from composerd.models import Artifact, Attachment, Claim, Key, NewJob, OnDependencyFailure, Outcome
-from composerd.testing.kit.store import PLENTY
+from composerd.testing.kit.instance import PLENTY
 from composerd_fs import MemoryDriver
-from composerd_fs.checkpoint import kept
-from composerd_fs.journal import Journal
-from composerd_fs.records import Kept
-from composerd_fs.table import Table
+from composerd_fs.journal.checkpoint import kept
+from composerd_fs.journal.entries import Kept
+from composerd_fs.journal.writer import Journal
+from composerd_fs.state.table import Table
 
 from .conftest import opened
 
@@ -212,13 +212,13 @@ def _busy_keeper() -> Iterator[Callable[[], None]]:
         await turns.acquire()
 
     with (
-        patch("composerd_fs.keeper._Turn.over", over),
-        patch("composerd_fs.keeper.CHECKPOINT_AFTER", 1),
-        patch("composerd_fs.keeper.ROWS_AT_ONCE", 1),
-        patch("composerd_fs.keeper.COPIED_AT_ONCE", 1),
-        patch("composerd_fs.journal.INLINE", 0),
+        patch("composerd_fs.journal.compactor._Turn.over", over),
+        patch("composerd_fs.journal.compactor.CHECKPOINT_AFTER", 1),
+        patch("composerd_fs.journal.compactor.ROWS_AT_ONCE", 1),
+        patch("composerd_fs.journal.compactor.COPIED_AT_ONCE", 1),
+        patch("composerd_fs.journal.writer.INLINE", 0),
         patch("asyncio.to_thread", _inline),
-        patch("composerd_fs.journal.Journal.remove", _remove),
+        patch("composerd_fs.journal.writer.Journal.remove", _remove),
     ):
         yield turns.release
 

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import click
 import pytest
 
-from composerd.api.schemas import BatchJob
 from composerd.cli.main import composerd as program
+from composerd.http.schemas import BatchJob
 from composerd.settings import SETTINGS
 
 from ..unit.test_settings import BAD

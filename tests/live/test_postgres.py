@@ -9,7 +9,7 @@ from pathlib import Path
 import psycopg2
 import pytest
 
-from composerd_postgres.migrate import LOCK
+from composerd_postgres.sql.migrate import LOCK
 
 from ..throwaway import Throwaway
 from .conftest import COMPOSER, Serve, Server, send

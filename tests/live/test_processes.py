@@ -14,7 +14,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from composerd.api.processes import AGAIN_AT_MOST, Supervisor
+from composerd.server.supervisor import AGAIN_AT_MOST, Supervisor
 from composerd.settings import Settings
 
 from ..throwaway import Throwaway

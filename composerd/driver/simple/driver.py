@@ -15,9 +15,9 @@ import msgspec
 
 from composerd.driver.clock import Clock, microseconds, to_time
 from composerd.driver.contract import Batch, Capabilities, Driver, StorageCheck, StorageInfo, StoredJob
-from composerd.driver.simple.meaning import Meaning
 from composerd.driver.simple.record import Record
 from composerd.driver.simple.shelf import Shelf
+from composerd.driver.simple.transaction import Meaning
 from composerd.errors import ComposerdError
 from composerd.models import (
     Artifact,

@@ -6,7 +6,7 @@ import pytest
 
 from composerd.models import AttemptState, Claim, JobState, Key
 from composerd.testing.kit.clause import clause
-from composerd.testing.kit.store import ANY, LEASE, PLENTY, Store
+from composerd.testing.kit.instance import ANY, LEASE, PLENTY, Store
 
 
 class Claims:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from composerd.testing.kit.store import Store
+from composerd.testing.kit.instance import Store
 
 LIMIT = 60.0
 """How long a test of the kit may take, in seconds: a driver that never answers is found out."""

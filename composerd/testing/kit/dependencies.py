@@ -9,7 +9,7 @@ import pytest
 from composerd.driver.rules import dependency_result
 from composerd.models import JobState, OnDependencyFailure
 from composerd.testing.kit.clause import clause
-from composerd.testing.kit.store import OTHER, Store
+from composerd.testing.kit.instance import OTHER, Store
 
 FAIL = OnDependencyFailure.FAIL
 

@@ -5,20 +5,20 @@ from collections.abc import Callable
 import pytest
 
 from composerd.driver import Driver
-from composerd.testing.kit.artifacts import Artifacts
+from composerd.testing.kit.artifact_attaching import Artifacts
 from composerd.testing.kit.claims import Claims
 from composerd.testing.kit.dependencies import Dependencies
 from composerd.testing.kit.durability import Durability
 from composerd.testing.kit.ends import Ends
 from composerd.testing.kit.histories import Histories
+from composerd.testing.kit.instance import Store
 from composerd.testing.kit.leases import Leases
-from composerd.testing.kit.looks import Looks
-from composerd.testing.kit.moving import Moving
+from composerd.testing.kit.migration import Moving
 from composerd.testing.kit.news import TellsNews
+from composerd.testing.kit.queries import Looks
 from composerd.testing.kit.races import Races
-from composerd.testing.kit.returns import Returns
+from composerd.testing.kit.requeues import Returns
 from composerd.testing.kit.storage import Storages
-from composerd.testing.kit.store import Store
 from composerd.testing.kit.submissions import Submissions
 
 

@@ -10,7 +10,7 @@ import msgspec
 
 from composerd.models import AttemptState, Finish, JobState, OnDependencyFailure, Outcome, Worker
 from composerd.testing.kit.clause import clause
-from composerd.testing.kit.store import LEASE, Store, everything, timeless
+from composerd.testing.kit.instance import LEASE, Store, everything, timeless
 
 KILLED_AFTER = 17
 """How many operations `_operations` has, at each of which a process is killed."""

@@ -5,7 +5,7 @@ import pytest
 from composerd.errors import JobEnded, JobNotEnded, JobNotFound
 from composerd.models import AttemptState, Finish, Job, JobState, OnDependencyFailure, Outcome
 from composerd.testing.kit.clause import clause
-from composerd.testing.kit.store import Store
+from composerd.testing.kit.instance import Store
 
 ERROR = b'{"job_error":{"id":1}}'
 

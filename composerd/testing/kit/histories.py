@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import seed as seeded
 from hypothesis.stateful import run_state_machine_as_test
 
-from composerd.testing.kit.history import History
-from composerd.testing.kit.store import Store
+from composerd.testing.kit.history_machine import History
+from composerd.testing.kit.instance import Store
 
 EXAMPLES = 10
 """How many histories are tried between two looks at the clock."""

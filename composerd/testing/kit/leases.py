@@ -3,7 +3,7 @@
 from composerd.driver.rules import ReturnCause, lost_result
 from composerd.models import Attempt, AttemptState, Claim, Finish, JobFilter, JobState, Touch
 from composerd.testing.kit.clause import clause
-from composerd.testing.kit.store import ANY, LEASE, PLENTY, Store
+from composerd.testing.kit.instance import ANY, LEASE, PLENTY, Store
 
 
 class Leases:

@@ -8,7 +8,7 @@ import pytest
 from composerd.driver import Driver
 from composerd.models import Claim, Key, News, OnDependencyFailure, Outcome
 from composerd.testing.kit.clause import clause
-from composerd.testing.kit.store import ANY, LEASE, PLENTY, Store, soon
+from composerd.testing.kit.instance import ANY, LEASE, PLENTY, Store, soon
 
 HEARD_WITHIN = 10.0
 """How long news may take to another server, in seconds."""

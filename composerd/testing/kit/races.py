@@ -10,7 +10,7 @@ from composerd.driver import Driver
 from composerd.models import AttemptState, Claim, Finish, Job, JobState, Outcome, Touch
 from composerd.queue.jobqueue import JobQueue, QueueOptions
 from composerd.testing.kit.clause import clause
-from composerd.testing.kit.store import ANY, LEASE, PLENTY, Store
+from composerd.testing.kit.instance import ANY, LEASE, PLENTY, Store
 
 ERROR = b'{"job_error":{"id":1}}'
 ENDS = ("finish", "cancel", "expiry", "release")

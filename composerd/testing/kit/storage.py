@@ -8,7 +8,7 @@ from composerd.driver import Driver
 from composerd.errors import StorageUnusable, StorageURLError
 from composerd.models import JobState
 from composerd.testing.kit.clause import clause
-from composerd.testing.kit.store import ANY, PLENTY, Store
+from composerd.testing.kit.instance import ANY, PLENTY, Store
 
 LEAST_SUBMISSION = 1000
 LEAST_PAYLOAD = 32 * 1024 * 1024

@@ -9,7 +9,7 @@ import pytest
 from composerd.errors import CanceledDependency, IdempotencyConflict, UnknownDependency
 from composerd.models import Enqueued, JobState, OnDependencyFailure
 from composerd.testing.kit.clause import clause
-from composerd.testing.kit.store import Store
+from composerd.testing.kit.instance import Store
 
 FAIL = OnDependencyFailure.FAIL
 

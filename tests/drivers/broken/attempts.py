@@ -6,8 +6,8 @@ import msgspec
 
 from composerd.driver.rules import ReturnCause
 from composerd.driver.simple import Record
-from composerd.driver.simple.meaning import Meaning
 from composerd.driver.simple.record import Held
+from composerd.driver.simple.transaction import Meaning
 from composerd.models import Attempt, AttemptState, Claim, Claimed, Finish, Finished, JobState, Outcome, Touch
 
 from .registry import breaks

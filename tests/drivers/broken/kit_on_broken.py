@@ -11,7 +11,7 @@ import pytest
 from composerd.driver import Driver
 from composerd.testing.kit import DriverKit
 
-from . import attempts, looks, storages, submissions  # noqa: F401  # they fill the list
+from . import attempts, queries, storages, submissions  # noqa: F401  # they fill the list
 from .registry import BROKEN
 from .right import Right, RightShared
 

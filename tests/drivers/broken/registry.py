@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
-from composerd.driver.simple.meaning import Meaning
+from composerd.driver.simple.transaction import Meaning
 
 from .right import DictShelf, Right
 

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from composerd.driver import Batch, Capabilities
 from composerd.driver.simple import Record, Shelf, SimpleDriver
-from composerd.driver.simple.meaning import Meaning
+from composerd.driver.simple.transaction import Meaning
 from composerd.driver.url import path_of
 from composerd.errors import StorageUnusable
 from composerd.models import JobFilter, JobState, Key, News, PayloadRef

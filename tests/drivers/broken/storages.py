@@ -8,7 +8,7 @@ import msgspec
 
 from composerd.driver import Batch, StorageCheck, StorageInfo
 from composerd.driver.simple import Record
-from composerd.driver.simple.meaning import Meaning
+from composerd.driver.simple.transaction import Meaning
 from composerd.errors import ComposerdError, JobEnded, Unavailable
 from composerd.models import Claim, Claimed, Enqueued, Job, NewJob
 

@@ -7,7 +7,7 @@ import msgspec
 
 from composerd.driver import Batch
 from composerd.driver.simple import Record
-from composerd.driver.simple.meaning import Meaning
+from composerd.driver.simple.transaction import Meaning
 from composerd.errors import CanceledDependency, ComposerdError, UnknownDependency
 from composerd.models import Claim, Claimed, Enqueued, JobFilter, JobState, Key, NewJob
 

@@ -1,0 +1,1 @@
+"""The endpoints of both APIs and of the site, one module for each group."""

@@ -1,0 +1,292 @@
+"""The composer API: submitting jobs, following them, canceling them. Fetching what they left is in `artifacts`."""
+
+import asyncio
+import base64
+import binascii
+import re
+from collections.abc import Sequence
+
+import msgspec
+from aiohttp import web
+
+from composerd.errors import (
+    CanceledDependency,
+    IdempotencyConflict,
+    InvalidCursor,
+    UnknownDependency,
+)
+from composerd.http import schemas
+from composerd.http.bodies import IN_A_THREAD, read_json
+from composerd.http.context import (
+    COMPOSER_BASE,
+    OPTIONS,
+    QUEUE,
+    job_id_of,
+    segment,
+    wait_of,
+)
+from composerd.http.delivery import answer, answer_bytes, encode
+from composerd.http.endpoints import artifacts, submission
+from composerd.http.openapi import operation
+from composerd.models import Job, JobFilter, JobState, NewJob, PayloadKind
+from composerd.queue.why import explain
+
+MAX_PAGE = 1000
+"""The most jobs in a page of a listing."""
+
+_SUBMIT_JOB = msgspec.json.Decoder(schemas.SubmitJob)
+_SUBMIT_JOBS = msgspec.json.Decoder(schemas.SubmitJobs)
+
+
+def add_routes(app: web.Application) -> None:
+    """Put the composer API's operations on their places."""
+    base = COMPOSER_BASE
+    app.router.add_post(f"{base}/jobs", submit_job)
+    app.router.add_post(f"{base}/jobs/batch", submit_jobs)
+    app.router.add_get(f"{base}/jobs", list_jobs)
+    job = f"{base}/jobs/{{id:(?!batch$)[^/]+}}"  # `batch` is none of the ids, so that its 405 names its own methods
+    of_job = f"{base}/jobs/{segment('id')}"
+    app.router.add_get(job, get_job)
+    app.router.add_get(f"{of_job}/args", get_job_args)
+    app.router.add_get(f"{of_job}/result", get_job_result)
+    app.router.add_post(f"{of_job}/cancel", cancel_job)
+    app.router.add_delete(job, delete_job)
+    app.router.add_get(f"{of_job}/why", why_job)
+    app.router.add_get(f"{base}/workers", list_workers)
+    artifacts.add_routes(app, of_job)
+
+
+@operation(
+    "submitJob",
+    "Submit a job",
+    request=schemas.SubmitJob,
+    responses={201: ("Stored", schemas.Job), 200: ("The idempotency key's job", schemas.Job)},
+)
+async def submit_job(request: web.Request) -> web.StreamResponse:
+    """Store one job."""
+    body = await read_json(request, _SUBMIT_JOB, request.app[QUEUE].budget)
+    new = submission.one(body, request.app[OPTIONS])
+    try:
+        stored = await request.app[QUEUE].submit((new,))
+    except (UnknownDependency, CanceledDependency, IdempotencyConflict) as exc:
+        raise type(exc)(**{name: value for name, value in exc.details.items() if name != "index"}) from None
+    if stored.created[0]:
+        return answer(job_body(stored.jobs[0], result=None), 201)
+    return await _job(request, stored.jobs[0])
+
+
+@operation(
+    "submitJobs",
+    "Submit jobs, all or none; a job may depend on an earlier one of the batch by its ref",
+    request=schemas.SubmitJobs,
+    responses={201: ("Stored, in the order given", schemas.JobList)},
+)
+async def submit_jobs(request: web.Request) -> web.StreamResponse:
+    """Store a graph of jobs in one submission."""
+    queue = request.app[QUEUE]
+    options = request.app[OPTIONS]
+    body = await read_json(request, _SUBMIT_JOBS, queue.budget)
+    new: Sequence[NewJob]
+    if (request.content_length or IN_A_THREAD) < IN_A_THREAD:
+        new = submission.batch(body.jobs, options)
+    else:
+        new = await asyncio.to_thread(submission.batch, body.jobs, options)
+    stored = await queue.submit(new)
+    items = [job_body(job) for job in stored.jobs]
+    listed = encode(schemas.JobList(kind="JobList", href=f"{COMPOSER_BASE}/jobs/batch", id="batch", items=items))
+    return await answer_bytes(request, listed, status=201, budget=queue.budget)
+
+
+@operation(
+    "listJobs",
+    "List jobs, newest first",
+    responses={200: ("A page of jobs", schemas.JobList)},
+    query={
+        "state": "Only jobs in this state",
+        "type": "Only jobs of this type",
+        "channel": "Only jobs of this channel",
+        "arch": "Only jobs of this arch",
+        "limit": "At most so many, 1 to 1000, by default 100",
+        "cursor": "`next` of the page before",
+    },
+)
+async def list_jobs(request: web.Request) -> web.StreamResponse:
+    """Show a page of the jobs; it may be short while there is a next one."""
+    queue = request.app[QUEUE]
+    query = dict(request.query)
+    if unknown := query.keys() - {"state", "type", "channel", "arch", "limit", "cursor"}:
+        raise InvalidCursor(field=min(unknown), problem="no such filter")
+    try:
+        state = JobState(query["state"]) if "state" in query else None
+    except ValueError:
+        raise InvalidCursor(field="state", problem=f"one of {', '.join(JobState)}") from None
+    for name in ("type", "arch", "channel"):
+        value = query.get(name)
+        if value is not None and not (schemas.is_word(value) and (value or name == "channel") and len(value) <= 128):
+            raise InvalidCursor(field=name, problem="1 to 128 printable characters without white space")
+    limit = query.get("limit", "100")
+    if not re.fullmatch(r"[0-9]{1,4}", limit) or not 1 <= int(limit) <= MAX_PAGE:
+        raise InvalidCursor(field="limit", problem=f"1 to {MAX_PAGE}")
+    chosen = JobFilter(state, query.get("type"), query.get("channel"), query.get("arch"))
+    page = await queue.list(chosen, _cursor(query.get("cursor")), int(limit))
+    listed = schemas.JobList(
+        kind="JobList",
+        href=f"{COMPOSER_BASE}/jobs",
+        id="jobs",
+        items=[job_body(job, listed=True) for job in page.jobs],
+        next=None if page.next is None else _cursor_text(page.next),
+    )
+    return await answer_bytes(request, encode(listed), budget=queue.budget)
+
+
+@operation(
+    "getJob",
+    "Get a job",
+    responses={200: ("The job", schemas.Job)},
+    query={"wait": "Answer when the job has ended, or after this wait, at most 10m"},
+)
+async def get_job(request: web.Request) -> web.StreamResponse:
+    """Show a job, at once or when it has ended."""
+    queue = request.app[QUEUE]
+    job_id = job_id_of(request)
+    wait = wait_of(request)
+    return await _job(request, await (queue.get(job_id) if wait is None else queue.ended(job_id, wait)))
+
+
+@operation("getJobArgs", "Get a job's args as they were submitted", responses={200: ("The JSON", "application/json")})
+async def get_job_args(request: web.Request) -> web.StreamResponse:
+    """The args, byte for byte; `null` for a job without."""
+    return await _payload(request, PayloadKind.ARGS)
+
+
+@operation("getJobResult", "Get a job's result as it was reported", responses={200: ("The JSON", "application/json")})
+async def get_job_result(request: web.Request) -> web.StreamResponse:
+    """The result, byte for byte; `null` before the end."""
+    return await _payload(request, PayloadKind.RESULT)
+
+
+@operation(
+    "cancelJob",
+    "Cancel a job and those that depend on it",
+    responses={200: ("The job, canceled now or before", schemas.Job)},
+)
+async def cancel_job(request: web.Request) -> web.StreamResponse:
+    """End a job for good."""
+    return answer(job_body(await request.app[QUEUE].cancel(job_id_of(request)), result=None))
+
+
+@operation("deleteJob", "Forget an ended job and its artifacts", responses={204: ("It is gone", None)})
+async def delete_job(request: web.Request) -> web.Response:
+    """Remove a job that nobody unended depends on."""
+    await request.app[QUEUE].delete(job_id_of(request))
+    return web.Response(status=204)
+
+
+@operation(
+    "listWorkers",
+    "List the workers heard of lately",
+    responses={200: ("Those heard of last first", schemas.WorkerList)},
+)
+async def list_workers(request: web.Request) -> web.StreamResponse:
+    """Show who works."""
+    queue = request.app[QUEUE]
+    href = f"{COMPOSER_BASE}/workers"
+    items = [
+        schemas.Worker(
+            kind="Worker",
+            href=href,
+            id=str(worker.id),
+            arch=worker.arch or None,
+            types=list(worker.types),
+            channel=worker.channel,
+            jobs=schemas.strings(worker.jobs),
+            seen_at=schemas.rfc3339(worker.seen_at),
+        )
+        for worker in await queue.roster.workers()
+        if worker.seen_at is not None
+    ]
+    listed = schemas.WorkerList(kind="WorkerList", href=href, id="workers", items=items)
+    return await answer_bytes(request, encode(listed), budget=queue.budget)
+
+
+@operation("whyJob", "Say why a job is not running", responses={200: ("Why", schemas.JobWhy)})
+async def why_job(request: web.Request) -> web.StreamResponse:
+    """Say what a job waits for."""
+    why = await explain(request.app[QUEUE], job_id_of(request))
+    return answer(
+        schemas.JobWhy(
+            kind="JobWhy",
+            href=f"{COMPOSER_BASE}/jobs/{why.job.id}/why",
+            id=str(why.job.id),
+            state=why.job.state,
+            reason=why.reason,
+            blocked_by=schemas.strings(why.blocked_by),
+            delayed_until=None if why.delayed_until is None else schemas.rfc3339(why.delayed_until),
+            workers=why.workers,
+            ahead=why.ahead,
+        )
+    )
+
+
+def job_body(
+    job: Job,
+    *,
+    result: bytes | None | msgspec.UnsetType = msgspec.UNSET,
+    listed: bool = False,
+) -> schemas.Job:
+    """A job as it is returned; a listed one without `dependents`, `partial` and `result`."""
+    job_id = str(job.id)
+    body = schemas.Job(
+        kind="Job",
+        href=f"{COMPOSER_BASE}/jobs/{job_id}",
+        id=job_id,
+        type=job.type,
+        arch=job.arch,
+        channel=job.channel,
+        state=job.state,
+        priority=job.priority,
+        queued_at=schemas.rfc3339(job.queued_at),
+        not_before=None if job.not_before is None else schemas.rfc3339(job.not_before),
+        started_at=None if job.started_at is None else schemas.rfc3339(job.started_at),
+        finished_at=None if job.finished_at is None else schemas.rfc3339(job.finished_at),
+        retries=job.retries,
+        canceled=job.state is JobState.CANCELED,
+        dependencies=schemas.strings(job.dependencies),
+        worker_id=None if job.worker_id is None else str(job.worker_id),
+        idempotency_key=job.idempotency_key,
+        expires_at=None if job.expires_at is None else schemas.rfc3339(job.expires_at),
+    )
+    if not listed:
+        body.dependents = schemas.strings(job.dependents)
+        body.partial = None if job.partial is None else msgspec.Raw(job.partial)
+        body.result = msgspec.Raw(result) if isinstance(result, bytes) else None
+    return body
+
+
+async def _job(request: web.Request, job: Job) -> web.StreamResponse:
+    queue = request.app[QUEUE]
+    result = await queue.payload(job.id, PayloadKind.RESULT) if job.state.ended else None
+    return await answer_bytes(request, encode(job_body(job, result=result)), budget=queue.budget)
+
+
+async def _payload(request: web.Request, kind: PayloadKind) -> web.StreamResponse:
+    queue = request.app[QUEUE]
+    job = await queue.get(job_id_of(request))
+    return await answer_bytes(request, await queue.payload(job.id, kind) or b"null", budget=queue.budget)
+
+
+def _cursor(text: str | None) -> int | None:
+    if text is None:
+        return None
+    try:
+        number = int.from_bytes(base64.urlsafe_b64decode(text.encode("ascii")))
+    except (binascii.Error, UnicodeEncodeError):
+        number = 0
+    # The decoder skips what it does not know, and a shorter text is a number too.
+    if not 0 < number < 2**63 or _cursor_text(number) != text:
+        raise InvalidCursor(field="cursor", problem="not one that a page gave")
+    return number
+
+
+def _cursor_text(number: int) -> str:
+    return base64.urlsafe_b64encode(number.to_bytes(9)).decode()

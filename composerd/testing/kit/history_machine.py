@@ -1,0 +1,561 @@
+"""Random histories: a Hypothesis state machine that does the same to a driver and to the model, and looks for a difference.
+
+Its rules take small numbers, so that a history shrinks to one that can be read. All durations are multiples of a
+thousand seconds, and time passes in such steps only: what is due and what is not never depends on how fast the test is.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Iterable, Sequence
+from typing import Any, TypeVar
+from uuid import UUID
+
+import msgspec
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
+
+from composerd.driver.rules import dependency_result
+from composerd.errors import ComposerdError, JobEnded, JobNotEnded, JobNotFound
+from composerd.models import (
+    Artifact,
+    Attachment,
+    Attempt,
+    AttemptState,
+    Claim,
+    Enqueued,
+    Job,
+    JobFilter,
+    JobState,
+    Key,
+    NewJob,
+    News,
+    OnDependencyFailure,
+    Outcome,
+    PayloadKind,
+    PayloadRef,
+    Touch,
+    Worker,
+)
+from composerd.testing.kit.instance import PLENTY, Store
+from composerd.testing.kit.model import Model, ModelJob
+from composerd.testing.kit.steps import KEYS, LAST, UNIT, index, looks, repetitions, signs, storages, submission, units
+
+T = TypeVar("T")
+
+SLACK = 500.0
+"""Less than a unit, and more than a history takes."""
+
+
+def _has_ready(history: "History") -> bool:
+    return any(job.state is JobState.READY for job in history.model.jobs.values())
+
+
+def _has_jobs(history: "History") -> bool:
+    return bool(history.model.jobs)
+
+
+def _has_tokens(history: "History") -> bool:
+    return bool(history.tokens)
+
+
+class History(RuleBasedStateMachine):
+    """One history; `Histories` derives a class whose `store` and `runner` are there."""
+
+    store: Store
+    runner: asyncio.Runner
+    steps = 0
+    """How many steps were done, in all histories of a class."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = Model()
+        self.submissions: list[list[NewJob]] = []
+        self.ids: list[UUID] = []
+        self.deleted: set[UUID] = set()
+        self.tokens: list[UUID] = []
+        self.base: float | None = None
+        """The driver's time at the model's beginning."""
+        self.wake = 0.0
+        """When the driver said that `advance` is needed; it is called then, or when something is due."""
+        self.partials = True
+        """Whether the progress of running attempts is known: not after a restart."""
+        self.workers: dict[UUID, tuple[Worker, float]] = {}
+        self.worker_ids = [self.store.id() for _ in range(3)]
+        self.blocked: set[UUID] = set()
+        """Those that the last purge could not forget; it may look at them a little later."""
+        self.purged_at = -1.0
+        self.do(self.store.empty())
+        self.do(self.store.shift(100 * UNIT))
+
+    def do(self, awaitable: Awaitable[T]) -> T:
+        """Run a coroutine."""
+
+        async def run() -> T:
+            async with asyncio.timeout(60):
+                return await awaitable
+
+        return self.runner.run(run())
+
+    # Rules that are several, so that each is not as frequent as a claim.
+
+    @rule(sign=signs)
+    @precondition(_has_tokens)
+    def hear_of(self, sign: tuple[Any, ...]) -> None:
+        """A sign of life, or an uploaded file."""
+        self.run(sign)
+
+    @rule(what=repetitions)
+    @precondition(_has_tokens)
+    def repeat(self, what: tuple[Any, ...]) -> None:
+        """Something once more."""
+        self.run(what)
+
+    @rule(what=looks)
+    @precondition(_has_jobs)
+    def look_at(self, what: tuple[Any, ...]) -> None:
+        """A look at the storage."""
+        self.run(what)
+
+    @rule(what=storages)
+    @precondition(_has_jobs)
+    def do_to_storage(self, what: str) -> None:
+        """Something that concerns all jobs."""
+        self.run((what,))
+
+    def run(self, what: tuple[Any, ...]) -> None:
+        """Call a method by its name."""
+        getattr(self, what[0])(*what[1:])
+
+    # Writes.
+
+    @initialize(jobs=submission)
+    def begun(self, jobs: list[dict[str, Any]]) -> None:
+        """There is something to begin with."""
+        self.submit(jobs)
+
+    @rule(jobs=submission)
+    def submit(self, jobs: list[dict[str, Any]]) -> None:
+        """A submission of new jobs."""
+        new: list[NewJob] = []
+        for fields in jobs:
+            known = [*self.ids, *[job.id for job in new]]
+            new.append(self.new_job(fields, known))
+        self.submissions.append(new)
+        self.ids += [job.id for job in new]
+        self.enqueue(new)
+
+    def new_job(self, fields: dict[str, Any], known: Sequence[UUID]) -> NewJob:
+        """A job from the small numbers of a rule."""
+        fields = {**fields, **fields.get("traits", {})}
+        key = KEYS[fields.get("key", 0)]
+        named = fields.get("idempotency_key")
+        job_id = self.store.id()
+        return NewJob(
+            id=job_id,
+            type=key.type,
+            arch=key.arch,
+            channel=key.channel,
+            args=None if fields.get("priority") else b'"%d"' % len(known),
+            dependencies=tuple(_pick(known, -n - 1) for n in fields.get("dependencies", ()) if known),
+            priority=fields.get("priority", 0),
+            not_before=fields["later"] * UNIT if "later" in fields else None,
+            timeout=fields["timeout"] * UNIT if "timeout" in fields else None,
+            max_retries=fields.get("max_retries", 2),
+            retry_on_failure=fields.get("retry_on_failure", 0),
+            retry_backoff=UNIT,
+            on_dependency_failure=OnDependencyFailure.FAIL if "strict" in fields else OnDependencyFailure.RUN,
+            idempotency_key=None if named is None else f"k{named}",
+            fingerprint=b"" if named is None else b"f%d" % fields.get("priority", 0),
+            retention=fields["retention"] * UNIT if "retention" in fields else None,
+        )
+
+    def submit_again(self, n: int) -> None:
+        """A submission once more; an id is not used again once its job was deleted."""
+        if self.submissions and not self.deleted.intersection(job.id for job in _pick(self.submissions, n)):
+            self.enqueue(_pick(self.submissions, n))
+
+    def enqueue(self, jobs: Sequence[NewJob]) -> None:
+        """Submit, and compare the answers."""
+        expected = self.model.enqueue(jobs)
+        batch = self.do(self.store.driver.enqueue([jobs]))
+        (answer,) = batch.items
+        if isinstance(expected, ComposerdError):
+            assert (type(answer), answer.details) == (type(expected), expected.details)  # type: ignore[union-attr]
+        else:
+            assert isinstance(answer, Enqueued), answer
+            assert [(job.id, created) for job, created in zip(answer.jobs, answer.created, strict=True)] == expected
+            assert [job.state for job in answer.jobs] == [self.model.jobs[job_id].state for job_id, _ in expected]
+        self.hear(batch.news)
+
+    @precondition(_has_ready)
+    @rule(count=st.integers(1, 3), handover=st.booleans())
+    def claim(self, count: int, handover: bool) -> None:
+        """Requests for any job."""
+        self.claim_of(range(3), count, handover=handover)
+
+    @rule(keys=st.sets(st.integers(0, 2), min_size=1, max_size=2), count=st.integers(1, 2))
+    def claim_some(self, keys: set[int], count: int) -> None:
+        """Requests for jobs of some keys."""
+        self.claim_of(keys, count, handover=False)
+
+    def claim_of(self, keys: Iterable[int], count: int, *, handover: bool) -> None:
+        """Requests with new tokens."""
+        asked = tuple(KEYS[n] for n in keys)
+        lives = UNIT if handover else None
+        self.begin([Claim(self.store.id(), asked, 3 * UNIT, lives, self.store.id()) for _ in range(count)])
+
+    @precondition(_has_ready)
+    @rule(failed=st.booleans())
+    def work(self, failed: bool) -> None:
+        """A job is claimed and finished."""
+        self.claim_of(range(3), 1, handover=False)
+        self.finish([(0, 0, failed)])
+
+    def claim_again(self, n: int, key: int) -> None:
+        """A request with a token that was used before."""
+        self.begin([Claim(self.token(n), (KEYS[key],), 3 * UNIT)])
+
+    def begin(self, claims: Sequence[Claim]) -> None:
+        """Claim, and compare the answers."""
+        batch = self.do(self.store.driver.claim(claims, PLENTY))
+        assert len(batch.items) == len(claims)
+        for claim, claimed in zip(claims, batch.items, strict=True):
+            found = self.model.find(claim.token)
+            candidates = self.model.candidates(claim.keys)
+            if found is None and candidates:
+                assert claimed is not None, f"a job is ready, and the claim got none: {candidates}"
+                assert claimed.job_id in candidates
+                self.model.begin(claimed.job_id, claim)
+                self.tokens.append(claim.token)
+                found = self.model.find(claim.token)
+            if found is None or found[1].state is not AttemptState.RUNNING:
+                assert claimed is None
+                continue
+            job, attempt = found
+            assert claimed is not None
+            assert (claimed.token, claimed.job_id, claimed.key) == (claim.token, job.new.id, job.new.key)
+            assert (claimed.args, claimed.dependencies) == (job.new.args, job.new.dependencies)
+            assert claimed.attempt == attempt.number
+        self.hear(batch.news)
+
+    def touch(self, n: int, partial: bytes | None, confirm: bool) -> None:
+        """A sign of life."""
+        touch = Touch(self.token(n), partial, confirm)
+        expected = self.attempt(touch.token)
+        batch = self.do(self.store.driver.touch([touch]))
+        assert batch.items == [expected]
+        self.model.touch(touch)
+        self.hear(batch.news)
+
+    def attach(self, n: int, name: str, place: str) -> None:
+        """An uploaded file."""
+        token, artifact = self.token(n), Artifact(name, 1, "ab" * 32, place)
+        expected = self.attempt(token)
+        batch = self.do(self.store.driver.attach([Attachment(token, artifact)]))
+        (attached,) = batch.items
+        assert (attached.attempt, attached.replaced) == (expected, self.model.attach(token, artifact))
+        self.hear(batch.news)
+
+    @precondition(_has_tokens)
+    @rule(which=st.lists(st.tuples(index, st.integers(0, 1), st.booleans()), min_size=1, max_size=2))
+    def finish(self, which: list[tuple[int, int, bool]]) -> None:
+        """Outcomes."""
+        outcomes = [Outcome(self.token(n), b"%d" % result, failed) for n, result, failed in which]
+        expected = []
+        for outcome in outcomes:
+            found = self.model.find(outcome.token)
+            expected.append((self.model.finish(outcome), found and found[0].new.id))
+        batch = self.do(self.store.driver.finish(outcomes))
+        assert [(one.verdict, one.job_id) for one in batch.items] == expected
+        self.hear(batch.news)
+
+    @precondition(_has_tokens)
+    @rule(n=index)
+    def release(self, n: int) -> None:
+        """A job given back."""
+        token = self.token(n)
+        expected = self.attempt(token)
+        batch = self.do(self.store.driver.release([token]))
+        assert batch.items == [expected]
+        self.model.release(token)
+        self.hear(batch.news)
+
+    @precondition(_has_jobs)
+    @rule(n=index)
+    def cancel(self, n: int) -> None:
+        """A cancel."""
+        job_id = self.job_id(n)
+        batch = self.do(self.store.driver.cancel([job_id]))
+        (answer,) = batch.items
+        job = self.model.jobs.get(job_id)
+        if job is None:
+            assert isinstance(answer, JobNotFound)
+        elif job.state.ended and job.state is not JobState.CANCELED:
+            assert isinstance(answer, JobEnded)
+        else:
+            assert isinstance(answer, Job), answer
+            assert (answer.id, answer.state) == (job_id, JobState.CANCELED)
+            if not job.state.ended:
+                self.model.cancel(job)
+        self.hear(batch.news)
+
+    @precondition(_has_jobs)
+    @rule(n=index)
+    def delete(self, n: int) -> None:
+        """A job to be forgotten."""
+        job_id = self.job_id(n)
+        (answer,) = self.do(self.store.driver.delete([job_id])).items
+        job = self.model.jobs.get(job_id)
+        if job is None:
+            assert answer is None
+        elif not job.state.ended or self.model.needed(job):
+            assert isinstance(answer, JobNotEnded)
+        else:
+            assert isinstance(answer, Job), answer
+            self.compare(job, answer)
+            self.forget(job_id)
+
+    def forget(self, job_id: UUID) -> None:
+        """A job is gone."""
+        del self.model.jobs[job_id]
+        self.deleted.add(job_id)
+
+    # Time, and the storage.
+
+    @rule(count=units, looked_at=st.booleans())
+    def time(self, count: int, looked_at: bool) -> None:
+        """Time passes, and somebody looks at it, or nobody."""
+        self.do(self.store.shift(count * UNIT))
+        self.model.now += count * UNIT
+        if looked_at:
+            self.advance()
+
+    def advance(self) -> None:
+        """Have done what is due; compare what it was."""
+        before = {job_id: job.state for job_id, job in self.model.jobs.items()}
+        due = self.model.advance()
+        batch = self.do(self.store.driver.advance(1000))
+        changed = {job_id for job_id, job in self.model.jobs.items() if job.state is not before[job_id]}
+        assert due <= set(batch.items) <= due | changed
+        self.wake = float("inf")
+        self.hear(batch.news)
+
+    def purge(self) -> None:
+        """Those past their retention are forgotten."""
+        eligible = self.model.expired()
+        purged = set(self.do(self.store.driver.purge(1000)).items)
+        assert purged <= eligible
+        later = self.blocked if self.purged_at == self.model.now else set()
+        assert eligible - purged <= later
+        for job_id in purged:
+            self.forget(job_id)
+        jobs = self.model.jobs.values()
+        self.purged_at = self.model.now
+        self.blocked = {one.new.id for one in jobs if one.expires_at is not None and one.expires_at <= self.model.now}
+
+    def restart(self) -> None:
+        """The storage is closed and opened again, a moment later."""
+        if not self.store.driver.capabilities.durable:
+            return
+        self.advance()
+        self.store.shifted += 1.0
+        self.do(self.store.reopen())
+        self.model.restart()
+        self.partials = False
+        self.workers.clear()
+        self.worker_ids = [self.store.id() for _ in range(3)]
+        self.advance()  # as a server does when it starts
+
+    def reload(self) -> None:
+        """Everything is dumped, forgotten, and loaded again."""
+        self.advance()
+        if any(job.running is not None and job.new.timeout is not None for job in self.model.jobs.values()):
+            return  # whether it has overstayed where it is loaded is not said
+        dumped = self.do(self.store.dump())
+        assert [one.new.id for one in dumped] == list(self.model.jobs)
+        self.do(self.store.empty())
+        self.do(self.store.driver.load(dumped))
+        self.model.reload()
+        self.partials = False
+        self.advance()
+
+    # Workers.
+
+    def seen(self, n: int, alive: bool) -> None:
+        """A worker was heard of."""
+        worker_id = self.worker_ids[n]
+        worker = Worker(worker_id, "") if alive else Worker(worker_id, "x", ("t",), "c")
+        self.do(self.store.driver.seen([worker]))
+        known = self.workers.pop(worker_id, (worker, 0.0))[0]
+        self.workers[worker_id] = (known if alive else worker, self.model.now)
+
+    def heard_of(self, count: int) -> None:
+        """Who was heard of lately."""
+        within = count * UNIT + SLACK
+        expected = [one for one, at in reversed(self.workers.values()) if self.model.now - at < within]
+        found = self.do(self.store.driver.workers(within, [one.id for one, _ in self.workers.values()]))
+        assert [(one.id, one.arch, one.types, one.channel) for one in found] == [
+            (one.id, one.arch, one.types, one.channel) for one in expected
+        ]
+
+    # Looking.
+
+    def listed(self, state: JobState | None, key: int | None, limit: int) -> None:
+        """A listing."""
+        asked = JobFilter(state) if key is None else JobFilter(state, KEYS[key].type, KEYS[key].channel, KEYS[key].arch)
+        expected = [
+            job.new.id
+            for job in reversed(self.model.jobs.values())
+            if (state is None or job.state is state)
+            and (asked.channel is None or job.new.channel == asked.channel)
+            and (asked.arch is None or job.new.arch == asked.arch)
+        ]
+        assert self.do(self.listing(asked, limit)) == expected
+
+    async def listing(self, asked: JobFilter, limit: int) -> list[UUID]:
+        """All pages."""
+        found: list[UUID] = []
+        cursor: int | None = None
+        while True:
+            page = await self.store.driver.list(asked, cursor, limit)
+            assert len(page.jobs) <= limit
+            found += [job.id for job in page.jobs]
+            cursor = page.next
+            if cursor is None:
+                return found
+
+    def ahead(self, n: int, limit: int) -> None:
+        """How many go first."""
+        job = self.model.jobs.get(self.job_id(n))
+        count = self.do(self.store.driver.ahead(self.job_id(n), limit))
+        if job is None or job.state is not JobState.READY:
+            assert count == 0
+            return
+        ready = [one for one in self.model.jobs.values() if one.state is JobState.READY and one.new.key == job.new.key]
+        mine = (-job.new.priority, job.place)
+        before = sum((-one.new.priority, one.place) < mine for one in ready)
+        same = sum((-one.new.priority, one.place) == mine for one in ready) - 1
+        assert min(before, limit) <= count <= min(before + same, limit)
+
+    # What holds after every step.
+
+    @invariant()
+    def everything_is_the_same(self) -> None:
+        """All that can be seen of every job is what the model has."""
+        type(self).steps += 1
+        self.do(self.look())
+
+    async def look(self) -> None:
+        """Compare what is stored."""
+        driver, jobs = self.store.driver, list(self.model.jobs.values())
+        ids = [job.new.id for job in jobs]
+        gone = [job_id for job_id in self.ids[-8:] if job_id not in self.model.jobs]
+        found = await driver.get([*ids, *gone])
+        payloads = await driver.payload([PayloadRef(one, kind) for one in ids for kind in PayloadKind])
+        artifacts = await driver.artifacts([*ids, *gone])
+        for n, job in enumerate(jobs):
+            self.compare(job, found[n])
+            self.compare_payloads(job, *payloads[2 * n : 2 * n + 2])
+            attached = job.artifacts if job.running is None else job.running.artifacts
+            assert list(artifacts[n]) == [attached[name] for name in sorted(attached)]
+        assert list(found[len(ids) :]) == [None] * len(gone)
+        assert list(artifacts[len(ids) :]) == [()] * len(gone)
+        assert await self.listing(JobFilter(), 1000) == ids[::-1]
+        counts = {state: n for state, n in (await driver.info()).jobs.items() if n}
+        assert counts == Counter(job.state for job in jobs)
+
+    def compare(self, job: ModelJob, found: Job | None) -> None:
+        """A job as `get` has it."""
+        assert found is not None, f"the job {job.new.id} is gone"
+        new = job.new
+        assert (found.id, found.state) == (new.id, job.state)
+        assert (found.type, found.arch, found.channel, found.priority) == (*_kind(new.key), new.priority)
+        assert (found.retries, found.attempt, found.worker_id) == (job.retries, job.attempt, job.worker_id)
+        assert (found.dependencies, found.idempotency_key) == (new.dependencies, new.idempotency_key)
+        assert found.dependents == tuple(one.new.id for one in self.model.dependents(job))
+        assert found.partial in ({job.partial} if self.partials else {job.partial, None})
+        assert (found.finished_at is not None, found.started_at is not None) == (job.state.ended, job.attempt > 0)
+        if self.base is None:
+            self.base = found.queued_at.timestamp() - self.model.now
+        for moment, expected in [(found.not_before, job.not_before), (found.finished_at, job.finished_at)]:
+            assert (moment is None) == (expected is None)
+            if moment is not None and expected is not None:
+                assert abs(moment.timestamp() - self.base - expected) < SLACK
+        if job.expires_at is not None:
+            assert found.expires_at is not None
+            assert abs(found.expires_at.timestamp() - self.base - job.expires_at) < SLACK
+
+    def compare_payloads(self, job: ModelJob, args: bytes | None, result: bytes | None) -> None:
+        """A job's args and result; of a failure with its dependencies whatever of them was known then, and from then on."""
+        assert args == job.new.args
+        if job.failed_with:
+            assert result is not None
+            named = msgspec.json.decode(result)["job_error"]["details"]
+            # What follows may be drawn at the end of a call that failed several.
+            failed = {*job.failed_with, *self.model.failed(job)}
+            known = [one for one in dict.fromkeys(job.new.dependencies) if one in failed and str(one) in named]
+            assert known
+            assert result == dependency_result(known)
+            job.result, job.failed_with = result, None
+        assert result == job.result
+
+    def hear(self, news: News) -> None:
+        """Have done what is left to do at once; everything that somebody may wait for was told."""
+        if news.due_in == 0:
+            self.settle(news)
+            return
+        self.told(news)
+
+    def settle(self, news: News) -> None:
+        """As `Store.told`, and so time is looked at."""
+        self.model.advance()
+        self.wake = float("inf")
+        self.told(self.do(self.store.told(news)))
+
+    def told(self, news: News) -> None:
+        """Compare news, and when `advance` is needed, with what happened."""
+        model = self.model
+        assert model.ready_news <= {key for key, count in news.ready.items() if count > 0}
+        assert model.ended_news <= set(news.ended)
+        assert model.returned_news <= set(news.returned)
+        assert all(model.jobs[one].state.ended for one in news.ended if one in model.jobs)
+        for heard in (model.ready_news, model.ended_news, model.returned_news):
+            heard.clear()
+        if news.due_in is not None:
+            self.wake = min(self.wake, model.now + news.due_in)
+        due = model.next_due()
+        assert due is None or self.wake <= due + SLACK, "`advance` would be called too late"
+
+    def attempt(self, token: UUID) -> Attempt:
+        """What is said of an attempt."""
+        found = self.model.find(token)
+        if found is None:
+            return Attempt(AttemptState.UNKNOWN)
+        job, attempt = found
+        confirm = attempt.claim.handover is not None
+        return Attempt(attempt.state, job.new.id, attempt.number, confirm, attempt.claim.worker_id)
+
+    def token(self, n: int) -> UUID:
+        """One of the latest tokens, that run and that have ended in turn; the last number is one that nobody has."""
+        running = [one for one in self.tokens if self.attempt(one).state is AttemptState.RUNNING]
+        if not self.tokens or n == LAST:
+            return UUID(int=2**64)
+        return _pick(running if running and n % 2 == 0 else self.tokens, -n // 2 - 1)
+
+    def job_id(self, n: int) -> UUID:
+        """One of the latest jobs; the last number is one that nobody has."""
+        return UUID(int=2**64) if not self.ids or n == LAST else _pick(self.ids, -n - 1)
+
+
+def _kind(key: Key) -> tuple[str, str | None, str]:
+    return key.type, key.arch, key.channel
+
+
+def _pick(things: Sequence[T], n: int) -> T:
+    return things[n % len(things)]

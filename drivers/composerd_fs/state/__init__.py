@@ -1,0 +1,1 @@
+"""Jobs and attempts in memory, and the commands and queries on them. Nothing here does I/O."""

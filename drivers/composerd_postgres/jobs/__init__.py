@@ -1,0 +1,1 @@
+"""Operations on stored jobs: submitting, loading, attempts, decisions, timers and reads."""

@@ -1,0 +1,1 @@
+"""The SQL of the driver: named statements, and the migrations of the schema."""

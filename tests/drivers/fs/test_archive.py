@@ -1,0 +1,107 @@
+"""Packed jobs: nothing about a job changes by its being packed, and nothing is found that is not there."""
+
+from typing import Any
+from uuid import UUID
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from composerd_fs import MemoryDriver
+from composerd_fs.state.archive import _Index
+from composerd_fs.state.table import Table
+
+from ..conftest import Store, store_of
+from ..test_same_history import CHANGE, History, everything
+
+
+class Unpacked(Table):
+    """A table that packs nothing."""
+
+    def put_away(self) -> None:
+        self._resting.clear()
+
+
+async def history_of(table: Table) -> History:
+    """A storage in memory on a table."""
+    driver = MemoryDriver.from_url("memory:")
+    driver._table = table
+    await driver.start()
+    return History(driver)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(CHANGE, min_size=5, max_size=40))
+async def test_packing_changes_nothing(steps: list[tuple[str, Any]]) -> None:
+    """Whatever is asked, of packed jobs too: the answers are those of a table that packs nothing, and so is all that is stored."""
+    packing, unpacked = await history_of(Table()), await history_of(Unpacked())
+    for kind, what in steps:
+        assert await packing.do(kind, what) == await unpacked.do(kind, what)
+    assert await packing.everything() == await unpacked.everything()
+
+
+async def test_what_rests_is_packed(fs: Store) -> None:
+    """An ended job is packed when nobody unended depends on it, not before, and again after it was needed again."""
+    table: Table = fs.driver._table  # type: ignore[attr-defined]
+    root = await fs.add(idempotency_key="key")
+    child = await fs.add(root)
+    await fs.end(root)
+    assert set(table.rows) == {root, child}
+    await fs.end(child)
+    assert not table.rows
+    assert not table.runs
+    assert not table.keys
+    late = await fs.add(root)
+    assert set(table.rows) == {root, late}
+    await fs.cancel(late)
+    assert not table.rows
+    assert (await fs.get(root)).dependents == (child, late)
+    assert await fs.delete(child)
+    assert (await fs.get(root)).dependents == (late,)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(CHANGE, min_size=10, max_size=40))
+async def test_a_packed_row_is_the_row(steps: list[tuple[str, Any]]) -> None:
+    """Packed and unpacked, a row says what it said before, to the last field."""
+    history = await history_of(Unpacked())
+    for kind, what in steps:
+        await history.do(kind, what)
+    table: Table = history.driver._table
+    before = everything(table)
+    rows = [row for row in table.rows.values() if row.state.ended]
+    for row in rows:
+        table.archive.add(row)
+    assert everything(table) == before
+    for row in rows:
+        found = table.archive.find(row.id)
+        assert found is not None
+        again = table.archive.unpack(found)
+        assert all(run.row is again for run in again.runs)
+
+
+async def test_shapes_are_used_again(tmp_path: Any) -> None:
+    """What nobody's shape is any more makes room for another: kinds of jobs that come and go leave nothing behind."""
+    async with store_of("memory", tmp_path) as store:
+        for number in range(50):
+            job_id = await store.add(type=f"type{number}")
+            await store.cancel(job_id)
+            await store.delete(job_id)
+        table: Table = store.driver._table  # type: ignore[attr-defined]
+        assert len(table.archive.shapes) == 1
+
+
+def test_an_index_of_half_the_key() -> None:
+    """Keys of which the half that is kept is the same, at any place in a part: each finds its own number, and others perhaps."""
+    index = _Index()
+    keys = [UUID(int=(number << 64) | 0x0101010101010101).bytes for number in range(3000)]
+    for number, key in enumerate(keys):
+        index.add(key, number.to_bytes(6))
+    for number, key in enumerate(keys):
+        assert number in list(index.find(key))
+    for number, key in enumerate(keys[::2]):
+        index.discard(key, 2 * number)
+    for number, key in enumerate(keys):
+        assert (number in list(index.find(key))) == bool(number % 2)
+    for number, key in enumerate(keys[1::2]):
+        index.discard(key, 2 * number + 1)
+    assert not any(index._parts)

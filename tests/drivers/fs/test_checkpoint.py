@@ -1,0 +1,310 @@
+"""Checkpoints and compaction: one moment's state whatever happens meanwhile, and a journal that stays small."""
+
+import asyncio
+import errno
+import os
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from composerd.errors import StorageFull, StorageUnusable, Unavailable
+from composerd.models import JobState
+from composerd_fs import FsDriver, MemoryDriver
+from composerd_fs.journal.checkpoint import Restoring, Snapshot
+from composerd_fs.journal.entries import Record
+from composerd_fs.state.table import Table
+
+from ..conftest import Store, opened, store_of
+from ..test_same_history import CHANGE, History, everything, weights
+
+STEPS = st.lists(CHANGE, min_size=5, max_size=30)
+KIB = b'"' + b"x" * 1022 + b'"'
+
+
+@settings(max_examples=300, deadline=None)
+@given(STEPS, STEPS)
+async def test_a_checkpoint_is_of_one_moment(before: list[tuple[str, Any]], meanwhile: list[tuple[str, Any]]) -> None:
+    """However it is taken among changes, what it restores is the table as it was when it began."""
+    history = History(MemoryDriver.from_url("memory:"))
+    await history.driver.start()
+    for kind, what in before:
+        await history.do(kind, what)
+    table: Table = history.driver._table
+    while table.unsettled:
+        await history.driver.advance(1000)
+    expected, counts = everything(table), dict(table.counts)
+    snapshot = Snapshot(table, 1)
+    taken: list[Record] = []
+    for kind, what in meanwhile:
+        await history.do(kind, what)
+        if not snapshot.complete:
+            taken += snapshot.some(1)
+    while not snapshot.complete:
+        taken += snapshot.some(1)
+    snapshot.close()
+    restored = Table()
+    restoring = Restoring(restored)
+    for record in taken:
+        restoring.apply(record)  # type: ignore[arg-type]  # a checkpoint has no others
+    assert everything(restored) == expected
+    assert restored.counts == counts
+    tokens = [attempt.token for one in expected for attempt in one.attempts]
+    assert all(restored.find_run(token) is not None for token in tokens)
+    assert restored.live == weights(restored)
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Segments of 64 KiB, and a checkpoint whenever the journal has grown by 128 KiB."""
+    monkeypatch.setattr("composerd_fs.journal.writer.SEGMENT_SIZE", 64 * 1024)
+    monkeypatch.setattr("composerd_fs.journal.compactor.CHECKPOINT_AFTER", 128 * 1024)
+
+
+async def quiet(store: Store) -> None:
+    """Wait until the keeper has nothing to do."""
+    while (task := store.driver._keeper._task) is not None:  # type: ignore[attr-defined]
+        await asyncio.wait([task])
+
+
+def used(store: Store) -> int:
+    """Bytes of files in the journal's directory."""
+    return sum(path.stat().st_size for path in (store.directory / "journal").iterdir())
+
+
+async def churn(store: Store, jobs: int, *, live: int) -> list[Any]:
+    """Submit, finish and delete jobs with args and results of a KiB; only so many live at a time. The ids of those that do."""
+    ids: list[Any] = []
+    for _ in range(jobs):
+        job_id = await store.add(args=KIB)
+        await store.end(job_id, KIB)
+        ids.append(job_id)
+        if len(ids) > live:
+            assert await store.delete(ids.pop(0))
+    return ids
+
+
+@pytest.mark.usefixtures("small")
+async def test_disk_use_stays_with_what_lives(tmp_path: Path) -> None:
+    """However much has come and gone, the files are at most twice what lives and what may be written before the next checkpoint."""
+    async with store_of("fs", tmp_path / "storage") as fs:
+        ids = await churn(fs, 1500, live=100)
+        await quiet(fs)
+        live = 100 * (2 * 1024 + 300)
+        assert used(fs) < 2 * live + 3 * 128 * 1024
+        assert len(list((tmp_path / "storage" / "journal").glob("*.checkpoint"))) == 1
+        before = await fs.dump()
+        await fs.reopen()
+        assert await fs.dump() == before
+        assert [one.new.id for one in before] == ids
+        assert all((one.new.args, one.result) == (KIB, KIB) for one in before)
+
+
+@pytest.mark.usefixtures("small")
+async def test_long_lived_jobs_among_short_lived_ones(tmp_path: Path) -> None:
+    """Payloads that live on are copied out of segments that are mostly dead; nothing of them changes."""
+    async with store_of("fs", tmp_path / "storage") as fs:
+        lasting = []
+        for number in range(30):
+            lasting.append(await fs.add(args=b"%d" % number * 100, not_before=1e6))
+            await churn(fs, 30, live=0)
+        await quiet(fs)
+        await churn(fs, 200, live=0)
+        await quiet(fs)
+        segments = list((tmp_path / "storage" / "journal").glob("*.log"))
+        assert len(segments) < 12
+        for number, job_id in enumerate(lasting):
+            assert await fs.args(job_id) == b"%d" % number * 100
+        await fs.reopen()
+        for number, job_id in enumerate(lasting):
+            assert await fs.args(job_id) == b"%d" % number * 100
+
+
+@pytest.mark.usefixtures("small")
+async def test_a_start_reads_the_checkpoint_and_what_is_behind_it(tmp_path: Path) -> None:
+    """Segments from before the checkpoint are not read, and those that hold nothing are not there."""
+    async with store_of("fs", tmp_path / "storage") as fs:
+        await churn(fs, 300, live=0)
+        await quiet(fs)
+        await fs.add(args=KIB)
+        await fs.reopen()
+        journal = fs.driver._journal  # type: ignore[attr-defined]
+        assert journal.written < 300 * 1024
+        assert (await fs.driver.info()).jobs[JobState.READY] == 1
+        assert 1 not in [int(path.stem) for path in (tmp_path / "storage" / "journal").glob("*.log")]
+
+
+@pytest.mark.usefixtures("small")
+async def test_a_crash_at_any_moment_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The directory as it was after any system call that changes its names starts with what was acknowledged."""
+    copies: list[tuple[Path, list[Any]]] = []
+    acknowledged: list[Any] = []
+    root = tmp_path / "storage"
+
+    def noticing(call: Callable[..., Any]) -> Callable[..., Any]:
+        def made(*args: Any, **kwargs: Any) -> Any:
+            done = call(*args, **kwargs)
+            if len(copies) < 40:
+                copy = tmp_path / f"copy{len(copies)}"
+                shutil.copytree(root, copy)
+                copies.append((copy, list(acknowledged)))
+            return done
+
+        return made
+
+    async def inline(work: Callable[..., Any], *args: Any) -> Any:
+        return work(*args)
+
+    async with store_of("fs", root) as fs:
+        monkeypatch.setattr("composerd_fs.journal.compactor.asyncio.to_thread", inline)
+        with monkeypatch.context() as patch:
+            for name in ("rename", "unlink"):
+                patch.setattr(Path, name, noticing(getattr(Path, name)))
+            for number in range(25):
+                acknowledged.append((await fs.add(args=b"%d" % number * 60, not_before=1e6), b"%d" % number * 60))
+                await churn(fs, 25, live=0)
+            await quiet(fs)
+    assert len(copies) > 10
+    for copy, known in copies:
+        driver = await opened(copy)
+        store = Store(driver, copy)
+        for job_id, args in known:
+            assert await store.args(job_id) == args
+        assert not list((copy / "journal").glob("*.tmp"))
+        await driver.close()
+
+
+async def filled(tmp_path: Path) -> tuple[Path, Any]:
+    """A closed storage with a checkpoint, and a job whose args are in a segment from before it."""
+    async with store_of("fs", tmp_path / "storage") as fs:
+        ids = [await fs.add(args=b"%d" % number * 200, not_before=1e6) for number in range(300)]
+        await churn(fs, 100, live=0)
+        await quiet(fs)
+        assert fs.driver._keeper.checkpoint is not None  # type: ignore[attr-defined]
+        return tmp_path / "storage", ids[0]
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("where", ["segment", "checkpoint", "missing"])
+async def test_damage_behind_a_checkpoint(tmp_path: Path, where: str) -> None:
+    """A damaged checkpoint or a missing segment stops the start; a damaged payload is an error for who asks, and the check names all."""
+    root, job_id = await filled(tmp_path)
+    journal = root / "journal"
+    first = min(journal.glob("*.log"))
+    checkpoint = next(iter(journal.glob("*.checkpoint")))
+    if where == "missing":
+        first.unlink()
+    else:
+        damaged = first if where == "segment" else checkpoint
+        data = bytearray(damaged.read_bytes())
+        data[200] ^= 1
+        damaged.write_bytes(data)
+    problems = (await FsDriver(root).check()).problems
+    assert len(problems) == 1
+    assert str(checkpoint if where == "checkpoint" else first) in problems[0]
+    if where == "segment":
+        store = Store(await opened(root), root)
+        with pytest.raises(Unavailable, match="damaged"):
+            await store.args(job_id)
+        await store.driver.close()
+    else:
+        with pytest.raises(StorageUnusable, match="restore it from a backup"):
+            await opened(root)
+
+
+@pytest.mark.usefixtures("small")
+async def test_a_full_disk_leaves_no_half_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint that finds no room is given up, and tried again later; jobs go on."""
+
+    def full(*_args: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    async with store_of("fs", tmp_path / "storage") as fs:
+        with monkeypatch.context() as patch:
+            patch.setattr("composerd_fs.journal.compactor._finish", full)
+            await churn(fs, 60, live=60)
+            await quiet(fs)
+        journal = tmp_path / "storage" / "journal"
+        assert not list(journal.glob("*.tmp"))
+        assert not list(journal.glob("*.checkpoint"))
+        await churn(fs, 60, live=60)
+        await quiet(fs)
+        assert len(list(journal.glob("*.checkpoint"))) == 1
+
+
+async def test_a_stop_while_a_checkpoint_is_due(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is still being written when the storage is closed is written, and no checkpoint begins any more."""
+    monkeypatch.setattr("composerd_fs.journal.compactor.CHECKPOINT_AFTER", 1)
+    monkeypatch.setattr("composerd_fs.commit.MAX_BYTES", 1)  # a flush for each
+    async with store_of("fs", tmp_path / "storage") as fs:
+        driver: Any = fs.driver
+        jobs = [fs.new(args=KIB) for _ in range(50)]
+        writes = [asyncio.create_task(driver.enqueue([[job]])) for job in jobs]
+        await asyncio.sleep(0)
+        await driver.close()
+        assert driver._keeper._task is None
+        for write in writes:
+            await write
+        assert not list((tmp_path / "storage" / "journal").glob("*.tmp"))
+        fs.driver = await opened(tmp_path / "storage")
+        assert len(await fs.dump()) == 50
+
+
+async def test_a_stop_while_a_checkpoint_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint whose file is being opened when the storage is closed leaves neither the file nor a handle of it."""
+    monkeypatch.setattr("composerd_fs.journal.compactor.CHECKPOINT_AFTER", 1)
+    opening, go = threading.Event(), threading.Event()
+    handles: list[BinaryIO] = []
+    really_open = Path.open
+
+    def slowly(path: Path, *args: Any) -> Any:
+        if path.suffix != ".tmp":
+            return really_open(path, *args)
+        opening.set()
+        go.wait(60)
+        handles.append(really_open(path, *args))
+        return handles[0]
+
+    monkeypatch.setattr(Path, "open", slowly)
+    async with store_of("fs", tmp_path / "storage") as fs:
+        while not opening.is_set():
+            await fs.add()
+        closing = asyncio.create_task(fs.driver.close())
+        await asyncio.sleep(0)
+        go.set()
+        await closing
+    assert handles[0].closed
+    assert not list((tmp_path / "storage" / "journal").glob("*.tmp"))
+
+
+async def test_a_refused_delete_while_a_segment_is_emptied(fs: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job whose delete cannot be written is there again: its payload is copied before its segment goes."""
+    driver: Any = fs.driver
+    job_id = await fs.add(args=KIB)
+    await fs.cancel(job_id)
+    await driver._journal.rotate()
+    blocked, flushing = asyncio.Event(), asyncio.Event()
+    flush = driver._keeper.flush
+
+    async def refused(wanted: Any) -> Any:
+        flushing.set()
+        await blocked.wait()
+        monkeypatch.setattr(driver._keeper, "flush", flush)
+        raise StorageFull("no room")
+
+    monkeypatch.setattr(driver._keeper, "flush", refused)
+    deleting = asyncio.create_task(fs.delete(job_id))
+    await flushing.wait()
+    emptying = asyncio.create_task(driver._keeper._empty({1}))
+    await asyncio.sleep(0.05)
+    blocked.set()
+    with pytest.raises(StorageFull):
+        await deleting
+    await emptying
+    assert driver._table.live.keys() == {2}
+    assert await fs.args(job_id) == KIB

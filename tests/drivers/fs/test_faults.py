@@ -1,0 +1,300 @@
+"""Disks that fail: what a refused flush leaves, what a crash tears off, and damage that must not be read over."""
+
+import asyncio
+import errno
+import os
+import shutil
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from composerd.errors import ComposerdError, StorageFull, StorageUnusable, Unavailable
+from composerd.models import Artifact, Attachment, JobState, Outcome, Touch
+from composerd.testing.kit.instance import ANY, everything
+from composerd_fs.journal.frames import SEGMENT_HEADER
+
+from ..conftest import Store, opened, store_of
+
+pwrite = os.pwrite
+LARGE = b'"' + b"x" * 100 + b'"'
+"""A payload that is not in its record."""
+
+
+def failing(error: int, *, after: int = 0) -> Callable[..., int]:
+    """A system call that fails like this, after `after` bytes were written."""
+
+    def call(descriptor: int, *args: Any) -> int:
+        if after:
+            data, offset = args
+            pwrite(descriptor, bytes(data)[:after], offset)
+        raise OSError(error, os.strerror(error))
+
+    return call
+
+
+async def mixed_flush(fs: Store, tokens: dict[str, Any]) -> list[object]:
+    """One flush of every kind of write; what each was answered."""
+    return await asyncio.gather(
+        fs.driver.enqueue([[fs.new(idempotency_key="new")], [fs.new(*tokens["deps"])]]),
+        fs.claim(),
+        fs.driver.finish([Outcome(tokens["finish"], b"1", failed=False)]),
+        fs.driver.attach([Attachment(tokens["attach"], Artifact("b", 1, "cd" * 32, "elsewhere"))]),
+        fs.driver.release([tokens["release"]]),
+        fs.driver.cancel([tokens["cancel"]]),
+        fs.driver.delete([tokens["delete"]]),
+        fs.driver.advance(100),
+        return_exceptions=True,
+    )
+
+
+async def busy(fs: Store) -> dict[str, Any]:
+    """A storage with work for every kind of write."""
+    ended = await fs.add(priority=9)
+    await fs.end(ended)
+    finish = await fs.take(await fs.add())
+    attach = await fs.take(await fs.add())
+    await fs.attach(attach, "a")
+    release = await fs.take(await fs.add())
+    root = await fs.add(not_before=1e6)
+    child = await fs.add(root)
+    await fs.add(retry_on_failure=1)
+    await fs.add()
+    await fs.take(lease=1e-6)
+    await fs.add(not_before=1e-6)
+    return {
+        "finish": finish,
+        "attach": attach,
+        "release": release,
+        "cancel": root,
+        "delete": ended,
+        "deps": [child],
+    }
+
+
+@pytest.mark.parametrize("after", [0, 40])
+async def test_a_full_disk_changes_nothing_and_recovers(fs: Store, monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+    """A full disk refuses a flush of every kind of write, leaves the table as it was, still reads, and recovers by itself."""
+    tokens = await busy(fs)
+    before = await fs.dump()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", failing(errno.ENOSPC, after=after))
+        answers = await mixed_flush(fs, tokens)
+        assert [type(one) for one in answers] == [StorageFull] * len(answers)
+        assert await fs.dump() == before
+        assert (await fs.driver.touch([Touch(tokens["finish"])])).items[0].state == "running"
+    answers = await mixed_flush(fs, tokens)
+    assert not [one for one in answers if isinstance(one, BaseException)]
+    after_flush = await fs.dump()
+    assert after_flush != before
+    await fs.reopen()
+    await fs.driver.advance(100)  # that a delay is over is not recorded
+    assert await fs.dump() == after_flush
+
+
+@pytest.mark.parametrize(("call", "error"), [("pwrite", errno.EIO), ("pwrite", errno.EROFS), ("fdatasync", errno.EIO)])
+async def test_a_failed_write_is_for_good(fs: Store, monkeypatch: pytest.MonkeyPatch, call: str, error: int) -> None:
+    """An I/O error, a read-only disk, an fdatasync that failed: never retried, nothing more is accepted, everything is still read."""
+    tokens = await busy(fs)
+    before = await fs.dump()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, failing(error))
+        answers = await mixed_flush(fs, tokens)
+    assert [type(one) for one in answers] == [Unavailable] * len(answers)
+    assert await fs.dump() == before
+    with pytest.raises(Unavailable, match="restart composerd"):
+        await fs.add()
+    with pytest.raises(Unavailable, match="restart composerd"):
+        await fs.driver.ping()
+    assert await fs.dump() == before
+
+
+async def test_a_stop_without_the_directory(fs: Store) -> None:
+    """A storage whose directory is gone is closed all the same."""
+    await fs.add()
+    shutil.rmtree(fs.directory)
+    await fs.driver.close()
+
+
+@pytest.mark.parametrize("asked", ["write", "ping"])
+async def test_a_directory_that_is_removed(fs: Store, asked: str) -> None:
+    """A write that would be gone with the process is not acknowledged, and who asks before that hears of it too."""
+    kept = await fs.add(args=b"1")
+    shutil.rmtree(fs.directory)
+    with pytest.raises(Unavailable, match="the journal was removed"):
+        await (fs.add() if asked == "write" else fs.driver.ping())
+    with pytest.raises(Unavailable, match="restart composerd"):
+        await fs.driver.ping()
+    assert await fs.args(kept) == b"1"
+    await fs.driver.close()
+
+
+async def test_a_write_that_cannot_be_cut_back_is_for_good(fs: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk whose torn write cannot be cut off again is an error for good; a restart cuts it."""
+    await fs.add()
+    before = await fs.dump()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", failing(errno.ENOSPC, after=40))
+        patch.setattr(os, "ftruncate", failing(errno.EIO))
+        with pytest.raises(Unavailable, match="cut back"):
+            await fs.add()
+    with pytest.raises(Unavailable):
+        await fs.add()
+    await fs.reopen()
+    assert await fs.dump() == before
+    await fs.add()
+
+
+async def test_a_new_segment_that_finds_no_room(fs: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that fills up between two segments refuses writes, and goes on when there is room."""
+    monkeypatch.setattr(fs.driver._journal, "_segment_size", 1)  # type: ignore[attr-defined]
+    first = await fs.add()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", failing(errno.ENOSPC))
+        with pytest.raises(StorageFull):
+            await fs.add()
+    second = await fs.add()
+    before = await fs.dump()
+    assert [one.new.id for one in before] == [first, second]
+    await fs.reopen()
+    assert await fs.dump() == before
+    assert await fs.args(first) == await fs.args(second) == b'{"n":1}'
+
+
+async def crashed(directory: Path, copy: Path) -> Path:
+    """A storage that was left without a clean stop; its last segment."""
+    async with store_of("fs", directory) as fs:
+        await everything(fs)
+        shutil.copytree(directory, copy)  # as a kill would leave it: no marker
+    return max((copy / "journal").glob("*.log"))
+
+
+def frame_starts(segment: Path) -> list[int]:
+    """Where the frames of a segment begin."""
+    data = segment.read_bytes()
+    starts, at = [], SEGMENT_HEADER
+    while at < len(data):
+        starts.append(at)
+        payloads, records = (int.from_bytes(data[at + n : at + n + 4], "little") for n in (4, 8))
+        at += 28 + payloads + records
+    assert at == len(data)
+    return starts
+
+
+@pytest.mark.usefixtures("unsynced")
+async def test_a_torn_end_is_cut_off(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A crash in the middle of the last write, at every byte of it: what was acknowledged before is there, and the log says it."""
+    segment = await crashed(tmp_path / "storage", tmp_path / "copy")
+    data = segment.read_bytes()
+    last = frame_starts(segment)[-1]
+    segment.write_bytes(data[:last])
+    driver = await opened(tmp_path / "copy")
+    whole = [one async for one in driver.dump()]
+    await driver.close()
+    for cut in range(last + 1, len(data)):
+        (segment.parent / "CLEAN").unlink()
+        segment.write_bytes(data[:cut])
+        caplog.clear()
+        driver = await opened(tmp_path / "copy")
+        assert [one async for one in driver.dump()] == whole
+        assert f"{cut - last} bytes from byte {last} on were cut off" in caplog.text
+        await driver.close()
+        assert segment.stat().st_size == last
+
+
+async def test_a_last_write_that_did_not_reach_the_disk_in_order(tmp_path: Path) -> None:
+    """A crash may leave zeros, or old bytes, in the middle of the last write: it is cut off as well."""
+    segment = await crashed(tmp_path / "storage", tmp_path / "copy")
+    data = segment.read_bytes()
+    last = frame_starts(segment)[-1]
+    for at in range(last, len(data)):
+        torn = bytearray(data)
+        torn[at] ^= 0xFF
+        segment.write_bytes(torn)
+        driver = await opened(tmp_path / "copy")
+        await driver.close()
+        assert segment.stat().st_size == last
+        (segment.parent / "CLEAN").unlink()
+
+
+@pytest.mark.usefixtures("unsynced")
+async def test_damage_elsewhere_is_refused(tmp_path: Path) -> None:
+    """One wrong byte anywhere before the last frame stops the start, with the file and the offset of what does not read."""
+    segment = await crashed(tmp_path / "storage", tmp_path / "copy")
+    data = segment.read_bytes()
+    starts = frame_starts(segment)
+    for at in range(starts[-1]):
+        damaged = bytearray(data)
+        damaged[at] ^= 0x01
+        segment.write_bytes(damaged)
+        with pytest.raises(StorageUnusable) as refused:
+            await opened(tmp_path / "copy")
+        where = max((start for start in starts if start <= at), default=0)
+        assert str(segment) in str(refused.value)
+        assert f"at byte {where}" in str(refused.value)
+        assert segment.read_bytes() == damaged
+
+
+@pytest.mark.parametrize("cut", [1, 20])
+async def test_after_a_clean_stop_nothing_may_be_missing(tmp_path: Path, cut: int) -> None:
+    """After a clean stop the last frame is like any other: a torn or missing one stops the start."""
+    async with store_of("fs", tmp_path / "storage") as fs:
+        await everything(fs)
+    segment = next((tmp_path / "storage" / "journal").glob("*.log"))
+    whole = segment.read_bytes()
+    last = frame_starts(segment)[-1]
+    for damaged in (whole[:-cut], whole[:last], whole + b"x" * cut):
+        segment.write_bytes(damaged)
+        with pytest.raises(StorageUnusable, match=str(segment)):
+            await opened(tmp_path / "storage")
+    segment.write_bytes(whole)
+    await (await opened(tmp_path / "storage")).close()
+
+
+async def test_a_missing_segment_is_refused(tmp_path: Path) -> None:
+    """A segment that is gone stops the start and is named."""
+    async with store_of("fs", tmp_path / "storage") as fs:
+        fs.driver._journal._segment_size = 1  # type: ignore[attr-defined]
+        for _ in range(3):
+            await fs.add()
+    (tmp_path / "storage" / "journal" / "00000002.log").unlink()
+    with pytest.raises(StorageUnusable, match=r"00000002\.log"):
+        await opened(tmp_path / "storage")
+
+
+async def test_a_newer_format_is_refused(fs: Store) -> None:
+    """A directory of a newer version says that a newer composerd is needed."""
+    await fs.add()
+    await fs.driver.close()
+    segment = next((fs.directory / "journal").glob("*.log"))
+    data = bytearray(segment.read_bytes())
+    data[8] += 1
+    data[28:32] = zlib.crc32(data[:28]).to_bytes(4, "little")
+    segment.write_bytes(data)
+    with pytest.raises(StorageUnusable, match="format version 2"):
+        await opened(fs.directory)
+
+
+async def test_a_directory_has_one_holder(fs: Store) -> None:
+    """A second process, or driver, on a directory in use gets an error that names the holder."""
+    with pytest.raises(StorageUnusable, match=f"process {os.getpid()}"):
+        await opened(fs.directory)
+    await fs.add()
+    await fs.reopen()
+
+
+async def test_an_unreadable_payload_is_no_lost_claim(fs: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A payload that the disk does not give is an error for who asked; the claim stands and can be repeated with its token."""
+    job_id = await fs.add(args=LARGE)
+    token = fs.id()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pread", failing(errno.EIO))
+        with pytest.raises(ComposerdError):
+            await fs.claim(ANY, token=token)
+    assert await fs.state(job_id) is JobState.RUNNING
+    claimed = await fs.claim(ANY, token=token)
+    assert claimed is not None
+    assert claimed.job_id == job_id
+    assert claimed.args == LARGE

@@ -1,0 +1,110 @@
+"""What a power cut leaves: of each file only what was brought to the disk, under the names that were; nothing acknowledged is lost."""
+
+import asyncio
+import copy
+import os
+import random
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from composerd_fs import FsDriver
+
+from . import kill_me
+from .test_kill import Known, compare
+
+IMAGES = int(os.environ.get("POWER_CUTS", "90"))
+"""How many moments are looked at; `POWER_CUTS=200` for a long run."""
+
+
+class Disk:
+    """What is on the disk for good: told by `fsync` and `fdatasync`, which it stands in for."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.contents: dict[int, bytes] = {}
+        """Of files, by inode: as they were when they were last brought to the disk."""
+        self.names: dict[Path, dict[str, int]] = {}
+        """Of directories: the names that they had when they were, and their inodes."""
+        self._held: dict[int, int] = {}
+        """Files that are kept open, so that no other gets their inode."""
+
+    def noticing(self, call: Callable[[int], None]) -> Callable[[int], None]:
+        """A system call that brings a file or a directory to the disk."""
+
+        def made(descriptor: int) -> None:
+            with self.lock:
+                call(descriptor)
+                path = Path(f"/proc/self/fd/{descriptor}").readlink()
+                if path.is_dir():
+                    self.names[path] = inodes(path)
+                else:
+                    inode = os.fstat(descriptor).st_ino
+                    self.contents[inode] = Path(f"/proc/self/fd/{descriptor}").read_bytes()
+                    if inode not in self._held:
+                        self._held[inode] = os.dup(descriptor)
+
+        return made
+
+    def close(self) -> None:
+        """Let go of the files."""
+        for descriptor in self._held.values():
+            os.close(descriptor)
+
+    def image(self, journal: Path, kind: int) -> dict[str, bytes]:
+        """The journal after a power cut at this moment, with the names of now, those that are certain, or those of these that are left."""
+        now, certain = inodes(journal), self.names[journal]
+        names = (now, certain, {name: inode for name, inode in certain.items() if name in now})[kind]
+        return {name: self.contents.get(inode, b"") for name, inode in names.items()}
+
+
+def inodes(directory: Path) -> dict[str, int]:
+    """The names in a directory, and their inodes."""
+    return {entry.name: entry.inode() for entry in os.scandir(directory)}
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
+    """Notice what is brought to the disk; the segments are small, so that there is a compaction at any time."""
+    monkeypatch.setattr("composerd_fs.journal.writer.SEGMENT_SIZE", 32 * 1024)
+    monkeypatch.setattr("composerd_fs.journal.compactor.CHECKPOINT_AFTER", 32 * 1024)
+    monkeypatch.setattr("composerd_fs.journal.compactor.ROWS_AT_ONCE", 5)
+    noticed = Disk()
+    monkeypatch.setattr("os.fsync", noticed.noticing(os.fsync))
+    monkeypatch.setattr("os.fdatasync", noticed.noticing(os.fdatasync))
+    yield noticed
+    noticed.close()
+
+
+@pytest.mark.timeout(max(120, IMAGES * 5))
+async def test_a_power_cut_at_any_moment(tmp_path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At random moments of real work, checkpoints and compactions among it: what was acknowledged is there after a start."""
+    journal = tmp_path / "storage" / "journal"
+    known = Known()
+    monkeypatch.setattr(kill_me, "say", lambda *words: known.hear(" ".join(map(str, words))))
+    chance = random.Random(20261124)
+    driver = FsDriver(tmp_path / "storage")
+    await driver.start()
+    ended: list[Any] = []
+    work = [asyncio.create_task(kill_me.work(driver, chance, ended)) for _ in range(kill_me.WORKERS)]
+    cuts: list[tuple[dict[str, bytes], Known]] = []
+    while len(cuts) < IMAGES:
+        for _ in range(chance.randrange(200, 600)):
+            await asyncio.sleep(0)
+        with disk.lock:
+            cuts.append((disk.image(journal, len(cuts) % 3), copy.deepcopy(known)))
+    for task in work:
+        task.cancel()
+    await asyncio.gather(*work, return_exceptions=True)
+    assert driver._keeper.checkpoint is not None
+    await driver.close()
+    monkeypatch.undo()
+    for number, (files, then) in enumerate(cuts):
+        after = tmp_path / f"cut{number}"
+        (after / "journal").mkdir(parents=True)
+        for name, content in files.items():
+            (after / "journal" / name).write_bytes(content)
+        await compare(after, then)

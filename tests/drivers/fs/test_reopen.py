@@ -1,0 +1,88 @@
+"""What a restart of the fs driver makes of whatever was in one flush, or not finished yet. That it changes nothing is in the kit."""
+
+import asyncio
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from composerd.errors import StorageUnusable
+from composerd.models import JobState, OnDependencyFailure
+from composerd_fs import FsDriver
+
+from ..conftest import Store
+
+
+async def test_one_flush_is_read_as_it_was_lived(fs: Store) -> None:
+    """Durable: an end, and a claim of the job that it made ready, in one flush: the restart knows the order."""
+    root = await fs.add()
+    job_id = await fs.add(root, retry_on_failure=1, retry_backoff=1.0)
+    first, second = UUID(int=98), UUID(int=99)
+    await asyncio.gather(fs.claim(token=first), fs.finish(first), fs.claim(token=second))
+    assert await fs.state(job_id) is JobState.RUNNING
+    await fs.reopen()
+    await fs.finish(second, failed=True)
+    assert await fs.state(job_id) is JobState.WAITING
+    assert await fs.pass_time(2.0) == [job_id]
+    assert await fs.state(job_id) is JobState.READY
+
+
+async def test_failures_of_one_flush(fs: Store) -> None:
+    """J5: which failed dependencies a result names was decided once; a restart gives the same bytes."""
+    roots = [await fs.add(), await fs.add()]
+    tokens = [await fs.take(), await fs.take()]
+    job_id = await fs.add(*roots, on_dependency_failure=OnDependencyFailure.FAIL)
+    await asyncio.gather(*[fs.finish(token, failed=True) for token in tokens])
+    before = await fs.result(job_id)
+    await fs.reopen()
+    assert await fs.result(job_id) == before
+
+
+async def test_deleted_in_the_flush_of_its_end(fs: Store) -> None:
+    """Durable: a job that failed with its dependency and was deleted in the same flush stays deleted, and is not counted."""
+    root = await fs.add()
+    token = await fs.take()
+    job_id = await fs.add(root, on_dependency_failure=OnDependencyFailure.FAIL)
+    await asyncio.gather(fs.finish(token, failed=True), fs.delete(job_id))
+    info = (await fs.driver.info()).jobs
+    await fs.reopen()
+    assert (await fs.driver.info()).jobs == info
+    assert (await fs.get(root)).dependents == ()
+
+
+async def test_many_dependents(fs: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What follows from an end may lag, and `advance` completes it, with the same answers before and after a restart."""
+    monkeypatch.setattr("composerd_fs.state.commands.SETTLED_AT_ONCE", 3)
+    root = await fs.add()
+    jobs = [fs.new(root, on_dependency_failure=OnDependencyFailure.FAIL) for _ in range(10)]
+    await fs.submit(*jobs)
+    leaves = [fs.new(job.id) for job in jobs]
+    await fs.submit(*leaves)
+    token = await fs.take(root)
+    await fs.finish(token, failed=True)
+    unended = [job.id for job in jobs if await fs.state(job.id) is JobState.WAITING]
+    assert unended
+    await fs.cancel(unended[0])
+    before = await fs.dump()
+    await fs.reopen()
+    assert await fs.dump() == before
+    for _ in range(20):
+        await fs.driver.advance(3)
+    before = await fs.dump()
+    states = {one.new.id: one.job.state for one in before}
+    assert [states[job.id] for job in jobs].count(JobState.FAILED) == 9
+    assert [states[leaf.id] for leaf in leaves].count(JobState.CANCELED) == 1
+    assert [states[leaf.id] for leaf in leaves].count(JobState.READY) == 9
+    await fs.reopen()
+    assert await fs.dump() == before
+
+
+async def test_a_file_in_the_place_of_the_directory(tmp_path: Path) -> None:
+    """Start: what cannot be a storage is `StorageUnusable`, and closing after that is fine."""
+    path = tmp_path / "file"
+    path.write_text("")
+    driver = FsDriver(path)
+    with pytest.raises(StorageUnusable, match="file"):
+        await driver.start()
+    await driver.close()
+    await driver.close()

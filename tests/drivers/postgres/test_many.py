@@ -1,0 +1,166 @@
+"""Many PostgreSQL drivers on one storage: they take each job once, leave no deadlock, and hear of each other."""
+
+import asyncio
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from composerd.models import Claim, News, OnDependencyFailure, Outcome
+from composerd.testing.kit.instance import ANY, PLENTY, Store
+from composerd_postgres.jobs import attempts
+
+from ...throwaway import Throwaway
+from ..conftest import Open
+
+
+async def test_dependents_do_not_hide_a_job(open_store: Open) -> None:
+    """Claim: a submission that depends on a ready job, and holds on to it, does not keep it from being taken."""
+    one, other = await open_store(), await open_store()
+    job_id = await one.add()
+    session = one.driver._session  # type: ignore[attr-defined]
+    async with session.connections.one() as connection:
+        await connection.fetch("BEGIN", {})
+        await connection.fetch(session.statements["hold_jobs"], {"held": f"{{{job_id}}}", "answered": "{}"})
+        claimed = await other.claim()
+        await connection.fetch("ROLLBACK", {})
+    assert claimed is not None
+    assert claimed.job_id == job_id
+
+
+async def test_many_lists_of_types(open_store: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Claim: requests for ever different keys are answered in their order, some at a time: a statement looks through all keys for each."""
+    store = await open_store()
+    keys = [ANY._replace(type=f"t{n}") for n in range(100)]
+    ids = [await store.add(type=key.type) for key in keys]
+    most = 0
+    real = attempts._claim
+
+    async def observed(session: Any, requests: Sequence[Claim], max_bytes: int) -> Any:
+        nonlocal most
+        most = max(most, len({request.keys for request in requests}))
+        return await real(session, requests, max_bytes)
+
+    monkeypatch.setattr(attempts, "_claim", observed)
+    claims = [Claim(store.id(), (key, ANY._replace(type="none")), 60.0) for key in [keys[0], *keys]]
+    batch = await store.driver.claim(claims, PLENTY)
+    assert [one and one.job_id for one in batch.items] == [ids[0], None, *ids[1:]]
+    assert most == attempts.CLASSES
+
+
+async def test_many_drivers_take_each_job_once(open_store: Open) -> None:
+    """Claim: whatever drivers race, each job is given once, and all are."""
+    stores = [await open_store(connections="4") for _ in range(4)]
+    keys = [ANY, ANY._replace(arch="x86_64")]
+    ids = set()
+    for store in stores:
+        for n in range(50):
+            ids.add(await store.add(arch=keys[n % 2].arch, priority=n % 3))
+    got: list[Any] = []
+
+    async def take(store: Store) -> None:
+        for _ in range(20):
+            claims = [Claim(store.id(), tuple(keys), 60.0) for _ in range(3)]
+            got.extend(one.job_id for one in (await store.driver.claim(claims, PLENTY)).items if one is not None)
+
+    await asyncio.gather(*[take(store) for store in stores for _ in range(2)])
+    assert len(got) == len(ids)
+    assert set(got) == ids
+
+
+async def test_many_drivers_end_a_graph(open_store: Open, newest_postgres: Throwaway) -> None:
+    """Races: ends, cancels, releases and submissions on one graph by many drivers: no deadlock is left, and all adds up."""
+    stores = [await open_store(connections="4") for _ in range(4)]
+    roots = [await stores[0].add() for _ in range(12)]
+    leaves = [
+        await stores[0].add(
+            *roots[n : n + 6], on_dependency_failure=OnDependencyFailure.FAIL if n % 2 else OnDependencyFailure.RUN
+        )
+        for n in range(12)
+    ]
+    deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = 'postgres'"
+    before = newest_postgres.sql(deadlocks)
+
+    async def work(store: Store, number: int) -> None:
+        for turn in range(10):
+            claims = [Claim(store.id(), (ANY,), 60.0) for _ in range(3)]
+            taken = [one for one in (await store.driver.claim(claims, PLENTY)).items if one is not None]
+            if turn % 3 == 2:
+                await store.driver.release([one.token for one in taken])
+            else:
+                outcomes = [
+                    Outcome(one.token, b"%d" % turn, failed=(number + turn) % 4 == 0) for one in reversed(taken)
+                ]
+                await store.driver.finish(outcomes)
+            if turn == 5:
+                await store.driver.cancel([leaves[number], leaves[number + 4]])
+            await store.driver.enqueue([[store.new(roots[(number + turn) % 12], roots[turn])]])
+
+    await asyncio.gather(*[work(store, number) for number, store in enumerate(stores)])
+    while (await stores[0].driver.advance(1000)).news.due_in == 0.0:
+        pass
+    while (claimed := await stores[1].claim()) is not None:
+        await stores[2].finish(claimed.token)
+    jobs = await stores[3].dump()
+    assert all(job.job.state.ended for job in jobs), [job.job for job in jobs if not job.job.state.ended]
+    assert (await stores[0].driver.check()).problems == ()
+    assert newest_postgres.sql(deadlocks) == before
+
+
+async def test_a_key_is_one_job_whoever_submits(open_store: Open) -> None:
+    """Enqueue: of submissions with one key at once on many drivers one makes the job, and the others find it."""
+    stores = [await open_store() for _ in range(4)]
+    for turn in range(10):
+        jobs = [
+            store.new(idempotency_key=f"k{turn}", fingerprint=hashlib.sha256(b"f").digest())
+            for store in stores
+            for _ in range(3)
+        ]
+        answers = await asyncio.gather(*[stores[n // 3].submit(job) for n, job in enumerate(jobs)])
+        assert len({answer.jobs[0].id for answer in answers}) == 1
+        assert sum(answer.created[0] for answer in answers) == 1
+
+
+async def test_news_cross(open_store: Open) -> None:
+    """Watch: another driver hears what became ready and what ended or came back, and not what it did itself."""
+    one, other = await open_store(), await open_store()
+    heard: asyncio.Queue[News] = asyncio.Queue()
+
+    async def listen() -> None:
+        async for news in other.driver.watch():
+            heard.put_nowait(news)
+
+    listening = asyncio.create_task(listen())
+    assert (await heard.get()).recheck
+    await other.add(type="own")
+    job_id = await one.add()
+    assert await heard.get() == News(ready={ANY: 1})
+    await one.release(await one.take())
+    news = [await heard.get(), await heard.get()]
+    assert News(returned=(job_id,)) in news
+    await one.end(job_id)
+    assert await heard.get() == News(ended=(job_id,))
+    for _ in range(3):
+        await one.add(priority=1)
+    await one.submit(*[one.new() for _ in range(3)])
+    assert [await heard.get() for _ in range(4)][-1] == News(ready={ANY: 3})
+    listening.cancel()
+
+
+async def test_too_much_news(open_store: Open) -> None:
+    """Watch: more than fits into a few notifications says "look at everything"."""
+    one, other = await open_store(), await open_store()
+    watching = other.driver.watch()
+    await anext(watching)
+    root = await one.add()
+    await one.submit(*[one.new(root) for _ in range(4000)])
+    cancel = await one.driver.cancel([root])
+    assert len(cancel.news.ended) == 4001
+    ended: set[Any] = set()
+    while len(ended) < 4001:
+        news = await anext(watching)
+        if news.recheck:
+            break
+        ended.update(news.ended)
+    await watching.aclose()  # type: ignore[attr-defined]

@@ -1,0 +1,213 @@
+"""How PostgreSQL carries out the driver's statements with 100,000 jobs ready and 100,000 ended: by index, touching what is wanted.
+
+The server itself says so: `auto_explain` reports the plan of every statement, those inside of functions included, with the
+rows that each step really saw.
+"""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from composerd.models import Claim, JobFilter, JobState, Key, Outcome, PayloadKind, PayloadRef, Touch, Worker
+from composerd.testing.kit.instance import ANY, PLENTY, Store
+from composerd_postgres import PostgresDriver
+
+from ...throwaway import Throwaway
+
+ROWS = 100_000
+
+BIG = frozenset({"jobs", "args", "results", "edges", "attempts", "artifacts"})
+
+FEW = 500
+"""How many rows of a big table a statement may touch for a call that concerns some dozens."""
+
+FILL = f"""
+SET search_path TO composerd;
+INSERT INTO jobs (id, seq, place, channel, type, arch, state, priority, queued_at, started_at, finished_at, expires_at, purge_at,
+    attempt, dependencies, max_retries, retry_on_failure, retry_backoff, fail_with_dependency, retention, idempotency_key,
+    fingerprint, args_size)
+SELECT ('00000000-0000-0000-0000-' || lpad(to_hex(n), 12, '0'))::uuid, n, n, '', 'build',
+    CASE n % 2 WHEN 0 THEN 'x86_64' ELSE '' END, CASE WHEN n <= {ROWS} THEN 'finished' ELSE 'ready' END, n % 3, now(), now(),
+    CASE WHEN n <= {ROWS} THEN now() END, CASE WHEN n <= {ROWS} THEN now() + interval '14 d' END,
+    CASE WHEN n <= {ROWS} THEN now() + interval '14 d' END, CASE WHEN n <= {ROWS} THEN 1 ELSE 0 END,
+    CASE WHEN n > {ROWS} THEN ARRAY[('00000000-0000-0000-0000-' || lpad(to_hex(n - {ROWS}), 12, '0'))::uuid] ELSE '{{}}' END,
+    2, 0, 10, false, 1209600, 'key' || n, '', 20
+FROM generate_series(1, {2 * ROWS}) n;
+INSERT INTO args SELECT id, decode(repeat('41', 20), 'hex') FROM jobs;
+INSERT INTO results SELECT id, decode(repeat('42', 20), 'hex') FROM jobs WHERE state = 'finished';
+INSERT INTO attempts SELECT ('11111111-0000-0000-0000-' || lpad(to_hex(seq), 12, '0'))::uuid, id, 1, 'finished', false, 60, '', NULL
+FROM jobs WHERE state = 'finished';
+INSERT INTO artifacts SELECT id, 'image', 1, 'ab', 'p' FROM jobs WHERE state = 'finished';
+INSERT INTO edges SELECT dependencies[1], id, seq, false FROM jobs WHERE state = 'ready';
+SELECT setval('places', {2 * ROWS});
+"""
+
+SETTINGS = {
+    "session_preload_libraries": "auto_explain",
+    "auto_explain.log_min_duration": "0",
+    "auto_explain.log_nested_statements": "on",
+    "auto_explain.log_analyze": "on",
+    "auto_explain.log_timing": "off",
+    "auto_explain.log_format": "json",
+    "client_min_messages": "log",
+}
+
+
+_filled: dict[Throwaway, str] = {}
+"""A full database of each server, to be copied for each test."""
+
+
+async def _fill(postgres: Throwaway) -> str:
+    database = postgres.fresh_database()
+    await PostgresDriver.from_url(postgres.url(database)).migrate()
+    await asyncio.to_thread(postgres.sql, FILL, database)
+    await asyncio.to_thread(postgres.sql, "VACUUM ANALYZE", database)
+    return database
+
+
+@pytest.fixture
+async def explained(postgres: Throwaway) -> Any:
+    """A store over a full database, and a function that carries out a call and answers its plans."""
+    if postgres not in _filled:
+        _filled[postgres] = await _fill(postgres)
+    async with _explaining(postgres, postgres.fresh_database(template=_filled[postgres])) as both:
+        yield both
+
+
+@contextlib.asynccontextmanager
+async def _explaining(postgres: Throwaway, database: str) -> AsyncIterator[Any]:
+    driver = PostgresDriver.from_url(postgres.url(database))
+    for name, value in SETTINGS.items():
+        postgres.sql(f"ALTER DATABASE {database} SET {name} = '{value}'")
+    await driver.start()
+    store = Store(driver, lambda: PostgresDriver(driver.options))
+    store._ids = 2**60
+
+    async def plans(call: Callable[[], Awaitable[Any]]) -> tuple[Any, list[dict[str, Any]]]:
+        notices: list[str] = []
+        (connection,) = driver._session.connections._idle
+        connection.raw.raw.notices = notices
+        answer = await call()
+        assert len(driver._session.connections._idle) == 1
+        found = [json.loads(one.partition("plan:\n")[2]) for one in notices if "plan:\n" in one]
+        assert found, "the server reported no plan"
+        return answer, found
+
+    try:
+        yield store, plans
+    finally:
+        await driver.close()
+
+
+def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for child in plan.get("Plans", ()):
+        yield from _nodes(child)
+
+
+def _dear(plans: list[dict[str, Any]]) -> list[str]:
+    """What touches more of a big table than it should."""
+    found = []
+    for plan in plans:
+        for node in _nodes(plan["Plan"]):
+            if node.get("Relation Name") in BIG:
+                seen = (node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) * node["Actual Loops"]
+                if seen > FEW or node["Node Type"] == "Seq Scan":
+                    found.append(f"{node['Node Type']} on {node['Relation Name']}: {seen} rows in {plan['Query Text']}")
+    return found
+
+
+async def test_every_call(explained: Any) -> None:
+    """Each call of the contract, with 100,000 ready and 100,000 ended jobs: no big table is read through, or more of it than is wanted."""
+    store, plans = explained
+    driver = store.driver
+    dear: list[str] = []
+
+    async def do(call: Awaitable[Any]) -> Any:
+        answer, found = await plans(lambda: call)
+        dear.extend(_dear(found))
+        return answer
+
+    both = (ANY, ANY._replace(arch="x86_64"))
+    ended, ready = UUID(int=7), UUID(int=ROWS + 7)
+    root = store.new(ended, ready, idempotency_key="new", fingerprint=b"f", priority=9)
+    leaf = store.new(root.id, retry_on_failure=1)
+    await do(driver.enqueue([[root, leaf], [store.new(idempotency_key="key5")], [store.new()]]))
+    claims = [Claim(store.id(), both, 60.0, 5.0, store.id()) for _ in range(20)]
+    for _ in range(2):  # the second time with a position to begin at
+        taken = (await do(driver.claim(claims, PLENTY))).items
+        assert len({one.job_id for one in taken}) == 20
+        again = (await do(driver.claim(claims, PLENTY))).items
+        assert again == taken
+        tokens = [claim.token for claim in claims]
+        await do(driver.touch([Touch(token, b"{}") for token in tokens]))
+        await do(driver.release(tokens[:5]))
+        await do(_finish(store, tokens[5:]))
+        claims = [Claim(store.id(), both[:1], 60.0) for _ in range(20)]
+    assert (await do(driver.claim([Claim(store.id(), (Key("", "none", None),), 60.0)], PLENTY))).items == [None]
+    token = (await do(driver.claim([Claim(store.id(), both, 60.0)], PLENTY))).items[0].token
+    await do(store.attach(token, "log"))
+    await do(driver.artifacts([ended]))
+    await do(driver.payload([PayloadRef(ended, kind) for kind in PayloadKind]))
+    await do(driver.get([ended, ready]))
+    await do(driver.list(JobFilter(), None, 50))
+    await do(driver.seen([Worker(store.id(), "x86_64", ("build",))]))
+    await do(driver.workers(60.0))
+    await do(driver.ahead(UUID(int=ROWS + 40), 100))
+    assert (await do(driver.cancel([root.id]))).news.ended == (root.id, leaf.id)
+    await do(driver.delete([leaf.id, root.id]))
+    await store.driver.shift_clock(100.0)
+    assert len((await do(driver.advance(100))).items) == 1
+    await do(driver.purge(100))
+    assert dear == []
+
+
+async def test_a_plan_made_when_there_was_nothing(postgres: Throwaway) -> None:
+    """A session that planned its claims just after a vacuum of empty tables looks jobs up all the same when there are many."""
+    database = postgres.fresh_database()
+    await PostgresDriver.from_url(postgres.url(database)).migrate()
+    for table in sorted(BIG):  # else autovacuum has the plans made anew some seconds later
+        postgres.sql(f"ALTER TABLE composerd.{table} SET (autovacuum_enabled = off)", database)
+    postgres.sql("VACUUM ANALYZE", database)
+    async with _explaining(postgres, database) as (store, plans):
+        claims = [Claim(store.id(), (ANY,), 60.0) for _ in range(20)]
+        assert (await store.driver.claim(claims, PLENTY)).items == [None] * 20
+        await asyncio.to_thread(postgres.sql, FILL, database)
+        for _ in range(2):  # the second time all are repetitions
+            batch, found = await plans(lambda: store.driver.claim(claims, PLENTY))
+            assert None not in batch.items
+            assert _dear(found) == []
+
+
+async def test_retention_in_small_batches(explained: Any) -> None:
+    """Purge: with 100,000 jobs past their retention a call touches as many as it is told to remove."""
+    store, plans = explained
+    await store.driver.shift_clock(20 * 86400.0)
+    batch, found = await plans(lambda: store.driver.purge(100))
+    assert batch.items == []  # the ready jobs need them, and they are looked at again later
+    assert _dear(found) == []
+    await store.driver.cancel([UUID(int=ROWS + n) for n in range(101, 201)])
+    batch, found = await plans(lambda: store.driver.purge(100))
+    assert len(batch.items) <= 100
+    assert _dear(found) == []
+
+
+async def test_a_filtered_page_is_bounded(explained: Any) -> None:
+    """List: a filter that nothing passes costs a bounded look, and goes on from there."""
+    store, plans = explained
+    page, found = await plans(lambda: store.driver.list(JobFilter(state=JobState.CANCELED), None, 50))
+    assert page.jobs == ()
+    assert page.next is not None
+    nodes = [node for plan in found for node in _nodes(plan["Plan"]) if node.get("Relation Name") == "jobs"]
+    assert [node["Node Type"] for node in nodes] == ["Index Scan"]
+    assert sum(node["Actual Rows"] for node in nodes) == 10_000
+
+
+async def _finish(store: Store, tokens: list[UUID]) -> None:
+
+    await store.driver.finish([Outcome(token, b"{}", failed=n % 2 == 0) for n, token in enumerate(tokens)])

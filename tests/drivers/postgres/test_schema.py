@@ -1,0 +1,225 @@
+"""The schema of the PostgreSQL driver: migrations one by one, many servers at once, newer ones refused; and what a URL may say."""
+
+import asyncio
+import subprocess
+import sys
+import textwrap
+
+import psycopg2
+import pytest
+from psycopg2.extensions import parse_dsn
+
+from composerd.driver.registry import open_driver
+from composerd.errors import StorageUnusable, StorageURLError, Unavailable
+from composerd.testing.kit.instance import Store
+from composerd_postgres import PostgresDriver
+from composerd_postgres.db.pool import Connections
+from composerd_postgres.db.url import parse
+from composerd_postgres.sql.migrate import LOCK, applied, migrate, migrations
+
+from ...throwaway import Throwaway
+
+
+def test_migrations_are_numbered_without_a_gap() -> None:
+    """Migrations: their numbers are 1, 2, 3 and so on."""
+    assert [step.number for step in migrations()] == [*range(1, len(migrations()) + 1)]
+
+
+async def test_one_by_one(postgres: Throwaway) -> None:
+    """Migrations: each can be applied to what the one before left, and again; the last is what a start leaves."""
+    options = parse(postgres.fresh())
+    connection = await Connections(options).apart()
+    for step in migrations():
+        for _ in range(2):
+            await migrate(connection, options.schema, [step])
+            have = await applied(connection, options.schema)
+            assert have is not None
+            assert have[0] == step.number
+    connection.close()
+    started = PostgresDriver.from_url(postgres.fresh())
+    await started.start()
+    await started.close()
+    assert _shape(postgres, options.schema) == _shape(postgres, started.options.schema)
+
+
+def _shape(postgres: Throwaway, schema: str) -> list[tuple[str, ...]]:
+    columns = postgres.sql(
+        "SELECT table_name, column_name, data_type, is_nullable FROM information_schema.columns "
+        f"WHERE table_schema = '{schema}' ORDER BY 1, 2"
+    )
+    indexes = postgres.sql(
+        f"SELECT replace(indexdef, '{schema}.', '') FROM pg_indexes WHERE schemaname = '{schema}' ORDER BY 1"
+    )
+    return columns + indexes
+
+
+async def test_many_servers_at_once(postgres: Throwaway) -> None:
+    """Migrate: servers that start at once on an empty database apply each migration once."""
+    url = postgres.fresh()
+    drivers = [PostgresDriver.from_url(url) for _ in range(8)]
+    await asyncio.gather(*[driver.start() for driver in drivers[:4]], *[driver.migrate() for driver in drivers[4:]])
+    assert len(postgres.sql(f"SELECT number FROM {drivers[0].options.schema}.migrations")) == len(migrations())
+    for driver in drivers:
+        await driver.close()
+
+
+async def test_a_schema_that_was_made_for_the_role(newest_postgres: Throwaway) -> None:
+    """Start: a role that may make no schema uses the one that it was given."""
+    newest_postgres.sql("CREATE ROLE guest LOGIN")
+    newest_postgres.sql("CREATE SCHEMA given AUTHORIZATION guest")
+    driver = PostgresDriver.from_url(f"postgresql:///postgres?host={newest_postgres.directory}&user=guest&schema=given")
+    await driver.start()
+    await driver.ping()
+    await driver.close()
+    newest_postgres.sql("DROP SCHEMA given CASCADE; DROP ROLE guest")
+
+
+async def test_another_server_migrates(newest_postgres: Throwaway) -> None:
+    """Start: it waits for a migration that takes longer than a statement may."""
+    holder = psycopg2.connect(host=str(newest_postgres.directory), user="tests", dbname="postgres")
+    holder.cursor().execute(f"SELECT pg_advisory_xact_lock({LOCK})")
+    driver = PostgresDriver.from_url(newest_postgres.fresh() + "&time_limit=300ms")
+    starting = asyncio.create_task(driver.start())
+    try:
+        await asyncio.sleep(1)
+        assert not starting.done()
+    finally:
+        holder.close()
+    await starting
+    await driver.close()
+
+
+async def test_a_newer_schema_is_refused(newest_postgres: Throwaway) -> None:
+    """Start: a schema of a later composerd is refused, saying which one it needs; by `migrate` and `check` too."""
+    driver = PostgresDriver.from_url(newest_postgres.fresh())
+    await driver.migrate()
+    newest_postgres.sql(f"INSERT INTO {driver.options.schema}.migrations VALUES (999, 'later', '9.9.9')")
+    for call in (driver.start, driver.migrate, driver.check):
+        with pytest.raises(StorageUnusable, match=r"of version 999.* needs composerd 9\.9\.9 or newer"):
+            await call()
+    await driver.close()
+
+
+async def test_none_is_made_unless_wanted(newest_postgres: Throwaway) -> None:
+    """Start: without `create` an empty database is `StorageUnusable`, and stays empty."""
+    driver = PostgresDriver.from_url(newest_postgres.fresh())
+    for call in (driver.start(create=False), driver.check()):
+        with pytest.raises(StorageUnusable, match="no storage"):
+            await call
+    assert newest_postgres.sql(f"SELECT FROM pg_namespace WHERE nspname = '{driver.options.schema}'") == []
+    await driver.close()
+    await driver.close()
+
+
+async def test_a_version_that_will_not_do(newest_postgres: Throwaway, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start: a PostgreSQL that is too old is refused, saying which one it has to be, not tried again for ever."""
+    monkeypatch.setattr("composerd_postgres.db.connection.OLDEST", 990000)
+    driver = PostgresDriver.from_url(newest_postgres.fresh())
+    with pytest.raises(StorageUnusable, match="has to be 99 or newer"):
+        await driver.start()
+    await driver.close()
+
+
+async def test_an_encoding_that_will_not_do(newest_postgres: Throwaway) -> None:
+    """Start: a database that cannot hold every text is refused."""
+    driver = PostgresDriver.from_url(newest_postgres.url(newest_postgres.fresh_database(encoding="SQL_ASCII")))
+    with pytest.raises(StorageUnusable, match="SQL_ASCII"):
+        await driver.start()
+
+
+async def test_storages_in_two_schemas_are_two(newest_postgres: Throwaway) -> None:
+    """Options: `schema` keeps two storages of one database apart."""
+    drivers = [PostgresDriver.from_url(newest_postgres.fresh()) for _ in range(2)]
+    for driver in drivers:
+        await driver.start()
+    job_id = await Store(drivers[0], lambda: drivers[1]).add()
+    assert (await drivers[0].get([job_id]))[0] is not None
+    assert await drivers[1].get([job_id]) == [None]
+    for driver in drivers:
+        await driver.close()
+
+
+@pytest.mark.parametrize(
+    ("query", "named"),
+    [
+        ("connections=0", "connections"),
+        ("connections=many", "connections"),
+        ("time_limit=5", "time_limit"),
+        ("time_limit=0s", "time_limit"),
+        ("schema=pg_catalog", "schema"),
+        ("schema=a;b", "schema"),
+        ("pooler=perhaps", "pooler"),
+        ("poll=soon", "poll"),
+        ("connect_timeout=x", "connect_timeout"),
+        ("colour=red", "colour"),
+        ("schema=a&schema=b", "schema"),
+    ],
+)
+def test_bad_options_are_named(query: str, named: str) -> None:
+    """from_url: an unknown or bad option is an error that names it."""
+    with pytest.raises(StorageURLError, match=named):
+        open_driver(f"postgresql://localhost/db?{query}")
+
+
+def test_a_secret_is_not_told() -> None:
+    """from_url: what is told to people, good or bad, has no password in it."""
+    options = parse("postgresql://user:geheim@db.example.com:5433/jobs?connections=3&sslmode=require")
+    assert options.place == "jobs at db.example.com:5433"
+    assert options.connections == 3
+    assert "sslmode=require" in options.dsn
+    with pytest.raises(StorageURLError) as info:
+        parse("postgresql://user:geheim@db.example.com/jobs?colour=red")
+    assert "geheim" not in str(info.value)
+    for secret in ("ge#heim", "ge/heim", "ge?heim", "ge@heim", "ge:heim"):
+        with pytest.raises(StorageURLError, match="%23") as info:
+            parse(f"postgresql://user:{secret}@db.example.com/jobs")
+        assert "heim" not in str(info.value)
+
+
+def test_only_one_of_several_hosts_that_takes_writes() -> None:
+    """from_url: of several hosts a standby is passed over unless the URL says otherwise; one host alone is taken as it is."""
+    several = "postgresql://a:1,b/jobs"
+    assert parse_dsn(parse(several).dsn)["target_session_attrs"] == "read-write"
+    assert parse(several).place == "jobs at a:1, b"
+    assert parse_dsn(parse(f"{several}?target_session_attrs=any").dsn)["target_session_attrs"] == "any"
+    assert "target_session_attrs" not in parse_dsn(parse("postgresql://a/jobs").dsn)
+
+
+def test_a_url_as_libpq_reads_it() -> None:
+    """from_url: a plus is a plus; what is no address is said so."""
+    assert parse_dsn(parse("postgresql://db/jobs?password=a+b%20c").dsn)["password"] == "a+b c"
+    assert parse_dsn(parse("Postgresql://user@[::1]:5433,b/jobs").dsn)["host"] == "::1,b"
+    for bad in ("postgresql://[::1/jobs", "postgresql://db:abc/jobs"):
+        with pytest.raises(StorageURLError):
+            parse(bad)
+    with pytest.raises(StorageURLError, match="postgresql:///database"):
+        parse("postgresql:jobs")
+
+
+async def test_nobody_there(tmp_path: object) -> None:
+    """Start: a database that does not answer is `Unavailable`; starting later is fine, and so is closing."""
+    driver = PostgresDriver.from_url(f"postgresql:///db?host={tmp_path}")
+    for _ in range(2):
+        with pytest.raises(Unavailable, match="cannot be reached"):
+            await driver.start()
+    with pytest.raises(Unavailable):
+        await driver.ping()
+    await driver.close()
+
+
+@pytest.mark.parametrize("missing", ["aiopg", "psycopg2"])
+def test_without_the_extra(missing: str) -> None:
+    """Without the extra the list of drivers, and an attempt to use this one, say what to install."""
+    program = f"""
+        import sys
+        sys.modules[{missing!r}] = None
+        from composerd.cli.main import main
+        sys.argv = ["composerd", *sys.argv[1:]]
+        main()
+    """
+    for arguments in (["drivers"], ["serve", "--storage", "postgresql://localhost/db"]):
+        ran = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(program), *arguments], capture_output=True, text=True, check=False
+        )
+        assert "pip install 'composerd[postgres]'" in " ".join((ran.stdout + ran.stderr).split())
+        assert "Traceback" not in ran.stderr

@@ -1,0 +1,138 @@
+"""Bodies: what is JSON, how deep, of which shape, and that opaque parts stay as they are."""
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from composerd.errors import InvalidContent, MalformedJSON
+from composerd.http import bodies, schemas
+from composerd.http.bodies import MAX_DEPTH, check_content_type, decode, too_deep
+from composerd.http.errors import UnsupportedMediaType
+
+UPDATE = msgspec.json.Decoder(schemas.UpdateJob)
+
+
+def depth_of(body: bytes) -> int:
+    """How deep JSON is nested, a byte at a time: what the fast check is compared with."""
+    deepest = depth = 0
+    in_string = escaped = False
+    for byte in body:
+        char = chr(byte)
+        if escaped:
+            escaped = False
+        elif in_string:
+            escaped = char == "\\"
+            in_string = char != '"'
+        elif char == '"':
+            in_string = True
+        elif char in "[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif char in "]}":
+            depth -= 1
+    return deepest
+
+
+leaves = st.sampled_from(['"', "[[[", "\\", '\\"', '"[{"', "a", "]", "é", "{\\\\"]) | st.integers()
+trees = st.recursive(
+    leaves, lambda child: st.lists(child, max_size=3) | st.dictionaries(st.text(max_size=3), child, max_size=3)
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    tree=trees,
+    around=st.integers(MAX_DEPTH - 4, MAX_DEPTH + 2),
+    slice_size=st.integers(1, 64),
+    few_escapes=st.sampled_from([0, 2000]),
+)
+def test_the_depth_check_agrees_with_counting(tree: object, around: int, slice_size: int, few_escapes: int) -> None:
+    """Brackets within strings do not count, quotes may be escaped, few or many; where the slices are cut does not matter."""
+    for levels in (0, around):
+        body = b"[" * levels + msgspec.json.encode(tree) + b"]" * levels
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(bodies, "_SLICE", slice_size)
+            patch.setattr(bodies, "_FEW_ESCAPES", few_escapes)
+            assert too_deep(body) == (depth_of(body) > MAX_DEPTH)
+
+
+def test_the_deepest_that_is_taken() -> None:
+    """500 is taken, 501 is refused, whatever the interpreter's own limit."""
+    inner = MAX_DEPTH - 1
+    body = b'{"result":' + b"[" * inner + b"]" * inner + b"}"
+    assert bytes(decode(body, UPDATE).result) == body[10:-1]  # type: ignore[arg-type]
+    with pytest.raises(InvalidContent):
+        decode(b'{"result":[' + b"[" * inner + b"]" * inner + b"]}", UPDATE)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"null",
+        b"1e400",
+        b"-0.0e-0",
+        b"1" * 5000,
+        b'{"b": 1, "a": 2, "b": 3}',
+        rb'"\u0000\ud83d\ude00\/"',
+        b'[1.50, "\xc3\xa9" ,\t{}]',
+    ],
+)
+def test_opaque_values_stay_as_they_are(value: bytes) -> None:
+    """Order, spelling, repeated keys, long numbers: the bytes that came are the bytes that are kept."""
+    assert bytes(decode(b'{ "result" : ' + value + b' , "more": [] }', UPDATE).result) == value  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("body", "at"),
+    [
+        (b'{"result":"\xff"}', 11),
+        (b"\xef\xbb\xbf{}", 0),
+        (b'{"result":NaN}', 10),
+        (b'{"result":-Infinity}', 11),
+        (rb'{"result":"\ude00"}', None),
+        (rb'{"result":"\ud800"}', None),
+        (b'{"result":1} {}', None),
+        (b'{"result":1,}', None),
+        (b'{"result":01}', 11),
+        (b'{"result":"\x01"}', None),
+        (b"", None),
+        (b"[1, nul]", None),
+    ],
+)
+def test_what_is_no_json_is_refused_with_its_place(body: bytes, at: int | None) -> None:
+    """Bad UTF-8, a byte order mark, NaN, lone surrogates, trailing data: error 10, details saying where."""
+    with pytest.raises(MalformedJSON) as refused:
+        decode(body, UPDATE)
+    assert refused.value.details["problem"]
+    if at is not None:
+        assert refused.value.details["at"] == at
+
+
+def test_a_wrong_shape_names_the_field() -> None:
+    """JSON of the wrong shape is another error, and says which field."""
+    with pytest.raises(InvalidContent) as refused:
+        decode(b'{"types":["a",1],"arch":"x"}', msgspec.json.Decoder(schemas.RequestJob))
+    assert refused.value.details["field"] == "types[1]"
+    with pytest.raises(InvalidContent) as refused:
+        decode(b'{"type":"a","prority":1}', msgspec.json.Decoder(schemas.SubmitJob))
+    assert "prority" in refused.value.details["problem"]
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["application/json", "application/json; charset=utf-8", 'Application/JSON;charset="UTF-8"', "application/json;"],
+)
+def test_json_content_types(value: str) -> None:
+    """JSON in UTF-8, however it is written."""
+    check_content_type(value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["", "text/json", "application/json; charset=latin-1", "application/json; charset=bogus", "application/jsonx"],
+)
+def test_other_content_types_are_refused(value: str) -> None:
+    """Anything else."""
+    with pytest.raises(UnsupportedMediaType):
+        check_content_type(value)

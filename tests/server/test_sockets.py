@@ -1,0 +1,21 @@
+"""Sockets that are bound before anybody listens to them."""
+
+import pytest
+
+from composerd.server.sockets import ListenError, another, close_sockets, describe, open_sockets
+
+
+def test_an_address_that_is_not_listened_to_yet() -> None:
+    """A second server that wants it is refused, also while the first has only opened it, and where processes share it."""
+    first = open_sockets(["127.0.0.1:0"])
+    address = describe(first[0]).removeprefix("http://")
+    with pytest.raises(ListenError, match="in use"):
+        open_sockets([address])
+    share = another(first[0])
+    for _ in range(2):
+        with pytest.raises(ListenError, match="in use"):
+            open_sockets([address])
+        close_sockets([share])
+        share = another(first[0])  # of a process that is started again
+    close_sockets([share, *first])
+    close_sockets(open_sockets([address]))
