@@ -18,7 +18,7 @@ MAX_DEPENDENCIES = 1000
 MAX_REMEMBERED_TOKENS = 16
 """How many of a job's latest tokens a driver remembers."""
 
-MAX_UNCOUNTED_RETURNS = 10
+MAX_UNCOUNTED_REQUEUES = 10
 """How often in a row a job may go back to the queue without it counting as a retry."""
 
 MAX_RETRY_BACKOFF = 3600.0
@@ -135,8 +135,8 @@ class Artifact(msgspec.Struct, frozen=True):
     size: int
     sha256: str
     """Hexadecimal."""
-    place: str
-    """Where the artifact store keeps it; opaque to drivers."""
+    location: str = msgspec.field(name="place")
+    """Where the artifact store keeps it; opaque to drivers. Records that are stored already call it `place`."""
 
 
 class AttemptState(enum.StrEnum):
@@ -230,7 +230,7 @@ class Outcome(msgspec.Struct, frozen=True):
     """Whether the result has a `job_error` that is not null."""
 
 
-class Finish(enum.StrEnum):
+class Verdict(enum.StrEnum):
     """What `finish` made of an outcome."""
 
     ACCEPTED = "accepted"
@@ -245,7 +245,7 @@ class Finish(enum.StrEnum):
 class Finished(msgspec.Struct, frozen=True):
     """The answer to an outcome."""
 
-    verdict: Finish
+    verdict: Verdict
     job_id: UUID | None = None
 
 
@@ -310,7 +310,7 @@ class News(msgspec.Struct, frozen=True):
     """How many jobs of a key became ready."""
     ended: tuple[UUID, ...] = ()
     """Jobs that ended, cascades included."""
-    returned: tuple[UUID, ...] = ()
+    requeued: tuple[UUID, ...] = ()
     """Jobs whose attempt ended without ending the job: released, lapsed, or failed and put back."""
     due_in: float | None = None
     """Seconds until `advance` has something to do because of this call."""

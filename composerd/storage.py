@@ -125,11 +125,11 @@ async def _some(jobs: AsyncIterator[StoredJob]) -> AsyncIterator[list[StoredJob]
 async def _problem(files: Files | None, artifact: Artifact) -> str | None:
     if files is None:
         return "it is not known where the files are: say --artifacts"
-    size = await files.size(artifact.place)
+    size = await files.size(artifact.location)
     if size is None:
-        return f"its file {files.where}/{artifact.place} is not there"
+        return f"its file {files.where}/{artifact.location} is not there"
     if size != artifact.size:
-        return f"its file {files.where}/{artifact.place} has {size} bytes, not {artifact.size}"
+        return f"its file {files.where}/{artifact.location} has {size} bytes, not {artifact.size}"
     return None
 
 
@@ -140,13 +140,13 @@ async def _copy(source: Files | None, target: Files | None, artifact: Artifact) 
             f"jobs have artifacts, and the storage {'they come from' if source is None else 'they go to'} offers no "
             f"directory for files: say {'--from-artifacts' if source is None else '--to-artifacts'}"
         )
-    if await target.size(artifact.place) == artifact.size:
+    if await target.size(artifact.location) == artifact.size:
         return False
     try:
-        async with aclosing(source.read(artifact.place, 0, artifact.size)) as parts:
-            await target.copy(artifact.place, parts)
+        async with aclosing(source.read(artifact.location, 0, artifact.size)) as parts:
+            await target.copy(artifact.location, parts)
     except ArtifactNotFound as exc:
         raise ArtifactsElsewhere(
-            f"the artifact {artifact.name!r} cannot be copied: its file {source.where}/{artifact.place} is not there"
+            f"the artifact {artifact.name!r} cannot be copied: its file {source.where}/{artifact.location} is not there"
         ) from exc
     return True

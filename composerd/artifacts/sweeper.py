@@ -36,7 +36,7 @@ class Sweeper:
         """Attempts have ended: what they did not publish is over."""
         uploading = self._files.uploading
         if uploading:
-            for job_id in (*news.ended, *news.returned):
+            for job_id in (*news.ended, *news.requeued):
                 if job_id in uploading:
                     uploading.discard(job_id)
                     self._due.put_nowait(job_id)
@@ -117,7 +117,7 @@ def _over(places: Iterable[str], job: Job | None, attached: Iterable[Artifact]) 
     """Those of a job's files that belong to nobody any more."""
     if job is None:
         return list(places)
-    keep = {artifact.place for artifact in attached} if job.state.ended else set()
+    keep = {artifact.location for artifact in attached} if job.state.ended else set()
     over = job.attempt - 1 if job.state is JobState.RUNNING else job.attempt
     return [place for place in places if place not in keep and _attempt(place) <= over]
 

@@ -126,7 +126,7 @@ class StoredJob(msgspec.Struct, frozen=True, kw_only=True):
     result: bytes | None = None
     failures: int = 0
     """How many failed outcomes put it back."""
-    returns: int = 0
+    uncounted_requeues: int = 0
     """Uncounted returns in a row."""
     artifacts: tuple[Artifact, ...] = ()
     """Attached to the running or finishing attempt."""

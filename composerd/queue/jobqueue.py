@@ -30,7 +30,6 @@ from composerd.models import (
     Claim,
     Claimed,
     Enqueued,
-    Finish,
     Finished,
     Job,
     JobFilter,
@@ -42,6 +41,7 @@ from composerd.models import (
     PayloadKind,
     PayloadRef,
     Touch,
+    Verdict,
     Worker,
 )
 from composerd.queue.batcher import Batcher
@@ -259,7 +259,7 @@ class JobQueue:
     async def finish(self, token: UUID, result: bytes, *, failed: bool) -> None:
         """Accept an attempt's outcome, once; the same one again is fine. Raises what became of the attempt."""
         finished: Finished = await self._finish.put(Outcome(token, result, failed))
-        if finished.verdict is not Finish.ACCEPTED:
+        if finished.verdict is not Verdict.ACCEPTED:
             raise _REFUSED[finished.verdict](**_state_details(finished.verdict))
 
     async def release(self, token: UUID) -> None:
@@ -284,10 +284,10 @@ class JobQueue:
             self._events.publish_all()
             self._reaper.due_in(0)
         self._events.publish(news.ended)
-        self._events.publish(news.returned)
+        self._events.publish(news.requeued)
         if news.due_in is not None:
             self._reaper.due_in(news.due_in)
-        if news.ended or news.returned:
+        if news.ended or news.requeued:
             for listener in self.listeners:
                 listener(news)
 
@@ -328,11 +328,11 @@ class _Waits:
         self.count -= 1
 
 
-_REFUSED: dict[Finish, type[ComposerdError]] = {
-    Finish.CONFLICT: ResultConflict,
-    Finish.CANCELED: AttemptCanceled,
-    Finish.SUPERSEDED: AttemptSuperseded,
-    Finish.UNKNOWN: TokenNotFound,
+_REFUSED: dict[Verdict, type[ComposerdError]] = {
+    Verdict.CONFLICT: ResultConflict,
+    Verdict.CANCELED: AttemptCanceled,
+    Verdict.SUPERSEDED: AttemptSuperseded,
+    Verdict.UNKNOWN: TokenNotFound,
 }
 
 _ENDED: dict[AttemptState, type[ComposerdError]] = {
@@ -350,7 +350,7 @@ def check_running(attempt: Attempt) -> None:
         raise error(**_state_details(attempt.state))
 
 
-def _state_details(state: AttemptState | Finish) -> dict[str, str]:
+def _state_details(state: AttemptState | Verdict) -> dict[str, str]:
     return {"state": state.value} if state.value in ("canceled", "finished", "superseded") else {}
 
 

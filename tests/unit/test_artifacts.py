@@ -34,4 +34,4 @@ async def test_a_directory_swept_before_its_first_file(
         await upload.write(b"x")
         artifact = await upload.complete("a")
     assert swept
-    assert [part async for part in files.read(artifact.place, 0, 1)] == [b"x"]
+    assert [part async for part in files.read(artifact.location, 0, 1)] == [b"x"]

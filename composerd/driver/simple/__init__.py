@@ -1,7 +1,7 @@
 """For stores that know nothing of jobs: `SimpleDriver` keeps the contract over a `Shelf`, which finds and keeps records."""
 
 from composerd.driver.simple.driver import SimpleDriver
-from composerd.driver.simple.record import Record
+from composerd.driver.simple.records import JobRecord
 from composerd.driver.simple.shelf import Shelf
 
-__all__ = ["Record", "Shelf", "SimpleDriver"]
+__all__ = ["JobRecord", "Shelf", "SimpleDriver"]

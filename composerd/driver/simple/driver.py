@@ -1,8 +1,8 @@
-"""`SimpleDriver`: the contract over a shelf. Every call is one transaction on one thread; a batch is one, too.
+"""`SimpleDriver`: the contract over a shelf. Every call, a batch included, is one transaction on one thread.
 
-It suits a store that one server has for itself and that can do several changes at once: what it takes to write a driver
-is a `Shelf` and `from_url`. What many servers share, or what is to be fast at what only that store can do, implements
-`Driver` itself.
+It suits a database that one server has for itself and that can make several changes at once: to write a driver for it,
+write a `Shelf` and `from_url`. A driver whose storage many servers share, or that uses abilities of its database for
+speed, implements `Driver` itself.
 """
 
 import asyncio
@@ -15,9 +15,9 @@ import msgspec
 
 from composerd.driver.clock import Clock, microseconds, to_time
 from composerd.driver.contract import Batch, Capabilities, Driver, StorageCheck, StorageInfo, StoredJob
-from composerd.driver.simple.record import Record
+from composerd.driver.simple.records import JobRecord
 from composerd.driver.simple.shelf import Shelf
-from composerd.driver.simple.transaction import Meaning
+from composerd.driver.simple.transaction import Transaction
 from composerd.errors import ComposerdError
 from composerd.models import (
     Artifact,
@@ -41,7 +41,7 @@ from composerd.models import (
 )
 
 MAX_WORKERS = 10_000
-"""How many workers are remembered, in memory; those not heard of for longest are forgotten first."""
+"""The most workers that are remembered, in memory; the ones seen least recently are forgotten first."""
 
 DUMPED_AT_ONCE = 50
 
@@ -50,12 +50,12 @@ T = TypeVar("T")
 
 
 class SimpleDriver(Driver):
-    """A driver made of a shelf. A subclass has a `name`, a `contract`, and a `from_url` that hands the shelf over."""
+    """A driver made of a shelf. A subclass sets `name` and `contract`, and passes the shelf in its `from_url`."""
 
     capabilities = Capabilities(durable=True, shared=False, max_submission=10_000, max_payload=256 * 1024 * 1024)
 
-    meaning: type[Meaning] = Meaning
-    """What the methods mean."""
+    transaction_class: type[Transaction] = Transaction
+    """Implements the contract's writing methods; tests override it."""
 
     def __init__(self, shelf: Shelf) -> None:
         self.shelf = shelf
@@ -72,10 +72,10 @@ class SimpleDriver(Driver):
 
     def _begin(self) -> None:
         with self.shelf.transaction():
-            self._clock.not_before(self.meaning(self.shelf, 0).memo.time)
-            meaning = self.meaning(self.shelf, self._clock.now())
-            meaning.begin_anew()
-            meaning.complete()
+            self._clock.not_before(self.transaction_class(self.shelf, 0).memo.time)
+            transaction = self.transaction_class(self.shelf, self._clock.now())
+            transaction.resume()
+            transaction.complete()
 
     async def close(self) -> None:
         if not self._closed:
@@ -90,25 +90,25 @@ class SimpleDriver(Driver):
             await self._run(self.shelf.close)
 
     async def ping(self) -> None:
-        await self._write([None], lambda meaning, _: meaning.complete())
+        await self._write([None], lambda transaction, _: transaction.complete())
 
     async def info(self) -> StorageInfo:
-        counts = await self._look(lambda _: self.shelf.counts())
+        counts = await self._read(lambda _: self.shelf.counts())
         return StorageInfo(description=self.shelf.description, jobs=counts)
 
     async def check(self) -> StorageCheck:
         try:
             await self._run(lambda: self.shelf.open(create=False))
-            return await self._look(self._check)
+            return await self._read(self._check)
         finally:
             await self._run(self.shelf.close)
 
-    def _check(self, meaning: Meaning) -> StorageCheck:
+    def _check(self, transaction: Transaction) -> StorageCheck:
         problems: list[str] = []
         counts = dict.fromkeys(JobState, 0)
         for job_id in self.shelf.page(JobFilter(), None, 2**62):
             try:
-                record = meaning.get(job_id)
+                record = transaction.get(job_id)
                 record.job()
             except (msgspec.MsgspecError, AssertionError) as exc:
                 problems.append(f"job {job_id}: {exc}")
@@ -125,99 +125,99 @@ class SimpleDriver(Driver):
     # Writes.
 
     async def enqueue(self, submissions: Sequence[Sequence[NewJob]]) -> Batch[Enqueued | ComposerdError]:
-        return await self._write(submissions, lambda meaning, one: meaning.enqueue(one))
+        return await self._write(submissions, lambda transaction, one: transaction.enqueue(one))
 
     async def claim(self, requests: Sequence[Claim], max_bytes: int) -> Batch[Claimed | None]:
         def work() -> Batch[Claimed | None]:
             answers: list[Claimed | None] = []
             weight = 0
             with self.shelf.transaction():
-                meaning = self.meaning(self.shelf, self._clock.now())
+                transaction = self.transaction_class(self.shelf, self._clock.now())
                 for request in requests:
                     if answers and weight >= max_bytes:
                         break
-                    claimed = meaning.claim(request)
+                    claimed = transaction.claim(request)
                     weight += len(claimed.args or b"") if claimed is not None else 0
                     answers.append(claimed)
-                news = meaning.complete()
+                news = transaction.complete()
             return Batch(answers, news)
 
         return await self._run(work)
 
     async def touch(self, touches: Sequence[Touch]) -> Batch[Attempt]:
-        return await self._write(touches, lambda meaning, one: meaning.touch(one))
+        return await self._write(touches, lambda transaction, one: transaction.touch(one))
 
     async def attach(self, attachments: Sequence[Attachment]) -> Batch[Attached]:
-        return await self._write(attachments, lambda meaning, one: meaning.attach(one))
+        return await self._write(attachments, lambda transaction, one: transaction.attach(one))
 
     async def finish(self, outcomes: Sequence[Outcome]) -> Batch[Finished]:
-        return await self._write(outcomes, lambda meaning, one: meaning.finish(one))
+        return await self._write(outcomes, lambda transaction, one: transaction.finish(one))
 
     async def release(self, tokens: Sequence[UUID]) -> Batch[Attempt]:
-        return await self._write(tokens, lambda meaning, one: meaning.release(one))
+        return await self._write(tokens, lambda transaction, one: transaction.release(one))
 
     async def cancel(self, job_ids: Sequence[UUID]) -> Batch[Job | ComposerdError]:
-        return await self._write(job_ids, lambda meaning, one: meaning.cancel(one))
+        return await self._write(job_ids, lambda transaction, one: transaction.cancel(one))
 
     async def delete(self, job_ids: Sequence[UUID]) -> Batch[Job | None | ComposerdError]:
-        return await self._write(job_ids, lambda meaning, one: meaning.delete(one))
+        return await self._write(job_ids, lambda transaction, one: transaction.delete(one))
 
     async def advance(self, limit: int) -> Batch[UUID]:
-        return await self._concerned(lambda meaning: meaning.advance(limit))
+        return await self._write_all(lambda transaction: transaction.advance(limit))
 
     async def purge(self, limit: int) -> Batch[UUID]:
-        return await self._concerned(lambda meaning: meaning.purge(limit))
+        return await self._write_all(lambda transaction: transaction.purge(limit))
 
     async def load(self, jobs: Sequence[StoredJob]) -> None:
-        await self._write(jobs, lambda meaning, one: meaning.load(one))
+        await self._write(jobs, lambda transaction, one: transaction.load(one))
 
-    # Looking.
+    # Queries.
 
     async def get(self, job_ids: Sequence[UUID]) -> Sequence[Job | None]:
-        return await self._look(
-            lambda meaning: [None if meaning.find(one) is None else meaning.job(one) for one in job_ids]
+        return await self._read(
+            lambda transaction: [None if transaction.find(one) is None else transaction.job(one) for one in job_ids]
         )
 
     async def list(self, filter: JobFilter, cursor: int | None, limit: int) -> JobPage:
-        def page(meaning: Meaning) -> JobPage:
-            records = [meaning.get(one) for one in self.shelf.page(filter, cursor, limit)]
-            more = records[-1].number if len(records) == limit else None
+        def page(transaction: Transaction) -> JobPage:
+            records = [transaction.get(one) for one in self.shelf.page(filter, cursor, limit)]
+            more = records[-1].sequence if len(records) == limit else None
             return JobPage(tuple(one.job(listed=True) for one in records), more)
 
-        return await self._look(page)
+        return await self._read(page)
 
     async def payload(self, refs: Sequence[PayloadRef]) -> "Sequence[bytes | None]":
-        return await self._look(lambda _: [self.shelf.payload(ref) for ref in refs])
+        return await self._read(lambda _: [self.shelf.payload(ref) for ref in refs])
 
     async def artifacts(self, job_ids: Sequence[UUID]) -> "Sequence[tuple[Artifact, ...]]":
-        def attached(record: Record | None) -> tuple[Artifact, ...]:
+        def attached(record: JobRecord | None) -> tuple[Artifact, ...]:
             return () if record is None else record.attached()
 
-        return await self._look(lambda meaning: [attached(meaning.find(one)) for one in job_ids])
+        return await self._read(lambda transaction: [attached(transaction.find(one)) for one in job_ids])
 
     async def ahead(self, job_id: UUID, limit: int) -> int:
-        def count(meaning: Meaning) -> int:
-            record = meaning.find(job_id)
+        def count(transaction: Transaction) -> int:
+            record = transaction.find(job_id)
             return 0 if record is None or record.state is not JobState.READY else self.shelf.count_before(record, limit)
 
-        return await self._look(count)
+        return await self._read(count)
 
     async def dump(self) -> AsyncIterator[StoredJob]:
-        ids = await self._look(lambda _: self.shelf.page(JobFilter(), None, 2**62)[::-1])
+        ids = await self._read(lambda _: self.shelf.page(JobFilter(), None, 2**62)[::-1])
         for begin in range(0, len(ids), DUMPED_AT_ONCE):
             some = ids[begin : begin + DUMPED_AT_ONCE]
-            for stored in await self._look(lambda meaning: [self._stored(meaning, one) for one in some]):  # noqa: B023
+            for stored in await self._read(lambda transaction: [self._stored(transaction, one) for one in some]):  # noqa: B023
                 if stored is not None:
                     yield stored
 
-    def _stored(self, meaning: Meaning, job_id: UUID) -> StoredJob | None:
-        record = meaning.find(job_id)
+    def _stored(self, transaction: Transaction, job_id: UUID) -> StoredJob | None:
+        record = transaction.find(job_id)
         if record is None:
             return None  # deleted meanwhile
         args, result = (self.shelf.payload(PayloadRef(job_id, kind)) for kind in PayloadKind)
         return record.stored(tuple(self.shelf.dependents(job_id)), args, result)
 
-    # Workers are in memory: who was heard of need not survive.
+    # Workers are kept in memory: they need not survive a restart.
 
     async def seen(self, workers: Sequence[Worker]) -> None:
         now = to_time(self._clock.now())
@@ -237,41 +237,41 @@ class SimpleDriver(Driver):
             if one.seen_at is not None and one.seen_at >= since and (asked is None or one.id in asked)
         ]
 
-        def with_jobs(meaning: Meaning) -> Sequence[Worker]:
-            running = [meaning.get(job_id) for job_id in self.shelf.running()]
+        def with_jobs(transaction: Transaction) -> Sequence[Worker]:
+            running = [transaction.get(job_id) for job_id in self.shelf.running()]
             return [
                 msgspec.structs.replace(one, jobs=tuple(job.id for job in running if job.worker_id == one.id))
                 for one in found
             ]
 
-        return await self._look(with_jobs)
+        return await self._read(with_jobs)
 
     # The thread.
 
-    async def _write(self, items: Sequence[S], apply: Callable[[Meaning, S], T]) -> Batch[T]:
+    async def _write(self, items: Sequence[S], apply: Callable[[Transaction, S], T]) -> Batch[T]:
         def work() -> Batch[T]:
             with self.shelf.transaction():
-                meaning = self.meaning(self.shelf, self._clock.now())
-                answers = [apply(meaning, one) for one in items]
-                news = meaning.complete()
+                transaction = self.transaction_class(self.shelf, self._clock.now())
+                answers = [apply(transaction, one) for one in items]
+                news = transaction.complete()
             return Batch(answers, news)
 
         return await self._run(work)
 
-    async def _concerned(self, apply: Callable[[Meaning], Sequence[UUID]]) -> Batch[UUID]:
+    async def _write_all(self, apply: Callable[[Transaction], Sequence[UUID]]) -> Batch[UUID]:
         def work() -> Batch[UUID]:
             with self.shelf.transaction():
-                meaning = self.meaning(self.shelf, self._clock.now())
-                answers = apply(meaning)
-                news = meaning.complete()
+                transaction = self.transaction_class(self.shelf, self._clock.now())
+                answers = apply(transaction)
+                news = transaction.complete()
             return Batch(answers, news)
 
         return await self._run(work)
 
-    async def _look(self, look: Callable[[Meaning], T]) -> T:
+    async def _read(self, read: Callable[[Transaction], T]) -> T:
         def work() -> T:
             with self.shelf.transaction():
-                return look(self.meaning(self.shelf, self._clock.now()))
+                return read(self.transaction_class(self.shelf, self._clock.now()))
 
         return await self._run(work)
 

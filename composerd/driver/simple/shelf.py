@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from uuid import UUID
 
-from composerd.driver.simple.record import Record
+from composerd.driver.simple.records import JobRecord
 from composerd.models import JobFilter, Key, PayloadRef
 
 
@@ -43,11 +43,11 @@ class Shelf(abc.ABC):
         """The bytes of a record (`encoded`)."""
 
     @abc.abstractmethod
-    def write(self, record: Record) -> None:
+    def write(self, record: JobRecord) -> None:
         """Keep a new record, or a changed one in the place of the former."""
 
     @abc.abstractmethod
-    def remove(self, record: Record) -> None:
+    def remove(self, record: JobRecord) -> None:
         """Forget a record and its payloads; no other method finds it any more."""
 
     # Finding them.
@@ -69,7 +69,7 @@ class Shelf(abc.ABC):
         """Of the jobs whose `state` is ready and whose `new.key` is one of these: that of highest priority, then of lowest `place`."""
 
     @abc.abstractmethod
-    def count_before(self, record: Record, limit: int) -> int:
+    def count_before(self, record: JobRecord, limit: int) -> int:
         """How many ready jobs of this one's key are of higher priority, or of equal priority and lower `place`; up to `limit`."""
 
     @abc.abstractmethod

@@ -79,7 +79,7 @@ async def get_artifact(request: web.Request) -> web.StreamResponse:
     response = web.StreamResponse(status=206 if "Content-Range" in headers else 200, headers=headers)
     response.content_type = BYTES
     response.content_length = stop - start
-    async with aclosing(files.read(found.place, start, stop)) as parts:
+    async with aclosing(files.read(found.location, start, stop)) as parts:
         part = await anext(parts, b"")  # before the answer begins: the job may have been removed just now
         await response.prepare(request)
         if request.method != "HEAD":

@@ -234,12 +234,12 @@ async def upload_job_artifact(request: web.Request) -> web.Response:
             raise IncompleteUpload(expected=request.content_length, received=upload.size)
         artifact = await upload.complete(name)
         if expected is not None and artifact.sha256 != expected:
-            await files.remove([artifact.place])
+            await files.remove([artifact.location])
             raise IncompleteUpload(expected_sha256=expected, received_sha256=artifact.sha256)
     try:
         replaced = await queue.attach(token, artifact)
     except (TokenNotFound, AttemptSuperseded):
-        await files.remove([artifact.place])
+        await files.remove([artifact.location])
         raise
     if replaced is not None:
         await files.remove([replaced])

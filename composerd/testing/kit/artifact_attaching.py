@@ -61,7 +61,7 @@ class Artifacts:
         await store.attach(token, "a", "one")
         assert await store.attach(token, "a", "two") == (AttemptState.RUNNING, "one")
         assert await store.attach(token, "a", "two") == (AttemptState.RUNNING, None)
-        assert [one.place for one in await store.artifacts(job_id)] == ["two"]
+        assert [one.location for one in await store.artifacts(job_id)] == ["two"]
 
     @clause("U4")
     async def test_an_artifact_is_refused(self, store: Store) -> None:

@@ -6,7 +6,7 @@ from uuid import UUID
 import msgspec
 import pytest
 
-from composerd.driver.rules import dependency_result
+from composerd.driver.transitions import dependency_result
 from composerd.models import JobState, OnDependencyFailure
 from composerd.testing.kit.clause import clause
 from composerd.testing.kit.instance import OTHER, Store

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 import msgspec
 
-from composerd.models import AttemptState, Finish, JobState, OnDependencyFailure, Outcome, Worker
+from composerd.models import AttemptState, JobState, OnDependencyFailure, Outcome, Verdict, Worker
 from composerd.testing.kit.clause import clause
 from composerd.testing.kit.instance import LEASE, Store, everything, timeless
 
@@ -64,8 +64,8 @@ class Durability:
         await store.finish(second, b"2")
         await store.reopen()
         assert await store.claim(token=first) == claimed
-        assert await store.finish(second, b"2") is Finish.ACCEPTED
-        assert await store.finish(second, b"3") is Finish.CONFLICT
+        assert await store.finish(second, b"2") is Verdict.ACCEPTED
+        assert await store.finish(second, b"3") is Verdict.CONFLICT
         assert (await store.submit(job)).created == (True,)
         assert (await store.submit(store.new(idempotency_key="k", fingerprint=b"f"))).jobs[0].id == job.id
 
@@ -123,7 +123,7 @@ class Durability:
         await store.driver.seen([Worker(store.id(), "x86_64")])
         await store.reopen()
         assert (await store.get(job_id)).partial in (b"half", None)
-        assert await store.finish(token) is Finish.ACCEPTED
+        assert await store.finish(token) is Verdict.ACCEPTED
 
 
 async def _operations(store: Store) -> AsyncIterator[None]:

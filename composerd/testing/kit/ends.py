@@ -3,7 +3,7 @@
 import pytest
 
 from composerd.errors import JobEnded, JobNotEnded, JobNotFound
-from composerd.models import AttemptState, Finish, Job, JobState, OnDependencyFailure, Outcome
+from composerd.models import AttemptState, Job, JobState, OnDependencyFailure, Outcome, Verdict
 from composerd.testing.kit.clause import clause
 from composerd.testing.kit.instance import Store
 
@@ -21,7 +21,7 @@ class Ends:
         token = await store.take()
         result = b'{ "job_error": null, "\\u00e4": "\xc3\xa4" }'
         (answer,) = (await store.driver.finish([Outcome(token, result, failed)])).items
-        assert (answer.verdict, answer.job_id) == (Finish.ACCEPTED, job_id)
+        assert (answer.verdict, answer.job_id) == (Verdict.ACCEPTED, job_id)
         job = await store.get(job_id)
         assert (job.state, job.retries) == (state, 0)
         assert job.finished_at is not None
@@ -35,8 +35,8 @@ class Ends:
         token = await store.take()
         await store.finish(token, b"1")
         before = await store.get(job_id)
-        assert await store.finish(token, b"1") is Finish.ACCEPTED
-        assert await store.finish(token, b"2") is Finish.CONFLICT
+        assert await store.finish(token, b"1") is Verdict.ACCEPTED
+        assert await store.finish(token, b"2") is Verdict.CONFLICT
         assert await store.get(job_id) == before
         assert await store.result(job_id) == b"1"
 
@@ -47,7 +47,7 @@ class Ends:
         token = await store.take()
         outcomes = [Outcome(token, result) for result in (b"1", b"1", b"2")]
         answers = (await store.driver.finish(outcomes)).items
-        assert [one.verdict for one in answers] == [Finish.ACCEPTED, Finish.ACCEPTED, Finish.CONFLICT]
+        assert [one.verdict for one in answers] == [Verdict.ACCEPTED, Verdict.ACCEPTED, Verdict.CONFLICT]
 
     @clause("F3")
     async def test_an_ended_attempt_is_refused(self, store: Store) -> None:
@@ -56,11 +56,11 @@ class Ends:
         first = await store.take()
         await store.release(first)
         second = await store.take()
-        assert await store.finish(first) is Finish.SUPERSEDED
+        assert await store.finish(first) is Verdict.SUPERSEDED
         assert await store.state(job_id) is JobState.RUNNING
         await store.cancel(job_id)
-        assert await store.finish(second) is Finish.CANCELED
-        assert await store.finish(store.id()) is Finish.UNKNOWN
+        assert await store.finish(second) is Verdict.CANCELED
+        assert await store.finish(store.id()) is Verdict.UNKNOWN
         assert await store.result(job_id) is None
 
     @pytest.mark.parametrize("state", [JobState.WAITING, JobState.READY, JobState.RUNNING])
@@ -116,7 +116,7 @@ class Ends:
         assert (await store.args(job_id), await store.result(job_id)) == (None, None)
         assert await store.artifacts(job_id) == ()
         assert await store.touch(token) is AttemptState.UNKNOWN
-        assert await store.finish(token) is Finish.UNKNOWN
+        assert await store.finish(token) is Verdict.UNKNOWN
         assert await store.delete(job_id) is None
 
     @clause("P2")

@@ -20,7 +20,7 @@ from hypothesis.stateful import (
     rule,
 )
 
-from composerd.driver.rules import dependency_result
+from composerd.driver.transitions import dependency_result
 from composerd.errors import ComposerdError, JobEnded, JobNotEnded, JobNotFound
 from composerd.models import (
     Artifact,
@@ -523,7 +523,7 @@ class History(RuleBasedStateMachine):
         model = self.model
         assert model.ready_news <= {key for key, count in news.ready.items() if count > 0}
         assert model.ended_news <= set(news.ended)
-        assert model.returned_news <= set(news.returned)
+        assert model.returned_news <= set(news.requeued)
         assert all(model.jobs[one].state.ended for one in news.ended if one in model.jobs)
         for heard in (model.ready_news, model.ended_news, model.returned_news):
             heard.clear()

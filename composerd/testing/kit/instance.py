@@ -15,7 +15,6 @@ from composerd.models import (
     Claim,
     Claimed,
     Enqueued,
-    Finish,
     Job,
     JobState,
     Key,
@@ -26,6 +25,7 @@ from composerd.models import (
     PayloadKind,
     PayloadRef,
     Touch,
+    Verdict,
 )
 
 T = TypeVar("T")
@@ -55,7 +55,7 @@ class Store:
 
     async def told(self, news: News) -> News:
         """Have done what is left to do at once; all the news of it, with when `advance` is needed next."""
-        ready, ended, returned = dict(news.ready), list(news.ended), list(news.returned)
+        ready, ended, returned = dict(news.ready), list(news.ended), list(news.requeued)
         due_in = news.due_in
         for _ in range(STEPS):
             if due_in != 0:
@@ -64,7 +64,7 @@ class Store:
             for key, count in more.ready.items():
                 ready[key] = ready.get(key, 0) + count
             ended += more.ended
-            returned += more.returned
+            returned += more.requeued
             due_in = more.due_in
         else:
             raise AssertionError("`advance` asks to be called again at once, for ever")
@@ -109,14 +109,14 @@ class Store:
         assert job_id is None or claimed.job_id == job_id
         return claimed.token
 
-    async def finish(self, token: UUID, result: bytes = b"{}", *, failed: bool = False) -> Finish:
+    async def finish(self, token: UUID, result: bytes = b"{}", *, failed: bool = False) -> Verdict:
         """Report an outcome."""
         (answer,) = await self._all(await self.driver.finish([Outcome(token, result, failed)]))
         return answer.verdict
 
     async def end(self, job_id: UUID, result: bytes = b"{}", *, failed: bool = False) -> None:
         """Claim the job that is next, which must be this one, and report its outcome."""
-        assert await self.finish(await self.take(job_id), result, failed=failed) is Finish.ACCEPTED
+        assert await self.finish(await self.take(job_id), result, failed=failed) is Verdict.ACCEPTED
 
     async def touch(self, token: UUID, partial: bytes | None = None, *, confirm: bool = True) -> AttemptState:
         """Give a sign of life."""

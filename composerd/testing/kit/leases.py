@@ -1,7 +1,7 @@
 """Signs of life, leases, hand-overs, the time that a job may take."""
 
-from composerd.driver.rules import ReturnCause, lost_result
-from composerd.models import Attempt, AttemptState, Claim, Finish, JobFilter, JobState, Touch
+from composerd.driver.transitions import RequeueCause, lost_result
+from composerd.models import Attempt, AttemptState, Claim, JobFilter, JobState, Touch, Verdict
 from composerd.testing.kit.clause import clause
 from composerd.testing.kit.instance import ANY, LEASE, PLENTY, Store
 
@@ -40,7 +40,7 @@ class Leases:
         assert await store.touch(token) is AttemptState.RUNNING
         assert await store.pass_time(0) == []
         await store.shift(1000.0)
-        assert await store.finish(token) is Finish.ACCEPTED
+        assert await store.finish(token) is Verdict.ACCEPTED
 
     @clause("L12")
     async def test_advance_is_bounded(self, store: Store) -> None:
@@ -139,8 +139,8 @@ class Leases:
                 await store.touch(token)
             assert await store.pass_time(30.0) == [job_id]
             assert await store.state(job_id) is expected
-        assert await store.result(job_id) == lost_result(ReturnCause.TIMEOUT, 1)
-        assert b"longer than its timeout more than 1 times." in lost_result(ReturnCause.TIMEOUT, 1)
+        assert await store.result(job_id) == lost_result(RequeueCause.TIMED_OUT, 1)
+        assert b"longer than its timeout more than 1 times." in lost_result(RequeueCause.TIMED_OUT, 1)
 
     @clause("L13")
     async def test_waits_for_its_time(self, store: Store) -> None:
@@ -173,7 +173,7 @@ class Leases:
         before = await store.dump()
         assert await store.touch(first, b"late") is AttemptState.SUPERSEDED
         assert (await store.attach(first, "late"))[0] is AttemptState.SUPERSEDED
-        assert await store.finish(first, b"late") is Finish.SUPERSEDED
+        assert await store.finish(first, b"late") is Verdict.SUPERSEDED
         assert (await store.release(first)).state is AttemptState.SUPERSEDED
         assert await store.dump() == before
         assert (await store.get(job_id)).partial is None

@@ -1,6 +1,6 @@
 """Moving everything out of a storage, and into it."""
 
-from composerd.models import Artifact, AttemptState, Finish, JobFilter, JobState, OnDependencyFailure
+from composerd.models import Artifact, AttemptState, JobFilter, JobState, OnDependencyFailure, Verdict
 from composerd.testing.kit.clause import clause
 from composerd.testing.kit.instance import Store, everything
 
@@ -46,11 +46,11 @@ class Moving:
             if one.job.state is JobState.RUNNING:
                 token = one.attempts[-1].token
                 assert await store.touch(token) is AttemptState.RUNNING
-                assert await store.finish(token, b"late") is Finish.ACCEPTED
+                assert await store.finish(token, b"late") is Verdict.ACCEPTED
                 assert list(await store.artifacts(one.new.id)) == list(one.artifacts)
             elif one.attempts and one.attempts[-1].state is AttemptState.FINISHED and one.result is not None:
-                assert await store.finish(one.attempts[-1].token, one.result) is Finish.ACCEPTED
-                assert await store.finish(one.attempts[-1].token, b"another") is Finish.CONFLICT
+                assert await store.finish(one.attempts[-1].token, one.result) is Verdict.ACCEPTED
+                assert await store.finish(one.attempts[-1].token, b"another") is Verdict.CONFLICT
             if one.new.idempotency_key is not None:
                 assert (await store.submit(store.new(idempotency_key="k", fingerprint=b"f"))).jobs[0].id == one.new.id
         ready = states.count(JobState.READY)

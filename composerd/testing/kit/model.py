@@ -11,20 +11,21 @@ from uuid import UUID
 
 import msgspec
 
-from composerd.driver.rules import ReturnCause, lost_result, on_return, retry_backoff
+from composerd.driver.rules import on_return, retry_backoff
+from composerd.driver.transitions import RequeueCause, lost_result
 from composerd.errors import CanceledDependency, ComposerdError, IdempotencyConflict, UnknownDependency
 from composerd.models import (
     MAX_REMEMBERED_TOKENS,
     Artifact,
     AttemptState,
     Claim,
-    Finish,
     JobState,
     Key,
     NewJob,
     OnDependencyFailure,
     Outcome,
     Touch,
+    Verdict,
 )
 
 FAIL = OnDependencyFailure.FAIL
@@ -189,18 +190,18 @@ class Model:
         self._renew(attempt)
         before = attempt.artifacts.get(artifact.name)
         attempt.artifacts[artifact.name] = artifact
-        return None if before is None or before.place == artifact.place else before.place
+        return None if before is None or before.location == artifact.location else before.location
 
-    def finish(self, outcome: Outcome) -> Finish:
+    def finish(self, outcome: Outcome) -> Verdict:
         """An outcome."""
         found = self.find(outcome.token)
         if found is None:
-            return Finish.UNKNOWN
+            return Verdict.UNKNOWN
         job, attempt = found
         if attempt.state is AttemptState.FINISHED:
-            return Finish.ACCEPTED if attempt.result == outcome.result else Finish.CONFLICT
+            return Verdict.ACCEPTED if attempt.result == outcome.result else Verdict.CONFLICT
         if attempt.state is not AttemptState.RUNNING:
-            return Finish(attempt.state.value)
+            return Verdict(attempt.state.value)
         attempt.state, attempt.result = AttemptState.FINISHED, outcome.result
         if outcome.failed and job.failures < job.new.retry_on_failure:
             job.failures += 1
@@ -211,12 +212,12 @@ class Model:
         else:
             job.artifacts = attempt.artifacts
             self._end(job, JobState.FAILED if outcome.failed else JobState.FINISHED, outcome.result)
-        return Finish.ACCEPTED
+        return Verdict.ACCEPTED
 
     def release(self, token: UUID) -> None:
         """A job given back."""
         if (running := self._running(token)) is not None:
-            self._return(*running, ReturnCause.RELEASED, self._next())
+            self._return(*running, RequeueCause.RELEASED, self._next())
 
     def _running(self, token: UUID) -> tuple[ModelJob, ModelAttempt] | None:
         found = self.find(token)
@@ -226,7 +227,7 @@ class Model:
         attempt.confirmed = True
         attempt.deadline = self.now + attempt.claim.lease
 
-    def _return(self, job: ModelJob, attempt: ModelAttempt, cause: ReturnCause, place: int) -> None:
+    def _return(self, job: ModelJob, attempt: ModelAttempt, cause: RequeueCause, place: int) -> None:
         attempt.state = AttemptState.SUPERSEDED
         job.retries, job.returns, again = on_return(cause, job.retries, job.failures, job.returns, job.new.max_retries)
         if again:
@@ -244,9 +245,9 @@ class Model:
             if (attempt := job.running) is None:
                 self._ready(job)
             elif attempt.timeout_at is not None and attempt.timeout_at <= self.now:
-                self._return(job, attempt, ReturnCause.TIMEOUT, place)
+                self._return(job, attempt, RequeueCause.TIMED_OUT, place)
             else:
-                cause = ReturnCause.LEASE if attempt.confirmed else ReturnCause.HANDOVER
+                cause = RequeueCause.LEASE_EXPIRED if attempt.confirmed else RequeueCause.HANDOVER_EXPIRED
                 self._return(job, attempt, cause, place)
         return {job.new.id for job in due}
 

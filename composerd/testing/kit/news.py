@@ -61,7 +61,7 @@ class TellsNews:
         """Which job returned, and that it is ready."""
         job_id = await store.add()
         news = (await store.driver.release([await store.take()])).news
-        assert news.returned == (job_id,)
+        assert news.requeued == (job_id,)
         assert news.ready.get(ANY, 0) >= 1
 
     @clause("N3", "N4")
@@ -69,7 +69,7 @@ class TellsNews:
         """Which job returned after a failure, and when its backoff is over; it has not ended."""
         job_id = await store.add(retry_on_failure=1, retry_backoff=100.0)
         news = (await store.driver.finish([Outcome(await store.take(), b"1", failed=True)])).news
-        assert (news.returned, news.ended) == ((job_id,), ())
+        assert (news.requeued, news.ended) == ((job_id,), ())
         assert soon(news.due_in, 100.0)
 
     @clause("N1", "N3", "N4")
@@ -80,7 +80,7 @@ class TellsNews:
         assert soon((await store.driver.advance(10)).news.due_in, LEASE)
         await store.shift(LEASE + 10.0)
         news = (await store.driver.advance(10)).news
-        assert news.returned == (job_id,)
+        assert news.requeued == (job_id,)
         assert news.ready.get(ANY, 0) >= 1
         assert news.due_in != 0
 

@@ -7,7 +7,7 @@ from uuid import UUID
 import pytest
 
 from composerd.driver import Driver
-from composerd.models import AttemptState, Claim, Finish, Job, JobState, Outcome, Touch
+from composerd.models import AttemptState, Claim, Job, JobState, Outcome, Touch, Verdict
 from composerd.queue.jobqueue import JobQueue, QueueOptions
 from composerd.testing.kit.clause import clause
 from composerd.testing.kit.instance import ANY, LEASE, PLENTY, Store
@@ -98,7 +98,7 @@ class Races:
         async def work() -> None:
             while (claimed := await store.claim()) is not None:
                 failed = claimed.job_id in jobs and claimed.attempt == 1
-                assert await store.finish(claimed.token, ERROR, failed=failed) is Finish.ACCEPTED
+                assert await store.finish(claimed.token, ERROR, failed=failed) is Verdict.ACCEPTED
 
         await asyncio.gather(*[work() for _ in range(4)], store.driver.advance(10), store.driver.get(jobs))
         await work()
@@ -136,7 +136,7 @@ class Races:
 async def _end(store: Store, way: str, job_id: UUID, token: UUID) -> bool:
     """End an attempt in one of the ways; whether it was this that ended it, or the job."""
     if way == "finish":
-        return (await store.driver.finish([Outcome(token, b"done")])).items[0].verdict is Finish.ACCEPTED
+        return (await store.driver.finish([Outcome(token, b"done")])).items[0].verdict is Verdict.ACCEPTED
     if way == "cancel":
         return isinstance((await store.driver.cancel([job_id])).items[0], Job)
     if way == "release":

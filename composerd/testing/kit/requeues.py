@@ -2,8 +2,8 @@
 
 import pytest
 
-from composerd.driver.rules import ReturnCause, lost_result
-from composerd.models import AttemptState, Finish, JobState
+from composerd.driver.transitions import RequeueCause, lost_result
+from composerd.models import AttemptState, JobState, Verdict
 from composerd.testing.kit.clause import clause
 from composerd.testing.kit.instance import Store
 
@@ -40,7 +40,7 @@ class Returns:
             retries.append((await store.get(job_id)).retries)
         assert retries == [0] * 10 + [1, 1]
         assert await store.state(job_id) is JobState.FAILED
-        assert await store.result(job_id) == lost_result(ReturnCause.RELEASED, 1)
+        assert await store.result(job_id) == lost_result(RequeueCause.RELEASED, 1)
 
     @clause("R2")
     async def test_a_lost_lease_ends_the_row(self, store: Store) -> None:
@@ -94,7 +94,7 @@ class Returns:
         job_id = await store.add(retry_on_failure=3, retry_backoff=100.0)
         for retries, backoff in enumerate((100.0, 200.0, 400.0), 1):
             token = await store.take()
-            assert await store.finish(token, ERROR, failed=True) is Finish.ACCEPTED
+            assert await store.finish(token, ERROR, failed=True) is Verdict.ACCEPTED
             job = await store.get(job_id)
             assert (job.state, job.retries, job.finished_at) == (JobState.WAITING, retries, None)
             assert await store.result(job_id) is None
@@ -121,9 +121,9 @@ class Returns:
         job_id = await store.add(retry_on_failure=3)
         token = await store.take()
         for _ in range(2):
-            assert await store.finish(token, ERROR, failed=True) is Finish.ACCEPTED
+            assert await store.finish(token, ERROR, failed=True) is Verdict.ACCEPTED
             assert (await store.get(job_id)).retries == 1
-        assert await store.finish(token, b"other", failed=True) is Finish.CONFLICT
+        assert await store.finish(token, b"other", failed=True) is Verdict.CONFLICT
 
     @clause("F4")
     async def test_a_success_is_not_tried_again(self, store: Store) -> None:

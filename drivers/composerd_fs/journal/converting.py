@@ -41,7 +41,7 @@ def fields_of(job: NewJob, dependencies: tuple[UUID, ...], now: int, store: Call
 
 def artifact_fields(artifact: Artifact) -> ArtifactFields:
     """Of an artifact."""
-    return ArtifactFields(artifact.name, artifact.size, bytes.fromhex(artifact.sha256), artifact.place)
+    return ArtifactFields(artifact.name, artifact.size, bytes.fromhex(artifact.sha256), artifact.location)
 
 
 def attempt_fields(run: Run) -> AttemptFields:
@@ -61,7 +61,7 @@ def restored(stored: StoredJob, now: int, store: Callable[[bytes], Payload]) -> 
         None if job.finished_at is None else from_time(job.finished_at),
         job.retries,
         stored.failures,
-        stored.returns,
+        stored.uncounted_requeues,
         job.worker_id,
         None if stored.result is None else store(stored.result),
         [

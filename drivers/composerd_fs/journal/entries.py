@@ -10,7 +10,7 @@ from uuid import UUID
 
 import msgspec
 
-from composerd.driver.rules import ReturnCause
+from composerd.driver.transitions import RequeueCause
 
 Payload: TypeAlias = int | bytes
 """Where a payload is, or the payload itself."""
@@ -90,7 +90,7 @@ class Returned(msgspec.Struct, array_like=True, tag=5, gc=False):
 
     at: int
     token: UUID
-    cause: ReturnCause
+    cause: RequeueCause
 
 
 class Canceled(msgspec.Struct, array_like=True, tag=6, gc=False):

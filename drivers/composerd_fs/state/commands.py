@@ -8,7 +8,7 @@ from uuid import UUID
 
 from composerd.driver import StoredJob
 from composerd.driver.clock import microseconds
-from composerd.driver.rules import ReturnCause
+from composerd.driver.transitions import RequeueCause
 from composerd.errors import (
     CanceledDependency,
     ComposerdError,
@@ -25,13 +25,13 @@ from composerd.models import (
     AttemptState,
     Claim,
     Enqueued,
-    Finish,
     Finished,
     Job,
     JobState,
     NewJob,
     Outcome,
     Touch,
+    Verdict,
 )
 from composerd_fs.journal import entries
 from composerd_fs.journal.converting import artifact_fields, fields_of, restored
@@ -170,7 +170,7 @@ class Operations:
                 before = (run.artifacts or {}).get(one.artifact.name)
                 if before != one.artifact:
                     self._let(entries.Attached(run.token, artifact_fields(one.artifact)))
-                    replaced = None if before is None or before.place == one.artifact.place else before.place
+                    replaced = None if before is None or before.location == one.artifact.location else before.location
                 self._renew(run)
             answers.append(Attached(attempt_of(run), replaced))
         return answers
@@ -182,17 +182,17 @@ class Operations:
             run = self._table.find_run(outcome.token)
             digest = _digest(outcome.result)
             if run is None:
-                answers.append(Finished(Finish.UNKNOWN))
+                answers.append(Finished(Verdict.UNKNOWN))
                 continue
             job_id = run.row.id
             if run.state is AttemptState.RUNNING:
                 self._drop_partial(run.row)
                 self._let(entries.Finished(self._now(), run.token, self._store(outcome.result), digest, outcome.failed))
-                answers.append(Finished(Finish.ACCEPTED, job_id))
+                answers.append(Finished(Verdict.ACCEPTED, job_id))
             elif run.state is AttemptState.FINISHED:
-                answers.append(Finished(Finish.ACCEPTED if run.digest == digest else Finish.CONFLICT, job_id))
+                answers.append(Finished(Verdict.ACCEPTED if run.digest == digest else Verdict.CONFLICT, job_id))
             else:
-                answers.append(Finished(Finish(run.state.value), job_id))
+                answers.append(Finished(Verdict(run.state.value), job_id))
         self._settle(SETTLED_AT_ONCE)
         return answers
 
@@ -203,7 +203,7 @@ class Operations:
             run = self._table.find_run(token)
             answers.append(attempt_of(run))
             if run is not None and run.state is AttemptState.RUNNING:
-                self._return(run, ReturnCause.RELEASED)
+                self._return(run, RequeueCause.RELEASED)
         self._settle(SETTLED_AT_ONCE)
         return answers
 
@@ -303,15 +303,15 @@ class Operations:
                 moved.append(job_id)
         return moved
 
-    def _return(self, run: Run, cause: ReturnCause) -> None:
+    def _return(self, run: Run, cause: RequeueCause) -> None:
         self._drop_partial(run.row)
         self._let(entries.Returned(self._now(), run.token, cause))
 
-    def _cause(self, run: Run, now: int) -> ReturnCause:
+    def _cause(self, run: Run, now: int) -> RequeueCause:
         timeout = run.row.policy.timeout
         if timeout is not None and self._table.timed_out_at(run, timeout) <= now:
-            return ReturnCause.TIMEOUT
-        return ReturnCause.LEASE if run.confirmed else ReturnCause.HANDOVER
+            return RequeueCause.TIMED_OUT
+        return RequeueCause.LEASE_EXPIRED if run.confirmed else RequeueCause.HANDOVER_EXPIRED
 
     # What is not journaled: it changes nothing that a crash may not forget.
 

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from uuid import UUID
 
 from composerd.driver.clock import microseconds, seconds
-from composerd.driver.rules import dependency_result, lost_result, on_return, retry_backoff
+from composerd.driver.rules import on_return, retry_backoff
+from composerd.driver.transitions import dependency_result, lost_result
 from composerd.models import MAX_REMEMBERED_TOKENS, AttemptState, JobState, Key, News
 from composerd_fs.journal import entries
 from composerd_fs.journal.entries import JobFields, Payload, Record
@@ -68,7 +69,7 @@ class Table(Jobs):
         news = News(
             ready=self._ready_news,
             ended=tuple(self._ended_news),
-            returned=tuple(self._returned_news),
+            requeued=tuple(self._returned_news),
             due_in=0.0 if self._unsettled else None if due is None else max(seconds(due - now), 0.0),
         )
         self._ready_news, self._ended_news, self._returned_news, self._due_news = {}, [], [], None

@@ -80,6 +80,6 @@ def stored_job_of(row: Row, dependents: tuple[UUID, ...], args: bytes | None, re
         ),
         result=result,
         failures=row.failures,
-        returns=row.returns,
+        uncounted_requeues=row.returns,
         artifacts=artifacts,
     )

@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from composerd.driver import Batch
-from composerd.driver.rules import ReturnCause
+from composerd.driver.transitions import RequeueCause
 from composerd.errors import ComposerdError, DriverTimeout, JobEnded, JobNotEnded, JobNotFound
 from composerd.models import (
     UNKNOWN_ATTEMPT,
@@ -19,7 +19,6 @@ from composerd.models import (
     AttemptState,
     Claim,
     Claimed,
-    Finish,
     Finished,
     Job,
     JobState,
@@ -27,6 +26,7 @@ from composerd.models import (
     News,
     Outcome,
     Touch,
+    Verdict,
 )
 from composerd_postgres.db.connection import Rows, Transaction, repeated
 from composerd_postgres.jobs.decisions import encode
@@ -210,23 +210,23 @@ async def _finish(session: Session, outcomes: Sequence[Outcome]) -> tuple[list[F
         locked, now = await lock(session, transaction, tokens, places=any(outcome.failed for outcome in outcomes))
         if now is None:
             await transaction.commit()
-            return [Finished(Finish.UNKNOWN) for _ in outcomes], Changes(), []
+            return [Finished(Verdict.UNKNOWN) for _ in outcomes], Changes(), []
         work = session.work(now)
         answers = []
         for outcome in outcomes:
             run = locked.runs.get(outcome.token)
             digest = hashlib.sha256(outcome.result).digest()[:16]
             if run is None:
-                answers.append(Finished(Finish.UNKNOWN))
+                answers.append(Finished(Verdict.UNKNOWN))
             elif run.running:
                 row = locked.row_to_return(run) if outcome.failed else locked.row(run)
                 work.finish(row, run, outcome.result, digest, failed=outcome.failed)
-                answers.append(Finished(Finish.ACCEPTED, run.job_id))
+                answers.append(Finished(Verdict.ACCEPTED, run.job_id))
             elif run.state == AttemptState.FINISHED.value:
-                verdict = Finish.ACCEPTED if run.digest == digest else Finish.CONFLICT
+                verdict = Verdict.ACCEPTED if run.digest == digest else Verdict.CONFLICT
                 answers.append(Finished(verdict, run.job_id))
             else:
-                answers.append(Finished(Finish(run.state), run.job_id))
+                answers.append(Finished(Verdict(run.state), run.job_id))
         await work.commit(transaction)
     return answers, work.changes, work.with_dependents
 
@@ -254,7 +254,7 @@ async def _release(session: Session, tokens: Sequence[UUID]) -> tuple[list[Attem
             run = locked.runs.get(token)
             answers.append(attempt_of(run))
             if run is not None and run.running:
-                work.give_back(locked.row_to_return(run), run, ReturnCause.RELEASED)
+                work.give_back(locked.row_to_return(run), run, RequeueCause.RELEASED)
         await work.commit(transaction)
     return answers, work.changes, work.with_dependents
 
@@ -286,7 +286,7 @@ async def _attach(session: Session, attachments: Sequence[Attachment]) -> list[A
                 place = run.job_id, one.artifact.name
                 before = there.get(place)
                 if before != one.artifact:
-                    replaced = None if before is None or before.place == one.artifact.place else before.place
+                    replaced = None if before is None or before.location == one.artifact.location else before.location
                     there[place] = one.artifact
                     written[place] = artifact_record(run.job_id, one.artifact)
             answers.append(Attached(attempt_of(run), replaced))

@@ -11,7 +11,8 @@ from uuid import UUID
 
 import msgspec
 
-from composerd.driver.rules import ReturnCause, dependency_result, lost_result, on_return, retry_backoff
+from composerd.driver.rules import on_return, retry_backoff
+from composerd.driver.transitions import RequeueCause, dependency_result, lost_result
 from composerd.models import AttemptState, JobState
 from composerd_postgres.db.connection import Transaction
 from composerd_postgres.jobs.rows import Row, Run, later
@@ -50,7 +51,7 @@ class Work:
         else:
             self._end(row, JobState.FAILED if failed else JobState.FINISHED, result)
 
-    def give_back(self, row: Row, run: Run, cause: ReturnCause) -> None:
+    def give_back(self, row: Row, run: Run, cause: RequeueCause) -> None:
         """The attempt that runs is over without an outcome."""
         self._end_run(run, AttemptState.SUPERSEDED)
         self._unpublished.append(row.id)

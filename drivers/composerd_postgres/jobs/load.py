@@ -67,7 +67,7 @@ class _Loaded:
         row.state = job.state.value
         row.not_before = job.not_before
         row.started_at, row.finished_at, row.expires_at = job.started_at, job.finished_at, job.expires_at
-        row.retries, row.failures, row.returns = job.retries, stored.failures, stored.returns
+        row.retries, row.failures, row.returns = job.retries, stored.failures, stored.uncounted_requeues
         row.attempt, row.worker_id = job.attempt, job.worker_id
         waiting = job.state is JobState.WAITING
         for one in dict.fromkeys(row.dependencies):

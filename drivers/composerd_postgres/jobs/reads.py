@@ -170,7 +170,7 @@ def _stored(record: Sequence[Any], attempts: list[StoredAttempt], files: list[Ar
         attempts=tuple(attempts),
         result=None if result is None else bytes(result),
         failures=row.failures,
-        returns=row.returns,
+        uncounted_requeues=row.returns,
         artifacts=tuple(files) if running or row.ended else (),
     )
 

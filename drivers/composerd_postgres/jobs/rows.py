@@ -201,5 +201,5 @@ def artifact_record(job_id: UUID, artifact: Any) -> dict[str, Any]:
         "name": artifact.name,
         "size": artifact.size,
         "sha256": artifact.sha256,
-        "place": artifact.place,
+        "place": artifact.location,
     }

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from composerd.driver.rules import dependency_result
+from composerd.driver.transitions import dependency_result
 from composerd.errors import CanceledDependency, ComposerdError, IdempotencyConflict, UnknownDependency
 from composerd.models import Enqueued, Job, JobState, NewJob, OnDependencyFailure
 from composerd_postgres.db.connection import Transaction, repeated

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
 
-from composerd.driver.rules import ReturnCause
+from composerd.driver.transitions import RequeueCause
 from composerd.models import Key
 from composerd_postgres.db.connection import Transaction, repeated
 from composerd_postgres.jobs.attempts import lock
@@ -104,8 +104,8 @@ class Time:
                 confirmed, timed_out, lapsed = leases.get(token, (False, False, False))
                 if run is None or not run.running or not lapsed:
                     continue  # renewed, or over, since the look
-                cause = ReturnCause.LEASE if confirmed else ReturnCause.HANDOVER
-                work.give_back(locked.row_to_return(run), run, ReturnCause.TIMEOUT if timed_out else cause)
+                cause = RequeueCause.LEASE_EXPIRED if confirmed else RequeueCause.HANDOVER_EXPIRED
+                work.give_back(locked.row_to_return(run), run, RequeueCause.TIMED_OUT if timed_out else cause)
                 done.append(run.job_id)
             await work.commit(transaction)
         changes.add(work.changes)

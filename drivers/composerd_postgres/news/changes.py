@@ -57,7 +57,7 @@ class Changes:
         return News(
             ready=self.ready,
             ended=tuple(self.ended),
-            returned=tuple(self.returned),
+            requeued=tuple(self.returned),
             due_in=self.due_in,
             recheck=self.recheck,
         )

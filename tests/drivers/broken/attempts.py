@@ -4,17 +4,30 @@ from uuid import UUID
 
 import msgspec
 
-from composerd.driver.rules import ReturnCause
-from composerd.driver.simple import Record
-from composerd.driver.simple.record import Held
-from composerd.driver.simple.transaction import Meaning
-from composerd.models import Attempt, AttemptState, Claim, Claimed, Finish, Finished, JobState, Outcome, Touch
+from composerd.driver import transitions
+from composerd.driver.simple import JobRecord
+from composerd.driver.simple.records import AttemptRecord
+from composerd.driver.simple.transaction import Transaction
+from composerd.driver.transitions import Effects, RequeueCause
+from composerd.errors import ComposerdError
+from composerd.models import (
+    Attempt,
+    AttemptState,
+    Claim,
+    Claimed,
+    Finished,
+    Job,
+    JobState,
+    Outcome,
+    Touch,
+    Verdict,
+)
 
 from .registry import breaks
 
 
 @breaks("L1")
-class HearsNothing(Meaning):
+class HearsNothing(Transaction):
     """Does not renew what was touched."""
 
     def touch(self, touch: Touch) -> Attempt:
@@ -22,38 +35,39 @@ class HearsNothing(Meaning):
 
 
 @breaks("L2")
-class LeaksALease(Meaning):
+class LeaksALease(Transaction):
     """Never ends a lease that ran out."""
 
-    def give_back(self, record: Record, held: Held, cause: ReturnCause) -> None:
-        if cause is ReturnCause.LEASE:
-            held.renew(self.now)
+    def requeue(self, record: JobRecord, attempt: AttemptRecord, cause: RequeueCause) -> None:
+        if cause is RequeueCause.LEASE_EXPIRED:
+            transitions.renew(attempt, self.now)
             self.save(record)
         else:
-            super().give_back(record, held, cause)
+            super().requeue(record, attempt, cause)
 
 
 @breaks("L3")
-class EndsThemItself(Meaning):
+class EndsThemItself(Transaction):
     """Calls an attempt superseded as soon as its time is over."""
 
-    def attempt(self, token: UUID) -> tuple[Record | None, Held | None, Attempt]:
-        record, held, attempt = super().attempt(token)
-        if held is not None and held.deadline <= self.now:
-            return None, None, msgspec.structs.replace(attempt, state=AttemptState.SUPERSEDED)
-        return record, held, attempt
+    def attempt(self, token: UUID) -> tuple[JobRecord | None, AttemptRecord | None, Attempt]:
+        record, running, answer = super().attempt(token)
+        if running is not None and running.deadline <= self.now:
+            return None, None, msgspec.structs.replace(answer, state=AttemptState.SUPERSEDED)
+        return record, running, answer
 
 
 @breaks("L4")
-class CountsHandovers(Meaning):
+class CountsHandovers(Transaction):
     """Counts a hand-over that was never confirmed."""
 
-    def give_back(self, record: Record, held: Held, cause: ReturnCause) -> None:
-        super().give_back(record, held, ReturnCause.LEASE if cause is ReturnCause.HANDOVER else cause)
+    def requeue(self, record: JobRecord, attempt: AttemptRecord, cause: RequeueCause) -> None:
+        counted = cause is RequeueCause.HANDOVER_EXPIRED
+        super().requeue(record, attempt, RequeueCause.LEASE_EXPIRED if counted else cause)
 
 
 @breaks("L5")
-class AlwaysConfirms(Meaning):
+class AlwaysConfirms(Transaction):
     """Takes every touch for a confirmation."""
 
     def touch(self, touch: Touch) -> Attempt:
@@ -61,7 +75,7 @@ class AlwaysConfirms(Meaning):
 
 
 @breaks("L6")
-class KnowsNoTimeout(Meaning):
+class KnowsNoTimeout(Transaction):
     """Lets an attempt run for longer than its job allows."""
 
     def claim(self, request: Claim) -> Claimed | None:
@@ -74,7 +88,7 @@ class KnowsNoTimeout(Meaning):
 
 
 @breaks("L7")
-class ForgetsProgress(Meaning):
+class ForgetsProgress(Transaction):
     """Forgets the progress when a touch brings none."""
 
     def touch(self, touch: Touch) -> Attempt:
@@ -82,28 +96,28 @@ class ForgetsProgress(Meaning):
 
 
 @breaks("L8")
-class ForgetsThePromise(Meaning):
+class ForgetsThePromise(Transaction):
     """Does not say that the worker promised to confirm."""
 
-    def attempt(self, token: UUID) -> tuple[Record | None, Held | None, Attempt]:
-        record, held, attempt = super().attempt(token)
-        return record, held, msgspec.structs.replace(attempt, confirm=False)
+    def attempt(self, token: UUID) -> tuple[JobRecord | None, AttemptRecord | None, Attempt]:
+        record, running, answer = super().attempt(token)
+        return record, running, msgspec.structs.replace(answer, confirm=False)
 
 
 @breaks("L9")
-class RenewsForTheDead(Meaning):
+class RenewsForTheDead(Transaction):
     """Renews the attempt that runs when one that has ended is touched."""
 
     def touch(self, touch: Touch) -> Attempt:
         attempt = super().touch(touch)
-        if attempt.job_id is not None and (held := (record := self.get(attempt.job_id)).running) is not None:
-            held.renew(self.now)
+        if attempt.job_id is not None and (running := (record := self.get(attempt.job_id)).running) is not None:
+            transitions.renew(running, self.now)
             self.save(record)
         return attempt
 
 
 @breaks("L10")
-class RemembersFifteen(Meaning):
+class RemembersFifteen(Transaction):
     """Remembers fifteen tokens of a job."""
 
     def claim(self, request: Claim) -> Claimed | None:
@@ -116,15 +130,15 @@ class RemembersFifteen(Meaning):
 
 
 @breaks("L11")
-class BurnsRetries(Meaning):
+class BurnsRetries(Transaction):
     """Ends leases that ran out while the storage was closed."""
 
-    def begin_anew(self) -> None:
+    def resume(self) -> None:
         pass
 
 
 @breaks("L12")
-class DoesAllAtOnce(Meaning):
+class DoesAllAtOnce(Transaction):
     """Does more than `limit` of what is due."""
 
     def advance(self, limit: int) -> list[UUID]:
@@ -132,7 +146,7 @@ class DoesAllAtOnce(Meaning):
 
 
 @breaks("L13")
-class IsEarly(Meaning):
+class IsEarly(Transaction):
     """Lets a delayed job start two minutes early."""
 
     def advance(self, limit: int) -> list[UUID]:
@@ -141,91 +155,94 @@ class IsEarly(Meaning):
 
 
 @breaks("F1")
-class NeverFails(Meaning):
+class NeverFails(Transaction):
     """Ends a job whose outcome has failed as finished."""
 
-    def end(self, record: Record, state: JobState, result: bytes | None) -> None:
-        super().end(record, JobState.FINISHED if state is JobState.FAILED else state, result)
+    def apply(self, record: JobRecord, effects: Effects) -> None:
+        if record.state is JobState.FAILED:
+            record.state = JobState.FINISHED
+        super().apply(record, effects)
 
 
 @breaks("F2")
-class LastWordWins(Meaning):
+class LastWordWins(Transaction):
     """Accepts another result of an attempt that has finished."""
 
     def finish(self, outcome: Outcome) -> Finished:
         finished = super().finish(outcome)
-        return Finished(Finish.ACCEPTED, finished.job_id) if finished.verdict is Finish.CONFLICT else finished
+        return Finished(Verdict.ACCEPTED, finished.job_id) if finished.verdict is Verdict.CONFLICT else finished
 
 
 @breaks("F3")
-class AcceptsTheDead(Meaning):
+class AcceptsTheDead(Transaction):
     """Accepts the outcome of an attempt that was superseded."""
 
     def finish(self, outcome: Outcome) -> Finished:
         finished = super().finish(outcome)
-        return Finished(Finish.ACCEPTED, finished.job_id) if finished.verdict is Finish.SUPERSEDED else finished
+        return Finished(Verdict.ACCEPTED, finished.job_id) if finished.verdict is Verdict.SUPERSEDED else finished
 
 
 @breaks("F4")
-class KnowsNoBackoff(Meaning):
+class KnowsNoBackoff(Transaction):
     """Tries a failed job again at once."""
 
-    def put_back(self, record: Record) -> None:
-        record.not_before = None
-        super().put_back(record)
+    def apply(self, record: JobRecord, effects: Effects) -> None:
+        if effects.requeued:
+            record.not_before, record.state = None, JobState.READY
+            effects = transitions.REQUEUED_READY
+        super().apply(record, effects)
 
 
 @breaks("F5")
-class OneBudgetForAll(Meaning):
+class OneBudgetForAll(Transaction):
     """Lets failed outcomes use up `max_retries`."""
 
-    def give_back(self, record: Record, held: Held, cause: ReturnCause) -> None:
+    def requeue(self, record: JobRecord, attempt: AttemptRecord, cause: RequeueCause) -> None:
         record.failures = 0
-        super().give_back(record, held, cause)
+        super().requeue(record, attempt, cause)
 
 
 @breaks("R1")
-class CountsReleases(Meaning):
+class CountsReleases(Transaction):
     """Counts a release."""
 
-    def give_back(self, record: Record, held: Held, cause: ReturnCause) -> None:
-        super().give_back(record, held, ReturnCause.LEASE if cause is ReturnCause.RELEASED else cause)
+    def requeue(self, record: JobRecord, attempt: AttemptRecord, cause: RequeueCause) -> None:
+        super().requeue(record, attempt, RequeueCause.LEASE_EXPIRED if cause is RequeueCause.RELEASED else cause)
 
 
 @breaks("R2")
-class NeverCounts(Meaning):
+class NeverCounts(Transaction):
     """Lets a job go back uncounted for ever."""
 
-    def give_back(self, record: Record, held: Held, cause: ReturnCause) -> None:
-        record.returns = 0
-        super().give_back(record, held, cause)
+    def requeue(self, record: JobRecord, attempt: AttemptRecord, cause: RequeueCause) -> None:
+        record.uncounted_requeues = 0
+        super().requeue(record, attempt, cause)
 
 
 @breaks("R3")
-class NeverGivesUp(Meaning):
+class NeverGivesUp(Transaction):
     """Tries a job again, however often its workers were lost."""
 
-    def give_back(self, record: Record, held: Held, cause: ReturnCause) -> None:
+    def requeue(self, record: JobRecord, attempt: AttemptRecord, cause: RequeueCause) -> None:
         record.retries = min(record.retries, record.failures + record.new.max_retries - 1)
-        super().give_back(record, held, cause)
+        super().requeue(record, attempt, cause)
 
 
 @breaks("X1")
-class SparesWhatRuns(Meaning):
+class SparesWhatRuns(Transaction):
     """Does not cancel a job that runs."""
 
-    def finish_off(self, record: Record, state: JobState, result: bytes | None) -> None:
-        if state is not JobState.CANCELED or record.state is not JobState.RUNNING:
-            super().finish_off(record, state, result)
+    def cancel(self, job_id: UUID) -> Job | ComposerdError:
+        record = self.find(job_id)
+        running = record is not None and record.state is JobState.RUNNING
+        return self.job(job_id) if running else super().cancel(job_id)
 
 
 @breaks("X2")
-class CancelsAlone(Meaning):
+class CancelsAlone(Transaction):
     """Lets jobs run that depend on a canceled one."""
 
-    def follow(self, record: Record, dependency: Record) -> bool:
+    def dependency_ended(self, record: JobRecord, dependency: JobRecord) -> Effects:
         if dependency.state is JobState.CANCELED:
-            record.pending -= 1
-            self.wait(record)
-            return False
-        return super().follow(record, dependency)
+            return transitions.dependency_ended(record, JobState.FINISHED, list, self.now)
+        return super().dependency_ended(record, dependency)

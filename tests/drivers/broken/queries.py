@@ -9,8 +9,8 @@ from uuid import UUID
 import msgspec
 
 from composerd.driver import StoredJob
-from composerd.driver.simple import Record
-from composerd.driver.simple.transaction import Meaning
+from composerd.driver.simple import JobRecord
+from composerd.driver.simple.transaction import Transaction
 from composerd.errors import ComposerdError, JobEnded, JobNotFound
 from composerd.models import (
     Attached,
@@ -34,7 +34,7 @@ from .right import DictShelf, Right, RightShared
 
 
 @breaks("X3")
-class KnowsNoMissing(Meaning):
+class KnowsNoMissing(Transaction):
     """Says of a job that does not exist that it has ended."""
 
     def cancel(self, job_id: UUID) -> Job | ComposerdError:
@@ -43,13 +43,13 @@ class KnowsNoMissing(Meaning):
 
 
 @breaks("U1")
-class PublishesSuccessOnly(Meaning):
+class PublishesSuccessOnly(Transaction):
     """Forgets the files of a job that failed."""
 
     def finish(self, outcome: Outcome) -> Finished:
-        _, held, _ = self.attempt(outcome.token)
+        _, running, _ = self.attempt(outcome.token)
         finished = super().finish(outcome)
-        if held is not None and outcome.failed and finished.job_id is not None:
+        if running is not None and outcome.failed and finished.job_id is not None:
             record = self.get(finished.job_id)
             record.artifacts = {}
             self.save(record)
@@ -57,7 +57,7 @@ class PublishesSuccessOnly(Meaning):
 
 
 @breaks("U2")
-class HandsFilesOn(Meaning):
+class HandsFilesOn(Transaction):
     """Gives the files of one attempt to the next."""
 
     def claim(self, request: Claim) -> Claimed | None:
@@ -70,7 +70,7 @@ class HandsFilesOn(Meaning):
 
 
 @breaks("U3")
-class HidesWhatItReplaced(Meaning):
+class HidesWhatItReplaced(Transaction):
     """Does not say which file was replaced."""
 
     def attach(self, attachment: Attachment) -> Attached:
@@ -78,7 +78,7 @@ class HidesWhatItReplaced(Meaning):
 
 
 @breaks("U4")
-class TakesLateFiles(Meaning):
+class TakesLateFiles(Transaction):
     """Takes a file of an attempt that has ended."""
 
     def attach(self, attachment: Attachment) -> Attached:
@@ -89,7 +89,7 @@ class TakesLateFiles(Meaning):
 
 
 @breaks("U5")
-class HearsNoFiles(Meaning):
+class HearsNoFiles(Transaction):
     """Does not renew an attempt that uploads."""
 
     def attach(self, attachment: Attachment) -> Attached:
@@ -97,8 +97,8 @@ class HearsNoFiles(Meaning):
         attached = super().attach(attachment)
         if before is not None and attached.attempt.job_id is not None:
             record = self.get(attached.attempt.job_id)
-            held = record.held(attachment.token)
-            held.deadline, held.confirmed = before.deadline, before.confirmed
+            running = record.with_token(attachment.token)
+            running.deadline, running.confirmed = before.deadline, before.confirmed
             self.save(record)
         return attached
 
@@ -107,22 +107,22 @@ class HearsNoFiles(Meaning):
 class KeepsPayloads(DictShelf):
     """Keeps the payloads of jobs that were deleted."""
 
-    def remove(self, record: Record) -> None:
+    def remove(self, record: JobRecord) -> None:
         kept = dict(self.payloads)
         super().remove(record)
         self.payloads = kept
 
 
 @breaks("P2")
-class DeletesWhatIsNeeded(Meaning):
+class DeletesWhatIsNeeded(Transaction):
     """Deletes a job that others wait for."""
 
-    def is_needed(self, record: Record) -> bool:
+    def is_needed(self, record: JobRecord) -> bool:
         return False
 
 
 @breaks("P3")
-class NamesGhosts(Meaning):
+class NamesGhosts(Transaction):
     """Names jobs that were deleted among the dependents."""
 
     def delete(self, job_id: UUID) -> Job | None | ComposerdError:
@@ -193,12 +193,12 @@ class RaisesWhatIsMissing(Right):
 class CountsAll(DictShelf):
     """Counts all that are ready as those that go first."""
 
-    def count_before(self, record: Record, limit: int) -> int:
+    def count_before(self, record: JobRecord, limit: int) -> int:
         return len(self.find(lambda one: one.state is JobState.READY and one.id != record.id)[:limit])
 
 
 @breaks("N1")
-class WakesNobody(Meaning):
+class WakesNobody(Transaction):
     """Does not say which jobs became ready."""
 
     def complete(self) -> News:
@@ -206,7 +206,7 @@ class WakesNobody(Meaning):
 
 
 @breaks("N2")
-class TellsTheFirstEnd(Meaning):
+class TellsTheFirstEnd(Transaction):
     """Tells of the first job that ended, and not of those that followed."""
 
     def complete(self) -> News:
@@ -215,15 +215,15 @@ class TellsTheFirstEnd(Meaning):
 
 
 @breaks("N3")
-class HidesReturns(Meaning):
+class HidesReturns(Transaction):
     """Does not say which jobs were given back."""
 
     def complete(self) -> News:
-        return msgspec.structs.replace(super().complete(), returned=())
+        return msgspec.structs.replace(super().complete(), requeued=())
 
 
 @breaks("N4")
-class HasNoAlarm(Meaning):
+class HasNoAlarm(Transaction):
     """Does not say when something will be due."""
 
     def complete(self) -> News:
@@ -276,7 +276,7 @@ class DumpsWhatLives(Right):
 
 
 @breaks("M2")
-class ForgetsAttempts(Meaning):
+class ForgetsAttempts(Transaction):
     """Loads jobs without their attempts."""
 
     def load(self, stored: StoredJob) -> None:
@@ -284,7 +284,7 @@ class ForgetsAttempts(Meaning):
 
 
 @breaks("M3")
-class LoadsOver(Meaning):
+class LoadsOver(Transaction):
     """Loads a job over the one that is there."""
 
     def load(self, stored: StoredJob) -> None:

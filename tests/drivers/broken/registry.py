@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
-from composerd.driver.simple.transaction import Meaning
+from composerd.driver.simple.transaction import Transaction
 
 from .right import DictShelf, Right
 
@@ -26,8 +26,8 @@ def breaks(clause: str) -> Callable[[C], C]:
     """Let a class be the driver that breaks this clause: a driver, or the meaning or the shelf of one; its docstring says how."""
 
     def note(cls: C) -> C:
-        if issubclass(cls, Meaning):
-            driver = type(cls.__name__, (Right,), {"meaning": cls})
+        if issubclass(cls, Transaction):
+            driver = type(cls.__name__, (Right,), {"transaction_class": cls})
         elif issubclass(cls, DictShelf):
             driver = type(cls.__name__, (Right,), {"shelf_type": cls})
         else:

@@ -11,8 +11,8 @@ from typing import Any, ClassVar, Self, TypeVar
 from uuid import UUID
 
 from composerd.driver import Batch, Capabilities
-from composerd.driver.simple import Record, Shelf, SimpleDriver
-from composerd.driver.simple.transaction import Meaning
+from composerd.driver.simple import JobRecord, Shelf, SimpleDriver
+from composerd.driver.simple.transaction import Transaction
 from composerd.driver.url import path_of
 from composerd.errors import StorageUnusable
 from composerd.models import JobFilter, JobState, Key, News, PayloadRef
@@ -26,7 +26,7 @@ class DictShelf(Shelf):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.records: dict[UUID, Record] = {}
+        self.records: dict[UUID, JobRecord] = {}
         self.payloads: dict[PayloadRef, bytes] = {}
         self.memo_kept: bytes | None = None
         self.changed = False
@@ -56,7 +56,7 @@ class DictShelf(Shelf):
     def load(self) -> None:
         """Read the file."""
         encoded, self.payloads, self.memo_kept = pickle.loads(self.path.read_bytes())
-        self.records = {job_id: Record.decoded(one) for job_id, one in encoded.items()}
+        self.records = {job_id: JobRecord.decoded(one) for job_id, one in encoded.items()}
 
     def save(self) -> None:
         """Write the file, whole or not at all."""
@@ -86,16 +86,16 @@ class DictShelf(Shelf):
         record = self.records.get(job_id)
         return None if record is None else record.encoded
 
-    def write(self, record: Record) -> None:
-        self.records[record.id] = Record.decoded(record.encoded)
+    def write(self, record: JobRecord) -> None:
+        self.records[record.id] = JobRecord.decoded(record.encoded)
         self.changed = True
 
-    def remove(self, record: Record) -> None:
+    def remove(self, record: JobRecord) -> None:
         del self.records[record.id]
         self.payloads = {ref: payload for ref, payload in self.payloads.items() if ref.job_id != record.id}
         self.changed = True
 
-    def find(self, holds: Callable[[Record], bool], order: Callable[[Record], Any] | None = None) -> list[UUID]:
+    def find(self, holds: Callable[[JobRecord], bool], order: Callable[[JobRecord], Any] | None = None) -> list[UUID]:
         """The ids of records of which something holds, in an order."""
         found = [record for record in self.records.values() if holds(record)]
         return [record.id for record in (found if order is None else sorted(found, key=order))]
@@ -108,13 +108,13 @@ class DictShelf(Shelf):
         return next(iter(self.find(lambda one: (one.new.channel, one.new.idempotency_key) == wanted)), None)
 
     def dependents(self, job_id: UUID) -> Sequence[UUID]:
-        return self.find(lambda one: job_id in one.new.dependencies, by_number)
+        return self.find(lambda one: job_id in one.new.dependencies, by_sequence)
 
     def first_ready(self, keys: Sequence[Key]) -> UUID | None:
         ready = self.find(lambda one: one.state is JobState.READY and one.new.key in keys, by_rank)
         return next(iter(ready), None)
 
-    def count_before(self, record: Record, limit: int) -> int:
+    def count_before(self, record: JobRecord, limit: int) -> int:
         ready = self.find(lambda one: one.state is JobState.READY and one.new.key == record.new.key, by_rank)
         return min(ready.index(record.id), limit)
 
@@ -131,13 +131,13 @@ class DictShelf(Shelf):
         return self.find(lambda one: one.state is JobState.RUNNING)
 
     def page(self, filter: JobFilter, before: int | None, limit: int) -> Sequence[UUID]:
-        def shown(one: Record) -> bool:
+        def shown(one: JobRecord) -> bool:
             has = (one.state, one.new.type, one.new.channel, one.new.arch)
             asked = (filter.state, filter.type, filter.channel, filter.arch)
             passes = all(wanted in (None, value) for wanted, value in zip(asked, has, strict=True))
-            return passes and (before is None or one.number < before)
+            return passes and (before is None or one.sequence < before)
 
-        return self.find(shown, by_number)[::-1][:limit]
+        return self.find(shown, by_sequence)[::-1][:limit]
 
     def counts(self) -> dict[str, int]:
         return {state: len(self.find(lambda one: one.state is state)) for state in JobState}  # noqa: B023
@@ -157,14 +157,14 @@ class DictShelf(Shelf):
         self.changed = True
 
 
-def by_number(record: Record) -> int:
+def by_sequence(record: JobRecord) -> int:
     """In the order of submission."""
-    return record.number
+    return record.sequence
 
 
-def by_rank(record: Record) -> tuple[int, int]:
+def by_rank(record: JobRecord) -> tuple[int, int]:
     """In the order in which they are handed out."""
-    return -record.new.priority, record.place
+    return -record.new.priority, record.position
 
 
 class Right(SimpleDriver):
@@ -211,7 +211,7 @@ class RightShared(Right):
     shelf_type = SharedShelf
     listening: ClassVar[dict[Path, list[asyncio.Queue[News]]]] = {}
 
-    async def _write(self, items: Sequence[S], apply: Callable[[Meaning, S], T]) -> Batch[T]:
+    async def _write(self, items: Sequence[S], apply: Callable[[Transaction, S], T]) -> Batch[T]:
         batch = await super()._write(items, apply)
         self.tell(batch.news)
         return batch

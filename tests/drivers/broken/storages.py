@@ -7,8 +7,9 @@ from uuid import UUID
 import msgspec
 
 from composerd.driver import Batch, StorageCheck, StorageInfo
-from composerd.driver.simple import Record
-from composerd.driver.simple.transaction import Meaning
+from composerd.driver.simple import JobRecord
+from composerd.driver.simple.transaction import Transaction
+from composerd.driver.transitions import Effects
 from composerd.errors import ComposerdError, JobEnded, Unavailable
 from composerd.models import Claim, Claimed, Enqueued, Job, NewJob
 
@@ -43,7 +44,7 @@ class OneForAll(Right):
 
 
 @breaks("G3")
-class ForgetsItWasAsked(Meaning):
+class ForgetsItWasAsked(Transaction):
     """Calls the repetition of a cancel an error."""
 
     def cancel(self, job_id: UUID) -> Job | ComposerdError:
@@ -80,26 +81,26 @@ class LooksBeforeItLeaps(Right):
     """Looks for a job in one step and takes it in another."""
 
     async def claim(self, requests: Sequence[Claim], max_bytes: int) -> Batch[Claimed | None]:
-        found = await self._look(lambda _: [self.shelf.first_ready(one.keys) for one in requests])
+        found = await self._read(lambda _: [self.shelf.first_ready(one.keys) for one in requests])
         return await self._write(list(zip(requests, found, strict=True)), _take)
 
 
-def _take(meaning: Meaning, taken: tuple[Claim, UUID | None]) -> Claimed | None:
+def _take(transaction: Transaction, taken: tuple[Claim, UUID | None]) -> Claimed | None:
     request, job_id = taken
     if job_id is None:
         return None
-    record = meaning.get(job_id)
-    record.begin(request, meaning.now)
-    meaning.save(record)
-    return Claimed(request.token, record.id, record.new.key, None, record.new.dependencies, record.attempt)
+    record = transaction.get(job_id)
+    attempt = transaction.begin(record, request)
+    return Claimed(request.token, record.id, record.new.key, None, record.new.dependencies, attempt.number)
 
 
-class ForgetfulMeaning(Meaning):
-    """What `ForgetsWhenItBegan` means."""
+class ForgetfulTransaction(Transaction):
+    """The transactions of `ForgetsWhenItBegan`."""
 
-    def put_back(self, record: Record) -> None:
-        record.started_at = None
-        super().put_back(record)
+    def apply(self, record: JobRecord, effects: Effects) -> None:
+        if effects.requeued:
+            record.started_at = None
+        super().apply(record, effects)
 
 
 @breaks("G7")
@@ -109,7 +110,7 @@ class ForgetsWhenItBegan(Right):
     # Without a file, so that a thousand histories are soon tried.
     capabilities = msgspec.structs.replace(Right.capabilities, durable=False)
     shelf_type = InMemory
-    meaning = ForgetfulMeaning
+    transaction_class = ForgetfulTransaction
 
 
 @breaks("G8")
@@ -197,6 +198,6 @@ class GoesBack(Right):
 
     def _begin(self) -> None:
         with self.shelf.transaction():
-            meaning = Meaning(self.shelf, self._clock.now())
-            meaning.begin_anew()
-            meaning.complete()
+            transaction = Transaction(self.shelf, self._clock.now())
+            transaction.resume()
+            transaction.complete()

@@ -5,9 +5,12 @@ from uuid import UUID, uuid4
 
 import msgspec
 
-from composerd.driver import Batch
-from composerd.driver.simple import Record
-from composerd.driver.simple.transaction import Meaning
+from composerd.driver import Batch, transitions
+from composerd.driver.records import StoredJobView
+from composerd.driver.simple import JobRecord
+from composerd.driver.simple.transaction import Transaction
+from composerd.driver.submissions import PlannedJob
+from composerd.driver.transitions import Effects
 from composerd.errors import CanceledDependency, ComposerdError, UnknownDependency
 from composerd.models import Claim, Claimed, Enqueued, JobFilter, JobState, Key, NewJob
 
@@ -24,7 +27,7 @@ def without(submission: Sequence[NewJob], dropped: set[UUID]) -> list[NewJob]:
 
 
 @breaks("E1")
-class StoresHalf(Meaning):
+class StoresHalf(Transaction):
     """Stores the jobs before the one that is wrong."""
 
     def enqueue(self, submission: Sequence[NewJob]) -> Enqueued | ComposerdError:
@@ -35,15 +38,15 @@ class StoresHalf(Meaning):
 
 
 @breaks("E2")
-class KnowsNoLater(Meaning):
+class KnowsNoLater(Transaction):
     """Takes a delayed job for one that may start."""
 
-    def moment(self, new: NewJob) -> int | None:
+    def starts_at(self, new: NewJob) -> int | None:
         return None
 
 
 @breaks("E3")
-class DropsTheUnknown(Meaning):
+class DropsTheUnknown(Transaction):
     """Leaves dependencies out that do not exist."""
 
     def enqueue(self, submission: Sequence[NewJob]) -> Enqueued | ComposerdError:
@@ -54,7 +57,7 @@ class DropsTheUnknown(Meaning):
 
 
 @breaks("E4")
-class DropsTheCanceled(Meaning):
+class DropsTheCanceled(Transaction):
     """Takes a canceled dependency for one that has ended well."""
 
     def enqueue(self, submission: Sequence[NewJob]) -> Enqueued | ComposerdError:
@@ -65,19 +68,19 @@ class DropsTheCanceled(Meaning):
 
 
 @breaks("E5")
-class WaitsForTheDead(Meaning):
+class WaitsForTheDead(Transaction):
     """Waits for a dependency that had ended already."""
 
-    def add(self, new: NewJob) -> None:
-        super().add(new)
-        record = self.get(new.id)
+    def add(self, planned: PlannedJob) -> None:
+        super().add(planned)
+        record = self.get(planned.job.id)
         if any(self.get(one).state.ended for one in record.dependencies):
             record.state, record.pending = JobState.WAITING, record.pending + 1
             self.save(record)
 
 
 @breaks("E6")
-class DeniesItWasThere(Meaning):
+class DeniesItWasThere(Transaction):
     """Says of a repetition that it created nothing."""
 
     def enqueue(self, submission: Sequence[NewJob]) -> Enqueued | ComposerdError:
@@ -90,26 +93,30 @@ class DeniesItWasThere(Meaning):
 
 
 @breaks("E7")
-class KnowsNoKeys(Meaning):
+class KnowsNoKeys(Transaction):
     """Stores another job for an idempotency key that is used already."""
 
-    def with_key(self, job: NewJob, fresh: dict[UUID, NewJob]) -> NewJob | None:
+    def find_key(self, channel: str, idempotency_key: str) -> StoredJobView | None:
         return None
 
 
 @breaks("E8")
-class NeverConflicts(Meaning):
+class NeverConflicts(Transaction):
     """Gives the existing job for a key, though what was asked for is another."""
 
-    def with_key(self, job: NewJob, fresh: dict[UUID, NewJob]) -> NewJob | None:
-        found = super().with_key(job, fresh)
-        if found is None:
-            return None
-        return msgspec.structs.replace(found, fingerprint=job.fingerprint, dependencies=job.dependencies)
+    def enqueue(self, submission: Sequence[NewJob]) -> Enqueued | ComposerdError:
+        return super().enqueue([self.as_stored(job) for job in submission])
+
+    def as_stored(self, job: NewJob) -> NewJob:
+        """Return a job as if what its key stands for had been submitted."""
+        found = None if job.idempotency_key is None else self.find_key(job.channel, job.idempotency_key)
+        if found is None or self.find(job.id) is not None:
+            return job
+        return msgspec.structs.replace(job, fingerprint=found.fingerprint, dependencies=tuple(found.dependencies))
 
 
 @breaks("E9")
-class ForgetsWhoStandsIn(Meaning):
+class ForgetsWhoStandsIn(Transaction):
     """Drops dependencies on a job that turned out to exist already."""
 
     def enqueue(self, submission: Sequence[NewJob]) -> Enqueued | ComposerdError:
@@ -132,7 +139,7 @@ class SharesKeys(DictShelf):
 
 
 @breaks("E11")
-class NamesThemOnce(Meaning):
+class NamesThemOnce(Transaction):
     """Forgets that a dependency was named twice."""
 
     def enqueue(self, submission: Sequence[NewJob]) -> Enqueued | ComposerdError:
@@ -141,7 +148,7 @@ class NamesThemOnce(Meaning):
 
 
 @breaks("C1")
-class ForgetsTheToken(Meaning):
+class ForgetsTheToken(Transaction):
     """Hands a job out and does not remember the token."""
 
     def claim(self, request: Claim) -> Claimed | None:
@@ -154,7 +161,7 @@ class ForgetsTheToken(Meaning):
 
 
 @breaks("C2")
-class HandsOutWhatWaits(Meaning):
+class HandsOutWhatWaits(Transaction):
     """Hands out a job that is not ready, if there is no other."""
 
     def claim(self, request: Claim) -> Claimed | None:
@@ -179,20 +186,21 @@ class TheLatestFirst(DictShelf):
     """Hands out the latest job first."""
 
     def first_ready(self, keys: Sequence[Key]) -> UUID | None:
-        def latest_first(one: Record) -> tuple[int, int]:
-            return -one.new.priority, -one.place
+        def latest_first(one: JobRecord) -> tuple[int, int]:
+            return -one.new.priority, -one.position
 
         ready = self.find(lambda one: one.state is JobState.READY and one.new.key in keys, latest_first)
         return next(iter(ready), None)
 
 
 @breaks("C5")
-class KeepsItsPlace(Meaning):
+class KeepsItsPlace(Transaction):
     """Puts a job that comes back where it was."""
 
-    def put_back(self, record: Record) -> None:
-        self.returned.append(record.id)
-        self.wait(record)
+    def apply(self, record: JobRecord, effects: Effects) -> None:
+        if effects.requeued:
+            record.position = self.get(record.id).position
+        super().apply(record, effects)
 
 
 @breaks("C6")
@@ -206,7 +214,7 @@ class ClaimsTwice(Right):
 
 
 @breaks("C7")
-class BeginsAgain(Meaning):
+class BeginsAgain(Transaction):
     """Takes the repetition of a claim for a new one."""
 
     def claim(self, request: Claim) -> Claimed | None:
@@ -224,34 +232,33 @@ class KnowsNoBound(Right):
 
 
 @breaks("D1")
-class OneIsEnough(Meaning):
+class OneIsEnough(Transaction):
     """Takes a job for ready when the first of its dependencies has ended."""
 
-    def follow(self, record: Record, dependency: Record) -> bool:
+    def dependency_ended(self, record: JobRecord, dependency: JobRecord) -> Effects:
         record.pending = 1
-        return super().follow(record, dependency)
+        return super().dependency_ended(record, dependency)
 
 
 @breaks("D2")
-class RunsAnyway(Meaning):
+class RunsAnyway(Transaction):
     """Runs a job whose dependency has failed, though it is to fail with it."""
 
-    def follow(self, record: Record, dependency: Record) -> bool:
+    def dependency_ended(self, record: JobRecord, dependency: JobRecord) -> Effects:
         if dependency.state is JobState.FAILED:
-            record.pending -= 1
-            self.wait(record)
-            return False
-        return super().follow(record, dependency)
+            return transitions.dependency_ended(record, JobState.FINISHED, list, self.now)
+        return super().dependency_ended(record, dependency)
 
 
 @breaks("D3")
-class TiresOfCascades(Meaning):
+class TiresOfCascades(Transaction):
     """Draws what follows from an end for twenty jobs, and forgets the rest."""
 
-    def end(self, record: Record, state: JobState, result: bytes | None) -> None:
-        self.left = 20
-        super().end(record, state, result)
+    def propagate(self, record: JobRecord) -> None:
+        if self.propagating is None:
+            self.left = 20
+        super().propagate(record)
 
-    def follow(self, record: Record, dependency: Record) -> bool:
+    def dependency_ended(self, record: JobRecord, dependency: JobRecord) -> Effects:
         self.left -= 1
-        return self.left >= 0 and super().follow(record, dependency)
+        return super().dependency_ended(record, dependency) if self.left >= 0 else transitions.NOTHING

@@ -81,7 +81,7 @@ async def compare(root: Path, known: Known) -> int:
             assert job.job.state is JobState.FINISHED
             assert job.result is not None
             assert hashlib.sha256(job.result).hexdigest() == digest
-            assert [one.place for one in job.artifacts] == [token]
+            assert [one.location for one in job.artifacts] == [token]
             assert job.attempts[-1].token == UUID(token)
     assert not jobs
     return size

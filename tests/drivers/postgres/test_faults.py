@@ -12,7 +12,7 @@ import psycopg2
 import pytest
 
 from composerd.errors import DriverTimeout, Unavailable
-from composerd.models import Claim, Finish, JobState, Outcome
+from composerd.models import Claim, JobState, Outcome, Verdict
 from composerd.queue.batcher import ask
 from composerd.testing.kit.instance import ANY, PLENTY, Store
 from composerd_postgres import PostgresDriver
@@ -59,7 +59,7 @@ async def test_killed_in_a_statement(open_store: Open, newest_postgres: Throwawa
         newest_postgres.sql(f"SELECT pg_terminate_backend({pid})")
         await _blocked(newest_postgres, pid)
     answers, _ = await finishing
-    assert [one.verdict for one in answers] == [Finish.ACCEPTED]  # type: ignore[union-attr]
+    assert [one.verdict for one in answers] == [Verdict.ACCEPTED]  # type: ignore[union-attr]
     assert await store.result(job_id) == b"1"
 
 
@@ -301,7 +301,7 @@ async def test_consequences_of_which_nobody_knows(open_store: Open, monkeypatch:
 
     monkeypatch.setattr(session, "_settle_some", lost)
     finished = await store.driver.finish([Outcome(token, b"1")])
-    assert finished.items[0].verdict is Finish.ACCEPTED
+    assert finished.items[0].verdict is Verdict.ACCEPTED
     assert finished.news.recheck
     assert await store.state(second) is JobState.READY
 

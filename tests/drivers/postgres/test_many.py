@@ -138,7 +138,7 @@ async def test_news_cross(open_store: Open) -> None:
     assert await heard.get() == News(ready={ANY: 1})
     await one.release(await one.take())
     news = [await heard.get(), await heard.get()]
-    assert News(returned=(job_id,)) in news
+    assert News(requeued=(job_id,)) in news
     await one.end(job_id)
     assert await heard.get() == News(ended=(job_id,))
     for _ in range(3):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 from uuid import UUID
 
-from composerd.driver.simple import Record, Shelf, SimpleDriver
+from composerd.driver.simple import JobRecord, Shelf, SimpleDriver
 from composerd.driver.url import path_of
 from composerd.errors import StorageFull, StorageUnusable, Unavailable
 from composerd.models import JobFilter, Key, PayloadRef
@@ -110,21 +110,30 @@ class SqliteShelf(Shelf):
         rows = self.ask("SELECT record FROM jobs WHERE id = ?", job_id.bytes)
         return rows[0][0] if rows else None
 
-    def write(self, record: Record) -> None:
+    def write(self, record: JobRecord) -> None:
         new = record.new
         if not self.ask("SELECT 1 FROM jobs WHERE id = ?", new.id.bytes):
-            for one in record.dependencies:
-                self.ask("INSERT INTO dependencies VALUES (?, ?, ?)", one.bytes, record.number, new.id.bytes)
+            for one in record.distinct_dependencies:
+                self.ask("INSERT INTO dependencies VALUES (?, ?, ?)", one.bytes, record.sequence, new.id.bytes)
         self.ask(
             "INSERT OR REPLACE INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            *(new.id.bytes, record.number, record.state, new.channel, new.type, new.arch, new.priority, record.place),
+            *(
+                new.id.bytes,
+                record.sequence,
+                record.state,
+                new.channel,
+                new.type,
+                new.arch,
+                new.priority,
+                record.position,
+            ),
             *(record.due_at, record.expires_at, new.idempotency_key, record.encoded),
         )
         self.ask("DELETE FROM tokens WHERE job = ?", new.id.bytes)
         for token in record.tokens:
             self.ask("INSERT INTO tokens VALUES (?, ?)", token.bytes, new.id.bytes)
 
-    def remove(self, record: Record) -> None:
+    def remove(self, record: JobRecord) -> None:
         for table, column in [("jobs", "id"), ("tokens", "job"), ("dependencies", "job"), ("payloads", "job")]:
             self.ask(f"DELETE FROM {table} WHERE {column} = ?", record.id.bytes)
 
@@ -151,11 +160,11 @@ class SqliteShelf(Shelf):
                 best = rows[0]
         return None if best is None else UUID(bytes=best[2])
 
-    def count_before(self, record: Record, limit: int) -> int:
+    def count_before(self, record: JobRecord, limit: int) -> int:
         rows = self.ask(
             "SELECT 1 FROM jobs WHERE state = 'ready' AND channel = ? AND type = ? AND arch IS ?"
             " AND (priority > ? OR (priority = ? AND place < ?)) LIMIT ?",
-            *(*record.new.key, record.new.priority, record.new.priority, record.place, limit),
+            *(*record.new.key, record.new.priority, record.new.priority, record.position, limit),
         )
         return len(rows)
 

@@ -1,0 +1,128 @@
+"""The mutable records that `composerd.driver.transitions` works on, as protocols. Reading and storing records is the driver's.
+
+Times are integers, microseconds since the epoch on the storage's clock; durations are integers in microseconds.
+`composerd.driver.clock` converts both to the values of the contract.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+from uuid import UUID
+
+from composerd.driver.clock import microseconds
+from composerd.models import AttemptState, JobState, NewJob, OnDependencyFailure
+
+
+class Policy(NamedTuple):
+    """The part of a submission that decides how long attempts may run and what happens after a failure."""
+
+    timeout: int | None
+    """How long one attempt may run; None if it may run for any time."""
+    max_retries: int
+    """How many requeues are counted before the next counted one fails the job."""
+    retry_on_failure: int
+    """How many failed outcomes requeue the job before the next one ends it."""
+    retry_backoff: int
+    """The wait after the first failed outcome; each further one doubles it."""
+    fail_with_dependency: bool
+    """True if the job fails as soon as a dependency fails."""
+    retention: int | None
+    """How long the job is kept after its end; None if it is kept until it is deleted."""
+
+    @classmethod
+    def of(cls, job: NewJob) -> "Policy":
+        """Return the policy of a submitted job, with its durations in microseconds."""
+        return cls(
+            timeout=None if job.timeout is None else microseconds(job.timeout),
+            max_retries=job.max_retries,
+            retry_on_failure=job.retry_on_failure,
+            retry_backoff=microseconds(job.retry_backoff),
+            fail_with_dependency=job.on_dependency_failure is OnDependencyFailure.FAIL,
+            retention=None if job.retention is None else microseconds(job.retention),
+        )
+
+
+class StoredJobView(Protocol):
+    """The part of a stored job that planning a submission and beginning its jobs read."""
+
+    @property
+    def id(self) -> UUID:
+        """The job's id."""
+
+    @property
+    def state(self) -> JobState:
+        """The job's state."""
+
+    @property
+    def dependencies(self) -> Sequence[UUID]:
+        """The ids of the jobs that it depends on, as named, repetitions included."""
+
+    @property
+    def fingerprint(self) -> bytes:
+        """The digest of what was submitted under the job's idempotency key; empty without a key."""
+
+
+class JobRecord(Protocol):
+    """A job as a driver keeps it, with the fields that transitions read or change."""
+
+    state: JobState
+    position: int
+    """The job's position among the ready jobs of its priority: the lowest is claimed first."""
+    pending: int
+    """The number of its dependencies that have not ended."""
+    not_before: int | None
+    started_at: int | None
+    finished_at: int | None
+    retries: int
+    """The number of counted requeues, after failed outcomes included."""
+    failures: int
+    """The number of failed outcomes that requeued it; they are part of `retries`."""
+    uncounted_requeues: int
+    """The number of uncounted requeues in a row."""
+    attempt_number: int
+    """The number of its latest attempt; 0 before the first."""
+    worker_id: UUID | None
+    """The worker of its latest attempt."""
+
+    @property
+    def dependencies(self) -> Sequence[UUID]:
+        """The ids of the jobs that it depends on, as named, repetitions included."""
+
+    @property
+    def policy(self) -> Policy:
+        """The job's policy."""
+
+
+class AttemptRecord(Protocol):
+    """An attempt as a driver keeps it, with the fields that its end changes."""
+
+    state: AttemptState
+    digest: bytes
+    """The digest of the result with which it finished (`transitions.result_digest`); empty before."""
+
+
+class LeaseRecord(Protocol):
+    """The lease of a running attempt. A driver may keep it in the attempt's record or apart from it."""
+
+    confirmed: bool
+    deadline: int
+    """When the lease, or before the confirmation the handover, expires."""
+    timeout_at: int | None
+    """When the job's `timeout` is over for this attempt; None without one."""
+
+    @property
+    def lease(self) -> int:
+        """How long the attempt lives without a heartbeat."""
+
+    @property
+    def handover(self) -> int | None:
+        """How long it lives before its worker confirms it; None if no confirmation was promised."""
+
+
+class NewAttempt(AttemptRecord, LeaseRecord, Protocol):
+    """An attempt that is about to begin, with its lease."""
+
+    number: int
+
+    @property
+    def worker_id(self) -> UUID | None:
+        """The worker that claimed it, if it said so."""

@@ -1,0 +1,548 @@
+"""The pure functions that decide what happens to a job, each transition of specs/state-machine.md by itself."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from uuid import UUID, uuid4
+
+import msgspec
+import pytest
+
+from composerd.driver import transitions
+from composerd.driver.records import Policy
+from composerd.driver.transitions import NOTHING, Effects, RequeueCause
+from composerd.models import AttemptState, JobState, NewJob, OnDependencyFailure, Verdict
+
+NOW = 1_000_000_000
+SECOND = 1_000_000
+HOUR = 3600 * SECOND
+
+POLICY = Policy(
+    timeout=None,
+    max_retries=2,
+    retry_on_failure=0,
+    retry_backoff=10 * SECOND,
+    fail_with_dependency=False,
+    retention=None,
+)
+STRICT = POLICY._replace(fail_with_dependency=True)
+
+ENDED = [JobState.FINISHED, JobState.FAILED, JobState.CANCELED]
+UNENDED = [JobState.WAITING, JobState.READY, JobState.RUNNING]
+
+
+@dataclass
+class Job:
+    id: UUID = field(default_factory=uuid4)
+    state: JobState = JobState.WAITING
+    policy: Policy = POLICY
+    position: int = 1
+    pending: int = 0
+    not_before: int | None = None
+    started_at: int | None = None
+    finished_at: int | None = None
+    retries: int = 0
+    failures: int = 0
+    uncounted_requeues: int = 0
+    attempt_number: int = 0
+    worker_id: UUID | None = None
+    dependencies: Sequence[UUID] = ()
+    fingerprint: bytes = b""
+
+
+@dataclass
+class Attempt:
+    lease: int = 20 * SECOND
+    handover: int | None = None
+    worker_id: UUID | None = None
+    number: int = 0
+    state: AttemptState = AttemptState.RUNNING
+    digest: bytes = b""
+    confirmed: bool = True
+    deadline: int = 0
+    timeout_at: int | None = None
+
+
+def running(**fields: object) -> tuple[Job, Attempt]:
+    """Return a job with a running attempt."""
+    job, attempt = Job(state=JobState.READY, **fields), Attempt()  # type: ignore[arg-type]
+    transitions.begin(job, attempt, NOW - SECOND)
+    return job, attempt
+
+
+def no_position() -> int:
+    """Fail: nothing is requeued."""
+    raise AssertionError("a position was taken for a job that was not requeued")
+
+
+def at_position(position: int) -> Callable[[], int]:
+    """Return a source of one position."""
+    return lambda: position
+
+
+def no_failures() -> Sequence[UUID]:
+    """Fail: no dependency decides."""
+    raise AssertionError("the failed dependencies were read for nothing")
+
+
+def error(result: bytes | None) -> dict[str, object]:
+    """Return the error that a result reports."""
+    assert result is not None
+    decoded: dict[str, object] = msgspec.json.decode(result)["job_error"]
+    return decoded
+
+
+# Submissions.
+
+
+def test_a_policy_has_a_submissions_durations_in_microseconds() -> None:
+    """A policy has a submissions durations in microseconds."""
+    job = NewJob(
+        id=uuid4(),
+        type="t",
+        timeout=1.5,
+        max_retries=3,
+        retry_on_failure=4,
+        retry_backoff=0.25,
+        on_dependency_failure=OnDependencyFailure.FAIL,
+        retention=60.0,
+    )
+
+    assert Policy.of(job) == Policy(1_500_000, 3, 4, 250_000, True, 60 * SECOND)
+
+
+def test_a_policy_keeps_what_a_submission_leaves_open() -> None:
+    """A policy keeps what a submission leaves open."""
+    policy = Policy.of(NewJob(id=uuid4(), type="t"))
+
+    assert (policy.timeout, policy.retention, policy.fail_with_dependency) == (None, None, False)
+
+
+@pytest.mark.parametrize(
+    ("not_before", "expected"),
+    [
+        (None, None),
+        (2.5, NOW + 2_500_000),
+        (0, NOW),
+        (datetime(1970, 1, 1, 0, 0, 3, 7, tzinfo=UTC), 3_000_007),
+    ],
+)
+def test_a_start_is_a_time_or_seconds_from_now(not_before: datetime | float | None, expected: int | None) -> None:
+    """A start is a time or seconds from now."""
+    assert transitions.starts_at(NewJob(id=uuid4(), type="t", not_before=not_before), NOW) == expected
+
+
+def test_a_job_that_waits_for_nothing_is_ready_at_once() -> None:
+    """A job that waits for nothing is ready at once."""
+    job = Job()
+
+    assert transitions.submit(job, [], NOW) == Effects(ready=True)
+    assert job.state is JobState.READY
+
+
+@pytest.mark.parametrize(("not_before", "ready"), [(NOW - 1, True), (NOW, True), (NOW + 1, False)])
+def test_a_new_job_waits_until_its_time_has_come(not_before: int, ready: bool) -> None:
+    """A new job waits until its time has come."""
+    job = Job(not_before=not_before)
+
+    effects = transitions.submit(job, [], NOW)
+
+    assert effects == (Effects(ready=True) if ready else Effects(due_at=not_before))
+    assert job.state is (JobState.READY if ready else JobState.WAITING)
+
+
+@pytest.mark.parametrize("state", UNENDED)
+@pytest.mark.parametrize("policy", [POLICY, STRICT])
+def test_a_new_job_waits_for_each_dependency_that_has_not_ended(state: JobState, policy: Policy) -> None:
+    """A new job waits for each dependency that has not ended."""
+    job = Job(policy=policy)
+
+    effects = transitions.submit(job, [Job(state=state), Job(state=JobState.FINISHED), Job(state=state)], NOW)
+
+    assert effects == NOTHING
+    assert (job.state, job.pending) == (JobState.WAITING, 2)
+
+
+def test_a_delayed_job_with_an_unended_dependency_is_not_due_yet() -> None:
+    """A delayed job with an unended dependency is not due yet."""
+    job = Job(not_before=NOW + SECOND)
+
+    assert transitions.submit(job, [Job(state=JobState.READY)], NOW) == NOTHING
+
+
+def test_failed_dependencies_do_not_hold_up_a_job_that_runs_anyway() -> None:
+    """Failed dependencies do not hold up a job that runs anyway."""
+    job = Job()
+
+    effects = transitions.submit(job, [Job(state=JobState.FAILED)], NOW)
+
+    assert effects == Effects(ready=True)
+    assert job.state is JobState.READY
+
+
+def test_a_strict_job_begins_as_failed_if_dependencies_have_failed() -> None:
+    """A strict job begins as failed if dependencies have failed."""
+    job = Job(policy=STRICT)
+    failed = [Job(state=JobState.FAILED), Job(state=JobState.FAILED)]
+
+    effects = transitions.submit(job, [failed[1], Job(state=JobState.READY), failed[0]], NOW)
+
+    assert (job.state, job.finished_at) == (JobState.FAILED, NOW)
+    assert effects._replace(result=None) == Effects(ended=True)
+    assert error(effects.result) == {
+        "id": 26,
+        "reason": "A dependency failed.",
+        "details": [str(failed[1].id), str(failed[0].id)],
+    }
+
+
+def test_a_job_whose_time_has_come_is_ready() -> None:
+    """A job whose time has come is ready."""
+    job = Job(not_before=NOW)
+
+    assert transitions.start_delayed(job) == Effects(ready=True)
+    assert job.state is JobState.READY
+
+
+# Attempts and their leases.
+
+
+def test_an_attempt_begins_with_a_lease() -> None:
+    """An attempt begins with a lease."""
+    worker = uuid4()
+    job, attempt = Job(state=JobState.READY, attempt_number=3), Attempt(worker_id=worker, confirmed=False)
+
+    transitions.begin(job, attempt, NOW)
+
+    assert (job.state, job.started_at, job.worker_id, job.attempt_number) == (JobState.RUNNING, NOW, worker, 4)
+    assert (attempt.number, attempt.state, attempt.confirmed) == (4, AttemptState.RUNNING, True)
+    assert (attempt.deadline, attempt.timeout_at) == (NOW + 20 * SECOND, None)
+
+
+def test_an_attempt_with_a_handover_begins_unconfirmed_and_lives_for_the_handover() -> None:
+    """An attempt with a handover begins unconfirmed and lives for the handover."""
+    job, attempt = Job(state=JobState.READY), Attempt(handover=3 * SECOND)
+
+    transitions.begin(job, attempt, NOW)
+
+    assert (attempt.confirmed, attempt.deadline) == (False, NOW + 3 * SECOND)
+
+
+def test_an_attempts_timeout_begins_with_it() -> None:
+    """An attempts timeout begins with it."""
+    job, attempt = Job(state=JobState.READY, policy=POLICY._replace(timeout=5 * SECOND)), Attempt()
+
+    transitions.begin(job, attempt, NOW)
+
+    assert attempt.timeout_at == NOW + 5 * SECOND
+
+
+def test_renewing_confirms_and_begins_the_lease_again() -> None:
+    """Renewing confirms and begins the lease again."""
+    attempt = Attempt(confirmed=False, handover=SECOND, deadline=NOW - 1, timeout_at=NOW + 7)
+
+    transitions.renew(attempt, NOW)
+
+    assert (attempt.confirmed, attempt.deadline, attempt.timeout_at) == (True, NOW + 20 * SECOND, NOW + 7)
+
+
+def test_only_an_unconfirmed_attempt_gets_its_handover_time_again() -> None:
+    """Only an unconfirmed attempt gets its handover time again."""
+    unconfirmed, confirmed = Attempt(confirmed=False, handover=SECOND), Attempt(confirmed=True, deadline=NOW + 5)
+
+    transitions.restart_handover(unconfirmed, NOW)
+    transitions.restart_handover(confirmed, NOW)
+
+    assert (unconfirmed.confirmed, unconfirmed.deadline) == (False, NOW + SECOND)
+    assert (confirmed.confirmed, confirmed.deadline) == (True, NOW + 5)
+
+
+@pytest.mark.parametrize(
+    ("timeout_at", "expected"),
+    [(None, None), (NOW - SECOND, NOW + 20 * SECOND), (NOW + HOUR, NOW + HOUR)],
+)
+def test_opening_a_storage_gives_a_full_lease_over_the_timeout_too(
+    timeout_at: int | None, expected: int | None
+) -> None:
+    """Opening a storage gives a full lease over the timeout too."""
+    attempt = Attempt(confirmed=False, handover=SECOND, deadline=NOW - HOUR, timeout_at=timeout_at)
+
+    transitions.resume(attempt, NOW)
+
+    assert (attempt.confirmed, attempt.deadline, attempt.timeout_at) == (True, NOW + 20 * SECOND, expected)
+
+
+@pytest.mark.parametrize(("deadline", "timeout_at", "expected"), [(5, None, 5), (5, 4, 4), (5, 6, 5)])
+def test_an_attempt_expires_with_its_lease_or_its_timeout(deadline: int, timeout_at: int | None, expected: int) -> None:
+    """An attempt expires with its lease or its timeout."""
+    assert transitions.expires_at(Attempt(deadline=deadline, timeout_at=timeout_at)) == expected
+
+
+@pytest.mark.parametrize(
+    ("deadline", "timeout_at", "confirmed", "cause"),
+    [
+        (NOW + 1, None, True, None),
+        (NOW + 1, NOW + 1, False, None),
+        (NOW, None, True, RequeueCause.LEASE_EXPIRED),
+        (NOW, NOW + 1, True, RequeueCause.LEASE_EXPIRED),
+        (NOW, None, False, RequeueCause.HANDOVER_EXPIRED),
+        (NOW + 1, NOW, True, RequeueCause.TIMED_OUT),
+        (NOW, NOW, False, RequeueCause.TIMED_OUT),
+    ],
+)
+def test_an_expiry_has_one_cause(
+    deadline: int, timeout_at: int | None, confirmed: bool, cause: RequeueCause | None
+) -> None:
+    """An expiry has one cause."""
+    attempt = Attempt(deadline=deadline, timeout_at=timeout_at, confirmed=confirmed)
+
+    assert transitions.expiry(attempt, NOW) is cause
+
+
+# Ends of attempts and of jobs.
+
+
+@pytest.mark.parametrize(
+    ("attempt", "expected"),
+    [
+        (None, Verdict.UNKNOWN),
+        (Attempt(), Verdict.ACCEPTED),
+        (Attempt(state=AttemptState.FINISHED, digest=b"same"), Verdict.ACCEPTED),
+        (Attempt(state=AttemptState.FINISHED, digest=b"other"), Verdict.CONFLICT),
+        (Attempt(state=AttemptState.CANCELED, digest=b"same"), Verdict.CANCELED),
+        (Attempt(state=AttemptState.SUPERSEDED), Verdict.SUPERSEDED),
+    ],
+)
+def test_an_outcome_is_accepted_once(attempt: Attempt | None, expected: Verdict) -> None:
+    """An outcome is accepted once."""
+    assert transitions.verdict(attempt, b"same") is expected
+
+
+def test_a_result_is_known_by_half_of_its_sha256() -> None:
+    """A result is known by half of its sha256."""
+    assert transitions.result_digest(b"{}") == hashlib.sha256(b"{}").digest()[:16]
+
+
+@pytest.mark.parametrize(("failed", "state"), [(False, JobState.FINISHED), (True, JobState.FAILED)])
+def test_an_outcome_ends_the_job_and_publishes_the_attempts_files(failed: bool, state: JobState) -> None:
+    """An outcome ends the job and publishes the attempts files."""
+    job, attempt = running()
+
+    effects = transitions.finish(job, attempt, failed=failed, digest=b"d", now=NOW, next_position=no_position)
+
+    assert effects == Effects(ended=True, publish=True)
+    assert (job.state, job.finished_at, job.retries, job.failures) == (state, NOW, 0, 0)
+    assert (attempt.state, attempt.digest) == (AttemptState.FINISHED, b"d")
+
+
+def test_a_failed_outcome_requeues_the_job_until_its_retries_on_failure_are_used_up() -> None:
+    """A failed outcome requeues the job until its retries on failure are used up."""
+    policy = POLICY._replace(retry_on_failure=2)
+    job, attempt = running(policy=policy, uncounted_requeues=5)
+
+    waits = []
+    for position in (7, 8):
+        effects = transitions.finish(
+            job, attempt, failed=True, digest=b"d", now=NOW, next_position=at_position(position)
+        )
+        assert effects == Effects(requeued=True, due_at=job.not_before)
+        assert (job.state, job.position, job.finished_at) == (JobState.WAITING, position, None)
+        assert (attempt.state, attempt.digest) == (AttemptState.FINISHED, b"d")
+        assert job.uncounted_requeues == 0
+        assert job.not_before is not None
+        waits.append(job.not_before - NOW)
+        job.state = JobState.READY
+        transitions.begin(job, attempt, NOW)
+    effects = transitions.finish(job, attempt, failed=True, digest=b"d", now=NOW, next_position=no_position)
+
+    assert waits == [10 * SECOND, 20 * SECOND]
+    assert (job.retries, job.failures) == (2, 2)
+    assert effects == Effects(ended=True, publish=True)
+    assert job.state is JobState.FAILED
+
+
+def test_a_success_never_requeues() -> None:
+    """A success never requeues."""
+    job, attempt = running(policy=POLICY._replace(retry_on_failure=2))
+
+    transitions.finish(job, attempt, failed=False, digest=b"d", now=NOW, next_position=no_position)
+
+    assert job.state is JobState.FINISHED
+
+
+def test_a_failure_without_a_backoff_is_ready_again_at_once() -> None:
+    """A failure without a backoff is ready again at once."""
+    job, attempt = running(policy=POLICY._replace(retry_on_failure=1, retry_backoff=0))
+
+    effects = transitions.finish(job, attempt, failed=True, digest=b"d", now=NOW, next_position=at_position(9))
+
+    assert effects == Effects(ready=True, requeued=True)
+
+
+@pytest.mark.parametrize("cause", [RequeueCause.LEASE_EXPIRED, RequeueCause.TIMED_OUT])
+def test_a_lost_worker_counts_until_max_retries_is_used_up(cause: RequeueCause) -> None:
+    """A lost worker counts until max retries is used up."""
+    job, attempt = running(uncounted_requeues=4)
+
+    for count in (1, 2):
+        effects = transitions.requeue(job, attempt, cause, now=NOW, next_position=at_position(10 + count))
+        assert effects == Effects(ready=True, requeued=True)
+        assert (job.state, job.position, job.retries, job.uncounted_requeues) == (JobState.READY, 10 + count, count, 0)
+        assert attempt.state is AttemptState.SUPERSEDED
+        transitions.begin(job, attempt, NOW)
+    effects = transitions.requeue(job, attempt, cause, now=NOW, next_position=no_position)
+
+    assert (job.state, job.finished_at, job.retries) == (JobState.FAILED, NOW, 2)
+    assert effects._replace(result=None) == Effects(ended=True)
+    did = {
+        RequeueCause.LEASE_EXPIRED: "Workers running this job stopped responding more than 2 times.",
+        RequeueCause.TIMED_OUT: "Workers ran this job for longer than its timeout more than 2 times.",
+    }
+    assert error(effects.result) == {"id": 27, "reason": did[cause], "details": None}
+
+
+def test_failures_do_not_use_up_the_retries_of_lost_workers() -> None:
+    """Failures do not use up the retries of lost workers."""
+    job, attempt = running(retries=3, failures=3)
+
+    transitions.requeue(job, attempt, RequeueCause.LEASE_EXPIRED, now=NOW, next_position=at_position(2))
+
+    assert (job.state, job.retries, job.failures) == (JobState.READY, 4, 3)
+
+
+@pytest.mark.parametrize("cause", [RequeueCause.RELEASED, RequeueCause.HANDOVER_EXPIRED])
+def test_ten_uncounted_requeues_in_a_row_are_free_and_each_further_one_counts(cause: RequeueCause) -> None:
+    """Ten uncounted requeues in a row are free and each further one counts."""
+    job, attempt = running(policy=POLICY._replace(max_retries=1))
+
+    retries = []
+    for _ in range(11):
+        transitions.requeue(job, attempt, cause, now=NOW, next_position=at_position(2))
+        retries.append(job.retries)
+        transitions.begin(job, attempt, NOW)
+    effects = transitions.requeue(job, attempt, cause, now=NOW, next_position=no_position)
+
+    assert retries == [0] * 10 + [1]
+    assert job.state is JobState.FAILED
+    assert error(effects.result)["reason"] == "Workers running this job stopped responding more than 1 times."
+
+
+def test_a_requeued_job_waits_for_its_time_if_that_is_still_ahead() -> None:
+    """A requeued job waits for its time if that is still ahead."""
+    job, attempt = running(not_before=NOW + SECOND)
+
+    effects = transitions.requeue(job, attempt, RequeueCause.RELEASED, now=NOW, next_position=at_position(2))
+
+    assert effects == Effects(requeued=True, due_at=NOW + SECOND)
+    assert job.state is JobState.WAITING
+
+
+@pytest.mark.parametrize("state", [JobState.WAITING, JobState.READY])
+def test_a_cancel_ends_a_job_without_a_result(state: JobState) -> None:
+    """A cancel ends a job without a result."""
+    job = Job(state=state)
+
+    assert transitions.cancel(job, None, NOW) == Effects(ended=True)
+    assert (job.state, job.finished_at) == (JobState.CANCELED, NOW)
+
+
+def test_a_cancel_cancels_the_running_attempt_and_drops_its_files() -> None:
+    """A cancel cancels the running attempt and drops its files."""
+    job, attempt = running()
+
+    effects = transitions.cancel(job, attempt, NOW)
+
+    assert not effects.publish
+    assert attempt.state is AttemptState.CANCELED
+
+
+# What follows from an end.
+
+
+@pytest.mark.parametrize("ended_as", [JobState.FINISHED, JobState.FAILED])
+def test_a_job_is_ready_when_its_last_dependency_has_ended(ended_as: JobState) -> None:
+    """A job is ready when its last dependency has ended."""
+    job = Job(pending=2)
+
+    first = transitions.dependency_ended(job, ended_as, no_failures, NOW)
+    state = job.state
+    second = transitions.dependency_ended(job, ended_as, no_failures, NOW)
+
+    assert (first, state) == (NOTHING, JobState.WAITING)
+    assert (second, job.state, job.pending) == (Effects(ready=True), JobState.READY, 0)
+
+
+def test_a_job_whose_last_dependency_has_ended_waits_for_its_time() -> None:
+    """A job whose last dependency has ended waits for its time."""
+    job = Job(pending=1, not_before=NOW + 1)
+
+    assert transitions.dependency_ended(job, JobState.FINISHED, no_failures, NOW) == Effects(due_at=NOW + 1)
+    assert job.state is JobState.WAITING
+
+
+def test_a_strict_job_fails_with_its_first_failed_dependency() -> None:
+    """A strict job fails with its first failed dependency."""
+    failed = uuid4()
+    job = Job(pending=3, policy=STRICT)
+
+    effects = transitions.dependency_ended(job, JobState.FAILED, lambda: [failed], NOW)
+
+    assert (job.state, job.finished_at) == (JobState.FAILED, NOW)
+    assert effects._replace(result=None) == Effects(ended=True)
+    assert error(effects.result)["details"] == [str(failed)]
+
+
+def test_a_strict_job_runs_after_dependencies_that_finished() -> None:
+    """A strict job runs after dependencies that finished."""
+    job = Job(pending=1, policy=STRICT)
+
+    assert transitions.dependency_ended(job, JobState.FINISHED, no_failures, NOW) == Effects(ready=True)
+
+
+@pytest.mark.parametrize("policy", [POLICY, STRICT])
+def test_a_canceled_dependency_cancels_whatever_the_policy_says(policy: Policy) -> None:
+    """A canceled dependency cancels whatever the policy says."""
+    job = Job(pending=2, policy=policy)
+
+    assert transitions.dependency_ended(job, JobState.CANCELED, no_failures, NOW) == Effects(ended=True)
+    assert (job.state, job.finished_at) == (JobState.CANCELED, NOW)
+
+
+@pytest.mark.parametrize("state", [*ENDED, JobState.READY, JobState.RUNNING])
+@pytest.mark.parametrize("ended_as", ENDED)
+def test_a_job_that_no_longer_waits_is_left_as_it_is(state: JobState, ended_as: JobState) -> None:
+    """A job that no longer waits is left as it is."""
+    job = Job(state=state, pending=1, policy=STRICT)
+    before = Job(**vars(job))
+
+    assert transitions.dependency_ended(job, ended_as, no_failures, NOW) == NOTHING
+    assert job == before
+
+
+@pytest.mark.parametrize("state", list(JobState))
+@pytest.mark.parametrize("needed", [False, True])
+def test_an_ended_job_may_be_deleted_unless_it_is_needed(state: JobState, needed: bool) -> None:
+    """An ended job may be deleted unless it is needed."""
+    assert transitions.deletable(state, needed=needed) is (state in ENDED and not needed)
+
+
+# Arithmetic.
+
+
+@pytest.mark.parametrize(
+    ("first", "failures", "expected"),
+    [
+        (10 * SECOND, 1, 10 * SECOND),
+        (10 * SECOND, 2, 20 * SECOND),
+        (10 * SECOND, 9, 2560 * SECOND),
+        (10 * SECOND, 10, HOUR),
+        (2 * HOUR, 1, HOUR),
+        (1, 40, HOUR),
+        (1, 10_000, HOUR),
+        (0, 50, 0),
+    ],
+)
+def test_a_backoff_doubles_up_to_an_hour(first: int, failures: int, expected: int) -> None:
+    """A backoff doubles up to an hour."""
+    assert transitions.backoff(first, failures) == expected
