@@ -1,6 +1,6 @@
-"""Every error that composerd raises on purpose: one hierarchy, each with a stable code.
+"""All errors that composerd raises on purpose: one hierarchy, in which each class has a stable code.
 
-How an error looks over HTTP (number, status, reason) is not decided here but in `composerd.http.errors`.
+`composerd.http.errors` decides the number, status and reason of an error over HTTP.
 """
 
 from collections.abc import Mapping
@@ -8,10 +8,11 @@ from typing import Any, ClassVar
 
 
 class ComposerdError(Exception):
-    """The root of the hierarchy.
+    """The base class of composerd's errors.
 
-    `code` is stable: logs, metrics and the API's table of errors refer to it. `details` says what exactly was wrong,
-    for whoever sent the request; it never holds a secret or a path of the server.
+    `code` is stable: logs, metrics and the API's table of errors refer to it. `details` tells the sender of the request
+    what exactly was wrong; it never contains a secret or a path of the server. Without a message, the first line of the
+    class's docstring is the message.
     """
 
     code: ClassVar[str] = "error"
@@ -21,7 +22,7 @@ class ComposerdError(Exception):
         self.details: Mapping[str, Any] = details
 
 
-# What was asked for cannot be done in the state that the job is in.
+# Errors about a job, or about the state that it is in.
 
 
 class JobNotFound(ComposerdError):
@@ -31,177 +32,177 @@ class JobNotFound(ComposerdError):
 
 
 class JobEnded(ComposerdError):
-    """The job has ended already, and not by a cancel."""
+    """The job has already ended, and was not canceled."""
 
     code = "job_ended"
 
 
 class JobNotEnded(ComposerdError):
-    """The job, or one that depends on it, has not ended."""
+    """The job, or a job that depends on it, has not ended."""
 
     code = "job_not_ended"
 
 
 class WorkerNotFound(ComposerdError):
-    """No worker of this id was heard of lately."""
+    """No worker with this id has contacted the server lately."""
 
     code = "worker_not_found"
 
 
 class UnknownDependency(ComposerdError):
-    """A job that the submission depends on does not exist, or is in a channel that the submitter may not see."""
+    """A dependency does not exist, or is in a channel that the submitter may not see."""
 
     code = "unknown_dependency"
 
 
 class CanceledDependency(ComposerdError):
-    """A job that the submission depends on was canceled."""
+    """A dependency of the submitted job was canceled."""
 
     code = "canceled_dependency"
 
 
 class IdempotencyConflict(ComposerdError):
-    """The idempotency key belongs to a job with other fields or other args."""
+    """The idempotency key belongs to a job with different fields or args."""
 
     code = "idempotency_conflict"
 
 
-# What became of an attempt that somebody still refers to by its token.
+# Errors about an attempt that a request names by its token.
 
 
 class TokenNotFound(ComposerdError):
-    """The token stands for no attempt, or for one too long ago to be remembered."""
+    """The token belongs to no attempt, or to an attempt too old to be remembered."""
 
     code = "token_not_found"
 
 
 class AttemptCanceled(ComposerdError):
-    """The job was canceled, and the attempt with it."""
+    """The job of the attempt was canceled."""
 
     code = "attempt_canceled"
 
 
 class AttemptFinished(ComposerdError):
-    """The attempt has reported its result; it takes nothing more."""
+    """The attempt has already reported its result."""
 
     code = "attempt_finished"
 
 
 class ResultConflict(ComposerdError):
-    """The attempt has finished with another result."""
+    """The attempt has already finished with a different result."""
 
     code = "result_conflict"
 
 
 class AttemptSuperseded(ComposerdError):
-    """The attempt has ended without a result: its lease ran out, or it was released."""
+    """The attempt has ended without a result: it was released, or its lease expired."""
 
     code = "attempt_superseded"
 
 
-# What the caller sent.
+# Errors about what the caller sent.
 
 
 class InvalidContent(ComposerdError):
-    """A value is not one that the field can take; `details` names the field."""
+    """A field has an invalid value; `details` names the field."""
 
     code = "invalid_content"
 
 
 class MalformedJSON(ComposerdError):
-    """A body is not JSON; `details` says where."""
+    """A body is not JSON; `details` gives the location of the error."""
 
     code = "malformed_json"
 
 
 class BodyTooLarge(ComposerdError):
-    """A body is larger than the server takes."""
+    """A body is larger than the server accepts."""
 
     code = "body_too_large"
 
 
 class TypeNotAllowed(ComposerdError):
-    """A worker asked for a type of job that workers may not take."""
+    """A worker requested a type of job that workers may not run."""
 
     code = "type_not_allowed"
 
 
 class InvalidCursor(ComposerdError):
-    """A cursor, limit or filter of a listing is not valid."""
+    """The cursor, limit or filter of a listing is invalid."""
 
     code = "invalid_cursor"
 
 
-# Artifacts.
+# Errors about artifacts.
 
 
 class ArtifactsDisabled(ComposerdError):
-    """The server keeps no artifacts."""
+    """The server does not accept artifacts."""
 
     code = "artifacts_disabled"
 
 
 class InvalidArtifactName(ComposerdError):
-    """An artifact's name is not a plain file name of 1 to 255 bytes."""
+    """The name of an artifact is not a plain file name of 1 to 255 bytes."""
 
     code = "invalid_artifact_name"
 
 
 class IncompleteUpload(ComposerdError):
-    """An upload ended early, or does not match its digest."""
+    """An upload is incomplete, or does not match its digest."""
 
     code = "incomplete_upload"
 
 
 class ArtifactTooLarge(ComposerdError):
-    """An upload is larger than the server takes."""
+    """An upload is larger than the server accepts."""
 
     code = "artifact_too_large"
 
 
 class ArtifactNotFound(ComposerdError):
-    """The job has no artifact of this name."""
+    """The job has no artifact with this name."""
 
     code = "artifact_not_found"
 
 
-# The server and its storage.
+# Errors of the server and its storage.
 
 
 class Unavailable(ComposerdError):
-    """The storage does not answer, or the server drains or is full: the same request may be repeated later, safely."""
+    """The storage does not answer, or the server is stopping or at a limit; repeat the request later."""
 
     code = "unavailable"
 
 
 class StorageFull(ComposerdError):
-    """The storage has no room: nothing was changed, and it recovers by itself when there is space."""
+    """The storage is full; nothing was changed, and it works again once there is space."""
 
     code = "storage_full"
 
 
 class DriverError(Unavailable):
-    """A driver raised what its contract does not name; the cause is attached, and the outcome of the call is unknown."""
+    """A driver failed with an error that its contract does not name; the outcome of the call is unknown."""
 
     code = "driver_error"
 
 
 class DriverTimeout(DriverError):
-    """A driver gave up waiting for its store (a network time limit): ask again."""
+    """A driver did not get an answer of its database in time; repeat the request."""
 
     code = "driver_timeout"
 
 
-# The configuration of a server, before it serves.
+# Errors about the configuration of a server, before it starts to serve.
 
 
 class StorageURLError(ComposerdError):
-    """A storage URL is wrong: unknown scheme, unknown or bad option."""
+    """A storage URL is invalid: unknown scheme, or unknown or bad option."""
 
     code = "storage_url"
 
 
 class StorageUnusable(ComposerdError):
-    """A storage cannot be opened: damaged, locked by another process, of a newer format, not permitted."""
+    """A storage cannot be opened: damaged, locked by another process, of a newer format, or not permitted."""
 
     code = "storage_unusable"

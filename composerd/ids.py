@@ -1,4 +1,7 @@
-"""Ids and tokens: random UUIDs (version 4), made some hundreds at a time: asking the kernel for each is most of their cost."""
+"""Ids and tokens: random UUIDs (version 4).
+
+They are generated some hundreds at a time, because most of their cost is the system call for random bytes.
+"""
 
 import os
 import re
@@ -16,17 +19,17 @@ _UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
 
 
 def parse_uuid(text: str) -> UUID | None:
-    """A UUID in its usual spelling; None for anything else."""
+    """Return the UUID that a text spells in the usual form, or None."""
     return msgspec.convert(text, UUID) if _UUID.fullmatch(text) else None
 
 
 def new_id() -> UUID:
-    """A random UUID, as unguessable as `uuid.uuid4()`."""
+    """Return a random UUID, as hard to guess as `uuid.uuid4()`."""
     return msgspec.convert(new_id_text(), UUID)
 
 
 def new_id_text() -> str:
-    """The same as text, with the version and the variant of RFC 9562 in their places."""
+    """Return a random UUID as text, with the version and variant bits of RFC 9562."""
     if not _pool:
         digits = os.urandom(16 * _AT_ONCE).hex()
         for begin in range(0, len(digits), 32):

@@ -1,4 +1,4 @@
-"""What other distributions add: classes found by the entry points of a group, one for each URL scheme."""
+"""Classes that other distributions add through entry points of a group, one for each URL scheme."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -13,53 +13,56 @@ _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*(?=:)", re.IGNORECASE)
 
 
 class Plugins(Generic[T]):
-    """The plugins of one kind: classes that are made from a URL."""
+    """The plugins of one kind: classes that can create an object from a URL."""
 
-    def __init__(self, kind: Callable[..., T], *, group: str, contract: str, noun: str, what: str) -> None:
-        """Entry points of `group` that are a subclass of `kind`, written for this version of its `contract`.
+    def __init__(self, kind: Callable[..., T], *, group: str, contract: str, url_noun: str, plugin_noun: str) -> None:
+        """Use the entry points of `group`: subclasses of `kind`, written for this version of its `contract`.
 
-        Messages speak of a `noun` scheme, and call one of them a `what`.
+        In messages a URL is called a `url_noun` URL, and one of the classes a `plugin_noun`.
         """
         self._kind: Any = kind
         self._group = group
         self._contract = contract
-        self._noun = noun
-        self._what = what
+        self._url_noun = url_noun
+        self._plugin_noun = plugin_noun
 
     def points(self) -> Sequence[EntryPoint]:
-        """All entry points, by scheme."""
+        """Return all entry points, sorted by scheme."""
         return sorted(entry_points(group=self._group), key=lambda point: (point.name, distribution(point)))
 
     def open(self, url: str) -> T:
-        """Make what a URL means.
+        """Create the object that a URL names, with the class of its scheme.
 
-        Raises `StorageURLError` for a scheme that nobody, or more than one distribution, has, for a class that cannot
-        be loaded or is of another contract, and for whatever the class itself finds wrong with the URL.
+        Raises `StorageURLError` if no distribution, or more than one, has the scheme, if the class cannot be loaded or
+        is of another contract, and if the class finds something wrong with the URL.
         """
         scheme = scheme_of(url)
         if scheme is None:
             raise StorageURLError(
-                f"{_without_secret(url)!r} is not a {self._noun} URL: it begins with a scheme, one of {self._schemes()}"
+                f"{_without_secret(url)!r} is not a {self._url_noun} URL: it has to begin with a scheme, one of {self._schemes()}"
             )
         point = next((point for point in self.points() if point.name == scheme), None)
         if point is None:
-            raise StorageURLError(f"no {self._what} for {scheme!r} is installed; there are {self._schemes()}")
+            raise StorageURLError(f"no {self._plugin_noun} for {scheme!r} is installed; installed: {self._schemes()}")
         try:
-            made: T = self.load(point).from_url(url)
+            created: T = self.load(point).from_url(url)
         except ComposerdError:
             raise
         except (Exception, SystemExit) as exc:
             raise StorageURLError(
-                f"the {self._what} {scheme!r} of {distribution(point)} cannot be loaded: {type(exc).__name__}: {exc}"
+                f"the {self._plugin_noun} {scheme!r} of {distribution(point)} cannot be loaded: {type(exc).__name__}: {exc}"
             ) from exc
-        return made
+        return created
 
     def load(self, point: EntryPoint) -> Any:
-        """The class of an entry point. Raises `StorageURLError` if it cannot be used, and whatever its import raises."""
+        """Return the class of an entry point.
+
+        Raises `StorageURLError` if the class cannot be used, and every exception that its import raises.
+        """
         owners = sorted({distribution(other) for other in self.points() if other.name == point.name})
         if len(owners) > 1:
             raise StorageURLError(
-                f"the {self._noun} scheme {point.name!r} is claimed by {' and '.join(owners)}: uninstall one of them"
+                f"the {self._url_noun} scheme {point.name!r} is claimed by {' and '.join(owners)}: uninstall one of them"
             )
         owner = distribution(point)
         found: Any = point.load()
@@ -69,25 +72,25 @@ class Plugins(Generic[T]):
         written_for = str(getattr(found, "contract", "unknown"))
         if written_for.partition(".")[0] != self._contract.partition(".")[0]:
             raise StorageURLError(
-                f"the {self._what} {point.name!r} of {owner} was written for contract {written_for}; "
+                f"the {self._plugin_noun} {point.name!r} of {owner} was written for contract {written_for}; "
                 f"this composerd has {self._contract}"
             )
-        if lacking := ", ".join(sorted(getattr(found, "__abstractmethods__", ()))):
-            raise StorageURLError(f"the {self._what} {point.name!r} of {owner} lacks methods: {lacking}")
+        if missing := ", ".join(sorted(getattr(found, "__abstractmethods__", ()))):
+            raise StorageURLError(f"the {self._plugin_noun} {point.name!r} of {owner} lacks methods: {missing}")
         return found
 
     def _schemes(self) -> str:
-        return ", ".join(sorted({point.name for point in self.points()})) or "none installed"
+        return ", ".join(sorted({point.name for point in self.points()})) or "none"
 
 
 def scheme_of(text: str) -> str | None:
-    """The scheme that a URL begins with, in small letters; None if it begins with none."""
+    """Return the scheme that a text begins with, in lower case, or None."""
     match = _SCHEME.match(text)
     return match[0].lower() if match else None
 
 
 def distribution(point: EntryPoint) -> str:
-    """Whose entry point it is."""
+    """Return the name of the distribution that an entry point belongs to."""
     return point.dist.name if point.dist else "an unknown distribution"
 
 

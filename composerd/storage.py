@@ -1,4 +1,4 @@
-"""Work on a storage without a server: whether it is whole, and everything in it into another one. Any driver's, through the contract."""
+"""Checks a storage, and copies everything in it to another one, while no server runs on it; works with every driver."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
@@ -13,31 +13,33 @@ from composerd.errors import ArtifactNotFound, ComposerdError
 from composerd.models import Artifact
 
 MOVED_AT_ONCE = 100
-"""Jobs that are stored in one go."""
+"""How many jobs are stored in one call at most."""
 
 BYTES_MOVED_AT_ONCE = 16 * 1024 * 1024
+"""How many bytes of args and results are stored in one call; the last job may exceed it."""
 
 Progress = Callable[[int, int], None]
-"""Told how many jobs are done, and of how many."""
+"""Called with the number of jobs that are done and the number of all jobs."""
 
 
 class Moved(msgspec.Struct, frozen=True):
-    """What a move brought over, or found there already."""
+    """The result of a move."""
 
     jobs: int
+    """Jobs that are in the target now, including those that were there before."""
     artifacts: int
-    """Files that were copied; those that were there already are not counted."""
+    """Files that were copied, without those that were there before."""
 
 
 class ArtifactsElsewhere(ComposerdError):
-    """Jobs have artifacts, and it is not known where their files are or where they go."""
+    """Jobs have artifacts, but the location of their files, or the destination, is unknown."""
 
     code = "artifacts_elsewhere"
 
 
 @asynccontextmanager
 async def started(driver: Driver, *, create: bool) -> AsyncIterator[None]:
-    """Start a driver, and close it at the end."""
+    """Start a driver, and close it at the end of the block."""
     try:
         await driver.start(create=create)
         yield
@@ -46,12 +48,12 @@ async def started(driver: Driver, *, create: bool) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def _files(where: str | None, *, create: bool) -> AsyncIterator[Files | None]:
-    """The files in a directory or a store; None if it is not known where."""
-    if where is None:
+async def _files(directory_or_url: str | None, *, create: bool) -> AsyncIterator[Files | None]:
+    """Open the files in a directory or an artifact store for the block; yield None if neither is named."""
+    if directory_or_url is None:
         yield None
         return
-    files = Files(open_store(where), where)
+    files = Files(open_store(directory_or_url), directory_or_url)
     try:
         await files.start(create=create)
         yield files
@@ -60,9 +62,10 @@ async def _files(where: str | None, *, create: bool) -> AsyncIterator[Files | No
 
 
 async def check(url: str, artifacts: str | None, progress: Progress) -> StorageCheck:
-    """Read everything in a storage, then look whether every artifact's file is there and has its size.
+    """Read everything in a storage, then compare every artifact with its file, and return the problems found.
 
-    `artifacts` is where the files are, a directory or the URL of an artifact store; None: where the driver offers.
+    `artifacts` is the directory of the files or the URL of an artifact store; None: the directory that the driver
+    offers. If the driver finds problems, the artifacts are not checked.
     """
     found = await open_driver(url).check()
     if found.problems:
@@ -74,24 +77,30 @@ async def check(url: str, artifacts: str | None, progress: Progress) -> StorageC
         _files(artifacts or driver.artifacts_directory, create=False) as files,
     ):
         total = sum((await driver.info()).jobs.values())
-        done = 0
+        done = unchecked = 0
         async for job in driver.dump():
-            for artifact in job.artifacts:
-                problem = await _problem(files, artifact)
-                if problem is not None:
-                    problems.append(f"job {job.new.id}: {artifact.name!r}: {problem}")
+            if files is None:
+                unchecked += len(job.artifacts)
+            else:
+                for artifact in job.artifacts:
+                    problem = await _problem(files, artifact)
+                    if problem is not None:
+                        problems.append(f"job {job.new.id}: {artifact.name!r}: {problem}")
             done += 1
             progress(done, total)
+    if unchecked:
+        problems.append("Artifacts were not checked: name their directory with --artifacts.")
     return msgspec.structs.replace(found, problems=tuple(problems))
 
 
 async def move(
     source: Driver, target: Driver, files_from: str | None, files_to: str | None, progress: Progress
 ) -> Moved:
-    """Copy every job, with its history and its files, into another storage; both are started, and no server runs on either.
+    """Copy every job, with its history and its files, into another storage, and return the counts.
 
-    A job's files are there before the job is. What is there already is left as it is, so that it can be run again after
-    an interruption. The source is not changed. Raises `ArtifactsElsewhere`, and what the drivers and the stores raise.
+    Both drivers have to be started, and no server may run on either storage. The source is not changed. A job's files
+    are copied before the job. Jobs and files that the target has already are skipped, so an interrupted move can be
+    repeated. Raises `ArtifactsElsewhere`, and the errors of the drivers and the artifact stores.
     """
     async with (
         _files(files_from or source.artifacts_directory, create=False) as old,
@@ -99,7 +108,7 @@ async def move(
     ):
         total = sum((await source.info()).jobs.values())
         done = copied = 0
-        async for jobs in _some(source.dump()):
+        async for jobs in _in_batches(source.dump()):
             for job in jobs:
                 for artifact in job.artifacts:
                     copied += await _copy(old, new, artifact)
@@ -109,36 +118,34 @@ async def move(
     return Moved(done, copied)
 
 
-async def _some(jobs: AsyncIterator[StoredJob]) -> AsyncIterator[list[StoredJob]]:
-    some: list[StoredJob] = []
+async def _in_batches(jobs: AsyncIterator[StoredJob]) -> AsyncIterator[list[StoredJob]]:
+    batch: list[StoredJob] = []
     size = 0
     async for job in jobs:
-        some.append(job)
+        batch.append(job)
         size += len(job.new.args or b"") + len(job.result or b"")
-        if len(some) == MOVED_AT_ONCE or size >= BYTES_MOVED_AT_ONCE:
-            yield some
-            some, size = [], 0
-    if some:
-        yield some
+        if len(batch) == MOVED_AT_ONCE or size >= BYTES_MOVED_AT_ONCE:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
-async def _problem(files: Files | None, artifact: Artifact) -> str | None:
-    if files is None:
-        return "it is not known where the files are: say --artifacts"
+async def _problem(files: Files, artifact: Artifact) -> str | None:
     size = await files.size(artifact.location)
     if size is None:
-        return f"its file {files.where}/{artifact.location} is not there"
+        return f"its file {files.description}/{artifact.location} is missing"
     if size != artifact.size:
-        return f"its file {files.where}/{artifact.location} has {size} bytes, not {artifact.size}"
+        return f"its file {files.description}/{artifact.location} has {size} bytes, not {artifact.size}"
     return None
 
 
 async def _copy(source: Files | None, target: Files | None, artifact: Artifact) -> bool:
-    """Copy a file unless it is there; whether it was copied."""
+    """Copy a file unless the target has it, and return whether it was copied."""
     if source is None or target is None:
         raise ArtifactsElsewhere(
-            f"jobs have artifacts, and the storage {'they come from' if source is None else 'they go to'} offers no "
-            f"directory for files: say {'--from-artifacts' if source is None else '--to-artifacts'}"
+            f"jobs have artifacts, but the {'source' if source is None else 'target'} storage has no directory for "
+            f"files: name one with {'--from-artifacts' if source is None else '--to-artifacts'}"
         )
     if await target.size(artifact.location) == artifact.size:
         return False
@@ -147,6 +154,6 @@ async def _copy(source: Files | None, target: Files | None, artifact: Artifact) 
             await target.copy(artifact.location, parts)
     except ArtifactNotFound as exc:
         raise ArtifactsElsewhere(
-            f"the artifact {artifact.name!r} cannot be copied: its file {source.where}/{artifact.location} is not there"
+            f"cannot copy the artifact {artifact.name!r}: its file {source.description}/{artifact.location} is missing"
         ) from exc
     return True

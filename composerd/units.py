@@ -1,4 +1,4 @@
-"""Durations and sizes as people write them: `300ms`, `20s`, `2m`, `1h`, `14d`; `64KiB`, `32MiB`, `64GiB`."""
+"""Durations and sizes in human-readable form: `300ms`, `20s`, `2m`, `1h`, `14d`; `64KiB`, `32MiB`, `64GiB`."""
 
 import re
 
@@ -21,7 +21,10 @@ _NUMBER_AND_UNIT = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)([A-Za-z]*)", re.A
 
 
 def parse_duration(text: str) -> float:
-    """Seconds of a duration such as `300ms` or `14d`; `0` needs no unit. Raises `ValueError` with a sentence that says what is wrong."""
+    """Return the seconds of a duration such as `300ms` or `14d`; `0` needs no unit.
+
+    Raises `ValueError` with a message that says what is wrong.
+    """
     match = _NUMBER_AND_UNIT.fullmatch(text)
     if match is None or (match[2] not in _SECONDS and text != "0"):
         raise ValueError(f"{text[:40]!r} is not a duration: write a number and ms, s, m, h or d, for example 20s")
@@ -29,7 +32,7 @@ def parse_duration(text: str) -> float:
 
 
 def format_duration(seconds: float) -> str:
-    """A duration in the largest unit that divides it."""
+    """Format seconds in the largest unit that gives a whole number, such as `90s` or `2m`."""
     if seconds == 0:
         return "0s"
     for unit in ("d", "h", "m", "s"):
@@ -40,7 +43,10 @@ def format_duration(seconds: float) -> str:
 
 
 def parse_size(text: str) -> int:
-    """Bytes of a size such as `32MiB`; a plain number is bytes. Raises `ValueError` with a sentence that says what is wrong."""
+    """Return the bytes of a size such as `32MiB`; a number without a unit is in bytes.
+
+    Raises `ValueError` with a message that says what is wrong.
+    """
     match = _NUMBER_AND_UNIT.fullmatch(text)
     if match is None or match[2] not in _BYTES:
         raise ValueError(f"{text[:40]!r} is not a size: write a number and KiB, MiB or GiB, for example 32MiB")
@@ -48,7 +54,7 @@ def parse_size(text: str) -> int:
 
 
 def format_size(size: int) -> str:
-    """A size in the unit that keeps it short."""
+    """Format bytes in the largest unit in which the number is at least 1, such as `1.5 MiB`."""
     amount = float(size)
     for unit in ("B", "KiB", "MiB", "GiB"):
         if amount < 1024:

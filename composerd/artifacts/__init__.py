@@ -1,7 +1,7 @@
-"""The files that attempts upload: the contract of the stores that keep them, and what composerd does with any of these.
+"""Artifacts, the files that attempts upload: the contract of the stores that keep them, and what composerd does with them.
 
-`contract` is what a store's author reads, `stores` finds the one that a setting means, `directory` is the one that is
-built in; `files` and `sweeper` are the use of them.
+`contract` is for authors of a store. `stores` finds the store that a setting names, and `directory` is the built-in
+one. `files` writes and reads files in any store, and `sweeper` removes those that are no longer needed.
 """
 
 from composerd.artifacts.contract import CONTRACT_VERSION, ArtifactStore, Writer

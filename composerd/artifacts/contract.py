@@ -1,12 +1,12 @@
-"""What an artifact store promises: bytes under names, whole or not at all. As little as object storage can do.
+"""The contract of an artifact store: bytes under names, each file complete or absent. Object storage can do all of it.
 
-A name, here a place, is given by composerd: `JOB/ATTEMPT/UPLOAD`, in ASCII letters, digits, `-` and `/`, at most 200
-characters. No place is used for two uploads, so nothing that is there ever has to change. Which places belong to a job is
-not the store's concern: the storage driver's record of an artifact says so, and composerd removes what no record names.
+composerd chooses the name of each file and calls it a location: `JOB/ATTEMPT/UPLOAD`, in ASCII letters, digits, `-` and
+`/`, at most 200 characters. No location is used for two uploads, so a stored file never has to change. A store need not
+know which files belong to a job: the storage driver records that, and composerd removes every file without a record.
 
-A store may raise `StorageFull` (it has no room) and `Unavailable` (it does not answer, or refuses) from every method;
-whatever else it raises is taken for `Unavailable`. All methods may be called at the same time, from one event loop; none
-may block it. Where several servers use one store, all this holds between them as well.
+Every method may raise `StorageFull` (the store has no room) and `Unavailable` (the store does not answer, or refuses).
+Any other exception is treated as `Unavailable`. All methods may be called concurrently, from one event loop, and must
+not block it. When several servers use one store, the contract holds between them as well.
 """
 
 from abc import ABC, abstractmethod
@@ -14,80 +14,99 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import ClassVar, Self
 
 CONTRACT_VERSION = "1.0"
-"""Of artifact stores. A store for another major version is refused."""
+"""The version of this contract. A store that was written for another major version is refused."""
 
 
 class Writer(ABC):
-    """One artifact on its way in. Exactly one of `commit` and `abort` ends it; a crash is as good as `abort`."""
+    """An artifact that is being written.
+
+    Exactly one call of `commit` or `abort` ends it. A crash has the effect of `abort`.
+    """
 
     @abstractmethod
     async def write(self, part: bytes) -> None:
-        """Add to what was written. Parts have at least 256 KiB, but for the last one; they come one after the other."""
+        """Append a part.
+
+        Every part but the last has at least 256 KiB. Calls never overlap.
+        """
 
     @abstractmethod
     async def commit(self) -> None:
-        """Return when all that was written is at its place, on stable storage.
+        """Publish everything that was written at the artifact's location, and return once it is on stable storage.
 
-        Until then nothing can be read there, and nothing if it raises, or is canceled, unless it is all there. If
-        something is there already, from a copy that was made before, it is replaced at once.
+        Before this call nothing can be read at the location. If it raises or is canceled, either nothing or the complete
+        artifact is there. If the location already has a file, from an earlier copy, it is replaced atomically.
         """
 
     @abstractmethod
     async def abort(self) -> None:
-        """Leave nothing behind. May be called at any moment but during `write`, after a `commit` that raised as well."""
+        """Remove everything that was written.
+
+        May be called at any time except during `write`, also after a `commit` that raised.
+        """
 
 
 class ArtifactStore(ABC):
-    """A place for artifacts."""
+    """A backend that keeps artifacts."""
 
     contract: ClassVar[str] = CONTRACT_VERSION
-    """The version of the contract that the store was written for: write it down, as a text."""
+    """The version of the contract that the store was written for. Write it as a literal string."""
 
     name: ClassVar[str]
-    """For messages and the log."""
+    """The store's name in messages and in the log."""
 
     @classmethod
     @abstractmethod
     def from_url(cls, url: str) -> Self:
-        """Make the store that a URL with one of its schemes means. Opens nothing. Raises `StorageURLError`."""
+        """Create the store that a URL with one of its schemes names, without opening anything.
+
+        Raises `StorageURLError`.
+        """
 
     @abstractmethod
     async def start(self, *, create: bool) -> None:
-        """Open it; with `create` make what it needs if that is not there, without find that out at its first use."""
+        """Open the store.
+
+        If the store does not exist yet, create it when `create` is true. Otherwise its first use fails.
+        """
 
     @abstractmethod
     async def close(self) -> None:
-        """Let go of everything; also of a store that was never started, or is closed already."""
+        """Release all resources. Also called on a store that was never started or is already closed."""
 
     @abstractmethod
     async def check(self) -> None:
-        """Return if it takes artifacts now. Cheap: it is asked for every look at `/readyz`."""
+        """Return if the store accepts artifacts now. Has to be cheap: every request to `/readyz` calls it."""
 
     @abstractmethod
-    async def create(self, place: str) -> Writer:
+    async def create(self, location: str) -> Writer:
         """Begin an artifact."""
 
     @abstractmethod
-    def read(self, place: str, start: int, stop: int) -> AsyncGenerator[bytes, None]:
-        """The bytes from `start` up to `stop`, `start` < `stop` ≤ its size, in parts of at most 1 MiB.
+    def read(self, location: str, start: int, stop: int) -> AsyncGenerator[bytes, None]:
+        """Yield the bytes from `start` up to `stop`, in parts of at most 1 MiB.
 
-        Raises `ArtifactNotFound`, before the first part, if nothing is there. What is removed while it is read may be
-        read on or fail with `Unavailable`; it is never cut short silently.
+        `start` < `stop` ≤ the artifact's size. Raises `ArtifactNotFound` before the first part if there is no artifact
+        at the location. If the artifact is removed during the read, either continue or raise `Unavailable`; never end
+        early without an error.
         """
 
     @abstractmethod
-    async def size(self, place: str) -> int | None:
-        """How many bytes are there; None if nothing is."""
+    async def size(self, location: str) -> int | None:
+        """Return the artifact's size in bytes, or None if there is no artifact at the location."""
 
     @abstractmethod
     def list(self, prefix: str) -> AsyncIterator[Sequence[str]]:
-        """The places that begin so, some at a time, in any order; `prefix` is empty or ends with a slash.
+        """Yield the locations that begin with `prefix`, some at a time, in any order.
 
-        What was there before the call and is not removed meanwhile is among them. What was begun and neither committed
-        nor aborted may be among them, under its place or a name of the store's own that begins so; it has to be, unless
-        the store clears such remains away by itself.
+        `prefix` is empty or ends with a slash. Every artifact that was there before the call and is not removed
+        meanwhile has to be listed. Uploads that were neither committed nor aborted may be listed, under their location
+        or under another name that begins with it; they have to be, unless the store removes them by itself.
         """
 
     @abstractmethod
-    async def remove(self, places: Sequence[str]) -> None:
-        """Remove what is at these places, which `list` may have named; nothing there is fine. May be done in part if it raises."""
+    async def remove(self, locations: Sequence[str]) -> None:
+        """Remove the files at these locations, which may be any names that `list` has returned.
+
+        Locations without a file are ignored. If the call raises, some of the files may have been removed.
+        """

@@ -1,6 +1,6 @@
-"""The artifact store that is built in: files below one directory, which servers may share.
+"""The built-in artifact store: files below one directory, which several servers may share.
 
-A file is written beside its place, under its name and `.part`, and renamed when it is on stable storage.
+A file is written under its name with `.part` appended, and renamed once it is on stable storage.
 """
 
 import asyncio
@@ -18,19 +18,20 @@ from composerd.driver.url import path_of
 from composerd.errors import ArtifactNotFound, StorageFull, Unavailable
 
 READ_AT_ONCE = 256 * 1024
-"""In bytes."""
+"""How many bytes are read from a file in one call."""
 
 LISTED_AT_ONCE = 100
-"""How many of the root's directories are looked into at a time."""
+"""How many of the directories in the root are listed in one call."""
 
 _TRIES = 10
+"""How many times a file is created when other servers keep removing its empty directory."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 class DirectoryStore(ArtifactStore):
-    """Artifacts as files: `file:/path`, or just the path."""
+    """An artifact store that keeps each artifact as a file. Its URL is `file:/path`, or just the path."""
 
     contract: ClassVar[str] = "1.0"
     name: ClassVar[str] = "file"
@@ -55,17 +56,17 @@ class DirectoryStore(ArtifactStore):
     def _check(self) -> None:
         self.root.stat()
         if not os.access(self.root, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EROFS, "not to be written to", str(self.root))
+            raise PermissionError(errno.EROFS, "directory is not writable", str(self.root))
 
-    async def create(self, place: str) -> Writer:
-        return _File(self.root, place, await _disk(self._create, self.root / place))
+    async def create(self, location: str) -> Writer:
+        return _File(self.root, location, await _disk(self._create, self.root / location))
 
     def _create(self, path: Path) -> RawIOBase:
         for _ in range(_TRIES - 1):
             try:
                 return self._create_once(path)
-            except FileNotFoundError:  # somebody took a directory for one that was left empty
-                self.root.stat()  # not if it is all of it that has gone
+            except FileNotFoundError:  # another server removed a directory that was still empty
+                self.root.stat()  # raises if the root itself is gone
         return self._create_once(path)
 
     def _create_once(self, path: Path) -> RawIOBase:
@@ -78,25 +79,25 @@ class DirectoryStore(ArtifactStore):
             sync_directory(directory.parent)
         return _part(path).open("wb", buffering=0)
 
-    async def read(self, place: str, start: int, stop: int) -> AsyncGenerator[bytes, None]:
+    async def read(self, location: str, start: int, stop: int) -> AsyncGenerator[bytes, None]:
         try:
-            async with aiofiles.open(self.root / place, "rb") as file:
+            async with aiofiles.open(self.root / location, "rb") as file:
                 await file.seek(start)
                 left = stop - start
                 while left > 0:
                     part = await file.read(min(READ_AT_ONCE, left))
                     if not part:
-                        raise Unavailable(f"artifacts: {self.root / place} is shorter than it was")
+                        raise Unavailable(f"artifact file {self.root / location} is truncated")
                     left -= len(part)
                     yield part
         except FileNotFoundError as exc:
             raise ArtifactNotFound from exc
         except OSError as exc:
-            raise Unavailable(f"artifacts: {exc}") from exc
+            raise Unavailable(f"cannot access artifacts: {exc}") from exc
 
-    async def size(self, place: str) -> int | None:
+    async def size(self, location: str) -> int | None:
         try:
-            return await _disk(lambda: (self.root / place).stat().st_size)
+            return await _disk(lambda: (self.root / location).stat().st_size)
         except _Missing:
             return None
 
@@ -110,16 +111,16 @@ class DirectoryStore(ArtifactStore):
         for begin in range(0, len(names), LISTED_AT_ONCE):
             yield await _disk(_files_below, self.root, names[begin : begin + LISTED_AT_ONCE])
 
-    async def remove(self, places: Sequence[str]) -> None:
-        await _disk(_remove, self.root, places)
+    async def remove(self, locations: Sequence[str]) -> None:
+        await _disk(_remove, self.root, locations)
 
 
 class _File(Writer):
-    """A file that is being written."""
+    """Writes one file."""
 
-    def __init__(self, root: Path, place: str, file: RawIOBase) -> None:
+    def __init__(self, root: Path, location: str, file: RawIOBase) -> None:
         self._root = root
-        self._place = place
+        self._location = location
         self._file = file
 
     async def write(self, part: bytes) -> None:
@@ -136,7 +137,7 @@ class _File(Writer):
     def _commit(self) -> None:
         os.fsync(self._file.fileno())
         self._file.close()
-        path = self._root / self._place
+        path = self._root / self._location
         _part(path).replace(path)
         sync_directory(path.parent)
 
@@ -145,11 +146,11 @@ class _File(Writer):
 
     def _abort(self) -> None:
         self._file.close()
-        _remove(self._root, [f"{self._place}.part", self._place])
+        _remove(self._root, [f"{self._location}.part", self._location])
 
 
 class _Missing(Unavailable):
-    """A file is not there."""
+    """A file does not exist."""
 
 
 def _part(path: Path) -> Path:
@@ -157,7 +158,7 @@ def _part(path: Path) -> Path:
 
 
 def _files_below(root: Path, names: Sequence[str]) -> list[str]:
-    """The files in these directories of the root, however deep."""
+    """Return the paths, relative to the root, of all files in these directories and their subdirectories."""
     return [
         str(Path(directory, file).relative_to(root))
         for name in names
@@ -166,11 +167,11 @@ def _files_below(root: Path, names: Sequence[str]) -> list[str]:
     ]
 
 
-def _remove(root: Path, places: Sequence[str]) -> None:
-    """Remove files, and the directories that they leave empty."""
-    for place in places:
-        (root / place).unlink(missing_ok=True)
-        for parent in Path(place).parents[:-1]:
+def _remove(root: Path, locations: Sequence[str]) -> None:
+    """Remove files, and the directories that become empty by that."""
+    for location in locations:
+        (root / location).unlink(missing_ok=True)
+        for parent in Path(location).parents[:-1]:
             try:
                 (root / parent).rmdir()
             except OSError:
@@ -178,7 +179,7 @@ def _remove(root: Path, places: Sequence[str]) -> None:
 
 
 def sync_directory(directory: Path) -> None:
-    """Bring the names in a directory to stable storage. Blocking."""
+    """Bring a directory's entries to stable storage. Blocks."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -187,10 +188,15 @@ def sync_directory(directory: Path) -> None:
 
 
 async def _disk(work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    """Do blocking work on files in a thread; what the disk refuses becomes our error."""
+    """Run blocking file work in a thread, and return its result.
+
+    Raises `StorageFull` if the disk or the quota is full, and `Unavailable` for every other `OSError`.
+    """
     try:
         return await asyncio.to_thread(work, *args, **kwargs)
     except OSError as exc:
         if exc.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StorageFull("no room for artifacts") from exc
-        raise (_Missing if isinstance(exc, FileNotFoundError) else Unavailable)(f"artifacts: {exc}") from exc
+            raise StorageFull("no space left for artifacts") from exc
+        raise (_Missing if isinstance(exc, FileNotFoundError) else Unavailable)(
+            f"cannot access artifacts: {exc}"
+        ) from exc

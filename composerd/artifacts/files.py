@@ -1,4 +1,4 @@
-"""Attempts' files, in whatever store: they are given their places, digested as they come, and nothing unexpected gets out of a store."""
+"""Files of attempts in any artifact store: chooses their locations, computes their digests, and translates errors."""
 
 import asyncio
 import hashlib
@@ -15,28 +15,28 @@ from composerd.models import Artifact
 log = logging.getLogger(__name__)
 
 PART = 256 * 1024
-"""How much is handed to a store at a time, in bytes; the last part may be less."""
+"""Size in bytes of the parts that are passed to a store; the last part may be smaller."""
 
 R = TypeVar("R")
 
 
 class Files:
-    """The files of all jobs, in a store.
+    """The files of all jobs, in one artifact store.
 
-    A file is written once, to a place of its own (`JOB/ATTEMPT/UPLOAD`): what makes it the attempt's, and later the job's,
-    is the storage driver's record of it. So two uploads of one name cannot mix, and no name that a worker chose reaches
-    the store.
+    Each file is written once, to a location of its own (`JOB/ATTEMPT/UPLOAD`). The storage driver's record of the
+    location makes the file the attempt's, and later the job's. So two uploads with one name cannot mix, and no name that
+    a worker chose reaches the store.
     """
 
-    def __init__(self, store: ArtifactStore, where: str = "") -> None:
+    def __init__(self, store: ArtifactStore, description: str = "") -> None:
+        """Use a store that was not started yet; `description` is its directory or URL, for messages."""
         self.store = store
-        self.where = where
-        """The directory or the URL, for messages."""
+        self.description = description
         self.uploading: set[UUID] = set()
-        """Jobs with files that are not over; the sweeper takes them out."""
+        """Jobs that may have files of an attempt that has not ended; the sweeper removes them from this set."""
 
     async def start(self, *, create: bool = True) -> None:
-        """Open the store, making what it needs if `create`."""
+        """Open the store. If `create` is true, create what it needs."""
         await self.guarded(self.store.start(create=create))
 
     async def close(self) -> None:
@@ -44,133 +44,136 @@ class Files:
         await self.guarded(self.store.close())
 
     async def check(self) -> None:
-        """Return if files are taken. Raises `Unavailable`, `StorageFull`."""
+        """Return if the store accepts files. Raises `Unavailable` or `StorageFull` otherwise."""
         await self.guarded(self.store.check())
 
     def upload(self, job_id: UUID, attempt: int, limit: int) -> "Upload":
-        """Begin a file of at most `limit` bytes."""
+        """Begin an upload of at most `limit` bytes for an attempt, given by its number."""
         self.uploading.add(job_id)
         return Upload(self, f"{job_id}/{attempt}/{uuid4()}", limit)
 
-    async def read(self, place: str, start: int, stop: int) -> AsyncGenerator[bytes, None]:
-        """The bytes of a file from `start` up to `stop`, in parts. Raises `ArtifactNotFound`, `Unavailable`."""
+    async def read(self, location: str, start: int, stop: int) -> AsyncGenerator[bytes, None]:
+        """Yield the bytes of a file from `start` up to `stop`, in parts. Raises `ArtifactNotFound`, `Unavailable`."""
         if start < stop:
             try:
-                async with aclosing(self.store.read(place, start, stop)) as parts:
+                async with aclosing(self.store.read(location, start, stop)) as parts:
                     async for part in parts:
                         yield part
             except Exception as exc:
-                raise self._ours(exc) from exc
+                raise self._translated(exc) from exc
 
-    async def copy(self, place: str, parts: AsyncIterator[bytes]) -> None:
-        """Put these bytes at a place, whole or not at all."""
-        async with _Writing(self, place) as writing:
+    async def copy(self, location: str, parts: AsyncIterator[bytes]) -> None:
+        """Write these bytes to a location; if it raises, nothing is there."""
+        async with _FileWriter(self, location) as writer:
             async for part in parts:
-                await writing.write(part)
-            await writing.commit()
+                await writer.write(part)
+            await writer.commit()
 
-    async def size(self, place: str) -> int | None:
-        """The size of a file, None if there is none."""
-        return await self.guarded(self.store.size(place))
+    async def size(self, location: str) -> int | None:
+        """Return the size of a file in bytes, or None if there is no file."""
+        return await self.guarded(self.store.size(location))
 
     async def list(self, prefix: str) -> AsyncGenerator[Sequence[str], None]:
-        """The places of files that begin so, some at a time."""
+        """Yield the locations of files that begin with `prefix`, some at a time."""
         try:
-            async for places in self.store.list(prefix):
-                yield places
+            async for locations in self.store.list(prefix):
+                yield locations
         except Exception as exc:
-            raise self._ours(exc) from exc
+            raise self._translated(exc) from exc
 
-    async def remove(self, places: Sequence[str]) -> None:
+    async def remove(self, locations: Sequence[str]) -> None:
         """Remove files."""
-        if places:
-            await self.guarded(self.store.remove(places))
+        if locations:
+            await self.guarded(self.store.remove(locations))
 
     async def guarded(self, call: Awaitable[R]) -> R:
-        """What a call of the store gives; nothing but `ComposerdError` is raised."""
+        """Return the result of a call of the store, and raise nothing but `ComposerdError`."""
         try:
             return await call
         except Exception as exc:
-            raise self._ours(exc) from exc
+            raise self._translated(exc) from exc
 
-    def _ours(self, exc: Exception) -> ComposerdError:
+    def _translated(self, exc: Exception) -> ComposerdError:
         if isinstance(exc, ComposerdError):
             return exc
         log.warning("the artifact store %s failed", self.store.name, exc_info=exc)
-        return Unavailable(f"artifacts: {self.store.name}: {exc}")
+        return Unavailable(f"artifact store {self.store.name} failed: {exc}")
 
 
-class _Writing:
-    """What is on its way to a place; an async context manager that leaves nothing behind unless `commit` was called."""
+class _FileWriter:
+    """Writes one file; an async context manager that removes what was written unless `commit` was called."""
 
-    def __init__(self, files: Files, place: str) -> None:
+    def __init__(self, files: Files, location: str) -> None:
         self._files = files
-        self._place = place
+        self._location = location
         self._writer: Writer | None = None
-        self._parts: list[bytes] = []
-        self._held = 0
-        self._kept = False
+        self._buffer: list[bytes] = []
+        self._buffered = 0
+        self._committed = False
 
     async def __aenter__(self) -> Self:
-        self._writer = await self._files.guarded(self._files.store.create(self._place))
+        self._writer = await self._files.guarded(self._files.store.create(self._location))
         return self
 
     async def __aexit__(self, *_exc: object) -> None:
-        if not self._kept and self._writer is not None:
+        if not self._committed and self._writer is not None:
             await asyncio.shield(self._abort(self._writer))
 
     async def write(self, part: bytes) -> None:
-        """Add a part of any size. Raises `StorageFull`, `Unavailable`."""
-        self._parts.append(part)
-        self._held += len(part)
-        if self._held >= PART:
+        """Append a part of any size. Raises `StorageFull`, `Unavailable`."""
+        self._buffer.append(part)
+        self._buffered += len(part)
+        if self._buffered >= PART:
             await self._flush()
 
     async def commit(self) -> None:
-        """Bring all of it to stable storage."""
+        """Publish the file, and return once it is on stable storage."""
         assert self._writer is not None
         await self._flush()
         await self._files.guarded(self._writer.commit())
-        self._kept = True
+        self._committed = True
 
     async def _flush(self) -> None:
         assert self._writer is not None
-        part = b"".join(self._parts)
-        self._parts, self._held = [], 0
+        part = b"".join(self._buffer)
+        self._buffer, self._buffered = [], 0
         if part:
-            await self._hand_over(part, self._writer)
+            await self._pass_on(part, self._writer)
 
-    async def _hand_over(self, part: bytes, writer: Writer) -> None:
+    async def _pass_on(self, part: bytes, writer: Writer) -> None:
         await self._files.guarded(writer.write(part))
 
     async def _abort(self, writer: Writer) -> None:
         try:
             await self._files.guarded(writer.abort())
         except ComposerdError as exc:
-            log.warning("an upload left something behind, which is swept when its attempt is over: %s", exc)
+            log.warning("an upload was not cleaned up, its file is removed once the attempt has ended: %s", exc)
 
 
-class Upload(_Writing):
-    """One file on its way in; it leaves nothing behind unless `complete` was called."""
+class Upload(_FileWriter):
+    """One file that a worker uploads; what was written is removed unless `complete` was called."""
 
-    def __init__(self, files: Files, place: str, limit: int) -> None:
-        super().__init__(files, place)
+    def __init__(self, files: Files, location: str, limit: int) -> None:
+        super().__init__(files, location)
         self.size = 0
         self._limit = limit
         self._digest = hashlib.sha256()
 
     async def write(self, part: bytes) -> None:
-        """Add to the file. Raises `ArtifactTooLarge`, `StorageFull`, `Unavailable`."""
+        """Append a part. Raises `ArtifactTooLarge`, `StorageFull`, `Unavailable`."""
         self.size += len(part)
         if self.size > self._limit:
             raise ArtifactTooLarge(limit=self._limit)
         await super().write(part)
 
     async def complete(self, name: str) -> Artifact:
-        """Bring the file to stable storage; from here on it is the caller's to attach or remove."""
-        await self.commit()
-        return Artifact(name, self.size, self._digest.hexdigest(), self._place)
+        """Publish the file under a name, and return it once it is on stable storage.
 
-    async def _hand_over(self, part: bytes, writer: Writer) -> None:
+        From then on the caller has to attach or remove the file.
+        """
+        await self.commit()
+        return Artifact(name, self.size, self._digest.hexdigest(), self._location)
+
+    async def _pass_on(self, part: bytes, writer: Writer) -> None:
         await asyncio.to_thread(self._digest.update, part)
-        await super()._hand_over(part, writer)
+        await super()._pass_on(part, writer)

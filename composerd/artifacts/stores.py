@@ -1,17 +1,24 @@
-"""Which artifact store a setting means: a directory, or the URL of a store of the entry point group `composerd.artifacts`."""
+"""Finds the artifact store that a setting names: a directory, or a store of the entry point group `composerd.artifacts`."""
 
 from composerd.artifacts.contract import CONTRACT_VERSION, ArtifactStore
 from composerd.artifacts.directory import DirectoryStore
 from composerd.plugins import Plugins, scheme_of
 
 STORES = Plugins(
-    ArtifactStore, group="composerd.artifacts", contract=CONTRACT_VERSION, noun="artifact", what="artifact store"
+    ArtifactStore,
+    group="composerd.artifacts",
+    contract=CONTRACT_VERSION,
+    url_noun="artifact",
+    plugin_noun="artifact store",
 )
 
 
-def open_store(where: str) -> ArtifactStore:
-    """Make the store, unopened. What begins with a scheme is a URL, all else a directory: write `./a:b` for one named `a:b`.
+def open_store(directory_or_url: str) -> ArtifactStore:
+    """Create the store that a directory or a URL names, without opening it.
 
-    Raises `StorageURLError`.
+    Text that begins with a scheme is a URL, so a relative directory named `a:b` has to be written `./a:b`. Raises
+    `StorageURLError`.
     """
-    return DirectoryStore(where) if scheme_of(where) is None else STORES.open(where)
+    if scheme_of(directory_or_url) is None:
+        return DirectoryStore(directory_or_url)
+    return STORES.open(directory_or_url)

@@ -1,4 +1,4 @@
-"""Removes files when what they belonged to is over: at once for what happens now, and once after a start for what a crash left."""
+"""Removes files that belong to nothing any more: leftovers of a crash once after a start, all others as soon as possible."""
 
 import asyncio
 import logging
@@ -14,17 +14,17 @@ from composerd.models import Artifact, Job, JobState, News
 
 log = logging.getLogger(__name__)
 
-_SWEPT_AT_ONCE = 100
-_SWEPT_AGAIN = 10.0
+_JOBS_AT_ONCE = 100
+_RETRY_AFTER = 10.0
 
 
 class Sweeper:
-    """Removes the files that belong to nobody.
+    """Removes files that belong to no attempt and no job.
 
-    Other servers work on the same files meanwhile, and none of them waits for another. A file goes in one of three cases,
-    and none of these can cease to be true: its job is gone; its job has ended, and does not name it; its attempt is over,
-    that is, the job has had a later one, or runs none. So a job is looked at after its files were listed: what a look says is over
-    was so for every file in the list, and a file that came later is not in it.
+    A file is removed in three cases: its job does not exist; its job has ended and does not name the file; or its attempt
+    has ended, that is, the job has had a later attempt, or has none running. Each of these is permanent, so servers that
+    share the files need no lock. Files are listed before their jobs are read: whatever the read reports as over was over
+    for every listed file, and a newer file is not in the list.
     """
 
     def __init__(self, files: Files, driver: Driver) -> None:
@@ -32,8 +32,8 @@ class Sweeper:
         self._driver = driver
         self._due: asyncio.Queue[UUID] = asyncio.Queue()
 
-    def heard(self, news: News) -> None:
-        """Attempts have ended: what they did not publish is over."""
+    def on_news(self, news: News) -> None:
+        """Schedule the jobs whose attempt has ended, to remove files that the attempt did not publish."""
         uploading = self._files.uploading
         if uploading:
             for job_id in (*news.ended, *news.requeued):
@@ -41,87 +41,91 @@ class Sweeper:
                     uploading.discard(job_id)
                     self._due.put_nowait(job_id)
 
-    def removed(self, job_ids: Iterable[UUID]) -> None:
-        """Jobs are gone from the storage."""
+    def on_removed(self, job_ids: Iterable[UUID]) -> None:
+        """Schedule jobs that were removed from the storage."""
         for job_id in job_ids:
             self._due.put_nowait(job_id)
 
     async def run(self) -> None:
-        """Sweep, for ever."""
+        """Sweep all files, then those of scheduled jobs, until canceled."""
         await self._sweep_all()
         while True:
             job_ids = [await self._due.get()]
-            while not self._due.empty() and len(job_ids) < _SWEPT_AT_ONCE:
+            while not self._due.empty() and len(job_ids) < _JOBS_AT_ONCE:
                 job_ids.append(self._due.get_nowait())
             try:
                 for job_id in job_ids:
-                    async for places in self._files.list(f"{job_id}/"):
-                        await self._sweep(places)
+                    async for locations in self._files.list(f"{job_id}/"):
+                        await self._sweep(locations)
             except ComposerdError as exc:
-                log.warning("%d jobs' artifacts were not swept; the next start does it: %s", len(job_ids), exc)
+                jobs = "1 job" if len(job_ids) == 1 else f"{len(job_ids)} jobs"
+                log.warning("files of %s were not removed, the next start of the server removes them: %s", jobs, exc)
 
     async def _sweep_all(self) -> None:
         while True:
             try:
                 if not await self._is_ours():
                     log.error(
-                        "the storage knows none of the jobs that have files among the artifacts: are these another storage's? "
-                        "None of them is removed"
+                        "removed no artifact files: the storage knows none of the jobs that they belong to; "
+                        "check that --storage and --artifacts belong together"
                     )
                     return
-                async for places in self._files.list(""):
-                    await self._sweep(places)
+                async for locations in self._files.list(""):
+                    await self._sweep(locations)
             except Unavailable as exc:
-                log.warning("the artifacts are swept later: %s", exc)
-                await asyncio.sleep(_SWEPT_AGAIN)
+                log.warning("cannot remove unused artifact files, trying again in %.0f s: %s", _RETRY_AFTER, exc)
+                await asyncio.sleep(_RETRY_AFTER)
             except ComposerdError as exc:
-                log.warning("the artifacts were not swept: %s", exc)
+                log.warning("cannot remove unused artifact files: %s", exc)
                 return
             else:
                 return
 
     async def _is_ours(self) -> bool:
-        """Whether the storage knows any job that has files: a server with a wrong URL would remove all that another storage has."""
-        there_are = False
+        """Return whether the storage knows any job that has files, or there are no files.
+
+        Otherwise the storage URL is probably wrong, and sweeping would remove the files of another storage.
+        """
+        has_files = False
         async with aclosing(self._files.list("")) as listing:
-            async for places in listing:
-                job_ids = list(_by_job(places))
-                there_are |= bool(job_ids)
+            async for locations in listing:
+                job_ids = list(_by_job(locations))
+                has_files |= bool(job_ids)
                 if any(job is not None for job in await self._driver.get(job_ids)):
                     return True
-        return not there_are
+        return not has_files
 
-    async def _sweep(self, places: Sequence[str]) -> None:
-        listed = _by_job(places)
+    async def _sweep(self, locations: Sequence[str]) -> None:
+        listed = _by_job(locations)
         job_ids = list(listed)
-        self._files.uploading.update(job_ids)  # before the look, so that an end right after it is heard
+        self._files.uploading.update(job_ids)  # before the read, so that an end right after it schedules the job again
         jobs = await self._driver.get(job_ids)
         artifacts = await self._driver.artifacts(job_ids)
-        over: list[str] = []
+        unused: list[str] = []
         for job_id, job, attached in zip(job_ids, jobs, artifacts, strict=True):
             if job is None or job.state.ended:
                 self._files.uploading.discard(job_id)
-            over.extend(_over(listed[job_id], job, attached))
-        await self._files.remove(over)
+            unused.extend(_unused(listed[job_id], job, attached))
+        await self._files.remove(unused)
 
 
-def _by_job(places: Iterable[str]) -> dict[UUID, list[str]]:
+def _by_job(locations: Iterable[str]) -> dict[UUID, list[str]]:
     listed: dict[UUID, list[str]] = {}
-    for place in places:
-        if (job_id := parse_uuid(place.partition("/")[0])) is not None:
-            listed.setdefault(job_id, []).append(place)
+    for location in locations:
+        if (job_id := parse_uuid(location.partition("/")[0])) is not None:
+            listed.setdefault(job_id, []).append(location)
     return listed
 
 
-def _over(places: Iterable[str], job: Job | None, attached: Iterable[Artifact]) -> list[str]:
-    """Those of a job's files that belong to nobody any more."""
+def _unused(locations: Iterable[str], job: Job | None, attached: Iterable[Artifact]) -> list[str]:
+    """Return those of a job's locations that belong to no attempt and no job any more."""
     if job is None:
-        return list(places)
-    keep = {artifact.location for artifact in attached} if job.state.ended else set()
-    over = job.attempt - 1 if job.state is JobState.RUNNING else job.attempt
-    return [place for place in places if place not in keep and _attempt(place) <= over]
+        return list(locations)
+    used = {artifact.location for artifact in attached} if job.state.ended else set()
+    last_ended = job.attempt - 1 if job.state is JobState.RUNNING else job.attempt
+    return [location for location in locations if location not in used and _attempt_number(location) <= last_ended]
 
 
-def _attempt(place: str) -> int:
-    number = place.split("/")[1]
+def _attempt_number(location: str) -> int:
+    number = location.split("/")[1]
     return int(number) if number.isdigit() else 0

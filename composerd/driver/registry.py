@@ -10,7 +10,9 @@ from composerd.driver.guard import Guard, Observer, unobserved
 from composerd.errors import StorageURLError
 from composerd.plugins import Plugins
 
-DRIVERS = Plugins(Driver, group="composerd.drivers", contract=CONTRACT_VERSION, noun="storage", what="storage driver")
+DRIVERS = Plugins(
+    Driver, group="composerd.drivers", contract=CONTRACT_VERSION, url_noun="storage", plugin_noun="storage driver"
+)
 
 
 class InstalledDriver(msgspec.Struct, frozen=True, kw_only=True):

@@ -223,8 +223,8 @@ async def _artifacts(settings: Settings, queue: JobQueue) -> AsyncIterator[Files
     files = Files(open_store(where))
     await files.start()
     sweeper = Sweeper(files, queue.driver)
-    queue.listeners.append(sweeper.heard)
-    queue.on_removed = sweeper.removed
+    queue.listeners.append(sweeper.on_news)
+    queue.on_removed = sweeper.on_removed
     task = asyncio.create_task(sweeper.run(), name="artifact sweeper")
     try:
         yield files

@@ -1,4 +1,4 @@
-"""The kit for artifact stores is tested itself: each of these stores breaks one promise, and the named test finds that out."""
+"""Tests of the kit for artifact stores: each store here breaks one promise of the contract, and the named tests fail."""
 
 import asyncio
 import gc
@@ -19,7 +19,7 @@ BROKEN: list[tuple[type[DirectoryStore], str]] = []
 
 
 def caught_by(*tests: str) -> Callable[[S], S]:
-    """Each of these tests finds a store out."""
+    """Register a broken store, and the tests that have to fail with it."""
 
     def note(cls: S) -> S:
         BROKEN.extend((cls, test) for test in tests)
@@ -29,25 +29,25 @@ def caught_by(*tests: str) -> Callable[[S], S]:
 
 
 class _Changed(directory._File):
-    """A writer of which a test changes something."""
+    """A writer whose subclasses change one method."""
 
-    def __init__(self, store: DirectoryStore, place: str, right: directory._File) -> None:
-        super().__init__(right._root, place, right._file)
-        self.path = store.root / place
+    def __init__(self, store: DirectoryStore, location: str, right: directory._File) -> None:
+        super().__init__(right._root, location, right._file)
+        self.path = store.root / location
 
 
 class _Changing(DirectoryStore):
     Changed: type[_Changed] = _Changed
 
-    async def create(self, place: str) -> Writer:
-        right = await super().create(place)
+    async def create(self, location: str) -> Writer:
+        right = await super().create(location)
         assert isinstance(right, directory._File)
-        return self.Changed(self, place, right)
+        return self.Changed(self, location, right)
 
 
 @caught_by("test_unseen_before_its_commit")
-class SeenAtOnce(_Changing):
-    """What was written can be read before its commit."""
+class VisibleBeforeCommit(_Changing):
+    """An artifact can be read before its commit."""
 
     class Changed(_Changed):
         async def write(self, part: bytes) -> None:
@@ -57,8 +57,8 @@ class SeenAtOnce(_Changing):
 
 
 @caught_by("test_aborted")
-class AbortForgets(_Changing):
-    """An abort leaves what was written."""
+class AbortLeavesFile(_Changing):
+    """An abort leaves the file behind."""
 
     class Changed(_Changed):
         async def abort(self) -> None:
@@ -67,7 +67,7 @@ class AbortForgets(_Changing):
 
 @caught_by("test_aborted")
 class AbortCommits(_Changing):
-    """An abort after a commit that was canceled leaves what that did."""
+    """An abort after a canceled commit leaves the committed file behind."""
 
     class Changed(_Changed):
         begun = False
@@ -82,8 +82,8 @@ class AbortCommits(_Changing):
 
 
 @caught_by("test_what_was_written")
-class NothingIsNothing(_Changing):
-    """An empty artifact is not there."""
+class LosesEmptyArtifacts(_Changing):
+    """An empty artifact does not exist after its commit."""
 
     class Changed(_Changed):
         async def commit(self) -> None:
@@ -93,30 +93,30 @@ class NothingIsNothing(_Changing):
 
 
 @caught_by("test_what_was_written")
-class AllAtOnce(DirectoryStore):
-    """It is read in one part, whatever its size."""
+class ReadsInOnePart(DirectoryStore):
+    """An artifact is read in one part, even if it is larger than 1 MiB."""
 
-    async def read(self, place: str, start: int, stop: int) -> AsyncGenerator[bytes, None]:
-        yield b"".join([part async for part in super().read(place, start, stop)])
+    async def read(self, location: str, start: int, stop: int) -> AsyncGenerator[bytes, None]:
+        yield b"".join([part async for part in super().read(location, start, stop)])
 
 
 @caught_by("test_parts_of_it")
-class WholeParts(DirectoryStore):
-    """A part is read to its end, though less was asked for."""
+class ReadsTooMuch(DirectoryStore):
+    """More bytes are returned than were requested."""
 
-    async def read(self, place: str, start: int, stop: int) -> AsyncGenerator[bytes, None]:
-        stop = min(-(-stop // 1024) * 1024, (await self.size(place)) or stop)
-        async for part in super().read(place, start, stop):
+    async def read(self, location: str, start: int, stop: int) -> AsyncGenerator[bytes, None]:
+        stop = min(-(-stop // 1024) * 1024, (await self.size(location)) or stop)
+        async for part in super().read(location, start, stop):
             yield part
 
 
 @caught_by("test_nothing_there")
-class DoesNotSay(DirectoryStore):
-    """Nothing being there is a failure like another."""
+class HidesMissingArtifacts(DirectoryStore):
+    """Reading a missing artifact raises `Unavailable`."""
 
-    async def read(self, place: str, start: int, stop: int) -> AsyncGenerator[bytes, None]:
+    async def read(self, location: str, start: int, stop: int) -> AsyncGenerator[bytes, None]:
         try:
-            async for part in super().read(place, start, stop):
+            async for part in super().read(location, start, stop):
                 yield part
         except ArtifactNotFound as exc:
             raise Unavailable("something is wrong") from exc
@@ -124,66 +124,68 @@ class DoesNotSay(DirectoryStore):
 
 @caught_by("test_nothing_there", "test_removed")
 class RemovesOnce(DirectoryStore):
-    """What is not there cannot be removed."""
+    """Removing a missing artifact raises an error."""
 
-    async def remove(self, places: Sequence[str]) -> None:
-        for place in places:
-            if await self.size(place) is None:
+    async def remove(self, locations: Sequence[str]) -> None:
+        for location in locations:
+            if await self.size(location) is None:
                 raise Unavailable("nothing is there")
-        await super().remove(places)
+        await super().remove(locations)
 
 
 @caught_by("test_removed")
 class RemovesOne(DirectoryStore):
-    """Of several places only the first is removed."""
+    """Only the first of several locations is removed."""
 
-    async def remove(self, places: Sequence[str]) -> None:
-        await super().remove(places[:1])
+    async def remove(self, locations: Sequence[str]) -> None:
+        await super().remove(locations[:1])
 
 
 @caught_by("test_listed")
-class LoosePrefix(DirectoryStore):
-    """A prefix is taken without its slash."""
+class IgnoresSlash(DirectoryStore):
+    """The slash at the end of a prefix is ignored."""
 
     async def list(self, prefix: str) -> AsyncIterator[Sequence[str]]:
-        async for places in super().list(""):
-            yield [place for place in places if place.startswith(prefix.rstrip("/"))]
+        async for locations in super().list(""):
+            yield [location for location in locations if location.startswith(prefix.rstrip("/"))]
 
 
 @caught_by("test_listed")
 class ListsTwice(DirectoryStore):
-    """The last of each page is the first of the next."""
+    """The last location of each page is listed again on the next page."""
 
     async def list(self, prefix: str) -> AsyncIterator[Sequence[str]]:
-        async for places in super().list(prefix):
-            yield places
-            yield places[-1:]
+        async for locations in super().list(prefix):
+            yield locations
+            yield locations[-1:]
 
 
 @caught_by("test_listed_in_full")
-class FirstPage(DirectoryStore):
+class ListsFirstPage(DirectoryStore):
     """Only the first page is listed."""
 
     async def list(self, prefix: str) -> AsyncIterator[Sequence[str]]:
-        async for places in super().list(prefix):
-            yield places
+        async for locations in super().list(prefix):
+            yield locations
             return
 
 
 @caught_by("test_listed_in_full")
-class ByNumber(DirectoryStore):
-    """The next page begins at so many that there were, whatever was removed meanwhile."""
+class PagesByOffset(DirectoryStore):
+    """Each page begins at an offset, so locations are skipped when others are removed meanwhile."""
 
     async def list(self, prefix: str) -> AsyncIterator[Sequence[str]]:
         begin = 0
-        while places := sorted([place async for some in super().list(prefix) for place in some])[begin : begin + 100]:
-            yield places
+        while locations := sorted([location async for some in super().list(prefix) for location in some])[
+            begin : begin + 100
+        ]:
+            yield locations
             begin += 100
 
 
 @caught_by("test_replaced")
 class KeepsTheFirst(_Changing):
-    """What is there already stays."""
+    """A second commit does not replace the existing artifact."""
 
     class Changed(_Changed):
         async def commit(self) -> None:
@@ -194,25 +196,25 @@ class KeepsTheFirst(_Changing):
 
 @caught_by("test_replaced")
 class ReplacesEarly(DirectoryStore):
-    """What is there already goes when another copy begins."""
+    """The existing artifact is removed when another copy begins."""
 
-    async def create(self, place: str) -> Writer:
-        await self.remove([place])
-        return await super().create(place)
+    async def create(self, location: str) -> Writer:
+        await self.remove([location])
+        return await super().create(location)
 
 
 @caught_by("test_opened_again")
-class Forgets(DirectoryStore):
-    """What was committed does not live longer than the store."""
+class ForgetsArtifacts(DirectoryStore):
+    """Committed artifacts are lost when the store is closed."""
 
     async def close(self) -> None:
-        async for places in self.list(""):
-            await self.remove(places)
+        async for locations in self.list(""):
+            await self.remove(locations)
 
 
 @caught_by("test_opened_again")
 class ClosesOnce(DirectoryStore):
-    """It cannot be closed again."""
+    """A store cannot be closed twice."""
 
     closed = False
 
@@ -222,16 +224,16 @@ class ClosesOnce(DirectoryStore):
 
 
 @caught_by("test_abandoned")
-class NotToBeRemoved(DirectoryStore):
-    """What was half written is listed, and cannot be removed."""
+class KeepsUnfinishedUploads(DirectoryStore):
+    """An unfinished upload is listed, but cannot be removed."""
 
-    async def remove(self, places: Sequence[str]) -> None:
-        await super().remove([place for place in places if not place.endswith(".part")])
+    async def remove(self, locations: Sequence[str]) -> None:
+        await super().remove([location for location in locations if not location.endswith(".part")])
 
 
 @caught_by("test_abandoned", "test_aborted")
 class CrashCommits(_Changing):
-    """What a crash left half written is found, and taken for whole."""
+    """An upload that a crash interrupted counts as committed after the next start."""
 
     async def start(self, *, create: bool) -> None:
         await super().start(create=create)
@@ -244,27 +246,27 @@ class CrashCommits(_Changing):
 
 
 @caught_by("test_two_servers")
-class Remembers(DirectoryStore):
-    """What is there is remembered from the first look on."""
+class CachesSizes(DirectoryStore):
+    """Sizes are cached, so changes of another server are not seen."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
         self._sizes: dict[str, int | None] = {}
 
-    async def size(self, place: str) -> int | None:
-        if place not in self._sizes:
-            self._sizes[place] = await super().size(place)
-        return self._sizes[place]
+    async def size(self, location: str) -> int | None:
+        if location not in self._sizes:
+            self._sizes[location] = await super().size(location)
+        return self._sizes[location]
 
-    async def remove(self, places: Sequence[str]) -> None:
-        await super().remove(places)
-        for place in places:
-            await self.size(place)
+    async def remove(self, locations: Sequence[str]) -> None:
+        await super().remove(locations)
+        for location in locations:
+            await self.size(location)
 
 
 @caught_by("test_many_at_once")
-class OneFile(_Changing):
-    """All that is half written is in one file."""
+class MixesUploads(_Changing):
+    """All unfinished uploads share one file."""
 
     class Changed(_Changed):
         async def write(self, part: bytes) -> None:
@@ -280,19 +282,19 @@ class OneFile(_Changing):
 
 
 @caught_by("test_removed_while_it_is_read")
-class CutShort(DirectoryStore):
-    """What is removed while it is read ends there."""
+class EndsReadEarly(DirectoryStore):
+    """Reading ends early, without an error, if the artifact is removed meanwhile."""
 
-    async def read(self, place: str, start: int, stop: int) -> AsyncGenerator[bytes, None]:
-        async for part in super().read(place, start, stop):
+    async def read(self, location: str, start: int, stop: int) -> AsyncGenerator[bytes, None]:
+        async for part in super().read(location, start, stop):
             yield part
-            if await self.size(place) is None:
+            if await self.size(location) is None:
                 return
 
 
 @caught_by("test_check")
-class Refuses(DirectoryStore):
-    """It is open, and takes nothing."""
+class RefusesArtifacts(DirectoryStore):
+    """An open store accepts no artifacts."""
 
     async def check(self) -> None:
         raise Unavailable("not today")
@@ -301,7 +303,7 @@ class Refuses(DirectoryStore):
 @pytest.mark.parametrize(("broken", "test"), BROKEN, ids=[f"{store.__name__}-{test[5:]}" for store, test in BROKEN])
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_it_is_caught(broken: type[DirectoryStore], test: str, tmp_path: Path) -> None:
-    """A store that breaks a promise fails the test that holds it."""
+    """A store that breaks a promise fails the test of that promise."""
 
     def again() -> DirectoryStore:
         return broken(tmp_path / "files")
@@ -309,10 +311,10 @@ def test_it_is_caught(broken: type[DirectoryStore], test: str, tmp_path: Path) -
     needs = {"again": again} if test in ("test_opened_again", "test_abandoned", "test_two_servers") else {}
     with pytest.raises((AssertionError, ComposerdError, ExceptionGroup)):
         getattr(ArtifactStoreKit, test)(ArtifactStoreKit(), again(), **needs)
-    gc.collect()  # what it left open is its own trouble
+    gc.collect()  # closes files that the broken store left open
 
 
 def test_every_test_is_needed() -> None:
-    """Each test of the kit has a store that only it, or it among others, finds out."""
+    """For each test of the kit there is a broken store that it catches."""
     tests = {name for name in vars(ArtifactStoreKit) if name.startswith("test_")}
     assert {test for _, test in BROKEN} == tests

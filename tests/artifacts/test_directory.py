@@ -1,4 +1,4 @@
-"""The directory as an artifact store keeps the contract."""
+"""The directory store keeps the contract of artifact stores."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -21,8 +21,8 @@ class TestDirectory(ArtifactStoreKit):
         return lambda: DirectoryStore(tmp_path / "files")
 
 
-def test_what_means_a_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A path, absolute or not, and a URL with `file:`; a path that looks like a URL begins with `./`."""
+def test_names_of_a_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A directory is named by a path or a `file:` URL; a path that looks like a URL begins with `./`."""
     monkeypatch.chdir(tmp_path)
     roots = {
         "/srv/files": "/srv/files",
@@ -33,22 +33,22 @@ def test_what_means_a_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         "FILE:///srv/files": "/srv/files",
         "file:files": str(tmp_path / "files"),
     }
-    for where, root in roots.items():
-        store = open_store(where)
+    for text, root in roots.items():
+        store = open_store(text)
         assert isinstance(store, DirectoryStore)
         assert store.root == Path(root)
 
 
 @pytest.mark.parametrize(
-    ("where", "problem"),
+    ("text", "problem"),
     [
-        ("a:b", "no artifact store for 'a' is installed; there are .*file"),
+        ("a:b", "no artifact store for 'a' is installed; installed: .*file"),
         ("file:", "names no directory"),
         ("file://host/srv", "names a host"),
         ("file:/srv?x=1", "takes no options"),
     ],
 )
-def test_what_means_nothing(where: str, problem: str) -> None:
-    """What is wrong with a URL is said."""
+def test_invalid_names(text: str, problem: str) -> None:
+    """The error says what is wrong with the URL."""
     with pytest.raises(StorageURLError, match=problem):
-        open_store(where)
+        open_store(text)

@@ -98,7 +98,7 @@ async def test_moved(serve: Serve, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("where", "problem"),
     [
-        ("s3://bucket/x", "no artifact store for 's3' is installed; there are bucket, file"),
+        ("s3://bucket/x", "no artifact store for 's3' is installed; installed: bucket, file"),
         ("bucket:", "names no file"),
         ("bucket:/nowhere/a.db", "unable to open database file"),
     ],

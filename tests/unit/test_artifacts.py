@@ -1,4 +1,4 @@
-"""The store of artifacts: what another server that shares its directory may do meanwhile."""
+"""Uploads into a directory that another server sweeps at the same time."""
 
 from pathlib import Path
 from uuid import uuid4
@@ -14,15 +14,15 @@ from composerd.artifacts.files import Files
 async def test_a_directory_swept_before_its_first_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, levels: int
 ) -> None:
-    """A directory that another server's sweeper finds empty, and removes, before the upload's file is in it, is made again."""
+    """A directory is created again if another server removes it before the upload's file is in it."""
     files = Files(DirectoryStore(tmp_path))
     job_id = uuid4()
     job = tmp_path / str(job_id)
-    made = directory.sync_directory
+    sync_directory = directory.sync_directory
     swept: list[list[Path]] = []
 
     def sweep(parent: Path) -> None:
-        made(parent)
+        sync_directory(parent)
         empty = [job / "1", job][-levels:]
         if not swept and empty[0].is_dir():
             for one in empty:

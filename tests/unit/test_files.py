@@ -1,4 +1,4 @@
-"""Files and their sweeping, on a store and a driver of which a test decides what happens in between."""
+"""Files and their sweeping, with a store and a driver whose timing the test decides."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -19,19 +19,19 @@ from composerd.models import Artifact, JobState
 
 JOB = uuid4()
 OTHER = uuid4()
-"""A job that runs."""
+"""A running job."""
 
 
 class _Failing(DirectoryStore):
-    """A store of which everything fails in words of its own."""
+    """A store whose methods raise an exception of their own."""
 
     name = "failing"
 
     async def check(self) -> None:
         raise KeyError("credentials")
 
-    async def create(self, place: str) -> Writer:
-        writer = await super().create(place)
+    async def create(self, location: str) -> Writer:
+        writer = await super().create(location)
 
         async def fail(*_: object) -> NoReturn:
             raise KeyError("credentials")
@@ -44,32 +44,32 @@ class _Failing(DirectoryStore):
         yield [f"{JOB}/1/a"]
         raise KeyError("credentials")
 
-    async def remove(self, places: Sequence[str]) -> None:
+    async def remove(self, locations: Sequence[str]) -> None:
         raise KeyError("credentials")
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
-async def test_whatever_a_store_raises(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """It is `Unavailable` with the store's name, and the log has the rest; an upload's own error is not hidden by its abort's."""
+async def test_any_exception_of_a_store(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Any exception of a store becomes `Unavailable` with its name; a failed abort does not hide an upload's own error."""
     files = Files(_Failing(tmp_path))
-    with pytest.raises(Unavailable, match="failing: 'credentials'"):
+    with pytest.raises(Unavailable, match="artifact store failing failed: 'credentials'"):
         await files.check()
     with pytest.raises(Unavailable, match="failing"):
         await files.remove(["x"])
     with pytest.raises(Unavailable, match="failing"):
-        assert [places async for places in files.list("")] == []
-    with pytest.raises(Unavailable, match="failing"):  # noqa: PT012  # either of them
+        assert [locations async for locations in files.list("")] == []
+    with pytest.raises(Unavailable, match="failing"):  # noqa: PT012  # either call may raise
         async with files.upload(JOB, 1, 10) as upload:
             await upload.write(b"x")
             await upload.complete("a")
-    assert "an upload left something behind" in caplog.text
+    assert "an upload was not cleaned up" in caplog.text
     with pytest.raises(ZeroDivisionError):
         async with files.upload(JOB, 1, 10):
             raise ZeroDivisionError
 
 
 class _Driver:
-    """What a sweeper asks of a driver."""
+    """The methods of a driver that a sweeper calls."""
 
     def __init__(self) -> None:
         self.job: Any = None
@@ -77,17 +77,17 @@ class _Driver:
         self.looked = asyncio.Event()
 
     def runs(self, attempt: int) -> None:
-        """An attempt runs."""
+        """Let an attempt run."""
         self.job = SimpleNamespace(state=JobState.RUNNING, attempt=attempt, id=JOB)
 
     def waits(self, attempt: int) -> None:
-        """None runs; so many have."""
+        """Let no attempt run, after this many attempts."""
         self.job = SimpleNamespace(state=JobState.READY, attempt=attempt, id=JOB)
 
-    def ended(self, attempt: int, *places: str) -> None:
-        """It has ended, with files in these places."""
+    def ended(self, attempt: int, *locations: str) -> None:
+        """Let the job have ended, with files at these locations."""
         self.job = SimpleNamespace(state=JobState.FINISHED, attempt=attempt, id=JOB)
-        self.attached = tuple(Artifact(str(nth), 1, "", place) for nth, place in enumerate(places))
+        self.attached = tuple(Artifact(str(nth), 1, "", location) for nth, location in enumerate(locations))
 
     async def get(self, job_ids: Sequence[UUID]) -> list[Any]:
         self.looked.set()
@@ -98,21 +98,21 @@ class _Driver:
         return [self.attached if job_id == JOB else () for job_id in job_ids]
 
 
-async def _put(files: Files, place: str) -> None:
+async def _put(files: Files, location: str) -> None:
     async def parts() -> AsyncIterator[bytes]:
         yield b"x"
 
-    await files.copy(place, parts())
+    await files.copy(location, parts())
 
 
 async def _left(files: Files, driver: _Driver) -> list[str]:
-    """What is there when all was swept once."""
+    """Return the files that are left after one sweep."""
     sweeper = asyncio.create_task(Sweeper(files, cast(Driver, driver)).run())
     await driver.looked.wait()
     await asyncio.sleep(0.1)
     sweeper.cancel()
     await asyncio.wait([sweeper])
-    return sorted([place async for places in files.list("") for place in places])
+    return sorted([location async for locations in files.list("") for location in locations])
 
 
 @pytest.mark.parametrize(
@@ -129,11 +129,11 @@ async def _left(files: Files, driver: _Driver) -> list[str]:
     ],
     ids=["gone", "ended", "ended without", "runs", "runs an older one", "waits", "waits, as seen before", "fresh"],
 )
-async def test_what_is_swept(tmp_path: Path, state: Any, kept: list[str]) -> None:
-    """A file stays while its attempt runs, or may begin; and if the job that ended names it."""
+async def test_swept_files(tmp_path: Path, state: Any, kept: list[str]) -> None:
+    """A file is kept while its attempt runs or may begin, and if the ended job names it."""
     files, driver = Files(DirectoryStore(tmp_path)), _Driver()
-    for place in (f"{OTHER}/1/a", *(f"{JOB}/{rest}" for rest in ("1/a", "2/a", "3/a", "3/b"))):
-        await _put(files, place)
+    for location in (f"{OTHER}/1/a", *(f"{JOB}/{rest}" for rest in ("1/a", "2/a", "3/a", "3/b"))):
+        await _put(files, location)
     (tmp_path / "lost+found").mkdir()
     (tmp_path / "README").write_text("not ours")
     state(driver)
@@ -142,22 +142,22 @@ async def test_what_is_swept(tmp_path: Path, state: Any, kept: list[str]) -> Non
     assert (tmp_path / "README").exists()
 
 
-async def test_what_another_storage_has_is_left(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Of files of which the storage knows no job at all none is removed: more likely it is the wrong one."""
+async def test_files_of_another_storage_are_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """No file is removed if the storage knows none of the jobs: it is probably the wrong storage."""
     files, driver = Files(DirectoryStore(tmp_path)), _Driver()
     await _put(files, f"{JOB}/1/a")
     assert await _left(files, driver) == [f"{JOB}/1/a"]
-    assert "another storage's?" in caplog.text
+    assert "check that --storage and --artifacts belong together" in caplog.text
 
 
 async def test_a_job_that_ends_while_it_is_listed(tmp_path: Path) -> None:
-    """Its files are looked up after they were listed: what it names by then stays, though nobody knew of it at the beginning."""
+    """A file is kept if its job ends, and names it, while the files are listed."""
 
     class Slow(DirectoryStore):
         async def list(self, prefix: str) -> AsyncIterator[Sequence[str]]:
-            async for places in super().list(prefix):
+            async for locations in super().list(prefix):
                 driver.ended(1, f"{JOB}/1/a")
-                yield places
+                yield locations
 
     files, driver = Files(Slow(tmp_path)), _Driver()
     driver.waits(1)

@@ -9,7 +9,7 @@ from composerd.tasks import stop
 
 async def test_a_task_that_loses_its_cancellation(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is canceled again; one that fails, and one that has ended, are no trouble."""
-    monkeypatch.setattr("composerd.tasks.AGAIN", 0.01)
+    monkeypatch.setattr("composerd.tasks.CANCEL_AGAIN_AFTER", 0.01)
     lost = 0
 
     async def losing() -> None:

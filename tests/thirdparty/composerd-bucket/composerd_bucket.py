@@ -1,4 +1,4 @@
-"""An artifact store in one SQLite file that does as object storage does: pieces are uploaded, then put together."""
+"""An artifact store in one SQLite file that works like object storage: pieces are uploaded, then put together."""
 
 import asyncio
 import sqlite3
@@ -16,11 +16,11 @@ READ_AT_ONCE = 1024 * 1024
 LISTED_AT_ONCE = 1000
 
 SCHEMA = """
-CREATE TABLE IF NOT EXISTS objects (place TEXT PRIMARY KEY, upload TEXT NOT NULL, size INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS objects (location TEXT PRIMARY KEY, upload TEXT NOT NULL, size INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS pieces (
-    upload TEXT NOT NULL, start INTEGER NOT NULL, place TEXT NOT NULL, bytes BLOB NOT NULL, PRIMARY KEY (upload, start)
+    upload TEXT NOT NULL, start INTEGER NOT NULL, location TEXT NOT NULL, bytes BLOB NOT NULL, PRIMARY KEY (upload, start)
 );
-CREATE INDEX IF NOT EXISTS pieces_of_place ON pieces (place);
+CREATE INDEX IF NOT EXISTS pieces_of_location ON pieces (location);
 """
 
 
@@ -60,7 +60,7 @@ class BucketStore(ArtifactStore):
         await self.run(("SELECT 1",))
 
     async def run(self, *statements: tuple[Any, ...]) -> list[tuple[Any, ...]]:
-        """Carry out statements as one transaction, each a text and its parameters; the rows of the last one."""
+        """Run statements, each a text and its parameters, as one transaction, and return the rows of the last one."""
         return await asyncio.to_thread(self._run, statements)
 
     def _run(self, statements: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
@@ -84,11 +84,11 @@ class BucketStore(ArtifactStore):
                 full = exc.sqlite_errorcode == sqlite3.SQLITE_FULL
                 raise (StorageFull if full else Unavailable)(f"{self._path}: {exc}") from exc
 
-    async def create(self, place: str) -> Writer:
-        return Upload(self, place)
+    async def create(self, location: str) -> Writer:
+        return Upload(self, location)
 
-    async def read(self, place: str, start: int, stop: int) -> AsyncGenerator[bytes, None]:
-        found = await self.run(("SELECT upload FROM objects WHERE place = ?", place))
+    async def read(self, location: str, start: int, stop: int) -> AsyncGenerator[bytes, None]:
+        found = await self.run(("SELECT upload FROM objects WHERE location = ?", location))
         if not found:
             raise ArtifactNotFound
         ((upload,),) = found
@@ -99,47 +99,47 @@ class BucketStore(ArtifactStore):
             )
             rows = await self.run((piece, start, min(READ_AT_ONCE, stop - start), upload, start))
             if not rows or not rows[0][0]:
-                raise Unavailable(f"{place} was removed while it was read")
+                raise Unavailable(f"{location} was removed while it was read")
             start += len(rows[0][0])
             yield rows[0][0]
 
-    async def size(self, place: str) -> int | None:
-        rows = await self.run(("SELECT size FROM objects WHERE place = ?", place))
+    async def size(self, location: str) -> int | None:
+        rows = await self.run(("SELECT size FROM objects WHERE location = ?", location))
         return rows[0][0] if rows else None
 
     async def list(self, prefix: str) -> AsyncIterator[Sequence[str]]:
         last = prefix
         text = (
-            "SELECT place FROM objects WHERE place > ?1 AND substr(place, 1, length(?2)) = ?2"
-            " UNION SELECT place FROM pieces WHERE place > ?1 AND substr(place, 1, length(?2)) = ?2"
-            " ORDER BY place LIMIT ?3"
+            "SELECT location FROM objects WHERE location > ?1 AND substr(location, 1, length(?2)) = ?2"
+            " UNION SELECT location FROM pieces WHERE location > ?1 AND substr(location, 1, length(?2)) = ?2"
+            " ORDER BY location LIMIT ?3"
         )
-        while places := [place for (place,) in await self.run((text, last, prefix, LISTED_AT_ONCE))]:
-            yield places
-            last = places[-1]
+        while locations := [location for (location,) in await self.run((text, last, prefix, LISTED_AT_ONCE))]:
+            yield locations
+            last = locations[-1]
 
-    async def remove(self, places: Sequence[str]) -> None:
-        for place in places:
+    async def remove(self, locations: Sequence[str]) -> None:
+        for location in locations:
             await self.run(
-                ("DELETE FROM objects WHERE place = ?", place), ("DELETE FROM pieces WHERE place = ?", place)
+                ("DELETE FROM objects WHERE location = ?", location), ("DELETE FROM pieces WHERE location = ?", location)
             )
 
 
 class Upload(Writer):
-    def __init__(self, store: BucketStore, place: str) -> None:
+    def __init__(self, store: BucketStore, location: str) -> None:
         self._store = store
-        self._place = place
+        self._location = location
         self._upload = uuid4().hex
         self._size = 0
 
     async def write(self, part: bytes) -> None:
-        await self._store.run(("INSERT INTO pieces VALUES (?, ?, ?, ?)", self._upload, self._size, self._place, part))
+        await self._store.run(("INSERT INTO pieces VALUES (?, ?, ?, ?)", self._upload, self._size, self._location, part))
         self._size += len(part)
 
     async def commit(self) -> None:
         await self._store.run(
-            ("INSERT OR REPLACE INTO objects VALUES (?, ?, ?)", self._place, self._upload, self._size),
-            ("DELETE FROM pieces WHERE place = ? AND upload <> ?", self._place, self._upload),
+            ("INSERT OR REPLACE INTO objects VALUES (?, ?, ?)", self._location, self._upload, self._size),
+            ("DELETE FROM pieces WHERE location = ? AND upload <> ?", self._location, self._upload),
         )
 
     async def abort(self) -> None:
