@@ -39,7 +39,8 @@ class Plugins(Generic[T]):
         scheme = scheme_of(url)
         if scheme is None:
             raise StorageURLError(
-                f"{_without_secret(url)!r} is not a {self._url_noun} URL: it has to begin with a scheme, one of {self._schemes()}"
+                f"{_without_secret(url)!r} is not a {self._url_noun} URL: "
+                f"it has to begin with a scheme, one of {self._schemes()}"
             )
         point = next((point for point in self.points() if point.name == scheme), None)
         if point is None:
@@ -50,7 +51,7 @@ class Plugins(Generic[T]):
             raise
         except (Exception, SystemExit) as exc:
             raise StorageURLError(
-                f"the {self._plugin_noun} {scheme!r} of {distribution(point)} cannot be loaded: {type(exc).__name__}: {exc}"
+                f"cannot load the {self._plugin_noun} {scheme!r} of {distribution(point)}: {type(exc).__name__}: {exc}"
             ) from exc
         return created
 
@@ -62,7 +63,7 @@ class Plugins(Generic[T]):
         owners = sorted({distribution(other) for other in self.points() if other.name == point.name})
         if len(owners) > 1:
             raise StorageURLError(
-                f"the {self._url_noun} scheme {point.name!r} is claimed by {' and '.join(owners)}: uninstall one of them"
+                f"the {self._url_noun} scheme {point.name!r} is claimed by {' and '.join(owners)}: uninstall one"
             )
         owner = distribution(point)
         found: Any = point.load()

@@ -34,8 +34,9 @@ class Writer(ABC):
     async def commit(self) -> None:
         """Publish everything that was written at the artifact's location, and return once it is on stable storage.
 
-        Before this call nothing can be read at the location. If it raises or is canceled, either nothing or the complete
-        artifact is there. If the location already has a file, from an earlier copy, it is replaced atomically.
+        Before this call nothing can be read at the location. If it raises or is canceled, either nothing or the
+        complete artifact is there. If the location already has a file, from an earlier copy, it is replaced
+        atomically.
         """
 
     @abstractmethod

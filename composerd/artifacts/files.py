@@ -24,8 +24,8 @@ class Files:
     """The files of all jobs, in one artifact store.
 
     Each file is written once, to a location of its own (`JOB/ATTEMPT/UPLOAD`). The storage driver's record of the
-    location makes the file the attempt's, and later the job's. So two uploads with one name cannot mix, and no name that
-    a worker chose reaches the store.
+    location makes the file the attempt's, and later the job's. So two uploads with one name cannot mix, and no name
+    that a worker chose reaches the store.
     """
 
     def __init__(self, store: ArtifactStore, description: str = "") -> None:

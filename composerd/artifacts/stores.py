@@ -1,4 +1,4 @@
-"""Finds the artifact store that a setting names: a directory, or a store of the entry point group `composerd.artifacts`."""
+"""Finds the artifact store that a setting names: a directory, or a store that a distribution adds for a URL scheme."""
 
 from composerd.artifacts.contract import CONTRACT_VERSION, ArtifactStore
 from composerd.artifacts.directory import DirectoryStore

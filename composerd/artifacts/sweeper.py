@@ -1,4 +1,4 @@
-"""Removes files that belong to nothing any more: leftovers of a crash once after a start, all others as soon as possible."""
+"""Removes files that are no longer needed: leftovers of a crash once after a start, all others as soon as possible."""
 
 import asyncio
 import logging
@@ -21,10 +21,10 @@ _RETRY_AFTER = 10.0
 class Sweeper:
     """Removes files that belong to no attempt and no job.
 
-    A file is removed in three cases: its job does not exist; its job has ended and does not name the file; or its attempt
-    has ended, that is, the job has had a later attempt, or has none running. Each of these is permanent, so servers that
-    share the files need no lock. Files are listed before their jobs are read: whatever the read reports as over was over
-    for every listed file, and a newer file is not in the list.
+    A file is removed in three cases: its job does not exist; its job has ended and does not name the file; or its
+    attempt has ended, that is, the job has had a later attempt, or has none running. Each of these is permanent, so
+    servers that share the files need no lock. Files are listed before their jobs are read: whatever the read reports
+    as over was over for every listed file, and a newer file is not in the list.
     """
 
     def __init__(self, files: Files, driver: Driver) -> None:

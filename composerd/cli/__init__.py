@@ -1,1 +1,1 @@
-"""The command line: one command, `composerd`, a module for each group of subcommands."""
+"""The command line: the command `composerd`, with a module for each group of subcommands."""

@@ -1,4 +1,4 @@
-"""A command as a worker's handler: started for each job in a scratch directory, watched, stopped when the job is canceled."""
+"""Runs a command as a worker's handler: in a scratch directory for each job, stopped when the job is canceled."""
 
 import asyncio
 import contextlib
@@ -15,37 +15,38 @@ import msgspec
 from composerd.client import ClientError, JobContext
 
 TAIL = 64 * 1024
-"""How much of each output is kept for the result, in bytes: the last of it."""
+"""Size in bytes of the end of each output that goes into the result."""
 
 KILL_AFTER = 10.0
-"""How long a command may take to end after SIGTERM, in seconds."""
+"""Seconds that a command may take to exit after SIGTERM, before it gets SIGKILL."""
 
-_LOOK_AT_PROGRESS = 0.25
+_PROGRESS_INTERVAL = 0.25
+"""Seconds between two reads of the progress file."""
 
 _EOF_WITHIN = 1.0
-"""How long the output of a group that was killed may stay open, in seconds."""
+"""Seconds that the output of a killed process group may stay open."""
 
-_FAILED = 10
-"""The number of the `job_error` of a command that failed."""
+_JOB_ERROR_ID = 10
+"""The `id` in the `job_error` of a command that failed."""
 
 
 class Command:
-    """Runs a command for each job; `__call__` is a handler."""
+    """Runs a command for each job. The object is a handler for `composerd.client.Worker`."""
 
     def __init__(self, arguments: Sequence[str], arch: str) -> None:
         self._arguments = arguments
         self._arch = arch
         self.failed = False
-        """Whether a job has failed."""
+        """True once a job has failed."""
 
     async def __call__(self, job: JobContext) -> Any:
-        """Run it for a job; the job's result."""
+        """Run the command for a job, and return the job's result."""
         scratch = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="composerd-job-"))
         try:
             result = await self._run(job, scratch)
         except OSError as exc:
             result = {"job_error": _error(f"{exc.filename or self._arguments[0]}: {exc.strerror}")}
-        except (ClientError, ValueError) as exc:  # an upload that was refused; a name or a number that JSON cannot have
+        except (ClientError, ValueError) as exc:  # a refused upload; a name or a number that JSON cannot represent
             result = {"job_error": _error(str(exc))}
         finally:
             await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
@@ -53,7 +54,7 @@ class Command:
         return result
 
     async def _run(self, job: JobContext, scratch: Path) -> Any:
-        places = await asyncio.to_thread(_prepare, scratch, job)
+        paths = await asyncio.to_thread(_prepare, scratch, job)
         process = await asyncio.create_subprocess_exec(
             *self._arguments,
             cwd=scratch / "work",
@@ -66,7 +67,7 @@ class Command:
                 "COMPOSERD_JOB_ID": job.id,
                 "COMPOSERD_JOB_TYPE": job.type,
                 "COMPOSERD_ARCH": self._arch,
-                **places,
+                **paths,
             },
         )
         assert process.stdout is not None
@@ -78,23 +79,26 @@ class Command:
         ]
         feeding = asyncio.create_task(_feed(process, job.args_json or b"null"))
         try:
-            with await asyncio.to_thread(Path(places["COMPOSERD_PROGRESS"]).open, "rb") as progress:
+            with await asyncio.to_thread(Path(paths["COMPOSERD_PROGRESS"]).open, "rb") as progress:
                 status = await self._watch(job, process, progress)
         finally:
             feeding.cancel()
             await asyncio.shield(_stop(process, [*tails, feeding]))
-        problem = await self._upload(job, Path(places["COMPOSERD_ARTIFACTS"]))
+        problem = await self._upload(job, Path(paths["COMPOSERD_ARTIFACTS"]))
         output = {"exit_status": status, "stdout": _text(stdout), "stderr": _text(stderr)}
-        return _result(Path(places["COMPOSERD_RESULT"]), output, problem or _exit_problem(status, stderr))
+        return _result(Path(paths["COMPOSERD_RESULT"]), output, problem or _exit_problem(status, stderr))
 
     @staticmethod
     async def _watch(job: JobContext, process: asyncio.subprocess.Process, progress: BinaryIO) -> int:
-        """Report progress until the command has ended, though what it left behind may still hold its output; the exit status."""
-        waiting = asyncio.create_task(process.wait())  # this alone also waits for the output's end
+        """Report progress until the command has exited, and return its exit status.
+
+        Does not wait for its output to be closed: processes that the command has left behind may keep it open.
+        """
+        waiting = asyncio.create_task(process.wait())  # also waits until the output is closed
         rest = b""
         try:
             while process.returncode is None:
-                await asyncio.wait([waiting], timeout=_LOOK_AT_PROGRESS)
+                await asyncio.wait([waiting], timeout=_PROGRESS_INTERVAL)
                 rest = await _report_progress(job, rest + progress.read())
             await _report_progress(job, rest + progress.read() + b"\n")
         finally:
@@ -111,7 +115,7 @@ class Command:
 
 
 def _prepare(scratch: Path, job: JobContext) -> dict[str, str]:
-    """Make what the command finds; the variables that say where."""
+    """Create the files and directories for a command, and return the environment variables with their paths."""
     (scratch / "work").mkdir()
     (scratch / "artifacts").mkdir()
     (scratch / "progress").touch()
@@ -125,15 +129,18 @@ def _prepare(scratch: Path, job: JobContext) -> dict[str, str]:
 
 
 def _result(path: Path, output: dict[str, Any], problem: str | None) -> Any:
-    """What the command wrote as its result, byte for byte, or what it printed; with a `job_error` if there was a problem."""
+    """Return the result that the command wrote, byte for byte, or else `output`.
+
+    If there was a problem, the result gets a `job_error`, unless the command wrote one itself.
+    """
     written: Any = output
     if path.exists():
         try:
             data = path.read_bytes()
-            str(data, "utf-8")  # msgspec does not look into strings that it does not decode
+            str(data, "utf-8")  # msgspec does not check the encoding of strings in a Raw value
             written = msgspec.json.decode(data, type=msgspec.Raw)
         except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-            problem = problem or f"what is in $COMPOSERD_RESULT is not JSON: {exc}"
+            problem = problem or f"the file $COMPOSERD_RESULT is not JSON: {exc}"
     if problem is None:
         return written
     if isinstance(written, msgspec.Raw):
@@ -152,21 +159,21 @@ def _exit_problem(status: int, stderr: bytearray) -> str | None:
 
 
 def _error(reason: str) -> dict[str, Any]:
-    return {"id": _FAILED, "reason": reason, "details": None}
+    return {"id": _JOB_ERROR_ID, "reason": reason, "details": None}
 
 
 async def _feed(process: asyncio.subprocess.Process, data: bytes) -> None:
     assert process.stdin is not None
-    with contextlib.suppress(ConnectionError):  # it need not read it
+    with contextlib.suppress(ConnectionError):  # the command may close stdin without reading it
         process.stdin.write(data)
         await process.stdin.drain()
     process.stdin.close()
 
 
-async def _tail(stream: asyncio.StreamReader, kept: bytearray) -> None:
+async def _tail(stream: asyncio.StreamReader, tail: bytearray) -> None:
     while part := await stream.read(TAIL):
-        kept += part
-        del kept[:-TAIL]
+        tail += part
+        del tail[:-TAIL]
 
 
 def _text(output: bytearray) -> str:
@@ -174,30 +181,33 @@ def _text(output: bytearray) -> str:
 
 
 async def _report_progress(job: JobContext, appended: bytes) -> bytes:
-    """Report the last JSON line of what the command has appended; what follows the last whole line."""
+    """Report the last line of `appended` that is JSON as progress, and return the incomplete line at its end."""
     *lines, rest = appended.split(b"\n")
     for line in reversed(lines):
         try:
             partial = msgspec.json.decode(line)
         except msgspec.DecodeError:
-            continue  # not JSON: not progress
-        with contextlib.suppress(ClientError):  # a job that is canceled just now ends in its own way
+            continue  # only lines with JSON are progress
+        with contextlib.suppress(ClientError):  # if the job was canceled, the worker stops it elsewhere
             await job.progress(partial)
         break
     return rest
 
 
 async def _stop(process: asyncio.subprocess.Process, outputs: Sequence["asyncio.Task[Any]"]) -> None:
-    """End what is left of the command's process group: politely, then for sure. Whoever holds its output is there."""
+    """Stop the processes that are left in the command's group: SIGTERM first, then SIGKILL after `KILL_AFTER` seconds.
+
+    A process may have left the group, as daemons do. If it keeps the command's output open, the pipes are closed here.
+    """
     _signal_group(process.pid, signal.SIGTERM)
     waiting = asyncio.create_task(process.wait())
     await asyncio.wait([waiting, *outputs], timeout=KILL_AFTER)
     _signal_group(process.pid, signal.SIGKILL)
-    _, held = await asyncio.wait([waiting, *outputs], timeout=_EOF_WITHIN)
-    for task in held:  # by somebody who left the group: a daemon
+    _, still_open = await asyncio.wait([waiting, *outputs], timeout=_EOF_WITHIN)
+    for task in still_open:
         task.cancel()
-    if held:
-        process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001  # nothing public lets go of the pipes
+    if still_open:
+        process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001  # there is no public way to close the pipes
 
 
 def _signal_group(pid: int, number: signal.Signals) -> None:

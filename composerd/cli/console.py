@@ -1,4 +1,4 @@
-"""What commands have in common: which server, how things are shown, how the client's errors end a command."""
+"""Shared parts of the commands: options for the server, output, and the translation of the client's errors."""
 
 import asyncio
 import functools
@@ -32,19 +32,19 @@ _COLOURS = {"finished": "green", "failed": "red", "canceled": "yellow", "running
 
 
 class Server(NamedTuple):
-    """Which server a command is for, and how to come to it."""
+    """The server that a command is for, and the files for TLS."""
 
     url: str
     files: Mapping[str, str]
-    """What the clients take for TLS."""
+    """Keyword arguments of the clients for TLS."""
 
     def composer(self, patience: float = 0.0) -> ComposerClient:
-        """A client of its composer API."""
+        """Create a client of the server's composer API."""
         return ComposerClient(self.url, patience, **self.files)
 
 
 def server_option(command: F) -> F:
-    """Give a command the options that say which server; it is called with a `server`."""
+    """Add the options that name the server to a command, and pass it a `Server` as `server`."""
 
     @functools.wraps(command)
     def with_server(*args: Any, server: str, **options: Any) -> Any:
@@ -61,7 +61,7 @@ def server_option(command: F) -> F:
 def _file_option(name: str, help: str) -> Callable[[F], F]:
     variable = f"COMPOSERD_{name.upper()}"
     return click.option(
-        "--" + name.replace("_", "-"), name, envvar=variable, metavar="FILE", help=f"{help}; also from {variable}."
+        "--" + name.replace("_", "-"), name, envvar=variable, metavar="FILE", help=f"{help}. Environment: {variable}."
     )
 
 
@@ -72,40 +72,42 @@ _SERVER_OPTIONS = (
         default=DEFAULT_SERVER,
         show_default=True,
         metavar="URL",
-        help="The server: http://HOST:PORT, https://HOST:PORT or unix:/path; also from COMPOSERD_SERVER.",
+        help="Server: http://HOST:PORT, https://HOST:PORT or unix:/path. Environment: COMPOSERD_SERVER.",
     ),
-    _file_option("ca_file", "For https: who signed the server's certificate, PEM"),
-    _file_option("cert_file", "For https: your own certificate, PEM"),
-    _file_option("key_file", "For https: its key, PEM"),
+    _file_option("ca_file", "For https: PEM file of the CA that signed the server's certificate"),
+    _file_option("cert_file", "For https: PEM file of the client certificate"),
+    _file_option("key_file", "For https: PEM file of the client certificate's key"),
 )
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print the API's JSON.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the JSON of the API.")
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
-    """Run a command's work; what the client raises ends the command in a sentence."""
+    """Run a command's work and return its result; errors of the client become a `Failure`."""
     try:
         return asyncio.run(work)
     except ServerNotTrusted as exc:
-        raise Failure(f"{exc} (--ca-file, --cert-file and --key-file)", UNREACHABLE) from exc
+        raise Failure(f"{exc}; check --ca-file, --cert-file and --key-file", UNREACHABLE) from exc
     except ServerUnreachable as exc:
-        raise Failure(f"{exc}; is `composerd serve` running there? (--server, COMPOSERD_SERVER)", UNREACHABLE) from exc
+        raise Failure(
+            f"{exc}; is `composerd serve` running there? Set --server or COMPOSERD_SERVER", UNREACHABLE
+        ) from exc
     except RequestFailed as exc:
         raise Failure(str(exc), FAILED) from exc
     except ClientError as exc:
         raise Failure(str(exc), FAILED) from exc
     except UnicodeEncodeError:
-        raise  # an argument that is no text: the command line says which
+        raise  # an argument is not valid text: main says which
     except ValueError as exc:
         raise Failure(str(exc), WRONG) from exc
     except OSError as exc:
         if exc.filename is None:
-            raise  # of the output
+            raise  # writing the output failed
         raise Failure(f"{exc.filename}: {exc.strerror}", FAILED) from exc
 
 
 def print_json(value: Any) -> None:
-    """Print JSON; bytes as they are."""
+    """Print a value as JSON; bytes are JSON already, and printed unchanged."""
     data = value if isinstance(value, bytes) else msgspec.json.encode(value)
     sys.stdout.flush()
     sys.stdout.buffer.write(data + b"\n")
@@ -113,7 +115,7 @@ def print_json(value: Any) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table on a terminal, tab-separated lines in a pipe."""
+    """Print a table on a terminal, and tab-separated lines otherwise."""
     if not console.is_terminal:
         for row in rows:
             sys.stdout.write("\t".join(row) + "\n")
@@ -125,13 +127,13 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def state_text(state: str) -> str:
-    """A state in its colour; anything else as it is."""
+    """Return the markup for a cell: a state in its colour, any other text escaped."""
     colour = _COLOURS.get(state)
     return f"[{colour}]{state}[/{colour}]" if colour else state.replace("[", "\\[")
 
 
 def print_job(job: Job) -> None:
-    """All of a job, a field a line."""
+    """Print the fields of a job that have a value, one on each line."""
     for name in Job.__struct_fields__:
         value = getattr(job, name)
         if value in (None, [], False, "") or name in ("kind", "href"):
@@ -148,7 +150,7 @@ def print_job(job: Job) -> None:
 
 
 def failure_of(job: Job) -> str:
-    """Why a job did not finish, in a sentence."""
+    """Return a sentence that says why a job did not finish."""
     if job.state == "canceled":
         return f"job {job.id} was canceled"
     error = job.result.get("job_error") if isinstance(job.result, dict) else None

@@ -1,4 +1,4 @@
-"""`composerd drivers`: which storage drivers are installed."""
+"""`composerd drivers`: the installed storage drivers."""
 
 import click
 import msgspec
@@ -10,7 +10,7 @@ from composerd.driver.registry import InstalledDriver, installed
 @click.command(epilog="Example: composerd drivers")
 @json_option
 def drivers(as_json: bool) -> None:
-    """List the storage drivers that are installed, and why one cannot be used."""
+    """List installed storage drivers, and why any cannot be used."""
     found = installed()
     if as_json:
         print_json({"kind": "DriverList", "items": [msgspec.to_builtins(one) for one in found]})

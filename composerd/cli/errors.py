@@ -1,4 +1,4 @@
-"""How commands fail: one sentence on stderr, and an exit code that scripts can tell apart."""
+"""Failures of commands: one sentence on stderr, and an exit code that tells scripts what happened."""
 
 import click
 
@@ -11,8 +11,8 @@ UNREACHABLE = 3
 
 
 class Failure(click.ClickException):
-    """What a command ends with when it cannot do what it was asked."""
+    """The error that ends a command: its message is printed, and its exit code is the process's."""
 
     def __init__(self, message: str, exit_code: int = FAILED) -> None:
         super().__init__(message)
-        self.exit_code = exit_code  # type: ignore[misc]  # click reads it from the instance as well
+        self.exit_code = exit_code  # type: ignore[misc]  # click also reads it from the instance

@@ -1,4 +1,4 @@
-"""`composerd wait`, `status`, `cancel`, `delete`, `why`, `jobs`, `artifacts`: looking at jobs and what they left."""
+"""`composerd wait`, `status`, `cancel`, `delete`, `why`, `jobs` and `artifacts`: commands for submitted jobs."""
 
 import asyncio
 import contextlib
@@ -27,22 +27,25 @@ from composerd.client.composer import BASE
 from composerd.units import format_size, parse_duration
 
 PATIENCE = 60.0
-"""For how long following a job survives the server's absence, in seconds."""
+"""Seconds that following a job continues while the server is unavailable."""
 
 
 @click.command(epilog="Example: composerd wait 0b6a… --timeout 10m")
 @click.argument("job_id", metavar="ID")
-@click.option("--timeout", metavar="DURATION", help="Give up after that long, such as 10m.")
+@click.option("--timeout", metavar="DURATION", help="Give up after this time, such as 10m.")
 @server_option
 @json_option
 def wait(job_id: str, timeout: str | None, server: Server, as_json: bool) -> None:
-    """Wait until a job has ended; exits 1 if it failed or was canceled."""
+    """Wait until a job has ended.
+
+    Exits with 1 if it failed or was canceled.
+    """
     run(_wait(server, job_id, _duration("--timeout", timeout), as_json))
 
 
-async def _wait(server: Server, job_id: str, timeout: float | None, as_json: bool) -> None:  # the option's name
+async def _wait(server: Server, job_id: str, timeout: float | None, as_json: bool) -> None:
     async with server.composer() as composer:
-        await composer.get(job_id)  # a server that is not there from the start is not waited for
+        await composer.get(job_id)  # fail at once if the server is unreachable from the start
     async with server.composer(PATIENCE) as composer:
         try:
             job = await follow(composer, job_id, timeout)
@@ -51,8 +54,11 @@ async def _wait(server: Server, job_id: str, timeout: float | None, as_json: boo
         await show_end(composer, job, as_json)
 
 
-async def follow(composer: ComposerClient, job_id: str, timeout: float | None = None) -> Job:  # passed on
-    """Wait for a job's end, showing its state and progress on a terminal."""
+async def follow(composer: ComposerClient, job_id: str, timeout: float | None = None) -> Job:
+    """Wait until a job has ended, and return it; on a terminal, show its state and progress meanwhile.
+
+    Raises `TimeoutError` after `timeout` seconds.
+    """
     if not progress_console.is_terminal:
         return await composer.wait(job_id, timeout)
     with progress_console.status("") as line:
@@ -62,11 +68,11 @@ async def follow(composer: ComposerClient, job_id: str, timeout: float | None = 
                 line.update(f"{job.type} {job.id}: {state_text(job.state)}{partial.replace('[', chr(92) + '[')}")
                 if job.ended:
                     return job
-    raise AssertionError("following ends with the job")
+    raise AssertionError("follow() ends only after the job")
 
 
 async def show_end(composer: ComposerClient, job: Job, as_json: bool) -> None:
-    """Say how a job ended; raises `Failure` unless it finished."""
+    """Print an ended job. Raises `Failure` unless it finished."""
     if as_json:
         print_json(await composer.get_json(job.id))
     else:
@@ -97,7 +103,7 @@ def status(job_id: str, server: Server, as_json: bool) -> None:
 @server_option
 @json_option
 def cancel(job_id: str, server: Server, as_json: bool) -> None:
-    """Cancel a job, and the jobs that depend on it."""
+    """Cancel a job and the jobs that depend on it."""
 
     async def do() -> None:
         async with server.composer() as composer:
@@ -114,7 +120,10 @@ def cancel(job_id: str, server: Server, as_json: bool) -> None:
 @click.argument("job_id", metavar="ID")
 @server_option
 def delete(job_id: str, server: Server) -> None:
-    """Forget an ended job and its artifacts before its retention is over."""
+    """Delete an ended job and its artifacts now.
+
+    Without this command they are deleted when the job's retention is over.
+    """
 
     async def do() -> None:
         async with server.composer() as composer:
@@ -129,7 +138,7 @@ def delete(job_id: str, server: Server) -> None:
 @server_option
 @json_option
 def why(job_id: str, server: Server, as_json: bool) -> None:
-    """Say why a job is not running."""
+    """Explain why a job is not running."""
 
     async def show() -> None:
         async with server.composer() as composer:
@@ -150,11 +159,11 @@ def why(job_id: str, server: Server, as_json: bool) -> None:
 @click.option(
     "--state",
     type=click.Choice(["waiting", "ready", "running", "finished", "failed", "canceled"]),
-    help="In this state.",
+    help="List only jobs in this state.",
 )
-@click.option("--type", "job_type", metavar="TYPE", help="Of this type.")
-@click.option("--channel", metavar="CHANNEL", help="Of this channel.")
-@click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="At most so many.")
+@click.option("--type", "job_type", metavar="TYPE", help="List only jobs of this type.")
+@click.option("--channel", metavar="CHANNEL", help="List only jobs of this channel.")
+@click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="List at most this many.")
 @server_option
 @json_option
 def jobs(
@@ -184,12 +193,12 @@ def jobs(
     "directory",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="DIR",
-    help="Fetch them into this directory, and check their digests.",
+    help="Download the artifacts into this directory, and check their digests.",
 )
 @server_option
 @json_option
 def artifacts(job_id: str, directory: Path | None, server: Server, as_json: bool) -> None:
-    """List the files that a job left, or download them."""
+    """List or download the artifacts of a job."""
 
     async def do() -> None:
         async with server.composer() as composer:
@@ -205,7 +214,7 @@ def artifacts(job_id: str, directory: Path | None, server: Server, as_json: bool
 
 
 async def download(composer: ComposerClient, found: Sequence[Artifact], directory: Path) -> None:
-    """Fetch artifacts into a directory."""
+    """Download artifacts into a directory, which is created if necessary; on a terminal, show a progress bar."""
     directory.mkdir(parents=True, exist_ok=True)
     with _bar() as bar:
         for artifact in found:

@@ -1,4 +1,4 @@
-"""The command `composerd`: puts the subcommands together, and lets no traceback reach a user."""
+"""The command `composerd`: combines the subcommands, and turns errors into messages without a traceback."""
 
 import errno
 import importlib
@@ -28,7 +28,7 @@ _COMMANDS = {
     "completion": "composerd.cli.completion",
     "demo": "composerd.cli.demo",
 }
-"""Each subcommand's module; imported when it is asked for, so that every command starts fast."""
+"""The module of each subcommand, imported only when it is used, so that every command starts fast."""
 
 
 class _Commands(click.Group):
@@ -46,19 +46,22 @@ class _Commands(click.Group):
 @click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="composerd")
 def composerd() -> None:
-    """Hand jobs to workers: submit a job, and a worker anywhere that asks for it over HTTP runs it."""
+    """Run a job server, submit jobs to it, and run workers.
+
+    Workers on any machine request jobs from the server over HTTP.
+    """
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; ends the process."""
-    if sys.stdout is None or sys.stderr is None:  # closed by whoever started this
+    """Run the command line, and exit."""
+    if sys.stdout is None or sys.stderr is None:  # closed by the parent process
         sys.stdout, sys.stderr = (
-            stream or open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115  # for as long as the process lives
+            stream or open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115  # closed when the process exits
             for stream in (sys.stdout, sys.stderr)
         )
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a name is no reason to fail
+            stream.reconfigure(errors="backslashreplace")  # do not fail if a terminal cannot show a name
     code = _run(arguments)
     try:
         sys.stdout.flush()
@@ -68,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _run(arguments: Sequence[str] | None) -> int:
-    """The exit code of a command."""
+    """Run a command, and return its exit code."""
     code: object
     try:
         code = composerd.main(args=arguments, prog_name="composerd", standalone_mode=False)
@@ -91,10 +94,10 @@ def _run(arguments: Sequence[str] | None) -> int:
 
 
 def _not_written(error: OSError) -> int:
-    """Say that what there is to say has no place; whoever closed a pipe has heard enough."""
+    """Report that the output cannot be written, unless the reader of a pipe has closed it; return the exit code."""
     if error.errno != errno.EPIPE:
-        click.echo(f"composerd: the output cannot be written: {error.strerror}", err=True)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is buffered is written at the end, to nowhere
+        click.echo(f"composerd: cannot write the output: {error.strerror}", err=True)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # discards buffered output, which is flushed at exit
     return FAILED
 
 

@@ -1,4 +1,4 @@
-"""`composerd serve`."""
+"""`composerd serve`: runs the server."""
 
 import os
 import sys
@@ -16,20 +16,20 @@ from composerd.settings import SETTINGS, SettingsError, load
     "--config",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="A TOML file with the same settings in a table [composerd].",
+    help="TOML file with the same settings in a table [composerd].",
 )
 def serve(config: Path | None, **options: Any) -> None:
     """Run the server.
 
-    Every setting can be given as an option, in the environment (COMPOSERD_ and its name in capitals) or in the
-    configuration file; the first of them wins.
+    Every setting can be given as an option, as an environment variable (COMPOSERD_ and its name in capitals), or in the
+    configuration file. An option overrides the environment, which overrides the file.
     """
     given = {name: value for name, value in options.items() if value not in (None, ())}
     try:
         settings = load(given, os.environ, config)
     except SettingsError as exc:
         raise Failure(f"{exc}", exit_code=2) from exc
-    from composerd.server.supervisor import run  # noqa: PLC0415  # the server's imports cost the other commands half their time
+    from composerd.server.supervisor import run  # noqa: PLC0415  # loading the server would double the start time of other commands
 
     sys.exit(run(settings))
 

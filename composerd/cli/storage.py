@@ -1,4 +1,4 @@
-"""`composerd migrate`, `composerd storage`: work on a storage while no server runs on it."""
+"""`composerd migrate` and `composerd storage`: commands for a storage that no server uses."""
 
 import asyncio
 import contextlib
@@ -22,28 +22,31 @@ F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
 
 SHOWN_AFTER = 1.0
-"""How long something may take before a progress bar is shown, in seconds."""
+"""Seconds after which a progress bar is shown."""
 
 _url_option = click.option(
-    "--storage", "url", required=True, metavar="URL", help="The storage, such as fs:/var/lib/composerd."
+    "--storage", "url", required=True, metavar="URL", help="Storage URL, such as fs:/var/lib/composerd."
 )
 
 
-class _Place(click.Path):
-    """A directory, or the URL of an artifact store."""
+class _DirectoryOrURL(click.Path):
+    """The type of an option that takes a directory or the URL of an artifact store."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         return value if scheme_of(value) else super().convert(value, param, ctx)
 
 
 def _artifacts_option(name: str, help: str) -> Callable[[F], F]:
-    return click.option(name, type=_Place(file_okay=False), metavar="DIR|URL", help=help)
+    return click.option(name, type=_DirectoryOrURL(file_okay=False), metavar="DIR|URL", help=help)
 
 
 @click.command(epilog="Example: composerd migrate --storage fs:/var/lib/composerd")
 @_url_option
 def migrate(url: str) -> None:
-    """Bring a storage up to date, before a newer server starts on it; a server does it by itself as well."""
+    """Upgrade the format of a storage.
+
+    This is optional: a server also does it when it starts.
+    """
 
     async def do() -> None:
         driver = open_driver(url)
@@ -58,21 +61,21 @@ def migrate(url: str) -> None:
 
 @click.group()
 def storage() -> None:
-    """Look into a storage, or move it, while no server runs on it."""
+    """Inspect or move a storage while no server uses it."""
 
 
 @storage.command(epilog="Example: composerd storage info --storage fs:/var/lib/composerd")
 @_url_option
 @json_option
 def info(url: str, as_json: bool) -> None:
-    """Say what is in a storage."""
+    """Count the jobs in a storage, and show details of it."""
 
-    async def look() -> StorageInfo:
+    async def read_info() -> StorageInfo:
         driver = open_driver(url)
         async with storages.started(driver, create=False):
             return await driver.info()
 
-    found = _run(look())
+    found = _run(read_info())
     if as_json:
         print_json({"kind": "StorageInfo", **msgspec.to_builtins(found)})
         return
@@ -81,10 +84,15 @@ def info(url: str, as_json: bool) -> None:
 
 @storage.command(epilog="Example: composerd storage check --storage fs:/var/lib/composerd")
 @_url_option
-@_artifacts_option("--artifacts", "Where the artifacts are, if not where the driver offers.")
+@_artifacts_option(
+    "--artifacts", "Directory of the artifacts or URL of their store. [default: directory of the storage]"
+)
 @json_option
 def check(url: str, artifacts: str | None, as_json: bool) -> None:
-    """Read everything in a storage, and say whether it is whole; exits 1 if not."""
+    """Check a storage and its artifacts for damage.
+
+    Reads everything in the storage. Exits with 1 if anything is damaged.
+    """
     with _progress("jobs") as progress:
         found = _run(storages.check(url, artifacts, progress))
     if as_json:
@@ -92,26 +100,27 @@ def check(url: str, artifacts: str | None, as_json: bool) -> None:
     else:
         _print_check(found)
     if found.problems:
-        raise Failure(f"the storage is not whole: {len(found.problems)} problems", FAILED)
+        raise Failure(f"the storage is damaged: {_counted(len(found.problems), 'problem')}", FAILED)
 
 
 def _print_check(found: StorageCheck) -> None:
     for problem in found.problems:
         click.echo(problem)
-    _print({"whole": "no" if found.problems else "yes"}, found.jobs, found.details)
+    _print({"intact": "no" if found.problems else "yes"}, found.jobs, found.details)
 
 
 @storage.command(epilog="Example: composerd storage move --from fs:/var/lib/composerd --to fs:/srv/composerd")
-@click.option("--from", "source_url", required=True, metavar="URL", help="The storage that is read.")
-@click.option("--to", "target_url", required=True, metavar="URL", help="The storage that is written to.")
-@_artifacts_option("--from-artifacts", "Where its artifacts are, if not where the driver offers.")
-@_artifacts_option("--to-artifacts", "Where artifacts go, if not where the driver offers.")
+@click.option("--from", "source_url", required=True, metavar="URL", help="URL of the storage to copy from.")
+@click.option("--to", "target_url", required=True, metavar="URL", help="URL of the storage to copy to.")
+@_artifacts_option("--from-artifacts", "Where artifacts are. [default: directory of the storage]")
+@_artifacts_option("--to-artifacts", "Where to copy artifacts. [default: directory of the storage]")
 @json_option
 def move(source_url: str, target_url: str, from_artifacts: str | None, to_artifacts: str | None, as_json: bool) -> None:
-    """Copy every job, ended ones and artifacts included, into another storage.
+    """Copy all jobs and artifacts into another storage.
 
-    Stop the servers first. What is there already is left as it is: after an interruption run it again. The storage that
-    is read stays as it was, until you remove it.
+    Stop the servers of both storages first. Ended jobs are copied too. Jobs copied already are skipped, so an
+    interrupted move can be repeated. The storage that you copy from is not changed: remove it once you no longer need
+    it.
     """
 
     async def do(progress: storages.Progress) -> storages.Moved:
@@ -124,7 +133,7 @@ def move(source_url: str, target_url: str, from_artifacts: str | None, to_artifa
     if as_json:
         print_json({"kind": "StorageMove", **msgspec.to_builtins(moved)})
     else:
-        click.echo(f"{moved.jobs} jobs are there, {moved.artifacts} files were copied")
+        click.echo(f"Moved {_counted(moved.jobs, 'job')} and copied {_counted(moved.artifacts, 'file')}.")
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:
@@ -142,12 +151,16 @@ def _print(first: Mapping[str, str], jobs: Mapping[str, int], details: Mapping[s
     print_table(("", ""), rows)
 
 
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 @contextlib.contextmanager
-def _progress(what: str) -> Iterator[storages.Progress]:
-    """A progress bar on a terminal, for what takes longer than a second."""
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+def _progress(unit: str) -> Iterator[storages.Progress]:
+    """Yield a function that reports progress; on a terminal, it shows a bar after `SHOWN_AFTER` seconds."""
+    columns = (TextColumn(unit), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     bar = Progress(*columns, console=progress_console, transient=True)
-    task = bar.add_task(what, total=None)
+    task = bar.add_task(unit, total=None)
     began = time.monotonic()
 
     def progress(done: int, total: int) -> None:

@@ -1,4 +1,4 @@
-"""`composerd submit`: a job from the command line, or a graph of jobs from a file."""
+"""`composerd submit`: submits a job from the command line, or a graph of jobs from a file."""
 
 import os
 import sys
@@ -10,7 +10,7 @@ from typing import Any
 import click
 import msgspec
 
-from composerd.cli.console import Server, print_json, run, server_option
+from composerd.cli.console import Server, json_option, print_json, run, server_option
 from composerd.cli.errors import WRONG, Failure
 from composerd.cli.jobs import PATIENCE, download, follow, show_end
 from composerd.client.composer import BASE
@@ -18,41 +18,67 @@ from composerd.client.composer import BASE
 
 @click.command(epilog="Example: composerd submit osbuild --arch x86_64 --args @manifest.json --wait --download .")
 @click.argument("job_type", metavar="[TYPE]", required=False)
-@click.option("--args", "args_text", metavar="JSON|@FILE|-", help="The job's arguments: JSON, a file, or - for stdin.")
-@click.option("--arch", metavar="ARCH", help="Only a worker of this arch may run it.")
-@click.option("--channel", metavar="CHANNEL", help="The channel it belongs to.")
 @click.option(
-    "--depends-on", "dependencies", metavar="ID", multiple=True, help="A job that has to end before; repeatable."
+    "--args", "args_text", metavar="JSON|@FILE|-", help="Arguments of the job: JSON, @ and a file, or - for stdin."
 )
-@click.option("--priority", type=click.IntRange(-100, 100), help="-100 to 100, higher first.")
-@click.option("--not-before", metavar="TIME", help="A time (RFC 3339) or a duration from now, such as 10m.")
-@click.option("--timeout", metavar="DURATION", help="How long one attempt may run.")
-@click.option("--max-retries", type=click.IntRange(0, 100), help="How often a lost worker is forgiven.")
-@click.option("--retry-on-failure", type=click.IntRange(0, 100), help="How often a failure is tried again.")
+@click.option("--arch", metavar="ARCH", help="Only workers of this architecture may run it.")
+@click.option("--channel", metavar="CHANNEL", help="Channel that the job belongs to.")
+@click.option(
+    "--depends-on", "dependencies", metavar="ID", multiple=True, help="ID of a job that must end first; repeatable."
+)
+@click.option("--priority", type=click.IntRange(-100, 100), help="Priority from -100 to 100; higher ones run first.")
+@click.option(
+    "--not-before", metavar="TIME", help="Earliest start: a time (RFC 3339) or a duration from now, such as 10m."
+)
+@click.option("--timeout", metavar="DURATION", help="Longest time that one attempt may run, such as 2h.")
+@click.option(
+    "--max-retries",
+    type=click.IntRange(0, 100),
+    help="How many times the job is tried again after its worker disappears. [default: --max-retries of the server]",
+)
+@click.option(
+    "--retry-on-failure",
+    type=click.IntRange(0, 100),
+    help="How many times the job is tried again after it fails. [default: 0]",
+)
 @click.option(
     "--on-dependency-failure",
     type=click.Choice(["run", "fail"]),
-    help="Whether it runs though a dependency has failed.",
+    help="When a dependency fails: run anyway, or fail too. [default: run]",
 )
-@click.option("--retention", metavar="DURATION", help="How long it is kept after its end; 0: for ever.")
-@click.option("--key", "idempotency_key", metavar="KEY", help="Submitting again with this key gives the same job.")
+@click.option(
+    "--retention",
+    metavar="DURATION",
+    help="How long the ended job is kept, such as 14d; 0: until it is deleted. [default: --retention of the server]",
+)
+@click.option(
+    "--key",
+    "idempotency_key",
+    metavar="KEY",
+    help="Idempotency key: submitting again with the same key returns the existing job.",
+)
 @click.option(
     "--graph",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="Submit the jobs of a JSON or TOML file instead, all or none: a list `jobs` of objects with `type`, `args` and so on; "
-    "what a job has as its `ref`, a later one can name in its `dependencies`.",
+    help="Submit all jobs in a JSON or TOML file, or none: a list `jobs` of objects with `type`, `args` and so on; "
+    "later jobs name an earlier job's `ref` in `dependencies`.",
 )
-@click.option("--wait", "waits", is_flag=True, help="Follow it to its end; exits 1 if it failed.")
+@click.option(
+    "--wait",
+    "waits",
+    is_flag=True,
+    help="Wait until it ends; exit with 1 if it failed. Ctrl-C stops waiting, the job goes on.",
+)
 @click.option(
     "--download",
     "directory",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="DIR",
-    help="With --wait: fetch its artifacts.",
+    help="With --wait: download its artifacts into this directory.",
 )
 @server_option
-@click.option("--json", "as_json", is_flag=True, help="Print the API's JSON.")
+@json_option
 def submit(
     job_type: str | None,
     args_text: str | None,
@@ -63,15 +89,15 @@ def submit(
     as_json: bool,
     **fields: Any,
 ) -> None:
-    """Submit a job of a TYPE, and print its id; or a whole graph of jobs."""
+    """Submit a job of a TYPE or a graph of jobs, and print the IDs."""
     if (job_type is None) == (graph is None):
         raise Failure("give a TYPE, or --graph with a file of jobs", WRONG)
     if directory is not None and not waits:
-        raise Failure("--download needs --wait: there are no artifacts before the end", WRONG)
+        raise Failure("--download needs --wait: a job has no artifacts before it has ended", WRONG)
     given = {name: value for name, value in fields.items() if value not in (None, ())}
     if graph is not None:
         if given or args_text is not None:
-            raise Failure("with --graph the jobs' fields are in the file, not on the command line", WRONG)
+            raise Failure("--graph cannot be combined with other options for a job: write them into the file", WRONG)
         run(_submit_graph(server, _read_graph(graph), waits, directory, as_json))
         return
     args = msgspec.UNSET if args_text is None else _read_args(args_text)
@@ -79,7 +105,7 @@ def submit(
 
 
 async def _submit(server: Server, fields: dict[str, Any], waits: bool, directory: Path | None, as_json: bool) -> None:
-    async with server.composer() as composer:  # a server that is not there from the start is not waited for
+    async with server.composer() as composer:  # fail at once if the server is unreachable from the start
         job = await composer.submit(**fields)
         if not waits:
             if as_json:
@@ -119,22 +145,22 @@ async def _submit_graph(
 
 
 def _read_args(text: str) -> msgspec.Raw:
-    """JSON as it was written: the server gets it byte for byte."""
+    """Read JSON from an option's value, a file or stdin; it is sent to the server byte for byte."""
     if text == "-":
-        where, data = "stdin", sys.stdin.buffer.read()
+        source, data = "stdin", sys.stdin.buffer.read()
     elif text.startswith("@"):
         path = Path(text[1:])
         try:
-            where, data = str(path), path.read_bytes()
+            source, data = str(path), path.read_bytes()
         except OSError as exc:
             raise Failure(f"--args: {path}: {exc.strerror}", WRONG) from exc
     else:
-        where, data = "--args", os.fsencode(text)
+        source, data = "--args", os.fsencode(text)
     try:
         str(data, "utf-8")
         return msgspec.json.decode(data, type=msgspec.Raw)
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-        raise Failure(f"{where} is not JSON: {exc}", WRONG) from exc
+        raise Failure(f"{source} is not JSON: {exc}", WRONG) from exc
 
 
 def _read_graph(path: Path) -> Sequence[Mapping[str, Any]]:
@@ -144,8 +170,8 @@ def _read_graph(path: Path) -> Sequence[Mapping[str, Any]]:
     except OSError as exc:
         raise Failure(f"{path}: {exc.strerror}", WRONG) from exc
     except (tomllib.TOMLDecodeError, msgspec.DecodeError, UnicodeDecodeError) as exc:
-        raise Failure(f"{path} cannot be read: {exc}", WRONG) from exc
+        raise Failure(f"cannot read {path}: {exc}", WRONG) from exc
     jobs = content.get("jobs") if isinstance(content, dict) else content
     if not isinstance(jobs, list) or not all(isinstance(job, dict) for job in jobs):
-        raise Failure(f'{path} holds no list of jobs: write {{"jobs": [{{"ref": "a", "type": "…"}}, …]}}', WRONG)
+        raise Failure(f'{path} has no list of jobs: write {{"jobs": [{{"ref": "a", "type": "…"}}, …]}}', WRONG)
     return jobs

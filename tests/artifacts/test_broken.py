@@ -1,4 +1,4 @@
-"""Tests of the kit for artifact stores: each store here breaks one promise of the contract, and the named tests fail."""
+"""Tests of the kit for artifact stores: each store here breaks one promise, and the named tests have to fail."""
 
 import asyncio
 import gc

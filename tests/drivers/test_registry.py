@@ -110,7 +110,7 @@ def test_two_that_claim_one_scheme(installed: Installed) -> None:
     """The error names both distributions, wherever it is shown; neither is used, and others are not concerned."""
     installed.install("acme-box", DRIVER, "box", "crate")
     installed.install("zeta-box", DRIVER, "box")
-    clash = "the storage scheme 'box' is claimed by acme-box and zeta-box: uninstall one of them"
+    clash = "the storage scheme 'box' is claimed by acme-box and zeta-box: uninstall one"
     shown = installed.drivers()
     assert [shown["box", name]["error"] for name in ("acme-box", "zeta-box")] == [clash, clash]
     assert shown["crate", "acme-box"]["error"] is None
@@ -155,7 +155,7 @@ def test_one_that_cannot_be_imported(installed: Installed, source: str, error: s
     assert shown["box", "acme-box"]["contract"] is None
     assert shown["crate", "zeta-crate"]["error"] is None
     assert ours_load(shown)
-    assert f"the storage driver 'box' of acme-box cannot be loaded: {error}" in installed.refused("box:/x")
+    assert f"cannot load the storage driver 'box' of acme-box: {error}" in installed.refused("box:/x")
 
 
 def test_what_is_no_driver(installed: Installed) -> None:

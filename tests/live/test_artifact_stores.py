@@ -84,12 +84,12 @@ async def test_moved(serve: Serve, tmp_path: Path) -> None:
     """`storage move` brings files from a directory into a store and back; `check` knows them there."""
     url, _ = await filled(serve, tmp_path / "a")
     there, bucket = f"fs:{tmp_path / 'b'}", f"bucket:{tmp_path}/artifacts.db"
-    for copied in (1, 0):
+    for copied in ("1 file", "0 files"):
         told = await storage("move", "--from", url, "--to", there, "--to-artifacts", bucket)
-        assert (told.code, told.out) == (0, f"4 jobs are there, {copied} files were copied\n"), told.err
+        assert (told.code, told.out) == (0, f"Moved 4 jobs and copied {copied}.\n"), told.err
     assert (await storage("check", "--storage", there, "--artifacts", bucket)).code == 0
     told = await storage("check", "--storage", there)
-    assert (told.code, "is not there" in told.out) == (1, True)
+    assert (told.code, "is missing" in told.out) == (1, True)
     told = await storage("move", "--from", there, "--from-artifacts", bucket, "--to", f"fs:{tmp_path / 'c'}")
     assert told.code == 0, told.err
     assert (await storage("check", "--storage", f"fs:{tmp_path / 'c'}")).code == 0

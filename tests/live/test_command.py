@@ -85,8 +85,8 @@ async def test_the_whole_group_has_time_to_end(tmp_path: Path, monkeypatch: pyte
 @pytest.mark.parametrize(
     ("script", "reason"),
     [
-        ('printf \'"\\377"\' > "$COMPOSERD_RESULT"', "what is in $COMPOSERD_RESULT is not JSON"),
-        (': > "$COMPOSERD_RESULT"', "what is in $COMPOSERD_RESULT is not JSON"),
+        ('printf \'"\\377"\' > "$COMPOSERD_RESULT"', "the file $COMPOSERD_RESULT is not JSON"),
+        (': > "$COMPOSERD_RESULT"', "the file $COMPOSERD_RESULT is not JSON"),
         ('mkdir "$COMPOSERD_RESULT"', "result.json: Is a directory"),
         ('rmdir "$COMPOSERD_ARTIFACTS"', "artifacts: No such file or directory"),
         ('mkdir "$COMPOSERD_ARTIFACTS/d"', "d in $COMPOSERD_ARTIFACTS is not a file"),

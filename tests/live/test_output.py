@@ -33,7 +33,7 @@ async def test_output_that_goes_nowhere(server: Server, command: list[str]) -> N
     job = await server.submit()
     arguments = [job["id"] if one == "JOB" else one for one in command]
     full = await shell(server, '"$@" > /dev/full', *arguments)
-    assert (full.returncode, full.stderr) == (1, b"composerd: the output cannot be written: No space left on device\n")
+    assert (full.returncode, full.stderr) == (1, b"composerd: cannot write the output: No space left on device\n")
     gone = await shell(server, 'exec 3> >(exit); wait $!; "$@" >&3', *arguments)
     assert (gone.returncode, gone.stderr) == (1, b"")
     closed = await shell(server, '"$@" >&-', *arguments)

@@ -85,7 +85,7 @@ async def test_a_whole_storage(serve: Serve, tmp_path: Path) -> None:
     url, _ = await filled(serve, tmp_path / "a")
     told = await storage("check", "--storage", url)
     assert (told.code, told.err) == (0, "")
-    assert "whole\tyes\n" in told.out
+    assert "intact\tyes\n" in told.out
 
 
 async def test_a_missing_artifact(serve: Serve, tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ async def test_a_missing_artifact(serve: Serve, tmp_path: Path) -> None:
     found = await storage("check", "--storage", url, "--json")
     assert found.code == 1
     assert json.loads(found.out)["whole"] is False
-    assert f"its file {file} is not there" in json.loads(found.out)["problems"][0]
+    assert f"its file {file} is missing" in json.loads(found.out)["problems"][0]
 
 
 @pytest.mark.row("Commands", "composerd storage check")
@@ -160,7 +160,7 @@ async def test_move(serve: Serve, tmp_path: Path) -> None:
     url, before = await filled(serve, tmp_path / "a")
     target = f"fs:{tmp_path / 'b'}"
     told = await storage("move", "--from", url, "--to", target)
-    assert (told.code, told.out) == (0, "4 jobs are there, 1 files were copied\n"), told.err
+    assert (told.code, told.out) == (0, "Moved 4 jobs and copied 1 file.\n"), told.err
     again = await storage("move", "--from", url, "--to", target, "--json")
     assert json.loads(again.out) == {"kind": "StorageMove", "jobs": 4, "artifacts": 0}
     for place in (url, target):

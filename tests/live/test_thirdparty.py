@@ -57,7 +57,7 @@ async def test_moved_there_and_back(serve: Serve, tmp_path: Path) -> None:
     url, before = await filled(serve, tmp_path / "a")
     files, there = str(tmp_path / "files"), f"sqlite:{tmp_path}/jobs.db"
     told = await storage("move", "--from", url, "--to", there, "--to-artifacts", files)
-    assert (told.code, told.out) == (0, "4 jobs are there, 1 files were copied\n"), told.err
+    assert (told.code, told.out) == (0, "Moved 4 jobs and copied 1 file.\n"), told.err
     assert "jobs finished\t1\n" in (await storage("info", "--storage", there)).out
     told = await storage("check", "--storage", there, "--artifacts", files)
     assert (told.code, told.err) == (0, "")

@@ -50,7 +50,7 @@ class _Failing(DirectoryStore):
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 async def test_any_exception_of_a_store(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Any exception of a store becomes `Unavailable` with its name; a failed abort does not hide an upload's own error."""
+    """Any exception of a store becomes `Unavailable`; a failed abort does not hide an upload's own error."""
     files = Files(_Failing(tmp_path))
     with pytest.raises(Unavailable, match="artifact store failing failed: 'credentials'"):
         await files.check()

@@ -1,4 +1,4 @@
-"""`composerd demo`: a server, workers and a graph of real jobs on a scratch directory, to see everything at once."""
+"""`composerd demo`: runs a server, workers and a few jobs in a scratch directory, to show how they work together."""
 
 from composerd.cli.demo.show import demo
 

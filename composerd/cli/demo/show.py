@@ -1,4 +1,4 @@
-"""The demo itself: starts the processes, submits the graph, shows its progress, fetches and checks what it left, cleans up."""
+"""The demonstration: starts the processes, submits the graph, shows its progress, downloads artifacts, cleans up."""
 
 import asyncio
 import contextlib
@@ -23,24 +23,27 @@ from composerd.client import ComposerClient, Job
 from composerd.units import format_size
 
 WORKERS = 2
+"""Number of workers for each architecture."""
 
 _START_WITHIN = 20.0
+"""Seconds that the server may take to start."""
 
 
 @click.command(epilog="Example: composerd demo --keep")
-@click.option("--keep", is_flag=True, help="Leave the server and the workers running, until Ctrl-C.")
+@click.option("--keep", is_flag=True, help="Keep the server and the workers running until Ctrl-C.")
 @click.option(
     "--manifest",
     "manifests",
     multiple=True,
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     metavar="FILE",
-    help="The args of an osbuild job to send through instead of the one that comes with composerd; repeatable.",
+    help="File with the args of an osbuild job, to use instead of the one that comes with composerd; repeatable.",
 )
 def demo(keep: bool, manifests: tuple[Path, ...]) -> None:
-    """See everything at once: a server, workers, a graph of jobs that run real commands, their progress, their artifacts.
+    """Run a demonstration with a server, workers and a few jobs.
 
-    All of it happens in a scratch directory, which is removed in the end.
+    The jobs form a graph and run real commands; you see their progress and artifacts. Everything is in a scratch
+    directory, which is removed afterwards.
     """
     chosen = {path.stem: path.read_bytes() for path in manifests} or {"rhel_90-x86_64-tar": _own_manifest()}
     run(_demo(chosen, keep))
@@ -71,7 +74,7 @@ async def _demo(manifests: dict[str, bytes], keep: bool) -> None:
             summary = next(job for job in ended if job.type == "summary")
             _say(f"result   {msgspec.json.encode(summary.result).decode()}")
             if keep:
-                _say(f"\nstill running: composerd jobs --server {server}   (Ctrl-C ends it)")
+                _say(f"\nstill running; press Ctrl-C to stop, or try: composerd jobs --server {server}")
                 await asyncio.Event().wait()
     finally:
         await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
@@ -79,7 +82,7 @@ async def _demo(manifests: dict[str, bytes], keep: bool) -> None:
 
 
 def graph(manifests: dict[str, bytes]) -> list[dict[str, Any]]:
-    """The jobs: for each manifest a depsolve and an osbuild that needs it, and one summary of all."""
+    """Return the jobs: for each manifest a depsolve and an osbuild that depends on it, and one summary of all."""
     jobs: list[dict[str, Any]] = []
     for name, args in manifests.items():
         raw = msgspec.Raw(args)
@@ -106,7 +109,7 @@ def _arch(name: str) -> str:
 
 @contextlib.asynccontextmanager
 async def _process(*arguments: str, **kwargs: Any) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A `composerd` process; SIGTERM at the end, SIGKILL if that does not help."""
+    """Run a `composerd` process for the block; at the end it gets SIGTERM, and SIGKILL if it does not exit."""
     process = await asyncio.create_subprocess_exec(sys.executable, "-m", "composerd.cli.main", *arguments, **kwargs)
     try:
         yield process
@@ -134,8 +137,8 @@ async def _server(scratch: Path) -> AsyncIterator[str]:
             except TimeoutError:
                 line = ""
             if not line.startswith("listening on "):
-                said = log.read_text().strip().rpartition("\n")[2]
-                raise Failure(f"the server did not start: {said or 'it said nothing'}", FAILED)
+                error = log.read_text().strip().rpartition("\n")[2]
+                raise Failure(f"the server did not start: {error or 'it logged no error'}", FAILED)
             yield line.removeprefix("listening on ").strip()
 
 
@@ -148,7 +151,7 @@ def _worker(server: str, arch: str) -> contextlib.AbstractAsyncContextManager[as
 
 
 async def _follow(composer: ComposerClient, jobs: Sequence[Job]) -> list[Job]:
-    """Show the jobs as they go, until all have ended."""
+    """Show the progress of jobs until all have ended, and return them."""
     state = {job.id: job for job in jobs}
 
     async def follow(job_id: str) -> None:
@@ -183,7 +186,7 @@ def _table(state: dict[str, Job]) -> Table:
 
 
 async def _fetch(composer: ComposerClient, jobs: Sequence[Job], directory: Path) -> None:
-    """Download every artifact; the client checks the digests."""
+    """Download all artifacts, and list them; the client checks their digests."""
     rows: list[tuple[str, ...]] = []
     for job in jobs:
         found = await composer.artifacts(job.id)

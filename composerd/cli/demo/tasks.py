@@ -1,7 +1,7 @@
-"""What the demo's workers run: `python -m composerd.cli.demo.tasks depsolve|osbuild|summary`, as `composerd worker` starts it.
+"""The command of the demo's workers: `composerd worker` starts `python -m composerd.cli.demo.tasks` for each job.
 
-They do to a real manifest what can be done without a network: read out its packages, check that each has a checksum,
-write lists.
+Without a network, the tasks can only read the packages and their checksums from a real manifest, and write lists of
+them.
 """
 
 import hashlib
@@ -15,19 +15,19 @@ from typing import Any
 
 
 def depsolve(request: Any) -> Any:
-    """Which packages the manifest needs."""
+    """Return the packages that the manifest needs."""
     items = request["manifest"]["sources"]["org.osbuild.curl"]["items"]
     packages = sorted((source["url"].rpartition("/")[2], checksum) for checksum, source in items.items())
     return {"packages": [{"file": file, "checksum": checksum} for file, checksum in packages]}
 
 
 def osbuild(request: Any) -> Any:
-    """Walk through the pipelines; leave a list of packages and a file of checksums (which `sha256sum` understands)."""
+    """Step through the pipelines, and write a list of packages and a file of checksums for `sha256sum` as artifacts."""
     (depsolved,) = _dynamic_args()
     pipelines = request["manifest"]["pipelines"]
     for number, pipeline in enumerate(pipelines, 1):
         _progress({"pipeline": pipeline["name"], "done": number, "of": len(pipelines)})
-        time.sleep(0.3)  # so that there is progress to be seen
+        time.sleep(0.3)  # so that the progress is visible
     artifacts = Path(os.environ["COMPOSERD_ARTIFACTS"])
     files = [package["file"] for package in depsolved["packages"]]
     (artifacts / "packages.txt").write_text("".join(f"{file}\n" for file in files))
@@ -43,7 +43,7 @@ def osbuild(request: Any) -> Any:
 
 
 def summary(_request: Any) -> Any:
-    """What was built, for people."""
+    """Write a readable summary of the builds as an artifact."""
     builds = _dynamic_args()
     lines = [f"{one['arch']:10} {one['packages']:5} packages  {' → '.join(one['pipelines'])}\n" for one in builds]
     (Path(os.environ["COMPOSERD_ARTIFACTS"]) / "summary.txt").write_text("".join(lines))
@@ -63,7 +63,7 @@ def _progress(partial: Any) -> None:
 
 
 def main() -> None:
-    """Run the task that is named, or the one that is the job's type."""
+    """Run the task that the first argument names; without an argument, the task of the job's type."""
     name = sys.argv[1] if len(sys.argv) > 1 else os.environ["COMPOSERD_JOB_TYPE"]
     result = TASKS[name](json.load(sys.stdin))
     Path(os.environ["COMPOSERD_RESULT"]).write_text(json.dumps(result))

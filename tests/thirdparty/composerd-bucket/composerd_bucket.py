@@ -16,9 +16,15 @@ READ_AT_ONCE = 1024 * 1024
 LISTED_AT_ONCE = 1000
 
 SCHEMA = """
-CREATE TABLE IF NOT EXISTS objects (location TEXT PRIMARY KEY, upload TEXT NOT NULL, size INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS objects (
+    location TEXT PRIMARY KEY, upload TEXT NOT NULL, size INTEGER NOT NULL
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS pieces (
-    upload TEXT NOT NULL, start INTEGER NOT NULL, location TEXT NOT NULL, bytes BLOB NOT NULL, PRIMARY KEY (upload, start)
+    upload TEXT NOT NULL,
+    start INTEGER NOT NULL,
+    location TEXT NOT NULL,
+    bytes BLOB NOT NULL,
+    PRIMARY KEY (upload, start)
 );
 CREATE INDEX IF NOT EXISTS pieces_of_location ON pieces (location);
 """
@@ -121,7 +127,8 @@ class BucketStore(ArtifactStore):
     async def remove(self, locations: Sequence[str]) -> None:
         for location in locations:
             await self.run(
-                ("DELETE FROM objects WHERE location = ?", location), ("DELETE FROM pieces WHERE location = ?", location)
+                ("DELETE FROM objects WHERE location = ?", location),
+                ("DELETE FROM pieces WHERE location = ?", location),
             )
 
 
@@ -133,7 +140,9 @@ class Upload(Writer):
         self._size = 0
 
     async def write(self, part: bytes) -> None:
-        await self._store.run(("INSERT INTO pieces VALUES (?, ?, ?, ?)", self._upload, self._size, self._location, part))
+        await self._store.run(
+            ("INSERT INTO pieces VALUES (?, ?, ?, ?)", self._upload, self._size, self._location, part)
+        )
         self._size += len(part)
 
     async def commit(self) -> None:
