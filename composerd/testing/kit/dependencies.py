@@ -3,13 +3,12 @@
 import asyncio
 from uuid import UUID
 
-import msgspec
 import pytest
 
-from composerd.driver.transitions import dependency_result
 from composerd.models import JobState, OnDependencyFailure
 from composerd.testing.kit.clause import clause
 from composerd.testing.kit.instance import OTHER, Store
+from composerd.testing.kit.results import dependency_failed
 
 FAIL = OnDependencyFailure.FAIL
 
@@ -63,8 +62,8 @@ class Dependencies:
         token = await store.take(first)
         await store.finish(token, failed=True)
         assert await store.state(job_id) is JobState.FAILED
-        assert await store.result(job_id) == dependency_result([first])
-        assert await store.result(dependent) == dependency_result([job_id])
+        assert await store.result(job_id) == dependency_failed([first])
+        assert await store.result(dependent) == dependency_failed([job_id])
         assert await store.state(indifferent) is JobState.READY
         assert await store.state(second) is JobState.READY
 
@@ -78,8 +77,10 @@ class Dependencies:
         unended = await store.add()
         job = store.new(ids[2], unended, ids[1], ids[0], ids[2], on_dependency_failure=FAIL)
         assert (await store.submit(job)).jobs[0].state is JobState.FAILED
-        error = {"id": 26, "reason": "A dependency failed.", "details": [str(ids[2]), str(ids[0])]}
-        assert await store.result(job.id) == msgspec.json.encode({"job_error": error})
+        assert await store.result(job.id) == (
+            b'{"job_error":{"id":26,"reason":"A dependency failed.","details":["%s","%s"]}}'
+            % (str(ids[2]).encode(), str(ids[0]).encode())
+        )
         assert (await store.get(job.id)).finished_at is not None
 
     @clause("D1")

@@ -20,7 +20,6 @@ from hypothesis.stateful import (
     rule,
 )
 
-from composerd.driver.transitions import dependency_result
 from composerd.errors import ComposerdError, JobEnded, JobNotEnded, JobNotFound
 from composerd.models import (
     Artifact,
@@ -43,7 +42,8 @@ from composerd.models import (
     Worker,
 )
 from composerd.testing.kit.instance import PLENTY, Store
-from composerd.testing.kit.model import Model, ModelJob
+from composerd.testing.kit.model import Model, ModelJob, ready_order
+from composerd.testing.kit.results import dependency_failed
 from composerd.testing.kit.steps import KEYS, LAST, UNIT, index, looks, repetitions, signs, storages, submission, units
 
 T = TypeVar("T")
@@ -438,9 +438,8 @@ class History(RuleBasedStateMachine):
             assert count == 0
             return
         ready = [one for one in self.model.jobs.values() if one.state is JobState.READY and one.new.key == job.new.key]
-        mine = (-job.new.priority, job.place)
-        before = sum((-one.new.priority, one.place) < mine for one in ready)
-        same = sum((-one.new.priority, one.place) == mine for one in ready) - 1
+        before = sum(ready_order(one) < ready_order(job) for one in ready)
+        same = sum(ready_order(one) == ready_order(job) for one in ready) - 1
         assert min(before, limit) <= count <= min(before + same, limit)
 
     # What holds after every step.
@@ -498,10 +497,10 @@ class History(RuleBasedStateMachine):
             assert result is not None
             named = msgspec.json.decode(result)["job_error"]["details"]
             # What follows may be drawn at the end of a call that failed several.
-            failed = {*job.failed_with, *self.model.failed(job)}
+            failed = {*job.failed_with, *self.model.failed_dependencies(job)}
             known = [one for one in dict.fromkeys(job.new.dependencies) if one in failed and str(one) in named]
             assert known
-            assert result == dependency_result(known)
+            assert result == dependency_failed(known)
             job.result, job.failed_with = result, None
         assert result == job.result
 
@@ -523,9 +522,9 @@ class History(RuleBasedStateMachine):
         model = self.model
         assert model.ready_news <= {key for key, count in news.ready.items() if count > 0}
         assert model.ended_news <= set(news.ended)
-        assert model.returned_news <= set(news.requeued)
+        assert model.requeued_news <= set(news.requeued)
         assert all(model.jobs[one].state.ended for one in news.ended if one in model.jobs)
-        for heard in (model.ready_news, model.ended_news, model.returned_news):
+        for heard in (model.ready_news, model.ended_news, model.requeued_news):
             heard.clear()
         if news.due_in is not None:
             self.wake = min(self.wake, model.now + news.due_in)

@@ -1,6 +1,5 @@
 """Signs of life, leases, hand-overs, the time that a job may take."""
 
-from composerd.driver.transitions import RequeueCause, lost_result
 from composerd.models import Attempt, AttemptState, Claim, JobFilter, JobState, Touch, Verdict
 from composerd.testing.kit.clause import clause
 from composerd.testing.kit.instance import ANY, LEASE, PLENTY, Store
@@ -139,8 +138,10 @@ class Leases:
                 await store.touch(token)
             assert await store.pass_time(30.0) == [job_id]
             assert await store.state(job_id) is expected
-        assert await store.result(job_id) == lost_result(RequeueCause.TIMED_OUT, 1)
-        assert b"longer than its timeout more than 1 times." in lost_result(RequeueCause.TIMED_OUT, 1)
+        assert await store.result(job_id) == (
+            b'{"job_error":{"id":27,'
+            b'"reason":"Workers ran this job for longer than its timeout more than 1 times.","details":null}}'
+        )
 
     @clause("L13")
     async def test_waits_for_its_time(self, store: Store) -> None:

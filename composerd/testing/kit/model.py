@@ -1,21 +1,21 @@
-"""A small pure model of the contract: what every driver must answer. No storage, no concurrency, nothing but the meaning.
+"""A model of the contract in memory: what every driver has to answer. It has no storage and no concurrency.
 
-Written from specs/driver-contract.md and specs/state-machine.md alone. Its time is a number of seconds from its
-beginning. Where the contract leaves a choice the model takes the driver's: `begin` is told which of the candidates it
-was, and jobs that came back in one `advance` share a place.
+It is written from specs/driver-contract.md and specs/state-machine.md alone and shares no code with the drivers, so that
+a mistake in that code is not made here too. Its time is a number of seconds since it began.
+
+Where the contract leaves a choice to the driver, the model takes over the driver's choice: `begin` is told which of the
+candidates the claim got, and the jobs that one `advance` requeued share a position.
 """
 
+import enum
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
 import msgspec
 
-from composerd.driver.rules import on_return, retry_backoff
-from composerd.driver.transitions import RequeueCause, lost_result
 from composerd.errors import CanceledDependency, ComposerdError, IdempotencyConflict, UnknownDependency
 from composerd.models import (
-    MAX_REMEMBERED_TOKENS,
     Artifact,
     AttemptState,
     Claim,
@@ -27,8 +27,28 @@ from composerd.models import (
     Touch,
     Verdict,
 )
+from composerd.testing.kit.results import timed_out, workers_lost
+
+# The numbers of the specification, as literals: a wrong constant in composerd would make a driver and the model agree.
+REMEMBERED_TOKENS = 16
+"""The number of a job's latest tokens that are remembered (L10)."""
+
+UNCOUNTED_IN_A_ROW = 10
+"""The number of requeues in a row that are not counted (R2)."""
+
+LONGEST_BACKOFF = 3600.0
+"""The longest wait after a failed outcome, in seconds (F4)."""
 
 FAIL = OnDependencyFailure.FAIL
+
+
+class Cause(enum.Enum):
+    """Why an attempt ended without an outcome."""
+
+    RELEASED = enum.auto()
+    HANDOVER_EXPIRED = enum.auto()
+    LEASE_EXPIRED = enum.auto()
+    TIMED_OUT = enum.auto()
 
 
 @dataclass(slots=True, eq=False)
@@ -37,8 +57,8 @@ class ModelAttempt:
 
     claim: Claim
     number: int
-    began: float
     deadline: float
+    """When the lease, or before the confirmation the handover, expires."""
     timeout_at: float | None
     confirmed: bool
     state: AttemptState = AttemptState.RUNNING
@@ -46,7 +66,7 @@ class ModelAttempt:
     artifacts: dict[str, Artifact] = field(default_factory=dict)
 
     @property
-    def lapses_at(self) -> float:
+    def due_at(self) -> float:
         """When `advance` ends it."""
         return self.deadline if self.timeout_at is None else min(self.deadline, self.timeout_at)
 
@@ -56,31 +76,37 @@ class ModelJob:
     """A job."""
 
     new: NewJob
-    number: int
-    place: int
+    position: int
     not_before: float | None
     state: JobState = JobState.WAITING
-    retries: int = 0
+    counted_requeues: int = 0
+    """The counted requeues that were not caused by a failed outcome: those that `max_retries` limits."""
     failures: int = 0
-    returns: int = 0
+    """The failed outcomes that requeued it: those that `retry_on_failure` limits."""
+    uncounted_in_a_row: int = 0
     attempts: list[ModelAttempt] = field(default_factory=list)
     attempt: int = 0
     finished_at: float | None = None
     result: bytes | None = None
     failed_with: list[UUID] | None = None
-    """The failed dependencies, if it failed with them: its result names some of them, those known then."""
+    """The failed dependencies, if it failed with them. Its result names some of them: those that had failed then."""
     artifacts: dict[str, Artifact] = field(default_factory=dict)
     partial: bytes | None = None
     worker_id: UUID | None = None
 
     @property
+    def retries(self) -> int:
+        """The number of counted requeues, those after failed outcomes included."""
+        return self.counted_requeues + self.failures
+
+    @property
     def running(self) -> ModelAttempt | None:
-        """The attempt that runs."""
+        """The running attempt, if there is one."""
         return self.attempts[-1] if self.state is JobState.RUNNING else None
 
     @property
     def expires_at(self) -> float | None:
-        """When its retention is over."""
+        """When its retention is over; None while it has not ended, or if it is kept until it is deleted."""
         if self.finished_at is None or self.new.retention is None:
             return None
         return self.finished_at + self.new.retention
@@ -93,15 +119,17 @@ class Model:
         self.now = 0.0
         self.jobs: dict[UUID, ModelJob] = {}
         self.ready_news: set[Key] = set()
-        """Keys of which jobs became ready since this was emptied; so the others."""
+        """The keys of the jobs that became ready since the set was last emptied."""
         self.ended_news: set[UUID] = set()
-        self.returned_news: set[UUID] = set()
-        self._last = 0
+        """The jobs that ended since the set was last emptied."""
+        self.requeued_news: set[UUID] = set()
+        """The jobs that were requeued since the set was last emptied."""
+        self._last_position = 0
 
     # Submissions.
 
     def enqueue(self, jobs: Sequence[NewJob]) -> list[tuple[UUID, bool]] | ComposerdError:
-        """Which jobs the answer names, and which of them it says were created; or the error."""
+        """Store a submission. Return for each job the id in the answer and True if it counts as created, or the error."""
         answer: list[tuple[UUID, bool]] = []
         alias: dict[UUID, UUID] = {}
         fresh: dict[UUID, NewJob] = {}
@@ -109,7 +137,7 @@ class Model:
             if new.id in self.jobs:
                 answer.append((new.id, True))
                 continue
-            job = _renamed(new, alias)
+            job = _with_existing_dependencies(new, alias)
             existing = self._with_key(job, fresh)
             if existing is not None:
                 if (existing.fingerprint, existing.dependencies) != (job.fingerprint, job.dependencies):
@@ -137,8 +165,8 @@ class Model:
 
     def _store(self, new: NewJob) -> None:
         not_before = None if new.not_before is None else self.now + _seconds(new.not_before)
-        job = self.jobs[new.id] = ModelJob(new, self._next(), self._last, not_before)
-        if new.on_dependency_failure is FAIL and self.failed(job):
+        job = self.jobs[new.id] = ModelJob(new, self._next_position(), not_before)
+        if new.on_dependency_failure is FAIL and self.failed_dependencies(job):
             self._fail_with_dependency(job)
         else:
             self._wait_or_ready(job)
@@ -146,24 +174,24 @@ class Model:
     # Attempts.
 
     def candidates(self, keys: Sequence[Key]) -> set[UUID]:
-        """The ready jobs of which a claim gets one."""
+        """Return the ready jobs of which a claim of these keys gets one; empty if it gets none."""
         ready = [job for job in self.jobs.values() if job.state is JobState.READY and job.new.key in keys]
-        best = min((_rank(job) for job in ready), default=None)
-        return {job.new.id for job in ready if _rank(job) == best}
+        first = min((ready_order(job) for job in ready), default=None)
+        return {job.new.id for job in ready if ready_order(job) == first}
 
     def begin(self, job_id: UUID, claim: Claim) -> None:
-        """A claim got this job."""
+        """Begin an attempt at a job that a claim got."""
         job = self.jobs[job_id]
         job.state = JobState.RUNNING
         job.attempt += 1
         job.worker_id = claim.worker_id
-        lives = claim.lease if claim.handover is None else claim.handover
+        first_deadline = self.now + (claim.lease if claim.handover is None else claim.handover)
         timeout_at = None if job.new.timeout is None else self.now + job.new.timeout
-        attempt = ModelAttempt(claim, job.attempt, self.now, self.now + lives, timeout_at, claim.handover is None)
-        job.attempts = [*job.attempts, attempt][-MAX_REMEMBERED_TOKENS:]
+        attempt = ModelAttempt(claim, job.attempt, first_deadline, timeout_at, claim.handover is None)
+        job.attempts = [*job.attempts, attempt][-REMEMBERED_TOKENS:]
 
     def find(self, token: UUID) -> tuple[ModelJob, ModelAttempt] | None:
-        """The attempt that a token stands for."""
+        """Return the job and the attempt that a token stands for, or None if the token is unknown."""
         for job in self.jobs.values():
             for attempt in job.attempts:
                 if attempt.claim.token == token:
@@ -171,7 +199,7 @@ class Model:
         return None
 
     def touch(self, touch: Touch) -> None:
-        """A sign of life."""
+        """Renew an attempt if it is running."""
         if (running := self._running(touch.token)) is None:
             return
         job, attempt = running
@@ -183,7 +211,7 @@ class Model:
             job.partial = touch.partial
 
     def attach(self, token: UUID, artifact: Artifact) -> str | None:
-        """An uploaded file; the place of the one it replaces."""
+        """Attach a file if the attempt is running. Return the location of the file that it replaces, or None."""
         if (running := self._running(token)) is None:
             return None
         _, attempt = running
@@ -193,31 +221,33 @@ class Model:
         return None if before is None or before.location == artifact.location else before.location
 
     def finish(self, outcome: Outcome) -> Verdict:
-        """An outcome."""
+        """End an attempt with its outcome and return the answer."""
         found = self.find(outcome.token)
         if found is None:
             return Verdict.UNKNOWN
         job, attempt = found
         if attempt.state is AttemptState.FINISHED:
             return Verdict.ACCEPTED if attempt.result == outcome.result else Verdict.CONFLICT
-        if attempt.state is not AttemptState.RUNNING:
-            return Verdict(attempt.state.value)
+        if attempt.state is AttemptState.CANCELED:
+            return Verdict.CANCELED
+        if attempt.state is AttemptState.SUPERSEDED:
+            return Verdict.SUPERSEDED
         attempt.state, attempt.result = AttemptState.FINISHED, outcome.result
         if outcome.failed and job.failures < job.new.retry_on_failure:
             job.failures += 1
-            job.retries += 1
-            job.returns = 0
-            job.not_before = self.now + retry_backoff(job.new.retry_backoff, job.failures)
-            self._put_back(job, self._next())
+            job.uncounted_in_a_row = 0
+            backoff = job.new.retry_backoff * 2.0 ** (job.failures - 1)
+            job.not_before = self.now + min(backoff, LONGEST_BACKOFF)
+            self._back_to_queue(job, self._next_position())
         else:
             job.artifacts = attempt.artifacts
             self._end(job, JobState.FAILED if outcome.failed else JobState.FINISHED, outcome.result)
         return Verdict.ACCEPTED
 
     def release(self, token: UUID) -> None:
-        """A job given back."""
+        """Release an attempt if it is running."""
         if (running := self._running(token)) is not None:
-            self._return(*running, RequeueCause.RELEASED, self._next())
+            self._requeue(*running, Cause.RELEASED, self._next_position())
 
     def _running(self, token: UUID) -> tuple[ModelJob, ModelAttempt] | None:
         found = self.find(token)
@@ -227,36 +257,44 @@ class Model:
         attempt.confirmed = True
         attempt.deadline = self.now + attempt.claim.lease
 
-    def _return(self, job: ModelJob, attempt: ModelAttempt, cause: RequeueCause, place: int) -> None:
+    def _requeue(self, job: ModelJob, attempt: ModelAttempt, cause: Cause, position: int) -> None:
         attempt.state = AttemptState.SUPERSEDED
-        job.retries, job.returns, again = on_return(cause, job.retries, job.failures, job.returns, job.new.max_retries)
-        if again:
-            self._put_back(job, place)
+        if cause in (Cause.RELEASED, Cause.HANDOVER_EXPIRED):
+            job.uncounted_in_a_row += 1
+            if job.uncounted_in_a_row <= UNCOUNTED_IN_A_ROW:
+                self._back_to_queue(job, position)
+                return
         else:
-            self._end(job, JobState.FAILED, lost_result(cause, job.new.max_retries))
+            job.uncounted_in_a_row = 0
+        if job.counted_requeues < job.new.max_retries:
+            job.counted_requeues += 1
+            self._back_to_queue(job, position)
+            return
+        result = timed_out if cause is Cause.TIMED_OUT else workers_lost
+        self._end(job, JobState.FAILED, result(job.new.max_retries))
 
     # Time.
 
     def advance(self) -> set[UUID]:
-        """Do all that is due; which jobs it concerned."""
+        """Do everything that is due and return the jobs that it concerned."""
         due = {job for job in self.jobs.values() if (at := self._due_at(job)) is not None and at <= self.now}
-        place = self._next()
+        position = self._next_position()
         for job in due:
             if (attempt := job.running) is None:
                 self._ready(job)
             elif attempt.timeout_at is not None and attempt.timeout_at <= self.now:
-                self._return(job, attempt, RequeueCause.TIMED_OUT, place)
+                self._requeue(job, attempt, Cause.TIMED_OUT, position)
             else:
-                cause = RequeueCause.LEASE_EXPIRED if attempt.confirmed else RequeueCause.HANDOVER_EXPIRED
-                self._return(job, attempt, cause, place)
+                cause = Cause.LEASE_EXPIRED if attempt.confirmed else Cause.HANDOVER_EXPIRED
+                self._requeue(job, attempt, cause, position)
         return {job.new.id for job in due}
 
     def next_due(self) -> float | None:
-        """When `advance` is needed."""
+        """Return when `advance` is needed next, or None if nothing is in sight."""
         return min((at for job in self.jobs.values() if (at := self._due_at(job)) is not None), default=None)
 
     def restart(self) -> None:
-        """The storage was opened again."""
+        """Open the storage again: every running attempt is confirmed and has a full lease (L11)."""
         for job in self.jobs.values():
             if (attempt := job.running) is not None:
                 attempt.confirmed = True
@@ -265,13 +303,13 @@ class Model:
                     attempt.timeout_at = max(attempt.timeout_at, attempt.deadline)
 
     def reload(self) -> None:
-        """Everything went out of the storage and in again: who came back has the place of its submission."""
+        """Dump everything, delete it, and load it again: every job gets the position of its submission."""
         self.restart()
         for job in self.jobs.values():
-            job.number = job.place = self._next()
+            job.position = self._next_position()
 
     def expired(self) -> set[UUID]:
-        """The jobs that `purge` may forget."""
+        """Return the jobs that `purge` may delete."""
         return {
             job.new.id
             for job in self.jobs.values()
@@ -280,22 +318,27 @@ class Model:
 
     def _due_at(self, job: ModelJob) -> float | None:
         if (attempt := job.running) is not None:
-            return attempt.lapses_at
+            return attempt.due_at
         return job.not_before if job.state is JobState.WAITING and not self._blocked(job) else None
 
     # Ends.
 
     def cancel(self, job: ModelJob) -> None:
-        """A job that has not ended, and all that depends on it."""
+        """Cancel a job that has not ended, and all that depend on it."""
         self._end(job, JobState.CANCELED, None)
 
     def needed(self, job: ModelJob) -> bool:
-        """Whether an unended job depends on it."""
+        """Return True if an unended job depends on it."""
         return any(not one.state.ended for one in self.dependents(job))
 
     def dependents(self, job: ModelJob) -> Iterator[ModelJob]:
-        """The jobs that depend on it, in the order of submission."""
+        """Return the jobs that depend on it, in the order of their submission."""
         return (one for one in self.jobs.values() if job.new.id in one.new.dependencies)
+
+    def failed_dependencies(self, job: ModelJob) -> list[UUID]:
+        """Return its dependencies that have failed, each once, in the order in which it names them."""
+        found = [self.jobs[one] for one in dict.fromkeys(job.new.dependencies) if one in self.jobs]
+        return [one.new.id for one in found if one.state is JobState.FAILED]
 
     def _end(self, job: ModelJob, state: JobState, result: bytes | None) -> None:
         if (attempt := job.running) is not None and attempt.state is AttemptState.RUNNING:
@@ -314,16 +357,11 @@ class Model:
 
     def _fail_with_dependency(self, job: ModelJob) -> None:
         self._end(job, JobState.FAILED, None)
-        job.failed_with = self.failed(job)
+        job.failed_with = self.failed_dependencies(job)
 
-    def failed(self, job: ModelJob) -> list[UUID]:
-        """Its dependencies that have failed, in its order."""
-        found = [self.jobs[one] for one in dict.fromkeys(job.new.dependencies) if one in self.jobs]
-        return [one.new.id for one in found if one.state is JobState.FAILED]
-
-    def _put_back(self, job: ModelJob, place: int) -> None:
-        job.state, job.place, job.partial = JobState.WAITING, place, None
-        self.returned_news.add(job.new.id)
+    def _back_to_queue(self, job: ModelJob, position: int) -> None:
+        job.state, job.position, job.partial = JobState.WAITING, position, None
+        self.requeued_news.add(job.new.id)
         self._wait_or_ready(job)
 
     def _wait_or_ready(self, job: ModelJob) -> None:
@@ -337,20 +375,21 @@ class Model:
         job.state = JobState.READY
         self.ready_news.add(job.new.key)
 
-    def _next(self) -> int:
-        self._last += 1
-        return self._last
+    def _next_position(self) -> int:
+        self._last_position += 1
+        return self._last_position
 
 
-def _rank(job: ModelJob) -> tuple[int, int]:
-    return -job.new.priority, job.place
+def ready_order(job: ModelJob) -> tuple[int, int]:
+    """Return the key by which ready jobs are sorted: the first one is claimed first."""
+    return -job.new.priority, job.position
 
 
-def _renamed(job: NewJob, alias: dict[UUID, UUID]) -> NewJob:
+def _with_existing_dependencies(job: NewJob, alias: dict[UUID, UUID]) -> NewJob:
     dependencies = tuple(alias.get(one, one) for one in job.dependencies)
     return msgspec.structs.replace(job, dependencies=dependencies)
 
 
 def _seconds(not_before: object) -> float:
-    assert isinstance(not_before, float), "the model's histories have no absolute times"
+    assert isinstance(not_before, float), "the histories have no absolute times"
     return not_before
