@@ -1,0 +1,30 @@
+"""The Python examples that a newcomer meets first, in the README and in the tutorial, run as they stand there."""
+
+import asyncio
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from .conftest import Server
+
+TOP = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("page", "printed"),
+    [
+        ("README.md", "{'greeting': 'Hello, world!'}\n"),
+        ("docs/tutorial.md", "finished {'greeted': 'world'}\n"),
+    ],
+)
+async def test_an_example(server: Server, page: str, printed: str) -> None:
+    """The example submits a job, runs it and prints its result."""
+    (code,) = re.findall(r"```python\n(.*?)```", (TOP / page).read_text(encoding="utf-8"), re.DOTALL)
+    assert "http://127.0.0.1:8700" in code
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", code.replace("http://127.0.0.1:8700", server.url)), stdout=asyncio.subprocess.PIPE
+    )
+    out, _ = await process.communicate()
+    assert (process.returncode, out.decode()) == (0, printed)
