@@ -148,11 +148,14 @@ class Server:
             await asyncio.sleep(0.01)
 
 
-async def waits(server: Server, count: int) -> None:
-    """Until so many requests wait, for a job or for news of one."""
+async def until_waiting(server: Server, count: int, **kwargs: Any) -> None:
+    """Wait until exactly `count` requests wait on the server, for a job or for news of one.
+
+    The server itself says how many these are, in its metrics. `kwargs` are passed on to the request for them.
+    """
 
     async def holds() -> bool:
-        _, text = await server.request("GET", "/metrics")
+        _, text = await server.request("GET", "/metrics", **kwargs)
         return f"\ncomposerd_waits {count}.0\n".encode() in text
 
     await server.until(holds)

@@ -6,7 +6,7 @@ from typing import Any
 
 import aiohttp
 
-from .conftest import COMPOSER, WORKER, Serve, Server, waits
+from .conftest import COMPOSER, WORKER, Serve, Server, until_waiting
 
 
 async def test_cancel_reaches_a_waiting_worker_within_100_ms(serve: Serve) -> None:
@@ -18,7 +18,7 @@ async def test_cancel_reaches_a_waiting_worker_within_100_ms(serve: Serve) -> No
     took: list[float] = []
     for _ in range(5):
         listening = asyncio.create_task(server.request("GET", job["location"] + "?wait=30s"))
-        await waits(server, 1)
+        await until_waiting(server, 1)
         began = time.monotonic()
         status, canceled = await server.request("POST", f"{COMPOSER}/jobs/{submitted['id']}/cancel")
         assert (status, canceled["state"], canceled["canceled"]) == (200, "canceled", True)

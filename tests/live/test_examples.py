@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from ..throwaway import Throwaway
-from .conftest import COMPOSER, WORKER, Serve, Server, waits
+from .conftest import COMPOSER, WORKER, Serve, Server, until_waiting
 from .test_cli import composerd, start
 
 TOP = Path(__file__).parents[2]
@@ -163,7 +163,7 @@ async def test_behind_nginx(
         for _ in range(10):
             async with http.post(f"{COMPOSER}/jobs", json={"type": "build"}) as answer:
                 assert answer.status == 201
-        await waits(servers[1], 0)
+        await until_waiting(servers[1], 0)
 
 
 async def some_wait(servers: list[Server], count: int) -> None:

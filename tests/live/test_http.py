@@ -2,12 +2,11 @@
 
 import asyncio
 import json
-import re
 import uuid
 
 import pytest
 
-from .conftest import COMPOSER, WORKER, Serve, Server, send
+from .conftest import COMPOSER, WORKER, Serve, Server, send, until_waiting
 
 
 async def answer(server: Server, request: bytes) -> tuple[int, dict[str, str], bytes]:
@@ -67,11 +66,7 @@ async def test_no_token_in_the_log(serve: Serve) -> None:
     assert attempt is not None
     first = asyncio.create_task(server.request("GET", f"{attempt['location']}?wait=20s"))
 
-    async def waits() -> bool:
-        _, text = await server.request("GET", "/metrics")
-        return re.search(rb"^composerd_waits 1\.0$", text, re.MULTILINE) is not None
-
-    await server.until(waits)
+    await until_waiting(server, 1)
     status, refused = await server.request("GET", f"{attempt['location']}?wait=20s")
     assert status == 503
     status, other = await server.request("GET", f"{COMPOSER}/jobs/{attempt['id']}?wait=20s")

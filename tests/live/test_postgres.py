@@ -12,7 +12,7 @@ import pytest
 from composerd_postgres.sql.migrate import LOCK
 
 from ..throwaway import Throwaway
-from .conftest import COMPOSER, Serve, Server, send
+from .conftest import COMPOSER, Serve, Server, send, until_waiting
 
 AT_ONCE = 0.5
 """More than news of another server take, in seconds, by far, and far less than looking again does."""
@@ -26,7 +26,7 @@ async def test_three_servers_are_one_queue(serve: Serve, postgres: Throwaway) ->
     url = postgres.fresh()
     first, second, third = [await serve(storage=url) for _ in range(3)]
     waiting = asyncio.create_task(second.ask())
-    await second.until(lambda: _waits(second, 1))
+    await until_waiting(second, 1)
     began = time.monotonic()
     job = await first.submit(args={"n": 1})
     taken = await waiting
@@ -34,7 +34,7 @@ async def test_three_servers_are_one_queue(serve: Serve, postgres: Throwaway) ->
     assert taken is not None
     assert (taken["id"], taken["args"]) == (job["id"], {"n": 1})
     end = asyncio.create_task(third.job(job["id"], wait="30s"))
-    await third.until(lambda: _waits(third, 1))
+    await until_waiting(third, 1)
     began = time.monotonic()
     assert (await first.finish(taken, {"done": True}))[0] == 200
     assert (await end)["result"] == {"done": True}
@@ -49,7 +49,7 @@ async def test_a_cancel_reaches_the_worker_of_another_server(serve: Serve, newes
     taken = await second.ask()
     assert taken is not None
     watching = asyncio.create_task(second.request("GET", taken["location"] + "?wait=30s"))
-    await second.until(lambda: _waits(second, 1))
+    await until_waiting(second, 1)
     began = time.monotonic()
     assert (await first.request("POST", f"{COMPOSER}/jobs/{job['id']}/cancel"))[0] == 200
     assert (await watching)[1]["canceled"] is True
@@ -79,7 +79,7 @@ async def test_through_a_pooler(serve: Serve, newest_postgres: Throwaway, pgboun
         url = newest_postgres.fresh(port=str(port), pooler="yes", poll="100ms")
         first, second = await asyncio.gather(*(serve(storage=url) for _ in range(2)))
         waiting = [asyncio.create_task(second.ask()) for _ in range(20)]
-        await second.until(lambda: _waits(second, 20))
+        await until_waiting(second, 20)
         jobs = await asyncio.gather(*(first.submit(args={"n": n}) for n in range(20)))
         taken = await asyncio.wait_for(asyncio.gather(*waiting), SOON)
         assert {job["id"] for job in taken if job is not None} == {job["id"] for job in jobs}
@@ -234,12 +234,6 @@ async def test_commands(newest_postgres: Throwaway, command: str, serve: Serve) 
 
 def _composerd(*arguments: str) -> tuple[str, ...]:
     return (sys.executable, "-m", "composerd.cli.main", *arguments)
-
-
-async def _waits(server: Server, count: int) -> bool:
-    """Whether so many wait."""
-    _, text = await server.request("GET", "/metrics")
-    return f"composerd_waits {float(count)}" in text.decode()
 
 
 async def _claimed(server: Server, count: int) -> bool:

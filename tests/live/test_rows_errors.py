@@ -2,14 +2,13 @@
 
 import asyncio
 import contextlib
-import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import pytest
 
 from ..conftest import Row, table_of
-from .conftest import COMPOSER, JSON, NOBODY, WORKER, Serve, Server, error
+from .conftest import COMPOSER, JSON, NOBODY, WORKER, Serve, Server, error, until_waiting
 
 Request = tuple[str, str, bytes | None, Mapping[str, str]]
 Cause = Callable[[Server], Awaitable[Request]]
@@ -151,11 +150,7 @@ async def test_unavailable(serve: Serve) -> None:
     job = await server.submit("other")
     waiting = asyncio.create_task(server.ask())
 
-    async def waits() -> bool:
-        _, text = await server.request("GET", "/metrics")
-        return re.search(rb"^composerd_waits 1\.0$", text, re.MULTILINE) is not None
-
-    await server.until(waits)
+    await until_waiting(server, 1)
     assert (await error(server, "POST", f"{WORKER}/jobs", ASK, **JSON))[:2] == (503, 28)
     assert (await error(server, "GET", f"{job['href']}?wait=5s"))[:2] == (503, 28)
     waiting.cancel()

@@ -16,7 +16,7 @@ import pytest
 from composerd.settings import SETTINGS
 
 from ..conftest import table_of
-from .conftest import COMPOSER, HALF_SENT, JSON, NOBODY, WORKER, Serve, error, send, waits
+from .conftest import COMPOSER, HALF_SENT, JSON, NOBODY, WORKER, Serve, error, send, until_waiting
 from .test_cli import composerd
 from .test_tls import Files, answers
 
@@ -310,7 +310,7 @@ async def test_max_waits(serve: Serve) -> None:
     """One more wait is told that there are too many."""
     server = await serve("--max-waits", "1")
     waiting = asyncio.create_task(server.ask())
-    await waits(server, 1)
+    await until_waiting(server, 1)
     status, _ = await server.request("POST", f"{WORKER}/jobs?wait=10ms", {"types": ["x"], "arch": "x"})
     assert status == 503
     job = await server.submit()

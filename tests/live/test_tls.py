@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import serialization
 
 from composerd.client import ComposerClient, JobContext, RequestFailed, ServerNotTrusted, Worker
 
-from .conftest import COMPOSER, HALF_SENT, Serve, Server
+from .conftest import COMPOSER, HALF_SENT, Serve, Server, until_waiting
 from .test_cli import composerd
 
 
@@ -180,13 +180,7 @@ async def test_new_certificates_on_sighup(serve: Serve, files: Files) -> None:
         server.url + "/api/worker/v1/jobs", json={"types": ["build"], "arch": "x86_64"}, ssl=context
     )
     waiting = asyncio.ensure_future(question)
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context)) as http:
-
-        async def waits() -> bool:
-            async with http.get(f"{server.url}/metrics") as answer:
-                return b"\ncomposerd_waits 1.0\n" in await answer.read()
-
-        await server.until(waits)
+    await until_waiting(server, 1, ssl=context)
     first = served(server, context)
 
     successor = trustme.CA()

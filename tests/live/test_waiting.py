@@ -8,12 +8,11 @@ import socket
 import struct
 import time
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from .conftest import WORKER, Serve, Server
+from .conftest import HALF_SENT, WORKER, Serve, until_waiting
 
 
 def raw_request(body: dict[str, Any], path: str = f"{WORKER}/jobs") -> bytes:
@@ -26,31 +25,11 @@ def raw_request(body: dict[str, Any], path: str = f"{WORKER}/jobs") -> bytes:
 ASK = {"types": ["build"], "arch": "x86_64"}
 
 
-async def waits(server: Server, count: int) -> None:
-    """Until so many wait: the front door of the test is the server's own log-free way of telling, its connections that have been read."""
-
-    async def holds() -> bool:
-        return await asyncio.to_thread(_unread, server) == 0
-
-    await server.until(holds)
-    # What has been read is handled within a turn or two of the loop: a request behind it is answered after it.
-    for _ in range(3):
-        await server.request("GET", "/healthz")
-
-
-def _unread(server: Server) -> int:
-    """Bytes that the kernel holds for the server's connections (rx_queue of /proc/net/tcp)."""
-    port = f":{server.address[1]:04X}"
-    with Path("/proc/net/tcp").open() as table:
-        rows = [line.split() for line in table.readlines()[1:]]
-    return sum(int(row[4].partition(":")[2], 16) for row in rows if row[1].endswith(port) and row[3] == "01")
-
-
 async def test_a_waiter_gets_a_job_at_once(serve: Serve) -> None:
     """A question that waits is answered as soon as there is a job, not at some interval."""
     server = await serve()
     asking = asyncio.create_task(server.ask())
-    await waits(server, 1)
+    await until_waiting(server, 1)
     submitted = await server.submit()
     began = time.monotonic()
     job = await asking
@@ -65,9 +44,9 @@ async def test_who_goes_away_never_gets_a_job(serve: Serve) -> None:
     _, writer = await asyncio.open_connection(*server.address)
     writer.write(raw_request(ASK))
     await writer.drain()
-    await waits(server, 1)
+    await until_waiting(server, 1)
     asking = asyncio.create_task(server.ask())
-    await waits(server, 2)
+    await until_waiting(server, 2)
     writer.close()
     await writer.wait_closed()
     submitted = await server.submit()
@@ -84,7 +63,7 @@ async def test_who_resets_never_gets_a_job(serve: Serve) -> None:
     sockets = [socket.create_connection(server.address) for _ in range(50)]
     for one in sockets:
         one.sendall(raw_request(ASK))
-    await waits(server, 50)
+    await until_waiting(server, 50)
     for one in sockets:
         one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         one.close()
@@ -194,7 +173,7 @@ async def test_sigterm_answers_every_wait_and_exits(serve: Serve) -> None:
     for _, writer in connections:
         writer.write(raw_request(ASK))
     running = await server.submit("other")
-    await waits(server, 2000)
+    await until_waiting(server, 2000)
     began = time.monotonic()
     server.kill(signal.SIGTERM)
     answers = [await reader.read() for reader, _ in connections]
@@ -212,10 +191,9 @@ async def test_sigterm_answers_every_wait_and_exits(serve: Serve) -> None:
 async def test_a_half_sent_body_does_not_hold_the_exit(serve: Serve) -> None:
     """A client that stops in the middle of its body delays SIGTERM by the drain timeout at most."""
     server = await serve("--drain-timeout", "1s")
-    _, writer = await asyncio.open_connection(*server.address)
-    writer.write(raw_request(ASK)[:-5])
-    await writer.drain()
-    await waits(server, 1)
+    reader, writer = await asyncio.open_connection(*server.address)
+    writer.write(HALF_SENT)
+    assert (await reader.readline()).split()[1] == b"100"  # the server has begun to read the body
     began = time.monotonic()
     server.kill(signal.SIGTERM)
     assert await server.exited() == 0
