@@ -144,6 +144,12 @@ def own_postgres() -> Iterator[Throwaway]:
     server.remove()
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Return the number of processes for `--numprocesses=auto`: one for each processor, up to 4."""
+    return min(4, len(os.sched_getaffinity(0)))
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the option that writes the page."""
     parser.addoption(

@@ -24,6 +24,12 @@ HALF_SENT = (
 )
 """A request that stops in the middle of its body. The server says `100 Continue` when it has begun to serve it."""
 
+LOOPBACK = f"127.0.0.{2 + int(os.environ.get('PYTEST_XDIST_WORKER', 'gw0').removeprefix('gw'))}"
+"""The address of the servers that this process starts.
+
+Each worker of pytest-xdist has one of its own, so that nobody else takes the port of a server that is about to be restarted.
+"""
+
 JSON = {"Content-Type": "application/json"}
 NOBODY = "12345678-1234-4123-8123-123456789abc"
 """An id that nobody has."""
@@ -37,7 +43,7 @@ class Server:
         self.options = options
         self.url = ""
         self.pid = 0
-        self._listen = "127.0.0.1:0"
+        self._listen = f"{LOOPBACK}:0"
         self._process: Process | None = None
         self._said = b""
         """What earlier processes have said."""

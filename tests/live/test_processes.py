@@ -18,7 +18,7 @@ from composerd.server.supervisor import AGAIN_AT_MOST, Supervisor
 from composerd.settings import Settings
 
 from ..throwaway import Throwaway
-from .conftest import Serve, Server, send
+from .conftest import LOOPBACK, Serve, Server, send
 from .test_cli import composerd
 from .test_tls import Files
 
@@ -208,7 +208,7 @@ async def test_certificates_of_all(serve: Serve, newest_postgres: Throwaway, tmp
 
     before = await shown()
     assert len(before) == 1
-    files.issue("server", "127.0.0.1")
+    files.issue("server", LOOPBACK)
     server.kill(signal.SIGHUP)
 
     async def renewed() -> bool:

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import serialization
 
 from composerd.client import ComposerClient, JobContext, RequestFailed, ServerNotTrusted, Worker
 
-from .conftest import COMPOSER, HALF_SENT, Serve, Server, until_waiting
+from .conftest import COMPOSER, HALF_SENT, LOOPBACK, Serve, Server, until_waiting
 from .test_cli import composerd
 
 
@@ -27,7 +27,7 @@ class Files:
         self.ca = trustme.CA()
         self.stranger = trustme.CA()
         self.ca_file = self.write("ca.pem", self.ca.cert_pem.bytes())
-        self.issue("server", "127.0.0.1")
+        self.issue("server", LOOPBACK)
         self.issue("worker", "w1.workers.example.com")
 
     def issue(self, name: str, *hosts: str, ca: trustme.CA | None = None) -> None:
@@ -80,7 +80,7 @@ async def test_a_job_over_tls(serve: Serve, files: Files, tmp_path: Path) -> Non
     """Client and worker come over TLS with the CA they are told; the unix socket beside it stays plain."""
     path = f"unix:{tmp_path / 'composerd.sock'}"
     server = await serve(*files.server_options, "--listen", path)
-    assert server.url.startswith("https://127.0.0.1:")
+    assert server.url.startswith(f"https://{LOOPBACK}:")
     worker = Worker(server.url, ca_file=files.ca_file)
 
     @worker.handler("build")
@@ -154,7 +154,7 @@ def served(server: Server, context: ssl.SSLContext) -> bytes:
     """The certificate that a new connection is met with."""
     with (
         socket.create_connection(server.address) as plain,
-        context.wrap_socket(plain, server_hostname="127.0.0.1") as secured,
+        context.wrap_socket(plain, server_hostname=LOOPBACK) as secured,
     ):
         return secured.getpeercert(binary_form=True) or b""
 
@@ -185,7 +185,7 @@ async def test_new_certificates_on_sighup(serve: Serve, files: Files) -> None:
 
     successor = trustme.CA()
     files.trust(successor)
-    files.issue("server", "127.0.0.1")
+    files.issue("server", LOOPBACK)
     files.issue("new", "w2.workers.example.com", ca=successor)
     await reloaded(server, b"the certificates were reloaded")
 
@@ -206,7 +206,7 @@ async def test_a_bad_pair_on_sighup(serve: Serve, files: Files) -> None:
     files.write("server.key", b"no key")
     await reloaded(server, b"the certificates were not reloaded, the old ones stay: tls_cert and tls_key")
     assert await answers(server, ca_file=files.ca_file) == 200
-    files.issue("server", "127.0.0.1")
+    files.issue("server", LOOPBACK)
     await reloaded(server, b"the certificates were reloaded")
     assert await answers(server, ca_file=files.ca_file) == 200
 
@@ -244,7 +244,7 @@ async def test_a_drained_server_refuses(serve: Serve, files: Files) -> None:
 async def test_files_that_are_no_good(serve: Serve, files: Files, broken: str) -> None:
     """The start stops in one sentence that names the setting."""
     if broken == "other key":
-        files.write("server.key", files.ca.issue_cert("127.0.0.1").private_key_pem.bytes())
+        files.write("server.key", files.ca.issue_cert(LOOPBACK).private_key_pem.bytes())
     elif broken == "password":
         key = serialization.load_pem_private_key(files.ca.issue_cert("a").private_key_pem.bytes(), None)
         locked = serialization.BestAvailableEncryption(b"secret")
