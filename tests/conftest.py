@@ -8,7 +8,7 @@ import re
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import pytest
 
@@ -148,6 +148,23 @@ def own_postgres() -> Iterator[Throwaway]:
 def pytest_xdist_auto_num_workers() -> int:
     """Return the number of processes for `--numprocesses=auto`: one for each processor, up to 4."""
     return min(4, len(os.sched_getaffinity(0)))
+
+
+TOGETHER = ("tests/drivers/test_broken.py", "tests/drivers/postgres/test_plans.py")
+"""Modules whose tests share something that is slow to make: all tests of one run in the same process."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Return a scheduler that hands out single tests, but the modules in `TOGETHER` whole and before all others."""
+    from xdist.scheduler import LoadScopeScheduling  # noqa: PLC0415  # nobody needs pytest-xdist to run one test
+
+    class Scheduling(LoadScopeScheduling):  # type: ignore[misc]  # it ships no types
+        def _split_scope(self, nodeid: str) -> str:
+            module = nodeid.partition("::")[0]
+            return module if module in TOGETHER else nodeid
+
+    return Scheduling(config, log)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -13,8 +13,6 @@ from .broken import attempts, queries, storages, submissions  # noqa: F401  # th
 from .broken.registry import BROKEN, Broken
 from .test_clauses import cited, clauses
 
-pytestmark = pytest.mark.xdist_group("broken")  # they share one run of the kit on all broken drivers
-
 HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "specs" / "driver-kit.md"
 

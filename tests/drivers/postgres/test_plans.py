@@ -19,8 +19,6 @@ from composerd_postgres import PostgresDriver
 
 from ...throwaway import Throwaway
 
-pytestmark = pytest.mark.xdist_group("plans")  # they share databases of 200,000 jobs
-
 ROWS = 100_000
 
 BIG = frozenset({"jobs", "args", "results", "edges", "attempts", "artifacts"})
