@@ -43,7 +43,7 @@ async def measure_waits(table: Table, server: Server, count: int) -> None:
         table.at_most(15, row, each, "KiB")
     else:
         table.figure(row, each, "KiB")
-    table.figure("  hand-over meanwhile, p50", median(await handovers(server, waiters)) * 1000, "ms")
+    table.figure("  handover meanwhile, p50", median(await handovers(server, waiters)) * 1000, "ms")
     with probed(server) as probes:
         began = time.perf_counter()
         cpu = server.cpu_seconds()
@@ -53,8 +53,8 @@ async def measure_waits(table: Table, server: Server, count: int) -> None:
     table.figure("  CPU of the server for it, for each", (server.cpu_seconds() - cpu) / count * 1e6, "µs")
     table.figure("  the longest that the server did not answer meanwhile", max(probes), "s")
     after = await handovers(server, waiters)
-    table.figure("  the first hand-over after it", after[0] * 1000, "ms")
-    table.figure("  hand-over after it, p50", median(after) * 1000, "ms")
+    table.figure("  the first handover after it", after[0] * 1000, "ms")
+    table.figure("  handover after it, p50", median(after) * 1000, "ms")
     table.figure("  memory of one of them then", (server.memory() - before) / count / 1024, "KiB")
     await waiters.leave()
 

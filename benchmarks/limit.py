@@ -1,7 +1,7 @@
 """The limit: a bare aiohttp application that parses the same requests and answers JSON of the same sizes, and does nothing else.
 
 It stores nothing. Its answers are those that composerd gave once, read from the file named on its command line. Its
-hand-over is a queue of futures: what waiting costs in aiohttp alone.
+handover is a queue of futures: what waiting costs in aiohttp alone.
 """
 
 import asyncio

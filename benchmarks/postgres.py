@@ -204,7 +204,7 @@ async def handover(table: Table, postgres: Throwaway, _jobs: int) -> None:
     with two_servers(postgres, 100) as (first, second):
         for name, at in (("the same server", first), ("another server", second)):
             took = await loads.handover(at, limit.HANDOVER, 10, HANDOVERS, submit_to=first)
-            row = f"hand-over p50 to a worker at {name}"
+            row = f"handover p50 to a worker at {name}"
             if at is first:
                 table.figure(row, median(took) * 1e3, "ms")
             else:

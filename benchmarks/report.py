@@ -48,7 +48,7 @@ class Throughput(msgspec.Struct, frozen=True):
 
 
 class Handover(msgspec.Struct, frozen=True):
-    """The hand-overs of one server to one of that many waiters, in rounds, in seconds."""
+    """The handovers of one server to one of that many waiters, in rounds, in seconds."""
 
     server: str
     waiters: int
@@ -56,7 +56,7 @@ class Handover(msgspec.Struct, frozen=True):
 
     @property
     def p50(self) -> float:
-        """Half of all hand-overs took at most that long."""
+        """Half of all handovers took at most that long."""
         return median(seconds for each in self.rounds for seconds in each)
 
     @property
@@ -96,7 +96,7 @@ class Report(msgspec.Struct, frozen=True):
                 yield Verdict(f"{operation}/s, on PostgreSQL to on fs", rates(postgres, plain), "-", met=True)
         few, many = (each for each in self.handover if each.server == COMPOSERD)
         ratio = median(median(a) / median(b) for a, b in zip(many.rounds, few.rounds, strict=True))
-        yield Verdict(f"hand-over p50, {many.waiters:,} waiters to {few.waiters}", ratio, "<= 1.5", ratio <= 1.5)
+        yield Verdict(f"handover p50, {many.waiters:,} waiters to {few.waiters}", ratio, "<= 1.5", ratio <= 1.5)
 
     def text(self) -> str:
         """Return the tables."""
@@ -121,7 +121,7 @@ class Report(msgspec.Struct, frozen=True):
         yield f"{'':56}{'p50':>12}{'p99':>18}"
         for latency in self.handover:
             name = f"{latency.server}, {latency.waiters:,} waiters"
-            yield f"{'hand-over':18}{name:38}{_ms(latency.p50):>12}{_ms(latency.p99):>18}"
+            yield f"{'handover':18}{name:38}{_ms(latency.p50):>12}{_ms(latency.p99):>18}"
         yield ""
         yield f"{'':56}{'reached':>12}{'wanted':>18}"
         for verdict in self.verdicts():

@@ -25,7 +25,7 @@ WAITERS = (10, 1_000)
 ROUND = 2_000
 """Jobs a round, submitted onto a backlog that is half a round short and worked off again: BACKLOG on average."""
 HANDOVERS = 100
-"""Hand-overs a round, for each number of waiters."""
+"""Handovers a round, for each number of waiters."""
 
 JOB_TYPE = "benchmark"
 FOREIGN_TYPE = "foreign"
@@ -87,7 +87,7 @@ async def run(scratch: Path, rounds: int, connections: int, *, postgres: bool) -
             await loads.fill(server, JOB_TYPE, BACKLOG - ROUND // 2)
         progress("measuring throughput")
         throughput = await measure_throughput([warm, bare, *composerds], rounds, connections)
-        progress("measuring hand-over")
+        progress("measuring handover")
         handover = await measure_handover([warm, plain, *composerds[2:]], rounds)
     return report.Report(
         {

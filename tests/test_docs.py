@@ -11,7 +11,14 @@ import pytest
 TOP = Path(__file__).parents[1]
 DOCS = TOP / "docs"
 PAGES = sorted(
-    [*DOCS.rglob("*.md"), *TOP.glob("specs/*.md"), TOP / "README.md", TOP / "CONTRIBUTING.md", TOP / "CHANGELOG.md"]
+    [
+        *DOCS.rglob("*.md"),
+        *TOP.glob("specs/*.md"),
+        TOP / "benchmarks" / "README.md",
+        TOP / "README.md",
+        TOP / "CONTRIBUTING.md",
+        TOP / "CHANGELOG.md",
+    ]
 )
 SOURCES = sorted([*TOP.glob("composerd/**/*.py"), *TOP.glob("drivers/**/*.py")])
 
