@@ -305,12 +305,12 @@ class RefusesArtifacts(DirectoryStore):
 def test_it_is_caught(broken: type[DirectoryStore], test: str, tmp_path: Path) -> None:
     """A store that breaks a promise fails the test of that promise."""
 
-    def again() -> DirectoryStore:
+    def make_store() -> DirectoryStore:
         return broken(tmp_path / "files")
 
-    needs = {"again": again} if test in ("test_opened_again", "test_abandoned", "test_two_servers") else {}
+    needs = {"make_store": make_store} if test in ("test_opened_again", "test_abandoned", "test_two_servers") else {}
     with pytest.raises((AssertionError, ComposerdError, ExceptionGroup)):
-        getattr(ArtifactStoreKit, test)(ArtifactStoreKit(), again(), **needs)
+        getattr(ArtifactStoreKit, test)(ArtifactStoreKit(), make_store(), **needs)
     gc.collect()  # closes files that the broken store left open
 
 

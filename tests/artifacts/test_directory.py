@@ -13,11 +13,11 @@ from composerd.testing.kit import ArtifactStoreKit
 
 class TestDirectory(ArtifactStoreKit):
     @pytest.fixture
-    def store(self, again: Callable[[], DirectoryStore]) -> DirectoryStore:
-        return again()
+    def store(self, make_store: Callable[[], DirectoryStore]) -> DirectoryStore:
+        return make_store()
 
     @pytest.fixture
-    def again(self, tmp_path: Path) -> Callable[[], DirectoryStore]:
+    def make_store(self, tmp_path: Path) -> Callable[[], DirectoryStore]:
         return lambda: DirectoryStore(tmp_path / "files")
 
 

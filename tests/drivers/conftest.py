@@ -14,7 +14,7 @@ from composerd_postgres import PostgresDriver
 
 from ..throwaway import Throwaway
 
-Open = Callable[..., Awaitable[kit.Store]]
+Open = Callable[..., Awaitable[kit.Instance]]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -29,14 +29,14 @@ def _cites(item: pytest.Item) -> bool:
     return not clauses or any(clause in mark.args for mark in item.iter_markers("clause") for clause in clauses)
 
 
-class Store(kit.Store):
+class Instance(kit.Instance):
     """A driver on a directory. Nothing is settled behind a test's back: what lags is a subject of these tests."""
 
     def __init__(self, driver: Driver, directory: Path) -> None:
         super().__init__(driver, lambda: FsDriver(directory))
         self.directory = directory
 
-    async def told(self, news: News) -> News:
+    async def advance_until_idle(self, news: News) -> News:
         """The news as it is."""
         return news
 
@@ -54,7 +54,7 @@ async def opened(directory: Path, shifted: float = 0.0) -> FsDriver:
 
 
 @contextlib.asynccontextmanager
-async def store_of(kind: str, directory: Path) -> AsyncIterator[Store]:
+async def instance_of(kind: str, directory: Path) -> AsyncIterator[Instance]:
     """A started driver in an empty storage."""
     driver: Driver
     if kind == "fs":
@@ -62,11 +62,11 @@ async def store_of(kind: str, directory: Path) -> AsyncIterator[Store]:
     else:
         driver = MemoryDriver.from_url("memory:")
         await driver.start()
-    store = Store(driver, directory)
+    instance = Instance(driver, directory)
     try:
-        yield store
+        yield instance
     finally:
-        await store.driver.close()
+        await instance.driver.close()
 
 
 @pytest.fixture
@@ -76,27 +76,27 @@ def unsynced(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-async def fs(tmp_path: Path) -> AsyncIterator[Store]:
+async def fs(tmp_path: Path) -> AsyncIterator[Instance]:
     """The fs driver, empty: it can be reopened."""
-    async with store_of("fs", tmp_path / "storage") as store:
-        yield store
+    async with instance_of("fs", tmp_path / "storage") as instance:
+        yield instance
 
 
 @pytest.fixture
-async def open_store(newest_postgres: Throwaway) -> AsyncIterator[Open]:
+async def open_instance(newest_postgres: Throwaway) -> AsyncIterator[Open]:
     """A function that opens drivers: each call another one, on a storage of this test."""
     url = newest_postgres.fresh()
-    stores: list[kit.Store] = []
+    instances: list[kit.Instance] = []
 
-    async def open_one(at: str = "", **options: str) -> kit.Store:
+    async def open_one(at: str = "", **options: str) -> kit.Instance:
         query = "".join(f"&{name}={value}" for name, value in options.items())
         driver = PostgresDriver.from_url((at or url) + query)
         await driver.start()
-        store = kit.Store(driver, lambda: PostgresDriver(driver.options))
-        store._ids = 1_000_000 * len(stores)
-        stores.append(store)
-        return store
+        instance = kit.Instance(driver, lambda: PostgresDriver(driver.options))
+        instance._ids = 1_000_000 * len(instances)
+        instances.append(instance)
+        return instance
 
     yield open_one
-    for store in stores:
-        await store.driver.close()
+    for instance in instances:
+        await instance.driver.close()

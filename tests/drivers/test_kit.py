@@ -19,7 +19,7 @@ class TestFs(DriverKit):
         return FsDriver(tmp_path / "storage")
 
     @pytest.fixture
-    def again(self, tmp_path: Path) -> Callable[[], Driver]:
+    def make_driver(self, tmp_path: Path) -> Callable[[], Driver]:
         return lambda: FsDriver(tmp_path / "storage")
 
 
@@ -29,7 +29,7 @@ class TestMemory(DriverKit):
         return MemoryDriver.from_url("memory:")
 
     @pytest.fixture
-    def again(self) -> Callable[[], Driver]:
+    def make_driver(self) -> Callable[[], Driver]:
         return lambda: MemoryDriver.from_url("memory:")
 
 
@@ -45,5 +45,5 @@ class TestPostgres(DriverKit):
         return PostgresDriver.from_url(url)
 
     @pytest.fixture
-    def again(self, url: str) -> Callable[[], Driver]:
+    def make_driver(self, url: str) -> Callable[[], Driver]:
         return lambda: PostgresDriver.from_url(url)

@@ -4,7 +4,7 @@ import pytest
 
 from composerd.models import AttemptState
 from composerd.testing.kit.clause import clause
-from composerd.testing.kit.instance import Store
+from composerd.testing.kit.instance import Instance
 
 ERROR = b'{"job_error":{"id":1}}'
 
@@ -13,75 +13,75 @@ class Artifacts:
     """Files: attached to an attempt, published by its end."""
 
     @clause("U1")
-    async def test_artifacts_become_the_jobs(self, store: Store) -> None:
+    async def test_artifacts_become_the_jobs(self, instance: Instance) -> None:
         """J7, Artifacts: what is attached when the attempt ends the job is the job's, by name."""
-        job_id = await store.add()
-        token = await store.take()
+        job_id = await instance.add()
+        token = await instance.take()
         for name in ("b", "a"):
-            assert await store.attach(token, name) == (AttemptState.RUNNING, None)
-        assert [one.name for one in await store.artifacts(job_id)] == ["a", "b"]
-        await store.finish(token)
-        assert [one.name for one in await store.artifacts(job_id)] == ["a", "b"]
+            assert await instance.attach(token, name) == (AttemptState.RUNNING, None)
+        assert [one.name for one in await instance.artifacts(job_id)] == ["a", "b"]
+        await instance.finish(token)
+        assert [one.name for one in await instance.artifacts(job_id)] == ["a", "b"]
 
     @clause("U1")
-    async def test_artifacts_of_a_failed_job(self, store: Store) -> None:
+    async def test_artifacts_of_a_failed_job(self, instance: Instance) -> None:
         """J8, Artifacts: a failed outcome that ends the job publishes too."""
-        job_id = await store.add()
-        token = await store.take()
-        await store.attach(token, "log")
-        await store.finish(token, ERROR, failed=True)
-        assert [one.name for one in await store.artifacts(job_id)] == ["log"]
+        job_id = await instance.add()
+        token = await instance.take()
+        await instance.attach(token, "log")
+        await instance.finish(token, ERROR, failed=True)
+        assert [one.name for one in await instance.artifacts(job_id)] == ["log"]
 
-    @pytest.mark.parametrize("how", ["released", "lapsed", "canceled", "retried"])
+    @pytest.mark.parametrize("how", ["released", "expired", "canceled", "retried"])
     @clause("U2")
-    async def test_artifacts_of_no_use(self, store: Store, how: str) -> None:
+    async def test_artifacts_of_no_use(self, instance: Instance, how: str) -> None:
         """J9 to J12, Artifacts: an attempt that ends without ending its job leaves no artifacts, to the next attempt neither."""
-        job_id = await store.add(retry_on_failure=1)
-        token = await store.take()
-        await store.attach(token, "log")
+        job_id = await instance.add(retry_on_failure=1)
+        token = await instance.take()
+        await instance.attach(token, "log")
         if how == "released":
-            await store.release(token)
-        elif how == "lapsed":
-            await store.pass_time(610.0)
+            await instance.release(token)
+        elif how == "expired":
+            await instance.pass_time(610.0)
         elif how == "canceled":
-            await store.cancel(job_id)
+            await instance.cancel(job_id)
         else:
-            await store.finish(token, ERROR, failed=True)
-            await store.pass_time(110.0)
-        assert await store.artifacts(job_id) == ()
+            await instance.finish(token, ERROR, failed=True)
+            await instance.pass_time(110.0)
+        assert await instance.artifacts(job_id) == ()
         if how != "canceled":
-            await store.end(job_id)
-            assert await store.artifacts(job_id) == ()
+            await instance.end(job_id)
+            assert await instance.artifacts(job_id) == ()
 
     @clause("U3")
-    async def test_an_artifact_is_replaced(self, store: Store) -> None:
+    async def test_an_artifact_is_replaced(self, instance: Instance) -> None:
         """Attach: the same name again takes the former's place, which is answered; the same file again replaces nothing."""
-        job_id = await store.add()
-        token = await store.take()
-        await store.attach(token, "a", "one")
-        assert await store.attach(token, "a", "two") == (AttemptState.RUNNING, "one")
-        assert await store.attach(token, "a", "two") == (AttemptState.RUNNING, None)
-        assert [one.location for one in await store.artifacts(job_id)] == ["two"]
+        job_id = await instance.add()
+        token = await instance.take()
+        await instance.attach(token, "a", "one")
+        assert await instance.attach(token, "a", "two") == (AttemptState.RUNNING, "one")
+        assert await instance.attach(token, "a", "two") == (AttemptState.RUNNING, None)
+        assert [one.location for one in await instance.artifacts(job_id)] == ["two"]
 
     @clause("U4")
-    async def test_an_artifact_is_refused(self, store: Store) -> None:
+    async def test_an_artifact_is_refused(self, instance: Instance) -> None:
         """Attach: refused unless the attempt runs; the answer says what became of it."""
-        job_id = await store.add()
-        first = await store.take()
-        await store.release(first)
-        second = await store.take()
-        assert await store.attach(first, "a") == (AttemptState.SUPERSEDED, None)
-        await store.finish(second)
-        assert await store.attach(second, "a") == (AttemptState.FINISHED, None)
-        assert await store.attach(store.id(), "a") == (AttemptState.UNKNOWN, None)
-        assert await store.artifacts(job_id) == ()
+        job_id = await instance.add()
+        first = await instance.take()
+        await instance.release(first)
+        second = await instance.take()
+        assert await instance.attach(first, "a") == (AttemptState.SUPERSEDED, None)
+        await instance.finish(second)
+        assert await instance.attach(second, "a") == (AttemptState.FINISHED, None)
+        assert await instance.attach(instance.id(), "a") == (AttemptState.UNKNOWN, None)
+        assert await instance.artifacts(job_id) == ()
 
     @clause("U5")
-    async def test_attaching_renews(self, store: Store) -> None:
+    async def test_attaching_renews(self, instance: Instance) -> None:
         """A2: a file attached confirms the attempt and begins its lease anew."""
-        await store.add()
-        token = await store.take(handover=50.0)
-        await store.attach(token, "a")
-        assert await store.pass_time(500.0) == []
-        await store.attach(token, "a")
-        assert await store.pass_time(500.0) == []
+        await instance.add()
+        token = await instance.take(handover=50.0)
+        await instance.attach(token, "a")
+        assert await instance.pass_time(500.0) == []
+        await instance.attach(token, "a")
+        assert await instance.pass_time(500.0) == []

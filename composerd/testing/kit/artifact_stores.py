@@ -20,7 +20,7 @@ PART = 256 * KIB
 A, B = "11111111-1111-4111-8111-111111111111", "22222222-2222-4222-8222-222222222222"
 PLACE = f"{A}/1/aaaaaaaa-aaaa-4aaa-8aaa-aaaaaaaaaaaa"
 
-Again = Callable[[], ArtifactStore]
+MakeStore = Callable[[], ArtifactStore]
 
 
 def _test(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
@@ -91,23 +91,25 @@ class ArtifactStoreKit:
 
     >>> class TestMine(ArtifactStoreKit):
     ...     @pytest.fixture
-    ...     def store(self, again):
-    ...         return again()
+    ...     def store(self, make_store):
+    ...         return make_store()
     ...
     ...     @pytest.fixture
-    ...     def again(self, tmp_path):
+    ...     def make_store(self, tmp_path):
     ...         return lambda: MyStore.from_url(f"mine:{tmp_path}")
     """
 
     @pytest.fixture
     def store(self) -> ArtifactStore:
         """An unopened store on a new, empty place."""
-        raise NotImplementedError(f"{type(self).__name__} gives no fixture `store`: an unopened, empty store")
+        raise NotImplementedError(f"{type(self).__name__} has no fixture `store`: an unopened, empty store")
 
     @pytest.fixture
-    def again(self) -> Again:
+    def make_store(self) -> MakeStore:
         """A function that makes another unopened store on the same place, as another server would."""
-        raise NotImplementedError(f"{type(self).__name__} gives no fixture `again`: makes another store on the place")
+        raise NotImplementedError(
+            f"{type(self).__name__} has no fixture `make_store`: a function that returns another store on the same storage"
+        )
 
     @_test
     async def test_what_was_written(self, store: ArtifactStore) -> None:
@@ -219,15 +221,15 @@ class ArtifactStoreKit:
         assert not await there(store, PLACE)
 
     @_test
-    async def test_opened_again(self, store: ArtifactStore, again: Again) -> None:
+    async def test_opened_again(self, store: ArtifactStore, make_store: MakeStore) -> None:
         """What was committed is there for whoever opens it next."""
         data = content(PART + 17)
         await put(store, PLACE, data)
         await store.close()
         await store.close()
-        second = again()
+        second = make_store()
         await second.close()  # nobody started it
-        second = again()
+        second = make_store()
         try:
             await second.start(create=False)
             assert await read(second, PLACE, 0, len(data)) == data
@@ -235,12 +237,12 @@ class ArtifactStoreKit:
             await second.close()
 
     @_test
-    async def test_abandoned(self, store: ArtifactStore, again: Again) -> None:
+    async def test_abandoned(self, store: ArtifactStore, make_store: MakeStore) -> None:
         """What a crash left half written cannot be read; what of it is listed can be removed."""
         writer = await store.create(PLACE)
         await writer.write(content(2 * PART))
         await store.close()
-        second = again()
+        second = make_store()
         try:
             await second.start(create=True)
             assert not await there(second, PLACE)
@@ -255,9 +257,9 @@ class ArtifactStoreKit:
                 await writer.abort()  # only to let go of what it holds in this process
 
     @_test
-    async def test_two_servers(self, store: ArtifactStore, again: Again) -> None:
+    async def test_two_servers(self, store: ArtifactStore, make_store: MakeStore) -> None:
         """What one has committed or removed is so for another one that is open."""
-        second = again()
+        second = make_store()
         try:
             await second.start(create=True)
             await put(store, PLACE, content(PART))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from composerd.testing.kit.instance import Store
+from composerd.testing.kit.instance import Instance
 
 LIMIT = 60.0
 """How long a test of the kit may take, in seconds: a driver that never answers is found out."""
@@ -27,8 +27,8 @@ def clause(*ids: str, needs: str = "", opened: bool = True) -> Callable[[Test], 
 
     def decorate(test: Test) -> Callable[..., None]:
         @functools.wraps(test)
-        def run(self: Any, store: Store, **arguments: Any) -> None:
-            asyncio.run(_run(test, self, store, arguments, needs=needs, opened=opened))
+        def run(self: Any, instance: Instance, **arguments: Any) -> None:
+            asyncio.run(_run(test, self, instance, arguments, needs=needs, opened=opened))
 
         marked: Callable[..., None] = pytest.mark.clause(*ids)(run)
         return marked
@@ -36,13 +36,15 @@ def clause(*ids: str, needs: str = "", opened: bool = True) -> Callable[[Test], 
     return decorate
 
 
-async def _run(test: Test, self: Any, store: Store, arguments: dict[str, Any], *, needs: str, opened: bool) -> None:
-    if needs and not getattr(store.driver.capabilities, needs):
+async def _run(
+    test: Test, self: Any, instance: Instance, arguments: dict[str, Any], *, needs: str, opened: bool
+) -> None:
+    if needs and not getattr(instance.driver.capabilities, needs):
         pytest.skip(f"the driver says {needs}=False")
     try:
         async with asyncio.timeout(LIMIT):
             if opened:
-                await store.driver.start()
-            await test(self, store, **arguments)
+                await instance.driver.start()
+            await test(self, instance, **arguments)
     finally:
-        await store.close()
+        await instance.close()

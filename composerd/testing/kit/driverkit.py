@@ -11,14 +11,14 @@ from composerd.testing.kit.dependencies import Dependencies
 from composerd.testing.kit.durability import Durability
 from composerd.testing.kit.ends import Ends
 from composerd.testing.kit.histories import Histories
-from composerd.testing.kit.instance import Store
+from composerd.testing.kit.instance import Instance
 from composerd.testing.kit.leases import Leases
-from composerd.testing.kit.migration import Moving
-from composerd.testing.kit.news import TellsNews
-from composerd.testing.kit.queries import Looks
+from composerd.testing.kit.migration import Migration
+from composerd.testing.kit.news import NewsOfCalls
+from composerd.testing.kit.queries import Queries
 from composerd.testing.kit.races import Races
-from composerd.testing.kit.requeues import Returns
-from composerd.testing.kit.storage import Storages
+from composerd.testing.kit.requeues import Requeues
+from composerd.testing.kit.storage import Storage
 from composerd.testing.kit.submissions import Submissions
 
 
@@ -27,15 +27,15 @@ class DriverKit(
     Dependencies,
     Claims,
     Leases,
-    Returns,
+    Requeues,
     Ends,
     Artifacts,
-    Looks,
-    TellsNews,
+    Queries,
+    NewsOfCalls,
     Races,
     Durability,
-    Moving,
-    Storages,
+    Migration,
+    Storage,
     Histories,
 ):
     """Whether a driver keeps the contract. Derive a class whose name begins with `Test`, and give its two fixtures.
@@ -46,7 +46,7 @@ class DriverKit(
     ...         return MyDriver.from_url(f"mine:{tmp_path}/jobs")
     ...
     ...     @pytest.fixture
-    ...     def again(self, tmp_path):
+    ...     def make_driver(self, tmp_path):
     ...         return lambda: MyDriver.from_url(f"mine:{tmp_path}/jobs")
 
     The fixtures are plain, and the tests run their coroutines themselves: it makes no difference whether a plugin for
@@ -56,18 +56,16 @@ class DriverKit(
     @pytest.fixture
     def driver(self) -> Driver:
         """An unopened driver on a new, empty storage."""
-        raise NotImplementedError(
-            f"{type(self).__name__} gives no fixture `driver`: an unopened driver on a new storage"
-        )
+        raise NotImplementedError(f"{type(self).__name__} has no fixture `driver`: an unopened driver on a new storage")
 
     @pytest.fixture
-    def again(self) -> Callable[[], Driver]:
+    def make_driver(self) -> Callable[[], Driver]:
         """A function that makes another unopened driver on the storage that `driver` has."""
         raise NotImplementedError(
-            f"{type(self).__name__} gives no fixture `again`: makes another driver on the storage"
+            f"{type(self).__name__} has no fixture `make_driver`: a function that returns another driver on the same storage"
         )
 
     @pytest.fixture
-    def store(self, driver: Driver, again: Callable[[], Driver]) -> Store:
+    def instance(self, driver: Driver, make_driver: Callable[[], Driver]) -> Instance:
         """The driver, and the tests' words for it."""
-        return Store(driver, again)
+        return Instance(driver, make_driver)

@@ -10,7 +10,7 @@ import msgspec
 
 from composerd.models import AttemptState, JobState, OnDependencyFailure, Outcome, Verdict, Worker
 from composerd.testing.kit.clause import clause
-from composerd.testing.kit.instance import LEASE, Store, everything, timeless
+from composerd.testing.kit.instance import LEASE, Instance, add_jobs_in_every_state, without_times
 
 KILLED_AFTER = 17
 """How many operations `_operations` has, at each of which a process is killed."""
@@ -20,159 +20,159 @@ class Durability:
     """What survives: a restart after every operation, and a process that is killed right after it was answered."""
 
     @clause("G5", needs="durable")
-    async def test_everything_is_as_it_was(self, store: Store) -> None:
+    async def test_everything_is_as_it_was(self, instance: Instance) -> None:
         """Jobs, attempts, payloads and artifacts are after a restart what they were before, also after another one."""
-        await everything(store)
-        before, info = await store.dump(), (await store.driver.info()).jobs
+        await add_jobs_in_every_state(instance)
+        before, info = await instance.dump(), (await instance.driver.info()).jobs
         for _ in range(2):
-            await store.reopen()
-            assert await store.dump() == before
-            assert (await store.driver.info()).jobs == info
+            await instance.reopen()
+            assert await instance.dump() == before
+            assert (await instance.driver.info()).jobs == info
 
     @clause("G5", needs="durable")
-    async def test_reopened_after_every_operation(self, store: Store) -> None:
+    async def test_reopened_after_every_operation(self, instance: Instance) -> None:
         """After each kind of write everything is the same before and after a restart."""
         done = 0
-        async for _ in _operations(store):
-            before = await store.dump()
-            await store.reopen()
-            assert await store.dump() == before
+        async for _ in _operations(instance):
+            before = await instance.dump()
+            await instance.reopen()
+            assert await instance.dump() == before
             done += 1
         assert done == KILLED_AFTER
 
     @clause("G4", needs="durable", opened=False)
-    async def test_killed_after_every_operation(self, store: Store) -> None:
+    async def test_killed_after_every_operation(self, instance: Instance) -> None:
         """A process that is killed right after an answer loses nothing of it; the storage opens, and goes on."""
         for operations in range(1, KILLED_AFTER + 1):
-            store.shifted, told = _until_killed(store, operations)
-            await store.driver.shift_clock(store.shifted)
-            await store.driver.start()
-            assert await _shape(store) == told
-            await store.empty()
-            await store.driver.close()
-            store.driver = store.again()
+            instance.shifted, stored = _until_killed(instance, operations)
+            await instance.driver.shift_clock(instance.shifted)
+            await instance.driver.start()
+            assert await _contents(instance) == stored
+            await instance.empty()
+            await instance.driver.close()
+            instance.driver = instance.make_driver()
 
     @clause("G5", "C7", "F2", "E6", "E7", needs="durable")
-    async def test_repetitions_after_a_restart(self, store: Store) -> None:
+    async def test_repetitions_after_a_restart(self, instance: Instance) -> None:
         """After a restart every write is answered as before it."""
-        job = store.new(idempotency_key="k", fingerprint=b"f")
-        await store.submit(job)
-        await store.add()
-        first, second = store.id(), store.id()
-        claimed = await store.claim(token=first)
-        await store.claim(token=second)
-        await store.finish(second, b"2")
-        await store.reopen()
-        assert await store.claim(token=first) == claimed
-        assert await store.finish(second, b"2") is Verdict.ACCEPTED
-        assert await store.finish(second, b"3") is Verdict.CONFLICT
-        assert (await store.submit(job)).created == (True,)
-        assert (await store.submit(store.new(idempotency_key="k", fingerprint=b"f"))).jobs[0].id == job.id
+        job = instance.new(idempotency_key="k", fingerprint=b"f")
+        await instance.submit(job)
+        await instance.add()
+        first, second = instance.id(), instance.id()
+        claimed = await instance.claim(token=first)
+        await instance.claim(token=second)
+        await instance.finish(second, b"2")
+        await instance.reopen()
+        assert await instance.claim(token=first) == claimed
+        assert await instance.finish(second, b"2") is Verdict.ACCEPTED
+        assert await instance.finish(second, b"3") is Verdict.CONFLICT
+        assert (await instance.submit(job)).created == (True,)
+        assert (await instance.submit(instance.new(idempotency_key="k", fingerprint=b"f"))).jobs[0].id == job.id
 
     @clause("G5", "C4", needs="durable")
-    async def test_the_ready_order_is_kept(self, store: Store) -> None:
+    async def test_the_ready_order_is_kept(self, instance: Instance) -> None:
         """A restart changes no place."""
-        ids = [await store.add(priority=n % 2) for n in range(6)]
-        await store.release(await store.take(ids[1]))
-        await store.reopen()
-        order = [await store.claim() for _ in range(6)]
+        ids = [await instance.add(priority=n % 2) for n in range(6)]
+        await instance.release(await instance.take(ids[1]))
+        await instance.reopen()
+        order = [await instance.claim() for _ in range(6)]
         assert [one and one.job_id for one in order] == [ids[n] for n in (3, 5, 1, 0, 2, 4)]
 
     @clause("L11", needs="durable")
-    async def test_running_attempts_have_a_full_lease(self, store: Store) -> None:
+    async def test_running_attempts_have_a_full_lease(self, instance: Instance) -> None:
         """After a start every running attempt is confirmed and has a full lease."""
-        job_id = await store.add()
-        token = await store.take(handover=50.0)
-        await store.reopen()
-        assert await store.pass_time(LEASE - 10.0) == []
-        assert await store.pass_time(20.0) == [job_id]
-        assert (await store.get(job_id)).retries == 1
-        assert await store.touch(token) is AttemptState.SUPERSEDED
+        job_id = await instance.add()
+        token = await instance.take(handover=50.0)
+        await instance.reopen()
+        assert await instance.pass_time(LEASE - 10.0) == []
+        assert await instance.pass_time(20.0) == [job_id]
+        assert (await instance.get(job_id)).retries == 1
+        assert await instance.touch(token) is AttemptState.SUPERSEDED
 
     @clause("L11", needs="durable")
-    async def test_a_lapsed_attempt_gets_another_lease(self, store: Store) -> None:
+    async def test_a_lapsed_attempt_gets_another_lease(self, instance: Instance) -> None:
         """An attempt does not lapse within one lease of the start, though its lease and its job's timeout ran out before."""
-        job_id = await store.add(timeout=100.0)
-        token = await store.take()
-        store.shifted += 5000.0
-        await store.reopen()
-        assert await store.pass_time(0.0) == []
-        assert await store.touch(token) is AttemptState.RUNNING
-        assert await store.pass_time(LEASE + 10.0) == [job_id]
+        job_id = await instance.add(timeout=100.0)
+        token = await instance.take()
+        instance.shifted += 5000.0
+        await instance.reopen()
+        assert await instance.pass_time(0.0) == []
+        assert await instance.touch(token) is AttemptState.RUNNING
+        assert await instance.pass_time(LEASE + 10.0) == [job_id]
 
     @clause("D3", "G5", needs="durable")
-    async def test_what_follows_survives(self, store: Store) -> None:
+    async def test_what_follows_survives(self, instance: Instance) -> None:
         """What follows from an end is drawn before a restart or after it, by `advance` at the latest."""
-        root = store.new()
-        jobs = [store.new(root.id, on_dependency_failure=OnDependencyFailure.FAIL) for _ in range(30)]
-        leaves = [store.new(job.id) for job in jobs]
-        await store.submit(root, *jobs, *leaves)
-        token = await store.take(root.id)
-        await store.driver.finish([Outcome(token, b"no", failed=True)])
-        await store.reopen()
-        await store.told((await store.driver.advance(10)).news)
-        assert [await store.state(job.id) for job in jobs] == [JobState.FAILED] * 30
-        assert [await store.state(leaf.id) for leaf in leaves] == [JobState.READY] * 30
+        root = instance.new()
+        jobs = [instance.new(root.id, on_dependency_failure=OnDependencyFailure.FAIL) for _ in range(30)]
+        leaves = [instance.new(job.id) for job in jobs]
+        await instance.submit(root, *jobs, *leaves)
+        token = await instance.take(root.id)
+        await instance.driver.finish([Outcome(token, b"no", failed=True)])
+        await instance.reopen()
+        await instance.advance_until_idle((await instance.driver.advance(10)).news)
+        assert [await instance.state(job.id) for job in jobs] == [JobState.FAILED] * 30
+        assert [await instance.state(leaf.id) for leaf in leaves] == [JobState.READY] * 30
 
     @clause("G4", needs="durable")
-    async def test_signs_of_life_may_be_lost(self, store: Store) -> None:
+    async def test_signs_of_life_may_be_lost(self, instance: Instance) -> None:
         """What only `touch` and `seen` said need not survive, and does no harm."""
-        job_id = await store.add()
-        token = await store.take()
-        await store.touch(token, b"half")
-        await store.driver.seen([Worker(store.id(), "x86_64")])
-        await store.reopen()
-        assert (await store.get(job_id)).partial in (b"half", None)
-        assert await store.finish(token) is Verdict.ACCEPTED
+        job_id = await instance.add()
+        token = await instance.take()
+        await instance.touch(token, b"half")
+        await instance.driver.seen([Worker(instance.id(), "x86_64")])
+        await instance.reopen()
+        assert (await instance.get(job_id)).partial in (b"half", None)
+        assert await instance.finish(token) is Verdict.ACCEPTED
 
 
-async def _operations(store: Store) -> AsyncIterator[None]:
+async def _operations(instance: Instance) -> AsyncIterator[None]:
     """Every kind of write, one after the other; it stops after each."""
-    root = await store.add(idempotency_key="k", fingerprint=b"f")
+    root = await instance.add(idempotency_key="k", fingerprint=b"f")
     yield
-    graph = [store.new(root), store.new(root, on_dependency_failure=OnDependencyFailure.FAIL)]
-    await store.submit(*graph, store.new(graph[0].id), store.new(not_before=100.0))
+    graph = [instance.new(root), instance.new(root, on_dependency_failure=OnDependencyFailure.FAIL)]
+    await instance.submit(*graph, instance.new(graph[0].id), instance.new(not_before=100.0))
     yield
-    token = await store.take(root)
+    token = await instance.take(root)
     yield
-    await store.release(token)
+    await instance.release(token)
     yield
-    token = await store.take(root, handover=50.0)
+    token = await instance.take(root, handover=50.0)
     yield
-    await store.attach(token, "log")
+    await instance.attach(token, "log")
     yield
-    await store.attach(token, "log", "elsewhere")
+    await instance.attach(token, "log", "elsewhere")
     yield
-    await store.finish(token, b"result", failed=True)
+    await instance.finish(token, b"result", failed=True)
     yield
-    lapsing = await store.take(graph[0].id)
+    expiring = await instance.take(graph[0].id)
     yield
-    await store.pass_time(LEASE + 200.0)
+    await instance.pass_time(LEASE + 200.0)
     yield
-    assert await store.touch(lapsing) is AttemptState.SUPERSEDED
-    retried = await store.add(priority=5, retry_on_failure=1)
+    assert await instance.touch(expiring) is AttemptState.SUPERSEDED
+    retried = await instance.add(priority=5, retry_on_failure=1)
     yield
-    await store.finish(await store.take(retried), b"error", failed=True)
+    await instance.finish(await instance.take(retried), b"error", failed=True)
     yield
-    await store.cancel(graph[0].id)
+    await instance.cancel(graph[0].id)
     yield
-    await store.delete(graph[1].id)
+    await instance.delete(graph[1].id)
     yield
-    await store.add(priority=9, retention=10.0)
+    await instance.add(priority=9, retention=10.0)
     yield
-    await store.finish(await store.take(), b"{}")
+    await instance.finish(await instance.take(), b"{}")
     yield
-    await store.pass_time(20.0)
-    await store.driver.purge(10)
+    await instance.pass_time(20.0)
+    await instance.driver.purge(10)
     yield
 
 
-async def _shape(store: Store) -> bytes:
+async def _contents(instance: Instance) -> bytes:
     """What is stored, but the moments, and what a start renews."""
-    return msgspec.json.encode([timeless(one) for one in await store.dump()])
+    return msgspec.json.encode([without_times(one) for one in await instance.dump()])
 
 
-def _until_killed(store: Store, operations: int) -> tuple[float, bytes]:
+def _until_killed(instance: Instance, operations: int) -> tuple[float, bytes]:
     """Let a process of its own do so many operations on the storage, and be killed; how far ahead it was, and what it had stored."""
     reader, writer = os.pipe()
     with warnings.catch_warnings():
@@ -182,24 +182,24 @@ def _until_killed(store: Store, operations: int) -> tuple[float, bytes]:
     if child == 0:
         try:
             os.close(reader)
-            asyncio.run(_work(store, operations, writer))
+            asyncio.run(_work(instance, operations, writer))
         finally:
             os._exit(1)  # not to be reached: the child kills itself
     os.close(writer)
     with os.fdopen(reader, "rb") as pipe:
-        shifted, _, told = pipe.read().partition(b"\n")
+        shifted, _, stored = pipe.read().partition(b"\n")
     _, status = os.waitpid(child, 0)
     assert os.WIFSIGNALED(status), "the process that was to be killed failed before"
-    return float(shifted), told
+    return float(shifted), stored
 
 
-async def _work(store: Store, operations: int, pipe: int) -> None:
-    await store.driver.shift_clock(store.shifted)
-    await store.driver.start()
+async def _work(instance: Instance, operations: int, pipe: int) -> None:
+    await instance.driver.shift_clock(instance.shifted)
+    await instance.driver.start()
     done = 0
-    async for _ in _operations(store):
+    async for _ in _operations(instance):
         done += 1
         if done == operations:
-            with os.fdopen(pipe, "wb") as told:
-                told.write(b"%f\n" % store.shifted + await _shape(store))
+            with os.fdopen(pipe, "wb") as report:
+                report.write(b"%f\n" % instance.shifted + await _contents(instance))
             os.kill(os.getpid(), signal.SIGKILL)

@@ -5,7 +5,7 @@ import pytest
 from composerd.errors import JobEnded, JobNotEnded, JobNotFound
 from composerd.models import AttemptState, Job, JobState, OnDependencyFailure, Outcome, Verdict
 from composerd.testing.kit.clause import clause
-from composerd.testing.kit.instance import Store
+from composerd.testing.kit.instance import Instance
 
 ERROR = b'{"job_error":{"id":1}}'
 
@@ -15,175 +15,175 @@ class Ends:
 
     @pytest.mark.parametrize(("failed", "state"), [(False, JobState.FINISHED), (True, JobState.FAILED)])
     @clause("F1")
-    async def test_an_outcome_ends_the_job(self, store: Store, failed: bool, state: JobState) -> None:
+    async def test_an_outcome_ends_the_job(self, instance: Instance, failed: bool, state: JobState) -> None:
         """J7, J8, A4: an accepted outcome ends the job with its result as it stands."""
-        job_id = await store.add()
-        token = await store.take()
+        job_id = await instance.add()
+        token = await instance.take()
         result = b'{ "job_error": null, "\\u00e4": "\xc3\xa4" }'
-        (answer,) = (await store.driver.finish([Outcome(token, result, failed)])).items
+        (answer,) = (await instance.driver.finish([Outcome(token, result, failed)])).items
         assert (answer.verdict, answer.job_id) == (Verdict.ACCEPTED, job_id)
-        job = await store.get(job_id)
+        job = await instance.get(job_id)
         assert (job.state, job.retries) == (state, 0)
         assert job.finished_at is not None
-        assert await store.result(job_id) == result
-        assert await store.touch(token) is AttemptState.FINISHED
+        assert await instance.result(job_id) == result
+        assert await instance.touch(token) is AttemptState.FINISHED
 
     @clause("F2", "G3")
-    async def test_the_same_outcome_again(self, store: Store) -> None:
+    async def test_the_same_outcome_again(self, instance: Instance) -> None:
         """Finish: the same result again is accepted again, another is a conflict, and nothing changes."""
-        job_id = await store.add()
-        token = await store.take()
-        await store.finish(token, b"1")
-        before = await store.get(job_id)
-        assert await store.finish(token, b"1") is Verdict.ACCEPTED
-        assert await store.finish(token, b"2") is Verdict.CONFLICT
-        assert await store.get(job_id) == before
-        assert await store.result(job_id) == b"1"
+        job_id = await instance.add()
+        token = await instance.take()
+        await instance.finish(token, b"1")
+        before = await instance.get(job_id)
+        assert await instance.finish(token, b"1") is Verdict.ACCEPTED
+        assert await instance.finish(token, b"2") is Verdict.CONFLICT
+        assert await instance.get(job_id) == before
+        assert await instance.result(job_id) == b"1"
 
     @clause("G2", "F2")
-    async def test_twice_in_one_batch(self, store: Store) -> None:
+    async def test_twice_in_one_batch(self, instance: Instance) -> None:
         """Batches: items are applied in their order, so the second outcome of one attempt is a repetition or a conflict."""
-        await store.add()
-        token = await store.take()
+        await instance.add()
+        token = await instance.take()
         outcomes = [Outcome(token, result) for result in (b"1", b"1", b"2")]
-        answers = (await store.driver.finish(outcomes)).items
+        answers = (await instance.driver.finish(outcomes)).items
         assert [one.verdict for one in answers] == [Verdict.ACCEPTED, Verdict.ACCEPTED, Verdict.CONFLICT]
 
     @clause("F3")
-    async def test_an_ended_attempt_is_refused(self, store: Store) -> None:
+    async def test_an_ended_attempt_is_refused(self, instance: Instance) -> None:
         """Finish: canceled, superseded and unknown attempts are told so; the attempt that runs now is not disturbed."""
-        job_id = await store.add()
-        first = await store.take()
-        await store.release(first)
-        second = await store.take()
-        assert await store.finish(first) is Verdict.SUPERSEDED
-        assert await store.state(job_id) is JobState.RUNNING
-        await store.cancel(job_id)
-        assert await store.finish(second) is Verdict.CANCELED
-        assert await store.finish(store.id()) is Verdict.UNKNOWN
-        assert await store.result(job_id) is None
+        job_id = await instance.add()
+        first = await instance.take()
+        await instance.release(first)
+        second = await instance.take()
+        assert await instance.finish(first) is Verdict.SUPERSEDED
+        assert await instance.state(job_id) is JobState.RUNNING
+        await instance.cancel(job_id)
+        assert await instance.finish(second) is Verdict.CANCELED
+        assert await instance.finish(instance.id()) is Verdict.UNKNOWN
+        assert await instance.result(job_id) is None
 
     @pytest.mark.parametrize("state", [JobState.WAITING, JobState.READY, JobState.RUNNING])
     @clause("X1")
-    async def test_a_cancel(self, store: Store, state: JobState) -> None:
+    async def test_a_cancel(self, instance: Instance, state: JobState) -> None:
         """J12, A5: whatever is unended is canceled, without a result; a running attempt is told so."""
-        job_id = await store.add(not_before=50.0 if state is JobState.WAITING else None)
-        token = await store.take() if state is JobState.RUNNING else None
-        assert await store.state(job_id) is state
-        canceled = await store.cancel(job_id)
+        job_id = await instance.add(not_before=50.0 if state is JobState.WAITING else None)
+        token = await instance.take() if state is JobState.RUNNING else None
+        assert await instance.state(job_id) is state
+        canceled = await instance.cancel(job_id)
         assert isinstance(canceled, Job)
         assert canceled.state is JobState.CANCELED
-        assert await store.result(job_id) is None
-        assert await store.pass_time(1000.0) == []
-        assert await store.claim() is None
+        assert await instance.result(job_id) is None
+        assert await instance.pass_time(1000.0) == []
+        assert await instance.claim() is None
         if token is not None:
-            assert await store.touch(token) is AttemptState.CANCELED
-            assert (await store.release(token)).state is AttemptState.CANCELED
+            assert await instance.touch(token) is AttemptState.CANCELED
+            assert (await instance.release(token)).state is AttemptState.CANCELED
 
     @clause("X2")
-    async def test_a_cancel_takes_all_along(self, store: Store) -> None:
+    async def test_a_cancel_takes_all_along(self, instance: Instance) -> None:
         """J12: all that depends on a canceled job is canceled, whatever it says of failures; its dependencies are not."""
-        root = await store.add()
-        job_id = await store.add(root)
-        near = await store.add(job_id, on_dependency_failure=OnDependencyFailure.FAIL)
-        far = await store.add(near, root)
-        await store.cancel(job_id)
-        assert [await store.state(one) for one in (root, job_id, near, far)] == [
+        root = await instance.add()
+        job_id = await instance.add(root)
+        near = await instance.add(job_id, on_dependency_failure=OnDependencyFailure.FAIL)
+        far = await instance.add(near, root)
+        await instance.cancel(job_id)
+        assert [await instance.state(one) for one in (root, job_id, near, far)] == [
             JobState.READY,
             *[JobState.CANCELED] * 3,
         ]
 
     @clause("X3", "G3")
-    async def test_canceled_stays_canceled(self, store: Store) -> None:
+    async def test_canceled_stays_canceled(self, instance: Instance) -> None:
         """Cancel: a canceled job is answered as it is; an ended one is `JobEnded`, a missing one `JobNotFound`."""
-        canceled, ended = await store.add(), await store.add()
-        first = await store.cancel(canceled)
-        await store.end(ended)
-        answers = (await store.driver.cancel([canceled, ended, store.id()])).items
+        canceled, ended = await instance.add(), await instance.add()
+        first = await instance.cancel(canceled)
+        await instance.end(ended)
+        answers = (await instance.driver.cancel([canceled, ended, instance.id()])).items
         assert answers[0] == first
         assert [type(one) for one in answers[1:]] == [JobEnded, JobNotFound]
-        assert await store.state(ended) is JobState.FINISHED
+        assert await instance.state(ended) is JobState.FINISHED
 
     @clause("P1")
-    async def test_deleted(self, store: Store) -> None:
+    async def test_deleted(self, instance: Instance) -> None:
         """A7, Leaving: a deleted job is gone, with its payloads and its token; the answer is the job as it was."""
-        job_id = await store.add()
-        token = await store.take()
-        await store.finish(token)
-        before = await store.get(job_id)
-        assert await store.delete(job_id) == before
-        assert await store.driver.get([job_id]) == [None]
-        assert (await store.args(job_id), await store.result(job_id)) == (None, None)
-        assert await store.artifacts(job_id) == ()
-        assert await store.touch(token) is AttemptState.UNKNOWN
-        assert await store.finish(token) is Verdict.UNKNOWN
-        assert await store.delete(job_id) is None
+        job_id = await instance.add()
+        token = await instance.take()
+        await instance.finish(token)
+        before = await instance.get(job_id)
+        assert await instance.delete(job_id) == before
+        assert await instance.driver.get([job_id]) == [None]
+        assert (await instance.args(job_id), await instance.result(job_id)) == (None, None)
+        assert await instance.artifacts(job_id) == ()
+        assert await instance.touch(token) is AttemptState.UNKNOWN
+        assert await instance.finish(token) is Verdict.UNKNOWN
+        assert await instance.delete(job_id) is None
 
     @clause("P2")
-    async def test_not_to_be_deleted(self, store: Store) -> None:
+    async def test_not_to_be_deleted(self, instance: Instance) -> None:
         """Leaving: neither an unended job nor one that an unended job depends on may be deleted."""
-        job_id = await store.add()
-        dependent = await store.add(job_id)
-        assert isinstance(await store.delete(job_id), JobNotEnded)
-        await store.end(job_id)
-        assert isinstance(await store.delete(job_id), JobNotEnded)
-        await store.end(dependent)
-        assert isinstance(await store.delete(job_id), Job)
-        assert (await store.get(dependent)).dependencies == (job_id,)
+        job_id = await instance.add()
+        dependent = await instance.add(job_id)
+        assert isinstance(await instance.delete(job_id), JobNotEnded)
+        await instance.end(job_id)
+        assert isinstance(await instance.delete(job_id), JobNotEnded)
+        await instance.end(dependent)
+        assert isinstance(await instance.delete(job_id), Job)
+        assert (await instance.get(dependent)).dependencies == (job_id,)
 
     @clause("P3")
-    async def test_a_deleted_dependent_is_not_named(self, store: Store) -> None:
+    async def test_a_deleted_dependent_is_not_named(self, instance: Instance) -> None:
         """Leaving: a deleted job is no dependent any more."""
-        job_id = await store.add()
-        dependents = [await store.add(job_id) for _ in range(3)]
-        await store.cancel(dependents[1])
-        await store.delete(dependents[1])
-        assert (await store.get(job_id)).dependents == (dependents[0], dependents[2])
+        job_id = await instance.add()
+        dependents = [await instance.add(job_id) for _ in range(3)]
+        await instance.cancel(dependents[1])
+        await instance.delete(dependents[1])
+        assert (await instance.get(job_id)).dependents == (dependents[0], dependents[2])
 
     @clause("P4")
-    async def test_purged_after_retention(self, store: Store) -> None:
+    async def test_purged_after_retention(self, instance: Instance) -> None:
         """Leaving: `purge` forgets jobs whose retention is over, in bounded steps, and no others."""
-        short = [await store.add(retention=100.0) for _ in range(3)]
-        longer, forever = await store.add(retention=1000.0), await store.add()
+        short = [await instance.add(retention=100.0) for _ in range(3)]
+        longer, forever = await instance.add(retention=1000.0), await instance.add()
         for job_id in (*short, longer, forever):
-            await store.end(job_id)
-        job = await store.get(short[0])
+            await instance.end(job_id)
+        job = await instance.get(short[0])
         assert job.finished_at is not None
         assert job.expires_at is not None
         assert (job.expires_at - job.finished_at).total_seconds() == 100.0
-        assert (await store.get(forever)).expires_at is None
-        assert list((await store.driver.purge(10)).items) == []
-        await store.shift(110.0)
-        purged = [list((await store.driver.purge(2)).items) for _ in range(3)]
+        assert (await instance.get(forever)).expires_at is None
+        assert list((await instance.driver.purge(10)).items) == []
+        await instance.shift(110.0)
+        purged = [list((await instance.driver.purge(2)).items) for _ in range(3)]
         assert [len(one) for one in purged] == [2, 1, 0]
         assert {*purged[0], *purged[1]} == set(short)
-        assert await store.driver.get([*short, longer, forever]) == [None] * 3 + [
-            await store.get(longer),
-            await store.get(forever),
+        assert await instance.driver.get([*short, longer, forever]) == [None] * 3 + [
+            await instance.get(longer),
+            await instance.get(forever),
         ]
 
     @clause("P4")
-    async def test_not_purged_while_needed(self, store: Store) -> None:
+    async def test_not_purged_while_needed(self, instance: Instance) -> None:
         """Leaving: a job that an unended job depends on stays past its retention, and goes later."""
-        job_id = await store.add(retention=100.0)
-        dependent = await store.add(job_id)
-        await store.end(job_id)
-        await store.shift(110.0)
-        assert list((await store.driver.purge(10)).items) == []
-        await store.end(dependent)
-        await store.shift(610.0)
-        assert list((await store.driver.purge(10)).items) == [job_id]
+        job_id = await instance.add(retention=100.0)
+        dependent = await instance.add(job_id)
+        await instance.end(job_id)
+        await instance.shift(110.0)
+        assert list((await instance.driver.purge(10)).items) == []
+        await instance.end(dependent)
+        await instance.shift(610.0)
+        assert list((await instance.driver.purge(10)).items) == [job_id]
 
     @pytest.mark.parametrize("state", [JobState.CANCELED, JobState.FAILED])
     @clause("P4")
-    async def test_retention_of_whatever_ended(self, store: Store, state: JobState) -> None:
+    async def test_retention_of_whatever_ended(self, instance: Instance, state: JobState) -> None:
         """Leaving: canceled and failed jobs, those by a cascade too, are purged like finished ones."""
-        root = await store.add(retention=10.0)
-        job_id = await store.add(root, retention=10.0, on_dependency_failure=OnDependencyFailure.FAIL)
+        root = await instance.add(retention=10.0)
+        job_id = await instance.add(root, retention=10.0, on_dependency_failure=OnDependencyFailure.FAIL)
         if state is JobState.CANCELED:
-            await store.cancel(root)
+            await instance.cancel(root)
         else:
-            await store.end(root, failed=True)
-        assert await store.state(job_id) is state
-        await store.shift(20.0)
-        assert set((await store.driver.purge(10)).items) == {root, job_id}
+            await instance.end(root, failed=True)
+        assert await instance.state(job_id) is state
+        await instance.shift(20.0)
+        assert set((await instance.driver.purge(10)).items) == {root, job_id}

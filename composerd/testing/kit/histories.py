@@ -9,7 +9,7 @@ from hypothesis import seed as seeded
 from hypothesis.stateful import run_state_machine_as_test
 
 from composerd.testing.kit.history_machine import History
-from composerd.testing.kit.instance import Store
+from composerd.testing.kit.instance import Instance
 
 EXAMPLES = 10
 """How many histories are tried between two looks at the clock."""
@@ -22,7 +22,7 @@ class Histories:
     """Random histories against the model."""
 
     @pytest.mark.clause("G7")
-    def test_random_histories(self, store: Store, request: pytest.FixtureRequest) -> None:
+    def test_random_histories(self, instance: Instance, request: pytest.FixtureRequest) -> None:
         """The same history gives the same answers, and the same storage, as on the model of the contract.
 
         `--history-seconds` and `--history-steps` say how many, `--history-seed` which. The same options are the same
@@ -30,13 +30,13 @@ class Histories:
         """
         option = request.config.getoption
         with asyncio.Runner() as runner:
-            machine = type("Histories", (History,), {"store": store, "runner": runner, "steps": 0})
+            machine = type("Histories", (History,), {"instance": instance, "runner": runner, "steps": 0})
             try:
-                runner.run(store.driver.start())
+                runner.run(instance.driver.start())
                 seconds, steps, seed = map(option, ("--history-seconds", "--history-steps", "--history-seed"))
                 try_histories(machine, seconds, steps, seed, shrink=not option("--history-as-found"))
             finally:
-                runner.run(store.close())
+                runner.run(instance.close())
 
 
 def try_histories(machine: type[History], seconds: float, steps: int | None, seed: int, *, shrink: bool = True) -> None:

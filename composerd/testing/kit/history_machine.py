@@ -41,7 +41,7 @@ from composerd.models import (
     Touch,
     Worker,
 )
-from composerd.testing.kit.instance import PLENTY, Store
+from composerd.testing.kit.instance import PLENTY, Instance
 from composerd.testing.kit.model import Model, ModelJob, ready_order
 from composerd.testing.kit.results import dependency_failed
 from composerd.testing.kit.steps import KEYS, LAST, UNIT, index, looks, repetitions, signs, storages, submission, units
@@ -67,7 +67,7 @@ def _has_tokens(history: "History") -> bool:
 class History(RuleBasedStateMachine):
     """One history; `Histories` derives a class whose `store` and `runner` are there."""
 
-    store: Store
+    instance: Instance
     runner: asyncio.Runner
     steps = 0
     """How many steps were done, in all histories of a class."""
@@ -86,12 +86,12 @@ class History(RuleBasedStateMachine):
         self.partials = True
         """Whether the progress of running attempts is known: not after a restart."""
         self.workers: dict[UUID, tuple[Worker, float]] = {}
-        self.worker_ids = [self.store.id() for _ in range(3)]
+        self.worker_ids = [self.instance.id() for _ in range(3)]
         self.blocked: set[UUID] = set()
         """Those that the last purge could not forget; it may look at them a little later."""
         self.purged_at = -1.0
-        self.do(self.store.empty())
-        self.do(self.store.shift(100 * UNIT))
+        self.do(self.instance.empty())
+        self.do(self.instance.shift(100 * UNIT))
 
     def do(self, awaitable: Awaitable[T]) -> T:
         """Run a coroutine."""
@@ -155,7 +155,7 @@ class History(RuleBasedStateMachine):
         fields = {**fields, **fields.get("traits", {})}
         key = KEYS[fields.get("key", 0)]
         named = fields.get("idempotency_key")
-        job_id = self.store.id()
+        job_id = self.instance.id()
         return NewJob(
             id=job_id,
             type=key.type,
@@ -183,7 +183,7 @@ class History(RuleBasedStateMachine):
     def enqueue(self, jobs: Sequence[NewJob]) -> None:
         """Submit, and compare the answers."""
         expected = self.model.enqueue(jobs)
-        batch = self.do(self.store.driver.enqueue([jobs]))
+        batch = self.do(self.instance.driver.enqueue([jobs]))
         (answer,) = batch.items
         if isinstance(expected, ComposerdError):
             assert (type(answer), answer.details) == (type(expected), expected.details)  # type: ignore[union-attr]
@@ -208,7 +208,7 @@ class History(RuleBasedStateMachine):
         """Requests with new tokens."""
         asked = tuple(KEYS[n] for n in keys)
         lives = UNIT if handover else None
-        self.begin([Claim(self.store.id(), asked, 3 * UNIT, lives, self.store.id()) for _ in range(count)])
+        self.begin([Claim(self.instance.id(), asked, 3 * UNIT, lives, self.instance.id()) for _ in range(count)])
 
     @precondition(_has_ready)
     @rule(failed=st.booleans())
@@ -223,7 +223,7 @@ class History(RuleBasedStateMachine):
 
     def begin(self, claims: Sequence[Claim]) -> None:
         """Claim, and compare the answers."""
-        batch = self.do(self.store.driver.claim(claims, PLENTY))
+        batch = self.do(self.instance.driver.claim(claims, PLENTY))
         assert len(batch.items) == len(claims)
         for claim, claimed in zip(claims, batch.items, strict=True):
             found = self.model.find(claim.token)
@@ -248,7 +248,7 @@ class History(RuleBasedStateMachine):
         """A sign of life."""
         touch = Touch(self.token(n), partial, confirm)
         expected = self.attempt(touch.token)
-        batch = self.do(self.store.driver.touch([touch]))
+        batch = self.do(self.instance.driver.touch([touch]))
         assert batch.items == [expected]
         self.model.touch(touch)
         self.hear(batch.news)
@@ -257,7 +257,7 @@ class History(RuleBasedStateMachine):
         """An uploaded file."""
         token, artifact = self.token(n), Artifact(name, 1, "ab" * 32, place)
         expected = self.attempt(token)
-        batch = self.do(self.store.driver.attach([Attachment(token, artifact)]))
+        batch = self.do(self.instance.driver.attach([Attachment(token, artifact)]))
         (attached,) = batch.items
         assert (attached.attempt, attached.replaced) == (expected, self.model.attach(token, artifact))
         self.hear(batch.news)
@@ -271,7 +271,7 @@ class History(RuleBasedStateMachine):
         for outcome in outcomes:
             found = self.model.find(outcome.token)
             expected.append((self.model.finish(outcome), found and found[0].new.id))
-        batch = self.do(self.store.driver.finish(outcomes))
+        batch = self.do(self.instance.driver.finish(outcomes))
         assert [(one.verdict, one.job_id) for one in batch.items] == expected
         self.hear(batch.news)
 
@@ -281,7 +281,7 @@ class History(RuleBasedStateMachine):
         """A job given back."""
         token = self.token(n)
         expected = self.attempt(token)
-        batch = self.do(self.store.driver.release([token]))
+        batch = self.do(self.instance.driver.release([token]))
         assert batch.items == [expected]
         self.model.release(token)
         self.hear(batch.news)
@@ -291,7 +291,7 @@ class History(RuleBasedStateMachine):
     def cancel(self, n: int) -> None:
         """A cancel."""
         job_id = self.job_id(n)
-        batch = self.do(self.store.driver.cancel([job_id]))
+        batch = self.do(self.instance.driver.cancel([job_id]))
         (answer,) = batch.items
         job = self.model.jobs.get(job_id)
         if job is None:
@@ -310,7 +310,7 @@ class History(RuleBasedStateMachine):
     def delete(self, n: int) -> None:
         """A job to be forgotten."""
         job_id = self.job_id(n)
-        (answer,) = self.do(self.store.driver.delete([job_id])).items
+        (answer,) = self.do(self.instance.driver.delete([job_id])).items
         job = self.model.jobs.get(job_id)
         if job is None:
             assert answer is None
@@ -331,7 +331,7 @@ class History(RuleBasedStateMachine):
     @rule(count=units, looked_at=st.booleans())
     def time(self, count: int, looked_at: bool) -> None:
         """Time passes, and somebody looks at it, or nobody."""
-        self.do(self.store.shift(count * UNIT))
+        self.do(self.instance.shift(count * UNIT))
         self.model.now += count * UNIT
         if looked_at:
             self.advance()
@@ -340,7 +340,7 @@ class History(RuleBasedStateMachine):
         """Have done what is due; compare what it was."""
         before = {job_id: job.state for job_id, job in self.model.jobs.items()}
         due = self.model.advance()
-        batch = self.do(self.store.driver.advance(1000))
+        batch = self.do(self.instance.driver.advance(1000))
         changed = {job_id for job_id, job in self.model.jobs.items() if job.state is not before[job_id]}
         assert due <= set(batch.items) <= due | changed
         self.wake = float("inf")
@@ -349,7 +349,7 @@ class History(RuleBasedStateMachine):
     def purge(self) -> None:
         """Those past their retention are forgotten."""
         eligible = self.model.expired()
-        purged = set(self.do(self.store.driver.purge(1000)).items)
+        purged = set(self.do(self.instance.driver.purge(1000)).items)
         assert purged <= eligible
         later = self.blocked if self.purged_at == self.model.now else set()
         assert eligible - purged <= later
@@ -361,15 +361,15 @@ class History(RuleBasedStateMachine):
 
     def restart(self) -> None:
         """The storage is closed and opened again, a moment later."""
-        if not self.store.driver.capabilities.durable:
+        if not self.instance.driver.capabilities.durable:
             return
         self.advance()
-        self.store.shifted += 1.0
-        self.do(self.store.reopen())
+        self.instance.shifted += 1.0
+        self.do(self.instance.reopen())
         self.model.restart()
         self.partials = False
         self.workers.clear()
-        self.worker_ids = [self.store.id() for _ in range(3)]
+        self.worker_ids = [self.instance.id() for _ in range(3)]
         self.advance()  # as a server does when it starts
 
     def reload(self) -> None:
@@ -377,10 +377,10 @@ class History(RuleBasedStateMachine):
         self.advance()
         if any(job.running is not None and job.new.timeout is not None for job in self.model.jobs.values()):
             return  # whether it has overstayed where it is loaded is not said
-        dumped = self.do(self.store.dump())
+        dumped = self.do(self.instance.dump())
         assert [one.new.id for one in dumped] == list(self.model.jobs)
-        self.do(self.store.empty())
-        self.do(self.store.driver.load(dumped))
+        self.do(self.instance.empty())
+        self.do(self.instance.driver.load(dumped))
         self.model.reload()
         self.partials = False
         self.advance()
@@ -391,7 +391,7 @@ class History(RuleBasedStateMachine):
         """A worker was heard of."""
         worker_id = self.worker_ids[n]
         worker = Worker(worker_id, "") if alive else Worker(worker_id, "x", ("t",), "c")
-        self.do(self.store.driver.seen([worker]))
+        self.do(self.instance.driver.seen([worker]))
         known = self.workers.pop(worker_id, (worker, 0.0))[0]
         self.workers[worker_id] = (known if alive else worker, self.model.now)
 
@@ -399,7 +399,7 @@ class History(RuleBasedStateMachine):
         """Who was heard of lately."""
         within = count * UNIT + SLACK
         expected = [one for one, at in reversed(self.workers.values()) if self.model.now - at < within]
-        found = self.do(self.store.driver.workers(within, [one.id for one, _ in self.workers.values()]))
+        found = self.do(self.instance.driver.workers(within, [one.id for one, _ in self.workers.values()]))
         assert [(one.id, one.arch, one.types, one.channel) for one in found] == [
             (one.id, one.arch, one.types, one.channel) for one in expected
         ]
@@ -423,7 +423,7 @@ class History(RuleBasedStateMachine):
         found: list[UUID] = []
         cursor: int | None = None
         while True:
-            page = await self.store.driver.list(asked, cursor, limit)
+            page = await self.instance.driver.list(asked, cursor, limit)
             assert len(page.jobs) <= limit
             found += [job.id for job in page.jobs]
             cursor = page.next
@@ -433,7 +433,7 @@ class History(RuleBasedStateMachine):
     def ahead(self, n: int, limit: int) -> None:
         """How many go first."""
         job = self.model.jobs.get(self.job_id(n))
-        count = self.do(self.store.driver.ahead(self.job_id(n), limit))
+        count = self.do(self.instance.driver.ahead(self.job_id(n), limit))
         if job is None or job.state is not JobState.READY:
             assert count == 0
             return
@@ -452,7 +452,7 @@ class History(RuleBasedStateMachine):
 
     async def look(self) -> None:
         """Compare what is stored."""
-        driver, jobs = self.store.driver, list(self.model.jobs.values())
+        driver, jobs = self.instance.driver, list(self.model.jobs.values())
         ids = [job.new.id for job in jobs]
         gone = [job_id for job_id in self.ids[-8:] if job_id not in self.model.jobs]
         found = await driver.get([*ids, *gone])
@@ -507,17 +507,17 @@ class History(RuleBasedStateMachine):
     def hear(self, news: News) -> None:
         """Have done what is left to do at once; everything that somebody may wait for was told."""
         if news.due_in == 0:
-            self.settle(news)
+            self.advance_until_idle(news)
             return
-        self.told(news)
+        self.compare_news(news)
 
-    def settle(self, news: News) -> None:
+    def advance_until_idle(self, news: News) -> None:
         """As `Store.told`, and so time is looked at."""
         self.model.advance()
         self.wake = float("inf")
-        self.told(self.do(self.store.told(news)))
+        self.compare_news(self.do(self.instance.advance_until_idle(news)))
 
-    def told(self, news: News) -> None:
+    def compare_news(self, news: News) -> None:
         """Compare news, and when `advance` is needed, with what happened."""
         model = self.model
         assert model.ready_news <= {key for key, count in news.ready.items() if count > 0}

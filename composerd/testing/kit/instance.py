@@ -39,21 +39,21 @@ STEPS = 10_000
 """How often `advance` may ask to be called again at once."""
 
 
-class Store:
+class Instance:
     """A driver, and a test's words for it. Ids and tokens are counted, so that a failure can be repeated.
 
     What a call leaves for `advance` to do at once (`due_in` 0) is done before the test goes on.
     """
 
-    def __init__(self, driver: Driver, again: Callable[[], Driver]) -> None:
+    def __init__(self, driver: Driver, make_driver: Callable[[], Driver]) -> None:
         self.driver = driver
-        self.again = again
+        self.make_driver = make_driver
         """Makes another unopened driver on the same storage."""
         self.shifted = 0.0
         self._ids = 0
         self._others: list[Driver] = []
 
-    async def told(self, news: News) -> News:
+    async def advance_until_idle(self, news: News) -> News:
         """Have done what is left to do at once; all the news of it, with when `advance` is needed next."""
         ready, ended, returned = dict(news.ready), list(news.ended), list(news.requeued)
         due_in = news.due_in
@@ -123,9 +123,9 @@ class Store:
         (attempt,) = (await self.driver.touch([Touch(token, partial, confirm)])).items
         return attempt.state
 
-    async def attach(self, token: UUID, name: str, place: str = "place") -> tuple[AttemptState, str | None]:
+    async def attach(self, token: UUID, name: str, location: str = "location") -> tuple[AttemptState, str | None]:
         """Attach a file."""
-        artifact = Artifact(name, 3, "ab" * 32, place)
+        artifact = Artifact(name, 3, "ab" * 32, location)
         (attached,) = await self._all(await self.driver.attach([Attachment(token, artifact)]))
         return attached.attempt.state, attached.replaced
 
@@ -148,7 +148,7 @@ class Store:
         """Let time pass; the jobs that it concerned."""
         await self.shift(seconds)
         batch = await self.driver.advance(1000)
-        await self.told(batch.news)
+        await self.advance_until_idle(batch.news)
         return batch.items
 
     async def shift(self, seconds: float) -> None:
@@ -191,13 +191,13 @@ class Store:
     async def reopen(self) -> None:
         """Close the driver, and open its storage again, at the same time of its clock."""
         await self.driver.close()
-        self.driver = self.again()
+        self.driver = self.make_driver()
         await self.driver.shift_clock(self.shifted)
         await self.driver.start()
 
     async def another(self) -> Driver:
         """A second unopened driver on the same storage; it is closed at the end."""
-        driver = self.again()
+        driver = self.make_driver()
         self._others.append(driver)
         return driver
 
@@ -207,44 +207,46 @@ class Store:
             await driver.close()
 
     async def _all(self, batch: Batch[T]) -> Sequence[T]:
-        await self.told(batch.news)
+        await self.advance_until_idle(batch.news)
         return batch.items
 
 
-async def everything(store: Store) -> None:
+async def add_jobs_in_every_state(instance: Instance) -> None:
     """Jobs in every state, with all that a job may have."""
-    retried = await store.add(retry_on_failure=1, retry_backoff=5000.0, args=None)
-    token = await store.take(retried)
-    await store.finish(token, b"1", failed=True)
-    root = await store.add(args=b"root", idempotency_key="k", fingerprint=b"f", retention=10000.0)
-    await store.add(root, priority=5, not_before=10000.0, max_retries=7, timeout=20000.0, channel="org", arch="x86_64")
-    token = await store.take(root)
-    await store.attach(token, "b")
-    await store.attach(token, "a", "elsewhere")
-    await store.finish(token, b"result")
-    failed = await store.add()
-    await store.end(failed, failed=True)
-    await store.add(failed, on_dependency_failure=OnDependencyFailure.FAIL)
-    canceled = await store.add()
-    await store.add(canceled)
-    await store.cancel(canceled)
-    released = await store.add(priority=9, max_retries=100)
+    retried = await instance.add(retry_on_failure=1, retry_backoff=5000.0, args=None)
+    token = await instance.take(retried)
+    await instance.finish(token, b"1", failed=True)
+    root = await instance.add(args=b"root", idempotency_key="k", fingerprint=b"f", retention=10000.0)
+    await instance.add(
+        root, priority=5, not_before=10000.0, max_retries=7, timeout=20000.0, channel="org", arch="x86_64"
+    )
+    token = await instance.take(root)
+    await instance.attach(token, "b")
+    await instance.attach(token, "a", "elsewhere")
+    await instance.finish(token, b"result")
+    failed = await instance.add()
+    await instance.end(failed, failed=True)
+    await instance.add(failed, on_dependency_failure=OnDependencyFailure.FAIL)
+    canceled = await instance.add()
+    await instance.add(canceled)
+    await instance.cancel(canceled)
+    released = await instance.add(priority=9, max_retries=100)
     for _ in range(18):
-        await store.release(await store.take(released))
-    await store.take(released, handover=5000.0)
-    running = await store.add(priority=9)
-    token = await store.take(running, lease=10000.0)
-    await store.attach(token, "c")
-    await store.add()
+        await instance.release(await instance.take(released))
+    await instance.take(released, handover=5000.0)
+    running = await instance.add(priority=9)
+    token = await instance.take(running, lease=10000.0)
+    await instance.attach(token, "c")
+    await instance.add()
 
 
-def timeless(stored: StoredJob) -> StoredJob:
+def without_times(stored: StoredJob) -> StoredJob:
     """What is stored, but the moments."""
     moments = dict.fromkeys(("queued_at", "not_before", "started_at", "finished_at", "expires_at"))
     job = msgspec.structs.replace(stored.job, **moments)
     return msgspec.structs.replace(stored, job=job, new=msgspec.structs.replace(stored.new, not_before=None))
 
 
-def soon(due_in: float | None, seconds: float) -> bool:
+def due_within(due_in: float | None, seconds: float) -> bool:
     """Whether `advance` is called in time for what is due in so many seconds, and not all the time until then."""
     return due_in is not None and 0 < due_in <= seconds

@@ -6,7 +6,7 @@ import pytest
 
 from composerd.models import Claim, Job, JobFilter, JobState, PayloadKind, PayloadRef, Worker
 from composerd.testing.kit.clause import clause
-from composerd.testing.kit.instance import ANY, PLENTY, Store
+from composerd.testing.kit.instance import ANY, PLENTY, Instance
 
 ALL = JobFilter()
 PAYLOADS = {
@@ -18,18 +18,18 @@ PAYLOADS = {
 }
 
 
-class Looks:
+class Queries:
     """Listings and cursors, payloads, what goes first, workers."""
 
     @clause("V1")
-    async def test_newest_first(self, store: Store) -> None:
+    async def test_newest_first(self, instance: Instance) -> None:
         """List: newest submission first, in parts; the last part has no next one."""
-        ids = [await store.add() for _ in range(7)]
+        ids = [await instance.add() for _ in range(7)]
         jobs: list[Job] = []
         sizes = []
         cursor = None
         while True:
-            page = await store.driver.list(ALL, cursor, 3)
+            page = await instance.driver.list(ALL, cursor, 3)
             jobs += page.jobs
             sizes.append(len(page.jobs))
             cursor = page.next
@@ -40,22 +40,22 @@ class Looks:
         assert max(sizes) == 3
 
     @clause("V2")
-    async def test_a_listed_job(self, store: Store) -> None:
+    async def test_a_listed_job(self, instance: Instance) -> None:
         """List: a job is listed as `get` has it, but for its dependents and progress."""
-        job_id = await store.add()
-        await store.add(job_id)
-        listed = (await store.driver.list(ALL, None, 10)).jobs[1]
-        job = await store.get(job_id)
+        job_id = await instance.add()
+        await instance.add(job_id)
+        listed = (await instance.driver.list(ALL, None, 10)).jobs[1]
+        job = await instance.get(job_id)
         assert listed.dependents == ()
         assert (listed.id, listed.state, listed.queued_at) == (job.id, job.state, job.queued_at)
 
     @clause("V2")
-    async def test_filters(self, store: Store) -> None:
+    async def test_filters(self, instance: Instance) -> None:
         """List: each filter, and all together."""
         fields = [(type_, channel, arch) for type_ in "ab" for channel in ("", "c") for arch in (None, "x86_64")]
-        ids = {each: await store.add(type=each[0], channel=each[1], arch=each[2]) for each in fields}
+        ids = {each: await instance.add(type=each[0], channel=each[1], arch=each[2]) for each in fields}
         canceled = ids["b", "c", "x86_64"]
-        await store.cancel(canceled)
+        await instance.cancel(canceled)
         for chosen, expected in [
             (JobFilter(type="a"), {ids[each] for each in fields if each[0] == "a"}),
             (JobFilter(channel=""), {ids[each] for each in fields if each[1] == ""}),
@@ -64,118 +64,118 @@ class Looks:
             (JobFilter(state=JobState.READY, type="b", channel="c", arch="x86_64"), set()),
             (JobFilter(state=JobState.CANCELED, type="b", channel="c", arch="x86_64"), {canceled}),
         ]:
-            assert {job.id for job in (await store.driver.list(chosen, None, 100)).jobs} == expected
+            assert {job.id for job in (await instance.driver.list(chosen, None, 100)).jobs} == expected
 
     @clause("V3")
-    async def test_a_listing_is_stable(self, store: Store) -> None:
+    async def test_a_listing_is_stable(self, instance: Instance) -> None:
         """List: while jobs come, move and go, what stays is shown once, in the same order."""
-        ids = [await store.add() for _ in range(12)]
+        ids = [await instance.add() for _ in range(12)]
         shown: list[Job] = []
         cursor: int | None = None
         for n in range(100):
-            page = await store.driver.list(ALL, cursor, 2)
+            page = await instance.driver.list(ALL, cursor, 2)
             shown += page.jobs
             cursor = page.next
             if cursor is None:
                 break
-            await store.add(priority=n)
+            await instance.add(priority=n)
             gone = ids[n * 2]  # some shown already, some not yet
-            await store.cancel(gone)
-            await store.delete(gone)
-            await store.release(await store.take())
-        stayed = [one for one in ids if (await store.driver.get([one]))[0] is not None]
+            await instance.cancel(gone)
+            await instance.delete(gone)
+            await instance.release(await instance.take())
+        stayed = [one for one in ids if (await instance.driver.get([one]))[0] is not None]
         assert [job.id for job in shown if job.id in stayed] == stayed[::-1]
         assert {job.id for job in shown} <= set(ids)
         assert len(shown) == len({job.id for job in shown})
 
     @pytest.mark.parametrize("cursor", [1, 3, 10**6, 2**63 - 1])
     @clause("V3")
-    async def test_any_cursor_will_do(self, store: Store, cursor: int) -> None:
+    async def test_any_cursor_will_do(self, instance: Instance, cursor: int) -> None:
         """List: a cursor that was never given is no error."""
         for _ in range(5):
-            await store.add()
-        page = await store.driver.list(ALL, cursor, 10)
+            await instance.add()
+        page = await instance.driver.list(ALL, cursor, 10)
         assert len(page.jobs) <= 5
 
     @pytest.mark.parametrize("payload", PAYLOADS.values(), ids=PAYLOADS)
     @clause("V4")
-    async def test_payloads_are_kept_as_they_are(self, store: Store, payload: bytes) -> None:
+    async def test_payloads_are_kept_as_they_are(self, instance: Instance, payload: bytes) -> None:
         """Payload: args and results come back byte for byte, in a claim too."""
-        job_id = await store.add(args=payload)
-        claimed = await store.claim()
+        job_id = await instance.add(args=payload)
+        claimed = await instance.claim()
         assert claimed is not None
         assert claimed.args == payload
-        await store.finish(claimed.token, payload[::-1])
+        await instance.finish(claimed.token, payload[::-1])
         refs = [PayloadRef(job_id, PayloadKind.RESULT), PayloadRef(job_id, PayloadKind.ARGS)]
-        assert await store.driver.payload(refs) == [payload[::-1], payload]
+        assert await instance.driver.payload(refs) == [payload[::-1], payload]
 
     @clause("V4", "V5")
-    async def test_what_is_not_there(self, store: Store) -> None:
+    async def test_what_is_not_there(self, instance: Instance) -> None:
         """Get, Payload, Artifacts: a job that does not exist is None, and has nothing; so is what a job does not have."""
-        job_id = await store.add(args=None)
-        refs = [PayloadRef(one, kind) for one in (job_id, store.id()) for kind in PayloadKind]
-        assert await store.driver.payload(refs) == [None] * 4
-        assert await store.driver.get([store.id()]) == [None]
-        assert await store.driver.artifacts([store.id(), job_id]) == [(), ()]
+        job_id = await instance.add(args=None)
+        refs = [PayloadRef(one, kind) for one in (job_id, instance.id()) for kind in PayloadKind]
+        assert await instance.driver.payload(refs) == [None] * 4
+        assert await instance.driver.get([instance.id()]) == [None]
+        assert await instance.driver.artifacts([instance.id(), job_id]) == [(), ()]
 
     @clause("V4", "G1")
-    async def test_many_payloads_at_once(self, store: Store) -> None:
+    async def test_many_payloads_at_once(self, instance: Instance) -> None:
         """Payload: a call's answers are in its order, repetitions included."""
-        ids = [await store.add(args=b"%d" % n * n) for n in range(50)]
+        ids = [await instance.add(args=b"%d" % n * n) for n in range(50)]
         refs = [PayloadRef(ids[n * 7 % 50], PayloadKind.ARGS) for n in range(80)]
-        assert await store.driver.payload(refs) == [b"%d" % (n * 7 % 50) * (n * 7 % 50) for n in range(80)]
+        assert await instance.driver.payload(refs) == [b"%d" % (n * 7 % 50) * (n * 7 % 50) for n in range(80)]
 
     @clause("V6")
-    async def test_how_many_go_first(self, store: Store) -> None:
+    async def test_how_many_go_first(self, instance: Instance) -> None:
         """Ahead: ready jobs of the same key with a higher priority or an earlier place, counted up to the limit."""
-        ids = [await store.add(priority=n % 2) for n in range(6)]
-        await store.add(type="other", priority=9)
-        await store.cancel(ids[1])
-        assert [await store.driver.ahead(job_id, 100) for job_id in ids] == [2, 0, 3, 0, 4, 1]
-        assert await store.driver.ahead(ids[4], 3) == 3
-        assert await store.driver.ahead(store.id(), 100) == 0
+        ids = [await instance.add(priority=n % 2) for n in range(6)]
+        await instance.add(type="other", priority=9)
+        await instance.cancel(ids[1])
+        assert [await instance.driver.ahead(job_id, 100) for job_id in ids] == [2, 0, 3, 0, 4, 1]
+        assert await instance.driver.ahead(ids[4], 3) == 3
+        assert await instance.driver.ahead(instance.id(), 100) == 0
 
     @clause("W1")
-    async def test_workers(self, store: Store) -> None:
+    async def test_workers(self, instance: Instance) -> None:
         """Workers: the latest first, each once, with what it said last."""
-        one, two = store.id(), store.id()
-        await store.driver.seen([Worker(one, "x86_64"), Worker(two, "aarch64", ("build",), "org")])
-        await store.driver.seen([Worker(one, "x86_64", ("build",))])
-        workers = await store.driver.workers(60)
+        one, two = instance.id(), instance.id()
+        await instance.driver.seen([Worker(one, "x86_64"), Worker(two, "aarch64", ("build",), "org")])
+        await instance.driver.seen([Worker(one, "x86_64", ("build",))])
+        workers = await instance.driver.workers(60)
         assert [(worker.id, worker.types) for worker in workers] == [(one, ("build",)), (two, ("build",))]
         assert all(worker.seen_at is not None for worker in workers)
 
     @clause("W1", "W2")
-    async def test_a_sign_of_life(self, store: Store) -> None:
+    async def test_a_sign_of_life(self, instance: Instance) -> None:
         """Workers: one that is merely alive keeps what it said; one not heard of for too long is not shown; those asked for are."""
-        one, two = store.id(), store.id()
-        await store.driver.seen([Worker(one, "x86_64", ("build",)), Worker(two, "aarch64")])
-        await store.pass_time(1000.0)
-        await store.driver.seen([Worker(one, "")])
-        (shown,) = await store.driver.workers(990)
+        one, two = instance.id(), instance.id()
+        await instance.driver.seen([Worker(one, "x86_64", ("build",)), Worker(two, "aarch64")])
+        await instance.pass_time(1000.0)
+        await instance.driver.seen([Worker(one, "")])
+        (shown,) = await instance.driver.workers(990)
         assert (shown.id, shown.arch, shown.types) == (one, "x86_64", ("build",))
-        assert [worker.id for worker in await store.driver.workers(1010)] == [one, two]
-        assert [worker.id for worker in await store.driver.workers(1010, [two, store.id()])] == [two]
-        assert await store.driver.workers(990, [two]) == []
+        assert [worker.id for worker in await instance.driver.workers(1010)] == [one, two]
+        assert [worker.id for worker in await instance.driver.workers(1010, [two, instance.id()])] == [two]
+        assert await instance.driver.workers(990, [two]) == []
 
     @clause("W1")
-    async def test_the_latest_first_of_those_asked_for(self, store: Store) -> None:
+    async def test_the_latest_first_of_those_asked_for(self, instance: Instance) -> None:
         """Those asked for are shown the latest first, in whatever order they are named."""
-        ids = [store.id() for _ in range(3)]
+        ids = [instance.id() for _ in range(3)]
         for worker_id in ids:
-            await store.driver.seen([Worker(worker_id, "x86_64")])
+            await instance.driver.seen([Worker(worker_id, "x86_64")])
         for asked in (ids, ids[::-1]):
-            assert [worker.id for worker in await store.driver.workers(600, asked)] == ids[::-1]
+            assert [worker.id for worker in await instance.driver.workers(600, asked)] == ids[::-1]
 
     @clause("W3")
-    async def test_what_workers_run(self, store: Store) -> None:
+    async def test_what_workers_run(self, instance: Instance) -> None:
         """Workers: each with the jobs it runs now."""
-        worker = store.id()
-        await store.driver.seen([Worker(worker, "x86_64")])
-        first, second = await store.add(), await store.add()
-        tokens = [store.id(), store.id()]
-        await store.driver.claim([Claim(token, (ANY,), 600.0, worker_id=worker) for token in tokens], PLENTY)
-        assert [set(one.jobs) for one in await store.driver.workers(60)] == [{first, second}]
-        await store.finish(tokens[0])
-        await store.release(tokens[1])
-        assert [one.jobs for one in await store.driver.workers(60)] == [()]
+        worker = instance.id()
+        await instance.driver.seen([Worker(worker, "x86_64")])
+        first, second = await instance.add(), await instance.add()
+        tokens = [instance.id(), instance.id()]
+        await instance.driver.claim([Claim(token, (ANY,), 600.0, worker_id=worker) for token in tokens], PLENTY)
+        assert [set(one.jobs) for one in await instance.driver.workers(60)] == [{first, second}]
+        await instance.finish(tokens[0])
+        await instance.release(tokens[1])
+        assert [one.jobs for one in await instance.driver.workers(60)] == [()]

@@ -10,7 +10,7 @@ from composerd.driver import Driver
 from composerd.models import AttemptState, Claim, Job, JobState, Outcome, Touch, Verdict
 from composerd.queue.jobqueue import JobQueue, QueueOptions
 from composerd.testing.kit.clause import clause
-from composerd.testing.kit.instance import ANY, LEASE, PLENTY, Store
+from composerd.testing.kit.instance import ANY, LEASE, PLENTY, Instance
 
 ERROR = b'{"job_error":{"id":1}}'
 ENDS = ("finish", "cancel", "expiry", "release")
@@ -20,42 +20,42 @@ class Races:
     """Calls at once: each is answered as in some order of them, and an attempt ends once."""
 
     @clause("C6", "G6")
-    async def test_one_job_one_claim(self, store: Store) -> None:
+    async def test_one_job_one_claim(self, instance: Instance) -> None:
         """Whatever races, a job is given to one request only."""
-        ids = {await store.add() for _ in range(20)}
-        answers = await asyncio.gather(*[store.claim() for _ in range(30)])
+        ids = {await instance.add() for _ in range(20)}
+        answers = await asyncio.gather(*[instance.claim() for _ in range(30)])
         got = [claimed.job_id for claimed in answers if claimed is not None]
         assert len(got) == 20
         assert set(got) == ids
 
     @clause("C6", needs="shared")
-    async def test_one_job_one_server(self, store: Store) -> None:
+    async def test_one_job_one_server(self, instance: Instance) -> None:
         """Two servers that ask at once never get the same job, and together get all."""
-        other = await store.another()
+        other = await instance.another()
         await other.start()
-        await store.submit(*[store.new() for _ in range(60)])
+        await instance.submit(*[instance.new() for _ in range(60)])
         got: list[UUID] = []
 
         async def ask(driver: Driver) -> None:
             while True:
-                answers = (await driver.claim([Claim(store.id(), (ANY,), LEASE) for _ in range(3)], PLENTY)).items
+                answers = (await driver.claim([Claim(instance.id(), (ANY,), LEASE) for _ in range(3)], PLENTY)).items
                 found = [one.job_id for one in answers if one is not None]
                 if not found:
                     return
                 got.extend(found)
 
-        await asyncio.gather(*[ask(driver) for driver in (store.driver, other) for _ in range(3)])
-        got += [one.job_id for one in [await store.claim() for _ in range(60)] if one is not None]
+        await asyncio.gather(*[ask(driver) for driver in (instance.driver, other) for _ in range(3)])
+        got += [one.job_id for one in [await instance.claim() for _ in range(60)] if one is not None]
         assert len(got) == len(set(got)) == 60
 
     @clause("G6")
-    async def test_answers_as_of_each_call(self, store: Store) -> None:
+    async def test_answers_as_of_each_call(self, instance: Instance) -> None:
         """A claim is answered with its own attempt, even if its job changed hands before the answer was given."""
-        job_id = await store.add()
+        job_id = await instance.add()
         one, two = UUID(int=98), UUID(int=99)
-        await asyncio.gather(store.claim(token=one), store.release(one), store.claim(token=two))
-        job = await store.get(job_id)
-        attempts = {token: (await store.driver.release([token])).items[0] for token in (one, two)}
+        await asyncio.gather(instance.claim(token=one), instance.release(one), instance.claim(token=two))
+        job = await instance.get(job_id)
+        attempts = {token: (await instance.driver.release([token])).items[0] for token in (one, two)}
         running = [attempt for attempt in attempts.values() if attempt.state is AttemptState.RUNNING]
         assert len(running) <= 1
         assert all(attempt.job_id == job_id for attempt in attempts.values() if attempt.job_id is not None)
@@ -63,16 +63,16 @@ class Races:
 
     @clause("G6")
     @pytest.mark.parametrize("ways", [*itertools.combinations(ENDS, 2), ENDS], ids="-".join)
-    async def test_one_outcome(self, store: Store, ways: tuple[str, ...]) -> None:
+    async def test_one_outcome(self, instance: Instance, ways: tuple[str, ...]) -> None:
         """Finish against cancel against expiry against release: exactly one ends the attempt, and the others are told so."""
         for ordered in itertools.permutations(ways):
-            job_id = await store.add(max_retries=0)
-            token = await store.take(job_id)
-            await store.shift(LEASE + 10.0)
-            ended = await asyncio.gather(*[_end(store, way, job_id, token) for way in ordered])
+            job_id = await instance.add(max_retries=0)
+            token = await instance.take(job_id)
+            await instance.shift(LEASE + 10.0)
+            ended = await asyncio.gather(*[_end(instance, way, job_id, token) for way in ordered])
             answers = dict(zip(ordered, ended, strict=True))
-            job = await store.get(job_id)
-            (attempt,) = (await store.driver.touch([Touch(token)])).items
+            job = await instance.get(job_id)
+            (attempt,) = (await instance.driver.touch([Touch(token)])).items
             won = {
                 AttemptState.FINISHED: "finish",
                 AttemptState.CANCELED: "cancel",
@@ -85,39 +85,39 @@ class Races:
             after = {"finish": {JobState.FINISHED}, "expiry": {JobState.FAILED}, "cancel": {JobState.CANCELED}}
             # A release leaves a job that a cancel may still end.
             assert job.state in after.get(won, {JobState.READY, JobState.CANCELED})
-            assert (await store.result(job_id) == b"done") == (won == "finish")
-            await store.empty()
+            assert (await instance.result(job_id) == b"done") == (won == "finish")
+            await instance.empty()
 
     @clause("G6")
-    async def test_all_at_once(self, store: Store) -> None:
+    async def test_all_at_once(self, instance: Instance) -> None:
         """Claims, their ends, cancels and time at once, on a graph: every job ends as one of them said, and nothing hangs."""
-        root = await store.add()
-        jobs = [await store.add(root, retry_on_failure=1, retry_backoff=10.0) for _ in range(5)]
-        last = await store.add(*jobs)
+        root = await instance.add()
+        jobs = [await instance.add(root, retry_on_failure=1, retry_backoff=10.0) for _ in range(5)]
+        last = await instance.add(*jobs)
 
         async def work() -> None:
-            while (claimed := await store.claim()) is not None:
+            while (claimed := await instance.claim()) is not None:
                 failed = claimed.job_id in jobs and claimed.attempt == 1
-                assert await store.finish(claimed.token, ERROR, failed=failed) is Verdict.ACCEPTED
+                assert await instance.finish(claimed.token, ERROR, failed=failed) is Verdict.ACCEPTED
 
-        await asyncio.gather(*[work() for _ in range(4)], store.driver.advance(10), store.driver.get(jobs))
+        await asyncio.gather(*[work() for _ in range(4)], instance.driver.advance(10), instance.driver.get(jobs))
         await work()
-        assert [await store.state(job_id) for job_id in (root, *jobs, last)] == [
+        assert [await instance.state(job_id) for job_id in (root, *jobs, last)] == [
             JobState.FINISHED,
             *[JobState.WAITING] * 6,
         ]
-        assert set(await store.pass_time(20.0)) == set(jobs)
+        assert set(await instance.pass_time(20.0)) == set(jobs)
         await asyncio.gather(*[work() for _ in range(4)])
         await work()
-        assert await store.state(last) is JobState.FINISHED
+        assert await instance.state(last) is JobState.FINISHED
 
     @clause("C6", "G6")
-    async def test_many_waiters(self, store: Store) -> None:
+    async def test_many_waiters(self, instance: Instance) -> None:
         """Three hundred workers that wait on the server's queue get three hundred jobs, one each, however these come."""
-        queue = JobQueue(store.driver, QueueOptions())
-        root = store.new()
-        singles = [store.new() for _ in range(150)]
-        graph = [store.new(root.id) for _ in range(150)]
+        queue = JobQueue(instance.driver, QueueOptions())
+        root = instance.new()
+        singles = [instance.new() for _ in range(150)]
+        graph = [instance.new(root.id) for _ in range(150)]
 
         async def work() -> UUID:
             while True:
@@ -133,12 +133,12 @@ class Races:
         assert {worker.result() for worker in workers} == {job.id for job in (*singles, *graph)}
 
 
-async def _end(store: Store, way: str, job_id: UUID, token: UUID) -> bool:
+async def _end(instance: Instance, way: str, job_id: UUID, token: UUID) -> bool:
     """End an attempt in one of the ways; whether it was this that ended it, or the job."""
     if way == "finish":
-        return (await store.driver.finish([Outcome(token, b"done")])).items[0].verdict is Verdict.ACCEPTED
+        return (await instance.driver.finish([Outcome(token, b"done")])).items[0].verdict is Verdict.ACCEPTED
     if way == "cancel":
-        return isinstance((await store.driver.cancel([job_id])).items[0], Job)
+        return isinstance((await instance.driver.cancel([job_id])).items[0], Job)
     if way == "release":
-        return (await store.driver.release([token])).items[0].state is AttemptState.RUNNING
-    return job_id in (await store.driver.advance(10)).items
+        return (await instance.driver.release([token])).items[0].state is AttemptState.RUNNING
+    return job_id in (await instance.driver.advance(10)).items

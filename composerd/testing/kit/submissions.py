@@ -9,7 +9,7 @@ import pytest
 from composerd.errors import CanceledDependency, IdempotencyConflict, UnknownDependency
 from composerd.models import Enqueued, JobState, OnDependencyFailure
 from composerd.testing.kit.clause import clause
-from composerd.testing.kit.instance import Store
+from composerd.testing.kit.instance import Instance
 
 FAIL = OnDependencyFailure.FAIL
 
@@ -18,183 +18,183 @@ class Submissions:
     """Submissions and graphs: all or nothing, repeatable, idempotency keys, what a job keeps."""
 
     @clause("E2")
-    async def test_ready(self, store: Store) -> None:
+    async def test_ready(self, instance: Instance) -> None:
         """J2: a job without dependencies whose time has come is ready at once."""
-        job = (await store.submit(store.new(priority=3, arch="x86_64", channel="org"))).jobs[0]
+        job = (await instance.submit(instance.new(priority=3, arch="x86_64", channel="org"))).jobs[0]
         assert job.state is JobState.READY
         assert (job.priority, job.arch, job.channel, job.attempt, job.retries) == (3, "x86_64", "org", 0, 0)
         assert job.started_at is None
         assert job.finished_at is None
 
     @clause("E2")
-    async def test_a_time_may_be_absolute(self, store: Store) -> None:
+    async def test_a_time_may_be_absolute(self, instance: Instance) -> None:
         """J1: `not_before` may be a time on the store's clock; one that has passed holds nothing up."""
-        queued_at = (await store.get(await store.add())).queued_at
-        ahead = await store.add(not_before=queued_at + timedelta(hours=1))
-        past = await store.add(not_before=queued_at - timedelta(hours=1))
-        assert (await store.state(ahead), await store.state(past)) == (JobState.WAITING, JobState.READY)
+        queued_at = (await instance.get(await instance.add())).queued_at
+        ahead = await instance.add(not_before=queued_at + timedelta(hours=1))
+        past = await instance.add(not_before=queued_at - timedelta(hours=1))
+        assert (await instance.state(ahead), await instance.state(past)) == (JobState.WAITING, JobState.READY)
 
     @clause("E1", "E3")
-    async def test_unknown_dependency(self, store: Store) -> None:
+    async def test_unknown_dependency(self, instance: Instance) -> None:
         """Enqueue: a dependency that does not exist is an error that says which, and nothing of the submission is stored."""
-        fine, missing = store.new(), store.id()
-        bad = store.new(fine.id, missing)
-        (error,) = (await store.driver.enqueue([[fine, bad]])).items
+        fine, missing = instance.new(), instance.id()
+        bad = instance.new(fine.id, missing)
+        (error,) = (await instance.driver.enqueue([[fine, bad]])).items
         assert isinstance(error, UnknownDependency)
         assert error.details == {"index": 1, "id": str(missing)}
-        assert await store.driver.get([fine.id, bad.id]) == [None, None]
+        assert await instance.driver.get([fine.id, bad.id]) == [None, None]
 
     @clause("E3")
-    async def test_a_dependency_must_come_earlier(self, store: Store) -> None:
+    async def test_a_dependency_must_come_earlier(self, instance: Instance) -> None:
         """Enqueue: a job of the same submission that comes later is unknown."""
-        later = store.new()
+        later = instance.new()
         with pytest.raises(UnknownDependency):
-            await store.submit(store.new(later.id), later)
+            await instance.submit(instance.new(later.id), later)
 
     @clause("E1", "E4")
-    async def test_canceled_dependency(self, store: Store) -> None:
+    async def test_canceled_dependency(self, instance: Instance) -> None:
         """Enqueue: a canceled dependency is an error, and nothing of the submission is stored."""
-        canceled = await store.add()
-        await store.cancel(canceled)
-        fine, bad = store.new(), store.new(canceled)
-        (error,) = (await store.driver.enqueue([[fine, bad]])).items
+        canceled = await instance.add()
+        await instance.cancel(canceled)
+        fine, bad = instance.new(), instance.new(canceled)
+        (error,) = (await instance.driver.enqueue([[fine, bad]])).items
         assert isinstance(error, CanceledDependency)
         assert error.details == {"index": 1, "id": str(canceled)}
-        assert await store.driver.get([fine.id, bad.id]) == [None, None]
+        assert await instance.driver.get([fine.id, bad.id]) == [None, None]
 
     @clause("G2")
-    async def test_submissions_stand_alone(self, store: Store) -> None:
+    async def test_submissions_stand_alone(self, instance: Instance) -> None:
         """Enqueue: one submission's error is no other's, and a later one of the batch may depend on an earlier one."""
-        first, lost = store.new(), store.new(store.id())
-        third = store.new(first.id)
-        answers = (await store.driver.enqueue([[first], [lost], [third]])).items
+        first, lost = instance.new(), instance.new(instance.id())
+        third = instance.new(first.id)
+        answers = (await instance.driver.enqueue([[first], [lost], [third]])).items
         assert [type(answer) for answer in answers] == [Enqueued, UnknownDependency, Enqueued]
-        assert (await store.get(third.id)).dependencies == (first.id,)
+        assert (await instance.get(third.id)).dependencies == (first.id,)
 
     @clause("E6", "G3")
-    async def test_a_repetition_is_answered_as_the_first_time(self, store: Store) -> None:
+    async def test_a_repetition_is_answered_as_the_first_time(self, instance: Instance) -> None:
         """Enqueue: the same submission again stores nothing and says what it said."""
-        first = store.new(idempotency_key="k", fingerprint=b"f")
-        jobs = [first, store.new(first.id)]
-        answer = await store.submit(*jobs)
-        assert await store.submit(*jobs) == answer
+        first = instance.new(idempotency_key="k", fingerprint=b"f")
+        jobs = [first, instance.new(first.id)]
+        answer = await instance.submit(*jobs)
+        assert await instance.submit(*jobs) == answer
         assert answer.created == (True, True)
-        assert len(await store.dump()) == 2
+        assert len(await instance.dump()) == 2
 
     @clause("E6")
-    async def test_a_repetition_later(self, store: Store) -> None:
+    async def test_a_repetition_later(self, instance: Instance) -> None:
         """Enqueue: a repetition after the job moved on says that it was created, and moves nothing."""
-        job = store.new()
-        await store.submit(job)
-        await store.end(job.id)
-        answer = await store.submit(job)
+        job = instance.new()
+        await instance.submit(job)
+        await instance.end(job.id)
+        answer = await instance.submit(job)
         assert answer.created == (True,)
         assert answer.jobs[0].state is JobState.FINISHED
-        assert await store.claim() is None
+        assert await instance.claim() is None
 
     @clause("E6")
-    async def test_a_half_known_submission_is_completed(self, store: Store) -> None:
+    async def test_a_half_known_submission_is_completed(self, instance: Instance) -> None:
         """Enqueue: jobs are repetitions one by one; what is not stored yet is."""
-        first, second = store.new(), store.new()
-        await store.submit(first)
-        assert (await store.submit(first, second)).created == (True, True)
-        assert len(await store.dump()) == 2
+        first, second = instance.new(), instance.new()
+        await instance.submit(first)
+        assert (await instance.submit(first, second)).created == (True, True)
+        assert len(await instance.dump()) == 2
 
     @clause("E7")
-    async def test_key_across_submissions(self, store: Store) -> None:
+    async def test_key_across_submissions(self, instance: Instance) -> None:
         """Enqueue: a key's second use with equal fingerprint and dependencies is the existing job, whatever its state."""
-        first = await store.add(idempotency_key="k", fingerprint=b"f")
-        await store.end(first)
-        again = store.new(idempotency_key="k", fingerprint=b"f")
+        first = await instance.add(idempotency_key="k", fingerprint=b"f")
+        await instance.end(first)
+        again = instance.new(idempotency_key="k", fingerprint=b"f")
         for _ in range(2):
-            answer = await store.submit(again)
+            answer = await instance.submit(again)
             assert answer.jobs[0].id == first
             assert answer.jobs[0].state is JobState.FINISHED
             assert answer.created == (False,)
-        assert await store.driver.get([again.id]) == [None]
+        assert await instance.driver.get([again.id]) == [None]
 
     @clause("E7")
-    async def test_key_within_a_submission(self, store: Store) -> None:
+    async def test_key_within_a_submission(self, instance: Instance) -> None:
         """Enqueue: two jobs of one submission with one key are one job."""
-        one, two = (store.new(idempotency_key="k", fingerprint=b"f") for _ in range(2))
-        answer = await store.submit(one, two)
+        one, two = (instance.new(idempotency_key="k", fingerprint=b"f") for _ in range(2))
+        answer = await instance.submit(one, two)
         assert [job.id for job in answer.jobs] == [one.id, one.id]
         assert answer.created == (True, False)
 
     @pytest.mark.parametrize("same_submission", [False, True])
     @clause("E1", "E8")
-    async def test_key_conflict(self, store: Store, same_submission: bool) -> None:
+    async def test_key_conflict(self, instance: Instance, same_submission: bool) -> None:
         """Enqueue: a key with another fingerprint is a conflict that says where, and nothing of the submission is stored."""
-        first = store.new(idempotency_key="k", fingerprint=b"f")
-        fine, other = store.new(), store.new(idempotency_key="k", fingerprint=b"g")
+        first = instance.new(idempotency_key="k", fingerprint=b"f")
+        fine, other = instance.new(), instance.new(idempotency_key="k", fingerprint=b"g")
         if not same_submission:
-            await store.submit(first)
+            await instance.submit(first)
         jobs = [first, fine, other] if same_submission else [fine, other]
-        (error,) = (await store.driver.enqueue([jobs])).items
+        (error,) = (await instance.driver.enqueue([jobs])).items
         assert isinstance(error, IdempotencyConflict)
         assert error.details == {"index": len(jobs) - 1}
-        assert await store.driver.get([fine.id, other.id]) == [None, None]
+        assert await instance.driver.get([fine.id, other.id]) == [None, None]
 
     @clause("E8")
-    async def test_key_conflict_of_dependencies(self, store: Store) -> None:
+    async def test_key_conflict_of_dependencies(self, instance: Instance) -> None:
         """Enqueue: a key's second use with other dependencies is a conflict."""
-        one, two = await store.add(), await store.add()
-        await store.add(one, idempotency_key="k", fingerprint=b"f")
+        one, two = await instance.add(), await instance.add()
+        await instance.add(one, idempotency_key="k", fingerprint=b"f")
         with pytest.raises(IdempotencyConflict):
-            await store.add(two, idempotency_key="k", fingerprint=b"f")
+            await instance.add(two, idempotency_key="k", fingerprint=b"f")
 
     @clause("E10")
-    async def test_keys_are_the_channels_own(self, store: Store) -> None:
+    async def test_keys_are_the_channels_own(self, instance: Instance) -> None:
         """Enqueue: a key means something in its channel only."""
-        ids = {await store.add(idempotency_key="k", fingerprint=b"f", channel=channel) for channel in ("", "a", "b")}
+        ids = {await instance.add(idempotency_key="k", fingerprint=b"f", channel=channel) for channel in ("", "a", "b")}
         assert len(ids) == 3
-        assert len(await store.dump()) == 3
+        assert len(await instance.dump()) == 3
 
     @clause("E9")
-    async def test_an_existing_job_stands_in_for_the_new_one(self, store: Store) -> None:
+    async def test_an_existing_job_stands_in_for_the_new_one(self, instance: Instance) -> None:
         """Enqueue: dependencies on a job that turned out to exist are on the existing one, for keys' comparison too."""
-        graph = [store.new(idempotency_key="root", fingerprint=b"r")]
-        graph.append(store.new(graph[0].id, idempotency_key="leaf", fingerprint=b"l"))
-        await store.submit(*graph)
-        root = store.new(idempotency_key="root", fingerprint=b"r")
-        leaf = store.new(root.id, idempotency_key="leaf", fingerprint=b"l")
-        fresh = store.new(root.id, leaf.id)
-        answer = await store.submit(root, leaf, fresh)
+        graph = [instance.new(idempotency_key="root", fingerprint=b"r")]
+        graph.append(instance.new(graph[0].id, idempotency_key="leaf", fingerprint=b"l"))
+        await instance.submit(*graph)
+        root = instance.new(idempotency_key="root", fingerprint=b"r")
+        leaf = instance.new(root.id, idempotency_key="leaf", fingerprint=b"l")
+        fresh = instance.new(root.id, leaf.id)
+        answer = await instance.submit(root, leaf, fresh)
         assert [job.id for job in answer.jobs] == [graph[0].id, graph[1].id, fresh.id]
         assert answer.created == (False, False, True)
         assert answer.jobs[2].dependencies == (graph[0].id, graph[1].id)
-        assert (await store.get(graph[0].id)).dependents == (graph[1].id, fresh.id)
+        assert (await instance.get(graph[0].id)).dependents == (graph[1].id, fresh.id)
 
     @clause("E10")
-    async def test_a_key_is_free_after_its_job_was_deleted(self, store: Store) -> None:
+    async def test_a_key_is_free_after_its_job_was_deleted(self, instance: Instance) -> None:
         """Delete: a forgotten job takes its key with it."""
-        first = await store.add(idempotency_key="k", fingerprint=b"f")
-        await store.end(first)
-        await store.delete(first)
-        assert (await store.submit(store.new(idempotency_key="k", fingerprint=b"other"))).created == (True,)
+        first = await instance.add(idempotency_key="k", fingerprint=b"f")
+        await instance.end(first)
+        await instance.delete(first)
+        assert (await instance.submit(instance.new(idempotency_key="k", fingerprint=b"other"))).created == (True,)
 
     @clause("E11")
-    async def test_repeated_dependencies(self, store: Store) -> None:
+    async def test_repeated_dependencies(self, instance: Instance) -> None:
         """NewJob: dependencies are kept as named, repetitions included, and are waited for once."""
-        first = await store.add()
-        job_id = await store.add(first, first)
-        assert (await store.get(job_id)).dependencies == (first, first)
-        await store.end(first)
-        assert await store.state(job_id) is JobState.READY
-        assert (await store.get(first)).dependents == (job_id,)
+        first = await instance.add()
+        job_id = await instance.add(first, first)
+        assert (await instance.get(job_id)).dependencies == (first, first)
+        await instance.end(first)
+        assert await instance.state(job_id) is JobState.READY
+        assert (await instance.get(first)).dependents == (job_id,)
 
     @clause("E11")
-    async def test_dependents_are_in_the_order_of_submission(self, store: Store) -> None:
+    async def test_dependents_are_in_the_order_of_submission(self, instance: Instance) -> None:
         """Job: `dependents` names those who wait, oldest submission first."""
-        first = await store.add()
-        ids = tuple([await store.add(first, priority=n % 2) for n in range(5)])
-        assert (await store.get(first)).dependents == ids
+        first = await instance.add()
+        ids = tuple([await instance.add(first, priority=n % 2) for n in range(5)])
+        assert (await instance.get(first)).dependents == ids
 
     @clause("E2")
-    async def test_a_job_keeps_what_it_was_submitted_with(self, store: Store) -> None:
+    async def test_a_job_keeps_what_it_was_submitted_with(self, instance: Instance) -> None:
         """Every field comes back as it was submitted, from the answer, from `get`, and from a dump."""
-        first = store.new()
-        job = store.new(
+        first = instance.new()
+        job = instance.new(
             first.id,
             type="t",
             arch="a",
@@ -211,26 +211,26 @@ class Submissions:
             fingerprint=b"f",
             retention=99.0,
         )
-        answer = await store.submit(first, job)
-        found = await store.get(job.id)
-        assert answer.jobs == (msgspec.structs.replace(await store.get(first.id)), found)
+        answer = await instance.submit(first, job)
+        found = await instance.get(job.id)
+        assert answer.jobs == (msgspec.structs.replace(await instance.get(first.id)), found)
         assert (found.type, found.arch, found.channel, found.priority) == ("t", "a", "c", -7)
         assert (found.dependencies, found.idempotency_key) == ((first.id,), "k")
         assert found.not_before is not None
         assert (found.not_before - found.queued_at).total_seconds() == 1000.0
-        dumped = (await store.dump())[1].new
+        dumped = (await instance.dump())[1].new
         assert msgspec.structs.replace(dumped, not_before=1000.0) == job
 
     @clause("E1")
-    async def test_a_submission_is_seen_whole(self, store: Store) -> None:
+    async def test_a_submission_is_seen_whole(self, instance: Instance) -> None:
         """Whoever looks while a submission is stored sees all of it or nothing."""
-        jobs = [store.new() for _ in range(200)]
+        jobs = [instance.new() for _ in range(200)]
         ids = [job.id for job in jobs]
-        storing = asyncio.create_task(store.submit(*jobs))
+        storing = asyncio.create_task(instance.submit(*jobs))
         seen = set()
         while not storing.done():
-            seen.add(sum(one is not None for one in await store.driver.get(ids)))
+            seen.add(sum(one is not None for one in await instance.driver.get(ids)))
         await storing
-        seen.add(sum(one is not None for one in await store.driver.get(ids)))
+        seen.add(sum(one is not None for one in await instance.driver.get(ids)))
         assert seen <= {0, 200}
         assert 200 in seen

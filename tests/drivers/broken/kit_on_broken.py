@@ -21,11 +21,11 @@ class OnBroken(DriverKit):
     made: type[Right]
 
     @pytest.fixture
-    def driver(self, again: Callable[[], Driver]) -> Driver:
-        return again()
+    def driver(self, make_driver: Callable[[], Driver]) -> Driver:
+        return make_driver()
 
     @pytest.fixture
-    def again(self, tmp_path: Path) -> Callable[[], Driver]:
+    def make_driver(self, tmp_path: Path) -> Callable[[], Driver]:
         return lambda: self.made.from_url(f"broken:{tmp_path}/storage")
 
 

@@ -10,7 +10,7 @@ from composerd_fs import MemoryDriver
 from composerd_fs.state.archive import _Index
 from composerd_fs.state.table import Table
 
-from ..conftest import Store, store_of
+from ..conftest import Instance, instance_of
 from ..test_same_history import CHANGE, History, everything
 
 
@@ -39,7 +39,7 @@ async def test_packing_changes_nothing(steps: list[tuple[str, Any]]) -> None:
     assert await packing.everything() == await unpacked.everything()
 
 
-async def test_what_rests_is_packed(fs: Store) -> None:
+async def test_what_rests_is_packed(fs: Instance) -> None:
     """An ended job is packed when nobody unended depends on it, not before, and again after it was needed again."""
     table: Table = fs.driver._table  # type: ignore[attr-defined]
     root = await fs.add(idempotency_key="key")
@@ -81,12 +81,12 @@ async def test_a_packed_row_is_the_row(steps: list[tuple[str, Any]]) -> None:
 
 async def test_shapes_are_used_again(tmp_path: Any) -> None:
     """What nobody's shape is any more makes room for another: kinds of jobs that come and go leave nothing behind."""
-    async with store_of("memory", tmp_path) as store:
+    async with instance_of("memory", tmp_path) as instance:
         for number in range(50):
-            job_id = await store.add(type=f"type{number}")
-            await store.cancel(job_id)
-            await store.delete(job_id)
-        table: Table = store.driver._table  # type: ignore[attr-defined]
+            job_id = await instance.add(type=f"type{number}")
+            await instance.cancel(job_id)
+            await instance.delete(job_id)
+        table: Table = instance.driver._table  # type: ignore[attr-defined]
         assert len(table.archive.shapes) == 1
 
 

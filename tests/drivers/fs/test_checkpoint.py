@@ -20,7 +20,7 @@ from composerd_fs.journal.checkpoint import Restoring, Snapshot
 from composerd_fs.journal.entries import Record
 from composerd_fs.state.table import Table
 
-from ..conftest import Store, opened, store_of
+from ..conftest import Instance, instance_of, opened
 from ..test_same_history import CHANGE, History, everything, weights
 
 STEPS = st.lists(CHANGE, min_size=5, max_size=30)
@@ -66,33 +66,33 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("composerd_fs.journal.compactor.CHECKPOINT_AFTER", 128 * 1024)
 
 
-async def quiet(store: Store) -> None:
+async def quiet(instance: Instance) -> None:
     """Wait until the keeper has nothing to do."""
-    while (task := store.driver._keeper._task) is not None:  # type: ignore[attr-defined]
+    while (task := instance.driver._keeper._task) is not None:  # type: ignore[attr-defined]
         await asyncio.wait([task])
 
 
-def used(store: Store) -> int:
+def used(instance: Instance) -> int:
     """Bytes of files in the journal's directory."""
-    return sum(path.stat().st_size for path in (store.directory / "journal").iterdir())
+    return sum(path.stat().st_size for path in (instance.directory / "journal").iterdir())
 
 
-async def churn(store: Store, jobs: int, *, live: int) -> list[Any]:
+async def churn(instance: Instance, jobs: int, *, live: int) -> list[Any]:
     """Submit, finish and delete jobs with args and results of a KiB; only so many live at a time. The ids of those that do."""
     ids: list[Any] = []
     for _ in range(jobs):
-        job_id = await store.add(args=KIB)
-        await store.end(job_id, KIB)
+        job_id = await instance.add(args=KIB)
+        await instance.end(job_id, KIB)
         ids.append(job_id)
         if len(ids) > live:
-            assert await store.delete(ids.pop(0))
+            assert await instance.delete(ids.pop(0))
     return ids
 
 
 @pytest.mark.usefixtures("small")
 async def test_disk_use_stays_with_what_lives(tmp_path: Path) -> None:
     """However much has come and gone, the files are at most twice what lives and what may be written before the next checkpoint."""
-    async with store_of("fs", tmp_path / "storage") as fs:
+    async with instance_of("fs", tmp_path / "storage") as fs:
         ids = await churn(fs, 1500, live=100)
         await quiet(fs)
         live = 100 * (2 * 1024 + 300)
@@ -108,7 +108,7 @@ async def test_disk_use_stays_with_what_lives(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("small")
 async def test_long_lived_jobs_among_short_lived_ones(tmp_path: Path) -> None:
     """Payloads that live on are copied out of segments that are mostly dead; nothing of them changes."""
-    async with store_of("fs", tmp_path / "storage") as fs:
+    async with instance_of("fs", tmp_path / "storage") as fs:
         lasting = []
         for number in range(30):
             lasting.append(await fs.add(args=b"%d" % number * 100, not_before=1e6))
@@ -128,7 +128,7 @@ async def test_long_lived_jobs_among_short_lived_ones(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("small")
 async def test_a_start_reads_the_checkpoint_and_what_is_behind_it(tmp_path: Path) -> None:
     """Segments from before the checkpoint are not read, and those that hold nothing are not there."""
-    async with store_of("fs", tmp_path / "storage") as fs:
+    async with instance_of("fs", tmp_path / "storage") as fs:
         await churn(fs, 300, live=0)
         await quiet(fs)
         await fs.add(args=KIB)
@@ -160,7 +160,7 @@ async def test_a_crash_at_any_moment_of_it(tmp_path: Path, monkeypatch: pytest.M
     async def inline(work: Callable[..., Any], *args: Any) -> Any:
         return work(*args)
 
-    async with store_of("fs", root) as fs:
+    async with instance_of("fs", root) as fs:
         monkeypatch.setattr("composerd_fs.journal.compactor.asyncio.to_thread", inline)
         with monkeypatch.context() as patch:
             for name in ("rename", "unlink"):
@@ -172,16 +172,16 @@ async def test_a_crash_at_any_moment_of_it(tmp_path: Path, monkeypatch: pytest.M
     assert len(copies) > 10
     for copy, known in copies:
         driver = await opened(copy)
-        store = Store(driver, copy)
+        instance = Instance(driver, copy)
         for job_id, args in known:
-            assert await store.args(job_id) == args
+            assert await instance.args(job_id) == args
         assert not list((copy / "journal").glob("*.tmp"))
         await driver.close()
 
 
 async def filled(tmp_path: Path) -> tuple[Path, Any]:
     """A closed storage with a checkpoint, and a job whose args are in a segment from before it."""
-    async with store_of("fs", tmp_path / "storage") as fs:
+    async with instance_of("fs", tmp_path / "storage") as fs:
         ids = [await fs.add(args=b"%d" % number * 200, not_before=1e6) for number in range(300)]
         await churn(fs, 100, live=0)
         await quiet(fs)
@@ -208,10 +208,10 @@ async def test_damage_behind_a_checkpoint(tmp_path: Path, where: str) -> None:
     assert len(problems) == 1
     assert str(checkpoint if where == "checkpoint" else first) in problems[0]
     if where == "segment":
-        store = Store(await opened(root), root)
+        instance = Instance(await opened(root), root)
         with pytest.raises(Unavailable, match="damaged"):
-            await store.args(job_id)
-        await store.driver.close()
+            await instance.args(job_id)
+        await instance.driver.close()
     else:
         with pytest.raises(StorageUnusable, match="restore it from a backup"):
             await opened(root)
@@ -224,7 +224,7 @@ async def test_a_full_disk_leaves_no_half_checkpoint(tmp_path: Path, monkeypatch
     def full(*_args: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    async with store_of("fs", tmp_path / "storage") as fs:
+    async with instance_of("fs", tmp_path / "storage") as fs:
         with monkeypatch.context() as patch:
             patch.setattr("composerd_fs.journal.compactor._finish", full)
             await churn(fs, 60, live=60)
@@ -241,7 +241,7 @@ async def test_a_stop_while_a_checkpoint_is_due(tmp_path: Path, monkeypatch: pyt
     """What is still being written when the storage is closed is written, and no checkpoint begins any more."""
     monkeypatch.setattr("composerd_fs.journal.compactor.CHECKPOINT_AFTER", 1)
     monkeypatch.setattr("composerd_fs.commit.MAX_BYTES", 1)  # a flush for each
-    async with store_of("fs", tmp_path / "storage") as fs:
+    async with instance_of("fs", tmp_path / "storage") as fs:
         driver: Any = fs.driver
         jobs = [fs.new(args=KIB) for _ in range(50)]
         writes = [asyncio.create_task(driver.enqueue([[job]])) for job in jobs]
@@ -271,7 +271,7 @@ async def test_a_stop_while_a_checkpoint_is_opened(tmp_path: Path, monkeypatch: 
         return handles[0]
 
     monkeypatch.setattr(Path, "open", slowly)
-    async with store_of("fs", tmp_path / "storage") as fs:
+    async with instance_of("fs", tmp_path / "storage") as fs:
         while not opening.is_set():
             await fs.add()
         closing = asyncio.create_task(fs.driver.close())
@@ -282,7 +282,7 @@ async def test_a_stop_while_a_checkpoint_is_opened(tmp_path: Path, monkeypatch: 
     assert not list((tmp_path / "storage" / "journal").glob("*.tmp"))
 
 
-async def test_a_refused_delete_while_a_segment_is_emptied(fs: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_refused_delete_while_a_segment_is_emptied(fs: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
     """A job whose delete cannot be written is there again: its payload is copied before its segment goes."""
     driver: Any = fs.driver
     job_id = await fs.add(args=KIB)

@@ -13,10 +13,10 @@ import pytest
 
 from composerd.errors import ComposerdError, StorageFull, StorageUnusable, Unavailable
 from composerd.models import Artifact, Attachment, JobState, Outcome, Touch
-from composerd.testing.kit.instance import ANY, everything
+from composerd.testing.kit.instance import ANY, add_jobs_in_every_state
 from composerd_fs.journal.frames import SEGMENT_HEADER
 
-from ..conftest import Store, opened, store_of
+from ..conftest import Instance, instance_of, opened
 
 pwrite = os.pwrite
 LARGE = b'"' + b"x" * 100 + b'"'
@@ -35,7 +35,7 @@ def failing(error: int, *, after: int = 0) -> Callable[..., int]:
     return call
 
 
-async def mixed_flush(fs: Store, tokens: dict[str, Any]) -> list[object]:
+async def mixed_flush(fs: Instance, tokens: dict[str, Any]) -> list[object]:
     """One flush of every kind of write; what each was answered."""
     return await asyncio.gather(
         fs.driver.enqueue([[fs.new(idempotency_key="new")], [fs.new(*tokens["deps"])]]),
@@ -50,7 +50,7 @@ async def mixed_flush(fs: Store, tokens: dict[str, Any]) -> list[object]:
     )
 
 
-async def busy(fs: Store) -> dict[str, Any]:
+async def busy(fs: Instance) -> dict[str, Any]:
     """A storage with work for every kind of write."""
     ended = await fs.add(priority=9)
     await fs.end(ended)
@@ -75,7 +75,9 @@ async def busy(fs: Store) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("after", [0, 40])
-async def test_a_full_disk_changes_nothing_and_recovers(fs: Store, monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+async def test_a_full_disk_changes_nothing_and_recovers(
+    fs: Instance, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
     """A full disk refuses a flush of every kind of write, leaves the table as it was, still reads, and recovers by itself."""
     tokens = await busy(fs)
     before = await fs.dump()
@@ -95,7 +97,7 @@ async def test_a_full_disk_changes_nothing_and_recovers(fs: Store, monkeypatch: 
 
 
 @pytest.mark.parametrize(("call", "error"), [("pwrite", errno.EIO), ("pwrite", errno.EROFS), ("fdatasync", errno.EIO)])
-async def test_a_failed_write_is_for_good(fs: Store, monkeypatch: pytest.MonkeyPatch, call: str, error: int) -> None:
+async def test_a_failed_write_is_for_good(fs: Instance, monkeypatch: pytest.MonkeyPatch, call: str, error: int) -> None:
     """An I/O error, a read-only disk, an fdatasync that failed: never retried, nothing more is accepted, everything is still read."""
     tokens = await busy(fs)
     before = await fs.dump()
@@ -111,7 +113,7 @@ async def test_a_failed_write_is_for_good(fs: Store, monkeypatch: pytest.MonkeyP
     assert await fs.dump() == before
 
 
-async def test_a_stop_without_the_directory(fs: Store) -> None:
+async def test_a_stop_without_the_directory(fs: Instance) -> None:
     """A storage whose directory is gone is closed all the same."""
     await fs.add()
     shutil.rmtree(fs.directory)
@@ -119,7 +121,7 @@ async def test_a_stop_without_the_directory(fs: Store) -> None:
 
 
 @pytest.mark.parametrize("asked", ["write", "ping"])
-async def test_a_directory_that_is_removed(fs: Store, asked: str) -> None:
+async def test_a_directory_that_is_removed(fs: Instance, asked: str) -> None:
     """A write that would be gone with the process is not acknowledged, and who asks before that hears of it too."""
     kept = await fs.add(args=b"1")
     shutil.rmtree(fs.directory)
@@ -131,7 +133,7 @@ async def test_a_directory_that_is_removed(fs: Store, asked: str) -> None:
     await fs.driver.close()
 
 
-async def test_a_write_that_cannot_be_cut_back_is_for_good(fs: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_write_that_cannot_be_cut_back_is_for_good(fs: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
     """A full disk whose torn write cannot be cut off again is an error for good; a restart cuts it."""
     await fs.add()
     before = await fs.dump()
@@ -147,7 +149,7 @@ async def test_a_write_that_cannot_be_cut_back_is_for_good(fs: Store, monkeypatc
     await fs.add()
 
 
-async def test_a_new_segment_that_finds_no_room(fs: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_new_segment_that_finds_no_room(fs: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk that fills up between two segments refuses writes, and goes on when there is room."""
     monkeypatch.setattr(fs.driver._journal, "_segment_size", 1)  # type: ignore[attr-defined]
     first = await fs.add()
@@ -165,8 +167,8 @@ async def test_a_new_segment_that_finds_no_room(fs: Store, monkeypatch: pytest.M
 
 async def crashed(directory: Path, copy: Path) -> Path:
     """A storage that was left without a clean stop; its last segment."""
-    async with store_of("fs", directory) as fs:
-        await everything(fs)
+    async with instance_of("fs", directory) as fs:
+        await add_jobs_in_every_state(fs)
         shutil.copytree(directory, copy)  # as a kill would leave it: no marker
     return max((copy / "journal").glob("*.log"))
 
@@ -240,8 +242,8 @@ async def test_damage_elsewhere_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("cut", [1, 20])
 async def test_after_a_clean_stop_nothing_may_be_missing(tmp_path: Path, cut: int) -> None:
     """After a clean stop the last frame is like any other: a torn or missing one stops the start."""
-    async with store_of("fs", tmp_path / "storage") as fs:
-        await everything(fs)
+    async with instance_of("fs", tmp_path / "storage") as fs:
+        await add_jobs_in_every_state(fs)
     segment = next((tmp_path / "storage" / "journal").glob("*.log"))
     whole = segment.read_bytes()
     last = frame_starts(segment)[-1]
@@ -255,7 +257,7 @@ async def test_after_a_clean_stop_nothing_may_be_missing(tmp_path: Path, cut: in
 
 async def test_a_missing_segment_is_refused(tmp_path: Path) -> None:
     """A segment that is gone stops the start and is named."""
-    async with store_of("fs", tmp_path / "storage") as fs:
+    async with instance_of("fs", tmp_path / "storage") as fs:
         fs.driver._journal._segment_size = 1  # type: ignore[attr-defined]
         for _ in range(3):
             await fs.add()
@@ -264,7 +266,7 @@ async def test_a_missing_segment_is_refused(tmp_path: Path) -> None:
         await opened(tmp_path / "storage")
 
 
-async def test_a_newer_format_is_refused(fs: Store) -> None:
+async def test_a_newer_format_is_refused(fs: Instance) -> None:
     """A directory of a newer version says that a newer composerd is needed."""
     await fs.add()
     await fs.driver.close()
@@ -277,7 +279,7 @@ async def test_a_newer_format_is_refused(fs: Store) -> None:
         await opened(fs.directory)
 
 
-async def test_a_directory_has_one_holder(fs: Store) -> None:
+async def test_a_directory_has_one_holder(fs: Instance) -> None:
     """A second process, or driver, on a directory in use gets an error that names the holder."""
     with pytest.raises(StorageUnusable, match=f"process {os.getpid()}"):
         await opened(fs.directory)
@@ -285,7 +287,7 @@ async def test_a_directory_has_one_holder(fs: Store) -> None:
     await fs.reopen()
 
 
-async def test_an_unreadable_payload_is_no_lost_claim(fs: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_unreadable_payload_is_no_lost_claim(fs: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
     """A payload that the disk does not give is an error for who asked; the claim stands and can be repeated with its token."""
     job_id = await fs.add(args=LARGE)
     token = fs.id()

@@ -12,7 +12,7 @@ import pytest
 from composerd.errors import StorageUnusable
 from composerd_fs import FsDriver
 
-from ..conftest import opened, store_of
+from ..conftest import instance_of, opened
 from .test_checkpoint import KIB, churn, quiet, small
 
 __all__ = ["small"]
@@ -82,7 +82,7 @@ STATES = {"waiting": "stored", "ready": "stored", "running": "running"}
 @pytest.mark.usefixtures("small")
 async def test_a_reader_written_from_the_page(tmp_path: Path) -> None:
     """It finds the same jobs, states, args and results, in segments and in a checkpoint, before and after a compaction."""
-    async with store_of("fs", tmp_path / "storage") as fs:
+    async with instance_of("fs", tmp_path / "storage") as fs:
         for number in range(4):
             await fs.add(args=b"%d" % number * 60, not_before=1e6)
             await churn(fs, 60, live=20)
@@ -101,7 +101,7 @@ async def small_journal(root: Path) -> list[tuple[int, Any]]:
     """A closed storage with a short journal; where each flush ended, and what was stored then."""
     ends: list[tuple[int, Any]] = []
     journal = root / "journal" / "00000001.log"
-    async with store_of("fs", root) as fs:
+    async with instance_of("fs", root) as fs:
 
         async def flushed() -> None:
             ends.append((journal.stat().st_size, await fs.dump()))
@@ -140,7 +140,7 @@ async def test_the_journal_cut_anywhere(tmp_path: Path) -> None:
     ends = []
     root = tmp_path / "storage"
     journal = root / "journal" / "00000001.log"
-    async with store_of("fs", root) as fs:
+    async with instance_of("fs", root) as fs:
         ends.append((journal.stat().st_size, [one.new.id for one in await fs.dump()]))
         for number in range(36):
             await fs.add(args=b'"' + b"x" * (2000 if number < 33 else 400) + b'"')

@@ -10,10 +10,10 @@ from composerd.errors import StorageUnusable
 from composerd.models import JobState, OnDependencyFailure
 from composerd_fs import FsDriver
 
-from ..conftest import Store
+from ..conftest import Instance
 
 
-async def test_one_flush_is_read_as_it_was_lived(fs: Store) -> None:
+async def test_one_flush_is_read_as_it_was_lived(fs: Instance) -> None:
     """Durable: an end, and a claim of the job that it made ready, in one flush: the restart knows the order."""
     root = await fs.add()
     job_id = await fs.add(root, retry_on_failure=1, retry_backoff=1.0)
@@ -27,7 +27,7 @@ async def test_one_flush_is_read_as_it_was_lived(fs: Store) -> None:
     assert await fs.state(job_id) is JobState.READY
 
 
-async def test_failures_of_one_flush(fs: Store) -> None:
+async def test_failures_of_one_flush(fs: Instance) -> None:
     """J5: which failed dependencies a result names was decided once; a restart gives the same bytes."""
     roots = [await fs.add(), await fs.add()]
     tokens = [await fs.take(), await fs.take()]
@@ -38,7 +38,7 @@ async def test_failures_of_one_flush(fs: Store) -> None:
     assert await fs.result(job_id) == before
 
 
-async def test_deleted_in_the_flush_of_its_end(fs: Store) -> None:
+async def test_deleted_in_the_flush_of_its_end(fs: Instance) -> None:
     """Durable: a job that failed with its dependency and was deleted in the same flush stays deleted, and is not counted."""
     root = await fs.add()
     token = await fs.take()
@@ -50,7 +50,7 @@ async def test_deleted_in_the_flush_of_its_end(fs: Store) -> None:
     assert (await fs.get(root)).dependents == ()
 
 
-async def test_many_dependents(fs: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_many_dependents(fs: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
     """What follows from an end may lag, and `advance` completes it, with the same answers before and after a restart."""
     monkeypatch.setattr("composerd_fs.state.commands.SETTLED_AT_ONCE", 3)
     root = await fs.add()

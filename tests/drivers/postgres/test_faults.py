@@ -14,7 +14,7 @@ import pytest
 from composerd.errors import DriverTimeout, Unavailable
 from composerd.models import Claim, JobState, Outcome, Verdict
 from composerd.queue.batcher import ask
-from composerd.testing.kit.instance import ANY, PLENTY, Store
+from composerd.testing.kit.instance import ANY, PLENTY, Instance
 from composerd_postgres import PostgresDriver
 from composerd_postgres.db.connection import Broken, Connection, Transaction
 from composerd_postgres.jobs import attempts
@@ -24,9 +24,9 @@ from ..conftest import Open
 from .relay import Relay
 
 
-def _schema(store: Store) -> str:
-    assert isinstance(store.driver, PostgresDriver)
-    return store.driver.options.schema
+def _schema(instance: Instance) -> str:
+    assert isinstance(instance.driver, PostgresDriver)
+    return instance.driver.options.schema
 
 
 async def _blocked(postgres: Throwaway, than: int = 0) -> int:
@@ -48,19 +48,19 @@ async def _locked(postgres: Throwaway, statement: str) -> AsyncIterator[None]:
     connection.close()
 
 
-async def test_killed_in_a_statement(open_store: Open, newest_postgres: Throwaway) -> None:
+async def test_killed_in_a_statement(open_instance: Open, newest_postgres: Throwaway) -> None:
     """A backend killed in the middle of a statement: the repetition, as the core makes it, finds nothing done, and does it."""
-    store = await open_store()
-    job_id = await store.add()
-    token = await store.take(job_id)
-    async with _locked(newest_postgres, f"SELECT FROM {_schema(store)}.jobs FOR UPDATE"):
-        finishing = asyncio.create_task(ask(store.driver.finish, [Outcome(token, b"1")]))
+    instance = await open_instance()
+    job_id = await instance.add()
+    token = await instance.take(job_id)
+    async with _locked(newest_postgres, f"SELECT FROM {_schema(instance)}.jobs FOR UPDATE"):
+        finishing = asyncio.create_task(ask(instance.driver.finish, [Outcome(token, b"1")]))
         pid = await _blocked(newest_postgres)
         newest_postgres.sql(f"SELECT pg_terminate_backend({pid})")
         await _blocked(newest_postgres, pid)
     answers, _ = await finishing
     assert [one.verdict for one in answers] == [Verdict.ACCEPTED]  # type: ignore[union-attr]
-    assert await store.result(job_id) == b"1"
+    assert await instance.result(job_id) == b"1"
 
 
 async def test_settings_that_somebody_else_chose(newest_postgres: Throwaway) -> None:
@@ -71,9 +71,9 @@ async def test_settings_that_somebody_else_chose(newest_postgres: Throwaway) -> 
     newest_postgres.sql(f"ALTER DATABASE {name} SET client_encoding = 'LATIN1'")
     driver = PostgresDriver.from_url(newest_postgres.url(name))
     await driver.start()
-    store = Store(driver, lambda: PostgresDriver(driver.options))
+    instance = Instance(driver, lambda: PostgresDriver(driver.options))
     try:
-        job_id = await store.add(not_before=datetime(1, 1, 1, tzinfo=UTC), type="ready→")
+        job_id = await instance.add(not_before=datetime(1, 1, 1, tzinfo=UTC), type="ready→")
         job = (await driver.get([job_id]))[0]
         assert job is not None
         assert job.not_before == datetime(1, 1, 1, tzinfo=UTC)
@@ -88,19 +88,19 @@ async def test_settings_that_somebody_else_chose(newest_postgres: Throwaway) -> 
         await driver.close()
 
 
-async def test_an_outcome_that_nobody_knows(open_store: Open, newest_postgres: Throwaway) -> None:
+async def test_an_outcome_that_nobody_knows(open_instance: Open, newest_postgres: Throwaway) -> None:
     """A connection lost in COMMIT: what was committed is found by the repetition, done once, and its news are made good by a re-check."""
-    store = await open_store()
-    job = store.new()
-    real = _Losing(store.driver)
+    instance = await open_instance()
+    job = instance.new()
+    real = _Losing(instance.driver)
     with pytest.raises(Unavailable):
-        await store.driver.enqueue([[job]])
+        await instance.driver.enqueue([[job]])
     assert real.lost == 1
-    batch = await store.driver.enqueue([[job]])
+    batch = await instance.driver.enqueue([[job]])
     assert batch.items[0].created == (True,)  # type: ignore[union-attr]
     assert batch.news.recheck
-    assert len(await store.dump()) == 1
-    assert not (await store.driver.enqueue([[store.new()]])).news.recheck
+    assert len(await instance.dump()) == 1
+    assert not (await instance.driver.enqueue([[instance.new()]])).news.recheck
 
 
 class _Losing:
@@ -125,111 +125,111 @@ class _Losing:
             connection.fetch = losing.__get__(connection)
 
 
-async def test_all_connections_are_busy(open_store: Open, newest_postgres: Throwaway) -> None:
+async def test_all_connections_are_busy(open_instance: Open, newest_postgres: Throwaway) -> None:
     """An exhausted pool: who finds no connection in time is told so, and all is well once they are free."""
-    store = await open_store(connections="2", time_limit="300ms")
-    job_id = await store.add()
-    async with _locked(newest_postgres, f"LOCK TABLE {_schema(store)}.jobs"):
-        calls = await asyncio.gather(*[store.driver.get([job_id]) for _ in range(6)], return_exceptions=True)
+    instance = await open_instance(connections="2", time_limit="300ms")
+    job_id = await instance.add()
+    async with _locked(newest_postgres, f"LOCK TABLE {_schema(instance)}.jobs"):
+        calls = await asyncio.gather(*[instance.driver.get([job_id]) for _ in range(6)], return_exceptions=True)
     assert [type(one) for one in calls] == [DriverTimeout] * 6
-    assert await store.state(job_id) is JobState.READY
+    assert await instance.state(job_id) is JobState.READY
 
 
-async def test_a_ping_waits_for_no_connection(open_store: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_ping_waits_for_no_connection(open_instance: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever asks whether the database is there is not kept until one of the connections is free."""
-    store = await open_store(connections="1")
+    instance = await open_instance(connections="1")
     monkeypatch.setattr("composerd_postgres.driver.PING_LIMIT", 0.2)
-    assert isinstance(store.driver, PostgresDriver)
-    async with store.driver._session.connections.one():
+    assert isinstance(instance.driver, PostgresDriver)
+    async with instance.driver._session.connections.one():
         async with asyncio.timeout(5):
             with pytest.raises(DriverTimeout):
-                await store.driver.ping()
-    await store.driver.ping()
+                await instance.driver.ping()
+    await instance.driver.ping()
 
 
-async def test_a_canceled_caller_cuts_nothing(open_store: Open, newest_postgres: Throwaway) -> None:
+async def test_a_canceled_caller_cuts_nothing(open_instance: Open, newest_postgres: Throwaway) -> None:
     """A caller that goes away takes neither the statement nor the connection with it."""
-    store = await open_store(connections="1")
-    job_id = await store.add()
-    async with _locked(newest_postgres, f"LOCK TABLE {_schema(store)}.jobs"):
-        call = asyncio.create_task(store.driver.get([job_id]))
+    instance = await open_instance(connections="1")
+    job_id = await instance.add()
+    async with _locked(newest_postgres, f"LOCK TABLE {_schema(instance)}.jobs"):
+        call = asyncio.create_task(instance.driver.get([job_id]))
         pid = await _blocked(newest_postgres)
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
-    assert await store.state(job_id) is JobState.READY
+    assert await instance.state(job_id) is JobState.READY
     assert newest_postgres.sql(f"SELECT count(*) FROM pg_stat_activity WHERE pid = {pid}") == [(1,)]
 
 
-async def test_a_statement_that_the_server_cancels(open_store: Open, newest_postgres: Throwaway) -> None:
+async def test_a_statement_that_the_server_cancels(open_instance: Open, newest_postgres: Throwaway) -> None:
     """A statement canceled in the server is a timeout, not a cancellation of whoever asked."""
-    store = await open_store()
-    job_id = await store.add()
+    instance = await open_instance()
+    job_id = await instance.add()
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda *_: None)  # aiopg complains of it there
-    async with _locked(newest_postgres, f"LOCK TABLE {_schema(store)}.jobs"):
-        call = asyncio.create_task(store.driver.get([job_id]))
+    async with _locked(newest_postgres, f"LOCK TABLE {_schema(instance)}.jobs"):
+        call = asyncio.create_task(instance.driver.get([job_id]))
         newest_postgres.sql(f"SELECT pg_cancel_backend({await _blocked(newest_postgres)})")
         with pytest.raises(DriverTimeout):
             await call
-    assert await store.state(job_id) is JobState.READY
+    assert await instance.state(job_id) is JobState.READY
 
 
 async def test_an_outage_ends_no_lease(
-    open_store: Open, newest_postgres: Throwaway, monkeypatch: pytest.MonkeyPatch
+    open_instance: Open, newest_postgres: Throwaway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A lease that ran out while the database could not be had is not ended until a full lease after that."""
-    store = await open_store()
-    job_id = await store.add()
-    token = await store.take(job_id, lease=60.0)
-    store.driver._session.connections.lost = True  # type: ignore[attr-defined]
-    assert await store.pass_time(61.0) == []
-    assert await store.touch(token) is not None
-    assert await store.pass_time(61.0) == [job_id]
+    instance = await open_instance()
+    job_id = await instance.add()
+    token = await instance.take(job_id, lease=60.0)
+    instance.driver._session.connections.lost = True  # type: ignore[attr-defined]
+    assert await instance.pass_time(61.0) == []
+    assert await instance.touch(token) is not None
+    assert await instance.pass_time(61.0) == [job_id]
 
 
-async def test_who_could_not_renew_loses_no_lease(open_store: Open, newest_postgres: Throwaway) -> None:
+async def test_who_could_not_renew_loses_no_lease(open_instance: Open, newest_postgres: Throwaway) -> None:
     """A heartbeat that the database did not answer was one: its lease is not ended until a full lease after that."""
-    store = await open_store(time_limit="300ms")
-    job_id = await store.add()
-    token = await store.take(job_id, lease=60.0)
-    async with _locked(newest_postgres, f"LOCK TABLE {_schema(store)}.leases"):
+    instance = await open_instance(time_limit="300ms")
+    job_id = await instance.add()
+    token = await instance.take(job_id, lease=60.0)
+    async with _locked(newest_postgres, f"LOCK TABLE {_schema(instance)}.leases"):
         with pytest.raises(DriverTimeout):
-            await store.touch(token)
-    assert await store.pass_time(61.0) == []
-    assert await store.pass_time(61.0) == [job_id]
+            await instance.touch(token)
+    assert await instance.pass_time(61.0) == []
+    assert await instance.pass_time(61.0) == [job_id]
 
 
-async def test_a_listing_that_takes_too_long_keeps_no_lease(open_store: Open, newest_postgres: Throwaway) -> None:
+async def test_a_listing_that_takes_too_long_keeps_no_lease(open_instance: Open, newest_postgres: Throwaway) -> None:
     """A statement without an answer that has to do with no lease: the job of a worker that died comes back all the same."""
-    store = await open_store(time_limit="300ms")
-    job_id = await store.add()
-    await store.take(job_id, lease=60.0)
-    async with _locked(newest_postgres, f"LOCK TABLE {_schema(store)}.jobs"):
+    instance = await open_instance(time_limit="300ms")
+    job_id = await instance.add()
+    await instance.take(job_id, lease=60.0)
+    async with _locked(newest_postgres, f"LOCK TABLE {_schema(instance)}.jobs"):
         with pytest.raises(DriverTimeout):
-            await store.driver.get([job_id])
-    assert await store.pass_time(61.0) == [job_id]
+            await instance.driver.get([job_id])
+    assert await instance.pass_time(61.0) == [job_id]
 
 
-async def test_one_without_an_answer_gives_up_the_idle(open_store: Open, newest_postgres: Throwaway) -> None:
+async def test_one_without_an_answer_gives_up_the_idle(open_instance: Open, newest_postgres: Throwaway) -> None:
     """After a statement without an answer no connection from before it is used: each might take as long."""
-    store = await open_store(time_limit="300ms")
-    connections = store.driver._session.connections  # type: ignore[attr-defined]
+    instance = await open_instance(time_limit="300ms")
+    connections = instance.driver._session.connections  # type: ignore[attr-defined]
     async with connections.one() as one, connections.one() as other:
         before = [await each.fetch("SELECT pg_backend_pid()", {}) for each in (one, other)]
     assert await connections.fetch("SELECT pg_backend_pid()", {}) in before
-    async with _locked(newest_postgres, f"LOCK TABLE {_schema(store)}.jobs"):
+    async with _locked(newest_postgres, f"LOCK TABLE {_schema(instance)}.jobs"):
         with pytest.raises(DriverTimeout):
-            await store.driver.get([store.id()])
+            await instance.driver.get([instance.id()])
     assert await connections.fetch("SELECT pg_backend_pid()", {}) not in before
 
 
-async def test_a_listener_that_died_gives_up_the_idle(open_store: Open, newest_postgres: Throwaway) -> None:
+async def test_a_listener_that_died_gives_up_the_idle(open_instance: Open, newest_postgres: Throwaway) -> None:
     """Watch: once the connection that listens is found dead no other from before it is used."""
-    store = await open_store()
-    connections = store.driver._session.connections  # type: ignore[attr-defined]
+    instance = await open_instance()
+    connections = instance.driver._session.connections  # type: ignore[attr-defined]
     before = await connections.fetch("SELECT pg_backend_pid()", {})
-    watching = store.driver.watch()
+    watching = instance.driver.watch()
     assert (await anext(watching)).recheck
     newest_postgres.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'")
     with pytest.raises(Unavailable):
@@ -237,21 +237,21 @@ async def test_a_listener_that_died_gives_up_the_idle(open_store: Open, newest_p
     assert await connections.fetch("SELECT pg_backend_pid()", {}) != before
 
 
-async def test_an_outage_that_goes_on_is_not_forgotten(open_store: Open, newest_postgres: Throwaway) -> None:
+async def test_an_outage_that_goes_on_is_not_forgotten(open_instance: Open, newest_postgres: Throwaway) -> None:
     """Advance: a lease that nobody could renew is kept also if the database was not there when that was looked at."""
-    store = await open_store(time_limit="300ms")
-    job_id = await store.add()
-    await store.take(job_id, lease=60.0)
-    store.driver._session.connections.lost = True  # type: ignore[attr-defined]
-    async with _locked(newest_postgres, f"LOCK TABLE {_schema(store)}.clock"):
+    instance = await open_instance(time_limit="300ms")
+    job_id = await instance.add()
+    await instance.take(job_id, lease=60.0)
+    instance.driver._session.connections.lost = True  # type: ignore[attr-defined]
+    async with _locked(newest_postgres, f"LOCK TABLE {_schema(instance)}.clock"):
         with pytest.raises(DriverTimeout):
-            await store.driver.advance(10)
-    assert await store.pass_time(61.0) == []
+            await instance.driver.advance(10)
+    assert await instance.pass_time(61.0) == []
 
 
-async def test_a_cancellation_that_comes_with_the_answer(open_store: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_cancellation_that_comes_with_the_answer(open_instance: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     """Python 3.11's wait_for drops it, and whoever stops a task would wait for it for ever."""
-    store = await open_store()
+    instance = await open_instance()
     execute = aiopg.connection.Cursor.execute
 
     async def dropping(cursor: Any, *args: Any) -> None:
@@ -263,7 +263,7 @@ async def test_a_cancellation_that_comes_with_the_answer(open_store: Open, monke
             await asyncio.sleep(0)
 
     async def ask() -> None:
-        async with store.driver._session.connections.one() as connection:  # type: ignore[attr-defined]
+        async with instance.driver._session.connections.one() as connection:  # type: ignore[attr-defined]
             monkeypatch.setattr(aiopg.connection.Cursor, "execute", dropping)
             await connection.fetch("SELECT 1", {})
 
@@ -271,28 +271,28 @@ async def test_a_cancellation_that_comes_with_the_answer(open_store: Open, monke
     await asyncio.wait([asking])
     monkeypatch.undo()
     assert asking.cancelled()
-    assert await store.state(await store.add()) is JobState.READY
+    assert await instance.state(await instance.add()) is JobState.READY
 
 
-async def test_closed_while_the_database_hangs(open_store: Open, newest_postgres: Throwaway) -> None:
+async def test_closed_while_the_database_hangs(open_instance: Open, newest_postgres: Throwaway) -> None:
     """Close waits a moment for what is under way; who asked for it is told."""
-    store = await open_store()
-    async with _locked(newest_postgres, f"LOCK TABLE {_schema(store)}.jobs"):
-        calls = [asyncio.create_task(store.driver.get([store.id()])) for _ in range(20)]
+    instance = await open_instance()
+    async with _locked(newest_postgres, f"LOCK TABLE {_schema(instance)}.jobs"):
+        calls = [asyncio.create_task(instance.driver.get([instance.id()])) for _ in range(20)]
         await _blocked(newest_postgres)
         async with asyncio.timeout(10):  # and not the 30 s of time_limit
-            await store.driver.close()
+            await instance.driver.close()
             answers = await asyncio.gather(*calls, return_exceptions=True)
     assert {type(one) for one in answers} == {Unavailable}
 
 
-async def test_consequences_of_which_nobody_knows(open_store: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_consequences_of_which_nobody_knows(open_instance: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     """Finish: a connection that broke while dependents were looked at may have made them ready: whoever waits looks again."""
-    store = await open_store()
-    first = await store.add()
-    second = await store.add(first)
-    token = await store.take(first)
-    session = store.driver._session  # type: ignore[attr-defined]
+    instance = await open_instance()
+    first = await instance.add()
+    second = await instance.add(first)
+    token = await instance.take(first)
+    session = instance.driver._session  # type: ignore[attr-defined]
     real = session._settle_some
 
     async def lost(*args: Any) -> Any:
@@ -300,18 +300,18 @@ async def test_consequences_of_which_nobody_knows(open_store: Open, monkeypatch:
         raise Broken("lost in COMMIT")
 
     monkeypatch.setattr(session, "_settle_some", lost)
-    finished = await store.driver.finish([Outcome(token, b"1")])
+    finished = await instance.driver.finish([Outcome(token, b"1")])
     assert finished.items[0].verdict is Verdict.ACCEPTED
     assert finished.news.recheck
-    assert await store.state(second) is JobState.READY
+    assert await instance.state(second) is JobState.READY
 
 
 async def test_a_lock_is_waited_out_in_a_claim(
-    open_store: Open, newest_postgres: Throwaway, monkeypatch: pytest.MonkeyPatch
+    open_instance: Open, newest_postgres: Throwaway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Claim: a ready job that somebody holds a lock of for a moment is not taken for no job."""
-    store = await open_store()
-    job_id = await store.add()
+    instance = await open_instance()
+    job_id = await instance.add()
     found_locked = asyncio.Event()
     real = attempts._claim
 
@@ -322,8 +322,8 @@ async def test_a_lock_is_waited_out_in_a_claim(
         return answer
 
     monkeypatch.setattr(attempts, "_claim", observed)
-    async with _locked(newest_postgres, f"SELECT FROM {_schema(store)}.jobs FOR UPDATE"):
-        claiming = asyncio.create_task(store.claim())
+    async with _locked(newest_postgres, f"SELECT FROM {_schema(instance)}.jobs FOR UPDATE"):
+        claiming = asyncio.create_task(instance.claim())
         await found_locked.wait()
         assert not claiming.done()
     claimed = await claiming
@@ -331,30 +331,30 @@ async def test_a_lock_is_waited_out_in_a_claim(
     assert claimed.job_id == job_id
 
 
-async def test_the_connection_that_listens_dies(open_store: Open, newest_postgres: Throwaway) -> None:
+async def test_the_connection_that_listens_dies(open_instance: Open, newest_postgres: Throwaway) -> None:
     """Watch: a listening connection that is killed is an error at once, and the next one begins with a re-check."""
-    store = await open_store()
-    watching = store.driver.watch()
+    instance = await open_instance()
+    watching = instance.driver.watch()
     assert (await anext(watching)).recheck
     newest_postgres.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'")
     with pytest.raises(Unavailable):
         await anext(watching)
-    again = store.driver.watch()
+    again = instance.driver.watch()
     assert (await anext(again)).recheck
     await again.aclose()  # type: ignore[attr-defined]
 
 
 async def test_a_half_open_connection_is_found(
-    open_store: Open, newest_postgres: Throwaway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    open_instance: Open, newest_postgres: Throwaway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Watch: a listening connection whose peer is silent for ever is found by a notification to itself."""
     monkeypatch.setattr("composerd_postgres.news.watch.PROBE_AFTER", 0.1)
     monkeypatch.setattr("composerd_postgres.news.watch.PROBE_LIMIT", 0.3)
     async with Relay(newest_postgres, tmp_path) as relay:
-        first = await open_store()
+        first = await open_instance()
         url = f"postgresql://tests@/postgres?host={tmp_path}&schema={_schema(first)}"
-        store = await open_store(url)
-        watching = store.driver.watch()
+        instance = await open_instance(url)
+        watching = instance.driver.watch()
         assert (await anext(watching)).recheck
         listening = asyncio.ensure_future(anext(watching))
         await first.add()
@@ -366,19 +366,19 @@ async def test_a_half_open_connection_is_found(
         relay.silent.clear()
 
 
-async def test_a_lock_holds_up_no_other_key(open_store: Open, newest_postgres: Throwaway) -> None:
+async def test_a_lock_holds_up_no_other_key(open_instance: Open, newest_postgres: Throwaway) -> None:
     """Claim: while the only job of one key stays locked, others are given, and whoever waits for it is to ask again."""
-    store = await open_store()
+    instance = await open_instance()
     held, other = ANY._replace(type="held"), ANY._replace(type="other")
-    held_id, other_id = await store.add(type="held"), await store.add(type="other")
-    claims = [Claim(store.id(), (held,), 60.0), Claim(store.id(), (other,), 60.0)]
-    async with _locked(newest_postgres, f"SELECT FROM {_schema(store)}.jobs WHERE type = 'held' FOR UPDATE"):
-        batch = await store.driver.claim(claims, PLENTY)
+    held_id, other_id = await instance.add(type="held"), await instance.add(type="other")
+    claims = [Claim(instance.id(), (held,), 60.0), Claim(instance.id(), (other,), 60.0)]
+    async with _locked(newest_postgres, f"SELECT FROM {_schema(instance)}.jobs WHERE type = 'held' FOR UPDATE"):
+        batch = await instance.driver.claim(claims, PLENTY)
     first, second = batch.items
     assert first is None
     assert second is not None
     assert second.job_id == other_id
     assert batch.news.ready == {held: 1}
-    (again,) = (await store.driver.claim(claims[:1], PLENTY)).items
+    (again,) = (await instance.driver.claim(claims[:1], PLENTY)).items
     assert again is not None
     assert again.job_id == held_id

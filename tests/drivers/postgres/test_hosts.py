@@ -14,7 +14,7 @@ import pytest
 
 from composerd.errors import Unavailable
 from composerd.models import JobState
-from composerd.testing.kit.instance import ANY, Store
+from composerd.testing.kit.instance import ANY, Instance
 from composerd_postgres import PostgresDriver
 from composerd_postgres.db.connection import Refused
 from composerd_postgres.db.hosts import Host, Hosts
@@ -40,29 +40,29 @@ async def _starting(directory: Path) -> AsyncIterator[None]:
 
 
 async def test_a_host_that_goes_away_while_connecting(
-    open_store: Open, newest_postgres: Throwaway, tmp_path: Path
+    open_instance: Open, newest_postgres: Throwaway, tmp_path: Path
 ) -> None:
     """Of several hosts the next one is taken at once, also when the first answers, that it is starting up."""
     complaints: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _loop, context: complaints.append(context))
     async with _starting(tmp_path):
         began = time.monotonic()
-        store = await open_store(newest_postgres.fresh(host=f"{tmp_path},{newest_postgres.directory}"))
-        await asyncio.gather(*(store.add() for _ in range(20)))
+        instance = await open_instance(newest_postgres.fresh(host=f"{tmp_path},{newest_postgres.directory}"))
+        await asyncio.gather(*(instance.add() for _ in range(20)))
         assert time.monotonic() - began < 2  # and not 5 s, the limit of connecting
     assert complaints == []
 
 
-async def test_a_host_that_says_nothing(open_store: Open, newest_postgres: Throwaway, tmp_path: Path) -> None:
+async def test_a_host_that_says_nothing(open_instance: Open, newest_postgres: Throwaway, tmp_path: Path) -> None:
     """Of several hosts the next one is tried in time, and the one that was of use comes first from then on."""
     async with Relay(newest_postgres, tmp_path) as relay:
         relay.silent.set()
         both = f"{tmp_path},{newest_postgres.directory}"
         began = time.monotonic()
-        store = await open_store(newest_postgres.fresh(host=both, connect_timeout="2"))
+        instance = await open_instance(newest_postgres.fresh(host=both, connect_timeout="2"))
         assert time.monotonic() - began < 1.9  # its half of the 2 s
         assert relay.taken == 1
-        await asyncio.gather(*(store.add() for _ in range(20)))
+        await asyncio.gather(*(instance.add() for _ in range(20)))
         assert relay.taken == 1
 
 
@@ -82,7 +82,7 @@ async def test_every_host_in_vain(newest_postgres: Throwaway, tmp_path: Path) ->
 
 
 async def test_a_name_is_looked_up_aside(
-    open_store: Open, newest_postgres: Throwaway, monkeypatch: pytest.MonkeyPatch
+    open_instance: Open, newest_postgres: Throwaway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A name server that is slow holds up nobody else; a lookup that is under way is not made twice; every address is tried."""
     asked: list[str] = []
@@ -100,11 +100,11 @@ async def test_a_name_is_looked_up_aside(
     monkeypatch.setattr(socket, "getaddrinfo", slow)
     async with Relay(newest_postgres) as relay:
         url = newest_postgres.fresh(host="db.invalid", port=str(relay.port))
-        opening = asyncio.ensure_future(open_store(url))
+        opening = asyncio.ensure_future(open_instance(url))
         await asyncio.to_thread(first.wait)
         asyncio.get_running_loop().call_soon(answer.set)  # which the loop does only if it is free
-        store = await opening
-        assert await store.state(await store.add()) is JobState.READY
+        instance = await opening
+        assert await instance.state(await instance.add()) is JobState.READY
         hosts = Hosts("host=db.invalid")
         asked.clear()
         await asyncio.gather(*(hosts.addresses(host) for host in hosts for _ in range(5)))
@@ -127,10 +127,10 @@ def test_what_a_url_names(dsn: str, named: list[Host]) -> None:
     assert list(Hosts(dsn)) == named
 
 
-async def test_a_port_that_only_one_has(open_store: Open, newest_postgres: Throwaway, tmp_path: Path) -> None:
+async def test_a_port_that_only_one_has(open_instance: Open, newest_postgres: Throwaway, tmp_path: Path) -> None:
     """A host without a port of its own, beside one that has one, is reached by the port that libpq takes."""
-    store = await open_store(newest_postgres.fresh(host=f"{tmp_path},{newest_postgres.directory}", port="5999,"))
-    assert await store.state(await store.add()) is JobState.READY
+    instance = await open_instance(newest_postgres.fresh(host=f"{tmp_path},{newest_postgres.directory}", port="5999,"))
+    assert await instance.state(await instance.add()) is JobState.READY
 
 
 async def test_the_last_of_use_comes_first() -> None:
@@ -160,13 +160,15 @@ def limited(newest_postgres: Throwaway) -> Iterator[Limited]:
     newest_postgres.sql("DROP OWNED BY limited; DROP ROLE limited")
 
 
-async def test_fewer_than_it_may_have(limited: Limited, open_store: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_fewer_than_it_may_have(limited: Limited, open_instance: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the database gives fewer connections than the URL says, those are shared: nobody is refused, no lease is kept."""
-    store = await open_store(limited(3))
-    connections = store.driver._session.connections  # type: ignore[attr-defined]
+    instance = await open_instance(limited(3))
+    connections = instance.driver._session.connections  # type: ignore[attr-defined]
     refusals = _Refusals(monkeypatch)
     for _ in range(3):
-        await asyncio.gather(*(store.add() for _ in range(20)), *(store.driver.get([store.id()]) for _ in range(20)))
+        await asyncio.gather(
+            *(instance.add() for _ in range(20)), *(instance.driver.get([instance.id()]) for _ in range(20))
+        )
     assert refusals.count <= connections._options.connections - 3  # nor is one asked for each time
     assert not connections.lost
 
@@ -191,12 +193,12 @@ class _Refusals:
 
 
 async def test_places_come_back(
-    limited: Limited, open_store: Open, newest_postgres: Throwaway, monkeypatch: pytest.MonkeyPatch
+    limited: Limited, open_instance: Open, newest_postgres: Throwaway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Once the database gives more connections again they are used again."""
     monkeypatch.setattr("composerd_postgres.db.pool.REFUSED_FOR", 0.05)
-    store = await open_store(limited(1), connections="2")
-    connections = store.driver._session.connections  # type: ignore[attr-defined]
+    instance = await open_instance(limited(1), connections="2")
+    connections = instance.driver._session.connections  # type: ignore[attr-defined]
     async with connections.one():
         refusals = _Refusals(monkeypatch)
         other = asyncio.create_task(connections.fetch("SELECT 1", {}))
@@ -206,12 +208,12 @@ async def test_places_come_back(
 
 
 async def test_who_listens_comes_before_the_busy(
-    limited: Limited, open_store: Open, monkeypatch: pytest.MonkeyPatch
+    limited: Limited, open_instance: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Watch: where there is no connection left for it, and none is ever idle, it gets one that is given back."""
-    store = await open_store(limited(2))
-    busy = [asyncio.create_task(_busy(store)) for _ in range(4)]
-    watching = store.driver.watch()
+    instance = await open_instance(limited(2))
+    busy = [asyncio.create_task(_busy(instance)) for _ in range(4)]
+    watching = instance.driver.watch()
     assert (await anext(watching)).recheck
     for task in busy:
         task.cancel()
@@ -220,22 +222,22 @@ async def test_who_listens_comes_before_the_busy(
     await watching.aclose()  # type: ignore[attr-defined]
 
 
-async def _busy(store: Store) -> None:
+async def _busy(instance: Instance) -> None:
     while True:
-        await store.driver.get([store.id()])
+        await instance.driver.get([instance.id()])
 
 
-async def test_who_listens_comes_before_the_idle(limited: Limited, open_store: Open) -> None:
+async def test_who_listens_comes_before_the_idle(limited: Limited, open_instance: Open) -> None:
     """Watch: where there is no connection left for it, idle ones are given up."""
     url = limited(2)
-    store = await open_store(url, connections="2")
-    connections = store.driver._session.connections  # type: ignore[attr-defined]
+    instance = await open_instance(url, connections="2")
+    connections = instance.driver._session.connections  # type: ignore[attr-defined]
     async with connections.one(), connections.one():
         pass
-    watching = store.driver.watch()
+    watching = instance.driver.watch()
     assert (await anext(watching)).recheck
-    job_id = await store.add()
-    claimed = await store.claim(ANY)
+    job_id = await instance.add()
+    claimed = await instance.claim(ANY)
     assert claimed is not None
     assert claimed.job_id == job_id
     await watching.aclose()  # type: ignore[attr-defined]

@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 
 from composerd.models import Claim, News, OnDependencyFailure, Outcome
-from composerd.testing.kit.instance import ANY, PLENTY, Store
+from composerd.testing.kit.instance import ANY, PLENTY, Instance
 from composerd_postgres.jobs import attempts
 
 from ...throwaway import Throwaway
 from ..conftest import Open
 
 
-async def test_dependents_do_not_hide_a_job(open_store: Open) -> None:
+async def test_dependents_do_not_hide_a_job(open_instance: Open) -> None:
     """Claim: a submission that depends on a ready job, and holds on to it, does not keep it from being taken."""
-    one, other = await open_store(), await open_store()
+    one, other = await open_instance(), await open_instance()
     job_id = await one.add()
     session = one.driver._session  # type: ignore[attr-defined]
     async with session.connections.one() as connection:
@@ -29,11 +29,11 @@ async def test_dependents_do_not_hide_a_job(open_store: Open) -> None:
     assert claimed.job_id == job_id
 
 
-async def test_many_lists_of_types(open_store: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_many_lists_of_types(open_instance: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     """Claim: requests for ever different keys are answered in their order, some at a time: a statement looks through all keys for each."""
-    store = await open_store()
+    instance = await open_instance()
     keys = [ANY._replace(type=f"t{n}") for n in range(100)]
-    ids = [await store.add(type=key.type) for key in keys]
+    ids = [await instance.add(type=key.type) for key in keys]
     most = 0
     real = attempts._claim
 
@@ -43,38 +43,38 @@ async def test_many_lists_of_types(open_store: Open, monkeypatch: pytest.MonkeyP
         return await real(session, requests, max_bytes)
 
     monkeypatch.setattr(attempts, "_claim", observed)
-    claims = [Claim(store.id(), (key, ANY._replace(type="none")), 60.0) for key in [keys[0], *keys]]
-    batch = await store.driver.claim(claims, PLENTY)
+    claims = [Claim(instance.id(), (key, ANY._replace(type="none")), 60.0) for key in [keys[0], *keys]]
+    batch = await instance.driver.claim(claims, PLENTY)
     assert [one and one.job_id for one in batch.items] == [ids[0], None, *ids[1:]]
     assert most == attempts.CLASSES
 
 
-async def test_many_drivers_take_each_job_once(open_store: Open) -> None:
+async def test_many_drivers_take_each_job_once(open_instance: Open) -> None:
     """Claim: whatever drivers race, each job is given once, and all are."""
-    stores = [await open_store(connections="4") for _ in range(4)]
+    instances = [await open_instance(connections="4") for _ in range(4)]
     keys = [ANY, ANY._replace(arch="x86_64")]
     ids = set()
-    for store in stores:
+    for instance in instances:
         for n in range(50):
-            ids.add(await store.add(arch=keys[n % 2].arch, priority=n % 3))
+            ids.add(await instance.add(arch=keys[n % 2].arch, priority=n % 3))
     got: list[Any] = []
 
-    async def take(store: Store) -> None:
+    async def take(instance: Instance) -> None:
         for _ in range(20):
-            claims = [Claim(store.id(), tuple(keys), 60.0) for _ in range(3)]
-            got.extend(one.job_id for one in (await store.driver.claim(claims, PLENTY)).items if one is not None)
+            claims = [Claim(instance.id(), tuple(keys), 60.0) for _ in range(3)]
+            got.extend(one.job_id for one in (await instance.driver.claim(claims, PLENTY)).items if one is not None)
 
-    await asyncio.gather(*[take(store) for store in stores for _ in range(2)])
+    await asyncio.gather(*[take(instance) for instance in instances for _ in range(2)])
     assert len(got) == len(ids)
     assert set(got) == ids
 
 
-async def test_many_drivers_end_a_graph(open_store: Open, newest_postgres: Throwaway) -> None:
+async def test_many_drivers_end_a_graph(open_instance: Open, newest_postgres: Throwaway) -> None:
     """Races: ends, cancels, releases and submissions on one graph by many drivers: no deadlock is left, and all adds up."""
-    stores = [await open_store(connections="4") for _ in range(4)]
-    roots = [await stores[0].add() for _ in range(12)]
+    instances = [await open_instance(connections="4") for _ in range(4)]
+    roots = [await instances[0].add() for _ in range(12)]
     leaves = [
-        await stores[0].add(
+        await instances[0].add(
             *roots[n : n + 6], on_dependency_failure=OnDependencyFailure.FAIL if n % 2 else OnDependencyFailure.RUN
         )
         for n in range(12)
@@ -82,49 +82,49 @@ async def test_many_drivers_end_a_graph(open_store: Open, newest_postgres: Throw
     deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = 'postgres'"
     before = newest_postgres.sql(deadlocks)
 
-    async def work(store: Store, number: int) -> None:
+    async def work(instance: Instance, number: int) -> None:
         for turn in range(10):
-            claims = [Claim(store.id(), (ANY,), 60.0) for _ in range(3)]
-            taken = [one for one in (await store.driver.claim(claims, PLENTY)).items if one is not None]
+            claims = [Claim(instance.id(), (ANY,), 60.0) for _ in range(3)]
+            taken = [one for one in (await instance.driver.claim(claims, PLENTY)).items if one is not None]
             if turn % 3 == 2:
-                await store.driver.release([one.token for one in taken])
+                await instance.driver.release([one.token for one in taken])
             else:
                 outcomes = [
                     Outcome(one.token, b"%d" % turn, failed=(number + turn) % 4 == 0) for one in reversed(taken)
                 ]
-                await store.driver.finish(outcomes)
+                await instance.driver.finish(outcomes)
             if turn == 5:
-                await store.driver.cancel([leaves[number], leaves[number + 4]])
-            await store.driver.enqueue([[store.new(roots[(number + turn) % 12], roots[turn])]])
+                await instance.driver.cancel([leaves[number], leaves[number + 4]])
+            await instance.driver.enqueue([[instance.new(roots[(number + turn) % 12], roots[turn])]])
 
-    await asyncio.gather(*[work(store, number) for number, store in enumerate(stores)])
-    while (await stores[0].driver.advance(1000)).news.due_in == 0.0:
+    await asyncio.gather(*[work(instance, number) for number, instance in enumerate(instances)])
+    while (await instances[0].driver.advance(1000)).news.due_in == 0.0:
         pass
-    while (claimed := await stores[1].claim()) is not None:
-        await stores[2].finish(claimed.token)
-    jobs = await stores[3].dump()
+    while (claimed := await instances[1].claim()) is not None:
+        await instances[2].finish(claimed.token)
+    jobs = await instances[3].dump()
     assert all(job.job.state.ended for job in jobs), [job.job for job in jobs if not job.job.state.ended]
-    assert (await stores[0].driver.check()).problems == ()
+    assert (await instances[0].driver.check()).problems == ()
     assert newest_postgres.sql(deadlocks) == before
 
 
-async def test_a_key_is_one_job_whoever_submits(open_store: Open) -> None:
+async def test_a_key_is_one_job_whoever_submits(open_instance: Open) -> None:
     """Enqueue: of submissions with one key at once on many drivers one makes the job, and the others find it."""
-    stores = [await open_store() for _ in range(4)]
+    instances = [await open_instance() for _ in range(4)]
     for turn in range(10):
         jobs = [
-            store.new(idempotency_key=f"k{turn}", fingerprint=hashlib.sha256(b"f").digest())
-            for store in stores
+            instance.new(idempotency_key=f"k{turn}", fingerprint=hashlib.sha256(b"f").digest())
+            for instance in instances
             for _ in range(3)
         ]
-        answers = await asyncio.gather(*[stores[n // 3].submit(job) for n, job in enumerate(jobs)])
+        answers = await asyncio.gather(*[instances[n // 3].submit(job) for n, job in enumerate(jobs)])
         assert len({answer.jobs[0].id for answer in answers}) == 1
         assert sum(answer.created[0] for answer in answers) == 1
 
 
-async def test_news_cross(open_store: Open) -> None:
+async def test_news_cross(open_instance: Open) -> None:
     """Watch: another driver hears what became ready and what ended or came back, and not what it did itself."""
-    one, other = await open_store(), await open_store()
+    one, other = await open_instance(), await open_instance()
     heard: asyncio.Queue[News] = asyncio.Queue()
 
     async def listen() -> None:
@@ -148,9 +148,9 @@ async def test_news_cross(open_store: Open) -> None:
     listening.cancel()
 
 
-async def test_too_much_news(open_store: Open) -> None:
+async def test_too_much_news(open_instance: Open) -> None:
     """Watch: more than fits into a few notifications says "look at everything"."""
-    one, other = await open_store(), await open_store()
+    one, other = await open_instance(), await open_instance()
     watching = other.driver.watch()
     await anext(watching)
     root = await one.add()

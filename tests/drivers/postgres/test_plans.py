@@ -14,7 +14,7 @@ from uuid import UUID
 import pytest
 
 from composerd.models import Claim, JobFilter, JobState, Key, Outcome, PayloadKind, PayloadRef, Touch, Worker
-from composerd.testing.kit.instance import ANY, PLENTY, Store
+from composerd.testing.kit.instance import ANY, PLENTY, Instance
 from composerd_postgres import PostgresDriver
 
 from ...throwaway import Throwaway
@@ -85,8 +85,8 @@ async def _explaining(postgres: Throwaway, database: str) -> AsyncIterator[Any]:
     for name, value in SETTINGS.items():
         postgres.sql(f"ALTER DATABASE {database} SET {name} = '{value}'")
     await driver.start()
-    store = Store(driver, lambda: PostgresDriver(driver.options))
-    store._ids = 2**60
+    instance = Instance(driver, lambda: PostgresDriver(driver.options))
+    instance._ids = 2**60
 
     async def plans(call: Callable[[], Awaitable[Any]]) -> tuple[Any, list[dict[str, Any]]]:
         notices: list[str] = []
@@ -99,7 +99,7 @@ async def _explaining(postgres: Throwaway, database: str) -> AsyncIterator[Any]:
         return answer, found
 
     try:
-        yield store, plans
+        yield instance, plans
     finally:
         await driver.close()
 
@@ -124,8 +124,8 @@ def _dear(plans: list[dict[str, Any]]) -> list[str]:
 
 async def test_every_call(explained: Any) -> None:
     """Each call of the contract, with 100,000 ready and 100,000 ended jobs: no big table is read through, or more of it than is wanted."""
-    store, plans = explained
-    driver = store.driver
+    instance, plans = explained
+    driver = instance.driver
     dear: list[str] = []
 
     async def do(call: Awaitable[Any]) -> Any:
@@ -135,10 +135,10 @@ async def test_every_call(explained: Any) -> None:
 
     both = (ANY, ANY._replace(arch="x86_64"))
     ended, ready = UUID(int=7), UUID(int=ROWS + 7)
-    root = store.new(ended, ready, idempotency_key="new", fingerprint=b"f", priority=9)
-    leaf = store.new(root.id, retry_on_failure=1)
-    await do(driver.enqueue([[root, leaf], [store.new(idempotency_key="key5")], [store.new()]]))
-    claims = [Claim(store.id(), both, 60.0, 5.0, store.id()) for _ in range(20)]
+    root = instance.new(ended, ready, idempotency_key="new", fingerprint=b"f", priority=9)
+    leaf = instance.new(root.id, retry_on_failure=1)
+    await do(driver.enqueue([[root, leaf], [instance.new(idempotency_key="key5")], [instance.new()]]))
+    claims = [Claim(instance.id(), both, 60.0, 5.0, instance.id()) for _ in range(20)]
     for _ in range(2):  # the second time with a position to begin at
         taken = (await do(driver.claim(claims, PLENTY))).items
         assert len({one.job_id for one in taken}) == 20
@@ -147,21 +147,21 @@ async def test_every_call(explained: Any) -> None:
         tokens = [claim.token for claim in claims]
         await do(driver.touch([Touch(token, b"{}") for token in tokens]))
         await do(driver.release(tokens[:5]))
-        await do(_finish(store, tokens[5:]))
-        claims = [Claim(store.id(), both[:1], 60.0) for _ in range(20)]
-    assert (await do(driver.claim([Claim(store.id(), (Key("", "none", None),), 60.0)], PLENTY))).items == [None]
-    token = (await do(driver.claim([Claim(store.id(), both, 60.0)], PLENTY))).items[0].token
-    await do(store.attach(token, "log"))
+        await do(_finish(instance, tokens[5:]))
+        claims = [Claim(instance.id(), both[:1], 60.0) for _ in range(20)]
+    assert (await do(driver.claim([Claim(instance.id(), (Key("", "none", None),), 60.0)], PLENTY))).items == [None]
+    token = (await do(driver.claim([Claim(instance.id(), both, 60.0)], PLENTY))).items[0].token
+    await do(instance.attach(token, "log"))
     await do(driver.artifacts([ended]))
     await do(driver.payload([PayloadRef(ended, kind) for kind in PayloadKind]))
     await do(driver.get([ended, ready]))
     await do(driver.list(JobFilter(), None, 50))
-    await do(driver.seen([Worker(store.id(), "x86_64", ("build",))]))
+    await do(driver.seen([Worker(instance.id(), "x86_64", ("build",))]))
     await do(driver.workers(60.0))
     await do(driver.ahead(UUID(int=ROWS + 40), 100))
     assert (await do(driver.cancel([root.id]))).news.ended == (root.id, leaf.id)
     await do(driver.delete([leaf.id, root.id]))
-    await store.driver.shift_clock(100.0)
+    await instance.driver.shift_clock(100.0)
     assert len((await do(driver.advance(100))).items) == 1
     await do(driver.purge(100))
     assert dear == []
@@ -174,33 +174,33 @@ async def test_a_plan_made_when_there_was_nothing(postgres: Throwaway) -> None:
     for table in sorted(BIG):  # else autovacuum has the plans made anew some seconds later
         postgres.sql(f"ALTER TABLE composerd.{table} SET (autovacuum_enabled = off)", database)
     postgres.sql("VACUUM ANALYZE", database)
-    async with _explaining(postgres, database) as (store, plans):
-        claims = [Claim(store.id(), (ANY,), 60.0) for _ in range(20)]
-        assert (await store.driver.claim(claims, PLENTY)).items == [None] * 20
+    async with _explaining(postgres, database) as (instance, plans):
+        claims = [Claim(instance.id(), (ANY,), 60.0) for _ in range(20)]
+        assert (await instance.driver.claim(claims, PLENTY)).items == [None] * 20
         await asyncio.to_thread(postgres.sql, FILL, database)
         for _ in range(2):  # the second time all are repetitions
-            batch, found = await plans(lambda: store.driver.claim(claims, PLENTY))
+            batch, found = await plans(lambda: instance.driver.claim(claims, PLENTY))
             assert None not in batch.items
             assert _dear(found) == []
 
 
 async def test_retention_in_small_batches(explained: Any) -> None:
     """Purge: with 100,000 jobs past their retention a call touches as many as it is told to remove."""
-    store, plans = explained
-    await store.driver.shift_clock(20 * 86400.0)
-    batch, found = await plans(lambda: store.driver.purge(100))
+    instance, plans = explained
+    await instance.driver.shift_clock(20 * 86400.0)
+    batch, found = await plans(lambda: instance.driver.purge(100))
     assert batch.items == []  # the ready jobs need them, and they are looked at again later
     assert _dear(found) == []
-    await store.driver.cancel([UUID(int=ROWS + n) for n in range(101, 201)])
-    batch, found = await plans(lambda: store.driver.purge(100))
+    await instance.driver.cancel([UUID(int=ROWS + n) for n in range(101, 201)])
+    batch, found = await plans(lambda: instance.driver.purge(100))
     assert len(batch.items) <= 100
     assert _dear(found) == []
 
 
 async def test_a_filtered_page_is_bounded(explained: Any) -> None:
     """List: a filter that nothing passes costs a bounded look, and goes on from there."""
-    store, plans = explained
-    page, found = await plans(lambda: store.driver.list(JobFilter(state=JobState.CANCELED), None, 50))
+    instance, plans = explained
+    page, found = await plans(lambda: instance.driver.list(JobFilter(state=JobState.CANCELED), None, 50))
     assert page.jobs == ()
     assert page.next is not None
     nodes = [node for plan in found for node in _nodes(plan["Plan"]) if node.get("Relation Name") == "jobs"]
@@ -208,6 +208,6 @@ async def test_a_filtered_page_is_bounded(explained: Any) -> None:
     assert sum(node["Actual Rows"] for node in nodes) == 10_000
 
 
-async def _finish(store: Store, tokens: list[UUID]) -> None:
+async def _finish(instance: Instance, tokens: list[UUID]) -> None:
 
-    await store.driver.finish([Outcome(token, b"{}", failed=n % 2 == 0) for n, token in enumerate(tokens)])
+    await instance.driver.finish([Outcome(token, b"{}", failed=n % 2 == 0) for n, token in enumerate(tokens)])

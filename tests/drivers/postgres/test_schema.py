@@ -11,7 +11,7 @@ from psycopg2.extensions import parse_dsn
 
 from composerd.driver.registry import open_driver
 from composerd.errors import StorageUnusable, StorageURLError, Unavailable
-from composerd.testing.kit.instance import Store
+from composerd.testing.kit.instance import Instance
 from composerd_postgres import PostgresDriver
 from composerd_postgres.db.pool import Connections
 from composerd_postgres.db.url import parse
@@ -132,7 +132,7 @@ async def test_storages_in_two_schemas_are_two(newest_postgres: Throwaway) -> No
     drivers = [PostgresDriver.from_url(newest_postgres.fresh()) for _ in range(2)]
     for driver in drivers:
         await driver.start()
-    job_id = await Store(drivers[0], lambda: drivers[1]).add()
+    job_id = await Instance(drivers[0], lambda: drivers[1]).add()
     assert (await drivers[0].get([job_id]))[0] is not None
     assert await drivers[1].get([job_id]) == [None]
     for driver in drivers:

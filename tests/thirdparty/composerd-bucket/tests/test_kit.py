@@ -6,9 +6,9 @@ from composerd.testing.kit import ArtifactStoreKit
 
 class TestBucket(ArtifactStoreKit):
     @pytest.fixture
-    def store(self, again):
-        return again()
+    def store(self, make_store):
+        return make_store()
 
     @pytest.fixture
-    def again(self, tmp_path):
+    def make_store(self, tmp_path):
         return lambda: BucketStore.from_url(f"bucket:{tmp_path}/artifacts.db")

@@ -6,9 +6,9 @@ from composerd.testing.kit import DriverKit
 
 class TestSqlite(DriverKit):
     @pytest.fixture
-    def driver(self, again):
-        return again()
+    def driver(self, make_driver):
+        return make_driver()
 
     @pytest.fixture
-    def again(self, tmp_path):
+    def make_driver(self, tmp_path):
         return lambda: SqliteDriver.from_url(f"sqlite:{tmp_path}/jobs.db")
