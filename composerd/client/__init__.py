@@ -1,4 +1,7 @@
-"""What others import: `ComposerClient` to submit jobs and follow them, `Worker` to run them. Knows the protocol, not the server."""
+"""The client library: `ComposerClient` submits jobs and follows them, `Worker` runs them.
+
+It depends on the protocol only, and imports nothing of the server.
+"""
 
 from composerd.client.composer import ComposerClient
 from composerd.client.connection import DEFAULT_SERVER

@@ -1,4 +1,4 @@
-"""ComposerClient: submitting jobs, following them to their end, and fetching what they left."""
+"""ComposerClient: submits jobs, follows them until they end, and downloads their artifacts."""
 
 import asyncio
 import hashlib
@@ -12,12 +12,12 @@ import msgspec
 
 from composerd.client.connection import DEFAULT_SERVER, Connection, decoded
 from composerd.client.errors import DamagedDownload
-from composerd.client.values import Artifact, ArtifactList, Job, JobList, Why, WorkerList, WorkerSeen
+from composerd.client.values import Artifact, ArtifactList, Job, JobList, KnownWorker, Why, WorkerList
 
 BASE = "/api/composer/v1"
 
 WAIT = 30.0
-"""How long one request of `wait` is held, in seconds."""
+"""Seconds that one request of `ComposerClient.wait` asks the server to wait."""
 
 _PART = 256 * 1024
 
@@ -30,16 +30,17 @@ _encode = msgspec.json.Encoder().encode
 
 
 class ComposerClient:
-    """A client of the composer API; an async context manager.
+    """A client of the composer API. Use it as an async context manager.
 
     >>> async with ComposerClient("http://127.0.0.1:8700") as composer:
     ...     job = await composer.submit("build", args={"what": "an image"})
     ...     job = await composer.wait(job.id)
 
-    `server` is a URL or `unix:/path`; `patience` is for how long, in seconds, requests that may be repeated are
-    repeated while the server is away. For https, `ca_file` is who signed the server's certificate, `cert_file` and
-    `key_file` are the client's own, all PEM. Every method raises `RequestFailed` with the server's reason, and
-    `ServerUnreachable`.
+    `server` is a URL or `unix:/path`. While the server is unavailable, requests that are safe to repeat are repeated
+    for `patience` seconds. For https, `ca_file` has the certificate of the CA that signed the server's certificate,
+    and `cert_file` and `key_file` have the client's own certificate and key; all three are PEM files.
+
+    Every method raises `RequestFailed` if the server refuses the request, and `ServerUnreachable`.
     """
 
     def __init__(
@@ -63,9 +64,11 @@ class ComposerClient:
         await self._connection.__aexit__(type, exc, tb)
 
     async def submit(self, type: str, args: Any = msgspec.UNSET, **fields: Any) -> Job:
-        """Submit a job; `fields` are those of PROTOCOL's submitted job. `msgspec.Raw` args are sent as they are.
+        """Submit a job, and return it.
 
-        With an `idempotency_key` it is repeated safely, and an existing job is answered.
+        `fields` are the other fields of a submitted job, as docs/reference/protocol.md describes them; fields that are
+        None are left out. `args` may be any JSON; a `msgspec.Raw` is sent byte for byte. With an `idempotency_key` the
+        request is safe to repeat: if a job with this key exists, that job is returned.
         """
         body = {"type": type, **_without_none(fields)}
         if args is not msgspec.UNSET:
@@ -76,76 +79,76 @@ class ComposerClient:
         return decoded(answer.body, _JOB)
 
     async def submit_graph(self, jobs: Sequence[Mapping[str, Any]]) -> list[Job]:
-        """Submit jobs all or none; one may depend on an earlier one by its `ref`."""
+        """Submit all jobs or none, and return them. A job may name an earlier one by its `ref` as a dependency."""
         answer = await self._connection.request("POST", f"{BASE}/jobs/batch", body=_encode({"jobs": jobs}))
         return decoded(answer.body, _JOBS).items
 
     async def get(self, job_id: str, wait: float = 0.0) -> Job:
-        """Look up a job; with `wait` (seconds) when it has ended, or after that time."""
+        """Return a job; with `wait`, as soon as it has ended, or after that many seconds."""
         return decoded(await self.get_json(job_id, wait), _JOB)
 
     async def get_json(self, job_id: str, wait: float = 0.0) -> bytes:
-        """The same as the server's JSON."""
+        """Return a job as the server's JSON; see `get`."""
         query = {"wait": f"{wait * 1000:.0f}ms"} if wait else None
         answer = await self._connection.request("GET", f"{BASE}/jobs/{_segment(job_id)}", query=query, wait=wait)
         return answer.body
 
     async def follow(self, job_id: str, every: float = WAIT) -> AsyncIterator[Job]:
-        """The job, again and again, at least every so many seconds, until it has ended."""
+        """Yield the job at least every `every` seconds, and a last time once it has ended."""
         while True:
             job = await self.get(job_id, wait=every)
             yield job
             if job.ended:
                 return
 
-    async def wait(self, job_id: str, timeout: float | None = None) -> Job:  # the protocol's own wait
-        """Wait for a job's end. Raises `TimeoutError` after `timeout` seconds."""
+    async def wait(self, job_id: str, timeout: float | None = None) -> Job:
+        """Return a job once it has ended. Raises `TimeoutError` after `timeout` seconds."""
         async with asyncio.timeout(timeout):
             async for job in self.follow(job_id):
                 if job.ended:
                     return job
-        raise AssertionError("following ends with the job")
+        raise AssertionError("follow() ends only after the job")
 
     async def cancel(self, job_id: str) -> Job:
-        """Cancel a job and those that depend on it."""
+        """Cancel a job and the jobs that depend on it, and return it."""
         answer = await self._connection.request("POST", f"{BASE}/jobs/{_segment(job_id)}/cancel", repeat=True)
         return decoded(answer.body, _JOB)
 
     async def delete(self, job_id: str) -> None:
-        """Forget an ended job, with its artifacts, before its retention is over."""
+        """Delete an ended job and its artifacts before its retention is over."""
         await self._connection.request("DELETE", f"{BASE}/jobs/{_segment(job_id)}")
 
     async def why(self, job_id: str) -> Why:
-        """Why a job is not running."""
+        """Return why a job is not running."""
         return decoded(await self.why_json(job_id), _WHY)
 
     async def why_json(self, job_id: str) -> bytes:
-        """The same as the server's JSON."""
+        """Return why a job is not running as the server's JSON."""
         return (await self._connection.request("GET", f"{BASE}/jobs/{_segment(job_id)}/why")).body
 
-    async def workers(self) -> "list[WorkerSeen]":
-        """The workers that the server heard of lately."""
+    async def workers(self) -> "list[KnownWorker]":
+        """Return the workers that have contacted the server lately."""
         answer = await self._connection.request("GET", f"{BASE}/workers")
         return decoded(answer.body, _WORKERS).items
 
     async def args(self, job_id: str) -> bytes:
-        """A job's args as JSON, byte for byte."""
+        """Return a job's args as JSON, byte for byte as they were submitted."""
         return (await self._connection.request("GET", f"{BASE}/jobs/{_segment(job_id)}/args")).body
 
     async def result(self, job_id: str) -> bytes:
-        """A job's result as JSON, byte for byte."""
+        """Return a job's result as JSON, byte for byte as the worker reported it."""
         return (await self._connection.request("GET", f"{BASE}/jobs/{_segment(job_id)}/result")).body
 
     async def artifacts(self, job_id: str) -> list[Artifact]:
-        """What files a job left; none before its end."""
+        """Return the artifacts of a job; there are none before it has ended."""
         return decoded(await self.artifacts_json(job_id), _ARTIFACTS).items
 
     async def artifacts_json(self, job_id: str) -> bytes:
-        """The same as the server's JSON."""
+        """Return the artifacts of a job as the server's JSON."""
         return (await self._connection.request("GET", f"{BASE}/jobs/{_segment(job_id)}/artifacts")).body
 
     async def read(self, artifact: Artifact) -> AsyncIterator[bytes]:
-        """An artifact's bytes, in parts. Raises `DamagedDownload` at the end if they are not those that were uploaded."""
+        """Yield an artifact's bytes in parts. Raises `DamagedDownload` at the end if size or digest do not match."""
         digest = hashlib.sha256()
         size = 0
         async with self._connection.open("GET", artifact.href, answer_within=60.0) as response:
@@ -154,14 +157,15 @@ class ComposerClient:
                 size += len(part)
                 yield part
         if (size, digest.hexdigest()) != (artifact.size, artifact.sha256):
-            raise DamagedDownload(f"{artifact.name} did not arrive as it was uploaded: {size} of {artifact.size} bytes")
+            raise DamagedDownload(f"{artifact.name} was damaged on the way: received {size} of {artifact.size} bytes")
 
     async def download(
         self, artifact: Artifact, directory: Path, progress: Callable[[int], None] | None = None
     ) -> Path:
-        """Fetch an artifact into a directory, under its name; it is there whole or not at all.
+        """Download an artifact into a directory, and return the path of the file.
 
-        `progress` is told how many bytes have come.
+        The file appears under the artifact's name once it is complete. `progress` is called with the number of bytes
+        received so far.
         """
         path = directory / artifact.name
         partial = directory / f".{hashlib.sha256(artifact.name.encode()).hexdigest()[:16]}.part"
@@ -183,7 +187,10 @@ class ComposerClient:
         return path
 
     async def list(self, limit: int | None = None, **filters: str | None) -> AsyncIterator[Job]:
-        """Jobs, newest first, by `state`, `type`, `channel` or `arch`; at most `limit` of them."""
+        """Yield jobs, newest first, at most `limit` of them.
+
+        `filters` are `state`, `type`, `channel` and `arch`; a filter that is None is ignored.
+        """
         query = {name: value for name, value in filters.items() if value is not None}
         left = limit
         while left is None or left > 0:

@@ -1,4 +1,4 @@
-"""Requests to one server: over TCP or a unix socket, tried again with backoff and jitter where that is safe."""
+"""Sends requests to one server over TCP or a unix socket, and repeats them with backoff and jitter if that is safe."""
 
 import asyncio
 import io
@@ -19,36 +19,41 @@ from composerd.client.errors import RequestFailed, ServerNotTrusted, ServerUnrea
 DEFAULT_SERVER = "http://127.0.0.1:8700"
 
 FIRST_BACKOFF = 0.1
+"""Seconds of the first pause before a request is repeated."""
+
 LONGEST_BACKOFF = 10.0
+"""Seconds of the longest pause before a request is repeated."""
 
 _ANSWER_WITHIN = 60.0
-"""How long an answer may take, on top of what was asked to wait, in seconds."""
+"""Seconds that an answer may take, in addition to the time that the server was asked to wait."""
 
 T = TypeVar("T")
 
 _LARGE = 512 * 1024
+"""Size in bytes above which a body is sent in parts."""
 
 _NOTHING_DONE = frozenset({503, 507})
-"""The server is away for a while, drains, or has no room: nothing was done."""
+"""Statuses of a server that is unavailable, stopping or full, and has not done anything."""
 
-_ENDED = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, aiohttp.ClientConnectionResetError)
-"""How a connection ends that the server closes."""
+_CLOSED = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, aiohttp.ClientConnectionResetError)
+"""Errors of a connection that the server has closed."""
 
 
 class Answer(NamedTuple):
-    """An answer that was no error."""
+    """An answer with a status below 400."""
 
     status: int
     body: bytes
 
 
 class Connection:
-    """A server that requests are sent to; an async context manager.
+    """Sends requests to one server. Use it as an async context manager.
 
-    `server` is a URL (`http://host:8700`, `https://…`) or `unix:/path`. `patience` is for how long, in seconds, a
-    request that may be repeated is repeated while the server cannot be reached or is unavailable. For https: `ca_file`
-    is who signed the server's certificate, if the system does not know; `cert_file` and `key_file` are the client's own,
-    for a server that asks. All three are PEM. Raises `ValueError` for what is none of that.
+    `server` is a URL (`http://host:8700`, `https://…`) or `unix:/path`. While the server cannot be reached or is
+    unavailable, a request that is safe to repeat is repeated for `patience` seconds. For https, `ca_file` has the
+    certificate of the CA that signed the server's certificate, unless the system trusts that CA anyway; `cert_file` and
+    `key_file` have the client's own certificate and key, for a server that requires them. All three are PEM files.
+    Raises `ValueError` if one of these is invalid.
     """
 
     def __init__(
@@ -93,11 +98,11 @@ class Connection:
         repeat: bool | None = None,
         patience: float | None = None,
     ) -> Answer:
-        """Send a request with a JSON body, or none.
+        """Send a request with a JSON body or none, and return the answer.
 
-        `wait` is for how long the server was asked to hold it. `repeat` says that it may be sent again though the
-        server, or a proxy before it, may have got it and failed; by default, GET may. Raises `RequestFailed`,
-        `ServerUnreachable`.
+        `wait` is the number of seconds that the server was asked to wait before it answers. `repeat` allows sending the
+        request again even if the server, or a proxy in front of it, may have processed it before it failed; by default
+        this is allowed for GET. Raises `RequestFailed`, `ServerUnreachable`.
         """
         if repeat is None:
             repeat = method == "GET"
@@ -111,7 +116,7 @@ class Connection:
                     return Answer(response.status, await response.read())
             except ServerUnreachable as exc:
                 if not repeat and not isinstance(exc.__cause__, aiohttp.ClientConnectorError):
-                    raise  # it may have been done
+                    raise  # the server may have processed it
                 await backoff.failed(exc)
             except RequestFailed as exc:
                 if exc.status < 500 or not (repeat or exc.status in _NOTHING_DONE):
@@ -122,8 +127,8 @@ class Connection:
     async def open(
         self, method: str, path: str, *, answer_within: float | None = None, **kwargs: Any
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Send one request and give its answer unread. Raises `RequestFailed`, `ServerUnreachable`."""
-        assert self._session is not None, "use it as a context manager"
+        """Send one request, and yield its answer with the body unread. Raises `RequestFailed`, `ServerUnreachable`."""
+        assert self._session is not None, "a connection has to be used as an async context manager"
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=answer_within)
         try:
             async with self._session.request(method, self._base + path, timeout=timeout, **kwargs) as response:
@@ -136,22 +141,25 @@ class Connection:
     def _unreachable(self, error: Exception) -> ServerUnreachable:
         if isinstance(error, aiohttp.ClientConnectorCertificateError):
             why = getattr(error.certificate_error, "verify_message", "") or error.certificate_error
-            return ServerNotTrusted(f"{self.server} cannot be reached: its certificate is not trusted, {why}")
-        if self._tls is not None and type(error) in _ENDED:
-            # TLS 1.3 refuses a client only after its handshake.
-            return ServerNotTrusted(f"{self.server} ended the connection: it may not trust this client's certificate")
-        return ServerUnreachable(f"{self.server} cannot be reached: {_in_words(error)}")
+            return ServerNotTrusted(f"{self.server} cannot be reached: its certificate is not trusted: {why}")
+        if self._tls is not None and type(error) in _CLOSED:
+            # With TLS 1.3 a server rejects the client's certificate only after the client has finished the handshake.
+            return ServerNotTrusted(f"{self.server} closed the connection: it may not trust this client's certificate")
+        return ServerUnreachable(f"{self.server} cannot be reached: {_described(error)}")
 
 
 class Backoff:
-    """Pauses between tries: longer after each, at random, so that a fleet does not come back in step."""
+    """Pauses between attempts to reach a server.
+
+    Each pause is longer than the one before, and partly random, so that many clients do not return at the same moment.
+    """
 
     def __init__(self, patience: float = float("inf")) -> None:
         self._deadline = asyncio.get_running_loop().time() + patience
         self._pause = FIRST_BACKOFF
 
     async def failed(self, error: Exception) -> None:
-        """Wait before the next try; raises the error when patience, in seconds, is at its end."""
+        """Wait before the next attempt; raise `error` instead if that would exceed the patience."""
         pause = self._pause * random.uniform(0.5, 1.0)
         if asyncio.get_running_loop().time() + pause > self._deadline:
             raise error
@@ -160,26 +168,29 @@ class Backoff:
 
 
 def decoded(answer: bytes, decoder: "msgspec.json.Decoder[T]") -> T:
-    """What the server has answered. Raises `UnexpectedAnswer`."""
+    """Decode an answer of the server. Raises `UnexpectedAnswer` if that fails."""
     try:
         return decoder.decode(answer)
     except msgspec.DecodeError as exc:
-        raise UnexpectedAnswer(f"what answered is no composerd, or a much newer one: {exc}") from exc
+        raise UnexpectedAnswer(f"the answer is not from composerd, or from a much newer version: {exc}") from exc
 
 
 def as_data(body: bytes | None) -> io.BytesIO | bytes | None:
-    """A body as aiohttp wants it: a large one as a file, so that it is not written in one go."""
+    """Return a body for aiohttp; a large one as a file, so that it is sent in parts."""
     return io.BytesIO(body) if body is not None and len(body) > _LARGE else body
 
 
 def _parse(server: str) -> tuple[str | None, str]:
-    """The path of a unix socket, if it is one, and where URLs begin. Raises `ValueError`."""
+    """Return the path of a unix socket, or None for TCP, and the base of URLs.
+
+    Raises `ValueError` if `server` is not valid.
+    """
     if server.startswith("unix:") and len(server) > len("unix:"):
         return server.removeprefix("unix:"), "http://localhost"
-    with suppress(ValueError):  # what yarl and IDNA raise
+    with suppress(ValueError):  # raised by yarl and IDNA
         url = URL(server)
         if url.scheme in ("http", "https") and url.host and url.port and not url.query_string and not url.fragment:
-            url.host.encode("idna")  # as the resolver will
+            url.host.encode("idna")  # as the resolver does
             return None, str(url).rstrip("/")
     raise ValueError(f"{server!r} is not a server: write http://HOST:PORT, https://HOST:PORT or unix:/path")
 
@@ -196,25 +207,33 @@ def _tls(ca_file: Path | str | None, cert_file: Path | str | None, key_file: Pat
     try:
         context = ssl.create_default_context(cafile=ca_file)
     except OSError as exc:
-        raise ValueError(f"{ca_file} has no certificates in PEM: {exc.strerror or exc}") from exc
+        raise ValueError(f"{ca_file} has no PEM certificates: {exc.strerror or exc}") from exc
     if cert_file is not None:
         try:
             context.load_cert_chain(cert_file, key_file, password=_no_password)
         except OSError as exc:
+            if key_file is None and not _has_key(cert_file):
+                raise ValueError(f"no private key in {cert_file}; name its file with --key-file (key_file)") from exc
             raise ValueError(
-                f"{cert_file} and {key_file or 'the key in it'} are not a certificate and its key in PEM: "
-                f"{exc.strerror or exc}"
+                f"cannot load the PEM certificate {cert_file} with the key in {key_file or cert_file}: {exc.strerror or exc}"
             ) from exc
     elif key_file is not None:
-        raise ValueError(f"{key_file} is a key without its certificate")
+        raise ValueError(f"{key_file} needs a certificate; name its file with --cert-file (cert_file)")
     return context
 
 
+def _has_key(file: Path | str) -> bool:
+    try:
+        return b"PRIVATE KEY-----" in Path(file).read_bytes()
+    except OSError:
+        return True  # the file itself is the problem
+
+
 def _no_password() -> str:
-    raise ValueError("the key needs a password: give one that does not")
+    raise ValueError("the private key is protected by a password, which is not supported; remove the password")
 
 
-def _in_words(error: Exception) -> str:
+def _described(error: Exception) -> str:
     if isinstance(error, aiohttp.ClientConnectorError):
         return error.strerror or str(error.os_error)
     if isinstance(error, TimeoutError):

@@ -1,19 +1,19 @@
-"""How the client fails."""
+"""The errors of the client library."""
 
 from collections.abc import Mapping
 from typing import Any
 
 
 class ClientError(Exception):
-    """The root of the client's errors."""
+    """The base class of the client's errors."""
 
 
 class ServerUnreachable(ClientError):
-    """The server cannot be reached, or does not answer; whether it did what was asked is unknown."""
+    """The server cannot be reached or does not answer; it may have processed the request or not."""
 
 
 class ServerNotTrusted(ServerUnreachable):
-    """The server's certificate is not trusted, or the server may not trust the client's."""
+    """The server's certificate is not trusted, or the server probably does not trust the client's."""
 
 
 class RequestFailed(ClientError):
@@ -23,22 +23,22 @@ class RequestFailed(ClientError):
         self.status = status
         number = str(body.get("id", ""))
         self.number = int(number) if number.isdecimal() else 0
-        """The number in the API's table of errors; 0 if what answered was no composerd."""
+        """The number of the error in the API's table; 0 if the answer was not from composerd."""
         self.code = str(body.get("code", ""))
         self.reason = str(body.get("reason", f"HTTP {status}"))
         details = body.get("details")
         self.details: Mapping[str, Any] = details if isinstance(details, dict) else {}
         self.operation_id = str(body.get("operation_id", ""))
-        """What to look for in the server's log."""
+        """The request id, to search for in the server's log."""
         super().__init__(self.reason + _in_brackets(self.details))
 
 
 class UnexpectedAnswer(ClientError):
-    """The server has answered what no composerd answers."""
+    """An answer that composerd does not send."""
 
 
 class DamagedDownload(ClientError):
-    """What was downloaded does not match its size or sha256."""
+    """A download does not match the size or the digest of the artifact."""
 
 
 def _in_brackets(details: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""What the server says, as values."""
+"""The values that the server returns."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import msgspec
 
 
 class Job(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A job as the composer API returns it; docs/reference/protocol.md says what each field means."""
+    """A job as the composer API returns it. docs/reference/protocol.md describes its fields."""
 
     kind: str
     href: str
@@ -30,18 +30,18 @@ class Job(msgspec.Struct, frozen=True, omit_defaults=True):
     dependents: list[str] = []
     """Empty in a listing."""
     partial: Any = None
-    """The latest progress; None in a listing."""
+    """The latest progress that the worker reported; None in a listing."""
     result: Any = None
-    """None before the end, and in a listing."""
+    """The result; None before the job has ended, and in a listing."""
 
     @property
     def ended(self) -> bool:
-        """Whether it has left the queue for good."""
+        """True if the job is finished, failed or canceled."""
         return self.state in ("finished", "failed", "canceled")
 
 
 class Artifact(msgspec.Struct, frozen=True):
-    """A file that a job left."""
+    """A file that an attempt has uploaded for its job."""
 
     kind: str
     href: str
@@ -49,42 +49,42 @@ class Artifact(msgspec.Struct, frozen=True):
     name: str
     size: int
     sha256: str
-    """Hexadecimal."""
+    """The digest in hexadecimal."""
 
 
 class Why(msgspec.Struct, frozen=True):
-    """Why a job is not running."""
+    """The answer to the question why a job is not running."""
 
     id: str
     state: str
     reason: str
-    """In a sentence."""
+    """The reason, in a sentence."""
     blocked_by: list[str]
     """Dependencies that have not ended."""
     delayed_until: str | None
     workers: int | None
-    """Live workers that take such jobs; None unless the job is ready."""
+    """Number of workers that request such jobs; None unless the job is ready."""
     ahead: int | None
-    """Jobs alike that go first, counted up to 10,000; None unless the job is ready."""
+    """Number of similar jobs that are ahead in the queue, at most 10,000; None unless the job is ready."""
 
 
-class WorkerSeen(msgspec.Struct, frozen=True):
-    """A worker that the server heard of lately."""
+class KnownWorker(msgspec.Struct, frozen=True):
+    """A worker that has contacted the server lately."""
 
     id: str
     arch: str | None
     types: list[str]
-    """What it asked for last."""
+    """The types of jobs in its latest request."""
     channel: str
     jobs: list[str]
-    """The jobs that it runs."""
+    """The ids of the jobs that it is running."""
     seen_at: str
 
 
 class WorkerList(msgspec.Struct, frozen=True):
-    """The workers heard of lately."""
+    """The workers that have contacted the server lately."""
 
-    items: list[WorkerSeen]
+    items: list[KnownWorker]
 
 
 class JobList(msgspec.Struct, frozen=True):
@@ -100,13 +100,17 @@ class ArtifactList(msgspec.Struct, frozen=True):
     items: list[Artifact]
 
 
-class Assignment(msgspec.Struct, frozen=True):
-    """A job that a worker got."""
+class Attempt(msgspec.Struct, frozen=True):
+    """An attempt at a job, as the server assigns it to a worker."""
 
     id: str
+    """The id of the job."""
     type: str
     location: str
+    """The path of the attempt, where the worker reports to."""
     artifact_location: str
+    """The path where the worker uploads files to; their names are appended."""
     args: msgspec.Raw = msgspec.Raw(b"")
-    """Empty if the job has none."""
+    """The args of the job; empty if it has none."""
     dynamic_args: list[msgspec.Raw] = []
+    """The results of the dependencies, in their order."""

@@ -1,4 +1,7 @@
-"""Worker: asks for jobs, runs a handler for each, and reports; survives the server's absence, hears of a cancel at once."""
+"""Worker: requests jobs, runs a handler for each, and reports the results.
+
+It keeps working while the server is unavailable, and learns of a cancel at once.
+"""
 
 import asyncio
 import hashlib
@@ -17,27 +20,27 @@ import msgspec
 
 from composerd.client.connection import DEFAULT_SERVER, Backoff, Connection, as_data, decoded
 from composerd.client.errors import ClientError, RequestFailed, ServerUnreachable
-from composerd.client.values import Assignment
+from composerd.client.values import Attempt
 
 log = logging.getLogger(__name__)
 
 BASE = "/api/worker/v1"
 
-ASK = 20.0
-"""How long a question for a job is held, in seconds: below the idle timeout of usual proxies."""
+REQUEST_WAIT = 20.0
+"""Seconds that a request for a job waits: less than the idle timeout of common proxies."""
 
-LISTEN = 30.0
-"""How long a question whether to go on is held; the server cuts it to a third of the lease."""
+STATUS_WAIT = 30.0
+"""Seconds that a request for an attempt's status waits; the server limits it to a third of the lease."""
 
 RELEASE_WITHIN = 5.0
-"""How long a worker tries to give a job back, in seconds; else its lease runs out."""
+"""Seconds that a worker tries to release a job; after that, the server waits until its lease expires."""
 
 FOREVER = float("inf")
 
 _BAD_RESULT = frozenset({10, 19, 27})
-"""Errors that say that the server will never take this result: no JSON, too deep, too large."""
+"""Numbers of errors that mean that a result can never be accepted: not JSON, nested too deeply, too large."""
 
-_ASSIGNMENT = msgspec.json.Decoder(Assignment)
+_ATTEMPT = msgspec.json.Decoder(Attempt)
 _encode = msgspec.json.Encoder().encode
 
 T = TypeVar("T")
@@ -45,47 +48,58 @@ T = TypeVar("T")
 Handler = Callable[["JobContext"], Awaitable[Any] | Any]
 
 
-class _Status(msgspec.Struct):
+class _StatusAnswer(msgspec.Struct):
     canceled: bool
 
 
-_STATUS = msgspec.json.Decoder(_Status)
+_STATUS = msgspec.json.Decoder(_StatusAnswer)
+
+
+class _AttemptStatus(msgspec.Struct, frozen=True):
+    """The status of an attempt."""
+
+    lost: str | None
+    """The reason why the attempt is no longer this worker's; None while it still is."""
 
 
 class JobContext:
-    """What a handler knows of its job, and how it reports."""
+    """A handler's access to its job: the args, and methods to report progress and to upload files."""
 
-    def __init__(self, connection: Connection, assignment: Assignment) -> None:
+    def __init__(self, connection: Connection, attempt: Attempt) -> None:
         self._connection = connection
-        self._assignment = assignment
-        self.id = assignment.id
-        self.type = assignment.type
+        self._attempt = attempt
+        self.id = attempt.id
+        self.type = attempt.type
 
     @property
     def args_json(self) -> bytes:
-        """The args as they were submitted; empty if there are none."""
-        return bytes(self._assignment.args)
+        """The args as JSON, byte for byte as they were submitted; empty if the job has none."""
+        return bytes(self._attempt.args)
 
     @property
     def args(self) -> Any:
-        """The args; None if there are none."""
+        """The args, decoded; None if the job has none."""
         return msgspec.json.decode(self.args_json) if self.args_json else None
 
     @property
     def dynamic_args_json(self) -> bytes:
-        """The results of the dependencies, in order, as a JSON array."""
-        return _encode(self._assignment.dynamic_args)
+        """The results of the dependencies as a JSON array, in the order of the dependencies."""
+        return _encode(self._attempt.dynamic_args)
 
     @property
     def dynamic_args(self) -> list[Any]:
-        """The results of the dependencies, in order."""
-        return [msgspec.json.decode(result) for result in self._assignment.dynamic_args]
+        """The results of the dependencies, decoded, in the order of the dependencies."""
+        return [msgspec.json.decode(result) for result in self._attempt.dynamic_args]
 
     async def progress(self, partial: Any) -> None:
-        """Report progress, any JSON. It is a courtesy: a server that is away, or full, does not hold up the job."""
+        """Report progress: any JSON.
+
+        The report is dropped if the server is unavailable or full, so that the job is not delayed. Raises
+        `RequestFailed` if the server refuses the report, for example because the job was canceled.
+        """
         body = _encode({"partial": partial})
         try:
-            await self._connection.request("PATCH", self._assignment.location, body=body, patience=0.0)
+            await self._connection.request("PATCH", self._attempt.location, body=body, patience=0.0)
         except ServerUnreachable:
             pass
         except RequestFailed as exc:
@@ -93,15 +107,16 @@ class JobContext:
                 raise
 
     async def upload(self, name: str, source: Path | bytes | AsyncIterable[bytes]) -> None:
-        """Upload a file; it becomes the job's when this attempt finishes it.
+        """Upload a file, which becomes an artifact of the job when this attempt finishes it.
 
-        A path or bytes are sent again if the server goes away in between.
+        A path or bytes are sent again until the server is available; an iterable is sent once. Raises `RequestFailed`,
+        and for an iterable also `ServerUnreachable`.
         """
-        path = self._assignment.artifact_location + quote(name, safe="")
+        path = self._attempt.artifact_location + quote(name, safe="")
         if isinstance(source, Path | bytes):
             digest = await asyncio.to_thread(_sha256, source)
             headers = {"Content-Digest": f"sha-256=:{b64encode(digest).decode()}:"}
-            await _until_reached(lambda: self._put(path, source, headers))
+            await _until_available(lambda: self._put(path, source, headers))
         else:
             await self._put(path, source, {})
 
@@ -125,12 +140,14 @@ class Worker:
     ...     return {"built": job.args}
     >>> asyncio.run(worker.run())
 
-    A handler returns the result (any JSON). If it raises, the result is a `job_error` that says so. If the job is
-    canceled, or another worker has it, a coroutine is canceled; a plain function runs in a thread, and what it returns
-    is dropped. A worker whose `run` is canceled gives its jobs back.
+    A handler returns the result, any JSON. If it raises an exception, the job fails with a `job_error` that describes
+    the exception. If the job is canceled, or was requeued because its lease has expired, a coroutine is canceled; a
+    plain function runs in a thread until it returns, and its result is dropped. If `run` is canceled, the worker
+    releases its jobs.
 
-    `server`, `ca_file`, `cert_file` and `key_file` are those of `ComposerClient`; `arch` is this machine's unless said;
-    so many jobs as `concurrency` run at a time; `base` is where the server has its worker API.
+    `server`, `ca_file`, `cert_file` and `key_file` are as for `ComposerClient`. `arch` is the architecture of this
+    machine by default. `concurrency` is the number of jobs that run at the same time. `base` is the path of the
+    server's worker API.
     """
 
     def __init__(
@@ -145,7 +162,7 @@ class Worker:
         key_file: Path | str | None = None,
     ) -> None:
         self.id = uuid.uuid4()
-        """What the server lists it as."""
+        """The worker's id in the list of workers."""
         self.arch = arch or platform.machine()
         self.concurrency = concurrency
         self._base = base
@@ -153,26 +170,32 @@ class Worker:
         self._handlers: dict[str, Handler] = {}
         self._stopping = asyncio.Event()
         self._aborting = asyncio.Event()
-        self._left: int | None = None
+        self._jobs_left: int | None = None
 
     def handler(self, type: str) -> Callable[[Handler], Handler]:
-        """Name the handler of a type of job."""
+        """Return a decorator that registers the handler for a type of job."""
 
-        def name(handler: Handler) -> Handler:
+        def register(handler: Handler) -> Handler:
             self._handlers[type] = handler
             return handler
 
-        return name
+        return register
 
     def stop(self) -> None:
-        """Ask for no more jobs; those that run come to their end, then `run` returns. Said twice: those that run are given back."""
+        """Request no more jobs, and let `run` return once the running jobs are finished.
+
+        If it is called again, the running jobs are released at once.
+        """
         if self._stopping.is_set():
             self._aborting.set()
         self._stopping.set()
 
     async def run(self, jobs: int | None = None) -> None:
-        """Run jobs, for ever or so many of them. Raises `RequestFailed` if the server refuses what is asked for."""
-        self._left = jobs
+        """Run jobs until `stop` is called, or until this number of jobs has ended.
+
+        Raises `RequestFailed` if the server refuses the request for jobs.
+        """
+        self._jobs_left = jobs
         try:
             async with self._connection, asyncio.TaskGroup() as slots:
                 for _ in range(self.concurrency):
@@ -181,63 +204,67 @@ class Worker:
             raise group.exceptions[0] from None
 
     async def _slot(self) -> None:
-        while not self._stopping.is_set() and self._left != 0:
-            if self._left is not None:
-                self._left -= 1
-            assignment = await _unless(self._stopping, self._ask())
-            if assignment is not None:
-                await self._attempt(assignment)
+        while not self._stopping.is_set() and self._jobs_left != 0:
+            if self._jobs_left is not None:
+                self._jobs_left -= 1
+            attempt = await _unless(self._stopping, self._request_job())
+            if attempt is not None:
+                await self._run_attempt(attempt)
 
-    async def _ask(self) -> Assignment:
-        """Ask for a job until there is one. A question that is canceled is a connection that closes: the server gives its job back."""
+    async def _request_job(self) -> Attempt:
+        """Request a job until there is one.
+
+        If this is canceled, the connection is closed, and the server releases a job that it has just assigned.
+        """
         body = _encode({"types": list(self._handlers), "arch": self.arch, "worker_id": str(self.id), "confirm": True})
         backoff = Backoff()
         while True:
             try:
                 answer = await self._connection.request(
-                    "POST", f"{self._base}/jobs", body=body, query={"wait": f"{ASK:.0f}s"}, wait=ASK
+                    "POST", f"{self._base}/jobs", body=body, query={"wait": f"{REQUEST_WAIT:.0f}s"}, wait=REQUEST_WAIT
                 )
                 backoff = Backoff()
                 if answer.status == 201:
-                    return decoded(answer.body, _ASSIGNMENT)
+                    return decoded(answer.body, _ATTEMPT)
             except (ServerUnreachable, RequestFailed) as exc:
                 if isinstance(exc, RequestFailed) and exc.status < 500:
                     raise
-                log.warning("no job: %s; asking again", exc)
+                log.warning("cannot request a job, trying again: %s", exc)
                 await backoff.failed(exc)
 
-    async def _attempt(self, assignment: Assignment) -> None:
-        # The first look confirms the hand-over; told to stop meanwhile, there is no waiting for a server that is away.
-        wanted = await _unless(self._stopping, self._is_wanted(assignment, 0.0))
-        if wanted is False:
-            log.info("job %s: somebody else has it", assignment.id)
+    async def _run_attempt(self, attempt: Attempt) -> None:
+        # The first status request confirms the handover. If the worker is stopped meanwhile, and the server is
+        # unavailable, it is not waited for.
+        status = await _unless(self._stopping, self._status(attempt, 0.0))
+        if status is not None and status.lost is not None:
+            log.info("job %s: not started: %s", attempt.id, status.lost)
             return
-        if wanted is None or self._stopping.is_set():
-            await self._release(assignment)
+        if status is None or self._stopping.is_set():
+            await self._release(attempt)
             return
-        context = JobContext(self._connection, assignment)
-        work = asyncio.create_task(self._work(context), name=f"job {assignment.id}")
-        listening = asyncio.create_task(self._listen(assignment))
+        context = JobContext(self._connection, attempt)
+        work = asyncio.create_task(self._work(context), name=f"job {attempt.id}")
+        losing = asyncio.create_task(self._until_lost(attempt))
         aborting = asyncio.create_task(self._aborting.wait())
-        others = [listening, aborting]
+        others: list[asyncio.Task[Any]] = [losing, aborting]
         try:
             await asyncio.wait([work, *others], return_when=asyncio.FIRST_COMPLETED)
             if work.done():
-                report = asyncio.create_task(self._report(assignment, _outcome(work)))
+                report = asyncio.create_task(self._report(attempt, _outcome(work)))
                 others.append(report)
                 await asyncio.wait([report, aborting], return_when=asyncio.FIRST_COMPLETED)
-                await asyncio.wait([report], timeout=RELEASE_WITHIN)  # a server that is there takes it now
+                await asyncio.wait([report], timeout=RELEASE_WITHIN)  # a server that is available accepts it in time
                 if report.done():
                     report.result()
                     return
             if aborting.done():
                 await _cancel(*others, work)
-                await self._release(assignment)
+                await self._release(attempt)
             else:
-                log.info("job %s: canceled, or somebody else has it", assignment.id)
-        except asyncio.CancelledError:  # the worker itself is: somebody else may do it
+                log.info("job %s: stopped: %s", attempt.id, losing.exception() or losing.result())
+        except asyncio.CancelledError:  # `run` was canceled: let another worker run the job
             await _cancel(work)
-            await self._release(assignment)
+            await self._release(attempt)
             raise
         finally:
             await _cancel(work, *others)
@@ -249,56 +276,57 @@ class Worker:
                 return _encode(await handler(context))
             result = await asyncio.to_thread(handler, context)
             return _encode(await result if inspect.isawaitable(result) else result)
-        except Exception as exc:  # whatever a handler raises is the job's failure
+        except Exception as exc:  # any exception of a handler is a failure of the job
             log.warning("job %s failed", context.id, exc_info=exc)
             return _failure(f"{type(exc).__name__}: {exc}")
 
-    async def _listen(self, assignment: Assignment) -> None:
-        """Keep the lease, and return when the job is not this worker's any more."""
-        while await self._is_wanted(assignment, LISTEN):
-            pass
+    async def _until_lost(self, attempt: Attempt) -> str:
+        """Keep renewing the lease; once the attempt is no longer this worker's, return the reason."""
+        while True:
+            status = await self._status(attempt, STATUS_WAIT)
+            if status.lost is not None:
+                return status.lost
 
-    async def _is_wanted(self, assignment: Assignment, wait: float) -> bool:
+    async def _status(self, attempt: Attempt, wait: float) -> _AttemptStatus:
         query = {"wait": f"{wait:.0f}s"} if wait else None
         try:
-            answer = await self._connection.request(
-                "GET", assignment.location, query=query, wait=wait, patience=FOREVER
-            )
+            answer = await self._connection.request("GET", attempt.location, query=query, wait=wait, patience=FOREVER)
         except RequestFailed as exc:
-            log.info("job %s: %s", assignment.id, exc)
-            return False
-        return not decoded(answer.body, _STATUS).canceled
+            return _AttemptStatus(lost=str(exc))
+        return _AttemptStatus(lost="Job was canceled" if decoded(answer.body, _STATUS).canceled else None)
 
-    async def _report(self, assignment: Assignment, result: bytes) -> None:
-        """Report the result, however long the server is away: the same result may be reported again."""
+    async def _report(self, attempt: Attempt, result: bytes) -> None:
+        """Report the result, and repeat the report until the server is available."""
         try:
             await self._connection.request(
-                "PATCH", assignment.location, body=b'{"result":' + result + b"}", repeat=True, patience=FOREVER
+                "PATCH", attempt.location, body=b'{"result":' + result + b"}", repeat=True, patience=FOREVER
             )
         except RequestFailed as exc:
-            log.warning("job %s: the result was not accepted: %s", assignment.id, exc)
+            log.warning("job %s: result not accepted: %s", attempt.id, exc)
             if exc.number in _BAD_RESULT:
-                await self._report(assignment, _failure(f"The result was refused, {len(result)} bytes: {exc}"))
+                await self._report(attempt, _failure(f"The server refused the result of {len(result)} bytes: {exc}"))
+        else:
+            log.info("job %s: result reported", attempt.id)
 
-    async def _release(self, assignment: Assignment) -> None:
+    async def _release(self, attempt: Attempt) -> None:
         with suppress(ClientError, TimeoutError):
             async with asyncio.timeout(RELEASE_WITHIN):
-                await self._connection.request("POST", f"{assignment.location}/release", body=b"{}", repeat=True)
+                await self._connection.request("POST", f"{attempt.location}/release", body=b"{}", repeat=True)
 
 
 def _failure(reason: str) -> bytes:
-    """The result of a job that failed here."""
-    reason = reason.encode(errors="replace").decode()  # a name of a file may have been no text
+    """Return the result of a job that failed in this worker."""
+    reason = reason.encode(errors="replace").decode()  # file names need not be valid text
     return _encode({"job_error": {"id": 10, "reason": reason, "details": None}})
 
 
 def _outcome(work: "asyncio.Task[bytes]") -> bytes:
-    """What a handler's task has ended with: it may have canceled itself."""
+    """Return the result of a handler's task, which is a failure if the task has canceled itself."""
     return _failure("The handler was canceled, but not the job.") if work.cancelled() else work.result()
 
 
 async def _unless(stop: asyncio.Event, call: Coroutine[Any, Any, T]) -> T | None:
-    """What a call returns, or None if it is told to stop before that."""
+    """Return the result of a call, or None if `stop` is set before the call returns."""
     task = asyncio.create_task(call)
     stopped = asyncio.create_task(stop.wait())
     try:
@@ -315,8 +343,8 @@ async def _cancel(*tasks: asyncio.Task[Any]) -> None:
     await asyncio.wait(tasks)
 
 
-async def _until_reached(call: Callable[[], Awaitable[None]]) -> None:
-    """Call until the server can be reached and is available."""
+async def _until_available(call: Callable[[], Awaitable[None]]) -> None:
+    """Repeat a call until the server is available."""
     backoff = Backoff()
     while True:
         try:
@@ -324,7 +352,7 @@ async def _until_reached(call: Callable[[], Awaitable[None]]) -> None:
         except (ServerUnreachable, RequestFailed) as exc:
             if isinstance(exc, RequestFailed) and exc.status < 500:
                 raise
-            log.warning("%s; trying again", exc)
+            log.warning("upload failed, trying again: %s", exc)
             await backoff.failed(exc)
         else:
             return

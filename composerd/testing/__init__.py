@@ -1,6 +1,6 @@
-"""For tests of what talks to composerd or stores for it: a live server, workers that play a script, and `kit`, which drivers must pass.
+"""For tests of code that uses composerd: a live server, scripted workers, and `kit`, the conformance tests for drivers.
 
-Loaded when it is used: pytest imports this package wherever composerd is installed.
+pytest imports this package wherever composerd is installed, so its modules are imported only when they are used.
 """
 
 from typing import TYPE_CHECKING
@@ -13,9 +13,9 @@ __all__ = ["LiveServer", "ScriptedWorker"]
 
 
 def __getattr__(name: str) -> object:
-    """Import what is asked for."""
+    """Import a name when it is first used."""
     if name == "LiveServer":
-        from composerd.testing.server import LiveServer  # noqa: PLC0415  # loads aiohttp
+        from composerd.testing.server import LiveServer  # noqa: PLC0415  # imports aiohttp
 
         return LiveServer
     if name == "ScriptedWorker":

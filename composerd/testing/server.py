@@ -12,31 +12,33 @@ from typing import Any, Self
 
 from composerd.testing.worker import Play, ScriptedWorker
 
-STARTS_WITHIN = 30.0
-"""How long a server may take to listen, in seconds."""
+START_TIMEOUT = 30.0
+"""Seconds that a server may take to start."""
 
-ENDS_WITHIN = 30.0
+STOP_TIMEOUT = 30.0
+"""Seconds that a server may take to exit."""
 
 LISTENING = "listening on "
+"""The beginning of the line that a server prints once it accepts connections."""
 
 
 class LiveServer:
-    """A server process; a context manager, to be used in synchronous and asynchronous tests alike.
+    """A server process. Use it as a context manager, in synchronous and asynchronous tests alike.
 
     >>> with LiveServer() as server, server.worker({"build": lambda job: {"built": job.args}}):
     ...     submit_something(server.url)
 
-    `storage` is a storage URL: by default memory, `fs:/some/path` for a server whose jobs outlive `kill` and `start`.
-    `options` are those of `composerd serve`, such as `("--heartbeat-timeout", "1s")`.
+    `storage` is a storage URL: by default `memory:`; with `fs:/some/path` the jobs survive `kill` and `start`.
+    `options` are options of `composerd serve`, such as `("--heartbeat-timeout", "1s")`.
     """
 
     def __init__(self, storage: str = "memory:", options: Sequence[str] = ()) -> None:
         self.storage = storage
         self.options = options
         self.url = ""
-        """Where it is, once it has started: `http://127.0.0.1:PORT`. It stays the same over a restart."""
+        """The URL of the started server, `http://127.0.0.1:PORT`. A restart does not change it."""
         self._process: subprocess.Popen[str] | None = None
-        self._log = tempfile.TemporaryFile("a+", encoding="utf-8")  # noqa: SIM115  # closed when the block ends
+        self._log = tempfile.TemporaryFile("a+", encoding="utf-8")  # noqa: SIM115  # closed by __exit__
 
     def __enter__(self) -> Self:
         try:
@@ -53,12 +55,15 @@ class LiveServer:
         self._log.close()
 
     def start(self) -> None:
-        """Start it, or start it again at the same place. Raises `RuntimeError` with what it said if it does not come up."""
+        """Start the server, or start it again at the same URL.
+
+        Raises `RuntimeError` with the server's log if it does not start.
+        """
         if self._process is not None:
-            raise RuntimeError("it runs already")
+            raise RuntimeError("the server is already running")
         listen = self.url.partition("://")[2] or "127.0.0.1:0"
         command = [sys.executable, "-m", "composerd.cli.main", "serve", "--listen", listen, "--storage", self.storage]
-        self._process = subprocess.Popen(  # the command is ours, the options the test's
+        self._process = subprocess.Popen(
             [*command, *self.options],
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -66,21 +71,21 @@ class LiveServer:
             env={name: value for name, value in os.environ.items() if not name.startswith("COMPOSERD_")},
         )
         assert self._process.stdout is not None
-        too_late = threading.Timer(STARTS_WITHIN, self._process.kill)
-        too_late.start()
+        timer = threading.Timer(START_TIMEOUT, self._process.kill)
+        timer.start()
         line = self._process.stdout.readline()
-        too_late.cancel()
+        timer.cancel()
         if not line.startswith(LISTENING):
             self.kill()
             raise RuntimeError(f"composerd serve did not start: {self.log.strip() or line}")
         self.url = line.removeprefix(LISTENING).strip()
 
     def stop(self) -> None:
-        """Stop it as a supervisor does, with SIGTERM. Fine if it does not run."""
+        """Stop the server with SIGTERM, as a service manager does. Does nothing if it is not running."""
         self._end(signal.SIGTERM)
 
     def kill(self) -> None:
-        """Stop it as a power cut does, with SIGKILL. Fine if it does not run."""
+        """Stop the server with SIGKILL, like a crash. Does nothing if it is not running."""
         self._end(signal.SIGKILL)
 
     def _end(self, number: signal.Signals) -> None:
@@ -89,7 +94,7 @@ class LiveServer:
             return
         process.send_signal(number)
         try:
-            process.wait(ENDS_WITHIN)
+            process.wait(STOP_TIMEOUT)
         finally:
             process.kill()
             process.wait()
@@ -98,10 +103,10 @@ class LiveServer:
 
     @property
     def log(self) -> str:
-        """What it has logged."""
+        """The log of the server so far."""
         self._log.seek(0)
         return self._log.read()
 
     def worker(self, plays: Mapping[str, Play], **options: Any) -> ScriptedWorker:
-        """A worker for this server; see `ScriptedWorker`."""
+        """Create a worker for this server; see `ScriptedWorker`."""
         return ScriptedWorker(self.url, plays, **options)

@@ -1,4 +1,4 @@
-"""A worker for tests that plays a script: for each type of job a result, or a function that makes one."""
+"""A worker for tests that follows a script: for each type of job a result, or a function that returns one."""
 
 import asyncio
 import threading
@@ -10,20 +10,20 @@ from typing import Any, Self
 from composerd.client import JobContext, Worker
 
 Play = Any
-"""The result of a job, any JSON; or a handler, as those of `composerd.client.Worker`."""
+"""The result of a job, any JSON; or a handler as for `composerd.client.Worker`."""
 
 
 class ScriptedWorker:
-    """A worker in a thread of its own, from `with` to the end of the block; the jobs that run then come to their end.
+    """A worker that runs in a thread of its own during a `with` block; at the end, running jobs are finished first.
 
-    `plays` says for each type what becomes of its jobs: a result, or a function (or coroutine function) of the
-    `JobContext` that returns one; one that raises makes the job fail. `options` are those of `composerd.client.Worker`.
-    What the worker itself fails with, such as a type that the server refuses, is raised at the end of the block.
+    `plays` maps each type of job to a result, or to a function or coroutine function that takes the `JobContext` and
+    returns a result; if it raises an exception, the job fails. `options` are options of `composerd.client.Worker`. If
+    the worker itself fails, for example because the server refuses a type, the error is raised at the end of the block.
     """
 
     def __init__(self, server: str, plays: Mapping[str, Play], **options: Any) -> None:
         self.jobs: list[JobContext] = []
-        """The jobs that it got, in order."""
+        """The jobs that the worker has got, in order."""
         self._worker = Worker(server, **options)
         for job_type, play in plays.items():
             self._worker.handler(job_type)(self._handler(play))
@@ -38,7 +38,7 @@ class ScriptedWorker:
         return self
 
     def __exit__(self, _type: type[BaseException] | None, exc: BaseException | None, _tb: TracebackType | None) -> None:
-        with suppress(RuntimeError):  # it has ended already
+        with suppress(RuntimeError):  # the worker has already ended
             self._stop()
         self._thread.join()
         if self._failure is not None and exc is None:
@@ -47,7 +47,7 @@ class ScriptedWorker:
     def _play(self) -> None:
         try:
             asyncio.run(self._run())
-        except Exception as exc:  # noqa: BLE001  # for the test's own thread
+        except Exception as exc:  # noqa: BLE001  # raised in the test's own thread
             self._failure = exc
 
     async def _run(self) -> None:

@@ -1,4 +1,4 @@
-"""The Python client against a real server: its page's examples, and what it does when something goes wrong."""
+"""The Python client with a real server: the examples of its page, and errors."""
 
 import asyncio
 import re
@@ -19,7 +19,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "python-client.md"
 async def test_the_examples_of_the_page(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Put together they submit a job and a graph, run all of it, and look at what came of it."""
+    """Run one after the other, the examples submit a job and a graph, run them, and show the results."""
     monkeypatch.chdir(tmp_path)
     code = "\n".join(re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL))
     assert "http://127.0.0.1:8700" in code
@@ -38,7 +38,7 @@ async def test_the_examples_of_the_page(
 
 
 async def test_functions_and_concurrency(server: Server) -> None:
-    """Plain functions run in threads, so many at a time; what one raises is the job's failure, with its reason."""
+    """Plain functions run in `concurrency` threads, and an exception becomes the reason of the failure."""
     worker = Worker(server.url, arch="x86_64", concurrency=3)
     together = threading.Barrier(3)
 
@@ -58,7 +58,7 @@ async def test_functions_and_concurrency(server: Server) -> None:
 
 
 async def test_a_cancel_cancels_the_handler(server: Server) -> None:
-    """Promptly, as a task is canceled; the worker goes on with the next job."""
+    """A cancel promptly cancels the handler's task, and the worker runs the next job."""
     worker = Worker(server.url, arch="x86_64")
     seen: list[str] = []
 
@@ -91,8 +91,8 @@ async def test_a_cancel_cancels_the_handler(server: Server) -> None:
 
 
 @pytest.mark.parametrize("how", ["cancel", "stop twice"])
-async def test_a_worker_that_goes_gives_its_job_back(server: Server, how: str) -> None:
-    """Uncounted, at once: nobody waits for the lease."""
+async def test_an_aborted_worker_releases_its_job(server: Server, how: str) -> None:
+    """An aborted worker releases its job at once, and the release does not count as a retry."""
     worker = Worker(server.url, arch="x86_64")
     started = asyncio.Event()
 
@@ -112,12 +112,12 @@ async def test_a_worker_that_goes_gives_its_job_back(server: Server, how: str) -
     await asyncio.wait([running], timeout=10)
     assert running.done()
     assert running.cancelled() is (how == "cancel")
-    back = await server.job(job["id"])
-    assert (back["state"], back["retries"]) == ("ready", 0)
+    released = await server.job(job["id"])
+    assert (released["state"], released["retries"]) == ("ready", 0)
 
 
-async def test_a_server_that_comes_back(serve: Serve) -> None:
-    """With patience a request outlives a restart; without, it says that nobody is there."""
+async def test_patience_outlives_a_restart(serve: Serve) -> None:
+    """With patience, a request succeeds after a restart of the server; without, it fails at once."""
     server = await serve()
     job = await server.submit()
     server.kill()
@@ -133,7 +133,7 @@ async def test_a_server_that_comes_back(serve: Serve) -> None:
 
 
 async def test_errors_have_their_reason(server: Server) -> None:
-    """The number, the reason and the details of the server's error, and what to look for in its log."""
+    """An error has the number, the reason and the details of the server's error, and the request id."""
     async with ComposerClient(server.url) as composer:
         with pytest.raises(RequestFailed, match="Unknown dependency") as failed:
             await composer.submit("build", dependencies=[NOBODY])
@@ -143,7 +143,7 @@ async def test_errors_have_their_reason(server: Server) -> None:
 
 
 async def test_a_damaged_download(server: Server, tmp_path: Path) -> None:
-    """Bytes that are not those that were uploaded are noticed, and nothing is left of them."""
+    """A download whose digest does not match raises an error and leaves no file behind."""
     worker = Worker(server.url, arch="x86_64")
 
     @worker.handler("build")
@@ -163,7 +163,7 @@ async def test_a_damaged_download(server: Server, tmp_path: Path) -> None:
 
 
 async def test_a_refused_worker(server: Server) -> None:
-    """What cannot be asked for ends the worker with the server's reason."""
+    """A worker ends with the server's reason if it requests a type that the server refuses."""
     worker = Worker(server.url, concurrency=3)
     worker.handler("manifest-id-only")(lambda _job: None)
     with pytest.raises(RequestFailed, match="cannot be dequeued"):

@@ -1,4 +1,4 @@
-"""The Python client before servers and proxies that fail: what is asked again, what is given up, and what is said then."""
+"""The Python client with failing servers and proxies: which requests are repeated, and which errors it raises."""
 
 import asyncio
 import json
@@ -17,7 +17,7 @@ Answers = list[web.Response | None]
 
 
 def refusal(status: int, number: int = 0) -> web.Response:
-    """A predefined error; without a number, what a proxy says."""
+    """Return one of composerd's errors, or without a number an error page of a proxy."""
     if not number:
         return web.Response(status=status, text="<html>no</html>", content_type="text/html")
     return web.json_response(
@@ -26,27 +26,27 @@ def refusal(status: int, number: int = 0) -> web.Response:
 
 
 class Double:
-    """In the place of a server: hands out one job, and answers what it is told to before it answers as it should."""
+    """A fake server that assigns one job, and gives planned answers before its normal ones."""
 
     def __init__(self) -> None:
         self.url = ""
         self.answers: dict[str, Answers] = {"GET": [], "PATCH": [], "PUT": []}
-        """What to answer first, by method; None: as it should be."""
+        """The planned answers by method; None stands for a normal answer."""
         self.results: list[Any] = []
-        """The results that were reported and accepted."""
+        """The results that were accepted."""
         self.released = False
-        self._handed_out = False
+        self._assigned = False
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
-        """Answer anything."""
+        """Answer a request."""
         body = await request.read()
         if request.path == "/api/worker/v1/jobs":
-            if self._handed_out:
+            if self._assigned:
                 return web.Response(status=204)
-            self._handed_out = True
+            self._assigned = True
             location = f"/api/worker/v1/jobs/{NOBODY}"
-            handed = {"id": NOBODY, "type": "a", "location": location, "artifact_location": f"{location}/artifacts/"}
-            return web.json_response(handed, status=201)
+            attempt = {"id": NOBODY, "type": "a", "location": location, "artifact_location": f"{location}/artifacts/"}
+            return web.json_response(attempt, status=201)
         if request.path.endswith("/release"):
             self.released = True
             return web.json_response({})
@@ -55,16 +55,16 @@ class Double:
             return answer
         if request.method == "GET":
             if "wait" in request.query:
-                await asyncio.sleep(0.2)  # as a server would hold it
+                await asyncio.sleep(0.2)  # wait, like a real server
             return web.json_response({"canceled": False})
-        if request.method == "PATCH" and "result" in (told := json.loads(body)):
-            self.results.append(told["result"])
+        if request.method == "PATCH" and "result" in (report := json.loads(body)):
+            self.results.append(report["result"])
         return web.json_response({})
 
 
 @pytest.fixture
 async def double() -> AsyncIterator[Double]:
-    """One that listens."""
+    """Start a fake server."""
     double = Double()
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", double.serve)
@@ -78,7 +78,7 @@ async def double() -> AsyncIterator[Double]:
 
 
 async def one_job(double: Double, handler: Callable[[JobContext], Any]) -> Any:
-    """Let a worker run the job; its accepted result."""
+    """Let a worker run the job, and return its accepted result."""
     worker = Worker(double.url, arch="x")
     worker.handler("a")(handler)
     async with asyncio.timeout(30):
@@ -88,8 +88,8 @@ async def one_job(double: Double, handler: Callable[[JobContext], Any]) -> Any:
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504, 507])
-async def test_a_server_that_fails_for_a_while_costs_no_job(double: Double, status: int) -> None:
-    """A proxy without its server, a full disk, a server that drains: the handler goes on, and everything is reported later."""
+async def test_no_job_is_lost_while_a_server_fails(double: Double, status: int) -> None:
+    """If a server or a proxy fails for a while, the handler continues, and everything is reported later."""
 
     async def handler(job: JobContext) -> str:
         await job.progress(1)
@@ -103,15 +103,15 @@ async def test_a_server_that_fails_for_a_while_costs_no_job(double: Double, stat
 
 
 @pytest.mark.parametrize(("status", "number"), [(400, 10), (400, 19), (413, 27)])
-async def test_a_result_that_is_refused(double: Double, status: int, number: int) -> None:
-    """The job fails with the server's reason; nobody waits for its lease to run out."""
+async def test_a_refused_result(double: Double, status: int, number: int) -> None:
+    """If the server refuses a result, the job fails with the server's reason before its lease expires."""
     double.answers["PATCH"] = [refusal(status, number)]
     result = await one_job(double, lambda _job: "x" * 100)
-    assert result["job_error"]["reason"] == "The result was refused, 102 bytes: It is so."
+    assert result["job_error"]["reason"] == "The server refused the result of 102 bytes: It is so."
 
 
 async def test_a_handler_that_cancels_itself(double: Double) -> None:
-    """Its job fails, and the worker goes on."""
+    """If a handler cancels itself, its job fails, and the worker continues."""
 
     async def handler(_job: JobContext) -> None:
         raise asyncio.CancelledError
@@ -120,8 +120,8 @@ async def test_a_handler_that_cancels_itself(double: Double) -> None:
     assert result["job_error"]["reason"] == "The handler was canceled, but not the job."
 
 
-async def test_a_worker_told_twice_to_stop_does_not_wait_for_its_server(serve: Serve) -> None:
-    """Its job is done, and the server is away for ever: it ends all the same."""
+async def test_a_second_stop_does_not_wait_for_the_server(serve: Serve) -> None:
+    """A worker that is stopped twice ends even if its server stays unavailable."""
     server = await serve()
     worker = Worker(server.url, arch="x86_64")
 
@@ -141,14 +141,14 @@ async def test_a_worker_told_twice_to_stop_does_not_wait_for_its_server(serve: S
         await running
 
 
-async def test_what_is_no_composerd(double: Double) -> None:
-    """Another server's answers are an error of the client, with whatever it said for a reason."""
+async def test_answers_of_another_server(double: Double) -> None:
+    """Answers of a server that is not composerd raise an error of the client."""
     double.answers["GET"] = [
         web.Response(text="<html>welcome</html>", content_type="text/html"),
         web.json_response({"id": "teapot", "details": ["no"]}, status=418),
     ]
     async with ComposerClient(double.url) as composer:
-        with pytest.raises(UnexpectedAnswer, match="no composerd"):
+        with pytest.raises(UnexpectedAnswer, match="not from composerd"):
             await composer.get(NOBODY)
         with pytest.raises(RequestFailed, match="HTTP 418") as failed:
             await composer.get(NOBODY)
@@ -156,11 +156,11 @@ async def test_what_is_no_composerd(double: Double) -> None:
 
 
 async def test_patience_with_a_full_disk(double: Double) -> None:
-    """Nothing was done, so a submit is sent again though it has no key; a proxy's error says nothing of the kind."""
+    """A submit without a key is repeated after error 507, because nothing was stored, but not after error 502."""
     async with ComposerClient(double.url, patience=20) as composer:
         for status, expected in ((507, UnexpectedAnswer), (502, RequestFailed)):
             double.answers["POST"] = [refusal(status)]
-            with pytest.raises(expected):  # `{}` is the double's answer to what it knows nothing of
+            with pytest.raises(expected):  # the fake server answers `{}`, which is not a job
                 await composer.submit("a")
             assert double.answers["POST"] == []
 
@@ -179,8 +179,8 @@ async def test_patience_with_a_full_disk(double: Double) -> None:
         "http://\udcff:1",
     ],
 )
-async def test_what_is_no_server(server: str) -> None:
-    """It is refused before anything is asked, by its name."""
+async def test_invalid_server_urls(server: str) -> None:
+    """An invalid server URL raises `ValueError` with the URL, before any request."""
     with pytest.raises(ValueError, match="is not a server") as refused:
         ComposerClient(server)
     assert not isinstance(refused.value, ClientError)

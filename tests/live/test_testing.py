@@ -1,4 +1,4 @@
-"""`composerd.testing`, as others use it: the page's examples, and what a server and a worker do there."""
+"""`composerd.testing`: the examples of its page, the live server and the scripted worker."""
 
 import re
 from pathlib import Path
@@ -25,16 +25,16 @@ def my_submitter(url, args):
 
 
 def test_the_examples_of_the_page(pytester: pytest.Pytester, tmp_path: Path) -> None:
-    """The page's test passes as it stands, and its other example runs."""
+    """The test on the page passes unchanged, and the other example runs."""
     first, second = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     pytester.makepyfile(SUBMITTER + first)
-    # A session of its own: asyncio modes and warnings of this one are not the reader's.
+    # In a separate process, because readers do not have the asyncio mode and warning filters of this one.
     pytester.runpytest_subprocess("-p", "no:cacheprovider").assert_outcomes(passed=1)
-    exec(second.replace("/tmp/jobs", str(tmp_path)))  # the example itself
+    exec(second.replace("/tmp/jobs", str(tmp_path)))
 
 
 async def test_a_scripted_worker(tmp_path: Path) -> None:
-    """Functions, coroutines and failures are played; files and progress come through; jobs outlive a kill on fs."""
+    """A scripted worker runs functions and coroutines, and jobs on fs survive a killed server."""
 
     async def upload(job: JobContext) -> object:
         await job.progress(1)
@@ -60,15 +60,15 @@ async def test_a_scripted_worker(tmp_path: Path) -> None:
 
 
 def test_a_server_that_cannot_start() -> None:
-    """What `composerd serve` said is in the error."""
+    """The error contains the message of `composerd serve`."""
     with pytest.raises(RuntimeError, match="no storage driver for 'nothing'"), LiveServer("nothing:"):
         pass
 
 
-def test_a_server_that_runs_already() -> None:
-    """It is not started a second time; after a kill it is."""
+def test_a_running_server() -> None:
+    """A running server cannot be started again; after a kill it can, with the same URL."""
     with LiveServer() as server:
-        with pytest.raises(RuntimeError, match="runs already"):
+        with pytest.raises(RuntimeError, match="already running"):
             server.start()
         before = server.url
         server.kill()
@@ -76,8 +76,8 @@ def test_a_server_that_runs_already() -> None:
         assert server.url == before
 
 
-def test_a_worker_that_is_wrong() -> None:
-    """What is wrong with its options is said at once, what the server refuses at the end of the block."""
+def test_a_worker_with_errors() -> None:
+    """A wrong option raises at once; a request that the server refuses raises at the end of the block."""
     with LiveServer() as server:
         with pytest.raises(TypeError, match="arhc"):
             server.worker({"build": None}, arhc="x86_64")

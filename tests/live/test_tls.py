@@ -290,4 +290,4 @@ async def test_the_command_line_over_tls(serve: Serve, files: Files) -> None:
         assert (missing.code, missing.err.count("\n")) == (2, 1)
         assert "/nowhere.pem" in missing.err
     half = await composerd("jobs", "--key-file", files.path("worker.key"), server=server)
-    assert (half.code, "without its certificate" in half.err) == (2, True)
+    assert (half.code, "needs a certificate" in half.err) == (2, True)
