@@ -214,9 +214,8 @@ def _tls(ca_file: Path | str | None, cert_file: Path | str | None, key_file: Pat
         except OSError as exc:
             if key_file is None and not _has_key(cert_file):
                 raise ValueError(f"no private key in {cert_file}; name its file with --key-file (key_file)") from exc
-            raise ValueError(
-                f"cannot load the PEM certificate {cert_file} with the key in {key_file or cert_file}: {exc.strerror or exc}"
-            ) from exc
+            pair = f"{cert_file} with the key in {key_file or cert_file}"
+            raise ValueError(f"cannot load the PEM certificate {pair}: {exc.strerror or exc}") from exc
     elif key_file is not None:
         raise ValueError(f"{key_file} needs a certificate; name its file with --cert-file (cert_file)")
     return context
