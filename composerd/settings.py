@@ -1,4 +1,7 @@
-"""The settings of `composerd serve`: one table, read from options, the environment, a TOML file and defaults, strongest first."""
+"""The settings of `composerd serve`: one table of names, parsers, help and defaults, and the code that reads them.
+
+A setting comes from, strongest first: the command line, the environment, a TOML file, its default.
+"""
 
 import re
 import tomllib
@@ -11,63 +14,72 @@ import msgspec
 from composerd.units import parse_duration, parse_size
 
 CLIENT_VARIABLES = frozenset({"COMPOSERD_SERVER", "COMPOSERD_CA_FILE", "COMPOSERD_CERT_FILE", "COMPOSERD_KEY_FILE"})
-"""Variables of the environment that are not the server's."""
+"""Environment variables that belong to the client commands, not to the server."""
 
 PREFIX = "COMPOSERD_"
 
-LONGEST = 3650 * 86400.0
-"""The longest duration that a setting or a job can have: ten years, in seconds."""
+WORKER_BASE = "/api/worker/v1"
+"""The base path of the worker API, unless `worker_base_path` sets another."""
+
+COMPOSER_BASE = "/api/composer/v1"
+"""The base path of the composer API."""
+
+MAX_DURATION = 3650 * 86400.0
+"""The longest duration that a setting or a job can have, in seconds: ten years."""
 
 TCP_ADDRESS = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<host>[^:\[\]/]*)):(?P<port>[0-9]{1,5})")
 
 
 class SettingsError(Exception):
-    """A setting is unknown or has a bad value; the message is one sentence that names it and where it came from."""
+    """A setting is unknown or has an invalid value; the message is one sentence that names it and its origin."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """What a server is told; durations in seconds, sizes in bytes."""
+    """The settings of a server. Durations are in seconds, sizes in bytes. `load` fills in the defaults."""
 
-    listen: tuple[str, ...] = ("127.0.0.1:8700",)
-    storage: str = ""
-    artifacts: str | None = None
-    worker_base_path: str = "/api/worker/v1"
-    request_job_timeout: float = 0.0
-    """0: no deadline."""
-    heartbeat_timeout: float = 120.0
-    handover_timeout: float = 10.0
-    sweep_interval: float = 5.0
-    max_retries: int = 2
-    worker_timeout: float = 3600.0
-    retention: float = 14 * 86400.0
-    """0: never removed."""
-    undequeueable_types: tuple[str, ...] = ("manifest-id-only",)
-    max_body_size: int = 32 * 1024**2
-    max_artifact_size: int = 64 * 1024**3
-    tls_cert: str | None = None
-    tls_key: str | None = None
-    tls_client_ca: str | None = None
-    allowed_domains: tuple[str, ...] = ()
-    max_connections: int = 20000
-    max_waits: int = 20000
-    log_level: str = "info"
-    log_format: Literal["text", "json"] = "text"
-    drain_timeout: float = 5.0
-    processes: int = 1
+    listen: tuple[str, ...]
+    storage: str
+    artifacts: str | None
+    worker_base_path: str
+    request_job_timeout: float
+    """0: no limit."""
+    heartbeat_timeout: float
+    handover_timeout: float
+    sweep_interval: float
+    max_retries: int
+    worker_timeout: float
+    retention: float
+    """0: jobs are kept until they are deleted."""
+    undequeueable_types: tuple[str, ...]
+    max_body_size: int
+    max_artifact_size: int
+    tls_cert: str | None
+    tls_key: str | None
+    tls_client_ca: str | None
+    allowed_domains: tuple[str, ...]
+    """Empty: certificates of all domains are accepted."""
+    max_connections: int
+    max_waits: int
+    log_level: str
+    log_format: Literal["text", "json"]
+    drain_timeout: float
+    processes: int
 
 
 class Setting(msgspec.Struct, frozen=True):
-    """How one setting is written, wherever it is written."""
+    """One setting: its name, and how a value is written on the command line, in the environment and in the file."""
 
     name: str
     parse: Callable[[str], Any]
-    """From text. Raises `ValueError` with a sentence."""
+    """Turns text into a value. Raises `ValueError` with a message that says what is wrong."""
     help: str
-    default: str = ""
-    """The default, as one would write it."""
+    default: str | None = None
+    """The default as text, or None if the setting has no value by default."""
+    without: str = "none"
+    """Shown as the default of a setting that has no value by default."""
     repeatable: bool = False
     may_be_empty: bool = False
-    """A repeatable one: whether it may be said to have no value at all."""
+    """Tells whether an empty list is a valid value of a repeatable setting."""
 
     @property
     def option(self) -> str:
@@ -79,10 +91,23 @@ class Setting(msgspec.Struct, frozen=True):
         """Its name in the environment."""
         return PREFIX + self.name.upper()
 
+    @property
+    def shown_default(self) -> str:
+        """Its default as the help shows it."""
+        return self.without if self.default is None else self.default
+
+    @property
+    def default_value(self) -> Any:
+        """Its value when it is set nowhere."""
+        if self.default is None:
+            return () if self.repeatable else None
+        value = self.parse(self.default)
+        return (value,) if self.repeatable else value
+
 
 def _duration(text: str) -> float:
     seconds = parse_duration(text)
-    if seconds > LONGEST:
+    if seconds > MAX_DURATION:
         raise ValueError(f"{text!r} is longer than ten years")
     return seconds
 
@@ -90,7 +115,7 @@ def _duration(text: str) -> float:
 def _positive_duration(text: str) -> float:
     seconds = _duration(text)
     if seconds <= 0:
-        raise ValueError("it has to be longer than nothing")
+        raise ValueError("must be greater than 0")
     return seconds
 
 
@@ -115,23 +140,23 @@ def _one_of(*words: str) -> Callable[[str], str]:
 def _positive_size(text: str) -> int:
     size = parse_size(text)
     if size <= 0:
-        raise ValueError("it has to be more than nothing")
+        raise ValueError("must be greater than 0")
     return size
 
 
 def _base_path(text: str) -> str:
     if not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", text):
-        raise ValueError(f"{text!r} is not a path such as /api/worker/v1")
+        raise ValueError(f"{text!r} is not a path such as {WORKER_BASE}")
     if {".", ".."} & set(text.split("/")):
-        raise ValueError(f"{text!r} has a part that clients leave out: . or ..")
-    if text == "/api/composer/v1" or text.startswith("/api/composer/v1/"):
-        raise ValueError(f"{text!r} is where the composer API is")
+        raise ValueError(f"{text!r} has a segment . or .., which clients remove from the path")
+    if text == COMPOSER_BASE or text.startswith(f"{COMPOSER_BASE}/"):
+        raise ValueError(f"{text!r} is the path of the composer API")
     return text
 
 
 def _text(text: str) -> str:
     if not text:
-        raise ValueError("it is empty")
+        raise ValueError("must not be empty")
     return text
 
 
@@ -141,7 +166,7 @@ def _address(text: str) -> str:
     match = TCP_ADDRESS.fullmatch(text)
     try:
         if match is not None and int(match["port"]) < 1 << 16:
-            (match["host"] or "").encode("idna")  # as the resolver will
+            (match["host"] or "").encode("idna")  # fails for the same names as the resolver
             return text
     except UnicodeError:
         pass
@@ -166,73 +191,112 @@ SETTINGS: Sequence[Setting] = (
     Setting(
         "listen",
         _address,
-        "Where to listen: HOST:PORT, [IPV6]:PORT or unix:/path; port 0 picks one.",
-        "127.0.0.1:8700",
+        "Address to listen on: HOST:PORT, [IPV6]:PORT or unix:/path. Port 0 picks a free port.",
+        default="127.0.0.1:8700",
         repeatable=True,
     ),
     Setting(
         "storage",
         _text,
         "Where jobs are stored: a URL whose scheme names the driver, such as fs:/var/lib/composerd.",
-        "fs: in $STATE_DIRECTORY or your data directory",
+        without="fs: in $STATE_DIRECTORY or your data directory",
     ),
     Setting(
         "artifacts",
         _text,
-        "A directory for the files that workers upload, the URL of an artifact store, or `none`.",
-        "what the driver offers, else none",
+        "Where uploaded files are stored: a directory, the URL of an artifact store, or `none`.",
+        without="what the driver offers, else none",
     ),
-    Setting("worker_base_path", _base_path, "Where the worker API is.", "/api/worker/v1"),
+    Setting("worker_base_path", _base_path, "Base path of the worker API.", default=WORKER_BASE),
     Setting(
         "request_job_timeout",
         _duration,
-        "How long a worker's question for a job waits; 0: no deadline.",
-        "0",
+        "How long a worker's request for a job may wait; 0: no limit.",
+        default="0",
     ),
-    Setting("heartbeat_timeout", _positive_duration, "A worker that is silent for that long has lost its job.", "120s"),
+    Setting(
+        "heartbeat_timeout",
+        _positive_duration,
+        "A job is taken back from a worker that has been silent for this long.",
+        default="120s",
+    ),
     Setting(
         "handover_timeout",
         _positive_duration,
-        "How long a worker that promised to confirm a job may take for it.",
-        "10s",
+        "How long a worker that promised to confirm a job has for the confirmation.",
+        default="10s",
     ),
-    Setting("sweep_interval", _positive_duration, "How often leases and retention are looked at.", "5s"),
-    Setting("max_retries", _number(0, 100), "How often a lost worker is forgiven, for jobs that do not say.", "2"),
+    Setting("sweep_interval", _positive_duration, "How often expired leases and retention are checked.", default="5s"),
     Setting(
-        "worker_timeout", _positive_duration, "A worker not heard of for that long is dropped from the list.", "1h"
+        "max_retries",
+        _number(0, 100),
+        "How many times a job is tried again after its worker is lost, unless the job sets its own number; 0 to 100.",
+        default="2",
     ),
-    Setting("retention", _duration, "How long an ended job and its artifacts are kept; 0: for ever.", "14d"),
+    Setting(
+        "worker_timeout",
+        _positive_duration,
+        "A worker is removed from the list of workers when it has been silent for this long.",
+        default="1h",
+    ),
+    Setting(
+        "retention",
+        _duration,
+        "How long an ended job and its artifacts are kept, unless the job sets its own retention; 0: until deleted.",
+        default="14d",
+    ),
     Setting(
         "undequeueable_types",
         _text,
-        "A type of job that workers may not take.",
-        "manifest-id-only",
+        "Job type that workers may not request.",
+        default="manifest-id-only",
         repeatable=True,
         may_be_empty=True,
     ),
-    Setting("max_body_size", _positive_size, "The largest request body.", "32MiB"),
-    Setting("max_artifact_size", _positive_size, "The largest artifact.", "64GiB"),
+    Setting("max_body_size", _positive_size, "Maximum size of a request body.", default="32MiB"),
+    Setting("max_artifact_size", _positive_size, "Maximum size of an artifact.", default="64GiB"),
     Setting(
-        "tls_cert", _file, "The server's certificate, PEM: TLS on the TCP addresses; SIGHUP reads it anew.", "none"
+        "tls_cert",
+        _file,
+        "PEM file with the server's certificate; turns on TLS on the TCP addresses. Read again on SIGHUP.",
     ),
-    Setting("tls_key", _file, "The key of that certificate, PEM.", "none"),
+    Setting("tls_key", _file, "PEM file with the private key of that certificate."),
     Setting(
-        "tls_client_ca", _file, "Who comes by TLS has to show a certificate that one of this file, PEM, signed.", "none"
+        "tls_client_ca",
+        _file,
+        "Require TLS clients to present a certificate signed by a CA in this PEM file.",
     ),
     Setting(
         "allowed_domains",
         _domain,
-        "With a client CA: one of the certificate's names has to match, such as *.example.com.",
-        "any",
+        "With --tls-client-ca: domain, such as *.example.com, that a DNS name of the client's certificate must match.",
+        without="any",
         repeatable=True,
     ),
-    Setting("max_connections", _number(1, 1_000_000), "How many connections may be open.", "20000"),
-    Setting("max_waits", _number(1, 1_000_000), "How many requests may wait.", "20000"),
-    Setting("log_level", _one_of("debug", "info", "warning", "error"), "What is logged.", "info"),
-    Setting("log_format", _one_of("text", "json"), "How it is logged.", "text"),
-    Setting("drain_timeout", _positive_duration, "How long SIGTERM waits for requests in progress.", "5s"),
     Setting(
-        "processes", _number(1, 64), "How many processes serve; more than 1 needs a storage that servers share.", "1"
+        "max_connections", _number(1, 1_000_000), "Maximum number of open connections; 1 to 1000000.", default="20000"
+    ),
+    Setting("max_waits", _number(1, 1_000_000), "Maximum number of waiting requests; 1 to 1000000.", default="20000"),
+    Setting(
+        "log_level",
+        _one_of("debug", "info", "warning", "error"),
+        "Least severe level to log: debug, info, warning or error.",
+        default="info",
+    ),
+    Setting(
+        "log_format",
+        _one_of("text", "json"),
+        "Format of the log: text, or json for one JSON object a line.",
+        default="text",
+    ),
+    Setting(
+        "drain_timeout", _positive_duration, "After SIGTERM, how long to wait for requests in progress.", default="5s"
+    ),
+    Setting(
+        "processes",
+        _number(1, 64),
+        "Number of server processes, 1 to 64. More than 1 requires a storage that servers can share.",
+        default="1",
     ),
 )
 
@@ -244,12 +308,13 @@ _NEEDS = (
     ("tls_client_ca", "tls_cert"),
     ("allowed_domains", "tls_client_ca"),
 )
+"""Pairs of settings: the first requires the second."""
 
 
 def load(options: Mapping[str, Any], environ: Mapping[str, str], config: Path | None) -> Settings:
-    """Read the settings.
+    """Read the settings from the command line, the environment and a configuration file, and fill in the defaults.
 
-    `options` are those given on the command line, by setting name: a text, or several for a repeatable one. Raises
+    `options` maps names of settings to text, or to a sequence of texts for a repeatable setting. Raises
     `SettingsError`.
     """
     values: dict[str, Any] = {}
@@ -257,16 +322,18 @@ def load(options: Mapping[str, Any], environ: Mapping[str, str], config: Path | 
         values.update(_from_file(config))
     values.update(_from_environment(environ))
     for name, value in options.items():
-        values[name] = _parse(_BY_NAME[name], value, f"the option {_BY_NAME[name].option}")
+        values[name] = _parse(_BY_NAME[name], value, _BY_NAME[name].option)
     for name, needed in _NEEDS:
         if name in values and needed not in values:
-            raise SettingsError(f"{name} needs {needed}, which is not set")
+            raise SettingsError(f"{name} requires {needed}, which is not set")
     values.setdefault("storage", default_storage(environ))
+    for setting in SETTINGS:
+        values.setdefault(setting.name, setting.default_value)
     return Settings(**values)
 
 
 def default_storage(environ: Mapping[str, str]) -> str:
-    """Where jobs are stored if nobody says: systemd's state directory, else the user's data directory."""
+    """Return the storage URL to use when none is set: in systemd's state directory, else in the user's data directory."""
     state = environ.get("STATE_DIRECTORY", "").partition(":")[0]
     if state:
         return f"fs:{state}"
@@ -282,7 +349,7 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
         name = variable.removeprefix(PREFIX).lower()
         setting = _BY_NAME.get(name)
         if setting is None:
-            raise SettingsError(f"the environment has {variable}, but there is no setting {name}")
+            raise SettingsError(f"the environment variable {variable} is set, but there is no setting {name!r}")
         text = environ[variable]
         values[name] = _parse(setting, text.split() if setting.repeatable else text, f"{variable} in the environment")
     return values
@@ -292,20 +359,22 @@ def _from_file(path: Path) -> dict[str, Any]:
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as exc:
-        raise SettingsError(f"the configuration {path} cannot be read: {exc.strerror}") from exc
+        raise SettingsError(f"cannot read the configuration file {path}: {exc.strerror}") from exc
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
-        raise SettingsError(f"the configuration {path} is not TOML: {exc}") from exc
+        raise SettingsError(f"the configuration file {path} is not valid TOML: {exc}") from exc
     if other := content.keys() - {"composerd"}:
-        raise SettingsError(f"the configuration {path} has {min(other)!r}; settings are in the table [composerd]")
+        raise SettingsError(
+            f"the configuration file {path} has {min(other)!r} outside of the table [composerd]: move it into the table"
+        )
     table = content.get("composerd", {})
     if not isinstance(table, dict):
-        raise SettingsError(f"the configuration {path} has a composerd that is not a table")
+        raise SettingsError(f"composerd in the configuration file {path} is not a table")
     values: dict[str, Any] = {}
     for name, value in table.items():
         setting = _BY_NAME.get(name)
         if setting is None:
-            raise SettingsError(f"the configuration {path} has {name!r}, but there is no such setting")
-        values[name] = _parse(setting, _as_text(value), f"{name} in the configuration {path}")
+            raise SettingsError(f"the configuration file {path} has {name!r}, but there is no such setting")
+        values[name] = _parse(setting, _as_text(value), f"{name} in the configuration file {path}")
     return values
 
 
@@ -317,20 +386,21 @@ def _as_text(value: Any) -> Any:
     return str(value) if isinstance(value, str | int | float) else value
 
 
-def _parse(setting: Setting, value: Any, where: str) -> Any:
+def _parse(setting: Setting, value: Any, origin: str) -> Any:
+    """Return the value of a setting. `origin` says in an error where the text came from."""
     several = isinstance(value, list | tuple)
     if several and not setting.repeatable:
-        raise SettingsError(f"{where} has a bad value: one is expected, not a list")
+        raise SettingsError(f"invalid value for {origin}: must be a single value, not a list")
     if several and not value and not setting.may_be_empty:
-        raise SettingsError(f"{where} has a bad value: it is empty")
+        raise SettingsError(f"invalid value for {origin}: must not be empty")
     for one in value if several else [value]:
         if not isinstance(one, str):
-            raise SettingsError(f"{where} has a bad value: a text or a number is expected")
+            raise SettingsError(f"invalid value for {origin}: must be a text or a number")
         if not one.isprintable():
-            raise SettingsError(f"{where} has a bad value: {one!r} has what is no text")
+            raise SettingsError(f"invalid value for {origin}: {one!r} has characters that are not printable")
     try:
         if setting.repeatable:
             return tuple(setting.parse(one) for one in (value if several else [value]))
         return setting.parse(value)
     except ValueError as exc:
-        raise SettingsError(f"{where} has a bad value: {exc}") from exc
+        raise SettingsError(f"invalid value for {origin}: {exc}") from exc

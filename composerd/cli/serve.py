@@ -40,5 +40,5 @@ for _setting in SETTINGS:
         _setting.name,
         multiple=_setting.repeatable,
         metavar="VALUE",
-        help=f"{_setting.help}  [default: {_setting.default}]",
+        help=f"{_setting.help}  [default: {_setting.shown_default}]",
     )(serve)

@@ -1,4 +1,4 @@
-"""Bodies on their way in: bounded, UTF-8, JSON of a bounded depth, decoded into a typed value whose opaque parts stay as they are."""
+"""Request bodies: JSON in UTF-8, of limited size and depth, decoded into typed values whose opaque parts stay bytes."""
 
 import asyncio
 import re
@@ -9,18 +9,18 @@ import msgspec
 from aiohttp import web
 
 from composerd.errors import BodyTooLarge, InvalidContent, MalformedJSON
-from composerd.http.context import held
 from composerd.http.errors import UnsupportedMediaType
+from composerd.http.request_context import reserved_bytes
 from composerd.queue.budget import Budget
 
 MAX_DEPTH = 500
-"""How deep JSON may be nested."""
+"""The deepest nesting that JSON may have."""
 
 IN_A_THREAD = 1024 * 1024
-"""A body from this size on is checked off the loop."""
+"""Bodies of at least this size are decoded in a thread, so that the event loop can go on."""
 
 SMALL = 16 * 1024
-"""Bodies up to this size are not counted: the number of connections bounds them."""
+"""Bodies up to this size are not counted in the budget: the limit of connections bounds them."""
 
 _SLICE = 1024 * 1024
 
@@ -28,40 +28,38 @@ T = TypeVar("T")
 
 
 async def read_json(request: web.Request, decoder: "msgspec.json.Decoder[T]", budget: Budget) -> T:
-    """Read and decode a body. Raises `UnsupportedMediaType`, `BodyTooLarge`, `MalformedJSON`, `InvalidContent`, `Unavailable`."""
-    check_content_type(request.headers.get("Content-Type", ""))
+    """Read and decode the body of a request.
+
+    A body that is not small counts in the budget until the request is answered. Raises `UnsupportedMediaType`,
+    `BodyTooLarge`, `MalformedJSON`, `InvalidContent`, and `Unavailable` if the budget is used up.
+    """
+    content_type = request.headers.get("Content-Type", "")
+    if content_type != "application/json":
+        check_content_type(content_type)
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise UnsupportedMediaType(problem="the body is encoded: send it as it is")
-    body = await read(request, budget)
-    if len(body) < IN_A_THREAD:
-        return decode(body, decoder)
-    return await asyncio.to_thread(decode, body, decoder)
-
-
-async def read(request: web.Request, budget: Budget) -> bytes:
-    """Read a body whole, within the application's `client_max_size`; the request holds its size of the budget until it is answered."""
+        raise UnsupportedMediaType(problem="the body must not be encoded")
     expected = request.content_length or 0
     if expected > SMALL:
         if expected > request.client_max_size:
             raise BodyTooLarge(limit=request.client_max_size)
         budget.take(expected)
-        held.set(expected)
+        reserved_bytes.set(expected)
     try:
         body = await request.read()
     except web.HTTPRequestEntityTooLarge:
         raise BodyTooLarge(limit=request.client_max_size) from None
     except web.RequestPayloadError as exc:
         raise MalformedJSON(problem=f"the body ended early: {exc}") from None
-    if len(body) > max(SMALL, expected):  # sent in chunks, with no length to go by
+    if len(body) > max(SMALL, expected):  # a chunked body, whose size was not known before
         budget.take(len(body))
-        held.set(len(body))
-    return body
+        reserved_bytes.set(len(body))
+    if len(body) < IN_A_THREAD:
+        return decode(body, decoder)
+    return await asyncio.to_thread(decode, body, decoder)
 
 
 def check_content_type(value: str) -> None:
-    """Raise `UnsupportedMediaType` unless it is JSON in UTF-8."""
-    if value == "application/json":
-        return
+    """Raise `UnsupportedMediaType` unless a Content-Type header means JSON in UTF-8."""
     media, *parameters = (part.strip() for part in value.lower().split(";"))
     if media != "application/json":
         raise UnsupportedMediaType
@@ -72,32 +70,33 @@ def check_content_type(value: str) -> None:
 
 
 def decode(body: bytes, decoder: "msgspec.json.Decoder[T]") -> T:
-    """Decode a body. Raises `MalformedJSON` for what is no JSON, `InvalidContent` for JSON too deep or of the wrong shape."""
+    """Decode a body.
+
+    Raises `MalformedJSON` if it is not JSON in UTF-8, `InvalidContent` if it is nested too deep or has the wrong shape.
+    """
     try:
         str(body, "utf-8")
     except UnicodeDecodeError as exc:
         raise MalformedJSON(problem="not UTF-8", at=exc.start) from None
-    if too_deep(body):
-        raise InvalidContent(problem=f"nested deeper than {MAX_DEPTH}")
+    if body.count(b"[") + body.count(b"{") > MAX_DEPTH and too_deep(body):
+        raise InvalidContent(problem=f"must not be nested deeper than {MAX_DEPTH}")
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as exc:
-        _well_formed(body)  # the shape may be wrong before the text is: then the text is what is said
+        _check_syntax(body)  # a syntax error after the wrong value comes first: clients are told of syntax before shape
         raise shape_error(exc) from None
     except msgspec.DecodeError as exc:
         raise text_error(exc, body) from None
 
 
 def too_deep(body: bytes) -> bool:
-    """Whether brackets outside strings are nested deeper than MAX_DEPTH."""
-    marks = body.translate(_STEP, _NO_MARK)
-    if marks.count(1) <= MAX_DEPTH:
-        return False
+    """Return True if brackets outside of strings are nested deeper than `MAX_DEPTH`."""
     if escapes := body.count(b"\\"):
-        marks = _unescaped(body, escapes).translate(_STEP, _NO_MARK)  # now every quote begins or ends a string
+        body = _without_escapes(body, escapes)  # every quote that is left begins or ends a string
+    marks = body.translate(_STEP, _NO_MARK)
     depth = 0
     inside = 0
-    for begin in range(0, len(marks), _SLICE):  # in slices: the loop's thread gets a turn in between
+    for begin in range(0, len(marks), _SLICE):  # in slices, so that the event loop's thread can run in between
         parts = marks[begin : begin + _SLICE].split(b'"')
         outside = b"".join(parts[inside::2])
         inside = (inside + len(parts) - 1) % 2
@@ -109,10 +108,10 @@ def too_deep(body: bytes) -> bool:
     return False
 
 
-def _unescaped(body: bytes, escapes: int) -> bytes:
-    """Without the escapes that have to do with quotes, if not without all."""
+def _without_escapes(body: bytes, escapes: int) -> bytes:
+    r"""Return the body without its escapes `\"` and `\\`; other escapes may stay."""
     if escapes <= _FEW_ESCAPES:
-        return _ESCAPE.sub(b"", body)  # each costs more than below, the text between them nearly nothing
+        return _ESCAPE.sub(b"", body)  # costs more for each escape, but nearly nothing for the text in between
     return body.replace(b"\\\\", b"").replace(b'\\"', b"")
 
 
@@ -125,35 +124,35 @@ _FEW_ESCAPES = 2000
 _ANY: "msgspec.json.Decoder[msgspec.Raw]" = msgspec.json.Decoder(msgspec.Raw)
 
 
-def _well_formed(body: bytes) -> None:
+def _check_syntax(body: bytes) -> None:
     try:
         _ANY.decode(body)
     except msgspec.DecodeError as exc:
         raise text_error(exc, body) from None
 
 
-_PLACE = re.compile(r" - at `(key in )?\$\.?(.*)`$")
+_PATH = re.compile(r" - at `(key in )?\$\.?(.*)`$")
 _MEMBER = re.compile(r"field `(.*)`$")
 _BYTE = re.compile(r"\(byte (\d+)\)$")
 
 
 def shape_error(error: msgspec.ValidationError) -> InvalidContent:
-    """What msgspec says of a value of the wrong shape, in our words."""
+    """Translate msgspec's error about a value of the wrong shape."""
     text = str(error)
-    place = _PLACE.search(text)
-    path = "" if place is None else place[2]
-    problem = text if place is None else text[: place.start()]
-    if member := _MEMBER.search(problem):  # the object is named, and what is meant is a field of it
+    match = _PATH.search(text)
+    path = "" if match is None else match[2]
+    problem = text if match is None else text[: match.start()]
+    if member := _MEMBER.search(problem):  # the path names the object, the message the field of it
         path = f"{path}.{member[1]}" if path else member[1]
     return InvalidContent(field=path or "body", problem=problem)
 
 
 _LONE = re.compile(rb"(?<!\\)(?:\\\\)*\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])")
-"""The first half of a surrogate pair without the other: at the end of a string msgspec takes it for the end of the text."""
+"""The first half of a surrogate pair without the second; msgspec's error about it has no position."""
 
 
 def text_error(error: msgspec.DecodeError, body: bytes) -> MalformedJSON:
-    """What msgspec says of a text that is no JSON, and where: at its end, if not elsewhere."""
+    """Translate msgspec's error about text that is not JSON, with its position, or the end if msgspec names none."""
     text = str(error)
     at = _BYTE.search(text)
     if at is not None:

@@ -1,4 +1,4 @@
-"""Writing answers: plain ones, large ones in parts, and those on which a job hangs, to a client that is seen to be there."""
+"""Answers with a JSON body: small ones in one write, large ones in parts as fast as the client reads them."""
 
 import asyncio
 import select
@@ -10,40 +10,34 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.http import SERVER_SOFTWARE
 
-from composerd.http.context import OPERATION_HEADER, operation_id
+from composerd.http.request_context import REQUEST_ID_HEADER, request_id
 from composerd.queue.budget import Budget
 
 CHUNK = 256 * 1024
-"""Bodies up to this size go to the kernel in one write."""
+"""The most bytes that are passed to the kernel in one write."""
 
 STALLED = 60.0
-"""A client that takes nothing for this long, in seconds, has gone."""
+"""How long a client may read nothing of a large answer before its connection is closed, in seconds."""
 
 
 encode = msgspec.json.Encoder().encode
 
 
 class Answer(web.StreamResponse):
-    """A JSON answer that is there whole, and is written the moment it is prepared.
+    """A JSON answer whose body is complete and small; `prepare` writes all of it.
 
-    aiohttp's own finds out first what kind of response it is, which takes as long as all else about it.
+    aiohttp's own `Response` first finds out what kind of body it has, which takes as long as everything else.
     """
 
     def __init__(self, status: int, body: bytes) -> None:
         super().__init__(status=status)
         self._json = body
-        self._written = False
-
-    @property
-    def prepared(self) -> bool:
-        """Whether it has been written."""
-        return self._written
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        """Write all of it. Raises `ConnectionError` when the client is seen to have gone."""
-        if self._written:
+        """Write headers and body, unless they have been written. Raises `ConnectionError` if the client has gone."""
+        if self._eof_sent:
             return None
-        self._written = True
+        self._eof_sent = True  # aiohttp's `write_eof` then writes nothing more
         headers = self.headers
         headers["Content-Type"] = "application/json"
         headers["Content-Length"] = str(len(self._json))
@@ -61,44 +55,28 @@ class Answer(web.StreamResponse):
         await writer.write_eof(self._json if request.method != "HEAD" else b"")
         return writer
 
-    async def write_eof(self, data: bytes = b"") -> None:
-        """Nothing is left to be written."""
-
 
 def answer(value: object, status: int = 200) -> Answer:
-    """A JSON answer."""
+    """Return an answer with a small value as its JSON body."""
     return Answer(status, encode(value))
 
 
-async def deliver(
-    request: web.Request, status: int, body: bytes, progressed: Callable[[], Awaitable[None]]
-) -> web.StreamResponse:
-    """Write a JSON answer; `progressed` is awaited after every part of a body that takes several writes.
-
-    Raises `ConnectionError` when the client is seen to have gone before it was written.
-    """
-    if gone(request):
-        raise ConnectionResetError("the client has gone")
-    if len(body) > CHUNK:
-        return await _write_in_parts(request, status, body, progressed)
-    response = Answer(status, body)
-    response.headers[OPERATION_HEADER] = operation_id.get()
-    await response.prepare(request)
-    return response
-
-
 async def answer_bytes(request: web.Request, body: bytes, *, status: int = 200, budget: Budget) -> web.StreamResponse:
-    """A JSON answer of any size: a large one is held within the budget, and written as fast as the client takes it."""
+    """Return an answer with a JSON body of any size. A large one counts in the budget until it is written."""
     if len(body) <= CHUNK:
         return Answer(status, body)
     with budget.held(len(body)):
-        return await _write_in_parts(request, status, body, _no_progress)
+        return await write_in_parts(request, status, body)
 
 
-async def _write_in_parts(
-    request: web.Request, status: int, body: bytes, progressed: Callable[[], Awaitable[None]]
+async def write_in_parts(
+    request: web.Request, status: int, body: bytes, on_progress: Callable[[], Awaitable[None]] | None = None
 ) -> web.StreamResponse:
-    headers = {"Content-Type": "application/json", OPERATION_HEADER: operation_id.get()}
+    """Write a large JSON body in parts, calling `on_progress` after each.
+
+    Raises `ConnectionError` if the client has gone or reads nothing for `STALLED` seconds.
+    """
+    headers = {"Content-Type": "application/json", REQUEST_ID_HEADER: request_id.get()}
     stream = web.StreamResponse(status=status, headers=headers)
     stream.content_length = len(body)
     await stream.prepare(request)
@@ -110,25 +88,22 @@ async def _write_in_parts(
         except TimeoutError:
             if request.transport is not None:
                 request.transport.abort()
-            raise ConnectionAbortedError("the client takes nothing any more") from None
-        await progressed()
+            raise ConnectionAbortedError("the client has stopped reading the answer") from None
+        if on_progress is not None:
+            await on_progress()
     await stream.write_eof()
     return stream
 
 
-async def _no_progress() -> None:
-    pass
-
-
 def gone(request: web.Request) -> bool:
-    """Whether the client is known to have closed its connection, the loop's own news included that has not been read yet."""
+    """Return True if the client has closed its connection, also when the event loop has not read that yet."""
     transport = request.transport
     if transport is None or transport.is_closing():
         return True
-    wrapped = transport.get_extra_info("socket")
-    if wrapped is None or wrapped.fileno() < 0:
+    connection = transport.get_extra_info("socket")
+    if connection is None or connection.fileno() < 0:
         return True
-    # The kernel's own word for a client that will send nothing more, whatever it has sent before that was not read yet.
-    ended = select.poll()
-    ended.register(wrapped.fileno(), select.POLLRDHUP)
-    return bool(ended.poll(0))
+    # POLLRDHUP is set when the client has shut down its side, even if data that it sent before is still unread.
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLRDHUP)
+    return bool(poll.poll(0))

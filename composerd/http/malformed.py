@@ -1,4 +1,4 @@
-"""Connections whose requests never reach a handler: what is no HTTP, or HTTP that is not taken, is answered with a predefined error too."""
+"""Predefined errors for requests that reach no handler: malformed HTTP, and HTTP that the server does not support."""
 
 import logging
 import re
@@ -8,31 +8,35 @@ from aiohttp import web
 from aiohttp.http_exceptions import BadHttpMethod, HttpProcessingError
 
 from composerd.errors import InvalidContent
-from composerd.http.context import COMPOSER_ERRORS, OPERATION_HEADER, WORKER_ERRORS, operation_id
 from composerd.http.errors import UNSPECIFIED, ErrorTable, MethodNotSupported
+from composerd.http.keys import COMPOSER_ERRORS, WORKER_ERRORS
+from composerd.http.request_context import REQUEST_ID_HEADER, request_id
 from composerd.ids import new_id_text
 
 log = logging.getLogger(__name__)
 
 _BEGIN = re.compile(rb"[!#-'*+.^-z|~-]{1,32} (?:https?://[^/ ]{0,255})?(/[^ ?#]{0,64})", re.IGNORECASE)
-"""How a request begins: a method, and as much of the path as tells which API is meant."""
+"""The beginning of a request: a method, and as much of the path as shows which API is meant."""
 
 
-class _Connection(web.RequestHandler):
-    """One connection; aiohttp asks it what to answer where there is no request to hand on."""
+class _HttpConnection(web.RequestHandler):
+    """One connection. aiohttp calls its `handle_error` for input that is not a request."""
 
-    __slots__ = ("_made_by", "_meant")
+    __slots__ = ("_latest_errors", "_server")
 
-    def __init__(self, manager: "_Server", **options: Any) -> None:
-        super().__init__(manager, **options)
-        self._made_by = manager
-        self._meant: ErrorTable | None = None
-        """That of the API that the latest request went to; None before anything began like a request."""
+    def __init__(self, server: "_Server", **options: Any) -> None:
+        super().__init__(server, **options)
+        self._server = server
+        self._latest_errors: ErrorTable | None = None
+        """The error table of the API that the latest request was sent to; None before the first request."""
 
     def data_received(self, data: bytes) -> None:
+        """Remember which API the data is sent to, if a request begins in it, and pass it on."""
         begin = _BEGIN.match(data, 0, 384)
         if begin is not None:
-            self._meant = self._made_by.table_of(begin[1])
+            server = self._server
+            to_composer = begin[1].startswith(server.composer_prefix)
+            self._latest_errors = server.composer_errors if to_composer else server.worker_errors
         super().data_received(data)
 
     def handle_error(
@@ -42,65 +46,64 @@ class _Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """The answer to what went wrong outside of every handler; the connection ends with it."""
-        table = self._meant or self._made_by.table_of(b"/")
-        operation = new_id_text()
-        operation_id.set(operation)
+        """Return the answer to a failure outside of every handler. The connection is closed after it."""
+        table = self._latest_errors or self._server.worker_errors
+        new_id = new_id_text()
+        request_id.set(new_id)
         if not isinstance(exc, HttpProcessingError):
-            super().handle_error(request, status, exc, message)  # for its log
-            response = table.response(table.row(UNSPECIFIED), operation)
-        elif self._meant is not None and isinstance(exc, BadHttpMethod):
-            response = table.response(table.row_of(MethodNotSupported()), operation)
+            super().handle_error(request, status, exc, message)  # logs it
+            response = table.response(table.entry(UNSPECIFIED), new_id)
+        elif self._latest_errors is not None and isinstance(exc, BadHttpMethod):
+            response = table.response(table.entry_for(MethodNotSupported()), new_id)
         else:
-            # What the parser says goes on with a piece of the request: there may be a token in it.
+            # The rest of the parser's message quotes the request, in which there may be a token.
             problem = re.split(r"[:\n]| when reading", exc.message, maxsplit=1)[0].strip()
-            log.warning("a request from %s was no HTTP: %s", request.remote, problem)
+            log.warning("malformed HTTP request from %s: %s", request.remote, problem)
             details = {"field": "request", "problem": problem}
-            response = table.response(table.row_of(InvalidContent()), operation, details)
-        response.headers[OPERATION_HEADER] = operation
+            response = table.response(table.entry_for(InvalidContent()), new_id, details)
+        response.headers[REQUEST_ID_HEADER] = new_id
         response.force_close()
         return response
 
 
 class _Server(web.Server):
-    """Makes the connections."""
+    """Creates the connections, and refuses requests with an unsupported `Expect` header."""
 
-    def __init__(self, made: web.Server, tables: tuple[ErrorTable, ErrorTable]) -> None:
+    def __init__(self, original: web.Server, worker_errors: ErrorTable, composer_errors: ErrorTable) -> None:
+        """Take over the handler and the options of the server that aiohttp's runner has created."""
         super().__init__(
-            made.request_handler,
-            request_factory=made.request_factory,
-            handler_cancellation=made.handler_cancellation,
-            loop=made._loop,  # noqa: SLF001  # nobody offers the rest of what the runner made it with
-            **made._kwargs,  # noqa: SLF001
+            original.request_handler,
+            request_factory=original.request_factory,
+            handler_cancellation=original.handler_cancellation,
+            loop=original._loop,  # noqa: SLF001  # aiohttp has no public access to these
+            **original._kwargs,  # noqa: SLF001
         )
-        self._worker, self._composer = tables
-        self._composer_path = f"{self._composer.base}/".encode()
-        self._handle = made.request_handler
-        self.request_handler = self._expected
+        self.worker_errors = worker_errors
+        self.composer_errors = composer_errors
+        self.composer_prefix = f"{composer_errors.base}/".encode()
+        self._handle = original.request_handler
+        self.request_handler = self._refuse_unknown_expectations
 
-    def __call__(self) -> _Connection:
-        return _Connection(self, loop=self._loop, **self._kwargs)
+    def __call__(self) -> _HttpConnection:
+        return _HttpConnection(self, loop=self._loop, **self._kwargs)
 
-    def table_of(self, path: bytes) -> ErrorTable:
-        """The errors of the API that a path is meant for."""
-        return self._composer if path.startswith(self._composer_path) else self._worker
-
-    async def _expected(self, request: Any) -> web.StreamResponse:
-        """Handle a request; one that expects of HTTP what it does not know is refused before any middleware."""
+    async def _refuse_unknown_expectations(self, request: Any) -> web.StreamResponse:
+        """Handle a request, and answer one whose `Expect` header aiohttp has refused before the middlewares ran."""
         try:
             return await self._handle(request)
         except web.HTTPExpectationFailed:
-            operation = new_id_text()
-            table = self.table_of(request.path.encode())
-            details = {"field": "Expect", "problem": "only 100-continue is known"}
-            response = table.response(table.row_of(InvalidContent()), operation, details)
-            response.headers[OPERATION_HEADER] = operation
+            new_id = new_id_text()
+            to_composer = request.path.encode().startswith(self.composer_prefix)
+            table = self.composer_errors if to_composer else self.worker_errors
+            details = {"field": "Expect", "problem": "only 100-continue is supported"}
+            response = table.response(table.entry_for(InvalidContent()), new_id, details)
+            response.headers[REQUEST_ID_HEADER] = new_id
             return response
 
 
 class Runner(web.AppRunner):
-    """Runs an application over such connections."""
+    """Runs an application over connections that answer malformed requests with predefined errors."""
 
     async def _make_server(self) -> web.Server:
-        tables = (self.app[WORKER_ERRORS], self.app[COMPOSER_ERRORS])
-        return _Server(await super()._make_server(), tables)
+        original = await super()._make_server()
+        return _Server(original, self.app[WORKER_ERRORS], self.app[COMPOSER_ERRORS])

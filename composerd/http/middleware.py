@@ -1,80 +1,89 @@
-"""What every request goes through: an operation id, and one place where exceptions become predefined errors."""
+"""The middlewares: the request boundary, which turns exceptions into predefined errors, and the certificate check."""
 
 import logging
+from collections.abc import Sequence
+from typing import Any
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from composerd.errors import BodyTooLarge, ComposerdError, DriverError, StorageFull, Unavailable
-from composerd.http.context import CONNECTIONS, METRICS, OPERATION_HEADER, QUEUE, error_table, held, operation_id
-from composerd.http.errors import (
-    UNSPECIFIED,
-    MethodNotSupported,
-    ResourceNotFound,
-)
+from composerd.http.arguments import error_table_of
+from composerd.http.errors import UNSPECIFIED, MethodNotSupported, NotAllowed, ResourceNotFound
+from composerd.http.keys import CONNECTIONS, METRICS, QUEUE
+from composerd.http.request_context import REQUEST_ID_HEADER, request_id, reserved_bytes
 from composerd.ids import new_id_text
 
 log = logging.getLogger(__name__)
 
 
 @web.middleware
-async def operations(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Give the request its operation id, and answer every failure with an error of the API's table."""
-    operation = new_id_text()
-    operation_id.set(operation)
+async def request_boundary(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Give the request an id, and answer every failure with an error of the API's table.
+
+    Requests are refused while too many connections are open. Every answer is counted in the metrics.
+    """
+    new_id = new_id_text()
+    request_id.set(new_id)
+    response: web.StreamResponse
     try:
-        request.app[CONNECTIONS].check()
-        response = await handler(request)
+        connections = request.app[CONNECTIONS]
+        if len(connections.open) > connections.limit:
+            response = _failure(request, new_id, Unavailable("too many open connections", limit=connections.limit))
+        else:
+            response = await handler(request)
     except ComposerdError as exc:
-        response = _failure(request, operation, exc)
+        response = _failure(request, new_id, exc)
     except web.HTTPException as exc:
-        response = _http_failure(request, operation, exc)
+        response = _http_failure(request, new_id, exc)
     except ConnectionError:
         response = _hang_up(request)  # the client has gone
     except Exception:
-        log.exception("%s %s failed", request.method, _path(request))
-        table = error_table(request)
-        response = table.response(table.row(UNSPECIFIED), operation)
+        log.exception("%s %s failed with an unexpected exception", request.method, _loggable_path(request))
+        table = error_table_of(request)
+        response = table.response(table.entry(UNSPECIFIED), new_id)
     finally:
-        if size := held.get():
-            held.set(0)
+        if size := reserved_bytes.get():
+            reserved_bytes.set(0)
             request.app[QUEUE].budget.give(size)
-    if not response.prepared:  # who writes its answer itself has named the operation in it
-        if request.writer.output_size:  # it failed in the middle of an answer: a second one would be read as its rest
+    if not response.prepared:  # a handler that has written its answer itself has sent the id with it
+        if request.writer.output_size:  # failed in the middle of an answer: the client would take an error for its rest
             response = _hang_up(request)
-        response.headers[OPERATION_HEADER] = operation
+        response.headers[REQUEST_ID_HEADER] = new_id
     request.app[METRICS].served(request.match_info.handler, response.status)
     return response
 
 
-def _path(request: web.Request) -> str:
-    """The path for the log: whoever reads a token there could finish the job."""
+def _loggable_path(request: web.Request) -> str:
+    """Return the path without its token: whoever read a token in the log could finish the job."""
     token = request.match_info.get("token")
     return request.path.replace(token, "TOKEN") if token else request.path
 
 
 def _hang_up(request: web.Request) -> web.Response:
-    """End the connection; what is returned is not read by anybody."""
+    """Close the connection. The response returned only satisfies aiohttp; nothing of it is sent."""
     if request.transport is not None:
         request.transport.abort()
     return web.Response(status=499)
 
 
-def _failure(request: web.Request, operation: str, error: ComposerdError) -> web.Response:
-    table = error_table(request)
-    row = table.row_of(error)
-    if row.status >= 500:
-        cause = error.__cause__ if isinstance(error, DriverError) else None  # the others say it all
-        log.warning("%s %s: %s: %s", request.method, _path(request), error.code, error, exc_info=cause)
-    # What the storage says of itself may name its paths and addresses: that is for the log, not for the client.
+def _failure(request: web.Request, new_id: str, error: ComposerdError) -> web.Response:
+    table = error_table_of(request)
+    entry = table.entry_for(error)
+    if entry.status >= 500:
+        cause = error.__cause__ if isinstance(error, DriverError) else None  # the others' messages say everything
+        path = _loggable_path(request)
+        log.warning("%s %s failed: %s: %s", request.method, path, error.code, error, exc_info=cause)
+    # Details from the storage may name paths and addresses of the server. They belong in the log, not in the answer.
     internal = isinstance(error, (DriverError, StorageFull)) or (
         isinstance(error, Unavailable) and "limit" not in error.details
     )
-    return table.response(row, operation, None if internal else error.details)
+    return table.response(entry, new_id, None if internal else error.details)
 
 
-def _http_failure(request: web.Request, operation: str, error: web.HTTPException) -> web.StreamResponse:
-    table = error_table(request)
+def _http_failure(request: web.Request, new_id: str, error: web.HTTPException) -> web.StreamResponse:
+    """Return the predefined error for what aiohttp has raised; a redirection stays as it is."""
+    table = error_table_of(request)
     mapped: ComposerdError
     if isinstance(error, web.HTTPMethodNotAllowed):
         mapped = MethodNotSupported(allowed=sorted(error.allowed_methods))
@@ -84,7 +93,35 @@ def _http_failure(request: web.Request, operation: str, error: web.HTTPException
         return error
     else:
         mapped = ResourceNotFound()
-    response = table.response(table.row_of(mapped), operation, mapped.details)
+    response = table.response(table.entry_for(mapped), new_id, mapped.details)
     if "Allow" in error.headers:
         response.headers["Allow"] = error.headers["Allow"]
     return response
+
+
+def only_from(domains: Sequence[str]) -> Any:
+    """Return a middleware that refuses TLS clients whose certificate has no DNS name in one of the domains.
+
+    Connections without TLS pass: only those through a unix socket are left when client certificates are required.
+    """
+
+    @web.middleware
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        certificate = request.get_extra_info("peercert")
+        if certificate is not None:
+            names = [value for kind, value in certificate.get("subjectAltName", ()) if kind == "DNS"]
+            if not any(_matches(name, domain) for name in names for domain in domains):
+                raise NotAllowed(certificate_names=names, problem="none of them is in an allowed domain")
+        return await handler(request)
+
+    return check
+
+
+def _matches(name: str, domain: str) -> bool:
+    """Return True if the name and the domain are equal. `*` as the first label of either matches any one label."""
+    name, domain = name.lower().rstrip("."), domain.lower().rstrip(".")
+    if name == domain:
+        return True
+    name_host, _, name_rest = name.partition(".")
+    domain_host, _, domain_rest = domain.partition(".")
+    return "*" in (name_host, domain_host) and name_rest == domain_rest != ""

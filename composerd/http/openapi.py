@@ -1,4 +1,4 @@
-"""The OpenAPI 3.0.3 documents, made from the handlers by aiohttp-apispec: the only module that knows it."""
+"""The OpenAPI 3.0.3 documents, generated from the handlers. The only module that uses aiohttp-apispec."""
 
 import copy
 import warnings
@@ -38,28 +38,28 @@ _PARAMETERS: Mapping[str, Mapping[str, Any]] = {
     "arch": _WORD,
     "cursor": {"type": "string"},
 }
-"""What the parameters of paths and queries are, by name."""
+"""The schemas of path and query parameters, by name."""
 
 
-def operation(
-    operation_id: str,
+def endpoint(
+    name: str,
     summary: str,
     *,
     request: type | str | None = None,
     responses: Mapping[int, tuple[str, type | str | None]],
     query: Mapping[str, str] | None = None,
 ) -> Callable[[Handler], Handler]:
-    """Document a handler.
+    """Return a decorator that documents a handler.
 
-    `request` and what a response holds is a type of `schemas`, a media type (opaque bytes), or None for no body;
-    `query` names the parameters with what they mean.
+    `name` is its `operationId` in the OpenAPI document. The type of a request or response body is a class of
+    `schemas`, a media type for opaque bytes, or None for no body. `query` maps query parameters to descriptions.
     """
     documented: Callable[[Handler], Handler] = docs(
-        operationId=operation_id,
+        operationId=name,
         summary=summary,
         parameters=[
-            {"in": "query", "name": name, "description": meaning, "schema": _PARAMETERS[name]}
-            for name, meaning in (query or {}).items()
+            {"in": "query", "name": parameter, "description": description, "schema": _PARAMETERS[parameter]}
+            for parameter, description in (query or {}).items()
         ],
         responses={
             str(status): {"description": description, "x-body": body}
@@ -70,8 +70,17 @@ def operation(
     return documented
 
 
+def endpoint_name(handler: Any) -> str:
+    """Return the name of a handler's endpoint, or an empty string for a handler that belongs to neither API."""
+    documented: dict[str, Any] = getattr(handler, "__apispec__", {})
+    return str(documented.get("operationId", ""))
+
+
 class _Document(AiohttpApiSpec):  # type: ignore[misc]  # aiohttp_apispec ships no types
-    """aiohttp-apispec hard-codes OpenAPI 2.0, and changes what it documents; this builds 3.0.3, and leaves the handlers as they are."""
+    """Builds an OpenAPI 3.0.3 document and leaves the handlers unchanged.
+
+    aiohttp-apispec itself always builds OpenAPI 2.0, and modifies the data of the handlers that it documents.
+    """
 
     def __init__(self, title: str, version: str, base: str) -> None:
         super().__init__(url=None, title=title, version=version)
@@ -104,8 +113,8 @@ class _Document(AiohttpApiSpec):  # type: ignore[misc]  # aiohttp_apispec ships 
             "responses": {},
         }
         if found["x-request"] is not None:
-            says_something = bool(getattr(found["x-request"], "__struct_fields__", ()))  # a file may be empty
-            documented["requestBody"] = {"required": says_something, "content": self._content(found["x-request"])}
+            has_fields = bool(getattr(found["x-request"], "__struct_fields__", ()))  # a file may be empty
+            documented["requestBody"] = {"required": has_fields, "content": self._content(found["x-request"])}
         for status, response in found["responses"].items():
             body = response.pop("x-body")
             documented["responses"][status] = response
@@ -126,7 +135,7 @@ class _Document(AiohttpApiSpec):  # type: ignore[misc]  # aiohttp_apispec ships 
         return {JSON: {"schema": {"$ref": _REF.format(name=body.__name__)}}}
 
     def finished(self) -> dict[str, Any]:
-        """The document, with the schemas that its operations refer to."""
+        """Return the document, with the schemas that its endpoints refer to."""
         _, components = msgspec.json.schema_components(list(self.types.values()), ref_template=_REF)
         for name, schema in sorted(components.items()):
             self.spec.components.schema(name, _as_openapi(schema))
@@ -135,7 +144,7 @@ class _Document(AiohttpApiSpec):  # type: ignore[misc]  # aiohttp_apispec ships 
 
 
 def document(app: web.Application, title: str, version: str, base: str) -> bytes:
-    """The OpenAPI document of the routes of `app` below `base`, as JSON."""
+    """Return the OpenAPI document of the routes of `app` below `base`, as JSON."""
     spec = _Document(title, version, base)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", web.NotAppKeyWarning)  # aiohttp-apispec keeps its state under string keys
@@ -144,7 +153,7 @@ def document(app: web.Application, title: str, version: str, base: str) -> bytes
 
 
 def _as_openapi(schema: Any) -> Any:
-    """A JSON Schema of msgspec's (2020-12) in the words of OpenAPI 3.0."""
+    """Translate a JSON Schema of msgspec's (draft 2020-12) to OpenAPI 3.0."""
     if isinstance(schema, Sequence) and not isinstance(schema, str):
         return [_as_openapi(item) for item in schema]
     if not isinstance(schema, dict):

@@ -1,4 +1,4 @@
-"""The bodies of both APIs as types: what decodes and checks a request is what the OpenAPI documents show."""
+"""The JSON bodies of both APIs as types. They decode and check requests, and the OpenAPI documents are built from them."""
 
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -9,7 +9,7 @@ from msgspec import UNSET, Meta, Raw, UnsetType
 
 from composerd.models import MAX_DEPENDENCIES, JobState
 
-# Patterns are documented, not checked twice: the rules themselves are in `is_word` and `composerd.units`.
+# The patterns only document; `is_word` and `composerd.units` check the values.
 WORD = r"^\S+$"
 DURATION = r"^([0-9]{1,15}(\.[0-9]{1,9})?(ms|s|m|h|d)|0)$"
 
@@ -18,26 +18,26 @@ Word = Annotated[
     Meta(
         min_length=1,
         max_length=128,
-        description="Printable characters without white space.",
+        description="1 to 128 printable characters without white space.",
         extra_json_schema={"pattern": WORD},
     ),
 ]
 OptionalWord = Annotated[
-    str, Meta(max_length=128, description="Printable characters without white space; may be empty.")
+    str, Meta(max_length=128, description="Up to 128 printable characters without white space; may be empty.")
 ]
 Duration = Annotated[
     str,
     Meta(
-        description="A duration: `300ms`, `20s`, `2m`, `1h`, `14d`.",
+        description="A duration, such as `300ms`, `20s`, `2m`, `1h` or `14d`.",
         examples=["20s"],
         extra_json_schema={"pattern": DURATION},
     ),
 ]
-Json = Annotated[Raw, Meta(description="Any JSON; kept byte for byte.")]
+Json = Annotated[Raw, Meta(description="Any JSON value; it is kept byte for byte.")]
 
 
 class Object(msgspec.Struct, kw_only=True):
-    """What every returned object carries."""
+    """The fields that every returned object has."""
 
     kind: str
     href: str
@@ -48,62 +48,63 @@ class Object(msgspec.Struct, kw_only=True):
 
 
 class RequestJob(msgspec.Struct):
-    """What a worker asks for."""
+    """A worker's request for a job."""
 
     types: Annotated[list[Word], Meta(min_length=1, max_length=64)]
     arch: Word
     worker_id: str | None = None
     confirm: bool = False
-    """The worker promises to call `location` as soon as it has read the answer."""
+    """Promises that the worker will call `location` as soon as it has read the answer."""
 
 
 class RequestJobResponse(Object, kw_only=True, omit_defaults=True):
-    """A job for the worker that asked."""
+    """A job that is handed to the worker."""
 
     type: str
     location: str
     artifact_location: str
     args: Json | UnsetType = UNSET
-    dynamic_args: Annotated[list[Raw] | UnsetType, Meta(description="The results of the dependencies, in order.")] = (
-        UNSET
-    )
+    dynamic_args: Annotated[
+        list[Raw] | UnsetType,
+        Meta(description="The results of the dependencies, in the order in which the job names them."),
+    ] = UNSET
 
 
 class UpdateJob(msgspec.Struct):
-    """`result` finishes the job, `partial` reports progress; `{}` finishes with the result null."""
+    """An update of a job: `result` finishes it, `partial` reports progress, `{}` finishes it with the result null."""
 
     result: Json | UnsetType = UNSET
     partial: Json | UnsetType = UNSET
 
 
 class UpdateJobResponse(Object, kw_only=True):
-    """The update was accepted."""
+    """The answer to an update that was accepted."""
 
 
 class ReleaseJob(msgspec.Struct):
-    """Nothing needs to be said."""
+    """The body of a release, which has no fields."""
 
 
 class PostWorkers(msgspec.Struct):
-    """A worker that introduces itself."""
+    """A worker that registers."""
 
     arch: Word
 
 
 class WorkerID(Object, kw_only=True):
-    """A worker's id."""
+    """The id of a registered worker."""
 
     worker_id: str
 
 
 class JobStatus(Object, kw_only=True):
-    """Whether the worker shall go on."""
+    """The status of a job for its worker; it stops working on a canceled one."""
 
     canceled: bool
 
 
 class Status(Object, kw_only=True):
-    """The server is there."""
+    """The status of the server."""
 
     status: Literal["OK"]
 
@@ -119,7 +120,7 @@ class Error(Object, kw_only=True, omit_defaults=True):
 
 
 class ErrorList(Object, kw_only=True):
-    """A page of the errors of the API."""
+    """A page of the predefined errors of an API."""
 
     page: int
     size: int
@@ -138,10 +139,13 @@ class JobBase(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     channel: OptionalWord = ""
     args: Json | UnsetType = UNSET
     dependencies: Annotated[
-        list[str], Meta(max_length=MAX_DEPENDENCIES, description="Ids, or `ref`s of earlier jobs of the same batch.")
+        list[str],
+        Meta(max_length=MAX_DEPENDENCIES, description="Ids of jobs, or `ref`s of earlier jobs of the same batch."),
     ] = []
     priority: Annotated[int, Meta(ge=-100, le=100)] = 0
-    not_before: Annotated[str, Meta(description="A time (RFC 3339), or a duration from now.")] | None = None
+    not_before: (
+        Annotated[str, Meta(description="The earliest start: a time (RFC 3339), or a duration from now.")] | None
+    ) = None
     timeout: Duration | None = None
     max_retries: Annotated[int, Meta(ge=0, le=100)] | None = None
     retry_on_failure: Annotated[int, Meta(ge=0, le=100)] = 0
@@ -152,25 +156,29 @@ class JobBase(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class SubmitJob(JobBase, forbid_unknown_fields=True, kw_only=True):
-    """A job to be submitted; only `type` is needed."""
+    """A job to submit; only `type` is required."""
 
 
 class BatchJob(JobBase, forbid_unknown_fields=True, kw_only=True):
-    """A job of a batch."""
+    """A job of a batch to submit."""
 
     ref: (
-        Annotated[str, Meta(min_length=1, max_length=64, description="A name for it within the batch; no UUID.")] | None
+        Annotated[
+            str,
+            Meta(min_length=1, max_length=64, description="The name of the job within the batch; must not be a UUID."),
+        ]
+        | None
     ) = None
 
 
 class SubmitJobs(msgspec.Struct, forbid_unknown_fields=True):
-    """Jobs that are stored all or none."""
+    """A batch of jobs; either all of them are stored or none."""
 
     jobs: Annotated[list[BatchJob], Meta(min_length=1, max_length=1000)]
 
 
 class Job(Object, kw_only=True, omit_defaults=True):
-    """A job."""
+    """A job as the composer API returns it."""
 
     type: str
     arch: str | None
@@ -193,14 +201,14 @@ class Job(Object, kw_only=True, omit_defaults=True):
 
 
 class JobList(Object, kw_only=True, omit_defaults=True):
-    """Jobs."""
+    """A page of a listing, or the jobs of a batch."""
 
     items: list[Job]
     next: str | None | UnsetType = UNSET
 
 
 class Worker(Object, kw_only=True):
-    """A worker that was heard of lately."""
+    """A worker that was seen lately."""
 
     arch: str | None
     types: list[str]
@@ -210,24 +218,28 @@ class Worker(Object, kw_only=True):
 
 
 class WorkerList(Object, kw_only=True):
-    """Workers, those heard of last first."""
+    """The workers that were seen lately, the latest first."""
 
     items: list[Worker]
 
 
 class JobWhy(Object, kw_only=True):
-    """Why a job is not running."""
+    """The reason why a job is not running."""
 
     state: JobState
     reason: str
-    blocked_by: Annotated[list[str], Meta(description="Dependencies that have not ended.")]
+    blocked_by: Annotated[list[str], Meta(description="The dependencies that have not ended.")]
     delayed_until: str | None
-    workers: Annotated[int | None, Meta(description="Live workers that take such jobs; null unless it is ready.")]
-    ahead: Annotated[int | None, Meta(description="Jobs alike that go first, counted up to 10,000.")]
+    workers: Annotated[
+        int | None, Meta(description="Number of live workers that run such jobs; null unless the job is ready.")
+    ]
+    ahead: Annotated[
+        int | None, Meta(description="Number of similar jobs ahead of it in the queue, counted up to 10,000.")
+    ]
 
 
 class Artifact(Object, kw_only=True):
-    """A file that a job left."""
+    """A file that a job has uploaded."""
 
     name: str
     size: int
@@ -235,21 +247,25 @@ class Artifact(Object, kw_only=True):
 
 
 class ArtifactList(Object, kw_only=True):
-    """The files that a job left."""
+    """The files that a job has uploaded."""
 
     items: list[Artifact]
 
 
+NOT_A_WORD = "must not have white space or control characters"
+"""The problem with a text that is not a word (see `is_word`)."""
+
+
 def rfc3339(time: datetime) -> str:
-    """A time, which drivers give in UTC, with microseconds."""
+    """Return a time in UTC as text (RFC 3339) with microseconds."""
     return time.isoformat(timespec="microseconds")[:26] + "Z"
 
 
 def strings(ids: tuple[UUID, ...]) -> list[str]:
-    """Ids as text."""
+    """Return ids as text."""
     return [str(one) for one in ids] if ids else []
 
 
 def is_word(text: str) -> bool:
-    """Whether a text is printable without white space (the only printable white space is a space)."""
+    """Return True if a text is printable and has no white space; the space is the only white space that is printable."""
     return text.isprintable() and " " not in text

@@ -1,4 +1,4 @@
-"""A server process from its start to its end: storage, queue, artifacts, sockets, signals. What it serves is in app."""
+"""One server process from its start to its end: storage, queue, artifacts, sockets, signals."""
 
 import asyncio
 import gc
@@ -10,203 +10,139 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import msgspec
+from aiohttp import web
 
 from composerd.artifacts.files import Files
 from composerd.artifacts.stores import open_store
 from composerd.artifacts.sweeper import Sweeper
 from composerd.driver import Driver
 from composerd.driver.registry import open_driver
-from composerd.errors import DriverError, DriverTimeout, Unavailable
 from composerd.http.app import create_app
-from composerd.http.context import ApiOptions, ConnectionLimit
+from composerd.http.connection_limit import ConnectionLimit
 from composerd.http.malformed import Runner
 from composerd.queue import JobQueue, QueueOptions
 from composerd.server.metrics import Metrics
 from composerd.server.sockets import Listeners, announce, close_sockets, open_sockets
-from composerd.server.tls import Identity
+from composerd.server.storage_start import start_storage
+from composerd.server.tls import TLSFiles
 from composerd.settings import Settings, SettingsError
 from composerd.tasks import stop
 
 log = logging.getLogger(__name__)
 
 KEEP_ALIVE = 120.0
-"""How long an idle connection is kept, in seconds: longer than the Go client's 90 s, so that it never meets one that was just closed."""
+"""How long an idle connection stays open, in seconds.
 
-START_WITHIN = 3.0
-"""How long a shared storage has to start before the server listens without it, in seconds."""
+Go's HTTP client closes an idle connection after 90 s, so it never uses one that the server has just closed.
+"""
 
-START_AGAIN = 0.5
-"""How long until a storage that did not answer at the start is tried again, in seconds."""
-
-GIVEN_UP_AFTER = 2.0
-"""How long after the drain timeout a shared storage that does not answer is waited for, in seconds."""
+GIVE_UP_AFTER = 2.0
+"""How long after the drain timeout a stopping server waits for a shared storage that does not answer, in seconds."""
 
 _SPARE_DESCRIPTORS = 256
+"""File descriptors that are not for connections: files, sockets of the storage, pipes."""
 
 
-class Share(msgspec.Struct, frozen=True):
-    """What is different for one of several processes."""
+class ProcessShare(msgspec.Struct, frozen=True):
+    """What the supervisor gives to one of several server processes."""
 
     number: int
     sockets: Sequence[socket.socket]
-    """What to listen to, opened for this process."""
-    alive: int
-    """A descriptor that ends when the supervisor has died."""
-    ready: Callable[[], None]
-    """To be called when it listens."""
+    """The sockets to listen on."""
+    supervisor_alive: int
+    """The descriptor of a pipe that is closed when the supervisor dies."""
+    on_ready: Callable[[], None]
+    """To be called when the process listens."""
 
 
-def serve(settings: Settings, share: Share | None = None) -> int:
-    """Serve until SIGTERM or SIGINT; the exit code. Raises `ListenError`, `SettingsError` or what the storage raises if it cannot start."""
+def serve(settings: Settings, share: ProcessShare | None = None) -> int:
+    """Serve until SIGTERM or SIGINT, and return the exit code.
+
+    Raises `ListenError`, `SettingsError` or what the storage raises if the server cannot start.
+    """
     return asyncio.run(_serve(settings, share))
 
 
-async def _serve(settings: Settings, share: Share | None) -> int:
-    signals = _signals()
+async def _serve(settings: Settings, share: ProcessShare | None) -> int:
+    signals = _receive_signals()
     if share:
-        _end_with_the_supervisor(share, signals)
-    identity = Identity.of(settings)
-    if identity is not None:
-        identity.context()  # what is wrong with its files is said before anything is opened
+        _stop_with_the_supervisor(share, signals)
+    tls = TLSFiles.from_settings(settings)
+    if tls is not None:
+        tls.context()  # fails before anything is opened if the files are wrong
     async with AsyncExitStack() as stack:
         sockets = share.sockets if share else open_sockets(settings.listen)
         stack.callback(close_sockets, sockets)
         metrics = Metrics(share.number if share else None)
         driver = open_driver(settings.storage, metrics.called)
         stack.push_async_callback(driver.close)
-        _check_that_it_fits(settings, driver)
-        starting = await _start(driver, signals)
+        _check_body_size(settings, driver)
+        starting = await start_storage(driver, on_failure=lambda: signals.put_nowait(signal.SIGTERM))
         if starting is not None:
             stack.push_async_callback(stop, starting)
-        queue = JobQueue(
-            driver,
-            QueueOptions(
-                heartbeat_timeout=settings.heartbeat_timeout,
-                handover_timeout=settings.handover_timeout,
-                sweep_interval=settings.sweep_interval,
-                worker_timeout=settings.worker_timeout,
-                max_waits=settings.max_waits,
-            ),
-        )
+        queue = JobQueue(driver, _queue_options(settings))
         files = await stack.enter_async_context(_artifacts(settings, queue))
         await stack.enter_async_context(queue.running())
-        connections = ConnectionLimit(_connections_that_fit(settings.max_connections))
-        app = create_app(queue, _api_options(settings), metrics, files, connections)
-        runner = Runner(
-            app,
-            handle_signals=False,
-            handler_cancellation=True,
-            access_log=None,
-            auto_decompress=False,
-            keepalive_timeout=KEEP_ALIVE,
-            shutdown_timeout=max(settings.drain_timeout - 0.5, 0.1),
-        )
-        await runner.setup()
-        assert runner.server is not None
-        open_connections = runner.server._connections  # noqa: SLF001  # the public `connections` copies them for every look
-        connections.count = lambda: len(open_connections)
+        connections = ConnectionLimit(_fitting_connections(settings.max_connections))
+        app = create_app(queue, settings, metrics, files, connections)
+        runner = await _run(app, settings, connections)
         stack.push_async_callback(runner.cleanup)
-        gc.set_threshold(
-            50_000, 20, 50
-        )  # hardly anything here is cyclic garbage, and a look at a million jobs takes long
-        gc.freeze()  # what lives as long as the process need not be looked at again
-        listeners = Listeners(runner, sockets, identity.context if identity else None)
+        _tune_garbage_collection()
+        listeners = Listeners(runner, sockets, tls.context if tls else None)
         await listeners.start()
         if share:
-            share.ready()
+            share.on_ready()
         else:
-            announce(sockets, tls=identity is not None)
+            announce(sockets, tls=tls is not None)
         while await signals.get() == signal.SIGHUP:
             await listeners.reload()
-        log.info("draining: %d waits are answered", queue.waits)
-        if driver.capabilities.shared:  # it goes on until all is over
-            giving_up = asyncio.create_task(_give_up(driver, settings.drain_timeout + GIVEN_UP_AFTER))
-            giving_up.add_done_callback(_failed)
+        log.info("stopping; answering the waiting requests (%d)", queue.waits)
+        if driver.capabilities.shared:
+            # This task is not awaited: it runs while everything above is closed.
+            giving_up = asyncio.create_task(_give_up(driver, settings.drain_timeout + GIVE_UP_AFTER))
+            giving_up.add_done_callback(_retrieve_exception)
         await listeners.stop()
         queue.drain()
         if starting is not None and starting.done():
-            starting.result()  # what ended it
+            starting.result()  # raises why the storage could not start, if that is what stopped the server
     return 0
 
 
 async def _give_up(driver: Driver, seconds: float) -> None:
-    """After that time let go of the storage: what it was asked and does not answer, nobody is told of."""
+    """Close the storage after some time, whatever it has been asked and has not answered."""
     await asyncio.sleep(seconds)
-    log.warning(
-        "the storage does not answer: what it was asked to write and has not acknowledged may be written, or not"
-    )
+    log.warning("the storage does not answer; stopping anyway: writes in progress may or may not have been stored")
     await driver.close()
 
 
-def _end_with_the_supervisor(share: Share, signals: "asyncio.Queue[signal.Signals]") -> None:
+def _retrieve_exception(task: "asyncio.Task[None]") -> None:
+    """Keep asyncio from logging an exception of a task that nobody awaits."""
+    if not task.cancelled():
+        task.exception()
+
+
+def _stop_with_the_supervisor(share: ProcessShare, signals: "asyncio.Queue[signal.Signals]") -> None:
     loop = asyncio.get_running_loop()
 
     def end() -> None:
-        loop.remove_reader(share.alive)
-        log.error("the process that supervises this one has died")
+        loop.remove_reader(share.supervisor_alive)
+        log.error("the supervisor process has died; stopping this one too")
         signals.put_nowait(signal.SIGTERM)
 
-    loop.add_reader(share.alive, end)
+    loop.add_reader(share.supervisor_alive, end)
 
 
-def _check_that_it_fits(settings: Settings, driver: Driver) -> None:
-    """A body may be all args: raise `SettingsError` if the storage would not take them."""
-    most = driver.capabilities.max_payload
-    if settings.max_body_size > most:
+def _check_body_size(settings: Settings, driver: Driver) -> None:
+    """Raise `SettingsError` if the storage cannot store the args of the largest body that the server accepts."""
+    largest = driver.capabilities.max_payload
+    if settings.max_body_size > largest:
         raise SettingsError(
-            f"max_body_size is {settings.max_body_size} bytes, but the storage takes payloads of up to {most} bytes"
+            f"max_body_size is {settings.max_body_size} bytes, but the storage accepts at most {largest} bytes"
         )
 
 
-async def _start(driver: Driver, signals: "asyncio.Queue[signal.Signals]") -> "asyncio.Task[None] | None":
-    """Start the driver. A shared storage that does not answer yet is no reason not to serve: then it is started later, by the task.
-
-    Until then everything that needs the storage is answered with error 28, and `readyz` says so.
-    """
-    if not driver.capabilities.shared:
-        await driver.start()
-        return None
-    first = asyncio.create_task(driver.start())
-    await asyncio.wait([first], timeout=START_WITHIN)
-    if first.done() and not _is_away(first.exception()):
-        first.result()
-        return None
-    task = asyncio.create_task(_start_later(driver, first), name="storage start")
-    task.add_done_callback(lambda done: signals.put_nowait(signal.SIGTERM) if _failed(done) else None)
-    return task
-
-
-async def _start_later(driver: Driver, start: "asyncio.Task[None]") -> None:
-    said = ""
-    if not start.done():
-        log.warning("the storage takes long to start; until then nothing that needs it is served")
-    while True:
-        try:
-            await start
-        except Unavailable as exc:
-            if not _is_away(exc):
-                raise
-            if str(exc) != said:
-                said = str(exc)
-                log.warning("the storage does not answer yet, it is tried again until it does: %s", said)
-        else:
-            log.warning("the storage answers")
-            return
-        await asyncio.sleep(START_AGAIN)
-        start = asyncio.create_task(driver.start())
-
-
-def _is_away(error: BaseException | None) -> bool:
-    """Whether a storage that has not started for that may do so later."""
-    return isinstance(error, Unavailable) and (isinstance(error, DriverTimeout) or not isinstance(error, DriverError))
-
-
-def _failed(task: "asyncio.Task[None]") -> bool:
-    return not task.cancelled() and task.exception() is not None
-
-
-def _signals() -> asyncio.Queue[signal.Signals]:
-    """What the process is told, from now on."""
+def _receive_signals() -> asyncio.Queue[signal.Signals]:
+    """Return a queue into which the signals to the process are put from now on."""
     signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -214,13 +150,24 @@ def _signals() -> asyncio.Queue[signal.Signals]:
     return signals
 
 
+def _queue_options(settings: Settings) -> QueueOptions:
+    return QueueOptions(
+        heartbeat_timeout=settings.heartbeat_timeout,
+        handover_timeout=settings.handover_timeout,
+        sweep_interval=settings.sweep_interval,
+        worker_timeout=settings.worker_timeout,
+        max_waits=settings.max_waits,
+    )
+
+
 @asynccontextmanager
 async def _artifacts(settings: Settings, queue: JobQueue) -> AsyncIterator[Files | None]:
-    where = settings.artifacts or queue.driver.artifacts_directory
-    if where is None or where == "none":
+    """Open the artifact store and sweep it in the background; None if artifacts are switched off."""
+    location = settings.artifacts or queue.driver.artifacts_directory
+    if location is None or location == "none":
         yield None
         return
-    files = Files(open_store(where))
+    files = Files(open_store(location))
     await files.start()
     sweeper = Sweeper(files, queue.driver)
     queue.listeners.append(sweeper.on_news)
@@ -233,38 +180,47 @@ async def _artifacts(settings: Settings, queue: JobQueue) -> AsyncIterator[Files
         await files.close()
 
 
-def _api_options(settings: Settings) -> ApiOptions:
-    return ApiOptions(
-        worker_base=settings.worker_base_path,
-        request_job_timeout=settings.request_job_timeout or None,
-        max_retries=settings.max_retries,
-        retention=settings.retention or None,
-        undequeueable_types=frozenset(settings.undequeueable_types),
-        max_body_size=settings.max_body_size,
-        max_artifact_size=settings.max_artifact_size,
-        allowed_domains=settings.allowed_domains,
+async def _run(app: web.Application, settings: Settings, connections: ConnectionLimit) -> Runner:
+    """Return the runner of an application. It accepts no connections yet."""
+    runner = Runner(
+        app,
+        handle_signals=False,
+        handler_cancellation=True,
+        access_log=None,
+        auto_decompress=False,
+        keepalive_timeout=KEEP_ALIVE,
+        shutdown_timeout=max(settings.drain_timeout - 0.5, 0.1),
     )
+    await runner.setup()
+    assert runner.server is not None
+    connections.open = runner.server._connections  # noqa: SLF001  # the public `connections` makes a copy every time
+    return runner
 
 
-def _connections_that_fit(wanted: int) -> int:
-    """Raise the limit of file descriptors to fit; how many connections that allows, fewer than wanted if the system says no."""
+def _tune_garbage_collection() -> None:
+    """Collect garbage rarely: nearly nothing is cyclic here, and looking through a million jobs takes long."""
+    gc.set_threshold(50_000, 20, 50)
+    gc.freeze()  # objects that live as long as the process are not looked at again
+
+
+def _fitting_connections(wanted: int) -> int:
+    """Raise the limit of open files to fit, and return how many connections it allows, at most `wanted`."""
     need = wanted + _SPARE_DESCRIPTORS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= need:
         return wanted
+    new_hard = need if hard != resource.RLIM_INFINITY and hard < need else hard
     try:
-        resource.setrlimit(
-            resource.RLIMIT_NOFILE, (need, need if hard != resource.RLIM_INFINITY and hard < need else hard)
-        )
+        resource.setrlimit(resource.RLIMIT_NOFILE, (need, new_hard))
     except (ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        fit = hard - _SPARE_DESCRIPTORS
+        fitting = hard - _SPARE_DESCRIPTORS
         log.warning(
-            "max_connections is %d, but this process may open %d files only: it takes %d connections; "
-            "raise that limit (ulimit -Hn, LimitNOFILE=) for more",
+            "accepting at most %d connections, not %d as max_connections says: the limit of open files is %d; "
+            "raise it with ulimit -Hn, or LimitNOFILE= in the systemd unit",
+            fitting,
             wanted,
             hard,
-            fit,
         )
-        return fit
+        return fitting
     return wanted

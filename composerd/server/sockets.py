@@ -1,4 +1,4 @@
-"""The sockets that the server listens on: TCP addresses, unix paths, and those that systemd hands over."""
+"""The sockets that the server listens on: TCP addresses, unix paths, and sockets passed by systemd."""
 
 import logging
 import os
@@ -16,22 +16,23 @@ from composerd.settings import TCP_ADDRESS
 log = logging.getLogger(__name__)
 
 BACKLOG = 4096
+"""The most connections that may wait to be accepted, for each socket."""
 
-_FIRST_PASSED = 3  # sd_listen_fds(3): descriptors from 3 on
+_FIRST_PASSED = 3  # see sd_listen_fds(3): the passed descriptors begin at 3
 
 
 class ListenError(Exception):
-    """An address cannot be listened on; the message is a sentence for whoever configured it."""
+    """The server cannot listen on an address; the message is one sentence for the operator."""
 
 
 class _Passed(socket.socket):
-    """A socket that somebody else has opened, and keeps."""
+    """A socket that another process has opened and goes on using, so that its file must not be removed."""
 
 
 class Listeners:
-    """What accepts connections for an application: a site for each socket, TCP ones with TLS if there is a `context`.
+    """Accepts connections for an application, on every socket; on TCP sockets with TLS if there is a `context`.
 
-    `context` reads the certificates anew at every call.
+    `context` reads the certificates again at every call.
     """
 
     def __init__(
@@ -40,50 +41,56 @@ class Listeners:
         self._runner = runner
         self._sockets = sockets
         self._context = context
-        self._secured: list[web.SockSite] = []
+        self._tls_sites: list[web.SockSite] = []
 
     async def start(self) -> None:
         """Accept connections."""
         if self._context is not None:
-            await self._start_secured(self._context())
+            await self._start_with_tls(self._context())
         for listening in self._sockets:
             if self._plain(listening):
                 _listen(listening)
                 await web.SockSite(self._runner, listening, backlog=BACKLOG).start()
 
     async def stop(self) -> None:
-        """Accept no more: whoever connects from now on is refused."""
+        """Accept no more connections: new ones are refused."""
         for site in list(self._runner.sites):
             await site.stop()
         close_sockets(self._sockets)
 
     async def reload(self) -> None:
-        """Meet new connections with the certificates as they are now; without TLS, or if they are no good, nothing changes."""
+        """Read the certificates again, and use them for new connections.
+
+        Without TLS nothing happens. If the files are wrong, log why and keep the old certificates in use.
+        """
         if self._context is None:
-            log.info("there are no certificates to reload")
+            log.info("received SIGHUP, but TLS is off: there are no certificates to reload")
             return
         try:
             context = self._context()
-        except Exception as exc:  # noqa: BLE001  # whatever is wrong with the files, the server goes on with what it has
-            log.error("the certificates were not reloaded, the old ones stay: %s", exc)  # noqa: TRY400  # a sentence
+        except Exception as exc:  # noqa: BLE001  # whatever is wrong with the files, the server must go on
+            log.error("failed to reload the certificates, the old ones stay in use: %s", exc)  # noqa: TRY400
             return
-        before = self._secured
-        await self._start_secured(context)
-        for site in before:
+        old_sites = self._tls_sites
+        await self._start_with_tls(context)
+        for site in old_sites:
             await site.stop()
-        log.info("the certificates were reloaded")
+        log.info("reloaded the certificates")
 
-    async def _start_secured(self, context: ssl.SSLContext) -> None:
-        """Listen with a context of its own on the same sockets: a site cannot change its context, and closes its socket."""
+    async def _start_with_tls(self, context: ssl.SSLContext) -> None:
+        """Accept connections with this context, beside sites with an older one.
+
+        Each site gets a duplicate of the socket, because it cannot change its context and closes its socket at the end.
+        """
         for listening in self._sockets:
             if not self._plain(listening):
                 _listen(listening)
-        self._secured = [
+        self._tls_sites = [
             web.SockSite(self._runner, listening.dup(), ssl_context=context, backlog=BACKLOG)
             for listening in self._sockets
             if not self._plain(listening)
         ]
-        for site in self._secured:
+        for site in self._tls_sites:
             await site.start()
 
     def _plain(self, listening: socket.socket) -> bool:
@@ -91,7 +98,7 @@ class Listeners:
 
 
 def open_sockets(addresses: Sequence[str]) -> list[socket.socket]:
-    """Bind every address, or take the sockets that systemd passed instead. Raises `ListenError`."""
+    """Return the sockets that systemd has passed, or else bind every address. Raises `ListenError`."""
     sockets: list[socket.socket] = list(_passed_sockets())
     try:
         for address in () if sockets else addresses:
@@ -101,23 +108,23 @@ def open_sockets(addresses: Sequence[str]) -> list[socket.socket]:
             opened.close()
         raise
     for listening in sockets:
-        listening.setblocking(False)  # a copy would otherwise let it block, for all that share it
+        listening.setblocking(False)  # now, because duplicates share the flag
     return sockets
 
 
-def another(listening: socket.socket) -> socket.socket:
-    """A socket for one of several processes that listen to the same. Raises `OSError`.
+def duplicate(listening: socket.socket) -> socket.socket:
+    """Return a socket for one of several processes that listen on the same address. Raises `OSError`.
 
-    For TCP one of its own on the same address: among such sockets the kernel spreads connections evenly, while of one
-    that processes share the first to wake takes all there are. A unix socket, and one of systemd's, can only be shared.
+    For TCP it is a new socket on the same address: the kernel spreads connections evenly over such sockets, while on a
+    shared socket the first process to wake up takes all of them. A unix socket, and one of systemd's, can only be
+    shared.
     """
     if listening.family == socket.AF_UNIX or isinstance(listening, _Passed):
         shared = _Passed(fileno=os.dup(listening.fileno()))
         shared.setblocking(False)
         return shared
-    listening.setsockopt(
-        socket.SOL_SOCKET, socket.SO_REUSEPORT, 1
-    )  # not before it was bound: it was to be the only one
+    # Not set before the socket was bound, so that no other server could have bound the address too.
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     own = _tcp(listening.family, listening.proto)
     own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
@@ -129,13 +136,13 @@ def another(listening: socket.socket) -> socket.socket:
 
 
 def announce(sockets: Sequence[socket.socket], *, tls: bool) -> None:
-    """Print every address, for whoever waits until there is a server."""
+    """Print the address of every socket on stdout, which tells scripts that the server is ready."""
     for listening in sockets:
         print(f"listening on {describe(listening, 'https' if tls else 'http')}", flush=True)  # noqa: T201
 
 
 def describe(listening: socket.socket, scheme: str = "http") -> str:
-    """The address of a socket as a URL; `scheme` is what TCP speaks."""
+    """Return the address of a socket as a URL; `scheme` is that of TCP sockets."""
     name = listening.getsockname()
     if listening.family == socket.AF_UNIX:
         return f"http+unix:{name}" if name else "http+unix:"
@@ -144,16 +151,12 @@ def describe(listening: socket.socket, scheme: str = "http") -> str:
 
 
 def close_sockets(sockets: Sequence[socket.socket]) -> None:
-    """Close sockets; the files of unix sockets go with them, but not of those that were passed: systemd goes on listening there."""
+    """Close sockets, and remove the files of unix sockets, except for passed ones: systemd goes on using those."""
     for listening in sockets:
-        ours = not isinstance(listening, _Passed)
-        if (
-            ours
-            and listening.fileno() >= 0
-            and listening.family == socket.AF_UNIX
-            and (path := listening.getsockname())
-        ):
-            Path(path).unlink(missing_ok=True)
+        if listening.family == socket.AF_UNIX and listening.fileno() >= 0 and not isinstance(listening, _Passed):
+            path = listening.getsockname()
+            if path:
+                Path(path).unlink(missing_ok=True)
         listening.close()
 
 
@@ -168,7 +171,7 @@ def _open(address: str) -> list[socket.socket]:
 
 def _open_tcp(address: str) -> list[socket.socket]:
     match = TCP_ADDRESS.fullmatch(address)
-    assert match is not None, "the settings are checked"
+    assert match is not None, "settings.py has checked the address"
     host = match["v6"] or match["host"]
     found = socket.getaddrinfo(host or None, int(match["port"]), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     family, _, proto, _, target = found[0]
@@ -178,13 +181,13 @@ def _open_tcp(address: str) -> list[socket.socket]:
     except OSError:
         listening.close()
         raise
-    # What let it be bound beside connections of an earlier server would let another one bind it until this one listens.
+    # SO_REUSEADDR lets a server bind beside old connections; until it listens, it would let a second server bind too.
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
     return [listening]
 
 
 def _listen(listening: socket.socket) -> None:
-    """Listen; connections inherit that a later server may bind beside them."""
+    """Listen. Connections inherit SO_REUSEADDR, which lets a later server bind while they are still open."""
     if listening.family != socket.AF_UNIX:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listening.listen(BACKLOG)
@@ -193,12 +196,12 @@ def _listen(listening: socket.socket) -> None:
 def _tcp(family: int, proto: int) -> socket.socket:
     listening = socket.socket(family, socket.SOCK_STREAM, proto)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    _notice_silent_death(listening)
+    _enable_keepalive(listening)
     return listening
 
 
-def _notice_silent_death(listening: socket.socket) -> None:
-    """A peer that vanished is noticed within 30 s; connections inherit this from the socket that accepts them."""
+def _enable_keepalive(listening: socket.socket) -> None:
+    """Notice within 30 s when a peer has vanished. Connections inherit this from the listening socket."""
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15)
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
@@ -209,7 +212,7 @@ def _open_unix(path: str) -> socket.socket:
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         if Path(path).exists() and stat.S_ISSOCK(Path(path).stat().st_mode) and not _answers(path):
-            Path(path).unlink()  # a server that was killed has left it
+            Path(path).unlink()  # left behind by a server that was killed
         listening.bind(path)
     except OSError:
         listening.close()
@@ -229,10 +232,10 @@ def _answers(path: str) -> bool:
 def _passed_sockets() -> list[_Passed]:
     if os.environ.get("LISTEN_PID") != str(os.getpid()):
         return []
-    said = os.environ.get("LISTEN_FDS", "")
-    if not re.fullmatch(r"[0-9]{1,4}", said):
-        raise ListenError(f"cannot listen on what systemd passes: LISTEN_FDS is {said!r}, not a number")
-    return [_passed_socket(descriptor) for descriptor in range(_FIRST_PASSED, _FIRST_PASSED + int(said))]
+    count = os.environ.get("LISTEN_FDS", "")
+    if not re.fullmatch(r"[0-9]{1,4}", count):
+        raise ListenError(f"cannot listen on the sockets passed by systemd: LISTEN_FDS is {count!r}, not a number")
+    return [_passed_socket(descriptor) for descriptor in range(_FIRST_PASSED, _FIRST_PASSED + int(count))]
 
 
 def _passed_socket(descriptor: int) -> _Passed:
@@ -242,9 +245,7 @@ def _passed_socket(descriptor: int) -> _Passed:
     except OSError as exc:
         raise ListenError(f"cannot listen on descriptor {descriptor} of LISTEN_FDS: {exc.strerror or exc}") from exc
     if not listens:
-        raise ListenError(
-            f"cannot listen on descriptor {descriptor} of LISTEN_FDS: it is a socket that does not listen"
-        )
+        raise ListenError(f"cannot listen on descriptor {descriptor} of LISTEN_FDS: it is not a listening socket")
     if passed.family != socket.AF_UNIX:
-        _notice_silent_death(passed)
+        _enable_keepalive(passed)
     return passed

@@ -1,4 +1,7 @@
-"""TLS on the TCP addresses: the server's certificate, and the CA that signs the clients' certificates."""
+"""The TLS configuration: the server's certificate, and the CA of the clients' certificates.
+
+The names in clients' certificates are checked in `composerd.http.middleware`.
+"""
 
 import ssl
 
@@ -7,46 +10,46 @@ import msgspec
 from composerd.settings import Settings, SettingsError
 
 
-class Identity(msgspec.Struct, frozen=True):
-    """The files that TLS needs."""
+class TLSFiles(msgspec.Struct, frozen=True):
+    """The PEM files that TLS is configured with."""
 
     certificate: str
     key: str
     client_ca: str | None = None
 
     @classmethod
-    def of(cls, settings: Settings) -> "Identity | None":
-        """What the settings say; None: no TLS."""
+    def from_settings(cls, settings: Settings) -> "TLSFiles | None":
+        """Return the files that the settings name, or None if TLS is off."""
         if settings.tls_cert is None or settings.tls_key is None:
             return None
         return cls(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
 
     def context(self) -> ssl.SSLContext:
-        """Read the files anew; what the next connections are made with. Raises `SettingsError`."""
+        """Read the files again, and return the context for new connections. Raises `SettingsError`."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)  # TLS 1.2 or newer
         try:
             context.load_cert_chain(self.certificate, self.key, password=_no_password)
         except (OSError, ValueError) as exc:
             raise SettingsError(
-                f"tls_cert and tls_key: {self.certificate} and {self.key} are not a certificate and its key in PEM: "
-                f"{_in_words(exc)}"
+                f"tls_cert and tls_key: {self.certificate} and {self.key} are not a certificate and its private key "
+                f"in PEM format: {_reason(exc)}"
             ) from exc
         if self.client_ca is not None:
             try:
                 context.load_verify_locations(self.client_ca)
             except (OSError, ValueError) as exc:
                 raise SettingsError(
-                    f"tls_client_ca: {self.client_ca} has no certificates in PEM: {_in_words(exc)}"
+                    f"tls_client_ca: {self.client_ca} has no certificates in PEM format: {_reason(exc)}"
                 ) from exc
             context.verify_mode = ssl.CERT_REQUIRED
         return context
 
 
 def _no_password() -> str:
-    raise ValueError("the key needs a password")
+    raise ValueError("the private key is encrypted with a password, which is not supported")
 
 
-def _in_words(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     if isinstance(error, ssl.SSLError):
         return (error.reason or "not PEM").replace("_", " ").lower()
     return (error.strerror if isinstance(error, OSError) else None) or str(error)

@@ -13,10 +13,10 @@ class OfADriver(errors.Unavailable):
 @pytest.mark.parametrize("table", [ErrorTable.worker("/w"), ErrorTable.composer("/c")])
 def test_a_drivers_own_kind(table: ErrorTable) -> None:
     """It is shown as what it is a kind of."""
-    row = table.row_of(OfADriver("gone"))
-    assert (row.id, row.status) == (28, 503)
+    entry = table.entry_for(OfADriver("gone"))
+    assert (entry.id, entry.status) == (28, 503)
 
 
 def test_of_the_other_api() -> None:
     """What only the other API has a row for is unspecified."""
-    assert ErrorTable.worker("/w").row_of(errors.JobEnded()).id == UNSPECIFIED
+    assert ErrorTable.worker("/w").entry_for(errors.JobEnded()).id == UNSPECIFIED

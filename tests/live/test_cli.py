@@ -136,7 +136,7 @@ async def test_exit_codes(serve: Serve, tmp_path: Path) -> None:
         (2, ("jobs", "--server", "ftp://x"), "is not a server"),
         (2, ("serve", "--storage", "nosuch:x"), "no storage driver for 'nosuch'"),
         (2, ("serve", "--storage", "fs:/tmp/x?y=1"), "takes no options"),
-        (2, ("serve", "--listen", "nowhere"), "--listen has a bad value"),
+        (2, ("serve", "--listen", "nowhere"), "invalid value for --listen"),
         (2, ("serve", "--heartbeat-timeout", "soon"), "--heartbeat-timeout"),
     )
     for code, arguments, said in cases:

@@ -14,8 +14,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from composerd.server.supervisor import AGAIN_AT_MOST, Supervisor
-from composerd.settings import Settings
+from composerd.server.supervisor import RESTART_AFTER_AT_MOST, Supervisor
+from composerd.settings import load
 
 from ..throwaway import Throwaway
 from .conftest import LOOPBACK, Serve, Server, send
@@ -125,7 +125,7 @@ async def test_one_that_dies(serve: Serve, newest_postgres: Throwaway) -> None:
 
     await server.until(again)
     assert victim not in children(server.pid)
-    assert re.search(rb"ERROR +\[-\] process [01] has ended with signal 9; it is started again in 0\.\d s", server.log)
+    assert re.search(rb"ERROR +\[-\] process [01] ended with signal 9; restarting it in 0\.\d s", server.log)
     assert (await server.job(job["id"]))["state"] == "ready"
 
 
@@ -138,10 +138,10 @@ async def test_one_that_keeps_dying(serve: Serve, newest_postgres: Throwaway) ->
         for pid in children(server.pid):
             if pid != steady:
                 os.kill(pid, signal.SIGKILL)
-        return b"again in 1.6 s" in server.log
+        return b"restarting it in 1.6 s" in server.log
 
     await server.until(long)
-    assert re.findall(rb"again in (\S+) s", server.log) == [b"0.2", b"0.4", b"0.8", b"1.6"]
+    assert re.findall(rb"restarting it in (\S+) s", server.log) == [b"0.2", b"0.4", b"0.8", b"1.6"]
     server.kill(signal.SIGTERM)
     assert await server.exited() == 0
 
@@ -160,7 +160,7 @@ async def test_the_supervisor_dies(serve: Serve, newest_postgres: Throwaway) -> 
         return not any(lives(pid) for pid in pids)
 
     await server.until(gone, 5)
-    assert server.log.count(b"the process that supervises this one has died") == 2
+    assert server.log.count(b"the supervisor process has died") == 2
     await server.start()
     assert (await send(server, "GET", "/readyz"))[0] == 200
 
@@ -183,7 +183,7 @@ async def test_starts_that_fail(newest_postgres: Throwaway, tmp_path: Path) -> N
         "serve", "--storage", f"fs:{tmp_path / 'jobs'}", "--processes", "2", "--listen", "127.0.0.1:0"
     )
     assert (told.code, told.out) == (2, "")
-    assert "serves one process only" in told.err
+    assert "only one process can use this storage" in told.err
     assert told.err.count("\n") == 1
     assert not (tmp_path / "jobs").exists()
     url = newest_postgres.fresh()
@@ -194,7 +194,7 @@ async def test_starts_that_fail(newest_postgres: Throwaway, tmp_path: Path) -> N
     assert (told.code, told.out) == (2, "")
     assert told.err.count(nowhere) == 1
     assert told.err.count("\n") == 2, told.err  # what it was, and that process 0 has ended
-    assert "process 0 has ended with exit code 2 before it served" in told.err
+    assert "process 0 ended with exit code 2 before it was ready" in told.err
 
 
 async def test_certificates_of_all(serve: Serve, newest_postgres: Throwaway, tmp_path: Path) -> None:
@@ -215,7 +215,7 @@ async def test_certificates_of_all(serve: Serve, newest_postgres: Throwaway, tmp
         return not (await shown()) & before
 
     await server.until(renewed)
-    assert server.log.count(b"the certificates were reloaded") == 2
+    assert server.log.count(b"reloaded the certificates") == 2
 
 
 async def test_a_unix_socket(serve: Serve, newest_postgres: Throwaway, tmp_path: Path) -> None:
@@ -254,12 +254,12 @@ async def test_which_process_logs(serve: Serve, newest_postgres: Throwaway) -> N
     server.kill(signal.SIGTERM)
     assert await server.exited() == 0
     lines = [json.loads(line) for line in server.log.splitlines()]
-    assert {line.get("process") for line in lines if line["message"].startswith("draining")} == {0, 1}
+    assert {line.get("process") for line in lines if line["message"].startswith("stopping")} == {0, 1}
     assert not any(lives(pid) for pid in pids)
     server = await several(serve, newest_postgres, 2)
     server.kill(signal.SIGTERM)
     assert await server.exited() == 0
-    assert re.search(rb"INFO +process 1 \[-\] draining", server.log)
+    assert re.search(rb"INFO +process 1 \[-\] stopping", server.log)
 
 
 async def test_metrics_of_one(serve: Serve, newest_postgres: Throwaway) -> None:
@@ -290,8 +290,8 @@ async def test_a_database_that_is_not_there(serve: Serve, own_postgres: Throwawa
 
 def test_one_that_has_failed_for_weeks() -> None:
     """It is tried again as often as one that failed a few times."""
-    supervisor = Supervisor(Settings(storage="postgresql:///composerd", processes=2))
+    supervisor = Supervisor(load({"storage": "postgresql:///composerd", "processes": "2"}, {}, None))
     process = supervisor._processes[0]
     process.failures = 100_000
-    supervisor._put_off(process)
-    assert process.due - time.monotonic() <= AGAIN_AT_MOST
+    supervisor._schedule_restart(process)
+    assert process.start_at - time.monotonic() <= RESTART_AFTER_AT_MOST

@@ -327,7 +327,7 @@ async def test_log_level(serve: Serve) -> None:
         server.kill(signal.SIGHUP)
         server.kill(signal.SIGTERM)
         await server.exited()
-        assert (b"draining" in server.log) is expected
+        assert (b"stopping" in server.log) is expected
 
 
 @row(TABLE, "--log-format")

@@ -187,7 +187,7 @@ async def test_new_certificates_on_sighup(serve: Serve, files: Files) -> None:
     files.trust(successor)
     files.issue("server", LOOPBACK)
     files.issue("new", "w2.workers.example.com", ca=successor)
-    await reloaded(server, b"the certificates were reloaded")
+    await reloaded(server, b"reloaded the certificates")
 
     new = ssl.create_default_context(cafile=files.ca_file)
     new.load_cert_chain(files.path("new.pem"), files.path("new.key"))
@@ -204,16 +204,16 @@ async def test_a_bad_pair_on_sighup(serve: Serve, files: Files) -> None:
     """The server goes on with what it has, and says why."""
     server = await serve(*files.server_options)
     files.write("server.key", b"no key")
-    await reloaded(server, b"the certificates were not reloaded, the old ones stay: tls_cert and tls_key")
+    await reloaded(server, b"failed to reload the certificates, the old ones stay in use: tls_cert and tls_key")
     assert await answers(server, ca_file=files.ca_file) == 200
     files.issue("server", LOOPBACK)
-    await reloaded(server, b"the certificates were reloaded")
+    await reloaded(server, b"reloaded the certificates")
     assert await answers(server, ca_file=files.ca_file) == 200
 
 
 async def test_sighup_without_tls(server: Server) -> None:
     """There is nothing to reload, and nothing happens."""
-    await reloaded(server, b"no certificates to reload")
+    await reloaded(server, b"there are no certificates to reload")
     assert (await server.submit())["state"] == "ready"
 
 

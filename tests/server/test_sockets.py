@@ -2,7 +2,7 @@
 
 import pytest
 
-from composerd.server.sockets import ListenError, another, close_sockets, describe, open_sockets
+from composerd.server.sockets import ListenError, close_sockets, describe, duplicate, open_sockets
 
 
 def test_an_address_that_is_not_listened_to_yet() -> None:
@@ -11,11 +11,11 @@ def test_an_address_that_is_not_listened_to_yet() -> None:
     address = describe(first[0]).removeprefix("http://")
     with pytest.raises(ListenError, match="in use"):
         open_sockets([address])
-    share = another(first[0])
+    share = duplicate(first[0])
     for _ in range(2):
         with pytest.raises(ListenError, match="in use"):
             open_sockets([address])
         close_sockets([share])
-        share = another(first[0])  # of a process that is started again
+        share = duplicate(first[0])  # of a process that is started again
     close_sockets([share, *first])
     close_sockets(open_sockets([address]))

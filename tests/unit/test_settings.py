@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from composerd.settings import SETTINGS, Settings, SettingsError, load
+from composerd.settings import SETTINGS, Setting, Settings, SettingsError, load
+
+from ..conftest import table_of
 
 HOME = {"HOME": "/home/somebody"}
 
@@ -17,19 +19,47 @@ def write(directory: Path, text: str) -> Path:
 
 
 def test_the_defaults() -> None:
-    """Without anything said: the defaults, and storage in the user's data directory."""
-    settings = load({}, HOME, None)
-    assert settings == Settings(storage="fs:/home/somebody/.local/share/composerd")
-    assert settings.heartbeat_timeout == 120
+    """Without any value set, every setting has its default, and jobs are stored in the user's data directory."""
+    assert load({}, HOME, None) == Settings(
+        listen=("127.0.0.1:8700",),
+        storage="fs:/home/somebody/.local/share/composerd",
+        artifacts=None,
+        worker_base_path="/api/worker/v1",
+        request_job_timeout=0,
+        heartbeat_timeout=120,
+        handover_timeout=10,
+        sweep_interval=5,
+        max_retries=2,
+        worker_timeout=3600,
+        retention=14 * 86400,
+        undequeueable_types=("manifest-id-only",),
+        max_body_size=32 * 1024**2,
+        max_artifact_size=64 * 1024**3,
+        tls_cert=None,
+        tls_key=None,
+        tls_client_ca=None,
+        allowed_domains=(),
+        max_connections=20000,
+        max_waits=20000,
+        log_level="info",
+        log_format="text",
+        drain_timeout=5,
+        processes=1,
+    )
 
 
-def test_every_setting_has_a_default_that_parses_to_it() -> None:
-    """What the help says is the default is the default."""
-    for setting in SETTINGS:
-        if setting.default in ("none", "any") or setting.name in ("storage", "artifacts"):
-            continue
-        parsed = setting.parse(setting.default)
-        assert ((parsed,) if setting.repeatable else parsed) == getattr(Settings(), setting.name)
+def test_the_shown_defaults() -> None:
+    """Setting every default as the help shows it gives the same settings as setting nothing."""
+    shown = {setting.name: setting.shown_default for setting in SETTINGS if setting.default is not None}
+    assert len(shown) == len(SETTINGS) - 6
+    assert load(shown, HOME, None) == load({}, HOME, None)
+
+
+@pytest.mark.parametrize("setting", [setting for setting in SETTINGS if setting.default is not None])
+def test_the_documented_defaults(setting: Setting) -> None:
+    """The reference names the same default as the help."""
+    (documented,) = [row.cells[1] for row in table_of("Settings") if row.name == setting.option]
+    assert documented == f"`{setting.default}`"
 
 
 def test_the_strongest_wins(tmp_path: Path) -> None:
@@ -57,27 +87,27 @@ def test_systemd_says_where_state_is() -> None:
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        ("listen = []", "it is empty"),
-        ('listen = [["a:1"]]', "a text or a number is expected"),
-        ("listen = {a = 1}", "a text or a number is expected"),
+        ("listen = []", "must not be empty"),
+        ('listen = [["a:1"]]', "must be a text or a number"),
+        ("listen = {a = 1}", "must be a text or a number"),
         ('listen = "unix:"', "is not an address"),
         ('listen = "a..b:80"', "is not an address"),
         ('listen = "127.0.0.1:65536"', "is not an address"),
-        ('listen = "unix:/tmp/a\\u0000b"', "has what is no text"),
-        ('artifacts = "/tmp/a\\u0000b"', "has what is no text"),
-        ("max_waits = 2026-01-01", "a text or a number is expected"),
+        ('listen = "unix:/tmp/a\\u0000b"', "has characters that are not printable"),
+        ('artifacts = "/tmp/a\\u0000b"', "has characters that are not printable"),
+        ("max_waits = 2026-01-01", "must be a text or a number"),
         ("max_waits = 1.0", "is not a number"),
         ("max_waits = true", "is not a number"),
         ('retention = "4000d"', "longer than ten years"),
         ('heartbeat_timeout = "99999999d"', "longer than ten years"),
-        ('worker_base_path = "/api/../v1"', "has a part that clients leave out"),
+        ('worker_base_path = "/api/../v1"', "has a segment . or .."),
     ],
 )
 def test_bad_values_of_a_file(value: str, said: str, tmp_path: Path) -> None:
     """Whatever TOML can hold and a setting cannot: one sentence that names it."""
     config = write(tmp_path, f"[composerd]\n{value}\n")
     with pytest.raises(
-        SettingsError, match=f"{value.partition(' ')[0]} in the configuration .* has a bad value: .*{said}"
+        SettingsError, match=f"invalid value for {value.partition(' ')[0]} in the configuration file .*: .*{said}"
     ):
         load({}, HOME, config)
 
@@ -86,7 +116,7 @@ def test_lists_that_are_empty(tmp_path: Path) -> None:
     """Workers may be allowed every type; nobody can listen nowhere, nor let in certificates of no domain."""
     assert load({}, HOME, write(tmp_path, "[composerd]\nundequeueable_types = []\n")).undequeueable_types == ()
     for variable in ("COMPOSERD_LISTEN", "COMPOSERD_ALLOWED_DOMAINS"):
-        with pytest.raises(SettingsError, match=f"{variable} in the environment has a bad value: it is empty"):
+        with pytest.raises(SettingsError, match=f"invalid value for {variable} in the environment: must not be empty"):
             load({}, HOME | {variable: " "}, None)
 
 
@@ -122,13 +152,13 @@ BAD = {
 def test_a_bad_value_is_named_with_its_origin(name: str, tmp_path: Path) -> None:
     """One sentence that names the setting and where the value came from, wherever that is."""
     setting = next(one for one in SETTINGS if one.name == name)
-    with pytest.raises(SettingsError, match=f"the option {setting.option} has a bad value"):
+    with pytest.raises(SettingsError, match=f"invalid value for {setting.option}: "):
         load({name: [BAD[name]] if setting.repeatable else BAD[name]}, HOME, None)
     config = write(tmp_path, f'[composerd]\n{name} = ["{BAD[name]}"]\n')
-    with pytest.raises(SettingsError, match=f"{name} in the configuration {config} has a bad value"):
+    with pytest.raises(SettingsError, match=f"invalid value for {name} in the configuration file {config}: "):
         load({}, HOME, config)
     if not setting.repeatable:
-        with pytest.raises(SettingsError, match=f"{setting.variable} in the environment has a bad value"):
+        with pytest.raises(SettingsError, match=f"invalid value for {setting.variable} in the environment: "):
             load({}, HOME | {setting.variable: BAD[name]}, None)
 
 
@@ -145,7 +175,7 @@ def test_a_bad_value_is_named_with_its_origin(name: str, tmp_path: Path) -> None
 def test_settings_that_need_another(given: tuple[str, ...], missing: str) -> None:
     """TLS half configured is no TLS: the start stops."""
     values = dict.fromkeys(given, __file__) | ({"allowed_domains": ["a"]} if "allowed_domains" in given else {})
-    with pytest.raises(SettingsError, match=f"{given[0]} needs {missing}"):
+    with pytest.raises(SettingsError, match=f"{given[0]} requires {missing}"):
         load(values, HOME, None)
 
 
@@ -153,9 +183,9 @@ def test_settings_that_need_another(given: tuple[str, ...], missing: str) -> Non
     ("text", "said"),
     [
         ("[composerd]\nmax_retrys = 5\n", "'max_retrys', but there is no such setting"),
-        ("max_retries = 5\n", "settings are in the table"),
+        ("max_retries = 5\n", "move it into the table"),
         ("composerd = 5\n", "not a table"),
-        ("[composerd\n", "is not TOML"),
+        ("[composerd\n", "is not valid TOML"),
     ],
 )
 def test_a_bad_file(text: str, said: str, tmp_path: Path) -> None:
@@ -166,7 +196,7 @@ def test_a_bad_file(text: str, said: str, tmp_path: Path) -> None:
 
 def test_no_file(tmp_path: Path) -> None:
     """A file that is not there is an error."""
-    with pytest.raises(SettingsError, match="cannot be read"):
+    with pytest.raises(SettingsError, match="cannot read the configuration file"):
         load({}, HOME, tmp_path / "none.toml")
 
 

@@ -1,41 +1,105 @@
-"""The composer API's artifacts: what files a job left, and each of them, whole or in part."""
+"""Artifacts: uploading a file in the worker API, listing and downloading files in the composer API."""
 
+import asyncio
+import base64
+import binascii
+import hashlib
 import re
 from contextlib import aclosing
-from urllib.parse import quote
+from urllib.parse import quote, unquote_to_bytes
 
 from aiohttp import web
 
-from composerd.errors import ArtifactNotFound, InvalidContent
-from composerd.http import schemas
-from composerd.http.context import (
-    ARTIFACTS,
-    COMPOSER_BASE,
-    COMPOSER_ERRORS,
-    OPERATION_HEADER,
-    QUEUE,
-    job_id_of,
-    operation_id,
-    segment,
+from composerd.errors import (
+    ArtifactNotFound,
+    ArtifactsDisabled,
+    ArtifactTooLarge,
+    AttemptSuperseded,
+    IncompleteUpload,
+    InvalidArtifactName,
+    InvalidContent,
+    TokenNotFound,
 )
+from composerd.http import schemas
+from composerd.http.arguments import job_id_of, segment, token_of
 from composerd.http.delivery import answer
-from composerd.http.endpoints.worker import artifact_name
-from composerd.http.openapi import BYTES, operation
+from composerd.http.keys import ARTIFACTS, COMPOSER_ERRORS, QUEUE, SETTINGS
+from composerd.http.openapi import BYTES, endpoint
+from composerd.http.request_context import REQUEST_ID_HEADER, known_job_id, request_id
+from composerd.queue.jobqueue import check_running
+from composerd.settings import COMPOSER_BASE
 
 
-def add_routes(app: web.Application, of_job: str) -> None:
-    """Put the operations on their places below a job's."""
-    app.router.add_get(f"{of_job}/artifacts", list_artifacts)
-    app.router.add_get(f"{of_job}/artifacts/{segment('name', empty=True)}", get_artifact)
+def add_worker_routes(app: web.Application, base: str) -> None:
+    """Add the route of the upload to the worker API."""
+    path = f"{base}/jobs/{segment('token')}/artifacts/{segment('name', empty=True)}"
+    app.router.add_put(path, upload_job_artifact)
 
 
-@operation(
+def add_composer_routes(app: web.Application) -> None:
+    """Add the routes of the list and the download to the composer API."""
+    path = f"{COMPOSER_BASE}/jobs/{segment('id')}/artifacts"
+    app.router.add_get(path, list_artifacts)
+    app.router.add_get(f"{path}/{segment('name', empty=True)}", get_artifact)
+
+
+@endpoint(
+    "UploadJobArtifact",
+    "Upload a file of the job",
+    request=BYTES,
+    responses={200: ("The file is stored completely", None)},
+)
+async def upload_job_artifact(request: web.Request) -> web.Response:
+    """Store a file, renewing the lease meanwhile, and attach it to the attempt once it is on stable storage."""
+    token = token_of(request)
+    name = artifact_name_of(request)
+    files = request.app[ARTIFACTS]
+    if files is None:
+        raise ArtifactsDisabled
+    queue = request.app[QUEUE]
+    limit = request.app[SETTINGS].max_artifact_size
+    attempt = await queue.touch(token)
+    check_running(attempt)
+    assert attempt.job_id is not None
+    known_job_id.set(str(attempt.job_id))
+    if (request.content_length or 0) > limit:
+        raise ArtifactTooLarge(limit=limit)
+    expected = _content_digest(request.headers.get("Content-Digest"))
+    renew_after = queue.options.handover_timeout / 2
+    clock = asyncio.get_running_loop().time
+    renewed_at = clock()
+    async with files.upload(attempt.job_id, attempt.number, limit) as upload:
+        try:
+            async for part in request.content.iter_any():
+                await upload.write(part)
+                if clock() - renewed_at > renew_after:
+                    renewed_at = clock()
+                    check_running(await queue.touch(token))
+        except web.RequestPayloadError as exc:
+            raise IncompleteUpload(problem=str(exc)) from None
+        if request.content_length is not None and upload.size != request.content_length:
+            raise IncompleteUpload(expected=request.content_length, received=upload.size)
+        artifact = await upload.complete(name)
+        if expected is not None and artifact.sha256 != expected:
+            await files.remove([artifact.location])
+            raise IncompleteUpload(expected_sha256=expected, received_sha256=artifact.sha256)
+    try:
+        replaced = await queue.attach(token, artifact)
+    except (TokenNotFound, AttemptSuperseded):
+        await files.remove([artifact.location])
+        raise
+    if replaced is not None:
+        await files.remove([replaced])
+    return web.Response()
+
+
+@endpoint(
     "listArtifacts",
-    "List a job's artifacts; none until it has ended",
+    "List a job's artifacts; the list is empty until the job has ended",
     responses={200: ("The artifacts", schemas.ArtifactList)},
 )
 async def list_artifacts(request: web.Request) -> web.StreamResponse:
-    """Show what files a job left."""
+    """List the artifacts of a job."""
     job_id = job_id_of(request)
     href = f"{COMPOSER_BASE}/jobs/{job_id}/artifacts"
     items = [
@@ -52,18 +116,22 @@ async def list_artifacts(request: web.Request) -> web.StreamResponse:
     return answer(schemas.ArtifactList(kind="ArtifactList", href=href, id="artifacts", items=items))
 
 
-@operation("getArtifact", "Get an artifact's bytes", responses={200: ("The file", BYTES), 206: ("A part of it", BYTES)})
+@endpoint(
+    "getArtifact",
+    "Download an artifact",
+    responses={200: ("The file", BYTES), 206: ("The requested part of the file", BYTES)},
+)
 async def get_artifact(request: web.Request) -> web.StreamResponse:
-    """Stream a file, or the part of it that a single Range asks for."""
+    """Stream a file, or the part of it that a single Range selects."""
     job_id = job_id_of(request)
-    name = artifact_name(request)
+    name = artifact_name_of(request)
     files = request.app[ARTIFACTS]
     found = next((one for one in await request.app[QUEUE].artifacts(job_id) if one.name == name), None)
     if found is None or files is None:
         raise ArtifactNotFound
     etag = f'"{found.sha256}"'
     headers = {
-        OPERATION_HEADER: operation_id.get(),
+        REQUEST_ID_HEADER: request_id.get(),
         "ETag": etag,
         "Accept-Ranges": "bytes",
         "Content-Disposition": f"attachment; filename*=UTF-8''{quote(name, safe='')}",
@@ -71,16 +139,16 @@ async def get_artifact(request: web.Request) -> web.StreamResponse:
     if any(one.value in (found.sha256, "*") for one in request.if_none_match or ()):
         return web.Response(status=304, headers=headers)
     start, stop = 0, found.size
-    if (asked := _range(request, found.size)) is not None and request.headers.get("If-Range", etag) == etag:
-        start, stop = asked
+    if (part_asked := _range(request, found.size)) is not None and request.headers.get("If-Range", etag) == etag:
+        start, stop = part_asked
         if start >= stop:
-            return _no_such_range(request, found.size, etag)
+            return _range_not_satisfiable(request, found.size, etag)
         headers["Content-Range"] = f"bytes {start}-{stop - 1}/{found.size}"
     response = web.StreamResponse(status=206 if "Content-Range" in headers else 200, headers=headers)
     response.content_type = BYTES
     response.content_length = stop - start
     async with aclosing(files.read(found.location, start, stop)) as parts:
-        part = await anext(parts, b"")  # before the answer begins: the job may have been removed just now
+        part = await anext(parts, b"")  # before the answer begins, because the job may just have been removed
         await response.prepare(request)
         if request.method != "HEAD":
             await response.write(part)
@@ -90,14 +158,48 @@ async def get_artifact(request: web.Request) -> web.StreamResponse:
     return response
 
 
+def artifact_name_of(request: web.Request) -> str:
+    """Return the artifact name in the path, decoded from the path as it was sent. Raises `InvalidArtifactName`."""
+    sent = request.raw_path.partition("?")[0].rpartition("/")[2]
+    try:
+        name = unquote_to_bytes(sent).decode()
+    except UnicodeDecodeError:
+        raise InvalidArtifactName(problem="must be UTF-8") from None
+    if not 1 <= len(name.encode()) <= 255:
+        raise InvalidArtifactName(problem="must have 1 to 255 bytes")
+    if name[0] == "." or "/" in name or "\\" in name or any(ord(char) < 32 or 127 <= ord(char) < 160 for char in name):
+        problem = "must not have a slash, a backslash, a control character or a leading dot"
+        raise InvalidArtifactName(problem=problem)
+    return name
+
+
+def _content_digest(header: str | None) -> str | None:
+    """Return the SHA-256 of a Content-Digest header (RFC 9530) in hexadecimal, or None if the header has none.
+
+    Raises `IncompleteUpload` if it is malformed.
+    """
+    for member in (header or "").split(","):
+        algorithm, _, value = member.strip().partition("=")
+        if algorithm.lower() == "sha-256":
+            try:
+                encoded = value.partition(";")[0].strip().removeprefix(":").removesuffix(":")
+                digest = base64.b64decode(encoded, validate=True)
+            except (binascii.Error, ValueError):
+                digest = b""
+            if len(digest) != hashlib.sha256().digest_size:
+                raise IncompleteUpload(problem="the Content-Digest header is malformed")
+            return digest.hex()
+    return None
+
+
 _RANGE = re.compile(r"bytes=(?:([0-9]{1,40})-([0-9]{1,40})?|-([0-9]{1,40}))", re.IGNORECASE)
 
 
 def _range(request: web.Request, size: int) -> tuple[int, int] | None:
-    """The part of a file that a GET asks for, an empty one if there is no such part.
+    """Return the start and the end of the part of a file that a GET selects; equal or reversed if there is no such part.
 
-    None for the whole file: RFC 9110 lets a server ignore what is malformed and what asks for several parts, and has it
-    ignore other units and other methods.
+    Returns None for the whole file: RFC 9110 lets a server ignore a malformed Range and one of several parts, and
+    requires it to ignore other units and other methods.
     """
     match = _RANGE.fullmatch(request.headers.get("Range", "").strip())
     if match is None or request.method != "GET":
@@ -110,11 +212,11 @@ def _range(request: web.Request, size: int) -> tuple[int, int] | None:
     return None if int(last) < int(first) else (int(first), min(int(last) + 1, size))
 
 
-def _no_such_range(request: web.Request, size: int, etag: str) -> web.Response:
-    """HTTP's own status, and as the body the predefined error that comes closest."""
+def _range_not_satisfiable(request: web.Request, size: int, etag: str) -> web.Response:
+    """Return HTTP's own status for it, with the closest predefined error as its body."""
     table = request.app[COMPOSER_ERRORS]
     details = {"field": "Range", "problem": f"the artifact has {size} bytes"}
-    response = table.response(table.row_of(InvalidContent()), operation_id.get(), details)
+    response = table.response(table.entry_for(InvalidContent()), request_id.get(), details)
     response.set_status(416)
     response.headers.update({"Content-Range": f"bytes */{size}", "ETag": etag})
     return response

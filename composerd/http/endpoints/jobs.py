@@ -1,4 +1,4 @@
-"""The composer API: submitting jobs, following them, canceling them. Fetching what they left is in `artifacts`."""
+"""The composer API: submitting jobs, following them, canceling them. Their artifacts are in `artifacts`."""
 
 import asyncio
 import base64
@@ -16,35 +16,30 @@ from composerd.errors import (
     UnknownDependency,
 )
 from composerd.http import schemas
+from composerd.http.arguments import job_id_of, segment, wait_of
 from composerd.http.bodies import IN_A_THREAD, read_json
-from composerd.http.context import (
-    COMPOSER_BASE,
-    OPTIONS,
-    QUEUE,
-    job_id_of,
-    segment,
-    wait_of,
-)
 from composerd.http.delivery import answer, answer_bytes, encode
-from composerd.http.endpoints import artifacts, submission
-from composerd.http.openapi import operation
+from composerd.http.endpoints import submission
+from composerd.http.keys import QUEUE, SETTINGS
+from composerd.http.openapi import JSON, endpoint
 from composerd.models import Job, JobFilter, JobState, NewJob, PayloadKind
 from composerd.queue.why import explain
+from composerd.settings import COMPOSER_BASE
 
 MAX_PAGE = 1000
-"""The most jobs in a page of a listing."""
+"""The most jobs that a page of a listing can have."""
 
 _SUBMIT_JOB = msgspec.json.Decoder(schemas.SubmitJob)
 _SUBMIT_JOBS = msgspec.json.Decoder(schemas.SubmitJobs)
 
 
 def add_routes(app: web.Application) -> None:
-    """Put the composer API's operations on their places."""
+    """Add the routes of the composer API."""
     base = COMPOSER_BASE
     app.router.add_post(f"{base}/jobs", submit_job)
     app.router.add_post(f"{base}/jobs/batch", submit_jobs)
     app.router.add_get(f"{base}/jobs", list_jobs)
-    job = f"{base}/jobs/{{id:(?!batch$)[^/]+}}"  # `batch` is none of the ids, so that its 405 names its own methods
+    job = f"{base}/jobs/{{id:(?!batch$)[^/]+}}"  # without `batch`: an error 12 there must name only its own methods
     of_job = f"{base}/jobs/{segment('id')}"
     app.router.add_get(job, get_job)
     app.router.add_get(f"{of_job}/args", get_job_args)
@@ -53,19 +48,18 @@ def add_routes(app: web.Application) -> None:
     app.router.add_delete(job, delete_job)
     app.router.add_get(f"{of_job}/why", why_job)
     app.router.add_get(f"{base}/workers", list_workers)
-    artifacts.add_routes(app, of_job)
 
 
-@operation(
+@endpoint(
     "submitJob",
     "Submit a job",
     request=schemas.SubmitJob,
-    responses={201: ("Stored", schemas.Job), 200: ("The idempotency key's job", schemas.Job)},
+    responses={201: ("The job is stored", schemas.Job), 200: ("The existing job of the idempotency key", schemas.Job)},
 )
 async def submit_job(request: web.Request) -> web.StreamResponse:
     """Store one job."""
     body = await read_json(request, _SUBMIT_JOB, request.app[QUEUE].budget)
-    new = submission.one(body, request.app[OPTIONS])
+    new = submission.one(body, request.app[SETTINGS])
     try:
         stored = await request.app[QUEUE].submit((new,))
     except (UnknownDependency, CanceledDependency, IdempotencyConflict) as exc:
@@ -75,29 +69,29 @@ async def submit_job(request: web.Request) -> web.StreamResponse:
     return await _job(request, stored.jobs[0])
 
 
-@operation(
+@endpoint(
     "submitJobs",
-    "Submit jobs, all or none; a job may depend on an earlier one of the batch by its ref",
+    "Submit jobs, all or none; a job may name the `ref` of an earlier job of the batch as a dependency",
     request=schemas.SubmitJobs,
-    responses={201: ("Stored, in the order given", schemas.JobList)},
+    responses={201: ("The jobs are stored; in the order submitted", schemas.JobList)},
 )
 async def submit_jobs(request: web.Request) -> web.StreamResponse:
-    """Store a graph of jobs in one submission."""
+    """Store several jobs in one submission."""
     queue = request.app[QUEUE]
-    options = request.app[OPTIONS]
+    settings = request.app[SETTINGS]
     body = await read_json(request, _SUBMIT_JOBS, queue.budget)
     new: Sequence[NewJob]
     if (request.content_length or IN_A_THREAD) < IN_A_THREAD:
-        new = submission.batch(body.jobs, options)
+        new = submission.batch(body.jobs, settings)
     else:
-        new = await asyncio.to_thread(submission.batch, body.jobs, options)
+        new = await asyncio.to_thread(submission.batch, body.jobs, settings)
     stored = await queue.submit(new)
     items = [job_body(job) for job in stored.jobs]
     listed = encode(schemas.JobList(kind="JobList", href=f"{COMPOSER_BASE}/jobs/batch", id="batch", items=items))
     return await answer_bytes(request, listed, status=201, budget=queue.budget)
 
 
-@operation(
+@endpoint(
     "listJobs",
     "List jobs, newest first",
     responses={200: ("A page of jobs", schemas.JobList)},
@@ -106,27 +100,27 @@ async def submit_jobs(request: web.Request) -> web.StreamResponse:
         "type": "Only jobs of this type",
         "channel": "Only jobs of this channel",
         "arch": "Only jobs of this arch",
-        "limit": "At most so many, 1 to 1000, by default 100",
-        "cursor": "`next` of the page before",
+        "limit": "Maximum number of jobs in the page, 1 to 1000, default 100",
+        "cursor": "The `next` of the previous page",
     },
 )
 async def list_jobs(request: web.Request) -> web.StreamResponse:
-    """Show a page of the jobs; it may be short while there is a next one."""
+    """Return a page of jobs. It may be short, or empty, although there is a next page."""
     queue = request.app[QUEUE]
     query = dict(request.query)
     if unknown := query.keys() - {"state", "type", "channel", "arch", "limit", "cursor"}:
-        raise InvalidCursor(field=min(unknown), problem="no such filter")
+        raise InvalidCursor(field=min(unknown), problem="there is no such filter")
     try:
         state = JobState(query["state"]) if "state" in query else None
     except ValueError:
-        raise InvalidCursor(field="state", problem=f"one of {', '.join(JobState)}") from None
+        raise InvalidCursor(field="state", problem=f"must be one of {', '.join(JobState)}") from None
     for name in ("type", "arch", "channel"):
         value = query.get(name)
         if value is not None and not (schemas.is_word(value) and (value or name == "channel") and len(value) <= 128):
-            raise InvalidCursor(field=name, problem="1 to 128 printable characters without white space")
+            raise InvalidCursor(field=name, problem="must be 1 to 128 printable characters without white space")
     limit = query.get("limit", "100")
     if not re.fullmatch(r"[0-9]{1,4}", limit) or not 1 <= int(limit) <= MAX_PAGE:
-        raise InvalidCursor(field="limit", problem=f"1 to {MAX_PAGE}")
+        raise InvalidCursor(field="limit", problem=f"must be a number from 1 to {MAX_PAGE}")
     chosen = JobFilter(state, query.get("type"), query.get("channel"), query.get("arch"))
     page = await queue.list(chosen, _cursor(query.get("cursor")), int(limit))
     listed = schemas.JobList(
@@ -139,56 +133,56 @@ async def list_jobs(request: web.Request) -> web.StreamResponse:
     return await answer_bytes(request, encode(listed), budget=queue.budget)
 
 
-@operation(
+@endpoint(
     "getJob",
     "Get a job",
     responses={200: ("The job", schemas.Job)},
-    query={"wait": "Answer when the job has ended, or after this wait, at most 10m"},
+    query={"wait": "Answer when the job has ended, or after this wait; at most 10m"},
 )
 async def get_job(request: web.Request) -> web.StreamResponse:
-    """Show a job, at once or when it has ended."""
+    """Return a job, at once or when it has ended."""
     queue = request.app[QUEUE]
     job_id = job_id_of(request)
     wait = wait_of(request)
     return await _job(request, await (queue.get(job_id) if wait is None else queue.ended(job_id, wait)))
 
 
-@operation("getJobArgs", "Get a job's args as they were submitted", responses={200: ("The JSON", "application/json")})
+@endpoint("getJobArgs", "Get a job's args as they were submitted", responses={200: ("The args", JSON)})
 async def get_job_args(request: web.Request) -> web.StreamResponse:
-    """The args, byte for byte; `null` for a job without."""
+    """Return the args byte for byte, or `null` if the job has none."""
     return await _payload(request, PayloadKind.ARGS)
 
 
-@operation("getJobResult", "Get a job's result as it was reported", responses={200: ("The JSON", "application/json")})
+@endpoint("getJobResult", "Get a job's result as it was reported", responses={200: ("The result", JSON)})
 async def get_job_result(request: web.Request) -> web.StreamResponse:
-    """The result, byte for byte; `null` before the end."""
+    """Return the result byte for byte, or `null` if the job has not ended."""
     return await _payload(request, PayloadKind.RESULT)
 
 
-@operation(
+@endpoint(
     "cancelJob",
-    "Cancel a job and those that depend on it",
-    responses={200: ("The job, canceled now or before", schemas.Job)},
+    "Cancel a job and the jobs that depend on it",
+    responses={200: ("The canceled job", schemas.Job)},
 )
 async def cancel_job(request: web.Request) -> web.StreamResponse:
-    """End a job for good."""
+    """Cancel a job, unless it is canceled already."""
     return answer(job_body(await request.app[QUEUE].cancel(job_id_of(request)), result=None))
 
 
-@operation("deleteJob", "Forget an ended job and its artifacts", responses={204: ("It is gone", None)})
+@endpoint("deleteJob", "Delete an ended job and its artifacts", responses={204: ("The job is deleted", None)})
 async def delete_job(request: web.Request) -> web.Response:
-    """Remove a job that nobody unended depends on."""
+    """Delete an ended job. Every job that depends on it must have ended too."""
     await request.app[QUEUE].delete(job_id_of(request))
     return web.Response(status=204)
 
 
-@operation(
+@endpoint(
     "listWorkers",
-    "List the workers heard of lately",
-    responses={200: ("Those heard of last first", schemas.WorkerList)},
+    "List the workers seen lately",
+    responses={200: ("The workers, those seen last first", schemas.WorkerList)},
 )
 async def list_workers(request: web.Request) -> web.StreamResponse:
-    """Show who works."""
+    """List the workers that the server remembers."""
     queue = request.app[QUEUE]
     href = f"{COMPOSER_BASE}/workers"
     items = [
@@ -209,9 +203,9 @@ async def list_workers(request: web.Request) -> web.StreamResponse:
     return await answer_bytes(request, encode(listed), budget=queue.budget)
 
 
-@operation("whyJob", "Say why a job is not running", responses={200: ("Why", schemas.JobWhy)})
+@endpoint("whyJob", "Explain why a job is not running", responses={200: ("The explanation", schemas.JobWhy)})
 async def why_job(request: web.Request) -> web.StreamResponse:
-    """Say what a job waits for."""
+    """Explain what a job waits for."""
     why = await explain(request.app[QUEUE], job_id_of(request))
     return answer(
         schemas.JobWhy(
@@ -234,7 +228,7 @@ def job_body(
     result: bytes | None | msgspec.UnsetType = msgspec.UNSET,
     listed: bool = False,
 ) -> schemas.Job:
-    """A job as it is returned; a listed one without `dependents`, `partial` and `result`."""
+    """Return a job as its JSON object; in a listing it has no `dependents`, `partial` and `result`."""
     job_id = str(job.id)
     body = schemas.Job(
         kind="Job",
@@ -282,9 +276,9 @@ def _cursor(text: str | None) -> int | None:
         number = int.from_bytes(base64.urlsafe_b64decode(text.encode("ascii")))
     except (binascii.Error, UnicodeEncodeError):
         number = 0
-    # The decoder skips what it does not know, and a shorter text is a number too.
+    # The decoder ignores unknown characters and accepts shorter texts: only the exact spelling is a cursor.
     if not 0 < number < 2**63 or _cursor_text(number) != text:
-        raise InvalidCursor(field="cursor", problem="not one that a page gave")
+        raise InvalidCursor(field="cursor", problem="must be the `next` of an earlier page")
     return number
 
 

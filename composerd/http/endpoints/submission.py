@@ -1,4 +1,4 @@
-"""Submitted jobs, from their fields as sent to the queue's values: checks, defaults, references within a batch. No I/O."""
+"""Submitted jobs: checks their fields, fills in defaults, and resolves references within a batch. No I/O."""
 
 import hashlib
 import re
@@ -9,39 +9,39 @@ from uuid import UUID
 import msgspec
 
 from composerd.errors import InvalidContent, UnknownDependency
-from composerd.http.context import ApiOptions
-from composerd.http.schemas import BatchJob, SubmitJob, is_word
+from composerd.http.schemas import NOT_A_WORD, BatchJob, SubmitJob, is_word
 from composerd.ids import new_id, parse_uuid
 from composerd.models import NewJob, OnDependencyFailure
-from composerd.settings import LONGEST
+from composerd.settings import MAX_DURATION, Settings
 from composerd.units import parse_duration
 
 _encode = msgspec.json.Encoder().encode
 
 
-def one(job: SubmitJob, options: ApiOptions) -> NewJob:
-    """A single job. Raises `InvalidContent`, `UnknownDependency`."""
-    return _new_job(job, {}, options, "")
+def one(job: SubmitJob, settings: Settings) -> NewJob:
+    """Return the job to store for a single submitted job. Raises `InvalidContent`, `UnknownDependency`."""
+    return _new_job(job, {}, settings, "")
 
 
-def batch(jobs: Sequence[BatchJob], options: ApiOptions) -> list[NewJob]:
-    """The jobs of a batch, in order. Raises `InvalidContent`, `UnknownDependency`."""
+def batch(jobs: Sequence[BatchJob], settings: Settings) -> list[NewJob]:
+    """Return the jobs to store for a batch, in its order. Raises `InvalidContent`, `UnknownDependency`."""
     refs: dict[str, UUID] = {}
     new: list[NewJob] = []
     for index, job in enumerate(jobs):
-        made = _new_job(job, refs, options, f"jobs[{index}].")
-        new.append(made)
+        stored = _new_job(job, refs, settings, f"jobs[{index}].")
+        new.append(stored)
         if job.ref is None:
             continue
         if job.ref in refs:
-            raise InvalidContent(field=f"jobs[{index}].ref", problem="used twice in the batch")
+            raise InvalidContent(field=f"jobs[{index}].ref", problem="must be unique in the batch")
         if parse_uuid(job.ref) is not None:
-            raise InvalidContent(field=f"jobs[{index}].ref", problem="a UUID")
-        refs[job.ref] = made.id
+            raise InvalidContent(field=f"jobs[{index}].ref", problem="must not be a UUID")
+        refs[job.ref] = stored.id
     return new
 
 
-def _new_job(job: SubmitJob | BatchJob, refs: Mapping[str, UUID], options: ApiOptions, where: str) -> NewJob:
+def _new_job(job: SubmitJob | BatchJob, refs: Mapping[str, UUID], settings: Settings, where: str) -> NewJob:
+    """Return the job to store. `where` is the path of the job in the body, for errors."""
     _check_words(job, where)
     args = bytes(job.args) if isinstance(job.args, msgspec.Raw) else None
     return NewJob(
@@ -54,13 +54,14 @@ def _new_job(job: SubmitJob | BatchJob, refs: Mapping[str, UUID], options: ApiOp
         priority=job.priority,
         not_before=None if job.not_before is None else _not_before(job.not_before, where),
         timeout=None if job.timeout is None else _positive(job.timeout, where + "timeout"),
-        max_retries=options.max_retries if job.max_retries is None else job.max_retries,
+        max_retries=settings.max_retries if job.max_retries is None else job.max_retries,
         retry_on_failure=job.retry_on_failure,
         retry_backoff=_duration(job.retry_backoff, where + "retry_backoff"),
         on_dependency_failure=_RUN if job.on_dependency_failure == "run" else OnDependencyFailure.FAIL,
         idempotency_key=job.idempotency_key,
         fingerprint=b"" if job.idempotency_key is None else _fingerprint(job, args),
-        retention=options.retention if job.retention is None else _duration(job.retention, where + "retention") or None,
+        retention=(settings.retention if job.retention is None else _duration(job.retention, where + "retention"))
+        or None,
     )
 
 
@@ -77,7 +78,7 @@ def _check_words(job: SubmitJob | BatchJob, where: str) -> None:
         return
     for field in ("type", "arch", "channel", "idempotency_key"):
         if not is_word(getattr(job, field) or ""):
-            raise InvalidContent(field=where + field, problem="white space or control characters")
+            raise InvalidContent(field=where + field, problem=NOT_A_WORD)
 
 
 def _dependency(named: str, refs: Mapping[str, UUID], where: str) -> UUID:
@@ -91,21 +92,19 @@ def _not_before(text: str, where: str) -> datetime | float:
     if not re.match(r"[0-9]{4}-", text):
         return _duration(text, where + "not_before")
     if not _RFC_3339.fullmatch(text):
-        problem = f"{text[:40]!r} is not a time: write it with its zone, for example 2030-01-31T12:00:00Z"
+        problem = f"{text[:40]!r} is not a time with a time zone: write for example 2030-01-31T12:00:00Z"
         raise InvalidContent(field=where + "not_before", problem=problem)
     try:
         time = datetime.fromisoformat(text.upper())
     except ValueError as exc:
         raise InvalidContent(field=where + "not_before", problem=str(exc)) from None
     if not _FIRST_YEAR <= time.year <= _LAST_YEAR:
-        raise InvalidContent(
-            field=where + "not_before", problem=f"out of range: the years {_FIRST_YEAR} to {_LAST_YEAR}"
-        )
+        raise InvalidContent(field=where + "not_before", problem=f"must be in the years {_FIRST_YEAR} to {_LAST_YEAR}")
     return time.astimezone(UTC)
 
 
 _FIRST_YEAR, _LAST_YEAR = 1970, 9990
-"""Years that every storage's clock has, in any time zone and with a backoff added."""
+"""Years that every storage can represent, in any time zone and with a retry backoff added."""
 
 _RFC_3339 = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})"
@@ -115,24 +114,25 @@ _RFC_3339 = re.compile(
 def _positive(text: str, field: str) -> float:
     seconds = _duration(text, field)
     if seconds == 0:
-        raise InvalidContent(field=field, problem="not longer than nothing")
+        raise InvalidContent(field=field, problem="must be greater than 0")
     return seconds
 
 
 def _duration(text: str, field: str) -> float:
-    if text == "10s":
-        return 10.0  # the default of a field that most jobs leave out
     try:
         seconds = parse_duration(text)
     except ValueError as exc:
         raise InvalidContent(field=field, problem=str(exc)) from None
-    if seconds > LONGEST:
-        raise InvalidContent(field=field, problem="longer than ten years")
+    if seconds > MAX_DURATION:
+        raise InvalidContent(field=field, problem="must not be longer than ten years")
     return seconds
 
 
 def _fingerprint(job: SubmitJob | BatchJob, args: bytes | None) -> bytes:
-    """Digest of what was submitted under a key, but the dependencies: the driver compares what they resolve to."""
+    """Return a digest of a job submitted under an idempotency key.
+
+    It leaves out the dependencies, because the driver compares the job ids that they resolve to.
+    """
     fields = {
         name: getattr(job, name)
         for name in SubmitJob.__struct_fields__

@@ -1,0 +1,73 @@
+"""Arguments that a request carries in its path and its query, and the path pattern that takes them."""
+
+import re
+from uuid import UUID
+
+from aiohttp import web
+
+from composerd.errors import InvalidContent, JobNotFound
+from composerd.http.errors import ErrorTable, InvalidToken
+from composerd.http.keys import COMPOSER_ERRORS, WORKER_ERRORS
+from composerd.http.request_context import known_job_id
+from composerd.ids import parse_uuid
+from composerd.units import parse_duration
+
+MAX_WAIT = 600.0
+"""The longest `wait` that a request may ask for, in seconds."""
+
+
+def segment(name: str, *, empty: bool = False) -> str:
+    """Return the pattern of a variable path segment, which matches every character except a slash.
+
+    aiohttp's own pattern (`{name}`) also excludes braces.
+    """
+    return f"{{{name}:[^/]{'*' if empty else '+'}}}"
+
+
+def job_id_of(request: web.Request) -> UUID:
+    """Return the job id in the path. Raises `JobNotFound` if it is not a UUID."""
+    job_id = parse_uuid(request.match_info["id"])
+    if job_id is None:
+        raise JobNotFound(id=request.match_info["id"])
+    known_job_id.set(str(job_id))
+    return job_id
+
+
+def token_of(request: web.Request) -> UUID:
+    """Return the token in the path. Raises `InvalidToken` if it is not a UUID."""
+    token = parse_uuid(request.match_info["token"])
+    if token is None:
+        raise InvalidToken
+    return token
+
+
+def wait_of(request: web.Request) -> float | None:
+    """Return the `wait` of the query in seconds, or None if there is none. Raises `InvalidContent`."""
+    if not request.query_string or (text := request.query.get("wait")) is None:
+        return None
+    try:
+        wait = parse_duration(text)
+    except ValueError as exc:
+        raise InvalidContent(field="wait", problem=str(exc)) from None
+    if wait > MAX_WAIT:
+        raise InvalidContent(field="wait", problem="must be at most 10m")
+    return wait
+
+
+def number_of(request: web.Request, name: str, *, default: int, least: int, most: int = 1000) -> int:
+    """Return a number of the query, or `default` if it is missing. Raises `InvalidContent`."""
+    text = request.query.get(name)
+    if text is None:
+        return default
+    if not re.fullmatch(r"[0-9]{1,4}", text) or not least <= int(text) <= most:
+        raise InvalidContent(field=name, problem=f"must be a number from {least} to {most}")
+    return int(text)
+
+
+def error_table_of(request: web.Request) -> ErrorTable:
+    """Return the error table of the API that the request belongs to; outside both APIs, the worker API's."""
+    path = request.path
+    composer = request.app[COMPOSER_ERRORS]
+    if path.startswith(composer.base) and path[len(composer.base) :][:1] in ("", "/"):
+        return composer
+    return request.app[WORKER_ERRORS]
