@@ -1,1 +1,1 @@
-"""What composerd claims about its speed, as programs. See README.md beside this file."""
+"""Programs that measure what composerd claims about its speed. See README.md in this directory."""

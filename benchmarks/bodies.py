@@ -1,6 +1,6 @@
-"""How fast jobs with large args go through composerd, beside the limit that aiohttp sets: `python -m benchmarks.bodies`.
+"""Throughput of jobs with large args, compared with a bare aiohttp application: `python -m benchmarks.bodies`.
 
-The args are manifests of real builds, repeated until they are about 0.5, 1 and 2 MB.
+The args are a manifest of a real build, repeated until they have about 0.5, 1 and 2 MB.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from benchmarks.table import Table
 
 MANIFEST = Path(__file__).parents[1] / "tests/data/manifests/fedora_38-aarch64-ami.json"
 REPEATED = (2, 4, 8)
-"""How often the manifest, of 0.24 MB, is in the args."""
+"""Numbers of copies of the manifest, which has 0.24 MB, in the args."""
 CONNECTIONS = 8
 ROUND = 64_000_000
 """Bytes of args in a round."""
@@ -27,13 +27,13 @@ MB = 1_000_000
 
 
 def args_of(times: int) -> bytes:
-    """A manifest, so many times."""
+    """Return args that contain the manifest this many times."""
     manifest = MANIFEST.read_bytes().strip()
     return b'{"manifests":[' + b",".join([manifest] * times) + b"]}"
 
 
 async def measure(table: Table, bare: Server, plain: Server, args: bytes, rounds: int) -> None:
-    """Put the same load on both, round by round; the first warms up."""
+    """Put the same load on both servers in turn, round by round; the first round warms up."""
     count = max(ROUND // len(args), CONNECTIONS)
     found: dict[tuple[str, str], list[loads.Sample]] = {}
     pools = {server: await open_all(server.host, server.port, CONNECTIONS) for server in (bare, plain)}
@@ -62,7 +62,7 @@ async def measure(table: Table, bare: Server, plain: Server, args: bytes, rounds
 
 
 def _whole(found: dict[tuple[str, str], list[loads.Sample]]) -> Sequence[float]:
-    """How many times as fast composerd was as the limit in each round, for a job's whole way."""
+    """Return the ratio of composerd's speed to the limit's for each round, with all three requests of a job."""
     seconds = {
         name: [
             submitted.seconds + worked.seconds
@@ -74,27 +74,28 @@ def _whole(found: dict[tuple[str, str], list[loads.Sample]]) -> Sequence[float]:
 
 
 async def run(scratch: Path, rounds: int) -> None:
-    """Start composerd, and a limit for each size, which answers with args of that size."""
+    """Start composerd, and for each size a limit that answers with args of that size, and measure them."""
     server_cores = pin()
     with servers.start(report.COMPOSERD, servers.composerd(scratch / "storage"), server_cores) as plain:
         table = Table(
-            disk.inspect(scratch).text(), f"and so many MB a second, 16 MiB at a time: {disk.speed(scratch) / MB:.0f}"
+            disk.inspect(scratch).text(),
+            f"sequential writes with fdatasync, 16 MiB at a time: {disk.speed(scratch) / MB:.0f} MB/s",
         )
         for times in REPEATED:
             args = args_of(times)
             progress(f"args of {len(args) / MB:.2f} MB")
             answers = scratch / f"{times}.json"
-            answers.write_bytes(msgspec.json.encode(await loads.take_answers(plain, JOB_TYPE, args)))
+            answers.write_bytes(msgspec.json.encode(await loads.record_answers(plain, JOB_TYPE, args)))
             with contextlib.ExitStack() as stack:
                 bare = stack.enter_context(servers.start(report.LIMIT, servers.limit(answers), server_cores))
                 await measure(table, bare, plain, args, rounds)
 
 
 def main() -> None:
-    """Read the command line, run."""
+    """Read the command line, and run the benchmark."""
     parser = parser_of("bodies", __doc__)
     parser.add_argument(
-        "--rounds", type=int, default=7, help="how often each measurement is repeated (default: %(default)s)"
+        "--rounds", type=int, default=7, help="number of rounds of each measurement (default: %(default)s)"
     )
     options = parser.parse_args()
     raise_descriptors()

@@ -1,4 +1,4 @@
-"""An HTTP/1.1 client that costs next to nothing: keep-alive, one request at a time, no more of HTTP than our servers speak."""
+"""A minimal HTTP/1.1 client with little overhead: keep-alive, one request at a time, only what our servers use."""
 
 import asyncio
 import re
@@ -10,48 +10,55 @@ _CONTENT_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 
 class Answer(NamedTuple):
-    """A response, of which only this is of interest."""
+    """The status and the body of a response."""
 
     status: int
     body: bytes
 
 
 def request(method: str, path: str, body: bytes) -> bytes:
-    """Return a whole request with a JSON body, ready to be written again and again."""
-    head = f"{method} {path} HTTP/1.1\r\nHost: benchmark\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    """Return a complete request with a JSON body, as bytes that can be sent many times."""
+    head = (
+        f"{method} {path} HTTP/1.1\r\nHost: benchmark\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
     return head.encode() + body
 
 
 class Connection(asyncio.Protocol):
-    """One connection. A protocol instead of streams, because the client shares the machine with what it measures."""
+    """One connection.
+
+    It is an asyncio protocol instead of a pair of streams, because the client shares the machine with the server that
+    it measures.
+    """
 
     def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None
         self._received = bytearray()
-        """Of a response that does not come in one piece."""
+        """The part of a response that has arrived so far, if it did not arrive in one piece."""
         self._total = 0
-        """How long it will be."""
+        """The expected length of that response; 0 while it is unknown."""
         self._answer: asyncio.Future[Answer] | None = None
-        self.asked_at = 0.0
+        self.sent_at = 0.0
         self.answered_at = 0.0
 
     @classmethod
     async def open(cls, host: str, port: int) -> Self:
-        """Connect."""
+        """Open a connection."""
         _, connection = await asyncio.get_running_loop().create_connection(cls, host, port)
         return connection
 
-    async def ask(self, message: bytes, expect: int) -> bytes:
+    async def send(self, message: bytes, expect: int) -> bytes:
         """Send a request and return the body of its answer.
 
         Raises:
-            ConnectionError: the connection ended, or the status is not the expected one. A load that goes on measuring
-                refusals measures nothing.
+            ConnectionError: The connection was closed, or the status is not the expected one, because a load that
+                measures errors measures nothing.
         """
         if self._transport is None:
             raise ConnectionError("not connected")
         self._answer = asyncio.get_running_loop().create_future()
-        self.asked_at = time.perf_counter()
+        self.sent_at = time.perf_counter()
         self._transport.write(message)
         answer = await self._answer
         if answer.status != expect:
@@ -59,25 +66,25 @@ class Connection(asyncio.Protocol):
         return answer.body
 
     def close(self) -> None:
-        """Go away at once, also in the middle of a wait."""
+        """Close the connection at once, even while a request waits."""
         if self._transport is not None:
             self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Remember where to write."""
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one without saying so
+        """Store the transport."""
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's transport does not inherit from it
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Fail the question that is open, if one is."""
+        """Fail the open request, if there is one."""
         self._transport = None
         if self._answer is not None and not self._answer.done():
             self._answer.set_exception(exc or ConnectionResetError("the server closed the connection"))
 
     def data_received(self, data: bytes) -> None:
-        """Answer the open question once its response is there in full."""
+        """Complete the open request once its whole response has arrived."""
         if self._received:
             self._received += data
-            if len(self._received) < self._total:  # unknown until the head is there: 0
+            if len(self._received) < self._total:  # 0 until the head has arrived
                 return
             data = bytes(self._received)
         end = data.find(b"\r\n\r\n")
@@ -95,7 +102,7 @@ class Connection(asyncio.Protocol):
 
 
 async def open_all(host: str, port: int, count: int) -> Sequence[Connection]:
-    """Open that many connections, some at a time: a burst may not overrun the listener's backlog."""
+    """Open this many connections, 50 at a time so that they do not exceed the listener's backlog."""
     connections: list[Connection] = []
     while len(connections) < count:
         burst = min(50, count - len(connections))

@@ -1,6 +1,6 @@
-"""What a crowd of workers costs the server, and what others feel of it: `python -m benchmarks.crowd`.
+"""Cost of many workers for the server, and their effect on other requests: `python -m benchmarks.crowd`.
 
-10,000 of them unless told otherwise: they wait, they all come back at once, they run jobs and send heartbeats.
+10,000 workers by default wait, all reconnect at once, run jobs and send heartbeats.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from benchmarks.workers import Running, Waiters, probed
 CONNECTIONS = 32
 HANDOVERS = 100
 HEARTBEAT = 15.0
-"""Seconds between two heartbeats of a worker, as osbuild-worker sends them."""
+"""Seconds between two heartbeats of a worker, as for osbuild-worker."""
 ROUND = 2_000
 ROUNDS = 5
 SINGLE = 0.005
@@ -33,7 +33,7 @@ RUNNING_TYPE = "running"
 
 
 async def measure_waits(table: Table, server: Server, count: int) -> None:
-    """Let many wait, let them all come back at once, and hand jobs to them."""
+    """Measure waiting workers: their memory, a reconnect of all of them, and handovers."""
     waiters = Waiters(server, limit.HANDOVER, count)
     before = server.memory()
     await waiters.come()
@@ -49,40 +49,41 @@ async def measure_waits(table: Table, server: Server, count: int) -> None:
         cpu = server.cpu_seconds()
         await waiters.leave()
         again = await waiters.come()
-    table.figure("  seconds until all wait again, when all come back at once", again - began, "s")
-    table.figure("  CPU of the server for it, for each", (server.cpu_seconds() - cpu) / count * 1e6, "µs")
-    table.figure("  the longest that the server did not answer meanwhile", max(probes), "s")
+    table.figure("  time until all wait again, after all reconnect at once", again - began, "s")
+    table.figure("  CPU of the server for each reconnect", (server.cpu_seconds() - cpu) / count * 1e6, "µs")
+    table.figure("  longest time without an answer of the server meanwhile", max(probes), "s")
     after = await handovers(server, waiters)
     table.figure("  the first handover after it", after[0] * 1000, "ms")
     table.figure("  handover after it, p50", median(after) * 1000, "ms")
-    table.figure("  memory of one of them then", (server.memory() - before) / count / 1024, "KiB")
+    table.figure("  memory of one idle wait afterwards", (server.memory() - before) / count / 1024, "KiB")
     await waiters.leave()
 
 
 async def handovers(server: Server, waiters: Waiters) -> Sequence[float]:
-    """Seconds from a job's submit until a waiter has read it, one at a time."""
+    """Return the seconds from the submission of a job until a waiter has read it, one job at a time."""
     submitter = await Connection.open(server.host, server.port)
     message = loads.submit_request(limit.HANDOVER)
     took = []
     for _ in range(HANDOVERS):
-        await submitter.ask(message, 201)
-        took.append(await waiters.arrived.get() - submitter.asked_at)
-        await asyncio.sleep(0.01)  # the one that had it finishes and asks again, outside of the next measurement
+        await submitter.send(message, 201)
+        took.append(await waiters.arrived.get() - submitter.sent_at)
+        await asyncio.sleep(0.01)  # the waiter finishes and waits again before the next measurement
     submitter.close()
     return took
 
 
 async def measure_heartbeats(table: Table, plain: Server, bare: Server, count: int) -> None:
-    """Let many run a job and say so, and others submit beside them."""
+    """Measure heartbeats of running jobs, and submissions at the same time."""
     await loads.fill(plain, RUNNING_TYPE, count)
     pool = await open_all(plain.host, plain.port, CONNECTIONS)
-    jobs = await loads.Load(plain, pool, RUNNING_TYPE).take(count)
-    # The limit's come first and go: both crowds at once are more files than may be open. Its answers do not depend on who asks.
+    jobs = await loads.Load(plain, pool, RUNNING_TYPE).claim(count)
+    # First the limit, then composerd: both crowds together would exceed the limit of open files. The limit gives every
+    # worker the same answers.
     crowd = await Running.start(bare, jobs, HEARTBEAT)
     cost_of_limit = await cost(table, bare, crowd)
     crowd.leave()
     crowd = await Running.start(plain, jobs, HEARTBEAT)
-    table.figure("  CPU of the limit to composerd's", cost_of_limit / await cost(table, plain, crowd))
+    table.figure("  ratio of the limit's CPU to composerd's", cost_of_limit / await cost(table, plain, crowd))
 
     alone: list[float] = []
     beside: list[float] = []
@@ -92,7 +93,7 @@ async def measure_heartbeats(table: Table, plain: Server, bare: Server, count: i
             beside += await singles(pool[0])
     table.figure("p99 of a submission, one at a time, without heartbeats", p99(alone) * 1000, "ms")
     table.figure("p99 of a submission, one at a time, beside heartbeats", p99(beside) * 1000, "ms")
-    table.figure("  to that without", p99(beside) / p99(alone))
+    table.figure("  ratio to without", p99(beside) / p99(alone))
 
     load = loads.Load(plain, pool, JOB_TYPE)
     without: list[loads.Sample] = []
@@ -104,17 +105,17 @@ async def measure_heartbeats(table: Table, plain: Server, bare: Server, count: i
             within.append(await load.submit(ROUND))
     table.figure("submissions a second without heartbeats", loads.rate(without))
     table.figure("submissions a second beside heartbeats", loads.rate(within))
-    table.figure("  to those without", loads.rate(within) / loads.rate(without))
+    table.figure("  ratio to without", loads.rate(within) / loads.rate(without))
     running = await loads.value_of(pool[0], 'composerd_jobs{state="running"}')
     if running != count:
-        sys.exit(f"of {count} running jobs {count - running} were lost")
+        sys.exit(f"{count - running} of {count} running jobs were lost")
     crowd.leave()
     for connection in pool:
         connection.close()
 
 
 async def cost(table: Table, server: Server, crowd: Running) -> float:
-    """CPU seconds of the server for a heartbeat, while nothing else goes on."""
+    """Return the CPU seconds of the server for a heartbeat, while there is no other load."""
     began, cpu = time.perf_counter(), server.cpu_seconds()
     async with crowd.beating():
         await asyncio.sleep(HEARTBEAT)
@@ -127,23 +128,23 @@ async def cost(table: Table, server: Server, crowd: Running) -> float:
 
 
 async def singles(connection: Connection) -> Sequence[float]:
-    """Seconds that submissions take, one every few milliseconds, for some seconds."""
+    """Return the seconds of 500 submissions, one every few milliseconds."""
     took = []
     message = loads.submit_request(JOB_TYPE)
     for _ in range(500):
-        await connection.ask(message, 201)
-        took.append(connection.answered_at - connection.asked_at)
+        await connection.send(message, 201)
+        took.append(connection.answered_at - connection.sent_at)
         await asyncio.sleep(SINGLE)
     return took
 
 
 async def run(scratch: Path, count: int) -> None:
-    """Start the servers and measure."""
+    """Start the servers, and measure them."""
     server_cores = pin()
     with contextlib.ExitStack() as stack:
         command = servers.composerd(scratch / "storage", connections=2 * count)
         plain = stack.enter_context(servers.start(report.COMPOSERD, command, server_cores))
-        answers = await loads.take_answers(plain, JOB_TYPE)
+        answers = await loads.record_answers(plain, JOB_TYPE)
         (scratch / "answers.json").write_bytes(msgspec.json.encode(answers))
         bare = stack.enter_context(servers.start(report.LIMIT, servers.limit(scratch / "answers.json"), server_cores))
         table = Table(disk.inspect(scratch).text())
@@ -155,12 +156,14 @@ async def run(scratch: Path, count: int) -> None:
 
 
 def main() -> None:
-    """Read the command line, run."""
+    """Read the command line, and run the benchmark."""
     parser = parser_of("crowd", __doc__)
-    parser.add_argument("--workers", type=int, default=10_000, help="how many there are (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=10_000, help="number of workers (default: %(default)s)")
     options = parser.parse_args()
-    if (may := raise_descriptors()) < (need := options.workers + 500):
-        sys.exit(f"{may} files may be open, {need} are needed: see ulimit -Hn, or let there be fewer --workers")
+    if (allowed := raise_descriptors()) < (needed := options.workers + 500):
+        sys.exit(
+            f"{needed} open files are needed, but only {allowed} are allowed: raise ulimit -Hn or use fewer --workers"
+        )
     with scratch_in(options.directory) as scratch:
         on_fastest_loop(run(scratch, options.workers))
 

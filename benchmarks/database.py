@@ -1,4 +1,4 @@
-"""A PostgreSQL of the benchmarks' own: the newest that can be had, on a disk, keeping what it commits; thrown away afterwards."""
+"""A temporary PostgreSQL for the benchmarks: the newest installed version, on a disk, with fsync on."""
 
 import contextlib
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from tests.throwaway import Throwaway, installations
 
 @contextlib.contextmanager
 def database(directory: str = SCRATCH) -> Iterator[Throwaway]:
-    """A server, for as long as the context lasts."""
+    """Run a server for the block, and remove it afterwards."""
     version, binaries = max(installations().items())
     server = Throwaway(binaries, where=directory, fsync="on", shared_buffers="512MB", autovacuum_naptime="1min")
     try:

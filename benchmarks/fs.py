@@ -1,7 +1,6 @@
-"""How the fs driver behaves with many jobs, without a server around it: `python -m benchmarks.fs`.
+"""The fs driver with many jobs, without a server: `python -m benchmarks.fs`.
 
-Each part is a process of its own, on a storage of its own, and measures what it compares with beside it. `--jobs` is
-how many are stored, a million by default; `--only` names parts.
+Each part runs in a process of its own, on storages of its own, and also measures the case that it compares with.
 """
 
 import argparse
@@ -27,13 +26,13 @@ from benchmarks.store import (
     latencies,
     make_due,
     memory,
+    needs_samples,
     on_copy,
     opened,
     put_off,
     rates,
     settled,
     size_of,
-    so_many,
     submit,
     work,
 )
@@ -43,53 +42,53 @@ from composerd_fs import FsDriver
 
 FEW = 1_000
 STEADY = 5_000
-"""Jobs that are pending at once while a history is made."""
+"""Number of jobs that are pending at once while a history is created."""
 DELAY = 3600.0
 STEP = 1_000
-"""How much the server lets become due in one call."""
+"""Limit of one call of `advance`, as the server uses it."""
 STAY = 5
-"""One job of so many stays, where most are deleted."""
+"""One of this many jobs is kept, the others are deleted."""
 
 
 @asynccontextmanager
 async def two(scratch: Path) -> AsyncIterator[tuple[FsDriver, FsDriver]]:
-    """A storage with few jobs, and one to be filled."""
+    """Open a storage with few jobs, and an empty one that the part fills."""
     async with opened(scratch / "few") as few, opened(scratch / "many") as many:
         await submit(few, FEW)
         yield few, many
 
 
 async def compare(table: Table, few: FsDriver, many: FsDriver, what: str) -> float:
-    """Work on both, once a checkpoint of what was filled is taken; jobs a second beside few."""
+    """Compare the jobs a second of both storages after a checkpoint; return those of the storage with few jobs."""
     await settled(many)
     gc.freeze()
     with_few, with_many = await rates(few, many)
     table.figure(f"jobs/s onto {FEW:,} pending", with_few)
     table.figure(f"jobs/s {what}", with_many)
-    table.at_least(0.9, "  to those onto few", with_many / with_few)
+    table.at_least(0.9, "  ratio to few pending", with_many / with_few)
     return with_few
 
 
 async def backlog(table: Table, scratch: Path, jobs: int) -> None:
-    """Many pending jobs, and a checkpoint of them."""
+    """Measure with many pending jobs, and during a checkpoint of them."""
     async with two(scratch) as (few, many):
         await submit(many, jobs)
         with_few = await compare(table, few, many, f"onto {jobs:,} pending")
         make_due(many)
         (during,) = await rates(many)
         table.figure("jobs/s while a checkpoint is taken", during)
-        table.figure("  to those onto few", during / with_few)
+        table.figure("  ratio to few pending", during / with_few)
         await settled(many)
-        without = p99(await latencies(many, so_many))
+        without = p99(await latencies(many, needs_samples))
         make_due(many)
-        slowest = p99(await latencies(many, lambda taken: taken < 50 or (so_many(taken) and keeps(many))))
+        slowest = p99(await latencies(many, lambda taken: taken < 50 or (needs_samples(taken) and keeps(many))))
         table.figure("p99 of a submission", without * 1000, "ms")
         table.figure("p99 of a submission while a checkpoint is taken", slowest * 1000, "ms")
-        table.at_most(3, "  to that without", slowest / without)
+        table.at_most(3, "  ratio to without", slowest / without)
 
 
 async def foreign(table: Table, scratch: Path, jobs: int) -> None:
-    """Many pending jobs that no worker here asks for."""
+    """Measure with many pending jobs of a type that no worker requests."""
     async with two(scratch) as (few, many):
         await submit(many, FEW)
         await submit(many, jobs, key=OTHER)
@@ -97,28 +96,28 @@ async def foreign(table: Table, scratch: Path, jobs: int) -> None:
 
 
 async def delayed(table: Table, scratch: Path, jobs: int) -> None:
-    """Many jobs whose time has not come, and then comes for all of them at once."""
+    """Measure with many delayed jobs, and while all of them become due at once."""
     async with two(scratch) as (few, many):
         await submit(many, FEW)
         await submit(many, jobs, delay=DELAY)
         await compare(table, few, many, f"beside {jobs:,} delayed jobs, too")
         await settled(many)
-        without = p99(await latencies(many, so_many))
+        without = p99(await latencies(many, needs_samples))
         await many.shift_clock(DELAY)
         began = time.perf_counter()
         becoming = asyncio.create_task(come_due(many))
         during = p99(await latencies(many, lambda taken: taken < 50 or not becoming.done()))
         ready, ended_at = await becoming
         if ready != jobs:
-            sys.exit(f"of {jobs} delayed jobs {ready} became ready")
+            sys.exit(f"only {ready} of {jobs} delayed jobs became ready")
         table.figure("delayed jobs that become ready a second, once due", ready / (ended_at - began))
         table.figure("p99 of a submission", without * 1000, "ms")
         table.figure("p99 of a submission while they become ready", during * 1000, "ms")
-        table.figure("  to that without", during / without)
+        table.figure("  ratio to without", during / without)
 
 
 async def come_due(driver: FsDriver) -> tuple[int, float]:
-    """Let time pass as the server does; how many jobs became ready, and when that was done."""
+    """Call `advance` like the server; return the number of jobs that became ready, and the time when it was done."""
     ready = 0
     while True:
         done = await driver.advance(STEP)
@@ -129,7 +128,7 @@ async def come_due(driver: FsDriver) -> tuple[int, float]:
 
 
 async def ended(table: Table, scratch: Path, jobs: int) -> None:
-    """A long history of jobs that came and went, and a start with it."""
+    """Measure with many ended jobs, and a start with them."""
     async with two(scratch) as (few, many):
         for _ in range(0, jobs, STEADY):
             await submit(many, STEADY)
@@ -143,7 +142,7 @@ async def ended(table: Table, scratch: Path, jobs: int) -> None:
 
 
 async def pending(table: Table, scratch: Path, jobs: int) -> None:
-    """A start with many pending jobs."""
+    """Measure a start with many pending jobs."""
     async with opened(scratch) as driver:
         await submit(driver, jobs)
         await settled(driver)
@@ -152,18 +151,18 @@ async def pending(table: Table, scratch: Path, jobs: int) -> None:
 
 
 def started(table: Table, directory: Path, jobs: int, state: str, *, seconds: float, each: float) -> None:
-    """Start the storage in a fresh process."""
-    told = subprocess.run(
+    """Start the storage in a new process, and print what it took."""
+    completed = subprocess.run(
         [sys.executable, "-m", "benchmarks.fs", "--start", str(directory)], capture_output=True, text=True, check=True
     )
-    found = json.loads(told.stdout)
+    found = json.loads(completed.stdout)
     table.at_most(seconds, f"start with {jobs:,} {state}", found["seconds"], "s")
     table.at_most(each, "  memory a job", found["bytes"] / jobs, "B")
-    table.at_most(2, "  files to what lives", size_of(directory) / ((len(ARGS) + 200) * jobs))
+    table.at_most(2, "  ratio of file size to live data", size_of(directory) / ((len(ARGS) + 200) * jobs))
 
 
 async def start(directory: Path) -> None:
-    """Start a storage, and print what it took."""
+    """Start a storage, and print the seconds and the bytes of memory that it took as JSON."""
     before = memory()
     began = time.perf_counter()
     async with opened(directory):
@@ -171,7 +170,7 @@ async def start(directory: Path) -> None:
 
 
 async def compaction(table: Table, scratch: Path, jobs: int) -> None:
-    """Single submissions while payloads are copied out of segments that are mostly dead."""
+    """Measure single submissions while payloads are copied from segments that are mostly dead."""
     async with opened(scratch) as driver:
         put_off(driver)
         for _ in range(0, jobs, BATCH):
@@ -180,29 +179,30 @@ async def compaction(table: Table, scratch: Path, jobs: int) -> None:
             await driver.delete(await work(driver, BATCH))
         gc.freeze()
         before = size_of(scratch)
-        took = await latencies(driver, so_many)
+        took = await latencies(driver, needs_samples)
         copied: list[int] = []
         begun = asyncio.Event()
 
-        def heard(some: int) -> None:
-            copied.append(some)
+        def note(count: int) -> None:
+            copied.append(count)
             begun.set()
 
-        on_copy(driver, heard)
+        on_copy(driver, note)
         make_due(driver)
         await driver.enqueue([[NewJob(id=uuid4(), type=OTHER.type)]])
         await asyncio.wait_for(begun.wait(), 300)
         during = await latencies(driver, lambda _taken: keeps(driver))
         if len(during) < 100:
             sys.exit(
-                f"the compaction copied {sum(copied)} payloads and was over after {len(during)} submissions: give it more --jobs"
+                f"the compaction copied {sum(copied)} payloads and ended after {len(during)} submissions, "
+                "which is too few to measure: use more --jobs"
             )
         table.figure("payloads that the compaction copied", sum(copied))
-        table.figure("  files after it to before", size_of(scratch) / before)
-        took += await latencies(driver, so_many)
+        table.figure("  ratio of file size after it to before", size_of(scratch) / before)
+        took += await latencies(driver, needs_samples)
         table.figure("p99 of a submission", p99(took) * 1000, "ms")
         table.figure("p99 of a submission while payloads are copied", p99(during) * 1000, "ms")
-        table.at_most(3, "  to that without", p99(during) / p99(took))
+        table.at_most(3, "  ratio to without", p99(during) / p99(took))
 
 
 PARTS: Mapping[str, Callable[[Table, Path, int], Awaitable[None]]] = {
@@ -211,20 +211,27 @@ PARTS: Mapping[str, Callable[[Table, Path, int], Awaitable[None]]] = {
 
 
 async def measure(part: str, jobs: int) -> None:
-    """Print the rows of a part."""
+    """Measure a part, and print its rows."""
     table = Table("", f"{part}: {(PARTS[part].__doc__ or '').strip()}")
     with tempfile.TemporaryDirectory(prefix="composerd-benchmark-", dir=SCRATCH) as scratch:
         await PARTS[part](table, Path(scratch), jobs)
 
 
 def main() -> None:
-    """Measure one part, or each in a process of its own, or start a storage for the measurement."""
+    """Read the command line; measure one part, or several parts in a process each, or start a storage for a part."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.fs", description=__doc__)
-    parser.add_argument("--jobs", type=int, default=1_000_000)
-    parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS), metavar="PART")
+    parser.add_argument("--jobs", type=int, default=1_000_000, help="number of jobs to store (default: %(default)s)")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=list(PARTS),
+        default=list(PARTS),
+        metavar="PART",
+        help=f"parts to measure: {', '.join(PARTS)}",
+    )
     parser.add_argument("--start", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
-    gc.set_threshold(50_000, 20, 50)  # as the server does
+    gc.set_threshold(50_000, 20, 50)  # like the server
     if given.start is not None:
         asyncio.run(start(given.start))
     elif len(given.only) == 1:

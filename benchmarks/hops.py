@@ -1,8 +1,9 @@
 """Functions and files that a request goes through in the server: `python -m benchmarks.hops`.
 
-A server runs in this process, on the fs driver and then on the PostgreSQL driver. After some jobs to warm up, one job is
-submitted, claimed and finished over a connection that is kept alive. For each of these three requests, this program
-counts the Python functions of composerd and of its drivers that run, from the request until shortly after its answer.
+A server runs in this process, on the fs driver and then on the PostgreSQL driver. After some jobs to warm up, one job
+is submitted, claimed and finished over a connection that is kept alive. For each of these three requests, this
+program counts the Python functions of composerd and of its drivers that run, from the request until shortly after its
+answer.
 """
 
 import contextlib

@@ -1,7 +1,7 @@
-"""The limit: a bare aiohttp application that parses the same requests and answers JSON of the same sizes, and does nothing else.
+"""The limit: a bare aiohttp application that parses the same requests, and answers JSON of the same sizes.
 
-It stores nothing. Its answers are those that composerd gave once, read from the file named on its command line. Its
-handover is a queue of futures: what waiting costs in aiohttp alone.
+It stores nothing. Its answers are recorded answers of composerd, read from a file that is named on the command line.
+Its handover is a queue of futures, which is the least that waiting costs with aiohttp.
 """
 
 import asyncio
@@ -13,17 +13,17 @@ import msgspec
 from aiohttp import web
 
 HANDOVER = "handover"
-"""The type whose jobs are waited for; a request for any other is answered at once."""
+"""The type of jobs that workers wait for; a request for any other type is answered at once."""
 
 AS_IT_COMES = "--as-it-comes"
 """Behind the file's name: with the allocator as a process has it at its start."""
 
 Fields = dict[str, msgspec.Raw]
-"""An object whose values stay the bytes that they are, as composerd leaves args and results."""
+"""A JSON object whose values are not decoded, as composerd does not decode args and results."""
 
 
 class Answers(msgspec.Struct):
-    """The bodies to answer with, decoded once so that each answer is encoded anew."""
+    """The bodies to answer with, decoded so that every answer has to be encoded again."""
 
     submitted: Fields
     job: Fields
@@ -32,21 +32,21 @@ class Answers(msgspec.Struct):
 
 
 class Limit:
-    """The operations that are measured."""
+    """The endpoints that are measured."""
 
     def __init__(self, answers: Answers) -> None:
         self._answers = answers
         self._waiters: OrderedDict[asyncio.Future[None], None] = OrderedDict()
 
     async def submit(self, request: web.Request) -> web.Response:
-        """Answer like submitJob."""
+        """Answer a submission."""
         job = _decode(await request.read())
         if bytes(job["type"]) == _HANDOVER:
             self._waiters.popitem(last=False)[0].set_result(None)
         return _json(201, self._answers.submitted)
 
     async def request_job(self, request: web.Request) -> web.Response:
-        """Answer like RequestJob."""
+        """Answer a request for a job; jobs of the type `HANDOVER` are waited for."""
         wanted = _decode(await request.read())
         if _HANDOVER in bytes(wanted["types"]):
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -59,16 +59,16 @@ class Limit:
         return _json(201, self._answers.job)
 
     async def update(self, request: web.Request) -> web.Response:
-        """Answer like UpdateJob."""
+        """Answer a result."""
         _decode(await request.read())
         return _json(200, self._answers.updated)
 
     async def get_job(self, _request: web.Request) -> web.Response:
-        """Answer like GetJob."""
+        """Answer a heartbeat."""
         return _json(200, self._answers.alive)
 
     async def metrics(self, _request: web.Request) -> web.Response:
-        """Say how many wait."""
+        """Return the number of waiting requests as a metric."""
         return web.Response(text=f"composerd_waits {len(self._waiters)}\n")
 
 
@@ -81,7 +81,7 @@ def _json(status: int, body: Fields) -> web.Response:
 
 
 async def serve(answers: Answers) -> None:
-    """Serve on a free port until the process is ended."""
+    """Serve on a free port until the process is stopped."""
     limit = Limit(answers)
     app = web.Application(client_max_size=32 * 1024 * 1024)
     app.router.add_post("/api/composer/v1/jobs", limit.submit)
@@ -98,18 +98,18 @@ async def serve(answers: Answers) -> None:
 
 
 def warm_allocator() -> None:
-    """Free one large block.
+    """Allocate and free one large block.
 
-    asyncio reads into a new buffer of 256 KiB, which glibc maps and unmaps for every read, at a third of the throughput,
-    until a block of that size has been freed once: then it keeps them on the heap. A server that has answered large
-    requests is past that, so the limit is, too, unless it is to be measured as it comes.
+    asyncio reads into a new buffer of 256 KiB. glibc maps and unmaps it for every read, which costs a third of the
+    throughput, until a block of that size has been freed once; from then on glibc keeps such blocks on the heap. A
+    server that has answered large requests is in that state, so the limit is too, unless it is measured without.
     """
     block = bytearray(1 << 20)
     del block
 
 
 def main() -> None:
-    """Serve what the command line names."""
+    """Read the command line, and serve."""
     answers, *how = sys.argv[1:]
     if how != [AS_IT_COMES]:
         warm_allocator()

@@ -1,4 +1,4 @@
-"""The loads: submitting, requesting and finishing, and waiting for a job; each says what it took."""
+"""Loads for a server: submitting jobs, requesting and finishing them, and waiting for them."""
 
 import asyncio
 import json
@@ -17,23 +17,25 @@ WORKER = "/api/worker/v1"
 ARCH = "x86_64"
 
 ARGS = {"manifest": {"version": "2", "pipelines": [{"name": f"pipeline-{n}", "stages": ["x" * 60]} for n in range(10)]}}
-"""About 1 KiB of JSON."""
+"""Args of about 1 KiB of JSON."""
 _SMALL_ARGS = json.dumps(ARGS).encode()
 RESULT = {"success": True, "exit_status": 0, "output": "y" * 150}
-"""About 200 bytes of JSON."""
+"""A result of about 200 bytes of JSON."""
 
 
 class Sample(msgspec.Struct, frozen=True):
-    """What one stretch of load took."""
+    """The time and the CPU time of one period of load."""
 
     operations: int
     seconds: float
     server_cpu: float
+    """CPU seconds of the server."""
     load_cpu: float
+    """CPU seconds of the load program."""
 
 
 def rate(samples: Sequence[Sample]) -> float:
-    """Operations a second, over all of them."""
+    """Return the operations a second over all samples."""
     return sum(sample.operations for sample in samples) / sum(sample.seconds for sample in samples)
 
 
@@ -50,54 +52,54 @@ class _Ids(msgspec.Struct):
 
 
 def submission(job_type: str) -> dict[str, object]:
-    """Return the job that is submitted, over and over."""
+    """Return the fields of the job that is submitted again and again."""
     return {"type": job_type, "arch": ARCH, "args": ARGS}
 
 
 def submit_request(job_type: str, args: bytes = _SMALL_ARGS) -> bytes:
-    """Return a submitJob."""
+    """Return the request that submits a job."""
     return request("POST", f"{COMPOSER}/jobs", msgspec.json.encode({**submission(job_type), "args": msgspec.Raw(args)}))
 
 
-def take_request(job_type: str) -> bytes:
-    """Return a RequestJob."""
+def claim_request(job_type: str) -> bytes:
+    """Return the request of a worker for a job."""
     return request("POST", f"{WORKER}/jobs", json.dumps({"types": [job_type], "arch": ARCH}).encode())
 
 
 def finish_request(answer: bytes) -> bytes:
-    """Return the UpdateJob that finishes the job of a RequestJob's answer."""
+    """Return the request that finishes an attempt, given by the answer to the request for the job."""
     return request("PATCH", msgspec.json.decode(answer, type=_Job).location, _FINISH_BODY)
 
 
 def heartbeat_request(answer: bytes) -> bytes:
-    """Return the GetJob by which a worker says that it is still there."""
+    """Return a heartbeat of an attempt, given by the answer to the request for the job."""
     return request("GET", msgspec.json.decode(answer, type=_Job).location, b"")
 
 
 _FINISH_BODY = json.dumps({"result": RESULT}).encode()
 
 
-async def take_answers(server: Server, job_type: str, args: bytes = _SMALL_ARGS) -> Answers:
-    """Let one job pass through composerd and return what it answered, for the limit to answer the same."""
+async def record_answers(server: Server, job_type: str, args: bytes = _SMALL_ARGS) -> Answers:
+    """Submit, request and finish one job, and return composerd's answers, which the limit then uses."""
     connection = await Connection.open(server.host, server.port)
-    submitted = await connection.ask(submit_request(job_type, args), 201)
-    job = await connection.ask(take_request(job_type), 201)
-    alive = await connection.ask(heartbeat_request(job), 200)
-    updated = await connection.ask(finish_request(job), 200)
+    submitted = await connection.send(submit_request(job_type, args), 201)
+    job = await connection.send(claim_request(job_type), 201)
+    alive = await connection.send(heartbeat_request(job), 200)
+    updated = await connection.send(finish_request(job), 200)
     connection.close()
     decode = msgspec.json.Decoder(Fields).decode
     return Answers(submitted=decode(submitted), job=decode(job), updated=decode(updated), alive=decode(alive))
 
 
 async def submit_batch(connection: Connection, jobs: Sequence[Mapping[str, object]]) -> Sequence[str]:
-    """Submit up to a thousand jobs at once; their ids."""
+    """Submit up to a thousand jobs in one request, and return their ids."""
     body = json.dumps({"jobs": jobs}).encode()
-    answer = await connection.ask(request("POST", f"{COMPOSER}/jobs/batch", body), 201)
+    answer = await connection.send(request("POST", f"{COMPOSER}/jobs/batch", body), 201)
     return [job.id for job in msgspec.json.decode(answer, type=_Ids).items]
 
 
 async def fill(server: Server, job_type: str, count: int) -> None:
-    """Submit that many jobs, a thousand in a batch."""
+    """Submit this many jobs, a thousand in each request."""
     connection = await Connection.open(server.host, server.port)
     for start in range(0, count, 1000):
         await submit_batch(connection, [submission(job_type)] * min(1000, count - start))
@@ -105,14 +107,14 @@ async def fill(server: Server, job_type: str, count: int) -> None:
 
 
 async def value_of(connection: Connection, metric: str) -> int:
-    """Return the value of one of the server's metrics."""
-    text = await connection.ask(request("GET", "/metrics", b""), 200)
+    """Return the value of one of the server's metrics, or 0 if it does not exist."""
+    text = await connection.send(request("GET", "/metrics", b""), 200)
     found = re.search(rb"^" + re.escape(metric.encode()) + rb" (\S+)$", text, re.MULTILINE)
     return int(float(found[1])) if found else 0
 
 
-async def somebody_waits(connection: Connection) -> None:
-    """Return once a request for a job waits on the server."""
+async def until_waiting(connection: Connection) -> None:
+    """Return once at least one request for a job waits on the server."""
     while True:
         if await value_of(connection, "composerd_waits") > 0:
             return
@@ -120,7 +122,7 @@ async def somebody_waits(connection: Connection) -> None:
 
 
 class Load:
-    """A fixed number of connections to one server, all busy at once."""
+    """A fixed number of connections to one server, which are all busy at the same time."""
 
     def __init__(
         self, server: Server, connections: Sequence[Connection], job_type: str, args: bytes = _SMALL_ARGS
@@ -128,33 +130,33 @@ class Load:
         self.server = server
         self._connections = connections
         self._submit = submit_request(job_type, args)
-        self._take = take_request(job_type)
+        self._claim = claim_request(job_type)
 
     async def submit(self, count: int) -> Sample:
-        """Submit that many jobs, one a request."""
+        """Submit this many jobs, one in each request."""
 
         async def one(connection: Connection) -> None:
-            await connection.ask(self._submit, 201)
+            await connection.send(self._submit, 201)
 
         return await self._spread(count, one)
 
     async def work(self, count: int) -> Sample:
-        """Request and finish that many jobs: two requests a job."""
+        """Request and finish this many jobs, with two HTTP requests for each."""
 
         async def one(connection: Connection) -> None:
-            await connection.ask(finish_request(await connection.ask(self._take, 201)), 200)
+            await connection.send(finish_request(await connection.send(self._claim, 201)), 200)
 
         return await self._spread(count, one)
 
-    async def take(self, count: int) -> Sequence[bytes]:
-        """Request that many jobs and finish none; the answers."""
-        taken: list[bytes] = []
+    async def claim(self, count: int) -> Sequence[bytes]:
+        """Request this many jobs without finishing them, and return the answers."""
+        answers: list[bytes] = []
 
         async def one(connection: Connection) -> None:
-            taken.append(await connection.ask(self._take, 201))
+            answers.append(await connection.send(self._claim, 201))
 
         await self._spread(count, one)
-        return taken
+        return answers
 
     async def _spread(self, count: int, operation: Callable[[Connection], Awaitable[None]]) -> Sample:
         async def keep_busy(connection: Connection, todo: Iterator[int]) -> None:
@@ -175,10 +177,10 @@ class Load:
 async def handover(
     server: Server, job_type: str, waiters: int, samples: int, submit_to: Server | None = None
 ) -> Sequence[float]:
-    """Return how long a job took from its submit to the worker that has it, with that many workers waiting.
+    """Return the seconds from the submission of a job until a worker has read it, with this many workers waiting.
 
-    The waiters ask once and keep asking; one job at a time is submitted, and the next only after the last is finished.
-    It is submitted to the same server, or to another one on the same storage.
+    Each worker requests a job again after it has finished one. The next job is submitted only after the last one is
+    finished. Jobs are submitted to the same server, or to `submit_to`, which has to be on the same storage.
     """
     submit_to = submit_to or server
     submitter = await Connection.open(submit_to.host, submit_to.port)
@@ -187,23 +189,23 @@ async def handover(
 
     async def worker(connection: Connection) -> None:
         while True:
-            job = await connection.ask(take_request(job_type), 201)
+            job = await connection.send(claim_request(job_type), 201)
             taken = connection.answered_at
-            await connection.ask(finish_request(job), 200)
+            await connection.send(finish_request(job), 200)
             arrived.put_nowait(taken)
 
     latencies = []
     async with asyncio.TaskGroup() as group:
         workers = [group.create_task(worker(connection)) for connection in connections]
-        await asyncio.sleep(1)  # until every waiter waits: nothing in the protocol tells
+        await asyncio.sleep(1)  # until every worker waits
         submit = submit_request(job_type)
         for _ in range(samples):
-            await submitter.ask(submit, 201)
-            latencies.append(await arrived.get() - submitter.asked_at)
-            await asyncio.sleep(0.005)  # the one that finished asks again, outside of the next measurement
+            await submitter.send(submit, 201)
+            latencies.append(await arrived.get() - submitter.sent_at)
+            await asyncio.sleep(0.005)  # the worker waits again before the next measurement
         for task in workers:
             task.cancel()
     for connection in [submitter, *connections]:
         connection.close()
-    await asyncio.sleep(0.2)  # until the server has noticed that they left
+    await asyncio.sleep(0.2)  # until the server has noticed the closed connections
     return latencies

@@ -1,7 +1,6 @@
-"""The PostgreSQL driver, by itself and under servers that share a database: `python -m benchmarks.postgres`.
+"""The PostgreSQL driver, alone and in servers that share a database: `python -m benchmarks.postgres`.
 
-It starts a PostgreSQL of its own, with fsync as it comes, and throws it away. What it is beside the fs driver over HTTP
-is in `spine --postgres`.
+It starts a temporary PostgreSQL with fsync on. `spine --postgres` compares this driver with the fs driver over HTTP.
 """
 
 import argparse
@@ -33,18 +32,18 @@ BATCH = 1000
 FEW = 1_000
 DEAD = 150_000
 SINGLES = 300
-"""Claims in a round."""
+"""Number of claims in a round."""
 ROUNDS = 7
 BATCH_OF_CLAIMS = 50
 HANDOVERS = 200
 CONNECTIONS = 32
 UNSEEN = "10m"
-"""For what happens by itself now and then, where it is not to be counted."""
+"""The sweep interval of servers whose periodic work must not be counted."""
 
 
 @contextlib.asynccontextmanager
 async def opened(postgres: Throwaway, count: int) -> AsyncIterator[list[PostgresDriver]]:
-    """So many drivers, each on an empty storage of its own in one database."""
+    """Open this many drivers, each on an empty storage of its own in one database."""
     drivers = [PostgresDriver.from_url(postgres.fresh()) for _ in range(count)]
     try:
         for driver in drivers:
@@ -56,28 +55,28 @@ async def opened(postgres: Throwaway, count: int) -> AsyncIterator[list[Postgres
 
 
 async def submit(driver: PostgresDriver, count: int) -> None:
-    """Store jobs, each a submission of its own."""
+    """Store this many jobs, each in a submission of its own."""
     for begin in range(0, count, BATCH):
         await driver.enqueue([[_job()] for _ in range(min(BATCH, count - begin))])
 
 
 async def work(driver: PostgresDriver, count: int) -> None:
-    """Claim and finish jobs, many at a time."""
+    """Claim and finish this many jobs, many at a time."""
     for begin in range(0, count, BATCH):
         claimed = (await driver.claim([_claim() for _ in range(min(BATCH, count - begin))], 2**40)).items
         await driver.finish([Outcome(one.token, b"{}") for one in claimed if one is not None])
 
 
 async def claims(driver: PostgresDriver, count: int, at_once: int = 1) -> Sequence[float]:
-    """Seconds that claims take, each of so many jobs; they are replaced afterwards."""
+    """Return the seconds of this many calls that claim `at_once` jobs each, then submit as many new jobs."""
     took = []
     for _ in range(count):
-        asked = [_claim() for _ in range(at_once)]
+        batch = [_claim() for _ in range(at_once)]
         began = time.perf_counter()
-        answers = (await driver.claim(asked, 2**40)).items
+        answers = (await driver.claim(batch, 2**40)).items
         took.append(time.perf_counter() - began)
         if None in answers or len(answers) < at_once:
-            sys.exit("a claim got nothing")
+            sys.exit("a claim got no job")
     await submit(driver, count * at_once)
     return took
 
@@ -91,14 +90,14 @@ def _claim() -> Claim:
 
 
 def vacuum(postgres: Throwaway) -> None:
-    """Bring all tables to where autovacuum would have brought them."""
+    """Vacuum and analyze all tables, as autovacuum does sooner or later."""
     postgres.sql("VACUUM ANALYZE")
 
 
 async def compare(
     drivers: Sequence[PostgresDriver], measure: Callable[[PostgresDriver], Awaitable[float]]
 ) -> list[list[float]]:
-    """Measure one after the other, round by round, so that what disturbs one disturbs all; the first round warms up."""
+    """Measure the drivers in turn, round by round, so that a disturbance affects all; the first round warms up."""
     found: list[list[float]] = [[] for _ in drivers]
     for number in range(ROUNDS + 1):
         for driver, rounds in zip(drivers, found, strict=True):
@@ -109,7 +108,7 @@ async def compare(
 
 
 def ratio(many: Sequence[float], few: Sequence[float]) -> float:
-    """The median of each round's own ratio."""
+    """Return the median of the ratios of each round."""
     return median(a / b for a, b in zip(many, few, strict=True))
 
 
@@ -118,7 +117,7 @@ async def _claim_time(driver: PostgresDriver) -> float:
 
 
 async def dead(table: Table, postgres: Throwaway, _jobs: int) -> None:
-    """Claims while somebody else's transaction keeps vacuum from removing what was taken before."""
+    """Measure claims while a foreign transaction keeps vacuum from removing rows of earlier claims."""
     async with opened(postgres, 2) as (clean, littered):
         for driver in (clean, littered):
             await submit(driver, FEW)
@@ -130,8 +129,8 @@ async def dead(table: Table, postgres: Throwaway, _jobs: int) -> None:
             await work(littered, DEAD)
             without, within = await compare((clean, littered), _claim_rate)
             table.figure("claims a second", median(without))
-            table.figure(f"claims a second behind {DEAD:,} dead rows", median(within))
-            table.at_least(0.4, "  to that", ratio(within, without))
+            table.figure(f"claims a second with {DEAD:,} dead rows in front", median(within))
+            table.at_least(0.4, "  ratio to without", ratio(within, without))
 
 
 async def _claim_rate(driver: PostgresDriver) -> float:
@@ -140,7 +139,7 @@ async def _claim_rate(driver: PostgresDriver) -> float:
 
 
 async def backlog(table: Table, postgres: Throwaway, jobs: int) -> None:
-    """One claim after the other, with few jobs ready and with many."""
+    """Measure single claims with few and with many jobs ready."""
     sizes = (FEW, jobs // 10, jobs)
     async with opened(postgres, len(sizes)) as drivers:
         for driver, size in zip(drivers, sizes, strict=True):
@@ -149,11 +148,11 @@ async def backlog(table: Table, postgres: Throwaway, jobs: int) -> None:
         found = await compare(drivers, _claim_time)
         for size, times in zip(sizes, found, strict=True):
             table.figure(f"a claim with {size:,} ready", median(times) * 1e3, "ms")
-        table.at_most(1.2, "  the last to the first", ratio(found[-1], found[0]))
+        table.at_most(1.2, "  ratio of the last to the first", ratio(found[-1], found[0]))
 
 
 async def ended(table: Table, postgres: Throwaway, jobs: int) -> None:
-    """One claim after the other, with a long history of ended jobs and without."""
+    """Measure single claims with and without many ended jobs."""
     async with opened(postgres, 2) as (young, old):
         for _ in range(0, jobs, 10 * BATCH):
             await submit(old, 10 * BATCH)
@@ -164,14 +163,16 @@ async def ended(table: Table, postgres: Throwaway, jobs: int) -> None:
         without, within = await compare((young, old), _claim_time)
         table.figure("a claim", median(without) * 1e3, "ms")
         table.figure(f"a claim with {jobs:,} ended", median(within) * 1e3, "ms")
-        table.at_most(1.2, "  to that", ratio(within, without))
+        table.at_most(1.2, "  ratio to without", ratio(within, without))
         began = time.perf_counter()
         await old.info()
-        table.figure("what `storage info` and `/metrics` ask, with as many", (time.perf_counter() - began) * 1e3, "ms")
+        table.figure(
+            "the query of `storage info` and `/metrics`, with as many", (time.perf_counter() - began) * 1e3, "ms"
+        )
 
 
 async def batches(table: Table, postgres: Throwaway, _jobs: int) -> None:
-    """Many claims in one statement."""
+    """Measure many claims in one statement."""
     async with opened(postgres, 2) as (single, batched):
         for driver in (single, batched):
             await submit(driver, 10 * FEW)
@@ -185,12 +186,12 @@ async def batches(table: Table, postgres: Throwaway, _jobs: int) -> None:
         alone, together = await compare((single, batched), rate)
         table.figure("jobs a second, claimed one by one", median(alone))
         table.figure(f"jobs a second, claimed {BATCH_OF_CLAIMS} at a time", median(together))
-        table.at_least(10, "  to that", ratio(together, alone))
+        table.at_least(10, "  ratio to one by one", ratio(together, alone))
 
 
 @contextlib.contextmanager
 def two_servers(postgres: Throwaway, waits: int) -> Iterator[tuple[Server, Server]]:
-    """Two servers on one storage, which look for news that were lost hardly ever."""
+    """Start two servers on one storage, with a sweep interval that is longer than the measurement."""
     url = postgres.fresh()
     cores = pin()
     with contextlib.ExitStack() as stack:
@@ -200,7 +201,7 @@ def two_servers(postgres: Throwaway, waits: int) -> Iterator[tuple[Server, Serve
 
 
 async def handover(table: Table, postgres: Throwaway, _jobs: int) -> None:
-    """From the submit to one server until a worker that waits at another has the job."""
+    """Measure from the submission to one server until a worker that waits at another server has the job."""
     with two_servers(postgres, 100) as (first, second):
         for name, at in (("the same server", first), ("another server", second)):
             took = await loads.handover(at, limit.HANDOVER, 10, HANDOVERS, submit_to=first)
@@ -212,7 +213,7 @@ async def handover(table: Table, postgres: Throwaway, _jobs: int) -> None:
 
 
 async def crowd(table: Table, postgres: Throwaway, _jobs: int) -> None:
-    """10,000 waits over two servers, and one job."""
+    """Count the claims that one job causes with 10,000 waits at two servers."""
     count = 5_000
     with two_servers(postgres, count) as both:
         waiters = [Waiters(server, KEY.type, count) for server in both]
@@ -221,7 +222,7 @@ async def crowd(table: Table, postgres: Throwaway, _jobs: int) -> None:
             await one.come()
         controls = [await Connection.open(server.host, server.port) for server in both]
         before = [await loads.value_of(control, CLAIMS) for control in controls]
-        await controls[0].ask(loads.submit_request(KEY.type), 201)
+        await controls[0].send(loads.submit_request(KEY.type), 201)
         await asyncio.wait(
             [asyncio.create_task(one.arrived.get()) for one in waiters], return_when=asyncio.FIRST_COMPLETED
         )
@@ -235,7 +236,7 @@ async def crowd(table: Table, postgres: Throwaway, _jobs: int) -> None:
 
 
 async def processes(table: Table, postgres: Throwaway, _jobs: int) -> None:
-    """Jobs through one server over HTTP, with one process and with two; the load and the database share their cores."""
+    """Measure jobs through one server with one process and with two, which share the cores with load and database."""
     cores = os.sched_getaffinity(0)
     table.figure("cores", len(cores))
     with contextlib.ExitStack() as stack:
@@ -261,7 +262,7 @@ async def processes(table: Table, postgres: Throwaway, _jobs: int) -> None:
     for (what, name), found in rates.items():
         table.figure(f"{what} a second, {name} process{'es' if name != '1' else ''}", median(found))
     for what in ("submit", "request + finish"):
-        table.figure(f"  {what}, two to one", ratio(rates[what, "2"], rates[what, "1"]))
+        table.figure(f"  {what}, ratio of two processes to one", ratio(rates[what, "2"], rates[what, "1"]))
 
 
 CLAIMS = 'composerd_storage_seconds_count{method="claim"}'
@@ -272,19 +273,26 @@ PARTS: Mapping[str, Callable[[Table, Throwaway, int], Awaitable[None]]] = {
 
 
 async def run(parts: Sequence[str], jobs: int) -> None:
-    """Print the rows of each part."""
+    """Measure each part, and print its rows."""
     cores = os.sched_getaffinity(0)
     for part in parts:
-        os.sched_setaffinity(0, cores)  # the part before may have kept us, and with us what we start, to one of them
+        os.sched_setaffinity(0, cores)  # the part before may have pinned this process to one core
         with database() as postgres:
             await PARTS[part](Table("", f"{part}: {(PARTS[part].__doc__ or '').strip()}"), postgres, jobs)
 
 
 def main() -> None:
-    """Read the command line, run."""
+    """Read the command line, and run the benchmark."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.postgres", description=__doc__)
-    parser.add_argument("--jobs", type=int, default=1_000_000)
-    parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS), metavar="PART")
+    parser.add_argument("--jobs", type=int, default=1_000_000, help="number of jobs to store (default: %(default)s)")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=list(PARTS),
+        default=list(PARTS),
+        metavar="PART",
+        help=f"parts to measure: {', '.join(PARTS)}",
+    )
     given = parser.parse_args()
     raise_descriptors()
     on_fastest_loop(run(given.only, given.jobs))

@@ -1,4 +1,4 @@
-"""What the benchmark found: the figures, what was wanted of them, and both as text. Measures nothing."""
+"""The report of `spine`: the figures, their targets, and both as text."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import median, quantiles
@@ -28,27 +28,27 @@ class Throughput(msgspec.Struct, frozen=True):
 
     @property
     def rate(self) -> float:
-        """Operations a second, the median of the rounds."""
+        """The operations a second, the median of the rounds."""
         return median(sample.operations / sample.seconds for sample in self.rounds)
 
     @property
     def cpu(self) -> float:
-        """CPU seconds of the server for an operation, over all rounds: the kernel counts in hundredths of a second."""
+        """The CPU seconds of the server for an operation, over all rounds, because the kernel counts in 1/100 s."""
         return sum(sample.server_cpu for sample in self.rounds) / sum(sample.operations for sample in self.rounds)
 
     @property
     def server_busy(self) -> float:
-        """Share of the time that the server kept a core busy."""
+        """The share of the time in which the server kept a core busy."""
         return sum(sample.server_cpu for sample in self.rounds) / sum(sample.seconds for sample in self.rounds)
 
     @property
     def load_busy(self) -> float:
-        """Share of the time that the load program kept its core busy: far below 1, or it is what limits."""
+        """The share of the time in which the load program was busy; it has to be far below 1."""
         return sum(sample.load_cpu for sample in self.rounds) / sum(sample.seconds for sample in self.rounds)
 
 
 class Handover(msgspec.Struct, frozen=True):
-    """The handovers of one server to one of that many waiters, in rounds, in seconds."""
+    """The seconds of handovers from one server to one of this many waiting workers, by round."""
 
     server: str
     waiters: int
@@ -56,17 +56,17 @@ class Handover(msgspec.Struct, frozen=True):
 
     @property
     def p50(self) -> float:
-        """Half of all handovers took at most that long."""
+        """The median of all handovers in seconds."""
         return median(seconds for each in self.rounds for seconds in each)
 
     @property
     def p99(self) -> float:
-        """One of a hundred took longer."""
+        """The 99th percentile of all handovers in seconds."""
         return quantiles((seconds for each in self.rounds for seconds in each), n=100)[98]
 
 
 class Verdict(NamedTuple):
-    """A ratio, and what is wanted of it."""
+    """A ratio and its target."""
 
     what: str
     ratio: float
@@ -75,7 +75,7 @@ class Verdict(NamedTuple):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """A whole run."""
+    """The figures of a run."""
 
     conditions: Mapping[str, Any]
     disk: Disk
@@ -83,7 +83,7 @@ class Report(msgspec.Struct, frozen=True):
     handover: Sequence[Handover]
 
     def verdicts(self) -> Iterator[Verdict]:
-        """Compare with what is wanted; ratios of throughput and latency are medians of each round's ratio."""
+        """Yield the ratios with their targets; a ratio of throughput or latency is the median over the rounds."""
         by_name = {(each.operation, each.server): each for each in self.throughput}
         for operation in (SUBMIT, WORK):
             limit, bare, plain, foreign = (by_name[operation, server] for server in (LIMIT, BARE, COMPOSERD, FOREIGN))
@@ -99,11 +99,11 @@ class Report(msgspec.Struct, frozen=True):
         yield Verdict(f"handover p50, {many.waiters:,} waiters to {few.waiters}", ratio, "<= 1.5", ratio <= 1.5)
 
     def text(self) -> str:
-        """Return the tables."""
+        """Return the tables as text."""
         return "\n".join(self._lines())
 
     def json(self) -> bytes:
-        """Return everything, each sample included."""
+        """Return all figures and samples as JSON."""
         verdicts = [verdict._asdict() for verdict in self.verdicts()]
         return msgspec.json.format(msgspec.json.encode({**msgspec.to_builtins(self), "verdicts": verdicts}))
 
@@ -125,7 +125,8 @@ class Report(msgspec.Struct, frozen=True):
         yield ""
         yield f"{'':56}{'reached':>12}{'wanted':>18}"
         for verdict in self.verdicts():
-            yield f"{verdict.what:56}{verdict.ratio:12.2f}{verdict.wanted:>18}   {'' if verdict.met else 'not met'}".rstrip()
+            met = "" if verdict.met else "not met"
+            yield f"{verdict.what:56}{verdict.ratio:12.2f}{verdict.wanted:>18}   {met}".rstrip()
 
 
 def _at_least(bound: float, what: str, ratio: float) -> Verdict:
@@ -133,7 +134,7 @@ def _at_least(bound: float, what: str, ratio: float) -> Verdict:
 
 
 def rates(one: Throughput, other: Throughput) -> float:
-    """Return the median over the rounds of how many times as fast the one was as the other in the same round."""
+    """Return the ratio of the speed of `one` to that of `other`, the median of the ratios of each round."""
     pairs = zip(one.rounds, other.rounds, strict=True)
     return median((a.operations / a.seconds) / (b.operations / b.seconds) for a, b in pairs)
 

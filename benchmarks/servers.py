@@ -1,4 +1,4 @@
-"""The servers that are measured: each a process of its own, kept off the load program's core, with its CPU time."""
+"""Server processes to measure, which are kept off the core of the load program."""
 
 import contextlib
 import os
@@ -25,28 +25,28 @@ class Server:
         self._process = process
 
     def cpu_seconds(self) -> float:
-        """Return the CPU time that the process has used so far, all its threads, those that ended included."""
+        """Return the CPU time that the process has used so far, including threads that have ended."""
         fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / _TICKS
 
     def memory(self) -> int:
-        """Return the bytes of memory that the process has."""
+        """Return the resident memory of the process in bytes."""
         return int(Path(f"/proc/{self._process.pid}/statm").read_text().split()[1]) * _PAGE
 
 
 def load_cores() -> tuple[set[int], set[int]]:
-    """Split the cores that we may use into those of the servers and the one of the load program."""
+    """Split the available cores, and return those of the servers and the one of the load program."""
     cores = sorted(os.sched_getaffinity(0))
     return (set(cores[:-1]), {cores[-1]}) if len(cores) > 1 else (set(cores), set(cores))
 
 
 @contextlib.contextmanager
 def start(name: str, command: Sequence[str], cores: set[int]) -> Iterator[Server]:
-    """Start a server that says `listening on http://…` on its stdout; end it with the context."""
+    """Start a server, wait until it prints `listening on http://…`, and stop it at the end of the block."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("COMPOSERD_")}
     own_cores = os.sched_getaffinity(0)
     with tempfile.TemporaryFile("w+") as log:
-        os.sched_setaffinity(0, cores)  # inherited by the process and every thread of it
+        os.sched_setaffinity(0, cores)  # inherited by the process and all of its threads
         try:
             process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment)
         finally:
@@ -71,7 +71,7 @@ def start(name: str, command: Sequence[str], cores: set[int]) -> Iterator[Server
 
 
 def composerd(storage: Path | str, connections: int = 2000, *more: str) -> Sequence[str]:
-    """Return the command of composerd on the fs driver, or on a storage URL: its defaults, but for how many file descriptors it needs."""
+    """Return the command of composerd on a directory or a storage URL, with its defaults except for the connections."""
     script = Path(sys.executable).with_name("composerd")
     url = storage if isinstance(storage, str) else f"fs:{storage}"
     settings = ["--listen", "127.0.0.1:0", "--storage", url, "--max-connections", str(connections), *more]
@@ -79,10 +79,10 @@ def composerd(storage: Path | str, connections: int = 2000, *more: str) -> Seque
 
 
 def limit(answers: Path) -> Sequence[str]:
-    """Return the command of the limit, which answers with what stands in that file."""
+    """Return the command of the limit, which reads its answers from this file."""
     return [sys.executable, "-m", "benchmarks.limit", str(answers)]
 
 
 def bare(answers: Path) -> Sequence[str]:
-    """Return the command of the same application as anybody would start it: its allocator not warmed."""
+    """Return the command of the limit without the warm-up of its allocator."""
     return [*limit(answers), AS_IT_COMES]

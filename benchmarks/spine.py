@@ -1,4 +1,4 @@
-"""How fast a job goes through composerd, beside the limit that aiohttp sets: `python -m benchmarks.spine`."""
+"""Speed of a job through composerd, compared with a bare aiohttp application: `python -m benchmarks.spine`."""
 
 import asyncio
 import contextlib
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 BACKLOG = 3_000
 FOREIGN_JOBS = 100_000
 CONNECTIONS = 128
-"""Enough to keep a server's core busy while half of them wait for a flush."""
+"""Number of connections; enough to keep a server's core busy while half of them wait for a flush."""
 WAITERS = (10, 1_000)
 ROUND = 2_000
-"""Jobs a round, submitted onto a backlog that is half a round short and worked off again: BACKLOG on average."""
+"""Number of jobs that are submitted and finished in a round; the backlog is BACKLOG on average."""
 HANDOVERS = 100
-"""Handovers a round, for each number of waiters."""
+"""Number of handovers in a round, for each number of waiters."""
 
 JOB_TYPE = "benchmark"
 FOREIGN_TYPE = "foreign"
@@ -34,7 +34,7 @@ FOREIGN_TYPE = "foreign"
 async def measure_throughput(
     targets: Sequence[servers.Server], rounds: int, connections: int
 ) -> list[report.Throughput]:
-    """Put the same load on one server after the other, round by round: what disturbs one disturbs all."""
+    """Put the same load on the servers in turn, round by round, so that a disturbance affects all of them."""
     found: dict[tuple[str, str], list[loads.Sample]] = {
         (operation, server.name): [] for operation in (report.SUBMIT, report.WORK) for server in targets
     }
@@ -43,7 +43,7 @@ async def measure_throughput(
         for server, pool in pools.items():
             load = loads.Load(server, pool, JOB_TYPE)
             submitted, worked = await load.submit(ROUND), await load.work(ROUND)
-            if number > 0:  # the first warms up
+            if number > 0:  # the first round warms up
                 found[report.SUBMIT, server.name].append(submitted)
                 found[report.WORK, server.name].append(worked)
     for pool in pools.values():
@@ -53,7 +53,7 @@ async def measure_throughput(
 
 
 async def measure_handover(targets: Sequence[servers.Server], rounds: int) -> list[report.Handover]:
-    """Let few wait and then many, on one server after the other, round by round."""
+    """Measure handovers with few and with many waiting workers on the servers in turn, round by round."""
     found: dict[tuple[str, int], list[Sequence[float]]] = {
         (server.name, waiters): [] for server in targets for waiters in WAITERS
     }
@@ -65,7 +65,7 @@ async def measure_handover(targets: Sequence[servers.Server], rounds: int) -> li
 
 
 async def run(scratch: Path, rounds: int, connections: int, *, postgres: bool) -> report.Report:
-    """Start the servers, fill them, measure everything."""
+    """Start the servers, fill their backlogs, measure them, and return the report."""
     server_cores = pin()
     with contextlib.ExitStack() as stack:
         progress("filling the backlogs")
@@ -73,7 +73,7 @@ async def run(scratch: Path, rounds: int, connections: int, *, postgres: bool) -
             stack.enter_context(servers.start(name, servers.composerd(scratch / path), server_cores))
             for name, path in ((report.COMPOSERD, "plain"), (report.FOREIGN, "foreign"))
         )
-        (scratch / "answers.json").write_bytes(msgspec.json.encode(await loads.take_answers(plain, JOB_TYPE)))
+        (scratch / "answers.json").write_bytes(msgspec.json.encode(await loads.record_answers(plain, JOB_TYPE)))
         warm, bare = (
             stack.enter_context(servers.start(name, command(scratch / "answers.json"), server_cores))
             for name, command in ((report.LIMIT, servers.limit), (report.BARE, servers.bare))
@@ -108,20 +108,23 @@ async def run(scratch: Path, rounds: int, connections: int, *, postgres: bool) -
 def _database(scratch: Path) -> contextlib.AbstractContextManager["Throwaway"]:
     from benchmarks.database import database  # noqa: PLC0415  # needs composerd[postgres]
 
-    return database(str(scratch.parent))  # its account gets there
+    return database(str(scratch.parent))  # the account of PostgreSQL may enter it
 
 
 def main() -> None:
-    """Read the command line, run, print."""
+    """Read the command line, run the benchmark, and print the report."""
     parser = parser_of("spine", __doc__)
     parser.add_argument(
-        "--rounds", type=int, default=15, help="how often each measurement is repeated (default: %(default)s)"
+        "--rounds", type=int, default=15, help="number of rounds of each measurement (default: %(default)s)"
     )
     parser.add_argument(
-        "--connections", type=int, default=CONNECTIONS, help="how many the load has, all busy (default: %(default)s)"
+        "--connections",
+        type=int,
+        default=CONNECTIONS,
+        help="number of connections of the load, all busy at once (default: %(default)s)",
     )
-    parser.add_argument("--postgres", action="store_true", help="measure composerd on PostgreSQL, too")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample there, too")
+    parser.add_argument("--postgres", action="store_true", help="also measure composerd on PostgreSQL")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write all samples to this file")
     options = parser.parse_args()
     raise_descriptors()
     with scratch_in(options.directory) as scratch:

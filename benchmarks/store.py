@@ -1,4 +1,4 @@
-"""What is done to the fs driver alone: submitting, working, single submissions, and how long they take. No figures of its own."""
+"""Loads for the fs driver without a server, and the time that they take."""
 
 import asyncio
 import os
@@ -23,7 +23,7 @@ WORKER = uuid4()
 
 @asynccontextmanager
 async def opened(directory: Path) -> AsyncIterator[FsDriver]:
-    """A storage that is started, and closed again."""
+    """Open a storage for the block."""
     driver = FsDriver(directory)
     await driver.start()
     try:
@@ -33,14 +33,14 @@ async def opened(directory: Path) -> AsyncIterator[FsDriver]:
 
 
 async def submit(driver: FsDriver, count: int, *, key: Key = KEY, delay: float | None = None) -> None:
-    """Store jobs of a KiB, each a submission of its own, many in a flush."""
+    """Store this many jobs of 1 KiB, each in a submission of its own, many in a flush."""
     for _ in range(0, count, BATCH):
         jobs = [NewJob(id=uuid4(), type=key.type, args=ARGS, not_before=delay) for _ in range(BATCH)]
         await driver.enqueue([[job] for job in jobs])
 
 
 async def work(driver: FsDriver, count: int) -> Sequence[UUID]:
-    """Claim and finish jobs; which."""
+    """Claim and finish this many jobs, and return their ids."""
     worked: list[UUID] = []
     for _ in range(0, count, BATCH):
         claims = [Claim(uuid4(), (KEY,), 120.0, worker_id=WORKER) for _ in range(BATCH)]
@@ -51,9 +51,9 @@ async def work(driver: FsDriver, count: int) -> Sequence[UUID]:
 
 
 async def rates(*drivers: FsDriver) -> Sequence[float]:
-    """Jobs a second of each, through submit, claim and finish, onto whatever is there.
+    """Return the jobs a second of each driver, through submit, claim and finish, in addition to its other jobs.
 
-    Round by round, so that what disturbs one disturbs all; the first round warms up.
+    The drivers take turns, round by round, so that a disturbance affects all of them. The first round warms up.
     """
     seconds = [0.0 for _ in drivers]
     for number in range(ROUNDS + 1):
@@ -95,7 +95,7 @@ def on_copy(driver: FsDriver, copied: Callable[[int], None]) -> None:
 
 
 async def settled(driver: FsDriver) -> None:
-    """Wait until no checkpoint is being taken, and none is due."""
+    """Wait until no checkpoint is running or due."""
     await driver.enqueue([[NewJob(id=uuid4(), type=OTHER.type)]])
     while (task := driver._keeper._task) is not None:  # noqa: SLF001
         await asyncio.wait([task])
@@ -103,7 +103,7 @@ async def settled(driver: FsDriver) -> None:
 
 
 async def latencies(driver: FsDriver, go_on: Callable[[int], bool]) -> list[float]:
-    """Seconds that single submissions take, one every few milliseconds; `go_on` is told how many there were."""
+    """Return the seconds of single submissions, 2 ms apart; `go_on` gets their number so far, and says when to stop."""
     took: list[float] = []
     while go_on(len(took)):
         began = time.perf_counter()
@@ -113,16 +113,16 @@ async def latencies(driver: FsDriver, go_on: Callable[[int], bool]) -> list[floa
     return took
 
 
-def so_many(taken: int) -> bool:
-    """Whether there are samples to be taken yet, where nothing else says when to stop."""
+def needs_samples(taken: int) -> bool:
+    """Return whether fewer samples than `SAMPLES` were taken."""
     return taken < SAMPLES
 
 
 def size_of(directory: Path) -> int:
-    """Bytes of the journal's files."""
+    """Return the size of the journal's files in bytes."""
     return sum(path.stat().st_size for path in (directory / "journal").iterdir())
 
 
 def memory() -> int:
-    """Bytes of memory that this process has."""
+    """Return the resident memory of this process in bytes."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

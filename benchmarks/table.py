@@ -1,4 +1,4 @@
-"""A table of figures: what was reached, beside what is wanted. Printed row by row, as each is found."""
+"""A table of figures and their targets, printed row by row."""
 
 from collections.abc import Sequence
 from statistics import quantiles
@@ -7,7 +7,7 @@ WIDTH = 66
 
 
 class Table:
-    """Prints a heading, then rows."""
+    """Prints a heading, then a row for each figure."""
 
     def __init__(self, *heading: str) -> None:
         for line in heading:
@@ -15,15 +15,15 @@ class Table:
         print(f"{'':{WIDTH}}{'reached':>14}{'wanted':>12}", flush=True)
 
     def figure(self, what: str, reached: float, unit: str = "") -> None:
-        """A figure of which nothing is wanted by itself."""
+        """Print a figure without a target."""
         print(f"{what:{WIDTH}}{_number(reached, unit):>14}{'-':>12}", flush=True)
 
     def at_least(self, bound: float, what: str, reached: float, unit: str = "") -> None:
-        """A figure that should not be smaller."""
+        """Print a figure with a lower bound."""
         self._row(what, _number(reached, unit), f">= {bound:g}", met=reached >= bound)
 
     def at_most(self, bound: float, what: str, reached: float, unit: str = "") -> None:
-        """A figure that should not be larger."""
+        """Print a figure with an upper bound."""
         self._row(what, _number(reached, unit), f"<= {bound:g}", met=reached <= bound)
 
     @staticmethod
@@ -32,7 +32,7 @@ class Table:
 
 
 def p99(samples: Sequence[float]) -> float:
-    """One of a hundred is larger."""
+    """Return the 99th percentile."""
     return quantiles(samples, n=100)[98]
 
 

@@ -1,4 +1,4 @@
-"""Workers in a crowd: some wait for a job, some run one and say so now and then; and a probe of whether the server still answers."""
+"""Many workers that wait for jobs, or run jobs and send heartbeats; and a probe of the server's answers."""
 
 import asyncio
 import contextlib
@@ -15,52 +15,52 @@ from benchmarks.loads import ARCH, WORKER, finish_request, heartbeat_request, va
 from benchmarks.servers import Server
 
 POLL = 0.1
-"""How often it is looked whether everybody waits, in seconds."""
+"""Seconds between two checks whether all workers wait."""
 STEADY = 10
-"""So many looks in a row have to see the same."""
+"""Number of successive checks that have to find that all workers wait."""
 TICK = 0.01
-"""How finely heartbeats are spread, in seconds."""
+"""Seconds between two groups of heartbeats."""
 
 
 class Waiters:
-    """Workers that wait for a job, each on a connection of its own, finish it, and ask again."""
+    """Workers that wait for a job, finish it, and wait again, each on a connection of its own."""
 
     def __init__(self, server: Server, job_type: str, count: int) -> None:
         self.arrived: asyncio.Queue[float] = asyncio.Queue()
-        """When a job was read, for each one that was."""
+        """The times when a worker has read a job."""
         self.may_finish = asyncio.Event()
         self.may_finish.set()
         self._server = server
         self._requests = [_request_of_worker(job_type) for _ in range(count)]
         self._connections: list[Connection] = []
         self._tasks: list[asyncio.Task[None]] = []
-        self._asked = 0
+        self._requested = 0
 
     async def come(self) -> float:
-        """Connect, all at once, and ask; until the server says that all wait, and for a while longer. When that began to be so."""
-        self._asked = 0
+        """Connect all workers at once, and return the time from which on the server reports that all wait."""
+        self._requested = 0
         self._tasks = [asyncio.create_task(self._work(each)) for each in self._requests]
         return await self.again(STEADY)
 
     async def again(self, steady: int = 1) -> float:
-        """Until the server says, so many times in a row, that all wait. When that began to be so."""
+        """Wait until this many successive checks find all workers waiting, and return the time of the first of them."""
         control = await Connection.open(self._server.host, self._server.port)
         seen: list[float] = []
         while len(seen) < steady:
             await asyncio.sleep(POLL)
             self._raise_failures()
-            looked_at = time.perf_counter()
+            checked_at = time.perf_counter()
             waiting = await value_of(control, "composerd_waits")
-            # Those of before may be counted still, as long as not all of the new ones have asked.
-            if self._asked == waiting == len(self._requests):
-                seen.append(looked_at)
+            # Until all new workers have sent their requests, the server may still count waits of closed connections.
+            if self._requested == waiting == len(self._requests):
+                seen.append(checked_at)
             else:
                 seen.clear()
         control.close()
         return seen[0]
 
     async def leave(self) -> None:
-        """Go away in the middle of the wait, all at once."""
+        """Close all connections at once, while the workers wait."""
         for task in self._tasks:
             task.cancel()
         for connection in self._connections:
@@ -71,12 +71,12 @@ class Waiters:
     async def _work(self, message: bytes) -> None:
         connection = await Connection.open(self._server.host, self._server.port)
         self._connections.append(connection)
-        self._asked += 1
+        self._requested += 1
         while True:
-            job = await connection.ask(message, 201)
+            job = await connection.send(message, 201)
             self.arrived.put_nowait(connection.answered_at)
             await self.may_finish.wait()
-            await connection.ask(finish_request(job), 200)
+            await connection.send(finish_request(job), 200)
 
     def _raise_failures(self) -> None:
         for task in self._tasks:
@@ -85,28 +85,28 @@ class Waiters:
 
 
 def _request_of_worker(job_type: str) -> bytes:
-    asked = {"types": [job_type], "arch": ARCH, "worker_id": str(uuid4())}
-    return request("POST", f"{WORKER}/jobs", msgspec.json.encode(asked))
+    wanted = {"types": [job_type], "arch": ARCH, "worker_id": str(uuid4())}
+    return request("POST", f"{WORKER}/jobs", msgspec.json.encode(wanted))
 
 
 class Running:
-    """Workers that run a job each and ask about it every so often, evenly spread, each on a connection of its own."""
+    """Workers that run a job each, and send heartbeats that are spread evenly, each on a connection of its own."""
 
     def __init__(self, connections: Sequence[Connection], requests: Sequence[bytes], interval: float) -> None:
         self.took: list[float] = []
-        """How long each heartbeat was on its way, in seconds."""
+        """Seconds until the answer to each heartbeat."""
         self._workers = list(zip(connections, requests, strict=True))
         self._interval = interval
 
     @classmethod
     async def start(cls, server: Server, jobs: Sequence[bytes], interval: float) -> "Running":
-        """Connect a worker for each answer to a RequestJob."""
+        """Connect a worker for each answer to a request for a job."""
         connections = await open_all(server.host, server.port, len(jobs))
         return cls(connections, [heartbeat_request(job) for job in jobs], interval)
 
     @contextlib.asynccontextmanager
     async def beating(self) -> AsyncIterator[None]:
-        """Let them beat for as long as the context lasts."""
+        """Send heartbeats during the block."""
         async with asyncio.TaskGroup() as group:
             beat = group.create_task(self._beat(group))
             yield
@@ -124,8 +124,8 @@ class Running:
             await asyncio.sleep(TICK)
 
     async def _one(self, connection: Connection, message: bytes) -> None:
-        await connection.ask(message, 200)
-        self.took.append(connection.answered_at - connection.asked_at)
+        await connection.send(message, 200)
+        self.took.append(connection.answered_at - connection.sent_at)
 
     def leave(self) -> None:
         """Close the connections."""
@@ -135,9 +135,9 @@ class Running:
 
 @contextlib.contextmanager
 def probed(server: Server) -> Iterator[list[float]]:
-    """Ask a server again and again whether it lives; the seconds that each answer took.
+    """Request `/healthz` every 10 ms during the block, and yield a list of the seconds that each answer took.
 
-    From a thread, so that what holds up the load's loop is not taken for the server's doing.
+    The requests are sent from a thread, so that delays of the load's event loop do not count as the server's.
     """
     took: list[float] = []
     stop = threading.Event()
