@@ -25,7 +25,7 @@ def parse_uuid(text: str) -> UUID | None:
 
 def new_id() -> UUID:
     """Return a random UUID, as hard to guess as `uuid.uuid4()`."""
-    return msgspec.convert(new_id_text(), UUID)
+    return msgspec.convert(_pool.pop() if _pool else new_id_text(), UUID)
 
 
 def new_id_text() -> str:

@@ -79,6 +79,9 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     """How many jobs one submission may have; at least 1,000."""
     max_payload: int
     """The largest args or result, in bytes; at least 32 MiB."""
+    coalesces: bool = False
+    """The driver gathers concurrent calls into one flush by itself. The queue then calls a writing method for each item
+    as it comes, and gathers nothing; it repeats calls that failed as for any driver."""
 
 
 class StorageInfo(msgspec.Struct, frozen=True, kw_only=True):

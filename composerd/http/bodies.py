@@ -11,7 +11,7 @@ from aiohttp import web
 from composerd.errors import BodyTooLarge, InvalidContent, MalformedJSON
 from composerd.http.errors import UnsupportedMediaType
 from composerd.http.request_context import reserved_bytes
-from composerd.queue.budget import Budget
+from composerd.queue import Budget
 
 MAX_DEPTH = 500
 """The deepest nesting that JSON may have."""

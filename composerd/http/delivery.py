@@ -11,7 +11,7 @@ from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.http import SERVER_SOFTWARE
 
 from composerd.http.request_context import REQUEST_ID_HEADER, request_id
-from composerd.queue.budget import Budget
+from composerd.queue import Budget
 
 CHUNK = 256 * 1024
 """The most bytes that are passed to the kernel in one write."""
@@ -65,7 +65,7 @@ async def answer_bytes(request: web.Request, body: bytes, *, status: int = 200, 
     """Return an answer with a JSON body of any size. A large one counts in the budget until it is written."""
     if len(body) <= CHUNK:
         return Answer(status, body)
-    with budget.held(len(body)):
+    with budget.reserve(len(body)):
         return await write_in_parts(request, status, body)
 
 

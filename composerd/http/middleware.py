@@ -45,7 +45,7 @@ async def request_boundary(request: web.Request, handler: Handler) -> web.Stream
     finally:
         if size := reserved_bytes.get():
             reserved_bytes.set(0)
-            request.app[QUEUE].budget.give(size)
+            request.app[QUEUE].budget.free(size)
     if not response.prepared:  # a handler that has written its answer itself has sent the id with it
         if request.writer.output_size:  # failed in the middle of an answer: the client would take an error for its rest
             response = _hang_up(request)

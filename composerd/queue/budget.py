@@ -1,59 +1,51 @@
-"""A bound on the payload bytes that the server holds at once."""
+"""A limit on the bytes of request and response bodies that the server has in memory at one time."""
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from composerd.errors import Unavailable
 
 MAX_IN_FLIGHT = 512 * 1024 * 1024
-"""The most bytes of bodies, in and out, that are held at once."""
+"""The most bytes of bodies, of requests and responses together."""
 
 
 class Budget:
-    """Counts the bytes in flight."""
+    """Counts the bytes of bodies that are in memory."""
 
     def __init__(self, limit: int = MAX_IN_FLIGHT) -> None:
         self.limit = limit
         self.used = 0
-        self._room: asyncio.Future[None] | None = None
+        self._freed: asyncio.Future[None] | None = None
 
     def take(self, size: int) -> None:
-        """Account for bytes about to be held; `give` gives them back. Raises `Unavailable` when there is no room."""
+        """Count bytes that are about to be read; `free` ends that. Raises `Unavailable` if they would exceed the limit.
+
+        A single body larger than the limit is accepted while nothing else is counted.
+        """
         if self.used and self.used + size > self.limit:
-            raise Unavailable("the server holds as much payload as it may", limit=self.limit)
+            raise Unavailable("too many bytes of bodies in memory", limit=self.limit)
         self.used += size
 
-    def force(self, size: int) -> None:
-        """Account for bytes that are held already."""
-        self.used += size
-
-    def give(self, size: int) -> None:
-        """Give back what was taken."""
+    def free(self, size: int) -> None:
+        """Stop counting bytes that `take` counted."""
         self.used -= size
-        if self._room is not None and self.used < self.limit:
-            self._room.set_result(None)
-            self._room = None
+        if self._freed is not None and self.used < self.limit:
+            self._freed.set_result(None)
+            self._freed = None
 
-    def held(self, size: int) -> "_Held":
-        """Hold bytes that are there already, for the length of a block."""
-        return _Held(self, size)
+    @contextmanager
+    def reserve(self, size: int) -> Iterator[None]:
+        """Count bytes that are in memory already, for the length of a block. It never fails, so the limit may be exceeded."""
+        self.used += size
+        try:
+            yield
+        finally:
+            self.free(size)
 
-    async def room(self) -> None:
-        """Wait until there is room for more."""
+    async def wait_for_room(self) -> None:
+        """Wait until fewer bytes than the limit are counted."""
         while self.used >= self.limit:
-            if self._room is None:
-                self._room = asyncio.get_running_loop().create_future()
-            await asyncio.shield(self._room)
-
-
-class _Held:
-    """Bytes that a block holds."""
-
-    def __init__(self, budget: Budget, size: int) -> None:
-        self._budget = budget
-        self._size = size
-
-    def __enter__(self) -> None:
-        self._budget.force(self._size)
-
-    def __exit__(self, *_: object) -> None:
-        self._budget.give(self._size)
+            if self._freed is None:
+                self._freed = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._freed)

@@ -1,55 +1,57 @@
-"""The dispatcher: asks the driver for jobs on behalf of those who wait, one round of claims at a time. Its decisions are in waitlist."""
+"""The dispatcher: claims jobs for the requests that wait, one round of claims at a time.
+
+Which waiters claim in a round is decided in `waitlist`.
+"""
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 from uuid import UUID
 
-from composerd.driver import Batch, Driver
+from composerd.driver import Driver
 from composerd.errors import ComposerdError, DriverTimeout
 from composerd.models import Claim, Claimed, Key, News
-from composerd.queue.batcher import MAX_BYTES, MAX_ITEMS, ask
+from composerd.queue.batcher import MAX_BYTES, MAX_ITEMS
 from composerd.queue.budget import Budget
+from composerd.queue.repeating import Call, call_until_answered
 from composerd.queue.waitlist import Waiter, WaitList
 
 RETRY_AFTER = 1.0
-"""How long to leave a storage alone that did not answer, in seconds."""
+"""How long the storage is left alone after it failed to answer claims, in seconds."""
 
 
 class Dispatcher:
-    """Hands ready jobs to waiters: one ready job, one waiter, the oldest first."""
+    """Hands ready jobs to waiters: each job to one waiter, the oldest waiter first."""
 
     def __init__(
         self,
         driver: Driver,
         budget: Budget,
-        give_back: Callable[[UUID], None],
+        release: Callable[[UUID], None],
         on_news: Callable[[News], None],
     ) -> None:
-        self._driver = driver
+        self._claim: Call[Claim, Claimed | None] = partial(driver.claim, max_bytes=MAX_BYTES)
         self._budget = budget
-        self._give_back = give_back
+        self._release = release
         self._on_news = on_news
         self._list = WaitList()
         self._task: asyncio.Task[None] | None = None
         self._claiming = False
         self._closed = False
 
-    def __len__(self) -> int:
-        """How many wait."""
-        return len(self._list)
+    async def wait_for_job(self, claim: Claim, wait: float | None) -> Claimed | None:
+        """Wait for a job of the claim's keys; return None if `wait` seconds pass, or if the dispatcher closes.
 
-    async def ask(self, claim: Claim, wait: float | None) -> Claimed | None:
-        """Wait for a job of the claim's keys; None when the time, in seconds, is up, or when the dispatcher closes.
-
-        Canceled, the caller gets no job, and a job that was on its way to it goes back. Raises `Unavailable` if the
-        storage does not answer.
+        If the caller is canceled it gets no job, and a job that was claimed for it is released. Raises `Unavailable` if
+        the storage does not answer the first claim.
         """
         if self._closed:
             return None
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Claimed | None] = loop.create_future()
         waiter = self._list.add(claim, answer)
-        self._start()
+        if self._task is None:
+            self._task = loop.create_task(self._run())
         alarm = None if wait is None else loop.call_later(wait, self._expire, waiter)
         try:
             return await answer
@@ -61,20 +63,22 @@ class Dispatcher:
                 alarm.cancel()
 
     def heat(self, news: News) -> None:
-        """Learn what became ready."""
+        """Let waiters claim the jobs that became ready."""
+        if not self._list:
+            return
         if news.recheck:
             self._list.heat_all()
         if news.ready:
             self._list.heat(news.ready)
-        self._start()
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._run())
 
     def recheck(self) -> None:
-        """Let the store be the truth: a waiter of each key looks again, should news have been lost."""
-        self._list.heat_all()
-        self._start()
+        """Let a waiter of each key claim, in case news of a ready job was lost."""
+        self.heat(News(recheck=True))
 
     def drain(self) -> None:
-        """Answer everybody with None; those whose claim is on its way get its outcome."""
+        """Answer every waiter with None, except those whose claim is under way: they get its outcome."""
         self._closed = True
         for waiter in self._list.everyone():
             if waiter.claiming:
@@ -83,27 +87,24 @@ class Dispatcher:
                 self._dismiss(waiter)
 
     async def close(self) -> None:
-        """Drain, and wait for the claim that is on its way."""
+        """Drain, and wait for the round of claims that is under way."""
         self.drain()
         while self._task is not None:
             if not self._claiming:
-                self._task.cancel()  # it is waiting for better times
+                self._task.cancel()  # it sleeps until there is room, or until the storage is tried again
             await asyncio.wait([self._task])
-
-    def _start(self) -> None:
-        if self._task is None and len(self._list):
-            self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def _run(self) -> None:
         try:
             while not self._closed:
-                await self._budget.room()
+                if self._budget.used >= self._budget.limit:
+                    await self._budget.wait_for_room()
                 waiters = self._list.pick(MAX_ITEMS)
                 if not waiters:
                     break
                 self._claiming = True
                 try:
-                    answered = await self._round(waiters)
+                    answered = await self._claim_for(waiters)
                 finally:
                     self._claiming = False
                 if not answered:
@@ -111,9 +112,9 @@ class Dispatcher:
         finally:
             self._task = None
 
-    async def _round(self, waiters: Sequence[Waiter]) -> bool:
-        """Make one claim for all; whether the store answered."""
-        outcomes, news = await ask(self._claim, [waiter.claim for waiter in waiters])
+    async def _claim_for(self, waiters: Sequence[Waiter]) -> bool:
+        """Make one claim for all waiters of a round, and answer them. Return False if the storage failed for any."""
+        outcomes, news = await call_until_answered(self._claim, [waiter.claim for waiter in waiters])
         known: list[Waiter] = []
         answers: list[Claimed | None] = []
         unknown = list(waiters[len(outcomes) :])
@@ -123,39 +124,34 @@ class Dispatcher:
                 failed = True
                 if self._fail(waiter, outcome):
                     unknown.append(waiter)
-            else:
-                known.append(waiter)
-                answers.append(outcome)
-                self._deliver(waiter, outcome)
-        self._list.settle(known, answers)
-        self._list.again(unknown)
-        if self._closed:
-            for waiter in unknown:
-                self._dismiss(waiter)
+                continue
+            known.append(waiter)
+            answers.append(outcome)
+            if waiter.answer.done():
+                if outcome is not None:
+                    self._release(outcome.token)
+            elif outcome is not None or waiter.expired:
+                waiter.answer.set_result(outcome)
+        self._list.end_round(known, answers)
+        if unknown:
+            self._list.retry(unknown)
+            if self._closed:
+                for waiter in unknown:
+                    self._dismiss(waiter)
         for one in news:
             self._on_news(one)
         return not failed
 
-    async def _claim(self, claims: Sequence[Claim]) -> Batch[Claimed | ComposerdError | None]:
-        return await self._driver.claim(claims, MAX_BYTES)
-
-    def _deliver(self, waiter: Waiter, claimed: Claimed | None) -> None:
-        if waiter.answer.done():
-            if claimed is not None:
-                self._give_back(claimed.token)
-        elif claimed is not None or waiter.expired:
-            waiter.answer.set_result(claimed)
-
     def _fail(self, waiter: Waiter, error: ComposerdError) -> bool:
-        """Deal with a claim of which nobody knows what it did; whether the waiter asks again, with the same token.
+        """Handle a claim whose outcome is unknown. Return True if the waiter should claim again, with the same token.
 
-        Who waits already does not hear of a storage that is away for a while; who comes now is told, unless it was only
-        slow.
+        A waiter that has waited already stays while the storage is away. A new one gets the error, unless the storage
+        was only slow: then it stays too, or is answered with None if its time is up.
         """
-        stays = waiter.asked or isinstance(error, DriverTimeout)
+        stays = waiter.claimed or isinstance(error, DriverTimeout)
         if stays and not waiter.expired and not waiter.answer.done():
             return True
-        self._give_back(waiter.claim.token)
+        self._release(waiter.claim.token)
         if not waiter.answer.done():
             if stays:
                 waiter.answer.set_result(None)
@@ -165,7 +161,7 @@ class Dispatcher:
         return False
 
     def _expire(self, waiter: Waiter) -> None:
-        if waiter.claiming or not waiter.asked:
+        if waiter.claiming or not waiter.claimed:
             waiter.expired = True
         else:
             self._dismiss(waiter)
@@ -181,9 +177,12 @@ class Dispatcher:
         if answer.done() and not answer.cancelled() and answer.exception() is None:
             claimed = answer.result()
             if claimed is not None:
-                self._give_back(claimed.token)
+                self._release(claimed.token)
 
 
 def keys_for(channel: str, types: Sequence[str], arch: str) -> tuple[Key, ...]:
-    """What a worker of an arch may take: its types' jobs of that arch, and those without one."""
-    return tuple(Key(channel, type, a) for type in dict.fromkeys(types) for a in (arch, None))
+    """Return the keys that a worker of an architecture may claim: for each type, jobs of its arch and jobs of any arch."""
+    keys: list[Key] = []
+    for type in dict.fromkeys(types):
+        keys += (Key(channel, type, arch), Key(channel, type, None))
+    return tuple(keys)

@@ -1,4 +1,4 @@
-"""Who waits for something to happen to a job: woken by the queue's own writes and by news from other servers."""
+"""Watches of jobs: whoever waits for a change of a job is woken by this server's writes and by news of other servers."""
 
 import asyncio
 from collections.abc import Iterable, Iterator
@@ -7,7 +7,7 @@ from uuid import UUID
 
 
 class Watch:
-    """One watcher of one job."""
+    """One watch of one job."""
 
     __slots__ = ("_event",)
 
@@ -15,11 +15,11 @@ class Watch:
         self._event = asyncio.Event()
 
     def notify(self) -> None:
-        """Something happened."""
+        """Wake whoever waits in `changed`."""
         self._event.set()
 
     async def changed(self, timeout: float) -> bool:
-        """Wait until something has happened since the last look, `timeout` seconds at the most; whether it did."""
+        """Wait until the job may have changed since the last call, at most `timeout` seconds; return False if time ran out."""
         try:
             async with asyncio.timeout(timeout):
                 await self._event.wait()
@@ -30,17 +30,14 @@ class Watch:
 
 
 class Events:
-    """The watchers, by job."""
+    """The watches, by job."""
 
     def __init__(self) -> None:
         self._watches: dict[UUID, set[Watch]] = {}
 
-    def __len__(self) -> int:
-        return sum(len(watches) for watches in self._watches.values())
-
     @contextmanager
     def watch(self, job_id: UUID) -> Iterator[Watch]:
-        """Watch a job. Look at it after this begins, so that nothing falls in between."""
+        """Watch a job for the length of a block. Read the job inside of it, so that no change is missed in between."""
         watch = Watch()
         watches = self._watches.setdefault(job_id, set())
         watches.add(watch)
@@ -52,11 +49,11 @@ class Events:
                 del self._watches[job_id]
 
     def publish(self, job_ids: Iterable[UUID]) -> None:
-        """Wake who watches these jobs."""
+        """Wake the watches of jobs that have changed."""
         for job_id in job_ids:
             for watch in self._watches.get(job_id, ()):
                 watch.notify()
 
     def publish_all(self) -> None:
-        """Wake everybody: news was lost, or the server drains."""
+        """Wake every watch, because news was lost or the server stops."""
         self.publish(list(self._watches))

@@ -1,25 +1,16 @@
-"""JobQueue: what the APIs ask of composerd, in terms of jobs, attempts and waiting. It owns the batchers, the dispatcher and the reaper."""
+"""`JobQueue`: what the HTTP APIs need, in terms of jobs, attempts and waiting. It owns everything else in this package."""
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import TypeVar
 from uuid import UUID
 
 import msgspec
 
 from composerd.driver import Driver
-from composerd.errors import (
-    AttemptCanceled,
-    AttemptFinished,
-    AttemptSuperseded,
-    ComposerdError,
-    JobNotFound,
-    ResultConflict,
-    TokenNotFound,
-    Unavailable,
-)
+from composerd.errors import ComposerdError, JobNotFound, TokenNotFound, Unavailable
 from composerd.ids import new_id
 from composerd.models import (
     Artifact,
@@ -41,70 +32,79 @@ from composerd.models import (
     PayloadKind,
     PayloadRef,
     Touch,
-    Verdict,
     Worker,
 )
-from composerd.queue.batcher import Batcher
+from composerd.queue.batcher import Batcher, ConcurrentBatcher, weightless
 from composerd.queue.budget import Budget
 from composerd.queue.dispatcher import Dispatcher
-from composerd.queue.events import Events
+from composerd.queue.events import Events, Watch
 from composerd.queue.reaper import Reaper
+from composerd.queue.refusals import check_accepted, check_running
+from composerd.queue.repeating import Call
 from composerd.queue.roster import Roster
 from composerd.tasks import stop
 
 log = logging.getLogger(__name__)
 
+I = TypeVar("I")  # noqa: E741  # item
 R = TypeVar("R")
 
 WATCH_AGAIN = 0.5
-"""How long until it is tried again to hear other servers, in seconds."""
+"""The pause before the connection for news of other servers is tried again, in seconds."""
 
 SHARED_RECHECK = 5.0
-"""How often a wait for a job's end looks again where news from other servers may be lost, in seconds."""
+"""How often a wait for a change reads the job again where news of other servers may be lost, in seconds."""
 
 
 class QueueOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """How a queue behaves; durations in seconds."""
+    """Options of a queue; durations in seconds."""
 
     heartbeat_timeout: float = 120.0
     """The lease of a running attempt."""
     handover_timeout: float = 10.0
-    """The lease of an attempt whose worker promised to confirm, until it does."""
+    """The time for a worker that promised to confirm a handover to do so."""
     sweep_interval: float = 5.0
+    """How often jobs whose retention is over are deleted, and lost news is made up for."""
     worker_timeout: float = 3600.0
-    """A worker not heard of for that long is dropped from the roster."""
+    """A worker that was not seen for this long is unknown."""
     max_waits: int = 20000
-    """How many may wait at once, for a job or for news of one."""
+    """The most requests that may wait at one time, for a job or for a change of one."""
 
 
 class JobQueue:
-    """The queue over one driver. `running` brings it to life."""
+    """The queue over one driver. It works inside `running`."""
 
     def __init__(self, driver: Driver, options: QueueOptions) -> None:
         self.driver = driver
         self.options = options
         self.budget = Budget()
-        self.listeners: list[Callable[[News], None]] = []
-        """Told of news of attempts and jobs that ended."""
-        self.on_removed: Callable[[Sequence[UUID]], None] | None = None
-        """Told of jobs that are gone from the storage."""
-        self._events = Events()
-        self._draining = False
-        self._waiting = _Waits(options.max_waits)
-        self._enqueue = Batcher(driver.enqueue, self._on_news, _submission_size)
-        self._touch = Batcher(driver.touch, self._on_news, lambda touch: len(touch.partial or b""))
-        self._finish = Batcher(driver.finish, self._on_news, lambda outcome: len(outcome.result))
-        self._attach = Batcher(driver.attach, self._on_news)
-        self._release = Batcher(driver.release, self._on_news)
-        self._cancel = Batcher(driver.cancel, self._on_news)
-        self._delete = Batcher(driver.delete, self._on_news)
         self.roster = Roster(driver, options.worker_timeout)
-        self._dispatcher = Dispatcher(driver, self.budget, self._give_back, self._on_news)
+        self.listeners: list[Callable[[News], None]] = []
+        """Called with news of attempts and jobs that ended."""
+        self.on_removed: Callable[[Sequence[UUID]], None] | None = None
+        """Called with jobs that were deleted from the storage."""
+        self.draining = False
+        """True once no request may wait any more."""
+        self.waits = 0
+        """The number of requests that wait, for a job or for a change of one."""
+        self._events = Events()
+        self._enqueue = self._batcher(driver.enqueue, _submission_size)
+        self._touch = self._batcher(driver.touch, lambda touch: len(touch.partial or b""))
+        self._finish = self._batcher(driver.finish, lambda outcome: len(outcome.result))
+        self._attach = self._batcher(driver.attach)
+        self._release = self._batcher(driver.release)
+        self._cancel = self._batcher(driver.cancel)
+        self._delete = self._batcher(driver.delete)
+        self._dispatcher = Dispatcher(driver, self.budget, self.release_undelivered, self._on_news)
         self._reaper = Reaper(driver, options.sweep_interval, self._on_news, self._on_purged, self._dispatcher.recheck)
+
+    def _batcher(self, call: Call[I, R], weigh: Callable[[I], int] = weightless) -> Batcher[I, R]:
+        batcher = ConcurrentBatcher if self.driver.capabilities.coalesces else Batcher
+        return batcher(call, self._on_news, weigh)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["JobQueue"]:
-        """Run over a started driver; at the end everything that was asked for is written."""
+        """Run over a started driver. At the end, every write that was asked for is completed."""
         background = [
             asyncio.create_task(self._reaper.run(), name="reaper"),
             asyncio.create_task(self.roster.run(), name="roster"),
@@ -113,7 +113,7 @@ class JobQueue:
             background.append(asyncio.create_task(self._watch(), name="watch"))
         for task in background:
             task.add_done_callback(_log_crash)
-        self._reaper.due_in(0)  # what a crash left half done
+        self._reaper.due_in(0)  # a crash may have left work half done
         try:
             yield self
         finally:
@@ -126,77 +126,67 @@ class JobQueue:
                 self._attach,
                 self._cancel,
                 self._delete,
-                self._release,
+                self._release,  # last: what the others wait for may release jobs
             ):
                 await batcher.close()
             await stop(*background)
 
     def drain(self) -> None:
-        """Answer every wait at once, and let nobody wait any more."""
-        self._draining = True
+        """Answer every wait now, and let no request wait any more."""
+        self.draining = True
         self._events.publish_all()
         self._dispatcher.drain()
-
-    @property
-    def draining(self) -> bool:
-        """Whether waits are over."""
-        return self._draining
-
-    @property
-    def waits(self) -> int:
-        """How many wait now."""
-        return self._waiting.count
 
     # For submitters.
 
     async def submit(self, jobs: Sequence[NewJob]) -> Enqueued:
-        """Store jobs, all or none; see `Driver.enqueue` for what it raises."""
-        return await self._enqueue.put(jobs)
+        """Store jobs, all or none. Raises what `Driver.enqueue` answers."""
+        return await self._enqueue.write(jobs)
 
     async def get(self, job_id: UUID) -> Job:
-        """Look up a job. Raises `JobNotFound`."""
+        """Return a job. Raises `JobNotFound`."""
         job = (await self.driver.get([job_id]))[0]
         if job is None:
             raise JobNotFound(id=str(job_id))
         return job
 
-    async def ended(self, job_id: UUID, wait: float) -> Job:
-        """Wait for a job's end, `wait` seconds at the most; the job as it is then."""
-        with self._waiting, self._events.watch(job_id) as watch:
+    async def wait_for_end(self, job_id: UUID, wait: float) -> Job:
+        """Wait until a job ends, at most `wait` seconds, and return it as it is then. Raises `JobNotFound`."""
+        with self._watching(job_id) as watch:
             deadline = _now() + wait
             while True:
                 job = await self.get(job_id)
                 left = deadline - _now()
-                if job.state.ended or left <= 0 or self._draining:
+                if job.state.ended or left <= 0 or self.draining:
                     return job
                 await watch.changed(min(left, SHARED_RECHECK) if self.driver.capabilities.shared else left)
 
     async def list(self, filter: JobFilter, cursor: int | None, limit: int) -> JobPage:
-        """See `Driver.list`."""
+        """Return a page of jobs; see `Driver.list`."""
         return await self.driver.list(filter, cursor, limit)
 
     async def payload(self, job_id: UUID, kind: PayloadKind) -> bytes | None:
-        """A job's args or result; None if it has none."""
+        """Return a job's args or result, or None if it has none."""
         return (await self.driver.payload([PayloadRef(job_id, kind)]))[0]
 
     async def results(self, job_ids: Sequence[UUID]) -> Sequence[bytes | None]:
-        """The results of jobs, in order."""
+        """Return the results of jobs, in order; None for a job without one."""
         return await self.driver.payload([PayloadRef(job_id, PayloadKind.RESULT) for job_id in job_ids])
 
     async def artifacts(self, job_id: UUID) -> Sequence[Artifact]:
-        """The artifacts of an ended job; none before its end. Raises `JobNotFound`."""
+        """Return the artifacts of a job that has ended; none before its end. Raises `JobNotFound`."""
         job = await self.get(job_id)
         if not job.state.ended:
             return ()
         return (await self.driver.artifacts([job_id]))[0]
 
     async def cancel(self, job_id: UUID) -> Job:
-        """End a job and those that depend on it. Raises `JobNotFound`, `JobEnded`."""
-        return await self._cancel.put(job_id)
+        """Cancel a job and all jobs that depend on it. Raises `JobNotFound`, `JobEnded`."""
+        return await self._cancel.write(job_id)
 
     async def delete(self, job_id: UUID) -> None:
-        """Forget an ended job, with its artifacts. Raises `JobNotFound`, `JobNotEnded`."""
-        if await self._delete.put(job_id) is None:
+        """Delete a job that has ended, with its artifacts. Raises `JobNotFound`, `JobNotEnded`."""
+        if await self._delete.write(job_id) is None:
             raise JobNotFound(id=str(job_id))
         if self.on_removed is not None:
             self.on_removed([job_id])
@@ -208,8 +198,18 @@ class JobQueue:
     ) -> Claimed | None:
         """Wait for a job of the keys, and begin an attempt at it.
 
-        None when the time, in seconds (None: without end), is up or the queue drains. Whoever gets a job must
-        `give_back` it if it cannot be delivered.
+        Args:
+            keys: The keys that the worker accepts, without repetitions.
+            worker: The worker, if the request named it.
+            confirm: True if the worker promises to confirm the handover.
+            wait: How long to wait, in seconds; None to wait without a limit.
+
+        Returns:
+            A job, which the caller must deliver or hand to `release_undelivered`; None if the time is up or the queue
+            drains.
+
+        Raises:
+            Unavailable: Too many requests wait, or the storage does not answer.
         """
         claim = Claim(
             token=new_id(),
@@ -218,20 +218,27 @@ class JobQueue:
             handover=self.options.handover_timeout if confirm else None,
             worker_id=None if worker is None else worker.id,
         )
-        with self._waiting, self.roster.asking(worker):
-            return await self._dispatcher.ask(claim, wait)
+        self._begin_wait()
+        if worker is not None:
+            self.roster.begin_wait(worker)
+        try:
+            return await self._dispatcher.wait_for_job(claim, wait)
+        finally:
+            self.waits -= 1
+            if worker is not None:
+                self.roster.end_wait(worker)
 
-    def give_back(self, token: UUID) -> None:
-        """Put an undelivered job back, uncounted, without waiting for it."""
-        self._give_back(token)
+    def release_undelivered(self, token: UUID) -> None:
+        """Release a job that could not be delivered, uncounted, without waiting for the storage."""
+        self._release.write(token).add_done_callback(_log_failure)
 
     async def delivered(self, token: UUID) -> None:
-        """The answer has been written just now: an unconfirmed hand-over has its full time from here."""
-        await self._touch.put(Touch(token, confirm=False))
+        """Restart the handover time of an attempt that is not confirmed, because its job was just written to the worker."""
+        await self._touch.write(Touch(token, confirm=False))
 
     async def touch(self, token: UUID, partial: bytes | None = None) -> Attempt:
-        """Renew an attempt; what has become of it. Raises `TokenNotFound`."""
-        attempt = await self._touch.put(Touch(token, partial))
+        """Renew the lease of an attempt, and return the attempt, running or not. Raises `TokenNotFound`."""
+        attempt = await self._touch.write(Touch(token, partial))
         if attempt.state is AttemptState.UNKNOWN:
             raise TokenNotFound
         if attempt.worker_id is not None:
@@ -239,43 +246,62 @@ class JobQueue:
         return attempt
 
     async def progress(self, token: UUID, partial: bytes) -> None:
-        """Report progress of a running attempt; raises what became of any other."""
+        """Store progress of a running attempt. Raises what `check_running` raises for any other."""
         check_running(await self.touch(token, partial))
 
-    async def attempt_changed(self, token: UUID, wait: float) -> Attempt:
-        """Wait until an attempt has ended, `wait` seconds at the most; renews it at the beginning and the end."""
+    async def wait_while_running(self, token: UUID, wait: float) -> Attempt:
+        """Wait until an attempt is over, at most `wait` seconds, and return it.
+
+        The lease is renewed at the beginning and at the end. Raises `TokenNotFound`.
+        """
         attempt = await self.touch(token)
         if attempt.state is not AttemptState.RUNNING or attempt.job_id is None:
             return attempt
-        with self._waiting, self._events.watch(attempt.job_id) as watch:
+        with self._watching(attempt.job_id) as watch:
             deadline = _now() + wait
             while True:
                 attempt = await self.touch(token)
                 left = deadline - _now()
-                if attempt.state is not AttemptState.RUNNING or left <= 0 or self._draining:
+                if attempt.state is not AttemptState.RUNNING or left <= 0 or self.draining:
                     return attempt
                 await watch.changed(min(left, SHARED_RECHECK) if self.driver.capabilities.shared else left)
 
     async def finish(self, token: UUID, result: bytes, *, failed: bool) -> None:
-        """Accept an attempt's outcome, once; the same one again is fine. Raises what became of the attempt."""
-        finished: Finished = await self._finish.put(Outcome(token, result, failed))
-        if finished.verdict is not Verdict.ACCEPTED:
-            raise _REFUSED[finished.verdict](**_state_details(finished.verdict))
+        """Accept the outcome of an attempt, once; the same outcome may be repeated.
+
+        Raises `ResultConflict` for another outcome, and the error that tells what became of an attempt that is over.
+        """
+        finished: Finished = await self._finish.write(Outcome(token, result, failed))
+        check_accepted(finished.verdict)
 
     async def release(self, token: UUID) -> None:
-        """Put a running attempt's job back, uncounted; raises what became of any other."""
-        check_running(await self._release.put(token))
+        """Requeue the job of a running attempt, uncounted. Raises what `check_running` raises for any other."""
+        check_running(await self._release.write(token))
 
     async def attach(self, token: UUID, artifact: Artifact) -> str | None:
-        """Add an uploaded file to a running attempt; the place of the one it replaces. Raises what became of any other attempt."""
-        attached: Attached = await self._attach.put(Attachment(token, artifact))
+        """Attach an uploaded file to a running attempt, and return the location of the file that it replaces, if any.
+
+        Raises what `check_running` raises for any other attempt.
+        """
+        attached: Attached = await self._attach.write(Attachment(token, artifact))
         check_running(attached.attempt)
         return attached.replaced
 
-    # What keeps it going.
+    # Waiting and news.
 
-    def _give_back(self, token: UUID) -> None:
-        self._release.put(token).add_done_callback(_log_failure)
+    def _begin_wait(self) -> None:
+        if self.waits >= self.options.max_waits:
+            raise Unavailable("too many waiting requests", limit=self.options.max_waits)
+        self.waits += 1
+
+    @contextmanager
+    def _watching(self, job_id: UUID) -> Iterator[Watch]:
+        self._begin_wait()
+        try:
+            with self._events.watch(job_id) as watch:
+                yield watch
+        finally:
+            self.waits -= 1
 
     def _on_news(self, news: News) -> None:
         if news.ready or news.recheck:
@@ -283,75 +309,36 @@ class JobQueue:
         if news.recheck:
             self._events.publish_all()
             self._reaper.due_in(0)
-        self._events.publish(news.ended)
-        self._events.publish(news.requeued)
         if news.due_in is not None:
             self._reaper.due_in(news.due_in)
         if news.ended or news.requeued:
+            self._events.publish(news.ended)
+            self._events.publish(news.requeued)
             for listener in self.listeners:
                 listener(news)
 
     def _on_purged(self, job_ids: Sequence[UUID]) -> None:
         if job_ids:
-            log.info("removed %d jobs past their retention", len(job_ids))
+            jobs = "1 job" if len(job_ids) == 1 else f"{len(job_ids)} jobs"
+            log.info("removed %s whose retention is over", jobs)
             if self.on_removed is not None:
                 self.on_removed(job_ids)
 
     async def _watch(self) -> None:
-        heard = True
+        connected = True
         while True:
             try:
                 async for news in self.driver.watch():
-                    heard = True
+                    connected = True
                     self._on_news(news)
             except ComposerdError as exc:
-                if heard:
-                    log.warning("other servers are not heard: %s", exc)
-                heard = False
+                if connected:
+                    log.warning(
+                        "lost the notification connection; news of other servers is delayed until it is back: %s", exc
+                    )
+                connected = False
             self._on_news(News(recheck=True))
             await asyncio.sleep(WATCH_AGAIN)
-
-
-class _Waits:
-    """Counts those who wait: each does so within it. Raises `Unavailable` to one too many."""
-
-    def __init__(self, limit: int) -> None:
-        self.count = 0
-        self._limit = limit
-
-    def __enter__(self) -> None:
-        if self.count >= self._limit:
-            raise Unavailable("as many wait as may", limit=self._limit)
-        self.count += 1
-
-    def __exit__(self, *_: object) -> None:
-        self.count -= 1
-
-
-_REFUSED: dict[Verdict, type[ComposerdError]] = {
-    Verdict.CONFLICT: ResultConflict,
-    Verdict.CANCELED: AttemptCanceled,
-    Verdict.SUPERSEDED: AttemptSuperseded,
-    Verdict.UNKNOWN: TokenNotFound,
-}
-
-_ENDED: dict[AttemptState, type[ComposerdError]] = {
-    AttemptState.FINISHED: AttemptFinished,
-    AttemptState.CANCELED: AttemptCanceled,
-    AttemptState.SUPERSEDED: AttemptSuperseded,
-    AttemptState.UNKNOWN: TokenNotFound,
-}
-
-
-def check_running(attempt: Attempt) -> None:
-    """Raise what became of an attempt, unless it runs."""
-    error = _ENDED.get(attempt.state)
-    if error is not None:
-        raise error(**_state_details(attempt.state))
-
-
-def _state_details(state: AttemptState | Verdict) -> dict[str, str]:
-    return {"state": state.value} if state.value in ("canceled", "finished", "superseded") else {}
 
 
 def _submission_size(jobs: Sequence[NewJob]) -> int:
@@ -364,9 +351,9 @@ def _now() -> float:
 
 def _log_crash(task: "asyncio.Task[None]") -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
-        log.critical("the %s has crashed: restart composerd", task.get_name(), exc_info=error)
+        log.critical("the task %s crashed; restart composerd", task.get_name(), exc_info=error)
 
 
 def _log_failure(released: "asyncio.Future[Attempt]") -> None:
     if not released.cancelled() and (error := released.exception()) is not None:
-        log.warning("a job could not be given back; its lease will do that: %s", error)
+        log.warning("releasing an undelivered job failed; it is requeued when its lease expires: %s", error)

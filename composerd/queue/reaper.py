@@ -1,4 +1,4 @@
-"""The reaper: asks the driver to advance time, so that leases end, delayed jobs become ready and ended jobs are forgotten."""
+"""The reaper: lets the driver do what time brings, such as expired leases, delayed jobs and the end of retention."""
 
 import asyncio
 import logging
@@ -12,15 +12,14 @@ from composerd.models import News
 log = logging.getLogger(__name__)
 
 STEP = 1000
-"""How much is done in one call of the driver."""
-
+"""The most jobs that one call of the driver processes."""
 
 PAUSE = 0.02
-"""The least time between two calls, in seconds: what becomes due meanwhile is done together."""
+"""The shortest time between two calls of `advance`, in seconds. What becomes due meanwhile is processed together."""
 
 
 class Reaper:
-    """Runs until canceled. What happens at a known moment (a delay, a hand-over) is done then; the rest every `interval` seconds."""
+    """Calls `Driver.advance` when something is due, and every `interval` seconds also `Driver.purge`."""
 
     def __init__(
         self,
@@ -36,50 +35,49 @@ class Reaper:
         self._on_purged = on_purged
         self._recheck = recheck
         self._due_at: float | None = None
-        self._said = ""
-        """What the storage was last reported to say."""
-        self._poke = asyncio.Event()
+        self._logged = ""
+        """The error that was logged last, so that an outage is logged once."""
+        self._wake = asyncio.Event()
 
     def due_in(self, seconds: float) -> None:
-        """Learn that there will be something to do."""
+        """Let `advance` be called in so many seconds, or earlier if something else is due earlier."""
         at = asyncio.get_running_loop().time() + seconds
         if self._due_at is None or at < self._due_at:
             self._due_at = at
-            self._poke.set()
+            self._wake.set()
 
     async def run(self) -> None:
-        """Sweep, for ever."""
+        """Process what is due until canceled. An error of the storage is logged, and the call is repeated."""
         clock = asyncio.get_running_loop().time
         next_sweep = clock() + self._interval
         rested = clock()
         while True:
-            self._poke.clear()
+            self._wake.clear()
             wake_at = next_sweep if self._due_at is None else min(next_sweep, max(self._due_at, rested))
             if wake_at > clock():
                 try:
                     async with asyncio.timeout_at(wake_at):
-                        await self._poke.wait()
+                        await self._wake.wait()
                     continue
                 except TimeoutError:
                     pass
             sweep = clock() >= next_sweep
             try:
-                await self.advance()
+                await self._advance()
                 if sweep:
                     await self._purge()
                     self._recheck()
-                self._said = ""
+                self._logged = ""
             except ComposerdError as exc:
-                if str(exc) != self._said:
-                    self._said = str(exc)
-                    log.warning("the storage does not advance: %s", exc)
+                if str(exc) != self._logged:
+                    self._logged = str(exc)
+                    log.warning("processing of expired leases and retention failed: %s", exc)
                 self._due_at = None
             rested = clock() + PAUSE
             if sweep:
                 next_sweep = clock() + self._interval
 
-    async def advance(self) -> None:
-        """Do all that is due."""
+    async def _advance(self) -> None:
         self._due_at = None
         while True:
             done = await self._driver.advance(STEP)

@@ -1,10 +1,11 @@
-"""The roster: which workers were heard of lately. Gathered as requests come, told to the driver some at a time."""
+"""The roster: the workers that were seen lately. It gathers signs of life, and reports them to the driver once a second."""
 
 import asyncio
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Sequence
 from uuid import UUID
+
+import msgspec
 
 from composerd.driver import Driver
 from composerd.errors import ComposerdError, WorkerNotFound
@@ -13,84 +14,92 @@ from composerd.models import Worker
 
 log = logging.getLogger(__name__)
 
-TELL = 1.0
-"""How often the driver is told, in seconds."""
+REPORT_EVERY = 1.0
+"""How often workers are reported to the driver, in seconds."""
 
 NIL = UUID(int=0)
+"""The id that stands for no worker."""
 
-_NOBODY = nullcontext()
+
+class _Requests(msgspec.Struct):
+    """How many requests of a worker wait for a job."""
+
+    worker: Worker
+    count: int = 0
 
 
 class Roster:
-    """Workers by id; one not heard of for `timeout` seconds is dropped from it. `run` keeps it going."""
+    """The workers by id. A worker that was not seen for `timeout` seconds is unknown. `run` keeps the driver informed."""
 
     def __init__(self, driver: Driver, timeout: float) -> None:
         self._driver = driver
         self._timeout = timeout
-        self._heard: dict[UUID, Worker] = {}
-        self._asking: dict[UUID, tuple[Worker, int]] = {}
-        """Workers whose question for a job is open, and how many questions: they are there as long as they wait."""
+        self._seen: dict[UUID, Worker] = {}
+        """Workers seen since the last report."""
+        self._waiting: dict[UUID, _Requests] = {}
+        """Workers whose requests wait for a job: they count as seen as long as they wait."""
 
     async def register(self, arch: str, channel: str = "") -> UUID:
-        """Take in a new worker; its id."""
+        """Store a new worker, and return its id."""
         worker = Worker(new_id(), arch, channel=channel)
         await self._driver.seen([worker])
         return worker.id
 
     async def check(self, worker_id: UUID) -> None:
-        """A worker gives a sign of life. Raises `WorkerNotFound` if it was not heard of lately."""
-        if worker_id not in self._heard and not await self._driver.workers(self._timeout, [worker_id]):
+        """Count a sign of life of a worker. Raises `WorkerNotFound` if the worker was not seen lately."""
+        if worker_id not in self._seen and not await self._driver.workers(self._timeout, [worker_id]):
             raise WorkerNotFound(id=str(worker_id))
         self.alive(worker_id)
 
     def alive(self, worker_id: UUID) -> None:
-        """Hear of a worker that may be known already. The nil id is nobody's."""
+        """Count a sign of life of a worker, known or not."""
         if worker_id != NIL:
-            self._heard.setdefault(worker_id, Worker(worker_id, ""))
+            self._seen.setdefault(worker_id, Worker(worker_id, ""))
 
-    def asking(self, worker: Worker | None) -> AbstractContextManager[None]:
-        """Hear of a worker, for as long as its question is open."""
-        return _NOBODY if worker is None or worker.id == NIL else self._open(worker)
+    def begin_wait(self, worker: Worker) -> None:
+        """Count a worker as seen until `end_wait` is called for it as often as this."""
+        if worker.id == NIL:
+            return
+        self._seen[worker.id] = worker
+        requests = self._waiting.setdefault(worker.id, _Requests(worker))
+        requests.worker = worker
+        requests.count += 1
 
-    @contextmanager
-    def _open(self, worker: Worker) -> Iterator[None]:
-        self._heard[worker.id] = worker
-        self._asking[worker.id] = (worker, self._asking.get(worker.id, (worker, 0))[1] + 1)
-        try:
-            yield
-        finally:
-            _, questions = self._asking[worker.id]
-            if questions == 1:
-                del self._asking[worker.id]
-            else:
-                self._asking[worker.id] = (worker, questions - 1)
-            self.alive(worker.id)
+    def end_wait(self, worker: Worker) -> None:
+        """End what `begin_wait` began."""
+        if worker.id == NIL:
+            return
+        requests = self._waiting[worker.id]
+        requests.count -= 1
+        if requests.count == 0:
+            del self._waiting[worker.id]
+        self._seen.setdefault(worker.id, worker)
 
     async def workers(self) -> Sequence[Worker]:
-        """Those heard of lately, the latest first."""
-        self._still_asking()
-        await self._tell()
+        """Return the workers seen lately, the latest first."""
+        self._see_waiting()
+        await self._report()
         return await self._driver.workers(self._timeout)
 
     async def run(self) -> None:
-        """Tell the driver, for ever."""
-        again = 0.0
+        """Report to the driver until canceled."""
+        since_all = 0.0
         while True:
-            await asyncio.sleep(TELL)
-            again += TELL
-            if again >= self._timeout / 4:
-                again = 0.0
-                self._still_asking()
+            await asyncio.sleep(REPORT_EVERY)
+            since_all += REPORT_EVERY
+            if since_all >= self._timeout / 4:
+                since_all = 0.0
+                self._see_waiting()
             try:
-                await self._tell()
+                await self._report()
             except ComposerdError as exc:
-                log.info("the storage did not take who was heard of: %s", exc)
+                log.info("storing when workers were last seen failed: %s", exc)
 
-    def _still_asking(self) -> None:
-        for worker, _ in self._asking.values():
-            self._heard[worker.id] = worker
+    def _see_waiting(self) -> None:
+        for requests in self._waiting.values():
+            self._seen[requests.worker.id] = requests.worker
 
-    async def _tell(self) -> None:
-        heard, self._heard = self._heard, {}
-        if heard:
-            await self._driver.seen(list(heard.values()))
+    async def _report(self) -> None:
+        seen, self._seen = self._seen, {}
+        if seen:
+            await self._driver.seen(list(seen.values()))

@@ -1,51 +1,55 @@
-"""Who waits for which keys, and who is to be woken next: the dispatcher's decisions, without I/O, tasks or clocks.
+"""The waiters, by the keys they wait for, and the decision which of them claim next. No I/O, no tasks, no clock.
 
-Waking is level-triggered. A key is *hot* from the moment a job of it became ready until as many jobs of it were handed
-out, or until a claim that covers the key and was made after that moment came back with nothing. While it is hot, the
-oldest waiters that fit join the next claim. So a waiter that was woken for one key and got a job of another leaves the
-first key hot for the next waiter, and nobody sleeps beside work:
+Waking is level-triggered. A key is *hot* from the moment a job of it becomes ready until either as many jobs of it were
+handed out as became ready, or a claim that covers the key, and was made after that moment, found nothing. While a key
+is hot, the oldest waiters for it join the next round of claims. So a waiter that was woken for one key and got a job of
+another leaves the first key hot for the next waiter.
 
-A waiter sleeps only after a claim of its own found nothing, so every job of its keys that is ready now became ready
-after that claim, and was counted. A handed-out job is taken off the count only if the key was not heated again since
-the claim was made (the claim may not have seen that job). So the count is never below the number of ready jobs; one
-above it costs a claim in vain, which cools the key.
+No waiter sleeps while there is a ready job for it:
+
+- A waiter sleeps only after a claim of its own found nothing. Every job of its keys that is ready now became ready
+  after that claim, and was counted.
+- A job that was handed out is subtracted from the count only if the key was not heated again since the claim was made,
+  because the claim may not have seen the later job.
+
+So the count is never below the number of ready jobs. If it is one too high, one claim finds nothing, and cools the key.
 """
 
 import asyncio
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
+
+import msgspec
 
 from composerd.models import Claim, Claimed, Key
 
 Answer = asyncio.Future[Claimed | None]
 
 
-class Waiter:
-    """One open question for a job."""
+class Waiter(msgspec.Struct, eq=False):
+    """One request that waits for a job."""
 
-    __slots__ = ("age", "answer", "asked", "claim", "claiming", "expired")
-
-    def __init__(self, claim: Claim, age: int, answer: Answer) -> None:
-        self.claim = claim
-        self.age = age
-        """Its place in line; kept until it is answered."""
-        self.answer = answer
-        self.claiming = False
-        """A claim for it is on the way."""
-        self.asked = False
-        """A claim for it has been answered; everybody gets one, however short the wait."""
-        self.expired = False
-        """Its time is up: the outcome of the claim on its way, or of its first, is its answer."""
+    claim: Claim
+    age: int
+    """The waiter's number: the lowest is the oldest. It stays the same until the waiter is answered."""
+    answer: Answer
+    claiming: bool = False
+    """True while a round that includes its claim is under way."""
+    claimed: bool = False
+    """True once a claim for it was answered. Every waiter gets one claim, however short its wait."""
+    expired: bool = False
+    """True once its time is up: the outcome of the claim under way, or of its first claim, is then its answer."""
 
 
-class _Heat:
-    """How many jobs of a key are known to be ready, and the round in which the last of them became so."""
+class _Heat(msgspec.Struct):
+    """How many jobs of a key are known to be ready, and in which round the last of them became ready."""
 
-    __slots__ = ("count", "round")
+    count: int = 0
+    round: int = 0
 
-    def __init__(self) -> None:
-        self.count = 0
-        self.round = 0
+
+_AGE = attrgetter("age")
 
 
 class WaitList:
@@ -55,44 +59,47 @@ class WaitList:
         self._waiters: dict[int, Waiter] = {}
         self._by_key: dict[Key, OrderedDict[int, Waiter]] = {}
         self._fresh: OrderedDict[int, Waiter] = OrderedDict()
+        """Waiters that claim in the next round, whatever is hot."""
         self._hot: OrderedDict[Key, _Heat] = OrderedDict()
         self._ages = 0
         self._round = 0
 
     def __len__(self) -> int:
+        """Return the number of waiters."""
         return len(self._waiters)
 
     def everyone(self) -> list[Waiter]:
-        """The waiters, oldest first."""
+        """Return the waiters, oldest first."""
         return list(self._waiters.values())
 
     def add(self, claim: Claim, answer: Answer) -> Waiter:
-        """Take in a new waiter; its first claim is made with the next round, whatever is hot."""
-        self._ages += 1
-        waiter = Waiter(claim, self._ages, answer)
-        self._waiters[waiter.age] = waiter
-        self._fresh[waiter.age] = waiter
+        """Add a waiter; its first claim joins the next round, whatever is hot."""
+        self._ages = age = self._ages + 1
+        waiter = Waiter(claim, age, answer)
+        self._waiters[age] = waiter
+        self._fresh[age] = waiter
         for key in claim.keys:
             line = self._by_key.get(key)
             if line is None:
                 line = self._by_key[key] = OrderedDict()
-            line[waiter.age] = waiter
+            line[age] = waiter
         return waiter
 
     def remove(self, waiter: Waiter) -> None:
-        """Let a waiter go: answered, or gone. Fine to repeat."""
-        if self._waiters.pop(waiter.age, None) is None:
+        """Remove a waiter that was answered or has gone. Removing it again does nothing."""
+        age = waiter.age
+        if self._waiters.pop(age, None) is None:
             return
-        self._fresh.pop(waiter.age, None)
+        self._fresh.pop(age, None)
         for key in waiter.claim.keys:
             line = self._by_key[key]
-            del line[waiter.age]
+            del line[age]
             if not line:
                 del self._by_key[key]
-                self._hot.pop(key, None)  # whoever comes next claims by itself
+                self._hot.pop(key, None)  # the next waiter for it claims anyway
 
     def heat(self, ready: Mapping[Key, int]) -> None:
-        """Learn that jobs became ready."""
+        """Count jobs that became ready."""
         for key, count in ready.items():
             if key not in self._by_key:
                 continue
@@ -103,39 +110,39 @@ class WaitList:
             heat.round = self._round
 
     def heat_all(self) -> None:
-        """Treat the store as the truth: let one waiter of each key that is not hot look again."""
+        """Let one waiter of each key that is not hot claim, in case news of a ready job was lost."""
         self.heat({key: 1 for key in self._by_key if key not in self._hot})
 
     def pick(self, limit: int) -> Sequence[Waiter]:
-        """Choose whose claims go into the next round, oldest first; `settle` ends the round.
+        """Begin a round: return the waiters that claim in it, at most `limit`, oldest first. `end_round` ends it.
 
-        The cost is that of those chosen and of the hot keys, not of those who wait.
+        The cost depends on the waiters that are picked and on the hot keys, not on the number of waiters.
         """
-        chosen: dict[int, Waiter] = {}
-        while self._fresh and len(chosen) < limit:
+        picked: dict[int, Waiter] = {}
+        while self._fresh and len(picked) < limit:
             age, waiter = self._fresh.popitem(last=False)
-            chosen[age] = waiter
+            picked[age] = waiter
         for key in list(self._hot):
-            room = min(self._hot[key].count, limit - len(chosen))
-            if limit <= len(chosen):
+            room = min(self._hot[key].count, limit - len(picked))
+            if limit <= len(picked):
                 break
-            self._hot.move_to_end(key)  # so that a key of many jobs does not crowd out the others
+            self._hot.move_to_end(key)  # so that a key with many jobs does not crowd out the others
             for age, waiter in self._by_key[key].items():
                 if room == 0:
                     break
-                if age not in chosen:
-                    chosen[age] = waiter
+                if age not in picked:
+                    picked[age] = waiter
                     room -= 1
         self._round += 1
-        for waiter in chosen.values():
+        for waiter in picked.values():
             waiter.claiming = True
-        return sorted(chosen.values(), key=lambda waiter: waiter.age)
+        return sorted(picked.values(), key=_AGE)
 
-    def settle(self, waiters: Sequence[Waiter], outcomes: Sequence[Claimed | None]) -> None:
-        """Learn what claims of the round came back with; waiters that got a job, or whose time is up, are not kept."""
+    def end_round(self, waiters: Sequence[Waiter], outcomes: Sequence[Claimed | None]) -> None:
+        """Take in the outcomes of claims of the round, and remove the waiters that got a job or whose time is up."""
         for waiter, claimed in zip(waiters, outcomes, strict=True):
             waiter.claiming = False
-            waiter.asked = True
+            waiter.claimed = True
             if claimed is not None:
                 self._cool(claimed.key, 1)
             else:
@@ -144,19 +151,20 @@ class WaitList:
             if claimed is not None or waiter.expired:
                 self.remove(waiter)
 
-    def again(self, waiters: Sequence[Waiter]) -> None:
-        """Put waiters whose claims were not answered at the head of the next round."""
+    def retry(self, waiters: Sequence[Waiter]) -> None:
+        """Put waiters of the round whose claims were not answered at the head of the next round."""
         for waiter in reversed(waiters):
             waiter.claiming = False
             if waiter.age in self._waiters:
                 self._fresh[waiter.age] = waiter
                 self._fresh.move_to_end(waiter.age, last=False)
 
-    def _cool(self, key: Key, count: int | None) -> None:
+    def _cool(self, key: Key, handed_out: int | None) -> None:
+        """Subtract jobs that were handed out; None means that none are left."""
         heat = self._hot.get(key)
         if heat is None or heat.round >= self._round:
-            return  # heated since this round was picked: its claims may not have seen that job
-        if count is not None and heat.count > count:
-            heat.count -= count
+            return  # heated since this round began: its claims may not have seen that job
+        if handed_out is not None and heat.count > handed_out:
+            heat.count -= handed_out
         else:
             del self._hot[key]

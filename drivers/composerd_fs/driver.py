@@ -224,7 +224,9 @@ class MemoryDriver(_TableDriver):
     """Jobs in this process's memory; gone with it."""
 
     name = "memory"
-    capabilities = Capabilities(durable=False, shared=False, max_submission=100_000, max_payload=1024**3)
+    capabilities = Capabilities(
+        durable=False, shared=False, max_submission=100_000, max_payload=1024**3, coalesces=True
+    )
 
     @classmethod
     def from_url(cls, url: str) -> Self:
@@ -260,7 +262,7 @@ class FsDriver(_TableDriver):
     """Jobs in a directory that one process holds."""
 
     name = "fs"
-    capabilities = Capabilities(durable=True, shared=False, max_submission=100_000, max_payload=1024**3)
+    capabilities = Capabilities(durable=True, shared=False, max_submission=100_000, max_payload=1024**3, coalesces=True)
 
     def __init__(self, directory: Path) -> None:
         super().__init__()

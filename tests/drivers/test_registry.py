@@ -98,7 +98,13 @@ def test_what_is_shown(installed: Installed) -> None:
         "distribution": "acme-box",
         "version": "3.2",
         "contract": "1.7",
-        "capabilities": {"durable": True, "shared": False, "max_submission": 10_000, "max_payload": 256 * 1024**2},
+        "capabilities": {
+            "durable": True,
+            "shared": False,
+            "max_submission": 10_000,
+            "max_payload": 256 * 1024**2,
+            "coalesces": False,
+        },
         "error": None,
     }
     assert ours_load(shown)

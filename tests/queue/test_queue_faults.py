@@ -1,18 +1,17 @@
-"""The queue over a storage that fails now and then: what is repeated, what is said to whom, and that nobody is forgotten."""
+"""The queue over a storage that fails now and then: what is repeated, who gets which error, and that every waiter is answered."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
+import msgspec
 import pytest
 
 from composerd.driver.guard import Guard
 from composerd.errors import DriverError, DriverTimeout, StorageFull, TokenNotFound, Unavailable, UnknownDependency
 from composerd.ids import new_id
 from composerd.models import JobState, NewJob, PayloadKind
-from composerd.queue import JobQueue
-from composerd.queue.dispatcher import keys_for
-from composerd.queue.jobqueue import QueueOptions
+from composerd.queue import JobQueue, QueueOptions, keys_for
 from composerd_fs import MemoryDriver
 
 KEYS = keys_for("", ["build"], "x86_64")
@@ -21,8 +20,9 @@ KEYS = keys_for("", ["build"], "x86_64")
 class Faulty(MemoryDriver):
     """The memory driver, with errors on demand: before a call did anything, or after it did all of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, coalesces: bool = True) -> None:
         super().__init__()
+        self.capabilities = msgspec.structs.replace(MemoryDriver.capabilities, coalesces=coalesces)
         self.before: Callable[[str, Sequence[Any]], None] = lambda _method, _items: None
         self.after: Callable[[str, Sequence[Any]], None] = lambda _method, _items: None
         self.calls: list[tuple[str, int]] = []
@@ -57,10 +57,10 @@ def times(count: int, method: str, error: Exception) -> Callable[[str, Sequence[
     return fail
 
 
-@pytest.fixture
-async def faulty() -> Faulty:
-    """A storage that works until it is told otherwise."""
-    driver = Faulty()
+@pytest.fixture(params=[False, True], ids=["one call at a time", "coalescing"])
+async def faulty(request: pytest.FixtureRequest) -> Faulty:
+    """Return a storage that works until a test makes it fail, for each way of a write."""
+    driver = Faulty(coalesces=request.param)
     await driver.start()
     return driver
 
@@ -158,7 +158,7 @@ async def test_a_canceled_wait_gives_its_job_back(queue: JobQueue, faulty: Fault
         if asking.done():
             got = asking.result()
             assert got is not None
-            queue.give_back(got.token)
+            queue.release_undelivered(got.token)
         asking.cancel()
         await asyncio.wait([asking])
     claimed = await asyncio.wait_for(queue.request(KEYS, confirm=False, wait=30), 5)

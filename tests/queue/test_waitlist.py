@@ -82,8 +82,8 @@ class World:
                 self.got[waiter.age] = claimed.key
                 self.served.append(waiter.age)
                 waiter.answer.set_result(claimed)
-        self.waitlist.settle(answered, self.outcomes)
-        self.waitlist.again(self.picked[len(self.outcomes) :])
+        self.waitlist.end_round(answered, self.outcomes)
+        self.waitlist.retry(self.picked[len(self.outcomes) :])
         self.picked, self.outcomes = (), None
 
     def leave(self, waiter: Waiter) -> None:

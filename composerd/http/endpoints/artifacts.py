@@ -26,7 +26,7 @@ from composerd.http.delivery import answer
 from composerd.http.keys import ARTIFACTS, COMPOSER_ERRORS, QUEUE, SETTINGS
 from composerd.http.openapi import BYTES, endpoint
 from composerd.http.request_context import REQUEST_ID_HEADER, known_job_id, request_id
-from composerd.queue.jobqueue import check_running
+from composerd.queue import check_running
 from composerd.settings import COMPOSER_BASE
 
 

@@ -23,7 +23,7 @@ from composerd.http.endpoints import submission
 from composerd.http.keys import QUEUE, SETTINGS
 from composerd.http.openapi import JSON, endpoint
 from composerd.models import Job, JobFilter, JobState, NewJob, PayloadKind
-from composerd.queue.why import explain
+from composerd.queue import explain
 from composerd.settings import COMPOSER_BASE
 
 MAX_PAGE = 1000
@@ -144,7 +144,7 @@ async def get_job(request: web.Request) -> web.StreamResponse:
     queue = request.app[QUEUE]
     job_id = job_id_of(request)
     wait = wait_of(request)
-    return await _job(request, await (queue.get(job_id) if wait is None else queue.ended(job_id, wait)))
+    return await _job(request, await (queue.get(job_id) if wait is None else queue.wait_for_end(job_id, wait)))
 
 
 @endpoint("getJobArgs", "Get a job's args as they were submitted", responses={200: ("The args", JSON)})

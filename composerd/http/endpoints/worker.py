@@ -19,7 +19,7 @@ from composerd.http.openapi import endpoint
 from composerd.http.request_context import REQUEST_ID_HEADER, known_job_id, request_id
 from composerd.ids import parse_uuid
 from composerd.models import AttemptState, Claimed, Worker
-from composerd.queue.dispatcher import keys_for
+from composerd.queue import keys_for
 
 _REQUEST_JOB = msgspec.json.Decoder(schemas.RequestJob)
 _UPDATE_JOB = msgspec.json.Decoder(schemas.UpdateJob)
@@ -83,7 +83,7 @@ async def request_job(request: web.Request) -> web.StreamResponse:
     try:
         return await _hand_over(request, claimed, confirm=asked.confirm)
     except BaseException:  # for whatever reason, the job was not delivered
-        queue.give_back(claimed.token)
+        queue.release_undelivered(claimed.token)
         raise
 
 
@@ -119,7 +119,7 @@ async def _hand_over(request: web.Request, claimed: Claimed, *, confirm: bool) -
             renewed_at = clock()
             await queue.delivered(claimed.token)
 
-    with queue.budget.held(len(body)):
+    with queue.budget.reserve(len(body)):
         if gone(request):
             raise ConnectionResetError("the client has gone")
         if len(body) > CHUNK:
@@ -149,7 +149,7 @@ async def get_job(request: web.Request) -> web.StreamResponse:
     if wait is None:
         attempt = await queue.touch(token)
     else:
-        attempt = await queue.attempt_changed(token, min(wait, queue.options.heartbeat_timeout / 3))
+        attempt = await queue.wait_while_running(token, min(wait, queue.options.heartbeat_timeout / 3))
     known_job_id.set(str(attempt.job_id))
     if attempt.state is AttemptState.FINISHED:
         raise TokenNotFound

@@ -8,7 +8,7 @@ import pytest
 
 from composerd.driver import Driver
 from composerd.models import AttemptState, Claim, Job, JobState, Outcome, Touch, Verdict
-from composerd.queue.jobqueue import JobQueue, QueueOptions
+from composerd.queue import JobQueue, QueueOptions
 from composerd.testing.kit.clause import clause
 from composerd.testing.kit.instance import ANY, LEASE, PLENTY, Instance
 

@@ -13,7 +13,7 @@ import pytest
 
 from composerd.errors import DriverTimeout, Unavailable
 from composerd.models import Claim, JobState, Outcome, Verdict
-from composerd.queue.batcher import ask
+from composerd.queue.repeating import call_until_answered
 from composerd.testing.kit.instance import ANY, PLENTY, Instance
 from composerd_postgres import PostgresDriver
 from composerd_postgres.db.connection import Broken, Connection, Transaction
@@ -54,7 +54,7 @@ async def test_killed_in_a_statement(open_instance: Open, newest_postgres: Throw
     job_id = await instance.add()
     token = await instance.take(job_id)
     async with _locked(newest_postgres, f"SELECT FROM {_schema(instance)}.jobs FOR UPDATE"):
-        finishing = asyncio.create_task(ask(instance.driver.finish, [Outcome(token, b"1")]))
+        finishing = asyncio.create_task(call_until_answered(instance.driver.finish, [Outcome(token, b"1")]))
         pid = await _blocked(newest_postgres)
         newest_postgres.sql(f"SELECT pg_terminate_backend({pid})")
         await _blocked(newest_postgres, pid)

@@ -1,0 +1,148 @@
+"""Batches of writes: what goes into one call, which calls run at the same time, and what a canceled caller changes."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from composerd.driver import Batch
+from composerd.errors import ComposerdError, JobNotFound
+from composerd.models import News
+from composerd.queue.batcher import MAX_BYTES, MAX_ITEMS, Batcher, ConcurrentBatcher
+
+KINDS = [Batcher, ConcurrentBatcher]
+
+
+class Calls:
+    """A writing method that records its calls, and answers each item with itself when it is let go on."""
+
+    def __init__(self) -> None:
+        self.items: list[Sequence[int]] = []
+        self.news: list[News] = []
+        self.let_go = asyncio.Event()
+        self.let_go.set()
+        self.called = asyncio.Event()
+
+    async def __call__(self, items: Sequence[int]) -> Batch[int | ComposerdError]:
+        self.items.append(items)
+        self.called.set()
+        await self.let_go.wait()
+        return Batch([JobNotFound() if item < 0 else item for item in items], News(due_in=float(len(items))))
+
+    def batcher(self, kind: type[Batcher[int, int]], weight: int = 0) -> Batcher[int, int]:
+        """Return a batcher that calls this, for items of a weight."""
+        return kind(self, self.news.append, lambda _item: weight)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_writes_of_one_turn_share_a_call(kind: type[Batcher[int, int]]) -> None:
+    """What arrives in one turn of the event loop is one call; each caller gets its own answer."""
+    calls = Calls()
+    batcher = calls.batcher(kind)
+    answers = await asyncio.gather(*[batcher.write(n) for n in (1, -2, 3)], return_exceptions=True)
+    assert (answers[0], answers[2]) == (1, 3)
+    assert isinstance(answers[1], JobNotFound)
+    assert calls.items == [[1, -2, 3]]
+    assert calls.news == [News(due_in=3.0)]
+
+
+async def test_one_call_at_a_time() -> None:
+    """What arrives during a call waits for its end, and goes into the next call together."""
+    calls = Calls()
+    calls.let_go.clear()
+    batcher = calls.batcher(Batcher)
+    first = batcher.write(1)
+    await calls.called.wait()
+    later = [batcher.write(2), batcher.write(3)]
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert calls.items == [[1]]
+    calls.let_go.set()
+    assert await asyncio.gather(first, *later) == [1, 2, 3]
+    assert calls.items == [[1], [2, 3]]
+
+
+async def test_calls_at_the_same_time() -> None:
+    """For a driver that coalesces, what arrives during a call does not wait for its end."""
+    calls = Calls()
+    calls.let_go.clear()
+    batcher = calls.batcher(ConcurrentBatcher)
+    answers = []
+    for number in range(3):
+        calls.called.clear()
+        answers.append(batcher.write(number))
+        await calls.called.wait()
+    assert calls.items == [[0], [1], [2]]
+    assert not any(answer.done() for answer in answers)
+    calls.let_go.set()
+    assert await asyncio.gather(*answers) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_items_in_a_call_are_bounded(kind: type[Batcher[int, int]]) -> None:
+    """A call has at most MAX_ITEMS items, in the order in which they came; the rest goes into further calls."""
+    calls = Calls()
+    batcher = calls.batcher(kind)
+    count = 2 * MAX_ITEMS + 1
+    assert await asyncio.gather(*[batcher.write(n) for n in range(count)]) == list(range(count))
+    assert [len(items) for items in calls.items] == [MAX_ITEMS, MAX_ITEMS, 1]
+    assert [n for items in calls.items for n in items] == list(range(count))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("weight", "lengths"), [(MAX_BYTES // 2, [2, 2, 1]), (MAX_BYTES // 2 + 1, [1] * 5)])
+async def test_bytes_in_a_call_are_bounded(kind: type[Batcher[int, int]], weight: int, lengths: list[int]) -> None:
+    """A call has at most MAX_BYTES of payload."""
+    calls = Calls()
+    batcher = calls.batcher(kind, weight)
+    assert await asyncio.gather(*[batcher.write(n) for n in range(5)]) == list(range(5))
+    assert [len(items) for items in calls.items] == lengths
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_an_item_that_is_too_large_goes_alone(kind: type[Batcher[int, int]]) -> None:
+    """A single item larger than MAX_BYTES is written, by itself."""
+    calls = Calls()
+    batcher = calls.batcher(kind, MAX_BYTES + 1)
+    assert await asyncio.gather(*[batcher.write(n) for n in (1, 2)]) == [1, 2]
+    assert calls.items == [[1], [2]]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_canceled_caller_cancels_no_write(kind: type[Batcher[int, int]]) -> None:
+    """A write goes on without its caller, its news is published, and others of its call get their answers."""
+    calls = Calls()
+    calls.let_go.clear()
+    batcher = calls.batcher(kind)
+
+    async def write(item: int) -> int:
+        return await batcher.write(item)
+
+    callers = [asyncio.create_task(write(n)) for n in (1, -2, 3)]
+    await calls.called.wait()
+    for caller in callers[:2]:
+        caller.cancel()
+    await asyncio.wait(callers[:2])
+    calls.let_go.set()
+    assert await callers[2] == 3
+    assert calls.items == [[1, -2, 3]]
+    assert calls.news == [News(due_in=3.0)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_close_waits_for_every_write(kind: type[Batcher[int, int]]) -> None:
+    """`close` returns when every write that has begun is answered, those that have not reached the driver too."""
+    calls = Calls()
+    calls.let_go.clear()
+    batcher = calls.batcher(kind)
+    under_way = batcher.write(1)
+    await calls.called.wait()
+    pending = batcher.write(2)
+    closing = asyncio.create_task(batcher.close())
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not closing.done()
+    calls.let_go.set()
+    await closing
+    assert (under_way.result(), pending.result()) == (1, 2)
+    await batcher.close()
