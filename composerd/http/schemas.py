@@ -1,4 +1,4 @@
-"""The JSON bodies of both APIs as types. They decode and check requests, and the OpenAPI documents are built from them."""
+"""The JSON bodies of both APIs as types, which check requests and from which the OpenAPI documents are generated."""
 
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -267,5 +267,5 @@ def strings(ids: tuple[UUID, ...]) -> list[str]:
 
 
 def is_word(text: str) -> bool:
-    """Return True if a text is printable and has no white space; the space is the only white space that is printable."""
+    """Return True if a text is printable and has no white space; the only printable white space is the space."""
     return text.isprintable() and " " not in text

@@ -1,4 +1,4 @@
-"""Bodies: what is JSON, how deep, of which shape, and that opaque parts stay as they are."""
+"""Request bodies: JSON syntax, depth and shape, and opaque parts that stay as they are."""
 
 import msgspec
 import pytest
@@ -14,7 +14,7 @@ UPDATE = msgspec.json.Decoder(schemas.UpdateJob)
 
 
 def depth_of(body: bytes) -> int:
-    """How deep JSON is nested, a byte at a time: what the fast check is compared with."""
+    """Return how deep JSON is nested, counted byte by byte, to compare the fast check with."""
     deepest = depth = 0
     in_string = escaped = False
     for byte in body:
@@ -48,7 +48,7 @@ trees = st.recursive(
     few_escapes=st.sampled_from([0, 2000]),
 )
 def test_the_depth_check_agrees_with_counting(tree: object, around: int, slice_size: int, few_escapes: int) -> None:
-    """Brackets within strings do not count, quotes may be escaped, few or many; where the slices are cut does not matter."""
+    """The depth check ignores brackets in strings, respects escapes, and does not depend on where slices are cut."""
     for levels in (0, around):
         body = b"[" * levels + msgspec.json.encode(tree) + b"]" * levels
         with pytest.MonkeyPatch.context() as patch:
@@ -58,7 +58,7 @@ def test_the_depth_check_agrees_with_counting(tree: object, around: int, slice_s
 
 
 def test_the_deepest_that_is_taken() -> None:
-    """500 is taken, 501 is refused, whatever the interpreter's own limit."""
+    """JSON nested 500 deep is accepted and 501 deep is refused, whatever the interpreter's own limit is."""
     inner = MAX_DEPTH - 1
     body = b'{"result":' + b"[" * inner + b"]" * inner + b"}"
     assert bytes(decode(body, UPDATE).result) == body[10:-1]  # type: ignore[arg-type]
@@ -79,7 +79,7 @@ def test_the_deepest_that_is_taken() -> None:
     ],
 )
 def test_opaque_values_stay_as_they_are(value: bytes) -> None:
-    """Order, spelling, repeated keys, long numbers: the bytes that came are the bytes that are kept."""
+    """Opaque values are kept byte for byte, with their order, spelling, repeated keys and long numbers."""
     assert bytes(decode(b'{ "result" : ' + value + b' , "more": [] }', UPDATE).result) == value  # type: ignore[arg-type]
 
 
@@ -101,7 +101,7 @@ def test_opaque_values_stay_as_they_are(value: bytes) -> None:
     ],
 )
 def test_what_is_no_json_is_refused_with_its_place(body: bytes, at: int | None) -> None:
-    """Bad UTF-8, a byte order mark, NaN, lone surrogates, trailing data: error 10, details saying where."""
+    """Bad UTF-8, a byte order mark, NaN, lone surrogates and trailing data are malformed JSON, with the position."""
     with pytest.raises(MalformedJSON) as refused:
         decode(body, UPDATE)
     assert refused.value.details["problem"]
@@ -110,7 +110,7 @@ def test_what_is_no_json_is_refused_with_its_place(body: bytes, at: int | None) 
 
 
 def test_a_wrong_shape_names_the_field() -> None:
-    """JSON of the wrong shape is another error, and says which field."""
+    """JSON of the wrong shape is invalid content, and the error names the field."""
     with pytest.raises(InvalidContent) as refused:
         decode(b'{"types":["a",1],"arch":"x"}', msgspec.json.Decoder(schemas.RequestJob))
     assert refused.value.details["field"] == "types[1]"
@@ -124,7 +124,7 @@ def test_a_wrong_shape_names_the_field() -> None:
     ["application/json", "application/json; charset=utf-8", 'Application/JSON;charset="UTF-8"', "application/json;"],
 )
 def test_json_content_types(value: str) -> None:
-    """JSON in UTF-8, however it is written."""
+    """A content type that means JSON in UTF-8 is accepted in every spelling."""
     check_content_type(value)
 
 
@@ -133,6 +133,6 @@ def test_json_content_types(value: str) -> None:
     ["", "text/json", "application/json; charset=latin-1", "application/json; charset=bogus", "application/jsonx"],
 )
 def test_other_content_types_are_refused(value: str) -> None:
-    """Anything else."""
+    """Every other content type is refused."""
     with pytest.raises(UnsupportedMediaType):
         check_content_type(value)

@@ -1,4 +1,4 @@
-"""Whether a client has gone, as the kernel knows it, before the loop has read anything."""
+"""Noticing that a client has gone before the event loop has read anything."""
 
 import asyncio
 import socket
@@ -13,7 +13,7 @@ from composerd.http.delivery import gone
 
 @pytest.fixture
 def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """A connection: the server's end and the client's."""
+    """Return the server's end and the client's end of a connection."""
     server, client = socket.socketpair()
     with server, client:
         yield server, client
@@ -27,7 +27,7 @@ def _gone(server: socket.socket) -> bool:
 
 
 def test_a_client_that_is_there(pair: tuple[socket.socket, socket.socket]) -> None:
-    """One that says nothing, and one that has said more than was read."""
+    """A connected client has not gone, whether it sends nothing or more than was read."""
     server, client = pair
     assert not _gone(server)
     client.send(b"x")
@@ -35,7 +35,7 @@ def test_a_client_that_is_there(pair: tuple[socket.socket, socket.socket]) -> No
 
 
 def test_a_client_that_has_gone(pair: tuple[socket.socket, socket.socket]) -> None:
-    """Also where there is something in front of its end."""
+    """A client that has closed its connection has gone, also while data that it sent before is unread."""
     server, client = pair
     client.send(b"x")
     client.close()

@@ -1,4 +1,4 @@
-"""Which error of the API's table an exception is shown as."""
+"""Exceptions and the predefined errors that they map to."""
 
 import pytest
 
@@ -7,16 +7,16 @@ from composerd.http.errors import UNSPECIFIED, ErrorTable
 
 
 class OfADriver(errors.Unavailable):
-    """What a driver may raise: its own kind of one of ours."""
+    """A subclass of one of our errors, as a driver may raise it."""
 
 
 @pytest.mark.parametrize("table", [ErrorTable.worker("/w"), ErrorTable.composer("/c")])
 def test_a_drivers_own_kind(table: ErrorTable) -> None:
-    """It is shown as what it is a kind of."""
+    """A driver's own subclass of an error maps to the entry of its base class."""
     entry = table.entry_for(OfADriver("gone"))
     assert (entry.id, entry.status) == (28, 503)
 
 
 def test_of_the_other_api() -> None:
-    """What only the other API has a row for is unspecified."""
+    """An exception that only the other API has an entry for maps to the unspecified error."""
     assert ErrorTable.worker("/w").entry_for(errors.JobEnded()).id == UNSPECIFIED

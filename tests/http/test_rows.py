@@ -1,4 +1,4 @@
-"""The page that lists the rows of the reference with their tests is what the tests say, and no row is without one."""
+"""The page that lists every row of the reference with its tests."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ TOP = Path(__file__).parents[2]
 
 
 def test_the_page_of_rows(tmp_path: Path) -> None:
-    """Made again it is the same; every row has a test."""
+    """The page is up to date, and every row has a test."""
     made = tmp_path / "rows.md"
     done = subprocess.run(
         [

@@ -1,4 +1,4 @@
-"""What bodies the two APIs take, and how they keep them: hostile ones, wrong shapes, payloads byte for byte. Against a real process."""
+"""Request bodies against a live server: malformed JSON, wrong shapes, and payloads that are kept byte for byte."""
 
 import gzip
 import json
@@ -75,7 +75,7 @@ WRONG_JOBS: dict[str, tuple[Any, str]] = {
 
 @pytest.mark.parametrize("payload", SPELLINGS, ids=range(len(SPELLINGS)))
 async def test_payloads_are_kept_byte_for_byte(serve: Serve, payload: bytes) -> None:
-    """Args, result, partial and dynamic_args are kept as they were spelled, also over a restart."""
+    """Args, result, partial and dynamic_args are kept byte for byte, also over a restart."""
     server = await serve()
     status, _, raw = await send(server, "POST", f"{COMPOSER}/jobs", b'{"args": ' + payload + b' ,"type":"a"}', **JSON)
     assert status == 201
@@ -99,7 +99,7 @@ async def test_payloads_are_kept_byte_for_byte(serve: Serve, payload: bytes) -> 
 
 @pytest.mark.parametrize("body", NOT_JSON.values(), ids=NOT_JSON)
 async def test_what_is_not_json(server: Server, body: bytes) -> None:
-    """What is not JSON is error 10 on every operation that takes a body, with its place; nothing is stored."""
+    """A body that is not JSON is error 10 with the position, on every endpoint with a body, and nothing is stored."""
     job = await server.submit()
     asked = await server.ask(job["type"])
     assert asked is not None
@@ -121,7 +121,7 @@ async def test_what_is_not_json(server: Server, body: bytes) -> None:
 
 @pytest.mark.parametrize(("job", "field"), WRONG_JOBS.values(), ids=WRONG_JOBS)
 async def test_jobs_of_the_wrong_shape(server: Server, job: Any, field: str) -> None:
-    """A job of the wrong shape is error 19 that names the field, alone and in a batch; nothing is stored."""
+    """A job of the wrong shape, alone or in a batch, is error 19 that names the field, and nothing is stored."""
     status, number, details = await error(server, "POST", f"{COMPOSER}/jobs", json.dumps(job).encode(), **JSON)
     assert (status, number) == (400, 19)
     assert details["field"].startswith(field)
@@ -134,7 +134,7 @@ async def test_jobs_of_the_wrong_shape(server: Server, job: Any, field: str) -> 
 
 
 async def test_depth(server: Server) -> None:
-    """Nesting of 500 is taken, deeper is error 19; brackets within strings do not count."""
+    """JSON nested 500 deep is accepted and deeper JSON is error 19; brackets in strings do not count."""
     for inner, expected in [
         (b"[" * 499 + b"]" * 499, 201),
         (b'"' + b"[{" * 600 + b'"', 201),
@@ -163,7 +163,7 @@ async def test_depth(server: Server) -> None:
     ],
 )
 async def test_content_types(server: Server, value: str, accepted: bool) -> None:
-    """JSON in UTF-8, however it is written, and nothing else."""
+    """Only a content type that means JSON in UTF-8 is accepted, in every spelling."""
     status, _, raw = await send(server, "POST", f"{COMPOSER}/jobs", b'{"type":"a"}', Content_Type=value)
     assert status == (201 if accepted else 415)
     assert accepted or json.loads(raw)["id"] == "3"
@@ -171,7 +171,7 @@ async def test_content_types(server: Server, value: str, accepted: bool) -> None
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "nonsense"])
 async def test_encoded_bodies(server: Server, encoding: str) -> None:
-    """A body that is compressed is refused as what it is; `identity` is none."""
+    """An encoded body is refused with error 3, but the encoding `identity` is accepted."""
     body = gzip.compress(b'{"type":"a"}')
     sent = await error(server, "POST", f"{COMPOSER}/jobs", body, **JSON, Content_Encoding=encoding)
     assert sent[:2] == (415, 3)
@@ -180,7 +180,7 @@ async def test_encoded_bodies(server: Server, encoding: str) -> None:
 
 
 async def test_bodies_over_the_limit(server: Server) -> None:
-    """Over the size limit is error 27, said ahead or not; at it is taken."""
+    """A body over the size limit is error 27, with or without a Content-Length; a body at the limit is accepted."""
     room = 2 * 1024 * 1024 - len(b'{"type":"a","args":""}')
     fits = b'{"type":"a","args":"' + b"x" * room + b'"}'
     assert (await send(server, "POST", f"{COMPOSER}/jobs", fits, **JSON))[0] == 201

@@ -1,4 +1,4 @@
-"""The command of `composerd worker` from close by: progress, what it leaves running, results that are none. No server."""
+"""The command that `composerd worker` runs, without a server: progress, leftover processes, invalid results."""
 
 import time
 from pathlib import Path
@@ -12,7 +12,7 @@ from composerd.client import RequestFailed
 
 
 class Job:
-    """In the place of a JobContext."""
+    """A substitute for a JobContext."""
 
     id = "12345678-1234-4123-8123-123456789abc"
     type = "build"
@@ -24,26 +24,26 @@ class Job:
         self.refusing = False
 
     async def progress(self, partial: Any) -> None:
-        """Note it."""
+        """Remember the progress."""
         if self.refusing:
             raise RequestFailed(400, {"id": "6", "reason": "Job is not running"})
         self.partials.append(partial)
 
     async def upload(self, name: str, source: Path) -> None:
-        """Refuse what a server refuses."""
+        """Raise for a name that a server refuses."""
         if name.startswith("."):
             raise RequestFailed(400, {"id": "23", "reason": "Invalid artifact name"})
         name.encode()
 
 
 async def run(script: str, job: Job | None = None) -> tuple[Any, Command]:
-    """Run a script as a job's command; its result."""
+    """Run a script as a job's command, and return the result and the command."""
     runner = Command(["sh", "-c", script], "x86_64")
     return await runner(job or Job()), runner  # type: ignore[arg-type]  # as much of one as it needs
 
 
 async def test_the_last_progress_is_reported() -> None:
-    """However short the command runs, and though it does not end its line; what is no JSON is none."""
+    """The last progress is reported after a short run and without a newline; a line that is not JSON is ignored."""
     job = Job()
     await run('echo \'{"done": 1}\' >> "$COMPOSERD_PROGRESS"; printf 99 >> "$COMPOSERD_PROGRESS"', job)
     assert job.partials[-1] == 99
@@ -53,7 +53,7 @@ async def test_the_last_progress_is_reported() -> None:
 
 
 async def test_progress_that_is_refused_does_no_harm() -> None:
-    """A job may be canceled between two looks at its progress: the command goes on until it is told."""
+    """Refused progress, as of a job just canceled, does not end the command."""
     job = Job()
     job.refusing = True
     result, _ = await run('echo 1 >> "$COMPOSERD_PROGRESS"; echo done', job)
@@ -64,7 +64,7 @@ async def test_progress_that_is_refused_does_no_harm() -> None:
     "left", ["sleep 40 &", 'setsid sh -c "touch up; sleep 40" & until [ -e up ]; do sleep 0.01; done;']
 )
 async def test_what_a_command_leaves_running_does_not_hold_its_job(left: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It ends with the command; who left the process group may keep its output, nobody listens any more."""
+    """The job ends with the command, also if a process outside of the process group keeps the output open."""
     monkeypatch.setattr(command, "KILL_AFTER", 0.3)
     began = time.monotonic()
     result, _ = await run(f"{left} echo done")
@@ -73,7 +73,7 @@ async def test_what_a_command_leaves_running_does_not_hold_its_job(left: str, mo
 
 
 async def test_the_whole_group_has_time_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A child that cleans up after SIGTERM is not killed with its parent, which is gone at once; one that does not is, in the end."""
+    """A child has time to clean up after SIGTERM although its parent has ended, and is killed if it does not end."""
     child = f'(trap "sleep 0.5; echo clean > {tmp_path}/said; exit" TERM; while :; do sleep 0.05; done) & sleep 0.2'
     await run(child)
     assert (tmp_path / "said").read_text() == "clean\n"
@@ -96,7 +96,7 @@ async def test_the_whole_group_has_time_to_end(tmp_path: Path, monkeypatch: pyte
     ],
 )
 async def test_what_a_command_does_wrong_fails_its_job(script: str, reason: str) -> None:
-    """In a sentence, and the worker knows that it has failed: `--once` exits 1."""
+    """A mistake of the command fails the job with one sentence, and the worker knows that it failed."""
     result, runner = await run(script)
     assert reason in result["job_error"]["reason"]
     assert runner.failed

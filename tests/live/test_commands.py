@@ -38,7 +38,7 @@ async def test_a_server_that_is_not_there(command: list[str]) -> None:
 
 @pytest.mark.parametrize("command", ["status", "wait", "cancel", "delete", "why", "artifacts"])
 async def test_a_job_that_is_not_there(server: Server, command: str) -> None:
-    """An unknown job is one sentence and exit code 1."""
+    """An unknown job is an error in one sentence with exit code 1."""
     ended = await composerd(command, NOBODY, server=server)
     assert (ended.code, ended.out) == (1, "")
     assert "Job not found" in ended.err
@@ -46,7 +46,7 @@ async def test_a_job_that_is_not_there(server: Server, command: str) -> None:
 
 @pytest.mark.row("Commands", "composerd wait")
 async def test_wait(server: Server) -> None:
-    """Until the end, or until the time is up; the exit code is the job's."""
+    """`wait` ends with the job and its exit code, or with 1 after the timeout."""
     job = await server.submit()
     late = await composerd("wait", job["id"], "--timeout", "100ms", server=server)
     assert (late.code, late.err) == (1, f"composerd: job {job['id']} has not ended yet\n")
@@ -93,7 +93,7 @@ async def test_delete(server: Server) -> None:
 
 @pytest.mark.row("Commands", "composerd why")
 async def test_why(server: Server) -> None:
-    """Why a job is not running: a sentence and what it waits for, or the API's JSON."""
+    """`why` prints a sentence and the dependencies that the job waits for, or the API's JSON."""
     job = await server.submit()
     later = await server.submit(dependencies=[job["id"]])
     ended = await composerd("why", later["id"], server=server)
@@ -105,7 +105,7 @@ async def test_why(server: Server) -> None:
 @pytest.mark.row("Commands", "composerd completion")
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 async def test_completion_scripts(shell: str) -> None:
-    """Each shell gets a script that names the command."""
+    """Every supported shell gets a completion script."""
     ended = await composerd("completion", shell)
     assert ended.code == 0
     assert "_COMPOSERD_COMPLETE" in ended.out

@@ -1,4 +1,4 @@
-"""Requests that reach no handler: what is no HTTP, and HTTP that is not taken. A real process, raw sockets."""
+"""Malformed and unsupported HTTP that reaches no handler, sent to a live server over raw sockets."""
 
 import asyncio
 import json
@@ -10,7 +10,7 @@ from .conftest import COMPOSER, WORKER, Serve, Server, send, until_waiting
 
 
 async def answer(server: Server, request: bytes) -> tuple[int, dict[str, str], bytes]:
-    """Send bytes as they stand; status, headers and body of the answer, after which the connection has to end."""
+    """Send bytes unchanged and return status, headers and body of the answer, after which the connection must end."""
     reader, writer = await asyncio.open_connection(*server.address)
     writer.write(request)
     async with asyncio.timeout(10):
@@ -44,7 +44,7 @@ REFUSED = {
 
 @pytest.mark.parametrize(("request_", "status", "number"), REFUSED.values(), ids=REFUSED)
 async def test_requests_that_are_refused(server: Server, request_: bytes, status: int, number: int) -> None:
-    """Each is answered with a predefined error of the API that it was meant for, with an operation id; the log has no piece of it."""
+    """A refused request gets a predefined error of the API in its path, with a request id; the log has no token."""
     of_composer = b"COMPOSER" in request_
     sent = request_.replace(b"COMPOSER", COMPOSER.encode()).replace(b"WORKER", WORKER.encode())
     answered, headers, raw = await answer(server, sent)
@@ -59,7 +59,7 @@ async def test_requests_that_are_refused(server: Server, request_: bytes, status
 
 @pytest.mark.row("Settings", "--log-format")
 async def test_no_token_in_the_log(serve: Serve) -> None:
-    """A request that fails is logged with its operation id and its job, and without its token."""
+    """A failed request is logged with its request id and its job id, and without its token."""
     server = await serve("--log-format", "json", "--max-waits", "1")
     await server.submit()
     attempt = await server.ask()
@@ -95,7 +95,7 @@ async def test_no_token_in_the_log(serve: Serve) -> None:
     ids=["close", "HEAD", "1.0", "1.0 kept"],
 )
 async def test_the_head_of_an_answer(server: Server, request_: bytes, connection: str) -> None:
-    """An answer says what HTTP asks of one, in every version, and how long it is also where it is left out."""
+    """An answer has the headers that HTTP requires, in every version, and its length also if the body is left out."""
     answered, headers, raw = await answer(server, request_.replace(b"PATH", f"{COMPOSER}/status".encode()))
     assert answered == 200
     assert headers["Content-Type"] == "application/json"

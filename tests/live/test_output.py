@@ -1,4 +1,4 @@
-"""Where commands print: closed, full, or not able to show what there is. Real processes with real descriptors."""
+"""Commands whose output is closed, on a full disk, or cannot show every character."""
 
 import asyncio
 import json
@@ -16,7 +16,7 @@ COMMANDS = [["jobs"], ["jobs", "--json"], ["status", "JOB"], ["completion", "bas
 async def shell(
     server: Server, script: str, *arguments: str, **environment: str
 ) -> "subprocess.CompletedProcess[bytes]":
-    """Run a script in which `"$@"` is a command."""
+    """Run a script in which `"$@"` is a command, and return the completed process."""
     return await asyncio.to_thread(
         subprocess.run,
         ["bash", "-c", script, "bash", sys.executable, "-m", "composerd.cli.main", *arguments],
@@ -29,7 +29,7 @@ async def shell(
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 async def test_output_that_goes_nowhere(server: Server, command: list[str]) -> None:
-    """A full disk is one sentence; a reader that has gone, or closed descriptors, are no reason to complain."""
+    """Output to a full disk is an error in one sentence; a closed pipe or descriptor is not reported."""
     job = await server.submit()
     arguments = [job["id"] if one == "JOB" else one for one in command]
     full = await shell(server, '"$@" > /dev/full', *arguments)
@@ -41,12 +41,12 @@ async def test_output_that_goes_nowhere(server: Server, command: list[str]) -> N
 
 
 async def test_errors_that_go_nowhere(server: Server) -> None:
-    """The exit code is all that is left."""
+    """With stderr closed, the exit code still reports an error."""
     assert (await shell(server, '"$@" 2>&-', "status", "x")).returncode == 1
 
 
 async def test_names_that_cannot_be_shown(server: Server) -> None:
-    """They are spelled out where people read; JSON is UTF-8 everywhere."""
+    """Characters that the terminal cannot show are escaped, and JSON is always UTF-8."""
     await server.submit("\xe9t\xe9")
     shown = await shell(server, '"$@"', "jobs", PYTHONIOENCODING="ascii")
     assert (shown.returncode, b"\\xe9t\\xe9" in shown.stdout, shown.stderr) == (0, True, b"")
@@ -66,7 +66,7 @@ async def test_names_that_cannot_be_shown(server: Server) -> None:
     ],
 )
 async def test_arguments_that_are_no_text(server: Server, script: str, tmp_path: Path) -> None:
-    """One sentence, exit code 2."""
+    """An argument that is not text is an error in one sentence with exit code 2."""
     said = await shell(server, f"cd {tmp_path}; {script}")
     assert (said.returncode, said.stdout) == (2, b"")
     assert said.stderr.startswith(b"composerd: ")
@@ -74,7 +74,7 @@ async def test_arguments_that_are_no_text(server: Server, script: str, tmp_path:
 
 
 async def test_a_reason_of_several_lines(server: Server) -> None:
-    """An error stays one line, whatever a worker gave for its reason."""
+    """An error stays in one line if a worker's reason has several lines."""
     job = await server.submit()
     attempt = await server.ask()
     assert attempt is not None

@@ -1,4 +1,4 @@
-"""Several processes that one supervises, on one database: connections spread, signals, deaths, starts that fail. Real processes."""
+"""Several server processes with a supervisor on one database: connections, signals, deaths, failed starts."""
 
 import asyncio
 import contextlib
@@ -27,7 +27,7 @@ TABLE = "Settings"
 
 
 def children(pid: int) -> list[int]:
-    """The processes that a process has started and that live."""
+    """Return the living processes that a process has started."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
@@ -38,21 +38,21 @@ def children(pid: int) -> list[int]:
 
 
 def lives(pid: int) -> bool:
-    """Whether there is such a process."""
+    """Return True if the process is alive."""
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     return False
 
 
 async def which(server: Server) -> str:
-    """The number of the process that answers a new connection."""
+    """Return the number of the process that answers a new connection."""
     async with aiohttp.ClientSession() as http, http.get(f"{server.url}/metrics") as answer:
         (number,) = set(re.findall(r'composerd_waits\{process="(\d+)"\}', await answer.text()))
         return str(number)
 
 
 async def several(serve: Serve, postgres: Throwaway, count: int, *options: str) -> Server:
-    """A server of so many processes."""
+    """Start a server with this many processes."""
     server = await serve("--processes", str(count), *options, storage=postgres.fresh())
     assert len(children(server.pid)) == count
     return server
@@ -60,7 +60,7 @@ async def several(serve: Serve, postgres: Throwaway, count: int, *options: str) 
 
 @row(TABLE, "--processes")
 async def test_they_share_the_work(serve: Serve, newest_postgres: Throwaway) -> None:
-    """Each connection is one process's, and they have about as many each; a job submitted to any is handed out by any."""
+    """Connections are spread evenly over the processes, and every process hands out jobs submitted to any of them."""
     server = await several(serve, newest_postgres, 3)
     asked = Counter([await which(server) for _ in range(150)])
     assert set(asked) == {"0", "1", "2"}
@@ -78,7 +78,7 @@ async def test_they_share_the_work(serve: Serve, newest_postgres: Throwaway) -> 
 
 
 async def test_what_they_are_told(serve: Serve, newest_postgres: Throwaway) -> None:
-    """SIGTERM answers every wait, of all of them, and ends all in time, without a failure; so does SIGINT to the whole group."""
+    """After SIGTERM, or SIGINT to the whole group, all processes answer their waiting requests and end in time."""
     for number, group in ((signal.SIGTERM, False), (signal.SIGINT, True)):
         server = await several(serve, newest_postgres, 2)
         waiting = [asyncio.create_task(server.ask()) for _ in range(20)]
@@ -95,7 +95,7 @@ async def test_what_they_are_told(serve: Serve, newest_postgres: Throwaway) -> N
 
 
 async def all_wait(server: Server, count: int) -> None:
-    """Wait until so many requests wait, in all processes together."""
+    """Wait until this many requests are waiting in all processes together."""
 
     async def holds() -> bool:
         seen: dict[str, int] = {}
@@ -110,7 +110,7 @@ async def all_wait(server: Server, count: int) -> None:
 
 
 async def test_one_that_dies(serve: Serve, newest_postgres: Throwaway) -> None:
-    """A process that is killed is started again, the other serves meanwhile; its number and how it ended are logged."""
+    """A killed process is logged and restarted while the other one serves."""
     server = await several(serve, newest_postgres, 2)
     job = await server.submit()
     victim = children(server.pid)[0]
@@ -130,7 +130,7 @@ async def test_one_that_dies(serve: Serve, newest_postgres: Throwaway) -> None:
 
 
 async def test_one_that_keeps_dying(serve: Serve, newest_postgres: Throwaway) -> None:
-    """It is started again ever later, and the end does not wait for that."""
+    """A process that keeps dying is restarted after longer and longer waits, which do not delay the stop."""
     server = await several(serve, newest_postgres, 2)
     _, steady = children(server.pid)
 
@@ -147,7 +147,7 @@ async def test_one_that_keeps_dying(serve: Serve, newest_postgres: Throwaway) ->
 
 
 async def test_the_supervisor_dies(serve: Serve, newest_postgres: Throwaway) -> None:
-    """Its processes notice, answer who waits, and end; the next start is on the same port at once."""
+    """When the supervisor dies, its processes answer waiting requests and end, and the port is free at once."""
     server = await several(serve, newest_postgres, 2)
     pids = children(server.pid)
     waiting = [asyncio.create_task(server.ask()) for _ in range(4)]
@@ -166,7 +166,7 @@ async def test_the_supervisor_dies(serve: Serve, newest_postgres: Throwaway) -> 
 
 
 async def test_an_address_in_use(serve: Serve, newest_postgres: Throwaway) -> None:
-    """What several processes share is not shared with a second server: it is told, in one sentence."""
+    """A second server on an address of several processes is refused with one sentence."""
     server = await several(serve, newest_postgres, 2)
     for count in ("1", "2"):
         told = await composerd(
@@ -178,7 +178,7 @@ async def test_an_address_in_use(serve: Serve, newest_postgres: Throwaway) -> No
 
 
 async def test_starts_that_fail(newest_postgres: Throwaway, tmp_path: Path) -> None:
-    """A storage that is one process's own, and what stops the first process, are said once; nothing is left running."""
+    """A failed start is reported once, not by every process, and leaves no process running."""
     told = await composerd(
         "serve", "--storage", f"fs:{tmp_path / 'jobs'}", "--processes", "2", "--listen", "127.0.0.1:0"
     )
@@ -198,7 +198,7 @@ async def test_starts_that_fail(newest_postgres: Throwaway, tmp_path: Path) -> N
 
 
 async def test_certificates_of_all(serve: Serve, newest_postgres: Throwaway, tmp_path: Path) -> None:
-    """SIGHUP lets all of them meet new connections with the new certificate."""
+    """After SIGHUP all processes use the new certificate for new connections."""
     files = Files(tmp_path)
     server = await several(serve, newest_postgres, 2, *files.server_options)
     assert server.url.startswith("https://")
@@ -219,7 +219,7 @@ async def test_certificates_of_all(serve: Serve, newest_postgres: Throwaway, tmp
 
 
 async def test_a_unix_socket(serve: Serve, newest_postgres: Throwaway, tmp_path: Path) -> None:
-    """It is shared, outlives one process's death, and its file goes with the server."""
+    """A unix socket is shared, survives the death of a process, and is removed with the server."""
     path = tmp_path / "a.sock"
     server = await several(serve, newest_postgres, 2, "--listen", f"unix:{path}")
     told = [await server.line()]
@@ -248,7 +248,7 @@ async def test_a_unix_socket(serve: Serve, newest_postgres: Throwaway, tmp_path:
 
 
 async def test_which_process_logs(serve: Serve, newest_postgres: Throwaway) -> None:
-    """Each line says which process it is of; the supervisor's own say none."""
+    """Every line of the log names its process, except for those of the supervisor."""
     server = await several(serve, newest_postgres, 2, "--log-format", "json")
     pids = children(server.pid)
     server.kill(signal.SIGTERM)
@@ -263,7 +263,7 @@ async def test_which_process_logs(serve: Serve, newest_postgres: Throwaway) -> N
 
 
 async def test_metrics_of_one(serve: Serve, newest_postgres: Throwaway) -> None:
-    """What a process counts of itself is labelled; what is in the storage is not."""
+    """Metrics of a process have a label with its number, and metrics of the storage have none."""
     server = await several(serve, newest_postgres, 2)
     await server.submit()
     text = (await send(server, "GET", "/metrics"))[2].decode()
@@ -274,7 +274,7 @@ async def test_metrics_of_one(serve: Serve, newest_postgres: Throwaway) -> None:
 
 
 async def test_a_database_that_is_not_there(serve: Serve, own_postgres: Throwaway) -> None:
-    """They serve without it, not ready, until it is there."""
+    """Without the database the processes listen but are not ready, until it is there."""
     url = own_postgres.fresh()
     own_postgres.stop()
     server = await serve("--processes", "2", storage=url)
@@ -289,7 +289,7 @@ async def test_a_database_that_is_not_there(serve: Serve, own_postgres: Throwawa
 
 
 def test_one_that_has_failed_for_weeks() -> None:
-    """It is tried again as often as one that failed a few times."""
+    """The wait before a restart has an upper limit after very many failures."""
     supervisor = Supervisor(load({"storage": "postgresql:///composerd", "processes": "2"}, {}, None))
     process = supervisor._processes[0]
     process.failures = 100_000

@@ -1,4 +1,4 @@
-"""What the two APIs answer, row by row: tokens, errors, listings. What bodies they take is in test_bodies. Against a real process."""
+"""Answers of both APIs of a live server: tokens, errors, listings. Request bodies are in test_bodies."""
 
 import json
 import uuid
@@ -11,7 +11,7 @@ from .conftest import COMPOSER, JSON, NOBODY, WORKER, Server, error, send
 
 
 async def attempt(server: Server, state: str, *, confirm: bool = False) -> str:
-    """The location of an attempt in this state."""
+    """Return the location of an attempt in this state."""
     if state == "unknown":
         return f"{WORKER}/jobs/{NOBODY}"
     if state == "not a UUID":
@@ -45,7 +45,7 @@ STATUS = {0: 200, 5: 404, 6: 400, 7: 400, 8: 400, 20: 409, 21: 409, 22: 410}
     "row", [pytest.param(row, marks=pytest.mark.row("Tokens", name)) for row, (name, _) in TOKEN_TABLE.items()]
 )
 async def test_token_table(server: Server, row: str) -> None:
-    """What a call with a token answers, in each state of its attempt; and it changes nothing once the attempt has ended."""
+    """A call with a token is answered according to the state of its attempt, as the table of tokens says."""
     state = row.partition(",")[0]
     confirm = "confirming" in row
     numbers = TOKEN_TABLE[row][1]
@@ -69,7 +69,7 @@ async def test_token_table(server: Server, row: str) -> None:
 
 @pytest.mark.row("Tokens", "finished by this token")
 async def test_the_same_result_again(server: Server) -> None:
-    """A finish repeated with the same bytes is 200, with others error 20; the first result stays."""
+    """A finish that is repeated with the same bytes is 200, with others error 20, and the first result stays."""
     job = await server.submit()
     asked = await server.ask()
     assert asked is not None
@@ -88,7 +88,7 @@ async def test_the_same_result_again(server: Server) -> None:
     [(b"{}", 0), (b" { } ", 0), (b'{"resutl":1}', 19), (b'{"result":1,"partial":1}', 19), (b"[]", 19), (b"null", 19)],
 )
 async def test_patch_bodies(server: Server, body: bytes, number: int) -> None:
-    """An empty object finishes with null; neither or both of result and partial is error 19."""
+    """An empty object finishes with the result null; both or neither of result and partial are error 19."""
     location = await attempt(server, "running")
     status, _, raw = await send(server, "PATCH", location, body, **JSON)
     assert (status, int(json.loads(raw)["id"]) if number else 0) == (400 if number else 200, number)
@@ -129,13 +129,13 @@ async def test_patch_bodies(server: Server, body: bytes, number: int) -> None:
     ],
 )
 async def test_errors(server: Server, method: str, path: str, expected: tuple[int, int]) -> None:
-    """A request that cannot be served has its predefined error, in the table of the API that it was sent to."""
+    """A request that cannot be served gets a predefined error of the API that it was sent to."""
     assert (await error(server, method, path))[:2] == expected
 
 
 @pytest.mark.parametrize("base", [WORKER, COMPOSER])
 async def test_the_lists_of_errors(server: Server, base: str) -> None:
-    """The errors are listed in pages; each is there by its number too."""
+    """The errors are listed in pages, and each can be requested by its number."""
     _, everything = await server.request("GET", f"{base}/errors")
     assert everything["kind"] == "ErrorList"
     assert everything["total"] == len(everything["items"])
@@ -158,19 +158,19 @@ async def test_the_lists_of_errors(server: Server, base: str) -> None:
     ],
 )
 async def test_wrong_questions(server: Server, asked: Any, number: int) -> None:
-    """A question that cannot be asked is answered at once."""
+    """An invalid request for a job is answered with an error at once."""
     body = json.dumps(asked).encode()
     assert (await error(server, "POST", f"{WORKER}/jobs", body, **JSON))[:2] == (400, number)
 
 
 async def test_questions_with_more_in_them(server: Server) -> None:
-    """The worker API ignores fields that it does not know, and worker ids that it does not know."""
+    """The worker API ignores unknown fields and accepts unknown worker ids."""
     await server.submit()
     assert await server.ask(colour="red", worker_id=NOBODY) is not None
 
 
 async def test_dependencies_that_cannot_be(server: Server) -> None:
-    """An unknown dependency is error 36 naming it, a canceled one error 37; nothing is stored, in a batch neither."""
+    """An unknown dependency is error 36 and a canceled one error 37; both name it, and nothing is stored."""
     gone = (await server.submit())["id"]
     await server.request("POST", f"{COMPOSER}/jobs/{gone}/cancel")
     for job_id, expected in [(NOBODY, (400, 36)), ("nobody", (400, 36)), (gone, (409, 37))]:
@@ -185,7 +185,7 @@ async def test_dependencies_that_cannot_be(server: Server) -> None:
 
 
 async def test_idempotency(server: Server) -> None:
-    """The same key with equal content is the existing job, with other content error 38; another channel is another key."""
+    """A repeated idempotency key returns the existing job if the content is equal, and is error 38 otherwise."""
     body: dict[str, Any] = {"type": "a", "idempotency_key": "k", "args": {"n": 1}}
     first = await server.submit(**body)
     for _ in range(2):
@@ -202,7 +202,7 @@ async def test_idempotency(server: Server) -> None:
 
 
 async def test_a_listing_in_pages(server: Server) -> None:
-    """Jobs are listed newest first, in pages, without what only a single job shows."""
+    """Jobs are listed newest first, in pages, without the fields that only a single job has."""
     ids = [(await server.submit())["id"] for _ in range(5)]
     seen: list[str] = []
     cursor = ""
@@ -219,7 +219,7 @@ async def test_a_listing_in_pages(server: Server) -> None:
 
 
 async def test_head_and_ids(server: Server) -> None:
-    """HEAD of an error has its status and no body; every request has an operation id of its own."""
+    """An error's answer to HEAD has the status and no body, and every request has its own id."""
     status, first, body = await send(server, "HEAD", f"{COMPOSER}/jobs/{NOBODY}")
     assert (status, body) == (404, b"")
     _, second, _ = await send(server, "HEAD", f"{COMPOSER}/jobs/{NOBODY}")
@@ -227,7 +227,7 @@ async def test_head_and_ids(server: Server) -> None:
 
 
 async def test_deleting_jobs(server: Server) -> None:
-    """A job that has ended is deleted with its artifacts; before its end, or while one that depends on it has not ended, it is error 34."""
+    """An ended job is deleted with its artifacts; until it and its dependents have ended, deleting it is error 34."""
     job = await server.submit()
     dependent = await server.submit("later", dependencies=[job["id"]])
     path = f"{COMPOSER}/jobs/{job['id']}"

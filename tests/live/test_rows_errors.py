@@ -1,4 +1,4 @@
-"""Every predefined error of both APIs: listed as the reference says, and answered where a request deserves it. One test for each row."""
+"""Every predefined error of both APIs is listed as in the reference, and caused by a request: one test for each row."""
 
 import asyncio
 import contextlib
@@ -15,7 +15,7 @@ Cause = Callable[[Server], Awaitable[Request]]
 
 
 def asked(method: str, path: str, body: bytes | None = None, **headers: str) -> Cause:
-    """A request that needs no preparation."""
+    """Return a request that needs no preparation."""
 
     async def make(_server: Server) -> Request:
         return method, path, body, headers
@@ -24,7 +24,7 @@ def asked(method: str, path: str, body: bytes | None = None, **headers: str) -> 
 
 
 def attempted(method: str, path: str, body: bytes | None = None, after: str = "", **headers: str) -> Cause:
-    """A request with the token of an attempt, to which something happened before: canceled, finished or released."""
+    """Return a request with the token of an attempt that may have been canceled, finished or released before."""
 
     async def make(server: Server) -> Request:
         job = await server.submit()
@@ -42,7 +42,7 @@ def attempted(method: str, path: str, body: bytes | None = None, after: str = ""
 
 
 def submitted(method: str, path: str, body: bytes | None = None, after: str = "", **headers: str) -> Cause:
-    """A request about a job, to which something happened before: canceled or finished. `JOB` in the body is its id."""
+    """Return a request about a job that may have been canceled or finished before; `JOB` stands for its id."""
 
     async def make(server: Server) -> Request:
         job = await server.submit(idempotency_key="k")
@@ -108,12 +108,12 @@ COMPOSER_CAUSES: Mapping[str, Cause] = {
 
 
 def rows_of(table: str) -> list[object]:
-    """The rows of a table, each as a parameter of a test of its own."""
+    """Return the rows of a table as parameters of a test."""
     return [pytest.param(row, marks=pytest.mark.row(table, row.name), id=row.name) for row in table_of(table)]
 
 
 async def holds(server: Server, base: str, row: Row, causes: Mapping[str, Cause]) -> None:
-    """The error is listed as the row says, and a request that deserves it gets it."""
+    """Check that the error is listed as in the row, and that the request that causes it gets it."""
     number, status, reason = row.cells
     listed = (await server.request("GET", f"{base}/errors/{number}"))[1]
     assert (listed["id"], listed["reason"]) == (number, reason)
@@ -124,19 +124,19 @@ async def holds(server: Server, base: str, row: Row, causes: Mapping[str, Cause]
 
 @pytest.mark.parametrize("row", rows_of("Errors of the worker API"))
 async def test_worker_errors(server: Server, row: Row) -> None:
-    """The worker API's."""
+    """Every error of the worker API is listed and answered as in the reference."""
     await holds(server, WORKER, row, WORKER_CAUSES)
 
 
 @pytest.mark.parametrize("row", rows_of("Errors of the composer API"))
 async def test_composer_errors(server: Server, row: Row) -> None:
-    """The composer API's."""
+    """Every error of the composer API is listed and answered as in the reference."""
     await holds(server, COMPOSER, row, COMPOSER_CAUSES)
 
 
 @pytest.mark.row("Errors of the worker API", "26")
 async def test_artifacts_are_not_accepted(serve: Serve) -> None:
-    """Error 26: a server that keeps none."""
+    """An upload to a server without artifacts is error 26."""
     server = await serve("--artifacts", "none")
     method, path, body, headers = await attempted("PUT", "/artifacts/a", b"x")(server)
     assert (await error(server, method, path, body, **headers))[:2] == (400, 26)
@@ -145,7 +145,7 @@ async def test_artifacts_are_not_accepted(serve: Serve) -> None:
 @pytest.mark.row("Errors of the worker API", "28")
 @pytest.mark.row("Errors of the composer API", "28")
 async def test_unavailable(serve: Serve) -> None:
-    """Error 28, with Retry-After: no room for another wait, in either API."""
+    """One waiting request too many is error 28, in both APIs."""
     server = await serve("--max-waits", "1")
     job = await server.submit("other")
     waiting = asyncio.create_task(server.ask())
@@ -159,7 +159,7 @@ async def test_unavailable(serve: Serve) -> None:
 
 
 async def test_every_error_is_one_of_the_table(server: Server) -> None:
-    """The server lists no error that the reference does not have."""
+    """The server lists exactly the errors of the reference."""
     for base, table in ((WORKER, "Errors of the worker API"), (COMPOSER, "Errors of the composer API")):
         listed: Any = (await server.request("GET", f"{base}/errors"))[1]["items"]
         assert {one["id"] for one in listed} == {row.name for row in table_of(table)}

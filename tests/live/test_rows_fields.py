@@ -1,4 +1,4 @@
-"""Every field of a submitted job, by what it does: one test for each row."""
+"""Every field of a submitted job and its effect: one test for each row."""
 
 import time
 from datetime import UTC, datetime, timedelta
@@ -15,7 +15,7 @@ FAILURE = {"job_error": {"id": 10, "reason": "no", "details": None}}
 
 
 async def run(server: Server, result: Any = None) -> str:
-    """Take the next job and finish it; its id."""
+    """Take the next job, finish it, and return its id."""
     attempt = await server.ask()
     assert attempt is not None
     assert (await server.finish(attempt, result))[0] == 200
@@ -24,7 +24,7 @@ async def run(server: Server, result: Any = None) -> str:
 
 @row(TABLE, "type")
 async def test_type(server: Server) -> None:
-    """A worker gets the types that it names, no others."""
+    """A worker gets only jobs of the types that it names."""
     job = await server.submit("one")
     assert await server.ask("two", "three", wait="50ms") is None
     attempt = await server.ask("two", "one")
@@ -34,7 +34,7 @@ async def test_type(server: Server) -> None:
 
 @row(TABLE, "arch")
 async def test_arch(server: Server) -> None:
-    """A worker gets jobs of its arch and of none."""
+    """A worker gets jobs of its arch and jobs without an arch."""
     job = await server.submit(arch="aarch64")
     assert await server.ask(wait="50ms") is None
     anywhere = await server.submit()
@@ -48,7 +48,7 @@ async def test_arch(server: Server) -> None:
 
 @row(TABLE, "channel")
 async def test_channel(server: Server) -> None:
-    """Workers without authentication see the channel without a name only."""
+    """Workers without authentication see only jobs of the unnamed channel."""
     job = await server.submit(channel="org-a")
     assert job["channel"] == "org-a"
     assert await server.ask(wait="50ms") is None
@@ -56,7 +56,7 @@ async def test_channel(server: Server) -> None:
 
 @row(TABLE, "args")
 async def test_args(server: Server) -> None:
-    """The worker gets them."""
+    """The worker gets the args."""
     await server.submit(args=[1, {"a": None}])
     attempt = await server.ask()
     assert attempt is not None
@@ -65,7 +65,7 @@ async def test_args(server: Server) -> None:
 
 @row(TABLE, "dependencies")
 async def test_dependencies(server: Server) -> None:
-    """The job waits for all of them; one named twice counts once, and its result comes twice."""
+    """The job waits for all its dependencies; one that is named twice counts once, and its result is given twice."""
     first, second = (await server.submit())["id"], (await server.submit())["id"]
     job = await server.submit(dependencies=[first, second, first])
     assert (job["state"], job["dependencies"]) == ("waiting", [first, second, first])
@@ -79,7 +79,7 @@ async def test_dependencies(server: Server) -> None:
 
 @row(TABLE, "ref")
 async def test_ref(server: Server) -> None:
-    """A job of a batch names an earlier one by it."""
+    """A job of a batch names an earlier one by its `ref`."""
     jobs = [{"type": "a", "ref": "first"}, {"type": "a", "dependencies": ["first"]}]
     _, listed = await server.request("POST", f"{COMPOSER}/jobs/batch", {"jobs": jobs})
     assert listed["items"][1]["dependencies"] == [listed["items"][0]["id"]]
@@ -90,7 +90,7 @@ async def test_ref(server: Server) -> None:
 
 @row(TABLE, "priority")
 async def test_priority(server: Server) -> None:
-    """The highest first, among equals the earliest."""
+    """Jobs are handed out by priority, the highest first, and then by submission."""
     ids = {priority: (await server.submit(priority=priority))["id"] for priority in (0, -100, 100, 1)}
     assert [await run(server) for _ in ids] == [ids[100], ids[1], ids[0], ids[-100]]
     for wrong in (101, -101, 1.5):
@@ -100,7 +100,7 @@ async def test_priority(server: Server) -> None:
 @row(TABLE, "not_before")
 @pytest.mark.parametrize("as_time", [True, False])
 async def test_not_before(server: Server, as_time: bool) -> None:
-    """It is not handed out before: a time, or a duration from now."""
+    """A job is not handed out before its time, given as a time or as a duration from now."""
     at = datetime.now(UTC) + timedelta(seconds=1)
     job = await server.submit(not_before=at.isoformat() if as_time else "1s")
     assert job["state"] == "waiting"
@@ -113,7 +113,7 @@ async def test_not_before(server: Server, as_time: bool) -> None:
 
 @row(TABLE, "timeout")
 async def test_timeout(serve: Serve) -> None:
-    """An attempt that runs for longer is over, however often it is heard of."""
+    """An attempt that runs longer than the timeout ends, however often its lease is renewed."""
     server = await serve("--sweep-interval", "50ms")
     job = await server.submit(timeout="300ms", max_retries=0)
     attempt = await server.ask()
@@ -133,7 +133,7 @@ async def test_timeout(serve: Serve) -> None:
 @row(TABLE, "max_retries")
 @pytest.mark.parametrize("retries", [0, 1])
 async def test_max_retries(serve: Serve, retries: int) -> None:
-    """So many lost workers are forgiven."""
+    """A job is tried again after this many lost workers, and then fails."""
     server = await serve("--heartbeat-timeout", "200ms", "--sweep-interval", "50ms")
     job = await server.submit(max_retries=retries)
     for _ in range(retries + 1):
@@ -145,7 +145,7 @@ async def test_max_retries(serve: Serve, retries: int) -> None:
 
 @row(TABLE, "retry_on_failure")
 async def test_retry_on_failure(server: Server) -> None:
-    """So many failures put it back; then it has failed."""
+    """A job is tried again after this many failures, and then fails."""
     job = await server.submit(retry_on_failure=2, retry_backoff="1ms")
     for expected in ("waiting", "waiting", "failed"):
         await run(server, FAILURE)
@@ -155,7 +155,7 @@ async def test_retry_on_failure(server: Server) -> None:
 
 @row(TABLE, "retry_backoff")
 async def test_retry_backoff(server: Server) -> None:
-    """After a failure it waits that long, doubled each time."""
+    """After a failure the job waits for the backoff, doubled each time."""
     job = await server.submit(retry_on_failure=2, retry_backoff="200ms")
     for least in (0.2, 0.4):
         began = time.monotonic()
@@ -169,7 +169,7 @@ async def test_retry_backoff(server: Server) -> None:
 
 @row(TABLE, "on_dependency_failure")
 async def test_on_dependency_failure(server: Server) -> None:
-    """`run`: it runs all the same; `fail`: it fails with its dependency."""
+    """After a failed dependency the job runs with `run`, and fails with `fail`."""
     first = await server.submit()
     runs = await server.submit(dependencies=[first["id"]])
     fails = await server.submit(dependencies=[first["id"]], on_dependency_failure="fail")
@@ -182,7 +182,7 @@ async def test_on_dependency_failure(server: Server) -> None:
 
 @row(TABLE, "idempotency_key")
 async def test_idempotency_key(server: Server) -> None:
-    """The same key and fields are the same job; other fields a conflict; another channel another job."""
+    """A repeated key returns the same job if the fields are equal and is a conflict if not; other channels are free."""
     fields: dict[str, Any] = {"type": "a", "args": {"n": 1}, "idempotency_key": "k"}
     _, job = await server.request("POST", f"{COMPOSER}/jobs", fields)
     status, again = await server.request("POST", f"{COMPOSER}/jobs", fields)
@@ -195,7 +195,7 @@ async def test_idempotency_key(server: Server) -> None:
 
 @row(TABLE, "retention")
 async def test_retention(serve: Serve) -> None:
-    """So long after its end it is gone; 0: never."""
+    """A job is deleted this long after its end, or never if it is 0."""
     server = await serve("--sweep-interval", "50ms")
     gone, kept = await server.submit(retention="200ms"), await server.submit(retention="0")
     await run(server)

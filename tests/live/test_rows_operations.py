@@ -1,4 +1,4 @@
-"""Every operation of both APIs as it is meant to be used: one test for each row of their tables."""
+"""Every endpoint of both APIs in normal use: one test for each row of their tables."""
 
 import asyncio
 import hashlib
@@ -15,7 +15,7 @@ ON_WORKER, ON_COMPOSER = "Worker API", "Composer API"
 
 
 async def taken(server: Server, **fields: Any) -> tuple[dict[str, Any], dict[str, Any], str]:
-    """A job, its attempt, and the attempt's token."""
+    """Return a job, its attempt, and the attempt's token."""
     job = await server.submit(**fields)
     attempt = await server.ask()
     assert attempt is not None
@@ -30,7 +30,7 @@ async def taken(server: Server, **fields: Any) -> tuple[dict[str, Any], dict[str
     ],
 )
 async def test_get_openapi(server: Server, base: str) -> None:
-    """The document names this server's paths and operations."""
+    """The OpenAPI document has this server's base path and endpoints."""
     status, document = await server.request("GET", f"{base}/openapi")
     assert (status, document["openapi"], document["servers"]) == (200, "3.0.3", [{"url": base}])
     names = {one["operationId"] for path in document["paths"].values() for one in path.values() if "operationId" in one}
@@ -45,7 +45,7 @@ async def test_get_openapi(server: Server, base: str) -> None:
     ],
 )
 async def test_get_status(server: Server, base: str) -> None:
-    """OK, as an object."""
+    """The status is an object that says OK."""
     assert await server.request("GET", f"{base}/status") == (
         200,
         {"kind": "Status", "href": f"{base}/status", "id": "status", "status": "OK"},
@@ -60,7 +60,7 @@ async def test_get_status(server: Server, base: str) -> None:
     ],
 )
 async def test_get_errors(server: Server, base: str) -> None:
-    """All of them, or a page."""
+    """All errors are listed, or a page of them."""
     status, listed = await server.request("GET", f"{base}/errors")
     assert status == 200
     assert {name: listed[name] for name in ("kind", "href", "id", "page", "size")} == {
@@ -83,7 +83,7 @@ async def test_get_errors(server: Server, base: str) -> None:
     ],
 )
 async def test_get_error(server: Server, base: str) -> None:
-    """One, with its reason."""
+    """One error is returned with its reason."""
     status, error = await server.request("GET", f"{base}/errors/10")
     assert (status, error["kind"], error["href"], error["id"]) == (200, "Error", f"{base}/errors/10", "10")
     assert error["reason"] == error["message"] == "Malformed json, unable to decode body"
@@ -91,7 +91,7 @@ async def test_get_error(server: Server, base: str) -> None:
 
 @row(ON_WORKER, "RequestJob")
 async def test_request_job(server: Server) -> None:
-    """A job with its args and what it depends on, under a location of its own; 204 when there is none."""
+    """A worker gets a job with its args and its dependencies' results and a new location, or 204 if there is none."""
     first = await server.submit()
     attempt = await server.ask()
     assert attempt is not None
@@ -127,7 +127,7 @@ async def test_request_job(server: Server) -> None:
 
 @row(ON_WORKER, "GetJob")
 async def test_get_job_of_a_token(server: Server) -> None:
-    """Whether to go on."""
+    """A worker is told whether its job was canceled, also while it waits for that."""
     job, attempt, token = await taken(server)
     expected = {"kind": "JobStatus", "href": attempt["location"], "id": token, "canceled": False}
     assert await server.request("GET", attempt["location"]) == (200, expected)
@@ -138,7 +138,7 @@ async def test_get_job_of_a_token(server: Server) -> None:
 
 @row(ON_WORKER, "UpdateJob")
 async def test_update_job(server: Server) -> None:
-    """Progress, then the result."""
+    """A worker reports progress, and then the result."""
     job, attempt, token = await taken(server)
     expected = (200, {"kind": "UpdateJobResponse", "href": attempt["location"], "id": token})
     assert await server.request("PATCH", attempt["location"], {"partial": {"done": 1}}) == expected
@@ -149,7 +149,7 @@ async def test_update_job(server: Server) -> None:
 
 @row(ON_WORKER, "ReleaseJob")
 async def test_release_job(server: Server) -> None:
-    """The job is ready again, and no retry was counted."""
+    """A released job is ready again, and no retry is counted."""
     job, attempt, token = await taken(server)
     expected = (200, {"kind": "UpdateJobResponse", "href": attempt["location"], "id": token})
     assert await server.request("POST", f"{attempt['location']}/release", {}) == expected
@@ -159,7 +159,7 @@ async def test_release_job(server: Server) -> None:
 
 @row(ON_WORKER, "UploadJobArtifact")
 async def test_upload_job_artifact(server: Server) -> None:
-    """Stored, and the job's once it has finished."""
+    """An uploaded file is an artifact of the job once that has finished."""
     job, attempt, _ = await taken(server)
     status, _, body = await send(
         server, "PUT", attempt["artifact_location"] + "a.txt", b"hello", Content_Type="application/octet-stream"
@@ -171,7 +171,7 @@ async def test_upload_job_artifact(server: Server) -> None:
 
 @row(ON_WORKER, "postWorkers")
 async def test_post_workers(server: Server) -> None:
-    """A worker gets its id."""
+    """A worker that registers gets an id."""
     status, worker = await server.request("POST", f"{WORKER}/workers", {"arch": "x86_64"})
     assert status == 201
     assert str(uuid.UUID(worker["worker_id"])) == worker["worker_id"]
@@ -180,7 +180,7 @@ async def test_post_workers(server: Server) -> None:
 
 @row(ON_WORKER, "postWorkerStatus")
 async def test_post_worker_status(server: Server) -> None:
-    """A known worker is heard of, an unknown one told so."""
+    """The status of a known worker is accepted, and that of an unknown one is error 18."""
     _, worker = await server.request("POST", f"{WORKER}/workers", {"arch": "x86_64"})
     assert (await send(server, "POST", f"{WORKER}/workers/{worker['id']}/status"))[::2] == (200, b"")
     status, unknown = await server.request("POST", f"{WORKER}/workers/{NOBODY}/status")
@@ -189,7 +189,7 @@ async def test_post_worker_status(server: Server) -> None:
 
 @row(ON_COMPOSER, "submitJob")
 async def test_submit_job(server: Server) -> None:
-    """201 and the job; the same idempotency key again is 200 and the same job."""
+    """A submitted job is 201, and the same job again is 200 for a repeated idempotency key."""
     fields = {"type": "build", "idempotency_key": "k", "args": 1}
     status, job = await server.request("POST", f"{COMPOSER}/jobs", fields)
     assert (status, job["state"], job["href"]) == (201, "ready", f"{COMPOSER}/jobs/{job['id']}")
@@ -215,7 +215,7 @@ async def test_submit_job(server: Server) -> None:
 
 @row(ON_COMPOSER, "submitJobs")
 async def test_submit_jobs(server: Server) -> None:
-    """All, in the order given, or none."""
+    """The jobs of a batch are stored in their order, all or none."""
     graph = [{"type": "a", "ref": "one"}, {"type": "b", "dependencies": ["one"]}]
     status, listed = await server.request("POST", f"{COMPOSER}/jobs/batch", {"jobs": graph})
     assert (status, listed["kind"]) == (201, "JobList")
@@ -228,7 +228,7 @@ async def test_submit_jobs(server: Server) -> None:
 
 @row(ON_COMPOSER, "listJobs")
 async def test_list_jobs(server: Server) -> None:
-    """Newest first, by filter, in pages, without results."""
+    """Jobs are listed newest first, filtered, in pages, and without results."""
     ids = [(await server.submit(type, arch=arch))["id"] for type, arch in (("a", "x"), ("b", "x"), ("a", "y"))]
     _, listed = await server.request("GET", f"{COMPOSER}/jobs")
     assert [job["id"] for job in listed["items"]] == ids[::-1]
@@ -243,7 +243,7 @@ async def test_list_jobs(server: Server) -> None:
 
 @row(ON_COMPOSER, "getJob")
 async def test_get_job(server: Server) -> None:
-    """At once, or when it has ended."""
+    """A job is returned at once, or when it has ended."""
     job, attempt, _ = await taken(server)
     asking = asyncio.create_task(server.job(job["id"], wait="10s"))
     await asyncio.sleep(0.05)
@@ -256,7 +256,7 @@ async def test_get_job(server: Server) -> None:
 
 @row(ON_COMPOSER, "getJobArgs")
 async def test_get_job_args(server: Server) -> None:
-    """The bytes that were sent."""
+    """The args are returned byte for byte."""
     body = b'{"type":"build","args": {"b":1.0, "a": [1e3]}}'
     _, _, answered = await send(server, "POST", f"{COMPOSER}/jobs", body, Content_Type="application/json")
     _, headers, args = await send(server, "GET", json.loads(answered)["href"] + "/args")
@@ -265,7 +265,7 @@ async def test_get_job_args(server: Server) -> None:
 
 @row(ON_COMPOSER, "getJobResult")
 async def test_get_job_result(server: Server) -> None:
-    """The bytes that were sent."""
+    """The result is returned byte for byte."""
     job, attempt, _ = await taken(server)
     await send(server, "PATCH", attempt["location"], b'{"result": [1.50,  2]}', Content_Type="application/json")
     assert (await send(server, "GET", f"{job['href']}/result"))[2] == b"[1.50,  2]"
@@ -273,7 +273,7 @@ async def test_get_job_result(server: Server) -> None:
 
 @row(ON_COMPOSER, "cancelJob")
 async def test_cancel_job(server: Server) -> None:
-    """Canceled, also when asked again; not once it has ended otherwise."""
+    """A job can be canceled, and canceled again, but not once it has ended otherwise."""
     job = await server.submit()
     for _ in range(2):
         status, canceled = await server.request("POST", f"{job['href']}/cancel")
@@ -286,7 +286,7 @@ async def test_cancel_job(server: Server) -> None:
 
 @row(ON_COMPOSER, "deleteJob")
 async def test_delete_job(server: Server) -> None:
-    """An ended job is gone, with its artifacts; one that has not ended stays."""
+    """An ended job is deleted with its artifacts, and one that has not ended stays."""
     job, attempt, _ = await taken(server)
     await send(server, "PUT", attempt["artifact_location"] + "a", b"x")
     status, refused = await server.request("DELETE", job["href"])
@@ -299,7 +299,7 @@ async def test_delete_job(server: Server) -> None:
 
 @row(ON_COMPOSER, "listArtifacts")
 async def test_list_artifacts(server: Server) -> None:
-    """None before the end, then each with size and digest."""
+    """A job has no artifacts before its end, and then each is listed with size and digest."""
     job, attempt, _ = await taken(server)
     await send(server, "PUT", attempt["artifact_location"] + "a", b"hello")
     href = f"{job['href']}/artifacts"
@@ -313,7 +313,7 @@ async def test_list_artifacts(server: Server) -> None:
 
 @row(ON_COMPOSER, "getArtifact")
 async def test_get_artifact(server: Server) -> None:
-    """The bytes, or a range of them, under a digest; error 35 for another name."""
+    """An artifact is downloaded whole or in part, with its digest as ETag; an unknown name is error 35."""
     job, attempt, _ = await taken(server)
     await send(server, "PUT", attempt["artifact_location"] + "a", b"hello")
     await server.finish(attempt)
@@ -329,7 +329,7 @@ async def test_get_artifact(server: Server) -> None:
 
 @row(ON_COMPOSER, "listWorkers")
 async def test_list_workers(server: Server) -> None:
-    """Who registered and who only asked, with what they run."""
+    """Workers that registered and workers that only requested jobs are listed with the jobs that they run."""
     job = await server.submit()
     worker_id = str(uuid.uuid4())
     await server.ask(worker_id=worker_id)
@@ -342,7 +342,7 @@ async def test_list_workers(server: Server) -> None:
 
 @row(ON_COMPOSER, "whyJob")
 async def test_why_job(server: Server) -> None:
-    """What it waits for."""
+    """A job that is not running is explained by the jobs that it waits for."""
     first = await server.submit()
     job = await server.submit(dependencies=[first["id"]])
     status, why = await server.request("GET", f"{job['href']}/why")

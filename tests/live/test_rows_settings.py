@@ -1,4 +1,4 @@
-"""Every setting of `composerd serve`, by what it changes in a live server: one test for each row."""
+"""Every setting of `composerd serve` and its effect on a live server: one test for each row."""
 
 import asyncio
 import json
@@ -26,7 +26,7 @@ TABLE = "Settings"
 
 @row(TABLE, "--listen")
 async def test_listen(serve: Serve, tmp_path: Path) -> None:
-    """Several addresses, IPv6 and a unix socket among them; each is served, and told once it is."""
+    """The server listens on several addresses, also IPv6 and a unix socket, and prints each."""
     server = await serve("--listen", "[::1]:0", "--listen", f"unix:{tmp_path / 'a.sock'}")
     told = [(await server.line()).split()[-1] for _ in range(2)]
     assert told[1] == f"http+unix:{tmp_path / 'a.sock'}"
@@ -39,7 +39,7 @@ async def test_listen(serve: Serve, tmp_path: Path) -> None:
 
 
 def passed(descriptor: int, count: str, stderr: int | None = None) -> "subprocess.Popen[str]":
-    """A server that systemd passes a descriptor, as the third one."""
+    """Start a server to which systemd passes a descriptor as number 3."""
     script = (
         f"import os; os.dup2({descriptor}, 3); os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS={count!r}); "
         "from composerd.cli.main import main; main(['serve', '--storage', 'memory:', '--listen', '127.0.0.1:1'])"
@@ -52,7 +52,7 @@ def passed(descriptor: int, count: str, stderr: int | None = None) -> "subproces
 @row(TABLE, "--listen")
 @pytest.mark.parametrize("unix", [False, True])
 def test_listen_to_a_socket_of_systemd(tmp_path: Path, unix: bool) -> None:
-    """A socket that is handed over is served, whatever was configured; its file stays, for the next start."""
+    """A socket passed by systemd replaces the configured addresses, and its file stays for the next start."""
     path = tmp_path / "a.sock"
     with socket.socket(socket.AF_UNIX) if unix else socket.create_server(("127.0.0.1", 0)) as listening:
         if unix:
@@ -73,7 +73,7 @@ def test_listen_to_a_socket_of_systemd(tmp_path: Path, unix: bool) -> None:
 @row(TABLE, "--listen")
 @pytest.mark.parametrize("count", ["some", "", "1", "2"])
 def test_listen_to_what_is_no_socket(tmp_path: Path, count: str) -> None:
-    """One sentence that says what was handed over."""
+    """A passed descriptor that is not a listening socket stops the start with one sentence."""
     with (tmp_path / "file").open("w") as file:
         process = passed(file.fileno(), count, subprocess.PIPE)
         _, said = process.communicate(timeout=20)
@@ -85,14 +85,14 @@ def test_listen_to_what_is_no_socket(tmp_path: Path, count: str) -> None:
 
 @row(TABLE, "--storage")
 async def test_storage(serve: Serve, tmp_path: Path) -> None:
-    """The directory that the URL names has the journal."""
+    """The journal is in the directory that the URL names."""
     await serve(storage=f"fs:{tmp_path / 'here'}")
     assert (tmp_path / "here" / "journal" / "00000001.log").exists()
 
 
 @row(TABLE, "--storage")
 def test_default_storage(tmp_path: Path) -> None:
-    """Without a word it is systemd's state directory."""
+    """By default jobs are stored in systemd's state directory."""
     process = subprocess.Popen(
         [sys.executable, "-m", "composerd.cli.main", "serve", "--listen", "127.0.0.1:0"],
         env={"PATH": os.environ["PATH"], "STATE_DIRECTORY": f"{tmp_path / 'state'}:/nowhere"},
@@ -109,7 +109,7 @@ def test_default_storage(tmp_path: Path) -> None:
 
 @row(TABLE, "--artifacts")
 async def test_artifacts(serve: Serve, tmp_path: Path) -> None:
-    """A directory of its own."""
+    """Artifacts are stored in the directory that is set."""
     server = await serve("--artifacts", str(tmp_path / "files"), storage="memory:")
     job = await server.submit()
     attempt = await server.ask()
@@ -120,7 +120,7 @@ async def test_artifacts(serve: Serve, tmp_path: Path) -> None:
 
 @row(TABLE, "--worker-base-path")
 async def test_worker_base_path(serve: Serve) -> None:
-    """The worker API is there, and nowhere else; what it answers names it."""
+    """The worker API has this base path only, and its answers contain it."""
     server = await serve("--worker-base-path", "/workers")
     await server.submit()
     _, attempt = await server.request("POST", "/workers/jobs", {"types": ["build"], "arch": "x"})
@@ -131,7 +131,7 @@ async def test_worker_base_path(serve: Serve) -> None:
 
 @row(TABLE, "--request-job-timeout")
 async def test_request_job_timeout(serve: Serve) -> None:
-    """A question waits that long, then it is 204."""
+    """A request for a job waits this long and is then answered with 204."""
     server = await serve("--request-job-timeout", "200ms")
     began = time.monotonic()
     status, _ = await server.request("POST", f"{WORKER}/jobs", {"types": ["build"], "arch": "x"})
@@ -141,7 +141,7 @@ async def test_request_job_timeout(serve: Serve) -> None:
 
 @row(TABLE, "--heartbeat-timeout")
 async def test_heartbeat_timeout(serve: Serve) -> None:
-    """A silent worker's job goes back after that."""
+    """A job is taken back from a worker that has been silent for this long."""
     server = await serve("--heartbeat-timeout", "300ms", "--sweep-interval", "50ms")
     job = await server.submit()
     began = time.monotonic()
@@ -154,7 +154,7 @@ async def test_heartbeat_timeout(serve: Serve) -> None:
 
 @row(TABLE, "--handover-timeout")
 async def test_handover_timeout(serve: Serve) -> None:
-    """A worker that promised to confirm and does not loses the job after that, uncounted."""
+    """A job that is not confirmed in this time is requeued without counting a retry."""
     server = await serve("--handover-timeout", "300ms", "--sweep-interval", "50ms")
     job = await server.submit()
     assert await server.ask(confirm=True)
@@ -165,7 +165,7 @@ async def test_handover_timeout(serve: Serve) -> None:
 
 @row(TABLE, "--sweep-interval")
 async def test_sweep_interval(serve: Serve) -> None:
-    """What is past its retention goes with the next sweep, not before."""
+    """A job whose retention is over is removed at the next sweep, and not before."""
     server = await serve("--sweep-interval", "1s", "--retention", "1ms")
     job = await server.submit()
     await server.request("POST", f"{job['href']}/cancel")
@@ -178,7 +178,7 @@ async def test_sweep_interval(serve: Serve) -> None:
 
 @row(TABLE, "--max-retries")
 async def test_max_retries(serve: Serve) -> None:
-    """A job that does not say is forgiven so many lost workers."""
+    """A job without its own number is tried again after this many lost workers."""
     server = await serve("--max-retries", "0", "--heartbeat-timeout", "200ms", "--sweep-interval", "50ms")
     job = await server.submit()
     assert await server.ask()
@@ -188,7 +188,7 @@ async def test_max_retries(serve: Serve) -> None:
 
 @row(TABLE, "--worker-timeout")
 async def test_worker_timeout(serve: Serve) -> None:
-    """A worker not heard of for that long is not listed."""
+    """A worker that has been silent for this long is not listed."""
     server = await serve("--worker-timeout", "2s")
     await server.request("POST", f"{WORKER}/workers", {"arch": "x86_64"})
     assert len((await server.request("GET", f"{COMPOSER}/workers"))[1]["items"]) == 1
@@ -201,7 +201,7 @@ async def test_worker_timeout(serve: Serve) -> None:
 
 @row(TABLE, "--retention")
 async def test_retention(serve: Serve) -> None:
-    """A job that does not say is gone so long after its end."""
+    """A job without its own retention is removed this long after its end."""
     server = await serve("--retention", "1h")
     job = await server.submit()
     _, canceled = await server.request("POST", f"{job['href']}/cancel")
@@ -214,7 +214,7 @@ async def test_retention(serve: Serve) -> None:
 
 @row(TABLE, "--undequeueable-types")
 async def test_undequeueable_types(serve: Serve) -> None:
-    """Workers may not ask for them; said, the default is replaced."""
+    """Workers may not request these types, which replace the default."""
     server = await serve("--undequeueable-types", "a", "--undequeueable-types", "b")
     for type, number in (("a", 15), ("b", 15)):
         body = json.dumps({"types": [type], "arch": "x"}).encode()
@@ -224,7 +224,7 @@ async def test_undequeueable_types(serve: Serve) -> None:
 
 @row(TABLE, "--max-body-size")
 async def test_max_body_size(serve: Serve) -> None:
-    """Up to that many bytes are taken."""
+    """A request body up to this size is accepted, and a larger one is refused."""
     server = await serve("--max-body-size", "1KiB")
     for size, status in ((1024, 201), (1025, 413)):
         body = b'{"type":"a","args":"' + b"x" * (size - 22) + b'"}'
@@ -233,7 +233,7 @@ async def test_max_body_size(serve: Serve) -> None:
 
 @row(TABLE, "--max-body-size")
 async def test_max_body_size_of_the_storage() -> None:
-    """More than the storage takes is refused at the start, in a sentence that says how much that is."""
+    """A limit above that of the storage stops the start with a sentence that names the storage's limit."""
     told = await composerd("serve", "--storage", "memory:", "--max-body-size", "2GiB", "--listen", "127.0.0.1:0")
     assert (told.code, told.out) == (2, "")
     assert told.err == (
@@ -243,7 +243,7 @@ async def test_max_body_size_of_the_storage() -> None:
 
 @row(TABLE, "--max-artifact-size")
 async def test_max_artifact_size(serve: Serve) -> None:
-    """Up to that many bytes are taken."""
+    """An artifact up to this size is accepted, and a larger one is refused."""
     server = await serve("--max-artifact-size", "1KiB")
     await server.submit()
     attempt = await server.ask()
@@ -255,7 +255,7 @@ async def test_max_artifact_size(serve: Serve) -> None:
 @row(TABLE, "--tls-cert")
 @row(TABLE, "--tls-key")
 async def test_tls_cert_and_key(serve: Serve, tmp_path: Path) -> None:
-    """The server speaks TLS with them."""
+    """The server speaks TLS with this certificate and key."""
     files = Files(tmp_path)
     server = await serve(*files.server_options)
     assert server.url.startswith("https://")
@@ -267,7 +267,7 @@ async def test_tls_cert_and_key(serve: Serve, tmp_path: Path) -> None:
 @row("Errors of the worker API", "30")
 @row("Errors of the composer API", "30")
 async def test_tls_client_ca_and_allowed_domains(serve: Serve, tmp_path: Path) -> None:
-    """Who comes shows a certificate; a name outside the domains is error 30."""
+    """Clients must present a certificate, and a name outside of the domains is error 30."""
     files = Files(tmp_path)
     files.trust(files.ca)
     server = await serve(
@@ -284,7 +284,7 @@ async def test_tls_client_ca_and_allowed_domains(serve: Serve, tmp_path: Path) -
 
 @row(TABLE, "--max-connections")
 async def test_max_connections(serve: Serve) -> None:
-    """One more connection is told that there are too many; when one goes, there is room again."""
+    """One connection too many is answered with 503, until another one is closed."""
     server = await serve("--max-connections", "2")
     open_ones = [await asyncio.open_connection(*server.address) for _ in range(2)]
     async with aiohttp.ClientSession() as http:
@@ -307,7 +307,7 @@ async def test_max_connections(serve: Serve) -> None:
 
 @row(TABLE, "--max-waits")
 async def test_max_waits(serve: Serve) -> None:
-    """One more wait is told that there are too many."""
+    """One waiting request too many is answered with 503."""
     server = await serve("--max-waits", "1")
     waiting = asyncio.create_task(server.ask())
     await until_waiting(server, 1)
@@ -321,7 +321,7 @@ async def test_max_waits(serve: Serve) -> None:
 
 @row(TABLE, "--log-level")
 async def test_log_level(serve: Serve) -> None:
-    """What is below it is not logged."""
+    """Messages below the level are not logged."""
     for level, expected in (("info", True), ("error", False)):
         server = await serve("--log-level", level, storage="memory:")
         server.kill(signal.SIGHUP)
@@ -332,7 +332,7 @@ async def test_log_level(serve: Serve) -> None:
 
 @row(TABLE, "--log-format")
 async def test_log_format(serve: Serve) -> None:
-    """`json`: each line is an object."""
+    """With `json` every line of the log is a JSON object."""
     server = await serve("--log-format", "json")
     await server.request("GET", f"{WORKER}/jobs/{NOBODY}")
     server.kill(signal.SIGTERM)
@@ -344,7 +344,7 @@ async def test_log_format(serve: Serve) -> None:
 
 @row(TABLE, "--drain-timeout")
 async def test_drain_timeout(serve: Serve) -> None:
-    """SIGTERM waits so long for a request in progress, not longer."""
+    """After SIGTERM the server waits this long for a request in progress, and not longer."""
     server = await serve("--drain-timeout", "1s")
     reader, writer = await asyncio.open_connection(*server.address)
     writer.write(HALF_SENT)
@@ -357,5 +357,5 @@ async def test_drain_timeout(serve: Serve) -> None:
 
 
 def test_no_setting_without_a_row() -> None:
-    """The reference has every setting that the server has."""
+    """The reference has every setting of the server."""
     assert [one.name for one in table_of(TABLE)] == [setting.option for setting in SETTINGS]

@@ -1,4 +1,4 @@
-"""schemathesis against the OpenAPI documents of a live server: what they say is what it does, whatever it is sent. Bounded."""
+"""schemathesis against a live server: a bounded number of generated requests, checked by the OpenAPI documents."""
 
 import asyncio
 import re
@@ -10,7 +10,7 @@ import pytest
 from .conftest import COMPOSER, WORKER, Serve
 
 CASES = 25
-"""Generated cases for each operation, besides those that schemathesis always makes."""
+"""Generated cases for each endpoint, in addition to those that schemathesis always makes."""
 
 CONFIG = """
 request-timeout = 30.0
@@ -24,7 +24,7 @@ request-timeout = 30.0
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("base", [WORKER, COMPOSER])
 async def test_what_schemathesis_finds(serve: Serve, tmp_path: Path, base: str) -> None:
-    """Nothing: no 5xx, no status, header or body that the document does not name, nothing accepted that it forbids."""
+    """No request gets a 5xx or an undocumented answer, and nothing that the document forbids is accepted."""
     server = await serve("--request-job-timeout", "50ms")
     await server.submit()
     attempt = await server.ask()
@@ -43,7 +43,7 @@ async def test_what_schemathesis_finds(serve: Serve, tmp_path: Path, base: str) 
         "--checks",
         "all",
         "--exclude-checks",
-        # There are rules that a schema cannot say: a wait of at most ten minutes, refs of the same batch, no result beside a partial.
+        # A schema cannot express every rule: a wait of at most ten minutes, refs of the batch, result without partial.
         "positive_data_acceptance",
         "--max-examples",
         str(CASES),

@@ -1,4 +1,4 @@
-"""What belongs to neither API: the front page, health, readiness, metrics. A real process."""
+"""The pages of a live server that belong to neither API: front page, health, readiness, metrics."""
 
 import asyncio
 import signal
@@ -9,7 +9,7 @@ from .conftest import COMPOSER, NOBODY, Server, send
 
 
 async def metrics(server: Server) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
-    """The samples by name and labels."""
+    """Return the samples by name and labels."""
     status, headers, body = await send(server, "GET", "/metrics")
     assert status == 200
     assert headers["Content-Type"].startswith("text/plain; version=")
@@ -21,7 +21,7 @@ async def metrics(server: Server) -> dict[tuple[str, tuple[tuple[str, str], ...]
 
 
 async def test_front_page_and_health(server: Server) -> None:
-    """The front page names both APIs; health and readiness are 200 while all is well."""
+    """The front page names both APIs, and health and readiness are 200."""
     status, headers, body = await send(server, "GET", "/")
     assert status == 200
     assert b"/api/worker/v1" in body
@@ -32,7 +32,7 @@ async def test_front_page_and_health(server: Server) -> None:
 
 
 async def test_metrics(server: Server) -> None:
-    """Requests by operation and status, calls of the storage, jobs by state, open waits: each is counted."""
+    """Requests by endpoint and status, calls of the storage, jobs by state and waiting requests are counted."""
     await server.submit()
     await server.submit()
     await server.ask()

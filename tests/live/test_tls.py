@@ -1,4 +1,4 @@
-"""TLS on a real server: its certificate, its clients' certificates, and what a new pair on SIGHUP changes."""
+"""TLS on a live server: its certificate, its clients' certificates, and new ones on SIGHUP."""
 
 import asyncio
 import os
@@ -31,13 +31,13 @@ class Files:
         self.issue("worker", "w1.workers.example.com")
 
     def issue(self, name: str, *hosts: str, ca: trustme.CA | None = None) -> None:
-        """Write the certificate and key of a name, over those that were there."""
+        """Write the certificate and key of a name, replacing earlier ones."""
         issued = (ca or self.ca).issue_cert(*hosts)
         self.write(f"{name}.pem", issued.cert_chain_pems[0].bytes())
         self.write(f"{name}.key", issued.private_key_pem.bytes())
 
     def trust(self, ca: trustme.CA) -> None:
-        """Make the file of the client CA another's."""
+        """Write the certificate of a CA to the file of the client CA."""
         self.write("clients.pem", ca.cert_pem.bytes())
 
     def write(self, name: str, content: bytes) -> str:
@@ -50,7 +50,7 @@ class Files:
         return str(self.directory / name)
 
     def pair(self, name: str) -> dict[str, Any]:
-        """What a client is told to be that name."""
+        """Return the arguments with which a client presents the certificate of a name."""
         return {"cert_file": self.path(f"{name}.pem"), "key_file": self.path(f"{name}.key")}
 
     @property
@@ -60,14 +60,14 @@ class Files:
 
 @pytest.fixture
 def files(tmp_path: Path) -> Files:
-    """Certificates for a server and a worker, of one authority, which the server is told to trust."""
+    """Return certificates of one CA for a server and a worker, and a client CA file with that CA."""
     made = Files(tmp_path)
     made.trust(made.ca)
     return made
 
 
 async def answers(server: Server, **tls: Any) -> int:
-    """The status of a listing, asked over a connection of its own."""
+    """Return the status of a listing that is requested over a new connection."""
     try:
         async with ComposerClient(server.url, **tls) as composer:
             _ = [job async for job in composer.list(1)]
@@ -77,7 +77,7 @@ async def answers(server: Server, **tls: Any) -> int:
 
 
 async def test_a_job_over_tls(serve: Serve, files: Files, tmp_path: Path) -> None:
-    """Client and worker come over TLS with the CA they are told; the unix socket beside it stays plain."""
+    """Client and worker use TLS with their CA file, and the unix socket beside it stays plain."""
     path = f"unix:{tmp_path / 'composerd.sock'}"
     server = await serve(*files.server_options, "--listen", path)
     assert server.url.startswith(f"https://{LOOPBACK}:")
@@ -99,7 +99,7 @@ async def test_a_job_over_tls(serve: Serve, files: Files, tmp_path: Path) -> Non
 
 
 async def test_a_server_that_is_not_trusted(serve: Serve, files: Files) -> None:
-    """A client that does not know the CA says so; one that speaks plain HTTP gets no job list."""
+    """A client that does not know the CA reports that, and one that speaks plain HTTP gets no answer."""
     server = await serve(*files.server_options)
     with pytest.raises(ServerNotTrusted, match="its certificate is not trusted"):
         await answers(server)
@@ -109,7 +109,7 @@ async def test_a_server_that_is_not_trusted(serve: Serve, files: Files) -> None:
 
 
 async def test_mutual_tls(serve: Serve, files: Files, tmp_path: Path) -> None:
-    """With a client CA only its certificates come in over TCP; the unix socket needs none."""
+    """With a client CA, only its certificates are accepted over TCP, and the unix socket needs none."""
     path = f"unix:{tmp_path / 'composerd.sock'}"
     server = await serve(*files.server_options, "--tls-client-ca", files.path("clients.pem"), "--listen", path)
     files.issue("stranger", "w1.workers.example.com", ca=files.stranger)
@@ -136,7 +136,7 @@ async def test_mutual_tls(serve: Serve, files: Files, tmp_path: Path) -> None:
     ],
 )
 async def test_allowed_domains(serve: Serve, files: Files, names: list[str], domains: list[str], status: int) -> None:
-    """One of the certificate's DNS names has to match one of the domains; else error 30, on every path."""
+    """A client whose certificate has no DNS name in an allowed domain gets error 30 on every path."""
     allowed = [word for domain in domains for word in ("--allowed-domains", domain)]
     server = await serve(*files.server_options, "--tls-client-ca", files.path("clients.pem"), *allowed)
     files.issue("client", *names)
@@ -151,7 +151,7 @@ async def test_allowed_domains(serve: Serve, files: Files, names: list[str], dom
 
 
 def served(server: Server, context: ssl.SSLContext) -> bytes:
-    """The certificate that a new connection is met with."""
+    """Return the server's certificate on a new connection."""
     with (
         socket.create_connection(server.address) as plain,
         context.wrap_socket(plain, server_hostname=LOOPBACK) as secured,
@@ -160,7 +160,7 @@ def served(server: Server, context: ssl.SSLContext) -> bytes:
 
 
 async def reloaded(server: Server, said: bytes) -> None:
-    """Send SIGHUP and wait for what the log says of it."""
+    """Send SIGHUP, and wait for a line of the log about it."""
     before = server.log.count(said)
     server.kill(signal.SIGHUP)
 
@@ -171,7 +171,7 @@ async def reloaded(server: Server, said: bytes) -> None:
 
 
 async def test_new_certificates_on_sighup(serve: Serve, files: Files) -> None:
-    """New connections meet the new certificate and the new CA; a question that waits goes on waiting, and gets its job."""
+    """After SIGHUP, new connections use the new certificate and CA, and a waiting request still gets its job."""
     server = await serve(*files.server_options, "--tls-client-ca", files.path("clients.pem"))
     context = ssl.create_default_context(cafile=files.ca_file)
     context.load_cert_chain(files.path("worker.pem"), files.path("worker.key"))
@@ -201,7 +201,7 @@ async def test_new_certificates_on_sighup(serve: Serve, files: Files) -> None:
 
 
 async def test_a_bad_pair_on_sighup(serve: Serve, files: Files) -> None:
-    """The server goes on with what it has, and says why."""
+    """After SIGHUP with wrong files, the server keeps the old certificates and logs why."""
     server = await serve(*files.server_options)
     files.write("server.key", b"no key")
     await reloaded(server, b"failed to reload the certificates, the old ones stay in use: tls_cert and tls_key")
@@ -212,13 +212,13 @@ async def test_a_bad_pair_on_sighup(serve: Serve, files: Files) -> None:
 
 
 async def test_sighup_without_tls(server: Server) -> None:
-    """There is nothing to reload, and nothing happens."""
+    """SIGHUP without TLS changes nothing and is logged."""
     await reloaded(server, b"there are no certificates to reload")
     assert (await server.submit())["state"] == "ready"
 
 
 async def test_a_drained_server_refuses(serve: Serve, files: Files) -> None:
-    """After SIGTERM nobody is left hanging in the backlog: a new connection is refused while a request is in progress."""
+    """After SIGTERM a new connection is refused at once, while a request is still in progress."""
     server = await serve(*files.server_options, "--drain-timeout", "5s")
     context = ssl.create_default_context(cafile=files.ca_file)
     reader, writer = await asyncio.open_connection(*server.address, ssl=context)
@@ -242,7 +242,7 @@ async def test_a_drained_server_refuses(serve: Serve, files: Files) -> None:
 
 @pytest.mark.parametrize("broken", ["server.pem", "server.key", "clients.pem", "other key", "password"])
 async def test_files_that_are_no_good(serve: Serve, files: Files, broken: str) -> None:
-    """The start stops in one sentence that names the setting."""
+    """Wrong files stop the start with one sentence that names the setting."""
     if broken == "other key":
         files.write("server.key", files.ca.issue_cert(LOOPBACK).private_key_pem.bytes())
     elif broken == "password":
@@ -260,7 +260,7 @@ async def test_files_that_are_no_good(serve: Serve, files: Files, broken: str) -
 
 
 async def test_the_command_line_over_tls(serve: Serve, files: Files) -> None:
-    """The commands take the files as options and from the environment, and say what is wrong with them."""
+    """The commands take the files from options and the environment, and report what is wrong with them."""
     server = await serve(*files.server_options, "--tls-client-ca", files.path("clients.pem"))
     known: dict[str, Any] = {
         "COMPOSERD_CA_FILE": files.ca_file,

@@ -1,4 +1,4 @@
-"""Sockets that are bound before anybody listens to them."""
+"""Sockets that are bound and do not listen yet."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from composerd.server.sockets import ListenError, close_sockets, describe, dupli
 
 
 def test_an_address_that_is_not_listened_to_yet() -> None:
-    """A second server that wants it is refused, also while the first has only opened it, and where processes share it."""
+    """A second server cannot bind a bound address, before the first one listens, and with several processes."""
     first = open_sockets(["127.0.0.1:0"])
     address = describe(first[0]).removeprefix("http://")
     with pytest.raises(ListenError, match="in use"):

@@ -1,4 +1,4 @@
-"""The settings of a server: where they come from, which wins, and what is said of a bad one."""
+"""The settings of a server: their origins, their precedence, and errors about invalid ones."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ HOME = {"HOME": "/home/somebody"}
 
 
 def write(directory: Path, text: str) -> Path:
-    """A configuration file."""
+    """Write a configuration file, and return its path."""
     path = directory / "composerd.toml"
     path.write_text(text)
     return path
@@ -63,7 +63,7 @@ def test_the_documented_defaults(setting: Setting) -> None:
 
 
 def test_the_strongest_wins(tmp_path: Path) -> None:
-    """Options before environment before file before defaults."""
+    """Options override the environment, which overrides the file, which overrides the defaults."""
     config = write(tmp_path, '[composerd]\nmax_retries = 5\nheartbeat_timeout = "5s"\nsweep_interval = "50ms"\n')
     environ = HOME | {"COMPOSERD_MAX_RETRIES": "6", "COMPOSERD_HEARTBEAT_TIMEOUT": "6s"}
     settings = load({"max_retries": "7"}, environ, config)
@@ -71,7 +71,7 @@ def test_the_strongest_wins(tmp_path: Path) -> None:
 
 
 def test_repeatable_settings(tmp_path: Path) -> None:
-    """Several options, words in the environment, a list in the file."""
+    """A repeatable setting takes several options, several words in the environment, and a list in the file."""
     config = write(tmp_path, '[composerd]\nlisten = ["127.0.0.1:1", "unix:/x"]\nundequeueable_types = "a"\n')
     assert load({}, HOME, config).listen == ("127.0.0.1:1", "unix:/x")
     assert load({}, HOME, config).undequeueable_types == ("a",)
@@ -80,7 +80,7 @@ def test_repeatable_settings(tmp_path: Path) -> None:
 
 
 def test_systemd_says_where_state_is() -> None:
-    """The first entry of $STATE_DIRECTORY."""
+    """By default jobs are stored in the first directory of $STATE_DIRECTORY."""
     assert load({}, {"STATE_DIRECTORY": "/var/lib/a:/var/lib/b"}, None).storage == "fs:/var/lib/a"
 
 
@@ -104,7 +104,7 @@ def test_systemd_says_where_state_is() -> None:
     ],
 )
 def test_bad_values_of_a_file(value: str, said: str, tmp_path: Path) -> None:
-    """Whatever TOML can hold and a setting cannot: one sentence that names it."""
+    """A TOML value that is no value of the setting is an error that names the setting."""
     config = write(tmp_path, f"[composerd]\n{value}\n")
     with pytest.raises(
         SettingsError, match=f"invalid value for {value.partition(' ')[0]} in the configuration file .*: .*{said}"
@@ -113,7 +113,7 @@ def test_bad_values_of_a_file(value: str, said: str, tmp_path: Path) -> None:
 
 
 def test_lists_that_are_empty(tmp_path: Path) -> None:
-    """Workers may be allowed every type; nobody can listen nowhere, nor let in certificates of no domain."""
+    """An empty list is accepted for the types that workers may not request, and for no other setting."""
     assert load({}, HOME, write(tmp_path, "[composerd]\nundequeueable_types = []\n")).undequeueable_types == ()
     for variable in ("COMPOSERD_LISTEN", "COMPOSERD_ALLOWED_DOMAINS"):
         with pytest.raises(SettingsError, match=f"invalid value for {variable} in the environment: must not be empty"):
@@ -150,7 +150,7 @@ BAD = {
 
 @pytest.mark.parametrize("name", [setting.name for setting in SETTINGS])
 def test_a_bad_value_is_named_with_its_origin(name: str, tmp_path: Path) -> None:
-    """One sentence that names the setting and where the value came from, wherever that is."""
+    """An invalid value is an error that names the setting and the origin of the value."""
     setting = next(one for one in SETTINGS if one.name == name)
     with pytest.raises(SettingsError, match=f"invalid value for {setting.option}: "):
         load({name: [BAD[name]] if setting.repeatable else BAD[name]}, HOME, None)
@@ -173,7 +173,7 @@ def test_a_bad_value_is_named_with_its_origin(name: str, tmp_path: Path) -> None
     ],
 )
 def test_settings_that_need_another(given: tuple[str, ...], missing: str) -> None:
-    """TLS half configured is no TLS: the start stops."""
+    """A setting that requires another one is an error without it."""
     values = dict.fromkeys(given, __file__) | ({"allowed_domains": ["a"]} if "allowed_domains" in given else {})
     with pytest.raises(SettingsError, match=f"{given[0]} requires {missing}"):
         load(values, HOME, None)
@@ -189,19 +189,19 @@ def test_settings_that_need_another(given: tuple[str, ...], missing: str) -> Non
     ],
 )
 def test_a_bad_file(text: str, said: str, tmp_path: Path) -> None:
-    """An unknown name, a misplaced one, no TOML: named, with the file."""
+    """An unknown or misplaced name, or a file that is not TOML, is an error that names the file."""
     with pytest.raises(SettingsError, match=said):
         load({}, HOME, write(tmp_path, text))
 
 
 def test_no_file(tmp_path: Path) -> None:
-    """A file that is not there is an error."""
+    """A missing configuration file is an error."""
     with pytest.raises(SettingsError, match="cannot read the configuration file"):
         load({}, HOME, tmp_path / "none.toml")
 
 
 def test_an_unknown_variable() -> None:
-    """A typing error in the environment stops the start; the client's own variable does not."""
+    """An unknown variable in the environment is an error, except for those of the client."""
     with pytest.raises(SettingsError, match="COMPOSERD_MAX_RETRYS"):
         load({}, HOME | {"COMPOSERD_MAX_RETRYS": "5"}, None)
     load({}, HOME | {"COMPOSERD_SERVER": "http://x"}, None)

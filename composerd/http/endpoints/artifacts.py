@@ -196,7 +196,7 @@ _RANGE = re.compile(r"bytes=(?:([0-9]{1,40})-([0-9]{1,40})?|-([0-9]{1,40}))", re
 
 
 def _range(request: web.Request, size: int) -> tuple[int, int] | None:
-    """Return the start and the end of the part of a file that a GET selects; equal or reversed if there is no such part.
+    """Return where the part that a GET selects begins and ends. If there is no such part, it is empty or reversed.
 
     Returns None for the whole file: RFC 9110 lets a server ignore a malformed Range and one of several parts, and
     requires it to ignore other units and other methods.

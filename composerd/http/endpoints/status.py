@@ -1,4 +1,4 @@
-"""Endpoints that both APIs have (status, errors, OpenAPI document), and those of neither: front page, health, metrics."""
+"""The endpoints that both APIs have (status, errors, OpenAPI), and those of neither (front page, health, metrics)."""
 
 import re
 
