@@ -31,7 +31,7 @@ from benchmarks.database import database
 from benchmarks.loads import COMPOSER, WORKER
 from benchmarks.program import parser_of, scratch_in
 from composerd.server.serve import serve
-from composerd.settings import Settings
+from composerd.settings import load
 
 ROOTS = {package.__name__: Path(package.__path__[0]) for package in (composerd, composerd_fs, composerd_postgres)}
 """The packages whose functions are counted, with their directories."""
@@ -183,7 +183,8 @@ def _drive(socket_path: Path, profiler: Profiler) -> Sequence[Hops]:
 def measure(storage: str, scratch: Path) -> Sequence[Hops]:
     """Run a server on a storage in this thread, and return what was counted for each request."""
     socket_path = scratch / "socket"
-    settings = Settings(listen=(f"unix:{socket_path}",), storage=storage, artifacts="none", sweep_interval=3600.0)
+    options = {"listen": [f"unix:{socket_path}"], "storage": storage, "artifacts": "none", "sweep_interval": "1h"}
+    settings = load(options, {}, None)
     profiler = Profiler()
     profiler.install()
     try:

@@ -59,15 +59,15 @@ SHARED_RECHECK = 5.0
 class QueueOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Options of a queue; durations in seconds."""
 
-    heartbeat_timeout: float = 120.0
+    heartbeat_timeout: float
     """The lease of a running attempt."""
-    handover_timeout: float = 10.0
+    handover_timeout: float
     """The time for a worker that promised to confirm a handover to do so."""
-    sweep_interval: float = 5.0
+    sweep_interval: float
     """How often jobs whose retention is over are deleted, and lost news is made up for."""
-    worker_timeout: float = 3600.0
+    worker_timeout: float
     """A worker that was not seen for this long is unknown."""
-    max_waits: int = 20000
+    max_waits: int
     """The most requests that may wait at one time, for a job or for a change of one."""
 
 

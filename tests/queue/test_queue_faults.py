@@ -15,6 +15,9 @@ from composerd.queue import JobQueue, QueueOptions, keys_for
 from composerd_fs import MemoryDriver
 
 KEYS = keys_for("", ["build"], "x86_64")
+OPTIONS = QueueOptions(
+    heartbeat_timeout=120.0, handover_timeout=10.0, sweep_interval=0.2, worker_timeout=3600.0, max_waits=1000
+)
 
 
 class Faulty(MemoryDriver):
@@ -68,7 +71,7 @@ async def faulty(request: pytest.FixtureRequest) -> Faulty:
 @pytest.fixture
 async def queue(faulty: Faulty) -> AsyncIterator[JobQueue]:
     """A queue over it."""
-    async with JobQueue(Guard(faulty), QueueOptions(sweep_interval=0.2)).running() as queue:
+    async with JobQueue(Guard(faulty), OPTIONS).running() as queue:
         yield queue
 
 

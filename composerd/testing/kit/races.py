@@ -14,6 +14,9 @@ from composerd.testing.kit.instance import ANY, LEASE, PLENTY, Instance
 
 ERROR = b'{"job_error":{"id":1}}'
 ENDS = ("finish", "cancel", "expiry", "release")
+OPTIONS = QueueOptions(
+    heartbeat_timeout=120.0, handover_timeout=10.0, sweep_interval=5.0, worker_timeout=3600.0, max_waits=1000
+)
 
 
 class Races:
@@ -114,7 +117,7 @@ class Races:
     @clause("C6", "G6")
     async def test_many_waiters(self, instance: Instance) -> None:
         """Three hundred workers that wait on the server's queue get three hundred jobs, one each, however these come."""
-        queue = JobQueue(instance.driver, QueueOptions())
+        queue = JobQueue(instance.driver, OPTIONS)
         root = instance.new()
         singles = [instance.new() for _ in range(150)]
         graph = [instance.new(root.id) for _ in range(150)]
