@@ -20,7 +20,7 @@ IN_A_THREAD = 1024 * 1024
 """Bodies of at least this size are decoded in a thread, so that the event loop can go on."""
 
 SMALL = 16 * 1024
-"""Bodies up to this size are not counted in the budget: the limit of connections bounds them."""
+"""Bodies of requests and answers up to this size do not count in the budget: the limit of connections bounds them."""
 
 _SLICE = 1024 * 1024
 

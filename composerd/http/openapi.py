@@ -18,6 +18,9 @@ Handler = TypeVar("Handler", bound=Callable[..., Any])
 JSON = "application/json"
 BYTES = "application/octet-stream"
 
+ENDPOINT_NAMES: dict[Callable[..., Any], str] = {}
+"""The names of the endpoints, by handler."""
+
 _REF = "#/components/schemas/{name}"
 
 _UUID = {"type": "string", "format": "uuid"}
@@ -67,13 +70,12 @@ def endpoint(
         },
         **{"x-request": request},
     )
-    return documented
 
+    def register(handler: Handler) -> Handler:
+        ENDPOINT_NAMES[handler] = name
+        return documented(handler)
 
-def endpoint_name(handler: Any) -> str:
-    """Return the name of a handler's endpoint, or an empty string for a handler that belongs to neither API."""
-    documented: dict[str, Any] = getattr(handler, "__apispec__", {})
-    return str(documented.get("operationId", ""))
+    return register
 
 
 class _Document(AiohttpApiSpec):  # type: ignore[misc]  # aiohttp_apispec ships no types

@@ -10,7 +10,7 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from composerd.driver import StorageInfo
-from composerd.http.openapi import endpoint_name
+from composerd.http.openapi import ENDPOINT_NAMES
 from composerd.queue import JobQueue
 
 
@@ -28,7 +28,7 @@ class Metrics:
 
     def served(self, handler: Callable[..., Any], status: int) -> None:
         """Count an answered request."""
-        key = (endpoint_name(handler), status)
+        key = (ENDPOINT_NAMES.get(handler, ""), status)
         self._requests[key] = self._requests.get(key, 0) + 1
 
     def called(self, method: str, seconds: float, raised: bool) -> None:

@@ -4,6 +4,7 @@ Its wire format is compatible with osbuild-composer's worker API.
 """
 
 import asyncio
+from contextlib import nullcontext
 
 import msgspec
 from aiohttp import web
@@ -11,7 +12,7 @@ from aiohttp import web
 from composerd.errors import AttemptSuperseded, InvalidContent, TokenNotFound, TypeNotAllowed
 from composerd.http import schemas
 from composerd.http.arguments import segment, token_of, wait_of
-from composerd.http.bodies import read_json
+from composerd.http.bodies import SMALL, read_json
 from composerd.http.delivery import CHUNK, Answer, answer, encode, gone, write_in_parts
 from composerd.http.errors import InvalidTokenForStatus, InvalidWorkerId
 from composerd.http.keys import QUEUE, SETTINGS
@@ -90,8 +91,8 @@ async def request_job(request: web.Request) -> web.StreamResponse:
 async def _hand_over(request: web.Request, claimed: Claimed, *, confirm: bool) -> web.StreamResponse:
     """Write a claimed job to its worker.
 
-    While a large answer is written to a worker that will confirm, the time it has for that starts again and again.
-    Raises `ConnectionError` if the client has gone.
+    The time to confirm is restarted while a large answer is being written. Raises `ConnectionError` if the client has
+    gone.
     """
     queue = request.app[QUEUE]
     base = request.app[SETTINGS].worker_base_path
@@ -119,7 +120,7 @@ async def _hand_over(request: web.Request, claimed: Claimed, *, confirm: bool) -
             renewed_at = clock()
             await queue.delivered(claimed.token)
 
-    with queue.budget.reserve(len(body)):
+    with queue.budget.reserve(len(body)) if len(body) > SMALL else nullcontext():
         if gone(request):
             raise ConnectionResetError("the client has gone")
         if len(body) > CHUNK:
