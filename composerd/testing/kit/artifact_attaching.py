@@ -1,4 +1,4 @@
-"""Files: attached to an attempt, published by its end."""
+"""Tests of artifacts: files that are attached to an attempt and become the job's when the attempt ends it."""
 
 import pytest
 
@@ -10,11 +10,11 @@ ERROR = b'{"job_error":{"id":1}}'
 
 
 class Artifacts:
-    """Files: attached to an attempt, published by its end."""
+    """Artifacts: files that are attached to an attempt and become the job's when the attempt ends it."""
 
     @clause("U1")
     async def test_artifacts_become_the_jobs(self, instance: Instance) -> None:
-        """J7, Artifacts: what is attached when the attempt ends the job is the job's, by name."""
+        """The files that are attached when an attempt ends its job become the job's artifacts, sorted by name (J7)."""
         job_id = await instance.add()
         token = await instance.take()
         for name in ("b", "a"):
@@ -25,7 +25,7 @@ class Artifacts:
 
     @clause("U1")
     async def test_artifacts_of_a_failed_job(self, instance: Instance) -> None:
-        """J8, Artifacts: a failed outcome that ends the job publishes too."""
+        """A failed outcome that ends the job makes the attached files its artifacts too (J8)."""
         job_id = await instance.add()
         token = await instance.take()
         await instance.attach(token, "log")
@@ -34,8 +34,8 @@ class Artifacts:
 
     @pytest.mark.parametrize("how", ["released", "expired", "canceled", "retried"])
     @clause("U2")
-    async def test_artifacts_of_no_use(self, instance: Instance, how: str) -> None:
-        """J9 to J12, Artifacts: an attempt that ends without ending its job leaves no artifacts, to the next attempt neither."""
+    async def test_artifacts_are_dropped(self, instance: Instance, how: str) -> None:
+        """An attempt that ends without an outcome that ends its job leaves no artifacts (J9 to J12)."""
         job_id = await instance.add(retry_on_failure=1)
         token = await instance.take()
         await instance.attach(token, "log")
@@ -55,7 +55,7 @@ class Artifacts:
 
     @clause("U3")
     async def test_an_artifact_is_replaced(self, instance: Instance) -> None:
-        """Attach: the same name again takes the former's place, which is answered; the same file again replaces nothing."""
+        """A file replaces an attached one of the same name, and the answer names the location of the replaced one."""
         job_id = await instance.add()
         token = await instance.take()
         await instance.attach(token, "a", "one")
@@ -65,7 +65,7 @@ class Artifacts:
 
     @clause("U4")
     async def test_an_artifact_is_refused(self, instance: Instance) -> None:
-        """Attach: refused unless the attempt runs; the answer says what became of it."""
+        """A file is refused unless the attempt is running, and the answer says what became of the attempt."""
         job_id = await instance.add()
         first = await instance.take()
         await instance.release(first)
@@ -78,7 +78,7 @@ class Artifacts:
 
     @clause("U5")
     async def test_attaching_renews(self, instance: Instance) -> None:
-        """A2: a file attached confirms the attempt and begins its lease anew."""
+        """Attaching a file confirms the attempt and gives it a full lease (A2)."""
         await instance.add()
         token = await instance.take(handover=50.0)
         await instance.attach(token, "a")

@@ -1,4 +1,7 @@
-"""`ArtifactStoreKit`: whether an artifact store keeps its contract, which is in the docstrings of `composerd.artifacts.contract`."""
+"""`ArtifactStoreKit`: the conformance tests for artifact stores.
+
+Their contract is in the docstrings of `composerd.artifacts.contract`.
+"""
 
 import asyncio
 import functools
@@ -12,7 +15,7 @@ from composerd.artifacts import ArtifactStore
 from composerd.errors import ArtifactNotFound, Unavailable
 
 LIMIT = 60.0
-"""How long a test may take, in seconds."""
+"""The longest that a test may take, in seconds."""
 
 KIB = 1024
 PART = 256 * KIB
@@ -24,7 +27,7 @@ MakeStore = Callable[[], ArtifactStore]
 
 
 def _test(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
-    """Let a coroutine method be a test: it gets a started store on an empty place, on a loop of its own."""
+    """Make a coroutine method a test that gets a started, empty store and runs on an event loop of its own."""
 
     @functools.wraps(test)
     def run(self: Any, store: ArtifactStore, **fixtures: Any) -> None:
@@ -45,7 +48,7 @@ async def _run(
 
 
 def content(size: int, seed: int = 0) -> bytes:
-    """Bytes that differ from place to place, and from seed to seed."""
+    """Return bytes that differ from one offset to the next, and from one seed to the next."""
     block = b"".join((number * 2_654_435_761 + seed).to_bytes(8, "big") for number in range(1 + min(size, PART) // 8))
     return (block * (1 + size // len(block)))[:size]
 
@@ -59,19 +62,19 @@ async def put(store: ArtifactStore, place: str, data: bytes) -> None:
 
 
 async def read(store: ArtifactStore, place: str, start: int, stop: int) -> bytes:
-    """A part of an artifact."""
+    """Return a part of an artifact."""
     parts = [part async for part in store.read(place, start, stop)]
     assert all(0 < len(part) <= 1024 * KIB for part in parts), "parts have 1 byte to 1 MiB"
     return b"".join(parts)
 
 
 async def listed(store: ArtifactStore, prefix: str = "") -> Sequence[str]:
-    """The places that are listed, sorted."""
+    """Return the locations that are listed, sorted."""
     return sorted([place async for places in store.list(prefix) for place in places])
 
 
 async def there(store: ArtifactStore, place: str) -> bool:
-    """Whether something is at a place; all ways to ask have to agree."""
+    """Return True if there is an artifact at a location. Check that all methods agree on it."""
     size = await store.size(place)
     parts = store.read(place, 0, 1)
     try:
@@ -87,7 +90,9 @@ async def there(store: ArtifactStore, place: str) -> bool:
 
 
 class ArtifactStoreKit:
-    """Whether an artifact store keeps the contract. Derive a class whose name begins with `Test`, and give its two fixtures.
+    """The conformance tests for an artifact store.
+
+    Derive a class whose name begins with `Test`, and define its two fixtures:
 
     >>> class TestMine(ArtifactStoreKit):
     ...     @pytest.fixture
@@ -101,19 +106,19 @@ class ArtifactStoreKit:
 
     @pytest.fixture
     def store(self) -> ArtifactStore:
-        """An unopened store on a new, empty place."""
+        """Return an unopened store on a new, empty storage."""
         raise NotImplementedError(f"{type(self).__name__} has no fixture `store`: an unopened, empty store")
 
     @pytest.fixture
     def make_store(self) -> MakeStore:
-        """A function that makes another unopened store on the same place, as another server would."""
+        """Return a function that returns another unopened store on the same storage."""
         raise NotImplementedError(
-            f"{type(self).__name__} has no fixture `make_store`: a function that returns another store on the same storage"
+            f"{type(self).__name__} has no fixture `make_store`: a function that returns another store on the storage"
         )
 
     @_test
     async def test_what_was_written(self, store: ArtifactStore) -> None:
-        """Artifacts of all sizes come back as they were written; an empty one is there, too."""
+        """Artifacts of all sizes come back as they were written, an empty one too."""
         for nth, size in enumerate((0, 1, PART - 1, PART, PART + 1, 9 * PART + 17)):
             place = f"{A}/1/{nth}"
             await put(store, place, content(size))
@@ -122,7 +127,7 @@ class ArtifactStoreKit:
 
     @_test
     async def test_parts_of_it(self, store: ArtifactStore) -> None:
-        """Any part can be read by itself."""
+        """Any part of an artifact can be read."""
         data = content(9 * PART + 17)
         await put(store, PLACE, data)
         edges = (0, 1, PART - 1, PART, PART + 1, 5 * PART, len(data) - 1, len(data))
@@ -133,14 +138,14 @@ class ArtifactStoreKit:
 
     @_test
     async def test_nothing_there(self, store: ArtifactStore) -> None:
-        """Where nothing is it is said so, and nothing is listed; removing it is fine."""
+        """A missing artifact is reported as missing and not listed; removing it is no error."""
         assert not await there(store, PLACE)
         assert await listed(store) == await listed(store, f"{A}/") == []
         await store.remove([PLACE])
 
     @_test
     async def test_unseen_before_its_commit(self, store: ArtifactStore) -> None:
-        """Nothing can be read before `commit`, all of it after it."""
+        """Nothing of an artifact can be read before `commit`, and all of it afterwards."""
         writer = await store.create(PLACE)
         assert not await there(store, PLACE)
         for seed in range(3):
@@ -151,7 +156,7 @@ class ArtifactStoreKit:
 
     @_test
     async def test_aborted(self, store: ArtifactStore) -> None:
-        """What is aborted leaves nothing behind, before its first part, after some, and when its commit was canceled."""
+        """An aborted upload leaves nothing, whether it had no part, some parts, or a commit that was canceled."""
         for parts in range(3):
             writer = await store.create(PLACE)
             for seed in range(parts):
@@ -166,12 +171,12 @@ class ArtifactStoreKit:
         committing.cancel()
         await asyncio.wait([committing])
         await writer.abort()
-        await asyncio.sleep(0.1)  # what a thread was doing when it was canceled
+        await asyncio.sleep(0.1)  # a thread may still finish what it was doing when it was canceled
         assert not await there(store, PLACE)
 
     @_test
     async def test_listed(self, store: ArtifactStore) -> None:
-        """All of it, or what begins with a prefix, each once; one job's name may begin with another's."""
+        """`list` returns every artifact whose location begins with the prefix, each once."""
         places = [f"{job}/{attempt}/{nth}" for job in (A, B, A[:-1]) for attempt in (1, 2, 10) for nth in range(5)]
         for place in places:
             await put(store, place, b"x")
@@ -182,7 +187,7 @@ class ArtifactStoreKit:
 
     @_test
     async def test_listed_in_full(self, store: ArtifactStore) -> None:
-        """More than a page of them, though some are removed while they are listed."""
+        """`list` returns more artifacts than fit on a page, even if some are removed meanwhile."""
         places = [f"{A[:-4]}{nth:04}/1/x" for nth in range(1200)]
         async with asyncio.TaskGroup() as group:
             for place in places:
@@ -197,7 +202,7 @@ class ArtifactStoreKit:
 
     @_test
     async def test_removed(self, store: ArtifactStore) -> None:
-        """What is removed is gone, the others are not; again is fine."""
+        """A removed artifact is gone and others are not; removing it again is no error."""
         places = [f"{A}/1/{nth}" for nth in range(4)]
         for place in places:
             await put(store, place, b"x")
@@ -207,7 +212,7 @@ class ArtifactStoreKit:
 
     @_test
     async def test_replaced(self, store: ArtifactStore) -> None:
-        """A copy that is made again replaces the first one at once: that can be read until then."""
+        """A second upload to a location replaces the first at its commit; the first can be read until then."""
         old, new = content(2 * PART, 1), content(3 * PART, 2)
         await put(store, PLACE, old)
         writer = await store.create(PLACE)
@@ -222,13 +227,13 @@ class ArtifactStoreKit:
 
     @_test
     async def test_opened_again(self, store: ArtifactStore, make_store: MakeStore) -> None:
-        """What was committed is there for whoever opens it next."""
+        """A committed artifact can be read after the storage was opened again."""
         data = content(PART + 17)
         await put(store, PLACE, data)
         await store.close()
         await store.close()
         second = make_store()
-        await second.close()  # nobody started it
+        await second.close()  # it was never started
         second = make_store()
         try:
             await second.start(create=False)
@@ -238,7 +243,7 @@ class ArtifactStoreKit:
 
     @_test
     async def test_abandoned(self, store: ArtifactStore, make_store: MakeStore) -> None:
-        """What a crash left half written cannot be read; what of it is listed can be removed."""
+        """An upload that a crash interrupted cannot be read; if it is listed, it can be removed."""
         writer = await store.create(PLACE)
         await writer.write(content(2 * PART))
         await store.close()
@@ -254,11 +259,11 @@ class ArtifactStoreKit:
         finally:
             await second.close()
             with suppress(Exception):
-                await writer.abort()  # only to let go of what it holds in this process
+                await writer.abort()  # only to free what it holds in this process
 
     @_test
     async def test_two_servers(self, store: ArtifactStore, make_store: MakeStore) -> None:
-        """What one has committed or removed is so for another one that is open."""
+        """What one server commits or removes is so for another server that has the storage open."""
         second = make_store()
         try:
             await second.start(create=True)
@@ -272,7 +277,7 @@ class ArtifactStoreKit:
 
     @_test
     async def test_many_at_once(self, store: ArtifactStore) -> None:
-        """Uploads, reads and looks at the same time do not mix."""
+        """Uploads, reads, listings and removals at the same time do not affect each other."""
 
         async def one(nth: int) -> None:
             place, data = f"{A}/{nth % 3}/{nth}", content(3 * PART + nth, nth)
@@ -289,7 +294,7 @@ class ArtifactStoreKit:
 
     @_test
     async def test_removed_while_it_is_read(self, store: ArtifactStore) -> None:
-        """It is read on, or fails; it is not cut short."""
+        """Reading an artifact that is removed meanwhile goes on to its end or fails; it is never cut short."""
         data = content(20 * PART)
         await put(store, PLACE, data)
         parts = store.read(PLACE, 0, len(data))
@@ -304,5 +309,5 @@ class ArtifactStoreKit:
 
     @_test
     async def test_check(self, store: ArtifactStore) -> None:
-        """A store that is open takes artifacts."""
+        """`check` of an open store succeeds."""
         await store.check()

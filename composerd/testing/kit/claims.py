@@ -1,4 +1,4 @@
-"""Claims: which job, to whom, once; and the repetition of a claim."""
+"""Tests of claims: which job a claim gets, only once, and how a repetition is answered."""
 
 from uuid import UUID
 
@@ -10,11 +10,11 @@ from composerd.testing.kit.instance import ANY, LEASE, PLENTY, Instance
 
 
 class Claims:
-    """Claims: which job, to whom, once; and the repetition of a claim."""
+    """Claims: which job a claim gets, only once, and how a repetition is answered."""
 
     @clause("C1")
     async def test_an_attempt_begins(self, instance: Instance) -> None:
-        """J6, A1: a claim gets the job with its args; the job runs, and says since when and with whom."""
+        """A claim gets the job with its args; the job is running, with start, attempt and worker (J6, A1)."""
         first = await instance.add()
         await instance.end(first)
         job_id = await instance.add(first, args=b'{"a": "\\u00e4"}', arch="x86_64", channel="org")
@@ -31,8 +31,8 @@ class Claims:
         assert job.started_at >= job.queued_at
 
     @clause("C2")
-    async def test_nothing_is_nothing(self, instance: Instance) -> None:
-        """Claim: without a ready job of its keys a request is answered at once, with None."""
+    async def test_no_ready_job(self, instance: Instance) -> None:
+        """If no job of its keys is ready, a claim is answered at once with None."""
         await instance.add(not_before=1000.0)
         assert await instance.claim() is None
 
@@ -43,14 +43,14 @@ class Claims:
     )
     @clause("C3")
     async def test_keys_are_exact(self, instance: Instance, key: Key) -> None:
-        """Claim: a request gets jobs of its keys only; no key stands for another."""
+        """A claim gets jobs of its keys only; no key stands for another."""
         await instance.add()
         assert await instance.claim(key) is None
         assert await instance.claim(key, ANY) is not None
 
     @clause("C4")
-    async def test_priority_then_place(self, instance: Instance) -> None:
-        """Ready order: the highest priority first; among equals who was submitted first, whatever its key."""
+    async def test_priority_then_position(self, instance: Instance) -> None:
+        """A claim gets the ready job of highest priority, and of those the one submitted first, whatever its key."""
         other = Key("", "build", "x86_64")
         low = await instance.add(priority=-1)
         ids = [await instance.add(arch="x86_64" if n % 2 else None) for n in range(4)]
@@ -58,8 +58,8 @@ class Claims:
         assert [await _next(instance, other, ANY) for _ in range(6)] == [high, *ids, low]
 
     @clause("C4")
-    async def test_the_order_of_submission_counts_not_that_of_readiness(self, instance: Instance) -> None:
-        """Ready order: a job keeps the place of its submission while it waits."""
+    async def test_the_order_of_submission_counts(self, instance: Instance) -> None:
+        """A job keeps the position of its submission while it waits, whenever it becomes ready."""
         first = await instance.add(priority=1)
         waits = await instance.add(first)
         later = await instance.add()
@@ -67,8 +67,8 @@ class Claims:
         assert [await _next(instance, ANY) for _ in range(2)] == [waits, later]
 
     @clause("C5")
-    async def test_what_comes_back_is_behind(self, instance: Instance) -> None:
-        """J10, ready order: a returned job gets a new place, behind those of its priority but before lower ones."""
+    async def test_a_requeued_job_is_last_of_its_priority(self, instance: Instance) -> None:
+        """A requeued job gets a new position, behind the jobs of its priority and before those of a lower one (J10)."""
         first = await instance.add(priority=1)
         token = await instance.take(first)
         equal, lower = await instance.add(priority=1), await instance.add()
@@ -76,8 +76,8 @@ class Claims:
         assert [await _next(instance, ANY) for _ in range(3)] == [equal, first, lower]
 
     @clause("C6", "G1")
-    async def test_a_batch_is_served_in_order(self, instance: Instance) -> None:
-        """Claim: requests of one call are answered in their order, each with another job, None where there is none."""
+    async def test_claims_are_answered_in_order(self, instance: Instance) -> None:
+        """The claims of one call are answered in order, each with a different job, or None if there is none."""
         ids = [await instance.add() for _ in range(2)]
         requests = [
             Claim(instance.id(), (Key("", "other", None),), LEASE),
@@ -93,7 +93,7 @@ class Claims:
 
     @clause("C7", "G3")
     async def test_a_repetition_is_the_same_job(self, instance: Instance) -> None:
-        """Claim: a token whose attempt runs gets the same answer again, and takes no second job."""
+        """A claim with a token whose attempt is running gets the same answer again and takes no second job."""
         await instance.add()
         await instance.add()
         claimed = await instance.claim(token=UUID(int=99))
@@ -104,7 +104,7 @@ class Claims:
     @pytest.mark.parametrize(("most", "answered"), [(0, 1), (1, 1), (10, 1), (11, 2), (30, 3), (31, 4)])
     @clause("C8")
     async def test_a_prefix_is_answered(self, instance: Instance, most: int, answered: int) -> None:
-        """Claim: once the args reach `max_bytes` the rest of the requests is not looked at; at least one is answered."""
+        """Once the args of the claimed jobs reach `max_bytes`, no further claims are answered; at least one is."""
         for _ in range(4):
             await instance.add(args=b"1234567890")
         requests = [Claim(instance.id(), (ANY,), LEASE) for _ in range(4)]
@@ -114,8 +114,8 @@ class Claims:
         assert len([job for job in await instance.dump() if job.job.state is JobState.READY]) == 4 - answered
 
     @clause("C8")
-    async def test_no_args_weigh_nothing(self, instance: Instance) -> None:
-        """Claim: jobs without args do not use up `max_bytes`."""
+    async def test_jobs_without_args_count_nothing(self, instance: Instance) -> None:
+        """Jobs without args do not count towards `max_bytes`."""
         for _ in range(3):
             await instance.add(args=None)
         answers = (await instance.driver.claim([Claim(instance.id(), (ANY,), LEASE) for _ in range(3)], 1)).items
@@ -123,7 +123,7 @@ class Claims:
 
     @clause("L10")
     async def test_sixteen_tokens_are_remembered(self, instance: Instance) -> None:
-        """A7: a token is unknown once 16 later attempts at its job have begun, and not before."""
+        """A token becomes unknown when 16 later attempts at its job have begun, and not before (A7)."""
         await instance.add(max_retries=100)
         tokens = []
         for _ in range(16):
@@ -137,7 +137,7 @@ class Claims:
 
     @clause("C7")
     async def test_an_ended_token_gets_nothing(self, instance: Instance) -> None:
-        """A token whose attempt has ended, however it did, gets None, and no second job."""
+        """A claim with a token whose attempt has ended, for whatever reason, gets None and takes no job."""
         for _ in range(3):
             await instance.add()
         released, finished, canceled = instance.id(), instance.id(), instance.id()
@@ -151,8 +151,8 @@ class Claims:
         assert [one for one in await instance.dump() if one.job.state is JobState.RUNNING] == []
 
     @clause("C3")
-    async def test_each_key_has_its_jobs(self, instance: Instance) -> None:
-        """A request with many keys gets the jobs of all of them, and of no others."""
+    async def test_a_claim_with_many_keys(self, instance: Instance) -> None:
+        """A claim with many keys gets the jobs of all of them, and of no others."""
         keys = [Key(channel, kind, arch) for channel in ("", "c") for kind in ("a", "b") for arch in (None, "x", "y")]
         ids = {key: await instance.add(channel=key.channel, type=key.type, arch=key.arch) for key in keys}
         asked = keys[::2]
@@ -161,7 +161,7 @@ class Claims:
 
     @clause("C1")
     async def test_a_claim_is_whole(self, instance: Instance) -> None:
-        """What a claim answered is what is stored: the job runs, and its attempt can be touched at once, until it ends."""
+        """A claimed job is running and its attempt can be touched at once, until its lease expires."""
         ids = [await instance.add() for _ in range(3)]
         claims = [Claim(instance.id(), (ANY,), LEASE, worker_id=instance.id()) for _ in range(3)]
         answers = (await instance.driver.claim(claims, PLENTY)).items

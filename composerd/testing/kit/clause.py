@@ -1,4 +1,7 @@
-"""`clause`: makes a coroutine method a test of the kit that names what it holds. It needs no plugin for asyncio, and minds none."""
+"""The decorator `clause`: makes a coroutine method a test of the kit and marks it with the clauses that it tests.
+
+It needs no pytest plugin for asyncio, and works beside any.
+"""
 
 import asyncio
 import functools
@@ -10,19 +13,22 @@ import pytest
 from composerd.testing.kit.instance import Instance
 
 LIMIT = 60.0
-"""How long a test of the kit may take, in seconds: a driver that never answers is found out."""
+"""The longest that a test of the kit may take, in seconds. A driver that never answers fails after this time."""
 
 Test = Callable[..., Awaitable[None]]
 
 
 def clause(*ids: str, needs: str = "", opened: bool = True) -> Callable[[Test], Callable[..., None]]:
-    """Let a coroutine method be the test of these clauses of specs/driver-contract.md.
+    """Make a coroutine method a test that cites these clauses of specs/driver-contract.md.
 
-    It gets a `Store` as its argument `store`, with a started driver on an empty storage, or, unless `opened`, one that
-    has still to be started. `needs` names the capability without which the test is skipped; nothing else skips one.
+    Args:
+        ids: The numbers of the clauses, such as "C1".
+        needs: The capability without which the test is skipped, such as "durable". Nothing else skips a test.
+        opened: True if the test gets a driver that has been started on an empty storage; False if it starts the driver
+            itself.
 
-    pytest sees a plain function, which runs the coroutine on a loop of its own: whether and how pytest-asyncio or anyio
-    is used beside it makes no difference.
+    The method receives an `Instance` as its argument `instance`. pytest sees a plain function, which runs the coroutine
+    on an event loop of its own: it makes no difference whether pytest-asyncio or anyio is installed.
     """
 
     def decorate(test: Test) -> Callable[..., None]:

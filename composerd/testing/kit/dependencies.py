@@ -1,4 +1,4 @@
-"""What a dependency's end, before the submission or after it, makes of a job."""
+"""Tests of dependencies: how their ends decide what becomes of a job."""
 
 import asyncio
 from uuid import UUID
@@ -14,11 +14,11 @@ FAIL = OnDependencyFailure.FAIL
 
 
 class Dependencies:
-    """What a dependency's end, before the submission or after it, makes of a job."""
+    """Dependencies: how their ends, before or after the submission, decide what becomes of a job."""
 
     @clause("D1")
     async def test_waits_for_its_dependencies(self, instance: Instance) -> None:
-        """J1, J4: a job is ready when the last of its dependencies has ended, not earlier."""
+        """A job becomes ready when the last of its dependencies ends, not earlier (J1, J4)."""
         first, second = await instance.add(), await instance.add()
         job_id = await instance.add(first, second)
         await instance.end(first)
@@ -28,7 +28,7 @@ class Dependencies:
 
     @clause("D1", "L13")
     async def test_waits_for_dependencies_and_time(self, instance: Instance) -> None:
-        """J4: with its dependencies ended, a job still waits for its time."""
+        """A job whose dependencies have all ended still waits until `not_before` (J4)."""
         first = await instance.add()
         job_id = await instance.add(first, not_before=100.0)
         await instance.end(first)
@@ -39,14 +39,14 @@ class Dependencies:
     @pytest.mark.parametrize("failed", [False, True])
     @clause("E5")
     async def test_an_ended_dependency_is_applied_at_once(self, instance: Instance, failed: bool) -> None:
-        """J2: a dependency that has ended already, finished or failed, holds nothing up."""
+        """A dependency that ended before the submission, finished or failed, does not delay the job (J2)."""
         first = await instance.add()
         await instance.end(first, failed=failed)
         assert await instance.state(await instance.add(first)) is JobState.READY
 
     @clause("D1")
-    async def test_a_failed_dependency_is_no_obstacle(self, instance: Instance) -> None:
-        """J4: with `run`, a dependency that fails makes the job ready like one that finishes."""
+    async def test_runs_after_a_failed_dependency(self, instance: Instance) -> None:
+        """With `on_dependency_failure` `run`, a job becomes ready when its dependency fails (J4)."""
         first = await instance.add()
         job_id = await instance.add(first)
         await instance.end(first, failed=True)
@@ -54,7 +54,7 @@ class Dependencies:
 
     @clause("D2")
     async def test_fails_with_a_dependency(self, instance: Instance) -> None:
-        """J5: with `fail` a job fails when a dependency does; the others are not waited for, and its dependents follow."""
+        """With `on_dependency_failure` `fail`, a job and its dependents fail as soon as one dependency fails (J5)."""
         first, second = await instance.add(), await instance.add()
         job_id = await instance.add(second, first, on_dependency_failure=FAIL)
         dependent = await instance.add(job_id, on_dependency_failure=FAIL)
@@ -69,7 +69,7 @@ class Dependencies:
 
     @clause("E5")
     async def test_fails_at_once(self, instance: Instance) -> None:
-        """J3: with `fail` a job whose dependency has failed is born failed; its result names the failed ones in the job's order."""
+        """A job that fails when it is submitted names its failed dependencies, in the order of the job (J3)."""
         ids = [await instance.add() for _ in range(3)]
         await instance.end(ids[0], failed=True)
         await instance.end(ids[1])
@@ -85,7 +85,7 @@ class Dependencies:
 
     @clause("D1")
     async def test_a_diamond(self, instance: Instance) -> None:
-        """J4: through a graph of one submission, nothing is ready before all that it depends on has ended."""
+        """In a graph submitted at once, no job becomes ready before all its dependencies have ended (J4)."""
         top = instance.new()
         sides = [instance.new(top.id), instance.new(top.id)]
         bottom = instance.new(*[side.id for side in sides])
@@ -97,8 +97,8 @@ class Dependencies:
         assert order == [top.id, sides[0].id, sides[1].id, bottom.id]
 
     @clause("D1")
-    async def test_a_lost_job_takes_its_dependents_along(self, instance: Instance) -> None:
-        """J4: a dependency that failed by its lease has ended like any other."""
+    async def test_a_lost_job_releases_its_dependents(self, instance: Instance) -> None:
+        """A dependency that failed because its lease expired has ended like any other (J4)."""
         job_id = await instance.add(max_retries=0)
         dependent = await instance.add(job_id)
         await instance.take(job_id)
@@ -107,8 +107,8 @@ class Dependencies:
         assert await instance.state(dependent) is JobState.READY
 
     @clause("D3")
-    async def test_a_wide_and_deep_graph(self, instance: Instance) -> None:
-        """However much follows from an end, it is all drawn once `advance` has nothing to do at once."""
+    async def test_an_end_is_propagated_through_a_large_graph(self, instance: Instance) -> None:
+        """An end has reached all jobs that it concerns once `advance` has nothing left to do at once."""
         root = instance.new()
         near = [instance.new(root.id, on_dependency_failure=FAIL) for _ in range(40)]
         chain = [instance.new(near[0].id, on_dependency_failure=FAIL)]
@@ -120,7 +120,7 @@ class Dependencies:
 
     @clause("E5")
     async def test_submitted_while_it_ends(self, instance: Instance) -> None:
-        """A dependency that ends while it is named is seen unended or ended, never neither."""
+        """A dependency that ends while jobs that name it are submitted is not missed by any of them."""
         for _ in range(10):
             first = await instance.add(type="other")
             claimed = await instance.claim(OTHER)

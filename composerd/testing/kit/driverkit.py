@@ -1,4 +1,4 @@
-"""`DriverKit`: all the tests of the kit as one class. The tests themselves are in the modules of their topics."""
+"""`DriverKit`: all tests of the kit for storage drivers in one class. The modules named after topics have the tests."""
 
 from collections.abc import Callable
 
@@ -38,34 +38,36 @@ class DriverKit(
     Storage,
     Histories,
 ):
-    """Whether a driver keeps the contract. Derive a class whose name begins with `Test`, and give its two fixtures.
+    """The conformance tests for a storage driver.
+
+    Derive a class whose name begins with `Test`, and define its two fixtures:
 
     >>> class TestMine(DriverKit):
     ...     @pytest.fixture
-    ...     def driver(self, tmp_path):
-    ...         return MyDriver.from_url(f"mine:{tmp_path}/jobs")
+    ...     def driver(self, make_driver):
+    ...         return make_driver()
     ...
     ...     @pytest.fixture
     ...     def make_driver(self, tmp_path):
     ...         return lambda: MyDriver.from_url(f"mine:{tmp_path}/jobs")
 
-    The fixtures are plain, and the tests run their coroutines themselves: it makes no difference whether a plugin for
-    asyncio is installed, nor in which mode.
+    The fixtures are plain functions, and the tests run their coroutines themselves: it makes no difference whether a
+    pytest plugin for asyncio is installed, nor in which mode.
     """
 
     @pytest.fixture
     def driver(self) -> Driver:
-        """An unopened driver on a new, empty storage."""
+        """Return an unopened driver on a new, empty storage."""
         raise NotImplementedError(f"{type(self).__name__} has no fixture `driver`: an unopened driver on a new storage")
 
     @pytest.fixture
     def make_driver(self) -> Callable[[], Driver]:
-        """A function that makes another unopened driver on the storage that `driver` has."""
+        """Return a function that returns another unopened driver on the same storage."""
         raise NotImplementedError(
-            f"{type(self).__name__} has no fixture `make_driver`: a function that returns another driver on the same storage"
+            f"{type(self).__name__} has no fixture `make_driver`: a function that returns another driver on the storage"
         )
 
     @pytest.fixture
     def instance(self, driver: Driver, make_driver: Callable[[], Driver]) -> Instance:
-        """The driver, and the tests' words for it."""
+        """Return the driver together with the methods that the tests use."""
         return Instance(driver, make_driver)

@@ -1,4 +1,4 @@
-"""What survives: a restart after every operation, and a process that is killed right after it was answered."""
+"""Tests of what survives: a restart after every kind of write, and a process killed right after it was answered."""
 
 import asyncio
 import os
@@ -13,15 +13,15 @@ from composerd.testing.kit.clause import clause
 from composerd.testing.kit.instance import LEASE, Instance, add_jobs_in_every_state, without_times
 
 KILLED_AFTER = 17
-"""How many operations `_operations` has, at each of which a process is killed."""
+"""The number of operations that `_operations` performs; a process is killed after each of them."""
 
 
 class Durability:
-    """What survives: a restart after every operation, and a process that is killed right after it was answered."""
+    """What survives: a restart after every kind of write, and a process killed right after it was answered."""
 
     @clause("G5", needs="durable")
-    async def test_everything_is_as_it_was(self, instance: Instance) -> None:
-        """Jobs, attempts, payloads and artifacts are after a restart what they were before, also after another one."""
+    async def test_a_restart_changes_nothing(self, instance: Instance) -> None:
+        """Jobs, attempts, payloads and artifacts are the same after a restart, and after a second one."""
         await add_jobs_in_every_state(instance)
         before, info = await instance.dump(), (await instance.driver.info()).jobs
         for _ in range(2):
@@ -31,7 +31,7 @@ class Durability:
 
     @clause("G5", needs="durable")
     async def test_reopened_after_every_operation(self, instance: Instance) -> None:
-        """After each kind of write everything is the same before and after a restart."""
+        """After each kind of write, what is stored is the same before and after a restart."""
         done = 0
         async for _ in _operations(instance):
             before = await instance.dump()
@@ -42,7 +42,7 @@ class Durability:
 
     @clause("G4", needs="durable", opened=False)
     async def test_killed_after_every_operation(self, instance: Instance) -> None:
-        """A process that is killed right after an answer loses nothing of it; the storage opens, and goes on."""
+        """A process that is killed right after an answer has lost nothing of it, and its storage can be opened."""
         for operations in range(1, KILLED_AFTER + 1):
             instance.shifted, stored = _until_killed(instance, operations)
             await instance.driver.shift_clock(instance.shifted)
@@ -54,7 +54,7 @@ class Durability:
 
     @clause("G5", "C7", "F2", "E6", "E7", needs="durable")
     async def test_repetitions_after_a_restart(self, instance: Instance) -> None:
-        """After a restart every write is answered as before it."""
+        """After a restart, repeated writes are answered as before it."""
         job = instance.new(idempotency_key="k", fingerprint=b"f")
         await instance.submit(job)
         await instance.add()
@@ -71,7 +71,7 @@ class Durability:
 
     @clause("G5", "C4", needs="durable")
     async def test_the_ready_order_is_kept(self, instance: Instance) -> None:
-        """A restart changes no place."""
+        """A restart changes the position of no job."""
         ids = [await instance.add(priority=n % 2) for n in range(6)]
         await instance.release(await instance.take(ids[1]))
         await instance.reopen()
@@ -90,8 +90,8 @@ class Durability:
         assert await instance.touch(token) is AttemptState.SUPERSEDED
 
     @clause("L11", needs="durable")
-    async def test_a_lapsed_attempt_gets_another_lease(self, instance: Instance) -> None:
-        """An attempt does not lapse within one lease of the start, though its lease and its job's timeout ran out before."""
+    async def test_an_expired_attempt_gets_another_lease(self, instance: Instance) -> None:
+        """No attempt ends within one lease of the start, even if its lease and its job's timeout were over before."""
         job_id = await instance.add(timeout=100.0)
         token = await instance.take()
         instance.shifted += 5000.0
@@ -101,8 +101,8 @@ class Durability:
         assert await instance.pass_time(LEASE + 10.0) == [job_id]
 
     @clause("D3", "G5", needs="durable")
-    async def test_what_follows_survives(self, instance: Instance) -> None:
-        """What follows from an end is drawn before a restart or after it, by `advance` at the latest."""
+    async def test_propagation_survives_a_restart(self, instance: Instance) -> None:
+        """An end is propagated to all jobs that it concerns, if not before a restart then after it."""
         root = instance.new()
         jobs = [instance.new(root.id, on_dependency_failure=OnDependencyFailure.FAIL) for _ in range(30)]
         leaves = [instance.new(job.id) for job in jobs]
@@ -115,8 +115,8 @@ class Durability:
         assert [await instance.state(leaf.id) for leaf in leaves] == [JobState.READY] * 30
 
     @clause("G4", needs="durable")
-    async def test_signs_of_life_may_be_lost(self, instance: Instance) -> None:
-        """What only `touch` and `seen` said need not survive, and does no harm."""
+    async def test_heartbeats_may_be_lost(self, instance: Instance) -> None:
+        """What only `touch` and `seen` have said may be lost in a restart, and does no harm."""
         job_id = await instance.add()
         token = await instance.take()
         await instance.touch(token, b"half")
@@ -127,7 +127,7 @@ class Durability:
 
 
 async def _operations(instance: Instance) -> AsyncIterator[None]:
-    """Every kind of write, one after the other; it stops after each."""
+    """Perform every kind of write, one after the other, and yield after each."""
     root = await instance.add(idempotency_key="k", fingerprint=b"f")
     yield
     graph = [instance.new(root), instance.new(root, on_dependency_failure=OnDependencyFailure.FAIL)]
@@ -168,15 +168,19 @@ async def _operations(instance: Instance) -> AsyncIterator[None]:
 
 
 async def _contents(instance: Instance) -> bytes:
-    """What is stored, but the moments, and what a start renews."""
+    """Return what is stored, without its times."""
     return msgspec.json.encode([without_times(one) for one in await instance.dump()])
 
 
 def _until_killed(instance: Instance, operations: int) -> tuple[float, bytes]:
-    """Let a process of its own do so many operations on the storage, and be killed; how far ahead it was, and what it had stored."""
+    """Fork a process that performs the given number of operations and kills itself.
+
+    Returns:
+        How far its clock ran ahead, in seconds, and the contents that it stored.
+    """
     reader, writer = os.pipe()
     with warnings.catch_warnings():
-        # The threads of a driver that was closed may linger; the child has a loop and a driver of its own.
+        # Threads of a closed driver may still exist; the child uses a loop and a driver of its own.
         warnings.simplefilter("ignore", DeprecationWarning)
         child = os.fork()
     if child == 0:
@@ -184,12 +188,12 @@ def _until_killed(instance: Instance, operations: int) -> tuple[float, bytes]:
             os.close(reader)
             asyncio.run(_work(instance, operations, writer))
         finally:
-            os._exit(1)  # not to be reached: the child kills itself
+            os._exit(1)  # reached only if the work failed: otherwise the child has killed itself
     os.close(writer)
     with os.fdopen(reader, "rb") as pipe:
         shifted, _, stored = pipe.read().partition(b"\n")
     _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status), "the process that was to be killed failed before"
+    assert os.WIFSIGNALED(status), "the process failed before it could be killed"
     return float(shifted), stored
 
 

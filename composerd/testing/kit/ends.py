@@ -1,4 +1,4 @@
-"""Outcomes and their idempotence, cancels and their cascade, how jobs leave."""
+"""Tests of how jobs end and leave: outcomes and their repetition, cancels, deletion and retention."""
 
 import pytest
 
@@ -11,12 +11,12 @@ ERROR = b'{"job_error":{"id":1}}'
 
 
 class Ends:
-    """Outcomes and their idempotence, cancels and their cascade, how jobs leave."""
+    """How jobs end and leave: outcomes and their repetition, cancels, deletion and retention."""
 
     @pytest.mark.parametrize(("failed", "state"), [(False, JobState.FINISHED), (True, JobState.FAILED)])
     @clause("F1")
     async def test_an_outcome_ends_the_job(self, instance: Instance, failed: bool, state: JobState) -> None:
-        """J7, J8, A4: an accepted outcome ends the job with its result as it stands."""
+        """An accepted outcome ends the job, and its result is stored byte for byte (J7, J8, A4)."""
         job_id = await instance.add()
         token = await instance.take()
         result = b'{ "job_error": null, "\\u00e4": "\xc3\xa4" }'
@@ -30,7 +30,7 @@ class Ends:
 
     @clause("F2", "G3")
     async def test_the_same_outcome_again(self, instance: Instance) -> None:
-        """Finish: the same result again is accepted again, another is a conflict, and nothing changes."""
+        """The same outcome again is accepted again, another result is a conflict, and neither changes anything."""
         job_id = await instance.add()
         token = await instance.take()
         await instance.finish(token, b"1")
@@ -42,7 +42,7 @@ class Ends:
 
     @clause("G2", "F2")
     async def test_twice_in_one_batch(self, instance: Instance) -> None:
-        """Batches: items are applied in their order, so the second outcome of one attempt is a repetition or a conflict."""
+        """Outcomes of one call are applied in order: the second one for an attempt is a repetition or a conflict."""
         await instance.add()
         token = await instance.take()
         outcomes = [Outcome(token, result) for result in (b"1", b"1", b"2")]
@@ -51,7 +51,7 @@ class Ends:
 
     @clause("F3")
     async def test_an_ended_attempt_is_refused(self, instance: Instance) -> None:
-        """Finish: canceled, superseded and unknown attempts are told so; the attempt that runs now is not disturbed."""
+        """The outcome of a canceled, superseded or unknown attempt is refused and does not affect the running one."""
         job_id = await instance.add()
         first = await instance.take()
         await instance.release(first)
@@ -66,7 +66,7 @@ class Ends:
     @pytest.mark.parametrize("state", [JobState.WAITING, JobState.READY, JobState.RUNNING])
     @clause("X1")
     async def test_a_cancel(self, instance: Instance, state: JobState) -> None:
-        """J12, A5: whatever is unended is canceled, without a result; a running attempt is told so."""
+        """A cancel ends any unended job, without a result; its running attempt is canceled too (J12, A5)."""
         job_id = await instance.add(not_before=50.0 if state is JobState.WAITING else None)
         token = await instance.take() if state is JobState.RUNNING else None
         assert await instance.state(job_id) is state
@@ -81,8 +81,8 @@ class Ends:
             assert (await instance.release(token)).state is AttemptState.CANCELED
 
     @clause("X2")
-    async def test_a_cancel_takes_all_along(self, instance: Instance) -> None:
-        """J12: all that depends on a canceled job is canceled, whatever it says of failures; its dependencies are not."""
+    async def test_a_cancel_is_propagated(self, instance: Instance) -> None:
+        """A cancel reaches all that depend on the job, whatever they say about failures, but not its dependencies."""
         root = await instance.add()
         job_id = await instance.add(root)
         near = await instance.add(job_id, on_dependency_failure=OnDependencyFailure.FAIL)
@@ -95,7 +95,7 @@ class Ends:
 
     @clause("X3", "G3")
     async def test_canceled_stays_canceled(self, instance: Instance) -> None:
-        """Cancel: a canceled job is answered as it is; an ended one is `JobEnded`, a missing one `JobNotFound`."""
+        """A second cancel returns the canceled job; an ended job is `JobEnded`, a missing one `JobNotFound`."""
         canceled, ended = await instance.add(), await instance.add()
         first = await instance.cancel(canceled)
         await instance.end(ended)
@@ -106,7 +106,7 @@ class Ends:
 
     @clause("P1")
     async def test_deleted(self, instance: Instance) -> None:
-        """A7, Leaving: a deleted job is gone, with its payloads and its token; the answer is the job as it was."""
+        """A deleted job is gone, with its payloads, artifacts and tokens; the answer is the job as it was (A7)."""
         job_id = await instance.add()
         token = await instance.take()
         await instance.finish(token)
@@ -121,7 +121,7 @@ class Ends:
 
     @clause("P2")
     async def test_not_to_be_deleted(self, instance: Instance) -> None:
-        """Leaving: neither an unended job nor one that an unended job depends on may be deleted."""
+        """Neither an unended job nor one that an unended job depends on can be deleted."""
         job_id = await instance.add()
         dependent = await instance.add(job_id)
         assert isinstance(await instance.delete(job_id), JobNotEnded)
@@ -133,7 +133,7 @@ class Ends:
 
     @clause("P3")
     async def test_a_deleted_dependent_is_not_named(self, instance: Instance) -> None:
-        """Leaving: a deleted job is no dependent any more."""
+        """A deleted job is no longer among the dependents of another."""
         job_id = await instance.add()
         dependents = [await instance.add(job_id) for _ in range(3)]
         await instance.cancel(dependents[1])
@@ -142,7 +142,7 @@ class Ends:
 
     @clause("P4")
     async def test_purged_after_retention(self, instance: Instance) -> None:
-        """Leaving: `purge` forgets jobs whose retention is over, in bounded steps, and no others."""
+        """`purge` deletes the jobs whose retention is over, at most `limit` in a call, and no others."""
         short = [await instance.add(retention=100.0) for _ in range(3)]
         longer, forever = await instance.add(retention=1000.0), await instance.add()
         for job_id in (*short, longer, forever):
@@ -164,7 +164,7 @@ class Ends:
 
     @clause("P4")
     async def test_not_purged_while_needed(self, instance: Instance) -> None:
-        """Leaving: a job that an unended job depends on stays past its retention, and goes later."""
+        """A job that an unended job depends on outlives its retention and is purged later."""
         job_id = await instance.add(retention=100.0)
         dependent = await instance.add(job_id)
         await instance.end(job_id)
@@ -176,8 +176,8 @@ class Ends:
 
     @pytest.mark.parametrize("state", [JobState.CANCELED, JobState.FAILED])
     @clause("P4")
-    async def test_retention_of_whatever_ended(self, instance: Instance, state: JobState) -> None:
-        """Leaving: canceled and failed jobs, those by a cascade too, are purged like finished ones."""
+    async def test_retention_of_canceled_and_failed_jobs(self, instance: Instance, state: JobState) -> None:
+        """Canceled and failed jobs are purged after their retention, those that ended with a dependency too."""
         root = await instance.add(retention=10.0)
         job_id = await instance.add(root, retention=10.0, on_dependency_failure=OnDependencyFailure.FAIL)
         if state is JobState.CANCELED:

@@ -1,4 +1,4 @@
-"""The test that runs random histories, for a time or a number of steps."""
+"""The test that runs random histories, for a time or for a number of steps."""
 
 import asyncio
 import time
@@ -12,21 +12,21 @@ from composerd.testing.kit.history_machine import History
 from composerd.testing.kit.instance import Instance
 
 EXAMPLES = 10
-"""How many histories are tried between two looks at the clock."""
+"""The number of histories between two checks of the time."""
 
 LENGTH = 40
-"""How many steps a history has at most."""
+"""The largest number of steps of a history."""
 
 
 class Histories:
-    """Random histories against the model."""
+    """Random histories, compared with the model of the contract."""
 
     @pytest.mark.clause("G7")
     def test_random_histories(self, instance: Instance, request: pytest.FixtureRequest) -> None:
-        """The same history gives the same answers, and the same storage, as on the model of the contract.
+        """After the same calls, the driver has given the same answers and stored the same as the model of the contract.
 
-        `--history-seconds` and `--history-steps` say how many, `--history-seed` which. The same options are the same
-        histories, as far as the time goes.
+        `--history-seconds` or `--history-steps` say how many histories are tried, `--history-seed` which. The same
+        options try the same histories, as far as the time allows.
         """
         option = request.config.getoption
         with asyncio.Runner() as runner:
@@ -40,7 +40,7 @@ class Histories:
 
 
 def try_histories(machine: type[History], seconds: float, steps: int | None, seed: int, *, shrink: bool = True) -> None:
-    """Try one history after the other, for so many seconds, or until so many steps were done."""
+    """Try one history after the other for `seconds`, or until `steps` steps were done."""
     began = time.monotonic()
     chosen = settings(
         max_examples=EXAMPLES,

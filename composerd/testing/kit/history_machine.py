@@ -1,7 +1,7 @@
-"""Random histories: a Hypothesis state machine that does the same to a driver and to the model, and looks for a difference.
+"""Random histories: a Hypothesis state machine that makes the same calls to a driver and to the model, and compares.
 
-Its rules take small numbers, so that a history shrinks to one that can be read. All durations are multiples of a
-thousand seconds, and time passes in such steps only: what is due and what is not never depends on how fast the test is.
+Its rules take small numbers, so that a failing history shrinks to one that can be read. All durations are multiples of
+a thousand seconds, and time passes only in such steps: how fast the test runs never decides what is due.
 """
 
 import asyncio
@@ -44,12 +44,23 @@ from composerd.models import (
 from composerd.testing.kit.instance import PLENTY, Instance
 from composerd.testing.kit.model import Model, ModelJob, ready_order
 from composerd.testing.kit.results import dependency_failed
-from composerd.testing.kit.steps import KEYS, LAST, UNIT, index, looks, repetitions, signs, storages, submission, units
+from composerd.testing.kit.steps import (
+    KEYS,
+    LAST,
+    UNIT,
+    heartbeats,
+    index,
+    queries,
+    repetitions,
+    storage_steps,
+    submission,
+    units,
+)
 
 T = TypeVar("T")
 
 SLACK = 500.0
-"""Less than a unit, and more than a history takes."""
+"""Shorter than a unit, and longer than any history takes, in seconds."""
 
 
 def _has_ready(history: "History") -> bool:
@@ -65,12 +76,12 @@ def _has_tokens(history: "History") -> bool:
 
 
 class History(RuleBasedStateMachine):
-    """One history; `Histories` derives a class whose `store` and `runner` are there."""
+    """One history. `Histories` derives a class that has an `instance` and a `runner`."""
 
     instance: Instance
     runner: asyncio.Runner
     steps = 0
-    """How many steps were done, in all histories of a class."""
+    """The number of steps done, in all histories of a class."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -80,21 +91,21 @@ class History(RuleBasedStateMachine):
         self.deleted: set[UUID] = set()
         self.tokens: list[UUID] = []
         self.base: float | None = None
-        """The driver's time at the model's beginning."""
-        self.wake = 0.0
-        """When the driver said that `advance` is needed; it is called then, or when something is due."""
-        self.partials = True
-        """Whether the progress of running attempts is known: not after a restart."""
+        """The driver's time when the model's was 0, in seconds since the epoch; None until it is known."""
+        self.next_advance = 0.0
+        """When the driver said that `advance` is needed, in the model's time."""
+        self.partials_known = True
+        """True if the progress of running attempts is known; a restart may lose it."""
         self.workers: dict[UUID, tuple[Worker, float]] = {}
         self.worker_ids = [self.instance.id() for _ in range(3)]
         self.blocked: set[UUID] = set()
-        """Those that the last purge could not forget; it may look at them a little later."""
+        """The jobs that the last purge could not delete because they were needed; a driver may try them again later."""
         self.purged_at = -1.0
         self.do(self.instance.empty())
         self.do(self.instance.shift(100 * UNIT))
 
     def do(self, awaitable: Awaitable[T]) -> T:
-        """Run a coroutine."""
+        """Run a coroutine and return its result."""
 
         async def run() -> T:
             async with asyncio.timeout(60):
@@ -102,46 +113,46 @@ class History(RuleBasedStateMachine):
 
         return self.runner.run(run())
 
-    # Rules that are several, so that each is not as frequent as a claim.
+    # Each of these rules stands for several, so that none of those is as frequent as a claim.
 
-    @rule(sign=signs)
+    @rule(step=heartbeats)
     @precondition(_has_tokens)
-    def hear_of(self, sign: tuple[Any, ...]) -> None:
-        """A sign of life, or an uploaded file."""
-        self.run(sign)
+    def heartbeat(self, step: tuple[Any, ...]) -> None:
+        """Touch an attempt, attach a file, or report that a worker was seen."""
+        self.run(step)
 
-    @rule(what=repetitions)
+    @rule(step=repetitions)
     @precondition(_has_tokens)
-    def repeat(self, what: tuple[Any, ...]) -> None:
-        """Something once more."""
-        self.run(what)
+    def repeat(self, step: tuple[Any, ...]) -> None:
+        """Repeat a submission or a claim."""
+        self.run(step)
 
-    @rule(what=looks)
+    @rule(step=queries)
     @precondition(_has_jobs)
-    def look_at(self, what: tuple[Any, ...]) -> None:
-        """A look at the storage."""
-        self.run(what)
+    def query(self, step: tuple[Any, ...]) -> None:
+        """Read something and compare it."""
+        self.run(step)
 
-    @rule(what=storages)
+    @rule(step=storage_steps)
     @precondition(_has_jobs)
-    def do_to_storage(self, what: str) -> None:
-        """Something that concerns all jobs."""
-        self.run((what,))
+    def on_storage(self, step: str) -> None:
+        """Restart the storage, reload everything, or purge."""
+        self.run((step,))
 
-    def run(self, what: tuple[Any, ...]) -> None:
-        """Call a method by its name."""
-        getattr(self, what[0])(*what[1:])
+    def run(self, step: tuple[Any, ...]) -> None:
+        """Call one of the methods below by its name."""
+        getattr(self, step[0])(*step[1:])
 
     # Writes.
 
     @initialize(jobs=submission)
-    def begun(self, jobs: list[dict[str, Any]]) -> None:
-        """There is something to begin with."""
+    def begin_with(self, jobs: list[dict[str, Any]]) -> None:
+        """Submit some jobs to begin with."""
         self.submit(jobs)
 
     @rule(jobs=submission)
     def submit(self, jobs: list[dict[str, Any]]) -> None:
-        """A submission of new jobs."""
+        """Submit new jobs."""
         new: list[NewJob] = []
         for fields in jobs:
             known = [*self.ids, *[job.id for job in new]]
@@ -151,7 +162,7 @@ class History(RuleBasedStateMachine):
         self.enqueue(new)
 
     def new_job(self, fields: dict[str, Any], known: Sequence[UUID]) -> NewJob:
-        """A job from the small numbers of a rule."""
+        """Return the job that a rule's small numbers describe."""
         fields = {**fields, **fields.get("traits", {})}
         key = KEYS[fields.get("key", 0)]
         named = fields.get("idempotency_key")
@@ -176,12 +187,12 @@ class History(RuleBasedStateMachine):
         )
 
     def submit_again(self, n: int) -> None:
-        """A submission once more; an id is not used again once its job was deleted."""
+        """Repeat a submission, unless one of its jobs was deleted: an id is never used again."""
         if self.submissions and not self.deleted.intersection(job.id for job in _pick(self.submissions, n)):
             self.enqueue(_pick(self.submissions, n))
 
     def enqueue(self, jobs: Sequence[NewJob]) -> None:
-        """Submit, and compare the answers."""
+        """Submit jobs and compare the answer."""
         expected = self.model.enqueue(jobs)
         batch = self.do(self.instance.driver.enqueue([jobs]))
         (answer,) = batch.items
@@ -191,21 +202,21 @@ class History(RuleBasedStateMachine):
             assert isinstance(answer, Enqueued), answer
             assert [(job.id, created) for job, created in zip(answer.jobs, answer.created, strict=True)] == expected
             assert [job.state for job in answer.jobs] == [self.model.jobs[job_id].state for job_id, _ in expected]
-        self.hear(batch.news)
+        self.check_news(batch.news)
 
     @precondition(_has_ready)
     @rule(count=st.integers(1, 3), handover=st.booleans())
     def claim(self, count: int, handover: bool) -> None:
-        """Requests for any job."""
+        """Claim jobs of any key."""
         self.claim_of(range(3), count, handover=handover)
 
     @rule(keys=st.sets(st.integers(0, 2), min_size=1, max_size=2), count=st.integers(1, 2))
     def claim_some(self, keys: set[int], count: int) -> None:
-        """Requests for jobs of some keys."""
+        """Claim jobs of some keys."""
         self.claim_of(keys, count, handover=False)
 
     def claim_of(self, keys: Iterable[int], count: int, *, handover: bool) -> None:
-        """Requests with new tokens."""
+        """Claim jobs with new tokens."""
         asked = tuple(KEYS[n] for n in keys)
         lives = UNIT if handover else None
         self.begin([Claim(self.instance.id(), asked, 3 * UNIT, lives, self.instance.id()) for _ in range(count)])
@@ -213,16 +224,16 @@ class History(RuleBasedStateMachine):
     @precondition(_has_ready)
     @rule(failed=st.booleans())
     def work(self, failed: bool) -> None:
-        """A job is claimed and finished."""
+        """Claim a job and finish it."""
         self.claim_of(range(3), 1, handover=False)
         self.finish([(0, 0, failed)])
 
     def claim_again(self, n: int, key: int) -> None:
-        """A request with a token that was used before."""
+        """Claim with a token that was used before."""
         self.begin([Claim(self.token(n), (KEYS[key],), 3 * UNIT)])
 
     def begin(self, claims: Sequence[Claim]) -> None:
-        """Claim, and compare the answers."""
+        """Claim and compare the answers."""
         batch = self.do(self.instance.driver.claim(claims, PLENTY))
         assert len(batch.items) == len(claims)
         for claim, claimed in zip(claims, batch.items, strict=True):
@@ -242,30 +253,30 @@ class History(RuleBasedStateMachine):
             assert (claimed.token, claimed.job_id, claimed.key) == (claim.token, job.new.id, job.new.key)
             assert (claimed.args, claimed.dependencies) == (job.new.args, job.new.dependencies)
             assert claimed.attempt == attempt.number
-        self.hear(batch.news)
+        self.check_news(batch.news)
 
     def touch(self, n: int, partial: bytes | None, confirm: bool) -> None:
-        """A sign of life."""
+        """Touch an attempt."""
         touch = Touch(self.token(n), partial, confirm)
         expected = self.attempt(touch.token)
         batch = self.do(self.instance.driver.touch([touch]))
         assert batch.items == [expected]
         self.model.touch(touch)
-        self.hear(batch.news)
+        self.check_news(batch.news)
 
-    def attach(self, n: int, name: str, place: str) -> None:
-        """An uploaded file."""
-        token, artifact = self.token(n), Artifact(name, 1, "ab" * 32, place)
+    def attach(self, n: int, name: str, location: str) -> None:
+        """Attach a file."""
+        token, artifact = self.token(n), Artifact(name, 1, "ab" * 32, location)
         expected = self.attempt(token)
         batch = self.do(self.instance.driver.attach([Attachment(token, artifact)]))
         (attached,) = batch.items
         assert (attached.attempt, attached.replaced) == (expected, self.model.attach(token, artifact))
-        self.hear(batch.news)
+        self.check_news(batch.news)
 
     @precondition(_has_tokens)
     @rule(which=st.lists(st.tuples(index, st.integers(0, 1), st.booleans()), min_size=1, max_size=2))
     def finish(self, which: list[tuple[int, int, bool]]) -> None:
-        """Outcomes."""
+        """Report outcomes."""
         outcomes = [Outcome(self.token(n), b"%d" % result, failed) for n, result, failed in which]
         expected = []
         for outcome in outcomes:
@@ -273,23 +284,23 @@ class History(RuleBasedStateMachine):
             expected.append((self.model.finish(outcome), found and found[0].new.id))
         batch = self.do(self.instance.driver.finish(outcomes))
         assert [(one.verdict, one.job_id) for one in batch.items] == expected
-        self.hear(batch.news)
+        self.check_news(batch.news)
 
     @precondition(_has_tokens)
     @rule(n=index)
     def release(self, n: int) -> None:
-        """A job given back."""
+        """Release an attempt."""
         token = self.token(n)
         expected = self.attempt(token)
         batch = self.do(self.instance.driver.release([token]))
         assert batch.items == [expected]
         self.model.release(token)
-        self.hear(batch.news)
+        self.check_news(batch.news)
 
     @precondition(_has_jobs)
     @rule(n=index)
     def cancel(self, n: int) -> None:
-        """A cancel."""
+        """Cancel a job."""
         job_id = self.job_id(n)
         batch = self.do(self.instance.driver.cancel([job_id]))
         (answer,) = batch.items
@@ -303,12 +314,12 @@ class History(RuleBasedStateMachine):
             assert (answer.id, answer.state) == (job_id, JobState.CANCELED)
             if not job.state.ended:
                 self.model.cancel(job)
-        self.hear(batch.news)
+        self.check_news(batch.news)
 
     @precondition(_has_jobs)
     @rule(n=index)
     def delete(self, n: int) -> None:
-        """A job to be forgotten."""
+        """Delete a job."""
         job_id = self.job_id(n)
         (answer,) = self.do(self.instance.driver.delete([job_id])).items
         job = self.model.jobs.get(job_id)
@@ -322,32 +333,32 @@ class History(RuleBasedStateMachine):
             self.forget(job_id)
 
     def forget(self, job_id: UUID) -> None:
-        """A job is gone."""
+        """Remove a job from the model."""
         del self.model.jobs[job_id]
         self.deleted.add(job_id)
 
     # Time, and the storage.
 
-    @rule(count=units, looked_at=st.booleans())
-    def time(self, count: int, looked_at: bool) -> None:
-        """Time passes, and somebody looks at it, or nobody."""
+    @rule(count=units, advance=st.booleans())
+    def pass_time(self, count: int, advance: bool) -> None:
+        """Let time pass, with or without a call of `advance`."""
         self.do(self.instance.shift(count * UNIT))
         self.model.now += count * UNIT
-        if looked_at:
+        if advance:
             self.advance()
 
     def advance(self) -> None:
-        """Have done what is due; compare what it was."""
+        """Do what is due and compare which jobs it concerned."""
         before = {job_id: job.state for job_id, job in self.model.jobs.items()}
         due = self.model.advance()
         batch = self.do(self.instance.driver.advance(1000))
         changed = {job_id for job_id, job in self.model.jobs.items() if job.state is not before[job_id]}
         assert due <= set(batch.items) <= due | changed
-        self.wake = float("inf")
-        self.hear(batch.news)
+        self.next_advance = float("inf")
+        self.check_news(batch.news)
 
     def purge(self) -> None:
-        """Those past their retention are forgotten."""
+        """Delete the jobs whose retention is over."""
         eligible = self.model.expired()
         purged = set(self.do(self.instance.driver.purge(1000)).items)
         assert purged <= eligible
@@ -360,43 +371,43 @@ class History(RuleBasedStateMachine):
         self.blocked = {one.new.id for one in jobs if one.expires_at is not None and one.expires_at <= self.model.now}
 
     def restart(self) -> None:
-        """The storage is closed and opened again, a moment later."""
+        """Close the storage and open it again a moment later."""
         if not self.instance.driver.capabilities.durable:
             return
         self.advance()
         self.instance.shifted += 1.0
         self.do(self.instance.reopen())
         self.model.restart()
-        self.partials = False
+        self.partials_known = False
         self.workers.clear()
         self.worker_ids = [self.instance.id() for _ in range(3)]
         self.advance()  # as a server does when it starts
 
     def reload(self) -> None:
-        """Everything is dumped, forgotten, and loaded again."""
+        """Dump everything, delete it, and load it again."""
         self.advance()
         if any(job.running is not None and job.new.timeout is not None for job in self.model.jobs.values()):
-            return  # whether it has overstayed where it is loaded is not said
+            return  # the contract does not say when its timeout is over after a load
         dumped = self.do(self.instance.dump())
         assert [one.new.id for one in dumped] == list(self.model.jobs)
         self.do(self.instance.empty())
         self.do(self.instance.driver.load(dumped))
         self.model.reload()
-        self.partials = False
+        self.partials_known = False
         self.advance()
 
     # Workers.
 
     def seen(self, n: int, alive: bool) -> None:
-        """A worker was heard of."""
+        """Report that a worker was seen."""
         worker_id = self.worker_ids[n]
         worker = Worker(worker_id, "") if alive else Worker(worker_id, "x", ("t",), "c")
         self.do(self.instance.driver.seen([worker]))
         known = self.workers.pop(worker_id, (worker, 0.0))[0]
         self.workers[worker_id] = (known if alive else worker, self.model.now)
 
-    def heard_of(self, count: int) -> None:
-        """Who was heard of lately."""
+    def list_workers(self, count: int) -> None:
+        """Compare the workers that were seen lately."""
         within = count * UNIT + SLACK
         expected = [one for one, at in reversed(self.workers.values()) if self.model.now - at < within]
         found = self.do(self.instance.driver.workers(within, [one.id for one, _ in self.workers.values()]))
@@ -404,10 +415,10 @@ class History(RuleBasedStateMachine):
             (one.id, one.arch, one.types, one.channel) for one in expected
         ]
 
-    # Looking.
+    # Queries.
 
-    def listed(self, state: JobState | None, key: int | None, limit: int) -> None:
-        """A listing."""
+    def list_jobs(self, state: JobState | None, key: int | None, limit: int) -> None:
+        """Compare a listing."""
         asked = JobFilter(state) if key is None else JobFilter(state, KEYS[key].type, KEYS[key].channel, KEYS[key].arch)
         expected = [
             job.new.id
@@ -419,7 +430,7 @@ class History(RuleBasedStateMachine):
         assert self.do(self.listing(asked, limit)) == expected
 
     async def listing(self, asked: JobFilter, limit: int) -> list[UUID]:
-        """All pages."""
+        """Return the ids on all pages of a listing."""
         found: list[UUID] = []
         cursor: int | None = None
         while True:
@@ -431,7 +442,7 @@ class History(RuleBasedStateMachine):
                 return found
 
     def ahead(self, n: int, limit: int) -> None:
-        """How many go first."""
+        """Compare how many jobs are ahead of one."""
         job = self.model.jobs.get(self.job_id(n))
         count = self.do(self.instance.driver.ahead(self.job_id(n), limit))
         if job is None or job.state is not JobState.READY:
@@ -442,16 +453,16 @@ class History(RuleBasedStateMachine):
         same = sum(ready_order(one) == ready_order(job) for one in ready) - 1
         assert min(before, limit) <= count <= min(before + same, limit)
 
-    # What holds after every step.
+    # The comparison after every step.
 
     @invariant()
-    def everything_is_the_same(self) -> None:
-        """All that can be seen of every job is what the model has."""
+    def driver_and_model_agree(self) -> None:
+        """Compare everything that can be read of every job, after each step."""
         type(self).steps += 1
-        self.do(self.look())
+        self.do(self.compare_everything())
 
-    async def look(self) -> None:
-        """Compare what is stored."""
+    async def compare_everything(self) -> None:
+        """Compare what is stored with the model."""
         driver, jobs = self.instance.driver, list(self.model.jobs.values())
         ids = [job.new.id for job in jobs]
         gone = [job_id for job_id in self.ids[-8:] if job_id not in self.model.jobs]
@@ -470,7 +481,7 @@ class History(RuleBasedStateMachine):
         assert counts == Counter(job.state for job in jobs)
 
     def compare(self, job: ModelJob, found: Job | None) -> None:
-        """A job as `get` has it."""
+        """Compare a job as `get` returns it."""
         assert found is not None, f"the job {job.new.id} is gone"
         new = job.new
         assert (found.id, found.state) == (new.id, job.state)
@@ -478,7 +489,7 @@ class History(RuleBasedStateMachine):
         assert (found.retries, found.attempt, found.worker_id) == (job.retries, job.attempt, job.worker_id)
         assert (found.dependencies, found.idempotency_key) == (new.dependencies, new.idempotency_key)
         assert found.dependents == tuple(one.new.id for one in self.model.dependents(job))
-        assert found.partial in ({job.partial} if self.partials else {job.partial, None})
+        assert found.partial in ({job.partial} if self.partials_known else {job.partial, None})
         assert (found.finished_at is not None, found.started_at is not None) == (job.state.ended, job.attempt > 0)
         if self.base is None:
             self.base = found.queued_at.timestamp() - self.model.now
@@ -491,12 +502,16 @@ class History(RuleBasedStateMachine):
             assert abs(found.expires_at.timestamp() - self.base - job.expires_at) < SLACK
 
     def compare_payloads(self, job: ModelJob, args: bytes | None, result: bytes | None) -> None:
-        """A job's args and result; of a failure with its dependencies whatever of them was known then, and from then on."""
+        """Compare a job's args and result.
+
+        The result of a job that failed with its dependencies names those that had failed when it was written. A driver
+        may write it later than the model, so any of them may be named; from then on the result must not change.
+        """
         assert args == job.new.args
         if job.failed_with:
             assert result is not None
             named = msgspec.json.decode(result)["job_error"]["details"]
-            # What follows may be drawn at the end of a call that failed several.
+            # A call that failed several dependencies may propagate their ends after all of them.
             failed = {*job.failed_with, *self.model.failed_dependencies(job)}
             known = [one for one in dict.fromkeys(job.new.dependencies) if one in failed and str(one) in named]
             assert known
@@ -504,35 +519,35 @@ class History(RuleBasedStateMachine):
             job.result, job.failed_with = result, None
         assert result == job.result
 
-    def hear(self, news: News) -> None:
-        """Have done what is left to do at once; everything that somebody may wait for was told."""
+    def check_news(self, news: News) -> None:
+        """Call `advance` if the news asks for it, and compare the news with what happened."""
         if news.due_in == 0:
             self.advance_until_idle(news)
             return
         self.compare_news(news)
 
     def advance_until_idle(self, news: News) -> None:
-        """As `Store.told`, and so time is looked at."""
+        """Call `advance` until nothing is left to do at once, and compare all the news."""
         self.model.advance()
-        self.wake = float("inf")
+        self.next_advance = float("inf")
         self.compare_news(self.do(self.instance.advance_until_idle(news)))
 
     def compare_news(self, news: News) -> None:
-        """Compare news, and when `advance` is needed, with what happened."""
+        """Check that the news contains what happened, and that `advance` will be called in time."""
         model = self.model
         assert model.ready_news <= {key for key, count in news.ready.items() if count > 0}
         assert model.ended_news <= set(news.ended)
         assert model.requeued_news <= set(news.requeued)
         assert all(model.jobs[one].state.ended for one in news.ended if one in model.jobs)
-        for heard in (model.ready_news, model.ended_news, model.requeued_news):
-            heard.clear()
+        for news_of_model in (model.ready_news, model.ended_news, model.requeued_news):
+            news_of_model.clear()
         if news.due_in is not None:
-            self.wake = min(self.wake, model.now + news.due_in)
+            self.next_advance = min(self.next_advance, model.now + news.due_in)
         due = model.next_due()
-        assert due is None or self.wake <= due + SLACK, "`advance` would be called too late"
+        assert due is None or self.next_advance <= due + SLACK, "`advance` would be called too late"
 
     def attempt(self, token: UUID) -> Attempt:
-        """What is said of an attempt."""
+        """Return what the driver has to answer about a token."""
         found = self.model.find(token)
         if found is None:
             return Attempt(AttemptState.UNKNOWN)
@@ -541,14 +556,14 @@ class History(RuleBasedStateMachine):
         return Attempt(attempt.state, job.new.id, attempt.number, confirm, attempt.claim.worker_id)
 
     def token(self, n: int) -> UUID:
-        """One of the latest tokens, that run and that have ended in turn; the last number is one that nobody has."""
+        """Return one of the latest tokens, of a running attempt if `n` is even; `LAST` gives an unknown one."""
         running = [one for one in self.tokens if self.attempt(one).state is AttemptState.RUNNING]
         if not self.tokens or n == LAST:
             return UUID(int=2**64)
         return _pick(running if running and n % 2 == 0 else self.tokens, -n // 2 - 1)
 
     def job_id(self, n: int) -> UUID:
-        """One of the latest jobs; the last number is one that nobody has."""
+        """Return one of the latest job ids; `LAST` gives an unknown id."""
         return UUID(int=2**64) if not self.ids or n == LAST else _pick(self.ids, -n - 1)
 
 

@@ -1,4 +1,4 @@
-"""A started driver and a test's few words for it. What the tests of the kit have in common; no test lives here."""
+"""The driver under test, with short methods for what the kit's tests do most. It contains no test."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -36,26 +36,27 @@ ANY = Key("", "build", None)
 OTHER = Key("", "other", None)
 
 STEPS = 10_000
-"""How often `advance` may ask to be called again at once."""
+"""How many times in a row `advance` may ask to be called again at once before a test fails."""
 
 
 class Instance:
-    """A driver, and a test's words for it. Ids and tokens are counted, so that a failure can be repeated.
+    """A driver under test, and shorthands for calling it.
 
-    What a call leaves for `advance` to do at once (`due_in` 0) is done before the test goes on.
+    Ids and tokens are counted, so that a failing test can be repeated with the same ones. If a call leaves something to
+    do at once (`due_in` is 0), the shorthand calls `advance` until it is done.
     """
 
     def __init__(self, driver: Driver, make_driver: Callable[[], Driver]) -> None:
         self.driver = driver
         self.make_driver = make_driver
-        """Makes another unopened driver on the same storage."""
+        """Returns another unopened driver on the same storage."""
         self.shifted = 0.0
         self._ids = 0
         self._others: list[Driver] = []
 
     async def advance_until_idle(self, news: News) -> News:
-        """Have done what is left to do at once; all the news of it, with when `advance` is needed next."""
-        ready, ended, returned = dict(news.ready), list(news.ended), list(news.requeued)
+        """Call `advance` until nothing is left to do at once; return `news` with the news of these calls."""
+        ready, ended, requeued = dict(news.ready), list(news.ended), list(news.requeued)
         due_in = news.due_in
         for _ in range(STEPS):
             if due_in != 0:
@@ -64,32 +65,32 @@ class Instance:
             for key, count in more.ready.items():
                 ready[key] = ready.get(key, 0) + count
             ended += more.ended
-            returned += more.requeued
+            requeued += more.requeued
             due_in = more.due_in
         else:
-            raise AssertionError("`advance` asks to be called again at once, for ever")
-        return News(ready, tuple(ended), tuple(returned), due_in)
+            raise AssertionError(f"`advance` asked to be called again at once {STEPS} times in a row")
+        return News(ready, tuple(ended), tuple(requeued), due_in)
 
     def id(self) -> UUID:
-        """A new id or token."""
+        """Return a new id or token."""
         self._ids += 1
         return UUID(int=self._ids)
 
     def new(self, *dependencies: UUID, **fields: Any) -> NewJob:
-        """A job that is to be submitted."""
+        """Return a job to submit, with defaults for the fields that are not given."""
         return NewJob(
             **{"id": self.id(), "type": "build", "args": b'{"n":1}', "dependencies": dependencies, **fields},
         )
 
     async def submit(self, *jobs: NewJob) -> Enqueued:
-        """Store one submission."""
+        """Store one submission and return the answer; raise it if it is an error."""
         (answer,) = await self._all(await self.driver.enqueue([jobs]))
         if isinstance(answer, Exception):
             raise answer
         return answer
 
     async def add(self, *dependencies: UUID, **fields: Any) -> UUID:
-        """Store one job."""
+        """Store one job and return its id."""
         job = self.new(*dependencies, **fields)
         await self.submit(job)
         return job.id
@@ -97,112 +98,112 @@ class Instance:
     async def claim(
         self, *keys: Key, token: UUID | None = None, lease: float = LEASE, handover: float | None = None
     ) -> Claimed | None:
-        """Ask for one job."""
+        """Claim one job of the keys (by default `ANY`); return None if there is none."""
         claim = Claim(token or self.id(), keys or (ANY,), lease, handover)
         (claimed,) = (await self.driver.claim([claim], PLENTY)).items
         return claimed
 
     async def take(self, job_id: UUID | None = None, keys: tuple[Key, ...] = (), **how: Any) -> UUID:
-        """Claim the job that is next, which must be this one; the token."""
+        """Claim the next job, which must be `job_id` if that is given, and return the token of the attempt."""
         claimed = await self.claim(*keys, **how)
         assert claimed is not None
         assert job_id is None or claimed.job_id == job_id
         return claimed.token
 
     async def finish(self, token: UUID, result: bytes = b"{}", *, failed: bool = False) -> Verdict:
-        """Report an outcome."""
+        """Report an outcome and return the verdict."""
         (answer,) = await self._all(await self.driver.finish([Outcome(token, result, failed)]))
         return answer.verdict
 
     async def end(self, job_id: UUID, result: bytes = b"{}", *, failed: bool = False) -> None:
-        """Claim the job that is next, which must be this one, and report its outcome."""
+        """Claim the next job, which must be this one, and report its outcome."""
         assert await self.finish(await self.take(job_id), result, failed=failed) is Verdict.ACCEPTED
 
     async def touch(self, token: UUID, partial: bytes | None = None, *, confirm: bool = True) -> AttemptState:
-        """Give a sign of life."""
+        """Touch an attempt and return its state."""
         (attempt,) = (await self.driver.touch([Touch(token, partial, confirm)])).items
         return attempt.state
 
     async def attach(self, token: UUID, name: str, location: str = "location") -> tuple[AttemptState, str | None]:
-        """Attach a file."""
+        """Attach a file of three bytes. Return the attempt's state and the location of the file that was replaced."""
         artifact = Artifact(name, 3, "ab" * 32, location)
         (attached,) = await self._all(await self.driver.attach([Attachment(token, artifact)]))
         return attached.attempt.state, attached.replaced
 
     async def release(self, token: UUID) -> Attempt:
-        """Give a job back."""
+        """Release an attempt and return it as it was before."""
         (attempt,) = await self._all(await self.driver.release([token]))
         return attempt
 
     async def cancel(self, job_id: UUID) -> Job | Exception:
-        """Cancel a job."""
+        """Cancel a job and return it, or the error."""
         (answer,) = await self._all(await self.driver.cancel([job_id]))
         return answer
 
     async def delete(self, job_id: UUID) -> Job | Exception | None:
-        """Forget a job."""
+        """Delete a job and return it as it was, the error, or None if it does not exist."""
         (answer,) = await self._all(await self.driver.delete([job_id]))
         return answer
 
     async def pass_time(self, seconds: float) -> Sequence[UUID]:
-        """Let time pass; the jobs that it concerned."""
+        """Let time pass and call `advance`. Return the jobs that the first call concerned."""
         await self.shift(seconds)
         batch = await self.driver.advance(1000)
         await self.advance_until_idle(batch.news)
         return batch.items
 
     async def shift(self, seconds: float) -> None:
-        """Let the clock run ahead, and nobody look at it."""
+        """Let the storage's clock run ahead without calling `advance`."""
         self.shifted += seconds
         await self.driver.shift_clock(seconds)
 
     async def get(self, job_id: UUID) -> Job:
-        """A job that is there."""
+        """Return a job that is known to exist."""
         (job,) = await self.driver.get([job_id])
         assert job is not None
         return job
 
     async def state(self, job_id: UUID) -> JobState:
-        """The state of a job that is there."""
+        """Return the state of a job that is known to exist."""
         return (await self.get(job_id)).state
 
     async def args(self, job_id: UUID) -> bytes | None:
-        """What the job was submitted with."""
+        """Return the args of a job."""
         return (await self.driver.payload([PayloadRef(job_id, PayloadKind.ARGS)]))[0]
 
     async def result(self, job_id: UUID) -> bytes | None:
-        """What the job ended with."""
+        """Return the result of a job."""
         return (await self.driver.payload([PayloadRef(job_id, PayloadKind.RESULT)]))[0]
 
     async def artifacts(self, job_id: UUID) -> tuple[Artifact, ...]:
-        """The artifacts of a job."""
+        """Return the artifacts of a job."""
         return (await self.driver.artifacts([job_id]))[0]
 
     async def dump(self) -> list[StoredJob]:
-        """Everything."""
+        """Return everything that is stored."""
         return [job async for job in self.driver.dump()]
 
     async def empty(self) -> None:
-        """Cancel and forget every job; ids and times go on."""
+        """Cancel and delete every job. Ids and times are not reset."""
         jobs = await self.dump()
         await self._all(await self.driver.cancel([one.new.id for one in jobs if not one.job.state.ended]))
         await self._all(await self.driver.delete([one.new.id for one in reversed(jobs)]))
 
     async def reopen(self) -> None:
-        """Close the driver, and open its storage again, at the same time of its clock."""
+        """Close the driver and open its storage again, at the time at which it was closed."""
         await self.driver.close()
         self.driver = self.make_driver()
         await self.driver.shift_clock(self.shifted)
         await self.driver.start()
 
     async def another(self) -> Driver:
-        """A second unopened driver on the same storage; it is closed at the end."""
+        """Return a second unopened driver on the same storage; it is closed at the end of the test."""
         driver = self.make_driver()
         self._others.append(driver)
         return driver
 
     async def close(self) -> None:
-        """Close whatever is open."""
+        """Close all drivers that are open."""
         for driver in (*self._others, self.driver):
             await driver.close()
 
@@ -212,7 +213,7 @@ class Instance:
 
 
 async def add_jobs_in_every_state(instance: Instance) -> None:
-    """Jobs in every state, with all that a job may have."""
+    """Store jobs in every state, with every kind of value that a job may have."""
     retried = await instance.add(retry_on_failure=1, retry_backoff=5000.0, args=None)
     token = await instance.take(retried)
     await instance.finish(token, b"1", failed=True)
@@ -241,12 +242,12 @@ async def add_jobs_in_every_state(instance: Instance) -> None:
 
 
 def without_times(stored: StoredJob) -> StoredJob:
-    """What is stored, but the moments."""
+    """Return a stored job without its times."""
     moments = dict.fromkeys(("queued_at", "not_before", "started_at", "finished_at", "expires_at"))
     job = msgspec.structs.replace(stored.job, **moments)
     return msgspec.structs.replace(stored, job=job, new=msgspec.structs.replace(stored.new, not_before=None))
 
 
 def due_within(due_in: float | None, seconds: float) -> bool:
-    """Whether `advance` is called in time for what is due in so many seconds, and not all the time until then."""
+    """Return True if `advance` is to be called before the given number of seconds has passed, but not at once."""
     return due_in is not None and 0 < due_in <= seconds

@@ -1,4 +1,4 @@
-"""Signs of life, leases, hand-overs, the time that a job may take."""
+"""Tests of heartbeats, leases, handovers and the time limit of a job."""
 
 from composerd.models import Attempt, AttemptState, Claim, JobFilter, JobState, Touch, Verdict
 from composerd.testing.kit.clause import clause
@@ -6,11 +6,11 @@ from composerd.testing.kit.instance import ANY, LEASE, PLENTY, Instance
 
 
 class Leases:
-    """Signs of life, leases, hand-overs, the time that a job may take."""
+    """Heartbeats, leases, handovers, and the time limit of a job."""
 
     @clause("L2")
-    async def test_a_lease_ends(self, instance: Instance) -> None:
-        """J10, A6: an attempt that nobody touches is superseded when its lease is over; the job is ready again, counted."""
+    async def test_a_lease_expires(self, instance: Instance) -> None:
+        """An attempt that is not touched is superseded when its lease expires, and the requeue is counted (J10, A6)."""
         job_id = await instance.add()
         token = await instance.take()
         assert await instance.pass_time(590.0) == []
@@ -22,7 +22,7 @@ class Leases:
 
     @clause("L1")
     async def test_a_touch_renews(self, instance: Instance) -> None:
-        """A2: each touch begins the lease anew."""
+        """Each touch gives the attempt a full lease (A2)."""
         await instance.add()
         token = await instance.take()
         for _ in range(3):
@@ -31,8 +31,8 @@ class Leases:
         assert len(await instance.pass_time(610.0)) == 1
 
     @clause("L3")
-    async def test_an_attempt_runs_until_advance_says_otherwise(self, instance: Instance) -> None:
-        """A lease that has run out still runs, and may be renewed or used, until `advance` has looked."""
+    async def test_an_attempt_runs_until_advance_ends_it(self, instance: Instance) -> None:
+        """An attempt whose lease has expired can be renewed, and can finish, until `advance` has ended it."""
         await instance.add()
         token = await instance.take()
         await instance.shift(1000.0)
@@ -43,7 +43,7 @@ class Leases:
 
     @clause("L12")
     async def test_advance_is_bounded(self, instance: Instance) -> None:
-        """Advance: does up to `limit`, and asks to be called again at once while there is more."""
+        """`advance` does up to `limit` of what is due, and asks to be called again at once while there is more."""
         for _ in range(5):
             await instance.add(not_before=50.0)
         await instance.shift(60.0)
@@ -54,8 +54,8 @@ class Leases:
         assert counts == [(2, True), (2, True), (1, False)]
 
     @clause("L4")
-    async def test_a_handover_ends(self, instance: Instance) -> None:
-        """J10, A1: an attempt that is never confirmed lives for its hand-over time, and its return is not counted."""
+    async def test_a_handover_expires(self, instance: Instance) -> None:
+        """An attempt that is never confirmed ends with its handover time, and the requeue is not counted (J10, A1)."""
         job_id = await instance.add()
         token = await instance.take(handover=50.0)
         assert await instance.pass_time(40.0) == []
@@ -66,7 +66,7 @@ class Leases:
 
     @clause("L4")
     async def test_a_confirmed_handover_has_a_lease(self, instance: Instance) -> None:
-        """A2: the first touch confirms; from then on the lease counts."""
+        """The first touch confirms an attempt; from then on its lease decides when it ends (A2)."""
         job_id = await instance.add()
         token = await instance.take(handover=50.0)
         await instance.touch(token)
@@ -76,7 +76,7 @@ class Leases:
 
     @clause("L4")
     async def test_a_lease_shorter_than_the_handover(self, instance: Instance) -> None:
-        """A2: once confirmed, the lease counts, also where the hand-over would have been longer."""
+        """After the confirmation the lease decides, even if the handover time would have been longer (A2)."""
         job_id = await instance.add()
         token = await instance.take(handover=1000.0, lease=100.0)
         await instance.touch(token)
@@ -85,7 +85,7 @@ class Leases:
 
     @clause("L5")
     async def test_touched_without_confirming(self, instance: Instance) -> None:
-        """A3: a touch that does not confirm begins an unconfirmed hand-over anew."""
+        """A touch that does not confirm gives an unconfirmed attempt its full handover time again (A3)."""
         job_id = await instance.add()
         token = await instance.take(handover=50.0)
         for _ in range(3):
@@ -95,8 +95,8 @@ class Leases:
         assert (await instance.get(job_id)).retries == 0
 
     @clause("L5")
-    async def test_a_confirmed_lease_is_left_as_it_is(self, instance: Instance) -> None:
-        """A3: a touch that does not confirm leaves the lease of a confirmed attempt alone."""
+    async def test_a_confirmed_lease_is_not_changed(self, instance: Instance) -> None:
+        """A touch that does not confirm leaves the lease of a confirmed attempt as it is (A3)."""
         job_id = await instance.add()
         token = await instance.take(handover=50.0)
         await instance.touch(token)
@@ -105,8 +105,8 @@ class Leases:
         assert await instance.pass_time(110.0) == [job_id]
 
     @clause("L8")
-    async def test_an_attempt_says_whether_it_is_to_be_confirmed(self, instance: Instance) -> None:
-        """Attempt: `confirm` is whether a hand-over was promised; `number` counts the job's attempts."""
+    async def test_an_attempt_says_if_it_must_be_confirmed(self, instance: Instance) -> None:
+        """`confirm` of an attempt is true if a handover was promised; `number` counts the attempts at the job."""
         await instance.add()
         first = await instance.take(handover=50.0)
         released = await instance.release(first)
@@ -116,7 +116,7 @@ class Leases:
 
     @clause("L7")
     async def test_progress(self, instance: Instance) -> None:
-        """Touch: progress is remembered, left as it is by None, and gone with the attempt."""
+        """Progress is stored, left as it is by a touch without progress, and dropped when the attempt ends."""
         job_id = await instance.add()
         token = await instance.take()
         await instance.touch(token, b'{"done":1}')
@@ -129,7 +129,7 @@ class Leases:
 
     @clause("L6")
     async def test_a_timeout(self, instance: Instance) -> None:
-        """J10, J11: an attempt over its job's timeout returns however often it was touched, counted; used up, the reason says so."""
+        """An attempt that exceeds its job's timeout ends although it was touched, counted; the result says so (J11)."""
         job_id = await instance.add(timeout=200.0, max_retries=1)
         for expected in (JobState.READY, JobState.FAILED):
             token = await instance.take()
@@ -145,7 +145,7 @@ class Leases:
 
     @clause("L13")
     async def test_waits_for_its_time(self, instance: Instance) -> None:
-        """J1, J4: a job whose time is ahead waits, and is ready when `advance` finds that it has come."""
+        """A job with `not_before` in the future waits until `advance` finds that its time has come (J1, J4)."""
         job_id = await instance.add(not_before=100.0)
         assert await instance.state(job_id) is JobState.WAITING
         assert await instance.pass_time(90.0) == []
@@ -153,8 +153,8 @@ class Leases:
         assert await instance.state(job_id) is JobState.READY
 
     @clause("L8")
-    async def test_what_is_said_of_an_attempt(self, instance: Instance) -> None:
-        """State, job, number, promise and worker of an attempt, while it runs and after; nothing of an unknown one."""
+    async def test_an_attempt_is_described(self, instance: Instance) -> None:
+        """An answer about a token has state, job, number, promise and worker of the attempt; none of it if unknown."""
         job_id, worker, token = await instance.add(), instance.id(), instance.id()
         await instance.driver.claim([Claim(token, (ANY,), LEASE, 50.0, worker)], PLENTY)
         (running,) = (await instance.driver.touch([Touch(token)])).items
@@ -166,7 +166,7 @@ class Leases:
 
     @clause("L9")
     async def test_an_ended_attempt_changes_nothing(self, instance: Instance) -> None:
-        """Whatever an ended attempt still says, the job and the attempt that runs now are as they were, and so is its lease."""
+        """Calls with the token of an ended attempt change neither the job nor the running attempt and its lease."""
         job_id = await instance.add()
         first = await instance.take()
         await instance.release(first)

@@ -1,4 +1,4 @@
-"""Moving everything out of a storage, and into it."""
+"""Tests of moving everything from one storage to another."""
 
 from composerd.models import Artifact, AttemptState, JobFilter, JobState, OnDependencyFailure, Verdict
 from composerd.testing.kit.clause import clause
@@ -6,11 +6,11 @@ from composerd.testing.kit.instance import Instance, add_jobs_in_every_state
 
 
 class Migration:
-    """Moving everything out of a storage, and into it."""
+    """Moving everything from one storage to another."""
 
     @clause("M1")
     async def test_everything_is_dumped(self, instance: Instance) -> None:
-        """Every job is dumped with all that it has, oldest submission first."""
+        """`dump` returns every job with everything that is stored of it, the oldest submission first."""
         await add_jobs_in_every_state(instance)
         dumped = await instance.dump()
         page = await instance.driver.list(JobFilter(), None, 1000)
@@ -22,8 +22,8 @@ class Migration:
             assert [attempt.number for attempt in one.attempts] == list(range(1, one.job.attempt + 1))[-16:]
 
     @clause("M2")
-    async def test_loaded_as_it_was(self, instance: Instance) -> None:
-        """What was dumped is loaded into an empty storage, and dumps the same."""
+    async def test_a_loaded_dump_is_dumped_again(self, instance: Instance) -> None:
+        """A dump that is loaded into an empty storage is dumped there as it was."""
         await add_jobs_in_every_state(instance)
         dumped = await instance.dump()
         assert {one.job.state for one in dumped} == set(JobState)
@@ -33,8 +33,8 @@ class Migration:
         assert await instance.dump() == dumped
 
     @clause("M2")
-    async def test_loaded_and_alive(self, instance: Instance) -> None:
-        """In the storage that it was loaded into, everything goes on: running attempts with a full lease, delays, keys."""
+    async def test_loaded_jobs_go_on(self, instance: Instance) -> None:
+        """After a load running attempts go on with a full lease, and delays, keys and repetitions still work."""
         await add_jobs_in_every_state(instance)
         dumped = await instance.dump()
         await instance.empty()
@@ -62,7 +62,7 @@ class Migration:
 
     @clause("M3")
     async def test_loaded_twice(self, instance: Instance) -> None:
-        """What is there already is left as it is, whatever became of it; what is missing comes."""
+        """`load` leaves jobs that exist as they are and adds the missing ones."""
         await add_jobs_in_every_state(instance)
         dumped = await instance.dump()
         await instance.empty()
@@ -76,8 +76,8 @@ class Migration:
         assert await instance.state(running[0].new.id) is JobState.FINISHED
 
     @clause("M2")
-    async def test_dumped_while_dependents_are_pending(self, instance: Instance) -> None:
-        """What follows from an end that was dumped follows where it is loaded, though the dump was made in between."""
+    async def test_dumped_before_an_end_was_propagated(self, instance: Instance) -> None:
+        """An end that had not been propagated when its jobs were dumped is propagated where they are loaded."""
         root = instance.new()
         near = instance.new(root.id)
         strict = instance.new(root.id, on_dependency_failure=OnDependencyFailure.FAIL)

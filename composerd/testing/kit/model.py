@@ -1,7 +1,7 @@
 """A model of the contract in memory: what every driver has to answer. It has no storage and no concurrency.
 
-It is written from specs/driver-contract.md and specs/state-machine.md alone and shares no code with the drivers, so that
-a mistake in that code is not made here too. Its time is a number of seconds since it began.
+It is written from specs/driver-contract.md and specs/state-machine.md alone and shares no code with the drivers: a
+mistake in their code is not made here too. Its time is a number of seconds since it began.
 
 Where the contract leaves a choice to the driver, the model takes over the driver's choice: `begin` is told which of the
 candidates the claim got, and the jobs that one `advance` requeued share a position.
@@ -129,7 +129,11 @@ class Model:
     # Submissions.
 
     def enqueue(self, jobs: Sequence[NewJob]) -> list[tuple[UUID, bool]] | ComposerdError:
-        """Store a submission. Return for each job the id in the answer and True if it counts as created, or the error."""
+        """Store a submission.
+
+        Returns:
+            For each job its id in the answer and True if it counts as created; or the error of the submission.
+        """
         answer: list[tuple[UUID, bool]] = []
         alias: dict[UUID, UUID] = {}
         fresh: dict[UUID, NewJob] = {}

@@ -1,4 +1,4 @@
-"""News: who is to be woken, and when time is to be looked at."""
+"""Tests of news: whom a call wakes, and when `advance` is needed."""
 
 import asyncio
 from collections.abc import Callable
@@ -11,15 +11,15 @@ from composerd.testing.kit.clause import clause
 from composerd.testing.kit.instance import ANY, LEASE, PLENTY, Instance, due_within
 
 ARRIVES_WITHIN = 10.0
-"""How long news may take to another server, in seconds."""
+"""The longest that news may take to reach another server, in seconds."""
 
 
 class NewsOfCalls:
-    """News: who is to be woken, and when time is to be looked at."""
+    """News: whom a call wakes, and when `advance` is needed."""
 
     @clause("N1", "N4")
-    async def test_a_submission_is_told(self, instance: Instance) -> None:
-        """How many jobs of each key became ready, and when a delayed one does."""
+    async def test_news_of_a_submission(self, instance: Instance) -> None:
+        """The news says how many jobs of each key became ready, and when a delayed one does."""
         first = instance.new()
         jobs = [
             first,
@@ -35,8 +35,8 @@ class NewsOfCalls:
 
     @clause("N1", "N2")
     @pytest.mark.parametrize("failed", [False, True])
-    async def test_an_end_is_told(self, instance: Instance, failed: bool) -> None:
-        """Which jobs ended, those that failed with it included, and which became ready by it."""
+    async def test_news_of_an_end(self, instance: Instance, failed: bool) -> None:
+        """The news says which jobs ended, those that failed with a dependency included, and which became ready."""
         job_id = await instance.add(type="first")
         strict = await instance.add(job_id, on_dependency_failure=OnDependencyFailure.FAIL)
         await instance.add(job_id, type="other")
@@ -46,8 +46,8 @@ class NewsOfCalls:
         assert set(news.ready) >= ({Key("", "other", None)} if failed else {Key("", "other", None), ANY})
 
     @clause("N2")
-    async def test_a_cancel_is_told(self, instance: Instance) -> None:
-        """Which jobs ended, those that depend on it included."""
+    async def test_news_of_a_cancel(self, instance: Instance) -> None:
+        """The news says which jobs ended, dependents included."""
         job_id = await instance.add()
         near = await instance.add(job_id)
         far = await instance.add(near)
@@ -55,32 +55,32 @@ class NewsOfCalls:
         assert set(news.ended) == {job_id, near, far}
 
     @clause("N2")
-    async def test_an_end_by_time_is_told(self, instance: Instance) -> None:
-        """Which job failed by its last lease."""
+    async def test_news_of_a_lost_job(self, instance: Instance) -> None:
+        """The news of `advance` says which job failed because its last lease expired."""
         job_id = await instance.add(max_retries=0)
         await instance.take()
         await instance.shift(610.0)
         assert job_id in (await instance.advance_until_idle((await instance.driver.advance(10)).news)).ended
 
     @clause("N1", "N3")
-    async def test_a_release_is_told(self, instance: Instance) -> None:
-        """Which job returned, and that it is ready."""
+    async def test_news_of_a_release(self, instance: Instance) -> None:
+        """The news says that the job was requeued and is ready."""
         job_id = await instance.add()
         news = (await instance.driver.release([await instance.take()])).news
         assert news.requeued == (job_id,)
         assert news.ready.get(ANY, 0) >= 1
 
     @clause("N3", "N4")
-    async def test_a_retry_is_told(self, instance: Instance) -> None:
-        """Which job returned after a failure, and when its backoff is over; it has not ended."""
+    async def test_news_of_a_retry(self, instance: Instance) -> None:
+        """The news says that the job was requeued, not that it ended, and when its backoff is over."""
         job_id = await instance.add(retry_on_failure=1, retry_backoff=100.0)
         news = (await instance.driver.finish([Outcome(await instance.take(), b"1", failed=True)])).news
         assert (news.requeued, news.ended) == ((job_id,), ())
         assert due_within(news.due_in, 100.0)
 
     @clause("N1", "N3", "N4")
-    async def test_the_end_of_a_lease_is_told(self, instance: Instance) -> None:
-        """What returned and what became ready by `advance`, and when that is next needed."""
+    async def test_news_of_an_expired_lease(self, instance: Instance) -> None:
+        """The news of `advance` says what was requeued and became ready, and when `advance` is needed next."""
         job_id = await instance.add()
         await instance.take()
         assert due_within((await instance.driver.advance(10)).news.due_in, LEASE)
@@ -91,8 +91,8 @@ class NewsOfCalls:
         assert news.due_in != 0
 
     @clause("N1", "N4")
-    async def test_a_delay_is_told(self, instance: Instance) -> None:
-        """A job whose time has come is told as ready; until then `advance` says when."""
+    async def test_news_of_a_delay(self, instance: Instance) -> None:
+        """The news of `advance` says that a delayed job became ready, and before that when it does."""
         await instance.add(not_before=100.0)
         assert due_within((await instance.driver.advance(10)).news.due_in, 100.0)
         await instance.shift(110.0)
@@ -104,48 +104,48 @@ class NewsOfCalls:
         [(None, None, LEASE), (None, 50.0, 50.0), (20.0, None, 20.0), (20.0, 50.0, 20.0)],
         ids=["lease", "handover", "timeout", "timeout and handover"],
     )
-    async def test_the_end_of_a_claim_is_told(
+    async def test_news_of_a_claim(
         self, instance: Instance, timeout: float | None, handover: float | None, due: float
     ) -> None:
-        """A claim says when its hand-over or lease ends, or its job's timeout, whatever is first."""
+        """The news says when the lease, the handover or the job's timeout is over, whichever is first."""
         await instance.add(timeout=timeout)
         batch = await instance.driver.claim([Claim(instance.id(), (ANY,), LEASE, handover)], PLENTY)
         assert due_within(batch.news.due_in, due)
 
     @clause("N5", needs="shared")
-    async def test_what_another_server_did_is_told(self, instance: Instance) -> None:
-        """What one server made ready and ended, `watch` tells another; or that it is to look for itself."""
+    async def test_news_of_another_server(self, instance: Instance) -> None:
+        """`watch` reports what another server made ready and ended, or that everything has to be checked again."""
         other = await instance.another()
         await other.start()
         begun = asyncio.Event()
-        heard: list[News] = []
-        watching = asyncio.create_task(_listen(other, heard, begun))
+        arrived: list[News] = []
+        watching = asyncio.create_task(_listen(other, arrived, begun))
         try:
             await begun.wait()
             async with asyncio.timeout(ARRIVES_WITHIN):
-                await instance.add(channel="before")  # until the other listens, again and again
-                while not await _heard(
-                    heard, lambda news: news.recheck or any(key.channel == "before" for key in news.ready)
+                await instance.add(channel="before")  # repeated until the other server listens
+                while not await _arrived(
+                    arrived, lambda news: news.recheck or any(key.channel == "before" for key in news.ready)
                 ):
                     await instance.add(channel="before")
-                heard.clear()
+                arrived.clear()
                 job_id = await instance.add()
                 await instance.end(job_id)
-                while not await _heard(heard, lambda news: news.recheck or job_id in news.ended):
+                while not await _arrived(arrived, lambda news: news.recheck or job_id in news.ended):
                     pass
         finally:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
 
 
-async def _listen(driver: Driver, heard: list[News], begun: asyncio.Event) -> None:
+async def _listen(driver: Driver, arrived: list[News], begun: asyncio.Event) -> None:
     watch = driver.watch()
     begun.set()
     async for news in watch:
-        heard.append(news)  # noqa: PERF401  # each is heard as it comes
+        arrived.append(news)  # noqa: PERF401  # each is noticed when it arrives
 
 
-async def _heard(heard: list[News], wanted: Callable[[News], bool]) -> bool:
-    """Whether it was heard by now; somebody else gets a turn first."""
+async def _arrived(arrived: list[News], wanted: Callable[[News], bool]) -> bool:
+    """Return True if matching news has arrived; let other tasks run first."""
     await asyncio.sleep(0.01)
-    return any(wanted(news) for news in heard)
+    return any(wanted(news) for news in arrived)

@@ -1,4 +1,4 @@
-"""Listings and cursors, payloads, what goes first, workers."""
+"""Tests of queries: listings and cursors, payloads, the jobs ahead of one, workers."""
 
 import os
 
@@ -19,11 +19,11 @@ PAYLOADS = {
 
 
 class Queries:
-    """Listings and cursors, payloads, what goes first, workers."""
+    """Queries: listings and cursors, payloads, the jobs ahead of one, workers."""
 
     @clause("V1")
     async def test_newest_first(self, instance: Instance) -> None:
-        """List: newest submission first, in parts; the last part has no next one."""
+        """`list` returns the newest submission first, in pages; the last page has no next one."""
         ids = [await instance.add() for _ in range(7)]
         jobs: list[Job] = []
         sizes = []
@@ -41,7 +41,7 @@ class Queries:
 
     @clause("V2")
     async def test_a_listed_job(self, instance: Instance) -> None:
-        """List: a job is listed as `get` has it, but for its dependents and progress."""
+        """A listed job is as `get` returns it, without its dependents and progress."""
         job_id = await instance.add()
         await instance.add(job_id)
         listed = (await instance.driver.list(ALL, None, 10)).jobs[1]
@@ -68,7 +68,7 @@ class Queries:
 
     @clause("V3")
     async def test_a_listing_is_stable(self, instance: Instance) -> None:
-        """List: while jobs come, move and go, what stays is shown once, in the same order."""
+        """While jobs are submitted, requeued and deleted, those that stay are listed once, in the same order."""
         ids = [await instance.add() for _ in range(12)]
         shown: list[Job] = []
         cursor: int | None = None
@@ -90,8 +90,8 @@ class Queries:
 
     @pytest.mark.parametrize("cursor", [1, 3, 10**6, 2**63 - 1])
     @clause("V3")
-    async def test_any_cursor_will_do(self, instance: Instance, cursor: int) -> None:
-        """List: a cursor that was never given is no error."""
+    async def test_an_unknown_cursor(self, instance: Instance, cursor: int) -> None:
+        """`list` accepts a cursor that was never given."""
         for _ in range(5):
             await instance.add()
         page = await instance.driver.list(ALL, cursor, 10)
@@ -99,8 +99,8 @@ class Queries:
 
     @pytest.mark.parametrize("payload", PAYLOADS.values(), ids=PAYLOADS)
     @clause("V4")
-    async def test_payloads_are_kept_as_they_are(self, instance: Instance, payload: bytes) -> None:
-        """Payload: args and results come back byte for byte, in a claim too."""
+    async def test_payloads_are_stored_byte_for_byte(self, instance: Instance, payload: bytes) -> None:
+        """Args and results come back byte for byte, args also in the answer to a claim."""
         job_id = await instance.add(args=payload)
         claimed = await instance.claim()
         assert claimed is not None
@@ -110,8 +110,8 @@ class Queries:
         assert await instance.driver.payload(refs) == [payload[::-1], payload]
 
     @clause("V4", "V5")
-    async def test_what_is_not_there(self, instance: Instance) -> None:
-        """Get, Payload, Artifacts: a job that does not exist is None, and has nothing; so is what a job does not have."""
+    async def test_missing_jobs_and_payloads(self, instance: Instance) -> None:
+        """A job or payload that does not exist is None, and has no artifacts."""
         job_id = await instance.add(args=None)
         refs = [PayloadRef(one, kind) for one in (job_id, instance.id()) for kind in PayloadKind]
         assert await instance.driver.payload(refs) == [None] * 4
@@ -120,14 +120,14 @@ class Queries:
 
     @clause("V4", "G1")
     async def test_many_payloads_at_once(self, instance: Instance) -> None:
-        """Payload: a call's answers are in its order, repetitions included."""
+        """Payloads are answered in the order in which they were asked for, repetitions included."""
         ids = [await instance.add(args=b"%d" % n * n) for n in range(50)]
         refs = [PayloadRef(ids[n * 7 % 50], PayloadKind.ARGS) for n in range(80)]
         assert await instance.driver.payload(refs) == [b"%d" % (n * 7 % 50) * (n * 7 % 50) for n in range(80)]
 
     @clause("V6")
-    async def test_how_many_go_first(self, instance: Instance) -> None:
-        """Ahead: ready jobs of the same key with a higher priority or an earlier place, counted up to the limit."""
+    async def test_jobs_ahead(self, instance: Instance) -> None:
+        """`ahead` counts the ready jobs of the same key that have a higher priority or an earlier position."""
         ids = [await instance.add(priority=n % 2) for n in range(6)]
         await instance.add(type="other", priority=9)
         await instance.cancel(ids[1])
@@ -137,7 +137,7 @@ class Queries:
 
     @clause("W1")
     async def test_workers(self, instance: Instance) -> None:
-        """Workers: the latest first, each once, with what it said last."""
+        """`workers` returns the worker seen last first, each once, as it described itself last."""
         one, two = instance.id(), instance.id()
         await instance.driver.seen([Worker(one, "x86_64"), Worker(two, "aarch64", ("build",), "org")])
         await instance.driver.seen([Worker(one, "x86_64", ("build",))])
@@ -146,8 +146,8 @@ class Queries:
         assert all(worker.seen_at is not None for worker in workers)
 
     @clause("W1", "W2")
-    async def test_a_sign_of_life(self, instance: Instance) -> None:
-        """Workers: one that is merely alive keeps what it said; one not heard of for too long is not shown; those asked for are."""
+    async def test_a_worker_without_description(self, instance: Instance) -> None:
+        """A worker seen without a description keeps its last one; one not seen for too long is left out."""
         one, two = instance.id(), instance.id()
         await instance.driver.seen([Worker(one, "x86_64", ("build",)), Worker(two, "aarch64")])
         await instance.pass_time(1000.0)
@@ -159,8 +159,8 @@ class Queries:
         assert await instance.driver.workers(990, [two]) == []
 
     @clause("W1")
-    async def test_the_latest_first_of_those_asked_for(self, instance: Instance) -> None:
-        """Those asked for are shown the latest first, in whatever order they are named."""
+    async def test_chosen_workers(self, instance: Instance) -> None:
+        """Workers asked for by id are returned in the order in which they were seen, the latest first."""
         ids = [instance.id() for _ in range(3)]
         for worker_id in ids:
             await instance.driver.seen([Worker(worker_id, "x86_64")])
@@ -168,8 +168,8 @@ class Queries:
             assert [worker.id for worker in await instance.driver.workers(600, asked)] == ids[::-1]
 
     @clause("W3")
-    async def test_what_workers_run(self, instance: Instance) -> None:
-        """Workers: each with the jobs it runs now."""
+    async def test_the_jobs_of_a_worker(self, instance: Instance) -> None:
+        """`workers` returns each worker with the jobs that it is running."""
         worker = instance.id()
         await instance.driver.seen([Worker(worker, "x86_64")])
         first, second = await instance.add(), await instance.add()

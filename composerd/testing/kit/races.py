@@ -1,4 +1,4 @@
-"""Calls at once: each is answered as in some order of them, and an attempt ends once."""
+"""Tests of concurrent calls: the answers are those of some order of the calls, and an attempt ends only once."""
 
 import asyncio
 import itertools
@@ -20,11 +20,11 @@ OPTIONS = QueueOptions(
 
 
 class Races:
-    """Calls at once: each is answered as in some order of them, and an attempt ends once."""
+    """Concurrent calls: the answers are those of some order of the calls, and an attempt ends only once."""
 
     @clause("C6", "G6")
     async def test_one_job_one_claim(self, instance: Instance) -> None:
-        """Whatever races, a job is given to one request only."""
+        """Concurrent claims never get the same job."""
         ids = {await instance.add() for _ in range(20)}
         answers = await asyncio.gather(*[instance.claim() for _ in range(30)])
         got = [claimed.job_id for claimed in answers if claimed is not None]
@@ -33,7 +33,7 @@ class Races:
 
     @clause("C6", needs="shared")
     async def test_one_job_one_server(self, instance: Instance) -> None:
-        """Two servers that ask at once never get the same job, and together get all."""
+        """Two servers that claim at the same time never get the same job, and together they get all jobs."""
         other = await instance.another()
         await other.start()
         await instance.submit(*[instance.new() for _ in range(60)])
@@ -52,8 +52,8 @@ class Races:
         assert len(got) == len(set(got)) == 60
 
     @clause("G6")
-    async def test_answers_as_of_each_call(self, instance: Instance) -> None:
-        """A claim is answered with its own attempt, even if its job changed hands before the answer was given."""
+    async def test_claims_and_releases_of_one_job(self, instance: Instance) -> None:
+        """A claim is answered with its own attempt, even if the job had another attempt before the answer was given."""
         job_id = await instance.add()
         one, two = UUID(int=98), UUID(int=99)
         await asyncio.gather(instance.claim(token=one), instance.release(one), instance.claim(token=two))
@@ -67,7 +67,7 @@ class Races:
     @clause("G6")
     @pytest.mark.parametrize("ways", [*itertools.combinations(ENDS, 2), ENDS], ids="-".join)
     async def test_one_outcome(self, instance: Instance, ways: tuple[str, ...]) -> None:
-        """Finish against cancel against expiry against release: exactly one ends the attempt, and the others are told so."""
+        """Of a finish, a cancel, an expired lease and a release at the same time, exactly one ends the attempt."""
         for ordered in itertools.permutations(ways):
             job_id = await instance.add(max_retries=0)
             token = await instance.take(job_id)
@@ -93,7 +93,7 @@ class Races:
 
     @clause("G6")
     async def test_all_at_once(self, instance: Instance) -> None:
-        """Claims, their ends, cancels and time at once, on a graph: every job ends as one of them said, and nothing hangs."""
+        """Claims, outcomes and `advance` at the same time finish a whole graph, retries included."""
         root = await instance.add()
         jobs = [await instance.add(root, retry_on_failure=1, retry_backoff=10.0) for _ in range(5)]
         last = await instance.add(*jobs)
@@ -116,7 +116,7 @@ class Races:
 
     @clause("C6", "G6")
     async def test_many_waiters(self, instance: Instance) -> None:
-        """Three hundred workers that wait on the server's queue get three hundred jobs, one each, however these come."""
+        """Three hundred workers that wait at the server's queue get three hundred jobs, one each."""
         queue = JobQueue(instance.driver, OPTIONS)
         root = instance.new()
         singles = [instance.new() for _ in range(150)]
@@ -137,7 +137,7 @@ class Races:
 
 
 async def _end(instance: Instance, way: str, job_id: UUID, token: UUID) -> bool:
-    """End an attempt in one of the ways; whether it was this that ended it, or the job."""
+    """End an attempt in one of the ways. Return True if this call ended it or, for a cancel, its job."""
     if way == "finish":
         return (await instance.driver.finish([Outcome(token, b"done")])).items[0].verdict is Verdict.ACCEPTED
     if way == "cancel":

@@ -1,4 +1,4 @@
-"""What comes back to the queue, and what each return counts: releases, lost workers, failed outcomes."""
+"""Tests of requeues: releases, lost workers and failed outcomes, and what each of them counts."""
 
 import pytest
 
@@ -10,11 +10,11 @@ ERROR = b'{"job_error":{"id":1}}'
 
 
 class Requeues:
-    """What comes back to the queue, and what each return counts: releases, lost workers, failed outcomes."""
+    """Requeues: releases, lost workers and failed outcomes, and what each of them counts."""
 
     @clause("R1")
     async def test_a_release(self, instance: Instance) -> None:
-        """J10, A6: a released job is ready again, uncounted; the answer is the attempt as it was."""
+        """A released job is ready again, uncounted; the answer is the attempt as it was before (J10, A6)."""
         job_id = await instance.add()
         token = await instance.take()
         released = await instance.release(token)
@@ -26,8 +26,8 @@ class Requeues:
 
     @pytest.mark.parametrize("handover", [False, True], ids=["release", "handover"])
     @clause("R2", "R3")
-    async def test_ten_returns_in_a_row_are_free(self, instance: Instance, handover: bool) -> None:
-        """What counts: ten releases or unconfirmed hand-overs in a row do not count, each further one does, and J11 ends it."""
+    async def test_ten_uncounted_requeues_in_a_row(self, instance: Instance, handover: bool) -> None:
+        """Ten releases or expired handovers in a row are not counted; each further one is (J11)."""
         job_id = await instance.add(max_retries=1)
         retries = []
         for _ in range(12):
@@ -45,8 +45,8 @@ class Requeues:
         )
 
     @clause("R2")
-    async def test_a_lost_lease_ends_the_row(self, instance: Instance) -> None:
-        """What counts: a lease that ran out ends the row of uncounted returns."""
+    async def test_an_expired_lease_ends_the_row(self, instance: Instance) -> None:
+        """After an expired lease, ten further releases in a row are not counted."""
         job_id = await instance.add(max_retries=5)
         for _ in range(10):
             await instance.release(await instance.take())
@@ -61,7 +61,7 @@ class Requeues:
 
     @clause("R3")
     async def test_lost_too_often(self, instance: Instance) -> None:
-        """J11: a lease that runs out when `max_retries` is used up fails the job, with error 27."""
+        """A lease that expires when `max_retries` is used up fails the job, with error 27 as its result (J11)."""
         job_id = await instance.add(max_retries=2)
         for retries in (1, 2):
             await instance.take()
@@ -78,8 +78,8 @@ class Requeues:
         assert await instance.touch(token) is AttemptState.SUPERSEDED
 
     @clause("F5")
-    async def test_budgets_are_apart(self, instance: Instance) -> None:
-        """What counts: failed outcomes do not use up `max_retries`, nor lost leases `retry_on_failure`."""
+    async def test_budgets_are_separate(self, instance: Instance) -> None:
+        """Failed outcomes do not use up `max_retries`, and expired leases do not use up `retry_on_failure`."""
         job_id = await instance.add(max_retries=1, retry_on_failure=1, retry_backoff=10.0)
         await instance.finish(await instance.take(), failed=True)
         await instance.pass_time(15.0)
@@ -93,7 +93,7 @@ class Requeues:
 
     @clause("F4")
     async def test_a_failure_is_tried_again(self, instance: Instance) -> None:
-        """J9: a failed outcome puts the job back while `retry_on_failure` lasts, after a backoff that doubles; then J8."""
+        """A failed outcome requeues the job while `retry_on_failure` lasts, after a backoff that doubles (J8, J9)."""
         job_id = await instance.add(retry_on_failure=3, retry_backoff=100.0)
         for retries, backoff in enumerate((100.0, 200.0, 400.0), 1):
             token = await instance.take()
@@ -110,7 +110,7 @@ class Requeues:
 
     @clause("F4")
     async def test_a_backoff_is_an_hour_at_most(self, instance: Instance) -> None:
-        """What counts: no backoff is longer than an hour."""
+        """A backoff is never longer than one hour."""
         job_id = await instance.add(retry_on_failure=5, retry_backoff=3000.0)
         await instance.end(job_id, failed=True)
         await instance.pass_time(3001.0)
@@ -120,7 +120,7 @@ class Requeues:
 
     @clause("F2")
     async def test_the_same_failure_again(self, instance: Instance) -> None:
-        """J9: the outcome that put a job back is accepted again, and puts nothing back a second time."""
+        """The failed outcome that requeued a job is accepted again and does not requeue it a second time (J9)."""
         job_id = await instance.add(retry_on_failure=3)
         token = await instance.take()
         for _ in range(2):
@@ -130,7 +130,7 @@ class Requeues:
 
     @clause("F4")
     async def test_a_success_is_not_tried_again(self, instance: Instance) -> None:
-        """J7: `retry_on_failure` concerns failed outcomes only."""
+        """A successful outcome ends the job whatever its `retry_on_failure` (J7)."""
         job_id = await instance.add(retry_on_failure=3)
         await instance.end(job_id)
         assert await instance.state(job_id) is JobState.FINISHED

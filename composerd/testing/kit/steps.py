@@ -1,16 +1,16 @@
-"""What a random history may do: the strategies of its rules, in small numbers."""
+"""The steps of a random history, as Hypothesis strategies. Their arguments are small numbers."""
 
 from hypothesis import strategies as st
 
 from composerd.models import JobState, Key
 
 UNIT = 1000.0
-"""The seconds of which all durations of a history are multiples."""
+"""The number of seconds of which all durations in a history are multiples."""
 
 KEYS = [Key("", "t", None), Key("", "t", "x"), Key("c", "t", None)]
 
 LAST = 9
-"""The largest number by which a job or a token is picked."""
+"""The largest number that picks a job or a token."""
 
 index = st.integers(0, LAST)
 units = st.integers(1, 4)
@@ -40,12 +40,12 @@ submission = st.lists(
     max_size=4,
 )
 state = st.sampled_from([None, *JobState])
-looks = st.one_of(
-    st.tuples(st.just("listed"), state, st.sampled_from([None, 0, 1, 2]), st.integers(1, 5)),
+queries = st.one_of(
+    st.tuples(st.just("list_jobs"), state, st.sampled_from([None, 0, 1, 2]), st.integers(1, 5)),
     st.tuples(st.just("ahead"), index, st.integers(1, 3)),
-    st.tuples(st.just("heard_of"), units),
+    st.tuples(st.just("list_workers"), units),
 )
-signs = st.one_of(
+heartbeats = st.one_of(
     st.tuples(st.just("seen"), st.integers(0, 2), st.booleans()),
     st.tuples(st.just("touch"), index, st.sampled_from([None, b"1", b"2"]), st.booleans()),
     st.tuples(st.just("attach"), index, st.sampled_from("ab"), st.sampled_from("xy")),
@@ -54,4 +54,4 @@ repetitions = st.one_of(
     st.tuples(st.just("submit_again"), index),
     st.tuples(st.just("claim_again"), index, st.integers(0, 2)),
 )
-storages = st.sampled_from(["restart", "reload", "purge"])
+storage_steps = st.sampled_from(["restart", "reload", "purge"])

@@ -1,4 +1,4 @@
-"""The storage itself: made, opened, owned, closed; what it says of itself."""
+"""Tests of the storage itself: URLs, opening, ownership, closing, migrating, checking, the clock, the limits."""
 
 import asyncio
 
@@ -11,22 +11,25 @@ from composerd.testing.kit.clause import clause
 from composerd.testing.kit.instance import ANY, PLENTY, Instance
 
 LEAST_SUBMISSION = 1000
+"""The number of jobs that every driver has to take in one submission."""
+
 LEAST_PAYLOAD = 32 * 1024 * 1024
+"""The size of args and results, in bytes, that every driver has to take."""
 
 
 class Storage:
-    """The storage itself: made, opened, owned, closed; what it says of itself."""
+    """The storage itself: URLs, opening, ownership, closing, migrating, checking, the clock, the limits."""
 
     @clause("S1", opened=False)
     async def test_an_unknown_option(self, instance: Instance) -> None:
-        """An option that nobody knows is an error that names it."""
+        """An unknown option in the URL is an error that names the option."""
         driver = type(instance.driver)
         with pytest.raises(StorageURLError, match="no-such-option"):
             driver.from_url(f"{driver.name}:///tmp/nowhere?no-such-option=1")
 
     @clause("S2", opened=False)
-    async def test_a_storage_that_is_not_there(self, instance: Instance) -> None:
-        """Without `create` a storage that is not there is unusable, and is not made by looking."""
+    async def test_opening_a_missing_storage(self, instance: Instance) -> None:
+        """With `create` false, `start` refuses a storage that does not exist, and does not create it."""
         for _ in range(2):
             driver = await instance.another()
             with pytest.raises(StorageUnusable):
@@ -36,8 +39,8 @@ class Storage:
         assert await instance.dump() == []
 
     @clause("S2", needs="durable")
-    async def test_a_storage_that_is_there(self, instance: Instance) -> None:
-        """Without `create` a storage that is there is opened as with it."""
+    async def test_opening_an_existing_storage(self, instance: Instance) -> None:
+        """With `create` false, `start` opens a storage that exists."""
         job_id = await instance.add()
         await instance.driver.close()
         instance.driver = instance.make_driver()
@@ -46,7 +49,7 @@ class Storage:
 
     @clause("S3", opened=False)
     async def test_closing_twice(self, instance: Instance) -> None:
-        """Close is fine twice, on a driver that never started, and after a start that failed."""
+        """A driver can be closed twice, also if it was never started and if its start failed."""
         driver = await instance.another()
         await driver.close()
         driver = await instance.another()
@@ -60,7 +63,7 @@ class Storage:
 
     @clause("S4", needs="durable", opened=False)
     async def test_migrated_again(self, instance: Instance) -> None:
-        """A storage can be brought up to date as often as one likes, before it is there and after, and what is in it stays."""
+        """`migrate` can be repeated, before and after the storage exists, and keeps what is stored."""
         for _ in range(2):
             await (await _closed_after_migrating(instance)).close()
         await instance.driver.start()
@@ -73,7 +76,7 @@ class Storage:
 
     @clause("S4", needs="shared", opened=False)
     async def test_migrated_by_two_at_once(self, instance: Instance) -> None:
-        """Two servers may start on a new storage at once."""
+        """Two servers can start on a new storage at the same time."""
         other = await instance.another()
         await asyncio.gather(instance.driver.start(), other.start())
         job_id = await instance.add()
@@ -81,14 +84,14 @@ class Storage:
 
     @clause("S5")
     async def test_a_ping(self, instance: Instance) -> None:
-        """A storage that takes writes says so; one that cannot be reached any more does not."""
+        """`ping` returns while the storage takes writes."""
         await instance.driver.ping()
         await instance.add()
         await instance.driver.ping()
 
     @clause("S6")
     async def test_info_counts(self, instance: Instance) -> None:
-        """How many jobs are in each state."""
+        """`info` says how many jobs are in each state, and describes the storage."""
         await instance.add(not_before=50.0)
         await instance.add()
         await instance.end((await instance.submit(instance.new(priority=1))).jobs[0].id)
@@ -104,8 +107,8 @@ class Storage:
         assert info.description
 
     @clause("S7", needs="durable", opened=False)
-    async def test_a_whole_storage(self, instance: Instance) -> None:
-        """A whole storage has no problems, its jobs are counted, and it is as it was."""
+    async def test_checking_an_intact_storage(self, instance: Instance) -> None:
+        """`check` finds no problem in an intact storage, counts its jobs, and changes nothing."""
         with pytest.raises(StorageUnusable):
             await (await instance.another()).check()
         await instance.driver.start()
@@ -126,7 +129,7 @@ class Storage:
 
     @clause("S8", needs="durable")
     async def test_one_owner(self, instance: Instance) -> None:
-        """While a storage that is not shared is open nobody else opens it; its owner goes on undisturbed."""
+        """While a storage that is not shared is open, it cannot be opened again, and its owner is not disturbed."""
         job_id = await instance.add()
         other = await instance.another()
         if instance.driver.capabilities.shared:
@@ -145,7 +148,7 @@ class Storage:
 
     @clause("S9")
     async def test_the_clock_runs_ahead(self, instance: Instance) -> None:
-        """The clock runs ahead by what it is told, all at once, and goes on from there."""
+        """`shift_clock` lets the clock run ahead by that time, and the clock goes on from there."""
         first = await instance.get(await instance.add())
         await instance.shift(1000.0)
         second = await instance.get(await instance.add())
@@ -155,7 +158,7 @@ class Storage:
 
     @clause("S9", needs="durable")
     async def test_time_does_not_go_back(self, instance: Instance) -> None:
-        """A start whose clock is behind begins no earlier than what is stored."""
+        """After a start the time is not earlier than the latest time that is stored."""
         await instance.shift(5000.0)
         first = await instance.get(await instance.add())
         await instance.driver.close()
@@ -165,7 +168,7 @@ class Storage:
 
     @clause("G8")
     async def test_a_large_submission(self, instance: Instance) -> None:
-        """A submission of 1,000 jobs is taken, whole, and 1,000 of what it named are claimed at once."""
+        """A submission of 1,000 jobs is stored whole, and all its jobs become ready."""
         assert instance.driver.capabilities.max_submission >= LEAST_SUBMISSION
         root = instance.new()
         jobs = [root, *[instance.new(root.id) for _ in range(LEAST_SUBMISSION - 1)]]
@@ -176,7 +179,7 @@ class Storage:
 
     @clause("G8")
     async def test_a_large_payload(self, instance: Instance) -> None:
-        """Args and a result of 32 MiB are taken and come back."""
+        """Args and a result of 32 MiB are stored and come back."""
         assert instance.driver.capabilities.max_payload >= LEAST_PAYLOAD
         payload = b'"' + b"x" * (LEAST_PAYLOAD - 2) + b'"'
         job_id = await instance.add(args=payload)
@@ -189,7 +192,7 @@ class Storage:
 
     @clause("G1")
     async def test_empty_batches(self, instance: Instance) -> None:
-        """Nothing asked, nothing answered."""
+        """A call with an empty sequence is answered with an empty sequence."""
         driver = instance.driver
         for batch in [
             await driver.enqueue([]),

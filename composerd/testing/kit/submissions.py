@@ -1,4 +1,4 @@
-"""Submissions and graphs: all or nothing, repeatable, idempotency keys, what a job keeps."""
+"""Tests of submissions: all or nothing, repeatable, with idempotency keys, every field stored."""
 
 import asyncio
 from datetime import timedelta
@@ -15,11 +15,11 @@ FAIL = OnDependencyFailure.FAIL
 
 
 class Submissions:
-    """Submissions and graphs: all or nothing, repeatable, idempotency keys, what a job keeps."""
+    """Submissions: all or nothing, repeatable, with idempotency keys, every field stored."""
 
     @clause("E2")
-    async def test_ready(self, instance: Instance) -> None:
-        """J2: a job without dependencies whose time has come is ready at once."""
+    async def test_a_job_is_ready_at_once(self, instance: Instance) -> None:
+        """A job without dependencies and without `not_before` is ready as soon as it is stored (J2)."""
         job = (await instance.submit(instance.new(priority=3, arch="x86_64", channel="org"))).jobs[0]
         assert job.state is JobState.READY
         assert (job.priority, job.arch, job.channel, job.attempt, job.retries) == (3, "x86_64", "org", 0, 0)
@@ -27,8 +27,8 @@ class Submissions:
         assert job.finished_at is None
 
     @clause("E2")
-    async def test_a_time_may_be_absolute(self, instance: Instance) -> None:
-        """J1: `not_before` may be a time on the store's clock; one that has passed holds nothing up."""
+    async def test_not_before_may_be_a_time(self, instance: Instance) -> None:
+        """`not_before` may be a time on the storage's clock; a time in the past does not delay the job (J1)."""
         queued_at = (await instance.get(await instance.add())).queued_at
         ahead = await instance.add(not_before=queued_at + timedelta(hours=1))
         past = await instance.add(not_before=queued_at - timedelta(hours=1))
@@ -36,7 +36,7 @@ class Submissions:
 
     @clause("E1", "E3")
     async def test_unknown_dependency(self, instance: Instance) -> None:
-        """Enqueue: a dependency that does not exist is an error that says which, and nothing of the submission is stored."""
+        """A dependency that does not exist is an error that names it, and nothing of the submission is stored."""
         fine, missing = instance.new(), instance.id()
         bad = instance.new(fine.id, missing)
         (error,) = (await instance.driver.enqueue([[fine, bad]])).items
@@ -46,14 +46,14 @@ class Submissions:
 
     @clause("E3")
     async def test_a_dependency_must_come_earlier(self, instance: Instance) -> None:
-        """Enqueue: a job of the same submission that comes later is unknown."""
+        """A dependency that comes later in the same submission is unknown."""
         later = instance.new()
         with pytest.raises(UnknownDependency):
             await instance.submit(instance.new(later.id), later)
 
     @clause("E1", "E4")
     async def test_canceled_dependency(self, instance: Instance) -> None:
-        """Enqueue: a canceled dependency is an error, and nothing of the submission is stored."""
+        """A canceled dependency is an error that names it, and nothing of the submission is stored."""
         canceled = await instance.add()
         await instance.cancel(canceled)
         fine, bad = instance.new(), instance.new(canceled)
@@ -63,8 +63,8 @@ class Submissions:
         assert await instance.driver.get([fine.id, bad.id]) == [None, None]
 
     @clause("G2")
-    async def test_submissions_stand_alone(self, instance: Instance) -> None:
-        """Enqueue: one submission's error is no other's, and a later one of the batch may depend on an earlier one."""
+    async def test_submissions_are_independent(self, instance: Instance) -> None:
+        """An error in one submission does not affect the others; a later one may depend on an earlier one."""
         first, lost = instance.new(), instance.new(instance.id())
         third = instance.new(first.id)
         answers = (await instance.driver.enqueue([[first], [lost], [third]])).items
@@ -73,7 +73,7 @@ class Submissions:
 
     @clause("E6", "G3")
     async def test_a_repetition_is_answered_as_the_first_time(self, instance: Instance) -> None:
-        """Enqueue: the same submission again stores nothing and says what it said."""
+        """Submitting the same jobs again stores nothing and gives the same answer."""
         first = instance.new(idempotency_key="k", fingerprint=b"f")
         jobs = [first, instance.new(first.id)]
         answer = await instance.submit(*jobs)
@@ -82,8 +82,8 @@ class Submissions:
         assert len(await instance.dump()) == 2
 
     @clause("E6")
-    async def test_a_repetition_later(self, instance: Instance) -> None:
-        """Enqueue: a repetition after the job moved on says that it was created, and moves nothing."""
+    async def test_a_repetition_after_the_end(self, instance: Instance) -> None:
+        """Submitting a job again after its end answers that it was created, in its present state, without a change."""
         job = instance.new()
         await instance.submit(job)
         await instance.end(job.id)
@@ -93,8 +93,8 @@ class Submissions:
         assert await instance.claim() is None
 
     @clause("E6")
-    async def test_a_half_known_submission_is_completed(self, instance: Instance) -> None:
-        """Enqueue: jobs are repetitions one by one; what is not stored yet is."""
+    async def test_a_half_stored_submission_is_completed(self, instance: Instance) -> None:
+        """If some jobs of a submission are stored already, the others are stored."""
         first, second = instance.new(), instance.new()
         await instance.submit(first)
         assert (await instance.submit(first, second)).created == (True, True)
@@ -102,7 +102,7 @@ class Submissions:
 
     @clause("E7")
     async def test_key_across_submissions(self, instance: Instance) -> None:
-        """Enqueue: a key's second use with equal fingerprint and dependencies is the existing job, whatever its state."""
+        """The second use of a key with equal fingerprint and dependencies is answered with the existing job."""
         first = await instance.add(idempotency_key="k", fingerprint=b"f")
         await instance.end(first)
         again = instance.new(idempotency_key="k", fingerprint=b"f")
@@ -115,7 +115,7 @@ class Submissions:
 
     @clause("E7")
     async def test_key_within_a_submission(self, instance: Instance) -> None:
-        """Enqueue: two jobs of one submission with one key are one job."""
+        """Two jobs of one submission with the same key are one job."""
         one, two = (instance.new(idempotency_key="k", fingerprint=b"f") for _ in range(2))
         answer = await instance.submit(one, two)
         assert [job.id for job in answer.jobs] == [one.id, one.id]
@@ -124,7 +124,7 @@ class Submissions:
     @pytest.mark.parametrize("same_submission", [False, True])
     @clause("E1", "E8")
     async def test_key_conflict(self, instance: Instance, same_submission: bool) -> None:
-        """Enqueue: a key with another fingerprint is a conflict that says where, and nothing of the submission is stored."""
+        """A key with another fingerprint is a conflict that names the index; nothing of the submission is stored."""
         first = instance.new(idempotency_key="k", fingerprint=b"f")
         fine, other = instance.new(), instance.new(idempotency_key="k", fingerprint=b"g")
         if not same_submission:
@@ -137,22 +137,22 @@ class Submissions:
 
     @clause("E8")
     async def test_key_conflict_of_dependencies(self, instance: Instance) -> None:
-        """Enqueue: a key's second use with other dependencies is a conflict."""
+        """The second use of a key with other dependencies is a conflict."""
         one, two = await instance.add(), await instance.add()
         await instance.add(one, idempotency_key="k", fingerprint=b"f")
         with pytest.raises(IdempotencyConflict):
             await instance.add(two, idempotency_key="k", fingerprint=b"f")
 
     @clause("E10")
-    async def test_keys_are_the_channels_own(self, instance: Instance) -> None:
-        """Enqueue: a key means something in its channel only."""
+    async def test_keys_belong_to_a_channel(self, instance: Instance) -> None:
+        """The same key in another channel is another job."""
         ids = {await instance.add(idempotency_key="k", fingerprint=b"f", channel=channel) for channel in ("", "a", "b")}
         assert len(ids) == 3
         assert len(await instance.dump()) == 3
 
     @clause("E9")
-    async def test_an_existing_job_stands_in_for_the_new_one(self, instance: Instance) -> None:
-        """Enqueue: dependencies on a job that turned out to exist are on the existing one, for keys' comparison too."""
+    async def test_an_existing_job_replaces_the_new_one(self, instance: Instance) -> None:
+        """A dependency on a job whose key exists is on the existing job, also when keys are compared."""
         graph = [instance.new(idempotency_key="root", fingerprint=b"r")]
         graph.append(instance.new(graph[0].id, idempotency_key="leaf", fingerprint=b"l"))
         await instance.submit(*graph)
@@ -166,8 +166,8 @@ class Submissions:
         assert (await instance.get(graph[0].id)).dependents == (graph[1].id, fresh.id)
 
     @clause("E10")
-    async def test_a_key_is_free_after_its_job_was_deleted(self, instance: Instance) -> None:
-        """Delete: a forgotten job takes its key with it."""
+    async def test_a_key_is_free_after_a_delete(self, instance: Instance) -> None:
+        """The key of a deleted job may be used for another job."""
         first = await instance.add(idempotency_key="k", fingerprint=b"f")
         await instance.end(first)
         await instance.delete(first)
@@ -175,7 +175,7 @@ class Submissions:
 
     @clause("E11")
     async def test_repeated_dependencies(self, instance: Instance) -> None:
-        """NewJob: dependencies are kept as named, repetitions included, and are waited for once."""
+        """Dependencies are stored as named, repetitions included, and each is waited for once."""
         first = await instance.add()
         job_id = await instance.add(first, first)
         assert (await instance.get(job_id)).dependencies == (first, first)
@@ -185,14 +185,14 @@ class Submissions:
 
     @clause("E11")
     async def test_dependents_are_in_the_order_of_submission(self, instance: Instance) -> None:
-        """Job: `dependents` names those who wait, oldest submission first."""
+        """`dependents` lists a job's dependents in the order of their submission."""
         first = await instance.add()
         ids = tuple([await instance.add(first, priority=n % 2) for n in range(5)])
         assert (await instance.get(first)).dependents == ids
 
     @clause("E2")
-    async def test_a_job_keeps_what_it_was_submitted_with(self, instance: Instance) -> None:
-        """Every field comes back as it was submitted, from the answer, from `get`, and from a dump."""
+    async def test_every_field_is_stored(self, instance: Instance) -> None:
+        """Every field of a job comes back as it was submitted: in the answer, from `get`, and from `dump`."""
         first = instance.new()
         job = instance.new(
             first.id,
@@ -223,7 +223,7 @@ class Submissions:
 
     @clause("E1")
     async def test_a_submission_is_seen_whole(self, instance: Instance) -> None:
-        """Whoever looks while a submission is stored sees all of it or nothing."""
+        """A reader sees either all jobs of a submission that is being stored, or none."""
         jobs = [instance.new() for _ in range(200)]
         ids = [job.id for job in jobs]
         storing = asyncio.create_task(instance.submit(*jobs))
