@@ -1,4 +1,4 @@
-"""What the tests of our drivers have in common: drivers on a directory or a database, with the words of the conformance kit."""
+"""Fixtures for the tests of our drivers: instances of the conformance kit on a directory or a database."""
 
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -18,7 +18,7 @@ Open = Callable[..., Awaitable[kit.Instance]]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With `--only-cited` leave the tests of a broken driver out that do not cite the clause that it breaks."""
+    """With `--only-cited`, drop the tests of a broken driver that do not cite the clause that it breaks."""
     if config.getoption("--only-cited"):
         items[:] = [item for item in items if _cites(item)]
 
@@ -30,19 +30,19 @@ def _cites(item: pytest.Item) -> bool:
 
 
 class Instance(kit.Instance):
-    """A driver on a directory. Nothing is settled behind a test's back: what lags is a subject of these tests."""
+    """A driver on a directory. It does not call `advance` by itself, because these tests check what is left to do."""
 
     def __init__(self, driver: Driver, directory: Path) -> None:
         super().__init__(driver, lambda: FsDriver(directory))
         self.directory = directory
 
     async def advance_until_idle(self, news: News) -> News:
-        """The news as it is."""
+        """Return the news as it is."""
         return news
 
 
 async def opened(directory: Path, shifted: float = 0.0) -> FsDriver:
-    """An fs driver that has started, that much later than now."""
+    """Return a started fs driver whose clock is `shifted` seconds ahead."""
     driver = FsDriver(directory)
     await driver.shift_clock(shifted)
     try:
@@ -55,7 +55,7 @@ async def opened(directory: Path, shifted: float = 0.0) -> FsDriver:
 
 @contextlib.asynccontextmanager
 async def instance_of(kind: str, directory: Path) -> AsyncIterator[Instance]:
-    """A started driver in an empty storage."""
+    """Open a driver on an empty storage for the length of a block."""
     driver: Driver
     if kind == "fs":
         driver = await opened(directory)
@@ -71,20 +71,20 @@ async def instance_of(kind: str, directory: Path) -> AsyncIterator[Instance]:
 
 @pytest.fixture
 def unsynced(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For tests of what is in files, which start a storage thousands of times: nothing waits for the disk."""
+    """Replace `fsync` with nothing, for tests that start a storage thousands of times and check only its files."""
     monkeypatch.setattr("os.fsync", lambda _descriptor: None)
 
 
 @pytest.fixture
 async def fs(tmp_path: Path) -> AsyncIterator[Instance]:
-    """The fs driver, empty: it can be reopened."""
+    """Return the fs driver on an empty directory, which can be reopened."""
     async with instance_of("fs", tmp_path / "storage") as instance:
         yield instance
 
 
 @pytest.fixture
 async def open_instance(newest_postgres: Throwaway) -> AsyncIterator[Open]:
-    """A function that opens drivers: each call another one, on a storage of this test."""
+    """Return a function that opens another driver on the storage of this test at each call."""
     url = newest_postgres.fresh()
     instances: list[kit.Instance] = []
 

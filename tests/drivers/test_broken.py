@@ -1,4 +1,4 @@
-"""The kit is tested itself: for each clause there is a driver that breaks it, and a test that cites the clause finds that out."""
+"""Tests of the conformance kit itself: for each clause there is a driver that breaks it, and a test that notices."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from .broken import attempts, queries, storages, submissions  # noqa: F401  # they fill the list
+from .broken import attempts, queries, storages, submissions  # noqa: F401  # importing them fills BROKEN
 from .broken.registry import BROKEN, Broken
 from .test_clauses import cited, clauses
 
@@ -17,15 +17,18 @@ HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "specs" / "driver-kit.md"
 
 HISTORY_STEPS = 1000
-"""How many random steps the driver that is right has to pass, and the one that only they find out may pass at most."""
+"""The number of random steps that a correct driver has to pass.
+
+The driver that only random histories catch has to fail within as many.
+"""
 
 Ended = Mapping[str, Mapping[str, str]]
-"""For each class, how each of its tests ended: passed, skipped, failed or error; parameters left out."""
+"""How each test of each class ended: passed, skipped, failure or error. Parameters are left out."""
 
 
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory: pytest.TempPathFactory) -> Ended:
-    """What became of the kit on all of them, in one run of pytest that ends as soon as each was found out."""
+    """Run the kit on all drivers in one run of pytest and return how its tests ended."""
     report = tmp_path_factory.mktemp("broken") / "report.xml"
     command = [sys.executable, "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}"]
     options = [f"--history-steps={HISTORY_STEPS}", "--history-as-found", "-W", "ignore", "--only-cited"]
@@ -51,7 +54,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Ended:
 
 
 def caught_by(ended: Ended, broken: Broken) -> list[str]:
-    """The tests that found a driver out."""
+    """Return the tests that caught a broken driver."""
     return sorted(test for test, how in ended[f"Test{broken.name}"].items() if how == "failure")
 
 
@@ -60,24 +63,24 @@ def test_a_driver_for_each_clause() -> None:
     assert sorted(broken.clause for broken in BROKEN) == sorted(clauses())
 
 
-def test_those_that_are_right_pass(ended: Ended) -> None:
-    """The drivers that the broken ones are made of pass every test: what is found is what was broken."""
-    assert set(ended["TestRight"]) == set(cited())
-    for name in ("TestRight", "TestRightShared"):
+def test_the_correct_drivers_pass(ended: Ended) -> None:
+    """The drivers from which the broken ones are derived pass every test, so that a failure shows what was broken."""
+    assert set(ended["TestCorrect"]) == set(cited())
+    for name in ("TestCorrect", "TestCorrectShared"):
         assert {test: how for test, how in ended[name].items() if how not in ("passed", "skipped")} == {}
 
 
 @pytest.mark.parametrize("broken", BROKEN, ids=[broken.clause for broken in BROKEN])
-def test_it_is_caught(ended: Ended, broken: Broken) -> None:
-    """A driver that breaks a clause fails a test that cites it."""
+def test_a_broken_driver_is_caught(ended: Ended, broken: Broken) -> None:
+    """A driver that breaks a clause fails a test that cites the clause."""
     tests = cited()
     assert all(broken.clause in tests[test] for test in ended[f"Test{broken.name}"])
-    assert caught_by(ended, broken), f"{broken.name} {broken.what}: nobody noticed"
+    assert caught_by(ended, broken), f"no test caught {broken.name}: {broken.what}"
     assert "error" not in ended[f"Test{broken.name}"].values()
 
 
 def test_the_page(ended: Ended, request: pytest.FixtureRequest) -> None:
-    """specs/driver-kit.md has the numbers and the table; `--driver-kit-page` writes it."""
+    """specs/driver-kit.md lists which tests caught which driver; `--driver-kit-page` writes it."""
     if request.config.getoption("--driver-kit-page"):
         PAGE.write_text(page({broken.clause: caught_by(ended, broken) for broken in BROKEN}), encoding="utf-8")
     written = PAGE.read_text(encoding="utf-8")
@@ -92,17 +95,19 @@ def test_the_page(ended: Ended, request: pytest.FixtureRequest) -> None:
 
 
 def page(caught: Mapping[str, Sequence[str]]) -> str:
-    """The page of clauses, of the drivers that break them, and of the tests that find them out."""
+    """Return the page that lists the clauses, the drivers that break them, and the tests that catch these."""
     lines = [
-        "# The conformance kit: what it holds, and what proves it",
+        "# The conformance kit: which test catches which mistake",
         "",
-        f"The [contract of a storage driver](driver-contract.md) has {len(clauses())} clauses; the kit",
-        f"(`composerd.testing.kit`) has {len(cited())} tests, each of which cites the clauses that it holds.",
-        f"{len(BROKEN)} drivers are broken on purpose, one a clause (`tests/drivers/broken/`). Each fails a test that cites its clause,",
-        "while the drivers that they are made of pass all. Made, and held to be true, by",
-        "`pytest tests/drivers/test_broken.py --driver-kit-page`.",
+        "This page is for developers of composerd.",
+        f"The [contract of a storage driver](driver-contract.md) has {len(clauses())} clauses.",
+        f"The kit (`composerd.testing.kit`) has {len(cited())} tests, each of which cites the clauses that it tests.",
+        f"In `tests/drivers/broken/` there are {len(BROKEN)} drivers that are broken on purpose, one for each clause.",
+        "Each of them fails a test that cites its clause; the correct drivers from which they are derived pass all tests.",
         "",
-        "| clause | broken driver | caught by |",
+        "`pytest tests/drivers/test_broken.py --driver-kit-page` writes this page; without the option it checks the page.",
+        "",
+        "| clause | the broken driver | caught by |",
         "|---|---|---|",
     ]
     drivers = {broken.clause: broken for broken in BROKEN}

@@ -1,4 +1,4 @@
-"""The contract in words, the docstrings of the ABC and the tests of the kit name the same clauses."""
+"""The contract's page, the docstrings of `Driver` and the tests of the kit name the same clauses."""
 
 import inspect
 import re
@@ -12,12 +12,12 @@ PAGE = Path(__file__).parents[2] / "specs" / "driver-contract.md"
 
 
 def clauses() -> list[str]:
-    """The numbers of the page's clauses, in its order."""
+    """Return the numbers of the page's clauses, in their order."""
     return re.findall(r"^\*\*([A-Z]\d+)\.\*\* ", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
 
 
 def cited() -> dict[str, set[str]]:
-    """For each test of the kit the clauses that it cites."""
+    """Return the clauses that each test of the kit cites."""
     return {
         name: {number for mark in getattr(test, "pytestmark", ()) if mark.name == "clause" for number in mark.args}
         for name, test in inspect.getmembers(DriverKit, inspect.isfunction)
@@ -26,7 +26,7 @@ def cited() -> dict[str, set[str]]:
 
 
 def named(text: str) -> Iterator[str]:
-    """The clauses that a docstring names in brackets: `(E1 to E11, G2)`."""
+    """Return the clauses that a docstring names in brackets, such as `(E1 to E11, G2)`."""
     for brackets in re.findall(r"\(([A-Z]\d+[^()]*)\)", text):
         for first, last in re.findall(r"([A-Z]\d+)(?: to ([A-Z]\d+))?", brackets):
             for number in range(int(first[1:]), int((last or first)[1:]) + 1):
@@ -34,7 +34,7 @@ def named(text: str) -> Iterator[str]:
 
 
 def test_the_clauses_are_numbered() -> None:
-    """Each once, and in each section from 1 on."""
+    """Each clause has its own number, and each section counts from 1."""
     numbers = clauses()
     assert len(set(numbers)) == len(numbers) > 80
     for letter in {number[0] for number in numbers}:
@@ -48,12 +48,12 @@ def test_every_clause_is_tested() -> None:
 
 
 def test_every_test_cites_a_clause() -> None:
-    """Each test of the kit cites clauses, and only such as there are."""
+    """Each test of the kit cites clauses, all of which exist."""
     assert {name for name, numbers in cited().items() if not numbers} == set()
     assert set[str]().union(*cited().values()) - set(clauses()) == set()
 
 
 def test_the_docstrings_name_every_clause() -> None:
-    """The docstrings of the contract's module and of the methods name each clause, and no other."""
+    """The docstrings of the contract's module and its methods name each clause, and no other."""
     texts = [contract.__doc__ or "", *[inspect.getdoc(method) or "" for method in vars(Driver).values()]]
     assert {number for text in texts for number in named(text)} == set(clauses())

@@ -1,4 +1,4 @@
-"""The drivers that come with composerd pass the conformance kit, used as a third party would use it."""
+"""The drivers that come with composerd pass the conformance kit, which is used here as a third party would use it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -34,7 +34,7 @@ class TestMemory(DriverKit):
 
 
 class TestPostgres(DriverKit):
-    """On the oldest version of PostgreSQL that there is, and on the newest."""
+    """The driver on the oldest supported PostgreSQL and on the newest one."""
 
     @pytest.fixture
     def url(self, postgres: Throwaway) -> str:

@@ -1,4 +1,7 @@
-"""The tests of distributions that are not installed by `pip install -e '.[test]'` are left out; where all is checked they must be there."""
+"""Leaves out the tests of distributions that are not installed.
+
+`pip install -e '.[test]'` does not install them. With `CI` set they have to be installed.
+"""
 
 import importlib.util
 import os

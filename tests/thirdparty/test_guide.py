@@ -1,4 +1,4 @@
-"""The guide for driver authors: its code is what is in the distribution that it builds."""
+"""The code in the guides for authors of drivers and artifact stores is that of the distributions that they build."""
 
 import re
 from pathlib import Path
@@ -8,12 +8,12 @@ DISTRIBUTION = Path(__file__).parent / "composerd-sqlite"
 
 
 def blocks(language: str) -> list[str]:
-    """The page's code in a language, piece by piece."""
+    """Return the page's pieces of code in a language."""
     return re.findall(rf"```{language}\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
 
 
 def lines(text: str) -> list[str]:
-    """What is written in a text, blank lines left out: a page needs none where it interrupts the code."""
+    """Return the lines of a text without blank ones, which a page does not need between its pieces of code."""
     return [line for line in text.splitlines() if line.strip()]
 
 
@@ -23,14 +23,14 @@ def test_the_project() -> None:
 
 
 def test_the_test() -> None:
-    """The page's test is the distribution's, in ten lines."""
+    """The page's test is the distribution's, and has ten lines."""
     written = (DISTRIBUTION / "tests" / "test_kit.py").read_text(encoding="utf-8")
     assert blocks("python")[0] == written
     assert len(lines(written)) == 10
 
 
 def test_the_driver() -> None:
-    """The rest of the page's code, put together, is the driver, to the letter."""
+    """The other pieces of code on the page, put together, are the driver."""
     written = (DISTRIBUTION / "composerd_sqlite.py").read_text(encoding="utf-8")
     assert lines("".join(blocks("python")[1:])) == lines(written)
 

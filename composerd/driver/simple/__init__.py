@@ -1,4 +1,4 @@
-"""For stores that know nothing of jobs: `SimpleDriver` keeps the contract over a `Shelf`, which finds and keeps records."""
+"""For stores that know nothing of jobs: `SimpleDriver` implements the contract over a `Shelf`, which stores records."""
 
 from composerd.driver.simple.driver import SimpleDriver
 from composerd.driver.simple.records import JobRecord

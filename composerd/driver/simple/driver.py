@@ -1,7 +1,7 @@
-"""`SimpleDriver`: the contract over a shelf. Every call, a batch included, is one transaction on one thread.
+"""`SimpleDriver`: implements the contract over a shelf. Each call, a batch included, is one transaction on one thread.
 
 It suits a database that one server has for itself and that can make several changes at once: to write a driver for it,
-write a `Shelf` and `from_url`. A driver whose storage many servers share, or that uses abilities of its database for
+write a `Shelf` and a `from_url`. A driver whose storage many servers share, or that uses abilities of its database for
 speed, implements `Driver` itself.
 """
 
@@ -198,7 +198,7 @@ class SimpleDriver(Driver):
     async def ahead(self, job_id: UUID, limit: int) -> int:
         def count(transaction: Transaction) -> int:
             record = transaction.find(job_id)
-            return 0 if record is None or record.state is not JobState.READY else self.shelf.count_before(record, limit)
+            return 0 if record is None or record.state is not JobState.READY else self.shelf.count_ahead(record, limit)
 
         return await self._read(count)
 

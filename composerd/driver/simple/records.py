@@ -64,10 +64,13 @@ class AttemptRecord(msgspec.Struct):
 
 
 class JobRecord(msgspec.Struct):
-    """A job. A shelf keeps `encoded` and finds it again by the properties named in `Shelf`; the rest is not its concern."""
+    """A stored job.
+
+    A shelf stores `encoded` and finds it again by the properties that `Shelf` names; no other field concerns it.
+    """
 
     new: NewJob
-    """The job as submitted, without args, and with existing jobs in the place of the dependencies that stood for them."""
+    """The job as submitted, without args. A dependency whose key an existing job has is replaced by that job."""
     sequence: int = msgspec.field(name="number")
     """A number that grows with every submission; no two jobs have the same."""
     position: int = msgspec.field(name="place")

@@ -1,4 +1,4 @@
-"""`Shelf`: what a store has to do for `SimpleDriver`: keep records and payloads, find them again, and do several changes at once."""
+"""`Shelf`: what a store has to do for `SimpleDriver`: store records and payloads and find them, in transactions."""
 
 import abc
 from collections.abc import Sequence
@@ -10,106 +10,123 @@ from composerd.models import JobFilter, Key, PayloadRef
 
 
 class Shelf(abc.ABC):
-    """A store of records. Its methods block; they are called one at a time, on one thread of the driver's own.
+    """A store of records.
 
-    All but `open` and `close` are called inside of a `transaction`. What a method raises ends the transaction, and
-    nothing of it may be left. Errors are those of the contract: `StorageFull`, `Unavailable`, `StorageUnusable`.
+    Its methods block; they are called one at a time, on a thread of the driver's own. All except `open` and `close` are
+    called inside a `transaction`. An exception ends the transaction, and nothing of it may remain.
+
+    Errors are those of the contract: `StorageFull`, `Unavailable`, `StorageUnusable`.
     """
 
     @property
     @abc.abstractmethod
     def description(self) -> str:
-        """What and where it is, without secrets: `sqlite at /var/lib/jobs.db`."""
+        """The kind of storage and where it is, without secrets: `sqlite at /var/lib/jobs.db`."""
 
     @abc.abstractmethod
     def open(self, *, create: bool) -> None:
-        """Open the storage, for this process alone, and bring it up to date; make it if there is none and `create` says so.
+        """Open the storage for this process alone and bring it up to date.
 
-        Raises `StorageUnusable` if it is not there, not what it should be, or open elsewhere.
+        If the storage does not exist, create it, provided that `create` is true.
+
+        Raises:
+            StorageUnusable: The storage does not exist, is damaged or of a newer format, or is open elsewhere.
         """
 
     @abc.abstractmethod
     def close(self) -> None:
-        """Let go of it. Fine twice, and after a failed `open`."""
+        """Close the storage. It may be called twice, and after an `open` that failed."""
 
     @abc.abstractmethod
     def transaction(self) -> AbstractContextManager[None]:
-        """Changes inside of the block are on stable storage, all of them, when it ends; none, when it ends with an exception."""
+        """Return a context manager for a transaction.
+
+        When its block ends, all changes made in it are on stable storage; when it ends with an exception, none are.
+        """
 
     # Records.
 
     @abc.abstractmethod
     def read(self, job_id: UUID) -> bytes | None:
-        """The bytes of a record (`encoded`)."""
+        """Return the bytes of a record (`encoded`), or None if there is no such job."""
 
     @abc.abstractmethod
     def write(self, record: JobRecord) -> None:
-        """Keep a new record, or a changed one in the place of the former."""
+        """Store a record; it replaces the job's former record, if there is one."""
 
     @abc.abstractmethod
     def remove(self, record: JobRecord) -> None:
-        """Forget a record and its payloads; no other method finds it any more."""
+        """Delete a record and its payloads. No other method finds the job afterwards."""
 
     # Finding them.
 
     @abc.abstractmethod
     def with_token(self, token: UUID) -> UUID | None:
-        """The job that has the token among its `tokens`."""
+        """Return the job that has the token among its `tokens`, or None."""
 
     @abc.abstractmethod
     def with_key(self, channel: str, idempotency_key: str) -> UUID | None:
-        """The job whose `new` has this channel and this idempotency key."""
+        """Return the job whose `new` has this channel and idempotency key, or None."""
 
     @abc.abstractmethod
     def dependents(self, job_id: UUID) -> Sequence[UUID]:
-        """The jobs that have it among their `dependencies`, by `number`."""
+        """Return the jobs that have this one among their `dependencies`, lowest `sequence` first."""
 
     @abc.abstractmethod
     def first_ready(self, keys: Sequence[Key]) -> UUID | None:
-        """Of the jobs whose `state` is ready and whose `new.key` is one of these: that of highest priority, then of lowest `place`."""
+        """Return the first of the jobs whose `state` is ready and whose `new.key` is one of `keys`, or None.
+
+        The first one is that of the highest `new.priority`, and of those the one with the lowest `position`.
+        """
 
     @abc.abstractmethod
-    def count_before(self, record: JobRecord, limit: int) -> int:
-        """How many ready jobs of this one's key are of higher priority, or of equal priority and lower `place`; up to `limit`."""
+    def count_ahead(self, record: JobRecord, limit: int) -> int:
+        """Return how many ready jobs of the same key a claim would take before this one, at most `limit`.
+
+        They have a higher priority, or the same priority and a lower `position`.
+        """
 
     @abc.abstractmethod
     def due(self, now: int, limit: int) -> Sequence[UUID]:
-        """Up to `limit` jobs whose `due_at` is `now` or earlier."""
+        """Return up to `limit` jobs whose `due_at` is `now` or earlier."""
 
     @abc.abstractmethod
     def next_due(self) -> int | None:
-        """The earliest `due_at` of all."""
+        """Return the earliest `due_at` of all jobs, or None."""
 
     @abc.abstractmethod
     def expired(self, now: int) -> Sequence[UUID]:
-        """The jobs whose `expires_at` is `now` or earlier, earliest first."""
+        """Return the jobs whose `expires_at` is `now` or earlier, the earliest first."""
 
     @abc.abstractmethod
     def running(self) -> Sequence[UUID]:
-        """The jobs whose `state` is running."""
+        """Return the jobs whose `state` is running."""
 
     @abc.abstractmethod
     def page(self, filter: JobFilter, before: int | None, limit: int) -> Sequence[UUID]:
-        """Up to `limit` jobs that pass the filter and whose `number` is below `before`, if given; the highest number first."""
+        """Return up to `limit` jobs that match the filter, the highest `sequence` first.
+
+        With `before`, return only jobs whose `sequence` is lower than it.
+        """
 
     @abc.abstractmethod
     def counts(self) -> dict[str, int]:
-        """How many jobs are in each `state`."""
+        """Return how many jobs are in each `state`."""
 
     # What is kept beside them.
 
     @abc.abstractmethod
     def payload(self, ref: PayloadRef) -> bytes | None:
-        """What was kept under this name."""
+        """Return the payload that was stored under this name, or None."""
 
     @abc.abstractmethod
-    def keep_payload(self, ref: PayloadRef, payload: bytes) -> None:
-        """Keep bytes under this name; there are none yet."""
+    def store_payload(self, ref: PayloadRef, payload: bytes) -> None:
+        """Store a payload under this name; there is none yet."""
 
     @abc.abstractmethod
     def memo(self) -> bytes | None:
-        """What `keep_memo` kept last."""
+        """Return what `store_memo` stored last, or None."""
 
     @abc.abstractmethod
-    def keep_memo(self, memo: bytes) -> None:
-        """Keep these few bytes in the place of the last ones."""
+    def store_memo(self, memo: bytes) -> None:
+        """Store a few bytes in place of the last ones."""

@@ -1,6 +1,6 @@
-"""The contract's writing methods on the records of a shelf, in one transaction. What happens to a job is decided in transitions.
+"""The contract's writing methods on the records of a shelf, in one transaction.
 
-It has no clock of its own. The end of a job is propagated to its dependents at once.
+`composerd.driver.transitions` decides what happens to a job. The end of a job is propagated to its dependents at once.
 """
 
 from collections import deque
@@ -66,7 +66,7 @@ class Transaction:
     def complete(self) -> News:
         """Store the memo and return the news of this transaction."""
         self.memo.time = max(self.memo.time, self.now)
-        self.shelf.keep_memo(msgspec.msgpack.encode(self.memo))
+        self.shelf.store_memo(msgspec.msgpack.encode(self.memo))
         return News(self.ready, tuple(self.ended), tuple(self.requeued), due_in(self.due_at, self.now))
 
     # Submissions.
@@ -99,7 +99,7 @@ class Transaction:
             not_before=self.starts_at(new),
         )
         if new.args is not None:
-            self.shelf.keep_payload(PayloadRef(new.id, PayloadKind.ARGS), new.args)
+            self.shelf.store_payload(PayloadRef(new.id, PayloadKind.ARGS), new.args)
         found = [self.get(one) for one in record.distinct_dependencies]
         self.apply(record, transitions.submit(record, found, self.now))
 
@@ -189,9 +189,9 @@ class Transaction:
         return answer
 
     def attempt(self, token: UUID) -> tuple[JobRecord | None, AttemptRecord | None, Attempt]:
-        """Return the job and the attempt that a token stands for, to be changed, and the attempt as the contract describes it.
+        """Return the job and the attempt of a token, to be changed, and the attempt as the contract describes it.
 
-        The first two are None unless the attempt runs.
+        The first two are None unless the attempt is running.
         """
         job_id = self.shelf.with_token(token)
         if job_id is None:
@@ -209,7 +209,7 @@ class Transaction:
     # Time.
 
     def advance(self, limit: int) -> list[UUID]:
-        """Do up to `limit` of what is due, and return the jobs that it concerned; see `Driver.advance`."""
+        """Do up to `limit` of what is due and return the jobs that it concerned; see `Driver.advance`."""
         done = list(self.shelf.due(self.now, limit))
         for job_id in done:
             record = self.get(job_id)
@@ -228,10 +228,10 @@ class Transaction:
             transitions.resume(record.running, self.now)
             self.save(record)
 
-    # Ends, and what follows from them.
+    # Ends and their propagation.
 
     def cancel(self, job_id: UUID) -> Job | ComposerdError:
-        """End a job and all that depend on it; see `Driver.cancel`."""
+        """Cancel a job and all that depend on it; see `Driver.cancel`."""
         record = self.find(job_id)
         if record is None:
             return JobNotFound()
@@ -265,7 +265,7 @@ class Transaction:
         if effects.ended or effects.requeued:
             record.partial = None
         if effects.result is not None:
-            self.shelf.keep_payload(PayloadRef(record.id, PayloadKind.RESULT), effects.result)
+            self.shelf.store_payload(PayloadRef(record.id, PayloadKind.RESULT), effects.result)
         if effects.ready:
             self.ready[record.new.key] = self.ready.get(record.new.key, 0) + 1
         if effects.requeued:
@@ -314,7 +314,7 @@ class Transaction:
         record = JobRecord.loaded(stored, self.next_sequence(), self.now)
         for kind, payload in ((PayloadKind.ARGS, stored.new.args), (PayloadKind.RESULT, stored.result)):
             if payload is not None:
-                self.shelf.keep_payload(PayloadRef(record.id, kind), payload)
+                self.shelf.store_payload(PayloadRef(record.id, kind), payload)
         found = [one for one in map(self.find, record.distinct_dependencies) if one is not None]
         if record.state is not JobState.WAITING:
             self.save(record)

@@ -59,6 +59,21 @@ class Requeues:
         await instance.release(await instance.take())
         assert (await instance.get(job_id)).retries == 2
 
+    @clause("R2")
+    async def test_a_retried_failure_ends_the_row(self, instance: Instance) -> None:
+        """After a failed outcome that is retried, ten further releases in a row are not counted."""
+        job_id = await instance.add(max_retries=5, retry_on_failure=1, retry_backoff=10.0)
+        for _ in range(10):
+            await instance.release(await instance.take())
+        await instance.finish(await instance.take(), ERROR, failed=True)
+        await instance.pass_time(15.0)
+        assert (await instance.get(job_id)).retries == 1
+        for _ in range(10):
+            await instance.release(await instance.take())
+        assert (await instance.get(job_id)).retries == 1
+        await instance.release(await instance.take())
+        assert (await instance.get(job_id)).retries == 2
+
     @clause("R3")
     async def test_lost_too_often(self, instance: Instance) -> None:
         """A lease that expires when `max_retries` is used up fails the job, with error 27 as its result (J11)."""

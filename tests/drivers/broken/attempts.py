@@ -1,4 +1,4 @@
-"""Drivers that break what the contract says of attempts, time, outcomes, returns and cancels (L, F, R, X)."""
+"""Drivers that break the clauses of attempts, time, outcomes, requeues and cancels (L, F, R, X)."""
 
 from uuid import UUID
 
@@ -27,16 +27,16 @@ from .registry import breaks
 
 
 @breaks("L1")
-class HearsNothing(Transaction):
-    """Does not renew what was touched."""
+class DoesNotRenewOnTouch(Transaction):
+    """Does not renew the lease when an attempt is touched."""
 
     def touch(self, touch: Touch) -> Attempt:
         return self.attempt(touch.token)[2]
 
 
 @breaks("L2")
-class LeaksALease(Transaction):
-    """Never ends a lease that ran out."""
+class NeverEndsALease(Transaction):
+    """Renews a lease that has expired instead of ending the attempt."""
 
     def requeue(self, record: JobRecord, attempt: AttemptRecord, cause: RequeueCause) -> None:
         if cause is RequeueCause.LEASE_EXPIRED:
@@ -47,8 +47,8 @@ class LeaksALease(Transaction):
 
 
 @breaks("L3")
-class EndsThemItself(Transaction):
-    """Calls an attempt superseded as soon as its time is over."""
+class EndsBeforeAdvance(Transaction):
+    """Treats an attempt as superseded as soon as its time is over, before `advance` has ended it."""
 
     def attempt(self, token: UUID) -> tuple[JobRecord | None, AttemptRecord | None, Attempt]:
         record, running, answer = super().attempt(token)
@@ -58,8 +58,8 @@ class EndsThemItself(Transaction):
 
 
 @breaks("L4")
-class CountsHandovers(Transaction):
-    """Counts a hand-over that was never confirmed."""
+class CountsExpiredHandovers(Transaction):
+    """Counts the requeue after a handover that was never confirmed."""
 
     def requeue(self, record: JobRecord, attempt: AttemptRecord, cause: RequeueCause) -> None:
         counted = cause is RequeueCause.HANDOVER_EXPIRED
@@ -67,16 +67,16 @@ class CountsHandovers(Transaction):
 
 
 @breaks("L5")
-class AlwaysConfirms(Transaction):
-    """Takes every touch for a confirmation."""
+class ConfirmsOnEveryTouch(Transaction):
+    """Confirms an attempt on every touch, even on one that does not confirm."""
 
     def touch(self, touch: Touch) -> Attempt:
         return super().touch(Touch(touch.token, touch.partial))
 
 
 @breaks("L6")
-class KnowsNoTimeout(Transaction):
-    """Lets an attempt run for longer than its job allows."""
+class IgnoresTimeouts(Transaction):
+    """Lets an attempt run for longer than its job's timeout."""
 
     def claim(self, request: Claim) -> Claimed | None:
         claimed = super().claim(request)
@@ -88,15 +88,15 @@ class KnowsNoTimeout(Transaction):
 
 
 @breaks("L7")
-class ForgetsProgress(Transaction):
-    """Forgets the progress when a touch brings none."""
+class DropsProgress(Transaction):
+    """Drops the progress when a touch has none."""
 
     def touch(self, touch: Touch) -> Attempt:
         return super().touch(Touch(touch.token, touch.partial or b"", touch.confirm))
 
 
 @breaks("L8")
-class ForgetsThePromise(Transaction):
+class OmitsThePromise(Transaction):
     """Does not say that the worker promised to confirm."""
 
     def attempt(self, token: UUID) -> tuple[JobRecord | None, AttemptRecord | None, Attempt]:
@@ -105,8 +105,8 @@ class ForgetsThePromise(Transaction):
 
 
 @breaks("L9")
-class RenewsForTheDead(Transaction):
-    """Renews the attempt that runs when one that has ended is touched."""
+class RenewsForEndedAttempts(Transaction):
+    """Renews the running attempt when an ended one is touched."""
 
     def touch(self, touch: Touch) -> Attempt:
         attempt = super().touch(touch)
@@ -117,8 +117,8 @@ class RenewsForTheDead(Transaction):
 
 
 @breaks("L10")
-class RemembersFifteen(Transaction):
-    """Remembers fifteen tokens of a job."""
+class RemembersFifteenTokens(Transaction):
+    """Remembers the latest 15 tokens of a job instead of 16."""
 
     def claim(self, request: Claim) -> Claimed | None:
         claimed = super().claim(request)
@@ -130,24 +130,24 @@ class RemembersFifteen(Transaction):
 
 
 @breaks("L11")
-class BurnsRetries(Transaction):
-    """Ends leases that ran out while the storage was closed."""
+class EndsLeasesAtStart(Transaction):
+    """Ends the leases that expired while the storage was closed."""
 
     def resume(self) -> None:
         pass
 
 
 @breaks("L12")
-class DoesAllAtOnce(Transaction):
-    """Does more than `limit` of what is due."""
+class IgnoresTheAdvanceLimit(Transaction):
+    """Does everything that is due in one call of `advance`."""
 
     def advance(self, limit: int) -> list[UUID]:
         return super().advance(10**9)
 
 
 @breaks("L13")
-class IsEarly(Transaction):
-    """Lets a delayed job start two minutes early."""
+class StartsDelayedJobsEarly(Transaction):
+    """Makes a delayed job ready two minutes early."""
 
     def advance(self, limit: int) -> list[UUID]:
         self.now += 120_000_000
@@ -155,8 +155,8 @@ class IsEarly(Transaction):
 
 
 @breaks("F1")
-class NeverFails(Transaction):
-    """Ends a job whose outcome has failed as finished."""
+class FinishesFailedJobs(Transaction):
+    """Ends a job with a failed outcome as finished."""
 
     def apply(self, record: JobRecord, effects: Effects) -> None:
         if record.state is JobState.FAILED:
@@ -165,7 +165,7 @@ class NeverFails(Transaction):
 
 
 @breaks("F2")
-class LastWordWins(Transaction):
+class AcceptsAnotherResult(Transaction):
     """Accepts another result of an attempt that has finished."""
 
     def finish(self, outcome: Outcome) -> Finished:
@@ -174,8 +174,8 @@ class LastWordWins(Transaction):
 
 
 @breaks("F3")
-class AcceptsTheDead(Transaction):
-    """Accepts the outcome of an attempt that was superseded."""
+class AcceptsSupersededOutcomes(Transaction):
+    """Accepts the outcome of a superseded attempt."""
 
     def finish(self, outcome: Outcome) -> Finished:
         finished = super().finish(outcome)
@@ -183,8 +183,8 @@ class AcceptsTheDead(Transaction):
 
 
 @breaks("F4")
-class KnowsNoBackoff(Transaction):
-    """Tries a failed job again at once."""
+class RetriesWithoutBackoff(Transaction):
+    """Makes a failed job ready again at once, without a backoff."""
 
     def apply(self, record: JobRecord, effects: Effects) -> None:
         if effects.requeued:
@@ -194,7 +194,7 @@ class KnowsNoBackoff(Transaction):
 
 
 @breaks("F5")
-class OneBudgetForAll(Transaction):
+class SharesOneBudget(Transaction):
     """Lets failed outcomes use up `max_retries`."""
 
     def requeue(self, record: JobRecord, attempt: AttemptRecord, cause: RequeueCause) -> None:
@@ -211,8 +211,8 @@ class CountsReleases(Transaction):
 
 
 @breaks("R2")
-class NeverCounts(Transaction):
-    """Lets a job go back uncounted for ever."""
+class NeverCountsReleases(Transaction):
+    """Never counts a release or an expired handover, however many come in a row."""
 
     def requeue(self, record: JobRecord, attempt: AttemptRecord, cause: RequeueCause) -> None:
         record.uncounted_requeues = 0
@@ -220,8 +220,8 @@ class NeverCounts(Transaction):
 
 
 @breaks("R3")
-class NeverGivesUp(Transaction):
-    """Tries a job again, however often its workers were lost."""
+class IgnoresMaxRetries(Transaction):
+    """Requeues a job although its `max_retries` is used up."""
 
     def requeue(self, record: JobRecord, attempt: AttemptRecord, cause: RequeueCause) -> None:
         record.retries = min(record.retries, record.failures + record.new.max_retries - 1)
@@ -229,8 +229,8 @@ class NeverGivesUp(Transaction):
 
 
 @breaks("X1")
-class SparesWhatRuns(Transaction):
-    """Does not cancel a job that runs."""
+class DoesNotCancelRunningJobs(Transaction):
+    """Does not cancel a running job."""
 
     def cancel(self, job_id: UUID) -> Job | ComposerdError:
         record = self.find(job_id)
@@ -239,8 +239,8 @@ class SparesWhatRuns(Transaction):
 
 
 @breaks("X2")
-class CancelsAlone(Transaction):
-    """Lets jobs run that depend on a canceled one."""
+class DoesNotPropagateCancels(Transaction):
+    """Does not cancel the jobs that depend on a canceled one."""
 
     def dependency_ended(self, record: JobRecord, dependency: JobRecord) -> Effects:
         if dependency.state is JobState.CANCELED:

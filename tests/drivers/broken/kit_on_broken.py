@@ -1,6 +1,7 @@
-"""The kit on every driver that is broken on purpose, as test classes: run by test_broken, which expects them to fail.
+"""The kit on every driver that is broken on purpose, as test classes. `test_broken` runs them and expects them to fail.
 
-Of each class only the tests that cite its clauses are run; of the right driver all, of the shared one those of what is shared.
+Of each broken driver only the tests that cite its clause are run. All tests are run on the correct driver, and on the
+correct shared driver those of what is shared.
 """
 
 from collections.abc import Callable
@@ -11,14 +12,14 @@ import pytest
 from composerd.driver import Driver
 from composerd.testing.kit import DriverKit
 
-from . import attempts, queries, storages, submissions  # noqa: F401  # they fill the list
+from . import attempts, queries, storages, submissions  # noqa: F401  # importing them fills BROKEN
+from .correct import Correct, CorrectShared
 from .registry import BROKEN
-from .right import Right, RightShared
 
 
 class OnBroken(DriverKit):
     clauses: tuple[str, ...]
-    made: type[Right]
+    driver_class: type[Correct]
 
     @pytest.fixture
     def driver(self, make_driver: Callable[[], Driver]) -> Driver:
@@ -26,20 +27,20 @@ class OnBroken(DriverKit):
 
     @pytest.fixture
     def make_driver(self, tmp_path: Path) -> Callable[[], Driver]:
-        return lambda: self.made.from_url(f"broken:{tmp_path}/storage")
+        return lambda: self.driver_class.from_url(f"broken:{tmp_path}/storage")
 
 
-class TestRight(OnBroken):
+class TestCorrect(OnBroken):
     clauses = ()
-    made = Right
+    driver_class = Correct
 
 
-class TestRightShared(OnBroken):
+class TestCorrectShared(OnBroken):
     clauses = ("S4", "S8", "C6", "N5")
-    made = RightShared
+    driver_class = CorrectShared
 
 
 for broken in BROKEN:
     globals()[f"Test{broken.name}"] = type(
-        f"Test{broken.name}", (OnBroken,), {"clauses": (broken.clause,), "made": broken.driver}
+        f"Test{broken.name}", (OnBroken,), {"clauses": (broken.clause,), "driver_class": broken.driver}
     )

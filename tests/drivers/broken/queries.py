@@ -1,4 +1,4 @@
-"""Drivers that break what the contract says of artifacts, leaving, looking, news, workers and moving (U, P, V, N, W, M)."""
+"""Drivers that break the clauses of artifacts, deletion, queries, news, workers and moving (U, P, V, N, W, M)."""
 
 import asyncio
 import contextlib
@@ -29,13 +29,13 @@ from composerd.models import (
     Worker,
 )
 
+from .correct import Correct, CorrectShared, DictShelf
 from .registry import breaks
-from .right import DictShelf, Right, RightShared
 
 
 @breaks("X3")
-class KnowsNoMissing(Transaction):
-    """Says of a job that does not exist that it has ended."""
+class CallsMissingJobsEnded(Transaction):
+    """Answers the cancel of a missing job with `JobEnded`."""
 
     def cancel(self, job_id: UUID) -> Job | ComposerdError:
         answer = super().cancel(job_id)
@@ -43,8 +43,8 @@ class KnowsNoMissing(Transaction):
 
 
 @breaks("U1")
-class PublishesSuccessOnly(Transaction):
-    """Forgets the files of a job that failed."""
+class DropsFilesOfFailedJobs(Transaction):
+    """Drops the files of a job that failed."""
 
     def finish(self, outcome: Outcome) -> Finished:
         _, running, _ = self.attempt(outcome.token)
@@ -57,7 +57,7 @@ class PublishesSuccessOnly(Transaction):
 
 
 @breaks("U2")
-class HandsFilesOn(Transaction):
+class GivesFilesToTheNextAttempt(Transaction):
     """Gives the files of one attempt to the next."""
 
     def claim(self, request: Claim) -> Claimed | None:
@@ -70,7 +70,7 @@ class HandsFilesOn(Transaction):
 
 
 @breaks("U3")
-class HidesWhatItReplaced(Transaction):
+class OmitsReplacedFiles(Transaction):
     """Does not say which file was replaced."""
 
     def attach(self, attachment: Attachment) -> Attached:
@@ -78,8 +78,8 @@ class HidesWhatItReplaced(Transaction):
 
 
 @breaks("U4")
-class TakesLateFiles(Transaction):
-    """Takes a file of an attempt that has ended."""
+class AcceptsLateFiles(Transaction):
+    """Answers that it took the file of an attempt that has ended."""
 
     def attach(self, attachment: Attachment) -> Attached:
         attached = super().attach(attachment)
@@ -89,8 +89,8 @@ class TakesLateFiles(Transaction):
 
 
 @breaks("U5")
-class HearsNoFiles(Transaction):
-    """Does not renew an attempt that uploads."""
+class DoesNotRenewOnAttach(Transaction):
+    """Does not renew the lease when a file is attached."""
 
     def attach(self, attachment: Attachment) -> Attached:
         _, before, _ = self.attempt(attachment.token)
@@ -104,8 +104,8 @@ class HearsNoFiles(Transaction):
 
 
 @breaks("P1")
-class KeepsPayloads(DictShelf):
-    """Keeps the payloads of jobs that were deleted."""
+class KeepsPayloadsOfDeletedJobs(DictShelf):
+    """Keeps the payloads of deleted jobs."""
 
     def remove(self, record: JobRecord) -> None:
         kept = dict(self.payloads)
@@ -114,16 +114,16 @@ class KeepsPayloads(DictShelf):
 
 
 @breaks("P2")
-class DeletesWhatIsNeeded(Transaction):
-    """Deletes a job that others wait for."""
+class DeletesNeededJobs(Transaction):
+    """Deletes a job that an unended job depends on."""
 
     def is_needed(self, record: JobRecord) -> bool:
         return False
 
 
 @breaks("P3")
-class NamesGhosts(Transaction):
-    """Names jobs that were deleted among the dependents."""
+class NamesDeletedDependents(Transaction):
+    """Names deleted jobs among the dependents."""
 
     def delete(self, job_id: UUID) -> Job | None | ComposerdError:
         record = self.find(job_id)
@@ -135,14 +135,14 @@ class NamesGhosts(Transaction):
 
 @breaks("P4")
 class PurgesEarly(DictShelf):
-    """Forgets jobs before their retention is over."""
+    """Purges jobs before their retention is over."""
 
     def expired(self, now: int) -> Sequence[UUID]:
         return super().expired(now + 10**12)
 
 
 @breaks("V1")
-class OldestFirst(DictShelf):
+class ListsOldestFirst(DictShelf):
     """Lists the oldest job first."""
 
     def page(self, filter: JobFilter, before: int | None, limit: int) -> Sequence[UUID]:
@@ -150,16 +150,16 @@ class OldestFirst(DictShelf):
 
 
 @breaks("V2")
-class FiltersByHalf(DictShelf):
-    """Forgets a filter's arch."""
+class IgnoresTheArchFilter(DictShelf):
+    """Ignores the arch of a filter."""
 
     def page(self, filter: JobFilter, before: int | None, limit: int) -> Sequence[UUID]:
         return super().page(msgspec.structs.replace(filter, arch=None), before, limit)
 
 
 @breaks("V3")
-class CountsFromTheTop(Right):
-    """Takes a cursor for the number of jobs that were shown."""
+class UsesCountsAsCursors(Correct):
+    """Uses the number of jobs shown so far as the cursor."""
 
     async def list(self, filter: JobFilter, cursor: int | None, limit: int) -> JobPage:
         page = await super().list(filter, None, 2**40)
@@ -169,18 +169,18 @@ class CountsFromTheTop(Right):
 
 
 @breaks("V4")
-class ReordersKeys(DictShelf):
-    """Keeps JSON as its own words, in the order of its keys."""
+class ReordersJson(DictShelf):
+    """Stores JSON with its keys in another order."""
 
-    def keep_payload(self, ref: PayloadRef, payload: bytes) -> None:
+    def store_payload(self, ref: PayloadRef, payload: bytes) -> None:
         with contextlib.suppress(ValueError):
             payload = json.dumps(json.loads(payload), sort_keys=True).encode()
-        super().keep_payload(ref, payload)
+        super().store_payload(ref, payload)
 
 
 @breaks("V5")
-class RaisesWhatIsMissing(Right):
-    """Raises where a job does not exist."""
+class RaisesForMissingJobs(Correct):
+    """Raises an error for a job that does not exist."""
 
     async def get(self, job_ids: Sequence[UUID]) -> Sequence[Job | None]:
         found = await super().get(job_ids)
@@ -190,24 +190,24 @@ class RaisesWhatIsMissing(Right):
 
 
 @breaks("V6")
-class CountsAll(DictShelf):
-    """Counts all that are ready as those that go first."""
+class CountsAllReadyJobs(DictShelf):
+    """Counts all other ready jobs as ahead."""
 
-    def count_before(self, record: JobRecord, limit: int) -> int:
+    def count_ahead(self, record: JobRecord, limit: int) -> int:
         return len(self.find(lambda one: one.state is JobState.READY and one.id != record.id)[:limit])
 
 
 @breaks("N1")
-class WakesNobody(Transaction):
-    """Does not say which jobs became ready."""
+class OmitsReadyJobs(Transaction):
+    """Does not report which jobs became ready."""
 
     def complete(self) -> News:
         return msgspec.structs.replace(super().complete(), ready={})
 
 
 @breaks("N2")
-class TellsTheFirstEnd(Transaction):
-    """Tells of the first job that ended, and not of those that followed."""
+class ReportsOnlyOneEnd(Transaction):
+    """Reports the first job that ended but not the others."""
 
     def complete(self) -> News:
         news = super().complete()
@@ -215,24 +215,24 @@ class TellsTheFirstEnd(Transaction):
 
 
 @breaks("N3")
-class HidesReturns(Transaction):
-    """Does not say which jobs were given back."""
+class OmitsRequeues(Transaction):
+    """Does not report which jobs were requeued."""
 
     def complete(self) -> News:
         return msgspec.structs.replace(super().complete(), requeued=())
 
 
 @breaks("N4")
-class HasNoAlarm(Transaction):
-    """Does not say when something will be due."""
+class OmitsDueTimes(Transaction):
+    """Does not say when `advance` is needed."""
 
     def complete(self) -> News:
         return msgspec.structs.replace(super().complete(), due_in=None)
 
 
 @breaks("N5")
-class IsDeaf(RightShared):
-    """Tells nobody what another server did."""
+class WatchesNothing(CorrectShared):
+    """Reports nothing of what other servers did."""
 
     async def watch(self) -> AsyncIterator[News]:
         await asyncio.Event().wait()
@@ -240,16 +240,16 @@ class IsDeaf(RightShared):
 
 
 @breaks("W1")
-class EarliestFirst(Right):
-    """Shows the worker first that was not heard of for longest."""
+class ListsOldestWorkersFirst(Correct):
+    """Lists the worker first that was not seen for the longest time."""
 
     async def workers(self, within: float, ids: "Sequence[UUID] | None" = None) -> "Sequence[Worker]":
         return (await super().workers(within, ids))[::-1]
 
 
 @breaks("W2")
-class ForgetsWhoTheyAre(Right):
-    """Takes a sign of life for a description."""
+class ForgetsDescriptions(Correct):
+    """Forgets a worker's description when the worker is seen without one."""
 
     async def seen(self, workers: "Sequence[Worker]") -> None:
         for worker in workers:
@@ -258,16 +258,16 @@ class ForgetsWhoTheyAre(Right):
 
 
 @breaks("W3")
-class ShowsIdleWorkers(Right):
-    """Does not show what workers run."""
+class OmitsJobsOfWorkers(Correct):
+    """Does not say which jobs a worker is running."""
 
     async def workers(self, within: float, ids: "Sequence[UUID] | None" = None) -> "Sequence[Worker]":
         return [msgspec.structs.replace(one, jobs=()) for one in await super().workers(within, ids)]
 
 
 @breaks("M1")
-class DumpsWhatLives(Right):
-    """Dumps the jobs that were not canceled."""
+class DoesNotDumpCanceledJobs(Correct):
+    """Leaves canceled jobs out of a dump."""
 
     async def dump(self) -> AsyncIterator[StoredJob]:
         async for stored in super().dump():
@@ -276,16 +276,16 @@ class DumpsWhatLives(Right):
 
 
 @breaks("M2")
-class ForgetsAttempts(Transaction):
-    """Loads jobs without their attempts."""
+class LoadsOneAttempt(Transaction):
+    """Loads a job with its latest attempt only."""
 
     def load(self, stored: StoredJob) -> None:
         super().load(msgspec.structs.replace(stored, attempts=stored.attempts[-1:]))
 
 
 @breaks("M3")
-class LoadsOver(Transaction):
-    """Loads a job over the one that is there."""
+class OverwritesOnLoad(Transaction):
+    """Overwrites a job that exists when it is loaded."""
 
     def load(self, stored: StoredJob) -> None:
         record = self.find(stored.new.id)

@@ -1,35 +1,38 @@
-"""The list of drivers that are broken on purpose; `breaks` puts a class there."""
+"""The list of drivers that are broken on purpose, and the decorator `breaks`, which adds a class to it."""
 
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
 from composerd.driver.simple.transaction import Transaction
 
-from .right import DictShelf, Right
+from .correct import Correct, DictShelf
 
 C = TypeVar("C", bound=type)
 
 
 class Broken(NamedTuple):
-    """A driver that does not keep a clause, and what it does instead."""
+    """A driver that breaks a clause, and what it does wrong."""
 
     clause: str
     name: str
     what: str
-    driver: type[Right]
+    driver: type[Correct]
 
 
 BROKEN: list[Broken] = []
 
 
 def breaks(clause: str) -> Callable[[C], C]:
-    """Let a class be the driver that breaks this clause: a driver, or the meaning or the shelf of one; its docstring says how."""
+    """Add a class to the list as the driver that breaks this clause. Its docstring says what it does wrong.
+
+    The class is a driver, or the shelf or the transaction of one.
+    """
 
     def note(cls: C) -> C:
         if issubclass(cls, Transaction):
-            driver = type(cls.__name__, (Right,), {"transaction_class": cls})
+            driver = type(cls.__name__, (Correct,), {"transaction_class": cls})
         elif issubclass(cls, DictShelf):
-            driver = type(cls.__name__, (Right,), {"shelf_type": cls})
+            driver = type(cls.__name__, (Correct,), {"shelf_type": cls})
         else:
             driver = cls
         BROKEN.append(Broken(clause, cls.__name__, (cls.__doc__ or "").strip(), driver))

@@ -1,4 +1,4 @@
-"""Drivers that break what the contract says in general, and of the storage itself (G, S)."""
+"""Drivers that break the general clauses and those of the storage itself (G, S)."""
 
 from collections.abc import Sequence
 from typing import Self
@@ -13,20 +13,20 @@ from composerd.driver.transitions import Effects
 from composerd.errors import ComposerdError, JobEnded, Unavailable
 from composerd.models import Claim, Claimed, Enqueued, Job, NewJob
 
+from .correct import Correct, DictShelf
 from .registry import breaks
-from .right import DictShelf, Right
 
 
-class InMemory(DictShelf):
-    """Nothing is written."""
+class UnsavedShelf(DictShelf):
+    """A shelf that never writes its file."""
 
     def save(self) -> None:
         pass
 
 
 @breaks("G1")
-class AnswersBackwards(Right):
-    """Answers a batch of claims in the reverse order."""
+class AnswersInReverseOrder(Correct):
+    """Answers a batch of claims in reverse order."""
 
     async def claim(self, requests: Sequence[Claim], max_bytes: int) -> Batch[Claimed | None]:
         batch = await super().claim(requests, max_bytes)
@@ -34,8 +34,8 @@ class AnswersBackwards(Right):
 
 
 @breaks("G2")
-class OneForAll(Right):
-    """Answers a whole batch with the error of one submission."""
+class SharesOneError(Correct):
+    """Answers all submissions of a call with the error of one."""
 
     async def enqueue(self, submissions: Sequence[Sequence[NewJob]]) -> Batch[Enqueued | ComposerdError]:
         batch = await super().enqueue(submissions)
@@ -44,8 +44,8 @@ class OneForAll(Right):
 
 
 @breaks("G3")
-class ForgetsItWasAsked(Transaction):
-    """Calls the repetition of a cancel an error."""
+class RejectsRepeatedCancels(Transaction):
+    """Answers the repetition of a cancel with an error."""
 
     def cancel(self, job_id: UUID) -> Job | ComposerdError:
         record = self.find(job_id)
@@ -53,8 +53,8 @@ class ForgetsItWasAsked(Transaction):
 
 
 @breaks("G4")
-class WritesWhenItCloses(DictShelf):
-    """Writes what it answered only when it is closed."""
+class WritesOnClose(DictShelf):
+    """Writes what it has answered only when it is closed."""
 
     def save(self) -> None:
         if not self.path.exists():
@@ -67,8 +67,8 @@ class WritesWhenItCloses(DictShelf):
 
 
 @breaks("G5")
-class LosesTheLastWrite(DictShelf):
-    """Is after a restart without the last change to an attempt's files."""
+class LosesArtifacts(DictShelf):
+    """Loses the artifacts of jobs in a restart."""
 
     def load(self) -> None:
         super().load()
@@ -77,8 +77,8 @@ class LosesTheLastWrite(DictShelf):
 
 
 @breaks("G6")
-class LooksBeforeItLeaps(Right):
-    """Looks for a job in one step and takes it in another."""
+class ClaimsInTwoSteps(Correct):
+    """Finds a job in one transaction and takes it in another."""
 
     async def claim(self, requests: Sequence[Claim], max_bytes: int) -> Batch[Claimed | None]:
         found = await self._read(lambda _: [self.shelf.first_ready(one.keys) for one in requests])
@@ -94,8 +94,8 @@ def _take(transaction: Transaction, taken: tuple[Claim, UUID | None]) -> Claimed
     return Claimed(request.token, record.id, record.new.key, None, record.new.dependencies, attempt.number)
 
 
-class ForgetfulTransaction(Transaction):
-    """The transactions of `ForgetsWhenItBegan`."""
+class DropsTheStart(Transaction):
+    """The transactions of `DropsTheStartOfRequeuedJobs`."""
 
     def apply(self, record: JobRecord, effects: Effects) -> None:
         if effects.requeued:
@@ -104,18 +104,18 @@ class ForgetfulTransaction(Transaction):
 
 
 @breaks("G7")
-class ForgetsWhenItBegan(Right):
-    """Forgets of a job that came back when it was last begun: no other test asks for that."""
+class DropsTheStartOfRequeuedJobs(Correct):
+    """Drops `started_at` when a job is requeued, which only random histories check."""
 
-    # Without a file, so that a thousand histories are soon tried.
-    capabilities = msgspec.structs.replace(Right.capabilities, durable=False)
-    shelf_type = InMemory
-    transaction_class = ForgetfulTransaction
+    # It has no file, so that a thousand histories take little time.
+    capabilities = msgspec.structs.replace(Correct.capabilities, durable=False)
+    shelf_type = UnsavedShelf
+    transaction_class = DropsTheStart
 
 
 @breaks("G8")
-class TakesSmallSubmissionsOnly(Right):
-    """Takes less than it declares."""
+class RefusesLargeSubmissions(Correct):
+    """Refuses a submission that is within the limit that it declares."""
 
     async def enqueue(self, submissions: Sequence[Sequence[NewJob]]) -> Batch[Enqueued | ComposerdError]:
         if any(len(one) > 500 for one in submissions):
@@ -124,8 +124,8 @@ class TakesSmallSubmissionsOnly(Right):
 
 
 @breaks("S1")
-class IgnoresOptions(Right):
-    """Ignores an option that it does not know."""
+class IgnoresUnknownOptions(Correct):
+    """Ignores an unknown option."""
 
     @classmethod
     def from_url(cls, url: str) -> Self:
@@ -133,16 +133,16 @@ class IgnoresOptions(Right):
 
 
 @breaks("S2")
-class MakesWhatIsNotThere(Right):
-    """Makes a storage that it was only to open."""
+class CreatesAlways(Correct):
+    """Creates a missing storage although `create` is false."""
 
     async def start(self, *, create: bool = True) -> None:
         await super().start(create=True)
 
 
 @breaks("S3")
-class ClosesOnce(Right):
-    """Fails when it is closed again."""
+class FailsOnSecondClose(Correct):
+    """Raises an error when it is closed a second time."""
 
     async def close(self) -> None:
         if self._closed:
@@ -151,8 +151,8 @@ class ClosesOnce(Right):
 
 
 @breaks("S4")
-class MigratesToNothing(Right):
-    """Empties the storage when it brings it up to date."""
+class DeletesOnMigrate(Correct):
+    """Deletes what is stored when it migrates."""
 
     async def migrate(self) -> None:
         assert isinstance(self.shelf, DictShelf)
@@ -160,16 +160,16 @@ class MigratesToNothing(Right):
 
 
 @breaks("S5")
-class NeverWell(Right):
-    """Says that it takes no writes while it does."""
+class PingAlwaysFails(Correct):
+    """Raises `Unavailable` from `ping` although it takes writes."""
 
     async def ping(self) -> None:
         raise Unavailable("not well")
 
 
 @breaks("S6")
-class CountsWrongly(Right):
-    """Does not count the jobs that wait."""
+class DoesNotCountWaitingJobs(Correct):
+    """Does not count waiting jobs."""
 
     async def info(self) -> StorageInfo:
         info = await super().info()
@@ -177,24 +177,24 @@ class CountsWrongly(Right):
 
 
 @breaks("S7")
-class ChecksNothing(Right):
-    """Calls a storage whole without reading it."""
+class SkipsTheCheck(Correct):
+    """Reports a storage as intact without reading it."""
 
     async def check(self) -> StorageCheck:
         return StorageCheck(jobs={})
 
 
 @breaks("S8")
-class LetsOthersIn(DictShelf):
-    """Opens a storage that another has open."""
+class DoesNotLock(DictShelf):
+    """Opens a storage that another instance has open."""
 
     def own(self, lock: int) -> None:
         pass
 
 
 @breaks("S9")
-class GoesBack(Right):
-    """Begins at the wall clock's time, though what is stored is later."""
+class ForgetsTheTime(Correct):
+    """Starts at the time of the system's clock although later times are stored."""
 
     def _begin(self) -> None:
         with self.shelf.transaction():

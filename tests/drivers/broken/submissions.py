@@ -1,4 +1,4 @@
-"""Drivers that break what the contract says of submissions, claims and dependencies (E, C, D)."""
+"""Drivers that break the clauses of submissions, claims and dependencies (E, C, D)."""
 
 from collections.abc import Sequence
 from uuid import UUID, uuid4
@@ -14,12 +14,12 @@ from composerd.driver.transitions import Effects
 from composerd.errors import CanceledDependency, ComposerdError, UnknownDependency
 from composerd.models import Claim, Claimed, Enqueued, JobFilter, JobState, Key, NewJob
 
+from .correct import Correct, DictShelf
 from .registry import breaks
-from .right import DictShelf, Right
 
 
 def without(submission: Sequence[NewJob], dropped: set[UUID]) -> list[NewJob]:
-    """The same jobs without some of their dependencies."""
+    """Return the same jobs without some of their dependencies."""
     return [
         msgspec.structs.replace(job, dependencies=tuple(one for one in job.dependencies if one not in dropped))
         for job in submission
@@ -27,8 +27,8 @@ def without(submission: Sequence[NewJob], dropped: set[UUID]) -> list[NewJob]:
 
 
 @breaks("E1")
-class StoresHalf(Transaction):
-    """Stores the jobs before the one that is wrong."""
+class StoresPartially(Transaction):
+    """Stores the jobs of a submission that come before the wrong one."""
 
     def enqueue(self, submission: Sequence[NewJob]) -> Enqueued | ComposerdError:
         answer = super().enqueue(submission)
@@ -38,16 +38,16 @@ class StoresHalf(Transaction):
 
 
 @breaks("E2")
-class KnowsNoLater(Transaction):
-    """Takes a delayed job for one that may start."""
+class IgnoresNotBefore(Transaction):
+    """Ignores the `not_before` of a job."""
 
     def starts_at(self, new: NewJob) -> int | None:
         return None
 
 
 @breaks("E3")
-class DropsTheUnknown(Transaction):
-    """Leaves dependencies out that do not exist."""
+class DropsUnknownDependencies(Transaction):
+    """Drops dependencies that do not exist."""
 
     def enqueue(self, submission: Sequence[NewJob]) -> Enqueued | ComposerdError:
         answer = super().enqueue(submission)
@@ -57,8 +57,8 @@ class DropsTheUnknown(Transaction):
 
 
 @breaks("E4")
-class DropsTheCanceled(Transaction):
-    """Takes a canceled dependency for one that has ended well."""
+class DropsCanceledDependencies(Transaction):
+    """Drops dependencies that are canceled."""
 
     def enqueue(self, submission: Sequence[NewJob]) -> Enqueued | ComposerdError:
         answer = super().enqueue(submission)
@@ -68,8 +68,8 @@ class DropsTheCanceled(Transaction):
 
 
 @breaks("E5")
-class WaitsForTheDead(Transaction):
-    """Waits for a dependency that had ended already."""
+class WaitsForEndedDependencies(Transaction):
+    """Waits for a dependency that had ended before the submission."""
 
     def add(self, planned: PlannedJob) -> None:
         super().add(planned)
@@ -80,8 +80,8 @@ class WaitsForTheDead(Transaction):
 
 
 @breaks("E6")
-class DeniesItWasThere(Transaction):
-    """Says of a repetition that it created nothing."""
+class CallsRepetitionsNotCreated(Transaction):
+    """Answers a repetition as if the submission had not created the job."""
 
     def enqueue(self, submission: Sequence[NewJob]) -> Enqueued | ComposerdError:
         known = {job.id for job in submission if self.find(job.id) is not None}
@@ -93,8 +93,8 @@ class DeniesItWasThere(Transaction):
 
 
 @breaks("E7")
-class KnowsNoKeys(Transaction):
-    """Stores another job for an idempotency key that is used already."""
+class IgnoresIdempotencyKeys(Transaction):
+    """Stores another job for an idempotency key that is in use."""
 
     def find_key(self, channel: str, idempotency_key: str) -> StoredJobView | None:
         return None
@@ -102,13 +102,13 @@ class KnowsNoKeys(Transaction):
 
 @breaks("E8")
 class NeverConflicts(Transaction):
-    """Gives the existing job for a key, though what was asked for is another."""
+    """Returns the existing job for a key although another job was submitted."""
 
     def enqueue(self, submission: Sequence[NewJob]) -> Enqueued | ComposerdError:
         return super().enqueue([self.as_stored(job) for job in submission])
 
     def as_stored(self, job: NewJob) -> NewJob:
-        """Return a job as if what its key stands for had been submitted."""
+        """Return a job as if it had been submitted like the existing job of its key."""
         found = None if job.idempotency_key is None else self.find_key(job.channel, job.idempotency_key)
         if found is None or self.find(job.id) is not None:
             return job
@@ -116,8 +116,8 @@ class NeverConflicts(Transaction):
 
 
 @breaks("E9")
-class ForgetsWhoStandsIn(Transaction):
-    """Drops dependencies on a job that turned out to exist already."""
+class DropsReplacedDependencies(Transaction):
+    """Drops dependencies on jobs whose idempotency keys exist already."""
 
     def enqueue(self, submission: Sequence[NewJob]) -> Enqueued | ComposerdError:
         existing = {
@@ -131,7 +131,7 @@ class ForgetsWhoStandsIn(Transaction):
 
 
 @breaks("E10")
-class SharesKeys(DictShelf):
+class SharesKeysBetweenChannels(DictShelf):
     """Looks for an idempotency key in all channels."""
 
     def with_key(self, channel: str, idempotency_key: str) -> UUID | None:
@@ -139,8 +139,8 @@ class SharesKeys(DictShelf):
 
 
 @breaks("E11")
-class NamesThemOnce(Transaction):
-    """Forgets that a dependency was named twice."""
+class DropsRepeatedDependencies(Transaction):
+    """Stores a dependency that was named twice only once."""
 
     def enqueue(self, submission: Sequence[NewJob]) -> Enqueued | ComposerdError:
         once = [msgspec.structs.replace(job, dependencies=tuple(dict.fromkeys(job.dependencies))) for job in submission]
@@ -148,8 +148,8 @@ class NamesThemOnce(Transaction):
 
 
 @breaks("C1")
-class ForgetsTheToken(Transaction):
-    """Hands a job out and does not remember the token."""
+class ForgetsTokens(Transaction):
+    """Begins an attempt without remembering its token."""
 
     def claim(self, request: Claim) -> Claimed | None:
         claimed = super().claim(request)
@@ -161,8 +161,8 @@ class ForgetsTheToken(Transaction):
 
 
 @breaks("C2")
-class HandsOutWhatWaits(Transaction):
-    """Hands out a job that is not ready, if there is no other."""
+class ClaimsWaitingJobs(Transaction):
+    """Gives a waiting job to a claim if no job is ready."""
 
     def claim(self, request: Claim) -> Claimed | None:
         if self.shelf.with_token(request.token) is None and self.shelf.first_ready(request.keys) is None:
@@ -174,16 +174,16 @@ class HandsOutWhatWaits(Transaction):
 
 
 @breaks("C3")
-class AnyArchWillDo(DictShelf):
-    """Takes no arch for any arch."""
+class IgnoresArch(DictShelf):
+    """Gives jobs without an arch to claims that ask for an arch."""
 
     def first_ready(self, keys: Sequence[Key]) -> UUID | None:
         return super().first_ready([*keys, *[key._replace(arch=None) for key in keys]])
 
 
 @breaks("C4")
-class TheLatestFirst(DictShelf):
-    """Hands out the latest job first."""
+class ClaimsLatestFirst(DictShelf):
+    """Gives the job that was submitted last to the first claim."""
 
     def first_ready(self, keys: Sequence[Key]) -> UUID | None:
         def latest_first(one: JobRecord) -> tuple[int, int]:
@@ -194,8 +194,8 @@ class TheLatestFirst(DictShelf):
 
 
 @breaks("C5")
-class KeepsItsPlace(Transaction):
-    """Puts a job that comes back where it was."""
+class KeepsThePosition(Transaction):
+    """Leaves a requeued job at its former position."""
 
     def apply(self, record: JobRecord, effects: Effects) -> None:
         if effects.requeued:
@@ -204,8 +204,8 @@ class KeepsItsPlace(Transaction):
 
 
 @breaks("C6")
-class ClaimsTwice(Right):
-    """Hands one job to two that ask at once."""
+class ClaimsTwice(Correct):
+    """Gives the same job to all claims of a call."""
 
     async def claim(self, requests: Sequence[Claim], max_bytes: int) -> Batch[Claimed | None]:
         batch = await super().claim(requests[:1], max_bytes)
@@ -214,8 +214,8 @@ class ClaimsTwice(Right):
 
 
 @breaks("C7")
-class BeginsAgain(Transaction):
-    """Takes the repetition of a claim for a new one."""
+class BeginsASecondAttempt(Transaction):
+    """Treats the repetition of a claim as a new claim."""
 
     def claim(self, request: Claim) -> Claimed | None:
         if self.shelf.with_token(request.token) is not None:
@@ -224,16 +224,16 @@ class BeginsAgain(Transaction):
 
 
 @breaks("C8")
-class KnowsNoBound(Right):
-    """Hands out more than `max_bytes`."""
+class IgnoresMaxBytes(Correct):
+    """Answers all claims although their args exceed `max_bytes`."""
 
     async def claim(self, requests: Sequence[Claim], max_bytes: int) -> Batch[Claimed | None]:
         return await super().claim(requests, 2**62)
 
 
 @breaks("D1")
-class OneIsEnough(Transaction):
-    """Takes a job for ready when the first of its dependencies has ended."""
+class WaitsForOneDependency(Transaction):
+    """Makes a job ready when the first of its dependencies has ended."""
 
     def dependency_ended(self, record: JobRecord, dependency: JobRecord) -> Effects:
         record.pending = 1
@@ -241,8 +241,8 @@ class OneIsEnough(Transaction):
 
 
 @breaks("D2")
-class RunsAnyway(Transaction):
-    """Runs a job whose dependency has failed, though it is to fail with it."""
+class RunsAfterFailedDependencies(Transaction):
+    """Runs a job that should fail because a dependency has failed."""
 
     def dependency_ended(self, record: JobRecord, dependency: JobRecord) -> Effects:
         if dependency.state is JobState.FAILED:
@@ -251,8 +251,8 @@ class RunsAnyway(Transaction):
 
 
 @breaks("D3")
-class TiresOfCascades(Transaction):
-    """Draws what follows from an end for twenty jobs, and forgets the rest."""
+class StopsPropagating(Transaction):
+    """Propagates an end to twenty jobs and forgets the others."""
 
     def propagate(self, record: JobRecord) -> None:
         if self.propagating is None:

@@ -160,7 +160,7 @@ class SqliteShelf(Shelf):
                 best = rows[0]
         return None if best is None else UUID(bytes=best[2])
 
-    def count_before(self, record: JobRecord, limit: int) -> int:
+    def count_ahead(self, record: JobRecord, limit: int) -> int:
         rows = self.ask(
             "SELECT 1 FROM jobs WHERE state = 'ready' AND channel = ? AND type = ? AND arch IS ?"
             " AND (priority > ? OR (priority = ? AND place < ?)) LIMIT ?",
@@ -197,14 +197,14 @@ class SqliteShelf(Shelf):
         rows = self.ask("SELECT payload FROM payloads WHERE job = ? AND kind = ?", ref.job_id.bytes, ref.kind)
         return rows[0][0] if rows else None
 
-    def keep_payload(self, ref: PayloadRef, payload: bytes) -> None:
+    def store_payload(self, ref: PayloadRef, payload: bytes) -> None:
         self.ask("INSERT INTO payloads VALUES (?, ?, ?)", ref.job_id.bytes, ref.kind, payload)
 
     def memo(self) -> bytes | None:
         rows = self.ask("SELECT memo FROM memo")
         return rows[0][0] if rows else None
 
-    def keep_memo(self, memo: bytes) -> None:
+    def store_memo(self, memo: bytes) -> None:
         self.ask("DELETE FROM memo")
         self.ask("INSERT INTO memo VALUES (?)", memo)
 

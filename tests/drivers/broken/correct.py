@@ -1,4 +1,7 @@
-"""Drivers that are right, for others to break: a dict in a pickle file, and one that several servers share. Small, and slow."""
+"""Correct drivers, from which the broken ones are derived: a dict in a pickle file, and one that several servers share.
+
+They are written to be small, not fast.
+"""
 
 import asyncio
 import contextlib
@@ -22,13 +25,13 @@ T = TypeVar("T")
 
 
 class DictShelf(Shelf):
-    """Records in a dict; every change writes the whole of it to a file."""
+    """Records in a dict, which every change writes to a file as a whole."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.records: dict[UUID, JobRecord] = {}
         self.payloads: dict[PayloadRef, bytes] = {}
-        self.memo_kept: bytes | None = None
+        self.stored_memo: bytes | None = None
         self.changed = False
         self.lock: int | None = None
 
@@ -50,19 +53,19 @@ class DictShelf(Shelf):
             self.save()
 
     def own(self, lock: int) -> None:
-        """Keep others out."""
+        """Lock the storage against other processes."""
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def load(self) -> None:
         """Read the file."""
-        encoded, self.payloads, self.memo_kept = pickle.loads(self.path.read_bytes())
+        encoded, self.payloads, self.stored_memo = pickle.loads(self.path.read_bytes())
         self.records = {job_id: JobRecord.decoded(one) for job_id, one in encoded.items()}
 
     def save(self) -> None:
-        """Write the file, whole or not at all."""
+        """Write the file, completely or not at all."""
         unfinished = self.path.with_suffix(".tmp")
         encoded = {job_id: record.encoded for job_id, record in self.records.items()}
-        unfinished.write_bytes(pickle.dumps((encoded, self.payloads, self.memo_kept)))
+        unfinished.write_bytes(pickle.dumps((encoded, self.payloads, self.stored_memo)))
         unfinished.replace(self.path)
 
     def close(self) -> None:
@@ -72,14 +75,14 @@ class DictShelf(Shelf):
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
-        before = dict(self.records), dict(self.payloads), self.memo_kept
+        before = dict(self.records), dict(self.payloads), self.stored_memo
         self.changed = False
         try:
             yield
             if self.changed:
                 self.save()
         except BaseException:
-            self.records, self.payloads, self.memo_kept = before
+            self.records, self.payloads, self.stored_memo = before
             raise
 
     def read(self, job_id: UUID) -> bytes | None:
@@ -96,7 +99,7 @@ class DictShelf(Shelf):
         self.changed = True
 
     def find(self, holds: Callable[[JobRecord], bool], order: Callable[[JobRecord], Any] | None = None) -> list[UUID]:
-        """The ids of records of which something holds, in an order."""
+        """Return the ids of the records for which `holds` is true, in the given order."""
         found = [record for record in self.records.values() if holds(record)]
         return [record.id for record in (found if order is None else sorted(found, key=order))]
 
@@ -111,11 +114,11 @@ class DictShelf(Shelf):
         return self.find(lambda one: job_id in one.new.dependencies, by_sequence)
 
     def first_ready(self, keys: Sequence[Key]) -> UUID | None:
-        ready = self.find(lambda one: one.state is JobState.READY and one.new.key in keys, by_rank)
+        ready = self.find(lambda one: one.state is JobState.READY and one.new.key in keys, by_ready_order)
         return next(iter(ready), None)
 
-    def count_before(self, record: JobRecord, limit: int) -> int:
-        ready = self.find(lambda one: one.state is JobState.READY and one.new.key == record.new.key, by_rank)
+    def count_ahead(self, record: JobRecord, limit: int) -> int:
+        ready = self.find(lambda one: one.state is JobState.READY and one.new.key == record.new.key, by_ready_order)
         return min(ready.index(record.id), limit)
 
     def due(self, now: int, limit: int) -> Sequence[UUID]:
@@ -145,33 +148,33 @@ class DictShelf(Shelf):
     def payload(self, ref: PayloadRef) -> bytes | None:
         return self.payloads.get(ref)
 
-    def keep_payload(self, ref: PayloadRef, payload: bytes) -> None:
+    def store_payload(self, ref: PayloadRef, payload: bytes) -> None:
         self.payloads[ref] = payload
         self.changed = True
 
     def memo(self) -> bytes | None:
-        return self.memo_kept
+        return self.stored_memo
 
-    def keep_memo(self, memo: bytes) -> None:
-        self.memo_kept = memo
+    def store_memo(self, memo: bytes) -> None:
+        self.stored_memo = memo
         self.changed = True
 
 
 def by_sequence(record: JobRecord) -> int:
-    """In the order of submission."""
+    """Return the key for the order of submission."""
     return record.sequence
 
 
-def by_rank(record: JobRecord) -> tuple[int, int]:
-    """In the order in which they are handed out."""
+def by_ready_order(record: JobRecord) -> tuple[int, int]:
+    """Return the key for the order in which claims take ready jobs."""
     return -record.new.priority, record.position
 
 
-class Right(SimpleDriver):
-    """It keeps every clause."""
+class Correct(SimpleDriver):
+    """A driver that keeps every clause."""
 
     contract = "1.0"
-    name = "right"
+    name = "correct"
     shelf_type: type[DictShelf] = DictShelf
 
     @classmethod
@@ -180,10 +183,10 @@ class Right(SimpleDriver):
 
 
 class SharedShelf(DictShelf):
-    """The file is read at the beginning of each transaction, and nobody else's until its end."""
+    """Records in a file that is locked and read for each transaction."""
 
     def own(self, lock: int) -> None:
-        """Whoever comes first makes the file."""
+        """Wait for the lock, so that only one process creates the file."""
         fcntl.flock(lock, fcntl.LOCK_EX)
 
     def open(self, *, create: bool) -> None:
@@ -203,8 +206,8 @@ class SharedShelf(DictShelf):
             fcntl.flock(self.lock, fcntl.LOCK_UN)
 
 
-class RightShared(Right):
-    """It keeps every clause, and the storage is shared; the news goes by a list in this process."""
+class CorrectShared(Correct):
+    """A driver that keeps every clause, on a shared storage. News reaches other instances in the same process."""
 
     name = "shared"
     capabilities = Capabilities(durable=True, shared=True, max_submission=1000, max_payload=64 * 1024 * 1024)
@@ -213,11 +216,11 @@ class RightShared(Right):
 
     async def _write(self, items: Sequence[S], apply: Callable[[Transaction, S], T]) -> Batch[T]:
         batch = await super()._write(items, apply)
-        self.tell(batch.news)
+        self.announce(batch.news)
         return batch
 
-    def tell(self, news: News) -> None:
-        """Let the other servers know."""
+    def announce(self, news: News) -> None:
+        """Pass news on to the other instances."""
         assert isinstance(self.shelf, DictShelf)
         for queue in self.listening.get(self.shelf.path, ()):
             queue.put_nowait(news)
