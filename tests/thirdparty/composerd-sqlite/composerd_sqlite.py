@@ -1,4 +1,4 @@
-"""A storage driver for composerd: jobs in an SQLite file, which one server has for itself."""
+"""A storage driver for composerd that stores jobs in an SQLite file. One server has the file for itself."""
 
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -16,18 +16,18 @@ FORMAT = 1
 
 SCHEMA = """
 CREATE TABLE jobs (
-    id BLOB PRIMARY KEY, number INTEGER NOT NULL UNIQUE, state TEXT NOT NULL,
-    channel TEXT NOT NULL, type TEXT NOT NULL, arch TEXT, priority INTEGER NOT NULL, place INTEGER NOT NULL,
+    id BLOB PRIMARY KEY, sequence INTEGER NOT NULL UNIQUE, state TEXT NOT NULL,
+    channel TEXT NOT NULL, type TEXT NOT NULL, arch TEXT, priority INTEGER NOT NULL, position INTEGER NOT NULL,
     due_at INTEGER, expires_at INTEGER, idempotency_key TEXT, record BLOB NOT NULL,
     UNIQUE (channel, idempotency_key)
 );
-CREATE INDEX ready ON jobs (channel, type, arch, priority DESC, place) WHERE state = 'ready';
+CREATE INDEX ready ON jobs (channel, type, arch, priority DESC, position) WHERE state = 'ready';
 CREATE INDEX running ON jobs (id) WHERE state = 'running';
 CREATE INDEX due ON jobs (due_at) WHERE due_at IS NOT NULL;
 CREATE INDEX expires ON jobs (expires_at) WHERE expires_at IS NOT NULL;
 CREATE TABLE tokens (token BLOB PRIMARY KEY, job BLOB NOT NULL);
 CREATE INDEX tokens_of ON tokens (job);
-CREATE TABLE dependencies (dependency BLOB, number INTEGER, job BLOB NOT NULL, PRIMARY KEY (dependency, number));
+CREATE TABLE dependencies (dependency BLOB, sequence INTEGER, job BLOB NOT NULL, PRIMARY KEY (dependency, sequence));
 CREATE INDEX dependencies_of ON dependencies (job);
 CREATE TABLE payloads (job BLOB, kind TEXT, payload BLOB NOT NULL, PRIMARY KEY (job, kind));
 CREATE TABLE memo (memo BLOB NOT NULL);
@@ -52,17 +52,17 @@ class SqliteShelf(Shelf):
             raise StorageUnusable(f"there is no storage at {self.path}")
         try:
             self.db = sqlite3.connect(self.path, timeout=0, isolation_level=None)
-            # The file is this process's alone until it is closed.
+            # No other process may open the file until it is closed.
             self.db.execute("PRAGMA locking_mode = EXCLUSIVE")
             self.db.execute("PRAGMA journal_mode = WAL")
-            # What was committed is on the disk, not only with the operating system.
+            # A commit returns when the disk has it, not when the operating system has it.
             self.db.execute("PRAGMA synchronous = FULL")
             self.db.execute("BEGIN EXCLUSIVE")
             (version,) = self.db.execute("PRAGMA user_version").fetchone()
             if version > FORMAT:
-                raise StorageUnusable(f"{self.path} is of format {version}; this driver knows {FORMAT}")
+                raise StorageUnusable(f"{self.path} has format {version}, newer than {FORMAT}: install a newer driver")
             if version == 0 and not create:
-                raise StorageUnusable(f"{self.path} is no storage of composerd")
+                raise StorageUnusable(f"{self.path} is not a storage of composerd")
             if version == 0:
                 for statement in SCHEMA.split(";\n"):
                     self.db.execute(statement)
@@ -79,9 +79,9 @@ class SqliteShelf(Shelf):
     @contextmanager
     def transaction(self) -> Iterator[None]:
         try:
-            self.ask("BEGIN")
+            self.execute("BEGIN")
             yield
-            self.ask("COMMIT")
+            self.execute("COMMIT")
         except BaseException as exc:
             if self.db is not None and self.db.in_transaction:
                 self.db.execute("ROLLBACK")
@@ -90,70 +90,73 @@ class SqliteShelf(Shelf):
                 raise (StorageFull if full else Unavailable)(f"{self.path}: {exc}") from exc
             raise
 
-    def ask(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
-        """The rows of a statement."""
+    def execute(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
+        """Execute a statement and return its rows."""
         if self.db is None:
             raise Unavailable(f"{self.path} is not open")
         return self.db.execute(sql, values).fetchall()
 
     def ids(self, sql: str, *values: Any) -> list[UUID]:
-        """The first column of a statement's rows."""
-        return [UUID(bytes=row[0]) for row in self.ask(sql, *values)]
+        """Execute a statement and return the ids in the first column of its rows."""
+        return [UUID(bytes=row[0]) for row in self.execute(sql, *values)]
 
-    def one(self, sql: str, *values: Any) -> UUID | None:
-        """The first column of a statement's row, if it has one."""
+    def first_id(self, sql: str, *values: Any) -> UUID | None:
+        """Execute a statement and return the id in the first column of its first row, or None."""
         return next(iter(self.ids(sql, *values)), None)
 
     # Records.
 
     def read(self, job_id: UUID) -> bytes | None:
-        rows = self.ask("SELECT record FROM jobs WHERE id = ?", job_id.bytes)
+        rows = self.execute("SELECT record FROM jobs WHERE id = ?", job_id.bytes)
         return rows[0][0] if rows else None
 
     def write(self, record: JobRecord) -> None:
         new = record.new
-        if not self.ask("SELECT 1 FROM jobs WHERE id = ?", new.id.bytes):
-            for one in record.distinct_dependencies:
-                self.ask("INSERT INTO dependencies VALUES (?, ?, ?)", one.bytes, record.sequence, new.id.bytes)
-        self.ask(
+        if not self.execute("SELECT 1 FROM jobs WHERE id = ?", new.id.bytes):
+            for dependency in record.distinct_dependencies:
+                values = (dependency.bytes, record.sequence, new.id.bytes)
+                self.execute("INSERT INTO dependencies VALUES (?, ?, ?)", *values)
+        self.execute(
             "INSERT OR REPLACE INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            *(
-                new.id.bytes,
-                record.sequence,
-                record.state,
-                new.channel,
-                new.type,
-                new.arch,
-                new.priority,
-                record.position,
-            ),
-            *(record.due_at, record.expires_at, new.idempotency_key, record.encoded),
+            new.id.bytes,
+            record.sequence,
+            record.state,
+            new.channel,
+            new.type,
+            new.arch,
+            new.priority,
+            record.position,
+            record.due_at,
+            record.expires_at,
+            new.idempotency_key,
+            record.encoded,
         )
-        self.ask("DELETE FROM tokens WHERE job = ?", new.id.bytes)
+        self.execute("DELETE FROM tokens WHERE job = ?", new.id.bytes)
         for token in record.tokens:
-            self.ask("INSERT INTO tokens VALUES (?, ?)", token.bytes, new.id.bytes)
+            self.execute("INSERT INTO tokens VALUES (?, ?)", token.bytes, new.id.bytes)
 
     def remove(self, record: JobRecord) -> None:
         for table, column in [("jobs", "id"), ("tokens", "job"), ("dependencies", "job"), ("payloads", "job")]:
-            self.ask(f"DELETE FROM {table} WHERE {column} = ?", record.id.bytes)
+            self.execute(f"DELETE FROM {table} WHERE {column} = ?", record.id.bytes)
 
-    # Finding them.
+    # Finding records.
 
     def with_token(self, token: UUID) -> UUID | None:
-        return self.one("SELECT job FROM tokens WHERE token = ?", token.bytes)
+        return self.first_id("SELECT job FROM tokens WHERE token = ?", token.bytes)
 
     def with_key(self, channel: str, idempotency_key: str) -> UUID | None:
-        return self.one("SELECT id FROM jobs WHERE channel = ? AND idempotency_key = ?", channel, idempotency_key)
+        return self.first_id("SELECT id FROM jobs WHERE channel = ? AND idempotency_key = ?", channel, idempotency_key)
 
     def dependents(self, job_id: UUID) -> Sequence[UUID]:
-        return self.ids("SELECT job FROM dependencies WHERE dependency = ? ORDER BY number", job_id.bytes)
+        return self.ids("SELECT job FROM dependencies WHERE dependency = ? ORDER BY sequence", job_id.bytes)
 
     def first_ready(self, keys: Sequence[Key]) -> UUID | None:
         best = None
         for key in keys:
-            rows = self.ask(
-                "SELECT -priority, place, id FROM jobs WHERE state = 'ready' AND channel = ? AND type = ? AND arch IS ?"
-                " ORDER BY priority DESC, place LIMIT 1",
+            rows = self.execute(
+                "SELECT -priority, position, id FROM jobs"
+                " WHERE state = 'ready' AND channel = ? AND type = ? AND arch IS ?"
+                " ORDER BY priority DESC, position LIMIT 1",
                 *key,
             )
             if rows and (best is None or rows[0] < best):
@@ -161,18 +164,18 @@ class SqliteShelf(Shelf):
         return None if best is None else UUID(bytes=best[2])
 
     def count_ahead(self, record: JobRecord, limit: int) -> int:
-        rows = self.ask(
+        rows = self.execute(
             "SELECT 1 FROM jobs WHERE state = 'ready' AND channel = ? AND type = ? AND arch IS ?"
-            " AND (priority > ? OR (priority = ? AND place < ?)) LIMIT ?",
+            " AND (priority > ? OR (priority = ? AND position < ?)) LIMIT ?",
             *(*record.new.key, record.new.priority, record.new.priority, record.position, limit),
         )
         return len(rows)
 
     def due(self, now: int, limit: int) -> Sequence[UUID]:
-        return self.ids("SELECT id FROM jobs WHERE due_at <= ? ORDER BY due_at, place LIMIT ?", now, limit)
+        return self.ids("SELECT id FROM jobs WHERE due_at <= ? ORDER BY due_at, position LIMIT ?", now, limit)
 
     def next_due(self) -> int | None:
-        rows = self.ask("SELECT due_at FROM jobs WHERE due_at IS NOT NULL ORDER BY due_at LIMIT 1")
+        rows = self.execute("SELECT due_at FROM jobs WHERE due_at IS NOT NULL ORDER BY due_at LIMIT 1")
         return rows[0][0] if rows else None
 
     def expired(self, now: int) -> Sequence[UUID]:
@@ -182,31 +185,31 @@ class SqliteShelf(Shelf):
         return self.ids("SELECT id FROM jobs WHERE state = 'running'")
 
     def page(self, filter: JobFilter, before: int | None, limit: int) -> Sequence[UUID]:
-        wanted = {"state": filter.state, "type": filter.type, "channel": filter.channel, "arch": filter.arch}
-        asked = {name: value for name, value in wanted.items() if value is not None}
-        conditions = ["number < ?", *[f"{name} = ?" for name in asked]]
-        sql = f"SELECT id FROM jobs WHERE {' AND '.join(conditions)} ORDER BY number DESC LIMIT ?"
-        return self.ids(sql, 2**63 - 1 if before is None else before, *asked.values(), limit)
+        fields = {"state": filter.state, "type": filter.type, "channel": filter.channel, "arch": filter.arch}
+        given = {name: value for name, value in fields.items() if value is not None}
+        conditions = ["sequence < ?", *[f"{name} = ?" for name in given]]
+        sql = f"SELECT id FROM jobs WHERE {' AND '.join(conditions)} ORDER BY sequence DESC LIMIT ?"
+        return self.ids(sql, 2**63 - 1 if before is None else before, *given.values(), limit)
 
     def counts(self) -> dict[str, int]:
-        return dict(self.ask("SELECT state, count(*) FROM jobs GROUP BY state"))
+        return dict(self.execute("SELECT state, count(*) FROM jobs GROUP BY state"))
 
-    # What is kept beside them.
+    # Payloads and the memo.
 
     def payload(self, ref: PayloadRef) -> bytes | None:
-        rows = self.ask("SELECT payload FROM payloads WHERE job = ? AND kind = ?", ref.job_id.bytes, ref.kind)
+        rows = self.execute("SELECT payload FROM payloads WHERE job = ? AND kind = ?", ref.job_id.bytes, ref.kind)
         return rows[0][0] if rows else None
 
     def store_payload(self, ref: PayloadRef, payload: bytes) -> None:
-        self.ask("INSERT INTO payloads VALUES (?, ?, ?)", ref.job_id.bytes, ref.kind, payload)
+        self.execute("INSERT INTO payloads VALUES (?, ?, ?)", ref.job_id.bytes, ref.kind, payload)
 
     def memo(self) -> bytes | None:
-        rows = self.ask("SELECT memo FROM memo")
+        rows = self.execute("SELECT memo FROM memo")
         return rows[0][0] if rows else None
 
     def store_memo(self, memo: bytes) -> None:
-        self.ask("DELETE FROM memo")
-        self.ask("INSERT INTO memo VALUES (?)", memo)
+        self.execute("DELETE FROM memo")
+        self.execute("INSERT INTO memo VALUES (?)", memo)
 
 
 class SqliteDriver(SimpleDriver):
