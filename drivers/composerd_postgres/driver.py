@@ -1,4 +1,4 @@
-"""The driver: the contract's methods, each a task of its own, so that whoever asked may go away without cutting a statement in two."""
+"""The methods of the contract. Each runs in a task of its own, so that a canceled caller does not interrupt a statement."""
 
 import asyncio
 import logging
@@ -32,12 +32,14 @@ from composerd.models import (
 )
 from composerd_postgres.db.connection import Connection
 from composerd_postgres.db.url import Options, parse
-from composerd_postgres.jobs import attempts, reads
+from composerd_postgres.jobs import attempts, queries
+from composerd_postgres.jobs.claims import claim
+from composerd_postgres.jobs.deletion import delete, purge
 from composerd_postgres.jobs.load import load
 from composerd_postgres.jobs.submit import enqueue
-from composerd_postgres.jobs.timers import Time
+from composerd_postgres.jobs.timers import Timers
 from composerd_postgres.news.changes import Changes
-from composerd_postgres.news.watch import told, watch
+from composerd_postgres.news.watch import watch
 from composerd_postgres.session import Session
 from composerd_postgres.sql.migrate import applied, migrate, refuse_newer
 
@@ -46,14 +48,17 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 CLOSE_LIMIT = 1.0
-"""How long `close` waits for the calls that are under way, in seconds."""
+"""How long `close` waits for calls in progress, in seconds."""
 
 PING_LIMIT = 3.0
 """How long the answer to `ping` may take, in seconds."""
 
+CHECK_TIME_LIMIT = 3600.0
+"""How long one statement of `check` may take, in seconds: it reads whole tables."""
+
 
 class PostgresDriver(Driver):
-    """Jobs in a PostgreSQL database that any number of servers share."""
+    """Jobs in a schema of a PostgreSQL database, which any number of servers can share."""
 
     contract = "1.0"
     name = "postgresql"
@@ -62,49 +67,53 @@ class PostgresDriver(Driver):
     def __init__(self, options: Options) -> None:
         self.options = options
         self._session = Session(options)
-        self._time = Time(self._session)
+        self._timers = Timers(self._session)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._uncertain = False
-        """A call failed of which nobody knows what it did: others' waits may have missed news."""
+        """True after a write failed with an unknown outcome: this server may have missed the news of it."""
 
     @classmethod
     def from_url(cls, url: str) -> Self:
-        """`postgresql://user@host:5432/database?connections=10`: whatever libpq takes, and our own options."""
+        """Return an unopened driver for a URL such as `postgresql://user@host:5432/database?connections=10`.
+
+        The URL may contain anything that libpq knows, and the options of `composerd_postgres.db.url`.
+        """
         return cls(parse(url))
 
     # The storage itself.
 
     async def start(self, *, create: bool = True) -> None:
-        connection = await self._session.connections.apart()
+        connections = self._session.connections
+        connection = await connections.dedicated()
         try:
-            await self._suits(connection)
-            if create:
-                await migrate(connection, self.options.schema)
-            else:
-                await self._is_there(connection)
-            self._session.connections.open(connection)
-            await self._time.begin()
+            await self._check_database(connection)
+            if not create:
+                await self._check_schema(connection)
+            await migrate(connection, self.options.schema)
+            connections.open(connection)
+            await self._timers.resume()
         except BaseException:
             connection.close()
-            self._session.connections.close()
+            connections.close()
             raise
 
-    async def _suits(self, connection: Connection) -> None:
-        """Raise `StorageUnusable` for a database that cannot keep what it is given."""
-        ((encoding, synchronous),) = await connection.fetch(
-            "SELECT current_setting('server_encoding'), current_setting('synchronous_commit')", {}
+    async def _check_database(self, connection: Connection) -> None:
+        """Raise `StorageUnusable` if the database cannot store every text; warn if it may lose what it has committed."""
+        (settings,) = await connection.fetch(
+            "SELECT current_setting('server_encoding') AS encoding, current_setting('synchronous_commit') AS synchronous",
+            {},
         )
-        if encoding != "UTF8":
-            raise StorageUnusable(f"the database is encoded in {encoding}; it has to be UTF8")
-        if synchronous == "off":
-            log.warning("synchronous_commit is off: a crash of the database loses what was acknowledged just before it")
+        if settings.encoding != "UTF8":
+            raise StorageUnusable(f"the database is encoded in {settings.encoding}; it has to be UTF8")
+        if settings.synchronous == "off":
+            log.warning("synchronous_commit is off: jobs and results acknowledged just before a crash may be lost")
 
-    async def _is_there(self, connection: Connection) -> None:
+    async def _check_schema(self, connection: Connection) -> None:
+        """Raise `StorageUnusable` if there is no storage in the schema, or one of a later composerd."""
         have = await applied(connection, self.options.schema)
         if have is None:
-            raise StorageUnusable(f"there is no storage in the schema {self.options.schema} of {self.options.place}")
+            raise StorageUnusable(f"there is no storage in the schema {self.options.schema} of {self.options.target}")
         refuse_newer(have)
-        await migrate(connection, self.options.schema)
 
     async def close(self) -> None:
         try:
@@ -115,67 +124,55 @@ class PostgresDriver(Driver):
         finally:
             self._session.connections.close()
             for task in self._tasks:
-                task.cancel()  # closes its connection
+                task.cancel()  # closes the connection that it uses
 
     async def migrate(self) -> None:
-        connection = await self._session.connections.apart()
+        connection = await self._session.connections.dedicated()
         try:
-            await self._suits(connection)
+            await self._check_database(connection)
             await migrate(connection, self.options.schema)
         finally:
             connection.close()
 
     async def ping(self) -> None:
-        """Ask whether the database takes writes: a standby does not."""
+        query = "SELECT pg_is_in_recovery() AS standby, current_setting('transaction_read_only')::boolean AS read_only"
         try:
-            async with asyncio.timeout(PING_LIMIT):  # the wait for a connection included
-                ((standby, read_only),) = await self._owned(
-                    self._session.connections.fetch(
-                        "SELECT pg_is_in_recovery(), current_setting('transaction_read_only')::boolean", {}, PING_LIMIT
-                    )
-                )
+            async with asyncio.timeout(PING_LIMIT):  # includes the wait for a connection
+                (state,) = await self._complete(self._session.connections.fetch(query, {}, PING_LIMIT))
         except TimeoutError as exc:
-            raise DriverTimeout(f"the database {self.options.place} took too long") from exc
-        if standby or read_only:
-            raise Unavailable(f"the database {self.options.place} takes no writes: it is a standby, or read only")
+            raise DriverTimeout(f"the database {self.options.target} did not answer in time") from exc
+        if state.standby or state.read_only:
+            raise Unavailable(f"the database {self.options.target} accepts no writes: it is a standby, or read-only")
 
     async def info(self) -> StorageInfo:
-        ((version, size, servers),) = await self._owned(
-            self._session.connections.fetch(
-                "SELECT current_setting('server_version'), "
-                "coalesce(sum(pg_total_relation_size(c.oid)), 0)::bigint, "
-                "(SELECT count(DISTINCT (client_addr, application_name)) FROM pg_stat_activity WHERE datname = current_database()) "
-                "FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = %(schema)s AND c.relkind = 'r'",
-                {"schema": self.options.schema},
-            )
-        )
+        row = await self._complete(queries.server(self._session))
         return StorageInfo(
-            description=f"PostgreSQL database {self.options.place}, schema {self.options.schema}",
-            jobs=await self._owned(reads.counts(self._session)),
-            details={"server": version, "bytes": size, "clients": servers, "connections": self.options.connections},
+            description=f"PostgreSQL database {self.options.target}, schema {self.options.schema}",
+            jobs=await self._complete(queries.counts(self._session)),
+            details={
+                "server": row.version,
+                "bytes": row.bytes,
+                "clients": row.clients,
+                "connections": self.options.connections,
+            },
         )
 
     async def check(self) -> StorageCheck:
-        connection = await self._session.connections.apart()
+        connection = await self._session.connections.dedicated()
         try:
-            await self._suits(connection)
-            have = await applied(connection, self.options.schema)
-            if have is None:
-                raise StorageUnusable(
-                    f"there is no storage in the schema {self.options.schema} of {self.options.place}"
-                )
-            refuse_newer(have)
+            await self._check_database(connection)
+            await self._check_schema(connection)
         finally:
             connection.close()
-        session = Session(msgspec.structs.replace(self.options, time_limit=3600.0))
-        session.connections.open(await session.connections.apart())
+        session = Session(msgspec.structs.replace(self.options, time_limit=CHECK_TIME_LIMIT))
+        session.connections.open(await session.connections.dedicated())
         try:
-            return await reads.check(session)
+            return await queries.check(session)
         finally:
             session.connections.close()
 
     async def shift_clock(self, seconds: float) -> None:
-        self._session.shift += seconds
+        self._session.shift_clock(seconds)
 
     # Jobs and attempts.
 
@@ -187,13 +184,13 @@ class PostgresDriver(Driver):
     async def claim(self, requests: Sequence[Claim], max_bytes: int) -> Batch[Claimed | None]:
         if not requests:
             return Batch([])
-        return await self._owned(attempts.claim(self._session, requests, max_bytes))
+        return await self._complete(claim(self._session, requests, max_bytes))
 
     async def touch(self, touches: Sequence[Touch]) -> Batch[Attempt]:
-        return Batch(await self._owned(attempts.touch(self._session, touches)))
+        return Batch(await self._complete(attempts.touch(self._session, touches)))
 
     async def attach(self, attachments: Sequence[Attachment]) -> Batch[Attached]:
-        return Batch(await self._owned(attempts.attach(self._session, attachments)))
+        return Batch(await self._complete(attempts.attach(self._session, attachments)))
 
     async def finish(self, outcomes: Sequence[Outcome]) -> Batch[Finished]:
         return await self._write(attempts.finish(self._session, outcomes))
@@ -205,75 +202,79 @@ class PostgresDriver(Driver):
         return await self._write(attempts.cancel(self._session, job_ids))
 
     async def delete(self, job_ids: Sequence[UUID]) -> Batch[Job | None | ComposerdError]:
-        return Batch(await self._owned(attempts.delete(self._session, job_ids)))
+        return Batch(await self._complete(delete(self._session, job_ids)))
 
     async def advance(self, limit: int) -> Batch[UUID]:
-        return await self._write(self._time.advance(limit))
+        return await self._write(self._timers.advance(limit))
 
     async def purge(self, limit: int) -> Batch[UUID]:
-        return Batch(await self._owned(self._time.purge(limit)))
+        return Batch(await self._complete(purge(self._session, limit)))
 
-    # Looking.
+    # Queries.
 
     async def get(self, job_ids: Sequence[UUID]) -> Sequence[Job | None]:
-        return await self._owned(reads.jobs(self._session, job_ids))
+        return await self._complete(queries.jobs(self._session, job_ids))
 
     async def list(self, filter: JobFilter, cursor: int | None, limit: int) -> JobPage:
-        return await self._owned(reads.page(self._session, filter, cursor, limit))
+        return await self._complete(queries.page(self._session, filter, cursor, limit))
 
     async def payload(self, refs: Sequence[PayloadRef]) -> "Sequence[bytes | None]":
-        return await self._owned(reads.payloads(self._session, refs))
+        return await self._complete(queries.payloads(self._session, refs))
 
     async def artifacts(self, job_ids: Sequence[UUID]) -> "Sequence[tuple[Artifact, ...]]":
-        return await self._owned(reads.artifacts(self._session, job_ids))
+        return await self._complete(queries.artifacts(self._session, job_ids))
 
     async def seen(self, workers: Sequence[Worker]) -> None:
-        await self._owned(reads.seen(self._session, workers))
+        await self._complete(queries.seen(self._session, workers))
 
     async def workers(self, within: float, ids: "Sequence[UUID] | None" = None) -> "Sequence[Worker]":
-        return await self._owned(reads.workers(self._session, within, ids))
+        return await self._complete(queries.workers(self._session, within, ids))
 
     async def ahead(self, job_id: UUID, limit: int) -> int:
-        return await self._owned(reads.ahead(self._session, job_id, limit))
+        return await self._complete(queries.ahead(self._session, job_id, limit))
 
     # Other servers, other storages.
 
     async def watch(self) -> AsyncIterator[News]:
-        async for news in watch(self._session):
+        session = self._session
+        async for news in watch(self.options, session.connections, session.hints, session.origin):
             yield news
 
     async def dump(self) -> AsyncIterator[StoredJob]:
-        async for job in reads.dump(self._session):
+        async for job in queries.dump(self._session):
             yield job
 
     async def load(self, jobs: Sequence[StoredJob]) -> None:
-        told(self._session, await self._owned(load(self._session, jobs)))
+        self._session.announce(await self._complete(load(self._session, jobs)))
 
     async def _write(self, call: Coroutine[Any, Any, tuple[Sequence[T], Changes]]) -> Batch[T]:
+        """Complete a call that may change what others wait for; return its answers with the news."""
         try:
-            items, changes = await self._owned(call)
+            items, changes = await self._complete(call)
         except (Unavailable, DriverTimeout):
             self._uncertain = True
             raise
         if self._uncertain:
             self._uncertain = False
-            changes.recheck = True  # a call that failed may have done its work, and told the other servers only
-        return Batch(items, told(self._session, changes))
+            changes.recheck = True  # a failed call may have been committed, and announced to the other servers only
+        return Batch(items, self._session.announce(changes))
 
-    async def _owned(self, call: Coroutine[Any, Any, T]) -> T:
-        """Carry a call through to its end, also if its caller is canceled: a statement that is cut off is carried out nevertheless."""
+    async def _complete(self, call: Coroutine[Any, Any, T]) -> T:
+        """Complete a call even if the caller is canceled: a statement that is interrupted is executed nevertheless."""
         task = asyncio.create_task(call)
         self._tasks.add(task)
-        task.add_done_callback(self._over)
+        task.add_done_callback(self._tasks.discard)
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
             caller = asyncio.current_task()
             if not task.cancelled() or caller is None or caller.cancelling():
+                task.add_done_callback(_retrieve)
                 raise
             raise Unavailable("the driver was closed") from None
 
-    def _over(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled():
-            task.exception()  # its caller may be gone: then nobody else looks at it
+
+def _retrieve(task: asyncio.Task[Any]) -> None:
+    """Retrieve the exception of a task whose caller is gone, so that asyncio does not report it as forgotten."""
+    if not task.cancelled():
+        task.exception()

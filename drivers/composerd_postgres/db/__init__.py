@@ -1,1 +1,1 @@
-"""Connections to the database: its URL, its hosts, single connections and a pool of them."""
+"""Connections to the database: the storage URL, the hosts, single connections and the pool of them. No SQL of ours."""

@@ -1,63 +1,70 @@
-"""A connection to the database: how one is reached, statements with a time limit, transactions, psycopg's errors as ours. Knows no jobs."""
+"""Single connections to the database: opening one, statements with a time limit, transactions, translated errors.
+
+Rows are named tuples, and a `timestamptz` in them is an integer, in microseconds since the epoch. Nothing here knows
+what a job is.
+"""
 
 import asyncio
-import logging
 import weakref
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from typing import Any, TypeVar, cast
+from datetime import datetime
+from typing import Any, ParamSpec, TypeVar, cast
 
 import aiopg
 import psycopg2
 import psycopg2.errors
 from psycopg2 import extensions
+from psycopg2.extras import NamedTupleCursor
 
+from composerd.driver.clock import from_time
 from composerd.errors import DriverError, DriverTimeout, StorageFull, StorageUnusable, Unavailable
 from composerd_postgres.db.hosts import Hosts
 from composerd_postgres.db.url import Options
 
-log = logging.getLogger(__name__)
-
 REPETITIONS = 20
-"""How often a transaction that collided with another one is tried again."""
+"""How many times a transaction that collides with others is tried in all."""
 
-Rows = list[tuple[Any, ...]]
+Rows = list[Any]
+"""Named tuples; the fields are the columns of the statement."""
+
 Parameters = Mapping[str, Any]
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 OLDEST = 140000
-"""The oldest version of PostgreSQL that will do, as it says it itself."""
+"""The oldest supported version of PostgreSQL, as the server reports it."""
 
-_CHECKED = "SET client_connection_check_interval = '5s'"  # a statement that nobody waits for any more
+_CHECKED = "SET client_connection_check_interval = '5s'"  # ends the statement of a server that has died
 
 _SESSION = (
-    "-c jit=off",  # a claim is over before its code would be compiled
-    "-c idle_in_transaction_session_timeout=60s",  # what a server that hangs has locked
+    "-c jit=off",  # a claim takes less time than compiling it would
+    "-c idle_in_transaction_session_timeout=60s",  # frees what a server that hangs has locked
 )
-"""What a session begins with, unless the URL's own `options` say otherwise."""
+"""Settings of a session that the URL's own `options` can override."""
 
 _FIXED = (
-    "-c timezone=UTC",  # in others a time that was stored may be one that Python does not have
-    "-c default_transaction_isolation=read\\ committed",  # who has waited for a lock has to see what was done under it
+    "-c timezone=UTC",  # in another zone a stored time may be one that Python cannot represent
+    "-c default_transaction_isolation=read\\ committed",  # after waiting for a lock, changes made meanwhile must be seen
 )
-"""And whatever they say."""
+"""Settings of a session that the URL cannot override."""
 
 
 class Collision(Exception):
-    """A transaction collided with another one and was rolled back: it may be tried again at once."""
+    """A transaction collided with another one and was rolled back. It can be repeated at once."""
 
 
 class Broken(Unavailable):
-    """The connection is gone; whether the last statement was carried out is unknown."""
+    """The connection was lost. It is unknown if the last statement was executed."""
 
 
 class Refused(Unavailable):
-    """Every host said that there is no connection to be had."""
+    """Every host refused to open a connection, for example because it has too many."""
 
 
 class Connection:
-    """One connection. Statements are autocommitted unless one says BEGIN."""
+    """One connection. A statement is committed by itself unless it is part of a `Transaction`."""
 
     def __init__(self, raw: aiopg.Connection, time_limit: float) -> None:
         self.raw = raw
@@ -66,25 +73,36 @@ class Connection:
 
     @property
     def closed(self) -> bool:
-        """Whether it is of no use any more."""
+        """True if the connection cannot be used anymore."""
         return bool(self.raw.closed)
 
     async def fetch(self, statement: str, parameters: Parameters, time_limit: float | None = None) -> Rows:
-        """Carry out statements; the rows of the last one, none if it gives none."""
+        """Execute one or several statements and return the rows of the last one; no rows if it returns none.
+
+        Raises:
+            Collision: The transaction has to be repeated.
+            Broken: The connection was lost. `Unavailable`: it was closed because the database cannot be used now.
+            DriverTimeout: There was no answer in time; the connection was closed.
+            StorageFull: The database has no space.
+            DriverError: The database refused the statement for any other reason.
+        """
+        task = asyncio.current_task()
+        cancellations = task.cancelling() if task is not None else 0
         try:
             cursor = self.raw.raw.cursor()
             wrapped = aiopg.connection.Cursor(self.raw, cursor, time_limit or self._time_limit, echo=False)
-            canceled = _Cancellations()
             await wrapped.execute(statement, parameters)
-            canceled.raise_lost(self.raw)
+            if task is not None and task.cancelling() > cancellations:
+                # Python 3.11's wait_for, which aiopg uses, loses a cancellation that comes together with the answer.
+                self.close()
+                raise asyncio.CancelledError  # noqa: TRY301  # it is the caller's, and passes through below
             rows: Rows = cursor.fetchall() if cursor.description is not None else []
             cursor.close()
             return rows
         except TimeoutError as exc:
-            raise DriverTimeout("the database took too long") from exc
+            raise DriverTimeout("the database did not answer in time") from exc
         except asyncio.CancelledError as exc:
-            # aiopg makes this of a statement that the server canceled, as if somebody had canceled us.
-            task = asyncio.current_task()
+            # aiopg raises this for a statement that the server canceled, as if the calling task had been canceled.
             if task is None or task.cancelling():
                 raise
             self.close()
@@ -93,7 +111,7 @@ class Connection:
             raise self._translated(exc) from exc
 
     def close(self) -> None:
-        """Close it, whatever it is doing."""
+        """Close the connection, whatever it is doing."""
         with suppress(psycopg2.Error):
             self.raw.close()
 
@@ -102,38 +120,25 @@ class Connection:
         if isinstance(exc, _COLLISIONS):
             return Collision(message)
         if isinstance(exc, psycopg2.errors.DiskFull):
-            return StorageFull(f"the database has no room: {message}")
+            return StorageFull(f"the database has no space left: {message}")
         if self.closed or isinstance(exc, psycopg2.InterfaceError):
             self.close()
-            return Broken(f"the connection to the database was lost: {message}")
+            return Broken(f"lost the connection to the database: {message}")
         if isinstance(exc, _UNAVAILABLE):
             self.close()
-            return Unavailable(f"the database does not take this now: {message}")
+            return Unavailable(f"the database is not available now: {message}")
         if isinstance(exc, psycopg2.errors.LockNotAvailable):
-            return DriverTimeout(f"the database took too long: {message}")
-        right = isinstance(exc, psycopg2.errors.InsufficientPrivilege)
-        hint = "; the role has to own the schema, or the database to make it in" if right else ""
-        return DriverError(f"the database refused: {message}{hint}")
-
-
-class _Cancellations:
-    """Finds a cancellation that aiopg has lost: `asyncio.wait_for` of Python 3.11 drops one that comes together with the answer."""
-
-    def __init__(self) -> None:
-        self._task = asyncio.current_task()
-        self._before = self._task.cancelling() if self._task else 0
-
-    def raise_lost(self, raw: aiopg.Connection) -> None:
-        """Close the connection and raise `CancelledError` if there was one."""
-        if self._task is not None and self._task.cancelling() > self._before:
-            raw.close()
-            raise asyncio.CancelledError
+            return DriverTimeout(f"the database did not answer in time: {message}")
+        missing_right = isinstance(exc, psycopg2.errors.InsufficientPrivilege)
+        hint = "; the role must own the schema, or the database in which to create it" if missing_right else ""
+        return DriverError(f"the database refused the statement: {message}{hint}")
 
 
 _COLLISIONS = (
     psycopg2.errors.DeadlockDetected,
     psycopg2.errors.SerializationFailure,
-    psycopg2.errors.UniqueViolation,  # somebody, perhaps we ourselves a moment ago, stored the same: the next look sees it
+    # Another server, or this one a moment ago, stored the same thing: the repetition will see it.
+    psycopg2.errors.UniqueViolation,
 )
 
 _UNAVAILABLE = (
@@ -141,31 +146,33 @@ _UNAVAILABLE = (
     psycopg2.errors.CrashShutdown,
     psycopg2.errors.CannotConnectNow,
     psycopg2.errors.TooManyConnections,
-    psycopg2.errors.ReadOnlySqlTransaction,  # a standby that was a primary, or is not one yet
+    psycopg2.errors.ReadOnlySqlTransaction,  # a standby that was the primary, or is about to become it
     psycopg2.errors.OutOfMemory,
     psycopg2.errors.IdleInTransactionSessionTimeout,
 )
 
 
+def _microseconds(text: str | bytes | None, _cursor: object) -> int | None:
+    """Return a `timestamptz` as microseconds since the epoch."""
+    return None if text is None else from_time(datetime.fromisoformat(str(text)))
+
+
+_TIMES = extensions.new_type((1184,), "MICROSECONDS", _microseconds)
+
+
 class Connecting(aiopg.Connection):
-    """Awaited, a connection to one address, or to what libpq takes where the DSN names none.
+    """A connection that is being opened; awaiting it returns it when it is open.
 
-    aiopg loses sight of libpq when it goes on with another socket.
-    libpq closes one socket and opens the next when TLS, or one of the addresses that it found by itself, turns out to be
-    of no use. The loop would wait for the old one until the time is up, or fail on the new one if it has the old one's number:
-    so nothing is registered with it while libpq is at work.
+    A workaround for aiopg, which does not notice that libpq may go on with another socket: when TLS, or one of several
+    addresses, turns out to be unusable, libpq closes one socket and opens the next. aiopg would wait for the old one
+    until the time is up, or fail on the new one if it got the old one's number. So while a connection is being opened,
+    every call of libpq is made with no socket registered in the event loop.
     """
-
-    _connected = False
 
     @staticmethod
     def _ready(weak_self: "weakref.ref[Any]") -> None:
         self = cast("Connecting | None", weak_self())
-        if self is None:
-            return
-        if self._connected:
-            aiopg.Connection._ready(weak_self)  # noqa: SLF001  # there is no other way in
-        else:
+        if self is not None:
             self._go_on()
 
     def _go_on(self) -> None:
@@ -173,7 +180,7 @@ class Connecting(aiopg.Connection):
         if self._fileno is not None:
             loop.remove_reader(self._fileno)
             loop.remove_writer(self._fileno)
-        self._fileno = None  # if it fails there is none; its number may be somebody else's by then
+        self._fileno = None  # after a failure there is no socket, and its number may be somebody else's
         self._writing = False
         try:
             state = self._conn.poll()
@@ -182,18 +189,23 @@ class Connecting(aiopg.Connection):
                 waiter.set_exception(exc)
             return
         self._fileno = self._conn.fileno()
+        if state == extensions.POLL_OK:
+            self._ready = aiopg.Connection._ready  # type: ignore[method-assign]  # noqa: SLF001  # the workaround ends
         loop.add_reader(self._fileno, self._ready, self._weakref)
         if state == extensions.POLL_WRITE:
             loop.add_writer(self._fileno, self._ready, self._weakref)
             self._writing = True
-        elif state == extensions.POLL_OK:
-            self._connected = True
-            if waiter is not None and not waiter.done():
-                waiter.set_result(None)
+        elif state == extensions.POLL_OK and waiter is not None and not waiter.done():
+            waiter.set_result(None)
 
 
 async def connect(options: Options, hosts: Hosts) -> Connection:
-    """Open a connection to the first host that will do. Raises `Unavailable`, or `StorageUnusable` if the database is too old."""
+    """Open a connection to the first host that accepts one.
+
+    Raises:
+        Unavailable: No host can be reached; `Refused` if every host answered, and refused.
+        StorageUnusable: The database is older than the driver supports.
+    """
     connection = Connection(await _reach(options, hosts), options.time_limit)
     version = connection.raw.raw.server_version
     if version < OLDEST:
@@ -210,44 +222,53 @@ async def connect(options: Options, hosts: Hosts) -> Connection:
 
 
 async def _reach(options: Options, hosts: Hosts) -> aiopg.Connection:
-    """Try one address after the other, each for its share of the time that is left."""
-    extra: dict[str, Any] = {"client_encoding": "UTF8"}
+    """Try one address after another, each for an equal share of the time that is left."""
+    settings: dict[str, Any] = {"client_encoding": "UTF8", "cursor_factory": NamedTupleCursor}
     if options.session:
         given = extensions.parse_dsn(options.dsn).get("options", "")
-        extra["options"] = " ".join((*_SESSION, given, *_FIXED))
+        settings["options"] = " ".join((*_SESSION, given, *_FIXED))
     now = asyncio.get_running_loop().time
-    until = now() + options.connect_timeout
+    end = now() + options.connect_timeout
     complaints: list[str] = []
     silent = False
     for nth, host in enumerate(hosts):
-        its_end = now() + (until - now()) / (len(hosts) - nth)
+        end_of_host = now() + (end - now()) / (len(hosts) - nth)
         try:
-            async with asyncio.timeout_at(its_end):
+            async with asyncio.timeout_at(end_of_host):
                 addresses = await hosts.addresses(host)
-        except (OSError, UnicodeError) as exc:  # a TimeoutError, too
-            complaints.append(f"the name {host.host} cannot be looked up: {str(exc) or 'there is no answer'}")
+        except (OSError, UnicodeError) as exc:  # OSError includes TimeoutError
+            complaints.append(f"the name {host.host} cannot be looked up: {str(exc) or 'no answer'}")
             continue
         for mth, address in enumerate(addresses):
-            share = (its_end - now()) / (len(addresses) - mth)
-            where = {**extra, **address.parameters()}
-            canceled = _Cancellations()
+            share = (end_of_host - now()) / (len(addresses) - mth)
             try:
-                raw = await Connecting(options.dsn, share, enable_json=False, enable_hstore=False, **where)
-                canceled.raise_lost(raw)
+                raw = await _open(options.dsn, share, {**settings, **address.parameters()})
             except TimeoutError:
                 silent = True
                 complaints.append(f"{address} does not answer")
             except psycopg2.Error as exc:
                 complaints.append(" ".join(str(exc).split()) or type(exc).__name__)
             else:
-                hosts.was_of_use(host, address)
+                hosts.prefer(host, address)
                 return raw
     kind = Unavailable if silent else Refused
-    raise kind(f"the database {options.place} cannot be reached: {'; '.join(dict.fromkeys(complaints))}")
+    raise kind(f"the database {options.target} cannot be reached: {'; '.join(dict.fromkeys(complaints))}")
+
+
+async def _open(dsn: str, time_limit: float, settings: Mapping[str, Any]) -> aiopg.Connection:
+    """Open a connection to one address."""
+    task = asyncio.current_task()
+    cancellations = task.cancelling() if task is not None else 0
+    raw = await Connecting(dsn, time_limit, enable_json=False, enable_hstore=False, **settings)
+    if task is not None and task.cancelling() > cancellations:  # lost by wait_for, as in `Connection.fetch`
+        raw.close()
+        raise asyncio.CancelledError
+    extensions.register_type(_TIMES, raw.raw)
+    return raw
 
 
 class Transaction:
-    """A transaction that is begun with its first statements and ended with its last ones, to spare round trips."""
+    """A transaction that begins with its first statements and ends with its last ones, to save round trips."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -259,27 +280,31 @@ class Transaction:
         how: str = "BEGIN ISOLATION LEVEL READ COMMITTED",
         time_limit: float | None = None,
     ) -> Rows:
-        """Begin with these statements."""
+        """Begin the transaction with these statements; see `Connection.fetch`."""
         self._connection.in_transaction = True
         return await self._connection.fetch(f"{how};\n{statement}", parameters, time_limit)
 
     async def fetch(self, statement: str, parameters: Parameters) -> Rows:
-        """Carry out statements."""
+        """Execute statements within the transaction; see `Connection.fetch`."""
         return await self._connection.fetch(statement, parameters)
 
     async def commit(self, statement: str = "", parameters: Parameters | None = None) -> None:
-        """End with these statements."""
+        """Commit the transaction after these statements."""
         await self._connection.fetch(f"{statement};\nCOMMIT" if statement else "COMMIT", parameters or {})
         self._connection.in_transaction = False
 
 
-async def repeated(work: Callable[[], Awaitable[T]]) -> T:
-    """Do work that may collide with others', until it does not."""
+async def repeated(work: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call `work`, again as long as it raises `Collision`, and return what it returns.
+
+    Raises:
+        DriverError: It collided `REPETITIONS` times.
+    """
     for left in reversed(range(REPETITIONS)):
         try:
-            return await work()
+            return await work(*args, **kwargs)
         except Collision as exc:
             if left == 0:
-                raise DriverError(f"the database refused {REPETITIONS} times: {exc}") from exc
+                raise DriverError(f"the database refused a transaction {REPETITIONS} times: {exc}") from exc
             await asyncio.sleep(0.002 * (REPETITIONS - left))
     raise AssertionError

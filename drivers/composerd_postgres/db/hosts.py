@@ -1,4 +1,8 @@
-"""The hosts that a DSN names, an address at a time: libpq would give a silent one all the time there is, and look names up in the loop."""
+"""The hosts that a DSN names, and their addresses, so that a connection can be tried one address at a time.
+
+libpq could try several hosts by itself, but it would give all the time to one that does not answer, and it looks up
+names in the calling thread, which is the event loop's.
+"""
 
 import asyncio
 import socket
@@ -11,14 +15,14 @@ from psycopg2.extensions import parse_dsn
 
 
 class Host(NamedTuple):
-    """A host as it is named; None where the DSN says nothing of the kind for any, and libpq knows what to take."""
+    """A host of a DSN, or one of its addresses. A field is None if the DSN does not set it: libpq then uses its default."""
 
     host: str | None = None
     hostaddr: str | None = None
     port: str | None = None
 
     def parameters(self) -> dict[str, str]:
-        """What libpq is told of it in place of what the DSN says of all."""
+        """Return the connection parameters that select this host among those of the DSN."""
         return {name: value for name, value in self._asdict().items() if value is not None}
 
     def __str__(self) -> str:
@@ -26,13 +30,13 @@ class Host(NamedTuple):
 
 
 class Hosts:
-    """All hosts of a DSN. The one that was of use last comes first."""
+    """All hosts of a DSN. Iterating yields the host of the latest successful connection first."""
 
     def __init__(self, dsn: str) -> None:
         self._hosts = _named(dsn)
         self._first: Host | None = None
         self._last: Host | None = None
-        """The address of that one."""
+        """The address of `_first` to which the latest connection was made."""
         self._lookups: dict[str, asyncio.Future[list[str]]] = {}
 
     def __len__(self) -> int:
@@ -42,23 +46,28 @@ class Hosts:
         return iter(sorted(self._hosts, key=lambda host: host != self._first))
 
     async def addresses(self, host: Host) -> list[Host]:
-        """A host by each of its addresses; by itself if it has one already, or is a socket. Raises `OSError`, `UnicodeError`."""
+        """Return a host once for each of its addresses; a host that has an address, or is a socket, as it is.
+
+        Raises:
+            OSError: The name cannot be looked up.
+            UnicodeError: The name is not a valid host name.
+        """
         name = host.host
         if host.hostaddr or not name or name.startswith(("/", "@")):
             return [host]
-        if name not in self._lookups:  # one lookup at a time, which goes on when nobody waits for it any more
+        if name not in self._lookups:  # a lookup that is running is shared, and goes on when its caller gives up
             self._lookups[name] = _lookup(name)
             self._lookups[name].add_done_callback(lambda _: self._lookups.pop(name))
         found = [host._replace(hostaddr=address) for address in await asyncio.shield(self._lookups[name])]
         return sorted(found, key=lambda one: one != self._last)
 
-    def was_of_use(self, host: Host, address: Host) -> None:
-        """Begin with this one from now on."""
+    def prefer(self, host: Host, address: Host) -> None:
+        """Try this host, and this address of it, first from now on."""
         self._first, self._last = host, address
 
 
 def _lookup(name: str) -> "asyncio.Future[list[str]]":
-    """Look up a name in a thread of its own: it cannot be stopped, and the end of the process is not to wait for it."""
+    """Look up a name in a thread of its own, because a lookup cannot be stopped and must not delay the process's end."""
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[list[str]] = loop.create_future()
 
@@ -68,7 +77,7 @@ def _lookup(name: str) -> "asyncio.Future[list[str]]":
         else:
             answer.set_exception(error)
 
-    def look() -> None:
+    def look_up() -> None:
         addresses: list[str] = []
         error: Exception | None = None
         try:
@@ -76,15 +85,15 @@ def _lookup(name: str) -> "asyncio.Future[list[str]]":
             addresses = [socket.getnameinfo(address, socket.NI_NUMERICHOST)[0] for *_, address in found]
         except (OSError, UnicodeError) as exc:
             error = exc
-        with suppress(RuntimeError):  # the loop is closed: nobody waits for it
+        with suppress(RuntimeError):  # the loop is closed, so nobody waits for the answer
             loop.call_soon_threadsafe(answered, list(dict.fromkeys(addresses)), error)
 
-    threading.Thread(target=look, name=f"lookup of {name}", daemon=True).start()
+    threading.Thread(target=look_up, name=f"lookup of {name}", daemon=True).start()
     return answer
 
 
 def _named(dsn: str) -> list[Host]:
-    """What the DSN says, or all of it as one, for libpq to say what is wrong with it."""
+    """Return the hosts of a DSN; a single empty one if its lists do not match, so that libpq reports the mistake."""
     lists = {name: value.split(",") for name, value in parse_dsn(dsn).items() if name in Host._fields and value}
     count = len(lists.get("hostaddr") or lists.get("host") or [""])
     if len(lists.get("port", [])) == 1:

@@ -1,4 +1,4 @@
-"""What a storage URL says: which database, and how the driver is to use it. No I/O."""
+"""Reads a storage URL: which database it names, and the options of this driver. No I/O."""
 
 import re
 from urllib.parse import SplitResult, parse_qsl, quote, urlencode, urlsplit
@@ -12,33 +12,37 @@ from composerd.units import parse_duration
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """The options of a URL."""
+    """The options that a storage URL sets."""
 
     dsn: str
-    """What libpq is told: the URL without our own options."""
-    place: str
-    """Where the database is, for people, without secrets."""
+    """The URL without the driver's own options, for libpq."""
+    target: str
+    """The database and its hosts, for messages. It contains no secrets."""
     schema: str = "composerd"
     connections: int = 10
-    """How many are open at most; the one that listens comes on top."""
+    """The largest number of open connections; the one that listens for notifications is additional."""
     time_limit: float = 30.0
     """How long one statement, or the wait for a connection, may take, in seconds."""
     connect_timeout: float = 5.0
     """How long opening a connection may take, in seconds."""
     listen: bool = True
-    """Whether notifications reach a connection of ours: not through a pooler in transaction mode."""
+    """True if notifications can reach a connection; they do not pass through a pooler in transaction mode."""
     poll: float = 1.0
-    """How often to look for what other servers did where notifications do not arrive, in seconds."""
+    """How often to look for changes of other servers if notifications do not arrive, in seconds."""
     session: bool = True
-    """Whether a connection of ours is one session of the database: not through a pooler in transaction mode."""
+    """True if each connection is one session of the database; it is not behind a pooler in transaction mode."""
 
 
 def parse(url: str) -> Options:
-    """Read a URL. Raises `StorageURLError`, naming the option."""
+    """Return the options that a URL sets.
+
+    Raises:
+        StorageURLError: The URL is invalid, or an option in it, which the message names. The message shows no password.
+    """
     parts = _parts(url)
     ours: dict[str, str] = {}
     libpq: list[tuple[str, str]] = []
-    query = parts.query.replace("+", "%2B")  # to libpq a plus is a plus
+    query = parts.query.replace("+", "%2B")  # parse_qsl reads a plus as a space, libpq does not
     for name, value in parse_qsl(query, keep_blank_values=True):
         if name in ours:
             raise StorageURLError(f"the option {name} is given twice")
@@ -51,13 +55,13 @@ def parse(url: str) -> Options:
     try:
         known = parse_dsn(dsn)
     except psycopg2.ProgrammingError as exc:
-        raise StorageURLError(f"the storage URL is not one of PostgreSQL's: {str(exc).strip()}") from None
+        raise StorageURLError(f"invalid storage URL: {str(exc).strip()}") from None
     if "," in known.get("hostaddr", known.get("host", "")) and "target_session_attrs" not in known:
-        dsn += "&target_session_attrs=read-write"  # a standby is of no use, and would be taken as soon as the primary is away
+        dsn += "&target_session_attrs=read-write"  # otherwise a standby would be used while the primary is away
     pooler = _yes_or_no("pooler", ours["pooler"]) if "pooler" in ours else False
     return Options(
         dsn=dsn,
-        place=_place(known),
+        target=_target(known),
         schema=_schema(ours.get("schema", "composerd")),
         connections=_connections(ours.get("connections", "10")),
         time_limit=_time("time_limit", ours.get("time_limit", "30s")),
@@ -69,19 +73,19 @@ def parse(url: str) -> Options:
 
 
 def _parts(url: str) -> SplitResult:
-    """The parts of a URL; what is wrong with it is said without showing any of it, which may be of a password."""
+    """Split a URL. Messages show nothing of it: any part may be a piece of a password with a special character in it."""
     try:
         parts = urlsplit(url)
     except ValueError as exc:
-        raise StorageURLError(f"the storage URL is none: {exc}") from None
+        raise StorageURLError(f"invalid storage URL: {exc}") from None
     if not url.partition(":")[2].startswith("//"):
         raise StorageURLError(
-            "the storage URL has to begin with postgresql://; without a host it is postgresql:///database"
+            "invalid storage URL: it must begin with postgresql://; without a host write postgresql:///database"
         )
     if not _LOCATION.fullmatch(parts.netloc) or "@" in parts.path or parts.fragment:
         raise StorageURLError(
-            "the storage URL has to be like postgresql://user:password@host:5432/database; in a user's name or password "
-            "@ is written %40, : %3A, / %2F, ? %3F, # %23"
+            "invalid storage URL: it must look like postgresql://user:password@host:5432/database; in the user's name "
+            "and the password write @ as %40, : as %3A, / as %2F, ? as %3F and # as %23"
         )
     return parts
 
@@ -89,13 +93,13 @@ def _parts(url: str) -> SplitResult:
 _HOST = r"(\[[^]@]*\]|[^@:\[\],]*)(:[0-9]*)?"
 
 _LOCATION = re.compile(rf"([^@:]*(:[^@:]*)?@)?{_HOST}(,{_HOST})*")
-"""User, password, and hosts with their ports."""
+"""The user, the password, and the hosts with their ports."""
 
 _OURS = frozenset({"schema", "connections", "time_limit", "pooler", "poll"})
 
 _DEFAULTS = (
     ("application_name", "composerd"),
-    # A peer that vanished is noticed within half a minute also where nothing of ours is under way.
+    # A peer that has vanished is noticed within half a minute, even on a connection that nobody uses.
     ("keepalives_idle", "10"),
     ("keepalives_interval", "5"),
     ("keepalives_count", "3"),
@@ -103,7 +107,7 @@ _DEFAULTS = (
 )
 
 
-def _place(known: dict[str, str]) -> str:
+def _target(known: dict[str, str]) -> str:
     hosts = (known.get("host") or known.get("hostaddr") or "the local socket").split(",")
     ports = known.get("port", "").split(",")
     if len(ports) == 1:
@@ -117,13 +121,15 @@ def _place(known: dict[str, str]) -> str:
 
 def _schema(text: str) -> str:
     if not re.fullmatch(r"[a-z_][a-z0-9_]{0,39}", text) or text.startswith("pg_"):
-        raise StorageURLError(f"schema: {text!r} is not up to 40 small letters, digits and underscores")
+        raise StorageURLError(
+            f"schema must be up to 40 lowercase letters, digits and underscores, and not begin with a digit or pg_: {text!r}"
+        )
     return text
 
 
 def _connections(text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,4}", text) or not 1 <= int(text) <= 1000:
-        raise StorageURLError(f"connections: {text!r} is not a number from 1 to 1000")
+        raise StorageURLError(f"connections must be a number from 1 to 1000: {text!r}")
     return int(text)
 
 
@@ -133,17 +139,17 @@ def _time(name: str, text: str) -> float:
     except ValueError as exc:
         raise StorageURLError(f"{name}: {exc}") from None
     if seconds <= 0:
-        raise StorageURLError(f"{name}: it has to be longer than nothing")
+        raise StorageURLError(f"{name} must be greater than 0")
     return seconds
 
 
 def _connect_timeout(text: str) -> float:
     if not re.fullmatch(r"[0-9]{1,4}", text) or int(text) == 0:
-        raise StorageURLError(f"connect_timeout: {text!r} is not a number of seconds")
+        raise StorageURLError(f"connect_timeout must be a number of seconds from 1 to 9999: {text!r}")
     return float(text)
 
 
 def _yes_or_no(name: str, text: str) -> bool:
     if text not in ("yes", "no"):
-        raise StorageURLError(f"{name}: {text!r} is neither yes nor no")
+        raise StorageURLError(f"{name} must be yes or no: {text!r}")
     return text == "yes"

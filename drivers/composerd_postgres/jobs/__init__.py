@@ -1,1 +1,1 @@
-"""Operations on stored jobs: submitting, loading, attempts, decisions, timers and reads."""
+"""What the driver does with jobs and attempts. What happens to a job is decided in `composerd.driver.transitions`."""

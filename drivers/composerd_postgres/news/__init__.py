@@ -1,1 +1,1 @@
-"""News between the servers of one database: changes, the listening connection, and claim hints."""
+"""News between the servers of one database: what changed, the connection that listens, and hints for claims."""

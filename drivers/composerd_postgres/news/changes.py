@@ -1,4 +1,4 @@
-"""What a call changed that somebody may wait for: gathered as it is decided, told to the caller and to the other servers."""
+"""Collects what a call changed, as news for its caller and as notifications for the other servers. No I/O."""
 
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
@@ -9,85 +9,88 @@ import msgspec
 from composerd.models import Key, News
 
 MAX_NOTICE = 7900
-"""The longest notification, in bytes; PostgreSQL takes up to 7,999."""
+"""The longest notification, in bytes; PostgreSQL accepts up to 7,999."""
 
 MAX_NOTICES = 16
-"""How many notifications one transaction sends; what does not fit into them is "look at everything"."""
+"""The largest number of notifications of one transaction. If there were more, one says that everything may have changed."""
 
 T = TypeVar("T")
 
-Position = tuple[int, int]
-"""Where a ready job stands among those of its key: the negated priority, then the place."""
+ReadyPosition = tuple[int, int]
+"""The order of ready jobs of one key: the negated priority, then the position."""
 
 
 class Changes:
-    """The news of one call."""
+    """What one call changed."""
 
     def __init__(self) -> None:
         self.ready: dict[Key, int] = {}
-        self.first: dict[Key, Position] = {}
-        """The first of the jobs of each key that became ready."""
+        """For each key the number of its jobs that became ready."""
+        self.first: dict[Key, ReadyPosition] = {}
+        """The first of those jobs, for each key."""
         self.ended: list[UUID] = []
-        self.returned: list[UUID] = []
+        self.requeued: list[UUID] = []
         self.due_in: float | None = None
         self.recheck = False
 
-    def became_ready(self, key: Key, position: Position) -> None:
-        """A job of this key is ready, at this position."""
+    def became_ready(self, key: Key, position: ReadyPosition) -> None:
+        """Add a job that became ready."""
         self.ready[key] = self.ready.get(key, 0) + 1
         self.first[key] = min(position, self.first.get(key, position))
 
     def due(self, seconds: float) -> None:
-        """`advance` has something to do then."""
+        """Ask for a call of `advance` after this time, or earlier if that was asked for already."""
         self.due_in = max(0.0, seconds if self.due_in is None else min(seconds, self.due_in))
 
     def add(self, other: "Changes") -> None:
-        """Take in what another step changed."""
+        """Add the changes of another transaction."""
         for key, count in other.ready.items():
             self.ready[key] = self.ready.get(key, 0) + count
             self.first[key] = min(other.first[key], self.first.get(key, other.first[key]))
         self.ended += other.ended
-        self.returned += other.returned
+        self.requeued += other.requeued
         self.recheck |= other.recheck
         if other.due_in is not None:
             self.due(other.due_in)
 
     def news(self) -> News:
-        """As the contract has it."""
+        """Return the changes as the contract describes them."""
         return News(
             ready=self.ready,
             ended=tuple(self.ended),
-            requeued=tuple(self.returned),
+            requeued=tuple(self.requeued),
             due_in=self.due_in,
             recheck=self.recheck,
         )
 
 
 class Notice(msgspec.Struct, array_like=True):
-    """A notification to the other servers."""
+    """A notification, sent as a JSON array. Servers of other versions read it too: do not change the order of the fields."""
 
     origin: str
-    """Of which driver it is: that one knows already."""
+    """The driver that sent it, which ignores it."""
     ready: list[tuple[str, str, str | None, int, int, int]] = []
-    """Keys, how many, and the position of the first."""
+    """For each key: channel, type, arch, the number of jobs, and the negated priority and the position of the first."""
     ended: list[UUID] = []
-    returned: list[UUID] = []
+    requeued: list[UUID] = []
     recheck: bool = False
 
 
 def notices(origin: str, changes: Changes) -> list[str]:
-    """Notifications that say what changed, each short enough; none if nothing did that concerns others."""
+    """Return the notifications that announce changes to other servers; none if they need not know."""
     ready = [(*key, count, *changes.first[key]) for key, count in changes.ready.items()]
-    told = [
+    found = [
         *(Notice(origin, ready=part) for part in _parts(ready)),
         *(Notice(origin, ended=part) for part in _parts(changes.ended)),
-        *(Notice(origin, returned=part) for part in _parts(changes.returned)),
+        *(Notice(origin, requeued=part) for part in _parts(changes.requeued)),
     ]
-    return [_encode(one) for one in (told if len(told) <= MAX_NOTICES else [Notice(origin, recheck=True)])]
+    if len(found) > MAX_NOTICES:
+        found = [Notice(origin, recheck=True)]
+    return [msgspec.json.encode(one).decode() for one in found]
 
 
 def _parts(things: Iterable[T]) -> Iterator[list[T]]:
-    """So many at a time as fit into a notification."""
+    """Divide a list into parts that fit into one notification each."""
     part: list[T] = []
     size = 0
     for one in things:
@@ -102,22 +105,23 @@ def _parts(things: Iterable[T]) -> Iterator[list[T]]:
 
 
 def read_notice(text: str) -> tuple[str, Changes]:
-    """Who sent a notification, and what it says; one that cannot be read means: look at everything."""
+    """Return the origin of a notification and its changes; a re-check of everything if it cannot be read."""
     changes = Changes()
     try:
         notice = msgspec.json.decode(text, type=Notice)
     except msgspec.DecodeError:
         changes.recheck = True
         return "", changes
-    for channel, type_, arch, count, rank, place in notice.ready:
+    for channel, type_, arch, count, rank, position in notice.ready:
         key = Key(channel, type_, arch)
         changes.ready[key] = count
-        changes.first[key] = (rank, place)
+        changes.first[key] = (rank, position)
     changes.ended = notice.ended
-    changes.returned = notice.returned
+    changes.requeued = notice.requeued
     changes.recheck = notice.recheck
     return notice.origin, changes
 
 
-def _encode(notice: Notice) -> str:
-    return msgspec.json.encode(notice).decode()
+def channel_of(schema: str) -> str:
+    """Return the notification channel of the servers that share a schema."""
+    return f"composerd_{schema}"

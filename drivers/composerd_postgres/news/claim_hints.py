@@ -1,79 +1,79 @@
-"""Where claims begin to look for ready jobs of a key. Hints only, in memory; what they are for is said in the docs of the driver."""
+"""Remembers, for each key, before which position there is no ready job, so that a claim need not look there. In memory only.
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+Every job that is taken leaves a dead entry in the index of ready jobs until vacuum removes it, which a long transaction
+of anybody prevents. Without a hint each claim would have to skip all the dead entries since then.
+
+A hint must never be too late. So it is dropped when a job becomes ready before it, and once a second in any case: a
+notification may have been lost, or the claim that led to the hint may have been rolled back.
+"""
+
+from collections.abc import Iterable, Mapping
+
+import msgspec
 
 from composerd.models import Key
-from composerd_postgres.news.changes import Position
+from composerd_postgres.news.changes import ReadyPosition
 
 FORGET_AFTER = 1.0
-"""How long a position is relied on before all is looked at again, in seconds."""
+"""How long a hint is used, in seconds."""
 
-FIRST: Position = (-(2**31) + 1, 0)
-"""Before everything."""
-
-
-class Flight:
-    """One claim on its way: what became ready meanwhile."""
-
-    def __init__(self) -> None:
-        self.lowest: dict[Key, Position] = {}
-        self.forgotten = False
+FIRST: ReadyPosition = (-(2**31) + 1, 0)
+"""A position before all others."""
 
 
-class Heads:
-    """What stood before a position of a key was taken already.
+class RunningClaim(msgspec.Struct, eq=False):
+    """A claim that is being made: where it begins, and what became ready since then."""
 
-    Without it every claim walks over the index entries of all the jobs that were taken since the last vacuum, which a
-    transaction that somebody holds open keeps from removing them. A position must not be too late: what becomes ready
-    before it makes it void, and it is forgotten now and then, should a notification have been lost or a claim been
-    rolled back.
-    """
+    begins: dict[Key, ReadyPosition]
+    """For each key that it asks for, the position at which it begins to look."""
+    became_ready: dict[Key, ReadyPosition] = {}
+    """For each key the first position that became ready since; the claim may not have seen that job."""
+    outdated: bool = False
+    """True if everything was forgotten since."""
+
+
+class ClaimHints:
+    """The hints of all keys."""
 
     def __init__(self) -> None:
-        self._known: dict[Key, tuple[Position, float]] = {}
-        self._flights: set[Flight] = set()
+        self._hints: dict[Key, tuple[ReadyPosition, float]] = {}
+        """For each key the hint, and the time until which it is used."""
+        self._running: list[RunningClaim] = []
 
-    def get(self, key: Key, now: float) -> Position:
-        """Where to begin."""
-        known = self._known.get(key)
-        if known is None:
-            return FIRST
-        position, until = known
-        if now >= until:
-            del self._known[key]
-            return FIRST
-        return position
+    def begin(self, wanted: Iterable[Iterable[Key]], now: float) -> RunningClaim:
+        """Return where a claim of these keys begins to look. Call `end` when it is done, even if it failed."""
+        claim = RunningClaim({})
+        for keys in wanted:
+            for key in keys:
+                position, until = self._hints.get(key, (FIRST, now))
+                if now >= until:
+                    self._hints.pop(key, None)
+                    position = FIRST
+                claim.begins[key] = position
+        self._running.append(claim)
+        return claim
 
-    @contextmanager
-    def flight(self) -> Iterator[Flight]:
-        """A claim is made inside of this."""
-        flight = Flight()
-        self._flights.add(flight)
-        try:
-            yield flight
-        finally:
-            self._flights.discard(flight)
+    def end(self, claim: RunningClaim, taken: Mapping[Key, ReadyPosition], now: float) -> None:
+        """Use what a claim found out: it took for each key all the ready jobs up to a position."""
+        self._running.remove(claim)
+        if claim.outdated:
+            return
+        for key, position in taken.items():
+            if claim.became_ready.get(key, position) >= position:
+                _, until = self._hints.get(key, (FIRST, now + FORGET_AFTER))
+                self._hints[key] = (position, until)
 
-    def taken(self, flight: Flight, key: Key, position: Position, now: float) -> None:
-        """A claim took the job at this position, and all ready ones of the key before it."""
-        lowest = flight.lowest.get(key)
-        if flight.forgotten or (lowest is not None and lowest < position):
-            return  # something became ready before it meanwhile, and the claim may not have seen it
-        known = self._known.get(key)
-        self._known[key] = (position, now + FORGET_AFTER if known is None else known[1])
-
-    def became_ready(self, first: Mapping[Key, Position]) -> None:
-        """Jobs became ready, the first of each key at this position."""
+    def became_ready(self, first: Mapping[Key, ReadyPosition]) -> None:
+        """Drop the hints that are too late, given for each key the first of the jobs that became ready."""
         for key, position in first.items():
-            known = self._known.get(key)
-            if known is not None and position < known[0]:
-                del self._known[key]
-            for flight in self._flights:
-                flight.lowest[key] = min(position, flight.lowest.get(key, position))
+            hint = self._hints.get(key)
+            if hint is not None and position < hint[0]:
+                del self._hints[key]
+            for claim in self._running:
+                claim.became_ready[key] = min(position, claim.became_ready.get(key, position))
 
     def forget(self) -> None:
-        """Rely on nothing."""
-        self._known.clear()
-        for flight in self._flights:
-            flight.forgotten = True
+        """Drop all hints, because anything may have become ready."""
+        self._hints.clear()
+        for claim in self._running:
+            claim.outdated = True

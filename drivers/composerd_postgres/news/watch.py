@@ -1,7 +1,6 @@
-"""News from the other servers: a connection that listens, watched itself; or a look now and then where notifications do not arrive."""
+"""News of the other servers: from a connection that listens, or by looking regularly where notifications do not arrive."""
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any
@@ -9,66 +8,75 @@ from typing import Any
 from composerd.errors import ComposerdError, Unavailable
 from composerd.models import News
 from composerd_postgres.db.connection import Collision, Connection
-from composerd_postgres.jobs.decisions import channel_of
-from composerd_postgres.news.changes import Changes, read_notice
-from composerd_postgres.session import Session
-
-log = logging.getLogger(__name__)
+from composerd_postgres.db.pool import Connections
+from composerd_postgres.db.url import Options
+from composerd_postgres.news.changes import channel_of, read_notice
+from composerd_postgres.news.claim_hints import ClaimHints
 
 PROBE_AFTER = 5.0
-"""After so long a silence the connection is tried: it sends itself a notification."""
+"""How long the connection may be silent before it sends itself a notification, in seconds."""
 
 PROBE_LIMIT = 5.0
-"""How long that may take."""
+"""How long that notification may take, in seconds."""
 
 _PROBE = "probe"
 
 RECHECK = News(recheck=True)
 
 
-async def watch(session: Session) -> AsyncIterator[News]:
-    """What other servers say, until the connection is lost: then `Unavailable`. It begins with a re-check."""
-    if not session.options.listen:
+async def watch(options: Options, connections: Connections, hints: ClaimHints, origin: str) -> AsyncIterator[News]:
+    """Yield the news of other servers, a re-check of everything first; update the claim hints by them.
+
+    Args:
+        options: Say if notifications arrive. If not, a re-check is yielded regularly.
+        connections: The pool; the connection that listens is not part of it.
+        hints: The claim hints of this driver.
+        origin: The name of this driver, whose own notifications are ignored.
+
+    Raises:
+        Unavailable: The connection was lost, or could not be opened.
+    """
+    if not options.listen:
         while True:
-            await asyncio.sleep(session.options.poll)
-            yield _everything(session)
-    connection = await session.connections.apart()
-    notifications = _Notifications(connection)
+            await asyncio.sleep(options.poll)
+            hints.forget()
+            yield RECHECK
+    channel = channel_of(options.schema)
+    connection = await connections.dedicated()
+    notifications = _Notifications(connection, channel, origin)
     try:
-        await connection.fetch(f'LISTEN "{channel_of(session.statements.schema)}"', {})
-        yield _everything(session)  # what happened while nobody listened
+        await connection.fetch(f'LISTEN "{channel}"', {})
+        hints.forget()
+        yield RECHECK  # for what happened before it listened
         while True:
-            text = await notifications.next(session)
-            origin, changes = read_notice(text)
-            if origin == session.origin:
+            sender, changes = read_notice(await notifications.next())
+            if sender == origin:
                 continue
             if changes.recheck:
-                yield _everything(session)
+                hints.forget()
+                yield RECHECK
             else:
-                session.heads.became_ready(changes.first)
+                hints.became_ready(changes.first)
                 yield changes.news()
     except Unavailable:
-        session.connections.give_up_idle()  # if this one is dead, so are probably those
+        connections.close_idle()  # they are probably as dead as this one
         raise
     finally:
         await notifications.close()
         connection.close()
 
 
-def _everything(session: Session) -> News:
-    session.heads.forget()
-    return RECHECK
-
-
 class _Notifications:
-    """What arrives on a connection. A connection that is silent is made to say something, so that one that is half open is found."""
+    """The notifications that arrive on a connection. A silent connection is made to notify itself, to find out if it is dead."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, channel: str, origin: str) -> None:
         self._connection = connection
+        self._channel = channel
+        self._probe_text = f"{_PROBE} {origin}"
         self._getting: asyncio.Task[Any] | None = None
 
-    async def next(self, session: Session) -> str:
-        """The next notification of another kind than our probes. Raises `Unavailable`."""
+    async def next(self) -> str:
+        """Return the next notification that is not a probe. Raises `Unavailable` if the connection is lost."""
         probing = False
         while True:
             if self._getting is None:
@@ -77,36 +85,30 @@ class _Notifications:
             if self._getting.done():
                 getting, self._getting = self._getting, None
                 if getting.exception() is not None:
-                    raise Unavailable("the connection that listens was lost")
+                    raise Unavailable("the database closed the notification connection")
                 text = str(getting.result().payload)
                 if not text.startswith(_PROBE):
                     return text
-                probing &= text != f"{_PROBE} {session.origin}"
+                probing &= text != self._probe_text
             elif probing:
                 raise Unavailable(
-                    "a notification to ourselves did not arrive: the connection is dead, or it goes through a pooler in "
-                    "transaction mode, which the storage URL has to say (pooler=yes)"
+                    "a notification that the server sent to itself did not arrive: the connection is dead, or it goes "
+                    "through a pooler in transaction mode; then add pooler=yes to the storage URL"
                 )
             else:
-                await self._probe(session)
+                await self._probe()
                 probing = True
 
-    async def _probe(self, session: Session) -> None:
-        parameters = {"channel": channel_of(session.statements.schema), "text": f"{_PROBE} {session.origin}"}
+    async def _probe(self) -> None:
+        parameters = {"channel": self._channel, "text": self._probe_text}
         try:
             await self._connection.fetch("SELECT pg_notify(%(channel)s, %(text)s)", parameters, PROBE_LIMIT)
         except (ComposerdError, Collision) as exc:
-            raise Unavailable(f"the connection that listens was lost: {exc}") from exc
+            raise Unavailable(f"the notification connection failed: {exc}") from exc
 
     async def close(self) -> None:
-        """Stop waiting."""
+        """Stop waiting for notifications."""
         if self._getting is not None:
             self._getting.cancel()
             with suppress(asyncio.CancelledError, Exception):
                 await self._getting
-
-
-def told(session: Session, changes: Changes) -> News:
-    """What a call of our own changed: for its caller, and for where the next claims begin."""
-    session.heads.became_ready(changes.first)
-    return changes.news()

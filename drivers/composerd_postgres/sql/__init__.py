@@ -1,1 +1,1 @@
-"""The SQL of the driver: named statements, and the migrations of the schema."""
+"""The SQL of the driver: the statements, by name, and the migrations of the schema."""

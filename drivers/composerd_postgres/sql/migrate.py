@@ -1,4 +1,4 @@
-"""The numbered migrations in `migrations/`: which the database has, and applying the rest."""
+"""Applies the numbered migrations in `migrations/` that a database does not have yet."""
 
 import re
 from collections.abc import Sequence
@@ -11,10 +11,10 @@ from composerd_postgres.db.connection import Connection, Transaction
 from composerd_postgres.sql.statements import in_schema
 
 LOCK = 0x636F6D706F736572
-"""The advisory lock that migrations are applied under: "composer"."""
+"""The advisory lock under which migrations are applied; its bytes spell "composer"."""
 
-MIGRATING = 3600.0
-"""How long one migration may take, in seconds: a table may be large."""
+MIGRATION_LIMIT = 3600.0
+"""How long one migration, or the wait for another server's, may take, in seconds: a table may be large."""
 
 
 class Migration(NamedTuple):
@@ -25,8 +25,16 @@ class Migration(NamedTuple):
     text: str
 
 
+class Applied(NamedTuple):
+    """The latest migration that a database has."""
+
+    number: int
+    composerd: str
+    """The version of composerd that applied it."""
+
+
 def migrations() -> list[Migration]:
-    """All of them, in order."""
+    """Return all migrations, in order."""
     return sorted(
         Migration(int(match[1]), match[2], file.read_text(encoding="utf-8"))
         for file in files(__package__).joinpath("migrations").iterdir()
@@ -34,28 +42,32 @@ def migrations() -> list[Migration]:
     )
 
 
-async def applied(connection: Connection, schema: str) -> tuple[int, str] | None:
-    """The latest migration that the database has, and the composerd that applied it; None if it has none."""
-    rows = await connection.fetch("SELECT to_regclass(%(table)s)::text", {"table": f'"{schema}".migrations'})
-    if rows[0][0] is None:
+async def applied(connection: Connection, schema: str) -> Applied | None:
+    """Return the latest migration that the schema has; None if it has none, or does not exist."""
+    rows = await connection.fetch("SELECT to_regclass(%(table)s)::text AS found", {"table": f'"{schema}".migrations'})
+    if rows[0].found is None:
         return None
     rows = await connection.fetch(
         in_schema("SELECT number, composerd FROM composerd.migrations ORDER BY number DESC LIMIT 1", schema), {}
     )
-    return rows[0] if rows else None
+    return Applied(*rows[0]) if rows else None
 
 
 async def migrate(connection: Connection, schema: str, steps: Sequence[Migration] | None = None) -> None:
-    """Apply what is missing, each migration in a transaction of its own. Raises `StorageUnusable` if the schema is newer."""
+    """Apply the migrations that are missing, each in a transaction of its own; wait for servers that do the same.
+
+    Raises:
+        StorageUnusable: The schema is newer than this composerd.
+    """
     steps = migrations() if steps is None else steps
     await _prepare(connection, schema)
     for step in steps:
         transaction = Transaction(connection)
-        await _begin_alone(transaction)  # others wait, then look
+        await _begin_alone(transaction)
         have = await applied(connection, schema)
         refuse_newer(have)
-        if have is None or have[0] < step.number:
-            await connection.fetch(in_schema(step.text, schema), {}, MIGRATING)
+        if have is None or have.number < step.number:
+            await connection.fetch(in_schema(step.text, schema), {}, MIGRATION_LIMIT)
             await transaction.commit(
                 in_schema("INSERT INTO composerd.migrations VALUES (%(number)s, %(name)s, %(composerd)s)", schema),
                 {"number": step.number, "name": step.name, "composerd": _our_version()},
@@ -64,25 +76,25 @@ async def migrate(connection: Connection, schema: str, steps: Sequence[Migration
             await transaction.commit()
 
 
-def refuse_newer(have: tuple[int, str] | None) -> None:
-    """Raise `StorageUnusable` for a schema that only a later composerd knows."""
+def refuse_newer(have: Applied | None) -> None:
+    """Raise `StorageUnusable` if only a later composerd knows the schema."""
     known = migrations()[-1].number
-    if have is not None and have[0] > known:
+    if have is not None and have.number > known:
         raise StorageUnusable(
-            f"the schema in the database is of version {have[0]}, and this composerd ({_our_version()}) knows versions up to "
-            f"{known}: it needs composerd {have[1]} or newer"
+            f"the schema in the database is of version {have.number}, and this composerd ({_our_version()}) knows "
+            f"versions up to {known}: it needs composerd {have.composerd} or newer"
         )
 
 
 async def _prepare(connection: Connection, schema: str) -> None:
-    """The schema, and the table that says what was applied."""
+    """Create the schema and the table of applied migrations, if they do not exist."""
     if await applied(connection, schema) is not None:
         return
     transaction = Transaction(connection)
     await _begin_alone(transaction)
-    ((there,),) = await transaction.fetch(f"SELECT to_regnamespace('{schema}') IS NOT NULL", {})
-    # IF NOT EXISTS asks for the right to create one before it looks whether there is one.
-    create = "" if there else f'CREATE SCHEMA "{schema}";\n'
+    rows = await transaction.fetch(f"SELECT to_regnamespace('{schema}') IS NOT NULL AS exists", {})
+    # CREATE SCHEMA IF NOT EXISTS needs the right to create one even where it exists.
+    create = "" if rows[0].exists else f'CREATE SCHEMA "{schema}";\n'
     await transaction.commit(
         in_schema(
             f"{create}"
@@ -99,8 +111,8 @@ async def _prepare(connection: Connection, schema: str) -> None:
 
 
 async def _begin_alone(transaction: Transaction) -> None:
-    """Begin when no other server migrates, however long that takes."""
-    await transaction.begin("SELECT pg_advisory_xact_lock(%(lock)s)", {"lock": LOCK}, time_limit=MIGRATING)
+    """Begin a transaction once no other server migrates."""
+    await transaction.begin("SELECT pg_advisory_xact_lock(%(lock)s)", {"lock": LOCK}, time_limit=MIGRATION_LIMIT)
 
 
 def _our_version() -> str:

@@ -1,43 +1,50 @@
-"""The SQL in `queries/`, by name, for one schema; and parameters as it takes them."""
+"""The statements in `queries/`, by name and for one schema; and how their parameters are encoded."""
 
 import re
 from collections.abc import Iterable
 from importlib.resources import files
+from typing import Any
 from uuid import UUID
+
+import msgspec
 
 _NAME = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
 _COMMENT = re.compile(r"\s*--.*$", re.MULTILINE)
 _SCHEMA = re.compile(r"\bcomposerd\.")
 
+_FRAGMENTS = ("columns", "dependents")
+"""Named texts that other statements contain, as `{columns}`."""
 
-class Statements:
-    """Every statement, by its name."""
+
+class Statements(dict[str, str]):
+    """The text of every statement, by its name."""
 
     def __init__(self, schema: str) -> None:
-        self.schema = schema
-        self._texts: dict[str, str] = {}
-        for file in sorted((one for one in files(__package__).joinpath("queries").iterdir()), key=lambda one: one.name):
+        super().__init__()
+        for file in files(__package__).joinpath("queries").iterdir():
             pieces = _NAME.split(file.read_text(encoding="utf-8"))
             for name, text in zip(pieces[1::2], pieces[2::2], strict=True):
-                self._texts[name] = in_schema(_COMMENT.sub("", text).strip(), schema)
-        for name, text in self._texts.items():
-            for part in ("columns", "dependents"):
-                text = text.replace(f"{{{part}}}", self._texts[part])
-            self._texts[name] = text
+                self[name] = in_schema(_COMMENT.sub("", text).strip(), schema)
+        for name, text in self.items():
+            for fragment in _FRAGMENTS:
+                text = text.replace(f"{{{fragment}}}", self[fragment])
+            self[name] = text
 
-    def __getitem__(self, name: str) -> str:
-        return self._texts[name]
-
-    def all(self, *names: str) -> str:
-        """Several statements in one text: one round trip, of which the last one's rows come back."""
-        return ";\n".join(self._texts.get(name, name) for name in names)
+    def joined(self, *names: str) -> str:
+        """Return several statements as one text, for one round trip that returns the rows of the last one."""
+        return ";\n".join([self[name] for name in names])
 
 
 def in_schema(text: str, schema: str) -> str:
-    """A text in which `composerd` stands for the schema."""
+    """Return SQL in which the schema `composerd` is replaced by another one."""
     return _SCHEMA.sub(f'"{schema}".', text)
 
 
 def array(values: Iterable[UUID | int]) -> str:
-    """Values as the text of an array."""
+    """Return values as the text of an SQL array."""
     return f"{{{','.join(map(str, values))}}}"
+
+
+def encode(rows: Any) -> str:
+    """Return rows as the JSON that statements take, with bytes in base64."""
+    return msgspec.json.encode(rows).decode()

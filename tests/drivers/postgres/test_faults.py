@@ -17,7 +17,7 @@ from composerd.queue.repeating import call_until_answered
 from composerd.testing.kit.instance import ANY, PLENTY, Instance
 from composerd_postgres import PostgresDriver
 from composerd_postgres.db.connection import Broken, Connection, Transaction
-from composerd_postgres.jobs import attempts
+from composerd_postgres.jobs import claims, propagate
 
 from ...throwaway import Throwaway
 from ..conftest import Open
@@ -77,7 +77,7 @@ async def test_settings_that_somebody_else_chose(newest_postgres: Throwaway) -> 
         job = (await driver.get([job_id]))[0]
         assert job is not None
         assert job.not_before == datetime(1, 1, 1, tzinfo=UTC)
-        shown = "SELECT current_setting('transaction_isolation'), current_setting('client_encoding')"
+        shown = "SELECT current_setting('transaction_isolation') AS isolation, current_setting('client_encoding') AS encoding"
         connections = driver._session.connections
         assert await connections.fetch(shown, {}) == [("read committed", "UTF8")]
         async with connections.one() as connection:
@@ -182,7 +182,7 @@ async def test_an_outage_ends_no_lease(
     instance = await open_instance()
     job_id = await instance.add()
     token = await instance.take(job_id, lease=60.0)
-    instance.driver._session.connections.lost = True  # type: ignore[attr-defined]
+    instance.driver._session.connections.outage = True  # type: ignore[attr-defined]
     assert await instance.pass_time(61.0) == []
     assert await instance.touch(token) is not None
     assert await instance.pass_time(61.0) == [job_id]
@@ -242,7 +242,7 @@ async def test_an_outage_that_goes_on_is_not_forgotten(open_instance: Open, newe
     instance = await open_instance(time_limit="300ms")
     job_id = await instance.add()
     await instance.take(job_id, lease=60.0)
-    instance.driver._session.connections.lost = True  # type: ignore[attr-defined]
+    instance.driver._session.connections.outage = True  # type: ignore[attr-defined]
     async with _locked(newest_postgres, f"LOCK TABLE {_schema(instance)}.clock"):
         with pytest.raises(DriverTimeout):
             await instance.driver.advance(10)
@@ -292,14 +292,13 @@ async def test_consequences_of_which_nobody_knows(open_instance: Open, monkeypat
     first = await instance.add()
     second = await instance.add(first)
     token = await instance.take(first)
-    session = instance.driver._session  # type: ignore[attr-defined]
-    real = session._settle_some
+    real = propagate._propagate_some
 
     async def lost(*args: Any) -> Any:
         await real(*args)
         raise Broken("lost in COMMIT")
 
-    monkeypatch.setattr(session, "_settle_some", lost)
+    monkeypatch.setattr(propagate, "_propagate_some", lost)
     finished = await instance.driver.finish([Outcome(token, b"1")])
     assert finished.items[0].verdict is Verdict.ACCEPTED
     assert finished.news.recheck
@@ -313,7 +312,7 @@ async def test_a_lock_is_waited_out_in_a_claim(
     instance = await open_instance()
     job_id = await instance.add()
     found_locked = asyncio.Event()
-    real = attempts._claim
+    real = claims._claim
 
     async def observed(*args: Any) -> Any:
         answer = await real(*args)
@@ -321,7 +320,7 @@ async def test_a_lock_is_waited_out_in_a_claim(
             found_locked.set()
         return answer
 
-    monkeypatch.setattr(attempts, "_claim", observed)
+    monkeypatch.setattr(claims, "_claim", observed)
     async with _locked(newest_postgres, f"SELECT FROM {_schema(instance)}.jobs FOR UPDATE"):
         claiming = asyncio.create_task(instance.claim())
         await found_locked.wait()
@@ -371,14 +370,14 @@ async def test_a_lock_holds_up_no_other_key(open_instance: Open, newest_postgres
     instance = await open_instance()
     held, other = ANY._replace(type="held"), ANY._replace(type="other")
     held_id, other_id = await instance.add(type="held"), await instance.add(type="other")
-    claims = [Claim(instance.id(), (held,), 60.0), Claim(instance.id(), (other,), 60.0)]
+    requests = [Claim(instance.id(), (held,), 60.0), Claim(instance.id(), (other,), 60.0)]
     async with _locked(newest_postgres, f"SELECT FROM {_schema(instance)}.jobs WHERE type = 'held' FOR UPDATE"):
-        batch = await instance.driver.claim(claims, PLENTY)
+        batch = await instance.driver.claim(requests, PLENTY)
     first, second = batch.items
     assert first is None
     assert second is not None
     assert second.job_id == other_id
     assert batch.news.ready == {held: 1}
-    (again,) = (await instance.driver.claim(claims[:1], PLENTY)).items
+    (again,) = (await instance.driver.claim(requests[:1], PLENTY)).items
     assert again is not None
     assert again.job_id == held_id

@@ -137,10 +137,10 @@ async def test_the_last_of_use_comes_first() -> None:
     """The host that was of use last is tried first, by the address that was of use."""
     hosts = Hosts("host=a,localhost,c")
     by_name = await hosts.addresses(Host("localhost"))
-    hosts.was_of_use(Host("localhost"), by_name[-1])
+    hosts.prefer(Host("localhost"), by_name[-1])
     assert list(hosts) == [Host("localhost"), Host("a"), Host("c")]
     assert (await hosts.addresses(Host("localhost")))[0] == by_name[-1]
-    hosts.was_of_use(Host("c"), Host("c"))
+    hosts.prefer(Host("c"), Host("c"))
     assert list(hosts) == [Host("c"), Host("a"), Host("localhost")]
 
 
@@ -170,7 +170,7 @@ async def test_fewer_than_it_may_have(limited: Limited, open_instance: Open, mon
             *(instance.add() for _ in range(20)), *(instance.driver.get([instance.id()]) for _ in range(20))
         )
     assert refusals.count <= connections._options.connections - 3  # nor is one asked for each time
-    assert not connections.lost
+    assert not connections.outage
 
 
 class _Refusals:

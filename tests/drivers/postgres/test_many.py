@@ -2,14 +2,14 @@
 
 import asyncio
 import hashlib
-from collections.abc import Sequence
+import json
 from typing import Any
 
 import pytest
 
 from composerd.models import Claim, News, OnDependencyFailure, Outcome
 from composerd.testing.kit.instance import ANY, PLENTY, Instance
-from composerd_postgres.jobs import attempts
+from composerd_postgres.jobs.claims import CLASSES
 
 from ...throwaway import Throwaway
 from ..conftest import Open
@@ -29,24 +29,25 @@ async def test_dependents_do_not_hide_a_job(open_instance: Open) -> None:
     assert claimed.job_id == job_id
 
 
-async def test_many_lists_of_types(open_instance: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Claim: requests for ever different keys are answered in their order, some at a time: a statement looks through all keys for each."""
+async def test_many_sets_of_keys(open_instance: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Claim: requests for many different sets of keys are answered in their order, with a bounded number of sets in each statement."""
     instance = await open_instance()
     keys = [ANY._replace(type=f"t{n}") for n in range(100)]
     ids = [await instance.add(type=key.type) for key in keys]
-    most = 0
-    real = attempts._claim
+    connections = instance.driver._session.connections  # type: ignore[attr-defined]
+    sets: list[int] = []
+    real = connections.fetch
 
-    async def observed(session: Any, requests: Sequence[Claim], max_bytes: int) -> Any:
-        nonlocal most
-        most = max(most, len({request.keys for request in requests}))
-        return await real(session, requests, max_bytes)
+    async def observed(statement: str, parameters: Any, *more: Any) -> Any:
+        if "wanted" in parameters:
+            sets.append(len({row["class"] for row in json.loads(parameters["wanted"])}))
+        return await real(statement, parameters, *more)
 
-    monkeypatch.setattr(attempts, "_claim", observed)
-    claims = [Claim(instance.id(), (key, ANY._replace(type="none")), 60.0) for key in [keys[0], *keys]]
-    batch = await instance.driver.claim(claims, PLENTY)
+    monkeypatch.setattr(connections, "fetch", observed)
+    requests = [Claim(instance.id(), (key, ANY._replace(type="none")), 60.0) for key in [keys[0], *keys]]
+    batch = await instance.driver.claim(requests, PLENTY)
     assert [one and one.job_id for one in batch.items] == [ids[0], None, *ids[1:]]
-    assert most == attempts.CLASSES
+    assert max(sets) == CLASSES
 
 
 async def test_many_drivers_take_each_job_once(open_instance: Open) -> None:

@@ -28,7 +28,7 @@ def test_migrations_are_numbered_without_a_gap() -> None:
 async def test_one_by_one(postgres: Throwaway) -> None:
     """Migrations: each can be applied to what the one before left, and again; the last is what a start leaves."""
     options = parse(postgres.fresh())
-    connection = await Connections(options).apart()
+    connection = await Connections(options).dedicated()
     for step in migrations():
         for _ in range(2):
             await migrate(connection, options.schema, [step])
@@ -164,7 +164,7 @@ def test_bad_options_are_named(query: str, named: str) -> None:
 def test_a_secret_is_not_told() -> None:
     """from_url: what is told to people, good or bad, has no password in it."""
     options = parse("postgresql://user:geheim@db.example.com:5433/jobs?connections=3&sslmode=require")
-    assert options.place == "jobs at db.example.com:5433"
+    assert options.target == "jobs at db.example.com:5433"
     assert options.connections == 3
     assert "sslmode=require" in options.dsn
     with pytest.raises(StorageURLError) as info:
@@ -180,7 +180,7 @@ def test_only_one_of_several_hosts_that_takes_writes() -> None:
     """from_url: of several hosts a standby is passed over unless the URL says otherwise; one host alone is taken as it is."""
     several = "postgresql://a:1,b/jobs"
     assert parse_dsn(parse(several).dsn)["target_session_attrs"] == "read-write"
-    assert parse(several).place == "jobs at a:1, b"
+    assert parse(several).target == "jobs at a:1, b"
     assert parse_dsn(parse(f"{several}?target_session_attrs=any").dsn)["target_session_attrs"] == "any"
     assert "target_session_attrs" not in parse_dsn(parse("postgresql://a/jobs").dsn)
 

@@ -1,27 +1,31 @@
--- What is asked of attempts by their tokens.
+-- Statements about attempts, which are asked for by their tokens.
 
 -- name: claim
+-- Begin attempts at ready jobs: see the function in migration 003.
 SELECT * FROM composerd.claim(%(asked)s, %(wanted)s, %(most)s, %(shift)s::interval)
 
 -- name: lock_attempts
+-- Lock the jobs of attempts, so that both may be changed.
 SELECT FROM composerd.jobs
 WHERE id IN (SELECT a.job_id FROM composerd.attempts a WHERE a.token = ANY (%(tokens)s::uuid[]))
 ORDER BY id
 FOR UPDATE
 
 -- name: read_attempts
--- Attempts whose jobs are locked, with these.
-SELECT clock_timestamp() + %(shift)s::interval, {columns},
-    EXISTS (SELECT FROM composerd.edges e WHERE e.dependency = j.id AND e.open),
-    CASE WHEN %(places)s THEN nextval('composerd.places') END,
-    a.token, a.job_id, a.number, a.state, a.confirm, a.digest, a.worker_id
+-- Read attempts with their jobs after these were locked, with the time after that. If a job may be requeued, a position
+-- is drawn for each attempt in advance.
+SELECT clock_timestamp() + %(shift)s::interval AS now, {columns},
+    EXISTS (SELECT FROM composerd.edges e WHERE e.dependency = j.id AND e.open) AS has_waiting_dependents,
+    CASE WHEN %(draw_positions)s THEN nextval('composerd.places') END AS next_position,
+    a.token, a.job_id, a.number, a.state AS attempt_state, a.confirm, a.digest, a.worker_id AS attempt_worker_id
 FROM composerd.attempts a
 JOIN composerd.jobs j ON j.id = a.job_id
 WHERE a.token = ANY (%(tokens)s::uuid[])
 ORDER BY j.id
 
 -- name: touch
--- Renews what runs, and says what has become of the rest. Jobs are neither read nor locked.
+-- Renew the leases of running attempts, and say what became of the others. Jobs are neither read nor locked.
+-- Does the same as `renew` and `restart_handover` of composerd.driver.transitions.
 WITH asked AS MATERIALIZED (
     SELECT *
     FROM ROWS FROM (json_to_recordset(%(touches)s) AS (token uuid, partial text, confirm boolean))
@@ -53,16 +57,16 @@ SELECT t.state, t.job_id, t.number, t.confirm, t.worker_id
 FROM asked a LEFT JOIN composerd.attempts t USING (token)
 ORDER BY a.nth
 
--- name: read_attached
-SELECT job_id, name, size, sha256, place FROM composerd.artifacts WHERE job_id = ANY (%(ids)s::uuid[])
-
 -- name: save_artifacts
+-- Attach files to running attempts, in place of those of the same name.
 INSERT INTO composerd.artifacts (job_id, name, size, sha256, place)
 SELECT r.job_id, r.name, r.size, r.sha256, r.place
 FROM json_to_recordset(%(artifacts)s) AS r(job_id uuid, name text, size bigint, sha256 text, place text)
 ON CONFLICT (job_id, name) DO UPDATE SET size = excluded.size, sha256 = excluded.sha256, place = excluded.place
 
 -- name: renew
+-- Renew the leases of running attempts to which a file was attached. Does the same as `renew` of
+-- composerd.driver.transitions.
 UPDATE composerd.leases l
 SET confirmed = true, deadline = clock_timestamp() + %(shift)s::interval + make_interval(secs => l.lease)
 WHERE l.token IN (SELECT token FROM composerd.leases WHERE token = ANY (%(tokens)s::uuid[]) ORDER BY token FOR UPDATE)

@@ -1,7 +1,7 @@
--- Who was heard of.
+-- Statements about workers.
 
 -- name: seen
--- In the order of ids against deadlocks; who only gives a sign of life keeps what is known of it.
+-- Remember that workers were seen just now. One without arch and types is only a sign of life, and keeps what is known of it.
 INSERT INTO composerd.workers AS w (id, arch, types, channel, seen_at)
 SELECT r.id, r.arch, ARRAY(SELECT json_array_elements_text(r.types)), r.channel,
     clock_timestamp() + %(shift)s::interval + make_interval(secs => 0.000001 * r.nth)
@@ -19,6 +19,7 @@ SET seen_at = excluded.seen_at,
     channel = CASE WHEN excluded.arch = '' AND excluded.types = '{}' THEN w.channel ELSE excluded.channel END
 
 -- name: workers
+-- Workers that were seen lately, the latest first, with the jobs that they run.
 SELECT w.id, w.arch, w.types, w.channel, w.seen_at, l.jobs
 FROM composerd.workers w
 LEFT JOIN (
@@ -32,5 +33,6 @@ WHERE w.seen_at >= clock_timestamp() + %(shift)s::interval - make_interval(secs 
 ORDER BY w.seen_at DESC, w.id DESC
 
 -- name: forget_workers
+-- Keep only so many workers, those that were seen last.
 DELETE FROM composerd.workers
 WHERE id IN (SELECT id FROM composerd.workers ORDER BY seen_at DESC OFFSET %(most)s)

@@ -1,21 +1,22 @@
--- The way in: submissions, and jobs from another storage.
+-- Statements that store submissions, and jobs from another storage.
 
 -- name: begin_enqueue
--- The time, so many numbers, and which jobs there are already, by id and by key.
-SELECT clock_timestamp() + %(shift)s::interval,
-    ARRAY(SELECT nextval('composerd.places') FROM generate_series(1, %(count)s)),
-    ARRAY(SELECT j.id FROM composerd.jobs j WHERE j.id = ANY (%(ids)s::uuid[])),
+-- The time, a sequence for each job, and the jobs that are stored already: by id, and by idempotency key.
+SELECT clock_timestamp() + %(shift)s::interval AS now,
+    ARRAY(SELECT nextval('composerd.places') FROM generate_series(1, %(count)s)) AS sequences,
+    ARRAY(SELECT j.id FROM composerd.jobs j WHERE j.id = ANY (%(ids)s::uuid[])) AS stored,
     ARRAY(
         SELECT j.id
         FROM json_to_recordset(%(keys)s) AS k(channel text, key text)
         JOIN composerd.jobs j ON j.channel = k.channel AND j.idempotency_key = k.key
-    )
+    ) AS keyed
 
 -- name: hold_jobs
--- Against their end (which takes FOR UPDATE), not against a claim: jobs that a submission depends on, or is a repetition of.
+-- Read the jobs that a submission depends on or repeats, and lock them so that they do not end meanwhile. An end needs
+-- FOR UPDATE and has to wait; a claim needs less and has not.
 SELECT {columns},
-    CASE WHEN j.id = ANY (%(answered)s::uuid[]) THEN {dependents} ELSE '{}' END,
-    p.body
+    CASE WHEN j.id = ANY (%(answered)s::uuid[]) THEN {dependents} ELSE '{}' END AS dependents,
+    p.body AS partial
 FROM composerd.jobs j
 LEFT JOIN composerd.progress p ON p.job_id = j.id AND j.state = 'running'
 WHERE j.id = ANY (%(held)s::uuid[])
@@ -23,33 +24,37 @@ ORDER BY j.id
 FOR KEY SHARE OF j
 
 -- name: insert_jobs
+-- Store new jobs.
 INSERT INTO composerd.jobs (
     id, seq, place, channel, type, arch, state, priority, queued_at, not_before, started_at, finished_at, expires_at, purge_at,
     retries, failures, returns, pending, attempt, worker_id, unsettled, dependencies, timeout, max_retries, retry_on_failure,
     retry_backoff, fail_with_dependency, retention, idempotency_key, fingerprint, args_size
 )
-SELECT r.id, r.seq, r.seq, r.channel, r.type, r.arch, r.state, r.priority, r.queued_at, r.not_before, r.started_at,
-    r.finished_at, r.expires_at, r.expires_at, r.retries, r.failures, r.returns, r.pending, r.attempt, r.worker_id, false,
+SELECT r.id, r.seq, r.place, r.channel, r.type, r.arch, r.state, r.priority, r.queued_at, r.not_before, r.started_at,
+    r.finished_at, r.expires_at, r.expires_at, r.retries, r.failures, r.returns, r.pending, r.attempt, r.worker_id, r.unsettled,
     ARRAY(SELECT d::uuid FROM json_array_elements_text(r.dependencies) d), r.timeout, r.max_retries, r.retry_on_failure,
     r.retry_backoff, r.fail_with_dependency, r.retention, r.idempotency_key, decode(r.fingerprint, 'base64'), r.args_size
 FROM json_to_recordset(%(jobs)s) AS r(
-    id uuid, seq bigint, channel text, type text, arch text, state text, priority integer, queued_at timestamptz,
+    id uuid, seq bigint, place bigint, channel text, type text, arch text, state text, priority integer, queued_at timestamptz,
     not_before timestamptz, started_at timestamptz, finished_at timestamptz, expires_at timestamptz, retries integer,
-    failures integer, returns integer, pending integer, attempt integer, worker_id uuid, dependencies json,
+    failures integer, returns integer, pending integer, attempt integer, worker_id uuid, unsettled boolean, dependencies json,
     timeout double precision, max_retries integer, retry_on_failure integer, retry_backoff double precision,
     fail_with_dependency boolean, retention double precision, idempotency_key text, fingerprint text, args_size bigint
 )
 
 -- name: insert_args
+-- Store the args of new jobs.
 INSERT INTO composerd.args (job_id, body)
 SELECT r.id, decode(r.body, 'base64') FROM json_to_recordset(%(args)s) AS r(id uuid, body text)
 
 -- name: insert_edges
+-- Store which jobs new jobs depend on.
 INSERT INTO composerd.edges (dependency, dependent, seq, open)
 SELECT r.dependency, r.dependent, r.seq, r.open
 FROM json_to_recordset(%(edges)s) AS r(dependency uuid, dependent uuid, seq bigint, open boolean)
 
 -- name: insert_attempts
+-- Store the remembered attempts at jobs from another storage.
 INSERT INTO composerd.attempts (token, job_id, number, state, confirm, lease, digest, worker_id)
 SELECT r.token, r.job_id, r.number, r.state, r.confirm, r.lease, decode(r.digest, 'base64'), r.worker_id
 FROM json_to_recordset(%(attempts)s) AS r(
@@ -57,7 +62,8 @@ FROM json_to_recordset(%(attempts)s) AS r(
 )
 
 -- name: insert_leases
--- Of attempts that came with their jobs from another storage: each has a full lease from now.
+-- Give running attempts from another storage a full lease, as `resume` of composerd.driver.transitions does. That it holds
+-- over the job's timeout too is up to `find_due`, because the attempt began before now.
 INSERT INTO composerd.leases (token, job_id, worker_id, lease, handover, confirmed, began, timeout_at, deadline)
 SELECT a.token, a.job_id, a.worker_id, a.lease, NULL, true, coalesce(j.started_at, %(now)s),
     coalesce(j.started_at, %(now)s) + make_interval(secs => j.timeout), %(now)s + make_interval(secs => a.lease)
@@ -65,6 +71,6 @@ FROM composerd.attempts a
 JOIN composerd.jobs j ON j.id = a.job_id
 WHERE a.job_id = ANY (%(ids)s::uuid[]) AND a.state = 'running'
 
--- name: mark_unsettled
--- Ended jobs to which open edges were loaded.
-UPDATE composerd.jobs SET unsettled = true WHERE id = ANY (%(unsettled)s::uuid[])
+-- name: mark_unpropagated
+-- Mark ended jobs on which jobs from another storage still wait.
+UPDATE composerd.jobs SET unsettled = true WHERE id = ANY (%(unpropagated)s::uuid[])

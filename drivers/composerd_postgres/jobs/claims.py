@@ -1,0 +1,115 @@
+"""Begins attempts at ready jobs (`Driver.claim`). One SQL function chooses the jobs and begins the attempts."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from composerd.driver import Batch
+from composerd.models import Claim, Claimed, Key, News
+from composerd_postgres.db.connection import Rows
+from composerd_postgres.news.changes import ReadyPosition
+from composerd_postgres.session import Session
+from composerd_postgres.sql.statements import encode
+
+CONTENDED = 50
+"""How many times a claim is tried in all while the only ready jobs are locked by others that may not take them."""
+
+CONTENDED_PAUSE = 0.002
+"""How long to wait before it is tried again, in seconds."""
+
+CLASSES = 32
+"""How many different sets of keys one statement serves: for each set it reads through all of them."""
+
+
+async def claim(session: Session, requests: Sequence[Claim], max_bytes: int) -> Batch[Claimed | None]:
+    """See `Driver.claim`.
+
+    A request that finds only locked jobs does not delay the others: it is tried again after them. If the jobs stay
+    locked, it is answered None, and the news say that there is a ready job, so that the request is made again.
+    """
+    answers: dict[int, Claimed | None] = {}
+    due_in: float | None = None
+    rest = list(range(len(requests)))
+    locked_out: list[int] = []
+    full = False
+    for _ in range(CONTENDED):
+        while rest and not full:
+            rows, answered, contended, full = await _claim(session, [requests[nth] for nth in rest], max_bytes)
+            answers.update(dict.fromkeys(rest[:answered]))
+            for row in rows:
+                args = None if row.args is None else bytes(row.args)
+                key = Key(row.channel, row.type, row.arch or None)
+                answers[rest[row.request - 1]] = Claimed(
+                    row.token, row.job_id, key, args, tuple(row.dependencies), row.attempt
+                )
+                max_bytes -= len(args or b"")
+                if row.lapses_in is not None and (due_in is None or row.lapses_in < due_in):
+                    due_in = row.lapses_in
+            rest = rest[answered:]
+            full = bool(answers) and (full or max_bytes <= 0)
+            if contended:
+                keys = set(requests[rest[0]].keys)
+                while rest and set(requests[rest[0]].keys) == keys:
+                    locked_out.append(rest.pop(0))
+        if not locked_out or full:
+            break
+        rest, locked_out = locked_out, []
+        await asyncio.sleep(CONTENDED_PAUSE)
+    count = max(answers) + 1 if full else len(requests)
+    ready = {}
+    for nth in locked_out + rest:
+        if nth < count:
+            ready.update(dict.fromkeys(requests[nth].keys, 1))
+    return Batch([answers.get(nth) for nth in range(count)], News(ready=ready, due_in=due_in))
+
+
+async def _claim(session: Session, requests: Sequence[Claim], max_bytes: int) -> tuple[Rows, int, bool, bool]:
+    """Make the claims that one statement can serve, from the first on.
+
+    Returns:
+        The rows of the jobs that were handed out, whose `request` counts from 1; how many requests were answered; True
+        if the next request found only jobs that others have locked; True if the rest was not tried because the args
+        reached `max_bytes`.
+    """
+    now = asyncio.get_running_loop().time
+    classes: dict[frozenset[Key], int] = {}
+    asked: list[dict[str, Any]] = []
+    for request in requests:
+        keys = frozenset(request.keys)
+        if keys not in classes:
+            if len(classes) == CLASSES:
+                break
+            classes[keys] = len(classes)
+        asked.append(
+            {
+                "token": request.token,
+                "class": classes[keys],
+                "lease": request.lease,
+                "handover": request.handover,
+                "worker": request.worker_id,
+            }
+        )
+    taken: dict[Key, ReadyPosition] = {}
+    running = session.hints.begin(classes, now())
+    try:
+        wanted = []
+        for keys, number in classes.items():
+            for key in keys:
+                rank, position = running.begins[key]
+                row = {
+                    "channel": key.channel,
+                    "type": key.type,
+                    "arch": key.arch or "",
+                    "rank": rank,
+                    "place": position,
+                }
+                wanted.append({"class": number, **row})
+        parameters = {"shift": session.shift, "asked": encode(asked), "wanted": encode(wanted), "most": max_bytes}
+        *rows, end = await session.connections.fetch(session.statements["claim"], parameters)
+        for row in rows:
+            if row.fresh:
+                taken[Key(row.channel, row.type, row.arch or None)] = (row.rank, row.place)
+    finally:
+        session.hints.end(running, taken, now())
+    full = end.request < len(asked) and not end.contended
+    return rows, end.request, end.contended, full

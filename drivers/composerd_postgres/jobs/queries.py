@@ -1,0 +1,177 @@
+"""The methods of the driver that only read: jobs, pages of jobs, payloads, artifacts, workers, dumps and checks."""
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+from uuid import UUID
+
+from composerd.driver import StorageCheck, StoredAttempt, StoredJob
+from composerd.driver.clock import to_time
+from composerd.models import Artifact, AttemptState, Job, JobFilter, JobPage, JobState, PayloadRef, Worker
+from composerd_postgres.db.connection import Transaction
+from composerd_postgres.jobs.records import JobRecord, artifact_of, stored_attempt_of
+from composerd_postgres.session import Session
+from composerd_postgres.sql.statements import array, encode
+
+JOBS_READ_BY_A_PAGE = 10_000
+"""How many jobs `page` reads at most to find those that pass a filter."""
+
+JOBS_OF_A_DUMP = 100
+"""How many jobs one transaction of `dump` reads at most."""
+
+BYTES_OF_A_DUMP = 16 * 1024 * 1024
+"""The size of their payloads at which it reads no further job."""
+
+NEWEST = 2**63 - 1
+"""A cursor before all jobs."""
+
+
+async def jobs(session: Session, job_ids: Sequence[UUID]) -> list[Job | None]:
+    """See `Driver.get`."""
+    if not job_ids:
+        return []
+    rows = await session.connections.fetch(session.statements["get"], {"ids": array(job_ids)})
+    found = {row.id: JobRecord.of(row).job(row.dependents, row.partial) for row in rows}
+    return [found.get(job_id) for job_id in job_ids]
+
+
+async def page(session: Session, chosen: JobFilter, cursor: int | None, limit: int) -> JobPage:
+    """See `Driver.list`."""
+    most = limit + 1 if chosen == JobFilter() else JOBS_READ_BY_A_PAGE
+    rows = await session.connections.fetch(
+        session.statements["list"],
+        {
+            "cursor": NEWEST if cursor is None else cursor,
+            "most": most,
+            "limit": limit + 1,
+            "state": None if chosen.state is None else chosen.state.value,
+            "type": chosen.type,
+            "channel": chosen.channel,
+            "arch": chosen.arch,
+        },
+    )
+    found = [JobRecord.of(row) for row in rows if row.id is not None]
+    if len(found) > limit:
+        found = found[:limit]
+        following = found[-1].sequence if found else cursor
+    else:
+        following = rows[0].last_read if rows[0].jobs_read == most else None
+    return JobPage(tuple(job.job() for job in found), following)
+
+
+async def payloads(session: Session, refs: Sequence[PayloadRef]) -> list[bytes | None]:
+    """See `Driver.payload`."""
+    if not refs:
+        return []
+    asked = encode([{"id": ref.job_id, "kind": ref.kind} for ref in refs])
+    rows = await session.connections.fetch(session.statements["payloads"], {"refs": asked})
+    return [_bytes(row.body) for row in rows]
+
+
+async def artifacts(session: Session, job_ids: Sequence[UUID]) -> list[tuple[Artifact, ...]]:
+    """See `Driver.artifacts`."""
+    found: dict[UUID, list[Artifact]] = {}
+    for row in await session.connections.fetch(session.statements["artifacts"], {"ids": array(job_ids)}):
+        found.setdefault(row.job_id, []).append(artifact_of(row))
+    return [tuple(found.get(job_id, ())) for job_id in job_ids]
+
+
+async def ahead(session: Session, job_id: UUID, limit: int) -> int:
+    """See `Driver.ahead`."""
+    (row,) = await session.connections.fetch(session.statements["ahead"], {"id": str(job_id), "limit": limit})
+    return int(row.count)
+
+
+async def seen(session: Session, workers: Sequence[Worker]) -> None:
+    """See `Driver.seen`."""
+    if not workers:
+        return
+    rows = encode([{"id": one.id, "arch": one.arch, "types": one.types, "channel": one.channel} for one in workers])
+    await session.connections.fetch(session.statements["seen"], {"shift": session.shift, "workers": rows})
+
+
+async def workers(session: Session, within: float, ids: Sequence[UUID] | None) -> list[Worker]:
+    """See `Driver.workers`."""
+    parameters = {"shift": session.shift, "within": within, "ids": None if ids is None else array(ids)}
+    return [
+        Worker(row.id, row.arch, tuple(row.types), row.channel, to_time(row.seen_at), tuple(row.jobs or ()))
+        for row in await session.connections.fetch(session.statements["workers"], parameters)
+    ]
+
+
+async def counts(session: Session) -> dict[str, int]:
+    """Return how many jobs are in each state."""
+    found = dict.fromkeys((state.value for state in JobState), 0)
+    for row in await session.connections.fetch(session.statements["count_jobs"], {}):
+        found[row.state] = row.jobs
+    return found
+
+
+async def server(session: Session) -> Any:
+    """Return the row of the statement `server`: facts about the database."""
+    (row,) = await session.connections.fetch(session.statements["server"], {"schema": session.options.schema})
+    return row
+
+
+async def dump(session: Session) -> AsyncIterator[StoredJob]:
+    """See `Driver.dump`."""
+    ((last,),) = await session.connections.fetch(session.statements["last_sequence"], {})
+    after = 0
+    while after < last:
+        parameters = {"after": after, "last": last, "limit": JOBS_OF_A_DUMP}
+        sequences: list[int] = []
+        size = 0
+        for row in await session.connections.fetch(session.statements["dump_sizes"], parameters):
+            sequences.append(row.sequence)
+            size += row.size
+            if size >= BYTES_OF_A_DUMP:
+                break
+        if not sequences:
+            break
+        after = sequences[-1]
+        for job in await _dump_some(session, sequences):
+            yield job
+
+
+async def _dump_some(session: Session, sequences: Sequence[int]) -> list[StoredJob]:
+    statements = session.statements
+    async with session.connections.one() as connection:
+        transaction = Transaction(connection)
+        rows = await transaction.begin(
+            statements["dump"],
+            {"sequences": array(sequences)},
+            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",  # all statements see the same moment
+        )
+        parameters = {"ids": array(row.id for row in rows)}
+        attempts: dict[UUID, list[StoredAttempt]] = {}
+        for row in await transaction.fetch(statements["dump_attempts"], parameters):
+            attempts.setdefault(row.job_id, []).append(stored_attempt_of(row))
+        files: dict[UUID, list[Artifact]] = {}
+        for row in await transaction.fetch(statements["artifacts"], parameters):
+            files.setdefault(row.job_id, []).append(artifact_of(row))
+        await transaction.commit()
+    return [_stored(row, attempts.get(row.id, []), files.get(row.id, [])) for row in rows]
+
+
+def _stored(row: Any, attempts: list[StoredAttempt], files: list[Artifact]) -> StoredJob:
+    record = JobRecord.of(row)
+    running = any(attempt.state is AttemptState.RUNNING for attempt in attempts)
+    return StoredJob(
+        new=record.submitted(_bytes(row.args)),
+        job=record.job(row.dependents, row.partial),
+        attempts=tuple(attempts),
+        result=_bytes(row.result),
+        failures=record.failures,
+        uncounted_requeues=record.uncounted_requeues,
+        artifacts=tuple(files) if running or record.state.ended else (),
+    )
+
+
+async def check(session: Session) -> StorageCheck:
+    """Check that rows do not contradict each other; that each can be read is up to the database."""
+    rows = await session.connections.fetch(session.statements["contradictions"], {})
+    problems = tuple(f"job {row.job_id}: {row.problem}" for row in rows)
+    return StorageCheck(problems=problems, jobs=await counts(session))
+
+
+def _bytes(body: memoryview | None) -> bytes | None:
+    return None if body is None else bytes(body)
