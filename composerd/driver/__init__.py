@@ -1,4 +1,4 @@
-"""The contract for authors of storage drivers: what a driver promises, how it is found, the guard around it. No driver lives here."""
+"""For authors of storage drivers: the contract, what happens to a job, how drivers are found, and a guard."""
 
 from composerd.driver.contract import (
     CONTRACT_VERSION,

@@ -1,4 +1,8 @@
-"""A clock for drivers of one process: wall time at the start, then monotonic, so that no step of the wall clock ends a lease."""
+"""A clock for drivers of one process, and the conversion of times.
+
+The clock takes the wall time when it is created and is monotonic from then on, so no step of the wall clock ends a
+lease.
+"""
 
 import time
 from datetime import UTC, datetime, timedelta
@@ -9,40 +13,40 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Clock:
-    """Microseconds since the epoch; never goes back while the process lives."""
+    """A clock in microseconds since the epoch. It never goes back while the process runs."""
 
     def __init__(self) -> None:
         self._offset = time.time_ns() // 1000 - time.monotonic_ns() // 1000
 
     def now(self) -> int:
-        """The time."""
+        """Return the time."""
         return time.monotonic_ns() // 1000 + self._offset
 
     def shift(self, seconds: float) -> None:
-        """Run that much further ahead."""
+        """Let the clock run ahead by so many seconds more."""
         self._offset += microseconds(seconds)
 
     def not_before(self, time: int) -> None:
-        """Begin no earlier than a time that was given already, should the wall clock have gone back since the last start."""
+        """Advance the clock to a stored time if it is behind, as after a start with a wall clock that was set back."""
         self._offset += max(time - self.now(), 0)
 
 
 def microseconds(seconds: float) -> int:
-    """A duration as the driver keeps it."""
+    """Convert a duration of the contract, in seconds, to the integer that a driver stores."""
     return round(seconds * MICRO)
 
 
 def seconds(microseconds: int) -> float:
-    """A duration as the contract has it."""
+    """Convert a stored duration to the seconds of the contract."""
     return microseconds / MICRO
 
 
 def to_time(microseconds: int) -> datetime:
-    """A time as the contract has it."""
+    """Convert a stored time to the time of the contract."""
     return _EPOCH + timedelta(microseconds=microseconds)
 
 
 def from_time(time: datetime) -> int:
-    """A time as the driver keeps it."""
+    """Convert a time of the contract to the integer that a driver stores."""
     since = time - _EPOCH
     return (since.days * 86_400 + since.seconds) * MICRO + since.microseconds

@@ -1,26 +1,27 @@
-"""The contract of a storage driver: `Driver`, an ABC, and the values that only it and its callers exchange. No behaviour.
+"""The contract of a storage driver: `Driver`, an ABC, and the values that only drivers and their callers exchange.
 
-In short; specs/driver-contract.md has it in numbered clauses, which the docstrings name (E1 to E11), and which the
-conformance kit (`composerd.testing.kit`) tests. A driver stores jobs and decides who holds which; it never waits for a
-job, knows nothing of HTTP, and owns time: no method takes a `now`. The caller mints ids and tokens. The rules for every
-method (G1 to G8):
+specs/driver-contract.md has the contract in numbered clauses. The docstrings name them (E1 to E11), and the conformance
+kit (`composerd.testing.kit`) tests them. A driver stores jobs and decides which attempt has which job. It never waits
+for a job, knows nothing of HTTP, and owns time: no method takes a `now`. The caller chooses ids and tokens.
 
-- **Batches.** A method that takes a sequence answers one item for each, in order: a value, or an instance of the
-  `ComposerdError` named in its docstring (returned, not raised). Items are applied in their order; each is atomic by
-  itself, the batch is not.
-- **Durable.** When a writing method returns, what it says is on stable storage, unless `Capabilities.durable` is false.
-  `touch` and `seen` alone need not survive a crash.
-- **Repeatable.** Every write may be repeated with the same ids and tokens and gives the same answer. That is how an
-  outcome that nobody knows (a connection lost in a commit) is resolved.
+The rules for every method (G1 to G8):
+
+- **Batches.** A method that takes a sequence answers one item for each, in order. An answer is a value, or an instance
+  of a `ComposerdError` that the method's docstring names, which is returned and not raised. Items are applied in their
+  order. Each item is atomic by itself, the batch is not.
+- **Durable.** When a writing method returns, what it answers is on stable storage, unless `Capabilities.durable` is
+  false. Only the effects of `touch` and `seen` may be lost in a crash.
+- **Repeatable.** Every write may be repeated with the same ids and tokens, and gives the same answer. The caller
+  repeats a write whose outcome is unknown, for example because a connection was lost during a commit.
 - **Failure.** An exception raised by a batch says nothing about its items: the caller repeats them. Raise `StorageFull`
-  when there is no room (nothing was changed, or it can be repeated), `Unavailable` when the store does not answer,
-  `DriverTimeout` when it was only slow. Anything else becomes a `DriverError` in the guard. `asyncio.CancelledError`
-  passes; the queue never cancels a write.
-- **Races.** Methods may be called concurrently with one another, and with other servers where `Capabilities.shared` is
-  true. Each answer is that of some order of the calls.
-- **News** (N1 to N5). `Batch.news` says what the call changed that somebody may wait for. It is a hint: a driver may
-  leave news out when it cannot know it (a repetition), may report too much, but must not report a job as ready or ended
-  before that is durable. `due_in` 0 asks for `advance` at once: something is left to do.
+  if there is no space, `Unavailable` if the storage does not answer, and `DriverTimeout` if it only took too long. The
+  guard turns any other exception into a `DriverError`. Let `asyncio.CancelledError` pass; the queue never cancels a
+  write.
+- **Races.** Methods may be called concurrently, and by several servers if `Capabilities.shared` is true. The answers
+  are those of some order of the calls.
+- **News** (N1 to N5). `Batch.news` reports changes that requests may wait for. It is a hint: a driver may leave news
+  out when it cannot know it, as in a repetition, and may report too much. It must not report a job as ready or ended
+  before that is on stable storage. With `due_in` 0 it asks for a call of `advance` at once, because work is left.
 
 The states of a job and of an attempt, and every transition between them, are in specs/state-machine.md.
 """
@@ -56,58 +57,58 @@ from composerd.models import (
 )
 
 CONTRACT_VERSION = "1.0"
-"""Major: a driver written for another one is refused. Minor: what was added that a driver need not know."""
+"""A driver written for another major version is refused. A minor version adds what a driver need not know."""
 
 T = TypeVar("T", covariant=True)
 
 
 class Batch(msgspec.Struct, Generic[T], frozen=True):
-    """What a writing method answers: an item for each that was asked, and what else it changed."""
+    """The answer of a writing method: an item for each item of the call, and news of what the call changed."""
 
     items: Sequence[T]
     news: News = NO_NEWS
 
 
 class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
-    """In what drivers may differ; in meaning they may not."""
+    """The properties in which drivers may differ."""
 
     durable: bool
-    """What returned is on stable storage."""
+    """True if what a writing method has answered is on stable storage."""
     shared: bool
-    """Many servers may have the storage open at once; `watch` carries news between them."""
+    """True if several servers may have the storage open at one time. `watch` then carries news between them."""
     max_submission: int
-    """How many jobs one submission may have; at least 1,000."""
+    """The most jobs in one submission; at least 1,000."""
     max_payload: int
     """The largest args or result, in bytes; at least 32 MiB."""
     coalesces: bool = False
-    """The driver gathers concurrent calls into one flush by itself. The queue then calls a writing method for each item
-    as it comes, and gathers nothing; it repeats calls that failed as for any driver."""
+    """True if the driver gathers concurrent calls into one flush by itself. The queue then makes no write wait for an
+    earlier call to end. It repeats calls that failed as for any driver."""
 
 
 class StorageInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What is in a storage, for people."""
+    """A summary of a storage, for people."""
 
     description: str
-    """What and where, without secrets: `fs at /var/lib/composerd`."""
+    """The kind of storage and its location, without secrets: `fs at /var/lib/composerd`."""
     jobs: Mapping[str, int]
-    """How many jobs are in each state; approximate where counting is dear."""
+    """The number of jobs by state; approximate where counting is expensive."""
     details: Mapping[str, Any] = {}
-    """What else the driver has to say: plain values."""
+    """Further figures of the driver, as plain values."""
 
 
 class StorageCheck(msgspec.Struct, frozen=True, kw_only=True):
-    """What a look at everything in a storage found."""
+    """The result of reading everything in a storage."""
 
     problems: tuple[str, ...] = ()
-    """What is wrong, a sentence each that names the place; none: the storage is whole."""
+    """A sentence for each problem that names where it is; empty if the storage is intact."""
     jobs: Mapping[str, int]
-    """How many jobs can be read, by state."""
+    """The number of jobs that can be read, by state."""
     details: Mapping[str, Any] = {}
-    """What else the driver has to say: plain values."""
+    """Further figures of the driver, as plain values."""
 
 
 class StoredAttempt(msgspec.Struct, frozen=True, kw_only=True):
-    """A remembered attempt, for moving it between storages."""
+    """A remembered attempt, to be moved between storages."""
 
     token: UUID
     number: int
@@ -120,26 +121,26 @@ class StoredAttempt(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StoredJob(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything about one job, for moving it between storages. An attempt that runs is moved as it is."""
+    """Everything about one job, to be moved between storages. A running attempt is moved as it is."""
 
     new: NewJob
     job: Job
     attempts: tuple[StoredAttempt, ...] = ()
-    """The remembered ones, oldest first."""
+    """The remembered attempts, oldest first."""
     result: bytes | None = None
     failures: int = 0
-    """How many failed outcomes put it back."""
+    """The number of failed outcomes that requeued the job."""
     uncounted_requeues: int = 0
-    """Uncounted returns in a row."""
+    """The number of uncounted requeues in a row."""
     artifacts: tuple[Artifact, ...] = ()
-    """Attached to the running or finishing attempt."""
+    """The files that are attached to the running attempt, or to the one that ended the job."""
 
 
 class Driver(abc.ABC):
     """A storage of jobs. One instance is one opened storage; it is used from one event loop."""
 
     contract: ClassVar[str]
-    """The CONTRACT_VERSION that the driver was written for, as a literal: `contract = "1.0"`."""
+    """The CONTRACT_VERSION for which the driver was written, as a literal: `contract = "1.0"`."""
 
     name: ClassVar[str]
     """The driver's name in errors and logs: its scheme."""
@@ -147,203 +148,246 @@ class Driver(abc.ABC):
     capabilities: Capabilities
 
     artifacts_directory: str | None = None
-    """A directory that the driver offers for artifacts, or None. Known once constructed."""
+    """A directory that the driver offers for artifacts, or None. It is known as soon as the driver is constructed."""
 
     # The storage itself.
 
     @classmethod
     @abc.abstractmethod
     def from_url(cls, url: str) -> Self:
-        """Make an unopened driver from a storage URL. No I/O (S1).
+        """Return a driver for a storage URL, without opening it. No I/O (S1).
 
-        Raises `StorageURLError` for an unknown or bad option, naming it.
+        Raises:
+            StorageURLError: An option is unknown or has a bad value; the error names it.
         """
 
     @abc.abstractmethod
     async def start(self, *, create: bool = True) -> None:
-        """Open the storage, bringing it up to date first (`migrate`). No attempt that runs ends within one lease of this (S2, S8, L11).
+        """Open the storage, after upgrading it (`migrate`) if necessary (S2, S8, L11).
 
-        Where there is none it is made, unless `create` is false: then that is `StorageUnusable`. Where
-        `Capabilities.shared` is true it may be called again after `Unavailable`; until it has returned, every other call
-        is `Unavailable`.
+        If no storage exists, create it; if `create` is false, raise `StorageUnusable` instead. No running attempt ends
+        within one lease of the start. If `Capabilities.shared` is true, `start` may be called again after
+        `Unavailable`. Until it has returned, every other method raises `Unavailable`.
 
-        Raises `StorageUnusable` if it is damaged, held by another process, of a newer format or not permitted;
-        `Unavailable` if the store does not answer.
+        Raises:
+            StorageUnusable: The storage is damaged, in use by another process, of a newer format, or not permitted.
+            Unavailable: The storage does not answer.
         """
 
     @abc.abstractmethod
     async def close(self) -> None:
-        """Let go of the storage; what was promised is stored. Fine twice, and after a failed `start` (S3)."""
+        """Close the storage; everything that was answered is stored. Allowed twice, and after a failed `start` (S3)."""
 
     @abc.abstractmethod
     async def migrate(self) -> None:
-        """Bring the storage up to date. Fine to repeat, and from two servers at once. Called on an unopened driver (S4)."""
+        """Upgrade the format of the storage. Called on a driver that is not open (S4).
+
+        It may be repeated, and be called by two servers at once if `Capabilities.shared` is true.
+        """
 
     @abc.abstractmethod
     async def ping(self) -> None:
-        """Return if the storage takes writes now; else raise `Unavailable` or `StorageFull` saying why (S5)."""
+        """Return if the storage accepts writes now; if not, raise `Unavailable` or `StorageFull` and say why (S5)."""
 
     @abc.abstractmethod
     async def info(self) -> StorageInfo:
-        """Say what is in the storage (S6)."""
+        """Return a summary of the storage (S6)."""
 
     @abc.abstractmethod
     async def check(self) -> StorageCheck:
-        """Read everything, and say whether it is whole. Called on an unopened driver; changes nothing (S7).
+        """Read everything, change nothing, and return what is wrong. Called on a driver that is not open (S7).
 
-        Raises what `start` raises where there is no storage to read, or one that may not be read now.
+        Raises what `start` raises if there is no storage, or if it may not be read now.
         """
 
     @abc.abstractmethod
     async def shift_clock(self, seconds: float) -> None:
-        """Let this instance's clock run that much further ahead; also before `start` (S9).
+        """Let the clock of this instance run ahead by so many seconds more; also before `start` (S9).
 
-        For the conformance kit; a server never calls it.
+        The conformance kit calls it; a server never does.
         """
 
     # A job's way in and out.
 
     @abc.abstractmethod
     async def enqueue(self, submissions: Sequence[Sequence[NewJob]]) -> Batch[Enqueued | ComposerdError]:
-        """Store submissions, each all or nothing (E1 to E11).
+        """Store submissions, each as a whole or not at all (E1 to E11).
 
-        In a submission, in its order: a job whose id is stored already is a repetition and answers as the first time. A
-        job whose idempotency key is used in its channel is the existing job if `fingerprint` (which covers the args)
-        and `dependencies` (with jobs of this submission that turned out to exist replaced by those) are equal; else the
-        submission is `IdempotencyConflict` (details `index`). A dependency that does not exist is `UnknownDependency`
-        (details `index`, `id`), a canceled one `CanceledDependency` (the same details).
+        The jobs of a submission are planned in its order (`composerd.driver.submissions.plan`):
 
-        A dependency is seen either unended, and the job takes part in its end, or ended, and that is applied at once;
-        never neither. A job is `ready` when all its dependencies have ended and its time has come, else `waiting`; one
-        with `on_dependency_failure` `fail` whose dependency has failed has failed itself (result in
-        specs/state-machine.md).
+        - A job whose id is stored already is a repetition, and is answered as the first time.
+        - A job whose idempotency key is used in its channel stands for the existing job, if `fingerprint` (which covers
+          the args) and `dependencies` are equal. Dependencies on the new job become dependencies on the existing one.
+
+        If a dependency is still unfinished when the job is stored, the job is updated when it ends. If it has already
+        ended, its outcome is applied immediately. No end is ever missed in between. A job is `ready` when all its
+        dependencies have ended and its time has come; until then it is `waiting`. A job with `on_dependency_failure`
+        `fail` whose dependency has failed has failed itself, with the result that specs/state-machine.md gives.
+
+        Returns:
+            For each submission its jobs as they are now, and which of them it created; or one of these errors:
+            `UnknownDependency` (details `index`, `id`), `CanceledDependency` (details `index`, `id`),
+            `IdempotencyConflict` (details `index`).
         """
 
     @abc.abstractmethod
     async def claim(self, requests: Sequence[Claim], max_bytes: int) -> Batch[Claimed | None]:
         """Begin an attempt at a ready job for each request, or answer None. Never waits (C1 to C8).
 
-        Answers a prefix of the requests, at least one: once the args of the jobs it hands out reach `max_bytes`, the
-        rest is not looked at.
+        The job is, among the ready jobs of the request's keys, the one of highest priority, and among those the one of
+        the earliest position. Its state, the token and the lease are one atomic write. Whatever races, a job is given
+        to one request only. With `handover` the attempt is unconfirmed: it lives for that time until its first touch
+        that confirms, or an attach or a finish, and for its lease from then on. A token that has a running attempt is
+        a repetition, and is answered with the same job.
 
-        The job is, among the ready ones of the request's keys, the one of highest priority, then of earliest place. Job
-        running, token and lease are one atomic write. A job is given to one request only, whatever races. With
-        `handover` the attempt is unconfirmed: it lives that long until its first confirming touch (or attach or
-        finish), then `lease`. A token that has an attempt running already is a repetition: the same job.
+        Returns:
+            Answers to a prefix of the requests, at least one: once the args of the answered jobs reach `max_bytes`,
+            the remaining requests are not looked at.
         """
 
     @abc.abstractmethod
     async def touch(self, touches: Sequence[Touch]) -> Batch[Attempt]:
-        """Renew running attempts, and confirm them; say what became of the others (L1, L4, L5, L7 to L10).
+        """Renew the leases of running attempts, and confirm them (L1, L4, L5, L7 to L10).
 
-        An attempt that has ended is not changed.
+        An attempt that has ended is not changed. A renewal may be lost in a crash, because a start gives every running
+        attempt a full lease.
 
-        The renewal may be lost in a crash: that only lengthens a lease.
+        Returns:
+            The attempts as they are now, `unknown` for a token that is not remembered.
         """
 
     @abc.abstractmethod
     async def attach(self, attachments: Sequence[Attachment]) -> Batch[Attached]:
-        """Add an uploaded file to a running attempt, in place of one of the same name (U1 to U5).
+        """Add uploaded files to running attempts, each replacing a file of the same name, and renew them (U1 to U5).
 
-        It renews like a touch, and is refused unless the attempt runs.
+        Returns:
+            The attempts as they are now. An attempt that is not running refused the file.
         """
 
     @abc.abstractmethod
     async def finish(self, outcomes: Sequence[Outcome]) -> Batch[Finished]:
-        """End running attempts with their outcome, accepted once (F1 to F5, D1 to D3).
+        """End running attempts with their outcomes, each accepted once (F1 to F5, D1 to D3).
 
-        The job ends, `failed` if the outcome says so, with the result and the attempt's attached artifacts in the same
-        write; its dependents are counted down. But a failed outcome of a job that has used less than `retry_on_failure`
-        of its tries puts it back, counted in `retries`, `waiting` for its backoff (`composerd.driver.retry_backoff`).
-        Either way the attempt is `finished`; the same outcome again is accepted again, another is a conflict.
+        The job ends, `failed` if the outcome says so. The result and the files that are attached to the attempt become
+        the job's in the same write, and the end is propagated to its dependents. But a failed outcome requeues the job
+        as long as `retry_on_failure` is not used up: it counts in `retries`, and the job is `waiting` for its backoff.
+        Of several calls that would end one attempt, one does.
+
+        Returns:
+            Verdicts: the same outcome again is accepted again; another one is a conflict, or refused with the state of
+            the attempt.
         """
 
     @abc.abstractmethod
     async def release(self, tokens: Sequence[UUID]) -> Batch[Attempt]:
-        """Put the jobs of running attempts back in the queue, behind those of their priority, and supersede the attempts (R1 to R3).
+        """Supersede running attempts, and requeue their jobs behind those of their priority (R1 to R3).
 
-        Uncounted, but see `composerd.driver.on_return`. The answer is the attempt as it was before: anything but
-        running was refused, except that a superseded one may be a repetition and is answered `superseded`.
+        A release is not counted as a retry, within the limit that `composerd.driver.transitions.requeue` sets.
+
+        Returns:
+            The attempts as they were before. An attempt that was not running refused the release; a superseded one may
+            be a repetition, and is answered `superseded`.
         """
 
     @abc.abstractmethod
     async def cancel(self, job_ids: Sequence[UUID]) -> Batch[Job | ComposerdError]:
-        """End jobs, and all that depend on them, as canceled; a canceled one stays so. `JobNotFound`, `JobEnded` (X1 to X3)."""
+        """Cancel jobs that have not ended, and all jobs that depend on them (X1 to X3).
+
+        Returns:
+            The jobs as they are now, canceled; or `JobNotFound`, or `JobEnded` for a job that ended otherwise.
+        """
 
     @abc.abstractmethod
     async def delete(self, job_ids: Sequence[UUID]) -> Batch[Job | None | ComposerdError]:
-        """Forget ended jobs that nobody unended depends on. `JobNotEnded`; None for a job that does not exist (P1 to P3)."""
+        """Delete ended jobs on which no unended job depends (P1 to P3).
+
+        Returns:
+            The jobs as they were, None for a job that does not exist, or `JobNotEnded`.
+        """
 
     # Time.
 
     @abc.abstractmethod
     async def advance(self, limit: int) -> Batch[UUID]:
-        """Make time pass: do up to `limit` of what is due, and answer the jobs that it concerned (L2, L3, L6, L12, L13).
+        """Process up to `limit` jobs for which something is due (L2, L3, L6, L12, L13).
 
-        Due are leases, hand-overs and attempts over their job's `timeout` (one that began before the storage's start:
-        never within one lease of that): the attempt is superseded and the job goes back or fails, as
-        `composerd.driver.on_return` says. Also
-        delayed jobs whose time has come, and what a crash left half done. `news.due_in` says when there is more to do:
-        0 if the limit was reached, None if nothing is in sight.
+        Due are expired leases and handovers, attempts that have run for longer than their job's `timeout`, delayed jobs
+        whose time has come, and ends that were not propagated yet, also because of a crash. An attempt whose time is
+        over is superseded, and its job is requeued or fails. An attempt that began before the storage's start does not
+        end within one lease of that start.
+
+        Returns:
+            The jobs concerned. `news.due_in` says when there is more to do: 0 if the limit was reached, None if nothing
+            is known to be due.
         """
 
     @abc.abstractmethod
     async def purge(self, limit: int) -> Batch[UUID]:
-        """Forget up to `limit` ended jobs that are past their retention and that nobody unended depends on; answer which (P4)."""
+        """Delete up to `limit` ended jobs whose retention is over, and return which (P4).
 
-    # Looking.
+        A job on which an unended job depends is kept.
+        """
+
+    # Queries.
 
     @abc.abstractmethod
     async def get(self, job_ids: Sequence[UUID]) -> Sequence[Job | None]:
-        """Look up jobs (V5)."""
+        """Return jobs, None for one that does not exist (V5)."""
 
     @abc.abstractmethod
     async def list(self, filter: JobFilter, cursor: int | None, limit: int) -> JobPage:
-        """Up to `limit` jobs that pass the filter, newest submission first, from the cursor on (V1 to V3).
+        """Return up to `limit` jobs that match the filter, newest submission first, from the cursor on (V1 to V3).
 
-        The order is stable: no job is shown twice or left out because others come and go. A call looks at a bounded
-        number of jobs. A cursor is a positive integer below 2**63; one that the driver never gave is no error.
+        The order is stable: no job is shown twice or left out because others are added or deleted. A call looks at a
+        bounded number of jobs. A cursor is a positive integer below 2**63; one that was never given is no error.
         """
 
     @abc.abstractmethod
     async def payload(self, refs: Sequence[PayloadRef]) -> Sequence[bytes | None]:
-        """Read args and results, byte for byte; None where there is none (V4)."""
+        """Return args and results, byte for byte; None where there are none (V4)."""
 
     @abc.abstractmethod
     async def artifacts(self, job_ids: Sequence[UUID]) -> Sequence[tuple[Artifact, ...]]:
-        """The artifacts of jobs, by name (U1, U2).
+        """Return the artifacts of jobs, by name (U1, U2).
 
-        Of an ended job those of the attempt that ended it; of a running one those attached so far.
+        For an ended job these are the files of the attempt that ended it, for a running job those attached so far.
         """
 
     # Workers.
 
     @abc.abstractmethod
     async def seen(self, workers: Sequence[Worker]) -> None:
-        """Remember that workers were heard of just now. Lossy; a driver bounds how many it remembers (W2).
+        """Remember that workers were seen just now (W2).
 
-        A worker without arch and types is a sign of life: what is known of it stays as it is.
+        A worker without arch and types is a sign of life: what is known of it stays as it is. The driver limits how
+        many workers it remembers, and may forget them in a crash.
         """
 
     @abc.abstractmethod
     async def workers(self, within: float, ids: Sequence[UUID] | None = None) -> Sequence[Worker]:
-        """The workers heard of in the last so many seconds, with the jobs they run, the latest first; of these ids if given (W1, W3)."""
+        """Return the workers that were seen in the last `within` seconds, with the jobs that they run (W1, W3).
+
+        The worker seen last comes first. If ids are given, only those workers are returned.
+        """
 
     @abc.abstractmethod
     async def ahead(self, job_id: UUID, limit: int) -> int:
-        """How many jobs of a ready job's key go before it, counted up to `limit`; 0 for a job that is not ready (V6)."""
+        """Count, up to `limit`, the ready jobs of a ready job's key that are ahead of it; 0 if it is not ready (V6)."""
 
     # Other servers, other storages.
 
     async def watch(self) -> AsyncIterator[News]:
-        """News of what other servers did to this storage. Lossy, duplicates allowed. Only called where `shared` is true (N5)."""
+        """Yield news of what other servers did to this storage. Called only if `Capabilities.shared` is true (N5).
+
+        News may be lost, and may be repeated.
+        """
         return
         yield  # makes this an async generator: a storage that is not shared has no news
 
     @abc.abstractmethod
     def dump(self) -> AsyncIterator[StoredJob]:
-        """Everything, oldest submission first, so that a job comes after those it depends on (M1)."""
+        """Yield every job, oldest submission first, so that a job comes after those on which it depends (M1)."""
 
     @abc.abstractmethod
     async def load(self, jobs: Sequence[StoredJob]) -> None:
-        """Store what `dump` of another storage gave, in that order. A job that is there already is left as it is (M2, M3)."""
+        """Store what `dump` of another storage yielded, in that order. Leave a job that exists as it is (M2, M3)."""

@@ -1,4 +1,4 @@
-"""The guard around any driver: it times calls, names the driver in errors, and lets no exception but `ComposerdError` out."""
+"""The guard around any driver: it times calls, names the driver in errors, and raises nothing but `ComposerdError`."""
 
 import logging
 import time
@@ -50,7 +50,7 @@ def unobserved(_method: str, _seconds: float, _raised: bool) -> None:
 class Guard(Driver):
     """A driver as the rest of composerd sees it.
 
-    Its methods return the coroutine of `_call` instead of being coroutines themselves, which saves a layer on each call.
+    Its methods return the coroutine of `_call` instead of being coroutines themselves: one layer less on each call.
     """
 
     contract = "1.0"

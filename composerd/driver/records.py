@@ -1,4 +1,4 @@
-"""The mutable records that `composerd.driver.transitions` works on, as protocols. Reading and storing records is the driver's.
+"""The mutable records that `composerd.driver.transitions` works on, as protocols. Drivers read and store them.
 
 Times are integers, microseconds since the epoch on the storage's clock; durations are integers in microseconds.
 `composerd.driver.clock` converts both to the values of the contract.

@@ -1,4 +1,4 @@
-"""Which storage drivers are installed, and which of them a storage URL means: entry points of the group `composerd.drivers`."""
+"""The installed storage drivers, found by entry points (`composerd.drivers`), and the driver that a URL names."""
 
 from collections.abc import Sequence
 from importlib.metadata import EntryPoint
@@ -16,28 +16,28 @@ DRIVERS = Plugins(
 
 
 class InstalledDriver(msgspec.Struct, frozen=True, kw_only=True):
-    """One entry point, whether it can be used or not."""
+    """A description of one entry point, usable or not."""
 
     scheme: str
     distribution: str
     version: str
     contract: str | None = None
-    """The contract version that it was written for; None if it cannot be loaded."""
+    """The contract version for which the driver was written; None if it cannot be loaded."""
     capabilities: Capabilities | None = None
-    """None if they are known only of an opened storage, or if it cannot be loaded."""
+    """The driver's capabilities; None if only an open storage has them, or if the driver cannot be loaded."""
     error: str | None = None
-    """Why it cannot be used."""
+    """The reason why the driver cannot be used; None if it can."""
 
 
 def installed() -> Sequence[InstalledDriver]:
-    """Every driver that is installed, by scheme; those that cannot be used say why."""
+    """Return every installed driver, ordered by scheme; one that cannot be used has an `error`."""
     return [_describe(point) for point in DRIVERS.points()]
 
 
 def open_driver(url: str, observe: Observer = unobserved) -> Guard:
-    """Make the driver that a storage URL means, unopened and guarded; `observe` is told of every call of it.
+    """Return the driver that a storage URL names, guarded and not open. `observe` is called after each of its calls.
 
-    Raises `StorageURLError`.
+    Raises `StorageURLError` if no driver, or no usable one, is installed for the URL, or if the URL is wrong.
     """
     return Guard(DRIVERS.open(url), observe)
 
@@ -49,7 +49,7 @@ def _describe(point: EntryPoint) -> InstalledDriver:
     )
     try:
         driver = DRIVERS.load(point)
-    except (Exception, SystemExit) as exc:  # noqa: BLE001  # whatever an import raises is that driver's trouble, not the others'
+    except (Exception, SystemExit) as exc:  # noqa: BLE001  # an import may raise anything; other drivers still work
         return msgspec.structs.replace(
             about, error=f"{type(exc).__name__}: {exc}" if not isinstance(exc, StorageURLError) else str(exc)
         )

@@ -23,7 +23,7 @@ class Plan(NamedTuple):
     new: Sequence[PlannedJob]
     """The jobs to store, in the order of the submission."""
     answer: Sequence[tuple[UUID, bool]]
-    """For each job of the submission the id of the job that stands for it, and True if the submission created that job."""
+    """For each job of the submission, the id of the job that stands for it, and True if the submission created it."""
 
 
 def plan(

@@ -60,7 +60,7 @@ class Effects(NamedTuple):
     result: bytes | None = None
     """A result to store that no worker sent."""
     publish: bool = False
-    """The files that are attached to the attempt become the job's; after any other end of an attempt they are dropped."""
+    """The files attached to the attempt become the job's; after any other end of an attempt they are dropped."""
 
 
 NOTHING = Effects()
@@ -134,7 +134,7 @@ def renew(lease: LeaseRecord, now: int) -> None:
 
 
 def restart_handover(lease: LeaseRecord, now: int) -> None:
-    """Give an attempt that is not confirmed its full handover time again; leave the lease of any other as it is (A3)."""
+    """Restart the handover time of an attempt that is not confirmed; leave the lease of any other as it is (A3)."""
     if not lease.confirmed:
         lease.deadline = now + (lease.handover or 0)
 
@@ -267,7 +267,7 @@ def deletable(state: JobState, *, needed: bool) -> bool:
 
 
 def backoff(first: int, failures: int) -> int:
-    """Return how long a job waits after its `failures`-th failed outcome: `first`, doubled each time, at most an hour."""
+    """Return the wait after the `failures`-th failed outcome of a job: `first`, doubled each time, at most an hour."""
     return min(first << min(failures - 1, 63), _MAX_BACKOFF)
 
 

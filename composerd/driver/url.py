@@ -1,4 +1,4 @@
-"""Storage URLs that name a place in the file system, for whatever driver keeps its jobs there."""
+"""Storage URLs that name a path, for drivers that store jobs in the file system."""
 
 import re
 from pathlib import Path
@@ -8,9 +8,14 @@ from composerd.errors import StorageURLError
 
 
 def path_of(url: str, what: str) -> Path:
-    """The path that a storage URL names: `scheme:/path`, `scheme:relative/path`, `scheme:///path`; `what` is a file or a directory.
+    """Return the absolute path that a storage URL names.
 
-    Raises `StorageURLError` for one without a path, with a host or with options.
+    Args:
+        url: `scheme:/path`, `scheme:relative/path` or `scheme:///path`.
+        what: "file" or "directory", for the errors.
+
+    Raises:
+        StorageURLError: The URL has no path, or it has a host or options.
     """
     scheme, _, rest = url.partition(":")
     match = re.fullmatch(r"(?://(?P<host>[^/?#]*))?(?P<path>[^?#]*)(?P<query>[?#].*)?", rest)
@@ -19,5 +24,5 @@ def path_of(url: str, what: str) -> Path:
     if match["host"]:
         raise StorageURLError(f"{url!r} names a host ({match['host']}): write {scheme}:/path/to/{what}")
     if match["query"]:
-        raise StorageURLError(f"{url!r}: {scheme}: takes no options, and there is {match['query']!r}")
+        raise StorageURLError(f"{url!r}: {scheme}: takes no options; remove {match['query']!r}")
     return Path(unquote(match["path"])).absolute()

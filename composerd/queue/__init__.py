@@ -1,6 +1,7 @@
-"""The queue: everything between the HTTP APIs and a storage driver. It waits for jobs, gathers writes, and lets time pass.
+"""The queue: everything between the HTTP APIs and a storage driver.
 
-It knows no HTTP and no particular storage. Other packages import from here, never from a module of this package.
+It waits for jobs, gathers writes, and lets time pass. It knows no HTTP and no particular storage. Other packages
+import from here, never from a module of this package.
 """
 
 from composerd.queue.budget import Budget

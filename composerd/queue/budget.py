@@ -36,7 +36,7 @@ class Budget:
 
     @contextmanager
     def reserve(self, size: int) -> Iterator[None]:
-        """Count bytes that are in memory already, for the length of a block. It never fails, so the limit may be exceeded."""
+        """Count bytes that are in memory already, for the length of a block, even if they exceed the limit."""
         self.used += size
         try:
             yield

@@ -181,7 +181,7 @@ class Dispatcher:
 
 
 def keys_for(channel: str, types: Sequence[str], arch: str) -> tuple[Key, ...]:
-    """Return the keys that a worker of an architecture may claim: for each type, jobs of its arch and jobs of any arch."""
+    """Return the keys that a worker of an architecture may claim: for each type, jobs of its arch and of any arch."""
     keys: list[Key] = []
     for type in dict.fromkeys(types):
         keys += (Key(channel, type, arch), Key(channel, type, None))

@@ -1,4 +1,4 @@
-"""Watches of jobs: whoever waits for a change of a job is woken by this server's writes and by news of other servers."""
+"""Watches of jobs: requests that wait for a change of a job, woken by this server's writes and by other servers."""
 
 import asyncio
 from collections.abc import Iterable, Iterator
@@ -19,7 +19,7 @@ class Watch:
         self._event.set()
 
     async def changed(self, timeout: float) -> bool:
-        """Wait until the job may have changed since the last call, at most `timeout` seconds; return False if time ran out."""
+        """Wait until the job may have changed since the last call; return False if `timeout` seconds passed first."""
         try:
             async with asyncio.timeout(timeout):
                 await self._event.wait()

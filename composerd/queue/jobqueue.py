@@ -1,4 +1,4 @@
-"""`JobQueue`: what the HTTP APIs need, in terms of jobs, attempts and waiting. It owns everything else in this package."""
+"""`JobQueue`: what the HTTP APIs need, in terms of jobs, attempts and waiting. It owns the rest of this package."""
 
 import asyncio
 import logging
@@ -233,7 +233,7 @@ class JobQueue:
         self._release.write(token).add_done_callback(_log_failure)
 
     async def delivered(self, token: UUID) -> None:
-        """Restart the handover time of an attempt that is not confirmed, because its job was just written to the worker."""
+        """Restart the handover time of an unconfirmed attempt, because its job was just written to the worker."""
         await self._touch.write(Touch(token, confirm=False))
 
     async def touch(self, token: UUID, partial: bytes | None = None) -> Attempt:

@@ -1,4 +1,4 @@
-"""The one rule for repeating a call of the driver that failed. Which items go into a call is decided in `batcher` and `dispatcher`."""
+"""The one rule for repeating a failed call of the driver. Which items are in a call is decided by the callers."""
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence

@@ -1,4 +1,4 @@
-"""The roster: the workers that were seen lately. It gathers signs of life, and reports them to the driver once a second."""
+"""The roster: the workers that were seen lately. It gathers signs of life, and reports them to the driver."""
 
 import asyncio
 import logging
@@ -29,7 +29,7 @@ class _Requests(msgspec.Struct):
 
 
 class Roster:
-    """The workers by id. A worker that was not seen for `timeout` seconds is unknown. `run` keeps the driver informed."""
+    """The workers by id. A worker that was not seen for `timeout` seconds is unknown. `run` informs the driver."""
 
     def __init__(self, driver: Driver, timeout: float) -> None:
         self._driver = driver

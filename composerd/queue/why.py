@@ -1,7 +1,7 @@
-"""Why a job is not running: what it waits for, in a sentence and in figures."""
+"""The reason why a job is not running: a sentence for people, and the figures behind it."""
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from uuid import UUID
 
 import msgspec
@@ -9,26 +9,28 @@ import msgspec
 from composerd.models import Job, JobState, Worker
 from composerd.queue.jobqueue import JobQueue
 
-COUNTED = 10_000
-"""How far the jobs that go first are counted."""
+MAX_AHEAD = 10_000
+"""How far the jobs ahead of a job are counted."""
 
 
 class Why(msgspec.Struct, frozen=True, kw_only=True):
-    """What keeps a job from running."""
+    """The reason why a job is not running."""
 
     job: Job
     reason: str
+    """One or two sentences."""
     blocked_by: tuple[UUID, ...] = ()
-    """Dependencies that have not ended."""
+    """The dependencies that have not ended."""
     delayed_until: datetime | None = None
+    """The time before which the job may not start."""
     workers: int | None = None
-    """Live workers that take such jobs; None unless it is ready."""
+    """The number of known workers that take such jobs; None unless the job is ready."""
     ahead: int | None = None
-    """Jobs alike that go first, up to `COUNTED`; None unless it is ready."""
+    """The number of ready jobs of its key that are ahead of it, up to `MAX_AHEAD`; None unless the job is ready."""
 
 
 async def explain(queue: JobQueue, job_id: UUID) -> Why:
-    """Say why. Raises `JobNotFound`."""
+    """Return why a job is not running. Raises `JobNotFound`."""
     job = await queue.get(job_id)
     match job.state:
         case JobState.WAITING:
@@ -46,29 +48,57 @@ async def _waiting(queue: JobQueue, job: Job) -> Why:
     found: Sequence[Job | None] = await queue.driver.get(named) if named else ()
     unended = tuple(one.id for one in found if one is not None and not one.state.ended)
     if unended:
-        jobs = "a job" if len(unended) == 1 else f"{len(unended)} jobs"
-        return Why(job=job, reason=f"It waits for {jobs} to end.", blocked_by=unended, delayed_until=job.not_before)
+        dependencies = "1 dependency" if len(unended) == 1 else f"{len(unended)} dependencies"
+        reason = f"Waiting for {dependencies} to end."
+        return Why(job=job, reason=reason, blocked_by=unended, delayed_until=job.not_before)
     if job.not_before is not None:
-        return Why(job=job, reason="Its time has not come.", delayed_until=job.not_before)
-    return Why(job=job, reason="What it waited for has ended; it is about to become ready.")
+        reason = delay_reason(job.not_before, datetime.now(UTC))
+        return Why(job=job, reason=reason, delayed_until=job.not_before)
+    return Why(job=job, reason="All its dependencies have ended; it is about to become ready.")
 
 
 async def _ready(queue: JobQueue, job: Job) -> Why:
-    takers = sum(_takes(worker, job) for worker in await queue.roster.workers())
-    ahead = await queue.driver.ahead(job.id, COUNTED)
+    takers = [worker for worker in await queue.roster.workers() if _takes(worker, job)]
+    ahead = await queue.driver.ahead(job.id, MAX_AHEAD)
     kind = (
         f"type {job.type}"
         + (f", arch {job.arch}" if job.arch else "")
         + (f", channel {job.channel}" if job.channel else "")
     )
-    if takers == 0:
-        reason = f"No live worker is known for {kind}."
-    elif ahead:
-        jobs = "1 job goes" if ahead == 1 else f"{ahead} jobs go"
-        reason = f"{jobs} first, and {takers} known worker(s) for {kind} may be busy."
+    if takers:
+        busy = sum(bool(worker.jobs) for worker in takers)
+        reason = f"{queue_reason(ahead)} Workers for {kind}: {busy_reason(len(takers), busy)}."
     else:
-        reason = f"It is next; {takers} known worker(s) for {kind} are busy or about to ask."
-    return Why(job=job, reason=reason, workers=takers, ahead=ahead)
+        reason = f"No live worker is known for {kind}."
+    return Why(job=job, reason=reason, workers=len(takers), ahead=ahead)
+
+
+def delay_reason(until: datetime, now: datetime) -> str:
+    """Return a sentence that says until when a job is delayed, in UTC, with the date if that is not today."""
+    until = until.astimezone(UTC)
+    time = until.strftime("%H:%M:%S" if until.date() == now.date() else "%Y-%m-%d %H:%M:%S")
+    seconds = round((until - now).total_seconds())
+    if seconds <= 0:
+        return f"Delayed until {time} UTC; it is about to become ready."
+    units = (("d", seconds // 86400), ("h", seconds // 3600 % 24), ("m", seconds // 60 % 60), ("s", seconds % 60))
+    longest = [f"{count}{unit}" for unit, count in units if count][:2]
+    return f"Delayed until {time} UTC (in {''.join(longest)})."
+
+
+def queue_reason(ahead: int) -> str:
+    """Return a sentence that says how many jobs are ahead of a ready job."""
+    if ahead == 0:
+        return "It is next in line."
+    if ahead == 1:
+        return "1 job is ahead of it."
+    return f"{'At least ' if ahead >= MAX_AHEAD else ''}{ahead} jobs are ahead of it."
+
+
+def busy_reason(workers: int, busy: int) -> str:
+    """Return how many workers there are, and how many of them run a job: "2, both busy"."""
+    if busy < workers:
+        return f"{workers}, {busy or 'none'} busy"
+    return f"{workers}, {'both ' if workers == 2 else 'all ' if workers > 2 else ''}busy"
 
 
 def _takes(worker: Worker, job: Job) -> bool:

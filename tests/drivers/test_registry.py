@@ -1,4 +1,4 @@
-"""Which drivers are installed, and which of them cannot be used: with distributions that pip has really installed."""
+"""The installed drivers, and why one cannot be used: with distributions that pip has really installed."""
 
 import json
 import os
@@ -27,11 +27,11 @@ Install = Callable[..., None]
 
 
 class Installed:
-    """A place where distributions are installed, and the command that sees them beside ours."""
+    """A directory where distributions are installed, and the command `composerd` that finds them beside ours."""
 
     def __init__(self, scratch: Path) -> None:
         self.scratch = scratch
-        self.place = scratch / "installed"
+        self.directory = scratch / "installed"
 
     def install(self, distribution: str, source: str, *schemes: str, version: str = "3.2") -> None:
         """Build a wheel of one module, and let pip install it."""
@@ -50,14 +50,14 @@ class Installed:
                 archive.writestr(name, text)
             archive.writestr(f"{about}/RECORD", "".join(f"{name},,\n" for name in [*files, f"{about}/RECORD"]))
         pip = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--no-compile"]
-        subprocess.run([*pip, "--target", str(self.place), str(wheel)], check=True)
+        subprocess.run([*pip, "--target", str(self.directory), str(wheel)], check=True)
 
     def composerd(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run a command."""
+        """Run a command of composerd."""
         clean = {name: value for name, value in os.environ.items() if not name.startswith("COMPOSERD_")}
         return subprocess.run(
             [sys.executable, "-m", "composerd.cli.main", *arguments],
-            env=clean | {"PYTHONPATH": str(self.place)},
+            env=clean | {"PYTHONPATH": str(self.directory)},
             capture_output=True,
             text=True,
             timeout=60,
@@ -65,32 +65,32 @@ class Installed:
         )
 
     def drivers(self) -> dict[tuple[str, str], dict[str, Any]]:
-        """What `composerd drivers` shows, by scheme and distribution."""
-        told = self.composerd("drivers", "--json")
-        assert told.returncode == 0, told.stderr
-        return {(one["scheme"], one["distribution"]): one for one in json.loads(told.stdout)["items"]}
+        """Return what `composerd drivers` shows, by scheme and distribution."""
+        shown = self.composerd("drivers", "--json")
+        assert shown.returncode == 0, shown.stderr
+        return {(one["scheme"], one["distribution"]): one for one in json.loads(shown.stdout)["items"]}
 
     def refused(self, url: str) -> str:
-        """What is said of a URL that cannot be served."""
-        told = self.composerd("serve", "--listen", "127.0.0.1:0", "--storage", url)
-        assert (told.returncode, told.stdout) == (2, "")
-        assert told.stderr.count("\n") == 1
-        return told.stderr
+        """Return the error of a server for a storage URL that it cannot use."""
+        shown = self.composerd("serve", "--listen", "127.0.0.1:0", "--storage", url)
+        assert (shown.returncode, shown.stdout) == (2, "")
+        assert shown.stderr.count("\n") == 1
+        return shown.stderr
 
 
 @pytest.fixture
 def installed(tmp_path: Path) -> Installed:
-    """A place for distributions, with nothing in it yet."""
+    """Return a directory for distributions, with nothing in it yet."""
     return Installed(tmp_path)
 
 
 def ours_load(shown: dict[tuple[str, str], dict[str, Any]]) -> bool:
-    """Whether nothing is wrong with the drivers that come with composerd."""
+    """Return True if the drivers that come with composerd can be used."""
     return [shown[scheme, "composerd"]["error"] for scheme in ("fs", "memory")] == [None, None]
 
 
 def test_what_is_shown(installed: Installed) -> None:
-    """Scheme, distribution and version, contract version and capabilities; a driver of another minor version loads."""
+    """Scheme, distribution, version, contract and capabilities are shown; a driver of another minor version loads."""
     installed.install("acme-box", DRIVER.replace("1.0", "1.7"), "box")
     shown = installed.drivers()
     assert shown["box", "acme-box"] == {
@@ -108,12 +108,12 @@ def test_what_is_shown(installed: Installed) -> None:
         "error": None,
     }
     assert ours_load(shown)
-    told = installed.composerd("drivers")
-    assert "box\tacme-box 3.2\t1.7\tdurable\tloads\n" in told.stdout
+    listed = installed.composerd("drivers")
+    assert "box\tacme-box 3.2\t1.7\tdurable\tloads\n" in listed.stdout
 
 
 def test_two_that_claim_one_scheme(installed: Installed) -> None:
-    """The error names both distributions, wherever it is shown; neither is used, and others are not concerned."""
+    """If two distributions claim one scheme, the error names both, and neither is used; others work."""
     installed.install("acme-box", DRIVER, "box", "crate")
     installed.install("zeta-box", DRIVER, "box")
     clash = "the storage scheme 'box' is claimed by acme-box and zeta-box: uninstall one"
@@ -125,14 +125,14 @@ def test_two_that_claim_one_scheme(installed: Installed) -> None:
 
 
 def test_one_that_claims_ours(installed: Installed) -> None:
-    """Nobody can put a driver in the place of ours unseen."""
+    """A distribution that claims a scheme of composerd is refused, so it cannot replace our driver unnoticed."""
     installed.install("acme-box", DRIVER, "fs")
     assert "'fs' is claimed by acme-box and composerd" in installed.refused("fs:/nowhere")
     assert installed.composerd("storage", "info", "--storage", "memory:").returncode == 1
 
 
 def test_another_major_contract(installed: Installed) -> None:
-    """A driver written for another major version is refused, saying both versions, though it may lack what we ask for."""
+    """A driver written for another major version is refused with both versions, even if it lacks methods."""
     source = "from composerd.driver import Driver as Base\nclass Driver(Base):\n    contract = '2.0'"
     installed.install("acme-box", source, "box")
     error = "the storage driver 'box' of acme-box was written for contract 2.0; this composerd has 1.0"
@@ -153,7 +153,7 @@ def test_another_major_contract(installed: Installed) -> None:
     ids=["error", "exit", "missing", "nothing there"],
 )
 def test_one_that_cannot_be_imported(installed: Installed, source: str, error: str) -> None:
-    """A driver that raises on import says why, and does not stop the others."""
+    """A driver that raises on import is shown with the reason, and the others still work."""
     installed.install("acme-box", source, "box")
     installed.install("zeta-crate", DRIVER, "crate")
     shown = installed.drivers()
@@ -165,7 +165,7 @@ def test_one_that_cannot_be_imported(installed: Installed, source: str, error: s
 
 
 def test_what_is_no_driver(installed: Installed) -> None:
-    """An entry point to something else, and a driver that lacks methods, are refused by name."""
+    """An entry point that is no driver, and a driver that lacks methods, are refused by name."""
     installed.install("acme-box", "class Driver: pass", "box")
     assert "acme_box:Driver of acme-box is not a composerd.driver.Driver" in installed.refused("box:/x")
     installed.install(
@@ -176,7 +176,7 @@ def test_what_is_no_driver(installed: Installed) -> None:
 
 
 def test_an_unknown_scheme(installed: Installed) -> None:
-    """It is said which schemes there are, those of third parties too."""
+    """The error of an unknown scheme names the schemes that exist, those of third parties too."""
     installed.install("acme-box", DRIVER, "box")
     error = installed.refused("crate:/x")
     assert "no storage driver for 'crate' is installed" in error

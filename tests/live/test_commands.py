@@ -97,7 +97,7 @@ async def test_why(server: Server) -> None:
     job = await server.submit()
     later = await server.submit(dependencies=[job["id"]])
     ended = await composerd("why", later["id"], server=server)
-    assert ended.out == f"It waits for a job to end.\n  waits for {job['id']}\n"
+    assert ended.out == f"Waiting for 1 dependency to end.\n  waits for {job['id']}\n"
     ended = await composerd("why", job["id"], "--json", server=server)
     assert json.loads(ended.out)["reason"] == "No live worker is known for type build."
 

@@ -1,4 +1,4 @@
-"""The queue over a storage that fails now and then: what is repeated, who gets which error, and that every waiter is answered."""
+"""The queue over a storage that fails: what is repeated, who gets which error, and that every waiter is answered."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -70,19 +70,19 @@ async def faulty(request: pytest.FixtureRequest) -> Faulty:
 
 @pytest.fixture
 async def queue(faulty: Faulty) -> AsyncIterator[JobQueue]:
-    """A queue over it."""
+    """Run a queue over that storage."""
     async with JobQueue(Guard(faulty), OPTIONS).running() as queue:
         yield queue
 
 
 def job(**fields: Any) -> NewJob:
-    """A job to be submitted."""
+    """Return a job to be submitted."""
     return NewJob(id=new_id(), type="build", **fields)
 
 
 @pytest.mark.parametrize("error", [ConnectionError("gone"), TimeoutError(), KeyError("bug")])
 async def test_a_write_of_unknown_outcome_is_repeated(queue: JobQueue, faulty: Faulty, error: Exception) -> None:
-    """A write that did all and then failed is repeated with the same ids, and answered as if nothing had been."""
+    """A write that failed after it was stored is repeated with the same ids, and answered as if it had not failed."""
     faulty.after = times(1, "enqueue", error)
     stored = await queue.submit([job()])
     assert stored.created == (True,)
@@ -96,7 +96,7 @@ async def test_a_write_of_unknown_outcome_is_repeated(queue: JobQueue, faulty: F
 
 
 async def test_one_item_that_always_fails_takes_no_other_with_it(queue: JobQueue, faulty: Faulty) -> None:
-    """A batch that keeps failing is taken apart: who is at fault gets the error, everybody else an answer."""
+    """A batch that keeps failing is repeated item by item: only the item that causes it gets the error."""
     poison = job(priority=7)
 
     def fail(method: str, items: Sequence[Any]) -> None:
@@ -112,16 +112,18 @@ async def test_one_item_that_always_fails_takes_no_other_with_it(queue: JobQueue
 
 
 @pytest.mark.parametrize("error", [StorageFull("full"), Unavailable("away")])
-async def test_a_storage_that_refuses_is_not_pestered(queue: JobQueue, faulty: Faulty, error: Exception) -> None:
-    """A storage that says that it is full or away is not asked item by item, and everybody is told."""
+async def test_a_storage_that_refuses_is_not_called_for_each_item(
+    queue: JobQueue, faulty: Faulty, error: Exception
+) -> None:
+    """A storage that is full or unavailable is not called for each item, and every caller gets the error."""
     faulty.before = times(10**6, "enqueue", error)
     answers = await asyncio.gather(*[queue.submit([job()]) for _ in range(50)], return_exceptions=True)
     assert {type(one) for one in answers} == {type(error)}
     assert len(faulty.calls) <= 4
 
 
-async def test_who_waits_outlives_an_outage(queue: JobQueue, faulty: Faulty) -> None:
-    """A waiter does not hear of a storage that goes away, and gets the first job after it is back; who comes meanwhile is told."""
+async def test_a_waiter_outlives_an_outage(queue: JobQueue, faulty: Faulty) -> None:
+    """A waiter outlives an outage of the storage and gets the first job after it; a new request gets the error."""
     waiting = asyncio.create_task(queue.request(KEYS, confirm=False, wait=30))
     await faulty.called.wait()
     faulty.before = times(10**6, "claim", Unavailable("away"))
@@ -135,7 +137,7 @@ async def test_who_waits_outlives_an_outage(queue: JobQueue, faulty: Faulty) -> 
 
 
 async def test_a_slow_storage_is_a_longer_wait(queue: JobQueue, faulty: Faulty) -> None:
-    """A timeout of the storage during a wait is never an error of the wait: it goes on, or ends as one that found nothing."""
+    """A timeout of the storage is no error of a wait: the wait goes on, or ends without a job."""
     faulty.before = times(10**6, "claim", TimeoutError())
     assert await queue.request(KEYS, confirm=False, wait=0.1) is None
     faulty.before = times(2, "claim", TimeoutError())
@@ -144,26 +146,26 @@ async def test_a_slow_storage_is_a_longer_wait(queue: JobQueue, faulty: Faulty) 
 
 
 async def test_news_that_got_lost_cost_latency_only(queue: JobQueue, faulty: Faulty) -> None:
-    """A job that became ready behind the queue's back is found by the slow re-check."""
+    """A job whose news was lost is found by the periodic check."""
     waiting = asyncio.create_task(queue.request(KEYS, confirm=False, wait=30))
     await faulty.called.wait()
     await faulty.enqueue([[job()]])
     assert await asyncio.wait_for(waiting, 5) is not None
 
 
-async def test_a_canceled_wait_gives_its_job_back(queue: JobQueue, faulty: Faulty) -> None:
-    """Whoever goes away at any moment of a claim gets no job, and the next one gets it, uncounted."""
+async def test_a_canceled_wait_releases_its_job(queue: JobQueue, faulty: Faulty) -> None:
+    """A request that is canceled at any moment of its claim gets no job, and the next request gets it, uncounted."""
     stored = await queue.submit([job()])
-    for turns in range(9):  # ten uncounted returns in a row are the most
-        asking = asyncio.create_task(queue.request(KEYS, confirm=False, wait=30))
+    for turns in range(9):  # ten uncounted requeues in a row are the most
+        requesting = asyncio.create_task(queue.request(KEYS, confirm=False, wait=30))
         for _ in range(turns):
             await asyncio.sleep(0)
-        if asking.done():
-            got = asking.result()
+        if requesting.done():
+            got = requesting.result()
             assert got is not None
             queue.release_undelivered(got.token)
-        asking.cancel()
-        await asyncio.wait([asking])
+        requesting.cancel()
+        await asyncio.wait([requesting])
     claimed = await asyncio.wait_for(queue.request(KEYS, confirm=False, wait=30), 5)
     assert claimed is not None
     assert (await queue.get(stored.jobs[0].id)).retries == 0
@@ -182,7 +184,7 @@ async def test_a_write_outlives_its_caller(queue: JobQueue, faulty: Faulty) -> N
 
 
 async def test_errors_of_an_item_are_its_own(queue: JobQueue) -> None:
-    """In one flush each caller gets its own answer or error."""
+    """Of one call of the driver each caller gets its own answer or error."""
     answers = await asyncio.gather(
         queue.submit([job()]), queue.submit([job(dependencies=(new_id(),))]), return_exceptions=True
     )
@@ -193,7 +195,7 @@ async def test_errors_of_an_item_are_its_own(queue: JobQueue) -> None:
 
 
 async def test_the_guard_names_the_driver(faulty: Faulty) -> None:
-    """A bug in a driver becomes a `DriverError` with its name and cause; a timeout says try again; a cancel passes."""
+    """A bug in a driver becomes a `DriverError` that names it, a timeout a `DriverTimeout`, and a cancel passes."""
     guard = Guard(faulty)
     cause = KeyError("bug")
     for error, expected in [(cause, DriverError), (TimeoutError(), DriverTimeout)]:

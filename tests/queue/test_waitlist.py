@@ -1,4 +1,4 @@
-"""The dispatcher's decisions: nobody sleeps beside a ready job, in every order of wake-ups."""
+"""The decisions of the wait list: no waiter sleeps while there is a ready job for it, in every order of events."""
 
 import asyncio
 import itertools
@@ -20,15 +20,15 @@ X, Y, Z = (Key("", name, None) for name in "XYZ")
 class Ready:
     key: Key
     priority: int
-    place: int
+    position: int
 
 
 @dataclass
 class World:
-    """A store, the wait list over it, and what is on its way between them: news that was not heard, a round not yet settled.
+    """A storage, the wait list over it, and what is on its way between them: news not heard yet, a round not ended yet.
 
-    A round's claims are decided at one moment, between the picking and the settling; everything else may happen before
-    and after it.
+    The claims of a round are decided at one moment between its begin and its end; anything else may happen before and
+    after that moment.
     """
 
     loop: asyncio.AbstractEventLoop
@@ -38,17 +38,17 @@ class World:
     picked: Sequence[Waiter] = ()
     outcomes: list[Claimed | None] | None = None
     got: dict[int, Key] = field(default_factory=dict)
-    rounds_in_vain: int = 0
-    places: Iterator[int] = field(default_factory=itertools.count)
+    claims_in_vain: int = 0
+    positions: Iterator[int] = field(default_factory=itertools.count)
     served: list[int] = field(default_factory=list)
 
     def arrive(self, *keys: Key) -> Waiter:
         return self.waitlist.add(Claim(uuid4(), keys, 60.0), self.loop.create_future())
 
     def submit(self, *jobs: tuple[Key, int]) -> None:
-        """Jobs become ready together; the news is on its way."""
+        """Let jobs become ready together; the news of it is on its way."""
         for key, priority in jobs:
-            self.ready.append(Ready(key, priority, next(self.places)))
+            self.ready.append(Ready(key, priority, next(self.positions)))
             self.unheard.append(key)
 
     def hear(self, index: int = 0) -> None:
@@ -59,24 +59,24 @@ class World:
         self.outcomes = None
 
     def decide(self, prefix: int | None = None) -> None:
-        """The store answers the round's claims, or the first few of them."""
+        """Let the storage decide the claims of the round, or the first few of them."""
         self.outcomes = [self._claim(waiter) for waiter in self.picked[:prefix]]
 
     def _claim(self, waiter: Waiter) -> Claimed | None:
         fitting = [job for job in self.ready if job.key in waiter.claim.keys]
         if not fitting:
             return None
-        best = min(fitting, key=lambda job: (-job.priority, job.place))
+        best = min(fitting, key=lambda job: (-job.priority, job.position))
         self.ready.remove(best)
         return Claimed(waiter.claim.token, uuid4(), best.key, None, (), 1)
 
-    def settle(self) -> None:
+    def end_round(self) -> None:
         assert self.outcomes is not None
         answered = self.picked[: len(self.outcomes)]
         for waiter, claimed in zip(answered, self.outcomes, strict=True):
             if claimed is None:
-                self.rounds_in_vain += 1
-            elif waiter.answer.done():  # it has left: its job goes back
+                self.claims_in_vain += 1
+            elif waiter.answer.done():  # it has left, so its job is released
                 self.submit((claimed.key, 0))
             else:
                 self.got[waiter.age] = claimed.key
@@ -92,12 +92,12 @@ class World:
             self.waitlist.remove(waiter)
 
     def run(self) -> None:
-        """Until nothing is on its way, as the dispatcher does it."""
+        """Make rounds until nothing is on its way, as the dispatcher does."""
         while True:
             if self.picked:
                 if self.outcomes is None:
                     self.decide()
-                self.settle()
+                self.end_round()
             while self.unheard:
                 self.hear()
             self.pick()
@@ -105,7 +105,7 @@ class World:
                 return
 
     def stranded(self) -> list[tuple[int, Key]]:
-        """Who sleeps beside which ready job."""
+        """Return the waiters that sleep while there is a ready job for them, with that job's key."""
         return [
             (waiter.age, job.key)
             for waiter in self.waitlist.everyone()
@@ -116,7 +116,7 @@ class World:
 
 @pytest.fixture
 def world() -> Iterator[World]:
-    """An empty world."""
+    """Return an empty world."""
     loop = asyncio.new_event_loop()
     yield World(loop)
     loop.close()
@@ -125,36 +125,36 @@ def world() -> Iterator[World]:
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))), ids=str)
 @pytest.mark.parametrize("first", ["X", "Y"])
 def test_the_classical_stranding(world: World, order: tuple[int, ...], first: str) -> None:
-    """W1 on {X, Y}, W2 on {X}, W3 on {Y}; an X and a better Y become ready: both are handed out, whoever came first."""
+    """W1 on {X, Y}, W2 on {X}, W3 on {Y}: an X and a better Y become ready, and both are handed out in every order."""
     wanted = [(X, Y), (X,), (Y,)]
     for which in order:
         world.arrive(*wanted[which])
-    world.run()  # everybody has asked in vain, and sleeps
+    world.run()  # every waiter has claimed in vain, and sleeps
     world.submit((X, 0), (Y, 5))
     if first == "Y":
         world.unheard.reverse()
     world.hear()
     world.pick()  # only the first news has been heard when the first round is made
     world.decide()
-    world.settle()
+    world.end_round()
     world.run()
     assert sorted(key.type for key in world.got.values()) == ["X", "Y"]
     assert not world.stranded()
 
 
 def test_one_ready_job_wakes_one_waiter(world: World) -> None:
-    """Of a thousand who wait, one claims when a job becomes ready: the oldest."""
+    """Of a thousand waiters, only the oldest claims when a job becomes ready."""
     waiters = [world.arrive(X) for _ in range(1000)]
     world.run()
-    world.rounds_in_vain = 0
+    world.claims_in_vain = 0
     world.submit((X, 0))
     world.run()
     assert world.got == {waiters[0].age: X}
-    assert world.rounds_in_vain == 0
+    assert world.claims_in_vain == 0
 
 
 def test_a_thousand_ready_jobs_take_one_round(world: World) -> None:
-    """As many waiters as jobs became ready join one round."""
+    """A round has as many waiters as jobs became ready."""
     for _ in range(1000):
         world.arrive(X)
     world.run()
@@ -166,7 +166,7 @@ def test_a_thousand_ready_jobs_take_one_round(world: World) -> None:
 
 
 def test_a_round_that_takes_fewer_than_are_ready_leaves_the_key_hot(world: World) -> None:
-    """Rounds may be small, and a store may look at a part of one: what is left is for the next."""
+    """A round may be small, and a storage may answer a part of it: the next round takes the rest."""
     waiters = [world.arrive(X) for _ in range(4)]
     world.run()
     world.submit(*[(X, 0)] * 4)
@@ -174,28 +174,28 @@ def test_a_round_that_takes_fewer_than_are_ready_leaves_the_key_hot(world: World
         world.hear()
     world.pick(limit=1)
     world.decide()
-    world.settle()
+    world.end_round()
     world.pick()
     world.decide(prefix=1)
-    world.settle()
+    world.end_round()
     world.run()
     assert world.served == [waiter.age for waiter in waiters]
 
 
 def test_a_job_that_becomes_ready_while_a_claim_is_on_its_way_is_not_missed(world: World) -> None:
-    """The store has said no, the job becomes ready, the no arrives: the key stays hot."""
+    """A job that becomes ready after a claim was decided, but before its answer arrives, leaves the key hot."""
     world.arrive(X)
     world.pick()
     world.decide()
     world.submit((X, 0))
     world.hear()
-    world.settle()
+    world.end_round()
     world.run()
     assert list(world.got.values()) == [X]
 
 
 def test_a_waiter_keeps_its_age(world: World) -> None:
-    """Who claimed in vain is still before those who came later."""
+    """A waiter that claimed in vain is still ahead of those that came later."""
     first = world.arrive(X)
     world.run()
     world.arrive(X)
@@ -206,7 +206,7 @@ def test_a_waiter_keeps_its_age(world: World) -> None:
 
 
 def test_a_lost_event_costs_latency_only(world: World) -> None:
-    """A job whose news never arrives is found by the re-check."""
+    """A job whose news never arrives is found by the periodic check."""
     world.arrive(X)
     world.run()
     world.submit((X, 0))
@@ -218,8 +218,8 @@ def test_a_lost_event_costs_latency_only(world: World) -> None:
     assert list(world.got.values()) == [X]
 
 
-def test_nothing_is_kept_of_those_who_left(world: World) -> None:
-    """The list is as it was before anybody came."""
+def test_nothing_is_kept_of_waiters_that_left(world: World) -> None:
+    """When all waiters have left, the list is empty again."""
     waiters = [world.arrive(X, Y) for _ in range(10)]
     world.run()
     for waiter in waiters:
@@ -242,15 +242,15 @@ steps = st.one_of(
     st.tuples(st.just("hear"), st.integers(0, 9)),
     st.tuples(st.just("pick"), st.integers(1, 3)),
     st.tuples(st.just("decide"), st.one_of(st.none(), st.integers(1, 2))),
-    st.tuples(st.just("settle"), st.none()),
+    st.tuples(st.just("end_round"), st.none()),
     st.tuples(st.just("run"), st.none()),
 )
 
 
 @settings(max_examples=1500, deadline=None)
 @given(st.lists(steps, max_size=60))
-def test_nobody_sleeps_beside_a_ready_job(script: list[tuple[str, object]]) -> None:
-    """Whatever the order of arrivals, jobs, departures, news and rounds: in the end no waiter fits a ready job."""
+def test_no_waiter_sleeps_while_there_is_a_job_for_it(script: list[tuple[str, object]]) -> None:
+    """Whatever the order of arrivals, jobs, departures, news and rounds, in the end no ready job fits a waiter."""
     loop = asyncio.new_event_loop()
     world = World(loop)
     everyone: list[Waiter] = []
@@ -268,8 +268,8 @@ def test_nobody_sleeps_beside_a_ready_job(script: list[tuple[str, object]]) -> N
                 world.pick(what)  # type: ignore[arg-type]
             elif step == "decide" and world.picked and world.outcomes is None:
                 world.decide(what)  # type: ignore[arg-type]
-            elif step == "settle" and world.outcomes is not None:
-                world.settle()
+            elif step == "end_round" and world.outcomes is not None:
+                world.end_round()
             elif step == "run":
                 world.run()
         world.run()
@@ -281,10 +281,10 @@ def test_nobody_sleeps_beside_a_ready_job(script: list[tuple[str, object]]) -> N
 
 
 @pytest.mark.parametrize(
-    "events", list(itertools.permutations(["hear", "hear", "pick", "settle", "arrive"])), ids="-".join
+    "events", list(itertools.permutations(["hear", "hear", "pick", "end_round", "arrive"])), ids="-".join
 )
 def test_every_order_of_a_small_history(world: World, events: tuple[str, ...]) -> None:
-    """The stranding history with its news, rounds and a late waiter in every order."""
+    """The stranding history with its news, rounds and a late waiter, in every order."""
     world.arrive(X, Y)
     world.arrive(X)
     world.arrive(Y)
@@ -295,9 +295,9 @@ def test_every_order_of_a_small_history(world: World, events: tuple[str, ...]) -
             world.hear()
         elif event == "pick" and not world.picked:
             world.pick()
-        elif event == "settle" and world.picked:
+        elif event == "end_round" and world.picked:
             world.decide()
-            world.settle()
+            world.end_round()
         elif event == "arrive":
             world.arrive(X, Y)
     world.run()
