@@ -171,7 +171,7 @@ def _open(address: str) -> list[socket.socket]:
 
 def _open_tcp(address: str) -> list[socket.socket]:
     match = TCP_ADDRESS.fullmatch(address)
-    assert match is not None, "settings.py has checked the address"
+    assert match is not None, "the settings have checked the address"
     host = match["v6"] or match["host"]
     found = socket.getaddrinfo(host or None, int(match["port"]), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     family, _, proto, _, target = found[0]

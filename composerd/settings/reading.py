@@ -1,0 +1,121 @@
+"""Reading the settings from the command line, the environment and a file, and filling in the defaults."""
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from composerd.settings.table import PREFIX, SETTINGS, Setting, Settings
+
+CLIENT_VARIABLES = frozenset({"COMPOSERD_SERVER", "COMPOSERD_CA_FILE", "COMPOSERD_CERT_FILE", "COMPOSERD_KEY_FILE"})
+"""Environment variables that belong to the client commands, not to the server."""
+
+
+class SettingsError(Exception):
+    """A setting is unknown or has an invalid value; the message is one sentence that names it and its origin."""
+
+
+_BY_NAME = {setting.name: setting for setting in SETTINGS}
+
+_NEEDS = (
+    ("tls_cert", "tls_key"),
+    ("tls_key", "tls_cert"),
+    ("tls_client_ca", "tls_cert"),
+    ("allowed_domains", "tls_client_ca"),
+)
+"""Pairs of settings: the first requires the second."""
+
+
+def load(options: Mapping[str, Any], environ: Mapping[str, str], config: Path | None) -> Settings:
+    """Read the settings from the command line, the environment and a configuration file, and fill in the defaults.
+
+    `options` maps names of settings to text, or to a sequence of texts for a repeatable setting. Raises
+    `SettingsError`.
+    """
+    values: dict[str, Any] = {}
+    if config is not None:
+        values.update(_from_file(config))
+    values.update(_from_environment(environ))
+    for name, value in options.items():
+        values[name] = _parse(_BY_NAME[name], value, _BY_NAME[name].option)
+    for name, needed in _NEEDS:
+        if name in values and needed not in values:
+            raise SettingsError(f"{name} requires {needed}, which is not set")
+    values.setdefault("storage", default_storage(environ))
+    for setting in SETTINGS:
+        values.setdefault(setting.name, setting.default_value)
+    return Settings(**values)
+
+
+def default_storage(environ: Mapping[str, str]) -> str:
+    """Return the storage URL when none is set: in systemd's state directory, or else in the user's data directory."""
+    state = environ.get("STATE_DIRECTORY", "").partition(":")[0]
+    if state:
+        return f"fs:{state}"
+    data = environ.get("XDG_DATA_HOME") or f"{environ.get('HOME') or Path.home()}/.local/share"
+    return f"fs:{data}/composerd"
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for variable in sorted(environ):
+        if not variable.startswith(PREFIX) or variable in CLIENT_VARIABLES:
+            continue
+        name = variable.removeprefix(PREFIX).lower()
+        setting = _BY_NAME.get(name)
+        if setting is None:
+            raise SettingsError(f"the environment variable {variable} is set, but there is no setting {name!r}")
+        text = environ[variable]
+        values[name] = _parse(setting, text.split() if setting.repeatable else text, f"{variable} in the environment")
+    return values
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as exc:
+        raise SettingsError(f"cannot read the configuration file {path}: {exc.strerror}") from exc
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        raise SettingsError(f"the configuration file {path} is not valid TOML: {exc}") from exc
+    if other := content.keys() - {"composerd"}:
+        raise SettingsError(
+            f"the configuration file {path} has {min(other)!r} outside of the table [composerd]: move it into the table"
+        )
+    table = content.get("composerd", {})
+    if not isinstance(table, dict):
+        raise SettingsError(f"composerd in the configuration file {path} is not a table")
+    values: dict[str, Any] = {}
+    for name, value in table.items():
+        setting = _BY_NAME.get(name)
+        if setting is None:
+            raise SettingsError(f"the configuration file {path} has {name!r}, but there is no such setting")
+        values[name] = _parse(setting, _as_text(value), f"{name} in the configuration file {path}")
+    return values
+
+
+def _as_text(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_as_text(one) for one in value]
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value) if isinstance(value, str | int | float) else value
+
+
+def _parse(setting: Setting, value: Any, origin: str) -> Any:
+    """Return the value of a setting. `origin` says in an error where the text came from."""
+    several = isinstance(value, list | tuple)
+    if several and not setting.repeatable:
+        raise SettingsError(f"invalid value for {origin}: must be a single value, not a list")
+    if several and not value and not setting.may_be_empty:
+        raise SettingsError(f"invalid value for {origin}: must not be empty")
+    for one in value if several else [value]:
+        if not isinstance(one, str):
+            raise SettingsError(f"invalid value for {origin}: must be a text or a number")
+        if not one.isprintable():
+            raise SettingsError(f"invalid value for {origin}: {one!r} has characters that are not printable")
+    try:
+        if setting.repeatable:
+            return tuple(setting.parse(one) for one in (value if several else [value]))
+        return setting.parse(value)
+    except ValueError as exc:
+        raise SettingsError(f"invalid value for {origin}: {exc}") from exc

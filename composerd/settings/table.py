@@ -1,0 +1,208 @@
+"""The table of settings: names, parsers, help and defaults."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import msgspec
+
+from composerd.settings.values import (
+    WORKER_BASE,
+    address,
+    base_path,
+    domain,
+    duration,
+    nonempty,
+    number,
+    one_of,
+    positive_duration,
+    positive_size,
+    readable_file,
+)
+
+PREFIX = "COMPOSERD_"
+"""What the names of settings begin with in the environment."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """The settings of a server. Durations are in seconds, sizes in bytes. `load` fills in the defaults."""
+
+    listen: tuple[str, ...]
+    storage: str
+    artifacts: str | None
+    worker_base_path: str
+    request_job_timeout: float
+    """0: no limit."""
+    heartbeat_timeout: float
+    handover_timeout: float
+    sweep_interval: float
+    max_retries: int
+    worker_timeout: float
+    retention: float
+    """0: jobs are kept until they are deleted."""
+    undequeueable_types: tuple[str, ...]
+    max_body_size: int
+    max_artifact_size: int
+    tls_cert: str | None
+    tls_key: str | None
+    tls_client_ca: str | None
+    allowed_domains: tuple[str, ...]
+    """Empty: certificates of all domains are accepted."""
+    max_connections: int
+    max_waits: int
+    log_level: str
+    log_format: Literal["text", "json"]
+    drain_timeout: float
+    processes: int
+
+
+class Setting(msgspec.Struct, frozen=True):
+    """One setting: its name, and how a value is written on the command line, in the environment and in the file."""
+
+    name: str
+    parse: Callable[[str], Any]
+    """Turns text into a value. Raises `ValueError` with a message that says what is wrong."""
+    help: str
+    default: str | None = None
+    """The default as text, or None if the setting has no value by default."""
+    without: str = "none"
+    """Shown as the default of a setting that has no value by default."""
+    repeatable: bool = False
+    may_be_empty: bool = False
+    """Tells whether an empty list is a valid value of a repeatable setting."""
+
+    @property
+    def option(self) -> str:
+        """Its name on the command line."""
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def variable(self) -> str:
+        """Its name in the environment."""
+        return PREFIX + self.name.upper()
+
+    @property
+    def shown_default(self) -> str:
+        """Its default as the help shows it."""
+        return self.without if self.default is None else self.default
+
+    @property
+    def default_value(self) -> Any:
+        """Its value when it is set nowhere."""
+        if self.default is None:
+            return () if self.repeatable else None
+        value = self.parse(self.default)
+        return (value,) if self.repeatable else value
+
+
+SETTINGS: Sequence[Setting] = (
+    Setting(
+        "listen",
+        address,
+        "Address to listen on: HOST:PORT, [IPV6]:PORT or unix:/path. Port 0 picks a free port.",
+        default="127.0.0.1:8700",
+        repeatable=True,
+    ),
+    Setting(
+        "storage",
+        nonempty,
+        "Where jobs are stored: a URL whose scheme names the driver, such as fs:/var/lib/composerd.",
+        without="fs: in $STATE_DIRECTORY or your data directory",
+    ),
+    Setting(
+        "artifacts",
+        nonempty,
+        "Where uploaded files are stored: a directory, the URL of an artifact store, or `none`.",
+        without="what the driver offers, else none",
+    ),
+    Setting("worker_base_path", base_path, "Base path of the worker API.", default=WORKER_BASE),
+    Setting(
+        "request_job_timeout",
+        duration,
+        "How long a worker's request for a job may wait; 0: no limit.",
+        default="0",
+    ),
+    Setting(
+        "heartbeat_timeout",
+        positive_duration,
+        "A job is taken back from a worker that has been silent for this long.",
+        default="120s",
+    ),
+    Setting(
+        "handover_timeout",
+        positive_duration,
+        "How long a worker that promised to confirm a job has for the confirmation.",
+        default="10s",
+    ),
+    Setting("sweep_interval", positive_duration, "How often expired leases and retention are checked.", default="5s"),
+    Setting(
+        "max_retries",
+        number(0, 100),
+        "How many times a job is tried again after its worker is lost, unless the job sets its own number; 0 to 100.",
+        default="2",
+    ),
+    Setting(
+        "worker_timeout",
+        positive_duration,
+        "A worker is removed from the list of workers when it has been silent for this long.",
+        default="1h",
+    ),
+    Setting(
+        "retention",
+        duration,
+        "How long an ended job and its artifacts are kept, unless the job sets its own retention; 0: until deleted.",
+        default="14d",
+    ),
+    Setting(
+        "undequeueable_types",
+        nonempty,
+        "Job type that workers may not request.",
+        default="manifest-id-only",
+        repeatable=True,
+        may_be_empty=True,
+    ),
+    Setting("max_body_size", positive_size, "Maximum size of a request body.", default="32MiB"),
+    Setting("max_artifact_size", positive_size, "Maximum size of an artifact.", default="64GiB"),
+    Setting(
+        "tls_cert",
+        readable_file,
+        "PEM file with the server's certificate; turns on TLS on the TCP addresses. Read again on SIGHUP.",
+    ),
+    Setting("tls_key", readable_file, "PEM file with the private key of that certificate."),
+    Setting(
+        "tls_client_ca",
+        readable_file,
+        "Require TLS clients to present a certificate signed by a CA in this PEM file.",
+    ),
+    Setting(
+        "allowed_domains",
+        domain,
+        "With --tls-client-ca: domain, such as *.example.com, that a DNS name of the client's certificate must match.",
+        without="any",
+        repeatable=True,
+    ),
+    Setting(
+        "max_connections", number(1, 1_000_000), "Maximum number of open connections; 1 to 1000000.", default="20000"
+    ),
+    Setting("max_waits", number(1, 1_000_000), "Maximum number of waiting requests; 1 to 1000000.", default="20000"),
+    Setting(
+        "log_level",
+        one_of("debug", "info", "warning", "error"),
+        "Least severe level to log: debug, info, warning or error.",
+        default="info",
+    ),
+    Setting(
+        "log_format",
+        one_of("text", "json"),
+        "Format of the log: text, or json for one JSON object a line.",
+        default="text",
+    ),
+    Setting(
+        "drain_timeout", positive_duration, "After SIGTERM, how long to wait for requests in progress.", default="5s"
+    ),
+    Setting(
+        "processes",
+        number(1, 64),
+        "Number of server processes, 1 to 64. More than 1 requires a storage that servers can share.",
+        default="1",
+    ),
+)

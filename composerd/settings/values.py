@@ -1,0 +1,115 @@
+"""The values that settings can have: parsers, and constants that the rest of the server uses too.
+
+A parser turns text into a value, or raises `ValueError` with a message that says what is wrong.
+"""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from composerd.units import parse_duration, parse_size
+
+WORKER_BASE = "/api/worker/v1"
+"""The base path of the worker API, unless `worker_base_path` sets another."""
+
+COMPOSER_BASE = "/api/composer/v1"
+"""The base path of the composer API."""
+
+MAX_DURATION = 3650 * 86400.0
+"""The longest duration that a setting or a job can have, in seconds: ten years."""
+
+TCP_ADDRESS = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<host>[^:\[\]/]*)):(?P<port>[0-9]{1,5})")
+
+
+def duration(text: str) -> float:
+    """Parse a duration of at most `MAX_DURATION`, in seconds."""
+    seconds = parse_duration(text)
+    if seconds > MAX_DURATION:
+        raise ValueError(f"{text!r} is longer than ten years")
+    return seconds
+
+
+def positive_duration(text: str) -> float:
+    """Parse a duration that is not 0, in seconds."""
+    seconds = duration(text)
+    if seconds <= 0:
+        raise ValueError("must be greater than 0")
+    return seconds
+
+
+def positive_size(text: str) -> int:
+    """Parse a size that is not 0, in bytes."""
+    size = parse_size(text)
+    if size <= 0:
+        raise ValueError("must be greater than 0")
+    return size
+
+
+def number(least: int, most: int) -> Callable[[str], int]:
+    """Return a parser of whole numbers within limits."""
+
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,9}", text) or not least <= int(text) <= most:
+            raise ValueError(f"{text!r} is not a number from {least} to {most}")
+        return int(text)
+
+    return parse
+
+
+def one_of(*words: str) -> Callable[[str], str]:
+    """Return a parser that accepts only these words."""
+
+    def parse(text: str) -> str:
+        if text not in words:
+            raise ValueError(f"{text!r} is not one of {', '.join(words)}")
+        return text
+
+    return parse
+
+
+def nonempty(text: str) -> str:
+    """Accept any text that is not empty."""
+    if not text:
+        raise ValueError("must not be empty")
+    return text
+
+
+def base_path(text: str) -> str:
+    """Accept a path that clients send unchanged, and that is not within the composer API's."""
+    if not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", text):
+        raise ValueError(f"{text!r} is not a path such as {WORKER_BASE}")
+    if {".", ".."} & set(text.split("/")):
+        raise ValueError(f"{text!r} has a segment . or .., which clients remove from the path")
+    if text == COMPOSER_BASE or text.startswith(f"{COMPOSER_BASE}/"):
+        raise ValueError(f"{text!r} is the path of the composer API")
+    return text
+
+
+def address(text: str) -> str:
+    """Accept an address to listen on: TCP or a unix socket."""
+    if text.startswith("unix:") and len(text) > len("unix:"):
+        return text
+    match = TCP_ADDRESS.fullmatch(text)
+    try:
+        if match is not None and int(match["port"]) < 1 << 16:
+            (match["host"] or "").encode("idna")  # fails for the same names as the resolver
+            return text
+    except UnicodeError:
+        pass
+    raise ValueError(f"{text!r} is not an address: write HOST:PORT, [IPV6]:PORT or unix:/path")
+
+
+def readable_file(text: str) -> str:
+    """Accept the path of a file that can be read now."""
+    try:
+        with Path(nonempty(text)).open("rb"):
+            return text
+    except OSError as exc:
+        raise ValueError(f"{text} cannot be read: {exc.strerror}") from None
+
+
+def domain(text: str) -> str:
+    """Accept a domain name, whose first label may be `*`."""
+    if not re.fullmatch(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?", text):
+        raise ValueError(f"{text!r} is not a domain such as worker.example.com or *.example.com")
+    return text
