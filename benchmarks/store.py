@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 
 from composerd.models import Claim, Key, NewJob, Outcome
 from composerd_fs import FsDriver
-from composerd_fs.state.commands import Copied
+from composerd_fs.state.commands import CopiedPayloads
 
 ARGS = b'"' + b"x" * 1022 + b'"'
 KEY = Key("", "benchmark", None)
@@ -68,36 +68,36 @@ async def rates(*drivers: FsDriver) -> Sequence[float]:
 
 def keeps(driver: FsDriver) -> bool:
     """Whether a checkpoint or a compaction is going on."""
-    return driver._keeper._task is not None  # noqa: SLF001  # nobody else needs to know
+    return driver._compactor._task is not None  # noqa: SLF001  # nobody else needs to know
 
 
 def make_due(driver: FsDriver) -> None:
     """Let the next write begin a checkpoint."""
-    driver._keeper._closed = False  # noqa: SLF001
-    driver._keeper._after = 1  # noqa: SLF001
+    driver._compactor._closed = False  # noqa: SLF001
+    driver._compactor.due_at_bytes = 0  # noqa: SLF001
 
 
 def put_off(driver: FsDriver) -> None:
     """Let no checkpoint begin until one is made due."""
-    driver._keeper._closed = True  # noqa: SLF001
+    driver._compactor._closed = True  # noqa: SLF001
 
 
 def on_copy(driver: FsDriver, copied: Callable[[int], None]) -> None:
     """Hear of every write of a compaction: how many jobs' payloads are copied."""
-    keeper = driver._keeper  # noqa: SLF001
-    copy = keeper.copy
+    compactor = driver._compactor  # noqa: SLF001
+    copy = compactor._copy_payloads  # noqa: SLF001
 
-    async def heard(some: Sequence[Copied]) -> None:
+    async def heard(some: Sequence[CopiedPayloads]) -> None:
         copied(len(some))
         await copy(some)
 
-    keeper.copy = heard
+    compactor._copy_payloads = heard  # noqa: SLF001
 
 
 async def settled(driver: FsDriver) -> None:
     """Wait until no checkpoint is running or due."""
     await driver.enqueue([[NewJob(id=uuid4(), type=OTHER.type)]])
-    while (task := driver._keeper._task) is not None:  # noqa: SLF001
+    while (task := driver._compactor._task) is not None:  # noqa: SLF001
         await asyncio.wait([task])
         await driver.enqueue([[NewJob(id=uuid4(), type=OTHER.type)]])
 

@@ -1,4 +1,4 @@
-"""The built-in storage drivers: `fs`, one directory on one machine, and `memory`, the same table without a journal."""
+"""The built-in storage drivers: `fs` keeps jobs in a directory of one machine, `memory` in memory only."""
 
 from composerd_fs.driver import FsDriver, MemoryDriver
 

@@ -1,125 +1,178 @@
-"""Group commit: one flush at a time takes all that has queued, of every kind of operation.
+"""Group commit: one flush at a time takes all writes that are waiting, of every kind.
 
-Nothing of a flush is seen before it is on stable storage: looks wait their turn between flushes, and when the journal
-refuses a flush the table takes it back.
+Nothing of a flush is seen or acknowledged before it is on stable storage: queries wait until no flush is under way, and
+the table takes back a flush that the journal refuses.
 """
 
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, Protocol, TypeVar, cast
+from typing import Any, Generic, Protocol, TypeVar
+
+import msgspec
 
 from composerd.driver.clock import Clock
 from composerd.errors import ComposerdError, StorageFull, Unavailable
 from composerd.models import News
-from composerd_fs.journal.entries import Payload
+from composerd_fs.journal.entries import JournalEntry, Payload
 from composerd_fs.state.table import Table
 
 MAX_BYTES = 64 * 1024 * 1024
-"""The most payload in a flush, a single larger write apart."""
+"""The most bytes of payloads in a flush, unless a single write has more."""
 
 GATHER = 3
-"""Turns of the loop before a flush begins: requests that have arrived, but are not through their handlers yet, share it.
+"""Turns of the loop before a flush begins, so that requests that have arrived, but are still in their handlers, share it.
 
-That is no timer: an idle loop makes them in microseconds.
+This is not a timer: an idle loop makes the turns in microseconds.
 """
 
 A = TypeVar("A")
 T = TypeVar("T")
 
 
-class Log(Protocol):
-    """Where a flush goes: the journal, or nowhere."""
+class FlushLog(Protocol):
+    """What a flush is written to: the journal, or nothing."""
+
+    written_bytes: int
+    written_entries: int
+    record: Callable[[JournalEntry], None]
+    """Adds an entry to the flush."""
+
+    def payload(self, data: bytes) -> Payload:
+        """Add a payload to the flush, and return what stands for it in an entry."""
 
     async def begin(self) -> int:
-        """Begin a flush; the base of its payloads' places."""
+        """Begin a flush, and return what makes the locations in its entries absolute."""
 
     async def flush(self, wanted: Sequence[int]) -> list[bytes | Unavailable]:
-        """Bring the flush to stable storage, and read payloads; one that cannot be read is an error in its place."""
+        """Bring the flush to stable storage, and return the payloads at some locations, or an error for one."""
 
 
-class Write(Generic[A, T]):
+class Compaction(Protocol):
+    """What makes the log smaller from time to time."""
+
+    due_at_bytes: int
+    """The number of written and freed bytes from which on it has to be started."""
+    due_at_entries: int
+    """The number of written entries from which on it may have to be started."""
+
+    async def maybe_start(self) -> None:
+        """Start it if it is due. It is called between two flushes."""
+
+
+class NullLog:
+    """The log of a storage that is kept in memory only."""
+
+    def __init__(self) -> None:
+        self.written_bytes = 0
+        self.written_entries = 0
+        self.record: Callable[[JournalEntry], None] = _drop
+
+    def payload(self, data: bytes) -> Payload:
+        """Return the payload itself."""
+        return bytes(data)
+
+    async def begin(self) -> int:
+        """Return 0: there are no locations."""
+        return 0
+
+    async def flush(self, wanted: Sequence[int]) -> list[bytes | Unavailable]:  # noqa: ARG002  # there are no locations
+        """Return nothing: every payload is in memory."""
+        return []
+
+
+def _drop(_entry: JournalEntry) -> None:
+    """Record nothing."""
+
+
+class Write(msgspec.Struct, Generic[A], eq=False):
     """A write that waits for its flush."""
 
-    __slots__ = ("answer", "complete", "decide", "future", "size", "wants")
+    decide: Callable[..., A]
+    args: tuple[Any, ...]
+    size: int
+    """The bytes of its payloads."""
+    reads: bool
+    """True if the answer has `payloads` that are to be read in the same flush."""
+    future: "asyncio.Future[Done[A]]"
 
-    def __init__(
-        self,
-        decide: Callable[[], A],
-        complete: Callable[[A, list[bytes | None], News], T],
-        wants: Callable[[A], Sequence[Payload | None]],
-        size: int,
-        future: "asyncio.Future[T]",
-    ) -> None:
-        self.decide = decide
-        self.complete = complete
-        self.wants = wants
-        self.size = size
-        self.future = future
-        self.answer: A
+
+class Done(msgspec.Struct, Generic[A], eq=False):
+    """A write that is on stable storage."""
+
+    answer: A
+    """What `decide` has returned."""
+    news: News
+    payloads: list[Any]
+    """The payloads of the answer, read: each is bytes or None."""
 
 
 class Committer:
-    """The one task that touches the table."""
+    """The one task that changes the table, and that reads it between two flushes."""
 
-    def __init__(self, table: Table, clock: Clock, log: Log) -> None:
+    def __init__(self, table: Table, clock: Clock, log: FlushLog) -> None:
+        self.compaction: Compaction | None = None
         self._table = table
         self._clock = clock
         self._log = log
-        self._looks: list[tuple[Callable[[], Any], asyncio.Future[Any]]] = []
-        self._writes: deque[Write[Any, Any]] = deque()
+        self._calls: list[tuple[Callable[..., Any], tuple[Any, ...], asyncio.Future[Any]]] = []
+        self._writes: deque[Write[Any]] = deque()
         self._task: asyncio.Task[None] | None = None
 
-    async def look(self, look: Callable[[], T]) -> T:
-        """Call something on the table as it is on stable storage."""
-        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._looks.append((look, future))
-        self._start()
+    async def between_flushes(self, function: Callable[..., T], *args: Any) -> T:
+        """Call a function while the table is as it is on stable storage, and return what it returns."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        self._calls.append((function, args, future))
+        if self._task is None:
+            self._task = loop.create_task(self._run())
         return await future
 
-    async def write(
-        self,
-        decide: Callable[[], A],
-        complete: Callable[[A, list[bytes | None], News], T],
-        *,
-        wants: Callable[[A], Sequence[Payload | None]] = lambda _answer: (),
-        size: int = 0,
-    ) -> T:
-        """Let `decide` change the table; once that is on stable storage, `complete` makes the answer of it.
+    async def write(self, decide: Callable[..., A], *args: Any, size: int = 0, reads: bool = False) -> Done[A]:
+        """Let `decide` change the table, and return when that is on stable storage.
 
-        `wants` names payloads to be read on the same trip to the disk. Raises what the log raises; the table is then as
-        before.
+        Args:
+            decide: Changes the table, and returns the answer.
+            args: Its arguments.
+            size: The bytes of the payloads that it stores.
+            reads: True if the answer has `payloads` that are to be read in the same flush.
+
+        Raises:
+            ComposerdError: The log refuses the flush; the table is then as it was. Or a payload cannot be read; then
+                the write stands.
         """
-        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._writes.append(Write(decide, complete, wants, size, future))
-        self._start()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Done[A]] = loop.create_future()
+        self._writes.append(Write(decide, args, size, reads, future))
+        if self._task is None:
+            self._task = loop.create_task(self._run())
         return await future
 
     async def close(self) -> None:
-        """Wait for what has queued."""
+        """Wait until everything that was asked for is done."""
         while self._task is not None:
             await asyncio.wait([self._task])
 
-    def _start(self) -> None:
-        if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._run())
-
     async def _run(self) -> None:
         try:
-            while self._looks or self._writes:
-                looks, self._looks = self._looks, []
-                for look, future in looks:
-                    _settle(future, look)
+            while self._calls or self._writes:
+                calls, self._calls = self._calls, []
+                for function, args, future in calls:
+                    if not future.done():
+                        try:
+                            future.set_result(function(*args))
+                        except Exception as exc:  # noqa: BLE001  # the caller gets it
+                            future.set_exception(exc)
                 for _ in range(GATHER):
                     await asyncio.sleep(0)
-                writes = self._take()
-                if writes:
-                    await self._flush(writes)
+                if self._writes:
+                    await self._flush(self._take())
         finally:
             self._task = None
 
-    def _take(self) -> list[Write[Any, Any]]:
-        taken: list[Write[Any, Any]] = []
+    def _take(self) -> list[Write[Any]]:
+        """Take as many writes as fit into a flush."""
+        taken: list[Write[Any]] = []
         size = 0
         while self._writes:
             size += self._writes[0].size
@@ -128,55 +181,58 @@ class Committer:
             taken.append(self._writes.popleft())
         return taken
 
-    async def _flush(self, writes: list[Write[Any, Any]]) -> None:
-        table = self._table
-        places: list[int] = []
-        answers: list[tuple[Write[Any, Any], Sequence[Payload | None], News]] = []
+    async def _flush(self, writes: list[Write[Any]]) -> None:
+        table, log, compaction = self._table, self._log, self.compaction
+        locations: list[int] = []
+        done: list[Done[Any]] = []
         try:
-            table.base = await self._log.begin()
+            if compaction is not None and (
+                log.written_bytes + table.freed_bytes >= compaction.due_at_bytes
+                or log.written_entries >= compaction.due_at_entries
+            ):
+                await compaction.maybe_start()
+            table.base = await log.begin()
             for write in writes:
-                write.answer = write.decide()
-                wanted = write.wants(write.answer)
-                places.extend([place for place in wanted if isinstance(place, int)])
-                answers.append((write, wanted, table.take_news(self._clock.now())))
-            read = iter(await self._log.flush(places))
+                answer = write.decide(*write.args)
+                payloads = []
+                if write.reads:
+                    payloads = list(answer.payloads)
+                    locations += [payload for payload in payloads if isinstance(payload, int)]
+                done.append(Done(answer, table.take_news(self._clock.now()), payloads))
+            read = await log.flush(locations)
         except Exception as exc:  # noqa: BLE001  # whatever it was, the table must not keep what is not stored; the callers get it
             table.roll_back()
-            if isinstance(exc, StorageFull) and len(writes) > 1:
-                for write in writes:  # one of them may be too large for what room there is, another need none at all
-                    await self._flush([write])
-                return
-            for write in writes:
-                if not write.future.done():
-                    write.future.set_exception(_for_one_caller(exc))
+            await self._refused(writes, exc)
             return
-        table.undo.clear()
-        for write, wanted, news in answers:
-            payloads = [next(read) if isinstance(one, int) else one for one in wanted]
+        table.commit()
+        found = iter(read)
+        for write, one in zip(writes, done, strict=True):
+            error = None
+            payloads = one.payloads
+            for index, payload in enumerate(payloads):
+                if isinstance(payload, int):
+                    payloads[index] = payload = next(found)
+                    if isinstance(payload, Unavailable):  # the write stands, and may be repeated
+                        error = payload
+            if write.future.done():
+                continue
+            if error is None:
+                write.future.set_result(one)
+            else:
+                write.future.set_exception(_for_one_caller(error))
+
+    async def _refused(self, writes: list[Write[Any]], error: Exception) -> None:
+        if isinstance(error, StorageFull) and len(writes) > 1:
+            for write in writes:  # one of them may be too large for the room that is left, and another may need none
+                await self._flush([write])
+            return
+        for write in writes:
             if not write.future.done():
-                _answer(write, payloads, news)
-        table.put_away()
-
-
-def _answer(write: Write[Any, Any], payloads: list[bytes | Unavailable | None], news: News) -> None:
-    for payload in payloads:
-        if isinstance(payload, Unavailable):  # the write stands, and may be repeated
-            write.future.set_exception(_for_one_caller(payload))
-            return
-    write.future.set_result(write.complete(write.answer, cast(list[bytes | None], payloads), news))
-
-
-def _settle(future: "asyncio.Future[Any]", look: Callable[[], Any]) -> None:
-    if future.done():
-        return
-    try:
-        future.set_result(look())
-    except Exception as exc:  # noqa: BLE001  # the caller gets it
-        future.set_exception(exc)
+                write.future.set_exception(_for_one_caller(error))
 
 
 def _for_one_caller(error: Exception) -> Exception:
-    """An exception that is raised in several tasks would gather all their tracebacks: each gets its own."""
+    """Return a copy of an error, because one that is raised in several tasks would gather all their tracebacks."""
     if not isinstance(error, ComposerdError):
         return error
     own = type(error)(str(error), **error.details)

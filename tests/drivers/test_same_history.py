@@ -21,8 +21,8 @@ from composerd.errors import ComposerdError, StorageFull
 from composerd.models import Artifact, Attachment, Claim, Key, NewJob, OnDependencyFailure, Outcome
 from composerd.testing.kit.instance import PLENTY
 from composerd_fs import MemoryDriver
-from composerd_fs.journal.checkpoint import kept
-from composerd_fs.journal.entries import Kept
+from composerd_fs.journal.converting import kept_entry
+from composerd_fs.journal.entries import KeptEntry
 from composerd_fs.journal.writer import Journal
 from composerd_fs.state.table import Table
 
@@ -152,7 +152,7 @@ class History:
     async def is_weighed(self) -> bool:
         """Whether the count of payload in each segment is right."""
         table = self.driver._table
-        return bool(await self.driver._committer.look(lambda: weights(table) == table.live))
+        return bool(await self.driver._committer.between_flushes(lambda: weights(table) == table.jobs.live_bytes))
 
     async def everything(self) -> list[Any]:
         """All that is stored, but the moments."""
@@ -182,11 +182,13 @@ async def _remove(_journal: Journal, paths: Sequence[Path]) -> None:
         path.unlink(missing_ok=True)
 
 
-def everything(table: Table) -> list[Kept]:
+def everything(table: Table) -> list[KeptEntry]:
     """All jobs, packed ones too, as they would be kept; but for the place in the queue that an ended one had."""
-    rows = [table.at(seq) for chunk in table.by_seq.chunks() for seq, _ in table.by_seq.chunk(chunk)]
+    by_sequence = table.jobs.by_sequence
+    found = [table.jobs.at(sequence) for chunk in by_sequence.chunks() for sequence, _ in by_sequence.chunk(chunk)]
+    jobs = [job for job in found if job is not None]
     return [
-        msgspec.structs.replace(kept(row), place=0) if row.state.ended else kept(row) for row in rows if row is not None
+        msgspec.structs.replace(kept_entry(job), position=0) if job.state.ended else kept_entry(job) for job in jobs
     ]
 
 
@@ -201,7 +203,7 @@ def weights(table: Table) -> dict[int, int]:
 
 
 @contextlib.contextmanager
-def _busy_keeper() -> Iterator[Callable[[], None]]:
+def _busy_compactor() -> Iterator[Callable[[], None]]:
     """A checkpoint after every flush, a job at a time, and every payload in the journal; its files change at moments of the loop.
 
     It goes on when the function that this gives is called, so that much happens between two of its steps.
@@ -212,9 +214,9 @@ def _busy_keeper() -> Iterator[Callable[[], None]]:
         await turns.acquire()
 
     with (
-        patch("composerd_fs.journal.compactor._Turn.over", over),
+        patch("composerd_fs.journal.compactor.Turn.over", over),
         patch("composerd_fs.journal.compactor.CHECKPOINT_AFTER", 1),
-        patch("composerd_fs.journal.compactor.ROWS_AT_ONCE", 1),
+        patch("composerd_fs.journal.compactor.JOBS_AT_ONCE", 1),
         patch("composerd_fs.journal.compactor.COPIED_AT_ONCE", 1),
         patch("composerd_fs.journal.writer.INLINE", 0),
         patch("asyncio.to_thread", _inline),
@@ -234,7 +236,7 @@ async def test_fs_and_memory_agree(steps: list[tuple[str, Any]]) -> None:
 @given(st.lists(STEP, min_size=5, max_size=60))
 async def test_they_agree_while_checkpoints_are_taken(steps: list[tuple[str, Any]]) -> None:
     """The same with checkpoints and compactions all the time, and kills in the middle of them."""
-    with _busy_keeper() as turn:
+    with _busy_compactor() as turn:
         await _compare(steps, turn)
 
 

@@ -101,7 +101,7 @@ async def test_a_disk_that_fails(serve: Serve) -> None:
     assert (await send(server, "GET", "/readyz"))[0] == 503
     assert (await send(server, "GET", "/healthz"))[0] == 200
     assert (await server.job(kept["id"]))["state"] == "ready"
-    assert b"mend the disk, then restart composerd" in server.log
+    assert b"repair the disk, then restart composerd" in server.log
     server.kill()
     await server.exited()
     await server.start()

@@ -1,188 +1,138 @@
-"""Checkpoints: the whole table as records, taken while others go on changing it, and made a table again. No files.
+"""Checkpoints: the whole table as entries, taken while the table goes on changing, and restored from them. No files.
 
-A snapshot is the table as it was between two flushes. It is taken some rows at a time; a row that a later flush is
-about to change is taken before that (`Undo.before`), so that what comes out is one moment's. Packed jobs are taken as
-they are.
+A snapshot is the table as it was between two flushes. It is taken some jobs at a time. A job that a later flush is
+about to change is taken before that (`Table.before_change`), so that all jobs are taken as they were at one moment.
+Archived jobs are taken as they are packed.
 """
 
 from bisect import bisect_left
-from typing import TypeAlias
 
-from composerd.models import AttemptState, JobState
+from composerd.models import JobState
 from composerd_fs.journal import entries
-from composerd_fs.journal.converting import artifact_fields, attempt_fields
-from composerd_fs.journal.entries import JobFields, Record
-from composerd_fs.journal.frames import packed_place, unpacked_place
-from composerd_fs.state.interning import artifact_of
-from composerd_fs.state.job import Row
-from composerd_fs.state.jobs import PACKED_FOR_ONE
+from composerd_fs.journal.converting import kept_entry, kept_record
+from composerd_fs.journal.entries import CheckpointEntry
+from composerd_fs.state.job import JobRecord
+from composerd_fs.state.jobs import ARCHIVED_FOR_ONE
 from composerd_fs.state.table import Table
-
-Taken: TypeAlias = entries.Begun | entries.Kept | entries.Shapes | entries.Archived | entries.Complete
-"""What a checkpoint holds."""
 
 
 class Snapshot:
-    """The table at the moment when this is made, which must be between two flushes."""
+    """The table at the moment when the snapshot is created, which must be between two flushes."""
 
     def __init__(self, table: Table, frame: int) -> None:
         self._table = table
-        self._chunks = table.by_seq.chunks()
+        self._jobs = table.jobs
+        self._chunks = table.jobs.by_sequence.chunks()
         self._next = 0
-        self._last = table.last_seq
+        self._last = table.last_sequence
         self._early: set[int] = set()
-        self._taken: list[Record] = [entries.Begun(frame, table.last_seq, table.last_place, table.latest)]
-        self._packed: list[bytes] = []
-        self._told = 0
-        """How many shapes were given."""
+        """The sequences of jobs that were taken because they were about to change."""
+        self._taken: list[CheckpointEntry] = [
+            entries.BegunEntry(frame, table.last_sequence, table.last_position, table.latest)
+        ]
+        self._archived: list[bytes] = []
+        self._shapes = 0
+        """The number of shapes that were taken."""
         self.jobs = 0
-        """How many were taken."""
+        """The number of jobs that were taken."""
         self.complete = False
-        """Whether all has been given."""
-        table.undo.before = self._before
-        table.archive.held = True
+        """True if `some` has returned everything."""
+        table.before_change = self._before_change
+        table.jobs.archive.keep_shape_numbers = True
 
-    def _before(self, row: Row) -> None:
-        if row.seq <= self._last and row.seq not in self._early and not self._passed(row.seq):
-            self._early.add(row.seq)
-            self._take(row)
+    def _before_change(self, job: JobRecord) -> None:
+        if job.sequence <= self._last and job.sequence not in self._early and not self._is_taken(job.sequence):
+            self._early.add(job.sequence)
+            self._take(job)
 
-    def _passed(self, seq: int) -> bool:
-        return bisect_left(self._chunks, self._table.by_seq.chunk_of(seq)) < self._next
+    def _is_taken(self, sequence: int) -> bool:
+        return bisect_left(self._chunks, self._jobs.by_sequence.chunk_of(sequence)) < self._next
 
-    def some(self, count: int) -> list[Record]:
-        """The next records, of at least so many jobs, or more packed ones; they may all have been taken already."""
+    def some(self, count: int) -> list[CheckpointEntry]:
+        """Return the next entries, those of at least `count` jobs if there are so many, or of more that are archived.
+
+        The list is empty if all these jobs were taken before.
+        """
         work = 0
-        while work < count * PACKED_FOR_ONE and self._next < len(self._chunks):
-            for seq, row in self._table.by_seq.chunk(self._chunks[self._next]):
-                if seq > self._last or seq in self._early:
+        while work < count * ARCHIVED_FOR_ONE and self._next < len(self._chunks):
+            for sequence, job in self._jobs.by_sequence.chunk(self._chunks[self._next]):
+                if sequence > self._last or sequence in self._early:
                     continue
-                if isinstance(row, bytes):
-                    self._packed.append(row)
+                if isinstance(job, bytes):
+                    self._archived.append(job)
                     self.jobs += 1
                     work += 1
                 else:
-                    self._take(row)
-                    work += PACKED_FOR_ONE
+                    self._take(job)
+                    work += ARCHIVED_FOR_ONE
             self._next += 1
         taken, self._taken = self._taken, []
-        taken += self._archived()
+        taken += self._take_archived()
         if self._next == len(self._chunks):
-            taken.append(entries.Complete(self.jobs))
+            taken.append(entries.CompleteEntry(self.jobs))
             self.complete = True
         return taken
 
     def close(self) -> None:
-        """Take no more."""
-        self._table.undo.before = None
-        self._table.archive.held = False
+        """Take no more jobs."""
+        self._table.before_change = None
+        self._jobs.archive.keep_shape_numbers = False
 
-    def _take(self, row: Row) -> None:
-        self._taken.append(kept(row))
+    def _take(self, job: JobRecord) -> None:
+        self._taken.append(kept_entry(job))
         self.jobs += 1
 
-    def _archived(self) -> list[Record]:
-        """What was packed, behind the shapes that it has: their numbers mean the same until the snapshot is closed."""
-        if not self._packed:
+    def _take_archived(self) -> list[CheckpointEntry]:
+        """Return archived jobs after their new shapes. The numbers of shapes do not change until the snapshot is closed."""
+        if not self._archived:
             return []
-        packed, self._packed = self._packed, []
-        shapes = self._table.archive.told(self._told)
-        self._told += len(shapes)
-        return [entries.Shapes(shapes), entries.Archived(packed)] if shapes else [entries.Archived(packed)]
+        archived, self._archived = self._archived, []
+        shapes = self._jobs.archive.shapes_since(self._shapes)
+        self._shapes += len(shapes)
+        if not shapes:
+            return [entries.ArchivedEntry(archived)]
+        return [entries.ShapesEntry(shapes), entries.ArchivedEntry(archived)]
 
 
-class Restoring:
-    """Makes the records of a checkpoint a table again, in the order in which they come."""
+class Restoration:
+    """Restores an empty table from the entries of a checkpoint, in their order."""
 
     def __init__(self, table: Table) -> None:
         self._table = table
-        self._rows: list[Row] = []
+        self._jobs: list[JobRecord] = []
 
-    def apply(self, record: Taken) -> None:
-        """The next record."""
-        if isinstance(record, entries.Kept):
-            self._rows.append(self._row(record))
-        elif isinstance(record, entries.Archived):
-            self._table.restore_packed(record.jobs)
-        elif isinstance(record, entries.Shapes):
-            self._table.archive.learn(record.shapes)
-        elif isinstance(record, entries.Begun):
-            self._table.last_seq, self._table.last_place = record.last_seq, record.last_place
-            self._table.latest = record.latest
+    def apply(self, entry: CheckpointEntry) -> None:
+        """Take the next entry."""
+        if isinstance(entry, entries.KeptEntry):
+            self._jobs.append(kept_record(entry, self._table.jobs.interning))
+        elif isinstance(entry, entries.ArchivedEntry):
+            self._table.jobs.restore_archived(entry.jobs)
+        elif isinstance(entry, entries.ShapesEntry):
+            self._table.jobs.archive.restore_shapes(entry.shapes)
+        elif isinstance(entry, entries.BegunEntry):
+            self._table.last_sequence, self._table.last_position = entry.last_sequence, entry.last_position
+            self._table.latest = entry.latest
         else:
-            self._connect()
+            self._complete()
 
-    def _row(self, record: entries.Kept) -> Row:
-        row = self._table.made.row(record.job, record.seq, record.queued_at)
-        row.place = record.place
-        row.args, row.result = unpacked_place(record.args), unpacked_place(record.result)
-        row.state = JobState(record.state)
-        row.started_at, row.finished_at = record.started_at, record.finished_at
-        row.retries, row.failures, row.returns = record.retries, record.failures, record.returns
-        if record.dependents:
-            row.dependents = dict.fromkeys(record.dependents)
-        row.worker = self._table.made.worker(record.worker)
-        if record.attempts:
-            artifacts = {one.name: artifact_of(one) for one in record.artifacts}
-            row.runs = tuple(self._table.made.attempts(row, record.attempts, artifacts))
-        if row.state.ended:
-            row.artifacts = tuple([artifact_of(one) for one in record.artifacts])
-        return row
-
-    def _connect(self) -> None:
-        """All are there: let them be known, and know each other."""
+    def _complete(self) -> None:
+        """Register the jobs, connect those that wait for each other, and fill the indexes."""
         table = self._table
-        for row in self._rows:
-            table.restore(row)
-        for row in self._rows:
-            for job_id in set(row.dependencies):
-                dependency = table.rows.get(job_id)
+        for job in self._jobs:
+            table.jobs.restore(job)
+        for job in self._jobs:
+            for job_id in set(job.dependencies):
+                dependency = table.jobs.live.get(job_id)
                 if dependency is None:
-                    continue  # it was deleted, or is packed: nobody needs it
-                if not row.state.ended:
+                    continue  # it was deleted, or is archived: no unended job depends on it
+                if not job.state.ended:
                     dependency.needed += 1
                 if not dependency.state.ended:
-                    row.pending += 1
-        for row in self._rows:
-            if row.state is not JobState.RUNNING:  # the start gives those their leases
-                table.index(row)
-            if row.state.ended:
-                table.rests(row)
-        table.archive.restored()
-        self._rows = []
-
-
-def kept(row: Row) -> entries.Kept:
-    """A row as a record."""
-    running = row.runs[-1] if row.runs and row.runs[-1].state is AttemptState.RUNNING else None
-    artifacts = row.artifacts if running is None else tuple((running.artifacts or {}).values())
-    return entries.Kept(
-        JobFields(
-            row.id,
-            row.key.type,
-            row.key.arch,
-            row.key.channel,
-            None,
-            row.dependencies,
-            row.priority,
-            row.not_before,
-            *row.policy,
-            row.idempotency_key,
-            row.fingerprint,
-        ),
-        row.seq,
-        row.place,
-        row.state.value,
-        row.queued_at,
-        row.started_at,
-        row.finished_at,
-        row.retries,
-        row.failures,
-        row.returns,
-        row.worker,
-        packed_place(row.args),
-        packed_place(row.result),
-        [attempt_fields(run) for run in row.runs],
-        [artifact_fields(artifact) for artifact in artifacts],
-        list(row.dependents) if row.dependents else [],
-    )
+                    job.pending += 1
+        for job in self._jobs:
+            if job.state is not JobState.RUNNING:  # `Table.restart` indexes the leases
+                table.index(job)
+            if job.state.ended:
+                table.jobs.rests(job)
+        table.jobs.archive.finish_restore()
+        self._jobs = []

@@ -1,8 +1,8 @@
-"""The facts that the journal keeps: one record for each transition that somebody caused, none for what follows from it.
+"""The entries of the journal and of checkpoints: one for each transition that somebody caused, none for its consequences.
 
 Ids and tokens are UUIDs (16 bytes in the journal), times are microseconds since the epoch on the driver's clock,
-durations are microseconds. A payload is an integer, its place in the journal (`composerd_fs.journal.frames`); in memory it is
-the bytes themselves.
+durations are microseconds. Entries are encoded by position, so the order of the fields and the tags are the format;
+their names are not. docs/reference/fs-format.md lists them.
 """
 
 from typing import TypeAlias
@@ -11,17 +11,17 @@ from uuid import UUID
 import msgspec
 
 from composerd.driver.transitions import RequeueCause
+from composerd_fs.journal.frames import Span
 
 Payload: TypeAlias = int | bytes
-"""Where a payload is, or the payload itself."""
+"""The args or the result of a job: its location (see `frames`), or the bytes themselves."""
 
-
-Place: TypeAlias = tuple[int, int, int]
-"""A payload in a checkpoint: its segment, the offset of its checksum in the file, and its length with the checksum."""
+StoredPayload: TypeAlias = bytes | Span
+"""A payload in a checkpoint: the bytes themselves, or where they are."""
 
 
 class JobFields(msgspec.Struct, array_like=True, gc=False):
-    """A submitted job."""
+    """A job as it was submitted."""
 
     id: UUID
     type: str
@@ -42,41 +42,56 @@ class JobFields(msgspec.Struct, array_like=True, gc=False):
 
 
 class ArtifactFields(msgspec.Struct, array_like=True, gc=False):
-    """An attached file."""
+    """A file that was attached."""
 
     name: str
     size: int
     sha256: bytes
-    place: str
+    location: str
 
 
-class Enqueued(msgspec.Struct, array_like=True, tag=1, gc=False):
+class AttemptFields(msgspec.Struct, array_like=True, gc=False):
+    """A remembered attempt at a job."""
+
+    token: UUID
+    number: int
+    state: str
+    confirm: bool
+    digest: bytes
+    lease: int
+    worker_id: UUID | None
+
+
+# The journal.
+
+
+class EnqueuedEntry(msgspec.Struct, array_like=True, tag=1, gc=False):
     """A submission was stored."""
 
     at: int
     jobs: list[JobFields]
 
 
-class Claimed(msgspec.Struct, array_like=True, tag=2, gc=False):
+class ClaimedEntry(msgspec.Struct, array_like=True, tag=2, gc=False):
     """An attempt began."""
 
     at: int
-    job: UUID
+    job_id: UUID
     token: UUID
     lease: int
     handover: int | None
-    worker: UUID | None
+    worker_id: UUID | None
 
 
-class Attached(msgspec.Struct, array_like=True, tag=3, gc=False):
-    """A file was added to an attempt."""
+class AttachedEntry(msgspec.Struct, array_like=True, tag=3, gc=False):
+    """A file was attached to an attempt."""
 
     token: UUID
     artifact: ArtifactFields
 
 
-class Finished(msgspec.Struct, array_like=True, tag=4, gc=False):
-    """An attempt reported its outcome."""
+class FinishedEntry(msgspec.Struct, array_like=True, tag=4, gc=False):
+    """An attempt ended with an outcome."""
 
     at: int
     token: UUID
@@ -85,7 +100,7 @@ class Finished(msgspec.Struct, array_like=True, tag=4, gc=False):
     failed: bool
 
 
-class Returned(msgspec.Struct, array_like=True, tag=5, gc=False):
+class RequeuedEntry(msgspec.Struct, array_like=True, tag=5, gc=False):
     """An attempt ended without an outcome."""
 
     at: int
@@ -93,33 +108,21 @@ class Returned(msgspec.Struct, array_like=True, tag=5, gc=False):
     cause: RequeueCause
 
 
-class Canceled(msgspec.Struct, array_like=True, tag=6, gc=False):
+class CanceledEntry(msgspec.Struct, array_like=True, tag=6, gc=False):
     """A job was canceled."""
 
     at: int
-    job: UUID
+    job_id: UUID
 
 
-class Deleted(msgspec.Struct, array_like=True, tag=7, gc=False):
-    """Jobs were forgotten."""
+class DeletedEntry(msgspec.Struct, array_like=True, tag=7, gc=False):
+    """Jobs were deleted."""
 
-    jobs: list[UUID]
-
-
-class AttemptFields(msgspec.Struct, array_like=True, gc=False):
-    """A remembered attempt of a restored job."""
-
-    token: UUID
-    number: int
-    state: str
-    confirm: bool
-    digest: bytes
-    lease: int
-    worker: UUID | None
+    job_ids: list[UUID]
 
 
-class Restored(msgspec.Struct, array_like=True, tag=8, gc=False):
-    """A job came from another storage, as it was there."""
+class RestoredEntry(msgspec.Struct, array_like=True, tag=8, gc=False):
+    """A job was loaded from another storage."""
 
     at: int
     job: JobFields
@@ -129,59 +132,71 @@ class Restored(msgspec.Struct, array_like=True, tag=8, gc=False):
     finished_at: int | None
     retries: int
     failures: int
-    returns: int
-    worker: UUID | None
+    uncounted_requeues: int
+    worker_id: UUID | None
     result: Payload | None
     attempts: list[AttemptFields]
     artifacts: list[ArtifactFields]
 
 
-class Settled(msgspec.Struct, array_like=True, tag=9, gc=False):
-    """What followed from ends was drawn for so many dependents: which, follows from the facts before."""
+class PropagatedEntry(msgspec.Struct, array_like=True, tag=9, gc=False):
+    """Ends of jobs were propagated to so many dependents; the entries before determine to which."""
 
     dependents: int
 
 
-class Begun(msgspec.Struct, array_like=True, tag=10, gc=False):
-    """A checkpoint begins: the state after this frame of the journal."""
+class MovedEntry(msgspec.Struct, array_like=True, tag=13, gc=False):
+    """Payloads of a job were copied into this frame; None stands for one that was not."""
+
+    job_id: UUID
+    args: Payload | None
+    result: Payload | None
+
+
+# Checkpoints.
+
+
+class BegunEntry(msgspec.Struct, array_like=True, tag=10, gc=False):
+    """A checkpoint begins: it holds the state after this frame of the journal."""
 
     frame: int
-    last_seq: int
-    last_place: int
+    last_sequence: int
+    last_position: int
     latest: int
+    """The latest time in an entry."""
 
 
-class Kept(msgspec.Struct, array_like=True, tag=11, gc=False):
-    """All that is known of a job, in a checkpoint."""
+class KeptEntry(msgspec.Struct, array_like=True, tag=11, gc=False):
+    """A job with everything that is known of it."""
 
     job: JobFields
-    """Without its args."""
-    seq: int
-    place: int
+    """The job without its args."""
+    sequence: int
+    position: int
     state: str
     queued_at: int
     started_at: int | None
     finished_at: int | None
     retries: int
     failures: int
-    returns: int
-    worker: UUID | None
-    args: bytes | Place | None
-    result: bytes | Place | None
+    uncounted_requeues: int
+    worker_id: UUID | None
+    args: StoredPayload | None
+    result: StoredPayload | None
     attempts: list[AttemptFields]
     artifacts: list[ArtifactFields]
     dependents: list[int]
-    """By number, oldest first."""
+    """The sequences of its dependents, oldest first."""
 
 
-class Complete(msgspec.Struct, array_like=True, tag=12, gc=False):
-    """A checkpoint ends, with so many jobs."""
+class CompleteEntry(msgspec.Struct, array_like=True, tag=12, gc=False):
+    """A checkpoint ends, after so many jobs."""
 
     jobs: int
 
 
 class ShapeFields(msgspec.Struct, array_like=True, gc=False):
-    """What many packed jobs have in common."""
+    """What many archived jobs have in common."""
 
     type: str
     arch: str | None
@@ -195,70 +210,78 @@ class ShapeFields(msgspec.Struct, array_like=True, gc=False):
     priority: int
     state: str
     attempt: str
-    """State of the only attempt."""
+    """The state of the only attempt."""
     lease: int
     confirm: bool
 
 
-class Shapes(msgspec.Struct, array_like=True, tag=15, gc=False):
-    """Shapes of packed jobs that follow, in a checkpoint; counted on through all such records, from 0."""
+class ShapesEntry(msgspec.Struct, array_like=True, tag=15, gc=False):
+    """Shapes of the archived jobs that follow; they are numbered through all entries of this kind, from 0."""
 
     shapes: list[ShapeFields]
 
 
-class Archived(msgspec.Struct, array_like=True, tag=14, gc=False):
-    """Jobs that ended and that nobody unended depends on, in a checkpoint: each a `Packed` as MessagePack."""
+class ArchivedEntry(msgspec.Struct, array_like=True, tag=14, gc=False):
+    """Archived jobs; each is a `PackedJob`, encoded as MessagePack."""
 
     jobs: list[bytes]
 
 
-class Rest(msgspec.Struct, array_like=True, gc=False):
-    """What a packed job says beyond the usual."""
+class PackedRest(msgspec.Struct, array_like=True, gc=False):
+    """The fields of an archived job that most jobs do not need."""
 
-    number: int
-    """Of its latest attempt."""
+    attempt_number: int
+    """The number of the latest attempt."""
     retries: int = 0
     failures: int = 0
-    returns: int = 0
+    uncounted_requeues: int = 0
     not_before: int | None = None
     dependencies: tuple[UUID, ...] = ()
     dependents: list[int] = []
+    """The sequences of its dependents, oldest first."""
     idempotency_key: str | None = None
     fingerprint: bytes = b""
     artifacts: list[ArtifactFields] = []
     attempts: list[AttemptFields] = []
-    """All that are remembered, unless the one that `Packed` has is all there was."""
+    """The remembered attempts; empty if the one that is described in `PackedJob` was the only one."""
 
 
-class Packed(msgspec.Struct, array_like=True, gc=False):
-    """An ended job, in memory and in a checkpoint."""
+class PackedJob(msgspec.Struct, array_like=True, gc=False):
+    """A job that has ended, as it is archived in memory and in a checkpoint."""
 
-    seq: int
+    sequence: int
     shape: int
+    """The number of its shape."""
     id: bytes
     queued_at: int
     finished: int
-    """Microseconds after `queued_at`."""
+    """When it ended, in microseconds after `queued_at`."""
     started: int | None
-    """The same."""
-    args: bytes | Place | None
-    result: bytes | Place | None
+    """When its latest attempt began, in microseconds after `queued_at`."""
+    args: StoredPayload | None
+    result: StoredPayload | None
     token: bytes | None
+    """The token of its only attempt."""
     digest: bytes
-    worker: bytes | None
-    rest: Rest | None
+    worker_id: bytes | None
+    rest: PackedRest | None
 
 
-class Moved(msgspec.Struct, array_like=True, tag=13, gc=False):
-    """A job's payloads were copied into this frame; None: not that one."""
+JournalEntry: TypeAlias = (
+    EnqueuedEntry
+    | ClaimedEntry
+    | AttachedEntry
+    | FinishedEntry
+    | RequeuedEntry
+    | CanceledEntry
+    | DeletedEntry
+    | RestoredEntry
+    | PropagatedEntry
+    | MovedEntry
+)
+"""An entry of a segment."""
 
-    job: UUID
-    args: Payload | None
-    result: Payload | None
+CheckpointEntry: TypeAlias = BegunEntry | KeptEntry | ShapesEntry | ArchivedEntry | CompleteEntry
+"""An entry of a checkpoint."""
 
-
-Fact: TypeAlias = Enqueued | Claimed | Attached | Finished | Returned | Canceled | Deleted | Restored | Settled | Moved
-"""What a segment holds."""
-
-Record: TypeAlias = Fact | Begun | Kept | Shapes | Archived | Complete
-"""What a segment or a checkpoint holds."""
+Entry: TypeAlias = JournalEntry | CheckpointEntry

@@ -1,6 +1,6 @@
 """Blocking work on files, to be called in threads, and the thread that makes the calls of one journal.
 
-Writes and reads are complete to the last byte, and directories are brought to stable storage.
+Writes and reads are complete to the last byte, and new names in a directory are brought to stable storage.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ _Call = tuple[asyncio.AbstractEventLoop, asyncio.Future[Any], Callable[..., Any]
 
 
 def write_all(descriptor: int, data: bytes, offset: int) -> None:
-    """Write all of it, however the kernel cuts it."""
+    """Write all of `data`, in several calls if the kernel takes only a part."""
     view = memoryview(data)
     while view:
         written = os.pwrite(descriptor, view, offset)
@@ -30,7 +30,7 @@ def write_all(descriptor: int, data: bytes, offset: int) -> None:
 
 
 def read_exactly(descriptor: int, length: int, offset: int) -> bytes:
-    """Read that much. Raises `OSError` where the file ends too early."""
+    """Return exactly `length` bytes of a file. Raises `OSError` if it ends before."""
     data = os.pread(descriptor, length, offset)
     while len(data) < length:
         more = os.pread(descriptor, length - len(data), offset + len(data))
@@ -50,7 +50,7 @@ def sync_directory(directory: Path) -> None:
 
 
 def make_directory(path: Path) -> None:
-    """Make a directory, and those above it, for its owner only; on stable storage. Fine if it is there."""
+    """Create a directory and its parents, for their owner only, on stable storage. Do nothing if it exists."""
     if path.is_dir():
         return
     make_directory(path.parent)
@@ -62,14 +62,14 @@ def make_directory(path: Path) -> None:
 
 
 class DirectoryLock:
-    """One process holds a directory. The lock goes with the process, however it ends."""
+    """A lock that lets one process at a time use a directory. It is released when the process ends, however it ends."""
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / "LOCK"
         self._descriptor: int | None = None
 
     def acquire(self) -> None:
-        """Take it. Raises `StorageUnusable` if somebody else has it."""
+        """Take the lock. Raises `StorageUnusable` if another process, or another driver of this one, has it."""
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -77,23 +77,24 @@ class DirectoryLock:
             holder = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip() or "unknown"
             os.close(descriptor)
             raise StorageUnusable(
-                f"{self._path.parent} is in use by another composerd (process {holder}): stop that one, or use another directory"
+                f"{self._path.parent} is in use by another composerd (process {holder}): "
+                "stop that process, or use another directory"
             ) from None
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         self._descriptor = descriptor
 
     def release(self) -> None:
-        """Let go of it. Fine twice."""
+        """Release the lock. Do nothing if it is not held."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
 
 
 class DiskThread:
-    """A thread that makes the blocking calls of one journal off the event loop, in the order in which they were asked for.
+    """A thread that makes the blocking calls of one journal, one after the other, away from the event loop.
 
-    An executor does the same with three times the machinery, and every flush of the server goes through it.
+    An executor does this too, but with three times the code on the way of every flush.
     """
 
     def __init__(self) -> None:
@@ -101,7 +102,10 @@ class DiskThread:
         self._thread: threading.Thread | None = None
 
     def call(self, work: Callable[..., T], *args: Any) -> "asyncio.Future[T]":
-        """Make a call; the future has what it returns or raises. Canceled, the call is made all the same."""
+        """Let the thread call `work`, and return a future of what it returns or raises.
+
+        Canceling the future does not prevent the call.
+        """
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
             self._thread.start()
@@ -111,7 +115,7 @@ class DiskThread:
         return future
 
     async def close(self) -> None:
-        """Wait for the calls, and end the thread. Fine twice."""
+        """Wait until all calls have been made, and end the thread. Do nothing if it does not run."""
         if self._thread is not None:
             await self.call(self._calls.put, None)
             self._thread.join()
@@ -122,7 +126,7 @@ class DiskThread:
             loop, future, work, args = call
             try:
                 answer = work(*args)
-            except BaseException as exc:  # noqa: BLE001  # whoever asked gets it, whatever it is
+            except BaseException as exc:  # noqa: BLE001  # the caller gets it, whatever it is
                 loop.call_soon_threadsafe(_fail, future, exc)
             else:
                 loop.call_soon_threadsafe(_answer, future, answer)

@@ -1,6 +1,7 @@
-"""Reading a journal: the last checkpoint, then every frame behind it in order; a torn last one is cut off, damage anywhere else is refused.
+"""Reads a journal at the start: the last checkpoint, then every frame after it, in order.
 
-Segments from before the checkpoint hold payloads only. Nothing here knows what a job is.
+A last frame that a crash has torn is cut off; damage anywhere else is refused. Segments from before the checkpoint hold
+payloads only and are not read. Nothing here knows what a job is.
 """
 
 import logging
@@ -8,46 +9,48 @@ import os
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, NamedTuple, NoReturn
+from typing import IO, NamedTuple, NoReturn, TypeAlias
 
 import msgspec
 
 from composerd.errors import StorageUnusable
 from composerd_fs.journal import frames
-from composerd_fs.journal.entries import Archived, Begun, Complete, Kept, Record
+from composerd_fs.journal.entries import ArchivedEntry, BegunEntry, CompleteEntry, Entry, KeptEntry
 from composerd_fs.journal.frames import FRAME_HEADER, FRAME_MAGIC, SEGMENT_HEADER, FrameHeader, SegmentHeader
 from composerd_fs.journal.io import sync_directory
+from composerd_fs.journal.layout import (
+    MARKER,
+    Marker,
+    checkpoint_name,
+    checkpoints_in,
+    read_marker,
+    segment_name,
+    segments_in,
+)
 
 log = logging.getLogger(__name__)
 
-MARKER = "CLEAN"
-"""The file that a clean stop leaves."""
+_decode = msgspec.msgpack.Decoder(list[Entry]).decode
 
-_decode = msgspec.msgpack.Decoder(list[Record]).decode
-
-
-class Marker(msgspec.Struct):
-    """Where a journal that was closed cleanly ends."""
-
-    segment: int
-    end: int
+Replay: TypeAlias = Callable[[int, list[Entry]], None]
+"""Takes the base of a frame's payloads (see `frames`) and the frame's entries."""
 
 
 class End(NamedTuple):
-    """Where the journal goes on. Segment 0: there is none yet."""
+    """Where a journal ends, and so where it is continued. Segment 0 means that there is none yet."""
 
     segment: int
     salt: bytes
     offset: int
     frame: int
-    read: int = 0
-    """Bytes of frames behind the checkpoint."""
-    records: int = 0
-    """Records in them."""
+    bytes_read: int = 0
+    """Bytes of frames after the checkpoint."""
+    entries: int = 0
+    """The number of entries in them."""
 
 
 class Damage(Exception):  # caught here, never raised to others
-    """Something does not read at this offset."""
+    """The bytes at this offset are not what they should be."""
 
     def __init__(self, offset: int, what: str) -> None:
         super().__init__(what)
@@ -55,20 +58,23 @@ class Damage(Exception):  # caught here, never raised to others
 
 
 class Reader:
-    """Reads one directory's journal. Blocking: called in a thread. Changes nothing unless it is to `mend` a torn end."""
+    """Reads one directory's journal. It blocks, and is called in a thread. With `repair` it cuts off a torn end."""
 
-    def __init__(self, directory: Path, *, mend: bool) -> None:
+    def __init__(self, directory: Path, *, repair: bool) -> None:
         self._directory = directory
-        self._mend = mend
+        self._repair = repair
         self._frame = 0
-        self._read = 0
-        self._records = 0
+        self._bytes_read = 0
+        self._entries = 0
 
-    def read(self, replay: Callable[[int, list[Record]], None]) -> End:
-        """Give every frame's base and records to `replay`; where the journal goes on. Raises `StorageUnusable`."""
-        numbers = self.segments()
+    def read(self, replay: Replay) -> End:
+        """Pass the base and the entries of every frame to `replay`, and return where the journal ends.
+
+        Raises `StorageUnusable` if it is damaged or of a newer format.
+        """
+        numbers = segments_in(self._directory)
         marker = self._marker()
-        checkpoint = max(self.checkpoints(), default=0)
+        checkpoint = max(checkpoints_in(self._directory), default=0)
         end = End(0, b"", 0, 0)
         if checkpoint:
             self._checkpoint(checkpoint, replay)
@@ -85,22 +91,19 @@ class Reader:
             self._refuse(segment_name(marker.segment), marker.end, "the journal does not end where it was closed")
         return end
 
-    def segments(self) -> list[int]:
-        """The numbers of the segments that there are."""
-        return numbers_of(self._directory, "log")
+    def verify_old_segments(self) -> list[str]:
+        """Read the segments from before the checkpoint, which hold payloads only, and return what is wrong with them."""
+        checkpoint = max(checkpoints_in(self._directory), default=0)
+        old = [number for number in segments_in(self._directory) if number < checkpoint]
+        return [problem for problem in map(self._verify, old) if problem is not None]
 
-    def checkpoints(self) -> list[int]:
-        """The numbers of the checkpoints that there are; the last one counts."""
-        return numbers_of(self._directory, "checkpoint")
-
-    def verify(self, number: int) -> str | None:
-        """Read a segment from before the checkpoint, of which only payloads are needed; what is wrong with it."""
+    def _verify(self, number: int) -> str | None:
         path = self._directory / segment_name(number)
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             head = frames.unpack_segment_header(file.read(SEGMENT_HEADER))
             if head is None or head.number != number:
-                return f"{path} at byte 0: the header does not read"
+                return f"{path} at byte 0: the header is damaged"
             offset = SEGMENT_HEADER
             try:
                 while offset < size:
@@ -111,10 +114,10 @@ class Reader:
                 return f"{path} at byte {damage.offset}: {damage}"
         return None
 
-    def _checkpoint(self, number: int, replay: Callable[[int, list[Record]], None]) -> None:
+    def _checkpoint(self, number: int, replay: Replay) -> None:
         path = self._directory / checkpoint_name(number)
         jobs = 0
-        complete: Complete | None = None
+        complete: CompleteEntry | None = None
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             head = self._header(file.read(SEGMENT_HEADER), path, number, frames.CHECKPOINT)
@@ -122,99 +125,87 @@ class Reader:
             while offset < size:
                 try:
                     found = self._frame_header(file, offset, size, head.salt)
-                    taken = self._body(file, found, offset)
+                    entries = self._body(file, found, offset)
                 except Damage as damage:
                     self._refuse(path.name, damage.offset, str(damage))
-                if offset == SEGMENT_HEADER and taken and isinstance(taken[0], Begun):
-                    self._frame = taken[0].frame
-                complete = taken[-1] if taken and isinstance(taken[-1], Complete) else None
-                jobs += sum(1 if isinstance(one, Kept) else _packed(one) for one in taken)
-                replay(0, taken)
+                if offset == SEGMENT_HEADER and entries and isinstance(entries[0], BegunEntry):
+                    self._frame = entries[0].frame
+                complete = entries[-1] if entries and isinstance(entries[-1], CompleteEntry) else None
+                jobs += sum(map(_jobs_in, entries))
+                replay(0, entries)
                 offset += found.size
         if complete is None or complete.jobs != jobs:
-            self._refuse(path.name, offset, "the checkpoint is not whole")
+            self._refuse(path.name, offset, "the checkpoint is not complete")
 
     def _header(self, data: bytes, path: Path, number: int, kind: int) -> SegmentHeader:
         head = frames.unpack_segment_header(data)
         if head is None:
-            self._refuse(path.name, 0, "the header does not read")
+            self._refuse(path.name, 0, "the header is damaged")
         if head.version > frames.VERSION:
             raise StorageUnusable(
-                f"{path} has format version {head.version}; this composerd reads up to {frames.VERSION}: use a newer one"
+                f"{path} has format version {head.version}, but this composerd reads versions up to {frames.VERSION}: "
+                "use a newer composerd"
             )
         if (head.number, head.kind) != (number, kind):
-            self._refuse(
-                path.name, 0, f"the header is that of {'a checkpoint' if head.kind else 'segment'} {head.number}"
-            )
+            owner = "checkpoint" if head.kind else "segment"
+            self._refuse(path.name, 0, f"the header is that of {owner} {head.number}")
         return head
 
     def _marker(self) -> Marker | None:
-        path = self._directory / MARKER
-        if not path.exists():
-            return None
         try:
-            return msgspec.json.decode(path.read_bytes(), type=Marker)
+            return read_marker(self._directory)
         except msgspec.DecodeError:
-            self._refuse(MARKER, 0, "the marker of a clean stop does not read")
+            self._refuse(MARKER, 0, "the marker of a clean stop is damaged")
 
-    def _segment(
-        self, number: int, last: bool, marker: Marker | None, replay: Callable[[int, list[Record]], None]
-    ) -> End | None:
+    def _segment(self, number: int, last: bool, marker: Marker | None, replay: Replay) -> End | None:
         path = self._directory / segment_name(number)
         may_be_torn = last and marker is None
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             start = file.read(SEGMENT_HEADER)
             if may_be_torn and size <= SEGMENT_HEADER and frames.unpack_segment_header(start) is None:
-                self._cut(path, 0, "its header was not written whole")
+                self._cut(path, 0, "its header is not complete")
                 return None
             head = self._header(start, path, number, frames.JOURNAL)
             offset = SEGMENT_HEADER
             try:
                 while offset < size:
-                    offset += self._read_frame(file, offset, size, number, head.salt, replay)
+                    offset += self._read_frame(file, offset, size, head, replay)
             except Damage as damage:
-                if not may_be_torn or _goes_on(file, damage.offset, head.salt):
+                if not may_be_torn or _frame_follows(file, damage.offset, head.salt):
                     self._refuse(path.name, damage.offset, str(damage))
                 self._cut(path, damage.offset, str(damage))
                 offset = damage.offset
-        self._read += offset - SEGMENT_HEADER
-        return End(number, head.salt, offset, self._frame, self._read, self._records)
+        self._bytes_read += offset - SEGMENT_HEADER
+        return End(number, head.salt, offset, self._frame, self._bytes_read, self._entries)
 
-    def _read_frame(
-        self,
-        file: IO[bytes],
-        offset: int,
-        size: int,
-        segment: int,
-        salt: bytes,
-        replay: Callable[[int, list[Record]], None],
-    ) -> int:
-        head = self._frame_header(file, offset, size, salt)
-        if head.seq != self._frame + 1:
-            raise Damage(offset, f"frame {head.seq} stands where {self._frame + 1} should")
-        records = self._body(file, head, offset)
-        self._frame = head.seq
-        self._records += len(records)
-        replay(frames.base(segment, offset + FRAME_HEADER), records)
+    def _read_frame(self, file: IO[bytes], offset: int, size: int, segment: SegmentHeader, replay: Replay) -> int:
+        """Replay the frame at an offset, and return its length."""
+        head = self._frame_header(file, offset, size, segment.salt)
+        if head.number != self._frame + 1:
+            raise Damage(offset, f"frame {head.number} stands where frame {self._frame + 1} should")
+        entries = self._body(file, head, offset)
+        self._frame = head.number
+        self._entries += len(entries)
+        replay(frames.base(segment.number, offset + FRAME_HEADER), entries)
         return head.size
 
     def _frame_header(self, file: IO[bytes], offset: int, size: int, salt: bytes) -> FrameHeader:
         head = frames.unpack_frame_header(file.read(FRAME_HEADER), salt)
         if head is None:
-            raise Damage(offset, "the header of the frame does not read")
+            raise Damage(offset, "the header of the frame is damaged")
         if offset + head.size > size:
-            raise Damage(offset, "the frame is not whole")
+            raise Damage(offset, "the frame is not complete")
         return head
 
-    def _body(self, file: IO[bytes], head: FrameHeader, offset: int) -> list[Record]:
-        body = file.read(head.payloads + head.records)
+    def _body(self, file: IO[bytes], head: FrameHeader, offset: int) -> list[Entry]:
+        body = file.read(head.payloads + head.entries)
         if zlib.crc32(body) != head.crc:
             raise Damage(offset, "the frame's content does not match its checksum")
         try:
             return _decode(memoryview(body)[head.payloads :])
         except msgspec.DecodeError as exc:
-            raise Damage(offset, f"the frame's records do not decode: {exc}") from exc
+            raise Damage(offset, f"the frame's entries cannot be decoded: {exc}") from exc
 
     def _refuse(self, name: str, offset: int, what: str) -> NoReturn:
         path = self._directory / name
@@ -225,11 +216,11 @@ class Reader:
         )
 
     def _cut(self, path: Path, offset: int, why: str) -> None:
-        if not self._mend:
+        if not self._repair:
             return
         size = path.stat().st_size
         log.warning(
-            "%s: %d bytes from byte %d on were cut off: %s; a crash interrupted a write that nobody was told of",
+            "%s: %d bytes from byte %d on were cut off: %s; a crash interrupted a write that was not acknowledged",
             path,
             size - offset,
             offset,
@@ -244,27 +235,12 @@ class Reader:
         sync_directory(path.parent)
 
 
-def _packed(record: Record) -> int:
-    return len(record.jobs) if isinstance(record, Archived) else 0
+def _jobs_in(entry: Entry) -> int:
+    return len(entry.jobs) if isinstance(entry, ArchivedEntry) else isinstance(entry, KeptEntry)
 
 
-def segment_name(number: int) -> str:
-    """The file of a segment."""
-    return f"{number:08}.log"
-
-
-def checkpoint_name(number: int) -> str:
-    """The file of a checkpoint: the state before this segment."""
-    return f"{number:08}.checkpoint"
-
-
-def numbers_of(directory: Path, suffix: str) -> list[int]:
-    """The numbers of the files with a suffix."""
-    return sorted(int(path.stem) for path in directory.glob(f"*.{suffix}") if path.stem.isdigit())
-
-
-def _goes_on(file: IO[bytes], offset: int, salt: bytes) -> bool:
-    """Whether there is a frame behind a place that does not read: then it is damage in the middle, not the end of a crash."""
+def _frame_follows(file: IO[bytes], offset: int, salt: bytes) -> bool:
+    """Return True if a frame follows the damage: then a crash does not explain it."""
     file.seek(offset + 1)
     rest = file.read()
     at = rest.find(FRAME_MAGIC)

@@ -1,24 +1,20 @@
-"""What the contract's methods mean on the table: each decides which facts are to be true, and records them. No I/O."""
+"""The writing methods of the contract on the table: each decides which entries are written, and applies them. No I/O.
 
-import hashlib
+What an entry changes is in `table`, what happens to a job in `composerd.driver.transitions`.
+"""
+
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import NamedTuple
 from uuid import UUID
 
-from composerd.driver import StoredJob
+from composerd.driver import StoredJob, transitions
 from composerd.driver.clock import microseconds
+from composerd.driver.submissions import plan
 from composerd.driver.transitions import RequeueCause
-from composerd.errors import (
-    CanceledDependency,
-    ComposerdError,
-    IdempotencyConflict,
-    JobEnded,
-    JobNotEnded,
-    JobNotFound,
-    UnknownDependency,
-)
+from composerd.errors import ComposerdError, JobEnded, JobNotEnded, JobNotFound
 from composerd.models import (
+    UNKNOWN_ATTEMPT,
     Attached,
     Attachment,
     Attempt,
@@ -31,330 +27,318 @@ from composerd.models import (
     NewJob,
     Outcome,
     Touch,
-    Verdict,
 )
 from composerd_fs.journal import entries
-from composerd_fs.journal.converting import artifact_fields, fields_of, restored
-from composerd_fs.journal.entries import Payload, Record
-from composerd_fs.state.job import Row, Run
-from composerd_fs.state.table import SETTLED_AT_ONCE, Table
-from composerd_fs.state.views import attempt_of, job_of
+from composerd_fs.journal.converting import artifact_fields, job_fields, restored_entry
+from composerd_fs.journal.entries import JournalEntry, Payload
+from composerd_fs.journal.frames import length_of
+from composerd_fs.state.job import AttemptRecord, JobRecord
+from composerd_fs.state.table import Table
+
+PROPAGATED_AT_ONCE = 10_000
+"""How many dependents an end is propagated to before other requests get a turn."""
 
 MAX_PARTIALS = 64 * 1024 * 1024
-"""The most progress that is remembered, in bytes, of all running jobs together; the oldest is dropped."""
-
-Copied: TypeAlias = tuple[UUID, bytes | None, bytes | None, Payload | None, Payload | None]
-"""A job, its args and its result if they were copied, and where those were."""
+"""The most progress that is remembered of all running jobs together, in bytes. The oldest is forgotten first."""
 
 BLOCKED_FOR = 60 * 1_000_000
-"""When a job past its retention, that an unended one depends on, is looked at again; microseconds."""
+"""When a job past its retention, that an unended job depends on, is looked at again, in microseconds."""
 
 
-class Operations:
-    """The contract on one table. `store` puts a payload aside and says where it is; `record` keeps a fact."""
+class Claims(NamedTuple):
+    """The answer to claims, before the args are read."""
+
+    attempts: Sequence[AttemptRecord | None]
+    payloads: Sequence[Payload | None]
+    """The args of their jobs."""
+
+
+class CopiedPayloads(NamedTuple):
+    """The payloads of a job that were read to be written again: None for one that is not."""
+
+    job_id: UUID
+    args: bytes | None
+    result: bytes | None
+    args_location: int | None
+    result_location: int | None
+
+
+class Commands:
+    """The contract on one table. `store` puts a payload into the flush and returns what stands for it, `record` an entry."""
 
     def __init__(
-        self, table: Table, now: Callable[[], int], store: Callable[[bytes], Payload], record: Callable[[Record], None]
+        self,
+        table: Table,
+        now: Callable[[], int],
+        store: Callable[[bytes], Payload],
+        record: Callable[[JournalEntry], None],
     ) -> None:
         self._table = table
+        self._jobs = table.jobs
         self._now = now
         self._store = store
         self._record = record
         self._partials: OrderedDict[UUID, int] = OrderedDict()
         self._partials_size = 0
 
-    def _let(self, record: Record) -> None:
-        self._table.apply(record)
-        self._record(record)
+    def _write(self, entry: JournalEntry) -> None:
+        self._table.apply(entry)
+        self._record(entry)
 
-    def _settle(self, limit: int) -> int:
-        """Draw what follows from ends, and record how far: whatever is decided next was decided knowing it."""
-        settled = self._table.settle(limit)
-        if settled:
-            self._record(entries.Settled(settled))
-        return settled
+    def _propagate(self, limit: int) -> int:
+        """Propagate ends, and write to how many dependents, because the entries that follow were decided after it."""
+        propagated = self._table.propagate(limit)
+        if propagated:
+            self._record(entries.PropagatedEntry(propagated))
+        return propagated
 
-    # Writes.
+    # Submissions.
 
     def enqueue(self, submissions: Sequence[Sequence[NewJob]]) -> list[Enqueued | ComposerdError]:
-        """See `Driver.enqueue`."""
+        """Store submissions; see `Driver.enqueue`."""
         answers: list[Enqueued | ComposerdError] = []
-        for jobs in submissions:
+        for submission in submissions:
             try:
-                answers.append(self._enqueue(jobs))
+                answers.append(self._enqueue(submission))
             except ComposerdError as exc:
                 answers.append(exc)
-        self._settle(SETTLED_AT_ONCE)
+        self._propagate(PROPAGATED_AT_ONCE)
         return answers
 
-    def _enqueue(self, jobs: Sequence[NewJob]) -> Enqueued:
-        table = self._table
+    def _enqueue(self, submission: Sequence[NewJob]) -> Enqueued:
         now = self._now()
-        alias: dict[UUID, UUID] = {}
-        fresh: dict[UUID, tuple[NewJob, tuple[UUID, ...]]] = {}
-        keys: dict[tuple[str, str], UUID] = {}
-        answer: list[tuple[UUID, bool]] = []
-        for index, job in enumerate(jobs):
-            if job.id in fresh or table.find(job.id) is not None:
-                answer.append((job.id, True))
-                continue
-            dependencies = tuple([alias.get(one, one) for one in job.dependencies]) if alias else job.dependencies
-            if job.idempotency_key is not None:
-                key = (job.channel, job.idempotency_key)
-                row = table.find_key(*key)
-                existing = keys.get(key) if row is None else row.id
-                if existing is not None:
-                    known = (row.fingerprint, row.dependencies) if row else _of(fresh[existing])
-                    if known != (job.fingerprint, dependencies):
-                        raise IdempotencyConflict(index=index)
-                    alias[job.id] = existing
-                    answer.append((existing, False))
-                    continue
-                keys[key] = job.id
-            for one in dependencies:
-                dependency = table.find(one)
-                if dependency is None:
-                    if one not in fresh:
-                        raise UnknownDependency(index=index, id=str(one))
-                elif dependency.state is JobState.CANCELED:
-                    raise CanceledDependency(index=index, id=str(one))
-            fresh[job.id] = (job, dependencies)
-            answer.append((job.id, True))
-        if fresh:
-            fields = [fields_of(job, dependencies, now, self._store) for job, dependencies in fresh.values()]
-            self._let(entries.Enqueued(now, fields))
-        return Enqueued(tuple([self._job(job_id) for job_id, _ in answer]), tuple([created for _, created in answer]))
+        planned = plan(submission, self._jobs.find, self._jobs.find_key)
+        if planned.new:
+            fields = [job_fields(job, dependencies, now, self._store) for job, dependencies in planned.new]
+            self._write(entries.EnqueuedEntry(now, fields))
+        return Enqueued(
+            tuple([self._job(job_id) for job_id, _ in planned.answer]),
+            tuple([created for _, created in planned.answer]),
+        )
 
     def _job(self, job_id: UUID) -> Job:
-        row = self._table.find(job_id)
-        assert row is not None, "it is stored by now"
-        return job_of(row, self._table.dependents_of(row))
+        job = self._jobs.find(job_id)
+        assert job is not None, "the job has just been stored or found"
+        return job.job(self._jobs.dependents_of(job))
 
-    def claim(self, requests: Sequence[Claim], max_bytes: int, size: Callable[[Payload], int]) -> list[Run | None]:
-        """See `Driver.claim`: the attempts, of whose jobs the args have still to be read."""
-        table = self._table
-        answers: list[Run | None] = []
-        weight = 0
+    def load(self, jobs: Sequence[StoredJob]) -> list[UUID]:
+        """Store jobs from another storage, and return those that were not stored yet; see `Driver.load`."""
+        loaded = []
+        for stored in jobs:
+            if self._jobs.find(stored.new.id) is None:
+                self._write(restored_entry(stored, self._now(), self._store))
+                loaded.append(stored.new.id)
+        self._propagate(PROPAGATED_AT_ONCE)
+        return loaded
+
+    # Attempts.
+
+    def claim(self, requests: Sequence[Claim], max_bytes: int) -> Claims:
+        """Begin attempts at ready jobs; see `Driver.claim`."""
+        attempts: list[AttemptRecord | None] = []
+        payloads: list[Payload | None] = []
+        size = 0
         for request in requests:
-            if answers and weight >= max_bytes:
+            if attempts and size >= max_bytes:
                 break
-            run = table.find_run(request.token)
-            if run is not None:
-                run = run if run.state is AttemptState.RUNNING else None
-            else:
-                row = table.ready.take(request.keys)
-                if row is not None:
-                    self._let(
-                        entries.Claimed(
+            attempt = self._jobs.find_attempt(request.token)
+            if attempt is None:
+                job = self._table.ready.take(request.keys)
+                if job is not None:
+                    handover = request.handover
+                    self._write(
+                        entries.ClaimedEntry(
                             self._now(),
-                            row.id,
+                            job.id,
                             request.token,
                             microseconds(request.lease),
-                            None if request.handover is None else microseconds(request.handover),
+                            None if handover is None else microseconds(handover),
                             request.worker_id,
                         )
                     )
-                    run = row.runs[-1]
-            if run is not None and run.row.args is not None:
-                weight += size(run.row.args)
-            answers.append(run)
-        return answers
+                    attempt = job.attempts[-1]
+            elif attempt.state is not AttemptState.RUNNING:
+                attempt = None
+            args = None if attempt is None else attempt.job.args
+            if args is not None:
+                size += length_of(args) if isinstance(args, int) else len(args)
+            attempts.append(attempt)
+            payloads.append(args)
+        return Claims(attempts, payloads)
 
     def attach(self, attachments: Sequence[Attachment]) -> list[Attached]:
-        """See `Driver.attach`."""
+        """Add files to running attempts; see `Driver.attach`."""
         answers = []
         for one in attachments:
-            run = self._table.find_run(one.token)
+            attempt = self._jobs.find_attempt(one.token)
             replaced = None
-            if run is not None and run.state is AttemptState.RUNNING:
-                before = (run.artifacts or {}).get(one.artifact.name)
+            if attempt is not None and attempt.state is AttemptState.RUNNING:
+                before = (attempt.artifacts or {}).get(one.artifact.name)
                 if before != one.artifact:
-                    self._let(entries.Attached(run.token, artifact_fields(one.artifact)))
+                    self._write(entries.AttachedEntry(attempt.token, artifact_fields(one.artifact)))
                     replaced = None if before is None or before.location == one.artifact.location else before.location
-                self._renew(run)
-            answers.append(Attached(attempt_of(run), replaced))
+                self._renew(attempt)
+            answers.append(Attached(_attempt(attempt), replaced))
         return answers
 
     def finish(self, outcomes: Sequence[Outcome]) -> list[Finished]:
-        """See `Driver.finish`."""
+        """End running attempts with their outcomes; see `Driver.finish`."""
         answers = []
         for outcome in outcomes:
-            run = self._table.find_run(outcome.token)
-            digest = _digest(outcome.result)
-            if run is None:
-                answers.append(Finished(Verdict.UNKNOWN))
+            attempt = self._jobs.find_attempt(outcome.token)
+            digest = transitions.result_digest(outcome.result)
+            verdict = transitions.verdict(attempt, digest)
+            if attempt is None:
+                answers.append(Finished(verdict))
                 continue
-            job_id = run.row.id
-            if run.state is AttemptState.RUNNING:
-                self._drop_partial(run.row)
-                self._let(entries.Finished(self._now(), run.token, self._store(outcome.result), digest, outcome.failed))
-                answers.append(Finished(Verdict.ACCEPTED, job_id))
-            elif run.state is AttemptState.FINISHED:
-                answers.append(Finished(Verdict.ACCEPTED if run.digest == digest else Verdict.CONFLICT, job_id))
-            else:
-                answers.append(Finished(Verdict(run.state.value), job_id))
-        self._settle(SETTLED_AT_ONCE)
+            if attempt.state is AttemptState.RUNNING:
+                self._drop_partial(attempt.job)
+                result = self._store(outcome.result)
+                self._write(entries.FinishedEntry(self._now(), attempt.token, result, digest, outcome.failed))
+            answers.append(Finished(verdict, attempt.job.id))
+        self._propagate(PROPAGATED_AT_ONCE)
         return answers
 
     def release(self, tokens: Sequence[UUID]) -> list[Attempt]:
-        """See `Driver.release`."""
+        """Requeue the jobs of running attempts; see `Driver.release`."""
         answers = []
         for token in tokens:
-            run = self._table.find_run(token)
-            answers.append(attempt_of(run))
-            if run is not None and run.state is AttemptState.RUNNING:
-                self._return(run, RequeueCause.RELEASED)
-        self._settle(SETTLED_AT_ONCE)
+            attempt = self._jobs.find_attempt(token)
+            answers.append(_attempt(attempt))
+            if attempt is not None and attempt.state is AttemptState.RUNNING:
+                self._requeue(attempt, RequeueCause.RELEASED)
+        self._propagate(PROPAGATED_AT_ONCE)
         return answers
 
+    def _requeue(self, attempt: AttemptRecord, cause: RequeueCause) -> None:
+        self._drop_partial(attempt.job)
+        self._write(entries.RequeuedEntry(self._now(), attempt.token, cause))
+
+    # Ends of jobs.
+
     def cancel(self, job_ids: Sequence[UUID]) -> list[Job | ComposerdError]:
-        """See `Driver.cancel`."""
+        """End jobs and all that depend on them; see `Driver.cancel`."""
         answers: list[Job | ComposerdError] = []
         for job_id in job_ids:
-            row = self._table.find(job_id)
-            if row is None:
+            job = self._jobs.find(job_id)
+            if job is None:
                 answers.append(JobNotFound())
                 continue
-            if not row.state.ended:
-                self._drop_partial(row)
-                self._let(entries.Canceled(self._now(), row.id))
-            canceled = row.state is JobState.CANCELED
-            answers.append(self._job(job_id) if canceled else JobEnded(state=row.state.value))
-        self._settle(SETTLED_AT_ONCE)
+            if not job.state.ended:
+                self._drop_partial(job)
+                self._write(entries.CanceledEntry(self._now(), job.id))
+            canceled = job.state is JobState.CANCELED
+            answers.append(self._job(job_id) if canceled else JobEnded(state=job.state.value))
+        self._propagate(PROPAGATED_AT_ONCE)
         return answers
 
     def delete(self, job_ids: Sequence[UUID]) -> list[Job | None | ComposerdError]:
-        """See `Driver.delete`."""
+        """Delete ended jobs; see `Driver.delete`."""
         answers: list[Job | None | ComposerdError] = []
         for job_id in job_ids:
-            row = self._table.find(job_id)
-            if row is None:
+            job = self._jobs.find(job_id)
+            if job is None:
                 answers.append(None)
-            elif not row.state.ended or row.needed:
+            elif not transitions.deletable(job.state, needed=job.needed > 0):
                 answers.append(JobNotEnded())
             else:
                 answers.append(self._job(job_id))
-                self._let(entries.Deleted([row.id]))
+                self._write(entries.DeletedEntry([job.id]))
         return answers
 
+    # Time.
+
     def advance(self, limit: int) -> list[UUID]:
-        """See `Driver.advance`."""
+        """Do up to `limit` of what is due, and return the jobs that it concerned; see `Driver.advance`."""
         table = self._table
         now = self._now()
         done: list[UUID] = []
-        settled = self._settle(limit)
-        while len(done) + settled < limit and (row := table.delays.pop(now)) is not None:
-            table.make_ready(row)
-            done.append(row.id)
-        while len(done) + settled < limit and (run := table.leases.pop(now)) is not None:
-            self._return(run, self._cause(run, now))
-            done.append(run.row.id)
-        self._settle(limit)
+        propagated = self._propagate(limit)
+        while len(done) + propagated < limit and (job := table.delays.pop(now)) is not None:
+            table.start_delayed(job)
+            done.append(job.id)
+        while len(done) + propagated < limit and (attempt := table.leases.pop(now)) is not None:
+            cause = transitions.expiry(attempt, now)
+            assert cause is not None, "an attempt that the index gives has expired"
+            self._requeue(attempt, cause)
+            done.append(attempt.job.id)
+        self._propagate(limit)
+        due = [at for at in (table.delays.next(), table.leases.next()) if at is not None]
+        table.due_at = now if len(done) >= limit else min(due, default=None)
         return done
 
-    def next_due(self) -> int | None:
-        """When `advance` has something to do again."""
-        if self._table.unsettled:
-            return 0
-        due = [at for at in (self._table.delays.next(), self._table.leases.next()) if at is not None]
-        return min(due) if due else None
-
     def purge(self, limit: int) -> list[UUID]:
-        """See `Driver.purge`."""
-        table = self._table
+        """Delete up to `limit` jobs whose retention is over, and return them; see `Driver.purge`."""
         now = self._now()
         blocked: list[int] = []
         purged: dict[UUID, None] = {}
-        while len(purged) + len(blocked) < limit and (seq := table.expiries.pop(now)) is not None:
-            row = table.at(seq)
-            if row is None:
+        while len(purged) + len(blocked) < limit and (sequence := self._jobs.expiries.pop(now)) is not None:
+            job = self._jobs.at(sequence)
+            if job is None:
                 continue
-            if row.needed:
-                blocked.append(seq)
+            if transitions.deletable(job.state, needed=job.needed > 0):
+                purged[job.id] = None
             else:
-                purged[row.id] = None
+                blocked.append(sequence)
         if purged:
-            self._let(entries.Deleted(list(purged)))
-        for seq in blocked:
-            table.expiries.add(now + BLOCKED_FOR, seq)
+            self._write(entries.DeletedEntry(list(purged)))
+        for sequence in blocked:
+            self._jobs.expiries.add(now + BLOCKED_FOR, sequence)
         return list(purged)
 
-    def load(self, jobs: Sequence[StoredJob]) -> list[UUID]:
-        """See `Driver.load`; the jobs that were not there yet."""
-        loaded = []
-        for stored in jobs:
-            if self._table.find(stored.new.id) is None:
-                self._let(restored(stored, self._now(), self._store))
-                loaded.append(stored.new.id)
-        self._settle(SETTLED_AT_ONCE)
-        return loaded
+    # Compaction.
 
-    def move(self, copied: Sequence[Copied]) -> list[UUID]:
-        """Let payloads be in this flush that were elsewhere, of jobs that still have them there; of which jobs."""
+    def move(self, copied: Sequence[CopiedPayloads]) -> list[UUID]:
+        """Write payloads again, unless their jobs have others by now, and return whose were written."""
         moved = []
-        for job_id, args, result, args_place, result_place in copied:
-            row = self._table.find(job_id)
-            if row is None:
+        for one in copied:
+            job = self._jobs.find(one.job_id)
+            if job is None:
                 continue
-            new_args = self._store(args) if args is not None and row.args == args_place else None
-            new_result = self._store(result) if result is not None and row.result == result_place else None
-            if new_args is not None or new_result is not None:
-                self._let(entries.Moved(job_id, new_args, new_result))
-                moved.append(job_id)
+            args = self._store(one.args) if one.args is not None and job.args == one.args_location else None
+            result = self._store(one.result) if one.result is not None and job.result == one.result_location else None
+            if args is not None or result is not None:
+                self._write(entries.MovedEntry(one.job_id, args, result))
+                moved.append(one.job_id)
         return moved
 
-    def _return(self, run: Run, cause: RequeueCause) -> None:
-        self._drop_partial(run.row)
-        self._let(entries.Returned(self._now(), run.token, cause))
-
-    def _cause(self, run: Run, now: int) -> RequeueCause:
-        timeout = run.row.policy.timeout
-        if timeout is not None and self._table.timed_out_at(run, timeout) <= now:
-            return RequeueCause.TIMED_OUT
-        return RequeueCause.LEASE_EXPIRED if run.confirmed else RequeueCause.HANDOVER_EXPIRED
-
-    # What is not journaled: it changes nothing that a crash may not forget.
+    # Heartbeats. They are not written: a crash only lengthens a lease.
 
     def touch(self, touches: Sequence[Touch]) -> list[Attempt]:
-        """See `Driver.touch`."""
+        """Renew running attempts; see `Driver.touch`."""
         answers = []
         for one in touches:
-            run = self._table.find_run(one.token)
-            answers.append(attempt_of(run))
-            if run is None or run.state is not AttemptState.RUNNING:
+            attempt = self._jobs.find_attempt(one.token)
+            answers.append(_attempt(attempt))
+            if attempt is None or attempt.state is not AttemptState.RUNNING:
                 continue
             if one.confirm:
-                self._renew(run)
-            elif not run.confirmed:
-                run.deadline = self._now() + (run.handover or 0)
+                self._renew(attempt)
+            else:
+                transitions.restart_handover(attempt, self._now())
             if one.partial is not None:
-                self._keep_partial(run.row, one.partial)
+                self._keep_partial(attempt.job, one.partial)
         return answers
 
-    def _renew(self, run: Run) -> None:
-        run.confirmed = True
-        deadline = self._now() + run.lease
-        earlier = deadline < run.deadline
-        run.deadline = deadline
-        if earlier:  # the hand-over would have been longer
-            self._table.leases.add(deadline, run)
+    def _renew(self, attempt: AttemptRecord) -> None:
+        before = attempt.deadline
+        transitions.renew(attempt, self._now())
+        if attempt.deadline < before:  # the handover was longer than the lease
+            self._table.leases.add(attempt.deadline, attempt)
 
-    def _keep_partial(self, row: Row, partial: bytes) -> None:
-        self._drop_partial(row)
-        row.partial = partial
-        self._partials[row.id] = len(partial)
+    def _keep_partial(self, job: JobRecord, partial: bytes) -> None:
+        self._drop_partial(job)
+        job.partial = partial
+        self._partials[job.id] = len(partial)
         self._partials_size += len(partial)
         while self._partials_size > MAX_PARTIALS and len(self._partials) > 1:
-            self._drop_partial(self._table.rows[next(iter(self._partials))])
+            self._drop_partial(self._jobs.live[next(iter(self._partials))])
 
-    def _drop_partial(self, row: Row) -> None:
-        self._partials_size -= self._partials.pop(row.id, 0)
-        row.partial = None
-
-
-def _of(fresh: tuple[NewJob, tuple[UUID, ...]]) -> tuple[bytes, tuple[UUID, ...]]:
-    return fresh[0].fingerprint, fresh[1]
+    def _drop_partial(self, job: JobRecord) -> None:
+        if job.partial is not None:
+            self._partials_size -= self._partials.pop(job.id, 0)
+            job.partial = None
 
 
-def _digest(result: bytes) -> bytes:
-    return hashlib.sha256(result).digest()[:16]
+def _attempt(attempt: AttemptRecord | None) -> Attempt:
+    return UNKNOWN_ATTEMPT if attempt is None else attempt.attempt()

@@ -1,172 +1,86 @@
-"""Ordered views of the table: heaps whose entries are checked when they come up, so that a change costs nothing."""
+"""Indexes of the table.
 
-from collections.abc import Callable, Iterator
+The ordered ones are heaps whose entries are checked when they come up, so that most changes of a job cost them nothing.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
 from heapq import heapify, heappop, heappush
-from typing import Generic, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 from composerd.models import JobState, Key
-from composerd_fs.state.job import Row
+from composerd_fs.state.job import JobRecord
 
 T = TypeVar("T")
 
-_CHUNK = 64
-
-_SEQ_BITS = 48
-_SEQ_MASK = (1 << _SEQ_BITS) - 1
-
 _FEW = 64
-"""Below so many entries a heap is not worth rebuilding."""
+"""The number of entries below which a heap is not worth rebuilding."""
+
+_Ready: TypeAlias = tuple[int, int, JobRecord]
+"""The negative priority and the position of a job, and the job."""
 
 
 class ReadyIndex:
-    """Ready jobs by key, the highest priority first, then the earliest place."""
+    """Ready jobs by key, the highest priority first, then the lowest position."""
 
     def __init__(self) -> None:
-        self._heaps: dict[Key, list[tuple[int, int, Row]]] = {}
+        self._heaps: dict[Key, list[_Ready]] = {}
         self._stale: dict[Key, int] = {}
 
-    def add(self, row: Row) -> None:
-        """A job became ready."""
-        heap = self._heaps.get(row.key)
+    def add(self, job: JobRecord) -> None:
+        """Add a job that is ready."""
+        heap = self._heaps.get(job.key)
         if heap is None:
-            heap = self._heaps[row.key] = []
-        heappush(heap, (-row.priority, row.place, row))
+            heap = self._heaps[job.key] = []
+        heappush(heap, (-job.priority, job.position, job))
 
-    def left(self, row: Row) -> None:
-        """A job is not ready any more, and was not taken by `take`."""
-        stale = self._stale[row.key] = self._stale.get(row.key, 0) + 1
-        heap = self._heaps.get(row.key, [])
+    def left(self, job: JobRecord) -> None:
+        """Count a job that is not ready any more, and was not taken by `take`."""
+        stale = self._stale[job.key] = self._stale.get(job.key, 0) + 1
+        heap = self._heaps.get(job.key, [])
         if stale > _FEW and stale * 2 > len(heap):
-            self._heaps[row.key] = fresh = [entry for entry in heap if _is_ready(entry)]
+            self._heaps[job.key] = fresh = [entry for entry in heap if _is_ready(entry)]
             heapify(fresh)
-            del self._stale[row.key]
+            del self._stale[job.key]
 
-    def take(self, keys: tuple[Key, ...]) -> Row | None:
-        """Take out the best job of some keys."""
-        best: tuple[int, int, Row] | None = None
+    def take(self, keys: tuple[Key, ...]) -> JobRecord | None:
+        """Remove and return the first job of some keys, or None if none is ready."""
+        heaps = self._heaps
+        best: list[_Ready] | None = None
         for key in keys:
-            top = self._top(key)
-            if top is not None and (best is None or top < best):
-                best = top
-        if best is None:
-            return None
-        heappop(self._heaps[best[2].key])
-        return best[2]
+            heap = heaps.get(key)
+            if heap is None:
+                continue
+            while heap:
+                _, position, job = heap[0]
+                if job.state is JobState.READY and job.position == position:
+                    if best is None or heap[0] < best[0]:
+                        best = heap
+                    break
+                heappop(heap)
+            else:
+                del heaps[key]
+                self._stale.pop(key, None)
+        return None if best is None else heappop(best)[2]
 
-    def ahead(self, row: Row, limit: int) -> int:
-        """How many jobs of a ready job's key go before it, up to `limit`."""
-        mine = (-row.priority, row.place)
+    def ahead(self, job: JobRecord, limit: int) -> int:
+        """Return how many jobs of a ready job's key are before it, counted up to `limit`."""
+        order = (-job.priority, job.position)
         count = 0
-        for entry in self._heaps.get(row.key, ()):
-            if entry[:2] < mine and _is_ready(entry):
+        for entry in self._heaps.get(job.key, ()):
+            if entry[:2] < order and _is_ready(entry):
                 count += 1
                 if count == limit:
                     break
         return count
 
-    def _top(self, key: Key) -> tuple[int, int, Row] | None:
-        heap = self._heaps.get(key)
-        if heap is None:
-            return None
-        while heap:
-            if _is_ready(heap[0]):
-                return heap[0]
-            heappop(heap)
-        del self._heaps[key]
-        self._stale.pop(key, None)
-        return None
 
-
-def _is_ready(entry: tuple[int, int, Row]) -> bool:
-    row = entry[2]
-    return row.state is JobState.READY and row.place == entry[1]
-
-
-class Numbered:
-    """Jobs by number, packed ones as bytes. Numbers are dense, so that lists of them take a tenth of what a dictionary would."""
-
-    def __init__(self) -> None:
-        self._chunks: dict[int, list[Row | bytes | None]] = {}
-        self._left: dict[int, int] = {}
-        """How many jobs a chunk has."""
-
-    def __setitem__(self, seq: int, row: Row | bytes) -> None:
-        """A job has this number, which no other has."""
-        chunk, at = divmod(seq, _CHUNK)
-        rows = self._chunks.get(chunk)
-        if rows is None:
-            rows = self._chunks[chunk] = [None] * _CHUNK
-            self._left[chunk] = 0
-        rows[at] = row
-        self._left[chunk] += 1
-
-    def __delitem__(self, seq: int) -> None:
-        """The job of this number is gone."""
-        chunk, at = divmod(seq, _CHUNK)
-        self._chunks[chunk][at] = None
-        self._left[chunk] -= 1
-        if not self._left[chunk]:
-            del self._chunks[chunk], self._left[chunk]
-
-    def replace(self, seq: int, row: Row | bytes) -> None:
-        """The job that has this number is kept in another form."""
-        chunk, at = divmod(seq, _CHUNK)
-        self._chunks[chunk][at] = row
-
-    def get(self, seq: int) -> Row | bytes | None:
-        """The job of this number, if there is one."""
-        rows = self._chunks.get(seq // _CHUNK)
-        return None if rows is None else rows[seq % _CHUNK]
-
-    def chunks(self) -> list[int]:
-        """The numbers of the runs of numbers that have jobs, in order; `chunk` gives each."""
-        return sorted(self._chunks)
-
-    def chunk(self, number: int) -> Iterator[tuple[int, Row | bytes]]:
-        """The numbers of one run that jobs have, in order, and the jobs."""
-        begin = number * _CHUNK
-        return ((begin + at, row) for at, row in enumerate(self._chunks.get(number, ())) if row is not None)
-
-    @staticmethod
-    def chunk_of(seq: int) -> int:
-        """In which run a number is."""
-        return seq // _CHUNK
-
-
-class Expiries:
-    """Ended jobs by the time at which they expire, as plain integers: there are many. `due_at` says when a number's job does, if at all."""
-
-    def __init__(self, due_at: Callable[[int], int | None]) -> None:
-        self._heap: list[int] = []
-        self._due_at = due_at
-        self._left = 0
-
-    def add(self, at: int, seq: int) -> None:
-        """A job will expire; it may turn out later or never."""
-        heappush(self._heap, at << _SEQ_BITS | seq)
-
-    def left(self) -> None:
-        """One of the jobs is gone."""
-        self._left += 1
-        if self._left > _FEW and self._left * 2 > len(self._heap):
-            self._heap = [entry for entry in self._heap if self._due_at(entry & _SEQ_MASK) is not None]
-            heapify(self._heap)
-            self._left = 0
-
-    def pop(self, now: int) -> int | None:
-        """Take out the number of a job that has expired."""
-        while self._heap and self._heap[0] >> _SEQ_BITS <= now:
-            seq = heappop(self._heap) & _SEQ_MASK
-            at = self._due_at(seq)
-            if at is not None and at <= now:
-                return seq
-            if at is not None:
-                self.add(at, seq)
-        return None
+def _is_ready(entry: _Ready) -> bool:
+    _, position, job = entry
+    return job.state is JobState.READY and job.position == position
 
 
 class Timers(Generic[T]):
-    """Things by the time at which they are due. `due_at` says when a thing is due now: None if never any more."""
+    """Jobs or attempts by the time at which they are due. `due_at` returns when one is due, or None if it never will be."""
 
     def __init__(self, due_at: Callable[[T], int | None]) -> None:
         self._heap: list[tuple[int, int, T]] = []
@@ -174,13 +88,13 @@ class Timers(Generic[T]):
         self._count = 0
         self._left = 0
 
-    def add(self, at: int, thing: T) -> None:
-        """A thing will be due; it may turn out later or never."""
+    def add(self, at: int, one: T) -> None:
+        """Add one that is due at that time. It may turn out later that it is due after that, or never."""
         self._count += 1
-        heappush(self._heap, (at, self._count, thing))
+        heappush(self._heap, (at, self._count, one))
 
     def left(self) -> None:
-        """One of the things is never due any more."""
+        """Count one that will never be due any more."""
         self._left += 1
         if self._left > _FEW and self._left * 2 > len(self._heap):
             self._heap = [entry for entry in self._heap if self._due_at(entry[2]) is not None]
@@ -188,23 +102,114 @@ class Timers(Generic[T]):
             self._left = 0
 
     def __iter__(self) -> Iterator[T]:
-        """The things that may be due some time, in no order; one may come twice."""
-        return (thing for _, _, thing in self._heap if self._due_at(thing) is not None)
+        """Iterate over those that may be due some time, in no order; one may come twice."""
+        return (one for _, _, one in self._heap if self._due_at(one) is not None)
 
     def next(self) -> int | None:
-        """When the first is due, or a little earlier."""
+        """Return when the first is due, or a little earlier; None if none is."""
         while self._heap and self._due_at(self._heap[0][2]) is None:
             heappop(self._heap)
         return self._heap[0][0] if self._heap else None
 
     def pop(self, now: int) -> T | None:
-        """Take out a thing that is due."""
+        """Remove and return one that is due, or None if none is."""
         while self._heap and self._heap[0][0] <= now:
-            _, _, thing = heappop(self._heap)
-            at = self._due_at(thing)
+            _, _, one = heappop(self._heap)
+            at = self._due_at(one)
             if at is None:
                 continue
             if at <= now:
-                return thing
-            self.add(at, thing)
+                return one
+            self.add(at, one)
         return None
+
+
+_SEQUENCE_BITS = 48
+_SEQUENCE_MASK = (1 << _SEQUENCE_BITS) - 1
+
+
+class Expiries:
+    """Ended jobs by the time at which they expire, as plain integers because there are many.
+
+    `expires_at` returns when the job of a sequence expires, or None if it never will.
+    """
+
+    def __init__(self, expires_at: Callable[[int], int | None]) -> None:
+        self._heap: list[int] = []
+        self._expires_at = expires_at
+        self._left = 0
+
+    def add(self, at: int, sequence: int) -> None:
+        """Add a job that expires at that time. It may turn out later that it expires after that, or never."""
+        heappush(self._heap, at << _SEQUENCE_BITS | sequence)
+
+    def left(self) -> None:
+        """Count a job that was deleted."""
+        self._left += 1
+        if self._left > _FEW and self._left * 2 > len(self._heap):
+            self._heap = [entry for entry in self._heap if self._expires_at(entry & _SEQUENCE_MASK) is not None]
+            heapify(self._heap)
+            self._left = 0
+
+    def pop(self, now: int) -> int | None:
+        """Remove and return the sequence of a job that has expired, or None if none has."""
+        while self._heap and self._heap[0] >> _SEQUENCE_BITS <= now:
+            sequence = heappop(self._heap) & _SEQUENCE_MASK
+            at = self._expires_at(sequence)
+            if at is not None and at <= now:
+                return sequence
+            if at is not None:
+                self.add(at, sequence)
+        return None
+
+
+_PARTS = 1 << 14
+"""The number of parts of a digest index: at a million jobs one has sixty entries, which are searched in a microsecond."""
+_KEPT = 8
+_SEQUENCE_SIZE = 6
+_ENTRY = _KEPT + _SEQUENCE_SIZE
+
+
+class DigestIndex:
+    """Sequences of jobs by keys of 16 bytes, such as ids and tokens. It keeps half of each key, so it may find others too."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytearray | None] = [None] * _PARTS
+
+    def add(self, key: bytes, sequence: int) -> None:
+        """Add a job with this key."""
+        number = hash(key) % _PARTS
+        part = self._parts[number]
+        if part is None:
+            self._parts[number] = bytearray(key[_KEPT:] + sequence.to_bytes(_SEQUENCE_SIZE))
+        else:
+            part += key[_KEPT:] + sequence.to_bytes(_SEQUENCE_SIZE)
+
+    def find(self, key: bytes) -> Sequence[int]:
+        """Return the sequences of the jobs that may have this key: all that have it, and rarely another."""
+        part = self._parts[hash(key) % _PARTS]
+        if part is None:
+            return ()
+        found = []
+        kept = key[_KEPT:]
+        at = part.find(kept)
+        while at >= 0:
+            if at % _ENTRY == 0:
+                found.append(int.from_bytes(part[at + _KEPT : at + _ENTRY]))
+            at = part.find(kept, at + 1)
+        return found
+
+    def discard(self, key: bytes, sequence: int) -> None:
+        """Remove a job that was added with this key."""
+        number = hash(key) % _PARTS
+        part = self._parts[number]
+        assert part is not None, "only a key that was added is discarded"
+        entry = key[_KEPT:] + sequence.to_bytes(_SEQUENCE_SIZE)
+        at = part.find(entry)
+        while at > 0 and at % _ENTRY:
+            at = part.find(entry, at + 1)
+        assert at >= 0, "only a key that was added is discarded"
+        part[at : at + _ENTRY] = part[-_ENTRY:]
+        del part[-_ENTRY:]
+        if not part:
+            self._parts[number] = None

@@ -1,135 +1,164 @@
-"""What the table remembers of a job and of an attempt: mutable, compact, and copied before it is changed (`undo`)."""
+"""`JobRecord` and `AttemptRecord`: a job and an attempt as the table keeps them, and as the contract describes them.
 
-from typing import NamedTuple
+They are mutable, and have the fields that `composerd.driver.transitions` reads and changes. Before a transition the
+table copies them, so that a flush that is refused can be taken back.
+"""
+
 from uuid import UUID
 
-from composerd.models import Artifact, AttemptState, JobState, Key
+import msgspec
+
+from composerd.driver import StoredAttempt, StoredJob
+from composerd.driver.clock import seconds, to_time
+from composerd.driver.records import Policy
+from composerd.models import Artifact, Attempt, AttemptState, Job, JobState, Key, NewJob, OnDependencyFailure
 from composerd_fs.journal.entries import Payload
-from composerd_fs.journal.frames import where
 
 
-class Policy(NamedTuple):
-    """What a job says about time and failure; equal ones are shared. Durations in microseconds."""
+class AttemptRecord(msgspec.Struct, eq=False):
+    """A remembered attempt. Durations are in microseconds."""
 
-    timeout: int | None
-    max_retries: int
-    retry_on_failure: int
-    retry_backoff: int
-    fail_with_dependency: bool
-    retention: int | None
+    token: UUID
+    job: "JobRecord"
+    lease: int
+    handover: int | None
+    worker_id: UUID | None
+    confirm: bool
+    """True if its worker promised to confirm the handover."""
+    number: int = 0
+    state: AttemptState = AttemptState.RUNNING
+    confirmed: bool = True
+    deadline: int = 0
+    timeout_at: int | None = None
+    digest: bytes = b""
+    artifacts: dict[str, Artifact] | None = None
+    """The files that are attached to it, by name, while it runs."""
 
-
-class Run:
-    """An attempt."""
-
-    __slots__ = (
-        "artifacts",
-        "confirm",
-        "confirmed",
-        "deadline",
-        "digest",
-        "handover",
-        "lease",
-        "number",
-        "row",
-        "state",
-        "token",
-        "worker",
-    )
-
-    def __init__(
-        self, token: UUID, row: "Row", number: int, lease: int, handover: int | None, worker: UUID | None
-    ) -> None:
-        self.token = token
-        self.row = row
-        self.number = number
-        self.state = AttemptState.RUNNING
-        self.lease = lease
-        self.handover = handover
-        self.confirm = handover is not None
-        self.confirmed = handover is None
-        self.worker = worker
-        self.deadline = 0
-        self.digest = b""
-        self.artifacts: dict[str, Artifact] | None = None
+    def attempt(self) -> Attempt:
+        """Return the attempt as the contract describes it."""
+        return Attempt(self.state, self.job.id, self.number, self.confirm, self.worker_id)
 
 
-class Row:
-    """A job."""
+class JobRecord(msgspec.Struct, eq=False):
+    """A job that is not archived, or the copy of one that is. Times are in microseconds since the epoch."""
 
-    __slots__ = (
-        "args",
-        "artifacts",
-        "dependencies",
-        "dependents",
-        "failures",
-        "fingerprint",
-        "finished_at",
-        "id",
-        "idempotency_key",
-        "key",
-        "needed",
-        "not_before",
-        "number",
-        "partial",
-        "pending",
-        "place",
-        "policy",
-        "priority",
-        "queued_at",
-        "result",
-        "retries",
-        "returns",
-        "runs",
-        "seq",
-        "started_at",
-        "state",
-        "worker",
-    )
-
-    def __init__(self, id: UUID, seq: int, key: Key, policy: Policy, priority: int, queued_at: int) -> None:
-        self.id = id
-        self.seq = seq
-        self.key = key
-        self.policy = policy
-        self.priority = priority
-        self.place = seq
-        self.queued_at = queued_at
-        self.state = JobState.WAITING
-        self.args: Payload | None = None
-        self.result: Payload | None = None
-        self.dependencies: tuple[UUID, ...] = ()
-        self.dependents: dict[int, None] | None = None
-        """By number, in the order of their submission."""
-        self.needed = 0
-        """How many dependents have not ended."""
-        self.pending = 0
-        """How many dependencies have not ended."""
-        self.not_before: int | None = None
-        self.started_at: int | None = None
-        self.finished_at: int | None = None
-        self.retries = 0
-        self.failures = 0
-        self.returns = 0
-        self.number = 0
-        """Of the latest attempt."""
-        self.runs: tuple[Run, ...] = ()
-        """The remembered attempts, oldest first."""
-        self.worker: UUID | None = None
-        self.partial: bytes | None = None
-        self.idempotency_key: str | None = None
-        self.fingerprint = b""
-        self.artifacts: tuple[Artifact, ...] = ()
-        """Of the attempt that ended it."""
+    id: UUID
+    sequence: int
+    """A number that grows with every submission; no two jobs have the same."""
+    key: Key
+    policy: Policy
+    priority: int
+    queued_at: int
+    position: int = 0
+    state: JobState = JobState.WAITING
+    args: Payload | None = None
+    result: Payload | None = None
+    dependencies: tuple[UUID, ...] = ()
+    dependents: dict[int, None] | None = None
+    """The sequences of the jobs that depend on it, in the order of their submission."""
+    needed: int = 0
+    """The number of its dependents that have not ended."""
+    pending: int = 0
+    """The number of its dependencies that have not ended."""
+    not_before: int | None = None
+    started_at: int | None = None
+    finished_at: int | None = None
+    retries: int = 0
+    failures: int = 0
+    uncounted_requeues: int = 0
+    attempt_number: int = 0
+    attempts: tuple[AttemptRecord, ...] = ()
+    """The remembered attempts, oldest first."""
+    worker_id: UUID | None = None
+    partial: bytes | None = None
+    idempotency_key: str | None = None
+    fingerprint: bytes = b""
+    artifacts: tuple[Artifact, ...] = ()
+    """The files of the attempt that ended it, by name."""
 
     @property
-    def weight(self) -> int:
-        """Bytes of payload that it has in the journal."""
-        return sum(where(one)[2] for one in (self.args, self.result) if isinstance(one, int))
+    def running(self) -> AttemptRecord | None:
+        """The running attempt, if there is one."""
+        if self.attempts and self.attempts[-1].state is AttemptState.RUNNING:
+            return self.attempts[-1]
+        return None
 
     @property
     def expires_at(self) -> int | None:
-        """When it may be forgotten."""
+        """When its retention is over; None while it has not ended, or if it is kept until it is deleted."""
         if self.finished_at is None or self.policy.retention is None:
             return None
         return self.finished_at + self.policy.retention
+
+    @property
+    def files(self) -> tuple[Artifact, ...]:
+        """The files of the running attempt as they were attached, or those of the job if none is running."""
+        running = self.running
+        return self.artifacts if running is None else tuple((running.artifacts or {}).values())
+
+    def job(self, dependents: tuple[UUID, ...] = (), *, listed: bool = False) -> Job:
+        """Return the job as the contract describes it; as `list` shows it, without progress, if `listed` is true."""
+        expires_at = self.expires_at
+        return Job(
+            id=self.id,
+            type=self.key.type,
+            arch=self.key.arch,
+            channel=self.key.channel,
+            state=self.state,
+            priority=self.priority,
+            queued_at=to_time(self.queued_at),
+            not_before=None if self.not_before is None else to_time(self.not_before),
+            started_at=None if self.started_at is None else to_time(self.started_at),
+            finished_at=None if self.finished_at is None else to_time(self.finished_at),
+            retries=self.retries,
+            dependencies=self.dependencies,
+            dependents=dependents,
+            worker_id=self.worker_id,
+            partial=None if listed else self.partial,
+            idempotency_key=self.idempotency_key,
+            expires_at=None if expires_at is None else to_time(expires_at),
+            attempt=self.attempt_number,
+        )
+
+    def stored(self, dependents: tuple[UUID, ...], args: bytes | None, result: bytes | None) -> StoredJob:
+        """Return everything about the job, for another storage."""
+        policy = self.policy
+        return StoredJob(
+            new=NewJob(
+                id=self.id,
+                type=self.key.type,
+                arch=self.key.arch,
+                channel=self.key.channel,
+                args=args,
+                dependencies=self.dependencies,
+                priority=self.priority,
+                not_before=None if self.not_before is None else to_time(self.not_before),
+                timeout=None if policy.timeout is None else seconds(policy.timeout),
+                max_retries=policy.max_retries,
+                retry_on_failure=policy.retry_on_failure,
+                retry_backoff=seconds(policy.retry_backoff),
+                on_dependency_failure=OnDependencyFailure.FAIL
+                if policy.fail_with_dependency
+                else OnDependencyFailure.RUN,
+                idempotency_key=self.idempotency_key,
+                fingerprint=self.fingerprint,
+                retention=None if policy.retention is None else seconds(policy.retention),
+            ),
+            job=self.job(dependents),
+            attempts=tuple(
+                StoredAttempt(
+                    token=attempt.token,
+                    number=attempt.number,
+                    state=attempt.state,
+                    confirm=attempt.confirm,
+                    lease=seconds(attempt.lease),
+                    digest=attempt.digest,
+                    worker_id=attempt.worker_id,
+                )
+                for attempt in self.attempts
+            ),
+            result=result,
+            failures=self.failures,
+            uncounted_requeues=self.uncounted_requeues,
+            artifacts=self.files,
+        )

@@ -1,173 +1,217 @@
-"""All jobs and attempts, found by id, number, token or key, whether packed or not; and how much payload they have. No meaning.
+"""The registry of all jobs and attempts: it finds them by id, sequence, token or key, whether archived or not.
 
-A job that came to rest (ended, and nobody unended depends on it) is packed between two flushes, and is a row again
-before anything about it changes.
+It does not know what happens to a job. A job that has come to rest (it has ended, and no unended job depends on it) is
+archived between two flushes, and is a record again before anything about it changes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from uuid import UUID
 
-from composerd.models import JobState
+from composerd.models import JobState, Key
 from composerd_fs.journal.entries import Payload
-from composerd_fs.journal.frames import where
-from composerd_fs.state import archive
-from composerd_fs.state.archive import Archive
-from composerd_fs.state.indexes import Expiries, Numbered
-from composerd_fs.state.interning import Made
-from composerd_fs.state.job import Row, Run
+from composerd_fs.journal.frames import span_of
+from composerd_fs.state.archive import Archive, Numbered, key_digest
+from composerd_fs.state.indexes import Expiries
+from composerd_fs.state.interning import Interning
+from composerd_fs.state.job import AttemptRecord, JobRecord
 from composerd_fs.state.undo import Undo
 
-PACKED_FOR_ONE = 16
-"""How many packed jobs are as much work as one that is not."""
+ARCHIVED_FOR_ONE = 16
+"""How many archived jobs take as long to write or to read as one that is not archived."""
 
 
 class Jobs:
-    """What the table has."""
+    """All jobs and attempts, their number by state, and the payloads that they have in the journal."""
 
-    def __init__(self) -> None:
-        self.rows: dict[UUID, Row] = {}
-        """Those that are not packed; `find` knows all."""
-        self.by_seq = Numbered()
-        self.runs: dict[UUID, Run] = {}
-        """Attempts at those that are not packed; `find_run` knows all."""
-        self.keys: dict[tuple[str, str], Row] = {}
-        """The same by channel and idempotency key."""
-        self.made = Made()
-        self.archive = Archive(self.by_seq, self.made)
+    def __init__(self, undo: Undo) -> None:
+        self.live: dict[UUID, JobRecord] = {}
+        """The jobs that are not archived."""
+        self.attempts: dict[UUID, AttemptRecord] = {}
+        """The remembered attempts at live jobs, by token."""
+        self.keys: dict[tuple[str, str], JobRecord] = {}
+        """The live jobs that have an idempotency key, by channel and key."""
+        self.interning = Interning()
+        self.archive = Archive(self.interning)
+        self.by_sequence = Numbered()
         self.expiries = Expiries(self._expires_at)
         self.counts = dict.fromkeys(JobState, 0)
-        self.live: dict[int, int] = {}
-        """Bytes of payload that jobs have, by segment."""
-        self.undo = Undo()
-        self._resting: list[Row] = []
+        self.live_bytes: dict[int, int] = {}
+        """The bytes of payloads that jobs have, by segment."""
+        self._undo = undo
+        self._resting: list[JobRecord] = []
 
     @property
     def work(self) -> int:
-        """How much a look at everything is, in jobs that are not packed."""
-        live = len(self.rows)
-        return live + (sum(self.counts.values()) - live) // PACKED_FOR_ONE
+        """The effort of writing or reading all jobs, in jobs that are not archived."""
+        live = len(self.live)
+        return live + (sum(self.counts.values()) - live) // ARCHIVED_FOR_ONE
 
-    def find(self, job_id: UUID) -> Row | None:
-        """A job by its id; what is done to a packed one changes nothing."""
-        row = self.rows.get(job_id)
-        if row is not None:
-            return row
-        packed = self.archive.find(job_id)
-        return None if packed is None else self.archive.unpack(packed)
+    # Finding.
 
-    def find_run(self, token: UUID) -> Run | None:
-        """An attempt by its token; the same."""
-        run = self.runs.get(token)
-        if run is not None:
-            return run
-        packed = self.archive.find_token(token)
-        if packed is None:
+    def find(self, job_id: UUID) -> JobRecord | None:
+        """Return a job, or None. An archived job is returned as a copy: changes to it are lost unless `thaw` is called first."""
+        job = self.live.get(job_id)
+        if job is not None:
+            return job
+        for sequence in self.archive.ids.find(job_id.bytes):
+            job = self._archived(sequence)
+            if job is not None and job.id == job_id:
+                return job
+        return None
+
+    def find_attempt(self, token: UUID) -> AttemptRecord | None:
+        """Return an attempt, or None. The attempt of an archived job is a copy, like its job."""
+        attempt = self.attempts.get(token)
+        if attempt is not None:
+            return attempt
+        for sequence in self.archive.tokens.find(token.bytes):
+            job = self._archived(sequence)
+            for attempt in () if job is None else job.attempts:
+                if attempt.token == token:
+                    return attempt
+        return None
+
+    def find_key(self, channel: str, key: str) -> JobRecord | None:
+        """Return the job that has an idempotency key in a channel, or None. An archived job is a copy."""
+        job = self.keys.get((channel, key))
+        if job is not None:
+            return job
+        for sequence in self.archive.keys.find(key_digest(channel, key)):
+            job = self._archived(sequence)
+            if job is not None and (job.key.channel, job.idempotency_key) == (channel, key):
+                return job
+        return None
+
+    def at(self, sequence: int) -> JobRecord | None:
+        """Return the job of a sequence, or None. An archived job is a copy."""
+        job = self.by_sequence.get(sequence)
+        return self.archive.unpack(job) if isinstance(job, bytes) else job
+
+    def _archived(self, sequence: int) -> JobRecord | None:
+        job = self.by_sequence.get(sequence)
+        return self.archive.unpack(job) if isinstance(job, bytes) else None
+
+    def state_and_key_at(self, sequence: int) -> tuple[JobState, Key] | None:
+        """Return the state and the key of the job of a sequence, or None."""
+        job = self.by_sequence.get(sequence)
+        if job is None:
             return None
-        return next(run for run in self.archive.unpack(packed).runs if run.token == token)
+        return self.archive.state_and_key(job) if isinstance(job, bytes) else (job.state, job.key)
 
-    def find_key(self, channel: str, key: str) -> Row | None:
-        """A job by its idempotency key; the same."""
-        row = self.keys.get((channel, key))
-        if row is not None:
-            return row
-        packed = self.archive.find_key(channel, key)
-        return None if packed is None else self.archive.unpack(packed)
+    def payloads_in(self, chunk: int) -> Iterator[tuple[int, Payload | None, Payload | None]]:
+        """Iterate over the sequences, the args and the results of the jobs in a chunk."""
+        for sequence, job in self.by_sequence.chunk(chunk):
+            args, result = self.archive.payloads(job) if isinstance(job, bytes) else (job.args, job.result)
+            yield sequence, args, result
 
-    def at(self, seq: int) -> Row | None:
-        """A job by its number; the same."""
-        row = self.by_seq.get(seq)
-        return self.archive.unpack(archive.decode(row)) if isinstance(row, bytes) else row
-
-    def dependents_of(self, row: Row) -> tuple[UUID, ...]:
-        """The ids of those that depend on a job, in the order of their submission."""
-        found = [self.at(seq) for seq in sorted(row.dependents or ())]
+    def dependents_of(self, job: JobRecord) -> tuple[UUID, ...]:
+        """Return the ids of the jobs that depend on a job, in the order of their submission."""
+        if not job.dependents:
+            return ()
+        found = [self.at(sequence) for sequence in sorted(job.dependents)]
         return tuple([one.id for one in found if one is not None])
 
-    def rests(self, row: Row) -> None:
-        """A job has ended, or nobody unended depends on it any more: perhaps it is to be packed."""
-        self._resting.append(row)
+    def _expires_at(self, sequence: int) -> int | None:
+        job = self.at(sequence)
+        return None if job is None else job.expires_at
 
-    def put_away(self) -> None:
-        """Between two flushes: pack the jobs that have come to rest."""
-        for row in self._resting:
-            if row.state.ended and not row.needed and self.by_seq.get(row.seq) is row:
-                self._pack(row)
+    # Adding and removing.
+
+    def insert(self, job: JobRecord) -> None:
+        """Add a job, which can be found from now on."""
+        self.by_sequence[job.sequence] = job
+        self.counts[job.state] += 1
+        self._add(job)
+
+    def remove(self, job: JobRecord) -> None:
+        """Remove a live job and its attempts."""
+        del self.by_sequence[job.sequence]
+        self.counts[job.state] -= 1
+        self._forget(job)
+
+    def _add(self, job: JobRecord) -> None:
+        self.live[job.id] = job
+        if job.idempotency_key is not None:
+            self.keys[job.key.channel, job.idempotency_key] = job
+        for attempt in job.attempts:
+            self.attempts[attempt.token] = attempt
+
+    def _forget(self, job: JobRecord) -> None:
+        del self.live[job.id]
+        if job.idempotency_key is not None:
+            del self.keys[job.key.channel, job.idempotency_key]
+        for attempt in job.attempts:
+            del self.attempts[attempt.token]
+
+    # The archive.
+
+    def rests(self, job: JobRecord) -> None:
+        """Consider a job for the archive, because it has ended or because an unended job less depends on it."""
+        self._resting.append(job)
+
+    def archive_resting(self) -> None:
+        """Archive the jobs that have come to rest. Call it between two flushes."""
+        if not self._resting:
+            return
+        for job in self._resting:
+            if job.state.ended and not job.needed and self.by_sequence.get(job.sequence) is job:
+                self.by_sequence.replace(job.sequence, self.archive.add(job))
+                self._forget(job)
         self._resting.clear()
 
-    def _pack(self, row: Row) -> None:
-        self.archive.add(row)
-        del self.rows[row.id]
-        for run in row.runs:
-            del self.runs[run.token]
-        if row.idempotency_key is not None:
-            del self.keys[row.key.channel, row.idempotency_key]
-
-    def thaw(self, job_id: UUID) -> Row | None:
-        """A job that is about to be changed: not packed any more."""
-        row = self.rows.get(job_id)
-        if row is not None:
-            return row
-        packed = self.archive.find(job_id)
-        if packed is None:
+    def thaw(self, job_id: UUID) -> JobRecord | None:
+        """Return a job that is about to be changed, or None. If it is archived, it is not from now on."""
+        job = self.live.get(job_id)
+        if job is not None:
+            return job
+        job = self.find(job_id)
+        if job is None:
             return None
-        row = self.archive.unpack(packed)
-        self.archive.forget(packed)
-        self.by_seq.replace(row.seq, row)
-        self._know(row)
-        for run in row.runs:
-            self.runs[run.token] = run
-        if row.dependents:
-            row.dependents = {seq: None for seq in row.dependents if self.by_seq.get(seq) is not None}
-        self.rests(row)
-        return row
+        data = self.by_sequence.get(job.sequence)
+        assert isinstance(data, bytes), "a job that is not live is archived"
+        self.archive.discard(data, job)
+        self.by_sequence.replace(job.sequence, job)
+        self._add(job)
+        if job.dependents:
+            job.dependents = {one: None for one in job.dependents if self.by_sequence.get(one) is not None}
+        self.rests(job)
+        return job
 
-    def insert(self, row: Row) -> None:
-        """Let a row be known by its id, its number and its key."""
-        self.by_seq[row.seq] = row
-        self.counts[row.state] += 1
-        self._know(row)
+    # Checkpoints.
 
-    def _know(self, row: Row) -> None:
-        self.rows[row.id] = row
-        if row.idempotency_key is not None:
-            self.keys[row.key.channel, row.idempotency_key] = row
+    def restore(self, job: JobRecord) -> None:
+        """Add a job from a checkpoint."""
+        self.insert(job)
+        self.hold(job.args)
+        self.hold(job.result)
 
-    def restore(self, row: Row) -> None:
-        """Take in a row of a checkpoint."""
-        self.insert(row)
-        self.hold(row.args)
-        self.hold(row.result)
-        for run in row.runs:
-            self.runs[run.token] = run
-
-    def restore_packed(self, jobs: Sequence[bytes]) -> None:
-        """Take in packed jobs of a checkpoint: as little as can be for each, there may be millions."""
-        live = self.live
+    def restore_archived(self, jobs: Sequence[bytes]) -> None:
+        """Add packed jobs from a checkpoint, with as little work for each as possible: there may be millions."""
+        live_bytes = self.live_bytes
         for data in jobs:
-            packed = self.archive.restore(data)
-            shape = self.archive.shapes[packed.shape]
+            job, shape = self.archive.restore(data)
+            self.by_sequence[job.sequence] = data
             self.counts[shape.state] += 1
-            for place in (packed.args, packed.result):
-                if isinstance(place, tuple):
-                    live[place[0]] = live.get(place[0], 0) + place[2]
+            for payload in (job.args, job.result):
+                if isinstance(payload, tuple):
+                    live_bytes[payload[0]] = live_bytes.get(payload[0], 0) + payload[2]
             if shape.policy.retention is not None:
-                self.expiries.add(packed.queued_at + packed.finished + shape.policy.retention, packed.seq)
+                self.expiries.add(job.queued_at + job.finished + shape.policy.retention, job.sequence)
 
-    def hold(self, payload: Payload | None, sign: int = 1) -> None:
-        """A job has a payload, or has it no more."""
-        if isinstance(payload, int):
-            segment, _, length = where(payload)
-            self._weigh(segment, sign * length)
-            if not self.undo.replaying:
-                self.undo.call(self._weigh, segment, -sign * length)
+    # Payloads.
 
-    def _weigh(self, segment: int, length: int) -> None:
-        total = self.live.get(segment, 0) + length
+    def hold(self, payload: Payload | None, sign: int = 1) -> int:
+        """Count the bytes of a payload that a job gets, or with a `sign` of -1 of one that it loses; return how many."""
+        if not isinstance(payload, int):
+            return 0
+        segment, _, length = span_of(payload)
+        self._count_bytes(segment, sign * length)
+        self._undo.add((self._count_bytes, segment, -sign * length))
+        return length
+
+    def _count_bytes(self, segment: int, length: int) -> None:
+        total = self.live_bytes.get(segment, 0) + length
         if total:
-            self.live[segment] = total
+            self.live_bytes[segment] = total
         else:
-            del self.live[segment]
-
-    def _expires_at(self, seq: int) -> int | None:
-        row = self.at(seq)
-        return None if row is None else row.expires_at
+            del self.live_bytes[segment]

@@ -1,87 +1,120 @@
-"""What can be seen of the table without changing it: jobs, pages of them, where payloads are, artifacts. No I/O."""
+"""The reading methods of the contract on the table. They change nothing, and do no I/O."""
 
 from collections.abc import Sequence
+from typing import Generic, NamedTuple, TypeVar
 from uuid import UUID
 
 from msgspec.structs import replace
 
 from composerd.models import Artifact, Job, JobFilter, JobPage, JobState, Key, PayloadKind, PayloadRef, Worker
 from composerd_fs.journal.entries import Payload
-from composerd_fs.state import archive
-from composerd_fs.state.job import Row
+from composerd_fs.journal.frames import length_of
+from composerd_fs.state.job import JobRecord
 from composerd_fs.state.table import Table
-from composerd_fs.state.views import job_of
+
+T = TypeVar("T")
 
 LOOKED_AT_ONCE = 10_000
 """How many submissions a call of `page` looks at."""
 
+_DUMPED_AT_ONCE = 16 * 1024 * 1024
+"""How many bytes of payloads are in a part of a dump, unless a single job has more."""
+
 
 def jobs(table: Table, job_ids: Sequence[UUID]) -> list[Job | None]:
-    """See `Driver.get`."""
-    return [
-        None if (row := table.find(job_id)) is None else job_of(row, table.dependents_of(row)) for job_id in job_ids
-    ]
+    """Return jobs; see `Driver.get`."""
+    found = map(table.jobs.find, job_ids)
+    return [None if job is None else job.job(table.jobs.dependents_of(job)) for job in found]
 
 
-def payloads(table: Table, refs: Sequence[PayloadRef]) -> list[Payload | None]:
-    """Where payloads are."""
-    return [
-        None if (row := table.find(ref.job_id)) is None else row.args if ref.kind is PayloadKind.ARGS else row.result
-        for ref in refs
-    ]
+class WithPayloads(NamedTuple, Generic[T]):
+    """The answer to a query, and payloads that are still to be read where they are locations."""
+
+    answer: T
+    payloads: Sequence[Payload | None]
+
+
+def payloads(table: Table, refs: Sequence[PayloadRef]) -> WithPayloads[None]:
+    """Find payloads; see `Driver.payload`."""
+    found = [(table.jobs.find(ref.job_id), ref.kind) for ref in refs]
+    return WithPayloads(
+        None,
+        [None if job is None else job.args if kind is PayloadKind.ARGS else job.result for job, kind in found],
+    )
 
 
 def artifacts(table: Table, job_ids: Sequence[UUID]) -> list[tuple[Artifact, ...]]:
-    """See `Driver.artifacts`."""
-    return [_artifacts(table.find(job_id)) for job_id in job_ids]
+    """Return the files of jobs by name; see `Driver.artifacts`."""
+    found = map(table.jobs.find, job_ids)
+    return [() if job is None else tuple(sorted(job.files, key=_name_of)) for job in found]
 
 
-def page(table: Table, chosen: JobFilter, cursor: int | None, limit: int) -> JobPage:
-    """See `Driver.list`."""
-    first = table.last_seq if cursor is None else min(cursor - 1, table.last_seq)
+def page(table: Table, wanted: JobFilter, cursor: int | None, limit: int) -> JobPage:
+    """Return a part of a listing; see `Driver.list`."""
+    jobs = table.jobs
+    first = table.last_sequence if cursor is None else min(cursor - 1, table.last_sequence)
     last = max(first - LOOKED_AT_ONCE, 0)
     found: list[Job] = []
-    seq = first
-    while seq > last and len(found) < limit:
-        row = table.by_seq.get(seq)
-        if isinstance(row, bytes):
-            packed = archive.decode(row)
-            shape = table.archive.shapes[packed.shape]
-            if _passes(shape.state, shape.key, chosen):
-                found.append(job_of(table.archive.unpack(packed), listed=True))
-        elif row is not None and _passes(row.state, row.key, chosen):
-            found.append(job_of(row, listed=True))
-        seq -= 1
-    return JobPage(tuple(found), seq + 1 if seq > 0 else None)
+    sequence = first
+    while sequence > last and len(found) < limit:
+        seen = jobs.state_and_key_at(sequence)
+        if seen is not None and _passes(*seen, wanted):
+            job = jobs.at(sequence)
+            assert job is not None, "the job has just been seen"
+            found.append(job.job(listed=True))
+        sequence -= 1
+    return JobPage(tuple(found), sequence + 1 if sequence > 0 else None)
 
 
 def ahead(table: Table, job_id: UUID, limit: int) -> int:
-    """See `Driver.ahead`."""
-    row = table.rows.get(job_id)  # a packed one is not ready
-    return table.ready.ahead(row, limit) if row is not None and row.state is JobState.READY else 0
+    """Return how many jobs are before a ready job; see `Driver.ahead`."""
+    job = table.jobs.live.get(job_id)  # an archived job is not ready
+    return table.ready.ahead(job, limit) if job is not None and job.state is JobState.READY else 0
 
 
-def with_jobs(table: Table, workers: Sequence[Worker]) -> Sequence[Worker]:
-    """Workers with the jobs they run."""
+def with_jobs(table: Table, workers: Sequence[Worker]) -> list[Worker]:
+    """Return workers together with the jobs that they run."""
     running: dict[UUID, set[UUID]] = {worker.id: set() for worker in workers}
-    for run in table.leases:
-        if run.worker in running:
-            running[run.worker].add(run.row.id)
+    for attempt in table.leases:
+        if attempt.worker_id in running:
+            running[attempt.worker_id].add(attempt.job.id)
     return [replace(worker, jobs=tuple(sorted(running[worker.id]))) for worker in workers]
 
 
-def _artifacts(row: Row | None) -> tuple[Artifact, ...]:
-    if row is None:
-        return ()
-    if row.state is JobState.RUNNING and row.runs and row.runs[-1].artifacts:
-        return tuple(sorted(row.runs[-1].artifacts.values(), key=lambda artifact: artifact.name))
-    return row.artifacts
+def dump_part(table: Table, chunk: int, last: int) -> WithPayloads[list[tuple[JobRecord, tuple[UUID, ...]]]]:
+    """Return the first jobs of a chunk after the sequence `last`, as many as are dumped at once, and their dependents.
+
+    The payloads are the args and the result of each, one after the other.
+    """
+    found: list[tuple[JobRecord, tuple[UUID, ...]]] = []
+    payloads: list[Payload | None] = []
+    size = 0
+    for sequence, _ in table.jobs.by_sequence.chunk(chunk):
+        job = table.jobs.at(sequence) if sequence > last else None
+        if job is None:
+            continue
+        found.append((job, table.jobs.dependents_of(job)))
+        payloads += (job.args, job.result)
+        size += _size(job.args) + _size(job.result)
+        if size >= _DUMPED_AT_ONCE:
+            break
+    return WithPayloads(found, payloads)
 
 
-def _passes(state: JobState, key: Key, chosen: JobFilter) -> bool:
+def _size(payload: Payload | None) -> int:
+    if payload is None:
+        return 0
+    return length_of(payload) if isinstance(payload, int) else len(payload)
+
+
+def _name_of(artifact: Artifact) -> str:
+    return artifact.name
+
+
+def _passes(state: JobState, key: Key, wanted: JobFilter) -> bool:
     return (
-        (chosen.state is None or state is chosen.state)
-        and (chosen.type is None or key.type == chosen.type)
-        and (chosen.channel is None or key.channel == chosen.channel)
-        and (chosen.arch is None or key.arch == chosen.arch)
+        (wanted.state is None or state is wanted.state)
+        and (wanted.type is None or key.type == wanted.type)
+        and (wanted.channel is None or key.channel == wanted.channel)
+        and (wanted.arch is None or key.arch == wanted.arch)
     )

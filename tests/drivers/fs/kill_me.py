@@ -59,7 +59,7 @@ async def main() -> None:
     """Open the storage, and work on it."""
     composerd_fs.journal.writer.SEGMENT_SIZE = 32 * 1024
     composerd_fs.journal.compactor.CHECKPOINT_AFTER = 32 * 1024
-    composerd_fs.journal.compactor.ROWS_AT_ONCE = 5
+    composerd_fs.journal.compactor.JOBS_AT_ONCE = 5
     driver = FsDriver(Path(sys.argv[1]))
     await driver.start()
     ended = [job.new.id async for job in driver.dump() if job.job.state in (JobState.FINISHED, JobState.CANCELED)]

@@ -7,24 +7,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from composerd_fs import MemoryDriver
-from composerd_fs.state.archive import _Index
+from composerd_fs.state.indexes import DigestIndex
 from composerd_fs.state.table import Table
 
 from ..conftest import Instance, instance_of
 from ..test_same_history import CHANGE, History, everything
 
 
-class Unpacked(Table):
-    """A table that packs nothing."""
-
-    def put_away(self) -> None:
-        self._resting.clear()
-
-
-async def history_of(table: Table) -> History:
-    """A storage in memory on a table."""
+async def history(*, archives: bool) -> History:
+    """Start a storage in memory, which archives no job unless `archives` is true."""
     driver = MemoryDriver.from_url("memory:")
-    driver._table = table
+    if not archives:
+        jobs: Any = driver._table.jobs
+        jobs.archive_resting = jobs._resting.clear
     await driver.start()
     return History(driver)
 
@@ -33,7 +28,7 @@ async def history_of(table: Table) -> History:
 @given(st.lists(CHANGE, min_size=5, max_size=40))
 async def test_packing_changes_nothing(steps: list[tuple[str, Any]]) -> None:
     """Whatever is asked, of packed jobs too: the answers are those of a table that packs nothing, and so is all that is stored."""
-    packing, unpacked = await history_of(Table()), await history_of(Unpacked())
+    packing, unpacked = await history(archives=True), await history(archives=False)
     for kind, what in steps:
         assert await packing.do(kind, what) == await unpacked.do(kind, what)
     assert await packing.everything() == await unpacked.everything()
@@ -45,15 +40,15 @@ async def test_what_rests_is_packed(fs: Instance) -> None:
     root = await fs.add(idempotency_key="key")
     child = await fs.add(root)
     await fs.end(root)
-    assert set(table.rows) == {root, child}
+    assert set(table.jobs.live) == {root, child}
     await fs.end(child)
-    assert not table.rows
-    assert not table.runs
-    assert not table.keys
+    assert not table.jobs.live
+    assert not table.jobs.attempts
+    assert not table.jobs.keys
     late = await fs.add(root)
-    assert set(table.rows) == {root, late}
+    assert set(table.jobs.live) == {root, late}
     await fs.cancel(late)
-    assert not table.rows
+    assert not table.jobs.live
     assert (await fs.get(root)).dependents == (child, late)
     assert await fs.delete(child)
     assert (await fs.get(root)).dependents == (late,)
@@ -63,20 +58,20 @@ async def test_what_rests_is_packed(fs: Instance) -> None:
 @given(st.lists(CHANGE, min_size=10, max_size=40))
 async def test_a_packed_row_is_the_row(steps: list[tuple[str, Any]]) -> None:
     """Packed and unpacked, a row says what it said before, to the last field."""
-    history = await history_of(Unpacked())
+    unpacked = await history(archives=False)
     for kind, what in steps:
-        await history.do(kind, what)
-    table: Table = history.driver._table
+        await unpacked.do(kind, what)
+    table: Table = unpacked.driver._table
     before = everything(table)
-    rows = [row for row in table.rows.values() if row.state.ended]
-    for row in rows:
-        table.archive.add(row)
+    ended = [job for job in table.jobs.live.values() if job.state.ended]
+    for job in ended:
+        table.jobs.by_sequence.replace(job.sequence, table.jobs.archive.add(job))
     assert everything(table) == before
-    for row in rows:
-        found = table.archive.find(row.id)
-        assert found is not None
-        again = table.archive.unpack(found)
-        assert all(run.row is again for run in again.runs)
+    for job in ended:
+        again = table.jobs.at(job.sequence)
+        assert again is not None
+        assert again is not job
+        assert all(attempt.job is again for attempt in again.attempts)
 
 
 async def test_shapes_are_used_again(tmp_path: Any) -> None:
@@ -87,15 +82,15 @@ async def test_shapes_are_used_again(tmp_path: Any) -> None:
             await instance.cancel(job_id)
             await instance.delete(job_id)
         table: Table = instance.driver._table  # type: ignore[attr-defined]
-        assert len(table.archive.shapes) == 1
+        assert len(table.jobs.archive.shapes) == 1
 
 
 def test_an_index_of_half_the_key() -> None:
     """Keys of which the half that is kept is the same, at any place in a part: each finds its own number, and others perhaps."""
-    index = _Index()
+    index = DigestIndex()
     keys = [UUID(int=(number << 64) | 0x0101010101010101).bytes for number in range(3000)]
     for number, key in enumerate(keys):
-        index.add(key, number.to_bytes(6))
+        index.add(key, number)
     for number, key in enumerate(keys):
         assert number in list(index.find(key))
     for number, key in enumerate(keys[::2]):

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from composerd.errors import StorageFull, StorageUnusable, Unavailable
 from composerd.models import JobState
 from composerd_fs import FsDriver, MemoryDriver
-from composerd_fs.journal.checkpoint import Restoring, Snapshot
-from composerd_fs.journal.entries import Record
+from composerd_fs.journal.checkpoint import Restoration, Snapshot
+from composerd_fs.journal.entries import CheckpointEntry
 from composerd_fs.state.table import Table
 
 from ..conftest import Instance, instance_of, opened
@@ -36,11 +36,11 @@ async def test_a_checkpoint_is_of_one_moment(before: list[tuple[str, Any]], mean
     for kind, what in before:
         await history.do(kind, what)
     table: Table = history.driver._table
-    while table.unsettled:
+    while table.unpropagated:
         await history.driver.advance(1000)
-    expected, counts = everything(table), dict(table.counts)
+    expected, counts = everything(table), dict(table.jobs.counts)
     snapshot = Snapshot(table, 1)
-    taken: list[Record] = []
+    taken: list[CheckpointEntry] = []
     for kind, what in meanwhile:
         await history.do(kind, what)
         if not snapshot.complete:
@@ -49,14 +49,14 @@ async def test_a_checkpoint_is_of_one_moment(before: list[tuple[str, Any]], mean
         taken += snapshot.some(1)
     snapshot.close()
     restored = Table()
-    restoring = Restoring(restored)
-    for record in taken:
-        restoring.apply(record)  # type: ignore[arg-type]  # a checkpoint has no others
+    restoration = Restoration(restored)
+    for entry in taken:
+        restoration.apply(entry)
     assert everything(restored) == expected
-    assert restored.counts == counts
+    assert restored.jobs.counts == counts
     tokens = [attempt.token for one in expected for attempt in one.attempts]
-    assert all(restored.find_run(token) is not None for token in tokens)
-    assert restored.live == weights(restored)
+    assert all(restored.jobs.find_attempt(token) is not None for token in tokens)
+    assert restored.jobs.live_bytes == weights(restored)
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def quiet(instance: Instance) -> None:
     """Wait until the keeper has nothing to do."""
-    while (task := instance.driver._keeper._task) is not None:  # type: ignore[attr-defined]
+    while (task := instance.driver._compactor._task) is not None:  # type: ignore[attr-defined]
         await asyncio.wait([task])
 
 
@@ -134,7 +134,7 @@ async def test_a_start_reads_the_checkpoint_and_what_is_behind_it(tmp_path: Path
         await fs.add(args=KIB)
         await fs.reopen()
         journal = fs.driver._journal  # type: ignore[attr-defined]
-        assert journal.written < 300 * 1024
+        assert journal.written_bytes < 300 * 1024
         assert (await fs.driver.info()).jobs[JobState.READY] == 1
         assert 1 not in [int(path.stem) for path in (tmp_path / "storage" / "journal").glob("*.log")]
 
@@ -185,7 +185,7 @@ async def filled(tmp_path: Path) -> tuple[Path, Any]:
         ids = [await fs.add(args=b"%d" % number * 200, not_before=1e6) for number in range(300)]
         await churn(fs, 100, live=0)
         await quiet(fs)
-        assert fs.driver._keeper.checkpoint is not None  # type: ignore[attr-defined]
+        assert fs.driver._compactor.checkpoint is not None  # type: ignore[attr-defined]
         return tmp_path / "storage", ids[0]
 
 
@@ -247,7 +247,7 @@ async def test_a_stop_while_a_checkpoint_is_due(tmp_path: Path, monkeypatch: pyt
         writes = [asyncio.create_task(driver.enqueue([[job]])) for job in jobs]
         await asyncio.sleep(0)
         await driver.close()
-        assert driver._keeper._task is None
+        assert driver._compactor._task is None
         for write in writes:
             await write
         assert not list((tmp_path / "storage" / "journal").glob("*.tmp"))
@@ -289,22 +289,22 @@ async def test_a_refused_delete_while_a_segment_is_emptied(fs: Instance, monkeyp
     await fs.cancel(job_id)
     await driver._journal.rotate()
     blocked, flushing = asyncio.Event(), asyncio.Event()
-    flush = driver._keeper.flush
+    flush = driver._journal.flush
 
     async def refused(wanted: Any) -> Any:
         flushing.set()
         await blocked.wait()
-        monkeypatch.setattr(driver._keeper, "flush", flush)
+        monkeypatch.setattr(driver._journal, "flush", flush)
         raise StorageFull("no room")
 
-    monkeypatch.setattr(driver._keeper, "flush", refused)
+    monkeypatch.setattr(driver._journal, "flush", refused)
     deleting = asyncio.create_task(fs.delete(job_id))
     await flushing.wait()
-    emptying = asyncio.create_task(driver._keeper._empty({1}))
+    emptying = asyncio.create_task(driver._compactor._empty({1}))
     await asyncio.sleep(0.05)
     blocked.set()
     with pytest.raises(StorageFull):
         await deleting
     await emptying
-    assert driver._table.live.keys() == {2}
+    assert driver._table.jobs.live_bytes.keys() == {2}
     assert await fs.args(job_id) == KIB

@@ -95,7 +95,7 @@ async def quiet(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     await driver.start()
     for _ in range(2):  # what one checkpoint copies out of sparse segments may make another one due
         await driver.enqueue([[NewJob(id=uuid4(), type="last")]])
-        while (task := driver._keeper._task) is not None:
+        while (task := driver._compactor._task) is not None:
             await asyncio.wait([task])
     await driver.close()
 

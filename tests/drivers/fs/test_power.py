@@ -71,7 +71,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
     """Notice what is brought to the disk; the segments are small, so that there is a compaction at any time."""
     monkeypatch.setattr("composerd_fs.journal.writer.SEGMENT_SIZE", 32 * 1024)
     monkeypatch.setattr("composerd_fs.journal.compactor.CHECKPOINT_AFTER", 32 * 1024)
-    monkeypatch.setattr("composerd_fs.journal.compactor.ROWS_AT_ONCE", 5)
+    monkeypatch.setattr("composerd_fs.journal.compactor.JOBS_AT_ONCE", 5)
     noticed = Disk()
     monkeypatch.setattr("os.fsync", noticed.noticing(os.fsync))
     monkeypatch.setattr("os.fdatasync", noticed.noticing(os.fdatasync))
@@ -99,7 +99,7 @@ async def test_a_power_cut_at_any_moment(tmp_path: Path, disk: Disk, monkeypatch
     for task in work:
         task.cancel()
     await asyncio.gather(*work, return_exceptions=True)
-    assert driver._keeper.checkpoint is not None
+    assert driver._compactor.checkpoint is not None
     await driver.close()
     monkeypatch.undo()
     for number, (files, then) in enumerate(cuts):

@@ -52,7 +52,7 @@ async def test_deleted_in_the_flush_of_its_end(fs: Instance) -> None:
 
 async def test_many_dependents(fs: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
     """What follows from an end may lag, and `advance` completes it, with the same answers before and after a restart."""
-    monkeypatch.setattr("composerd_fs.state.commands.SETTLED_AT_ONCE", 3)
+    monkeypatch.setattr("composerd_fs.state.commands.PROPAGATED_AT_ONCE", 3)
     root = await fs.add()
     jobs = [fs.new(root, on_dependency_failure=OnDependencyFailure.FAIL) for _ in range(10)]
     await fs.submit(*jobs)
