@@ -8,13 +8,13 @@ VARIABLE = "_COMPOSERD_COMPLETE"
 """The script sets this variable to get completions; click then prints them instead of running the command."""
 
 
-@click.command(epilog='Example: composerd completion fish | source; eval "$(composerd completion bash)"')
+@click.command(epilog="Example: composerd completion fish | source")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(ctx: click.Context, shell: str) -> None:
     """Print the completion script for a shell.
 
-    Evaluate it in the start-up file of the shell.
+    Evaluate it in the start-up file of the shell, for example: eval "$(composerd completion bash)".
     """
     kind = get_completion_class(shell)
     assert kind is not None

@@ -79,7 +79,7 @@ _SERVER_OPTIONS = (
     _file_option("key_file", "For https: PEM file of the client certificate's key"),
 )
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print the JSON of the API.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:

@@ -163,7 +163,9 @@ def why(job_id: str, server: Server, as_json: bool) -> None:
 )
 @click.option("--type", "job_type", metavar="TYPE", help="List only jobs of this type.")
 @click.option("--channel", metavar="CHANNEL", help="List only jobs of this channel.")
-@click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="List at most this many.")
+@click.option(
+    "--limit", type=click.IntRange(1), metavar="N", default=100, show_default=True, help="List at most this many."
+)
 @server_option
 @json_option
 def jobs(

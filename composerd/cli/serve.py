@@ -11,7 +11,7 @@ from composerd.cli.errors import Failure
 from composerd.settings import SETTINGS, SettingsError, load
 
 
-@click.command(epilog="Example: composerd serve --listen 0.0.0.0:8700 --storage fs:/var/lib/composerd")
+@click.command(epilog="Example: composerd serve --listen 0.0.0.0:8700 --storage fs:/srv/composerd")
 @click.option(
     "--config",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -29,7 +29,8 @@ def serve(config: Path | None, **options: Any) -> None:
         settings = load(given, os.environ, config)
     except SettingsError as exc:
         raise Failure(f"{exc}", exit_code=2) from exc
-    from composerd.server.supervisor import run  # noqa: PLC0415  # loading the server would double the start time of other commands
+    # Loading the server would double the start time of the other commands.
+    from composerd.server.supervisor import run  # noqa: PLC0415
 
     sys.exit(run(settings))
 
@@ -40,5 +41,5 @@ for _setting in SETTINGS:
         _setting.name,
         multiple=_setting.repeatable,
         metavar="VALUE",
-        help=f"{_setting.help}  [default: {_setting.shown_default}]",
+        help=_setting.help + (" Repeatable." if _setting.repeatable else "") + f"  [default: {_setting.shown_default}]",
     )(serve)

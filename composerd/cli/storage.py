@@ -85,7 +85,7 @@ def info(url: str, as_json: bool) -> None:
 @storage.command(epilog="Example: composerd storage check --storage fs:/var/lib/composerd")
 @_url_option
 @_artifacts_option(
-    "--artifacts", "Directory of the artifacts or URL of their store. [default: directory of the storage]"
+    "--artifacts", "Directory of the artifacts, or URL of their store. [default: the storage's own, if it has one]"
 )
 @json_option
 def check(url: str, artifacts: str | None, as_json: bool) -> None:
@@ -109,11 +109,13 @@ def _print_check(found: StorageCheck) -> None:
     _print({"intact": "no" if found.problems else "yes"}, found.jobs, found.details)
 
 
-@storage.command(epilog="Example: composerd storage move --from fs:/var/lib/composerd --to fs:/srv/composerd")
+@storage.command(epilog="Example: composerd storage move --from fs:/srv/old --to fs:/srv/new")
 @click.option("--from", "source_url", required=True, metavar="URL", help="URL of the storage to copy from.")
 @click.option("--to", "target_url", required=True, metavar="URL", help="URL of the storage to copy to.")
-@_artifacts_option("--from-artifacts", "Where artifacts are. [default: directory of the storage]")
-@_artifacts_option("--to-artifacts", "Where to copy artifacts. [default: directory of the storage]")
+@_artifacts_option("--from-artifacts", "Where the artifacts are. [default: the storage's own directory, if it has one]")
+@_artifacts_option(
+    "--to-artifacts", "Where to copy the artifacts. [default: the storage's own directory, if it has one]"
+)
 @json_option
 def move(source_url: str, target_url: str, from_artifacts: str | None, to_artifacts: str | None, as_json: bool) -> None:
     """Copy all jobs and artifacts into another storage.

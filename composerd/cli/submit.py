@@ -16,7 +16,7 @@ from composerd.cli.jobs import PATIENCE, download, follow, show_end
 from composerd.client.composer import BASE
 
 
-@click.command(epilog="Example: composerd submit osbuild --arch x86_64 --args @manifest.json --wait --download .")
+@click.command(epilog="Example: composerd submit osbuild --args @manifest.json --wait --download .")
 @click.argument("job_type", metavar="[TYPE]", required=False)
 @click.option(
     "--args", "args_text", metavar="JSON|@FILE|-", help="Arguments of the job: JSON, @ and a file, or - for stdin."
@@ -26,7 +26,9 @@ from composerd.client.composer import BASE
 @click.option(
     "--depends-on", "dependencies", metavar="ID", multiple=True, help="ID of a job that must end first; repeatable."
 )
-@click.option("--priority", type=click.IntRange(-100, 100), help="Priority from -100 to 100; higher ones run first.")
+@click.option(
+    "--priority", type=click.IntRange(-100, 100), metavar="N", help="Priority from -100 to 100; higher ones run first."
+)
 @click.option(
     "--not-before", metavar="TIME", help="Earliest start: a time (RFC 3339) or a duration from now, such as 10m."
 )
@@ -34,11 +36,13 @@ from composerd.client.composer import BASE
 @click.option(
     "--max-retries",
     type=click.IntRange(0, 100),
-    help="How many times the job is tried again after its worker disappears. [default: --max-retries of the server]",
+    metavar="N",
+    help="How many times the job is tried again after its worker disappears. [default: the server's setting]",
 )
 @click.option(
     "--retry-on-failure",
     type=click.IntRange(0, 100),
+    metavar="N",
     help="How many times the job is tried again after it fails. [default: 0]",
 )
 @click.option(
@@ -49,7 +53,7 @@ from composerd.client.composer import BASE
 @click.option(
     "--retention",
     metavar="DURATION",
-    help="How long the ended job is kept, such as 14d; 0: until it is deleted. [default: --retention of the server]",
+    help="How long the ended job is kept, such as 14d; 0: until it is deleted. [default: the server's setting]",
 )
 @click.option(
     "--key",

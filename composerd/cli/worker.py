@@ -16,7 +16,7 @@ from composerd.client import Worker
 
 @click.command(
     context_settings={"ignore_unknown_options": True},
-    epilog="Example: composerd worker --type osbuild -- sh -c 'osbuild - --output-directory $COMPOSERD_ARTIFACTS'",
+    epilog="Example: composerd worker --type build --arch aarch64 -- ./build-image",
 )
 @click.option("--type", "types", metavar="TYPE", multiple=True, required=True, help="Type of job to run; repeatable.")
 @click.option(
@@ -29,6 +29,7 @@ from composerd.client import Worker
 @click.option(
     "--concurrency",
     type=click.IntRange(1, 1000),
+    metavar="N",
     default=1,
     show_default=True,
     help="Number of jobs to run at the same time.",
