@@ -1,4 +1,4 @@
-"""Attempts on a real server: leases, cancel, release, restarts and kills."""
+"""Attempts with a real server: leases, cancels, releases, restarts and kills."""
 
 import asyncio
 import time
@@ -10,7 +10,7 @@ from .conftest import COMPOSER, WORKER, Serve, Server, until_waiting
 
 
 async def test_cancel_reaches_a_waiting_worker_within_100_ms(serve: Serve) -> None:
-    """A worker that waits on its location hears of the cancel at once; the job has ended for good."""
+    """A worker that waits for a change of its attempt learns of a cancel at once, and can no longer finish the job."""
     server = await serve()
     submitted = await server.submit()
     job = await server.ask()
@@ -30,12 +30,12 @@ async def test_cancel_reaches_a_waiting_worker_within_100_ms(serve: Serve) -> No
         submitted = await server.submit()
         job = await server.ask()
         assert job is not None
-    assert min(took) < 0.1  # on a machine that has other things to do as well, not every time
+    assert min(took) < 0.1  # a busy machine may be slower now and then
     assert max(took) < 10
 
 
-async def test_a_lease_runs_out_and_the_job_comes_back(serve: Serve) -> None:
-    """A worker that falls silent loses its job to the next; after `max_retries` such losses it has failed."""
+async def test_an_expired_lease_requeues_the_job(serve: Serve) -> None:
+    """A job is requeued when its worker falls silent; it fails once that happens more than `max_retries` times."""
     server = await serve("--heartbeat-timeout", "1s", "--sweep-interval", "100ms", "--max-retries", "1")
     submitted = await server.submit()
     first = await server.ask()
@@ -58,7 +58,7 @@ async def test_a_lease_runs_out_and_the_job_comes_back(serve: Serve) -> None:
 
 
 async def test_a_heartbeat_keeps_the_lease(serve: Serve) -> None:
-    """A worker that keeps asking keeps its job, however long it takes."""
+    """A worker that sends heartbeats keeps its job."""
     server = await serve("--heartbeat-timeout", "1500ms", "--sweep-interval", "100ms")
     await server.submit()
     job = await server.ask()
@@ -71,8 +71,8 @@ async def test_a_heartbeat_keeps_the_lease(serve: Serve) -> None:
     assert (await server.job(job["id"]))["retries"] == 0
 
 
-async def test_an_unconfirmed_hand_over_goes_back_uncounted(serve: Serve) -> None:
-    """Who promised to confirm and does not loses the job after the hand-over timeout; who confirms keeps it for the whole lease."""
+async def test_an_unconfirmed_handover_requeues_the_job(serve: Serve) -> None:
+    """A handover that is not confirmed in time requeues the job uncounted; a confirmed one starts the lease."""
     server = await serve("--handover-timeout", "1s", "--heartbeat-timeout", "60s")
     submitted = await server.submit()
     lost = await server.ask(confirm=True)
@@ -82,13 +82,13 @@ async def test_an_unconfirmed_hand_over_goes_back_uncounted(serve: Serve) -> Non
     assert job["id"] == submitted["id"]
     assert (await server.request("GET", job["location"]))[0] == 200
     assert (await server.request("GET", lost["location"]))[0] == 410
-    await asyncio.sleep(1.3)  # more than the hand-over timeout
+    await asyncio.sleep(1.3)  # longer than the handover timeout
     assert (await server.finish(job, {}))[0] == 200
     assert (await server.job(submitted["id"]))["retries"] == 0
 
 
-async def test_a_released_job_is_handed_out_again(serve: Serve) -> None:
-    """Release puts the job back at once, uncounted; the token is superseded."""
+async def test_a_released_job_is_assigned_again(serve: Serve) -> None:
+    """A release requeues the job at once, does not count as a retry, and supersedes the token."""
     server = await serve()
     submitted = await server.submit()
     job = await server.ask()
@@ -103,13 +103,13 @@ async def test_a_released_job_is_handed_out_again(serve: Serve) -> None:
     assert (await server.job(submitted["id"]))["retries"] == 0
 
 
-async def test_kill_9_loses_nothing_that_was_acknowledged(serve: Serve) -> None:
-    """Killed under load, five times: every acknowledged submit and finish is there, and running tokens still work."""
+async def test_a_kill_loses_nothing_acknowledged(serve: Serve) -> None:
+    """After a kill under load every acknowledged submission and result exists, and running attempts go on."""
     server = await serve("--heartbeat-timeout", "60s")
     submitted: dict[str, Any] = {}
     finished: dict[str, Any] = {}
     unknown: dict[str, Any] = {}
-    held: list[dict[str, Any]] = []
+    running: list[dict[str, Any]] = []
 
     async def load(name: int) -> None:
         number = 0
@@ -122,7 +122,7 @@ async def test_kill_9_loses_nothing_that_was_acknowledged(serve: Serve) -> None:
                 mine = await server.ask(wait="5s")
                 assert mine is not None
                 if number % 5 == 0:
-                    held.append(mine)
+                    running.append(mine)
                     continue
                 unknown[mine["id"]] = {"done": mine["id"]}
                 status, _ = await server.finish(mine, {"done": mine["id"]})
@@ -138,13 +138,13 @@ async def test_kill_9_loses_nothing_that_was_acknowledged(serve: Serve) -> None:
             tasks.create_task(_kill_when(server, len(finished) + 60, finished))
         await server.exited()
         await server.start()
-        for job in held:
+        for job in running:
             status, answer = await server.request("GET", job["location"])
             assert (status, answer["canceled"]) == (200, False)
-        for job in held:
+        for job in running:
             assert (await server.finish(job, {"late": True}))[0] == 200
             finished[job["id"]] = {"late": True}
-        held.clear()
+        running.clear()
         for job_id, result in finished.items():
             job = await server.job(job_id)
             assert (job["state"], job["result"]) == ("finished", result)
@@ -162,8 +162,8 @@ async def _kill_when(server: Server, count: int, finished: dict[str, Any]) -> No
     server.kill()
 
 
-async def test_the_same_result_again_is_fine(serve: Serve) -> None:
-    """A result may be repeated, before and after a restart; another one is a conflict."""
+async def test_a_repeated_result(serve: Serve) -> None:
+    """A result may be repeated, before and after a restart; a different result is a conflict."""
     server = await serve()
     await server.submit()
     job = await server.ask()
@@ -178,8 +178,8 @@ async def test_the_same_result_again_is_fine(serve: Serve) -> None:
     assert (await server.job(job["id"]))["result"] == {"a": 1}
 
 
-async def test_tokens_that_mean_nothing(serve: Serve) -> None:
-    """An unknown token is a 404, something else a 400, on every operation."""
+async def test_unknown_tokens(serve: Serve) -> None:
+    """An unknown token is status 404, and a malformed one 400, at every endpoint."""
     server = await serve()
     unknown = f"{WORKER}/jobs/00000000-0000-4000-8000-000000000000"
     for method, path, body, status in (

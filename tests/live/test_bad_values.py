@@ -1,4 +1,4 @@
-"""A bad value for every option of every command, every setting and every field: one sentence that names it, and nothing done."""
+"""Bad values for each option, setting and field: one sentence that names it, and no effect."""
 
 from collections.abc import Iterator
 
@@ -15,7 +15,7 @@ from .test_bodies import WRONG_JOBS
 from .test_cli import composerd
 
 SAYS = {
-    # what is bad for an option of this name, anywhere, and what the sentence names
+    # option: (a bad value for it in every command, the text that the error contains)
     "--server": ("ftp://x", "ftp://x"),
     "--ca-file": ("/nowhere.pem", "/nowhere.pem"),
     "--cert-file": ("/nowhere.pem", "/nowhere.pem"),
@@ -50,7 +50,7 @@ SAYS = {
 SETTING = {setting.option: (BAD[setting.name], setting.option) for setting in SETTINGS}
 
 REST = {
-    # what else the command needs
+    # command: its other arguments
     "submit": ["build"],
     "wait": [NOBODY],
     "status": [NOBODY],
@@ -67,7 +67,7 @@ REST = {
 
 
 def commands(group: click.Group, prefix: str = "") -> Iterator[tuple[str, click.Command]]:
-    """Every command by its name."""
+    """Yield the name and the object of each command."""
     context = click.Context(group)
     for name in group.list_commands(context):
         command = group.get_command(context, name)
@@ -79,7 +79,7 @@ def commands(group: click.Group, prefix: str = "") -> Iterator[tuple[str, click.
 
 
 def options() -> Iterator[tuple[str, str]]:
-    """Every option that takes a value, with its command."""
+    """Yield each command with each of its options that take a value."""
     for name, command in commands(program):
         for parameter in command.params:
             if isinstance(parameter, click.Option) and not parameter.is_flag:
@@ -88,7 +88,7 @@ def options() -> Iterator[tuple[str, str]]:
 
 @pytest.mark.parametrize(("command", "option"), list(options()))
 async def test_options(server: Server, command: str, option: str) -> None:
-    """One sentence on stderr that names it, exit code 1 or 2, and no traceback; no job comes of it."""
+    """A bad value is one sentence on stderr that names the option, exit code 1 or 2, and no job is stored."""
     value, named = (SETTING if command == "serve" and option in SETTING else SAYS)[option]
     rest = [] if option == "--graph" else REST.get(command, [])
     if option in ("--ca-file", "--cert-file", "--key-file"):
@@ -104,7 +104,7 @@ async def test_options(server: Server, command: str, option: str) -> None:
 
 
 def test_every_field_has_a_wrong_shape() -> None:
-    """The table of wrong jobs forgets no field (`test_jobs_of_the_wrong_shape` feeds them)."""
+    """The table of wrong jobs, which `test_jobs_of_the_wrong_shape` uses, contains every field."""
     fed = {field.partition("[")[0] for _, field in WRONG_JOBS.values()}
-    # Any JSON is good for args; what is not JSON is fed elsewhere.
+    # Any JSON is valid for args; another test covers invalid JSON.
     assert set(BatchJob.__struct_fields__) - fed - {"args"} == set()

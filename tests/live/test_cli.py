@@ -1,4 +1,4 @@
-"""The command line against a real server: what it prints, how it exits, what a worker does with its command."""
+"""The command line with a real server: output, exit codes, and the command of a worker."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,7 @@ from .processes import command
 
 
 class Ended(NamedTuple):
-    """How a command ended."""
+    """The exit code and the output of a command."""
 
     code: int
     out: str
@@ -24,7 +24,7 @@ class Ended(NamedTuple):
 
 
 async def composerd(*arguments: str, stdin: bytes = b"", server: Server | None = None, **env: str) -> Ended:
-    """Run a command to its end."""
+    """Run a command until it exits."""
     process = command(*arguments, **environment(server, env))
     out = await asyncio.to_thread(process.communicate, stdin)
     err = process.said()
@@ -34,7 +34,7 @@ async def composerd(*arguments: str, stdin: bytes = b"", server: Server | None =
 
 
 def environment(server: Server | None, extra: Mapping[str, str]) -> dict[str, str]:
-    """What a command finds in its environment: where the server is, and what the test adds."""
+    """Return the environment of a command: the URL of the server, and what the test adds."""
     known = {} if server is None else {"COMPOSERD_SERVER": server.url}
     return clean_environment() | known | dict(extra)
 
@@ -55,7 +55,7 @@ async def start(*arguments: str, server: Server | None = None, **env: str) -> as
 
 @contextlib.asynccontextmanager
 async def working(server: Server, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A worker process, killed at the end if it still runs."""
+    """Run a worker process, which is killed at the end of the block if it still runs."""
     process = await start("worker", "--type", "build", *arguments, server=server)
     try:
         yield process
@@ -66,7 +66,7 @@ async def working(server: Server, *arguments: str) -> AsyncIterator[asyncio.subp
 
 
 async def ended(server: Server, job: dict[str, Any]) -> dict[str, Any]:
-    """The job, ended."""
+    """Wait until a job has ended, and return it."""
     return await server.job(job["id"], wait="20s")
 
 
@@ -76,7 +76,7 @@ async def ended(server: Server, job: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.row("Commands", "composerd cancel")
 @pytest.mark.row("Commands", "composerd artifacts")
 async def test_submit_and_look(serve: Serve, tmp_path: Path) -> None:
-    """Submit prints the id; status, jobs, artifacts and cancel show what is asked, as lines in a pipe and as JSON."""
+    """The command `submit` prints the id; status, jobs, artifacts and cancel print lines in a pipe, or JSON."""
     server = await serve()
     (tmp_path / "args.json").write_text('{ "b":1,\n"a" : 2.50}')
     submitted = await composerd(
@@ -102,7 +102,7 @@ async def test_submit_and_look(serve: Serve, tmp_path: Path) -> None:
 @pytest.mark.row("Commands", "composerd submit")
 @pytest.mark.row("Commands", "composerd submit --graph")
 async def test_args_from_stdin_and_a_graph_from_a_file(serve: Serve, tmp_path: Path) -> None:
-    """`--args -` reads stdin; `--graph` takes JSON and TOML."""
+    """`--args -` reads stdin, and `--graph` accepts TOML."""
     server = await serve()
     one = await composerd("submit", "build", "--args", "-", stdin=b"[1, 2]", server=server)
     assert (await server.request("GET", f"{COMPOSER}/jobs/{one.out.strip()}/args"))[1] == [1, 2]
@@ -118,7 +118,7 @@ async def test_args_from_stdin_and_a_graph_from_a_file(serve: Serve, tmp_path: P
 @pytest.mark.row("Exit codes", "2")
 @pytest.mark.row("Exit codes", "3")
 async def test_exit_codes(serve: Serve, tmp_path: Path) -> None:
-    """1: the request failed; 2: the command line is wrong; 3: the server cannot be reached. One sentence each, no traceback."""
+    """A failed request exits with 1, a wrong command line with 2, an unreachable server with 3, with one sentence."""
     server = await serve()
     unknown = "00000000-0000-4000-8000-000000000000"
     cases = (
@@ -139,9 +139,9 @@ async def test_exit_codes(serve: Serve, tmp_path: Path) -> None:
         (2, ("serve", "--listen", "nowhere"), "invalid value for --listen"),
         (2, ("serve", "--heartbeat-timeout", "soon"), "--heartbeat-timeout"),
     )
-    for code, arguments, said in cases:
+    for code, arguments, text in cases:
         result = await composerd(*arguments, server=server)
-        assert (result.code, said in result.err) == (code, True), (arguments, result)
+        assert (result.code, text in result.err) == (code, True), (arguments, result)
         assert result.err.count("\n") == 1, result.err
     away = await composerd("jobs", "--server", "http://127.0.0.1:9")
     assert (away.code, "cannot be reached" in away.err) == (3, True)
@@ -150,8 +150,8 @@ async def test_exit_codes(serve: Serve, tmp_path: Path) -> None:
 
 
 @pytest.mark.row("Commands", "composerd worker")
-async def test_a_command_gets_its_job_and_its_output_is_the_result(serve: Serve) -> None:
-    """Args on stdin, variables in the environment, an empty directory; without a result file the output is the result."""
+async def test_input_and_output_of_a_command(serve: Serve) -> None:
+    """A command gets args, variables and an empty directory; without a result file its output is the result."""
     server = await serve()
     job = await server.submit(args={"x": 1})
     script = 'cat; ls -A; echo "$COMPOSERD_JOB_TYPE $COMPOSERD_ARCH" >&2; echo hello > "$COMPOSERD_ARTIFACTS/a b.txt"'
@@ -162,8 +162,8 @@ async def test_a_command_gets_its_job_and_its_output_is_the_result(serve: Serve)
     assert [(one["name"], one["size"]) for one in artifacts["items"]] == [("a b.txt", 6)]
 
 
-async def test_a_command_that_fails(serve: Serve) -> None:
-    """A non-zero exit adds a `job_error`, to a result of its own too; a command that is not there fails its job, not the worker."""
+async def test_a_failing_command(serve: Serve) -> None:
+    """A non-zero exit status adds a `job_error`, and a missing command fails the job instead of the worker."""
     server = await serve()
     job = await server.submit()
     async with working(server, "--", "sh", "-c", 'echo \'{"own":1}\' > "$COMPOSERD_RESULT"; echo why >&2; exit 3'):
@@ -178,8 +178,8 @@ async def test_a_command_that_fails(serve: Serve) -> None:
     assert "/no/such/command" in done["result"]["job_error"]["reason"]
 
 
-async def test_progress_is_seen_while_it_runs(serve: Serve) -> None:
-    """Each JSON line that the command appends to its progress file becomes the job's `partial`."""
+async def test_progress_of_a_command(serve: Serve) -> None:
+    """A line of JSON that the command appends to its progress file becomes the job's `partial`."""
     server = await serve()
     job = await server.submit()
     script = 'echo \'{"done": 40}\' >> "$COMPOSERD_PROGRESS"; sleep 60'
@@ -193,7 +193,7 @@ async def test_progress_is_seen_while_it_runs(serve: Serve) -> None:
 
 
 async def test_cancel_stops_the_command(serve: Serve, tmp_path: Path) -> None:
-    """The command's whole process group has SIGTERM at once; the worker goes on to the next job."""
+    """A cancel sends SIGTERM to the command's process group at once, and the worker runs the next job."""
     server = await serve()
     job = await server.submit()
     script = (
@@ -219,8 +219,8 @@ async def test_cancel_stops_the_command(serve: Serve, tmp_path: Path) -> None:
         await server.until(said)
 
 
-async def test_sigterm_lets_a_running_job_end_and_a_second_one_gives_it_back(serve: Serve, tmp_path: Path) -> None:
-    """Once: no more jobs, the one that runs is finished. Twice: it is released, uncounted."""
+async def test_sigterm_to_a_worker(serve: Serve, tmp_path: Path) -> None:
+    """After SIGTERM a worker finishes its running job; after a second SIGTERM it releases the job, uncounted."""
     server = await serve()
     script = f"echo up > {tmp_path}/up; until [ -e {tmp_path}/go ]; do sleep 0.05; done; echo done"
 
@@ -237,7 +237,7 @@ async def test_sigterm_lets_a_running_job_end_and_a_second_one_gives_it_back(ser
                 (tmp_path / "go").touch()
             ending = asyncio.create_task(process.wait())
             while not (await asyncio.wait([ending], timeout=0.5))[0]:
-                if state == "ready":  # two that come at once are one to the system
+                if state == "ready":  # repeated, because two pending signals are merged
                     process.send_signal(signal.SIGTERM)
             assert ending.result() == 0
         after = await server.job(job["id"])
@@ -249,8 +249,8 @@ async def test_sigterm_lets_a_running_job_end_and_a_second_one_gives_it_back(ser
         await server.request("POST", f"{another['href']}/cancel")
 
 
-async def test_a_worker_survives_the_server(serve: Serve, tmp_path: Path) -> None:
-    """The server is killed while a job runs, and comes back later: the result is reported all the same."""
+async def test_a_worker_outlives_the_server(serve: Serve, tmp_path: Path) -> None:
+    """If the server is killed while a job runs, the worker reports the result after the next start."""
     server = await serve()
     job = await server.submit()
     script = f"echo up > {tmp_path}/up; while [ ! -e {tmp_path}/go ]; do sleep 0.1; done; echo late"
@@ -263,7 +263,7 @@ async def test_a_worker_survives_the_server(serve: Serve, tmp_path: Path) -> Non
         server.kill()
         await server.exited()
         (tmp_path / "go").touch()
-        await asyncio.sleep(0.5)  # the worker finds nobody to report to
+        await asyncio.sleep(0.5)  # the worker tries to report to a stopped server
         await server.start()
         done = await ended(server, job)
     assert (done["state"], done["result"]["stdout"], done["retries"]) == ("finished", "late\n", 0)
@@ -273,7 +273,7 @@ async def test_a_worker_survives_the_server(serve: Serve, tmp_path: Path) -> Non
 @pytest.mark.row("Commands", "composerd worker")
 @pytest.mark.row("Exit codes", "0")
 async def test_submit_wait_and_download(serve: Serve, tmp_path: Path) -> None:
-    """`--wait --download` follows the job and fetches its artifacts; it exits as the job did."""
+    """`--wait --download` waits for the job, downloads its artifacts, and exits with 0 if it finished."""
     server = await serve()
     async with working(server, "--", "sh", "-c", 'cat > "$COMPOSERD_ARTIFACTS/out.json"'):
         result = await composerd(
@@ -285,7 +285,7 @@ async def test_submit_wait_and_download(serve: Serve, tmp_path: Path) -> None:
 
 
 async def test_a_unix_socket(serve: Serve, tmp_path: Path) -> None:
-    """Server and client meet on a unix socket; what a killed server left of it is no hindrance."""
+    """Clients reach a server on a unix socket, also after a killed server has left its socket file behind."""
     server = await serve("--listen", f"unix:{tmp_path / 'socket'}")
     listed = await composerd("jobs", "--server", f"unix:{tmp_path / 'socket'}")
     assert listed.code == 0
@@ -297,14 +297,14 @@ async def test_a_unix_socket(serve: Serve, tmp_path: Path) -> None:
 
 @pytest.mark.row("Commands", "composerd drivers")
 async def test_drivers() -> None:
-    """The drivers that are installed, each with its distribution and capabilities."""
+    """`composerd drivers` lists the installed drivers with their distributions."""
     result = await composerd("drivers")
     assert "fs\tcomposerd" in result.out
     assert "memory\tcomposerd" in result.out
 
 
 async def test_every_command_has_help_with_an_example() -> None:
-    """`--help` of each subcommand ends with an example."""
+    """The help of each subcommand contains an example."""
     listed = await composerd("--help")
     commands = [line.split()[0] for line in listed.out.partition("Commands:")[2].strip().splitlines()]
     assert len(commands) == 15

@@ -1,4 +1,4 @@
-"""The command that `composerd worker` runs, without a server: progress, leftover processes, invalid results."""
+"""The class `Command` without a server: progress, remaining processes, invalid results."""
 
 import time
 from pathlib import Path
@@ -12,7 +12,7 @@ from composerd.client import RequestFailed
 
 
 class Job:
-    """A substitute for a JobContext."""
+    """A fake JobContext."""
 
     id = "12345678-1234-4123-8123-123456789abc"
     type = "build"
@@ -24,26 +24,26 @@ class Job:
         self.refusing = False
 
     async def progress(self, partial: Any) -> None:
-        """Remember the progress."""
+        """Store the progress, or refuse it."""
         if self.refusing:
             raise RequestFailed(400, {"id": "6", "reason": "Job is not running"})
         self.partials.append(partial)
 
     async def upload(self, name: str, source: Path) -> None:
-        """Raise for a name that a server refuses."""
+        """Refuse names that a server refuses."""
         if name.startswith("."):
             raise RequestFailed(400, {"id": "23", "reason": "Invalid artifact name"})
         name.encode()
 
 
 async def run(script: str, job: Job | None = None) -> tuple[Any, Command]:
-    """Run a script as a job's command, and return the result and the command."""
+    """Run a script as a job's command, and return its result and the `Command`."""
     runner = Command(["sh", "-c", script], "x86_64")
-    return await runner(job or Job()), runner  # type: ignore[arg-type]  # as much of one as it needs
+    return await runner(job or Job()), runner  # type: ignore[arg-type]  # a fake
 
 
 async def test_the_last_progress_is_reported() -> None:
-    """The last progress is reported after a short run and without a newline; a line that is not JSON is ignored."""
+    """The last line of JSON is reported, even if the command exits at once or does not end the line."""
     job = Job()
     await run('echo \'{"done": 1}\' >> "$COMPOSERD_PROGRESS"; printf 99 >> "$COMPOSERD_PROGRESS"', job)
     assert job.partials[-1] == 99
@@ -52,8 +52,8 @@ async def test_the_last_progress_is_reported() -> None:
     assert job.partials == [50]
 
 
-async def test_progress_that_is_refused_does_no_harm() -> None:
-    """Refused progress, as of a job just canceled, does not end the command."""
+async def test_refused_progress() -> None:
+    """A command continues if the server refuses its progress, for example after a cancel."""
     job = Job()
     job.refusing = True
     result, _ = await run('echo 1 >> "$COMPOSERD_PROGRESS"; echo done', job)
@@ -63,8 +63,8 @@ async def test_progress_that_is_refused_does_no_harm() -> None:
 @pytest.mark.parametrize(
     "left", ["sleep 40 &", 'setsid sh -c "touch up; sleep 40" & until [ -e up ]; do sleep 0.01; done;']
 )
-async def test_what_a_command_leaves_running_does_not_hold_its_job(left: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The job ends with the command, also if a process outside of the process group keeps the output open."""
+async def test_remaining_processes_do_not_delay_the_job(left: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The job ends with its command, even if other processes keep the output open or have left the group."""
     monkeypatch.setattr(command, "KILL_AFTER", 0.3)
     began = time.monotonic()
     result, _ = await run(f"{left} echo done")
@@ -72,8 +72,8 @@ async def test_what_a_command_leaves_running_does_not_hold_its_job(left: str, mo
     assert time.monotonic() - began < 30
 
 
-async def test_the_whole_group_has_time_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A child has time to clean up after SIGTERM although its parent has ended, and is killed if it does not end."""
+async def test_child_processes_may_clean_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Child processes get SIGTERM and time to clean up; those that ignore it get SIGKILL."""
     child = f'(trap "sleep 0.5; echo clean > {tmp_path}/said; exit" TERM; while :; do sleep 0.05; done) & sleep 0.2'
     await run(child)
     assert (tmp_path / "said").read_text() == "clean\n"
@@ -95,8 +95,8 @@ async def test_the_whole_group_has_time_to_end(tmp_path: Path, monkeypatch: pyte
         ('echo \'{"n":1e400}\' > "$COMPOSERD_RESULT"; exit 1', "out of range"),
     ],
 )
-async def test_what_a_command_does_wrong_fails_its_job(script: str, reason: str) -> None:
-    """A mistake of the command fails the job with one sentence, and the worker knows that it failed."""
+async def test_errors_of_a_command(script: str, reason: str) -> None:
+    """An error of a command fails its job with a reason, and sets `failed`, so that `--once` exits with 1."""
     result, runner = await run(script)
     assert reason in result["job_error"]["reason"]
     assert runner.failed

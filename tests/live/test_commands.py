@@ -1,4 +1,4 @@
-"""The commands one by one: JSON, exit codes, completion in real shells."""
+"""Single commands: JSON, exit codes, completion in real shells."""
 
 import asyncio
 import json
@@ -28,8 +28,8 @@ from .test_cli import composerd
         ["submit", "a", "--wait"],
     ],
 )
-async def test_a_server_that_is_not_there(command: list[str]) -> None:
-    """Without a server every client command says so in one sentence and exits 3."""
+async def test_an_unreachable_server(command: list[str]) -> None:
+    """Every client command exits with 3 and one sentence if the server cannot be reached."""
     ended = await composerd(*command, "--server", "http://127.0.0.1:1")
     assert (ended.code, ended.out) == (3, "")
     assert ended.err.count("\n") == 1
@@ -37,8 +37,8 @@ async def test_a_server_that_is_not_there(command: list[str]) -> None:
 
 
 @pytest.mark.parametrize("command", ["status", "wait", "cancel", "delete", "why", "artifacts"])
-async def test_a_job_that_is_not_there(server: Server, command: str) -> None:
-    """An unknown job is an error in one sentence with exit code 1."""
+async def test_an_unknown_job(server: Server, command: str) -> None:
+    """An unknown job is exit code 1 and an error."""
     ended = await composerd(command, NOBODY, server=server)
     assert (ended.code, ended.out) == (1, "")
     assert "Job not found" in ended.err
@@ -46,7 +46,7 @@ async def test_a_job_that_is_not_there(server: Server, command: str) -> None:
 
 @pytest.mark.row("Commands", "composerd wait")
 async def test_wait(server: Server) -> None:
-    """`wait` ends with the job and its exit code, or with 1 after the timeout."""
+    """`composerd wait` ends with the job or after the timeout, and its exit code is the job's."""
     job = await server.submit()
     late = await composerd("wait", job["id"], "--timeout", "100ms", server=server)
     assert (late.code, late.err) == (1, f"composerd: job {job['id']} has not ended yet\n")
@@ -65,7 +65,7 @@ async def test_wait(server: Server) -> None:
 @pytest.mark.row("Commands", "composerd cancel")
 @pytest.mark.row("Commands", "composerd artifacts")
 async def test_json(server: Server) -> None:
-    """`--json` prints what the API answers."""
+    """`--json` prints the answer of the API."""
     shown = json.loads((await composerd("submit", "build", "--json", server=server)).out)
     path = f"{COMPOSER}/jobs/{shown['id']}"
     assert shown == (await server.request("GET", path))[1]
@@ -80,7 +80,7 @@ async def test_json(server: Server) -> None:
 
 @pytest.mark.row("Commands", "composerd delete")
 async def test_delete(server: Server) -> None:
-    """A job that has not ended stays, with exit code 1; one that has ended is deleted."""
+    """`composerd delete` deletes an ended job, and refuses one that has not ended with exit code 1."""
     job = await server.submit()
     ended = await composerd("delete", job["id"], server=server)
     assert ended.code == 1
@@ -93,7 +93,7 @@ async def test_delete(server: Server) -> None:
 
 @pytest.mark.row("Commands", "composerd why")
 async def test_why(server: Server) -> None:
-    """`why` prints a sentence and the dependencies that the job waits for, or the API's JSON."""
+    """`composerd why` prints the reason and the dependencies that the job waits for, or the JSON of the API."""
     job = await server.submit()
     later = await server.submit(dependencies=[job["id"]])
     ended = await composerd("why", later["id"], server=server)
@@ -105,15 +105,15 @@ async def test_why(server: Server) -> None:
 @pytest.mark.row("Commands", "composerd completion")
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 async def test_completion_scripts(shell: str) -> None:
-    """Every supported shell gets a completion script."""
+    """`composerd completion` prints a script for each shell."""
     ended = await composerd("completion", shell)
     assert ended.code == 0
     assert "_COMPOSERD_COMPLETE" in ended.out
 
 
-@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash to complete in")
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
 def test_completion_in_bash(tmp_path: Path) -> None:
-    """In bash, with the script evaluated, subcommands and options are completed."""
+    """With the script, bash completes options of subcommands."""
     program = tmp_path / "composerd"
     program.write_text(f'#!/bin/sh\nexec {sys.executable} -m composerd.cli.main "$@"\n')
     program.chmod(0o755)

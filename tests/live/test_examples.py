@@ -1,4 +1,4 @@
-"""The examples of docs/examples: their own command lines start servers that work."""
+"""The examples in docs/examples: servers start with their command lines, and work."""
 
 import asyncio
 import configparser
@@ -24,37 +24,37 @@ COMPOSE = TOP / "docs" / "examples" / "compose"
 
 
 def service_of(unit: str) -> configparser.SectionProxy:
-    """What a unit says of its service."""
+    """Return the section [Service] of a unit."""
     parser = configparser.ConfigParser(interpolation=None, comment_prefixes=("#",))
-    parser.optionxform = str  # type: ignore[method-assign,assignment]  # the names are spelled with capitals
+    parser.optionxform = str  # type: ignore[method-assign,assignment]  # option names have capitals
     parser.read(UNITS / unit)
     return parser["Service"]
 
 
 @pytest.mark.parametrize("unit", sorted(path.name for path in UNITS.iterdir()))
 async def test_a_unit_serves(unit: str, tmp_path: Path, newest_postgres: Throwaway) -> None:
-    """The line of a unit, in a directory of the test's own, serves a job; SIGTERM ends it in time, without a failure."""
+    """The command line of a unit starts a server that accepts jobs and stops on SIGTERM."""
     service = service_of(unit)
     line = service["ExecStart"]
-    for place in ("/var/lib/", "/srv/"):
-        line = line.replace(place, f"{tmp_path}/")
+    for directory in ("/var/lib/", "/srv/"):
+        line = line.replace(directory, f"{tmp_path}/")
     program, *arguments = shlex.split(line)
     assert Path(program).name == "composerd"
     environment = {"COMPOSERD_STORAGE": newest_postgres.fresh()} if "storage.env" in service["EnvironmentFile"] else {}
-    await serves(arguments, tmp_path, **environment)
+    await check_serving(arguments, tmp_path, **environment)
 
 
-async def serves(arguments: list[str], scratch: Path, **environment: str) -> None:
-    """These arguments, with a port of the test's own, make a server that takes a job; SIGTERM ends it."""
+async def check_serving(arguments: list[str], scratch: Path, **environment: str) -> None:
+    """Start a server with these arguments on a free port, submit a job to it, and stop it with SIGTERM."""
     arguments[arguments.index("--listen") + 1] = "127.0.0.1:0"
     (scratch / "composerd").mkdir(exist_ok=True)
     process = await start(*arguments, server=None, **environment)
     assert process.stdout is not None
     try:
         url = (await process.stdout.readline()).decode().split()[-1]
-        told = await composerd("submit", "build", "--server", url)
-        assert told.code == 0, told.err
-        shown = await composerd("status", told.out.strip(), "--server", url)
+        submitted = await composerd("submit", "build", "--server", url)
+        assert submitted.code == 0, submitted.err
+        shown = await composerd("status", submitted.out.strip(), "--server", url)
         assert shown.code == 0, shown.err
     finally:
         process.terminate()
@@ -62,34 +62,34 @@ async def serves(arguments: list[str], scratch: Path, **environment: str) -> Non
     assert process.returncode == 0
 
 
-def test_what_a_unit_says_of_stopping() -> None:
-    """A unit gives a server the time that it takes to drain, and more."""
+def test_limits_of_the_units() -> None:
+    """Units allow more time for stopping, and more open files, than a server needs with its defaults."""
     for unit in UNITS.iterdir():
         assert int(service_of(unit.name)["TimeoutStopSec"]) > 5
         assert int(service_of(unit.name)["LimitNOFILE"]) > 20_000
 
 
 def compose() -> dict[str, Any]:
-    """The services of the compose file."""
+    """Return the services of the compose file."""
     services: dict[str, Any] = yaml.safe_load((COMPOSE / "compose.yaml").read_text())["services"]
     return services
 
 
 async def test_a_service_serves(tmp_path: Path, newest_postgres: Throwaway) -> None:
-    """The command of the compose file, with its environment but for where the database is, and what the image says."""
+    """The command and the environment of the compose file start a server, and the files of the image exist."""
     service = compose()["composerd-1"]
     assert service == compose()["composerd-2"]
     (variable,) = service["environment"]
     command = [part.replace("/srv/", f"{tmp_path}/") for part in service["command"]]
-    await serves(command, tmp_path, **{variable: newest_postgres.fresh()})
+    await check_serving(command, tmp_path, **{variable: newest_postgres.fresh()})
     image = (COMPOSE / "Dockerfile").read_text()
     assert 'ENTRYPOINT ["composerd"]' in image
     for sources in re.findall(r"^COPY (.+) \S+$", image, re.MULTILINE):
         assert all((TOP / source).exists() for source in sources.split())
 
 
-def test_the_services_fit() -> None:
-    """What they call each other is what they are called; files and ports are there."""
+def test_references_between_services() -> None:
+    """Names, users, files and ports that services of the compose file refer to exist."""
     services = compose()
     storage = services["composerd-1"]["environment"]["COMPOSERD_STORAGE"]
     assert re.fullmatch(r"postgresql://composerd:\$\{POSTGRES_PASSWORD:\?\}@database/composerd", storage)
@@ -104,14 +104,14 @@ def test_the_services_fit() -> None:
 
 @contextlib.asynccontextmanager
 async def proxied(nginx: str, scratch: Path, port: int, servers: list[Server]) -> AsyncIterator[str]:
-    """The configuration of nginx, before servers of the test's; where it is."""
+    """Run nginx with the example's configuration in front of the test's servers, and yield its URL."""
     text = (COMPOSE / "nginx.conf").read_text().replace("listen 8700", f"listen 127.0.0.1:{port}")
     for number, server in enumerate(servers, 1):
         text = text.replace(f"composerd-{number}:8700", "{}:{}".format(*server.address))
-    places = "".join(
-        f"{what}_temp_path {scratch}/{what};\n" for what in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    temporary_paths = "".join(
+        f"{kind}_temp_path {scratch}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
-    text = text.replace("http {\n", f"http {{\n{places}", 1).replace("worker_rlimit_nofile 65536;\n", "")
+    text = text.replace("http {\n", f"http {{\n{temporary_paths}", 1).replace("worker_rlimit_nofile 65536;\n", "")
     text = text.replace("worker_connections 32768;", "worker_connections 1024;")
     configuration = scratch / "nginx.conf"
     configuration.write_text(text)
@@ -133,31 +133,31 @@ async def proxied(nginx: str, scratch: Path, port: int, servers: list[Server]) -
 async def test_behind_nginx(
     nginx: str, serve: Serve, newest_postgres: Throwaway, tmp_path: Path, unused_tcp_port: int
 ) -> None:
-    """A worker's question waits through it, and is given up with the worker; files pass whole; a server that dies is passed over."""
+    """Behind nginx requests wait, canceled waits end, files pass unchanged, and a killed server is avoided."""
     url, files = newest_postgres.fresh(), str(tmp_path / "files")
     servers = [await serve("--artifacts", files, storage=url) for _ in range(2)]
     data = bytes(range(256)) * 20_000
-    question = {"types": ["build"], "arch": "x86_64"}
+    wanted = {"types": ["build"], "arch": "x86_64"}
     async with proxied(nginx, tmp_path, unused_tcp_port, servers) as proxy, aiohttp.ClientSession(proxy) as http:
-        asking = asyncio.create_task(http.post(f"{WORKER}/jobs", json=question))
-        await some_wait(servers, 1)
+        waiting = asyncio.create_task(http.post(f"{WORKER}/jobs", json=wanted))
+        await until_waiting_at(servers, 1)
         async with http.post(f"{COMPOSER}/jobs", json={"type": "build"}) as answer:
             job = await answer.json()
-        asked = await (await asking).json()
-        assert asked["id"] == job["id"]
-        async with http.put(f"{asked['artifact_location']}a%20%26%2B", data=io.BytesIO(data)) as answer:
+        attempt = await (await waiting).json()
+        assert attempt["id"] == job["id"]
+        async with http.put(f"{attempt['artifact_location']}a%20%26%2B", data=io.BytesIO(data)) as answer:
             assert answer.status == 200
-        async with http.patch(asked["location"], json={"result": 1}) as answer:
+        async with http.patch(attempt["location"], json={"result": 1}) as answer:
             assert answer.status == 200
         async with http.get(f"{COMPOSER}/jobs/{job['id']}/artifacts") as answer:
             (item,) = (await answer.json())["items"]
         assert item["name"] == "a &+"
         async with http.get(item["href"]) as answer:
             assert await answer.read() == data
-        asking = asyncio.create_task(http.post(f"{WORKER}/jobs", json=question))
-        await some_wait(servers, 1)
-        asking.cancel()
-        await some_wait(servers, 0)
+        waiting = asyncio.create_task(http.post(f"{WORKER}/jobs", json=wanted))
+        await until_waiting_at(servers, 1)
+        waiting.cancel()
+        await until_waiting_at(servers, 0)
         servers[0].kill()
         await servers[0].exited()
         for _ in range(10):
@@ -166,8 +166,8 @@ async def test_behind_nginx(
         await until_waiting(servers[1], 0)
 
 
-async def some_wait(servers: list[Server], count: int) -> None:
-    """Until so many wait, at all servers together."""
+async def until_waiting_at(servers: list[Server], count: int) -> None:
+    """Wait until this number of requests wait at all servers together."""
 
     async def holds() -> bool:
         texts = [(await server.request("GET", "/metrics"))[1].decode() for server in servers]

@@ -1,4 +1,4 @@
-"""A real file system that is full, and one that fails: what is refused, what goes on, what the operator is told."""
+"""A server on a full file system, and on one that fails."""
 
 import asyncio
 import resource
@@ -15,7 +15,7 @@ SIZE = "2m"
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 2 MiB."""
+    """Mount a file system of 2 MiB."""
     mounted = tmp_path / "disk"
     mounted.mkdir()
     done = subprocess.run(
@@ -30,7 +30,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(disk: Path) -> Path:
-    """Use up what is left."""
+    """Fill the file system, and return the file that takes the space."""
     path = disk / "ballast"
     with path.open("wb", buffering=0) as file:
         try:
@@ -42,12 +42,12 @@ def fill(disk: Path) -> Path:
 
 
 def remount(disk: Path, how: str) -> None:
-    """Let it be read-only, or not."""
+    """Mount the file system again, `ro` or `rw`."""
     subprocess.run(["mount", "-o", f"remount,{how}", disk], check=True)
 
 
 async def submit(server: Server) -> int:
-    """The status of a submission that needs room."""
+    """Submit a job of 5 kB, and return the status."""
     body = {"type": "build", "args": "x" * 5000}
     return (await server.request("POST", f"{COMPOSER}/jobs", body))[0]
 
@@ -55,7 +55,7 @@ async def submit(server: Server) -> int:
 @pytest.mark.row("Errors of the worker API", "31")
 @pytest.mark.row("Errors of the composer API", "31")
 async def test_a_full_disk(serve: Serve, disk: Path) -> None:
-    """507 for what needs room, in both APIs and for artifacts; reads and waits go on; with room again all is well, and nothing was lost."""
+    """On a full disk writes get error 507 and reads work; with free space writes work again, and nothing is lost."""
     server = await serve(storage=f"fs:{disk / 'storage'}")
     kept = await server.submit(args="kept" * 50)
     attempt = await server.ask()
@@ -87,13 +87,11 @@ async def test_a_full_disk(serve: Serve, disk: Path) -> None:
     assert b"Traceback" not in server.log
 
 
-async def test_a_disk_that_fails(serve: Serve) -> None:
-    """After a failed write no other is accepted; readiness and the log say so; reads go on; a restart finds what was acknowledged."""
+async def test_a_failing_disk(serve: Serve) -> None:
+    """After a failed write all writes are refused, until a restart, which loses nothing acknowledged."""
     server = await serve()
     kept = await server.submit()
-    resource.prlimit(
-        server.pid, resource.RLIMIT_FSIZE, (200, resource.RLIM_INFINITY)
-    )  # as if the kernel refused to write
+    resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (200, resource.RLIM_INFINITY))  # makes writes fail
     for _ in range(2):
         refused = await server.request("POST", f"{COMPOSER}/jobs", {"type": "build"})
         assert (refused[0], refused[1]["id"]) == (503, "28")
@@ -109,28 +107,28 @@ async def test_a_disk_that_fails(serve: Serve) -> None:
     assert (await send(server, "GET", "/readyz"))[0] == 200
 
 
-async def test_artifacts_that_cannot_be_kept(serve: Serve, disk: Path, tmp_path: Path) -> None:
-    """A directory of artifacts that has gone, or that is read-only: not ready, uploads get 503; in order again by itself."""
+async def test_an_unusable_artifacts_directory(serve: Serve, disk: Path, tmp_path: Path) -> None:
+    """While the artifacts directory is missing or read-only the server is not ready, and uploads get error 503."""
     files = disk / "files"
     server = await serve("--artifacts", str(files), storage=f"fs:{tmp_path / 'storage'}")
     await server.submit()
     attempt = await server.ask()
     assert attempt is not None
 
-    async def is_taken() -> bool:
+    async def is_accepted() -> bool:
         ready, text = (await send(server, "GET", "/readyz"))[0::2]
         uploaded = (await send(server, "PUT", attempt["artifact_location"] + "a", b"x"))[0]
         assert (ready, uploaded) in ((200, 200), (503, 503)), text
         assert ready == 200 or text.startswith(b"artifacts cannot be stored")
         return ready == 200
 
-    assert await is_taken()
+    assert await is_accepted()
     files.rename(disk / "elsewhere")
-    assert not await is_taken()
+    assert not await is_accepted()
     (disk / "elsewhere").rename(files)
-    assert await is_taken()
+    assert await is_accepted()
     await asyncio.to_thread(remount, disk, "ro")
-    assert not await is_taken()
+    assert not await is_accepted()
     await asyncio.to_thread(remount, disk, "rw")
-    assert await is_taken()
+    assert await is_accepted()
     assert (await server.finish(attempt))[0] == 200

@@ -1,4 +1,4 @@
-"""Real image-build manifests all the way through: a graph of jobs, workers that run real commands, artifacts with checked digests."""
+"""Graphs of jobs with real manifests of image builds, workers that run commands, and artifacts."""
 
 import asyncio
 import contextlib
@@ -22,7 +22,7 @@ TASKS = (sys.executable, "-m", "composerd.cli.demo.tasks")
 
 @contextlib.asynccontextmanager
 async def worker(url: str, arch: str) -> AsyncIterator[None]:
-    """A `composerd worker` process for all three types."""
+    """Run a `composerd worker` process for all three types."""
     types = [word for name in ("depsolve", "osbuild", "summary") for word in ("--type", name)]
     arguments = ("worker", *types, "--arch", arch, "--server", url, "--", *TASKS)
     process = await asyncio.create_subprocess_exec(
@@ -35,8 +35,8 @@ async def worker(url: str, arch: str) -> AsyncIterator[None]:
         assert await process.wait() == 0
 
 
-async def test_real_manifests_go_all_the_way(serve: Serve, tmp_path: Path) -> None:
-    """Three manifests, each depsolved and built for its arch, and a summary of all: results in order, artifacts as they were written."""
+async def test_real_manifests(serve: Serve, tmp_path: Path) -> None:
+    """Three manifests are depsolved and built for their architectures, with results in order and intact artifacts."""
     assert len(MANIFESTS) == 3
     server = await serve()
     manifests = {path.stem: path.read_bytes() for path in MANIFESTS}
@@ -67,8 +67,8 @@ async def test_real_manifests_go_all_the_way(serve: Serve, tmp_path: Path) -> No
         assert summary.result == {"builds": 3, "packages": sum(job.result["packages"] for job in builds.values())}
 
 
-async def test_results_reach_the_next_job_byte_for_byte(serve: Serve) -> None:
-    """What a job reports is what the next one gets: key order, number spelling, repeated keys and all."""
+async def test_results_reach_dependents_byte_for_byte(serve: Serve) -> None:
+    """A dependent job gets the results of its dependencies unchanged, with key order, numbers and repeated keys."""
     server = await serve()
     result = b'{"b": 1.50, "a": 1e400, "b":"\\u0000", "n": ' + b"1" * 5000 + b"}"
     first = await server.submit()
@@ -89,13 +89,13 @@ async def test_results_reach_the_next_job_byte_for_byte(serve: Serve) -> None:
 
 
 def left_in(directory: Path) -> list[Path]:
-    """What is in a directory."""
+    """Return the entries of a directory."""
     return list(directory.iterdir())
 
 
 @pytest.mark.row("Commands", "composerd demo")
 async def test_the_demo(tmp_path: Path) -> None:
-    """`composerd demo` runs, shows what it did, and leaves nothing behind."""
+    """`composerd demo` succeeds, shows what it did, and leaves no files behind."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",

@@ -1,4 +1,4 @@
-"""The worker of docs/how-to/worker-in-shell.md, run as it stands there."""
+"""The worker in docs/how-to/worker-in-shell.md."""
 
 import asyncio
 import contextlib
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(shutil.which("curl") is None and "CI" not in os.
 
 @contextlib.asynccontextmanager
 async def working(server: Server, directory: Path, *command: str) -> AsyncIterator[None]:
-    """The page's worker in a process group of its own."""
+    """Run the page's worker in a process group of its own."""
     script = re.search(r"```sh\n(.*?)```", PAGE.read_text(), re.DOTALL)
     assert script is not None
     (directory / "worker.sh").write_text(script[1])
@@ -34,8 +34,8 @@ async def working(server: Server, directory: Path, *command: str) -> AsyncIterat
         await process.wait()
 
 
-async def test_a_job_that_finishes(server: Server, tmp_path: Path) -> None:
-    """A job runs, its output is the artifact, its exit status the result; args that look like fields do no harm."""
+async def test_a_finished_job(server: Server, tmp_path: Path) -> None:
+    """The output of the command becomes an artifact, and its exit status the result, whatever the args contain."""
     args = {"location": '","location":"nowhere', "args": 1}
     async with working(server, tmp_path, "cat"):
         for _ in range(2):
@@ -46,8 +46,8 @@ async def test_a_job_that_finishes(server: Server, tmp_path: Path) -> None:
             assert job["id"].encode() in output
 
 
-async def test_a_job_that_fails(server: Server, tmp_path: Path) -> None:
-    """A command that fails is a job that failed."""
+async def test_a_failed_job(server: Server, tmp_path: Path) -> None:
+    """A job fails if its command fails."""
     async with working(server, tmp_path, "sh", "-c", "echo no >&2; exit 3"):
         job = await server.submit()
         ended = await server.job(job["id"], wait="20s")
@@ -56,7 +56,7 @@ async def test_a_job_that_fails(server: Server, tmp_path: Path) -> None:
 
 
 async def test_a_cancel(server: Server, tmp_path: Path) -> None:
-    """A cancel ends the command at once, and the worker goes on to the next job."""
+    """A cancel stops the command at once, and the worker runs the next job."""
     script = f"echo x >> {tmp_path}/up; exec sleep 60"
     async with working(server, tmp_path, "sh", "-c", script):
         for ups in (2, 4):

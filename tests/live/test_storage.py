@@ -1,4 +1,4 @@
-"""`composerd migrate` and `composerd storage`: on real directories, before, between and after servers."""
+"""`composerd migrate` and `composerd storage` with storages of real servers."""
 
 import json
 import os
@@ -25,7 +25,10 @@ async def storage(*arguments: str) -> Ended:
 
 
 async def filled(serve: Serve, directory: Path) -> tuple[str, dict[str, object]]:
-    """The URL of a storage, with its server stopped, and a job in it that left a file; others are ready, running, failed."""
+    """Fill a storage with jobs in several states, one with an artifact, and stop its server.
+
+    Return the URL of the storage, and everything that the server has shown of the jobs.
+    """
     url = f"fs:{directory}"
     server = await serve(storage=url)
     done = await server.submit(args={"n": 1})
@@ -46,7 +49,7 @@ async def filled(serve: Serve, directory: Path) -> tuple[str, dict[str, object]]
 
 
 async def everything(server: Server) -> dict[str, object]:
-    """All that the server shows of its jobs."""
+    """Return everything that the server shows of its jobs."""
     _, listing = await server.request("GET", f"{COMPOSER}/jobs")
     shown: dict[str, object] = {}
     for job in listing["items"]:
@@ -68,35 +71,35 @@ def _without_operation(body: object) -> object:
 
 @pytest.mark.row("Commands", "composerd storage info")
 async def test_info(serve: Serve, tmp_path: Path) -> None:
-    """How many jobs are in which state, as lines and as JSON."""
+    """`storage info` shows the number of jobs in each state, as lines and as JSON."""
     url, _ = await filled(serve, tmp_path / "a")
-    told = await storage("info", "--storage", url)
-    assert told.code == 0, told.err
-    assert f"storage\tfs at {tmp_path / 'a'}\n" in told.out
-    assert "jobs finished\t1\n" in told.out
+    ended = await storage("info", "--storage", url)
+    assert ended.code == 0, ended.err
+    assert f"storage\tfs at {tmp_path / 'a'}\n" in ended.out
+    assert "jobs finished\t1\n" in ended.out
     found = json.loads((await storage("info", "--storage", url, "--json")).out)
     assert found["kind"] == "StorageInfo"
     assert found["jobs"] == {"waiting": 0, "ready": 1, "running": 1, "finished": 1, "failed": 1, "canceled": 0}
 
 
 @pytest.mark.row("Commands", "composerd storage check")
-async def test_a_whole_storage(serve: Serve, tmp_path: Path) -> None:
-    """It is said to be whole."""
+async def test_an_intact_storage(serve: Serve, tmp_path: Path) -> None:
+    """`storage check` reports that an intact storage is intact."""
     url, _ = await filled(serve, tmp_path / "a")
-    told = await storage("check", "--storage", url)
-    assert (told.code, told.err) == (0, "")
-    assert "intact\tyes\n" in told.out
+    ended = await storage("check", "--storage", url)
+    assert (ended.code, ended.err) == (0, "")
+    assert "intact\tyes\n" in ended.out
 
 
 async def test_a_missing_artifact(serve: Serve, tmp_path: Path) -> None:
-    """An artifact without its file, or with a shorter one, is named; other places can be given."""
+    """`storage check` names an artifact whose file is missing or too short."""
     url, _ = await filled(serve, tmp_path / "a")
     (file,) = (one for one in (tmp_path / "a" / "artifacts").rglob("*") if one.is_file())
     file.write_bytes(b"hell")
-    told = await storage("check", "--storage", url)
-    assert told.code == 1
-    assert "'log.txt'" in told.out
-    assert "has 4 bytes, not 5" in told.out
+    ended = await storage("check", "--storage", url)
+    assert ended.code == 1
+    assert "'log.txt'" in ended.out
+    assert "has 4 bytes, not 5" in ended.out
     file.unlink()
     found = await storage("check", "--storage", url, "--json")
     assert found.code == 1
@@ -106,26 +109,26 @@ async def test_a_missing_artifact(serve: Serve, tmp_path: Path) -> None:
 
 @pytest.mark.row("Commands", "composerd storage check")
 async def test_a_damaged_storage(serve: Serve, tmp_path: Path) -> None:
-    """Damage is named with file and offset, and how much can be read before it; nothing is changed."""
+    """`storage check` reports damage with file and offset, counts the readable jobs, and changes nothing."""
     url, _ = await filled(serve, tmp_path / "a")
     journal = tmp_path / "a" / "journal" / "00000001.log"
     data = bytearray(journal.read_bytes())
     data[-100] ^= 1
     journal.write_bytes(data)
-    told = await storage("check", "--storage", url)
-    assert told.code == 1
-    assert f"{journal} at byte " in told.out
-    assert "jobs finished\t1\n" in told.out
+    ended = await storage("check", "--storage", url)
+    assert ended.code == 1
+    assert f"{journal} at byte " in ended.out
+    assert "jobs finished\t1\n" in ended.out
     assert journal.read_bytes() == data
-    assert told.err.count("\n") == 1
+    assert ended.err.count("\n") == 1
 
 
 @pytest.mark.parametrize("command", ["info", "check"])
-async def test_a_storage_that_is_not_there(command: str, tmp_path: Path) -> None:
-    """A misspelt path is said, not made."""
-    told = await storage(command, "--storage", f"fs:{tmp_path / 'none'}")
-    assert (told.code, told.out) == (1, "")
-    assert told.err == f"composerd: there is no storage in {tmp_path / 'none'}\n"
+async def test_a_missing_storage(command: str, tmp_path: Path) -> None:
+    """A path without a storage is an error, and no storage is created."""
+    ended = await storage(command, "--storage", f"fs:{tmp_path / 'none'}")
+    assert (ended.code, ended.out) == (1, "")
+    assert ended.err == f"composerd: there is no storage in {tmp_path / 'none'}\n"
     assert not (tmp_path / "none").exists()
 
 
@@ -140,41 +143,41 @@ async def test_a_storage_that_is_not_there(command: str, tmp_path: Path) -> None
     ],
 )
 async def test_wrong_urls(command: list[str]) -> None:
-    """What is no storage URL is exit code 2 and a sentence."""
-    told = await storage(*command)
-    assert (told.code, told.out) == (2, "")
-    assert told.err.count("\n") == 1
+    """An invalid storage URL is exit code 2 and one sentence."""
+    ended = await storage(*command)
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.count("\n") == 1
 
 
 async def test_a_storage_in_use(serve: Serve, tmp_path: Path) -> None:
-    """While a server runs on it the commands say so."""
+    """While a server uses the storage, the commands fail and say so."""
     server = await serve(storage=f"fs:{tmp_path / 'a'}")
     for command in ("info", "check"):
-        told = await storage(command, "--storage", server.storage)
-        assert (told.code, "is in use by another composerd" in told.err) == (1, True)
+        ended = await storage(command, "--storage", server.storage)
+        assert (ended.code, "is in use by another composerd" in ended.err) == (1, True)
 
 
 @pytest.mark.row("Commands", "composerd storage move")
 async def test_move(serve: Serve, tmp_path: Path) -> None:
-    """Every job comes over, its files too; the tokens go on working; again changes nothing; the source is as it was."""
+    """`storage move` copies all jobs and files, a repetition changes nothing, and the source is unchanged."""
     url, before = await filled(serve, tmp_path / "a")
     target = f"fs:{tmp_path / 'b'}"
-    told = await storage("move", "--from", url, "--to", target)
-    assert (told.code, told.out) == (0, "Moved 4 jobs and copied 1 file.\n"), told.err
+    ended = await storage("move", "--from", url, "--to", target)
+    assert (ended.code, ended.out) == (0, "Moved 4 jobs and copied 1 file.\n"), ended.err
     again = await storage("move", "--from", url, "--to", target, "--json")
     assert json.loads(again.out) == {"kind": "StorageMove", "jobs": 4, "artifacts": 0}
-    for place in (url, target):
-        server = await serve(storage=place)
+    for storage_url in (url, target):
+        server = await serve(storage=storage_url)
         assert await everything(server) == before
         await server.close()
 
 
 async def test_move_to_postgres_and_back(serve: Serve, tmp_path: Path, newest_postgres: Throwaway) -> None:
-    """From one machine to many, and back: jobs, results and files are the same, and who runs a job finishes it there with its token."""
+    """A move to PostgreSQL and back keeps jobs, results and files, and running attempts can be finished."""
     url, before = await filled(serve, tmp_path / "a")
     shared, files, back = newest_postgres.fresh(), str(tmp_path / "files"), f"fs:{tmp_path / 'b'}"
-    told = await storage("move", "--from", url, "--to", shared, "--to-artifacts", files)
-    assert told.code == 0, told.err
+    ended = await storage("move", "--from", url, "--to", shared, "--to-artifacts", files)
+    assert ended.code == 0, ended.err
     server = await serve("--artifacts", files, storage=shared)
     assert await everything(server) == before
     await server.submit()
@@ -182,32 +185,32 @@ async def test_move_to_postgres_and_back(serve: Serve, tmp_path: Path, newest_po
     assert running is not None
     before = await everything(server)
     await server.close()
-    told = await storage("move", "--from", shared, "--from-artifacts", files, "--to", back)
-    assert told.code == 0, told.err
+    ended = await storage("move", "--from", shared, "--from-artifacts", files, "--to", back)
+    assert ended.code == 0, ended.err
     server = await serve(storage=back)
     assert await everything(server) == before
     assert (await server.finish(running, {"ok": True}))[0] == 200
 
 
 async def test_an_interrupted_move(serve: Serve, tmp_path: Path) -> None:
-    """A file that came over in part is copied again; one that is missing at the source stops the move, named."""
+    """A file that was copied in part is copied again; a file that is missing stops the move with its name."""
     url, before = await filled(serve, tmp_path / "a")
     (file,) = (one for one in (tmp_path / "a" / "artifacts").rglob("*") if one.is_file())
-    place = file.relative_to(tmp_path / "a")
+    location = file.relative_to(tmp_path / "a")
     file.rename(tmp_path / "kept")
-    told = await storage("move", "--from", url, "--to", f"fs:{tmp_path / 'b'}")
-    assert (told.code, told.out) == (1, "")
-    assert str(file) in told.err
+    ended = await storage("move", "--from", url, "--to", f"fs:{tmp_path / 'b'}")
+    assert (ended.code, ended.out) == (1, "")
+    assert str(file) in ended.err
     (tmp_path / "kept").rename(file)
-    (tmp_path / "b" / place).parent.mkdir(parents=True, exist_ok=True)
-    (tmp_path / "b" / place).write_bytes(b"hel")
+    (tmp_path / "b" / location).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "b" / location).write_bytes(b"hel")
     assert (await storage("move", "--from", url, "--to", f"fs:{tmp_path / 'b'}")).code == 0
     server = await serve(storage=f"fs:{tmp_path / 'b'}")
     assert await everything(server) == before
 
 
-async def test_a_move_that_is_killed(serve: Serve, tmp_path: Path) -> None:
-    """A move that is killed between two parts is run again: what came over stays, the rest comes, and nothing is there twice."""
+async def test_a_killed_move(serve: Serve, tmp_path: Path) -> None:
+    """A killed move can be repeated: the rest is copied, and nothing is copied twice."""
     url, _ = await filled(serve, tmp_path / "a")
     server = await serve(storage=url)
     await server.request("POST", f"{COMPOSER}/jobs/batch", {"jobs": [{"type": "bulk", "args": n} for n in range(250)]})
@@ -222,7 +225,7 @@ async def test_a_move_that_is_killed(serve: Serve, tmp_path: Path) -> None:
         one for one in (tmp_path / "a" / "artifacts").rglob("*") if one.is_file() and one.read_bytes() == b"late"
     )
     file.rename(tmp_path / "kept")
-    os.mkfifo(file)  # whoever reads it stands still there
+    os.mkfifo(file)  # blocks the move when it reads this file
     target = f"fs:{tmp_path / 'b'}"
     process = await start("storage", "move", "--from", url, "--to", target)
     await server.until(lambda: _is_read(file), 30)
@@ -230,8 +233,8 @@ async def test_a_move_that_is_killed(serve: Serve, tmp_path: Path) -> None:
     await process.wait()
     file.unlink()
     (tmp_path / "kept").rename(file)
-    came = json.loads((await storage("info", "--storage", target, "--json")).out)["jobs"]
-    assert 0 < sum(came.values()) < 255
+    copied = json.loads((await storage("info", "--storage", target, "--json")).out)["jobs"]
+    assert 0 < sum(copied.values()) < 255
     again = await storage("move", "--from", url, "--to", target, "--json")
     assert json.loads(again.out) == {"kind": "StorageMove", "jobs": 255, "artifacts": 1}
     server = await serve(storage=target)
@@ -239,7 +242,7 @@ async def test_a_move_that_is_killed(serve: Serve, tmp_path: Path) -> None:
 
 
 async def _is_read(fifo: Path) -> bool:
-    """Whether somebody has opened it for reading."""
+    """Return whether a process has opened the FIFO for reading."""
     try:
         os.close(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
     except OSError:
@@ -247,53 +250,53 @@ async def _is_read(fifo: Path) -> bool:
     return True
 
 
-async def test_progress_is_told(tmp_path: Path) -> None:
-    """A move says, part by part, how many jobs are done and of how many; a target that fails leaves what came before."""
+async def test_progress_of_a_move(tmp_path: Path) -> None:
+    """A move reports its progress after each batch; if the target fails, earlier batches stay."""
     source, target = (open_driver(f"fs:{tmp_path / name}") for name in "ab")
-    told: list[tuple[int, int]] = []
+    reported: list[tuple[int, int]] = []
     await source.start()
     await target.start()
     try:
         await source.enqueue([[NewJob(id=UUID(int=n + 1), type="t") for n in range(250)]])
-        parts = 0
+        batches = 0
         load = target.load
 
         async def full(jobs: Sequence[StoredJob]) -> None:
-            nonlocal parts
-            parts += 1
-            if parts == 2:
+            nonlocal batches
+            batches += 1
+            if batches == 2:
                 raise StorageFull
             await load(jobs)
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(target, "load", full)
             with pytest.raises(StorageFull):
-                await storages.move(source, target, None, None, lambda done, total: told.append((done, total)))
-        assert told == [(100, 250)]
+                await storages.move(source, target, None, None, lambda done, total: reported.append((done, total)))
+        assert reported == [(100, 250)]
         assert sum((await target.info()).jobs.values()) == 100
-        moved = await storages.move(source, target, None, None, lambda done, total: told.append((done, total)))
+        moved = await storages.move(source, target, None, None, lambda done, total: reported.append((done, total)))
         assert moved.jobs == 250
-        assert told[1:] == [(100, 250), (200, 250), (250, 250)]
+        assert reported[1:] == [(100, 250), (200, 250), (250, 250)]
         assert [one.new.id async for one in target.dump()] == [one.new.id async for one in source.dump()]
     finally:
         await source.close()
         await target.close()
 
 
-async def test_a_move_to_where_no_files_are_kept(serve: Serve, tmp_path: Path) -> None:
-    """A storage that offers no directory needs to be told one."""
+async def test_a_move_without_a_directory_for_files(serve: Serve, tmp_path: Path) -> None:
+    """A move of artifacts into a storage without a directory for them needs `--to-artifacts`."""
     url, _ = await filled(serve, tmp_path / "a")
-    told = await storage("move", "--from", url, "--to", "memory:")
-    assert (told.code, told.out) == (1, "")
-    assert "--to-artifacts" in told.err
-    there = tmp_path / "files"
-    assert (await storage("move", "--from", url, "--to", "memory:", "--to-artifacts", str(there))).code == 0
-    assert [one.read_bytes() for one in there.rglob("*") if one.is_file()] == [b"hello"]
+    ended = await storage("move", "--from", url, "--to", "memory:")
+    assert (ended.code, ended.out) == (1, "")
+    assert "--to-artifacts" in ended.err
+    files = tmp_path / "files"
+    assert (await storage("move", "--from", url, "--to", "memory:", "--to-artifacts", str(files))).code == 0
+    assert [one.read_bytes() for one in files.rglob("*") if one.is_file()] == [b"hello"]
 
 
 @pytest.mark.row("Commands", "composerd migrate")
 async def test_migrate(serve: Serve, tmp_path: Path) -> None:
-    """A storage is brought up to date, as often as one likes, and works afterwards."""
+    """A storage can be migrated repeatedly, and works afterwards."""
     url, before = await filled(serve, tmp_path / "a")
     for _ in range(2):
         assert await composerd("migrate", "--storage", url) == (0, "the storage is up to date\n", "")

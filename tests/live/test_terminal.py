@@ -1,4 +1,4 @@
-"""Commands on a terminal: tables with headings, a job that is followed live, bars. Each runs on a pseudo-terminal of its own."""
+"""Commands on a pseudo-terminal: tables with headings, live progress of a job, progress bars."""
 
 import asyncio
 import os
@@ -16,7 +16,7 @@ _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 class Terminal:
-    """A command on a terminal."""
+    """A command that runs on a terminal."""
 
     def __init__(self, server: Server, *arguments: str) -> None:
         self._ours, theirs = pty.openpty()
@@ -31,8 +31,8 @@ class Terminal:
         self.raw = ""
 
     def read(self) -> int:
-        """Read until the command has ended; its exit code."""
-        with suppress(OSError):  # how a terminal says that nobody is there any more
+        """Read the output until the command has exited, and return its exit code."""
+        with suppress(OSError):  # the command has closed the terminal
             while part := os.read(self._ours, 65536):
                 self.raw += part.decode()
         os.close(self._ours)
@@ -40,12 +40,12 @@ class Terminal:
 
     @property
     def shown(self) -> str:
-        """What was shown, without colours and movements."""
+        """The output without control sequences."""
         return _CONTROL.sub("", self.raw)
 
 
 async def ended(terminal: Terminal) -> int:
-    """Let a command come to its end."""
+    """Wait until a command has exited, and return its exit code."""
     async with asyncio.timeout(60):
         return await asyncio.to_thread(terminal.read)
 
@@ -53,7 +53,7 @@ async def ended(terminal: Terminal) -> int:
 @pytest.mark.row("Commands", "composerd jobs")
 @pytest.mark.row("Commands", "composerd status")
 async def test_tables(server: Server) -> None:
-    """Headings, columns and colours; a job with a field a line."""
+    """Tables have headings, columns and colours, and a job has one field on each line."""
     job = await server.submit()
     await server.request("POST", f"{job['href']}/cancel")
     table = Terminal(server, "jobs")
@@ -68,8 +68,8 @@ async def test_tables(server: Server) -> None:
 
 
 @pytest.mark.row("Commands", "composerd submit")
-async def test_a_job_that_is_followed(server: Server) -> None:
-    """Its state and its progress are shown while it goes on, and then what became of it."""
+async def test_live_progress_of_a_job(server: Server) -> None:
+    """`submit --wait` shows the state and the progress while the job runs, and then its end."""
     terminal = Terminal(server, "submit", "build", "--wait")
     following = asyncio.create_task(ended(terminal))
     attempt = await server.ask()
@@ -87,7 +87,7 @@ async def test_a_job_that_is_followed(server: Server) -> None:
 
 @pytest.mark.row("Commands", "composerd artifacts")
 async def test_a_download(server: Server, tmp_path: os.PathLike[str]) -> None:
-    """A bar for each file, and a table of what came."""
+    """A download shows a progress bar for each file, and a table of the files."""
     job = await server.submit()
     attempt = await server.ask()
     assert attempt is not None

@@ -1,4 +1,4 @@
-"""A driver of a distribution of its own, tests/thirdparty/composerd-sqlite, used as ours are: served, listed, moved from and to."""
+"""The driver of another distribution, tests/thirdparty/composerd-sqlite, with all commands that use a storage."""
 
 import importlib.util
 import json
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(
 
 
 async def test_served(serve: Serve, tmp_path: Path) -> None:
-    """`composerd serve --storage sqlite:///…` hands jobs out, and a server that is killed has lost nothing."""
+    """`composerd serve --storage sqlite:///…` assigns jobs, and loses nothing when it is killed."""
     server = await serve("--artifacts", str(tmp_path / "files"), storage=f"sqlite://{tmp_path}/jobs.db")
     first = await server.submit(args={"n": 1})
     second = await server.submit(dependencies=[first["id"]])
@@ -35,17 +35,17 @@ async def test_served(serve: Serve, tmp_path: Path) -> None:
 
 
 async def test_a_second_server(serve: Serve, tmp_path: Path) -> None:
-    """A server that finds the file in use says so and exits."""
+    """A second server exits with an error if the file is in use."""
     server = await serve(storage=f"sqlite:{tmp_path}/jobs.db")
-    told = await composerd("serve", "--storage", server.storage, "--listen", "127.0.0.1:0")
-    assert told.code != 0
-    assert "jobs.db cannot be used: database is locked" in told.err
+    ended = await composerd("serve", "--storage", server.storage, "--listen", "127.0.0.1:0")
+    assert ended.code != 0
+    assert "jobs.db cannot be used: database is locked" in ended.err
 
 
 async def test_listed() -> None:
     """`composerd drivers` shows its scheme, distribution, version, contract and capabilities."""
-    told = await composerd("drivers", "--json")
-    (shown,) = [one for one in json.loads(told.out)["items"] if one["scheme"] == "sqlite"]
+    ended = await composerd("drivers", "--json")
+    (shown,) = [one for one in json.loads(ended.out)["items"] if one["scheme"] == "sqlite"]
     assert (shown["distribution"], shown["version"], shown["contract"]) == ("composerd-sqlite", "1.0", "1.0")
     assert (shown["capabilities"]["durable"], shown["capabilities"]["shared"]) == (True, False)
     assert shown["error"] is None
@@ -53,26 +53,26 @@ async def test_listed() -> None:
 
 
 async def test_moved_there_and_back(serve: Serve, tmp_path: Path) -> None:
-    """`composerd storage move` brings every job and file into it, and out of it again; `info` and `check` know it."""
+    """`composerd storage move` copies all jobs and files into it and back; `info` and `check` work on it."""
     url, before = await filled(serve, tmp_path / "a")
     files, there = str(tmp_path / "files"), f"sqlite:{tmp_path}/jobs.db"
-    told = await storage("move", "--from", url, "--to", there, "--to-artifacts", files)
-    assert (told.code, told.out) == (0, "Moved 4 jobs and copied 1 file.\n"), told.err
+    ended = await storage("move", "--from", url, "--to", there, "--to-artifacts", files)
+    assert (ended.code, ended.out) == (0, "Moved 4 jobs and copied 1 file.\n"), ended.err
     assert "jobs finished\t1\n" in (await storage("info", "--storage", there)).out
-    told = await storage("check", "--storage", there, "--artifacts", files)
-    assert (told.code, told.err) == (0, "")
+    ended = await storage("check", "--storage", there, "--artifacts", files)
+    assert (ended.code, ended.err) == (0, "")
     server = await serve("--artifacts", files, storage=there)
     assert await everything(server) == before
     await server.close()
-    told = await storage("move", "--from", there, "--from-artifacts", files, "--to", f"fs:{tmp_path / 'b'}")
-    assert told.code == 0, told.err
+    ended = await storage("move", "--from", there, "--from-artifacts", files, "--to", f"fs:{tmp_path / 'b'}")
+    assert ended.code == 0, ended.err
     server = await serve(storage=f"fs:{tmp_path / 'b'}")
     assert await everything(server) == before
 
 
 @pytest.mark.parametrize("url", ["sqlite:", "sqlite://host/jobs.db", "sqlite:/jobs.db?mode=ro"])
 async def test_wrong_urls(url: str) -> None:
-    """What is no URL of it is exit code 2 and a sentence."""
-    told = await storage("info", "--storage", url)
-    assert (told.code, told.out) == (2, "")
-    assert "sqlite" in told.err
+    """An invalid URL is exit code 2 and an error."""
+    ended = await storage("info", "--storage", url)
+    assert (ended.code, ended.out) == (2, "")
+    assert "sqlite" in ended.err

@@ -1,4 +1,4 @@
-"""How tasks in the background are stopped."""
+"""Stopping of background tasks."""
 
 import asyncio
 
@@ -8,7 +8,7 @@ from composerd.tasks import stop
 
 
 async def test_a_task_that_loses_its_cancellation(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is canceled again; one that fails, and one that has ended, are no trouble."""
+    """A task that loses its cancellation is canceled again; failed and ended tasks are ignored."""
     monkeypatch.setattr("composerd.tasks.CANCEL_AGAIN_AFTER", 0.01)
     lost = 0
 
