@@ -1,1 +1,1 @@
-"""HTTP: the worker API and the composer API over a JobQueue. Knows no storage."""
+"""The HTTP layer: the worker API and the composer API over a `JobQueue`. It knows no storage."""

@@ -77,13 +77,13 @@ def decode(body: bytes, decoder: "msgspec.json.Decoder[T]") -> T:
     try:
         str(body, "utf-8")
     except UnicodeDecodeError as exc:
-        raise MalformedJSON(problem="not UTF-8", at=exc.start) from None
+        raise MalformedJSON(problem="must be UTF-8", at=exc.start) from None
     if body.count(b"[") + body.count(b"{") > MAX_DEPTH and too_deep(body):
         raise InvalidContent(problem=f"must not be nested deeper than {MAX_DEPTH}")
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as exc:
-        _check_syntax(body)  # a syntax error after the wrong value comes first: clients are told of syntax before shape
+        _check_syntax(body)  # a syntax error anywhere is reported rather than a wrong shape
         raise shape_error(exc) from None
     except msgspec.DecodeError as exc:
         raise text_error(exc, body) from None

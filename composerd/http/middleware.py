@@ -102,7 +102,7 @@ def _http_failure(request: web.Request, new_id: str, error: web.HTTPException) -
 def only_from(domains: Sequence[str]) -> Any:
     """Return a middleware that refuses TLS clients whose certificate has no DNS name in one of the domains.
 
-    Connections without TLS pass: only those through a unix socket are left when client certificates are required.
+    Connections without TLS are let through: if client certificates are required, they come through a unix socket.
     """
 
     @web.middleware

@@ -85,7 +85,7 @@ async def _serve(settings: Settings, share: ProcessShare | None) -> int:
         await stack.enter_async_context(queue.running())
         connections = ConnectionLimit(_fitting_connections(settings.max_connections))
         app = create_app(queue, settings, metrics, files, connections)
-        runner = await _run(app, settings, connections)
+        runner = await _create_runner(app, settings, connections)
         stack.push_async_callback(runner.cleanup)
         _tune_garbage_collection()
         listeners = Listeners(runner, sockets, tls.context if tls else None)
@@ -109,7 +109,7 @@ async def _serve(settings: Settings, share: ProcessShare | None) -> int:
 
 
 async def _give_up(driver: Driver, seconds: float) -> None:
-    """Close the storage after some time, whatever it has been asked and has not answered."""
+    """Close the storage after some time, even if it has not answered every call."""
     await asyncio.sleep(seconds)
     log.warning("the storage does not answer; stopping anyway: writes in progress may or may not have been stored")
     await driver.close()
@@ -180,7 +180,7 @@ async def _artifacts(settings: Settings, queue: JobQueue) -> AsyncIterator[Files
         await files.close()
 
 
-async def _run(app: web.Application, settings: Settings, connections: ConnectionLimit) -> Runner:
+async def _create_runner(app: web.Application, settings: Settings, connections: ConnectionLimit) -> Runner:
     """Return the runner of an application. It accepts no connections yet."""
     runner = Runner(
         app,

@@ -241,7 +241,7 @@ class Supervisor:
                 self._handle_end(process, os.waitstatus_to_exitcode(status))
 
     def _handle_end(self, process: _Process, code: int) -> None:
-        """Restart a process that has ended, or stop all of them if it has never been ready."""
+        """Restart a process that has ended, or stop all of them if not all have been ready once."""
         if self._exit_code is not None:
             return
         cause = f"signal {-code}" if code < 0 else f"exit code {code}"

@@ -1,1 +1,1 @@
-"""The endpoints of both APIs and of the site, one module for each group."""
+"""The endpoints: one module for each group of them."""

@@ -39,7 +39,7 @@ def add_routes(app: web.Application) -> None:
     app.router.add_post(f"{base}/jobs", submit_job)
     app.router.add_post(f"{base}/jobs/batch", submit_jobs)
     app.router.add_get(f"{base}/jobs", list_jobs)
-    job = f"{base}/jobs/{{id:(?!batch$)[^/]+}}"  # without `batch`: an error 12 there must name only its own methods
+    job = f"{base}/jobs/{{id:(?!batch$)[^/]+}}"  # not `batch`, whose 405 must not name these methods
     of_job = f"{base}/jobs/{segment('id')}"
     app.router.add_get(job, get_job)
     app.router.add_get(f"{of_job}/args", get_job_args)

@@ -32,14 +32,14 @@ def add_site_routes(app: web.Application) -> None:
 
 @endpoint("getStatus", "Check that the server answers", responses={200: ("The server answers", schemas.Status)})
 async def get_status(request: web.Request) -> web.StreamResponse:
-    """Answer that the server is there."""
+    """Answer that the server is running."""
     base = error_table_of(request).base
     return answer(schemas.Status(kind="Status", href=f"{base}/status", id="status", status="OK"))
 
 
 @endpoint("GetStatus", "Check that the server answers", responses={200: ("The server answers", schemas.Status)})
 async def get_worker_status(request: web.Request) -> web.StreamResponse:
-    """Answer that the server is there, under the name that osbuild-composer's worker API gives this endpoint."""
+    """Answer that the server is running, under the endpoint name of osbuild-composer's worker API."""
     return await get_status(request)
 
 

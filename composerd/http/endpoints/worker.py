@@ -57,24 +57,22 @@ async def request_job(request: web.Request) -> web.StreamResponse:
     """Wait until there is a job, and write it to the worker. A job that cannot be delivered is released."""
     queue = request.app[QUEUE]
     settings = request.app[SETTINGS]
-    asked = await read_json(request, _REQUEST_JOB, queue.budget)
-    if not schemas.is_word(asked.arch):
+    body = await read_json(request, _REQUEST_JOB, queue.budget)
+    if not schemas.is_word(body.arch):
         raise InvalidContent(field="arch", problem=schemas.NOT_A_WORD)
-    for index, type in enumerate(asked.types):
+    for index, type in enumerate(body.types):
         if type in settings.undequeueable_types:
             raise TypeNotAllowed(type=type)
         if not schemas.is_word(type):
             raise InvalidContent(field=f"types[{index}]", problem=schemas.NOT_A_WORD)
     worker_id = None
-    if asked.worker_id is not None and (worker_id := parse_uuid(asked.worker_id)) is None:
+    if body.worker_id is not None and (worker_id := parse_uuid(body.worker_id)) is None:
         raise InvalidWorkerId(field="worker_id")
     wait = wait_of(request)
     if settings.request_job_timeout:
         wait = settings.request_job_timeout if wait is None else min(wait, settings.request_job_timeout)
-    worker = None if worker_id is None else Worker(worker_id, asked.arch, tuple(asked.types))
-    claimed = await queue.request(
-        keys_for("", asked.types, asked.arch), worker=worker, confirm=asked.confirm, wait=wait
-    )
+    worker = None if worker_id is None else Worker(worker_id, body.arch, tuple(body.types))
+    claimed = await queue.request(keys_for("", body.types, body.arch), worker=worker, confirm=body.confirm, wait=wait)
     if claimed is None:
         nothing = web.Response(status=204)
         if queue.draining:
@@ -82,7 +80,7 @@ async def request_job(request: web.Request) -> web.StreamResponse:
         return nothing
     known_job_id.set(str(claimed.job_id))
     try:
-        return await _hand_over(request, claimed, confirm=asked.confirm)
+        return await _hand_over(request, claimed, confirm=body.confirm)
     except BaseException:  # for whatever reason, the job was not delivered
         queue.release_undelivered(claimed.token)
         raise
@@ -213,10 +211,10 @@ async def release_job(request: web.Request) -> web.StreamResponse:
 async def post_workers(request: web.Request) -> web.StreamResponse:
     """Register a worker, and return its new id."""
     queue = request.app[QUEUE]
-    asked = await read_json(request, _POST_WORKERS, queue.budget)
-    if not schemas.is_word(asked.arch):
+    body = await read_json(request, _POST_WORKERS, queue.budget)
+    if not schemas.is_word(body.arch):
         raise InvalidContent(field="arch", problem=schemas.NOT_A_WORD)
-    worker_id = str(await queue.roster.register(asked.arch))
+    worker_id = str(await queue.roster.register(body.arch))
     href = f"{request.app[SETTINGS].worker_base_path}/workers"
     return answer(schemas.WorkerID(kind="WorkerID", href=href, id=worker_id, worker_id=worker_id), 201)
 
