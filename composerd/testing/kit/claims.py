@@ -6,7 +6,7 @@ import pytest
 
 from composerd.models import AttemptState, Claim, JobState, Key
 from composerd.testing.kit.clause import clause
-from composerd.testing.kit.instance import ANY, LEASE, PLENTY, Instance
+from composerd.testing.kit.instance import BUILD, LEASE, PLENTY, Instance
 
 
 class Claims:
@@ -46,7 +46,7 @@ class Claims:
         """A claim gets jobs of its keys only; no key stands for another."""
         await instance.add()
         assert await instance.claim(key) is None
-        assert await instance.claim(key, ANY) is not None
+        assert await instance.claim(key, BUILD) is not None
 
     @clause("C4")
     async def test_priority_then_position(self, instance: Instance) -> None:
@@ -55,7 +55,7 @@ class Claims:
         low = await instance.add(priority=-1)
         ids = [await instance.add(arch="x86_64" if n % 2 else None) for n in range(4)]
         high = await instance.add(priority=2, arch="x86_64")
-        assert [await _next(instance, other, ANY) for _ in range(6)] == [high, *ids, low]
+        assert [await _next(instance, other, BUILD) for _ in range(6)] == [high, *ids, low]
 
     @clause("C4")
     async def test_the_order_of_submission_counts(self, instance: Instance) -> None:
@@ -64,7 +64,7 @@ class Claims:
         waits = await instance.add(first)
         later = await instance.add()
         await instance.end(first)
-        assert [await _next(instance, ANY) for _ in range(2)] == [waits, later]
+        assert [await _next(instance, BUILD) for _ in range(2)] == [waits, later]
 
     @clause("C5")
     async def test_a_requeued_job_is_last_of_its_priority(self, instance: Instance) -> None:
@@ -73,7 +73,7 @@ class Claims:
         token = await instance.take(first)
         equal, lower = await instance.add(priority=1), await instance.add()
         await instance.release(token)
-        assert [await _next(instance, ANY) for _ in range(3)] == [equal, first, lower]
+        assert [await _next(instance, BUILD) for _ in range(3)] == [equal, first, lower]
 
     @clause("C6", "G1")
     async def test_claims_are_answered_in_order(self, instance: Instance) -> None:
@@ -81,7 +81,7 @@ class Claims:
         ids = [await instance.add() for _ in range(2)]
         requests = [
             Claim(instance.id(), (Key("", "other", None),), LEASE),
-            *[Claim(instance.id(), (ANY,), LEASE) for _ in range(3)],
+            *[Claim(instance.id(), (BUILD,), LEASE) for _ in range(3)],
         ]
         answers = (await instance.driver.claim(requests, PLENTY)).items
         assert [None if one is None else (one.token, one.job_id) for one in answers] == [
@@ -107,7 +107,7 @@ class Claims:
         """Once the args of the claimed jobs reach `max_bytes`, no further claims are answered; at least one is."""
         for _ in range(4):
             await instance.add(args=b"1234567890")
-        requests = [Claim(instance.id(), (ANY,), LEASE) for _ in range(4)]
+        requests = [Claim(instance.id(), (BUILD,), LEASE) for _ in range(4)]
         answers = (await instance.driver.claim(requests, most)).items
         assert len(answers) == answered
         assert None not in answers
@@ -118,7 +118,7 @@ class Claims:
         """Jobs without args do not count towards `max_bytes`."""
         for _ in range(3):
             await instance.add(args=None)
-        answers = (await instance.driver.claim([Claim(instance.id(), (ANY,), LEASE) for _ in range(3)], 1)).items
+        answers = (await instance.driver.claim([Claim(instance.id(), (BUILD,), LEASE) for _ in range(3)], 1)).items
         assert [one is not None and one.args is None for one in answers] == [True] * 3
 
     @clause("L10")
@@ -163,7 +163,7 @@ class Claims:
     async def test_a_claim_is_whole(self, instance: Instance) -> None:
         """A claimed job is running and its attempt can be touched at once, until its lease expires."""
         ids = [await instance.add() for _ in range(3)]
-        claims = [Claim(instance.id(), (ANY,), LEASE, worker_id=instance.id()) for _ in range(3)]
+        claims = [Claim(instance.id(), (BUILD,), LEASE, worker_id=instance.id()) for _ in range(3)]
         answers = (await instance.driver.claim(claims, PLENTY)).items
         assert [one and one.job_id for one in answers] == ids
         for job_id, claim in zip(ids, claims, strict=True):

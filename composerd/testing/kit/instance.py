@@ -31,9 +31,16 @@ from composerd.models import (
 T = TypeVar("T")
 
 LEASE = 600.0
+"""The lease of an attempt, in seconds, unless a test chooses another."""
+
 PLENTY = 2**40
-ANY = Key("", "build", None)
+"""A `max_bytes` that no test reaches."""
+
+BUILD = Key("", "build", None)
+"""The key of a job, unless a test chooses another."""
+
 OTHER = Key("", "other", None)
+"""A second key."""
 
 STEPS = 10_000
 """How many times in a row `advance` may ask to be called again at once before a test fails."""
@@ -98,8 +105,8 @@ class Instance:
     async def claim(
         self, *keys: Key, token: UUID | None = None, lease: float = LEASE, handover: float | None = None
     ) -> Claimed | None:
-        """Claim one job of the keys (by default `ANY`); return None if there is none."""
-        claim = Claim(token or self.id(), keys or (ANY,), lease, handover)
+        """Claim one job of the keys (by default `BUILD`); return None if there is none."""
+        claim = Claim(token or self.id(), keys or (BUILD,), lease, handover)
         (claimed,) = (await self.driver.claim([claim], PLENTY)).items
         return claimed
 

@@ -2,7 +2,7 @@
 
 from composerd.models import Attempt, AttemptState, Claim, JobFilter, JobState, Touch, Verdict
 from composerd.testing.kit.clause import clause
-from composerd.testing.kit.instance import ANY, LEASE, PLENTY, Instance
+from composerd.testing.kit.instance import BUILD, LEASE, PLENTY, Instance
 
 
 class Leases:
@@ -156,7 +156,7 @@ class Leases:
     async def test_an_attempt_is_described(self, instance: Instance) -> None:
         """An answer about a token has state, job, number, promise and worker of the attempt; none of it if unknown."""
         job_id, worker, token = await instance.add(), instance.id(), instance.id()
-        await instance.driver.claim([Claim(token, (ANY,), LEASE, 50.0, worker)], PLENTY)
+        await instance.driver.claim([Claim(token, (BUILD,), LEASE, 50.0, worker)], PLENTY)
         (running,) = (await instance.driver.touch([Touch(token)])).items
         assert running == Attempt(AttemptState.RUNNING, job_id, 1, confirm=True, worker_id=worker)
         await instance.cancel(job_id)

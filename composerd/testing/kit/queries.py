@@ -6,7 +6,7 @@ import pytest
 
 from composerd.models import Claim, Job, JobFilter, JobState, PayloadKind, PayloadRef, Worker
 from composerd.testing.kit.clause import clause
-from composerd.testing.kit.instance import ANY, PLENTY, Instance
+from composerd.testing.kit.instance import BUILD, PLENTY, Instance
 
 ALL = JobFilter()
 PAYLOADS = {
@@ -174,7 +174,7 @@ class Queries:
         await instance.driver.seen([Worker(worker, "x86_64")])
         first, second = await instance.add(), await instance.add()
         tokens = [instance.id(), instance.id()]
-        await instance.driver.claim([Claim(token, (ANY,), 600.0, worker_id=worker) for token in tokens], PLENTY)
+        await instance.driver.claim([Claim(token, (BUILD,), 600.0, worker_id=worker) for token in tokens], PLENTY)
         assert [set(one.jobs) for one in await instance.driver.workers(60)] == [{first, second}]
         await instance.finish(tokens[0])
         await instance.release(tokens[1])

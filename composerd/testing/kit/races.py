@@ -10,7 +10,7 @@ from composerd.driver import Driver
 from composerd.models import AttemptState, Claim, Job, JobState, Outcome, Touch, Verdict
 from composerd.queue import JobQueue, QueueOptions
 from composerd.testing.kit.clause import clause
-from composerd.testing.kit.instance import ANY, LEASE, PLENTY, Instance
+from composerd.testing.kit.instance import BUILD, LEASE, PLENTY, Instance
 
 ERROR = b'{"job_error":{"id":1}}'
 ENDS = ("finish", "cancel", "expiry", "release")
@@ -41,7 +41,7 @@ class Races:
 
         async def ask(driver: Driver) -> None:
             while True:
-                answers = (await driver.claim([Claim(instance.id(), (ANY,), LEASE) for _ in range(3)], PLENTY)).items
+                answers = (await driver.claim([Claim(instance.id(), (BUILD,), LEASE) for _ in range(3)], PLENTY)).items
                 found = [one.job_id for one in answers if one is not None]
                 if not found:
                     return
@@ -124,7 +124,7 @@ class Races:
 
         async def work() -> UUID:
             while True:
-                claimed = await queue.request((ANY,), confirm=False, wait=None)
+                claimed = await queue.request((BUILD,), confirm=False, wait=None)
                 assert claimed is not None
                 if claimed.job_id != root.id:
                     return claimed.job_id

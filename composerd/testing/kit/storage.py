@@ -8,7 +8,7 @@ from composerd.driver import Driver
 from composerd.errors import StorageUnusable, StorageURLError
 from composerd.models import JobState
 from composerd.testing.kit.clause import clause
-from composerd.testing.kit.instance import ANY, PLENTY, Instance
+from composerd.testing.kit.instance import BUILD, PLENTY, Instance
 
 LEAST_SUBMISSION = 1000
 """The number of jobs that every driver has to take in one submission."""
@@ -183,7 +183,7 @@ class Storage:
         assert instance.driver.capabilities.max_payload >= LEAST_PAYLOAD
         payload = b'"' + b"x" * (LEAST_PAYLOAD - 2) + b'"'
         job_id = await instance.add(args=payload)
-        claimed = await instance.claim(ANY)
+        claimed = await instance.claim(BUILD)
         assert claimed is not None
         assert claimed.args == payload
         await instance.finish(claimed.token, payload[::-1])

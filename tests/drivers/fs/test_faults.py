@@ -13,7 +13,7 @@ import pytest
 
 from composerd.errors import ComposerdError, StorageFull, StorageUnusable, Unavailable
 from composerd.models import Artifact, Attachment, JobState, Outcome, Touch
-from composerd.testing.kit.instance import ANY, add_jobs_in_every_state
+from composerd.testing.kit.instance import BUILD, add_jobs_in_every_state
 from composerd_fs.journal.frames import SEGMENT_HEADER
 
 from ..conftest import Instance, instance_of, opened
@@ -294,9 +294,9 @@ async def test_an_unreadable_payload_is_no_lost_claim(fs: Instance, monkeypatch:
     with monkeypatch.context() as patch:
         patch.setattr(os, "pread", failing(errno.EIO))
         with pytest.raises(ComposerdError):
-            await fs.claim(ANY, token=token)
+            await fs.claim(BUILD, token=token)
     assert await fs.state(job_id) is JobState.RUNNING
-    claimed = await fs.claim(ANY, token=token)
+    claimed = await fs.claim(BUILD, token=token)
     assert claimed is not None
     assert claimed.job_id == job_id
     assert claimed.args == LARGE

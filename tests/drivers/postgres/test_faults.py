@@ -14,7 +14,7 @@ import pytest
 from composerd.errors import DriverTimeout, Unavailable
 from composerd.models import Claim, JobState, Outcome, Verdict
 from composerd.queue.repeating import call_until_answered
-from composerd.testing.kit.instance import ANY, PLENTY, Instance
+from composerd.testing.kit.instance import BUILD, PLENTY, Instance
 from composerd_postgres import PostgresDriver
 from composerd_postgres.db.connection import Broken, Connection, Transaction
 from composerd_postgres.jobs import claims, propagate
@@ -357,7 +357,7 @@ async def test_a_half_open_connection_is_found(
         assert (await anext(watching)).recheck
         listening = asyncio.ensure_future(anext(watching))
         await first.add()
-        assert (await listening).ready == {ANY: 1}
+        assert (await listening).ready == {BUILD: 1}
         waiting = asyncio.ensure_future(anext(watching))
         relay.silent.set()
         with pytest.raises(Unavailable):
@@ -368,7 +368,7 @@ async def test_a_half_open_connection_is_found(
 async def test_a_lock_holds_up_no_other_key(open_instance: Open, newest_postgres: Throwaway) -> None:
     """Claim: while the only job of one key stays locked, others are given, and whoever waits for it is to ask again."""
     instance = await open_instance()
-    held, other = ANY._replace(type="held"), ANY._replace(type="other")
+    held, other = BUILD._replace(type="held"), BUILD._replace(type="other")
     held_id, other_id = await instance.add(type="held"), await instance.add(type="other")
     requests = [Claim(instance.id(), (held,), 60.0), Claim(instance.id(), (other,), 60.0)]
     async with _locked(newest_postgres, f"SELECT FROM {_schema(instance)}.jobs WHERE type = 'held' FOR UPDATE"):

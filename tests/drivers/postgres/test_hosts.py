@@ -14,7 +14,7 @@ import pytest
 
 from composerd.errors import Unavailable
 from composerd.models import JobState
-from composerd.testing.kit.instance import ANY, Instance
+from composerd.testing.kit.instance import BUILD, Instance
 from composerd_postgres import PostgresDriver
 from composerd_postgres.db.connection import Refused
 from composerd_postgres.db.hosts import Host, Hosts
@@ -237,7 +237,7 @@ async def test_who_listens_comes_before_the_idle(limited: Limited, open_instance
     watching = instance.driver.watch()
     assert (await anext(watching)).recheck
     job_id = await instance.add()
-    claimed = await instance.claim(ANY)
+    claimed = await instance.claim(BUILD)
     assert claimed is not None
     assert claimed.job_id == job_id
     await watching.aclose()  # type: ignore[attr-defined]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from composerd.models import Claim, News, OnDependencyFailure, Outcome
-from composerd.testing.kit.instance import ANY, PLENTY, Instance
+from composerd.testing.kit.instance import BUILD, PLENTY, Instance
 from composerd_postgres.jobs.claims import CLASSES
 
 from ...throwaway import Throwaway
@@ -32,7 +32,7 @@ async def test_dependents_do_not_hide_a_job(open_instance: Open) -> None:
 async def test_many_sets_of_keys(open_instance: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     """Claim: requests for many different sets of keys are answered in their order, with a bounded number of sets in each statement."""
     instance = await open_instance()
-    keys = [ANY._replace(type=f"t{n}") for n in range(100)]
+    keys = [BUILD._replace(type=f"t{n}") for n in range(100)]
     ids = [await instance.add(type=key.type) for key in keys]
     connections = instance.driver._session.connections  # type: ignore[attr-defined]
     sets: list[int] = []
@@ -44,7 +44,7 @@ async def test_many_sets_of_keys(open_instance: Open, monkeypatch: pytest.Monkey
         return await real(statement, parameters, *more)
 
     monkeypatch.setattr(connections, "fetch", observed)
-    requests = [Claim(instance.id(), (key, ANY._replace(type="none")), 60.0) for key in [keys[0], *keys]]
+    requests = [Claim(instance.id(), (key, BUILD._replace(type="none")), 60.0) for key in [keys[0], *keys]]
     batch = await instance.driver.claim(requests, PLENTY)
     assert [one and one.job_id for one in batch.items] == [ids[0], None, *ids[1:]]
     assert max(sets) == CLASSES
@@ -53,7 +53,7 @@ async def test_many_sets_of_keys(open_instance: Open, monkeypatch: pytest.Monkey
 async def test_many_drivers_take_each_job_once(open_instance: Open) -> None:
     """Claim: whatever drivers race, each job is given once, and all are."""
     instances = [await open_instance(connections="4") for _ in range(4)]
-    keys = [ANY, ANY._replace(arch="x86_64")]
+    keys = [BUILD, BUILD._replace(arch="x86_64")]
     ids = set()
     for instance in instances:
         for n in range(50):
@@ -85,7 +85,7 @@ async def test_many_drivers_end_a_graph(open_instance: Open, newest_postgres: Th
 
     async def work(instance: Instance, number: int) -> None:
         for turn in range(10):
-            claims = [Claim(instance.id(), (ANY,), 60.0) for _ in range(3)]
+            claims = [Claim(instance.id(), (BUILD,), 60.0) for _ in range(3)]
             taken = [one for one in (await instance.driver.claim(claims, PLENTY)).items if one is not None]
             if turn % 3 == 2:
                 await instance.driver.release([one.token for one in taken])
@@ -136,7 +136,7 @@ async def test_news_cross(open_instance: Open) -> None:
     assert (await heard.get()).recheck
     await other.add(type="own")
     job_id = await one.add()
-    assert await heard.get() == News(ready={ANY: 1})
+    assert await heard.get() == News(ready={BUILD: 1})
     await one.release(await one.take())
     news = [await heard.get(), await heard.get()]
     assert News(requeued=(job_id,)) in news
@@ -145,7 +145,7 @@ async def test_news_cross(open_instance: Open) -> None:
     for _ in range(3):
         await one.add(priority=1)
     await one.submit(*[one.new() for _ in range(3)])
-    assert [await heard.get() for _ in range(4)][-1] == News(ready={ANY: 3})
+    assert [await heard.get() for _ in range(4)][-1] == News(ready={BUILD: 3})
     listening.cancel()
 
 

@@ -14,7 +14,7 @@ from uuid import UUID
 import pytest
 
 from composerd.models import Claim, JobFilter, JobState, Key, Outcome, PayloadKind, PayloadRef, Touch, Worker
-from composerd.testing.kit.instance import ANY, PLENTY, Instance
+from composerd.testing.kit.instance import BUILD, PLENTY, Instance
 from composerd_postgres import PostgresDriver
 
 from ...throwaway import Throwaway
@@ -133,7 +133,7 @@ async def test_every_call(explained: Any) -> None:
         dear.extend(_dear(found))
         return answer
 
-    both = (ANY, ANY._replace(arch="x86_64"))
+    both = (BUILD, BUILD._replace(arch="x86_64"))
     ended, ready = UUID(int=7), UUID(int=ROWS + 7)
     root = instance.new(ended, ready, idempotency_key="new", fingerprint=b"f", priority=9)
     leaf = instance.new(root.id, retry_on_failure=1)
@@ -175,7 +175,7 @@ async def test_a_plan_made_when_there_was_nothing(postgres: Throwaway) -> None:
         postgres.sql(f"ALTER TABLE composerd.{table} SET (autovacuum_enabled = off)", database)
     postgres.sql("VACUUM ANALYZE", database)
     async with _explaining(postgres, database) as (instance, plans):
-        claims = [Claim(instance.id(), (ANY,), 60.0) for _ in range(20)]
+        claims = [Claim(instance.id(), (BUILD,), 60.0) for _ in range(20)]
         assert (await instance.driver.claim(claims, PLENTY)).items == [None] * 20
         await asyncio.to_thread(postgres.sql, FILL, database)
         for _ in range(2):  # the second time all are repetitions
