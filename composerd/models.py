@@ -1,7 +1,8 @@
-"""What a job is: the frozen values that the APIs, the queue and the drivers hand to each other. No behaviour, no I/O.
+"""Jobs, attempts and the other values that the APIs, the queue and the drivers exchange, without behaviour or I/O.
 
-Durations are seconds (float), times are aware `datetime`s in UTC on the store's clock, ids and tokens are UUIDs that
-the core mints, args and results are UTF-8 JSON as bytes, never parsed again behind the edge.
+Durations are seconds (float). Times are aware `datetime`s in UTC, on the clock of the storage. Ids and tokens are
+UUIDs that composerd generates, not the drivers. Args and results are UTF-8 JSON as bytes, which only the APIs check
+and parse.
 """
 
 import enum
@@ -13,36 +14,39 @@ from uuid import UUID
 import msgspec
 
 MAX_DEPENDENCIES = 1000
-"""How many jobs one job may name as its dependencies."""
+"""Maximum number of dependencies of a job."""
 
 MAX_REMEMBERED_TOKENS = 16
-"""How many of a job's latest tokens a driver remembers."""
+"""Number of a job's latest tokens that a driver remembers."""
 
 MAX_UNCOUNTED_REQUEUES = 10
-"""How often in a row a job may go back to the queue without it counting as a retry."""
+"""Maximum number of successive requeues of a job that do not count as retries."""
 
 MAX_RETRY_BACKOFF = 3600.0
-"""The longest backoff before a failed job is tried again, in seconds."""
+"""Maximum backoff in seconds before a failed job is tried again."""
 
 
 class JobState(enum.StrEnum):
-    """Where a job is on its way; specs/state-machine.md has every transition."""
+    """The state of a job. specs/state-machine.md describes every transition."""
 
-    __hash__ = str.__hash__  # an enum's own is a call of Python, at every look into a dictionary
+    __hash__ = str.__hash__  # the hash of an enum is a Python function, which makes dictionaries slow
 
     WAITING = "waiting"
-    """For a dependency to end, or for its time to come."""
+    """Waits until its dependencies have ended and its time has come."""
     READY = "ready"
+    """Can be claimed by a worker."""
     RUNNING = "running"
+    """Has an attempt that has not ended."""
     FINISHED = "finished"
     """Ended with a result that has no `job_error`."""
     FAILED = "failed"
     """Ended with a result whose `job_error` is not null."""
     CANCELED = "canceled"
+    """Ended by a cancel, of the job itself or of a dependency."""
 
     @property
     def ended(self) -> bool:
-        """Whether the job has left the queue for good."""
+        """True if the job is finished, failed or canceled."""
         return self in _ENDED
 
 
@@ -50,14 +54,18 @@ _ENDED = frozenset({JobState.FINISHED, JobState.FAILED, JobState.CANCELED})
 
 
 class OnDependencyFailure(enum.StrEnum):
-    """What becomes of a job when one that it depends on has failed."""
+    """The effect of a failed dependency on a job: it runs anyway, or fails too."""
 
     RUN = "run"
     FAIL = "fail"
 
 
 class Key(NamedTuple):
-    """What a claim asks for, exactly. A job without an arch has a key of its own (arch None): who asks for an arch asks for both."""
+    """The channel, type and arch of jobs, by which a claim selects them exactly.
+
+    Jobs without an arch have a key with the arch None. A claim for a worker names both keys: with its arch and with
+    None.
+    """
 
     channel: str
     type: str
@@ -65,7 +73,7 @@ class Key(NamedTuple):
 
 
 class NewJob(msgspec.Struct, frozen=True, kw_only=True):
-    """A job to be stored."""
+    """A job to store."""
 
     id: UUID
     type: str
@@ -73,24 +81,27 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True):
     channel: str = ""
     args: bytes | None = None
     dependencies: tuple[UUID, ...] = ()
-    """In the order named, repetitions included; a job of the same submission must come earlier in it."""
+    """In the order of the submission, including repetitions. A job of the same submission has to come earlier in it."""
     priority: int = 0
     not_before: datetime | float | None = None
-    """A time on the store's clock, or seconds from now."""
+    """The earliest start: a time on the clock of the storage, or seconds from now."""
     timeout: float | None = None
-    """How long one attempt may run."""
+    """Maximum duration of one attempt."""
     max_retries: int = 2
-    """How often a lost worker is forgiven."""
+    """Maximum number of times that the job is tried again after its worker was lost."""
     retry_on_failure: int = 0
-    """How often a failed outcome puts the job back instead of ending it."""
+    """Maximum number of times that the job is tried again after a failed outcome."""
     retry_backoff: float = 10.0
-    """The first wait after a failed outcome; doubled each time, at most MAX_RETRY_BACKOFF."""
+    """Seconds until the first retry after a failed outcome; doubled for each further one, up to MAX_RETRY_BACKOFF."""
     on_dependency_failure: OnDependencyFailure = OnDependencyFailure.RUN
     idempotency_key: str | None = None
     fingerprint: bytes = b""
-    """Digest of args and fields as submitted, dependencies left out; a key's second use is compared with it. Empty without a key."""
+    """Digest of the submitted args and fields, except dependencies, to recognize a repetition with the same key.
+
+    Empty without an idempotency key.
+    """
     retention: float | None = None
-    """How long after its end the job is kept; None: until it is deleted."""
+    """Seconds that the job is kept after its end; None: until it is deleted."""
 
     @property
     def key(self) -> Key:
@@ -99,7 +110,7 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """A job as the store has it, without args and result (`Driver.payload` reads those)."""
+    """A stored job, without args and result, which `Driver.payload` reads."""
 
     id: UUID
     type: str
@@ -109,83 +120,83 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     priority: int
     queued_at: datetime
     not_before: datetime | None = None
-    """When it was, or will be, allowed to start: as submitted, or after a failure's backoff."""
+    """The earliest start, as submitted or after the backoff of a failure."""
     started_at: datetime | None = None
-    """When its latest attempt began."""
+    """The start of the latest attempt."""
     finished_at: datetime | None = None
     retries: int = 0
-    """How often it went back to the queue, counted: lost workers and failed outcomes."""
+    """Number of requeues that count: after lost workers and failed outcomes."""
     dependencies: tuple[UUID, ...] = ()
     dependents: tuple[UUID, ...] = ()
-    """In the order of their submission; left empty in a listing."""
+    """In the order of their submission; empty in a listing."""
     worker_id: UUID | None = None
     partial: bytes | None = None
-    """The latest progress of the running attempt; lossy; left out of a listing."""
+    """The latest progress of the running attempt, which may be lost in a restart; None in a listing."""
     idempotency_key: str | None = None
     expires_at: datetime | None = None
-    """When an ended job will be removed."""
+    """The time when the ended job will be removed."""
     attempt: int = 0
-    """The number of its latest attempt, from 1; 0 before the first."""
+    """The number of the latest attempt, from 1; 0 before the first."""
 
 
 class Artifact(msgspec.Struct, frozen=True):
-    """A file that an attempt has uploaded whole."""
+    """A file that an attempt has uploaded completely."""
 
     name: str
     size: int
     sha256: str
-    """Hexadecimal."""
+    """The digest in hexadecimal."""
     location: str = msgspec.field(name="place")
-    """Where the artifact store keeps it; opaque to drivers. Records that are stored already call it `place`."""
+    """The file's location in the artifact store, which drivers do not interpret. Stored records call it `place`."""
 
 
 class AttemptState(enum.StrEnum):
-    """What became of the attempt that a token stands for."""
+    """The state of the attempt that a token belongs to."""
 
     __hash__ = str.__hash__
 
     RUNNING = "running"
     FINISHED = "finished"
-    """Its outcome was accepted, whether that ended the job or put it back after a failure."""
+    """Its outcome was accepted; that ended the job, or requeued it after a failure."""
     CANCELED = "canceled"
     SUPERSEDED = "superseded"
-    """Released, or its lease or hand-over or the job's timeout ran out."""
+    """Released, or ended because its lease, its handover or the job's timeout expired."""
     UNKNOWN = "unknown"
 
 
 class Attempt(msgspec.Struct, frozen=True):
-    """What a driver says of a token."""
+    """The attempt that a token belongs to, as a driver returns it."""
 
     state: AttemptState
     job_id: UUID | None = None
     """None only for an unknown token."""
     number: int = 0
-    """Which attempt of the job it is, from 1."""
+    """The number of the attempt at its job, from 1."""
     confirm: bool = False
-    """Whether its worker promised to confirm the hand-over."""
+    """True if the worker has promised to confirm the handover."""
     worker_id: UUID | None = None
-    """Who runs it, if it said so."""
+    """The id of the worker, if the worker has sent one."""
 
 
 UNKNOWN_ATTEMPT = Attempt(AttemptState.UNKNOWN)
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """One waiter's question for a job."""
+    """The claim of one waiting request for a job."""
 
     token: UUID
-    """Becomes the attempt's token if there is a job."""
+    """The token of the attempt that begins if there is a job."""
     keys: tuple[Key, ...]
-    """In no order; without repetitions."""
+    """The keys of the jobs to claim, in no particular order and without repetitions."""
     lease: float
-    """How long the attempt lives without being touched."""
+    """Seconds until the attempt ends unless it is touched."""
     handover: float | None = None
-    """If the worker promised to confirm: how long the attempt lives before its first touch."""
+    """If the worker has promised to confirm: seconds until the attempt ends unless it is touched a first time."""
     worker_id: UUID | None = None
 
 
 class Claimed(msgspec.Struct, frozen=True):
-    """A job that a claim got; the attempt has begun."""
+    """A job that a claim has got. Its attempt has begun."""
 
     token: UUID
     job_id: UUID
@@ -200,79 +211,83 @@ class Touch(msgspec.Struct, frozen=True):
 
     token: UUID
     partial: bytes | None = None
-    """Progress to remember, or None to leave it as it is."""
+    """New progress, or None to keep the last one."""
     confirm: bool = True
-    """False: only the hand-over's time begins anew (the answer has just been written); a confirmed attempt is left as it is."""
+    """True to confirm the handover and renew the lease.
+
+    False to restart only the time of an unconfirmed handover, because the answer has just been written; a confirmed
+    attempt is not changed.
+    """
 
 
 class Attachment(msgspec.Struct, frozen=True):
-    """An uploaded file on its way to its attempt."""
+    """An uploaded file, and the token of the attempt to attach it to."""
 
     token: UUID
     artifact: Artifact
 
 
 class Attached(msgspec.Struct, frozen=True):
-    """What `attach` did."""
+    """The result of `attach`."""
 
     attempt: Attempt
-    """Anything but running: refused."""
+    """The attempt; if it is not running, the file was not attached."""
     replaced: str | None = None
-    """The place of the artifact that had this name before, if it was another place; it is not the attempt's any more."""
+    """The location of the file that the name belonged to before, if it is another one; it is no longer attached."""
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """How an attempt ended."""
+    """The outcome of an attempt, as its worker reports it."""
 
     token: UUID
     result: bytes
     failed: bool = False
-    """Whether the result has a `job_error` that is not null."""
+    """True if the result has a `job_error` that is not null."""
 
 
 class Verdict(enum.StrEnum):
-    """What `finish` made of an outcome."""
+    """The answer of `finish` to an outcome."""
 
     ACCEPTED = "accepted"
-    """It ended the job, or put it back after a failure; also the answer to the same outcome again."""
+    """The outcome ended the job, or requeued it after a failure; also the answer to a repetition of that outcome."""
     CONFLICT = "conflict"
-    """The attempt has finished with another result."""
+    """The attempt has already finished with a different result."""
     CANCELED = "canceled"
     SUPERSEDED = "superseded"
     UNKNOWN = "unknown"
 
 
 class Finished(msgspec.Struct, frozen=True):
-    """The answer to an outcome."""
+    """The verdict on an outcome, and the job."""
 
     verdict: Verdict
     job_id: UUID | None = None
 
 
 class Enqueued(msgspec.Struct, frozen=True):
-    """The jobs of one submission, in its order; an idempotency key's existing job in the place of the new one."""
+    """The jobs of one submission, in its order; if an idempotency key belongs to a job already, that existing job."""
 
     jobs: tuple[Job, ...]
     created: tuple[bool, ...]
-    """Which of them the submission created; a repetition of a submission answers as the first time."""
+    """For each job, True if the submission has created it; a repeated submission gets the same answer as the first."""
 
 
 class PayloadKind(enum.StrEnum):
-    """The two payloads of a job."""
+    """The kinds of payloads of a job."""
 
     ARGS = "args"
     RESULT = "result"
 
 
 class PayloadRef(NamedTuple):
-    """Names a payload."""
+    """Identifies a payload."""
 
     job_id: UUID
     kind: PayloadKind
 
 
 class JobFilter(msgspec.Struct, frozen=True):
-    """Which jobs a listing shows; None: any."""
+    """Selects the jobs of a listing; None matches everything."""
 
     state: JobState | None = None
     type: str | None = None
@@ -281,41 +296,44 @@ class JobFilter(msgspec.Struct, frozen=True):
 
 
 class JobPage(msgspec.Struct, frozen=True):
-    """A part of a listing."""
+    """A page of a listing."""
 
     jobs: tuple[Job, ...]
     next: int | None
-    """The cursor of the next part; None at the end. A part may be short, or empty, while there is a next one."""
+    """The cursor of the next page; None after the last one. A page may be short, or empty, before the last one."""
 
 
 class Worker(msgspec.Struct, frozen=True):
-    """A worker that was heard of."""
+    """A worker that has contacted a server, or a sign of life of one."""
 
     id: UUID
     arch: str
-    """Empty with `types` in a mere sign of life."""
+    """Empty, like `types`, in a sign of life that says no more than that the worker exists."""
     types: tuple[str, ...] = ()
-    """The types of job that it asked for last; none if it never asked."""
+    """The types of jobs in its latest request; empty if it has not requested any."""
     channel: str = ""
     seen_at: datetime | None = None
-    """Set by the driver."""
+    """The time of the latest contact. The driver sets it."""
     jobs: tuple[UUID, ...] = ()
-    """Those that it runs. Set by the driver."""
+    """The jobs that it is running. The driver sets it."""
 
 
 class News(msgspec.Struct, frozen=True):
-    """What a call changed that somebody may be waiting for. Lossy and repeatable: it wakes people, it proves nothing."""
+    """Changes by a call that waiting requests may be interested in.
+
+    News may be lost or repeated: it is a reason to look again, and proves nothing.
+    """
 
     ready: Mapping[Key, int] = {}
-    """How many jobs of a key became ready."""
+    """Number of jobs that became ready, by key."""
     ended: tuple[UUID, ...] = ()
-    """Jobs that ended, cascades included."""
+    """Jobs that ended, including dependents that ended as a consequence."""
     requeued: tuple[UUID, ...] = ()
-    """Jobs whose attempt ended without ending the job: released, lapsed, or failed and put back."""
+    """Jobs whose attempt ended without ending the job."""
     due_in: float | None = None
-    """Seconds until `advance` has something to do because of this call."""
+    """Seconds until `advance` has work to do because of this call."""
     recheck: bool = False
-    """News was lost: look at everything."""
+    """True if news may have been lost, so that everything has to be checked again."""
 
 
 NO_NEWS = News()
