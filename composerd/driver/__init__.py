@@ -10,7 +10,6 @@ from composerd.driver.contract import (
     StoredAttempt,
     StoredJob,
 )
-from composerd.driver.rules import on_return, retry_backoff
 
 __all__ = [
     "CONTRACT_VERSION",
@@ -21,6 +20,4 @@ __all__ = [
     "StorageInfo",
     "StoredAttempt",
     "StoredJob",
-    "on_return",
-    "retry_backoff",
 ]

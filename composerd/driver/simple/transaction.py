@@ -49,7 +49,7 @@ class Memo(msgspec.Struct):
 
 
 class Transaction:
-    """The writing methods of the contract in one transaction of a shelf. An item that is refused has changed nothing."""
+    """The writing methods of the contract in one transaction of a shelf. A refused item has changed nothing."""
 
     def __init__(self, shelf: Shelf, now: int) -> None:
         self.shelf = shelf
