@@ -22,6 +22,12 @@ from composerd_postgres.db.url import Options
 REFUSED_FOR = 5.0
 """How long the pool opens no further connection after one was refused, in seconds."""
 
+NOTICED_WITHIN = 1.0
+"""How long the database may take to notice that a connection was closed, in seconds."""
+
+PAUSE = 0.02
+"""How long the pool waits, in seconds, before it tries again where the database may still count closed connections."""
+
 
 class Connections:
     """A pool of connections. Each is opened when it is needed, and lent to one caller at a time."""
@@ -34,6 +40,8 @@ class Connections:
         """The number of connections that are lent, or being opened to be lent."""
         self._making_room = 0
         """The number of calls of `dedicated` that wait until the database has room for one more connection."""
+        self._made_room = float("-inf")
+        """The time, by the loop's clock, when room was last made for a dedicated connection."""
         self._free = asyncio.Semaphore(options.connections)
         self._closed = True
         self.outage = False
@@ -69,9 +77,10 @@ class Connections:
                 except Refused:
                     if left == 0:
                         raise
-                await asyncio.sleep(0.02)  # the database takes a moment to notice that a connection was closed
+                await asyncio.sleep(PAUSE)  # the database takes a moment to notice that a connection was closed
         finally:
             self._making_room -= 1
+            self._made_room = asyncio.get_running_loop().time()
         raise AssertionError
 
     def close(self) -> None:
@@ -134,16 +143,24 @@ class Connections:
                 return await self._new()
             except Unavailable as exc:
                 self._lent -= 1
-                if not isinstance(exc, Refused) or not (self._lent or self._idle):
+                if isinstance(exc, Refused) and (self._lent or self._idle):
+                    # Wait until another one is returned. If the hosts are gone rather than full, those who have one notice.
+                    pause = REFUSED_FOR
+                elif isinstance(exc, Refused) and self._may_count_closed():
+                    pause = PAUSE
+                else:
                     self.outage = True
                     self._free.release()
                     raise
-                # Wait until another one is returned. If the hosts are gone rather than full, those who have one notice.
-                asyncio.get_running_loop().call_later(REFUSED_FOR, self._free.release)
+                asyncio.get_running_loop().call_later(pause, self._free.release)
             except BaseException:
                 self._lent -= 1
                 self._free.release()
                 raise
+
+    def _may_count_closed(self) -> bool:
+        """Return True if the database may still count connections that were closed to make room."""
+        return self._making_room > 0 or asyncio.get_running_loop().time() < self._made_room + NOTICED_WITHIN
 
     async def _new(self) -> Connection:
         if self._closed:

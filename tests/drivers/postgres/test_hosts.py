@@ -16,7 +16,7 @@ from composerd.errors import Unavailable
 from composerd.models import JobState
 from composerd.testing.kit.instance import BUILD, Instance
 from composerd_postgres import PostgresDriver
-from composerd_postgres.db.connection import Refused
+from composerd_postgres.db.connection import Refused, connect
 from composerd_postgres.db.hosts import Host, Hosts
 from composerd_postgres.db.pool import Connections
 
@@ -220,6 +220,27 @@ async def test_who_listens_comes_before_the_busy(
     await asyncio.wait(busy)
     assert all(task.cancelled() for task in busy)
     await watching.aclose()  # type: ignore[attr-defined]
+
+
+async def test_the_database_still_counts_what_was_closed(open_instance: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A caller waits for a connection that is refused just after others were closed to make room for one that listens."""
+    instance = await open_instance()
+    connections = instance.driver._session.connections  # type: ignore[attr-defined]
+    connections._made_room = asyncio.get_running_loop().time()
+    connections.give_up_idle()
+    refusals = 3
+
+    async def refusing(*args: Any) -> Any:
+        nonlocal refusals
+        if refusals:
+            refusals -= 1
+            raise Refused("too many connections")
+        return await connect(*args)
+
+    monkeypatch.setattr("composerd_postgres.db.pool.connect", refusing)
+    assert await instance.state(await instance.add()) is JobState.READY
+    assert refusals == 0
+    assert not connections.outage
 
 
 async def _busy(instance: Instance) -> None:
