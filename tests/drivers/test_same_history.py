@@ -183,13 +183,20 @@ async def _remove(_journal: Journal, paths: Sequence[Path]) -> None:
 
 
 def everything(table: Table) -> list[KeptEntry]:
-    """All jobs, packed ones too, as they would be kept; but for the place in the queue that an ended one had."""
+    """Return all jobs, packed ones too, as a checkpoint would keep them, but without what no query shows.
+
+    That is the position that an ended job had in the queue, and those of its dependents that have been deleted.
+    """
     by_sequence = table.jobs.by_sequence
     found = [table.jobs.at(sequence) for chunk in by_sequence.chunks() for sequence, _ in by_sequence.chunk(chunk)]
-    jobs = [job for job in found if job is not None]
-    return [
-        msgspec.structs.replace(kept_entry(job), position=0) if job.state.ended else kept_entry(job) for job in jobs
-    ]
+    entries: list[KeptEntry] = []
+    for job in found:
+        if job is not None:
+            entry = kept_entry(job)
+            dependents = [sequence for sequence in entry.dependents if by_sequence.get(sequence) is not None]
+            position = 0 if job.state.ended else entry.position
+            entries.append(msgspec.structs.replace(entry, position=position, dependents=dependents))
+    return entries
 
 
 def weights(table: Table) -> dict[int, int]:

@@ -230,16 +230,19 @@ async def test_sigterm_to_a_worker(serve: Serve, tmp_path: Path) -> None:
     for state in ("ready", "finished"):
         job = await server.submit()
         async with working(server, "--", "sh", "-c", script) as process:
+
+            async def received(pid: int = process.pid) -> bool:
+                return delivered(pid)
+
             await server.until(up)
             process.send_signal(signal.SIGTERM)
             another = await server.submit(priority=-1)
             if state == "finished":
                 (tmp_path / "go").touch()
-            ending = asyncio.create_task(process.wait())
-            while not (await asyncio.wait([ending], timeout=0.5))[0]:
-                if state == "ready":  # repeated, because two pending signals are merged
-                    process.send_signal(signal.SIGTERM)
-            assert ending.result() == 0
+            else:
+                await server.until(received)  # because two pending signals are merged
+                process.send_signal(signal.SIGTERM)
+            assert await process.wait() == 0
         after = await server.job(job["id"])
         assert (after["state"], after["retries"]) == (state, 0)
         if state == "ready":
@@ -247,6 +250,12 @@ async def test_sigterm_to_a_worker(serve: Serve, tmp_path: Path) -> None:
             (tmp_path / "up").unlink()
         assert (await server.job(another["id"]))["state"] == "ready"
         await server.request("POST", f"{another['href']}/cancel")
+
+
+def delivered(pid: int) -> bool:
+    """Return True if a process has received all signals that were sent to it."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return all(int(line.split()[1], 16) == 0 for line in lines if line.startswith(("SigPnd:", "ShdPnd:")))
 
 
 async def test_a_worker_outlives_the_server(serve: Serve, tmp_path: Path) -> None:
@@ -262,8 +271,16 @@ async def test_a_worker_outlives_the_server(serve: Serve, tmp_path: Path) -> Non
         await server.until(up)
         server.kill()
         await server.exited()
-        (tmp_path / "go").touch()
-        await asyncio.sleep(0.5)  # the worker tries to report to a stopped server
+        reported = asyncio.Event()
+
+        async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            if (await reader.readline()).startswith(b"PATCH "):
+                reported.set()
+            writer.close()
+
+        async with await asyncio.start_server(hang_up, *server.address):
+            (tmp_path / "go").touch()
+            await reported.wait()
         await server.start()
         done = await ended(server, job)
     assert (done["state"], done["result"]["stdout"], done["retries"]) == ("finished", "late\n", 0)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from composerd.client import ComposerClient, DamagedDownload, JobContext, RequestFailed, ServerUnreachable, Worker
+from composerd.client.connection import Backoff
 
 from .conftest import NOBODY, Serve, Server
 
@@ -116,7 +117,7 @@ async def test_an_aborted_worker_releases_its_job(server: Server, how: str) -> N
     assert (released["state"], released["retries"]) == ("ready", 0)
 
 
-async def test_patience_outlives_a_restart(serve: Serve) -> None:
+async def test_patience_outlives_a_restart(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """With patience, a request succeeds after a restart of the server; without, it fails at once."""
     server = await serve()
     job = await server.submit()
@@ -126,8 +127,16 @@ async def test_patience_outlives_a_restart(serve: Serve) -> None:
         with pytest.raises(ServerUnreachable, match="cannot be reached"):
             await composer.get(job["id"])
     async with ComposerClient(server.url, patience=20) as composer:
+        tried = asyncio.Event()
+        failed = Backoff.failed
+
+        async def observed(backoff: Backoff, error: Exception) -> None:
+            tried.set()
+            await failed(backoff, error)
+
+        monkeypatch.setattr(Backoff, "failed", observed)
         asking = asyncio.create_task(composer.get(job["id"]))
-        await asyncio.sleep(0.5)
+        await tried.wait()
         await server.start()
         assert (await asking).id == job["id"]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import COMPOSER, JSON, NOBODY, Server, send
+from .conftest import COMPOSER, JSON, NOBODY, Server, send, until_waiting
 from .test_cli import composerd
 
 
@@ -51,6 +51,7 @@ async def test_wait(server: Server) -> None:
     late = await composerd("wait", job["id"], "--timeout", "100ms", server=server)
     assert (late.code, late.err) == (1, f"composerd: job {job['id']} has not ended yet\n")
     waiting = asyncio.create_task(composerd("wait", job["id"], "--json", server=server))
+    await until_waiting(server, 1)
     attempt = await server.ask()
     assert attempt is not None
     await send(server, "PATCH", attempt["location"], b'{"result":[1.50]}', **JSON)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import COMPOSER, NOBODY, WORKER, Server, send
+from .conftest import COMPOSER, NOBODY, WORKER, Server, send, until_waiting
 
 row = pytest.mark.row
 ON_WORKER, ON_COMPOSER = "Worker API", "Composer API"
@@ -132,6 +132,7 @@ async def test_get_job_of_a_token(server: Server) -> None:
     expected = {"kind": "JobStatus", "href": attempt["location"], "id": token, "canceled": False}
     assert await server.request("GET", attempt["location"]) == (200, expected)
     asking = asyncio.create_task(server.request("GET", f"{attempt['location']}?wait=10s"))
+    await until_waiting(server, 1)
     await server.request("POST", f"{COMPOSER}/jobs/{job['id']}/cancel")
     assert await asking == (200, expected | {"canceled": True})
 
@@ -246,8 +247,7 @@ async def test_get_job(server: Server) -> None:
     """A job is returned at once, or when it has ended."""
     job, attempt, _ = await taken(server)
     asking = asyncio.create_task(server.job(job["id"], wait="10s"))
-    await asyncio.sleep(0.05)
-    assert not asking.done()
+    await until_waiting(server, 1)
     await server.finish(attempt, 7)
     ended = await asking
     assert (ended["state"], ended["result"]) == ("finished", 7)

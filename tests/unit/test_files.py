@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn, cast
+from unittest import mock
 from uuid import UUID, uuid4
 
 import pytest
@@ -57,7 +58,7 @@ async def test_any_exception_of_a_store(tmp_path: Path, caplog: pytest.LogCaptur
     with pytest.raises(Unavailable, match="failing"):
         await files.remove(["x"])
     with pytest.raises(Unavailable, match="failing"):
-        assert [locations async for locations in files.list("")] == []
+        _ = [locations async for locations in files.list("")]
     with pytest.raises(Unavailable, match="failing"):  # noqa: PT012  # either call may raise
         async with files.upload(JOB, 1, 10) as upload:
             await upload.write(b"x")
@@ -74,7 +75,6 @@ class _Driver:
     def __init__(self) -> None:
         self.job: Any = None
         self.attached: tuple[Artifact, ...] = ()
-        self.looked = asyncio.Event()
 
     def runs(self, attempt: int) -> None:
         """Let an attempt run."""
@@ -90,7 +90,6 @@ class _Driver:
         self.attached = tuple(Artifact(str(nth), 1, "", location) for nth, location in enumerate(locations))
 
     async def get(self, job_ids: Sequence[UUID]) -> list[Any]:
-        self.looked.set()
         other = SimpleNamespace(state=JobState.RUNNING, attempt=1, id=OTHER)
         return [{JOB: self.job, OTHER: other}.get(job_id) for job_id in job_ids]
 
@@ -107,11 +106,19 @@ async def _put(files: Files, location: str) -> None:
 
 async def _left(files: Files, driver: _Driver) -> list[str]:
     """Return the files that are left after one sweep."""
-    sweeper = asyncio.create_task(Sweeper(files, cast(Driver, driver)).run())
-    await driver.looked.wait()
-    await asyncio.sleep(0.1)
-    sweeper.cancel()
-    await asyncio.wait([sweeper])
+    sweeper = Sweeper(files, cast(Driver, driver))
+    swept = asyncio.Event()
+    get = sweeper._due.get
+
+    async def waiting() -> UUID:
+        swept.set()
+        return await get()
+
+    with mock.patch.object(sweeper._due, "get", waiting):
+        sweeping = asyncio.create_task(sweeper.run())
+        await swept.wait()
+        sweeping.cancel()
+        await asyncio.wait([sweeping])
     return sorted([location async for locations in files.list("") for location in locations])
 
 

@@ -288,8 +288,8 @@ async def test_a_refused_delete_while_a_segment_is_emptied(fs: Instance, monkeyp
     job_id = await fs.add(args=KIB)
     await fs.cancel(job_id)
     await driver._journal.rotate()
-    blocked, flushing = asyncio.Event(), asyncio.Event()
-    flush = driver._journal.flush
+    blocked, flushing, looked = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    flush, between_flushes = driver._journal.flush, driver._compactor._between_flushes
 
     async def refused(wanted: Any) -> Any:
         flushing.set()
@@ -297,11 +297,16 @@ async def test_a_refused_delete_while_a_segment_is_emptied(fs: Instance, monkeyp
         monkeypatch.setattr(driver._journal, "flush", flush)
         raise StorageFull("no room")
 
+    async def observed(*call: Any) -> Any:
+        looked.set()
+        return await between_flushes(*call)
+
     monkeypatch.setattr(driver._journal, "flush", refused)
+    monkeypatch.setattr(driver._compactor, "_between_flushes", observed)
     deleting = asyncio.create_task(fs.delete(job_id))
     await flushing.wait()
     emptying = asyncio.create_task(driver._compactor._empty({1}))
-    await asyncio.sleep(0.05)
+    await looked.wait()
     blocked.set()
     with pytest.raises(StorageFull):
         await deleting

@@ -81,7 +81,9 @@ async def test_another_server_migrates(newest_postgres: Throwaway) -> None:
     driver = PostgresDriver.from_url(newest_postgres.fresh() + "&time_limit=300ms")
     starting = asyncio.create_task(driver.start())
     try:
-        await asyncio.sleep(1)
+        waiting = "wait_event = 'advisory' AND now() - query_start > interval '0.4 s'"
+        while not newest_postgres.sql(f"SELECT pid FROM pg_stat_activity WHERE {waiting}"):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
         assert not starting.done()
     finally:
         holder.close()
@@ -106,7 +108,7 @@ async def test_none_is_made_unless_wanted(newest_postgres: Throwaway) -> None:
     for call in (driver.start(create=False), driver.check()):
         with pytest.raises(StorageUnusable, match="no storage"):
             await call
-    assert newest_postgres.sql(f"SELECT FROM pg_namespace WHERE nspname = '{driver.options.schema}'") == []
+    assert newest_postgres.sql(f"SELECT nspname FROM pg_namespace WHERE nspname = '{driver.options.schema}'") == []
     await driver.close()
     await driver.close()
 
