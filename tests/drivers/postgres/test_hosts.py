@@ -227,7 +227,7 @@ async def test_the_database_still_counts_what_was_closed(open_instance: Open, mo
     instance = await open_instance()
     connections = instance.driver._session.connections  # type: ignore[attr-defined]
     connections._made_room = asyncio.get_running_loop().time()
-    connections.give_up_idle()
+    connections.close_idle()
     refusals = 3
 
     async def refusing(*args: Any) -> Any:
