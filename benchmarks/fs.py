@@ -22,14 +22,14 @@ from benchmarks.store import (
     BATCH,
     KEY,
     OTHER,
-    keeps,
+    is_compacting,
     latencies,
     make_due,
     memory,
     needs_samples,
     on_copy,
     opened,
-    put_off,
+    postpone,
     rates,
     settled,
     size_of,
@@ -81,7 +81,7 @@ async def backlog(table: Table, scratch: Path, jobs: int) -> None:
         await settled(many)
         without = p99(await latencies(many, needs_samples))
         make_due(many)
-        slowest = p99(await latencies(many, lambda taken: taken < 50 or (needs_samples(taken) and keeps(many))))
+        slowest = p99(await latencies(many, lambda taken: taken < 50 or (needs_samples(taken) and is_compacting(many))))
         table.figure("p99 of a submission", without * 1000, "ms")
         table.figure("p99 of a submission while a checkpoint is taken", slowest * 1000, "ms")
         table.at_most(3, "  ratio to without", slowest / without)
@@ -172,7 +172,7 @@ async def start(directory: Path) -> None:
 async def compaction(table: Table, scratch: Path, jobs: int) -> None:
     """Measure single submissions while payloads are copied from segments that are mostly dead."""
     async with opened(scratch) as driver:
-        put_off(driver)
+        postpone(driver)
         for _ in range(0, jobs, BATCH):
             keys = [OTHER if number % STAY == 0 else KEY for number in range(BATCH)]
             await driver.enqueue([[NewJob(id=uuid4(), type=key.type, args=ARGS)] for key in keys])
@@ -191,7 +191,7 @@ async def compaction(table: Table, scratch: Path, jobs: int) -> None:
         make_due(driver)
         await driver.enqueue([[NewJob(id=uuid4(), type=OTHER.type)]])
         await asyncio.wait_for(begun.wait(), 300)
-        during = await latencies(driver, lambda _taken: keeps(driver))
+        during = await latencies(driver, lambda _taken: is_compacting(driver))
         if len(during) < 100:
             sys.exit(
                 f"the compaction copied {sum(copied)} payloads and ended after {len(during)} submissions, "

@@ -66,9 +66,9 @@ async def rates(*drivers: FsDriver) -> Sequence[float]:
     return [ROUNDS * BATCH / took for took in seconds]
 
 
-def keeps(driver: FsDriver) -> bool:
-    """Whether a checkpoint or a compaction is going on."""
-    return driver._compactor._task is not None  # noqa: SLF001  # nobody else needs to know
+def is_compacting(driver: FsDriver) -> bool:
+    """Return whether a checkpoint or a compaction is running."""
+    return driver._compactor._task is not None  # noqa: SLF001  # only the benchmark needs to know
 
 
 def make_due(driver: FsDriver) -> None:
@@ -77,21 +77,21 @@ def make_due(driver: FsDriver) -> None:
     driver._compactor.due_at_bytes = 0  # noqa: SLF001
 
 
-def put_off(driver: FsDriver) -> None:
-    """Let no checkpoint begin until one is made due."""
+def postpone(driver: FsDriver) -> None:
+    """Let no checkpoint begin before `make_due` is called."""
     driver._compactor._closed = True  # noqa: SLF001
 
 
-def on_copy(driver: FsDriver, copied: Callable[[int], None]) -> None:
-    """Hear of every write of a compaction: how many jobs' payloads are copied."""
+def on_copy(driver: FsDriver, note: Callable[[int], None]) -> None:
+    """Call `note` before each write of a compaction with the number of jobs whose payloads are copied."""
     compactor = driver._compactor  # noqa: SLF001
     copy = compactor._copy_payloads  # noqa: SLF001
 
-    async def heard(some: Sequence[CopiedPayloads]) -> None:
-        copied(len(some))
-        await copy(some)
+    async def noted(payloads: Sequence[CopiedPayloads]) -> None:
+        note(len(payloads))
+        await copy(payloads)
 
-    compactor._copy_payloads = heard  # noqa: SLF001
+    compactor._copy_payloads = noted  # noqa: SLF001
 
 
 async def settled(driver: FsDriver) -> None:

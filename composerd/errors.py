@@ -1,4 +1,4 @@
-"""All errors that composerd raises on purpose: one hierarchy, in which each class has a stable code.
+"""The errors that composerd raises on purpose: one hierarchy, in which each class has a stable code.
 
 `composerd.http.errors` decides the number, status and reason of an error over HTTP.
 """

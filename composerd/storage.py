@@ -13,10 +13,10 @@ from composerd.errors import ArtifactNotFound, ComposerdError
 from composerd.models import Artifact
 
 MOVED_AT_ONCE = 100
-"""How many jobs are stored in one call at most."""
+"""Maximum number of jobs that are stored in one call."""
 
 BYTES_MOVED_AT_ONCE = 16 * 1024 * 1024
-"""How many bytes of args and results are stored in one call; the last job may exceed it."""
+"""Size in bytes of args and results from which on a call stores no further jobs."""
 
 Progress = Callable[[int, int], None]
 """Called with the number of jobs that are done and the number of all jobs."""

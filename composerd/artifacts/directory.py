@@ -18,13 +18,13 @@ from composerd.driver.url import path_of
 from composerd.errors import ArtifactNotFound, StorageFull, Unavailable
 
 READ_AT_ONCE = 256 * 1024
-"""How many bytes are read from a file in one call."""
+"""Maximum number of bytes that are read from a file in one call."""
 
 LISTED_AT_ONCE = 100
-"""How many of the directories in the root are listed in one call."""
+"""Number of the root's directories that are listed in one call."""
 
 _TRIES = 10
-"""How many times a file is created when other servers keep removing its empty directory."""
+"""Maximum number of attempts to create a file, while other servers remove its empty directory."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
