@@ -265,9 +265,10 @@ class LeaseRecord(msgspec.Struct):
 
     @classmethod
     def since(cls, row: Any, opened_at: int) -> Self:
-        """Return the record of a row of the statement `read_leases`, which an attempt that began before `opened_at` resumes.
+        """Return the record of a row of the statement `read_leases`; resume an attempt that began before `opened_at`.
 
-        What was renewed after the storage was opened expires later than the lease that it was given then.
+        Such an attempt keeps a deadline that is later than that: it was renewed since, or another server promised it a
+        handover that is longer than its lease.
         """
         handover = None if row.handover is None else microseconds(row.handover)
         record = cls(row.confirmed, row.deadline, row.timeout_at, microseconds(row.lease), handover)

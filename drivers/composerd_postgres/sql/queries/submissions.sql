@@ -62,13 +62,16 @@ FROM json_to_recordset(%(attempts)s) AS r(
 )
 
 -- name: insert_leases
--- Give running attempts from another storage a full lease, as `resume` of composerd.driver.transitions does. That it holds
--- over the job's timeout too is up to `find_due`, because the attempt began before now.
+-- Give running attempts from another storage a full lease, over their jobs' timeouts too. Does the same as `resume` of
+-- composerd.driver.transitions.
 INSERT INTO composerd.leases (token, job_id, worker_id, lease, handover, confirmed, began, timeout_at, deadline)
-SELECT a.token, a.job_id, a.worker_id, a.lease, NULL, true, coalesce(j.started_at, %(now)s),
-    coalesce(j.started_at, %(now)s) + make_interval(secs => j.timeout), %(now)s + make_interval(secs => a.lease)
+SELECT a.token, a.job_id, a.worker_id, a.lease, NULL, true, b.began,
+    CASE WHEN j.timeout IS NOT NULL THEN greatest(b.began + make_interval(secs => j.timeout), b.deadline) END, b.deadline
 FROM composerd.attempts a
 JOIN composerd.jobs j ON j.id = a.job_id
+CROSS JOIN LATERAL (
+    SELECT coalesce(j.started_at, %(now)s) AS began, %(now)s + make_interval(secs => a.lease) AS deadline
+) b
 WHERE a.job_id = ANY (%(ids)s::uuid[]) AND a.state = 'running'
 
 -- name: mark_unpropagated
