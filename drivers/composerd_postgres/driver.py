@@ -1,4 +1,7 @@
-"""The methods of the contract. Each runs in a task of its own, so that a canceled caller does not interrupt a statement."""
+"""`PostgresDriver`: the methods of the contract.
+
+Each runs in a task of its own, so that the cancellation of its caller does not interrupt a statement.
+"""
 
 import asyncio
 import logging
@@ -98,14 +101,15 @@ class PostgresDriver(Driver):
             raise
 
     async def _check_database(self, connection: Connection) -> None:
-        """Raise `StorageUnusable` if the database cannot store every text; warn if it may lose what it has committed."""
+        """Raise `StorageUnusable` if the database cannot store every text; warn if it may lose what was committed."""
         (settings,) = await connection.fetch(
-            "SELECT current_setting('server_encoding') AS encoding, current_setting('synchronous_commit') AS synchronous",
+            "SELECT current_setting('server_encoding') AS encoding, "
+            "current_setting('synchronous_commit') AS synchronous_commit",
             {},
         )
         if settings.encoding != "UTF8":
             raise StorageUnusable(f"the database is encoded in {settings.encoding}; it has to be UTF8")
-        if settings.synchronous == "off":
+        if settings.synchronous_commit == "off":
             log.warning("synchronous_commit is off: jobs and results acknowledged just before a crash may be lost")
 
     async def _check_schema(self, connection: Connection) -> None:

@@ -1,4 +1,4 @@
-"""What all operations of one driver share: the options, the statements, the connections, the claim hints and the clock."""
+"""`Session`: what all operations of one driver share."""
 
 from typing import Any
 from uuid import uuid4
@@ -12,7 +12,7 @@ from composerd_postgres.sql.statements import Statements, encode
 
 
 class Session:
-    """The database as one driver uses it."""
+    """The options, statements, connections, claim hints and clock of one driver."""
 
     def __init__(self, options: Options) -> None:
         self.options = options

@@ -46,7 +46,7 @@ _SESSION = (
 
 _FIXED = (
     "-c timezone=UTC",  # in another zone a stored time may be one that Python cannot represent
-    "-c default_transaction_isolation=read\\ committed",  # after waiting for a lock, changes made meanwhile must be seen
+    "-c default_transaction_isolation=read\\ committed",  # changes during the wait for a lock must be seen
 )
 """Settings of a session that the URL cannot override."""
 

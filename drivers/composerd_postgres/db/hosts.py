@@ -15,7 +15,10 @@ from psycopg2.extensions import parse_dsn
 
 
 class Host(NamedTuple):
-    """A host of a DSN, or one of its addresses. A field is None if the DSN does not set it: libpq then uses its default."""
+    """A host of a DSN, or one of its addresses.
+
+    A field that the DSN does not set is None; libpq then uses its default.
+    """
 
     host: str | None = None
     hostaddr: str | None = None
@@ -67,7 +70,7 @@ class Hosts:
 
 
 def _lookup(name: str) -> "asyncio.Future[list[str]]":
-    """Look up a name in a thread of its own, because a lookup cannot be stopped and must not delay the process's end."""
+    """Look up a name in a thread of its own: a lookup cannot be stopped, and must not delay the end of the process."""
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[list[str]] = loop.create_future()
 

@@ -1,4 +1,4 @@
-"""The pool of connections, which gets by with fewer connections than the options allow while the database refuses more."""
+"""The pool of connections. While the database refuses further connections, it gets by with those that it has."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -53,7 +53,7 @@ class Connections:
         self._idle.append(connection)
 
     async def dedicated(self) -> Connection:
-        """Open a connection outside the pool, which its caller closes. If the database has no room, a pooled one makes room.
+        """Open a connection outside the pool, which its caller closes. If the database has no room, close a pooled one.
 
         Raises:
             Unavailable: The database cannot be reached.

@@ -73,7 +73,7 @@ def parse(url: str) -> Options:
 
 
 def _parts(url: str) -> SplitResult:
-    """Split a URL. Messages show nothing of it: any part may be a piece of a password with a special character in it."""
+    """Split a URL. Messages show nothing of it, because any part may be a piece of a password that is not escaped."""
     try:
         parts = urlsplit(url)
     except ValueError as exc:
@@ -122,7 +122,8 @@ def _target(known: dict[str, str]) -> str:
 def _schema(text: str) -> str:
     if not re.fullmatch(r"[a-z_][a-z0-9_]{0,39}", text) or text.startswith("pg_"):
         raise StorageURLError(
-            f"schema must be up to 40 lowercase letters, digits and underscores, and not begin with a digit or pg_: {text!r}"
+            "schema must be up to 40 lowercase letters, digits and underscores, not beginning with a digit or pg_: "
+            f"{text!r}"
         )
     return text
 

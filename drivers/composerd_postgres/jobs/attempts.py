@@ -67,7 +67,10 @@ class LockedAttempts:
                 self.jobs[attempt.job_id] = JobRecord.locked(row)
 
     def next_position(self) -> int:
-        """Return a position behind all others. One was drawn for each attempt: they are used in the order of the calls."""
+        """Return a position behind all others.
+
+        One was drawn for each attempt in advance; they are used in the order of the calls.
+        """
         return next(self._positions)
 
 

@@ -1,4 +1,4 @@
-"""Collects what transitions decide about jobs that one transaction has locked, and writes it when the transaction ends."""
+"""Collects what transitions decide about jobs that a transaction has locked, and writes it when that commits."""
 
 from typing import Any
 from uuid import UUID

@@ -1,4 +1,4 @@
-"""`JobRecord`, `AttemptRecord` and `LeaseRecord`: rows of the database as mutable records, and as values of the contract.
+"""`JobRecord`, `AttemptRecord` and `LeaseRecord`: rows of the database as records that transitions change.
 
 The records satisfy the protocols of `composerd.driver.records`. They are read from named rows, whose columns the
 statements in `sql/queries` name; times are integers in microseconds and become SQL's times again in what is written.

@@ -1,4 +1,4 @@
-"""What is due because of the time: expired leases, delayed jobs, and ends that are still unpropagated (`Driver.advance`)."""
+"""Does what is due (`Driver.advance`): expired leases, delayed jobs, and ends that are still to be propagated."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,7 +18,7 @@ from composerd_postgres.sql.statements import array
 
 
 class Timers:
-    """The timers of one driver. It ends no attempt within one lease of its start, or of the end of an outage."""
+    """The timers of one driver. They end no attempt within one lease of its start, or of the end of an outage."""
 
     def __init__(self, session: Session) -> None:
         self._session = session

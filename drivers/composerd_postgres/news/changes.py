@@ -12,7 +12,7 @@ MAX_NOTICE = 7900
 """The longest notification, in bytes; PostgreSQL accepts up to 7,999."""
 
 MAX_NOTICES = 16
-"""The largest number of notifications of one transaction. If there were more, one says that everything may have changed."""
+"""The largest number of notifications of one transaction. Instead of more, one says that anything may have changed."""
 
 T = TypeVar("T")
 
@@ -65,7 +65,7 @@ class Changes:
 
 
 class Notice(msgspec.Struct, array_like=True):
-    """A notification, sent as a JSON array. Servers of other versions read it too: do not change the order of the fields."""
+    """A notification, sent as a JSON array. The order of the fields is part of the format: older servers read it."""
 
     origin: str
     """The driver that sent it, which ignores it."""

@@ -1,4 +1,4 @@
-"""Remembers, for each key, before which position there is no ready job, so that a claim need not look there. In memory only.
+"""Hints for claims: for each key the position before which there is no ready job. They are kept in memory only.
 
 Every job that is taken leaves a dead entry in the index of ready jobs until vacuum removes it, which a long transaction
 of anybody prevents. Without a hint each claim would have to skip all the dead entries since then.

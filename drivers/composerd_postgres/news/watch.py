@@ -1,4 +1,4 @@
-"""News of the other servers: from a connection that listens, or by looking regularly where notifications do not arrive."""
+"""News of the other servers: from a connection that listens, or a regular re-check where none arrive."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -67,7 +67,10 @@ async def watch(options: Options, connections: Connections, hints: ClaimHints, o
 
 
 class _Notifications:
-    """The notifications that arrive on a connection. A silent connection is made to notify itself, to find out if it is dead."""
+    """The notifications that arrive on a connection.
+
+    If none arrives for a while, the connection sends one to itself, to find out if it is dead.
+    """
 
     def __init__(self, connection: Connection, channel: str, origin: str) -> None:
         self._connection = connection

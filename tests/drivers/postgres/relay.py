@@ -1,4 +1,4 @@
-"""A socket between a driver and the database that can be made to swallow everything."""
+"""A relay between a driver and the database, which can be made to drop everything."""
 
 import asyncio
 from pathlib import Path
@@ -8,13 +8,13 @@ from ...throwaway import Throwaway
 
 
 class Relay:
-    """A unix socket in that directory, or a port of 127.0.0.1 and of no other address, that leads to the database."""
+    """A unix socket in a directory, or a port of 127.0.0.1 only, that leads to the database."""
 
     def __init__(self, postgres: Throwaway, directory: Path | None = None) -> None:
         self.silent = asyncio.Event()
         self.port = 0
-        self.taken = 0
-        """How many connections were taken."""
+        self.accepted = 0
+        """How many connections were accepted."""
         self._target = str(postgres.directory / ".s.PGSQL.5432")
         self._directory = directory
         self._tasks: list[asyncio.Task[None]] = []
@@ -34,7 +34,7 @@ class Relay:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.taken += 1
+        self.accepted += 1
         there_reader, there_writer = await asyncio.open_unix_connection(self._target)
         for source, sink in ((reader, there_writer), (there_reader, writer)):
             self._tasks.append(asyncio.create_task(self._copy(source, sink)))

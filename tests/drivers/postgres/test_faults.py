@@ -1,4 +1,4 @@
-"""What the PostgreSQL driver makes of connections that break, and of statements that get no answer."""
+"""Faults of the PostgreSQL driver's connections: they break, or a statement gets no answer."""
 
 import asyncio
 import contextlib
@@ -30,7 +30,7 @@ def _schema(instance: Instance) -> str:
 
 
 async def _blocked(postgres: Throwaway, than: int = 0) -> int:
-    """The process of a statement that waits for a lock, another than that one."""
+    """Wait until a statement waits for a lock, and return its process; ignore the process `than`."""
     while True:
         rows = postgres.sql(f"SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND pid <> {than}")
         if rows:
@@ -40,7 +40,7 @@ async def _blocked(postgres: Throwaway, than: int = 0) -> int:
 
 @contextlib.asynccontextmanager
 async def _locked(postgres: Throwaway, statement: str) -> AsyncIterator[None]:
-    """Hold what a statement locks."""
+    """Hold the locks of a statement."""
     connection = psycopg2.connect(host=str(postgres.directory), user="tests", dbname="postgres")
     with connection.cursor() as cursor:
         cursor.execute(statement)
@@ -49,7 +49,7 @@ async def _locked(postgres: Throwaway, statement: str) -> AsyncIterator[None]:
 
 
 async def test_killed_in_a_statement(open_instance: Open, newest_postgres: Throwaway) -> None:
-    """A backend killed in the middle of a statement: the repetition, as the core makes it, finds nothing done, and does it."""
+    """When a backend is killed in the middle of a statement, the repetition finds nothing done, and does it."""
     instance = await open_instance()
     job_id = await instance.add()
     token = await instance.take(job_id)
@@ -63,8 +63,8 @@ async def test_killed_in_a_statement(open_instance: Open, newest_postgres: Throw
     assert await instance.result(job_id) == b"1"
 
 
-async def test_settings_that_somebody_else_chose(newest_postgres: Throwaway) -> None:
-    """A database whose defaults would have a time read as one that Python does not have, and locks prove nothing."""
+async def test_settings_of_the_database_that_would_break_it(newest_postgres: Throwaway) -> None:
+    """The driver works on a database whose default settings would break it: the time zone, isolation and encoding."""
     name = newest_postgres.fresh_database()
     newest_postgres.sql(f"ALTER DATABASE {name} SET timezone = 'America/New_York'")
     newest_postgres.sql(f"ALTER DATABASE {name} SET default_transaction_isolation = 'repeatable read'")
@@ -77,7 +77,10 @@ async def test_settings_that_somebody_else_chose(newest_postgres: Throwaway) -> 
         job = (await driver.get([job_id]))[0]
         assert job is not None
         assert job.not_before == datetime(1, 1, 1, tzinfo=UTC)
-        shown = "SELECT current_setting('transaction_isolation') AS isolation, current_setting('client_encoding') AS encoding"
+        shown = (
+            "SELECT current_setting('transaction_isolation') AS isolation, "
+            "current_setting('client_encoding') AS encoding"
+        )
         connections = driver._session.connections
         assert await connections.fetch(shown, {}) == [("read committed", "UTF8")]
         async with connections.one() as connection:
@@ -88,8 +91,8 @@ async def test_settings_that_somebody_else_chose(newest_postgres: Throwaway) -> 
         await driver.close()
 
 
-async def test_an_outcome_that_nobody_knows(open_instance: Open, newest_postgres: Throwaway) -> None:
-    """A connection lost in COMMIT: what was committed is found by the repetition, done once, and its news are made good by a re-check."""
+async def test_a_connection_lost_in_commit(open_instance: Open, newest_postgres: Throwaway) -> None:
+    """After a connection is lost in COMMIT, the repetition finds the jobs, and a re-check replaces the lost news."""
     instance = await open_instance()
     job = instance.new()
     real = _Losing(instance.driver)
@@ -104,7 +107,7 @@ async def test_an_outcome_that_nobody_knows(open_instance: Open, newest_postgres
 
 
 class _Losing:
-    """Loses the connection once, just after a COMMIT was carried out."""
+    """Loses the connection once, just after a COMMIT was executed."""
 
     def __init__(self, driver: Any) -> None:
         self.lost = 0
@@ -126,7 +129,7 @@ class _Losing:
 
 
 async def test_all_connections_are_busy(open_instance: Open, newest_postgres: Throwaway) -> None:
-    """An exhausted pool: who finds no connection in time is told so, and all is well once they are free."""
+    """A call that gets no connection in time fails with a timeout; calls succeed again once connections are free."""
     instance = await open_instance(connections="2", time_limit="300ms")
     job_id = await instance.add()
     async with _locked(newest_postgres, f"LOCK TABLE {_schema(instance)}.jobs"):
@@ -136,7 +139,7 @@ async def test_all_connections_are_busy(open_instance: Open, newest_postgres: Th
 
 
 async def test_a_ping_waits_for_no_connection(open_instance: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever asks whether the database is there is not kept until one of the connections is free."""
+    """Ping fails within its own limit while all connections are lent; it does not wait until one is free."""
     instance = await open_instance(connections="1")
     monkeypatch.setattr("composerd_postgres.driver.PING_LIMIT", 0.2)
     assert isinstance(instance.driver, PostgresDriver)
@@ -148,7 +151,7 @@ async def test_a_ping_waits_for_no_connection(open_instance: Open, monkeypatch: 
 
 
 async def test_a_canceled_caller_cuts_nothing(open_instance: Open, newest_postgres: Throwaway) -> None:
-    """A caller that goes away takes neither the statement nor the connection with it."""
+    """The cancellation of a caller interrupts neither its statement nor its connection."""
     instance = await open_instance(connections="1")
     job_id = await instance.add()
     async with _locked(newest_postgres, f"LOCK TABLE {_schema(instance)}.jobs"):
@@ -162,11 +165,11 @@ async def test_a_canceled_caller_cuts_nothing(open_instance: Open, newest_postgr
 
 
 async def test_a_statement_that_the_server_cancels(open_instance: Open, newest_postgres: Throwaway) -> None:
-    """A statement canceled in the server is a timeout, not a cancellation of whoever asked."""
+    """A statement that the database cancels is a timeout for the caller, not a cancellation."""
     instance = await open_instance()
     job_id = await instance.add()
     loop = asyncio.get_running_loop()
-    loop.set_exception_handler(lambda *_: None)  # aiopg complains of it there
+    loop.set_exception_handler(lambda *_: None)  # aiopg reports it there
     async with _locked(newest_postgres, f"LOCK TABLE {_schema(instance)}.jobs"):
         call = asyncio.create_task(instance.driver.get([job_id]))
         newest_postgres.sql(f"SELECT pg_cancel_backend({await _blocked(newest_postgres)})")
@@ -178,7 +181,7 @@ async def test_a_statement_that_the_server_cancels(open_instance: Open, newest_p
 async def test_an_outage_ends_no_lease(
     open_instance: Open, newest_postgres: Throwaway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A lease that ran out while the database could not be had is not ended until a full lease after that."""
+    """A lease that expires during an outage of the database is ended only a full lease after the outage."""
     instance = await open_instance()
     job_id = await instance.add()
     token = await instance.take(job_id, lease=60.0)
@@ -188,8 +191,8 @@ async def test_an_outage_ends_no_lease(
     assert await instance.pass_time(61.0) == [job_id]
 
 
-async def test_who_could_not_renew_loses_no_lease(open_instance: Open, newest_postgres: Throwaway) -> None:
-    """A heartbeat that the database did not answer was one: its lease is not ended until a full lease after that."""
+async def test_a_heartbeat_without_an_answer_ends_no_lease(open_instance: Open, newest_postgres: Throwaway) -> None:
+    """A lease whose heartbeat the database did not answer is ended only a full lease after that."""
     instance = await open_instance(time_limit="300ms")
     job_id = await instance.add()
     token = await instance.take(job_id, lease=60.0)
@@ -201,7 +204,7 @@ async def test_who_could_not_renew_loses_no_lease(open_instance: Open, newest_po
 
 
 async def test_a_listing_that_takes_too_long_keeps_no_lease(open_instance: Open, newest_postgres: Throwaway) -> None:
-    """A statement without an answer that has to do with no lease: the job of a worker that died comes back all the same."""
+    """A statement without an answer that concerns no lease does not delay the requeue of a lost worker's job."""
     instance = await open_instance(time_limit="300ms")
     job_id = await instance.add()
     await instance.take(job_id, lease=60.0)
@@ -211,8 +214,8 @@ async def test_a_listing_that_takes_too_long_keeps_no_lease(open_instance: Open,
     assert await instance.pass_time(61.0) == [job_id]
 
 
-async def test_one_without_an_answer_gives_up_the_idle(open_instance: Open, newest_postgres: Throwaway) -> None:
-    """After a statement without an answer no connection from before it is used: each might take as long."""
+async def test_a_timeout_closes_idle_connections(open_instance: Open, newest_postgres: Throwaway) -> None:
+    """After a statement without an answer, idle connections from before it are not used: they may be dead too."""
     instance = await open_instance(time_limit="300ms")
     connections = instance.driver._session.connections  # type: ignore[attr-defined]
     async with connections.one() as one, connections.one() as other:
@@ -224,8 +227,8 @@ async def test_one_without_an_answer_gives_up_the_idle(open_instance: Open, newe
     assert await connections.fetch("SELECT pg_backend_pid()", {}) not in before
 
 
-async def test_a_listener_that_died_gives_up_the_idle(open_instance: Open, newest_postgres: Throwaway) -> None:
-    """Watch: once the connection that listens is found dead no other from before it is used."""
+async def test_a_dead_listener_closes_idle_connections(open_instance: Open, newest_postgres: Throwaway) -> None:
+    """When the connection that listens is found dead, idle connections from before are not used anymore."""
     instance = await open_instance()
     connections = instance.driver._session.connections  # type: ignore[attr-defined]
     before = await connections.fetch("SELECT pg_backend_pid()", {})
@@ -238,7 +241,7 @@ async def test_a_listener_that_died_gives_up_the_idle(open_instance: Open, newes
 
 
 async def test_an_outage_that_goes_on_is_not_forgotten(open_instance: Open, newest_postgres: Throwaway) -> None:
-    """Advance: a lease that nobody could renew is kept also if the database was not there when that was looked at."""
+    """A lease that could not be renewed is not ended if `advance` failed too before the outage was over."""
     instance = await open_instance(time_limit="300ms")
     job_id = await instance.add()
     await instance.take(job_id, lease=60.0)
@@ -250,7 +253,7 @@ async def test_an_outage_that_goes_on_is_not_forgotten(open_instance: Open, newe
 
 
 async def test_a_cancellation_that_comes_with_the_answer(open_instance: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Python 3.11's wait_for drops it, and whoever stops a task would wait for it for ever."""
+    """A cancellation that comes together with the database's answer is not lost, as it is by Python 3.11's wait_for."""
     instance = await open_instance()
     execute = aiopg.connection.Cursor.execute
 
@@ -275,7 +278,7 @@ async def test_a_cancellation_that_comes_with_the_answer(open_instance: Open, mo
 
 
 async def test_closed_while_the_database_hangs(open_instance: Open, newest_postgres: Throwaway) -> None:
-    """Close waits a moment for what is under way; who asked for it is told."""
+    """Close waits only a moment for calls in progress, which then fail."""
     instance = await open_instance()
     async with _locked(newest_postgres, f"LOCK TABLE {_schema(instance)}.jobs"):
         calls = [asyncio.create_task(instance.driver.get([instance.id()])) for _ in range(20)]
@@ -286,8 +289,8 @@ async def test_closed_while_the_database_hangs(open_instance: Open, newest_postg
     assert {type(one) for one in answers} == {Unavailable}
 
 
-async def test_consequences_of_which_nobody_knows(open_instance: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Finish: a connection that broke while dependents were looked at may have made them ready: whoever waits looks again."""
+async def test_a_connection_lost_while_propagating(open_instance: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A finish succeeds though its propagation loses the connection, and asks for a re-check of the dependents."""
     instance = await open_instance()
     first = await instance.add()
     second = await instance.add(first)
@@ -308,7 +311,7 @@ async def test_consequences_of_which_nobody_knows(open_instance: Open, monkeypat
 async def test_a_lock_is_waited_out_in_a_claim(
     open_instance: Open, newest_postgres: Throwaway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Claim: a ready job that somebody holds a lock of for a moment is not taken for no job."""
+    """A claim waits for a ready job that is locked for a moment; it does not answer that there is no job."""
     instance = await open_instance()
     job_id = await instance.add()
     found_locked = asyncio.Event()
@@ -331,7 +334,7 @@ async def test_a_lock_is_waited_out_in_a_claim(
 
 
 async def test_the_connection_that_listens_dies(open_instance: Open, newest_postgres: Throwaway) -> None:
-    """Watch: a listening connection that is killed is an error at once, and the next one begins with a re-check."""
+    """When the connection that listens is killed, watch fails at once, and the next watch begins with a re-check."""
     instance = await open_instance()
     watching = instance.driver.watch()
     assert (await anext(watching)).recheck
@@ -346,7 +349,7 @@ async def test_the_connection_that_listens_dies(open_instance: Open, newest_post
 async def test_a_half_open_connection_is_found(
     open_instance: Open, newest_postgres: Throwaway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Watch: a listening connection whose peer is silent for ever is found by a notification to itself."""
+    """Watch finds out by a notification to itself that the connection that listens is dead."""
     monkeypatch.setattr("composerd_postgres.news.watch.PROBE_AFTER", 0.1)
     monkeypatch.setattr("composerd_postgres.news.watch.PROBE_LIMIT", 0.3)
     async with Relay(newest_postgres, tmp_path) as relay:
@@ -365,8 +368,8 @@ async def test_a_half_open_connection_is_found(
         relay.silent.clear()
 
 
-async def test_a_lock_holds_up_no_other_key(open_instance: Open, newest_postgres: Throwaway) -> None:
-    """Claim: while the only job of one key stays locked, others are given, and whoever waits for it is to ask again."""
+async def test_a_lock_delays_no_other_key(open_instance: Open, newest_postgres: Throwaway) -> None:
+    """While the only job of a key is locked, a claim hands out jobs of other keys, and reports that one as ready."""
     instance = await open_instance()
     held, other = BUILD._replace(type="held"), BUILD._replace(type="other")
     held_id, other_id = await instance.add(type="held"), await instance.add(type="other")

@@ -1,4 +1,4 @@
-"""The same history gives the same answers on PostgreSQL as in memory, with restarts and killed connections in between."""
+"""Random histories give the same answers on PostgreSQL as in memory, with restarts and killed connections."""
 
 import contextlib
 import random
@@ -37,7 +37,7 @@ WEIGHTS = {
 
 
 def steps_of(seed: int, count: int = STEPS) -> list[tuple[str, Any]]:
-    """A history in which most steps find something to do: tokens and jobs are mostly late ones."""
+    """Return a random history. It mostly uses the latest tokens and jobs, so that most steps have something to do."""
     chance = random.Random(seed)
 
     def late() -> int:
@@ -68,7 +68,8 @@ def steps_of(seed: int, count: int = STEPS) -> list[tuple[str, Any]]:
     }
     weights = dict(WEIGHTS)
     if seed % 2:
-        # Of attempts that lapse in one call of `advance` the order is not said; where none is renewed it is that of the claims.
+        # The order of attempts that expire in one call of `advance` is unspecified, except where none was renewed: then
+        # it is the order of the claims.
         weights["attach"] = 0
     else:
         made["time"] = lambda: chance.choice([1.0, 11.0])
@@ -77,7 +78,7 @@ def steps_of(seed: int, count: int = STEPS) -> list[tuple[str, Any]]:
 
 @pytest.mark.parametrize("seed", range(12))
 async def test_postgres_and_memory_agree(newest_postgres: Throwaway, seed: int) -> None:
-    """Every answer, and all that is stored, is the same in PostgreSQL and in memory, whatever happens to the connections."""
+    """All answers and all stored jobs are the same in PostgreSQL and in memory, whatever happens to the connections."""
     url = newest_postgres.fresh()
     here, memory = History(await _opened(url)), History(MemoryDriver.from_url("memory:"))
     await memory.driver.start()
@@ -86,12 +87,12 @@ async def test_postgres_and_memory_agree(newest_postgres: Throwaway, seed: int) 
             where = f"step {number}, {kind}"
             if kind == "restart":
                 if any(job.job.state == "running" for job in [one async for one in here.driver.dump()]):
-                    continue  # a start gives them a new lease, which memory has no way to do
+                    continue  # a start gives them a new lease, and memory has no start
                 await here.driver.close()
                 here.driver = await _opened(url, here.shifted)
             elif kind == "kill":
                 newest_postgres.sql(KILL)
-                with contextlib.suppress(ComposerdError):  # the first call may find out; it stores nothing
+                with contextlib.suppress(ComposerdError):  # the first call may fail; it stores nothing
                     await here.driver.enqueue(
                         [[NewJob(id=here.pick([], 0), type="t", dependencies=(here.pick([], 0),))]]
                     )

@@ -1,4 +1,4 @@
-"""Which connections the PostgreSQL driver gets: of several hosts, by name, and where there are fewer than it may have."""
+"""How the PostgreSQL driver connects: with several hosts, by host names, and where connections are limited."""
 
 import asyncio
 import contextlib
@@ -27,7 +27,7 @@ from .relay import Relay
 
 @contextlib.asynccontextmanager
 async def _starting(directory: Path) -> AsyncIterator[None]:
-    """A host that answers everybody that it is starting up."""
+    """Run a host that answers every connection that it is starting up."""
     said = b"SFATAL\0VFATAL\0C57P03\0Mthe database system is starting up\0\0"
 
     async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -42,7 +42,7 @@ async def _starting(directory: Path) -> AsyncIterator[None]:
 async def test_a_host_that_goes_away_while_connecting(
     open_instance: Open, newest_postgres: Throwaway, tmp_path: Path
 ) -> None:
-    """Of several hosts the next one is taken at once, also when the first answers, that it is starting up."""
+    """The next host is tried at once if the first one answers that it is starting up."""
     complaints: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _loop, context: complaints.append(context))
     async with _starting(tmp_path):
@@ -54,20 +54,20 @@ async def test_a_host_that_goes_away_while_connecting(
 
 
 async def test_a_host_that_says_nothing(open_instance: Open, newest_postgres: Throwaway, tmp_path: Path) -> None:
-    """Of several hosts the next one is tried in time, and the one that was of use comes first from then on."""
+    """The next host is tried in time if the first one does not answer, and it is tried first from then on."""
     async with Relay(newest_postgres, tmp_path) as relay:
         relay.silent.set()
         both = f"{tmp_path},{newest_postgres.directory}"
         began = time.monotonic()
         instance = await open_instance(newest_postgres.fresh(host=both, connect_timeout="2"))
         assert time.monotonic() - began < 1.9  # its half of the 2 s
-        assert relay.taken == 1
+        assert relay.accepted == 1
         await asyncio.gather(*(instance.add() for _ in range(20)))
-        assert relay.taken == 1
+        assert relay.accepted == 1
 
 
-async def test_every_host_in_vain(newest_postgres: Throwaway, tmp_path: Path) -> None:
-    """What is the matter with each is said."""
+async def test_no_host_can_be_reached(newest_postgres: Throwaway, tmp_path: Path) -> None:
+    """If no host can be reached, the error says of each one why."""
     (tmp_path / "silent").mkdir()
     (tmp_path / "starting").mkdir()
     async with Relay(newest_postgres, tmp_path / "silent") as relay, _starting(tmp_path / "starting"):
@@ -81,10 +81,10 @@ async def test_every_host_in_vain(newest_postgres: Throwaway, tmp_path: Path) ->
         assert said in str(info.value)
 
 
-async def test_a_name_is_looked_up_aside(
+async def test_a_name_is_looked_up_in_a_thread(
     open_instance: Open, newest_postgres: Throwaway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A name server that is slow holds up nobody else; a lookup that is under way is not made twice; every address is tried."""
+    """A slow lookup does not block the event loop, is shared by all that need it, and every address is tried."""
     asked: list[str] = []
     first, answer = threading.Event(), threading.Event()
     real = socket.getaddrinfo
@@ -119,22 +119,22 @@ async def test_a_name_is_looked_up_aside(
         ("host=a,b port=1,2", [Host("a", None, "1"), Host("b", None, "2")]),
         ("host=a,b port=1", [Host("a", None, "1"), Host("b", None, "1")]),
         ("host=a,,/run hostaddr=,10.0.0.1,", [Host("a", ""), Host("", "10.0.0.1"), Host("/run", "")]),
-        ("host=a,b port=1,2,3", [Host()]),  # libpq says what is wrong with it
+        ("host=a,b port=1,2,3", [Host()]),  # libpq reports the mistake
     ],
 )
 def test_what_a_url_names(dsn: str, named: list[Host]) -> None:
-    """Hosts, addresses and ports belong together as libpq has it."""
+    """Hosts, addresses and ports of a DSN are combined as libpq combines them."""
     assert list(Hosts(dsn)) == named
 
 
 async def test_a_port_that_only_one_has(open_instance: Open, newest_postgres: Throwaway, tmp_path: Path) -> None:
-    """A host without a port of its own, beside one that has one, is reached by the port that libpq takes."""
+    """A host without a port is reached at the default port of libpq, even if another host has a port."""
     instance = await open_instance(newest_postgres.fresh(host=f"{tmp_path},{newest_postgres.directory}", port="5999,"))
     assert await instance.state(await instance.add()) is JobState.READY
 
 
-async def test_the_last_of_use_comes_first() -> None:
-    """The host that was of use last is tried first, by the address that was of use."""
+async def test_the_latest_host_comes_first() -> None:
+    """The host of the latest successful connection is tried first, at the same address."""
     hosts = Hosts("host=a,localhost,c")
     by_name = await hosts.addresses(Host("localhost"))
     hosts.prefer(Host("localhost"), by_name[-1])
@@ -149,7 +149,7 @@ Limited = Callable[[int], str]
 
 @pytest.fixture
 def limited(newest_postgres: Throwaway) -> Iterator[Limited]:
-    """The storage URL of a role that may have so many connections."""
+    """Return a function that returns the storage URL of a role with a connection limit."""
 
     def url(limit: int) -> str:
         newest_postgres.sql(f"CREATE ROLE limited LOGIN CONNECTION LIMIT {limit}")
@@ -160,8 +160,10 @@ def limited(newest_postgres: Throwaway) -> Iterator[Limited]:
     newest_postgres.sql("DROP OWNED BY limited; DROP ROLE limited")
 
 
-async def test_fewer_than_it_may_have(limited: Limited, open_instance: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the database gives fewer connections than the URL says, those are shared: nobody is refused, no lease is kept."""
+async def test_fewer_connections_than_allowed(
+    limited: Limited, open_instance: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With fewer connections than the URL allows, calls share them: none fails, and no outage is assumed."""
     instance = await open_instance(limited(3))
     connections = instance.driver._session.connections  # type: ignore[attr-defined]
     refusals = _Refusals(monkeypatch)
@@ -169,12 +171,12 @@ async def test_fewer_than_it_may_have(limited: Limited, open_instance: Open, mon
         await asyncio.gather(
             *(instance.add() for _ in range(20)), *(instance.driver.get([instance.id()]) for _ in range(20))
         )
-    assert refusals.count <= connections._options.connections - 3  # nor is one asked for each time
+    assert refusals.count <= connections._options.connections - 3  # the pool does not try to open one for each call
     assert not connections.outage
 
 
 class _Refusals:
-    """Counts the connections that were not to be had."""
+    """Counts the connections that were refused."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.count = 0
@@ -192,10 +194,10 @@ class _Refusals:
         monkeypatch.setattr(Connections, "_new", observed)
 
 
-async def test_places_come_back(
+async def test_further_connections_are_opened_again(
     limited: Limited, open_instance: Open, newest_postgres: Throwaway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once the database gives more connections again they are used again."""
+    """The pool opens further connections again once the database accepts them."""
     monkeypatch.setattr("composerd_postgres.db.pool.REFUSED_FOR", 0.05)
     instance = await open_instance(limited(1), connections="2")
     connections = instance.driver._session.connections  # type: ignore[attr-defined]
@@ -207,10 +209,10 @@ async def test_places_come_back(
         assert await other == [(1,)]
 
 
-async def test_who_listens_comes_before_the_busy(
+async def test_watch_comes_before_busy_connections(
     limited: Limited, open_instance: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Watch: where there is no connection left for it, and none is ever idle, it gets one that is given back."""
+    """Watch gets a connection even if the database accepts no more and none is ever idle: a pooled one makes room."""
     instance = await open_instance(limited(2))
     busy = [asyncio.create_task(_busy(instance)) for _ in range(4)]
     watching = instance.driver.watch()
@@ -248,8 +250,8 @@ async def _busy(instance: Instance) -> None:
         await instance.driver.get([instance.id()])
 
 
-async def test_who_listens_comes_before_the_idle(limited: Limited, open_instance: Open) -> None:
-    """Watch: where there is no connection left for it, idle ones are given up."""
+async def test_watch_comes_before_idle_connections(limited: Limited, open_instance: Open) -> None:
+    """Watch gets a connection if the database accepts no more: idle ones are closed."""
     url = limited(2)
     instance = await open_instance(url, connections="2")
     connections = instance.driver._session.connections  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Many PostgreSQL drivers on one storage: they take each job once, leave no deadlock, and hear of each other."""
+"""Several PostgreSQL drivers on one storage: they share jobs, do not deadlock, and receive each other's news."""
 
 import asyncio
 import hashlib
@@ -15,8 +15,8 @@ from ...throwaway import Throwaway
 from ..conftest import Open
 
 
-async def test_dependents_do_not_hide_a_job(open_instance: Open) -> None:
-    """Claim: a submission that depends on a ready job, and holds on to it, does not keep it from being taken."""
+async def test_a_submission_does_not_hide_a_job(open_instance: Open) -> None:
+    """A submission that depends on a ready job, and locks it against its end, does not keep it from being claimed."""
     one, other = await open_instance(), await open_instance()
     job_id = await one.add()
     session = one.driver._session  # type: ignore[attr-defined]
@@ -30,7 +30,7 @@ async def test_dependents_do_not_hide_a_job(open_instance: Open) -> None:
 
 
 async def test_many_sets_of_keys(open_instance: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Claim: requests for many different sets of keys are answered in their order, with a bounded number of sets in each statement."""
+    """Claims for many different sets of keys are answered in order, by statements with a bounded number of sets."""
     instance = await open_instance()
     keys = [BUILD._replace(type=f"t{n}") for n in range(100)]
     ids = [await instance.add(type=key.type) for key in keys]
@@ -51,7 +51,7 @@ async def test_many_sets_of_keys(open_instance: Open, monkeypatch: pytest.Monkey
 
 
 async def test_many_drivers_take_each_job_once(open_instance: Open) -> None:
-    """Claim: whatever drivers race, each job is given once, and all are."""
+    """When several drivers claim at once, each job is handed out once, and all are."""
     instances = [await open_instance(connections="4") for _ in range(4)]
     keys = [BUILD, BUILD._replace(arch="x86_64")]
     ids = set()
@@ -71,7 +71,7 @@ async def test_many_drivers_take_each_job_once(open_instance: Open) -> None:
 
 
 async def test_many_drivers_end_a_graph(open_instance: Open, newest_postgres: Throwaway) -> None:
-    """Races: ends, cancels, releases and submissions on one graph by many drivers: no deadlock is left, and all adds up."""
+    """Several drivers end, cancel, release and submit jobs of one graph without deadlocks, and all jobs end."""
     instances = [await open_instance(connections="4") for _ in range(4)]
     roots = [await instances[0].add() for _ in range(12)]
     leaves = [
@@ -109,8 +109,8 @@ async def test_many_drivers_end_a_graph(open_instance: Open, newest_postgres: Th
     assert newest_postgres.sql(deadlocks) == before
 
 
-async def test_a_key_is_one_job_whoever_submits(open_instance: Open) -> None:
-    """Enqueue: of submissions with one key at once on many drivers one makes the job, and the others find it."""
+async def test_a_key_is_one_job_on_all_drivers(open_instance: Open) -> None:
+    """Of simultaneous submissions with one idempotency key, on several drivers, one creates the job."""
     instances = [await open_instance() for _ in range(4)]
     for turn in range(10):
         jobs = [
@@ -124,7 +124,7 @@ async def test_a_key_is_one_job_whoever_submits(open_instance: Open) -> None:
 
 
 async def test_news_cross(open_instance: Open) -> None:
-    """Watch: another driver hears what became ready and what ended or came back, and not what it did itself."""
+    """Watch yields what became ready, ended or was requeued by another driver, and nothing of the driver itself."""
     one, other = await open_instance(), await open_instance()
     heard: asyncio.Queue[News] = asyncio.Queue()
 
@@ -150,7 +150,7 @@ async def test_news_cross(open_instance: Open) -> None:
 
 
 async def test_too_much_news(open_instance: Open) -> None:
-    """Watch: more than fits into a few notifications says "look at everything"."""
+    """More news than fit into a few notifications arrive as a re-check of everything."""
     one, other = await open_instance(), await open_instance()
     watching = other.driver.watch()
     await anext(watching)

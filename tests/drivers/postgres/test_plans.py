@@ -1,7 +1,7 @@
-"""How PostgreSQL carries out the driver's statements with 100,000 jobs ready and 100,000 ended: by index, touching what is wanted.
+"""The plans of all statements with 100,000 ready and 100,000 ended jobs use indexes and read only what is needed.
 
-The server itself says so: `auto_explain` reports the plan of every statement, those inside of functions included, with the
-rows that each step really saw.
+PostgreSQL's `auto_explain` reports the plan of every statement, those inside functions included, with the number of
+rows that each step really read.
 """
 
 import asyncio
@@ -24,23 +24,25 @@ ROWS = 100_000
 BIG = frozenset({"jobs", "args", "results", "edges", "attempts", "artifacts"})
 
 FEW = 500
-"""How many rows of a big table a statement may touch for a call that concerns some dozens."""
+"""How many rows of a big table a statement may read for a call that concerns a few dozen."""
 
 FILL = f"""
 SET search_path TO composerd;
-INSERT INTO jobs (id, seq, place, channel, type, arch, state, priority, queued_at, started_at, finished_at, expires_at, purge_at,
-    attempt, dependencies, max_retries, retry_on_failure, retry_backoff, fail_with_dependency, retention, idempotency_key,
-    fingerprint, args_size)
+INSERT INTO jobs (id, seq, place, channel, type, arch, state, priority, queued_at, started_at, finished_at, expires_at,
+    purge_at, attempt, dependencies, max_retries, retry_on_failure, retry_backoff, fail_with_dependency, retention,
+    idempotency_key, fingerprint, args_size)
 SELECT ('00000000-0000-0000-0000-' || lpad(to_hex(n), 12, '0'))::uuid, n, n, '', 'build',
-    CASE n % 2 WHEN 0 THEN 'x86_64' ELSE '' END, CASE WHEN n <= {ROWS} THEN 'finished' ELSE 'ready' END, n % 3, now(), now(),
-    CASE WHEN n <= {ROWS} THEN now() END, CASE WHEN n <= {ROWS} THEN now() + interval '14 d' END,
+    CASE n % 2 WHEN 0 THEN 'x86_64' ELSE '' END, CASE WHEN n <= {ROWS} THEN 'finished' ELSE 'ready' END, n % 3,
+    now(), now(), CASE WHEN n <= {ROWS} THEN now() END, CASE WHEN n <= {ROWS} THEN now() + interval '14 d' END,
     CASE WHEN n <= {ROWS} THEN now() + interval '14 d' END, CASE WHEN n <= {ROWS} THEN 1 ELSE 0 END,
-    CASE WHEN n > {ROWS} THEN ARRAY[('00000000-0000-0000-0000-' || lpad(to_hex(n - {ROWS}), 12, '0'))::uuid] ELSE '{{}}' END,
+    CASE WHEN n > {ROWS} THEN ARRAY[('00000000-0000-0000-0000-' || lpad(to_hex(n - {ROWS}), 12, '0'))::uuid]
+        ELSE '{{}}' END,
     2, 0, 10, false, 1209600, 'key' || n, '', 20
 FROM generate_series(1, {2 * ROWS}) n;
 INSERT INTO args SELECT id, decode(repeat('41', 20), 'hex') FROM jobs;
 INSERT INTO results SELECT id, decode(repeat('42', 20), 'hex') FROM jobs WHERE state = 'finished';
-INSERT INTO attempts SELECT ('11111111-0000-0000-0000-' || lpad(to_hex(seq), 12, '0'))::uuid, id, 1, 'finished', false, 60, '', NULL
+INSERT INTO attempts
+SELECT ('11111111-0000-0000-0000-' || lpad(to_hex(seq), 12, '0'))::uuid, id, 1, 'finished', false, 60, '', NULL
 FROM jobs WHERE state = 'finished';
 INSERT INTO artifacts SELECT id, 'image', 1, 'ab', 'p' FROM jobs WHERE state = 'finished';
 INSERT INTO edges SELECT dependencies[1], id, seq, false FROM jobs WHERE state = 'ready';
@@ -59,7 +61,7 @@ SETTINGS = {
 
 
 _filled: dict[Throwaway, str] = {}
-"""A full database of each server, to be copied for each test."""
+"""For each server a full database, which each test copies."""
 
 
 async def _fill(postgres: Throwaway) -> str:
@@ -72,7 +74,7 @@ async def _fill(postgres: Throwaway) -> str:
 
 @pytest.fixture
 async def explained(postgres: Throwaway) -> Any:
-    """A store over a full database, and a function that carries out a call and answers its plans."""
+    """Yield an instance on a full database, and a function that makes a call and returns its answer and its plans."""
     if postgres not in _filled:
         _filled[postgres] = await _fill(postgres)
     async with _explaining(postgres, postgres.fresh_database(template=_filled[postgres])) as both:
@@ -95,7 +97,7 @@ async def _explaining(postgres: Throwaway, database: str) -> AsyncIterator[Any]:
         answer = await call()
         assert len(driver._session.connections._idle) == 1
         found = [json.loads(one.partition("plan:\n")[2]) for one in notices if "plan:\n" in one]
-        assert found, "the server reported no plan"
+        assert found, "PostgreSQL reported no plan"
         return answer, found
 
     try:
@@ -110,8 +112,8 @@ def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from _nodes(child)
 
 
-def _dear(plans: list[dict[str, Any]]) -> list[str]:
-    """What touches more of a big table than it should."""
+def _expensive(plans: list[dict[str, Any]]) -> list[str]:
+    """Return the steps of plans that read more of a big table than they should."""
     found = []
     for plan in plans:
         for node in _nodes(plan["Plan"]):
@@ -123,14 +125,14 @@ def _dear(plans: list[dict[str, Any]]) -> list[str]:
 
 
 async def test_every_call(explained: Any) -> None:
-    """Each call of the contract, with 100,000 ready and 100,000 ended jobs: no big table is read through, or more of it than is wanted."""
+    """No call of the contract scans a big table, or reads more of it than it needs."""
     instance, plans = explained
     driver = instance.driver
-    dear: list[str] = []
+    expensive: list[str] = []
 
     async def do(call: Awaitable[Any]) -> Any:
         answer, found = await plans(lambda: call)
-        dear.extend(_dear(found))
+        expensive.extend(_expensive(found))
         return answer
 
     both = (BUILD, BUILD._replace(arch="x86_64"))
@@ -139,7 +141,7 @@ async def test_every_call(explained: Any) -> None:
     leaf = instance.new(root.id, retry_on_failure=1)
     await do(driver.enqueue([[root, leaf], [instance.new(idempotency_key="key5")], [instance.new()]]))
     claims = [Claim(instance.id(), both, 60.0, 5.0, instance.id()) for _ in range(20)]
-    for _ in range(2):  # the second time with a position to begin at
+    for _ in range(2):  # the second time with a claim hint
         taken = (await do(driver.claim(claims, PLENTY))).items
         assert len({one.job_id for one in taken}) == 20
         again = (await do(driver.claim(claims, PLENTY))).items
@@ -164,41 +166,41 @@ async def test_every_call(explained: Any) -> None:
     await instance.driver.shift_clock(100.0)
     assert len((await do(driver.advance(100))).items) == 1
     await do(driver.purge(100))
-    assert dear == []
+    assert expensive == []
 
 
 async def test_a_plan_made_when_there_was_nothing(postgres: Throwaway) -> None:
-    """A session that planned its claims just after a vacuum of empty tables looks jobs up all the same when there are many."""
+    """A session that planned its claims while the tables were empty still uses the indexes when there are many jobs."""
     database = postgres.fresh_database()
     await PostgresDriver.from_url(postgres.url(database)).migrate()
-    for table in sorted(BIG):  # else autovacuum has the plans made anew some seconds later
+    for table in sorted(BIG):  # otherwise autovacuum would have the plans replaced within seconds
         postgres.sql(f"ALTER TABLE composerd.{table} SET (autovacuum_enabled = off)", database)
     postgres.sql("VACUUM ANALYZE", database)
     async with _explaining(postgres, database) as (instance, plans):
         claims = [Claim(instance.id(), (BUILD,), 60.0) for _ in range(20)]
         assert (await instance.driver.claim(claims, PLENTY)).items == [None] * 20
         await asyncio.to_thread(postgres.sql, FILL, database)
-        for _ in range(2):  # the second time all are repetitions
+        for _ in range(2):  # the second time as repetitions
             batch, found = await plans(lambda: instance.driver.claim(claims, PLENTY))
             assert None not in batch.items
-            assert _dear(found) == []
+            assert _expensive(found) == []
 
 
 async def test_retention_in_small_batches(explained: Any) -> None:
-    """Purge: with 100,000 jobs past their retention a call touches as many as it is told to remove."""
+    """With 100,000 jobs whose retention is over, a purge reads only about as many as it may delete."""
     instance, plans = explained
     await instance.driver.shift_clock(20 * 86400.0)
     batch, found = await plans(lambda: instance.driver.purge(100))
-    assert batch.items == []  # the ready jobs need them, and they are looked at again later
-    assert _dear(found) == []
+    assert batch.items == []  # ready jobs depend on them, so they are looked at again later
+    assert _expensive(found) == []
     await instance.driver.cancel([UUID(int=ROWS + n) for n in range(101, 201)])
     batch, found = await plans(lambda: instance.driver.purge(100))
     assert len(batch.items) <= 100
-    assert _dear(found) == []
+    assert _expensive(found) == []
 
 
 async def test_a_filtered_page_is_bounded(explained: Any) -> None:
-    """List: a filter that nothing passes costs a bounded look, and goes on from there."""
+    """A listing with a filter that no job passes reads a bounded number of jobs, and offers to go on from there."""
     instance, plans = explained
     page, found = await plans(lambda: instance.driver.list(JobFilter(state=JobState.CANCELED), None, 50))
     assert page.jobs == ()

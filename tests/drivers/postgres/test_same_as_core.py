@@ -124,7 +124,7 @@ def _time_of(after: LeaseRecord) -> int:
 
 @SEEDS
 async def test_touch_is_renew_and_restart_handover(open_instance: Open, seed: int) -> None:
-    """The statement `touch` changes each lease as `renew` and `restart_handover` do, the latter only if it is not confirmed."""
+    """The statement `touch` changes each lease as the functions `renew` and `restart_handover` do."""
     chance = random.Random(seed)
     instance = await open_instance()
     session = _session(instance)
@@ -219,7 +219,7 @@ async def test_claim_is_begin(open_instance: Open, seed: int) -> None:
 
 @SEEDS
 async def test_delayed_jobs_start_when_their_time_has_come(open_instance: Open, seed: int) -> None:
-    """The statement `start_delayed` makes those jobs ready that would be ready if they were submitted now, and no others."""
+    """The statement `start_delayed` makes exactly those jobs ready that would be ready if they were submitted now."""
     chance = random.Random(seed)
     instance = await open_instance()
     session = _session(instance)
@@ -252,7 +252,7 @@ async def test_delayed_jobs_start_when_their_time_has_come(open_instance: Open, 
 
 @SEEDS
 async def test_find_due_finds_what_expires(open_instance: Open, seed: int) -> None:
-    """The statement `find_due` finds the attempts that expire after `resume`, in the order in which they do, and the next one.
+    """The statement `find_due` finds the attempts that `expiry` ends after `resume`, and when the next one expires.
 
     An attempt keeps a handover that is longer than that: the server that promised it still waits for the confirmation.
     """

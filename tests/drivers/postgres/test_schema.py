@@ -1,4 +1,4 @@
-"""The schema of the PostgreSQL driver: migrations one by one, many servers at once, newer ones refused; and what a URL may say."""
+"""The schema of the PostgreSQL driver, its migrations, and its storage URLs."""
 
 import asyncio
 import subprocess
@@ -21,12 +21,12 @@ from ...throwaway import Throwaway
 
 
 def test_migrations_are_numbered_without_a_gap() -> None:
-    """Migrations: their numbers are 1, 2, 3 and so on."""
+    """Migrations are numbered 1, 2, 3 and so on."""
     assert [step.number for step in migrations()] == [*range(1, len(migrations()) + 1)]
 
 
 async def test_one_by_one(postgres: Throwaway) -> None:
-    """Migrations: each can be applied to what the one before left, and again; the last is what a start leaves."""
+    """Each migration can be applied after the previous one, and again; the last one leaves what a start leaves."""
     options = parse(postgres.fresh())
     connection = await Connections(options).dedicated()
     for step in migrations():
@@ -54,7 +54,7 @@ def _shape(postgres: Throwaway, schema: str) -> list[tuple[str, ...]]:
 
 
 async def test_many_servers_at_once(postgres: Throwaway) -> None:
-    """Migrate: servers that start at once on an empty database apply each migration once."""
+    """Servers that start at once on an empty database apply each migration once."""
     url = postgres.fresh()
     drivers = [PostgresDriver.from_url(url) for _ in range(8)]
     await asyncio.gather(*[driver.start() for driver in drivers[:4]], *[driver.migrate() for driver in drivers[4:]])
@@ -64,7 +64,7 @@ async def test_many_servers_at_once(postgres: Throwaway) -> None:
 
 
 async def test_a_schema_that_was_made_for_the_role(newest_postgres: Throwaway) -> None:
-    """Start: a role that may make no schema uses the one that it was given."""
+    """A role that may not create a schema uses the one that it was given."""
     newest_postgres.sql("CREATE ROLE guest LOGIN")
     newest_postgres.sql("CREATE SCHEMA given AUTHORIZATION guest")
     driver = PostgresDriver.from_url(f"postgresql:///postgres?host={newest_postgres.directory}&user=guest&schema=given")
@@ -75,7 +75,7 @@ async def test_a_schema_that_was_made_for_the_role(newest_postgres: Throwaway) -
 
 
 async def test_another_server_migrates(newest_postgres: Throwaway) -> None:
-    """Start: it waits for a migration that takes longer than a statement may."""
+    """A start waits for another server's migration, even longer than a statement may take."""
     holder = psycopg2.connect(host=str(newest_postgres.directory), user="tests", dbname="postgres")
     holder.cursor().execute(f"SELECT pg_advisory_xact_lock({LOCK})")
     driver = PostgresDriver.from_url(newest_postgres.fresh() + "&time_limit=300ms")
@@ -92,7 +92,7 @@ async def test_another_server_migrates(newest_postgres: Throwaway) -> None:
 
 
 async def test_a_newer_schema_is_refused(newest_postgres: Throwaway) -> None:
-    """Start: a schema of a later composerd is refused, saying which one it needs; by `migrate` and `check` too."""
+    """Start, migrate and check refuse a schema of a later composerd, and name the version that it needs."""
     driver = PostgresDriver.from_url(newest_postgres.fresh())
     await driver.migrate()
     newest_postgres.sql(f"INSERT INTO {driver.options.schema}.migrations VALUES (999, 'later', '9.9.9')")
@@ -102,8 +102,8 @@ async def test_a_newer_schema_is_refused(newest_postgres: Throwaway) -> None:
     await driver.close()
 
 
-async def test_none_is_made_unless_wanted(newest_postgres: Throwaway) -> None:
-    """Start: without `create` an empty database is `StorageUnusable`, and stays empty."""
+async def test_no_schema_is_created_unless_wanted(newest_postgres: Throwaway) -> None:
+    """Without `create`, an empty database is refused, and stays empty."""
     driver = PostgresDriver.from_url(newest_postgres.fresh())
     for call in (driver.start(create=False), driver.check()):
         with pytest.raises(StorageUnusable, match="no storage"):
@@ -113,8 +113,8 @@ async def test_none_is_made_unless_wanted(newest_postgres: Throwaway) -> None:
     await driver.close()
 
 
-async def test_a_version_that_will_not_do(newest_postgres: Throwaway, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Start: a PostgreSQL that is too old is refused, saying which one it has to be, not tried again for ever."""
+async def test_an_unsupported_version(newest_postgres: Throwaway, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A PostgreSQL that is too old is refused, and the error names the oldest version that is supported."""
     monkeypatch.setattr("composerd_postgres.db.connection.OLDEST", 990000)
     driver = PostgresDriver.from_url(newest_postgres.fresh())
     with pytest.raises(StorageUnusable, match="has to be 99 or newer"):
@@ -122,15 +122,15 @@ async def test_a_version_that_will_not_do(newest_postgres: Throwaway, monkeypatc
     await driver.close()
 
 
-async def test_an_encoding_that_will_not_do(newest_postgres: Throwaway) -> None:
-    """Start: a database that cannot hold every text is refused."""
+async def test_an_unsupported_encoding(newest_postgres: Throwaway) -> None:
+    """A database whose encoding cannot store every text is refused."""
     driver = PostgresDriver.from_url(newest_postgres.url(newest_postgres.fresh_database(encoding="SQL_ASCII")))
     with pytest.raises(StorageUnusable, match="SQL_ASCII"):
         await driver.start()
 
 
 async def test_storages_in_two_schemas_are_two(newest_postgres: Throwaway) -> None:
-    """Options: `schema` keeps two storages of one database apart."""
+    """Two schemas of one database are two storages."""
     drivers = [PostgresDriver.from_url(newest_postgres.fresh()) for _ in range(2)]
     for driver in drivers:
         await driver.start()
@@ -158,13 +158,13 @@ async def test_storages_in_two_schemas_are_two(newest_postgres: Throwaway) -> No
     ],
 )
 def test_bad_options_are_named(query: str, named: str) -> None:
-    """from_url: an unknown or bad option is an error that names it."""
+    """An unknown option, or a bad value, is refused with an error that names the option."""
     with pytest.raises(StorageURLError, match=named):
         open_driver(f"postgresql://localhost/db?{query}")
 
 
-def test_a_secret_is_not_told() -> None:
-    """from_url: what is told to people, good or bad, has no password in it."""
+def test_no_password_is_shown() -> None:
+    """Neither the target nor an error about a URL shows the password."""
     options = parse("postgresql://user:geheim@db.example.com:5433/jobs?connections=3&sslmode=require")
     assert options.target == "jobs at db.example.com:5433"
     assert options.connections == 3
@@ -178,8 +178,8 @@ def test_a_secret_is_not_told() -> None:
         assert "heim" not in str(info.value)
 
 
-def test_only_one_of_several_hosts_that_takes_writes() -> None:
-    """from_url: of several hosts a standby is passed over unless the URL says otherwise; one host alone is taken as it is."""
+def test_standbys_are_skipped() -> None:
+    """Of several hosts a standby is skipped unless the URL says otherwise; a single host is used as it is."""
     several = "postgresql://a:1,b/jobs"
     assert parse_dsn(parse(several).dsn)["target_session_attrs"] == "read-write"
     assert parse(several).target == "jobs at a:1, b"
@@ -188,7 +188,7 @@ def test_only_one_of_several_hosts_that_takes_writes() -> None:
 
 
 def test_a_url_as_libpq_reads_it() -> None:
-    """from_url: a plus is a plus; what is no address is said so."""
+    """A URL is read as libpq reads it: a plus is a plus, and an invalid address is an error."""
     assert parse_dsn(parse("postgresql://db/jobs?password=a+b%20c").dsn)["password"] == "a+b c"
     assert parse_dsn(parse("Postgresql://user@[::1]:5433,b/jobs").dsn)["host"] == "::1,b"
     for bad in ("postgresql://[::1/jobs", "postgresql://db:abc/jobs"):
@@ -198,8 +198,8 @@ def test_a_url_as_libpq_reads_it() -> None:
         parse("postgresql:jobs")
 
 
-async def test_nobody_there(tmp_path: object) -> None:
-    """Start: a database that does not answer is `Unavailable`; starting later is fine, and so is closing."""
+async def test_no_database_answers(tmp_path: object) -> None:
+    """A start without a database is `Unavailable`, and may be repeated; closing works too."""
     driver = PostgresDriver.from_url(f"postgresql:///db?host={tmp_path}")
     for _ in range(2):
         with pytest.raises(Unavailable, match="cannot be reached"):
@@ -211,7 +211,7 @@ async def test_nobody_there(tmp_path: object) -> None:
 
 @pytest.mark.parametrize("missing", ["aiopg", "psycopg2"])
 def test_without_the_extra(missing: str) -> None:
-    """Without the extra the list of drivers, and an attempt to use this one, say what to install."""
+    """Without the extra, the list of drivers and an attempt to use this one say what to install."""
     program = f"""
         import sys
         sys.modules[{missing!r}] = None
