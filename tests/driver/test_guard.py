@@ -1,0 +1,178 @@
+"""The guard around a driver: times, errors, and the number of answers."""
+
+import logging
+from collections.abc import AsyncIterator, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from composerd.driver import Batch, guard
+from composerd.driver.guard import Guard
+from composerd.errors import DriverError, DriverTimeout, Unavailable
+from composerd.ids import new_id
+from composerd.models import Claim, Key, NewJob, News
+from composerd_fs import MemoryDriver
+
+BATCHES = ["enqueue", "touch", "attach", "finish", "release", "cancel", "delete"]
+LISTS = ["get", "payload", "artifacts"]
+
+
+class Odd(MemoryDriver):
+    """A driver whose methods answer what a test says, or raise it."""
+
+    def __init__(self, answer: Any) -> None:
+        super().__init__()
+        self.answer = answer
+
+    def __getattribute__(self, name: str) -> Any:
+        found = super().__getattribute__(name)
+        if name not in (*BATCHES, *LISTS, "claim", "ping", "load"):
+            return found
+        answer = super().__getattribute__("answer")
+
+        async def call(*_arguments: Any) -> Any:
+            if isinstance(answer, BaseException):
+                raise answer
+            return answer
+
+        return call
+
+    async def watch(self) -> AsyncIterator[News]:
+        """Yield one piece of news, and raise what the test says."""
+        yield News(due_in=1.0)
+        raise self.answer
+
+    async def dump(self) -> AsyncIterator[Any]:
+        """Yield one job, and raise what the test says."""
+        yield "a job"
+        raise self.answer
+
+
+@pytest.mark.parametrize("method", BATCHES + LISTS)
+@pytest.mark.parametrize("count", [0, 1, 3])
+async def test_a_wrong_number_of_answers(method: str, count: int) -> None:
+    """More or fewer answers than items are an error of the driver, which is named with both numbers."""
+    answers: Any = [None] * count
+    odd = Guard(Odd(Batch(answers) if method in BATCHES else answers))
+    with pytest.raises(DriverError, match=f"^memory: {method}: {count} answers to 2 items$") as raised:
+        await getattr(odd, method)([None, None])
+    assert raised.value.details == {"driver": "memory"}
+
+
+@pytest.mark.parametrize("method", BATCHES + LISTS)
+@pytest.mark.parametrize("count", [0, 2])
+async def test_the_right_number_of_answers(method: str, count: int) -> None:
+    """As many answers as items are passed on as they are."""
+    answers: Any = [None] * count
+    answer = Batch(answers) if method in BATCHES else answers
+    assert await getattr(Guard(Odd(answer)), method)([None] * count) is answer
+
+
+@pytest.mark.parametrize(("count", "fine"), [(0, False), (1, True), (2, True), (3, False)])
+async def test_a_claim_may_answer_a_prefix(count: int, fine: bool) -> None:
+    """Of two claims one may be answered, but not none, and not three."""
+    answer: Batch[Any] = Batch([None] * count)
+    claiming = Guard(Odd(answer)).claim([Claim(new_id(), (Key("", "x", None),), 1.0)] * 2, 1)
+    if fine:
+        assert await claiming is answer
+    else:
+        with pytest.raises(DriverError, match=f"^memory: claim: {count} answers to 2 items$"):
+            await claiming
+
+
+async def test_no_claims_are_fine() -> None:
+    """No claims are answered with nothing."""
+    assert (await Guard(Odd(Batch(()))).claim([], 1)).items == ()
+
+
+@pytest.mark.parametrize(
+    ("error", "expected", "message"),
+    [
+        (KeyError("bug"), DriverError, "memory: ping: 'bug'"),
+        (TimeoutError(), DriverTimeout, "memory: ping: the storage took too long"),
+        (ConnectionError("gone"), DriverError, "memory: ping: gone"),
+    ],
+)
+async def test_an_exception_names_the_driver(error: Exception, expected: type[DriverError], message: str) -> None:
+    """An exception of the driver becomes an error that names the driver and the method, with the exception as cause."""
+    with pytest.raises(DriverError) as raised:
+        await Guard(Odd(error)).ping()
+    assert type(raised.value) is expected
+    assert str(raised.value) == message
+    assert raised.value.details == {"driver": "memory"}
+    assert raised.value.__cause__ is error
+
+
+async def test_an_error_of_ours_passes() -> None:
+    """A `ComposerdError` is raised as it is, from streams too."""
+    error = Unavailable("away")
+    odd = Guard(Odd(error))
+    with pytest.raises(Unavailable) as raised:
+        await odd.ping()
+    assert raised.value is error
+    for stream in (odd.watch(), odd.dump()):
+        await anext(stream)
+        with pytest.raises(Unavailable) as raised:
+            await anext(stream)
+        assert raised.value is error
+
+
+@pytest.mark.parametrize("method", ["watch", "dump"])
+async def test_a_stream_that_breaks_names_the_driver(method: str) -> None:
+    """News and a dump are passed on until the driver raises, and the error names the driver."""
+    stream = getattr(Guard(Odd(KeyError("bug"))), method)()
+    assert await anext(stream) is not None
+    with pytest.raises(DriverError, match=f"^memory: {method}: 'bug'$") as raised:
+        await anext(stream)
+    assert raised.value.details == {"driver": "memory"}
+
+
+async def test_calls_are_observed() -> None:
+    """The observer is called after each call with the method, the time that it took, and whether it raised."""
+    seen: list[tuple[str, float, bool]] = []
+
+    def observe(method: str, seconds: float, raised: bool) -> None:
+        seen.append((method, seconds, raised))
+
+    await Guard(Odd(None), observe).ping()
+    answers: list[Any] = [Unavailable("away"), KeyError("bug"), Batch([])]
+    for answer in answers:
+        odd = Guard(Odd(answer), observe)
+        with pytest.raises(Unavailable):
+            await odd.finish([None])  # type: ignore[list-item]
+    assert [(method, raised) for method, _, raised in seen] == [("ping", False), *[("finish", True)] * 3]
+    assert all(0 <= seconds < 60 for _, seconds, _ in seen)
+
+
+@pytest.mark.parametrize(("method", "logged"), [("ping", True), ("load", False)])
+async def test_a_slow_call_is_logged(
+    method: str, logged: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call that takes longer than a second is logged with its time, unless it may take long."""
+    times = iter([10.0, 12.0])
+    monkeypatch.setattr(guard, "time", SimpleNamespace(monotonic=lambda: next(times)))
+    arguments: Sequence[Any] = ([],) if method == "load" else ()
+    with caplog.at_level(logging.WARNING):
+        await getattr(Guard(Odd(None)), method)(*arguments)
+    assert [record.getMessage() for record in caplog.records] == ["storage memory: ping took 2.0 s"] * logged
+
+
+async def test_every_method_reaches_the_driver() -> None:
+    """A guarded driver does what the driver does, with its capabilities and its directory."""
+    driver = MemoryDriver()
+    driver.artifacts_directory = "/srv/artifacts"
+    guarded = Guard(driver)
+    assert guarded.capabilities is driver.capabilities
+    assert guarded.artifacts_directory == "/srv/artifacts"
+    await guarded.start()
+    job = NewJob(id=new_id(), type="x")
+    await guarded.enqueue([[job]])
+    assert [one.job.id async for one in guarded.dump()] == [job.id]
+    assert await guarded.ahead(job.id, 10) == 0
+    assert (await guarded.info()).jobs["ready"] == 1
+    await guarded.shift_clock(1.0)
+    assert (await guarded.advance(10)).items == []
+    assert (await guarded.purge(10)).items == []
+    with pytest.raises(NotImplementedError, match="open_driver"):
+        Guard.from_url("memory:")

@@ -1,0 +1,539 @@
+"""The queue over a storage that works: waiting, news, and the errors that tell what became of a job or an attempt."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+from uuid import UUID
+
+import msgspec
+import pytest
+
+from composerd.driver.guard import Guard
+from composerd.errors import (
+    AttemptCanceled,
+    AttemptFinished,
+    AttemptSuperseded,
+    ComposerdError,
+    JobEnded,
+    JobNotEnded,
+    JobNotFound,
+    ResultConflict,
+    TokenNotFound,
+    Unavailable,
+)
+from composerd.ids import new_id
+from composerd.models import (
+    Artifact,
+    Attempt,
+    AttemptState,
+    Claimed,
+    JobFilter,
+    JobState,
+    NewJob,
+    News,
+    PayloadKind,
+    Worker,
+)
+from composerd.queue import JobQueue, QueueOptions, check_running, jobqueue, keys_for
+from composerd_fs import MemoryDriver
+
+KEYS = keys_for("", ["build"], "x86_64")
+LONG = 60.0
+
+
+class Shared(MemoryDriver):
+    """The memory driver as a shared storage: news of other servers comes from the test."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.capabilities = msgspec.structs.replace(MemoryDriver.capabilities, shared=True)
+        self.others: asyncio.Queue[News | Unavailable] = asyncio.Queue()
+        self.watches: asyncio.Queue[None] = asyncio.Queue()
+
+    async def watch(self) -> AsyncIterator[News]:
+        """Yield the news that a test puts in; an error ends the watch."""
+        self.watches.put_nowait(None)
+        while True:
+            news = await self.others.get()
+            if isinstance(news, Unavailable):
+                raise news
+            yield news
+
+
+def running(driver: MemoryDriver, **options: Any) -> AbstractAsyncContextManager[JobQueue]:
+    """Run a queue that does not sweep on its own for the length of a test, unless the options say so."""
+    given = {
+        "heartbeat_timeout": 120.0,
+        "handover_timeout": 10.0,
+        "sweep_interval": 3600.0,
+        "worker_timeout": 3600.0,
+        "max_waits": 100,
+    }
+    return JobQueue(Guard(driver), QueueOptions(**(given | options))).running()
+
+
+@pytest.fixture
+async def driver() -> MemoryDriver:
+    """Return an empty storage."""
+    driver = MemoryDriver()
+    await driver.start()
+    return driver
+
+
+@pytest.fixture
+async def queue(driver: MemoryDriver) -> AsyncIterator[JobQueue]:
+    """Run a queue."""
+    async with running(driver) as queue:
+        yield queue
+
+
+async def add(queue: JobQueue, **fields: Any) -> UUID:
+    """Submit a job, and return its id."""
+    job = NewJob(id=new_id(), type="build", **fields)
+    assert (await queue.submit([job])).created == (True,)
+    return job.id
+
+
+async def take(queue: JobQueue, **options: Any) -> Claimed:
+    """Request a job that is ready."""
+    claimed = await queue.request(KEYS, confirm=options.pop("confirm", False), wait=LONG, **options)
+    assert claimed is not None
+    return claimed
+
+
+async def ended_attempt(queue: JobQueue, how: str) -> UUID:
+    """Return the token of an attempt that ended in some way."""
+    job_id = await add(queue)
+    token = (await take(queue)).token
+    if how == "finished":
+        await queue.finish(token, b"1", failed=False)
+    elif how == "canceled":
+        await queue.cancel(job_id)
+    elif how == "superseded":
+        await queue.release(token)
+    return token if how != "unknown" else new_id()
+
+
+async def turns(count: int = 20) -> None:
+    """Let the event loop run for some turns."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def test_a_request_waits_for_a_job(queue: JobQueue) -> None:
+    """A request that finds no job gets the next one that is submitted, with its args."""
+    requesting = asyncio.create_task(queue.request(KEYS, confirm=False, wait=LONG))
+    await turns()
+    assert queue.waits == 1
+    job_id = await add(queue, args=b"[1]")
+    claimed = await requesting
+    assert claimed is not None
+    assert (claimed.job_id, claimed.args, claimed.attempt) == (job_id, b"[1]", 1)
+    assert queue.waits == 0
+    assert await queue.payload(job_id, PayloadKind.ARGS) == b"[1]"
+
+
+async def test_a_request_names_its_worker(queue: JobQueue) -> None:
+    """The worker of a request is known while it waits, and is the job's worker when it has got it."""
+    worker = Worker(new_id(), "x86_64", ("build",))
+    requesting = asyncio.create_task(queue.request(KEYS, worker=worker, confirm=False, wait=LONG))
+    await turns()
+    assert [one.id for one in await queue.roster.workers()] == [worker.id]
+    job_id = await add(queue)
+    await requesting
+    assert (await queue.get(job_id)).worker_id == worker.id
+    assert queue.roster._waiting == {}
+
+
+async def test_waits_are_limited(driver: MemoryDriver) -> None:
+    """A wait beyond the limit is refused, whatever it is for; one that ended makes room, however it ended."""
+    async with running(driver, max_waits=2) as queue:
+        job_id = await add(queue)
+        token = (await take(queue)).token
+        waits = [
+            asyncio.create_task(queue.request(KEYS, confirm=False, wait=LONG)),
+            asyncio.create_task(queue.wait_for_end(job_id, LONG)),
+        ]
+        await turns()
+        assert queue.waits == 2
+        refused = queue.request(KEYS, confirm=False, wait=0), queue.wait_for_end(job_id, 0)
+        for wait in (*refused, queue.wait_while_running(token, 0)):
+            with pytest.raises(Unavailable, match="too many waiting requests") as raised:
+                await wait
+            assert raised.value.details == {"limit": 2}
+        waits[0].cancel()
+        await asyncio.wait([waits[0]])
+        assert await queue.request(KEYS, confirm=False, wait=0) is None
+        waits[1].cancel()
+        await asyncio.wait([waits[1]])
+        assert queue.waits == 0
+
+
+async def test_a_handover_is_limited_only_if_it_is_confirmed(queue: JobQueue, driver: MemoryDriver) -> None:
+    """An attempt of a worker that promised to confirm lives for the handover time, any other for its lease."""
+    promised = (await add(queue), await take(queue, confirm=True))
+    plain = (await add(queue), await take(queue))
+    await driver.shift_clock(queue.options.handover_timeout + 1)
+    await driver.advance(10)
+    assert (await queue.get(promised[0])).state is JobState.READY
+    assert (await queue.get(plain[0])).state is JobState.RUNNING
+    await driver.shift_clock(queue.options.heartbeat_timeout)
+    await driver.advance(10)
+    assert (await queue.get(plain[0])).state is JobState.READY
+
+
+async def test_a_handover_that_expires_is_noticed_in_time(driver: MemoryDriver) -> None:
+    """Without any sweep the job of a worker that does not confirm is handed to the next one."""
+    async with running(driver, handover_timeout=0.05) as queue:
+        await add(queue)
+        first = await take(queue, confirm=True)
+        second = await take(queue)
+        assert (second.job_id, second.attempt) == (first.job_id, 2)
+
+
+async def test_a_delivery_restarts_the_handover(queue: JobQueue, driver: MemoryDriver) -> None:
+    """When the answer has been written, an unconfirmed attempt has its full handover time again."""
+    job_id = await add(queue)
+    token = (await take(queue, confirm=True)).token
+    for _ in range(3):
+        await driver.shift_clock(queue.options.handover_timeout * 0.75)
+        await queue.delivered(token)
+    await driver.advance(10)
+    assert (await queue.get(job_id)).state is JobState.RUNNING
+    await driver.shift_clock(queue.options.handover_timeout + 1)
+    await driver.advance(10)
+    assert (await queue.get(job_id)).state is JobState.READY
+
+
+async def test_an_undelivered_job_is_released(queue: JobQueue) -> None:
+    """A job that could not be delivered is ready again, and does not count as tried."""
+    job_id = await add(queue)
+    queue.release_undelivered((await take(queue)).token)
+    second = await take(queue)
+    assert second.job_id == job_id
+    assert (await queue.get(job_id)).retries == 0
+
+
+async def test_a_release_that_fails_is_logged(queue: JobQueue, caplog: pytest.LogCaptureFixture) -> None:
+    """If an undelivered job cannot be released, the log says that its lease will do it."""
+    release = queue._release._call
+
+    async def fail(_tokens: Sequence[UUID]) -> Any:
+        raise Unavailable("away")
+
+    queue._release._call = fail
+    with caplog.at_level(logging.WARNING):
+        queue.release_undelivered(new_id())
+        await queue._release.close()
+        await turns(2)
+    queue._release._call = release
+    assert "releasing an undelivered job failed; it is requeued when its lease expires: away" in caplog.text
+
+
+async def test_a_wait_for_an_end(queue: JobQueue) -> None:
+    """A wait for a job's end is answered when it ends, or with the job as it is when the time is up."""
+    job_id = await add(queue)
+    assert (await queue.wait_for_end(job_id, 0)).state is JobState.READY
+    waiting = asyncio.create_task(queue.wait_for_end(job_id, LONG))
+    token = (await take(queue)).token
+    assert not waiting.done()
+    await queue.finish(token, b"1", failed=False)
+    assert (await waiting).state is JobState.FINISHED
+    assert (await queue.wait_for_end(job_id, LONG)).state is JobState.FINISHED
+    with pytest.raises(JobNotFound):
+        await queue.wait_for_end(new_id(), LONG)
+
+
+async def test_a_wait_for_an_end_that_a_dependency_brings(queue: JobQueue) -> None:
+    """A wait for a job is answered when another job's cancel ends it."""
+    first = await add(queue)
+    second = await add(queue, dependencies=(first,))
+    waiting = asyncio.create_task(queue.wait_for_end(second, LONG))
+    await turns()
+    await queue.cancel(first)
+    assert (await waiting).state is JobState.CANCELED
+
+
+async def test_a_wait_of_a_worker_ends_with_its_attempt(queue: JobQueue) -> None:
+    """A worker that waits learns at once that its job was canceled; otherwise its attempt is running when time is up."""
+    job_id = await add(queue)
+    token = (await take(queue)).token
+    assert (await queue.wait_while_running(token, 0.01)).state is AttemptState.RUNNING
+    waiting = asyncio.create_task(queue.wait_while_running(token, LONG))
+    await turns()
+    await queue.cancel(job_id)
+    assert (await waiting).state is AttemptState.CANCELED
+    assert (await queue.wait_while_running(token, LONG)).state is AttemptState.CANCELED
+    with pytest.raises(TokenNotFound):
+        await queue.wait_while_running(new_id(), LONG)
+
+
+async def test_a_wait_of_a_worker_ends_with_a_requeue(queue: JobQueue) -> None:
+    """A worker that waits learns at once that its job was requeued."""
+    await add(queue)
+    token = (await take(queue)).token
+    waiting = asyncio.create_task(queue.wait_while_running(token, LONG))
+    await turns()
+    await queue.release(token)
+    assert (await waiting).state is AttemptState.SUPERSEDED
+
+
+async def test_draining_answers_waits(queue: JobQueue) -> None:
+    """When the queue drains, every wait is answered with the state at that moment, and later ones at once."""
+    job_id = await add(queue)
+    token = (await take(queue)).token
+    waits = (
+        asyncio.create_task(queue.wait_for_end(job_id, LONG)),
+        asyncio.create_task(queue.wait_while_running(token, LONG)),
+        asyncio.create_task(queue.request(KEYS, confirm=False, wait=LONG)),
+    )
+    await turns()
+    assert not queue.draining
+    queue.drain()
+    assert queue.draining
+    assert (await waits[0]).state is JobState.RUNNING
+    assert (await waits[1]).state is AttemptState.RUNNING
+    assert await waits[2] is None
+    assert (await queue.wait_for_end(job_id, LONG)).state is JobState.RUNNING
+    assert (await queue.wait_while_running(token, LONG)).state is AttemptState.RUNNING
+
+
+async def test_a_heartbeat_renews(queue: JobQueue, driver: MemoryDriver) -> None:
+    """A touch renews the lease and counts as a sign of life of the attempt's worker; progress is stored with it."""
+    worker = Worker(new_id(), "x86_64", ("build",))
+    job_id = await add(queue)
+    token = (await take(queue, worker=worker)).token
+    for _ in range(3):
+        await driver.shift_clock(queue.options.heartbeat_timeout * 0.75)
+        assert (await queue.touch(token)).state is AttemptState.RUNNING
+    await driver.advance(10)
+    await queue.progress(token, b'{"done": 1}')
+    job = await queue.get(job_id)
+    assert (job.state, job.partial) == (JobState.RUNNING, b'{"done": 1}')
+    await driver.shift_clock(queue.options.worker_timeout)
+    await queue.touch(token)
+    assert [one.id for one in await queue.roster.workers()] == [worker.id]
+
+
+ENDS: list[tuple[str, type[ComposerdError], dict[str, str]]] = [
+    ("finished", AttemptFinished, {"state": "finished"}),
+    ("canceled", AttemptCanceled, {"state": "canceled"}),
+    ("superseded", AttemptSuperseded, {"state": "superseded"}),
+    ("unknown", TokenNotFound, {}),
+]
+
+
+@pytest.mark.parametrize(("how", "error", "details"), ENDS, ids=[end[0] for end in ENDS])
+async def test_an_attempt_that_is_over(
+    queue: JobQueue, how: str, error: type[ComposerdError], details: dict[str, str]
+) -> None:
+    """Progress, a release and a file of an attempt that is over are refused with an error that tells its state."""
+    token = await ended_attempt(queue, how)
+    artifact = Artifact("a", 1, "00", "a/1/x")
+    for call in (queue.progress(token, b"1"), queue.attach(token, artifact), queue.release(token)):
+        with pytest.raises(error) as raised:
+            await call
+        assert type(raised.value) is error
+        assert raised.value.details == details
+
+
+@pytest.mark.parametrize(
+    ("how", "error", "details"),
+    [("finished", ResultConflict, {}), *ENDS[1:]],
+    ids=["conflict", "canceled", "superseded", "unknown"],
+)
+async def test_an_outcome_that_is_refused(
+    queue: JobQueue, how: str, error: type[ComposerdError], details: dict[str, str]
+) -> None:
+    """A different outcome of a finished attempt, and any outcome of one that is over otherwise, is refused."""
+    token = await ended_attempt(queue, how)
+    with pytest.raises(error) as raised:
+        await queue.finish(token, b"2", failed=False)
+    assert type(raised.value) is error
+    assert raised.value.details == details
+
+
+def test_a_running_attempt_is_not_refused() -> None:
+    """The check of an attempt passes one that is running."""
+    check_running(Attempt(AttemptState.RUNNING))
+
+
+async def test_an_outcome_is_accepted_once(queue: JobQueue) -> None:
+    """The same outcome again is accepted; the job and its result are there."""
+    job_id = await add(queue)
+    token = (await take(queue)).token
+    for _ in range(2):
+        await queue.finish(token, b'{"job_error": 1}', failed=True)
+    assert (await queue.get(job_id)).state is JobState.FAILED
+    assert await queue.results([job_id, new_id()]) == [b'{"job_error": 1}', None]
+    assert await queue.payload(job_id, PayloadKind.RESULT) == b'{"job_error": 1}'
+
+
+async def test_artifacts_appear_with_the_end(queue: JobQueue) -> None:
+    """Attached files are the job's when it has ended; a file that replaces another one names its location."""
+    job_id = await add(queue)
+    token = (await take(queue)).token
+    first, second = (Artifact("disk", 1, "00", f"a/1/{n}") for n in range(2))
+    assert await queue.attach(token, first) is None
+    assert await queue.attach(token, second) == "a/1/0"
+    assert await queue.artifacts(job_id) == ()
+    await queue.finish(token, b"1", failed=False)
+    assert await queue.artifacts(job_id) == (second,)
+    with pytest.raises(JobNotFound):
+        await queue.artifacts(new_id())
+
+
+async def test_deleting_jobs(queue: JobQueue) -> None:
+    """A job that has ended can be deleted, and whoever wants to know is told; others are refused."""
+    removed: list[UUID] = []
+    job_id = await add(queue)
+    with pytest.raises(JobNotEnded):
+        await queue.delete(job_id)
+    with pytest.raises(JobNotFound) as raised:
+        await queue.delete(unknown := new_id())
+    assert raised.value.details == {"id": str(unknown)}
+    assert (await queue.cancel(job_id)).state is JobState.CANCELED
+    queue.on_removed = removed.extend
+    await queue.delete(job_id)
+    assert removed == [job_id]
+    with pytest.raises(JobNotFound) as raised:
+        await queue.get(job_id)
+    assert raised.value.details == {"id": str(job_id)}
+
+
+async def test_a_job_that_has_ended_cannot_be_canceled(queue: JobQueue) -> None:
+    """A cancel of a job that has finished is refused."""
+    job_id = await add(queue)
+    await queue.finish((await take(queue)).token, b"1", failed=False)
+    with pytest.raises(JobEnded):
+        await queue.cancel(job_id)
+
+
+async def test_jobs_are_listed(queue: JobQueue) -> None:
+    """A page of jobs is that of the driver."""
+    ids = [await add(queue) for _ in range(3)]
+    page = await queue.list(JobFilter(), None, 2)
+    assert [job.id for job in page.jobs] == [ids[2], ids[1]]
+    assert [job.id for job in (await queue.list(JobFilter(), page.next, 2)).jobs] == [ids[0]]
+
+
+async def test_listeners_are_told_of_ends(queue: JobQueue) -> None:
+    """Listeners get news of attempts and jobs that ended, and no other news."""
+    heard: list[News] = []
+    queue.listeners.append(heard.append)
+    job_id = await add(queue)
+    first = await take(queue)
+    assert heard == []
+    await queue.release(first.token)
+    await queue.finish((await take(queue)).token, b"1", failed=False)
+    assert [(news.requeued, news.ended) for news in heard] == [((job_id,), ()), ((), (job_id,))]
+
+
+@pytest.mark.parametrize(("count", "message"), [(1, "1 job"), (3, "3 jobs")])
+async def test_what_a_crash_or_time_left_is_done(
+    driver: MemoryDriver, caplog: pytest.LogCaptureFixture, count: int, message: str
+) -> None:
+    """Ended jobs whose retention is over are deleted by the sweep, which is logged in words that count right."""
+    removed: asyncio.Queue[Sequence[UUID]] = asyncio.Queue()
+    with caplog.at_level(logging.INFO):
+        async with running(driver, sweep_interval=0.01) as queue:
+            queue.on_removed = removed.put_nowait
+            ids = [NewJob(id=new_id(), type="build", retention=60.0) for _ in range(count)]
+            await queue.submit(ids)
+            for one in ids:
+                await queue.cancel(one.id)
+            await driver.shift_clock(61)
+            assert set(await removed.get()) == {one.id for one in ids}
+    assert f"removed {message} whose retention is over" in caplog.text
+    assert caplog.text.count("retention") == 1
+
+
+async def test_a_start_does_what_a_crash_left(driver: MemoryDriver) -> None:
+    """A queue lets the driver do at once what is due when it starts."""
+    await driver.enqueue([[NewJob(id=new_id(), type="build", not_before=60.0)]])
+    await driver.shift_clock(61)
+    async with running(driver) as queue:
+        assert (await take(queue)).attempt == 1
+
+
+async def test_news_of_other_servers(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """News of another server wakes waits; a lost connection is logged once and opened again, and waits are checked."""
+    monkeypatch.setattr(jobqueue, "WATCH_AGAIN", 0.01)
+    driver = Shared()
+    await driver.start()
+    with caplog.at_level(logging.WARNING):
+        async with running(driver) as queue:
+            requesting = asyncio.create_task(queue.request(KEYS, confirm=False, wait=LONG))
+            await turns()
+            job = NewJob(id=new_id(), type="build")
+            driver.others.put_nowait((await driver.enqueue([[job]])).news)
+            claimed = await requesting
+            assert claimed is not None
+            waiting = asyncio.create_task(queue.wait_for_end(job.id, LONG))
+            requesting = asyncio.create_task(queue.request(KEYS, confirm=False, wait=LONG))
+            await turns()
+            await driver.cancel([job.id])
+            await driver.enqueue([[NewJob(id=new_id(), type="build")]])
+            driver.others.put_nowait(Unavailable("gone"))
+            driver.others.put_nowait(Unavailable("still gone"))
+            assert (await waiting).state is JobState.CANCELED
+            assert await requesting is not None
+            for _ in range(3):
+                await driver.watches.get()
+            driver.others.put_nowait(News(recheck=True))
+            driver.others.put_nowait(Unavailable("gone again"))
+            await driver.watches.get()
+    lost = "lost the notification connection; news of other servers is delayed until it is back: "
+    assert [record.getMessage() for record in caplog.records] == [f"{lost}gone", f"{lost}gone again"]
+
+
+async def test_lost_news_of_other_servers_delays_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a shared storage a wait reads the job again now and then, in case news was lost."""
+    monkeypatch.setattr(jobqueue, "SHARED_RECHECK", 0.01)
+    driver = Shared()
+    await driver.start()
+    async with running(driver) as queue:
+        job_id = await add(queue)
+        token = (await take(queue)).token
+        waits = (
+            asyncio.create_task(queue.wait_for_end(job_id, LONG)),
+            asyncio.create_task(queue.wait_while_running(token, LONG)),
+        )
+        await turns()
+        await driver.cancel([job_id])
+        assert (await waits[0]).state is JobState.CANCELED
+        assert (await waits[1]).state is AttemptState.CANCELED
+
+
+async def test_a_crash_in_the_background_is_logged(
+    driver: MemoryDriver, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bug that ends a background task is logged as critical, with the task's name."""
+
+    async def crash() -> None:
+        raise KeyError("bug")
+
+    with caplog.at_level(logging.CRITICAL):
+        queue = JobQueue(
+            Guard(driver),
+            QueueOptions(
+                heartbeat_timeout=1, handover_timeout=1, sweep_interval=3600, worker_timeout=3600, max_waits=1
+            ),
+        )
+        monkeypatch.setattr(queue.roster, "run", crash)
+        async with queue.running():
+            await turns()
+    assert [record.getMessage() for record in caplog.records] == ["the task roster crashed; restart composerd"]
+    assert caplog.records[0].exc_info is not None
+
+
+async def test_the_end_waits_for_every_write(driver: MemoryDriver) -> None:
+    """When a queue ends, every write that was asked for is stored."""
+    jobs = [NewJob(id=new_id(), type="build") for _ in range(20)]
+    async with running(driver) as queue:
+        futures = [asyncio.ensure_future(queue.submit([job])) for job in jobs]
+        await asyncio.sleep(0)
+    assert [job is not None for job in await driver.get([job.id for job in jobs])] == [True] * 20
+    await asyncio.gather(*futures)

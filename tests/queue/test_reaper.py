@@ -1,0 +1,149 @@
+"""What the reaper lets the driver do, and when."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+from uuid import UUID
+
+import pytest
+
+from composerd.driver import Batch
+from composerd.errors import Unavailable
+from composerd.ids import new_id
+from composerd.models import News
+from composerd.queue.reaper import STEP, Reaper
+from composerd_fs import MemoryDriver
+
+
+class Timed(MemoryDriver):
+    """A driver whose `advance` and `purge` answer what a test has put in, and nothing otherwise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: asyncio.Queue[tuple[str, int]] = asyncio.Queue()
+        self.advances: list[Batch[UUID] | Unavailable] = []
+        self.purges: list[Batch[UUID]] = []
+
+    async def advance(self, limit: int) -> Batch[UUID]:
+        """Return the next answer."""
+        self.calls.put_nowait(("advance", limit))
+        answer = self.advances.pop(0) if self.advances else Batch[UUID](())
+        if isinstance(answer, Unavailable):
+            raise answer
+        return answer
+
+    async def purge(self, limit: int) -> Batch[UUID]:
+        """Return the next answer."""
+        self.calls.put_nowait(("purge", limit))
+        return self.purges.pop(0) if self.purges else Batch[UUID](())
+
+
+class Told:
+    """What the reaper reported."""
+
+    def __init__(self) -> None:
+        self.news: list[News] = []
+        self.purged: list[UUID] = []
+        self.rechecks: asyncio.Queue[None] = asyncio.Queue()
+
+    def on_purged(self, job_ids: Sequence[UUID]) -> None:
+        """Record jobs that were deleted."""
+        self.purged.extend(job_ids)
+
+
+@pytest.fixture
+def driver() -> Timed:
+    """Return a driver for which nothing is due."""
+    return Timed()
+
+
+@pytest.fixture
+def told() -> Told:
+    """Return a record of what the reaper reports."""
+    return Told()
+
+
+async def run(driver: Timed, told: Told, interval: float) -> AsyncIterator[Reaper]:
+    """Run a reaper."""
+    reaper = Reaper(driver, interval, told.news.append, told.on_purged, lambda: told.rechecks.put_nowait(None))
+    task = asyncio.create_task(reaper.run())
+    yield reaper
+    assert not task.done()
+    task.cancel()
+    await asyncio.wait([task])
+
+
+@pytest.fixture
+async def rarely(driver: Timed, told: Told) -> AsyncIterator[Reaper]:
+    """Run a reaper that does nothing on its own for the length of a test."""
+    async for reaper in run(driver, told, 3600):
+        yield reaper
+
+
+@pytest.fixture
+async def often(driver: Timed, told: Told) -> AsyncIterator[Reaper]:
+    """Run a reaper that sweeps all the time."""
+    async for reaper in run(driver, told, 0.01):
+        yield reaper
+
+
+async def test_what_is_due_is_done_then(driver: Timed, told: Told, rarely: Reaper) -> None:
+    """`advance` is called at the earliest of the times that were named, and its news is published."""
+    driver.advances = [Batch((), News(ended=(new_id(),)))]
+    rarely.due_in(3600)
+    await asyncio.sleep(0)
+    assert driver.calls.empty()
+    rarely.due_in(0)
+    rarely.due_in(1800)
+    assert await driver.calls.get() == ("advance", STEP)
+    assert len(told.news) == 1
+    rarely.due_in(0.01)
+    assert await driver.calls.get() == ("advance", STEP)
+    assert driver.calls.empty()
+    assert told.rechecks.empty()
+
+
+async def test_a_time_that_was_named_is_kept(driver: Timed, rarely: Reaper) -> None:
+    """A later time does not replace an earlier one."""
+    rarely.due_in(0.02)
+    rarely.due_in(3600)
+    assert await asyncio.wait_for(driver.calls.get(), 60) == ("advance", STEP)
+
+
+async def test_advance_is_repeated_while_there_is_more(driver: Timed, told: Told, rarely: Reaper) -> None:
+    """As long as an answer says that more is due now, `advance` is called again at once."""
+    driver.advances = [Batch((), News(due_in=0)), Batch((), News(due_in=0)), Batch((), News(due_in=60))]
+    rarely.due_in(0)
+    for _ in range(3):
+        assert await driver.calls.get() == ("advance", STEP)
+    rarely.due_in(0)
+    assert await driver.calls.get() == ("advance", STEP)
+    assert [news.due_in for news in told.news[:3]] == [0, 0, 60]
+
+
+async def test_a_sweep_purges_and_rechecks(driver: Timed, told: Told, often: Reaper) -> None:
+    """Every interval, ended jobs are purged, as long as there are more, and waiters are woken once."""
+    full = [new_id() for _ in range(STEP)]
+    rest = [new_id()]
+    driver.purges = [Batch(full, News(recheck=True)), Batch(rest)]
+    for call in ("advance", "purge", "purge", "advance", "purge"):
+        assert await driver.calls.get() == (call, STEP)
+    assert told.purged == full + rest
+    assert News(recheck=True) in told.news
+    await told.rechecks.get()
+    await told.rechecks.get()
+
+
+async def test_an_outage_is_logged_once(driver: Timed, often: Reaper, caplog: pytest.LogCaptureFixture) -> None:
+    """An error of the storage is logged when it begins or changes, also after a success, and the reaper goes on."""
+    away, full = Unavailable("away"), Unavailable("in recovery")
+    driver.advances = [away, away, full, Batch(()), full]
+    with caplog.at_level(logging.WARNING):
+        while driver.advances:
+            await driver.calls.get()
+        await driver.calls.get()
+    assert [record.getMessage() for record in caplog.records] == [
+        "processing of expired leases and retention failed: away",
+        "processing of expired leases and retention failed: in recovery",
+        "processing of expired leases and retention failed: in recovery",
+    ]

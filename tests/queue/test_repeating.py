@@ -1,0 +1,107 @@
+"""The rule for repeating a call of the driver that failed."""
+
+import logging
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from composerd.driver import Batch
+from composerd.errors import ComposerdError, DriverError, DriverTimeout, JobNotFound, StorageFull, Unavailable
+from composerd.models import News
+from composerd.queue.repeating import call_until_answered
+
+Fail = Callable[[int, Sequence[str]], ComposerdError | None]
+
+
+class Method:
+    """A writing method that answers each item in capitals, and fails when `fail` returns an error for the call."""
+
+    def __init__(self, fail: Fail = lambda _call, _items: None) -> None:
+        self.calls: list[Sequence[str]] = []
+        self._fail = fail
+
+    async def __call__(self, items: Sequence[str]) -> Batch[str | ComposerdError]:
+        self.calls.append(items)
+        error = self._fail(len(self.calls), items)
+        if error is not None:
+            raise error
+        return Batch([item.upper() for item in items], News(due_in=float(len(self.calls))))
+
+
+def always(error: ComposerdError) -> Fail:
+    """Fail every call."""
+    return lambda _call, _items: error
+
+
+def once(error: ComposerdError) -> Fail:
+    """Fail the first call."""
+    return lambda call, _items: error if call == 1 else None
+
+
+async def test_a_call_that_succeeds_is_made_once() -> None:
+    """The answers and the news are those of the one call."""
+    method = Method()
+    assert await call_until_answered(method, ["a", "b"]) == (["A", "B"], (News(due_in=1.0),))
+    assert method.calls == [["a", "b"]]
+
+
+@pytest.mark.parametrize("error", [Unavailable("away"), DriverError("bug"), DriverTimeout("slow"), JobNotFound()])
+async def test_a_failed_call_is_repeated(error: ComposerdError) -> None:
+    """A call that fails once is made again with all its items; the news is that of the repetition."""
+    method = Method(once(error))
+    assert await call_until_answered(method, ["a", "b"]) == (["A", "B"], (News(due_in=2.0),))
+    assert method.calls == [["a", "b"]] * 2
+
+
+async def test_a_full_storage_is_not_called_again() -> None:
+    """Each item is answered with the error of a storage that is full, without a repetition."""
+    error = StorageFull("full")
+    method = Method(always(error))
+    assert await call_until_answered(method, ["a", "b", "c"]) == ([error] * 3, ())
+    assert len(method.calls) == 1
+
+
+@pytest.mark.parametrize("error", [Unavailable("away"), StorageFull("full")])
+async def test_a_storage_that_refuses_twice_is_not_called_for_each_item(error: ComposerdError) -> None:
+    """After a second call that says that the storage is unavailable or full, each item is answered with that error."""
+    method = Method(lambda call, _items: Unavailable("away") if call == 1 else error)
+    assert await call_until_answered(method, ["a", "b"]) == ([error] * 2, ())
+    assert len(method.calls) == 2
+
+
+async def test_one_item_that_fails_twice() -> None:
+    """A single item has no other to be told from: it is answered with the error of its second call."""
+    errors = [DriverError("first"), DriverError("second")]
+    method = Method(lambda call, _items: errors[call - 1])
+    assert await call_until_answered(method, ["a"]) == ([errors[1]], ())
+
+
+async def test_items_are_tried_one_by_one(caplog: pytest.LogCaptureFixture) -> None:
+    """Only the item that fails alone is answered with its error; news of the others is kept, and the log says so."""
+    bug = DriverError("bug")
+    method = Method(lambda _call, items: bug if "b" in items else None)
+    with caplog.at_level(logging.WARNING):
+        answers, news = await call_until_answered(method, ["a", "b", "c"])
+    assert answers == ["A", bug, "C"]
+    assert news == [News(due_in=3.0), News(due_in=5.0)]
+    assert method.calls == [["a", "b", "c"], ["a", "b", "c"], ["a"], ["b"], ["c"]]
+    assert "a batch of 3 writes failed twice; trying them one by one" in caplog.text
+
+
+@pytest.mark.parametrize("refusal", [Unavailable("away"), StorageFull("full")])
+async def test_one_by_one_ends_when_the_storage_refuses(refusal: ComposerdError) -> None:
+    """If the storage refuses while items are tried one by one, the remaining items get that error without a call."""
+    bug = DriverError("bug")
+    method = Method(lambda call, _items: bug if call <= 2 else refusal if call == 4 else None)
+    answers, news = await call_until_answered(method, ["a", "b", "c", "d"])
+    assert answers == ["A", refusal, refusal, refusal]
+    assert news == [News(due_in=3.0)]
+    assert len(method.calls) == 4
+
+
+async def test_one_by_one_goes_on_after_a_bug() -> None:
+    """A bug or a timeout concerns the item at hand: the next one is still tried."""
+    errors = [DriverError("bug"), DriverError("bug"), DriverTimeout("slow"), DriverError("bug")]
+    method = Method(lambda call, _items: errors[call - 1] if call <= 4 else None)
+    answers, _ = await call_until_answered(method, ["a", "b", "c"])
+    assert answers == [errors[2], errors[3], "C"]

@@ -1,0 +1,164 @@
+"""The workers that were seen lately: what the driver is told of them, and when."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+
+from composerd.errors import Unavailable, WorkerNotFound
+from composerd.ids import new_id
+from composerd.models import Worker
+from composerd.queue import roster as roster_module
+from composerd.queue.roster import NIL, Roster
+from composerd_fs import MemoryDriver
+
+TIMEOUT = 3600.0
+
+
+class Reports(MemoryDriver):
+    """The memory driver, which records the workers that it is told of, and fails on demand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reports: asyncio.Queue[list[Worker]] = asyncio.Queue()
+        self.error: Unavailable | None = None
+
+    async def seen(self, workers: Sequence[Worker]) -> None:
+        """Record the workers, or fail."""
+        self.reports.put_nowait(list(workers))
+        if self.error is not None:
+            raise self.error
+        await super().seen(workers)
+
+
+@pytest.fixture
+async def driver() -> Reports:
+    """Return an empty storage."""
+    driver = Reports()
+    await driver.start()
+    return driver
+
+
+@pytest.fixture
+async def running(driver: Reports, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Roster]:
+    """Return a roster that reports often."""
+    monkeypatch.setattr(roster_module, "REPORT_EVERY", 0.01)
+    roster = Roster(driver, TIMEOUT)
+    task = asyncio.create_task(roster.run())
+    yield roster
+    task.cancel()
+    await asyncio.wait([task])
+
+
+def worker(*types: str) -> Worker:
+    """Return a worker of some types."""
+    return Worker(new_id(), "x86_64", types)
+
+
+async def test_a_registered_worker_is_known(driver: Reports) -> None:
+    """A worker that registers is stored at once, with its arch and channel, and may say that it is alive."""
+    roster = Roster(driver, TIMEOUT)
+    worker_id = await roster.register("aarch64", "nightly")
+    assert await driver.reports.get() == [Worker(worker_id, "aarch64", channel="nightly")]
+    await Roster(driver, TIMEOUT).check(worker_id)
+
+
+async def test_an_unknown_worker_is_refused(driver: Reports) -> None:
+    """A sign of life of a worker that was not seen within the timeout is refused, and names the worker."""
+    roster = Roster(driver, TIMEOUT)
+    worker_id = await roster.register("x86_64")
+    await driver.shift_clock(TIMEOUT + 1)
+    with pytest.raises(WorkerNotFound) as raised:
+        await roster.check(worker_id)
+    assert raised.value.details == {"id": str(worker_id)}
+    roster.alive(worker_id)
+    await roster.check(worker_id)
+    assert [one.id for one in await roster.workers()] == [worker_id]
+
+
+async def test_a_worker_that_waits_is_described(driver: Reports) -> None:
+    """A worker is known from its request for a job on, with the types of its latest request."""
+    roster = Roster(driver, TIMEOUT)
+    first = worker("build")
+    second = Worker(first.id, "x86_64", ("test",))
+    roster.begin_wait(first)
+    roster.begin_wait(second)
+    (shown,) = await roster.workers()
+    assert (shown.id, shown.arch, shown.types) == (first.id, "x86_64", ("test",))
+
+
+async def test_a_worker_is_known_while_it_waits(driver: Reports) -> None:
+    """A worker counts as seen until its last wait ends, however long it waits, and for the timeout after that."""
+    roster = Roster(driver, TIMEOUT)
+    waiting = worker("build")
+    roster.begin_wait(waiting)
+    roster.begin_wait(waiting)
+    roster.end_wait(waiting)
+    for _ in range(2):
+        await driver.shift_clock(TIMEOUT + 1)
+        assert [one.id for one in await roster.workers()] == [waiting.id]
+    await driver.shift_clock(TIMEOUT + 1)
+    roster.end_wait(waiting)
+    assert [one.id for one in await roster.workers()] == [waiting.id]
+    await driver.shift_clock(TIMEOUT + 1)
+    assert await roster.workers() == []
+
+
+async def test_the_nil_id_is_no_worker(driver: Reports) -> None:
+    """Requests with the nil id make no worker known."""
+    roster = Roster(driver, TIMEOUT)
+    nobody = Worker(NIL, "x86_64", ("build",))
+    roster.begin_wait(nobody)
+    roster.end_wait(nobody)
+    roster.alive(NIL)
+    assert await roster.workers() == []
+    assert driver.reports.empty()
+
+
+async def test_a_sign_of_life_keeps_the_description(driver: Reports) -> None:
+    """A sign of life after a request does not replace what the request said of the worker."""
+    roster = Roster(driver, TIMEOUT)
+    known = worker("build")
+    roster.begin_wait(known)
+    roster.end_wait(known)
+    roster.alive(known.id)
+    (shown,) = await roster.workers()
+    assert shown.types == ("build",)
+
+
+async def test_the_driver_is_told_once(driver: Reports, running: Roster) -> None:
+    """Workers seen since the last report are reported together, and not again until they are seen again."""
+    first, second = worker("build"), worker("build")
+    running.alive(first.id)
+    running.alive(second.id)
+    running.alive(first.id)
+    assert [one.id for one in await driver.reports.get()] == [first.id, second.id]
+    running.alive(second.id)
+    assert [one.id for one in await driver.reports.get()] == [second.id]
+
+
+async def test_a_waiting_worker_is_reported_again(
+    driver: Reports, running: Roster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that waits for long is reported again four times in each timeout."""
+    monkeypatch.setattr(running, "_timeout", 0.08)
+    waiting = worker("build")
+    running.begin_wait(waiting)
+    for _ in range(3):
+        assert await driver.reports.get() == [waiting]
+
+
+async def test_an_outage_does_not_stop_the_reports(
+    driver: Reports, running: Roster, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A report that fails is logged, and the next one is made."""
+    driver.error = Unavailable("away")
+    with caplog.at_level(logging.INFO):
+        running.alive(new_id())
+        await driver.reports.get()
+        driver.error = None
+        later = new_id()
+        running.alive(later)
+        assert [one.id for one in await driver.reports.get()] == [later]
+    assert "storing when workers were last seen failed: away" in caplog.text
