@@ -1,4 +1,4 @@
-"""Several servers on one PostgreSQL database: what they tell each other, and what becomes of them when it goes away."""
+"""Several servers on one PostgreSQL database: news between them, outages, failover, a pooler, starts and stops."""
 
 import asyncio
 import signal
@@ -15,14 +15,14 @@ from ..throwaway import Throwaway
 from .conftest import COMPOSER, Serve, Server, send, until_waiting
 
 AT_ONCE = 0.5
-"""More than news of another server take, in seconds, by far, and far less than looking again does."""
+"""A time in seconds that is far longer than news of another server take, and far shorter than the next re-check."""
 
 SOON = 2.0
-"""How long delivery may take to go on, in seconds, once the database is there again."""
+"""How long delivery may take to go on after the database is available again, in seconds."""
 
 
 async def test_three_servers_are_one_queue(serve: Serve, postgres: Throwaway) -> None:
-    """A job submitted to one server reaches the worker that waits at another, and its end who waits at the third."""
+    """A job that is submitted to one server wakes a worker that waits at another; its end wakes a client at a third."""
     url = postgres.fresh()
     first, second, third = [await serve(storage=url) for _ in range(3)]
     waiting = asyncio.create_task(second.ask())
@@ -42,7 +42,7 @@ async def test_three_servers_are_one_queue(serve: Serve, postgres: Throwaway) ->
 
 
 async def test_a_cancel_reaches_the_worker_of_another_server(serve: Serve, newest_postgres: Throwaway) -> None:
-    """Cancel on one server answers the watch of the attempt on another at once."""
+    """A cancellation at one server immediately wakes a worker that watches its attempt at another."""
     url = newest_postgres.fresh()
     first, second = [await serve(storage=url) for _ in range(2)]
     job = await first.submit()
@@ -57,23 +57,23 @@ async def test_a_cancel_reaches_the_worker_of_another_server(serve: Serve, newes
 
 
 async def test_artifacts_in_a_shared_directory(serve: Serve, newest_postgres: Throwaway, tmp_path: Path) -> None:
-    """A file uploaded to one server is there on another, after the end of the job and a start of that server among them."""
+    """A file that was uploaded to one server can be downloaded from all, also from one that started meanwhile."""
     url, files = newest_postgres.fresh(), str(tmp_path / "files")
     first, second = [await serve("--artifacts", files, storage=url) for _ in range(2)]
     job = await first.submit()
     taken = await second.ask()
     assert taken is not None
     assert (await send(first, "PUT", taken["artifact_location"] + "a", b"x" * 100_000))[0] == 200
-    third = await serve("--artifacts", files, storage=url)  # its first sweep leaves a running attempt's files alone
+    third = await serve("--artifacts", files, storage=url)  # its first sweep keeps the files of a running attempt
     assert (await third.finish(taken, None))[0] == 200
     for server in (first, second, third):
         assert (await send(server, "GET", f"{COMPOSER}/jobs/{job['id']}/artifacts/a"))[2] == b"x" * 100_000
 
 
 async def test_through_a_pooler(serve: Serve, newest_postgres: Throwaway, pgbouncer: str) -> None:
-    """Where a pooler in transaction mode keeps notifications from arriving, what another server did is found by looking every `poll`.
+    """Behind a pooler in transaction mode, changes of another server are found by a re-check every `poll`.
 
-    Statements of many connections take turns on two sessions of the database, and nothing gets mixed up.
+    Statements of many connections alternate on two sessions of the database, and every answer is correct.
     """
     with newest_postgres.pooler(pgbouncer) as port:
         url = newest_postgres.fresh(port=str(port), pooler="yes", poll="100ms")
@@ -90,7 +90,7 @@ async def test_through_a_pooler(serve: Serve, newest_postgres: Throwaway, pgboun
 
 
 async def test_the_database_is_down_at_the_start(serve: Serve, own_postgres: Throwaway) -> None:
-    """A server starts without its database: 503 with Retry-After, not ready; it is in order soon after the database is there."""
+    """A server that starts without its database answers 503, and works soon after the database is available."""
     url = own_postgres.fresh()
     own_postgres.stop()
     server = await serve(storage=url)
@@ -111,7 +111,7 @@ async def test_the_database_is_down_at_the_start(serve: Serve, own_postgres: Thr
 
 
 async def test_a_newer_schema_ends_a_late_start(serve: Serve, own_postgres: Throwaway) -> None:
-    """A server that waited for its database and finds a schema of a later composerd stops, and says which it needs."""
+    """A server that waited for its database and then finds the schema of a later composerd stops, and says why."""
     url = own_postgres.url(schema="later")
     own_postgres.sql(
         "CREATE SCHEMA later; CREATE TABLE later.migrations (number integer, name text, composerd text); "
@@ -125,7 +125,7 @@ async def test_a_newer_schema_ends_a_late_start(serve: Serve, own_postgres: Thro
 
 
 async def test_a_restart_of_the_database(serve: Serve, own_postgres: Throwaway) -> None:
-    """Who waits goes on waiting through a restart of the database, and is served soon after it; attempts are not lost."""
+    """A worker that waits during a restart of the database gets a job soon after it, and no attempt is lost."""
     url = own_postgres.fresh()
     first, second = [await serve(storage=url) for _ in range(2)]
     await first.submit(type="other")
@@ -147,7 +147,7 @@ async def test_a_restart_of_the_database(serve: Serve, own_postgres: Throwaway) 
 
 
 async def test_a_failover(serve: Serve, own_postgres: Throwaway) -> None:
-    """The primary dies, a standby takes its place: what was acknowledged is there, and servers that know both hosts go on with it."""
+    """After the primary dies and a standby is promoted, servers that know both go on; nothing acknowledged is lost."""
     standby = own_postgres.standby()
     try:
         hosts = f"{own_postgres.directory},{standby.directory}"
@@ -177,7 +177,7 @@ async def test_a_failover(serve: Serve, own_postgres: Throwaway) -> None:
 
 
 async def test_stopped_while_the_database_hangs(serve: Serve, newest_postgres: Throwaway) -> None:
-    """SIGTERM is not kept waiting by statements that get no answer; what nobody was told of may not have happened."""
+    """SIGTERM ends a server soon though statements get no answer; unacknowledged outcomes can be repeated."""
     url = newest_postgres.url(schema="hangs")
     server = await serve("--drain-timeout", "3s", storage=url)
     job = await server.submit()
@@ -202,10 +202,10 @@ async def test_stopped_while_the_database_hangs(serve: Serve, newest_postgres: T
 
 
 async def test_started_while_the_database_hangs(serve: Serve, newest_postgres: Throwaway) -> None:
-    """A start that gets no answer does not keep the server from serving what it can, from going on later, or from being stopped."""
+    """A server whose start gets no answer serves health checks, can be stopped, and is ready once it gets one."""
     url = newest_postgres.url(schema="late")
     holder = psycopg2.connect(host=str(newest_postgres.directory), user="tests", dbname="postgres")
-    holder.cursor().execute(f"SELECT pg_advisory_xact_lock({LOCK})")  # another server migrates, for ever
+    holder.cursor().execute(f"SELECT pg_advisory_xact_lock({LOCK})")  # as if another server migrated, and did not end
     first, second = await asyncio.gather(*(serve(storage=url) for _ in range(2)))
     assert await _is(first, "/readyz", 503)
     began = time.monotonic()
@@ -219,7 +219,7 @@ async def test_started_while_the_database_hangs(serve: Serve, newest_postgres: T
 
 @pytest.mark.parametrize("command", ["migrate", "storage info", "storage check"])
 async def test_commands(newest_postgres: Throwaway, command: str, serve: Serve) -> None:
-    """The commands that look after storages take a PostgreSQL URL like any other."""
+    """The commands for storages accept a PostgreSQL URL."""
     url = newest_postgres.fresh()
     server = await serve(storage=url)
     await server.submit()
@@ -237,7 +237,7 @@ def _composerd(*arguments: str) -> tuple[str, ...]:
 
 
 async def _claimed(server: Server, count: int) -> bool:
-    """Whether the storage has answered so many claims."""
+    """Return True if the storage has answered this many claims."""
     _, text = await server.request("GET", "/metrics")
     return f'composerd_storage_seconds_count{{method="claim"}} {float(count)}' in text.decode()
 

@@ -1,4 +1,4 @@
-"""Three servers, one database, thirty workers; servers are killed and the database crashes: nothing is lost, nothing ends twice."""
+"""Servers are killed and their database crashes while thirty workers run jobs: no job is lost or ends twice."""
 
 import asyncio
 import contextlib
@@ -16,19 +16,19 @@ JOBS = 300
 
 
 class _Crowd:
-    """Workers and submitters that go to any server, and try again what failed."""
+    """Workers and submitters that use any of the servers, and repeat what failed."""
 
     def __init__(self, servers: list[Server], http: aiohttp.ClientSession, seed: int) -> None:
         self.servers = servers
         self.chance = random.Random(seed)
         self.accepted: Counter[str] = Counter()
-        """Results that were acknowledged, by job."""
+        """The number of acknowledged results of each job."""
         self.progress = asyncio.Event()
         self.over = False
         self._http = http
 
     async def request(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
-        """Ask one server after the other until one answers with something else than 503."""
+        """Send a request to one server after another until one answers with another status than 503."""
         while True:
             server = self.chance.choice(self.servers)
             with contextlib.suppress(aiohttp.ClientError, TimeoutError):
@@ -41,14 +41,14 @@ class _Crowd:
             await asyncio.sleep(0.05)
 
     async def submit(self, number: int) -> str:
-        """Submit a job, with a key, so that a repetition is the same job."""
+        """Submit a job with an idempotency key, so that a repetition is the same job."""
         body = {"type": "build", "args": number, "idempotency_key": f"k{number}", "max_retries": 100}
         status, job = await self.request("POST", f"{COMPOSER}/jobs", body)
         assert status in (200, 201), job
         return str(job["id"])
 
     async def work(self) -> None:
-        """Run jobs until all is over."""
+        """Run jobs until the test is over."""
         while not self.over:
             body = {"types": ["build"], "arch": "x86_64", "confirm": True}
             status, job = await self.request("POST", f"{WORKER}/jobs?wait=1s", body)
@@ -68,7 +68,7 @@ class _Crowd:
 
 
 async def test_nothing_is_lost(serve: Serve, own_postgres: Throwaway) -> None:
-    """Every acknowledged job ends exactly once, with a result that was acknowledged, whatever is killed meanwhile."""
+    """Every acknowledged job ends exactly once, with a result that was acknowledged, whatever is killed."""
     url = own_postgres.fresh()
     options = ("--heartbeat-timeout", "5s", "--handover-timeout", "2s", "--sweep-interval", "1s")
     servers = [await serve(*options, storage=url) for _ in range(3)]
