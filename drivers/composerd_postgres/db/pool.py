@@ -144,7 +144,7 @@ class Connections:
             except Unavailable as exc:
                 self._lent -= 1
                 if isinstance(exc, Refused) and (self._lent or self._idle):
-                    # Wait until another one is returned. If the hosts are gone rather than full, those who have one notice.
+                    # Wait until another one is returned. If the hosts are gone rather than full, that one will fail.
                     pause = REFUSED_FOR
                 elif isinstance(exc, Refused) and self._may_count_closed():
                     pause = PAUSE

@@ -225,7 +225,7 @@ async def test_watch_comes_before_busy_connections(
 
 
 async def test_the_database_still_counts_what_was_closed(open_instance: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A caller waits for a connection that is refused just after others were closed to make room for one that listens."""
+    """A call waits for a connection that is refused just after others were closed to make room for a dedicated one."""
     instance = await open_instance()
     connections = instance.driver._session.connections  # type: ignore[attr-defined]
     connections._made_room = asyncio.get_running_loop().time()
