@@ -308,7 +308,7 @@ class Worker(msgspec.Struct, frozen=True):
 
     id: UUID
     arch: str
-    """Empty, like `types`, in a sign of life that says no more than that the worker exists."""
+    """The architecture; empty, like `types`, if the contact was only a sign of life."""
     types: tuple[str, ...] = ()
     """The types of jobs in its latest request; empty if it has not requested any."""
     channel: str = ""
@@ -321,7 +321,7 @@ class Worker(msgspec.Struct, frozen=True):
 class News(msgspec.Struct, frozen=True):
     """Changes by a call that waiting requests may be interested in.
 
-    News may be lost or repeated: it is a reason to look again, and proves nothing.
+    News may be lost or repeated, so they are only a reason to check the storage again.
     """
 
     ready: Mapping[Key, int] = {}

@@ -105,7 +105,7 @@ def status(job_id: str, server: Server, as_json: bool) -> None:
 def cancel(job_id: str, server: Server, as_json: bool) -> None:
     """Cancel a job and the jobs that depend on it."""
 
-    async def do() -> None:
+    async def send_cancel() -> None:
         async with server.composer() as composer:
             job = await composer.cancel(job_id)
             if as_json:
@@ -113,7 +113,7 @@ def cancel(job_id: str, server: Server, as_json: bool) -> None:
             else:
                 click.echo(f"{job.id} is canceled")
 
-    run(do())
+    run(send_cancel())
 
 
 @click.command(epilog="Example: composerd delete 0b6a…")
@@ -125,12 +125,12 @@ def delete(job_id: str, server: Server) -> None:
     Without this command they are deleted when the job's retention is over.
     """
 
-    async def do() -> None:
+    async def send_delete() -> None:
         async with server.composer() as composer:
             await composer.delete(job_id)
         click.echo(f"{job_id} is deleted")
 
-    run(do())
+    run(send_delete())
 
 
 @click.command(epilog="Example: composerd why 0b6a…")
@@ -202,7 +202,7 @@ def jobs(
 def artifacts(job_id: str, directory: Path | None, server: Server, as_json: bool) -> None:
     """List or download the artifacts of a job."""
 
-    async def do() -> None:
+    async def list_or_download() -> None:
         async with server.composer() as composer:
             found = await composer.artifacts(job_id)
             if directory is not None:
@@ -212,7 +212,7 @@ def artifacts(job_id: str, directory: Path | None, server: Server, as_json: bool
         if not as_json:
             print_table(("name", "size", "sha256"), [(one.name, format_size(one.size), one.sha256) for one in found])
 
-    run(do())
+    run(list_or_download())
 
 
 async def download(composer: ComposerClient, found: Sequence[Artifact], directory: Path) -> None:

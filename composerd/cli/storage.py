@@ -48,14 +48,14 @@ def migrate(url: str) -> None:
     This is optional: a server also does it when it starts.
     """
 
-    async def do() -> None:
+    async def upgrade() -> None:
         driver = open_driver(url)
         try:
             await driver.migrate()
         finally:
             await driver.close()
 
-    _run(do())
+    _run(upgrade())
     click.echo("the storage is up to date")
 
 
@@ -125,13 +125,13 @@ def move(source_url: str, target_url: str, from_artifacts: str | None, to_artifa
     it.
     """
 
-    async def do(progress: storages.Progress) -> storages.Moved:
+    async def copy(progress: storages.Progress) -> storages.Moved:
         source, target = open_driver(source_url), open_driver(target_url)
         async with storages.started(source, create=False), storages.started(target, create=True):
             return await storages.move(source, target, from_artifacts, to_artifacts, progress)
 
     with _progress("jobs") as progress:
-        moved = _run(do(progress))
+        moved = _run(copy(progress))
     if as_json:
         print_json({"kind": "StorageMove", **msgspec.to_builtins(moved)})
     else:

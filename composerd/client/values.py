@@ -107,9 +107,9 @@ class Attempt(msgspec.Struct, frozen=True):
     """The id of the job."""
     type: str
     location: str
-    """The path of the attempt, where the worker reports to."""
+    """The path of the attempt, to which the worker reports."""
     artifact_location: str
-    """The path where the worker uploads files to; their names are appended."""
+    """The path for uploads, to which the name of the file is appended."""
     args: msgspec.Raw = msgspec.Raw(b"")
     """The args of the job; empty if it has none."""
     dynamic_args: list[msgspec.Raw] = []

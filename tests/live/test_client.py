@@ -135,10 +135,10 @@ async def test_patience_outlives_a_restart(serve: Serve, monkeypatch: pytest.Mon
             await failed(backoff, error)
 
         monkeypatch.setattr(Backoff, "failed", observed)
-        asking = asyncio.create_task(composer.get(job["id"]))
+        request = asyncio.create_task(composer.get(job["id"]))
         await tried.wait()
         await server.start()
-        assert (await asking).id == job["id"]
+        assert (await request).id == job["id"]
 
 
 async def test_errors_have_their_reason(server: Server) -> None:

@@ -33,9 +33,9 @@ async def test_registering(server: Server) -> None:
 async def test_unknown_workers(server: Server, worker_id: str, number: int) -> None:
     """The status of an unknown worker is an error, and the nil id is never listed as a worker."""
     await server.submit()
-    asked = await server.ask(worker_id="00000000-0000-0000-0000-000000000000")
-    assert asked is not None
-    await server.request("GET", asked["location"])
+    attempt = await server.ask(worker_id="00000000-0000-0000-0000-000000000000")
+    assert attempt is not None
+    await server.request("GET", attempt["location"])
     assert (await error(server, "POST", f"{WORKER}/workers/{worker_id}/status"))[:2] == (400, number)
     assert await listed(server) == []
 
@@ -98,12 +98,12 @@ async def test_why(server: Server) -> None:
     answer = await why(server, second)
     assert (answer["workers"], answer["ahead"]) == (0, 1)
     assert answer["reason"] == "No live worker is known for type build, arch x86_64."
-    asked = await server.ask(worker_id=str(uuid.uuid4()))
-    assert asked is not None
+    attempt = await server.ask(worker_id=str(uuid.uuid4()))
+    assert attempt is not None
     answer = await why(server, second)
     assert (answer["workers"], answer["ahead"]) == (1, 0)
     assert (await why(server, first))["reason"] == "It is running."
-    await server.finish(asked)
+    await server.finish(attempt)
     assert (await why(server, blocked))["blocked_by"] == [second["id"]]
     assert (await why(server, first))["reason"] == "It has ended: finished."
     assert (await error(server, "GET", f"{COMPOSER}/jobs/{NOBODY}/why"))[:2] == (404, 32)
