@@ -115,8 +115,8 @@ def test_a_wrong_shape_names_the_field() -> None:
         decode(b'{"types":["a",1],"arch":"x"}', msgspec.json.Decoder(schemas.RequestJob))
     assert refused.value.details["field"] == "types[1]"
     with pytest.raises(InvalidContent) as refused:
-        decode(b'{"type":"a","prority":1}', msgspec.json.Decoder(schemas.SubmitJob))
-    assert "prority" in refused.value.details["problem"]
+        decode(b'{"type":"a","colour":1}', msgspec.json.Decoder(schemas.SubmitJob))
+    assert "colour" in refused.value.details["problem"]
 
 
 @pytest.mark.parametrize(
