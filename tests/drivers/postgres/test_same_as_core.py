@@ -11,7 +11,7 @@ import pytest
 from composerd.driver import StoredAttempt, StoredJob, transitions
 from composerd.driver.clock import microseconds, seconds, to_time
 from composerd.models import AttemptState, Claim, Job, JobState, NewJob, Touch
-from composerd.testing.kit.instance import ANY, PLENTY, Instance
+from composerd.testing.kit.instance import BUILD, PLENTY, Instance
 from composerd_postgres.jobs.records import JobRecord, LeaseRecord
 from composerd_postgres.session import Session
 from composerd_postgres.sql.statements import array, encode
@@ -188,7 +188,7 @@ async def test_claim_is_begin(open_instance: Open, seed: int) -> None:
         requests = [
             Claim(
                 instance.id(),
-                (ANY,),
+                (BUILD,),
                 _duration(chance),
                 chance.choice([None, _duration(chance)]),
                 chance.choice([None, worker]),
