@@ -46,7 +46,7 @@ async def _run(
     test: Test, self: Any, instance: Instance, arguments: dict[str, Any], *, needs: str, opened: bool
 ) -> None:
     if needs and not getattr(instance.driver.capabilities, needs):
-        pytest.skip(f"the driver says {needs}=False")
+        pytest.skip(f"the driver declares {needs}=False")
     try:
         async with asyncio.timeout(LIMIT):
             if opened:

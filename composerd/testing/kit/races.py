@@ -39,7 +39,7 @@ class Races:
         await instance.submit(*[instance.new() for _ in range(60)])
         got: list[UUID] = []
 
-        async def ask(driver: Driver) -> None:
+        async def claim_all(driver: Driver) -> None:
             while True:
                 answers = (await driver.claim([Claim(instance.id(), (BUILD,), LEASE) for _ in range(3)], PLENTY)).items
                 found = [one.job_id for one in answers if one is not None]
@@ -47,7 +47,7 @@ class Races:
                     return
                 got.extend(found)
 
-        await asyncio.gather(*[ask(driver) for driver in (instance.driver, other) for _ in range(3)])
+        await asyncio.gather(*[claim_all(driver) for driver in (instance.driver, other) for _ in range(3)])
         got += [one.job_id for one in [await instance.claim() for _ in range(60)] if one is not None]
         assert len(got) == len(set(got)) == 60
 
@@ -86,7 +86,7 @@ class Races:
                 [won] if won != "cancel" else []
             )
             after = {"finish": {JobState.FINISHED}, "expiry": {JobState.FAILED}, "cancel": {JobState.CANCELED}}
-            # A release leaves a job that a cancel may still end.
+            # After a release the job has not ended, so the cancel may still end it.
             assert job.state in after.get(won, {JobState.READY, JobState.CANCELED})
             assert (await instance.result(job_id) == b"done") == (won == "finish")
             await instance.empty()
