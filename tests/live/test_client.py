@@ -98,7 +98,7 @@ async def test_an_aborted_worker_releases_its_job(server: Server, how: str) -> N
     started = asyncio.Event()
 
     @worker.handler("build")
-    async def build(job: JobContext) -> Any:
+    async def build(_job: JobContext) -> Any:
         started.set()
         await asyncio.sleep(60)
 

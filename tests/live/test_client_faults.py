@@ -34,7 +34,6 @@ class Double:
         """The planned answers by method; None stands for a normal answer."""
         self.results: list[Any] = []
         """The results that were accepted."""
-        self.released = False
         self._assigned = False
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
@@ -47,9 +46,6 @@ class Double:
             location = f"/api/worker/v1/jobs/{NOBODY}"
             attempt = {"id": NOBODY, "type": "a", "location": location, "artifact_location": f"{location}/artifacts/"}
             return web.json_response(attempt, status=201)
-        if request.path.endswith("/release"):
-            self.released = True
-            return web.json_response({})
         planned = self.answers[request.method]
         if planned and (answer := planned.pop(0)) is not None:
             return answer

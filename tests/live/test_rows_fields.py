@@ -163,7 +163,7 @@ async def test_retry_backoff(server: Server) -> None:
         attempt = await server.ask()
         assert attempt is not None
         assert attempt["id"] == job["id"]
-        assert time.monotonic() - began > least
+        assert least < time.monotonic() - began < 9  # the default is 10 s
         await server.request("POST", f"{attempt['location']}/release", {})
 
 

@@ -153,7 +153,7 @@ async def test_news_that_got_lost_cost_latency_only(queue: JobQueue, faulty: Fau
     assert await asyncio.wait_for(waiting, 5) is not None
 
 
-async def test_a_canceled_wait_releases_its_job(queue: JobQueue, faulty: Faulty) -> None:
+async def test_a_canceled_wait_releases_its_job(queue: JobQueue) -> None:
     """A request that is canceled at any moment of its claim gets no job, and the next request gets it, uncounted."""
     stored = await queue.submit([job()])
     for turns in range(9):  # ten uncounted requeues in a row are the most

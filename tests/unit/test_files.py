@@ -125,7 +125,7 @@ async def _left(files: Files, driver: _Driver) -> list[str]:
 @pytest.mark.parametrize(
     ("state", "kept"),
     [
-        (lambda driver: None, []),
+        (lambda _driver: None, []),
         (lambda driver: driver.ended(3, f"{JOB}/3/a"), [f"{JOB}/3/a"]),
         (lambda driver: driver.ended(3), []),
         (lambda driver: driver.runs(3), [f"{JOB}/3/a", f"{JOB}/3/b"]),

@@ -91,7 +91,7 @@ async def test_settings_of_the_database_that_would_break_it(newest_postgres: Thr
         await driver.close()
 
 
-async def test_a_connection_lost_in_commit(open_instance: Open, newest_postgres: Throwaway) -> None:
+async def test_a_connection_lost_in_commit(open_instance: Open) -> None:
     """After a connection is lost in COMMIT, the repetition finds the jobs, and a re-check replaces the lost news."""
     instance = await open_instance()
     job = instance.new()
@@ -178,9 +178,7 @@ async def test_a_statement_that_the_server_cancels(open_instance: Open, newest_p
     assert await instance.state(job_id) is JobState.READY
 
 
-async def test_an_outage_ends_no_lease(
-    open_instance: Open, newest_postgres: Throwaway, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_outage_ends_no_lease(open_instance: Open) -> None:
     """A lease that expires during an outage of the database is ended only a full lease after the outage."""
     instance = await open_instance()
     job_id = await instance.add()

@@ -209,9 +209,7 @@ async def test_further_connections_are_opened_again(
         assert await other == [(1,)]
 
 
-async def test_watch_comes_before_busy_connections(
-    limited: Limited, open_instance: Open, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_watch_comes_before_busy_connections(limited: Limited, open_instance: Open) -> None:
     """Watch gets a connection even if the database accepts no more and none is ever idle: a pooled one makes room."""
     instance = await open_instance(limited(2))
     busy = [asyncio.create_task(_busy(instance)) for _ in range(4)]
