@@ -121,7 +121,8 @@ async def test_advance_is_repeated_while_there_is_more(driver: Timed, told: Told
     assert [news.due_in for news in told.news[:3]] == [0, 0, 60]
 
 
-async def test_a_sweep_purges_and_rechecks(driver: Timed, told: Told, often: Reaper) -> None:
+@pytest.mark.usefixtures("often")
+async def test_a_sweep_purges_and_rechecks(driver: Timed, told: Told) -> None:
     """Every interval, ended jobs are purged, as long as there are more, and waiters are woken once."""
     full = [new_id() for _ in range(STEP)]
     rest = [new_id()]
@@ -134,7 +135,8 @@ async def test_a_sweep_purges_and_rechecks(driver: Timed, told: Told, often: Rea
     await told.rechecks.get()
 
 
-async def test_an_outage_is_logged_once(driver: Timed, often: Reaper, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.usefixtures("often")
+async def test_an_outage_is_logged_once(driver: Timed, caplog: pytest.LogCaptureFixture) -> None:
     """An error of the storage is logged when it begins or changes, also after a success, and the reaper goes on."""
     away, full = Unavailable("away"), Unavailable("in recovery")
     driver.advances = [away, away, full, Batch(()), full]
