@@ -115,9 +115,7 @@ async def _finish(session: Session, outcomes: Sequence[Outcome]) -> tuple[list[F
                     now=locked.now,
                     next_position=locked.next_position,
                 )
-                if effects.ended:
-                    effects = effects._replace(result=outcome.result)
-                decisions.apply(job, effects, attempt)
+                decisions.apply(job, effects, attempt, outcome.result)
         await decisions.commit(transaction)
     return answers, decisions
 

@@ -27,15 +27,29 @@ class Decisions:
         self._unpublished: list[UUID] = []
         self._results: list[dict[str, Any]] = []
 
-    def apply(self, job: JobRecord, effects: Effects, ended_attempt: AttemptRecord | None = None) -> None:
-        """Store a job after a transition, together with the effects, and the attempt that the transition ended."""
+    def apply(
+        self,
+        job: JobRecord,
+        effects: Effects,
+        ended_attempt: AttemptRecord | None = None,
+        outcome: bytes | None = None,
+    ) -> None:
+        """Store a job after a transition, together with the effects.
+
+        Args:
+            job: The job.
+            effects: What the transition returned.
+            ended_attempt: The attempt that the transition ended, if any.
+            outcome: The result that a worker sent. It is dropped if the job is requeued.
+        """
         self._jobs[job.id] = job
         if ended_attempt is not None:
             self._ended_attempts.append(ended_attempt)
             if not effects.publish:
                 self._unpublished.append(job.id)
-        if effects.result is not None:
-            self._results.append({"id": job.id, "body": effects.result})
+        result = outcome if effects.result is None else effects.result
+        if effects.ended and result is not None:
+            self._results.append({"id": job.id, "body": result})
         if effects.ready:
             self.changes.became_ready(job.key, job.ready_position)
         if effects.due_at is not None:
