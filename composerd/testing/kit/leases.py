@@ -102,7 +102,8 @@ class Leases:
         await instance.touch(token)
         await instance.pass_time(500.0)
         await instance.touch(token, confirm=False)
-        assert await instance.pass_time(110.0) == [job_id]
+        assert await instance.pass_time(90.0) == []
+        assert await instance.pass_time(20.0) == [job_id]
 
     @clause("L8")
     async def test_an_attempt_says_if_it_must_be_confirmed(self, instance: Instance) -> None:
