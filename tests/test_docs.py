@@ -134,6 +134,32 @@ def test_paths_in_docstrings() -> None:
     assert not missing
 
 
+def messages() -> Iterator[str]:
+    """Yield every message that the server or a worker logs at level warning or above, with an ellipsis for each value."""
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Attribute)
+                and node.func.attr in ("warning", "error", "exception", "critical")
+                and isinstance(node.func.value, ast.Name)
+                and node.func.value.id in ("log", "logger")
+            ):
+                message = node.args[0]
+                assert isinstance(message, ast.Constant), f"{path}:{node.lineno}: a message that cannot be searched for"
+                yield re.sub(r"%(?:\.\d+)?[a-z]", "…", str(message.value))
+
+
+def test_log_messages() -> None:
+    """Every message of level warning and above is on its page, as it is logged."""
+    page = (DOCS / "reference" / "log-messages.md").read_text(encoding="utf-8")
+    assert [message for message in messages() if message not in page] == []
+    writer = (TOP / "drivers/composerd_fs/journal/writer.py").read_text(encoding="utf-8")
+    reasons = re.findall(r'self\._break\("([^"]+)"', writer)
+    assert reasons
+    assert [reason for reason in reasons if f"`…: {reason} (…)" not in page] == []
+
+
 def test_metrics() -> None:
     """Every metric is on its page."""
     page = (DOCS / "reference" / "metrics.md").read_text(encoding="utf-8")
