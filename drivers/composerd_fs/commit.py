@@ -119,34 +119,35 @@ class Committer:
         self._writes: deque[Write[Any]] = deque()
         self._task: asyncio.Task[None] | None = None
 
-    async def between_flushes(self, function: Callable[..., T], *args: Any) -> T:
-        """Call a function while the table is as it is on stable storage, and return what it returns."""
+    def between_flushes(self, function: Callable[..., T], *args: Any) -> "asyncio.Future[T]":
+        """Call a function while the table is as it is on stable storage, and return a future of what it returns."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
         self._calls.append((function, args, future))
         if self._task is None:
             self._task = loop.create_task(self._run())
-        return await future
+        return future
 
-    async def write(self, decide: Callable[..., A], *args: Any, size: int = 0, reads: bool = False) -> Done[A]:
-        """Let `decide` change the table, and return when that is on stable storage.
+    def write(
+        self, decide: Callable[..., A], *args: Any, size: int = 0, reads: bool = False
+    ) -> "asyncio.Future[Done[A]]":
+        """Let `decide` change the table, and return a future that is done when that is on stable storage.
+
+        The future raises a `ComposerdError` if the log refuses the flush; the table is then as it was. It also raises
+        one if a payload cannot be read; then the write stands.
 
         Args:
             decide: Changes the table, and returns the answer.
             args: Its arguments.
             size: The bytes of the payloads that it stores.
             reads: True if the answer has `payloads` that are to be read in the same flush.
-
-        Raises:
-            ComposerdError: The log refuses the flush; the table is then as it was. Or a payload cannot be read; then
-                the write stands.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Done[A]] = loop.create_future()
         self._writes.append(Write(decide, args, size, reads, future))
         if self._task is None:
             self._task = loop.create_task(self._run())
-        return await future
+        return future
 
     async def close(self) -> None:
         """Wait until everything that was asked for is done."""
@@ -163,9 +164,9 @@ class Committer:
                             future.set_result(function(*args))
                         except Exception as exc:  # noqa: BLE001  # the caller gets it
                             future.set_exception(exc)
-                for _ in range(GATHER):
-                    await asyncio.sleep(0)
                 if self._writes:
+                    for _ in range(GATHER):
+                        await asyncio.sleep(0)
                     await self._flush(self._take())
         finally:
             self._task = None

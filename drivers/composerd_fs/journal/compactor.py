@@ -56,7 +56,7 @@ _encode = msgspec.msgpack.Encoder(uuid_format="bytes").encode
 class BetweenFlushes(Protocol):
     """Calls functions on the table between two flushes."""
 
-    async def __call__(self, function: Callable[..., T], /, *args: Any) -> T:
+    def __call__(self, function: Callable[..., T], /, *args: Any) -> Awaitable[T]:
         """Call a function with its arguments, and return what it returns."""
 
 

@@ -280,24 +280,32 @@ def packed(job: JobRecord, shape: int) -> PackedJob:
         None if only is None else only.token.bytes,
         b"" if only is None else only.digest,
         None if job.worker_id is None else job.worker_id.bytes,
-        _packed_rest(job),
+        _packed_rest(job, only),
     )
 
 
-def _is_plain(job: JobRecord) -> bool:
-    """Return True if the job had no attempt, or one that `PackedJob` and the shape describe."""
-    if not job.attempts:
-        return job.attempt_number == 0 and job.worker_id is None
-    return len(job.attempts) == job.attempt_number == 1 and job.worker_id == job.attempts[0].worker_id
-
-
 def _only_attempt(job: JobRecord) -> AttemptRecord | None:
-    return job.attempts[0] if job.attempts and _is_plain(job) else None
+    """Return the only attempt that a job has had, if its number and its worker are the job's."""
+    if len(job.attempts) == job.attempt_number == 1 and job.worker_id == job.attempts[0].worker_id:
+        return job.attempts[0]
+    return None
 
 
-def _packed_rest(job: JobRecord) -> PackedRest | None:
-    plain = _is_plain(job)
-    rest = PackedRest(
+def _packed_rest(job: JobRecord, only: AttemptRecord | None) -> PackedRest | None:
+    plain = only is not None or (not job.attempts and job.attempt_number == 0 and job.worker_id is None)
+    if plain and not (
+        job.retries
+        or job.failures
+        or job.uncounted_requeues
+        or job.not_before is not None
+        or job.dependencies
+        or job.dependents
+        or job.idempotency_key is not None
+        or job.fingerprint
+        or job.artifacts
+    ):
+        return None
+    return PackedRest(
         job.attempt_number,
         job.retries,
         job.failures,
@@ -310,7 +318,6 @@ def _packed_rest(job: JobRecord) -> PackedRest | None:
         [artifact_fields(one) for one in job.artifacts],
         [] if plain else [attempt_fields(attempt) for attempt in job.attempts],
     )
-    return None if plain and rest == PackedRest(job.attempt_number) else rest
 
 
 def unpacked(packed: PackedJob, shape: Shape) -> JobRecord:

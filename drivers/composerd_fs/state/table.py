@@ -7,13 +7,14 @@ steps, and the result does not depend on how the steps are cut.
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from copy import copy
 from uuid import UUID
+
+from msgspec.structs import replace
 
 from composerd.driver import transitions
 from composerd.driver.clock import seconds
 from composerd.driver.transitions import NOTHING, Effects
-from composerd.models import MAX_REMEMBERED_TOKENS, AttemptState, JobState, Key, News
+from composerd.models import MAX_REMEMBERED_TOKENS, NO_NEWS, AttemptState, JobState, Key, News
 from composerd_fs.journal import entries
 from composerd_fs.journal.converting import add_history, artifact_of, submitted_record
 from composerd_fs.journal.entries import JobFields, JournalEntry, Payload
@@ -72,6 +73,8 @@ class Table:
     def take_news(self, now: int) -> News:
         """Return what has changed since the last call that somebody may wait for."""
         due_at = self.due_at
+        if due_at is None and not (self._ready_news or self._ended_news or self._requeued_news or self._unpropagated):
+            return NO_NEWS
         news = News(
             ready=self._ready_news,
             ended=tuple(self._ended_news),
@@ -126,10 +129,10 @@ class Table:
             return
         if self.before_change is not None:
             self.before_change(job)
-        self.undo.add((self._restore, job, copy(job)))
+        self.undo.add((self._restore, job, replace(job)))
         if job.state is JobState.RUNNING and job.attempts:
             attempt = job.attempts[-1]
-            self.undo.add((_restore_fields, attempt, copy(attempt)))
+            self.undo.add((_restore_fields, attempt, replace(attempt)))
 
     def _restore(self, job: JobRecord, before: JobRecord) -> None:
         _restore_fields(job, before)
