@@ -122,7 +122,7 @@ class Restoration:
             table.jobs.restore(job)
         for job in self._jobs:
             for job_id in set(job.dependencies):
-                dependency = table.jobs.live.get(job_id)
+                dependency = table.jobs.live.get(job_id.int)
                 if dependency is None:
                     continue  # it was deleted, or is archived: no unended job depends on it
                 if not job.state.ended:

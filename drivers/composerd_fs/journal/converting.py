@@ -1,4 +1,7 @@
-"""The one module that maps the fields of jobs, attempts and files to entries and back."""
+"""The one module that maps the fields of jobs, attempts and files to entries and back.
+
+Where a UUID is converted for every job, its `int` is, because `UUID.bytes` is a call of Python.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -271,15 +274,15 @@ def packed(job: JobRecord, shape: int) -> PackedJob:
     return PackedJob(
         job.sequence,
         shape,
-        job.id.bytes,
+        job.id.int.to_bytes(16),
         job.queued_at,
         job.finished_at - job.queued_at,
         None if job.started_at is None else job.started_at - job.queued_at,
         _stored(job.args),
         _stored(job.result),
-        None if only is None else only.token.bytes,
+        None if only is None else only.token.int.to_bytes(16),
         b"" if only is None else only.digest,
-        None if job.worker_id is None else job.worker_id.bytes,
+        None if job.worker_id is None else job.worker_id.int.to_bytes(16),
         _packed_rest(job, only),
     )
 

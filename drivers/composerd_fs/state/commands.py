@@ -78,7 +78,7 @@ class Commands:
         self._now = now
         self._store = store
         self._record = record
-        self._partials: OrderedDict[UUID, int] = OrderedDict()
+        self._partials: OrderedDict[int, int] = OrderedDict()
         self._partials_size = 0
 
     def _write(self, entry: JournalEntry) -> None:
@@ -329,14 +329,14 @@ class Commands:
     def _keep_partial(self, job: JobRecord, partial: bytes) -> None:
         self._drop_partial(job)
         job.partial = partial
-        self._partials[job.id] = len(partial)
+        self._partials[job.id.int] = len(partial)
         self._partials_size += len(partial)
         while self._partials_size > MAX_PARTIALS and len(self._partials) > 1:
             self._drop_partial(self._jobs.live[next(iter(self._partials))])
 
     def _drop_partial(self, job: JobRecord) -> None:
         if job.partial is not None:
-            self._partials_size -= self._partials.pop(job.id, 0)
+            self._partials_size -= self._partials.pop(job.id.int, 0)
             job.partial = None
 
 

@@ -24,10 +24,10 @@ class Jobs:
     """All jobs and attempts, their number by state, and the payloads that they have in the journal."""
 
     def __init__(self, undo: Undo) -> None:
-        self.live: dict[UUID, JobRecord] = {}
-        """The jobs that are not archived."""
-        self.attempts: dict[UUID, AttemptRecord] = {}
-        """The remembered attempts at live jobs, by token."""
+        self.live: dict[int, JobRecord] = {}
+        """The jobs that are not archived, by `id.int`: the hash of a UUID is computed in Python, that of an integer in C."""
+        self.attempts: dict[int, AttemptRecord] = {}
+        """The remembered attempts at live jobs, by `token.int`."""
         self.keys: dict[tuple[str, str], JobRecord] = {}
         """The live jobs that have an idempotency key, by channel and key."""
         self.interning = Interning()
@@ -50,10 +50,10 @@ class Jobs:
 
     def find(self, job_id: UUID) -> JobRecord | None:
         """Return a job, or None. An archived job is returned as a copy: changes to it are lost unless `thaw` is called first."""
-        job = self.live.get(job_id)
+        job = self.live.get(job_id.int)
         if job is not None:
             return job
-        for sequence in self.archive.ids.find(job_id.bytes):
+        for sequence in self.archive.ids.find(job_id.int.to_bytes(16)):
             job = self._archived(sequence)
             if job is not None and job.id == job_id:
                 return job
@@ -61,10 +61,10 @@ class Jobs:
 
     def find_attempt(self, token: UUID) -> AttemptRecord | None:
         """Return an attempt, or None. The attempt of an archived job is a copy, like its job."""
-        attempt = self.attempts.get(token)
+        attempt = self.attempts.get(token.int)
         if attempt is not None:
             return attempt
-        for sequence in self.archive.tokens.find(token.bytes):
+        for sequence in self.archive.tokens.find(token.int.to_bytes(16)):
             job = self._archived(sequence)
             for attempt in () if job is None else job.attempts:
                 if attempt.token == token:
@@ -130,18 +130,18 @@ class Jobs:
         self._forget(job)
 
     def _add(self, job: JobRecord) -> None:
-        self.live[job.id] = job
+        self.live[job.id.int] = job
         if job.idempotency_key is not None:
             self.keys[job.key.channel, job.idempotency_key] = job
         for attempt in job.attempts:
-            self.attempts[attempt.token] = attempt
+            self.attempts[attempt.token.int] = attempt
 
     def _forget(self, job: JobRecord) -> None:
-        del self.live[job.id]
+        del self.live[job.id.int]
         if job.idempotency_key is not None:
             del self.keys[job.key.channel, job.idempotency_key]
         for attempt in job.attempts:
-            del self.attempts[attempt.token]
+            del self.attempts[attempt.token.int]
 
     # The archive.
 
@@ -161,7 +161,7 @@ class Jobs:
 
     def thaw(self, job_id: UUID) -> JobRecord | None:
         """Return a job that is about to be changed, or None. If it is archived, it is not from now on."""
-        job = self.live.get(job_id)
+        job = self.live.get(job_id.int)
         if job is not None:
             return job
         job = self.find(job_id)

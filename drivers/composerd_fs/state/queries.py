@@ -68,7 +68,7 @@ def page(table: Table, wanted: JobFilter, cursor: int | None, limit: int) -> Job
 
 def ahead(table: Table, job_id: UUID, limit: int) -> int:
     """Return how many jobs are before a ready job; see `Driver.ahead`."""
-    job = table.jobs.live.get(job_id)  # an archived job is not ready
+    job = table.jobs.live.get(job_id.int)  # an archived job is not ready
     return table.ready.ahead(job, limit) if job is not None and job.state is JobState.READY else 0
 
 

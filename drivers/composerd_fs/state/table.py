@@ -194,7 +194,7 @@ class Table:
         if expires_at is not None:
             self.jobs.expiries.add(expires_at, job.sequence)
         for job_id in set(job.dependencies):
-            dependency = self.jobs.live.get(job_id)
+            dependency = self.jobs.live.get(job_id.int)
             if dependency is not None:
                 self._save(dependency)
                 dependency.needed -= 1
@@ -258,7 +258,7 @@ class Table:
             self._update(job, JobState.WAITING, effects, entry.at)
 
     def _claimed(self, entry: entries.ClaimedEntry) -> None:
-        job = self.jobs.live[entry.job_id]
+        job = self.jobs.live[entry.job_id.int]
         self._save(job)
         before = job.state  # waiting in a replay, if its time has come: that is not written
         confirm = entry.handover is not None
@@ -272,13 +272,13 @@ class Table:
         self._update(job, before, NOTHING, entry.at)
 
     def _attached(self, entry: entries.AttachedEntry) -> None:
-        attempt = self.jobs.attempts[entry.token]
+        attempt = self.jobs.attempts[entry.token.int]
         self._save(attempt.job)
         artifact = artifact_of(entry.artifact)
         attempt.artifacts = {**(attempt.artifacts or {}), artifact.name: artifact}
 
     def _finished(self, entry: entries.FinishedEntry) -> None:
-        attempt = self.jobs.attempts[entry.token]
+        attempt = self.jobs.attempts[entry.token.int]
         job = attempt.job
         self._save(job)
         effects = transitions.finish(
@@ -292,7 +292,7 @@ class Table:
         self._update(job, JobState.RUNNING, effects, entry.at, self._absolute(entry.result))
 
     def _requeued(self, entry: entries.RequeuedEntry) -> None:
-        attempt = self.jobs.attempts[entry.token]
+        attempt = self.jobs.attempts[entry.token.int]
         job = attempt.job
         self._save(job)
         effects = transitions.requeue(
@@ -305,7 +305,7 @@ class Table:
         self._update(job, JobState.RUNNING, effects, entry.at)
 
     def _canceled(self, entry: entries.CanceledEntry) -> None:
-        job = self.jobs.live[entry.job_id]
+        job = self.jobs.live[entry.job_id.int]
         self._save(job)
         before = job.state
         self._update(job, before, transitions.cancel(job, job.running, entry.at), entry.at)
@@ -321,7 +321,7 @@ class Table:
             jobs.expiries.left()
             self.freed_bytes += jobs.hold(job.args, -1) + jobs.hold(job.result, -1)
             for dependency_id in set(job.dependencies):
-                dependency = jobs.live.get(dependency_id)
+                dependency = jobs.live.get(dependency_id.int)
                 if dependency is not None and dependency.dependents is not None:
                     self._save(dependency)
                     dependency.dependents.pop(job.sequence, None)
@@ -349,7 +349,7 @@ class Table:
         for attempt in job.attempts:
             if attempt.state is AttemptState.RUNNING:
                 transitions.resume(attempt, entry.at)
-            self.jobs.attempts[attempt.token] = attempt
+            self.jobs.attempts[attempt.token.int] = attempt
             self.undo.add((self._forget, attempt))
         job.result = self._absolute(entry.result)
         self.jobs.hold(job.result)
@@ -392,7 +392,7 @@ class Table:
         job.state = JobState.WAITING
         self.jobs.remove(job)
         for job_id in set(job.dependencies):
-            dependency = self.jobs.live.get(job_id)
+            dependency = self.jobs.live.get(job_id.int)
             if dependency is not None and dependency.dependents is not None:
                 dependency.dependents.pop(job.sequence, None)
         job.state = JobState.CANCELED  # what the indexes have of it is stale
@@ -415,18 +415,18 @@ class Table:
     def _remember(self, job: JobRecord, attempt: AttemptRecord) -> None:
         """Add an attempt, and forget the oldest one beyond `MAX_REMEMBERED_TOKENS`."""
         attempts = self.jobs.attempts
-        attempts[attempt.token] = attempt
+        attempts[attempt.token.int] = attempt
         self.undo.add((self._forget, attempt))
         job.attempts = (*job.attempts, attempt)
         if len(job.attempts) > MAX_REMEMBERED_TOKENS:
             oldest = job.attempts[0]
-            del attempts[oldest.token]
-            self.undo.add((attempts.__setitem__, oldest.token, oldest))
+            del attempts[oldest.token.int]
+            self.undo.add((attempts.__setitem__, oldest.token.int, oldest))
             job.attempts = job.attempts[1:]
 
     def _forget(self, attempt: AttemptRecord) -> None:
         """Take back that an attempt was new."""
-        del self.jobs.attempts[attempt.token]
+        del self.jobs.attempts[attempt.token.int]
         attempt.state = AttemptState.UNKNOWN  # what the leases have of it is stale
 
 
