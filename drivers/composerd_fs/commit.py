@@ -21,7 +21,7 @@ MAX_BYTES = 64 * 1024 * 1024
 """The most bytes of payloads in a flush, unless a single write has more."""
 
 GATHER = 3
-"""Turns of the loop before a flush begins, so that requests that have arrived, but are still in their handlers, share it.
+"""Turns of the loop before a flush begins: requests that have arrived, but are still in their handlers, can join it.
 
 This is not a timer: an idle loop makes the turns in microseconds.
 """

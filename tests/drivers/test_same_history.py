@@ -1,4 +1,4 @@
-"""The same history gives the same answers on each driver, with restarts, kills and refused flushes of fs in between."""
+"""A history has the same answers on fs and memory, with restarts, kills and refused flushes of fs in between."""
 
 import asyncio
 import contextlib
@@ -66,7 +66,7 @@ STEP = st.one_of(
 
 
 class History:
-    """One driver, and what was done with it; ids come from a counter, so that two histories are the same."""
+    """One driver, and what was done with it. Ids come from a counter, so that two histories have the same ids."""
 
     def __init__(self, driver: Any) -> None:
         self.driver = driver
@@ -83,7 +83,7 @@ class History:
         return ids[index % len(ids)] if ids else UUID(int=2**64)
 
     async def do(self, kind: str, what: Any) -> Any:
-        """One step; its answer."""
+        """Do one step, and return its answer."""
         steps: dict[str, Callable[[Any], Awaitable[Any]]] = {
             "enqueue": self._enqueue,
             "claim": self._claim,
@@ -150,12 +150,12 @@ class History:
         return [(job.id, job.state) for job in answer.jobs], answer.created
 
     async def is_weighed(self) -> bool:
-        """Whether the count of payload in each segment is right."""
+        """Return True if the driver has counted the payload bytes in each segment correctly."""
         table = self.driver._table
         return bool(await self.driver._committer.between_flushes(lambda: weights(table) == table.jobs.live_bytes))
 
     async def everything(self) -> list[Any]:
-        """All that is stored, but the moments."""
+        """Return everything that is stored, without the times."""
         return [_timeless(job) async for job in self.driver.dump()]
 
 
@@ -183,7 +183,7 @@ async def _remove(_journal: Journal, paths: Sequence[Path]) -> None:
 
 
 def everything(table: Table) -> list[KeptEntry]:
-    """Return all jobs, packed ones too, as a checkpoint would keep them, but without what no query shows.
+    """Return all jobs, archived ones too, as a checkpoint would keep them, but without what no query shows.
 
     That is the position that an ended job had in the queue, and those of its dependents that have been deleted.
     """
@@ -200,20 +200,21 @@ def everything(table: Table) -> list[KeptEntry]:
 
 
 def weights(table: Table) -> dict[int, int]:
-    """Bytes of payload by segment, added up."""
+    """Return the bytes of all payloads by segment."""
     live: dict[int, int] = {}
     for one in everything(table):
-        for place in (one.args, one.result):
-            if isinstance(place, tuple):
-                live[place[0]] = live.get(place[0], 0) + place[2]
+        for payload in (one.args, one.result):
+            if isinstance(payload, tuple):
+                segment, _, length = payload
+                live[segment] = live.get(segment, 0) + length
     return live
 
 
 @contextlib.contextmanager
 def _busy_compactor() -> Iterator[Callable[[], None]]:
-    """A checkpoint after every flush, a job at a time, and every payload in the journal; its files change at moments of the loop.
+    """Take a checkpoint after every flush, one job at a time, with every payload in the journal and no threads.
 
-    It goes on when the function that this gives is called, so that much happens between two of its steps.
+    It goes on when the function that is given is called, so that much happens between two of its steps.
     """
     turns = asyncio.Semaphore(0)
 
@@ -236,14 +237,14 @@ def _busy_compactor() -> Iterator[Callable[[], None]]:
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(STEP, min_size=5, max_size=40))
 async def test_fs_and_memory_agree(steps: list[tuple[str, Any]]) -> None:
-    """Every answer, and all that is stored, is the same on fs and memory, whatever happens to the process and disk of fs."""
+    """All answers and all that is stored are the same on fs and memory, whatever happens to the process and disk of fs."""
     await _compare(steps)
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(STEP, min_size=5, max_size=60))
 async def test_they_agree_while_checkpoints_are_taken(steps: list[tuple[str, Any]]) -> None:
-    """The same with checkpoints and compactions all the time, and kills in the middle of them."""
+    """They agree while checkpoints and compactions are under way all the time, and are killed in the middle."""
     with _busy_compactor() as turn:
         await _compare(steps, turn)
 

@@ -83,7 +83,7 @@ class Snapshot:
         self.jobs += 1
 
     def _take_archived(self) -> list[CheckpointEntry]:
-        """Return archived jobs after their new shapes. The numbers of shapes do not change until the snapshot is closed."""
+        """Return archived jobs after the new shapes among theirs. No shape changes its number until `close`."""
         if not self._archived:
             return []
         archived, self._archived = self._archived, []

@@ -252,7 +252,7 @@ class Compactor:
         }
 
     async def _empty(self, segments: set[int]) -> None:
-        """Copy the live payloads of some segments. Raises `Unavailable` if one cannot be read; the segments stay then."""
+        """Copy the live payloads of some segments. Raises `Unavailable` if one cannot be read."""
         for chunk in await self._between_flushes(self._table.jobs.by_sequence.chunks):
             turn = Turn()
             found = await self._between_flushes(self._found, chunk, segments)

@@ -105,7 +105,7 @@ def submitted_record(fields: JobFields, sequence: int, queued_at: int, interning
 
 
 def add_history(job: JobRecord, entry: RestoredEntry | KeptEntry) -> None:
-    """Give a record what has happened to its job since it was submitted, but for its state, its payloads and dependents."""
+    """Give a record the history of its job: times, counts, attempts and files. The state is for the caller to set."""
     job.started_at, job.finished_at = entry.started_at, entry.finished_at
     job.retries, job.failures, job.uncounted_requeues = entry.retries, entry.failures, entry.uncounted_requeues
     job.worker_id = entry.worker_id

@@ -1,4 +1,6 @@
-"""The entries of the journal and of checkpoints: one for each transition that somebody caused, none for its consequences.
+"""The entries of the journal and of checkpoints.
+
+The journal has one for each transition that somebody caused, and none for its consequences.
 
 Ids and tokens are UUIDs (16 bytes in the journal), times are microseconds since the epoch on the driver's clock,
 durations are microseconds. Entries are encoded by position, so the order of the fields and the tags are the format;

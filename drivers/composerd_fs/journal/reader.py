@@ -1,7 +1,7 @@
 """Reads a journal at the start: the last checkpoint, then every frame after it, in order.
 
-A last frame that a crash has torn is cut off; damage anywhere else is refused. Segments from before the checkpoint hold
-payloads only and are not read. Nothing here knows what a job is.
+A last frame that a crash has torn is cut off; damage anywhere else is refused. Segments from before the checkpoint have
+only payloads and are not read. Nothing here knows what a job is.
 """
 
 import logging
@@ -92,7 +92,7 @@ class Reader:
         return end
 
     def verify_old_segments(self) -> list[str]:
-        """Read the segments from before the checkpoint, which hold payloads only, and return what is wrong with them."""
+        """Read the segments from before the checkpoint, which have only payloads, and return what is damaged."""
         checkpoint = max(checkpoints_in(self._directory), default=0)
         old = [number for number in segments_in(self._directory) if number < checkpoint]
         return [problem for problem in map(self._verify, old) if problem is not None]

@@ -1,7 +1,9 @@
-"""The journal while it is open: segments of frames in a directory, one frame for each flush. It does not know what a job is.
+"""The journal while it is open: segments of frames in a directory, one frame for each flush.
+
+It does not know what a job is, and nothing of how a journal is read again: that is in `reader`.
 
 A frame is on stable storage before the next one is written, so a crash can only tear the last one, and nobody was told
-of that. A clean stop leaves a marker that says where the journal ends. How a journal is read again is in `reader`.
+of that. A clean stop leaves a marker that says where the journal ends.
 """
 
 import errno
@@ -28,7 +30,7 @@ SEGMENT_SIZE = 16 * 1024 * 1024
 """The size in bytes from which on a segment gets no more frames."""
 
 INLINE = 48
-"""The length up to which a payload is in its entry: there it takes less room, on disk and in memory, than its location."""
+"""The length up to which a payload is in its entry: its location would take more room, on disk and in memory."""
 
 READ_OVER = 32 * 1024
 """The most bytes between two payloads that are read in vain, to read both in one call."""
@@ -83,7 +85,7 @@ class Journal:
         return frames.base(self.segment, self._end + FRAME_HEADER)
 
     def payload(self, data: bytes) -> Payload:
-        """Add a payload to the frame, and return its location within the frame, or the payload itself if it is small."""
+        """Add a payload to the frame, and return its location within it, or the payload itself if it is small."""
         if len(data) <= INLINE:
             return bytes(data)
         location = frames.relative(self._payloads_size, len(data))
@@ -271,7 +273,7 @@ class Journal:
         await self._disk.close()
 
     async def remove(self, paths: Sequence[Path]) -> None:
-        """Remove files that are not needed any more. One that cannot be removed stays, and is removed at the next start."""
+        """Remove files that are not needed any more. One that cannot be removed is left to the next start."""
         await self._disk.call(_remove, paths)
 
     def path(self, number: int) -> Path:

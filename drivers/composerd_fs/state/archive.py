@@ -86,7 +86,7 @@ class Numbered:
 
 
 class Archive:
-    """Packs jobs and unpacks them, and knows which sequences archived ids, tokens and idempotency keys may belong to."""
+    """Packs and unpacks jobs, and knows which sequences archived ids, tokens and idempotency keys may belong to."""
 
     def __init__(self, interning: Interning) -> None:
         self.ids = DigestIndex()

@@ -64,7 +64,10 @@ class CopiedPayloads(NamedTuple):
 
 
 class Commands:
-    """The contract on one table. `store` puts a payload into the flush and returns what stands for it, `record` an entry."""
+    """The writing methods on one table.
+
+    `store` puts a payload into the flush and returns what stands for it in an entry; `record` puts an entry into it.
+    """
 
     def __init__(
         self,

@@ -80,7 +80,7 @@ def _is_ready(entry: _Ready) -> bool:
 
 
 class Timers(Generic[T]):
-    """Jobs or attempts by the time at which they are due. `due_at` returns when one is due, or None if it never will be."""
+    """Jobs or attempts by the time at which they are due. `due_at` returns it, or None for one that never will be."""
 
     def __init__(self, due_at: Callable[[T], int | None]) -> None:
         self._heap: list[tuple[int, int, T]] = []
@@ -164,14 +164,14 @@ class Expiries:
 
 
 _PARTS = 1 << 14
-"""The number of parts of a digest index: at a million jobs one has sixty entries, which are searched in a microsecond."""
+"""The number of parts of a digest index: at a million jobs each has sixty entries, which is few to search."""
 _KEPT = 8
 _SEQUENCE_SIZE = 6
 _ENTRY = _KEPT + _SEQUENCE_SIZE
 
 
 class DigestIndex:
-    """Sequences of jobs by keys of 16 bytes, such as ids and tokens. It keeps half of each key, so it may find others too."""
+    """Sequences of jobs by keys of 16 bytes, such as ids. It keeps half of each key, so it may find others too."""
 
     def __init__(self) -> None:
         self._parts: list[bytearray | None] = [None] * _PARTS

@@ -25,7 +25,7 @@ class Jobs:
 
     def __init__(self, undo: Undo) -> None:
         self.live: dict[int, JobRecord] = {}
-        """The jobs that are not archived, by `id.int`: the hash of a UUID is computed in Python, that of an integer in C."""
+        """The jobs that are not archived, by `id.int`: an integer is hashed in C, a UUID in Python."""
         self.attempts: dict[int, AttemptRecord] = {}
         """The remembered attempts at live jobs, by `token.int`."""
         self.keys: dict[tuple[str, str], JobRecord] = {}
@@ -49,7 +49,10 @@ class Jobs:
     # Finding.
 
     def find(self, job_id: UUID) -> JobRecord | None:
-        """Return a job, or None. An archived job is returned as a copy: changes to it are lost unless `thaw` is called first."""
+        """Return a job, or None.
+
+        An archived job is returned as a copy: changes to it are lost unless `thaw` is called first.
+        """
         job = self.live.get(job_id.int)
         if job is not None:
             return job
@@ -201,7 +204,7 @@ class Jobs:
     # Payloads.
 
     def hold(self, payload: Payload | None, sign: int = 1) -> int:
-        """Count the bytes of a payload that a job gets, or with a `sign` of -1 of one that it loses; return how many."""
+        """Count the bytes of a payload that a job gets, or with -1 as `sign` that it loses, and return their number."""
         if not isinstance(payload, int):
             return 0
         segment, _, length = span_of(payload)

@@ -1,8 +1,8 @@
 """The table: what each entry of the journal changes about jobs, attempts and indexes.
 
-Live and replayed entries go through the same `apply`. What happens to a job is decided by `composerd.driver.transitions`;
-which entries are written is decided in `commands`. The ends of jobs are propagated to their dependents here, in bounded
-steps, and the result does not depend on how the steps are cut.
+Live and replayed entries go through the same `apply`. `composerd.driver.transitions` decides what happens to a job, and
+`commands` decides which entries are written. The ends of jobs are propagated to their dependents here, in bounded
+steps; the result does not depend on how the steps are cut.
 """
 
 from collections import deque

@@ -1,6 +1,7 @@
-"""A process that works on an fs storage until it is killed, and says on stdout what it tries and what was acknowledged.
+"""A process that works on an fs storage until it is killed, and prints what it tries and what was acknowledged.
 
-Run by test_kill: `python kill_me.py DIRECTORY SEED`. Segments and checkpoints are small, so that there is a compaction at any time.
+Run by test_kill: `python kill_me.py DIRECTORY SEED`. Segments and checkpoints are small,
+so that a compaction is always under way.
 """
 
 import asyncio
@@ -17,17 +18,17 @@ from composerd_fs import FsDriver
 
 WORKERS = 8
 KEPT = 40
-"""How many ended jobs are kept before the oldest are deleted."""
+"""The number of ended jobs that are kept; one is deleted for each further one."""
 
 
 def say(*words: object) -> None:
-    """A line for whoever watches."""
+    """Print a line for the process that watches."""
     sys.stdout.write(" ".join(map(str, words)) + "\n")
     sys.stdout.flush()
 
 
 async def work(driver: FsDriver, chance: random.Random, ended: list[UUID]) -> None:
-    """Submit, claim, finish, cancel, delete, for ever."""
+    """Submit, claim, finish, cancel and delete jobs until the process is killed."""
     while True:
         job_id, token = (UUID(int=chance.getrandbits(128)) for _ in range(2))
         args = b'"' + chance.randbytes(chance.choice([10, 300, 1500])).hex().encode() + b'"'
@@ -56,7 +57,7 @@ async def work(driver: FsDriver, chance: random.Random, ended: list[UUID]) -> No
 
 
 async def main() -> None:
-    """Open the storage, and work on it."""
+    """Open the storage and work on it with several tasks."""
     composerd_fs.journal.writer.SEGMENT_SIZE = 32 * 1024
     composerd_fs.journal.compactor.CHECKPOINT_AFTER = 32 * 1024
     composerd_fs.journal.compactor.JOBS_AT_ONCE = 5

@@ -1,4 +1,4 @@
-"""Packed jobs: nothing about a job changes by its being packed, and nothing is found that is not there."""
+"""The archive: nothing about a job changes when it is archived, and no job is found that is not stored."""
 
 from typing import Any
 from uuid import UUID
@@ -31,16 +31,16 @@ def live(table: Table) -> set[UUID]:
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(CHANGE, min_size=5, max_size=40))
-async def test_packing_changes_nothing(steps: list[tuple[str, Any]]) -> None:
-    """Whatever is asked, of packed jobs too: the answers are those of a table that packs nothing, and so is all that is stored."""
-    packing, unpacked = await history(archives=True), await history(archives=False)
+async def test_archiving_changes_nothing(steps: list[tuple[str, Any]]) -> None:
+    """All answers, those about archived jobs too, and all that is stored are those of a table that archives nothing."""
+    archiving, other = await history(archives=True), await history(archives=False)
     for kind, what in steps:
-        assert await packing.do(kind, what) == await unpacked.do(kind, what)
-    assert await packing.everything() == await unpacked.everything()
+        assert await archiving.do(kind, what) == await other.do(kind, what)
+    assert await archiving.everything() == await other.everything()
 
 
-async def test_what_rests_is_packed(fs: Instance) -> None:
-    """An ended job is packed when nobody unended depends on it, not before, and again after it was needed again."""
+async def test_jobs_that_have_come_to_rest_are_archived(fs: Instance) -> None:
+    """An ended job is archived once no unended job depends on it, and again after one has depended on it again."""
     table: Table = fs.driver._table  # type: ignore[attr-defined]
     root = await fs.add(idempotency_key="key")
     child = await fs.add(root)
@@ -61,12 +61,12 @@ async def test_what_rests_is_packed(fs: Instance) -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(CHANGE, min_size=10, max_size=40))
-async def test_a_packed_row_is_the_row(steps: list[tuple[str, Any]]) -> None:
-    """Packed and unpacked, a row says what it said before, to the last field."""
-    unpacked = await history(archives=False)
+async def test_an_archived_job_keeps_all_fields(steps: list[tuple[str, Any]]) -> None:
+    """A job that was packed and unpacked has the same values in all fields as before."""
+    other = await history(archives=False)
     for kind, what in steps:
-        await unpacked.do(kind, what)
-    table: Table = unpacked.driver._table
+        await other.do(kind, what)
+    table: Table = other.driver._table
     before = everything(table)
     ended = [job for job in table.jobs.live.values() if job.state.ended]
     for job in ended:
@@ -79,8 +79,8 @@ async def test_a_packed_row_is_the_row(steps: list[tuple[str, Any]]) -> None:
         assert all(attempt.job is again for attempt in again.attempts)
 
 
-async def test_shapes_are_used_again(tmp_path: Any) -> None:
-    """What nobody's shape is any more makes room for another: kinds of jobs that come and go leave nothing behind."""
+async def test_numbers_of_shapes_are_used_again(tmp_path: Any) -> None:
+    """The number of a shape that no job has is used again, so kinds of jobs that come and go take no memory."""
     async with instance_of("memory", tmp_path) as instance:
         for number in range(50):
             job_id = await instance.add(type=f"type{number}")
@@ -91,7 +91,7 @@ async def test_shapes_are_used_again(tmp_path: Any) -> None:
 
 
 def test_an_index_of_half_the_key() -> None:
-    """Keys of which the half that is kept is the same, at any place in a part: each finds its own number, and others perhaps."""
+    """Keys that agree in the half that is kept find their own sequence, and perhaps those of others."""
     index = DigestIndex()
     keys = [UUID(int=(number << 64) | 0x0101010101010101).bytes for number in range(3000)]
     for number, key in enumerate(keys):

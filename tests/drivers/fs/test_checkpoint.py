@@ -1,4 +1,4 @@
-"""Checkpoints and compaction: one moment's state whatever happens meanwhile, and a journal that stays small."""
+"""Checkpoints and compaction: a checkpoint holds the state of one moment, and the journal stays small."""
 
 import asyncio
 import errno
@@ -32,7 +32,7 @@ KIB = b'"' + b"x" * 1022 + b'"'
 @settings(max_examples=300, deadline=None)
 @given(BEFORE, MEANWHILE)
 async def test_a_checkpoint_is_of_one_moment(before: list[tuple[str, Any]], meanwhile: list[tuple[str, Any]]) -> None:
-    """However it is taken among changes, what it restores is the table as it was when it began."""
+    """A checkpoint restores the table as it was when it began, however the table changes while it is taken."""
     with patch("composerd_fs.state.archive._CHUNK", 1):  # a snapshot takes a job at a time
         await _compare_snapshot(before, meanwhile)
 
@@ -68,24 +68,24 @@ async def _compare_snapshot(before: list[tuple[str, Any]], meanwhile: list[tuple
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Segments of 64 KiB, and a checkpoint whenever the journal has grown by 128 KiB."""
+    """Begin a segment after 64 KiB, and a checkpoint whenever the journal has grown by 128 KiB."""
     monkeypatch.setattr("composerd_fs.journal.writer.SEGMENT_SIZE", 64 * 1024)
     monkeypatch.setattr("composerd_fs.journal.compactor.CHECKPOINT_AFTER", 128 * 1024)
 
 
 async def quiet(instance: Instance) -> None:
-    """Wait until the keeper has nothing to do."""
+    """Wait until the compactor has nothing to do."""
     while (task := instance.driver._compactor._task) is not None:  # type: ignore[attr-defined]
         await asyncio.wait([task])
 
 
 def used(instance: Instance) -> int:
-    """Bytes of files in the journal's directory."""
+    """Return the bytes of all files in the journal's directory."""
     return sum(path.stat().st_size for path in (instance.directory / "journal").iterdir())
 
 
 async def churn(instance: Instance, jobs: int, *, live: int) -> list[Any]:
-    """Submit, finish and delete jobs with args and results of a KiB; only so many live at a time. The ids of those that do."""
+    """Submit and finish jobs with payloads of a KiB, delete all but the last `live`, and return the ids of those."""
     ids: list[Any] = []
     for _ in range(jobs):
         job_id = await instance.add(args=KIB)
@@ -97,8 +97,8 @@ async def churn(instance: Instance, jobs: int, *, live: int) -> list[Any]:
 
 
 @pytest.mark.usefixtures("small")
-async def test_disk_use_stays_with_what_lives(tmp_path: Path) -> None:
-    """However much has come and gone, the files are at most twice what lives and what may be written before the next checkpoint."""
+async def test_disk_use_stays_in_proportion_to_the_stored_jobs(tmp_path: Path) -> None:
+    """The files take at most twice the size of the stored jobs, and what is written until the next checkpoint."""
     async with instance_of("fs", tmp_path / "storage") as fs:
         ids = await churn(fs, 1500, live=100)
         await quiet(fs)
@@ -114,7 +114,7 @@ async def test_disk_use_stays_with_what_lives(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("small")
 async def test_long_lived_jobs_among_short_lived_ones(tmp_path: Path) -> None:
-    """Payloads that live on are copied out of segments that are mostly dead; nothing of them changes."""
+    """Live payloads are copied out of sparse segments, and do not change."""
     async with instance_of("fs", tmp_path / "storage") as fs:
         lasting = []
         for number in range(30):
@@ -133,8 +133,8 @@ async def test_long_lived_jobs_among_short_lived_ones(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("small")
-async def test_a_start_reads_the_checkpoint_and_what_is_behind_it(tmp_path: Path) -> None:
-    """Segments from before the checkpoint are not read, and those that hold nothing are not there."""
+async def test_a_start_reads_the_checkpoint_and_the_segments_after_it(tmp_path: Path) -> None:
+    """Segments from before the checkpoint are not read, and those without a live payload are removed."""
     async with instance_of("fs", tmp_path / "storage") as fs:
         await churn(fs, 300, live=0)
         await quiet(fs)
@@ -148,7 +148,7 @@ async def test_a_start_reads_the_checkpoint_and_what_is_behind_it(tmp_path: Path
 
 @pytest.mark.usefixtures("small")
 async def test_a_crash_at_any_moment_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The directory as it was after any system call that changes its names starts with what was acknowledged."""
+    """A start finds all acknowledged jobs in the directory as it was after any rename or removal of a file."""
     copies: list[tuple[Path, list[Any]]] = []
     acknowledged: list[Any] = []
     root = tmp_path / "storage"
@@ -187,7 +187,7 @@ async def test_a_crash_at_any_moment_of_it(tmp_path: Path, monkeypatch: pytest.M
 
 
 async def filled(tmp_path: Path) -> tuple[Path, Any]:
-    """A closed storage with a checkpoint, and a job whose args are in a segment from before it."""
+    """Return a closed storage with a checkpoint, and a job whose args are in a segment from before it."""
     async with instance_of("fs", tmp_path / "storage") as fs:
         ids = [await fs.add(args=b"%d" % number * 200, not_before=1e6) for number in range(300)]
         await churn(fs, 100, live=0)
@@ -198,8 +198,11 @@ async def filled(tmp_path: Path) -> tuple[Path, Any]:
 
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("where", ["segment", "checkpoint", "missing"])
-async def test_damage_behind_a_checkpoint(tmp_path: Path, where: str) -> None:
-    """A damaged checkpoint or a missing segment stops the start; a damaged payload is an error for who asks, and the check names all."""
+async def test_damage_after_a_checkpoint(tmp_path: Path, where: str) -> None:
+    """A damaged checkpoint or a missing segment stops the start, a damaged payload is an error when it is read.
+
+    The check names each of them.
+    """
     root, job_id = await filled(tmp_path)
     journal = root / "journal"
     first = min(journal.glob("*.log"))
@@ -226,7 +229,7 @@ async def test_damage_behind_a_checkpoint(tmp_path: Path, where: str) -> None:
 
 @pytest.mark.usefixtures("small")
 async def test_a_full_disk_leaves_no_half_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A checkpoint that finds no room is given up, and tried again later; jobs go on."""
+    """A checkpoint that finds no room on the disk is given up and tried again later; jobs are still accepted."""
 
     def full(*_args: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -245,7 +248,7 @@ async def test_a_full_disk_leaves_no_half_checkpoint(tmp_path: Path, monkeypatch
 
 
 async def test_a_stop_while_a_checkpoint_is_due(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is still being written when the storage is closed is written, and no checkpoint begins any more."""
+    """Writes that are waiting when the storage is closed are written, and no checkpoint begins any more."""
     monkeypatch.setattr("composerd_fs.journal.compactor.CHECKPOINT_AFTER", 1)
     monkeypatch.setattr("composerd_fs.commit.MAX_BYTES", 1)  # a flush for each
     async with instance_of("fs", tmp_path / "storage") as fs:
@@ -263,7 +266,7 @@ async def test_a_stop_while_a_checkpoint_is_due(tmp_path: Path, monkeypatch: pyt
 
 
 async def test_a_stop_while_a_checkpoint_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A checkpoint whose file is being opened when the storage is closed leaves neither the file nor a handle of it."""
+    """A checkpoint whose file is being opened when the storage is closed leaves neither the file nor an open handle."""
     monkeypatch.setattr("composerd_fs.journal.compactor.CHECKPOINT_AFTER", 1)
     opening, go = threading.Event(), threading.Event()
     handles: list[BinaryIO] = []
@@ -290,7 +293,7 @@ async def test_a_stop_while_a_checkpoint_is_opened(tmp_path: Path, monkeypatch: 
 
 
 async def test_a_refused_delete_while_a_segment_is_emptied(fs: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A job whose delete cannot be written is there again: its payload is copied before its segment goes."""
+    """A job whose deletion cannot be written is stored again: its payload is copied before its segment is removed."""
     driver: Any = fs.driver
     job_id = await fs.add(args=KIB)
     await fs.cancel(job_id)

@@ -1,4 +1,4 @@
-"""Disks that fail: what a refused flush leaves, what a crash tears off, and damage that must not be read over."""
+"""Disks that fail: a refused flush leaves nothing, a torn end is cut off, and damage elsewhere stops the start."""
 
 import asyncio
 import errno
@@ -20,11 +20,11 @@ from ..conftest import Instance, instance_of, opened
 
 pwrite = os.pwrite
 LARGE = b'"' + b"x" * 100 + b'"'
-"""A payload that is not in its record."""
+"""A payload that is too large to be in its entry."""
 
 
 def failing(error: int, *, after: int = 0) -> Callable[..., int]:
-    """A system call that fails like this, after `after` bytes were written."""
+    """Return a system call that fails with an error after `after` bytes were written."""
 
     def call(descriptor: int, *args: Any) -> int:
         if after:
@@ -36,7 +36,7 @@ def failing(error: int, *, after: int = 0) -> Callable[..., int]:
 
 
 async def mixed_flush(fs: Instance, tokens: dict[str, Any]) -> list[object]:
-    """One flush of every kind of write; what each was answered."""
+    """Make one flush of every kind of write, and return the answers."""
     return await asyncio.gather(
         fs.driver.enqueue([[fs.new(idempotency_key="new")], [fs.new(*tokens["deps"])]]),
         fs.claim(),
@@ -51,7 +51,7 @@ async def mixed_flush(fs: Instance, tokens: dict[str, Any]) -> list[object]:
 
 
 async def busy(fs: Instance) -> dict[str, Any]:
-    """A storage with work for every kind of write."""
+    """Fill a storage so that there is work for every kind of write, and return the tokens and ids for it."""
     ended = await fs.add(priority=9)
     await fs.end(ended)
     finish = await fs.take(await fs.add())
@@ -78,7 +78,7 @@ async def busy(fs: Instance) -> dict[str, Any]:
 async def test_a_full_disk_changes_nothing_and_recovers(
     fs: Instance, monkeypatch: pytest.MonkeyPatch, after: int
 ) -> None:
-    """A full disk refuses a flush of every kind of write, leaves the table as it was, still reads, and recovers by itself."""
+    """A full disk refuses every kind of write, leaves the table as it was, still reads, and recovers by itself."""
     tokens = await busy(fs)
     before = await fs.dump()
     with monkeypatch.context() as patch:
@@ -97,8 +97,10 @@ async def test_a_full_disk_changes_nothing_and_recovers(
 
 
 @pytest.mark.parametrize(("call", "error"), [("pwrite", errno.EIO), ("pwrite", errno.EROFS), ("fdatasync", errno.EIO)])
-async def test_a_failed_write_is_for_good(fs: Instance, monkeypatch: pytest.MonkeyPatch, call: str, error: int) -> None:
-    """An I/O error, a read-only disk, an fdatasync that failed: never retried, nothing more is accepted, everything is still read."""
+async def test_no_write_is_accepted_after_a_failed_one(
+    fs: Instance, monkeypatch: pytest.MonkeyPatch, call: str, error: int
+) -> None:
+    """After an I/O error, on a read-only disk or after a failed fdatasync no write is accepted; reads go on."""
     tokens = await busy(fs)
     before = await fs.dump()
     with monkeypatch.context() as patch:
@@ -114,7 +116,7 @@ async def test_a_failed_write_is_for_good(fs: Instance, monkeypatch: pytest.Monk
 
 
 async def test_a_stop_without_the_directory(fs: Instance) -> None:
-    """A storage whose directory is gone is closed all the same."""
+    """A storage whose directory was removed can be closed."""
     await fs.add()
     shutil.rmtree(fs.directory)
     await fs.driver.close()
@@ -122,7 +124,7 @@ async def test_a_stop_without_the_directory(fs: Instance) -> None:
 
 @pytest.mark.parametrize("asked", ["write", "ping"])
 async def test_a_directory_that_is_removed(fs: Instance, asked: str) -> None:
-    """A write that would be gone with the process is not acknowledged, and who asks before that hears of it too."""
+    """A write to a removed journal is not acknowledged, and `ping` reports the removal."""
     kept = await fs.add(args=b"1")
     shutil.rmtree(fs.directory)
     with pytest.raises(Unavailable, match="the journal was removed"):
@@ -133,8 +135,10 @@ async def test_a_directory_that_is_removed(fs: Instance, asked: str) -> None:
     await fs.driver.close()
 
 
-async def test_a_write_that_cannot_be_cut_back_is_for_good(fs: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A full disk whose torn write cannot be cut off again is an error for good; a restart cuts it."""
+async def test_no_write_is_accepted_after_one_that_cannot_be_cut_back(
+    fs: Instance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No write is accepted after a torn write that cannot be cut off; a restart cuts it off."""
     await fs.add()
     before = await fs.dump()
     with monkeypatch.context() as patch:
@@ -150,7 +154,7 @@ async def test_a_write_that_cannot_be_cut_back_is_for_good(fs: Instance, monkeyp
 
 
 async def test_a_new_segment_that_finds_no_room(fs: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A disk that fills up between two segments refuses writes, and goes on when there is room."""
+    """A disk without room for a new segment refuses writes, and accepts them when there is room."""
     monkeypatch.setattr(fs.driver._journal, "_segment_size", 1)  # type: ignore[attr-defined]
     first = await fs.add()
     with monkeypatch.context() as patch:
@@ -166,7 +170,7 @@ async def test_a_new_segment_that_finds_no_room(fs: Instance, monkeypatch: pytes
 
 
 async def crashed(directory: Path, copy: Path) -> Path:
-    """A storage that was left without a clean stop; its last segment."""
+    """Copy a storage as a crash would leave it, and return its last segment."""
     async with instance_of("fs", directory) as fs:
         await add_jobs_in_every_state(fs)
         shutil.copytree(directory, copy)  # as a kill would leave it: no marker
@@ -174,7 +178,7 @@ async def crashed(directory: Path, copy: Path) -> Path:
 
 
 def frame_starts(segment: Path) -> list[int]:
-    """Where the frames of a segment begin."""
+    """Return the offsets of the frames of a segment."""
     data = segment.read_bytes()
     starts, at = [], SEGMENT_HEADER
     while at < len(data):
@@ -187,7 +191,7 @@ def frame_starts(segment: Path) -> list[int]:
 
 @pytest.mark.usefixtures("unsynced")
 async def test_a_torn_end_is_cut_off(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A crash in the middle of the last write, at every byte of it: what was acknowledged before is there, and the log says it."""
+    """A last write that a crash has torn at any byte is cut off and logged, and all acknowledged jobs are stored."""
     segment = await crashed(tmp_path / "storage", tmp_path / "copy")
     data = segment.read_bytes()
     last = frame_starts(segment)[-1]
@@ -207,7 +211,7 @@ async def test_a_torn_end_is_cut_off(tmp_path: Path, caplog: pytest.LogCaptureFi
 
 
 async def test_a_last_write_that_did_not_reach_the_disk_in_order(tmp_path: Path) -> None:
-    """A crash may leave zeros, or old bytes, in the middle of the last write: it is cut off as well."""
+    """A last write with zeros or old bytes in the middle, as a crash may leave it, is cut off too."""
     segment = await crashed(tmp_path / "storage", tmp_path / "copy")
     data = segment.read_bytes()
     last = frame_starts(segment)[-1]
@@ -223,7 +227,7 @@ async def test_a_last_write_that_did_not_reach_the_disk_in_order(tmp_path: Path)
 
 @pytest.mark.usefixtures("unsynced")
 async def test_damage_elsewhere_is_refused(tmp_path: Path) -> None:
-    """One wrong byte anywhere before the last frame stops the start, with the file and the offset of what does not read."""
+    """A wrong byte anywhere before the last frame stops the start; the error names the file and the offset."""
     segment = await crashed(tmp_path / "storage", tmp_path / "copy")
     data = segment.read_bytes()
     starts = frame_starts(segment)
@@ -241,7 +245,7 @@ async def test_damage_elsewhere_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("cut", [1, 20])
 async def test_after_a_clean_stop_nothing_may_be_missing(tmp_path: Path, cut: int) -> None:
-    """After a clean stop the last frame is like any other: a torn or missing one stops the start."""
+    """After a clean stop a torn or missing last frame stops the start."""
     async with instance_of("fs", tmp_path / "storage") as fs:
         await add_jobs_in_every_state(fs)
     segment = next((tmp_path / "storage" / "journal").glob("*.log"))
@@ -256,7 +260,7 @@ async def test_after_a_clean_stop_nothing_may_be_missing(tmp_path: Path, cut: in
 
 
 async def test_a_missing_segment_is_refused(tmp_path: Path) -> None:
-    """A segment that is gone stops the start and is named."""
+    """A missing segment stops the start, and the error names it."""
     async with instance_of("fs", tmp_path / "storage") as fs:
         fs.driver._journal._segment_size = 1  # type: ignore[attr-defined]
         for _ in range(3):
@@ -267,7 +271,7 @@ async def test_a_missing_segment_is_refused(tmp_path: Path) -> None:
 
 
 async def test_a_newer_format_is_refused(fs: Instance) -> None:
-    """A directory of a newer version says that a newer composerd is needed."""
+    """A storage of a newer format version is refused; the error asks for a newer composerd."""
     await fs.add()
     await fs.driver.close()
     segment = next((fs.directory / "journal").glob("*.log"))
@@ -279,16 +283,16 @@ async def test_a_newer_format_is_refused(fs: Instance) -> None:
         await opened(fs.directory)
 
 
-async def test_a_directory_has_one_holder(fs: Instance) -> None:
-    """A second process, or driver, on a directory in use gets an error that names the holder."""
+async def test_one_process_at_a_time_uses_a_directory(fs: Instance) -> None:
+    """A second process or driver on a directory in use gets an error that names the process that uses it."""
     with pytest.raises(StorageUnusable, match=f"process {os.getpid()}"):
         await opened(fs.directory)
     await fs.add()
     await fs.reopen()
 
 
-async def test_an_unreadable_payload_is_no_lost_claim(fs: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A payload that the disk does not give is an error for who asked; the claim stands and can be repeated with its token."""
+async def test_a_claim_with_unreadable_args_can_be_repeated(fs: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A claim whose args cannot be read is an error; the claim stands, and can be repeated with its token."""
     job_id = await fs.add(args=LARGE)
     token = fs.id()
     with monkeypatch.context() as patch:

@@ -1,4 +1,4 @@
-"""The page about the format is true: a reader written from it alone agrees with the driver. And no byte can be wrong unnoticed."""
+"""A reader written from the page about the format alone agrees with the driver, and every wrong byte is noticed."""
 
 import os
 import struct
@@ -18,44 +18,45 @@ from .test_checkpoint import KIB, churn, quiet, small
 __all__ = ["small"]
 
 EVERY_BYTE = "EVERY_BYTE" in os.environ
-"""Cut the journal at every byte of its last 64 KiB; else at each of the last KiB, and at every 97th before."""
+"""True to cut the journal at every byte of its last 64 KiB, instead of each of the last KiB and every 97th before."""
 
 
 def frames(path: Path) -> Any:
-    """The records of a file, with where each frame's payloads begin."""
+    """Iterate over the frames of a file: the offset of the payloads, and the entries."""
     data = path.read_bytes()
     salt, at = data[16:28], 32
     assert (data[:8], zlib.crc32(data[:28])) == (b"cdjrnl\r\n", int.from_bytes(data[28:32], "little"))
     while at < len(data):
-        magic, payloads, records, _, content, check = struct.unpack_from("<4sIIQII", data, at)
-        body = data[at + 28 : at + 28 + payloads + records]
+        magic, payloads, entries, _, content, check = struct.unpack_from("<4sIIQII", data, at)
+        body = data[at + 28 : at + 28 + payloads + entries]
         assert (magic, check) == (b"cdF\n", zlib.crc32(data[at : at + 24], zlib.crc32(salt)))
         assert content == zlib.crc32(body)
         yield at + 28, msgspec.msgpack.decode(body[payloads:])
-        at += 28 + payloads + records
+        at += 28 + payloads + entries
 
 
-def payload(directory: Path, number: int, begin: int, place: Any) -> Any:
-    """A payload, from where a record says it is."""
-    if isinstance(place, int):
-        place = (number, begin + (place >> 32), (place & 0xFFFFFFFF) + 4)
-    if not isinstance(place, tuple | list):
-        return place
-    data = (directory / f"{place[0]:08}.log").read_bytes()[place[1] : place[1] + place[2]]
+def payload(directory: Path, number: int, begin: int, location: Any) -> Any:
+    """Return the payload that an entry contains or locates."""
+    if isinstance(location, int):
+        location = (number, begin + (location >> 32), (location & 0xFFFFFFFF) + 4)
+    if not isinstance(location, tuple | list):
+        return location
+    segment, offset, length = location
+    data = (directory / f"{segment:08}.log").read_bytes()[offset : offset + length]
     assert zlib.crc32(data[4:]) == int.from_bytes(data[:4], "little")
     return data[4:]
 
 
 def read(directory: Path) -> dict[bytes, list[Any]]:
-    """State (as far as it was recorded), args and result of each job."""
+    """Return the state, as far as it was written, the args and the result of each job."""
     jobs: dict[bytes, list[Any]] = {}
     tokens: dict[bytes, bytes] = {}
     first = max((int(path.stem) for path in directory.glob("*.checkpoint")), default=0)
     logs = sorted(path for path in directory.glob("*.log") if int(path.stem) >= first)
     for path in [*directory.glob(f"{first:08}.checkpoint"), *logs]:
-        for begin, records in frames(path):
+        for begin, entries in frames(path):
             here = (int(path.stem), begin)
-            for kind, *of in records:
+            for kind, *of in entries:
                 if kind == 1:
                     jobs |= {job[0]: ["stored", (*here, job[4]), (*here, None)] for job in of[1]}
                 elif kind == 2:
@@ -71,9 +72,9 @@ def read(directory: Path) -> dict[bytes, list[Any]]:
                     for job in map(msgspec.msgpack.decode, of[0]):
                         jobs[job[2]] = ["ended", (*here, job[6]), (*here, job[7])]
                 elif kind == 13:
-                    moved = [None, *((*here, place) for place in of[1:])]
+                    moved = [None, *((*here, location) for location in of[1:])]
                     jobs[of[0]] = [new if new and new[2] is not None else old for old, new in zip(jobs[of[0]], moved)]  # noqa: B905
-    return {job_id: [job[0], *(payload(directory, *place) for place in job[1:])] for job_id, job in jobs.items()}
+    return {job_id: [job[0], *(payload(directory, *location) for location in job[1:])] for job_id, job in jobs.items()}
 
 
 STATES = {"waiting": "stored", "ready": "stored", "running": "running"}
@@ -81,7 +82,7 @@ STATES = {"waiting": "stored", "ready": "stored", "running": "running"}
 
 @pytest.mark.usefixtures("small")
 async def test_a_reader_written_from_the_page(tmp_path: Path) -> None:
-    """It finds the same jobs, states, args and results, in segments and in a checkpoint, before and after a compaction."""
+    """It finds the driver's jobs, states, args and results in segments and in a checkpoint, also after a compaction."""
     async with instance_of("fs", tmp_path / "storage") as fs:
         for number in range(4):
             await fs.add(args=b"%d" % number * 60, not_before=1e6)
@@ -98,7 +99,7 @@ async def test_a_reader_written_from_the_page(tmp_path: Path) -> None:
 
 
 async def small_journal(root: Path) -> list[tuple[int, Any]]:
-    """A closed storage with a short journal; where each flush ended, and what was stored then."""
+    """Make a closed storage with a short journal, and return where each flush ended and what was stored then."""
     ends: list[tuple[int, Any]] = []
     journal = root / "journal" / "00000001.log"
     async with instance_of("fs", root) as fs:
@@ -119,7 +120,7 @@ async def small_journal(root: Path) -> list[tuple[int, Any]]:
 
 @pytest.mark.usefixtures("unsynced")
 async def test_every_byte_flipped(tmp_path: Path) -> None:
-    """Each byte of a small journal, one at a time: refused with file and offset."""
+    """A journal with any one byte wrong is refused, and the error names the file."""
     await small_journal(tmp_path / "storage")
     journal = tmp_path / "storage" / "journal" / "00000001.log"
     whole = journal.read_bytes()
@@ -136,7 +137,7 @@ async def test_every_byte_flipped(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("unsynced")
 async def test_the_journal_cut_anywhere(tmp_path: Path) -> None:
-    """As a crash leaves it, cut at any byte: the state is that of the last flush that is whole."""
+    """A journal that a crash has cut at any byte has the state of its last complete flush."""
     ends = []
     root = tmp_path / "storage"
     journal = root / "journal" / "00000001.log"

@@ -1,4 +1,4 @@
-"""kill -9 at random moments of real work, with checkpoints and compactions all the time: nothing that was acknowledged is lost."""
+"""kill -9 at random moments of real work, checkpoints and compactions too, loses nothing that was acknowledged."""
 
 import asyncio
 import hashlib
@@ -15,13 +15,13 @@ from composerd.models import JobState, NewJob
 from composerd_fs import FsDriver
 
 ROUNDS = int(os.environ.get("KILLS", "12"))
-"""How often the process is killed; `KILLS=200` for a long run."""
+"""How often the process is killed. Set `KILLS=200` for a long run."""
 
 PROGRAM = Path(__file__).with_name("kill_me.py")
 
 
 class Known:
-    """What the process has said: what must be, and what may be because its outcome was not told."""
+    """What the process has printed: what must be stored, and what may be because its outcome was not printed."""
 
     def __init__(self) -> None:
         self.args: dict[str, str] = {}
@@ -30,7 +30,7 @@ class Known:
         self._more: dict[tuple[str, str], list[str]] = {}
 
     def hear(self, line: str) -> None:
-        """One line of the process."""
+        """Take a line that the process has printed."""
         verb, what, job_id, *more = line.split()
         did = self.did.setdefault(job_id, {})
         if verb == "did":
@@ -44,7 +44,7 @@ class Known:
 
 
 async def killed(root: Path, chance: random.Random, known: Known) -> None:
-    """Start the process, and kill it at some moment."""
+    """Start the process, and kill it at a random moment."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, str(PROGRAM), str(root), str(chance.getrandbits(32)), stdout=asyncio.subprocess.PIPE
     )
@@ -59,7 +59,7 @@ async def killed(root: Path, chance: random.Random, known: Known) -> None:
 
 
 async def compare(root: Path, known: Known) -> int:
-    """Everything that was acknowledged is there, nothing else is; how many bytes the jobs have."""
+    """Check that exactly what was acknowledged is stored, and return the bytes of the jobs."""
     driver = FsDriver(root)
     await driver.start()
     jobs = {str(job.new.id): job async for job in driver.dump()}
@@ -88,7 +88,7 @@ async def compare(root: Path, known: Known) -> int:
 
 
 async def quiet(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the storage come to rest: until then it may be that no process lived long enough to make it smaller."""
+    """Open the storage until no compaction is due: perhaps no process has lived long enough to finish one."""
     monkeypatch.setattr("composerd_fs.journal.writer.SEGMENT_SIZE", 32 * 1024)
     monkeypatch.setattr("composerd_fs.journal.compactor.CHECKPOINT_AFTER", 32 * 1024)
     driver = FsDriver(root)
@@ -102,7 +102,7 @@ async def quiet(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.timeout(max(120, ROUNDS * 5))
 async def test_kill_9_at_any_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Round after round on one storage; each start finds what was acknowledged in all rounds before."""
+    """Each start finds what was acknowledged before any of the kills."""
     chance = random.Random(20261124)
     known = Known()
     live = 0

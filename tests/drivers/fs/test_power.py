@@ -1,4 +1,4 @@
-"""What a power cut leaves: of each file only what was brought to the disk, under the names that were; nothing acknowledged is lost."""
+"""A power cut leaves of each file what was brought to the disk, and only such names; nothing acknowledged is lost."""
 
 import asyncio
 import copy
@@ -17,23 +17,23 @@ from . import kill_me
 from .test_kill import Known, compare
 
 IMAGES = int(os.environ.get("POWER_CUTS", "90"))
-"""How many moments are looked at; `POWER_CUTS=200` for a long run."""
+"""The number of moments that are tried. Set `POWER_CUTS=200` for a long run."""
 
 
 class Disk:
-    """What is on the disk for good: told by `fsync` and `fdatasync`, which it stands in for."""
+    """What is on stable storage. It notices by standing in for `fsync` and `fdatasync`."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.contents: dict[int, bytes] = {}
-        """Of files, by inode: as they were when they were last brought to the disk."""
+        """The contents of files, by inode, when they were last brought to the disk."""
         self.names: dict[Path, dict[str, int]] = {}
-        """Of directories: the names that they had when they were, and their inodes."""
+        """The names in directories, with their inodes, when the directories were last brought to the disk."""
         self._held: dict[int, int] = {}
-        """Files that are kept open, so that no other gets their inode."""
+        """Files that are kept open, so that no other file gets their inode."""
 
     def noticing(self, call: Callable[[int], None]) -> Callable[[int], None]:
-        """A system call that brings a file or a directory to the disk."""
+        """Return a system call that does the same, and notices what is on stable storage after it."""
 
         def made(descriptor: int) -> None:
             with self.lock:
@@ -50,25 +50,28 @@ class Disk:
         return made
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close the files."""
         for descriptor in self._held.values():
             os.close(descriptor)
 
     def image(self, journal: Path, kind: int) -> dict[str, bytes]:
-        """The journal after a power cut at this moment, with the names of now, those that are certain, or those of these that are left."""
+        """Return the files of the journal after a power cut at this moment.
+
+        Their names are those of this moment, those on stable storage, or those of the latter that are not removed.
+        """
         now, certain = inodes(journal), self.names[journal]
         names = (now, certain, {name: inode for name, inode in certain.items() if name in now})[kind]
         return {name: self.contents.get(inode, b"") for name, inode in names.items()}
 
 
 def inodes(directory: Path) -> dict[str, int]:
-    """The names in a directory, and their inodes."""
+    """Return the names in a directory, and their inodes."""
     return {entry.name: entry.inode() for entry in os.scandir(directory)}
 
 
 @pytest.fixture
 def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
-    """Notice what is brought to the disk; the segments are small, so that there is a compaction at any time."""
+    """Notice what is brought to the disk. Segments are small, so that a compaction is always under way."""
     monkeypatch.setattr("composerd_fs.journal.writer.SEGMENT_SIZE", 32 * 1024)
     monkeypatch.setattr("composerd_fs.journal.compactor.CHECKPOINT_AFTER", 32 * 1024)
     monkeypatch.setattr("composerd_fs.journal.compactor.JOBS_AT_ONCE", 5)
@@ -81,7 +84,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
 
 @pytest.mark.timeout(max(120, IMAGES * 5))
 async def test_a_power_cut_at_any_moment(tmp_path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At random moments of real work, checkpoints and compactions among it: what was acknowledged is there after a start."""
+    """A start after a power cut at any moment of work and compaction finds everything that was acknowledged."""
     journal = tmp_path / "storage" / "journal"
     known = Known()
     monkeypatch.setattr(kill_me, "say", lambda *words: known.hear(" ".join(map(str, words))))

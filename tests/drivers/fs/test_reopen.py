@@ -1,4 +1,7 @@
-"""What a restart of the fs driver makes of whatever was in one flush, or not finished yet. That it changes nothing is in the kit."""
+"""A restart of the fs driver replays what was in one flush, or not finished yet, as it happened.
+
+That a restart changes nothing else is tested by the kit.
+"""
 
 import asyncio
 from pathlib import Path
@@ -13,8 +16,8 @@ from composerd_fs import FsDriver
 from ..conftest import Instance
 
 
-async def test_one_flush_is_read_as_it_was_lived(fs: Instance) -> None:
-    """Durable: an end, and a claim of the job that it made ready, in one flush: the restart knows the order."""
+async def test_one_flush_is_replayed_in_its_order(fs: Instance) -> None:
+    """Durable: a restart replays an end and a claim of the job that it made ready, in one flush, in their order."""
     root = await fs.add()
     job_id = await fs.add(root, retry_on_failure=1, retry_backoff=1.0)
     first, second = UUID(int=98), UUID(int=99)
@@ -28,7 +31,7 @@ async def test_one_flush_is_read_as_it_was_lived(fs: Instance) -> None:
 
 
 async def test_failures_of_one_flush(fs: Instance) -> None:
-    """J5: which failed dependencies a result names was decided once; a restart gives the same bytes."""
+    """J5: a result that names failed dependencies has the same bytes after a restart."""
     roots = [await fs.add(), await fs.add()]
     tokens = [await fs.take(), await fs.take()]
     job_id = await fs.add(*roots, on_dependency_failure=OnDependencyFailure.FAIL)
@@ -39,7 +42,7 @@ async def test_failures_of_one_flush(fs: Instance) -> None:
 
 
 async def test_deleted_in_the_flush_of_its_end(fs: Instance) -> None:
-    """Durable: a job that failed with its dependency and was deleted in the same flush stays deleted, and is not counted."""
+    """Durable: a job that failed with its dependency and was deleted in the same flush stays deleted and uncounted."""
     root = await fs.add()
     token = await fs.take()
     job_id = await fs.add(root, on_dependency_failure=OnDependencyFailure.FAIL)
@@ -51,7 +54,7 @@ async def test_deleted_in_the_flush_of_its_end(fs: Instance) -> None:
 
 
 async def test_many_dependents(fs: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What follows from an end may lag, and `advance` completes it, with the same answers before and after a restart."""
+    """`advance` completes the propagation of an end, with the same answers before and after a restart."""
     monkeypatch.setattr("composerd_fs.state.commands.PROPAGATED_AT_ONCE", 3)
     root = await fs.add()
     jobs = [fs.new(root, on_dependency_failure=OnDependencyFailure.FAIL) for _ in range(10)]
@@ -78,7 +81,7 @@ async def test_many_dependents(fs: Instance, monkeypatch: pytest.MonkeyPatch) ->
 
 
 async def test_a_file_in_the_place_of_the_directory(tmp_path: Path) -> None:
-    """Start: what cannot be a storage is `StorageUnusable`, and closing after that is fine."""
+    """Start: a file in the place of the directory is `StorageUnusable`, and the driver can be closed after that."""
     path = tmp_path / "file"
     path.write_text("")
     driver = FsDriver(path)
