@@ -237,7 +237,7 @@ def _busy_compactor() -> Iterator[Callable[[], None]]:
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(STEP, min_size=5, max_size=40))
 async def test_fs_and_memory_agree(steps: list[tuple[str, Any]]) -> None:
-    """All answers and all that is stored are the same on fs and memory, whatever happens to the process and disk of fs."""
+    """Answers and all that is stored are the same on fs and memory, whatever happens to the process and disk of fs."""
     await _compare(steps)
 
 
