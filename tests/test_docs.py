@@ -78,7 +78,7 @@ def test_one_sentence_a_line(page: Path) -> None:
     """The source of a page has one sentence on a line."""
     if page.name not in GENERATED:
         for line in prose(page):
-            text = re.sub(r"`[^`]*`|\([^()]*\)|\[[^\]]*\]", "x", line)
+            text = re.sub(r"\([^()]*\)", "x", re.sub(r"`[^`]*`|\[[^\]]*\]", "X", line))
             assert not re.search(r"[a-zx)*][.?!] [A-Z]", text), line
 
 
