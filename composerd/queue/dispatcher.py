@@ -173,11 +173,9 @@ class Dispatcher:
 
     def _leave(self, waiter: Waiter) -> None:
         self._list.remove(waiter)
-        answer = waiter.answer
-        if answer.done() and not answer.cancelled() and answer.exception() is None:
-            claimed = answer.result()
-            if claimed is not None:
-                self._release(claimed.token)
+        answer = waiter.answer  # canceled with its caller, unless it was set before
+        if not answer.cancelled() and answer.exception() is None and (claimed := answer.result()) is not None:
+            self._release(claimed.token)
 
 
 def keys_for(channel: str, types: Sequence[str], arch: str) -> tuple[Key, ...]:

@@ -1,15 +1,18 @@
 """The reasons why a job is not running."""
 
-from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
+from uuid import UUID
 
+import msgspec
 import pytest
 
 from composerd.driver.guard import Guard
 from composerd.errors import JobNotFound
 from composerd.ids import new_id
-from composerd.models import NewJob, Worker
+from composerd.models import Job, JobState, NewJob, Worker
 from composerd.queue import JobQueue, QueueOptions, explain, keys_for
 from composerd.queue.why import MAX_AHEAD, busy_reason, delay_reason, queue_reason
 from composerd_fs import MemoryDriver
@@ -43,6 +46,8 @@ async def add(queue: JobQueue, **fields: Any) -> NewJob:
         (timedelta(minutes=9, seconds=50), "Delayed until 12:05:43 UTC (in 9m50s)."),
         (timedelta(seconds=1), "Delayed until 11:55:54 UTC (in 1s)."),
         (timedelta(hours=2, seconds=7), "Delayed until 13:56:00 UTC (in 2h7s)."),
+        (timedelta(hours=12), "Delayed until 23:55:53 UTC (in 12h)."),
+        (timedelta(days=7), "Delayed until 2026-03-08 11:55:53 UTC (in 7d)."),
         (timedelta(days=1, hours=3, minutes=5), "Delayed until 2026-03-02 15:00:53 UTC (in 1d3h)."),
         (timedelta(0), "Delayed until 11:55:53 UTC; it is about to become ready."),
         (timedelta(seconds=-3), "Delayed until 11:55:50 UTC; it is about to become ready."),
@@ -53,10 +58,21 @@ def test_the_reason_of_a_delay(delay: timedelta, reason: str) -> None:
     assert delay_reason(NOW + delay, NOW) == reason
 
 
+@pytest.fixture
+def far_east(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let the local time be nine hours ahead of UTC."""
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.usefixtures("far_east")
 def test_the_reason_of_a_delay_is_in_utc() -> None:
-    """A time of another zone is converted."""
-    zone = datetime(2026, 3, 1, 13, 55, 54).astimezone().tzinfo
-    assert delay_reason((NOW + timedelta(seconds=1)).astimezone(zone), NOW) == "Delayed until 11:55:54 UTC (in 1s)."
+    """A time of another zone is converted, whatever the local zone is."""
+    until = (NOW + timedelta(seconds=1)).astimezone(timezone(timedelta(hours=2)))
+    assert delay_reason(until, NOW) == "Delayed until 11:55:54 UTC (in 1s)."
 
 
 @pytest.mark.parametrize(
@@ -89,6 +105,7 @@ async def test_a_job_that_waits_for_dependencies(queue: JobQueue) -> None:
     last = await add(queue, dependencies=(first.id, second.id, first.id), not_before=3600.0)
     why = await explain(queue, last.id)
     assert (why.reason, why.blocked_by) == ("Waiting for 2 dependencies to end.", (first.id, second.id))
+    assert why.job.id == last.id
     assert why.delayed_until is not None
     claimed = await queue.request(keys_for("", ["build"], "x86_64"), confirm=False, wait=0)
     assert claimed is not None
@@ -103,6 +120,7 @@ async def test_a_delayed_job(queue: JobQueue) -> None:
     job = await add(queue, not_before=3600.0)
     why = await explain(queue, job.id)
     assert why.reason.startswith("Delayed until ")
+    assert why.job.id == job.id
     assert why.delayed_until == (await queue.get(job.id)).not_before
 
 
@@ -115,13 +133,22 @@ async def test_a_ready_job(queue: JobQueue) -> None:
         Worker(new_id(), "x86_64", ("test",)),
         Worker(new_id(), "x86_64", ("build",), channel="nightly"),
     ]
-    await queue.driver.seen([worker, Worker(new_id(), "aarch64", ("build",)), *others])
+    aarch64 = Worker(new_id(), "aarch64", ("build",))
+    await queue.driver.seen([worker, aarch64, *others])
     second = await add(queue, arch="x86_64")
     why = await explain(queue, first.id)
     assert (why.reason, why.workers, why.ahead) == ("It is next in line. Workers for type build: 2, none busy.", 2, 0)
     await queue.request(keys_for("", ["build"], "aarch64"), worker=worker, confirm=False, wait=0)
     why = await explain(queue, second.id)
     assert why.reason == "It is next in line. Workers for type build, arch x86_64: 1, busy."
+    third = await add(queue)
+    fourth = await add(queue)
+    await queue.request(keys_for("", ["build"], "aarch64"), worker=aarch64, confirm=False, wait=0)
+    why = await explain(queue, fourth.id)
+    assert (why.job.id, why.workers, why.ahead) == (fourth.id, 2, 0)
+    fifth = await add(queue)
+    assert (await explain(queue, fifth.id)).reason == "1 job is ahead of it. Workers for type build: 2, both busy."
+    assert (await queue.get(third.id)).state is JobState.RUNNING
     third = await add(queue, channel="nightly", arch="aarch64")
     assert (await explain(queue, third.id)).reason == (
         "No live worker is known for type build, arch aarch64, channel nightly."
@@ -133,8 +160,27 @@ async def test_a_job_that_is_not_in_the_queue(queue: JobQueue) -> None:
     job = await add(queue)
     claimed = await queue.request(keys_for("", ["build"], "x86_64"), confirm=False, wait=0)
     assert claimed is not None
-    assert (await explain(queue, job.id)).reason == "It is running."
+    why = await explain(queue, job.id)
+    assert (why.reason, why.job.id) == ("It is running.", job.id)
     await queue.finish(claimed.token, b"1", failed=False)
-    assert (await explain(queue, job.id)).reason == "It has ended: finished."
+    why = await explain(queue, job.id)
+    assert (why.reason, why.job.id) == ("It has ended: finished.", job.id)
     with pytest.raises(JobNotFound):
         await explain(queue, new_id())
+
+
+async def test_a_job_whose_dependencies_have_just_ended(queue: JobQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job that is still waiting although all its dependencies have ended is about to become ready."""
+    first = await add(queue)
+    second = await add(queue, dependencies=(first.id,))
+    found = await queue.driver.get([first.id, second.id])
+    assert found[0] is not None
+    ended = msgspec.structs.replace(found[0], state=JobState.FINISHED)
+
+    async def get(job_ids: Sequence[UUID]) -> Sequence[Job | None]:
+        return [ended if one == first.id else found[1] for one in job_ids]
+
+    monkeypatch.setattr(queue.driver, "get", get)
+    why = await explain(queue, second.id)
+    assert why.reason == "All its dependencies have ended; it is about to become ready."
+    assert (why.job.id, why.blocked_by, why.delayed_until) == (second.id, (), None)
