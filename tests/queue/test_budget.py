@@ -13,7 +13,7 @@ def test_bytes_up_to_the_limit_are_taken() -> None:
     budget = Budget(100)
     budget.take(60)
     budget.take(40)
-    with pytest.raises(Unavailable, match="too many bytes of bodies in memory") as raised:
+    with pytest.raises(Unavailable, match=r"^too many bytes of bodies in memory$") as raised:
         budget.take(1)
     assert raised.value.details == {"limit": 100}
     budget.free(40)

@@ -10,6 +10,7 @@ from uuid import UUID
 import msgspec
 import pytest
 
+from composerd.driver import Batch
 from composerd.driver.guard import Guard
 from composerd.errors import (
     AttemptCanceled,
@@ -29,11 +30,13 @@ from composerd.models import (
     Attempt,
     AttemptState,
     Claimed,
+    Job,
     JobFilter,
     JobState,
     NewJob,
     News,
     PayloadKind,
+    Touch,
     Worker,
 )
 from composerd.queue import JobQueue, QueueOptions, check_running, jobqueue, keys_for
@@ -160,7 +163,7 @@ async def test_waits_are_limited(driver: MemoryDriver) -> None:
         assert queue.waits == 2
         refused = queue.request(KEYS, confirm=False, wait=0), queue.wait_for_end(job_id, 0)
         for wait in (*refused, queue.wait_while_running(token, 0)):
-            with pytest.raises(Unavailable, match="too many waiting requests") as raised:
+            with pytest.raises(Unavailable, match=r"^too many waiting requests$") as raised:
                 await wait
             assert raised.value.details == {"limit": 2}
         waits[0].cancel()
@@ -236,7 +239,7 @@ async def test_a_wait_for_an_end(queue: JobQueue) -> None:
     """A wait for a job's end is answered when it ends, or with the job as it is when the time is up."""
     job_id = await add(queue)
     assert (await queue.wait_for_end(job_id, 0)).state is JobState.READY
-    waiting = asyncio.create_task(queue.wait_for_end(job_id, LONG))
+    waiting = asyncio.create_task(queue.wait_for_end(job_id, 0.99))
     token = (await take(queue)).token
     assert not waiting.done()
     await queue.finish(token, b"1", failed=False)
@@ -261,7 +264,7 @@ async def test_a_wait_of_a_worker_ends_with_its_attempt(queue: JobQueue) -> None
     job_id = await add(queue)
     token = (await take(queue)).token
     assert (await queue.wait_while_running(token, 0.01)).state is AttemptState.RUNNING
-    waiting = asyncio.create_task(queue.wait_while_running(token, LONG))
+    waiting = asyncio.create_task(queue.wait_while_running(token, 0.99))
     await turns()
     await queue.cancel(job_id)
     assert (await waiting).state is AttemptState.CANCELED
@@ -312,9 +315,18 @@ async def test_a_heartbeat_renews(queue: JobQueue, driver: MemoryDriver) -> None
     await queue.progress(token, b'{"done": 1}')
     job = await queue.get(job_id)
     assert (job.state, job.partial) == (JobState.RUNNING, b'{"done": 1}')
-    await driver.shift_clock(queue.options.worker_timeout)
+    assert [one.id for one in await queue.roster.workers()] == [worker.id]
+    await driver.shift_clock(queue.options.worker_timeout + 1)
+    assert await queue.roster.workers() == []
     await queue.touch(token)
     assert [one.id for one in await queue.roster.workers()] == [worker.id]
+
+
+async def test_a_heartbeat_of_nobody(queue: JobQueue) -> None:
+    """An attempt whose worker did not say who it is can be renewed, and makes no worker known."""
+    await add(queue)
+    assert (await queue.touch((await take(queue)).token)).worker_id is None
+    assert await queue.roster.workers() == []
 
 
 ENDS: list[tuple[str, type[ComposerdError], dict[str, str]]] = [
@@ -505,6 +517,49 @@ async def test_lost_news_of_other_servers_delays_an_answer(monkeypatch: pytest.M
         await driver.cancel([job_id])
         assert (await waits[0]).state is JobState.CANCELED
         assert (await waits[1]).state is AttemptState.CANCELED
+
+
+async def test_a_wait_on_a_storage_of_our_own_does_not_poll(
+    queue: JobQueue, driver: MemoryDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a storage that is not shared no news is lost, and a wait reads the job at its begin and its end only."""
+    monkeypatch.setattr(jobqueue, "SHARED_RECHECK", 0.01)
+    reads: list[str] = []
+    get, touch = driver.get, driver.touch
+
+    async def read(job_ids: Sequence[UUID]) -> Sequence[Job | None]:
+        reads.append("get")
+        return await get(job_ids)
+
+    async def renew(touches: Sequence[Touch]) -> Batch[Attempt]:
+        reads.append("touch")
+        return await touch(touches)
+
+    monkeypatch.setattr(driver, "get", read)
+    monkeypatch.setattr(queue._touch, "_call", renew)
+    job_id = await add(queue)
+    token = (await take(queue)).token
+    await queue.wait_for_end(job_id, 0.1)
+    await queue.wait_while_running(token, 0.1)
+    assert reads == ["get"] * 2 + ["touch"] * 3
+
+
+async def test_a_connection_for_news_that_never_opened(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If news of other servers cannot be had from the start, that is logged once too."""
+    monkeypatch.setattr(jobqueue, "WATCH_AGAIN", 0.01)
+    driver = Shared()
+    await driver.start()
+    driver.others.put_nowait(Unavailable("away"))
+    driver.others.put_nowait(Unavailable("away"))
+    with caplog.at_level(logging.WARNING):
+        async with running(driver):
+            for _ in range(3):
+                await driver.watches.get()
+    assert caplog.messages == [
+        "lost the notification connection; news of other servers is delayed until it is back: away"
+    ]
 
 
 async def test_a_crash_in_the_background_is_logged(
