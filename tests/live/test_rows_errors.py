@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ..conftest import Row, table_of
+from ..rows import Row, table_of
 from .conftest import COMPOSER, JSON, NOBODY, WORKER, Serve, Server, error, until_waiting
 
 Request = tuple[str, str, bytes | None, Mapping[str, str]]

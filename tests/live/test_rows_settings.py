@@ -16,7 +16,7 @@ import pytest
 
 from composerd.settings import SETTINGS
 
-from ..conftest import table_of
+from ..rows import table_of
 from .conftest import COMPOSER, HALF_SENT, JSON, NOBODY, WORKER, Serve, error, send, until_waiting
 from .test_cli import composerd
 from .test_tls import Files, answers

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import os
 import re
-import shutil
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -15,7 +14,7 @@ from .conftest import COMPOSER, Server, send
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "worker-in-shell.md"
 
-pytestmark = pytest.mark.skipif(shutil.which("curl") is None and "CI" not in os.environ, reason="curl is not installed")
+pytestmark = pytest.mark.usefixtures("curl")
 
 
 @contextlib.asynccontextmanager

@@ -6,7 +6,7 @@ import pytest
 
 from composerd.settings import SETTINGS, Setting, Settings, SettingsError, load
 
-from ..conftest import table_of
+from ..rows import table_of
 
 HOME = {"HOME": "/home/somebody"}
 
