@@ -1,4 +1,4 @@
-"""Waiting for a job on a real server: who gets it, who does not, and what a connection that goes away leaves behind."""
+"""Requests that wait for a job: which of them get one, and what becomes of a job whose connection is lost."""
 
 import asyncio
 import json
@@ -16,7 +16,7 @@ from .conftest import HALF_SENT, WORKER, Serve, until_waiting
 
 
 def raw_request(body: dict[str, Any], path: str = f"{WORKER}/jobs") -> bytes:
-    """A request as it goes over the wire."""
+    """Return the bytes of a request."""
     data = json.dumps(body).encode()
     head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
     return head.encode() + data
@@ -26,7 +26,7 @@ ASK = {"types": ["build"], "arch": "x86_64"}
 
 
 async def test_a_waiter_gets_a_job_at_once(serve: Serve) -> None:
-    """A question that waits is answered as soon as there is a job, not at some interval."""
+    """A waiting request is answered as soon as there is a job, and not only at the next re-check."""
     server = await serve()
     asking = asyncio.create_task(server.ask())
     await until_waiting(server, 1)
@@ -35,11 +35,11 @@ async def test_a_waiter_gets_a_job_at_once(serve: Serve) -> None:
     job = await asking
     assert job is not None
     assert job["id"] == submitted["id"]
-    assert time.monotonic() - began < 4  # and not at the next re-check
+    assert time.monotonic() - began < 4  # the next re-check is up to 5 s away
 
 
-async def test_who_goes_away_never_gets_a_job(serve: Serve) -> None:
-    """Of two who wait, the older closes its connection: the younger has the job at once, and it was begun once."""
+async def test_a_closed_connection_gets_no_job(serve: Serve) -> None:
+    """If the older of two waiting requests closes its connection, the younger one gets the job, at the first attempt."""
     server = await serve("--heartbeat-timeout", "60s")
     _, writer = await asyncio.open_connection(*server.address)
     writer.write(raw_request(ASK))
@@ -57,8 +57,8 @@ async def test_who_goes_away_never_gets_a_job(serve: Serve) -> None:
     assert (await server.job(job["id"]))["retries"] == 0
 
 
-async def test_who_resets_never_gets_a_job(serve: Serve) -> None:
-    """The same for a connection that is reset, many at once, and none of their jobs is held by nobody."""
+async def test_reset_connections_get_no_job(serve: Serve) -> None:
+    """After many waiting connections were reset, every job that is submitted goes to a request that is still there."""
     server = await serve("--heartbeat-timeout", "60s")
     sockets = [socket.create_connection(server.address) for _ in range(50)]
     for one in sockets:
@@ -73,22 +73,22 @@ async def test_who_resets_never_gets_a_job(serve: Serve) -> None:
     assert Counter(job["id"] for job in got if job) == Counter(job["id"] for job in jobs)
 
 
-async def test_a_connection_that_dies_before_the_answer_is_delivered_gives_the_job_back(serve: Serve) -> None:
-    """A client goes with the answer half read: the next one has the job at once, uncounted."""
+async def test_an_undelivered_job_is_requeued(serve: Serve) -> None:
+    """If a client disconnects while it reads the answer, its job is requeued at once without counting a retry."""
     server = await serve("--heartbeat-timeout", "60s")
     args = {"manifest": "x" * 20_000_000}
     submitted = await server.submit(args=args)
-    deaf = socket.socket()
-    deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    deaf.connect(server.address)
-    deaf.sendall(raw_request(ASK))
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.connect(server.address)
+    client.sendall(raw_request(ASK))
 
-    async def begun() -> bool:
+    async def running() -> bool:
         return bool((await server.job(submitted["id"]))["state"] == "running")
 
-    await server.until(begun)
-    deaf.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    deaf.close()
+    await server.until(running)
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
     async with asyncio.timeout(20):
         job = await server.ask()
     assert job is not None
@@ -97,8 +97,8 @@ async def test_a_connection_that_dies_before_the_answer_is_delivered_gives_the_j
     assert b"Traceback" not in server.log
 
 
-async def test_waiters_that_come_and_go_lose_nothing(serve: Serve) -> None:
-    """200 waiters at random, under load: every job finishes, none is handed out twice at a time."""
+async def test_workers_that_come_and_go(serve: Serve) -> None:
+    """While 200 workers come and go at random, every job finishes, and no two workers have one at the same time."""
     server = await serve("--handover-timeout", "1s", "--sweep-interval", "100ms")
     chance = random.Random(7)
     jobs: set[str] = set()
@@ -106,13 +106,13 @@ async def test_waiters_that_come_and_go_lose_nothing(serve: Serve) -> None:
     holders: Counter[str] = Counter()
     done = asyncio.Event()
 
-    async def waiter() -> None:
+    async def work() -> None:
         while not done.is_set():
             patience = chance.choice([0.001, 0.01, 0.05, 0.5])
             asking = asyncio.create_task(server.ask(wait="2s", confirm=True))
-            settled, _ = await asyncio.wait([asking], timeout=patience)
-            if not settled and chance.random() < 0.7:
-                asking.cancel()  # goes away in the middle of it
+            answered, _ = await asyncio.wait([asking], timeout=patience)
+            if not answered and chance.random() < 0.7:
+                asking.cancel()  # disconnects while it waits
                 await asyncio.wait([asking])
                 continue
             job = await asking
@@ -120,9 +120,9 @@ async def test_waiters_that_come_and_go_lose_nothing(serve: Serve) -> None:
                 continue
             status, _ = await server.request("GET", job["location"])
             if status != 200:
-                continue  # it came too late to confirm: the job is somebody else's
+                continue  # confirmed too late: another worker has the job
             holders[job["id"]] += 1
-            assert holders[job["id"]] == 1, "handed out twice at a time"
+            assert holders[job["id"]] == 1, "two workers have the job at the same time"
             await asyncio.sleep(chance.random() * 0.02)
             holders[job["id"]] -= 1
             status, _ = await server.finish(job, {"by": job["location"]})
@@ -131,22 +131,22 @@ async def test_waiters_that_come_and_go_lose_nothing(serve: Serve) -> None:
             if len(finished) == 600:
                 done.set()
 
-    async def submitter() -> None:
+    async def submit() -> None:
         for _ in range(600):
             jobs.add((await server.submit())["id"])
             await asyncio.sleep(0)
 
     async with asyncio.timeout(110), asyncio.TaskGroup() as tasks:
         for _ in range(200):
-            tasks.create_task(waiter())
-        tasks.create_task(submitter())
+            tasks.create_task(work())
+        tasks.create_task(submit())
     assert finished == jobs
     for job_id in jobs:
         assert (await server.job(job_id))["state"] == "finished"
 
 
 async def test_the_wait_ends_with_204(serve: Serve) -> None:
-    """A wait without a job ends at its deadline, the shorter of the server's and the request's, never in an error."""
+    """A wait without a job ends with 204, at the limit of the server or of the request, whichever is earlier."""
     server = await serve("--request-job-timeout", "2s")
     began = time.monotonic()
     assert await server.ask(wait="10m") is None
@@ -156,8 +156,8 @@ async def test_the_wait_ends_with_204(serve: Serve) -> None:
     assert time.monotonic() - began < 2
 
 
-async def test_no_wait_still_gets_what_is_there(serve: Serve) -> None:
-    """However short the wait, a ready job is handed out."""
+async def test_a_request_that_does_not_wait(serve: Serve) -> None:
+    """A request that does not wait gets a job that is ready."""
     server = await serve()
     submitted = await server.submit()
     job = await server.ask(wait="0s")
@@ -167,7 +167,7 @@ async def test_no_wait_still_gets_what_is_there(serve: Serve) -> None:
 
 @pytest.mark.row("Commands", "composerd serve")
 async def test_sigterm_answers_every_wait_and_exits(serve: Serve) -> None:
-    """2,000 open waits are all answered 204 with `Connection: close`, and it is gone before the drain timeout is over twice."""
+    """On SIGTERM the server answers 2,000 waiting requests with 204 and `Connection: close`, and exits."""
     server = await serve()
     connections = [await asyncio.open_connection(*server.address) for _ in range(2000)]
     for _, writer in connections:
@@ -178,7 +178,7 @@ async def test_sigterm_answers_every_wait_and_exits(serve: Serve) -> None:
     server.kill(signal.SIGTERM)
     answers = [await reader.read() for reader, _ in connections]
     assert await server.exited() == 0
-    assert time.monotonic() - began < 9
+    assert time.monotonic() - began < 10  # twice the drain timeout
     for answer in answers:
         assert answer.startswith(b"HTTP/1.1 204 "), answer[:100]
         assert b"connection: close" in answer.lower()
@@ -188,8 +188,8 @@ async def test_sigterm_answers_every_wait_and_exits(serve: Serve) -> None:
     assert (await server.job(running["id"]))["state"] == "ready"
 
 
-async def test_a_half_sent_body_does_not_hold_the_exit(serve: Serve) -> None:
-    """A client that stops in the middle of its body delays SIGTERM by the drain timeout at most."""
+async def test_an_unfinished_body_delays_the_exit(serve: Serve) -> None:
+    """A request whose body does not end delays the exit after SIGTERM by no more than the drain timeout."""
     server = await serve("--drain-timeout", "1s")
     reader, writer = await asyncio.open_connection(*server.address)
     writer.write(HALF_SENT)
@@ -197,5 +197,5 @@ async def test_a_half_sent_body_does_not_hold_the_exit(serve: Serve) -> None:
     began = time.monotonic()
     server.kill(signal.SIGTERM)
     assert await server.exited() == 0
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 4.5  # the default is 5 s
     writer.close()
