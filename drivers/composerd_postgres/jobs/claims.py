@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from composerd.driver import Batch
 from composerd.models import Claim, Claimed, Key, News
@@ -21,6 +21,19 @@ CLASSES = 32
 """How many different sets of keys one statement serves: for each set it reads through all of them."""
 
 
+class ClaimRound(NamedTuple):
+    """The answers of one statement to the requests that it was given, from the first on."""
+
+    rows: Rows
+    """The jobs that were handed out. Their `request` is the number of the request, from 1."""
+    answered: int
+    """How many of the requests were answered, with a job or with None."""
+    contended: bool
+    """True if the next request found only ready jobs that others have locked."""
+    full: bool
+    """True if the next request was not tried, because the args of the jobs have reached `max_bytes`."""
+
+
 async def claim(session: Session, requests: Sequence[Claim], max_bytes: int) -> Batch[Claimed | None]:
     """See `Driver.claim`.
 
@@ -34,9 +47,9 @@ async def claim(session: Session, requests: Sequence[Claim], max_bytes: int) -> 
     full = False
     for _ in range(CONTENDED):
         while rest and not full:
-            rows, answered, contended, full = await _claim(session, [requests[nth] for nth in rest], max_bytes)
-            answers.update(dict.fromkeys(rest[:answered]))
-            for row in rows:
+            round_ = await _claim(session, [requests[nth] for nth in rest], max_bytes)
+            answers.update(dict.fromkeys(rest[: round_.answered]))
+            for row in round_.rows:
                 args = None if row.args is None else bytes(row.args)
                 key = Key(row.channel, row.type, row.arch or None)
                 answers[rest[row.request - 1]] = Claimed(
@@ -45,9 +58,9 @@ async def claim(session: Session, requests: Sequence[Claim], max_bytes: int) -> 
                 max_bytes -= len(args or b"")
                 if row.lapses_in is not None and (due_in is None or row.lapses_in < due_in):
                     due_in = row.lapses_in
-            rest = rest[answered:]
-            full = bool(answers) and (full or max_bytes <= 0)
-            if contended:
+            rest = rest[round_.answered :]
+            full = bool(answers) and (round_.full or max_bytes <= 0)
+            if round_.contended:
                 keys = set(requests[rest[0]].keys)
                 while rest and set(requests[rest[0]].keys) == keys:
                     locked_out.append(rest.pop(0))
@@ -63,14 +76,8 @@ async def claim(session: Session, requests: Sequence[Claim], max_bytes: int) -> 
     return Batch([answers.get(nth) for nth in range(count)], News(ready=ready, due_in=due_in))
 
 
-async def _claim(session: Session, requests: Sequence[Claim], max_bytes: int) -> tuple[Rows, int, bool, bool]:
-    """Make the claims that one statement can serve, from the first on.
-
-    Returns:
-        The rows of the jobs that were handed out, whose `request` counts from 1; how many requests were answered; True
-        if the next request found only jobs that others have locked; True if the rest was not tried because the args
-        reached `max_bytes`.
-    """
+async def _claim(session: Session, requests: Sequence[Claim], max_bytes: int) -> ClaimRound:
+    """Make the claims that one statement can serve, from the first on."""
     now = asyncio.get_running_loop().time
     classes: dict[frozenset[Key], int] = {}
     asked: list[dict[str, Any]] = []
@@ -112,4 +119,4 @@ async def _claim(session: Session, requests: Sequence[Claim], max_bytes: int) ->
     finally:
         session.hints.end(running, taken, now())
     full = end.request < len(asked) and not end.contended
-    return rows, end.request, end.contended, full
+    return ClaimRound(rows, end.request, end.contended, full)

@@ -317,7 +317,7 @@ async def test_a_lock_is_waited_out_in_a_claim(
 
     async def observed(*args: Any) -> Any:
         answer = await real(*args)
-        if answer[2]:
+        if answer.contended:
             found_locked.set()
         return answer
 
