@@ -61,10 +61,9 @@ class LockedAttempts:
         """Their jobs, by id."""
         self._positions: Iterator[int] = iter(sorted(row.next_position for row in rows if row.next_position))
         for row in rows:
-            attempt = AttemptRecord.of(row)
-            self.attempts[attempt.token] = attempt
-            if attempt.job_id not in self.jobs:
-                self.jobs[attempt.job_id] = JobRecord.locked(row)
+            self.attempts[row.token] = AttemptRecord.of(row, row.id)
+            if row.id not in self.jobs:
+                self.jobs[row.id] = JobRecord.locked(row)
 
     def next_position(self) -> int:
         """Return a position behind all others.
@@ -214,7 +213,7 @@ async def _cancel(session: Session, job_ids: Sequence[UUID]) -> tuple[list[Job |
         running: dict[UUID, AttemptRecord] = {}
         if any(job.state is JobState.RUNNING for job in jobs.values()):
             for row in await transaction.fetch(statements["read_running"], parameters):
-                running[row.job_id] = AttemptRecord.of(row)
+                running[row.job_id] = AttemptRecord.of(row, row.job_id)
         decisions = Decisions(session, rows[0].now if rows else 0)
         answers: list[Job | ComposerdError] = []
         for job_id in job_ids:

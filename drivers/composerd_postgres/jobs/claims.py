@@ -52,12 +52,13 @@ async def claim(session: Session, requests: Sequence[Claim], max_bytes: int) -> 
             for row in round_.rows:
                 args = None if row.args is None else bytes(row.args)
                 key = Key(row.channel, row.type, row.arch or None)
-                answers[rest[row.request - 1]] = Claimed(
-                    row.token, row.job_id, key, args, tuple(row.dependencies), row.attempt
+                nth = rest[row.request - 1]
+                answers[nth] = Claimed(
+                    requests[nth].token, row.job_id, key, args, tuple(row.dependencies), row.attempt_number
                 )
                 max_bytes -= len(args or b"")
-                if row.lapses_in is not None and (due_in is None or row.lapses_in < due_in):
-                    due_in = row.lapses_in
+                if row.due_in is not None and (due_in is None or row.due_in < due_in):
+                    due_in = row.due_in
             rest = rest[round_.answered :]
             full = bool(answers) and (round_.full or max_bytes <= 0)
             if round_.contended:
@@ -115,7 +116,7 @@ async def _claim(session: Session, requests: Sequence[Claim], max_bytes: int) ->
         *rows, end = await session.connections.fetch(session.statements["claim"], parameters)
         for row in rows:
             if row.fresh:
-                taken[Key(row.channel, row.type, row.arch or None)] = (row.rank, row.place)
+                taken[Key(row.channel, row.type, row.arch or None)] = (row.rank, row.position)
     finally:
         session.hints.end(running, taken, now())
     full = end.request < len(asked) and not end.contended

@@ -118,7 +118,7 @@ class JobRecord(msgspec.Struct):
 
     @property
     def ready_position(self) -> tuple[int, int]:
-        """The job's place in the order of the ready jobs of its key."""
+        """The order of the job among the ready jobs of its key."""
         return (-self.priority, self.position)
 
     @property
@@ -243,10 +243,10 @@ class AttemptRecord(msgspec.Struct):
     worker_id: UUID | None
 
     @classmethod
-    def of(cls, row: Any) -> Self:
-        """Return the record of a row of an attempt."""
+    def of(cls, row: Any, job_id: UUID) -> Self:
+        """Return the record of a row of an attempt at a job."""
         state = AttemptState(row.attempt_state)
-        return cls(row.token, row.job_id, row.number, state, row.confirm, bytes(row.digest), row.attempt_worker_id)
+        return cls(row.token, job_id, row.number, state, row.confirm, bytes(row.digest), row.attempt_worker_id)
 
     @property
     def running(self) -> bool:

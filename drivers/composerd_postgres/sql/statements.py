@@ -41,8 +41,8 @@ def in_schema(text: str, schema: str) -> str:
 
 
 def array(values: Iterable[UUID | int]) -> str:
-    """Return values as the text of an SQL array."""
-    return f"{{{','.join(map(str, values))}}}"
+    """Return values as the text of an SQL array, which is like a JSON array but for the brackets."""
+    return f"{{{msgspec.json.encode(list(values))[1:-1].decode()}}}"
 
 
 def encode(rows: Any) -> str:

@@ -1,8 +1,10 @@
 -- Statements about attempts, which are asked for by their tokens.
 
 -- name: claim
--- Begin attempts at ready jobs: see the function in migration 003.
-SELECT * FROM composerd.claim(%(asked)s, %(wanted)s, %(most)s, %(shift)s::interval)
+-- Begin attempts at ready jobs: see the function in migration 003. Does the same as `begin` of composerd.driver.transitions.
+SELECT request, job_id, channel, type, arch, rank, place AS position, args, dependencies, attempt AS attempt_number,
+    lapses_in AS due_in, fresh, contended
+FROM composerd.claim(%(asked)s, %(wanted)s, %(most)s, %(shift)s::interval)
 
 -- name: lock_attempts
 -- Lock the jobs of attempts, so that both may be changed.
@@ -17,7 +19,7 @@ FOR UPDATE
 SELECT clock_timestamp() + %(shift)s::interval AS now, {columns},
     EXISTS (SELECT FROM composerd.edges e WHERE e.dependency = j.id AND e.open) AS has_waiting_dependents,
     CASE WHEN %(draw_positions)s THEN nextval('composerd.places') END AS next_position,
-    a.token, a.job_id, a.number, a.state AS attempt_state, a.confirm, a.digest, a.worker_id AS attempt_worker_id
+    a.token, a.number, a.state AS attempt_state, a.confirm, a.digest, a.worker_id AS attempt_worker_id
 FROM composerd.attempts a
 JOIN composerd.jobs j ON j.id = a.job_id
 WHERE a.token = ANY (%(tokens)s::uuid[])

@@ -2,6 +2,10 @@
 --
 -- A set of ids is passed as the text of an array, rows are passed as JSON. Statements that lock several rows of a table
 -- lock them in the order of its primary key, so that no two of them ever wait for each other.
+--
+-- Some columns have older names than the rest of the code uses: `seq` is the sequence of a job, `place` its position, `returns`
+-- its uncounted requeues in a row, `attempt` the number of its latest attempt, and `unsettled` is true if its end is
+-- unpropagated. The `place` of an artifact is its location.
 
 -- name: columns
 -- Part of other statements: what is read of a job, with the names of the fields of JobRecord.

@@ -33,6 +33,6 @@ WHERE w.seen_at >= clock_timestamp() + %(shift)s::interval - make_interval(secs 
 ORDER BY w.seen_at DESC, w.id DESC
 
 -- name: forget_workers
--- Keep only so many workers, those that were seen last.
+-- Delete all workers but a number of those that were seen last.
 DELETE FROM composerd.workers
 WHERE id IN (SELECT id FROM composerd.workers ORDER BY seen_at DESC OFFSET %(most)s)
