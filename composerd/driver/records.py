@@ -16,17 +16,17 @@ class Policy(NamedTuple):
     """The part of a submission that decides how long attempts may run and what happens after a failure."""
 
     timeout: int | None
-    """How long one attempt may run; None if it may run for any time."""
+    """Longest time that one attempt may run, in microseconds; None for no limit."""
     max_retries: int
-    """How many requeues are counted before the next counted one fails the job."""
+    """Number of counted requeues after which the next counted one fails the job."""
     retry_on_failure: int
-    """How many failed outcomes requeue the job before the next one ends it."""
+    """Number of failed outcomes that requeue the job; the next one ends it."""
     retry_backoff: int
     """The wait after the first failed outcome; each further one doubles it."""
     fail_with_dependency: bool
     """True if the job fails as soon as a dependency fails."""
     retention: int | None
-    """How long the job is kept after its end; None if it is kept until it is deleted."""
+    """Time that the job is kept after its end, in microseconds; None if it is kept until it is deleted."""
 
     @classmethod
     def of(cls, job: NewJob) -> "Policy":
@@ -111,11 +111,11 @@ class LeaseRecord(Protocol):
 
     @property
     def lease(self) -> int:
-        """How long the attempt lives without a heartbeat."""
+        """Time that the attempt lives without a heartbeat, in microseconds."""
 
     @property
     def handover(self) -> int | None:
-        """How long it lives before its worker confirms it; None if no confirmation was promised."""
+        """Time that the attempt lives unconfirmed, in microseconds; None if no confirmation was promised."""
 
 
 class NewAttempt(AttemptRecord, LeaseRecord, Protocol):

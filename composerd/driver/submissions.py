@@ -18,7 +18,7 @@ class PlannedJob(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What a submission comes to."""
+    """Result of planning a submission."""
 
     new: Sequence[PlannedJob]
     """The jobs to store, in the order of the submission."""

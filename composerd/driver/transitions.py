@@ -47,7 +47,7 @@ class RequeueCause(enum.StrEnum):
 
 
 class Effects(NamedTuple):
-    """What a transition changed beyond the fields of the records, for the driver to store and to announce."""
+    """Changes of a transition beyond the fields of the records, for the driver to store and to announce."""
 
     ready: bool = False
     """The job became ready: it belongs into the index of ready jobs and into `News.ready`."""

@@ -17,7 +17,7 @@ CHUNK = 256 * 1024
 """The most bytes that are passed to the kernel in one write."""
 
 STALLED = 60.0
-"""How long a client may read nothing of a large answer before its connection is closed, in seconds."""
+"""Time in seconds after which the connection of a client that reads nothing of a large answer is closed."""
 
 
 encode = msgspec.json.Encoder().encode

@@ -17,7 +17,7 @@ from composerd.queue.repeating import Call, call_until_answered
 from composerd.queue.waitlist import Waiter, WaitList
 
 RETRY_AFTER = 1.0
-"""How long the storage is left alone after it failed to answer claims, in seconds."""
+"""Pause in seconds before the next claim after the storage failed to answer one."""
 
 
 class Dispatcher:

@@ -53,7 +53,7 @@ WATCH_AGAIN = 0.5
 """The pause before the connection for news of other servers is tried again, in seconds."""
 
 SHARED_RECHECK = 5.0
-"""How often a wait for a change reads the job again where news of other servers may be lost, in seconds."""
+"""Interval in seconds at which a waiting request reads its job again if news of other servers may be lost."""
 
 
 class QueueOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,7 +64,7 @@ class QueueOptions(msgspec.Struct, frozen=True, kw_only=True):
     handover_timeout: float
     """The time for a worker that promised to confirm a handover to do so."""
     sweep_interval: float
-    """How often jobs whose retention is over are deleted, and lost news is made up for."""
+    """Interval in seconds at which jobs past their retention are deleted and changes whose news was lost are found."""
     worker_timeout: float
     """A worker that was not seen for this long is unknown."""
     max_waits: int

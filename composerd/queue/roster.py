@@ -15,14 +15,14 @@ from composerd.models import Worker
 log = logging.getLogger(__name__)
 
 REPORT_EVERY = 1.0
-"""How often workers are reported to the driver, in seconds."""
+"""Interval in seconds at which the workers seen are reported to the driver."""
 
 NIL = UUID(int=0)
 """The id that stands for no worker."""
 
 
 class _Requests(msgspec.Struct):
-    """How many requests of a worker wait for a job."""
+    """Number of requests with which a worker waits for a job."""
 
     worker: Worker
     count: int = 0

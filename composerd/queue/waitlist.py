@@ -43,7 +43,7 @@ class Waiter(msgspec.Struct, eq=False):
 
 
 class _Heat(msgspec.Struct):
-    """How many jobs of a key are known to be ready, and in which round the last of them became ready."""
+    """Number of ready jobs of a key, as far as known, and the round in which the last of them became ready."""
 
     count: int = 0
     round: int = 0

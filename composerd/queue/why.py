@@ -10,7 +10,7 @@ from composerd.models import Job, JobState, Worker
 from composerd.queue.jobqueue import JobQueue
 
 MAX_AHEAD = 10_000
-"""How far the jobs ahead of a job are counted."""
+"""Number up to which the jobs ahead of a job are counted."""
 
 
 class Why(msgspec.Struct, frozen=True, kw_only=True):

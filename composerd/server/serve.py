@@ -31,20 +31,20 @@ from composerd.tasks import stop
 log = logging.getLogger(__name__)
 
 KEEP_ALIVE = 120.0
-"""How long an idle connection stays open, in seconds.
+"""Time in seconds that an idle connection stays open.
 
 Go's HTTP client closes an idle connection after 90 s, so it never uses one that the server has just closed.
 """
 
 GIVE_UP_AFTER = 2.0
-"""How long after the drain timeout a stopping server waits for a shared storage that does not answer, in seconds."""
+"""Time in seconds, after the drain timeout, that a stopping server waits for a shared storage that does not answer."""
 
 _SPARE_DESCRIPTORS = 256
 """File descriptors that are not for connections: files, sockets of the storage, pipes."""
 
 
 class ProcessShare(msgspec.Struct, frozen=True):
-    """What the supervisor gives to one of several server processes."""
+    """Values that the supervisor hands to one of several server processes."""
 
     number: int
     sockets: Sequence[socket.socket]

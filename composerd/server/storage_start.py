@@ -10,10 +10,10 @@ from composerd.errors import DriverError, DriverTimeout, Unavailable
 log = logging.getLogger(__name__)
 
 START_WITHIN = 3.0
-"""How long a shared storage may take to start before the server listens without it, in seconds."""
+"""Time in seconds that a shared storage may take to start before the server listens without it."""
 
 RETRY_AFTER = 0.5
-"""How long to wait before a storage that did not answer is started again, in seconds."""
+"""Pause in seconds before the start of a storage that did not answer is tried again."""
 
 
 async def start_storage(driver: Driver, on_failure: Callable[[], None]) -> "asyncio.Task[None] | None":

@@ -28,7 +28,7 @@ from composerd.settings import Settings, SettingsError
 log = logging.getLogger(__name__)
 
 RESTART_AFTER = 0.1
-"""How long to wait before a process that died is restarted, in seconds; doubled with every failure in a row."""
+"""Pause in seconds before a process that died is restarted; doubled with every failure in a row."""
 
 RESTART_AFTER_AT_MOST = 10.0
 """The longest wait before a restart, in seconds."""
@@ -37,7 +37,7 @@ STABLE_AFTER = 60.0
 """A process that has lived for this long, in seconds, does not count as a failure when it dies."""
 
 KILL_AFTER = 5.0
-"""How long after the drain timeout a process that has not ended is killed, in seconds."""
+"""Time in seconds, after the drain timeout, at which a process that has not ended is killed."""
 
 NEVER = float("inf")
 

@@ -20,7 +20,7 @@ from composerd.settings.values import (
 )
 
 PREFIX = "COMPOSERD_"
-"""What the names of settings begin with in the environment."""
+"""Prefix of the names of settings in the environment."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):

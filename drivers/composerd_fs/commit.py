@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 class FlushLog(Protocol):
-    """What a flush is written to: the journal, or nothing."""
+    """Log that flushes are written to: the journal, or nothing."""
 
     written_bytes: int
     written_entries: int
@@ -49,7 +49,7 @@ class FlushLog(Protocol):
 
 
 class Compaction(Protocol):
-    """What makes the log smaller from time to time."""
+    """Interface of the compactor, which makes the log smaller from time to time."""
 
     due_at_bytes: int
     """The number of written and freed bytes from which on it has to be started."""
@@ -101,7 +101,7 @@ class Done(msgspec.Struct, Generic[A], eq=False):
     """A write that is on stable storage."""
 
     answer: A
-    """What `decide` has returned."""
+    """The value that `decide` has returned."""
     news: News
     payloads: list[Any]
     """The payloads of the answer, read: each is bytes or None."""

@@ -51,13 +51,13 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 CLOSE_LIMIT = 1.0
-"""How long `close` waits for calls in progress, in seconds."""
+"""Time in seconds that `close` waits for calls in progress."""
 
 PING_LIMIT = 3.0
-"""How long the answer to `ping` may take, in seconds."""
+"""Time in seconds that the answer to `ping` may take."""
 
 CHECK_TIME_LIMIT = 3600.0
-"""How long one statement of `check` may take, in seconds: it reads whole tables."""
+"""Time in seconds that one statement of `check` may take, because it reads whole tables."""
 
 
 class PostgresDriver(Driver):

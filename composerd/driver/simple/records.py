@@ -50,12 +50,12 @@ class AttemptRecord(msgspec.Struct):
 
     @property
     def lease(self) -> int:
-        """How long it lives without a heartbeat, in microseconds."""
+        """Time that the attempt lives without a heartbeat, in microseconds."""
         return microseconds(self.lease_seconds)
 
     @property
     def handover(self) -> int | None:
-        """How long it lives before its worker confirms it, in microseconds; None if no confirmation was promised."""
+        """Time that the attempt lives unconfirmed, in microseconds; None if no confirmation was promised."""
         return None if self.handover_seconds is None else microseconds(self.handover_seconds)
 
     def attempt(self, job_id: UUID) -> Attempt:

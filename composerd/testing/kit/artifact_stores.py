@@ -265,7 +265,7 @@ class ArtifactStoreKit:
 
     @_test
     async def test_two_servers(self, store: ArtifactStore, make_store: MakeStore) -> None:
-        """What one server commits or removes is so for another server that has the storage open."""
+        """A file that one server commits or removes is committed or removed for another server too."""
         second = make_store()
         try:
             await second.start(create=True)

@@ -17,7 +17,7 @@ KILLED_AFTER = 17
 
 
 class Durability:
-    """What survives: a restart after every kind of write, and a process killed right after it was answered."""
+    """Every kind of write survives a restart, and the death of the process right after the answer."""
 
     @clause("G5", needs="durable")
     async def test_a_restart_changes_nothing(self, instance: Instance) -> None:
@@ -116,7 +116,7 @@ class Durability:
 
     @clause("G4", needs="durable")
     async def test_heartbeats_may_be_lost(self, instance: Instance) -> None:
-        """What only `touch` and `seen` have said may be lost in a restart, and does no harm."""
+        """Changes by `touch` and `seen` may be lost in a restart; the loss does no harm."""
         job_id = await instance.add()
         token = await instance.take()
         await instance.touch(token, b"half")

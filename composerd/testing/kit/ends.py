@@ -11,7 +11,7 @@ ERROR = b'{"job_error":{"id":1}}'
 
 
 class Ends:
-    """How jobs end and leave: outcomes and their repetition, cancels, deletion and retention."""
+    """Ends of jobs and their removal: outcomes and their repetition, cancels, deletion and retention."""
 
     @pytest.mark.parametrize(("failed", "state"), [(False, JobState.FINISHED), (True, JobState.FAILED)])
     @clause("F1")
@@ -30,7 +30,7 @@ class Ends:
 
     @clause("F2", "G3")
     async def test_the_same_outcome_again(self, instance: Instance) -> None:
-        """The same outcome again is accepted again, another result is a conflict, and neither changes anything."""
+        """A repeated outcome is accepted again, a different result is a conflict, and neither changes anything."""
         job_id = await instance.add()
         token = await instance.take()
         await instance.finish(token, b"1")

@@ -43,7 +43,7 @@ OTHER = Key("", "other", None)
 """A second key."""
 
 STEPS = 10_000
-"""How many times in a row `advance` may ask to be called again at once before a test fails."""
+"""Number of times in a row that `advance` may ask to be called again at once before a test fails."""
 
 
 class Instance:

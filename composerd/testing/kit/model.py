@@ -113,7 +113,7 @@ class ModelJob:
 
 
 class Model:
-    """All jobs, in the order of their submission."""
+    """Model of a storage: the jobs in the order of their submission, and the rules by which they change."""
 
     def __init__(self) -> None:
         self.now = 0.0

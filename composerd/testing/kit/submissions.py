@@ -145,7 +145,7 @@ class Submissions:
 
     @clause("E10")
     async def test_keys_belong_to_a_channel(self, instance: Instance) -> None:
-        """The same key in another channel is another job."""
+        """An idempotency key that is used in two channels stands for two jobs."""
         ids = {await instance.add(idempotency_key="k", fingerprint=b"f", channel=channel) for channel in ("", "a", "b")}
         assert len(ids) == 3
         assert len(await instance.dump()) == 3

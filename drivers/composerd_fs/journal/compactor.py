@@ -40,13 +40,13 @@ ENTRIES = 250_000
 """The least number of entries after which a checkpoint is taken before that: reading them takes a second or two."""
 
 JOBS_AT_ONCE = 50
-"""How many jobs a checkpoint takes before other tasks get a turn; they take a fraction of a millisecond."""
+"""Number of jobs that a checkpoint takes, within a fraction of a millisecond, before other tasks get a turn."""
 
 SHARE = 0.15
 """The largest share of the loop's time that a checkpoint or a compaction takes."""
 
 COPIED_AT_ONCE = 1024 * 1024
-"""How many bytes of payloads are copied in one write, unless a single payload is larger."""
+"""Bytes of payloads that are copied in one write, unless a single payload is larger."""
 
 T = TypeVar("T")
 

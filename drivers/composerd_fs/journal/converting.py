@@ -219,7 +219,7 @@ def kept_record(entry: KeptEntry, interning: Interning) -> JobRecord:
 
 
 class Shape(NamedTuple):
-    """What many archived jobs have in common."""
+    """Fields that many archived jobs have in common."""
 
     key: Key
     policy: Policy

@@ -198,7 +198,7 @@ class CompleteEntry(msgspec.Struct, array_like=True, tag=12, gc=False):
 
 
 class ShapeFields(msgspec.Struct, array_like=True, gc=False):
-    """What many archived jobs have in common."""
+    """Fields that many archived jobs have in common."""
 
     type: str
     arch: str | None

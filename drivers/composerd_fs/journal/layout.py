@@ -14,7 +14,7 @@ MARKER = "CLEAN"
 """The name of the marker."""
 
 UNFINISHED = ".tmp"
-"""What is added to the name of a checkpoint while it is being written."""
+"""Suffix of the name of a checkpoint while it is being written."""
 
 
 class Marker(msgspec.Struct):

@@ -37,7 +37,7 @@ Replay: TypeAlias = Callable[[int, list[Entry]], None]
 
 
 class End(NamedTuple):
-    """Where a journal ends, and so where it is continued. Segment 0 means that there is none yet."""
+    """End of a journal, where it is continued. Segment 0 means that there is no segment yet."""
 
     segment: int
     salt: bytes

@@ -32,7 +32,7 @@ _decode = msgspec.msgpack.Decoder(PackedJob).decode
 
 
 class Numbered:
-    """All jobs by sequence, archived ones as bytes.
+    """Table of all jobs by sequence; archived ones are kept as bytes.
 
     Sequences are dense, so that lists of jobs, called chunks, take a tenth of the memory that a dictionary would.
     """

@@ -36,7 +36,7 @@ from composerd_fs.state.job import AttemptRecord, JobRecord
 from composerd_fs.state.table import Table
 
 PROPAGATED_AT_ONCE = 10_000
-"""How many dependents an end is propagated to before other requests get a turn."""
+"""Number of dependents that an end is propagated to before other requests get a turn."""
 
 MAX_PARTIALS = 64 * 1024 * 1024
 """The most progress that is remembered of all running jobs together, in bytes. The oldest is forgotten first."""

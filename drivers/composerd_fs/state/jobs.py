@@ -17,11 +17,11 @@ from composerd_fs.state.job import AttemptRecord, JobRecord
 from composerd_fs.state.undo import Undo
 
 ARCHIVED_FOR_ONE = 16
-"""How many archived jobs take as long to write or to read as one that is not archived."""
+"""Number of archived jobs that take as long to write or to read as one job that is not archived."""
 
 
 class Jobs:
-    """All jobs and attempts, their number by state, and the payloads that they have in the journal."""
+    """The jobs and attempts of the storage, their number by state, and their payloads in the journal."""
 
     def __init__(self, undo: Undo) -> None:
         self.live: dict[int, JobRecord] = {}

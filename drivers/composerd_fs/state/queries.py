@@ -15,10 +15,10 @@ from composerd_fs.state.table import Table
 T = TypeVar("T")
 
 LOOKED_AT_ONCE = 10_000
-"""How many submissions a call of `page` looks at."""
+"""Largest number of submissions that one call of `page` looks at."""
 
 _DUMPED_AT_ONCE = 16 * 1024 * 1024
-"""How many bytes of payloads are in a part of a dump, unless a single job has more."""
+"""Largest number of bytes of payloads in a part of a dump, unless a single job has more."""
 
 
 def jobs(table: Table, job_ids: Sequence[UUID]) -> list[Job | None]:

@@ -25,7 +25,7 @@ from composerd_fs.state.undo import Undo
 
 
 class Table:
-    """All jobs, and what entries do to them."""
+    """The jobs of the storage, and the changes that entries make to them."""
 
     def __init__(self) -> None:
         self.undo = Undo()

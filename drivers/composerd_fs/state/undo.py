@@ -1,4 +1,4 @@
-"""How a flush that the disk refuses is taken back."""
+"""Undoing the changes of a flush that the disk has refused."""
 
 from collections.abc import Callable
 from typing import Any, TypeAlias

@@ -10,7 +10,7 @@ import msgspec
 from composerd.models import Worker
 
 MAX_WORKERS = 100_000
-"""How many workers are remembered. The one that was not heard of for longest is forgotten first."""
+"""Largest number of workers that are remembered. The one that was seen longest ago is forgotten first."""
 
 
 class Workers:

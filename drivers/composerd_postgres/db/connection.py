@@ -23,7 +23,7 @@ from composerd_postgres.db.hosts import Hosts
 from composerd_postgres.db.url import Options
 
 REPETITIONS = 20
-"""How many times a transaction that collides with others is tried in all."""
+"""Number of times that a transaction which collides with others is tried in all."""
 
 Rows = list[Any]
 """Named tuples; the fields are the columns of the statement."""

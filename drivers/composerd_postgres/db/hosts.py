@@ -33,7 +33,7 @@ class Host(NamedTuple):
 
 
 class Hosts:
-    """All hosts of a DSN. Iterating yields the host of the latest successful connection first."""
+    """The hosts of a DSN. Iterating yields the host of the latest successful connection first."""
 
     def __init__(self, dsn: str) -> None:
         self._hosts = _named(dsn)

@@ -20,13 +20,13 @@ from composerd_postgres.db.hosts import Hosts
 from composerd_postgres.db.url import Options
 
 REFUSED_FOR = 5.0
-"""How long the pool opens no further connection after one was refused, in seconds."""
+"""Time in seconds during which the pool opens no further connection after one was refused."""
 
 NOTICED_WITHIN = 1.0
-"""How long the database may take to notice that a connection was closed, in seconds."""
+"""Time in seconds that the database may take to notice that a connection was closed."""
 
 PAUSE = 0.02
-"""How long the pool waits, in seconds, before it tries again where the database may still count closed connections."""
+"""Pause in seconds before the pool tries again while the database may still count closed connections."""
 
 
 class Connections:

@@ -22,13 +22,13 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     connections: int = 10
     """The largest number of open connections; the one that listens for notifications is additional."""
     time_limit: float = 30.0
-    """How long one statement, or the wait for a connection, may take, in seconds."""
+    """Time in seconds that one statement, or the wait for a connection, may take."""
     connect_timeout: float = 5.0
-    """How long opening a connection may take, in seconds."""
+    """Time in seconds that opening a connection may take."""
     listen: bool = True
     """True if notifications can reach a connection; they do not pass through a pooler in transaction mode."""
     poll: float = 1.0
-    """How often to look for changes of other servers if notifications do not arrive, in seconds."""
+    """Interval in seconds at which changes of other servers are looked for if notifications do not arrive."""
     session: bool = True
     """True if each connection is one session of the database; it is not behind a pooler in transaction mode."""
 

@@ -1,1 +1,1 @@
-"""What the driver does with jobs and attempts. What happens to a job is decided in `composerd.driver.transitions`."""
+"""Reading and writing of jobs and attempts. `composerd.driver.transitions` decides what happens to them."""

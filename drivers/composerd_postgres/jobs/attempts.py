@@ -1,4 +1,4 @@
-"""What happens to attempts after the claim: touch, attach, finish, release; and the cancellation of jobs."""
+"""Changes of attempts after the claim (touch, attach, finish, release), and the cancellation of jobs."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any

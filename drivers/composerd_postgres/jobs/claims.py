@@ -12,13 +12,13 @@ from composerd_postgres.session import Session
 from composerd_postgres.sql.statements import encode
 
 CONTENDED = 50
-"""How many times a claim is tried in all while the only ready jobs are locked by others that may not take them."""
+"""Number of times that a claim is tried in all while others that may not take the ready jobs have them locked."""
 
 CONTENDED_PAUSE = 0.002
-"""How long to wait before it is tried again, in seconds."""
+"""Pause in seconds before a contended claim is tried again."""
 
 CLASSES = 32
-"""How many different sets of keys one statement serves: for each set it reads through all of them."""
+"""Number of different sets of keys that one statement serves. For each set it reads through all of them."""
 
 
 class ClaimRound(NamedTuple):

@@ -12,7 +12,7 @@ from composerd_postgres.session import Session
 from composerd_postgres.sql.statements import array
 
 MAX_WORKERS = 100_000
-"""How many workers are remembered: those seen last."""
+"""Largest number of workers that are remembered; those seen last are kept."""
 
 
 async def delete(session: Session, job_ids: Sequence[UUID]) -> list[Job | None | ComposerdError]:

@@ -18,10 +18,10 @@ from composerd_postgres.sql.statements import array, encode
 log = logging.getLogger(__name__)
 
 DEPENDENTS_OF_A_TRANSACTION = 1000
-"""How many dependents one transaction propagates to."""
+"""Largest number of dependents that one transaction propagates to."""
 
 DEPENDENTS_OF_A_CALL = 10_000
-"""How many dependents a call propagates to before it leaves the rest to `advance`."""
+"""Largest number of dependents that a call propagates to; it leaves the rest to `advance`."""
 
 
 async def propagate(

@@ -13,10 +13,10 @@ from composerd_postgres.session import Session
 from composerd_postgres.sql.statements import array, encode
 
 JOBS_READ_BY_A_PAGE = 10_000
-"""How many jobs `page` reads at most to find those that pass a filter."""
+"""Largest number of jobs that `page` reads to find those that pass a filter."""
 
 JOBS_OF_A_DUMP = 100
-"""How many jobs one transaction of `dump` reads at most."""
+"""Largest number of jobs that one transaction of `dump` reads."""
 
 BYTES_OF_A_DUMP = 16 * 1024 * 1024
 """The size of their payloads at which it reads no further job."""

@@ -21,7 +21,7 @@ ReadyPosition = tuple[int, int]
 
 
 class Changes:
-    """What one call changed."""
+    """Changes that one call has made."""
 
     def __init__(self) -> None:
         self.ready: dict[Key, int] = {}

@@ -15,7 +15,7 @@ from composerd.models import Key
 from composerd_postgres.news.changes import ReadyPosition
 
 FORGET_AFTER = 1.0
-"""How long a hint is used, in seconds."""
+"""Time in seconds that a hint is used."""
 
 FIRST: ReadyPosition = (-(2**31) + 1, 0)
 """A position before all others."""

@@ -14,10 +14,10 @@ from composerd_postgres.news.changes import channel_of, read_notice
 from composerd_postgres.news.claim_hints import ClaimHints
 
 PROBE_AFTER = 5.0
-"""How long the connection may be silent before it sends itself a notification, in seconds."""
+"""Time in seconds that the connection may be silent before it sends itself a notification."""
 
 PROBE_LIMIT = 5.0
-"""How long that notification may take, in seconds."""
+"""Time in seconds that this notification may take."""
 
 _PROBE = "probe"
 

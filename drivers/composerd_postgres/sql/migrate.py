@@ -14,7 +14,7 @@ LOCK = 0x636F6D706F736572
 """The advisory lock under which migrations are applied; its bytes spell "composer"."""
 
 MIGRATION_LIMIT = 3600.0
-"""How long one migration, or the wait for another server's, may take, in seconds: a table may be large."""
+"""Time in seconds that one migration, or the wait for another server's, may take; tables may be large."""
 
 
 class Migration(NamedTuple):
