@@ -81,7 +81,8 @@ class Connection:
 
         Raises:
             Collision: The transaction has to be repeated.
-            Broken: The connection was lost. `Unavailable`: it was closed because the database cannot be used now.
+            Broken: The connection was lost.
+            Unavailable: The database cannot be used now; the connection was closed.
             DriverTimeout: There was no answer in time; the connection was closed.
             StorageFull: The database has no space.
             DriverError: The database refused the statement for any other reason.
