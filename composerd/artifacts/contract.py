@@ -77,7 +77,10 @@ class ArtifactStore(ABC):
 
     @abstractmethod
     async def check(self) -> None:
-        """Return if the store accepts artifacts now. Has to be cheap: every request to `/readyz` calls it."""
+        """Return if the store accepts artifacts now, and raise `StorageFull` or `Unavailable` otherwise.
+
+        It has to be cheap: every request to `/readyz` calls it.
+        """
 
     @abstractmethod
     async def create(self, location: str) -> Writer:

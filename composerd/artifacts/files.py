@@ -82,7 +82,7 @@ class Files:
             raise self._translated(exc) from exc
 
     async def remove(self, locations: Sequence[str]) -> None:
-        """Remove files."""
+        """Remove the files at these locations; a location without a file is ignored."""
         if locations:
             await self.guarded(self.store.remove(locations))
 

@@ -79,12 +79,16 @@ class ComposerClient:
         return decoded(answer.body, _JOB)
 
     async def submit_graph(self, jobs: Sequence[Mapping[str, Any]]) -> list[Job]:
-        """Submit all jobs or none, and return them. A job may name an earlier one by its `ref` as a dependency."""
+        """Submit all jobs or none, and return them in the order given.
+
+        Each job is a dictionary with the fields of a submitted job, as docs/reference/protocol.md describes them. A job
+        may name the `ref` of an earlier one in its `dependencies`.
+        """
         answer = await self._connection.request("POST", f"{BASE}/jobs/batch", body=_encode({"jobs": jobs}))
         return decoded(answer.body, _JOBS).items
 
     async def get(self, job_id: str, wait: float = 0.0) -> Job:
-        """Return a job; with `wait`, as soon as it has ended, or after that many seconds."""
+        """Return a job: at once, or, with `wait`, as soon as it has ended, but at most after that many seconds."""
         return decoded(await self.get_json(job_id, wait), _JOB)
 
     async def get_json(self, job_id: str, wait: float = 0.0) -> bytes:
@@ -102,7 +106,10 @@ class ComposerClient:
                 return
 
     async def wait(self, job_id: str, timeout: float | None = None) -> Job:
-        """Return a job once it has ended. Raises `TimeoutError` after `timeout` seconds."""
+        """Return a job once it has ended, however it ended: see its `state`.
+
+        Raises `TimeoutError` after `timeout` seconds; the job itself goes on.
+        """
         async with asyncio.timeout(timeout):
             async for job in self.follow(job_id):
                 if job.ended:
@@ -110,12 +117,18 @@ class ComposerClient:
         raise AssertionError("follow() ends only after the job")
 
     async def cancel(self, job_id: str) -> Job:
-        """Cancel a job and the jobs that depend on it, and return it."""
+        """Cancel a job and the jobs that depend on it, and return the job.
+
+        Canceling a canceled job again does nothing. Raises `RequestFailed` (error 33) if the job has ended otherwise.
+        """
         answer = await self._connection.request("POST", f"{BASE}/jobs/{_segment(job_id)}/cancel", repeat=True)
         return decoded(answer.body, _JOB)
 
     async def delete(self, job_id: str) -> None:
-        """Delete an ended job and its artifacts before its retention is over."""
+        """Delete an ended job and its artifacts before its retention is over.
+
+        Raises `RequestFailed` (error 34) if the job, or a job that depends on it, has not ended.
+        """
         await self._connection.request("DELETE", f"{BASE}/jobs/{_segment(job_id)}")
 
     async def why(self, job_id: str) -> Why:
@@ -132,11 +145,14 @@ class ComposerClient:
         return decoded(answer.body, _WORKERS).items
 
     async def args(self, job_id: str) -> bytes:
-        """Return a job's args as JSON, byte for byte as they were submitted."""
+        """Return a job's args as JSON, byte for byte as they were submitted; `null` if it has none."""
         return (await self._connection.request("GET", f"{BASE}/jobs/{_segment(job_id)}/args")).body
 
     async def result(self, job_id: str) -> bytes:
-        """Return a job's result as JSON, byte for byte as the worker reported it."""
+        """Return a job's result as JSON, byte for byte as the worker reported it.
+
+        It is `null` before the job has ended, and for a canceled job.
+        """
         return (await self._connection.request("GET", f"{BASE}/jobs/{_segment(job_id)}/result")).body
 
     async def artifacts(self, job_id: str) -> list[Artifact]:

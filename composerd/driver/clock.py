@@ -23,7 +23,7 @@ class Clock:
         return time.monotonic_ns() // 1000 + self._offset
 
     def shift(self, seconds: float) -> None:
-        """Let the clock run ahead by so many seconds more."""
+        """Advance the clock by this number of seconds, in addition to earlier calls."""
         self._offset += microseconds(seconds)
 
     def not_before(self, time: int) -> None:

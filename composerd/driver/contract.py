@@ -57,7 +57,10 @@ from composerd.models import (
 )
 
 CONTRACT_VERSION = "1.0"
-"""A driver written for another major version is refused. A minor version adds what a driver need not know."""
+"""The version of this contract. A driver that was written for another major version is refused.
+
+A new minor version only adds things that a driver may ignore.
+"""
 
 T = TypeVar("T", covariant=True)
 
@@ -176,7 +179,10 @@ class Driver(abc.ABC):
 
     @abc.abstractmethod
     async def close(self) -> None:
-        """Close the storage; everything that was answered is stored. Allowed twice, and after a failed `start` (S3)."""
+        """Close the storage; everything that was answered is stored (S3).
+
+        It may be called twice, and after a `start` that failed.
+        """
 
     @abc.abstractmethod
     async def migrate(self) -> None:
@@ -202,9 +208,9 @@ class Driver(abc.ABC):
 
     @abc.abstractmethod
     async def shift_clock(self, seconds: float) -> None:
-        """Let the clock of this instance run ahead by so many seconds more; also before `start` (S9).
+        """Advance the clock of this instance by this number of seconds, in addition to earlier calls (S9).
 
-        The conformance kit calls it; a server never does.
+        It may be called before `start`. The conformance kit calls it; a server never does.
         """
 
     # A job's way in and out.
@@ -280,7 +286,7 @@ class Driver(abc.ABC):
 
     @abc.abstractmethod
     async def release(self, tokens: Sequence[UUID]) -> Batch[Attempt]:
-        """Supersede running attempts, and requeue their jobs behind those of their priority (R1 to R3).
+        """Supersede running attempts, and requeue their jobs behind all others of their priority (R1 to R3).
 
         A release is not counted as a retry, within the limit that `composerd.driver.transitions.requeue` sets.
 
@@ -332,7 +338,7 @@ class Driver(abc.ABC):
 
     @abc.abstractmethod
     async def get(self, job_ids: Sequence[UUID]) -> Sequence[Job | None]:
-        """Return jobs, None for one that does not exist (V5)."""
+        """Return jobs by id, in the order of the ids; None for one that does not exist (V5)."""
 
     @abc.abstractmethod
     async def list(self, filter: JobFilter, cursor: int | None, limit: int) -> JobPage:
@@ -344,7 +350,10 @@ class Driver(abc.ABC):
 
     @abc.abstractmethod
     async def payload(self, refs: Sequence[PayloadRef]) -> Sequence[bytes | None]:
-        """Return args and results, byte for byte; None where there are none (V4)."""
+        """Return args and results, byte for byte as they were stored, in the order of the references (V4).
+
+        None stands for a payload or a job that does not exist.
+        """
 
     @abc.abstractmethod
     async def artifacts(self, job_ids: Sequence[UUID]) -> Sequence[tuple[Artifact, ...]]:
@@ -359,8 +368,8 @@ class Driver(abc.ABC):
     async def seen(self, workers: Sequence[Worker]) -> None:
         """Remember that workers were seen just now (W2).
 
-        A worker without arch and types is a sign of life: what is known of it stays as it is. The driver limits how
-        many workers it remembers, and may forget them in a crash.
+        A worker without arch and types is a sign of life: its stored arch and types stay as they are. The driver limits
+        how many workers it remembers, and may forget them in a crash.
         """
 
     @abc.abstractmethod

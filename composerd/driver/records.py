@@ -22,7 +22,7 @@ class Policy(NamedTuple):
     retry_on_failure: int
     """Number of failed outcomes that requeue the job; the next one ends it."""
     retry_backoff: int
-    """The wait after the first failed outcome; each further one doubles it."""
+    """The wait after the first failed outcome, in microseconds; each further one doubles it."""
     fail_with_dependency: bool
     """True if the job fails as soon as a dependency fails."""
     retention: int | None
@@ -73,7 +73,7 @@ class JobRecord(Protocol):
     started_at: int | None
     finished_at: int | None
     retries: int
-    """The number of counted requeues, after failed outcomes included."""
+    """The number of counted requeues, including those after failed outcomes."""
     failures: int
     """The number of failed outcomes that requeued it; they are part of `retries`."""
     uncounted_requeues: int
@@ -105,9 +105,9 @@ class LeaseRecord(Protocol):
 
     confirmed: bool
     deadline: int
-    """When the lease, or before the confirmation the handover, expires."""
+    """Time at which the lease expires, or the handover as long as the attempt is not confirmed."""
     timeout_at: int | None
-    """When the job's `timeout` is over for this attempt; None without one."""
+    """Time at which the attempt reaches the job's `timeout`; None if the job has none."""
 
     @property
     def lease(self) -> int:
@@ -125,4 +125,4 @@ class NewAttempt(AttemptRecord, LeaseRecord, Protocol):
 
     @property
     def worker_id(self) -> UUID | None:
-        """The worker that claimed it, if it said so."""
+        """The worker that claimed it; None if the claim named no worker."""

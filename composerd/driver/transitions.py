@@ -34,7 +34,7 @@ _MAX_BACKOFF = microseconds(MAX_RETRY_BACKOFF)
 
 
 class RequeueCause(enum.StrEnum):
-    """Why an attempt ended without ending its job and without an outcome. The values are stored in journals."""
+    """The reason why an attempt ended without an outcome and without ending its job. Journals store the values."""
 
     RELEASED = "released"
     """The worker, or the server on its behalf, handed the job back."""
@@ -50,17 +50,17 @@ class Effects(NamedTuple):
     """Changes of a transition beyond the fields of the records, for the driver to store and to announce."""
 
     ready: bool = False
-    """The job became ready: it belongs into the index of ready jobs and into `News.ready`."""
+    """True if the job became ready: it belongs into the index of ready jobs and into `News.ready`."""
     ended: bool = False
-    """The job ended: its dependents have to be propagated to, and it belongs into `News.ended`."""
+    """True if the job ended: its end has to be propagated to its dependents, and it belongs into `News.ended`."""
     requeued: bool = False
-    """The attempt ended and the job did not: it belongs into `News.requeued`."""
+    """True if the attempt ended and the job did not: it belongs into `News.requeued`."""
     due_at: int | None = None
-    """When a job that waits only for its time becomes ready."""
+    """Time at which a job that waits only for its `not_before` becomes ready; None for any other job."""
     result: bytes | None = None
-    """A result to store that no worker sent."""
+    """The result to store for a job that ended without a result from a worker; None otherwise."""
     publish: bool = False
-    """The files attached to the attempt become the job's; after any other end of an attempt they are dropped."""
+    """True if the files attached to the attempt become the job's; after any other end they are dropped."""
 
 
 NOTHING = Effects()
@@ -212,7 +212,8 @@ def requeue(
     """End a running attempt without an outcome: requeue its job, or fail it if no retries are left (J10, J11, A6).
 
     A release or an expired handover is not counted, but after `MAX_UNCOUNTED_REQUEUES` in a row each further one is, so
-    that a job that kills whoever reads it ends. An expired lease or a timeout is counted, and ends the row.
+    that a job which crashes every worker that reads it fails in the end. An expired lease or a timeout is counted, and
+    the count of uncounted requeues starts again from 0.
     """
     attempt.state = AttemptState.SUPERSEDED
     counted = True

@@ -1,4 +1,4 @@
-"""The way of a write to the driver: writes of one kind are gathered, and the driver is called once for all of them."""
+"""Gathers writes of one kind, and calls the driver once for all of them."""
 
 import asyncio
 from collections import deque

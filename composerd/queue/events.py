@@ -15,7 +15,7 @@ class Watch:
         self._event = asyncio.Event()
 
     def notify(self) -> None:
-        """Wake whoever waits in `changed`."""
+        """Wake the caller that waits in `changed`."""
         self._event.set()
 
     async def changed(self, timeout: float) -> bool:

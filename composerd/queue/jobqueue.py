@@ -1,4 +1,4 @@
-"""`JobQueue`: what the HTTP APIs need, in terms of jobs, attempts and waiting. It owns the rest of this package."""
+"""`JobQueue`: jobs, attempts and waiting requests, as the HTTP APIs need them. It owns the rest of this package."""
 
 import asyncio
 import logging

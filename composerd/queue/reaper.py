@@ -1,4 +1,4 @@
-"""The reaper: lets the driver do what time brings, such as expired leases, delayed jobs and the end of retention."""
+"""The reaper: lets the driver do what has become due, such as expired leases, delayed jobs and ended retentions."""
 
 import asyncio
 import logging
@@ -40,7 +40,7 @@ class Reaper:
         self._wake = asyncio.Event()
 
     def due_in(self, seconds: float) -> None:
-        """Let `advance` be called in so many seconds, or earlier if something else is due earlier."""
+        """Call `advance` after this number of seconds, or earlier if something else is due earlier."""
         at = asyncio.get_running_loop().time() + seconds
         if self._due_at is None or at < self._due_at:
             self._due_at = at

@@ -57,7 +57,7 @@ class Roster:
             self._seen.setdefault(worker_id, Worker(worker_id, ""))
 
     def begin_wait(self, worker: Worker) -> None:
-        """Count a worker as seen until `end_wait` is called for it as often as this."""
+        """Count a worker as seen until `end_wait` has been called as often as this."""
         if worker.id == NIL:
             return
         self._seen[worker.id] = worker
@@ -66,7 +66,7 @@ class Roster:
         requests.count += 1
 
     def end_wait(self, worker: Worker) -> None:
-        """End what `begin_wait` began."""
+        """End one call of `begin_wait`."""
         if worker.id == NIL:
             return
         requests = self._waiting[worker.id]

@@ -187,7 +187,10 @@ def _open_tcp(address: str) -> list[socket.socket]:
 
 
 def _listen(listening: socket.socket) -> None:
-    """Listen. Connections inherit SO_REUSEADDR, which lets a later server bind while they are still open."""
+    """Make a bound socket listen.
+
+    Connections inherit SO_REUSEADDR, which lets a later server bind while they are still open.
+    """
     if listening.family != socket.AF_UNIX:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listening.listen(BACKLOG)

@@ -61,16 +61,16 @@ class _Process(msgspec.Struct, eq=False):
 
     number: int
     pid: int = 0
-    """0 while it is not alive."""
+    """The process id; 0 while the process is not alive."""
     started_at: float = 0.0
-    """When it was started, by the monotonic clock."""
+    """Time of its latest start, by the monotonic clock."""
     ready: bool = False
     ready_pipe: int = -1
     """The end of a pipe to read from; the process writes to the other end when it is ready. -1 when it is closed."""
     failures: int = 0
     """The number of its failures in a row."""
     start_at: float = 0.0
-    """When to start it, by the monotonic clock."""
+    """Time of its next start, by the monotonic clock."""
 
 
 class Supervisor:
@@ -177,7 +177,7 @@ class Supervisor:
     def _become(
         self, process: _Process, sockets: Sequence[socket.socket], report_pipe: int, signal_mask: Iterable[int]
     ) -> None:
-        """Be one of the server processes, in the child of a fork. It never returns."""
+        """Run as one of the server processes, in the child of a fork. It never returns."""
         exit_code = 1
         try:
             signal.set_wakeup_fd(-1)

@@ -31,14 +31,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     artifacts: str | None
     worker_base_path: str
     request_job_timeout: float
-    """0: no limit."""
+    """Seconds that a worker's request for a job may wait; 0 for no limit."""
     heartbeat_timeout: float
     handover_timeout: float
     sweep_interval: float
     max_retries: int
     worker_timeout: float
     retention: float
-    """0: jobs are kept until they are deleted."""
+    """Seconds that an ended job is kept; 0 to keep jobs until they are deleted."""
     undequeueable_types: tuple[str, ...]
     max_body_size: int
     max_artifact_size: int
@@ -46,7 +46,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     tls_key: str | None
     tls_client_ca: str | None
     allowed_domains: tuple[str, ...]
-    """Empty: certificates of all domains are accepted."""
+    """Domains of accepted client certificates; empty to accept certificates of all domains."""
     max_connections: int
     max_waits: int
     log_level: str

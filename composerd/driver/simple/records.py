@@ -134,14 +134,14 @@ class JobRecord(msgspec.Struct):
 
     @property
     def due_at(self) -> int | None:
-        """When `advance` has to look at it: its time has come, or its attempt expires."""
+        """Time at which something is due for the job: its start, or the end of its attempt. None if nothing is."""
         if self.state is JobState.WAITING and self.pending == 0:
             return self.not_before
         return None if self.running is None else transitions.expires_at(self.running)
 
     @property
     def expires_at(self) -> int | None:
-        """When its retention is over; None while it has not ended, or if it is kept until it is deleted."""
+        """Time at which its retention is over; None before it has ended, or if it is kept until it is deleted."""
         if self.finished_at is None or self.new.retention is None:
             return None
         return self.finished_at + microseconds(self.new.retention)

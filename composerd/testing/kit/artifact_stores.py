@@ -118,7 +118,7 @@ class ArtifactStoreKit:
 
     @_test
     async def test_what_was_written(self, store: ArtifactStore) -> None:
-        """Artifacts of all sizes come back as they were written, an empty one too."""
+        """Artifacts of all sizes, empty ones included, come back as they were written."""
         for nth, size in enumerate((0, 1, PART - 1, PART, PART + 1, 9 * PART + 17)):
             location = f"{A}/1/{nth}"
             await put(store, location, content(size))

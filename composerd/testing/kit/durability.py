@@ -1,4 +1,4 @@
-"""Tests of what survives: a restart after every kind of write, and a process killed right after it was answered."""
+"""Tests of durability: a restart after every kind of write, and a process killed right after its answer."""
 
 import asyncio
 import os

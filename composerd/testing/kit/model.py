@@ -43,7 +43,7 @@ FAIL = OnDependencyFailure.FAIL
 
 
 class Cause(enum.Enum):
-    """Why an attempt ended without an outcome."""
+    """The reason why an attempt ended without an outcome."""
 
     RELEASED = enum.auto()
     HANDOVER_EXPIRED = enum.auto()
@@ -58,7 +58,7 @@ class ModelAttempt:
     claim: Claim
     number: int
     deadline: float
-    """When the lease, or before the confirmation the handover, expires."""
+    """Time at which the lease expires, or the handover as long as the attempt is not confirmed."""
     timeout_at: float | None
     confirmed: bool
     state: AttemptState = AttemptState.RUNNING
@@ -67,7 +67,7 @@ class ModelAttempt:
 
     @property
     def due_at(self) -> float:
-        """When `advance` ends it."""
+        """Time at which `advance` ends it."""
         return self.deadline if self.timeout_at is None else min(self.deadline, self.timeout_at)
 
 
@@ -96,7 +96,7 @@ class ModelJob:
 
     @property
     def retries(self) -> int:
-        """The number of counted requeues, those after failed outcomes included."""
+        """The number of counted requeues, including those after failed outcomes."""
         return self.counted_requeues + self.failures
 
     @property
@@ -106,7 +106,7 @@ class ModelJob:
 
     @property
     def expires_at(self) -> float | None:
-        """When its retention is over; None while it has not ended, or if it is kept until it is deleted."""
+        """Time at which its retention is over; None before it has ended, or if it is kept until it is deleted."""
         if self.finished_at is None or self.new.retention is None:
             return None
         return self.finished_at + self.new.retention
@@ -332,15 +332,15 @@ class Model:
         self._end(job, JobState.CANCELED, None)
 
     def needed(self, job: ModelJob) -> bool:
-        """Return True if an unended job depends on it."""
+        """Return True if an unended job depends on this job."""
         return any(not one.state.ended for one in self.dependents(job))
 
     def dependents(self, job: ModelJob) -> Iterator[ModelJob]:
-        """Return the jobs that depend on it, in the order of their submission."""
+        """Return the jobs that depend on this job, in the order of their submission."""
         return (one for one in self.jobs.values() if job.new.id in one.new.dependencies)
 
     def failed_dependencies(self, job: ModelJob) -> list[UUID]:
-        """Return its dependencies that have failed, each once, in the order in which it names them."""
+        """Return the dependencies of a job that have failed, each once, in the order in which it names them."""
         found = [self.jobs[one] for one in dict.fromkeys(job.new.dependencies) if one in self.jobs]
         return [one.new.id for one in found if one.state is JobState.FAILED]
 
