@@ -183,7 +183,7 @@ async def test_a_slow_call_is_logged(
 async def test_every_method_reaches_the_driver(
     method: str, arguments: tuple[Any, ...], named: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A call of the guard is one call of the driver with the same arguments, observed and named in errors by its name."""
+    """A call of the guard is one call of the driver with the same arguments, observed and in errors under its name."""
     driver = MemoryDriver()
     calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
     answer: Any = Batch(["an answer"]) if method in (*BATCHES, "claim") else ["an answer"]

@@ -176,7 +176,7 @@ async def test_no_claim_without_waiters(waiters: Waiters) -> None:
 
 
 async def test_requests_that_come_together_claim_together(waiters: Waiters) -> None:
-    """Requests of one turn of the loop are one call of the driver, the oldest first, and what comes later is the next."""
+    """Requests of one turn of the loop are one call of the driver, the oldest first; a later one is in the next call."""
     waiters.driver.ready = [X, X]
     waiters.driver.let_go.clear()
     first = [waiters.wait(X) for _ in range(3)]
@@ -192,7 +192,7 @@ async def test_requests_that_come_together_claim_together(waiters: Waiters) -> N
 
 
 async def test_claims_that_were_not_answered_are_made_again(waiters: Waiters) -> None:
-    """If the driver answers a part of a round, the rest is claimed again, with the same tokens and in the same order."""
+    """If the driver answers a part of a round, the rest is claimed again, with the same tokens in the same order."""
     waiters.driver.ready = [X, X, X]
     waiters.driver.most = 1
     claimed = await asyncio.gather(*[waiters.wait(X) for _ in range(3)])
@@ -290,7 +290,7 @@ async def test_a_waiter_that_left_during_a_failed_claim(waiters: Waiters) -> Non
 
 
 async def test_no_claims_while_too_much_is_in_memory(waiters: Waiters) -> None:
-    """While the budget is used up no job is claimed, because its args would have to be held; then it is."""
+    """While the budget is used up no job is claimed, because its args need memory; a job is claimed after that."""
     waiters.driver.ready = [X]
     waiters.budget.take(100)
     waiting = waiters.wait(X)
@@ -301,7 +301,7 @@ async def test_no_claims_while_too_much_is_in_memory(waiters: Waiters) -> None:
 
 
 async def test_draining_answers_every_waiter(waiters: Waiters) -> None:
-    """Waiters that sleep are answered with None at once, one that claims gets the outcome, and nobody waits after that."""
+    """Waiters that sleep are answered with None, one that claims gets its outcome, and no request waits any more."""
     sleeping = await waiters.sleeping(Y)
     waiters.driver.let_go.clear()
     waiters.driver.called.clear()

@@ -260,7 +260,7 @@ async def test_a_wait_for_an_end_that_a_dependency_brings(queue: JobQueue) -> No
 
 
 async def test_a_wait_of_a_worker_ends_with_its_attempt(queue: JobQueue) -> None:
-    """A worker that waits learns at once that its job was canceled; otherwise its attempt is running when time is up."""
+    """A worker that waits learns at once that its job was canceled; otherwise it runs on when the time is up."""
     job_id = await add(queue)
     token = (await take(queue)).token
     assert (await queue.wait_while_running(token, 0.01)).state is AttemptState.RUNNING
