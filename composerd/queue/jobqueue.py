@@ -10,7 +10,7 @@ from uuid import UUID
 import msgspec
 
 from composerd.driver import Driver
-from composerd.errors import ComposerdError, JobNotFound, TokenNotFound, Unavailable
+from composerd.errors import JobNotFound, TokenNotFound, Unavailable
 from composerd.ids import new_id
 from composerd.models import (
     Artifact,
@@ -34,6 +34,7 @@ from composerd.models import (
     Touch,
     Worker,
 )
+from composerd.queue import remote_news
 from composerd.queue.batcher import Batcher, ConcurrentBatcher, weightless
 from composerd.queue.budget import Budget
 from composerd.queue.dispatcher import Dispatcher
@@ -48,9 +49,6 @@ log = logging.getLogger(__name__)
 
 I = TypeVar("I")  # noqa: E741  # item
 R = TypeVar("R")
-
-WATCH_AGAIN = 0.5
-"""The pause before the connection for news of other servers is tried again, in seconds."""
 
 SHARED_RECHECK = 5.0
 """Interval in seconds at which a waiting request reads its job again if news of other servers may be lost."""
@@ -110,7 +108,7 @@ class JobQueue:
             asyncio.create_task(self.roster.run(), name="roster"),
         ]
         if self.driver.capabilities.shared:
-            background.append(asyncio.create_task(self._watch(), name="watch"))
+            background.append(asyncio.create_task(remote_news.follow(self.driver, self._on_news), name="watch"))
         for task in background:
             task.add_done_callback(_log_crash)
         self._reaper.due_in(0)  # a crash may have left work half done
@@ -323,22 +321,6 @@ class JobQueue:
             log.info("removed %s whose retention is over", jobs)
             if self.on_removed is not None:
                 self.on_removed(job_ids)
-
-    async def _watch(self) -> None:
-        connected = True
-        while True:
-            try:
-                async for news in self.driver.watch():
-                    connected = True
-                    self._on_news(news)
-            except ComposerdError as exc:
-                if connected:
-                    log.warning(
-                        "lost the notification connection; news of other servers is delayed until it is back: %s", exc
-                    )
-                connected = False
-            self._on_news(News(recheck=True))
-            await asyncio.sleep(WATCH_AGAIN)
 
 
 def _submission_size(jobs: Sequence[NewJob]) -> int:

@@ -39,7 +39,7 @@ from composerd.models import (
     Touch,
     Worker,
 )
-from composerd.queue import JobQueue, QueueOptions, check_running, jobqueue, keys_for
+from composerd.queue import JobQueue, QueueOptions, check_running, jobqueue, keys_for, remote_news
 from composerd_fs import MemoryDriver
 
 KEYS = keys_for("", ["build"], "x86_64")
@@ -472,7 +472,7 @@ async def test_a_start_does_what_a_crash_left(driver: MemoryDriver) -> None:
 
 async def test_news_of_other_servers(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     """News of another server wakes waits; a lost connection is logged once and opened again, and waits are checked."""
-    monkeypatch.setattr(jobqueue, "WATCH_AGAIN", 0.01)
+    monkeypatch.setattr(remote_news, "RETRY_AFTER", 0.01)
     driver = Shared()
     await driver.start()
     with caplog.at_level(logging.WARNING):
@@ -548,7 +548,7 @@ async def test_a_connection_for_news_that_never_opened(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If news of other servers cannot be had from the start, that is logged once too."""
-    monkeypatch.setattr(jobqueue, "WATCH_AGAIN", 0.01)
+    monkeypatch.setattr(remote_news, "RETRY_AFTER", 0.01)
     driver = Shared()
     await driver.start()
     driver.others.put_nowait(Unavailable("away"))
