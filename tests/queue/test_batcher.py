@@ -146,3 +146,12 @@ async def test_close_waits_for_every_write(kind: type[Batcher[int, int]]) -> Non
     await closing
     assert (under_way.result(), pending.result()) == (1, 2)
     await batcher.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_close_waits_for_a_write_that_has_just_begun(kind: type[Batcher[int, int]]) -> None:
+    """`close` waits for a write that was begun in the same turn of the loop, with no call under way."""
+    batcher = Calls().batcher(kind)
+    answer = batcher.write(1)
+    await batcher.close()
+    assert answer.result() == 1

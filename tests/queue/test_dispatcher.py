@@ -141,6 +141,18 @@ async def test_time_that_is_up_during_a_claim(waiters: Waiters) -> None:
     assert await in_vain is None
 
 
+async def test_time_that_is_up_during_a_later_claim(waiters: Waiters) -> None:
+    """A waiter that was woken gets the job of its claim, although its time is up before the claim is answered."""
+    waiting = await waiters.sleeping(X, wait=0.05)
+    waiters.driver.let_go.clear()
+    waiters.submit(X)
+    await until(lambda: all(waiter.expired for waiter in waiters.dispatcher._list.everyone()))
+    assert not waiting.done()
+    waiters.driver.let_go.set()
+    assert await waiting is not None
+    assert waiters.released == []
+
+
 async def test_news_wakes_the_oldest_waiter(waiters: Waiters) -> None:
     """One job that becomes ready wakes one waiter of its key."""
     older = await waiters.sleeping(X)

@@ -232,7 +232,7 @@ async def test_a_release_that_fails_is_logged(queue: JobQueue, caplog: pytest.Lo
         await queue._release.close()
         await turns(2)
     queue._release._call = release
-    assert "releasing an undelivered job failed; it is requeued when its lease expires: away" in caplog.text
+    assert caplog.messages == ["releasing an undelivered job failed; it is requeued when its lease expires: away"]
 
 
 async def test_a_wait_for_an_end(queue: JobQueue) -> None:
