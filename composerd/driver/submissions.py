@@ -65,7 +65,8 @@ def plan(
                 answer.append((existing_id, False))
                 continue
             keys[key] = job.id
-        _check_dependencies(index, dependencies, new, find)
+        if dependencies:
+            _check_dependencies(index, dependencies, new, find)
         new[job.id] = PlannedJob(job, dependencies)
         answer.append((job.id, True))
     return Plan(list(new.values()), answer)

@@ -98,12 +98,13 @@ class JobRecord(msgspec.Struct, eq=False):
 
     def job(self, dependents: tuple[UUID, ...] = (), *, listed: bool = False) -> Job:
         """Return the job as the contract describes it; as `list` shows it, without progress, if `listed` is true."""
+        channel, type, arch = self.key
         expires_at = self.expires_at
         return Job(
             id=self.id,
-            type=self.key.type,
-            arch=self.key.arch,
-            channel=self.key.channel,
+            type=type,
+            arch=arch,
+            channel=channel,
             state=self.state,
             priority=self.priority,
             queued_at=to_time(self.queued_at),
