@@ -18,9 +18,9 @@ A frame is what one flush wrote: a header of 28 bytes, then payloads, then entri
     4 bytes   CRC-32 of payloads and entries
     4 bytes   CRC-32 of the 24 bytes before, with the CRC-32 of the salt as its start value
 
-Because of the salt no payload can look like a frame. Numbers are little-endian. Each payload lies behind its own
+Because of the salt no payload can look like a frame. Numbers are little-endian. Each payload follows its own
 CRC-32 (4 bytes). The entries are a MessagePack array of `composerd_fs.journal.entries`, in which a payload is its
-location as an integer: the offset of its CRC-32 from the first byte behind the frame's header, times 2**32, plus its
+location as an integer: the offset of its CRC-32 from the first byte after the frame's header, times 2**32, plus its
 length without the CRC-32. In memory a location also has the segment, and the offset counts from the start of the file
 (`base` is the difference). A payload of up to 48 bytes is in the entry itself.
 """
@@ -92,7 +92,7 @@ def unpack_segment_header(data: bytes) -> SegmentHeader | None:
 
 
 def pack_frame(number: int, salt: bytes, payloads: list[bytes], entries: bytes) -> bytes:
-    """Return a whole frame. `payloads` has each payload behind its checksum, as items of their own."""
+    """Return a whole frame. `payloads` has each payload after its checksum, both as items."""
     size = 0
     crc = 0
     for payload in payloads:

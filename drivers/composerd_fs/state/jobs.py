@@ -7,7 +7,7 @@ archived between two flushes, and is a record again before anything about it cha
 from collections.abc import Iterator, Sequence
 from uuid import UUID
 
-from composerd.models import JobState, Key
+from composerd.models import MAX_REMEMBERED_TOKENS, AttemptState, JobState, Key
 from composerd_fs.journal.entries import Payload
 from composerd_fs.journal.frames import span_of
 from composerd_fs.state.archive import Archive, Numbered, key_digest
@@ -118,28 +118,79 @@ class Jobs:
         job = self.at(sequence)
         return None if job is None else job.expires_at
 
-    # Adding and removing.
+    # Adding and removing. A flush that is refused takes these changes back.
 
-    def insert(self, job: JobRecord) -> None:
-        """Add a job, which can be found from now on."""
+    def add(self, job: JobRecord) -> None:
+        """Add a new job."""
+        self._insert(job)
+        self._undo.add((self._remove_new, job))
+
+    def _remove_new(self, job: JobRecord) -> None:
+        job.state = JobState.WAITING  # as it was when it was added: its count has been taken back
+        self._remove(job)
+        for job_id in set(job.dependencies):
+            dependency = self.live.get(job_id.int)
+            if dependency is not None and dependency.dependents is not None:
+                dependency.dependents.pop(job.sequence, None)
+        job.state = JobState.CANCELED  # what the indexes have of it is stale
+
+    def delete(self, job: JobRecord) -> None:
+        """Remove a live job and its attempts."""
+        self._remove(job)
+        self.expiries.left()
+        self._undo.add((self._undelete, job))
+
+    def _undelete(self, job: JobRecord) -> None:
+        self._insert(job)
+        self.rests(job)
+
+    def connect(self, job: JobRecord, dependency: JobRecord, *, needs: bool = True) -> None:
+        """Make a job a dependent of another, which it `needs` until it has ended. The caller has saved the other."""
+        if dependency.dependents is None:
+            dependency.dependents = {}
+        dependency.dependents[job.sequence] = None
+        dependency.needed += needs
+
+    def remember(self, job: JobRecord, attempt: AttemptRecord) -> None:
+        """Add a new attempt at a job, and forget the oldest one beyond `MAX_REMEMBERED_TOKENS`."""
+        attempts = self.attempts
+        attempts[attempt.token.int] = attempt
+        self._undo.add((self._forget_new, attempt))
+        job.attempts = (*job.attempts, attempt)
+        if len(job.attempts) > MAX_REMEMBERED_TOKENS:
+            oldest = job.attempts[0]
+            del attempts[oldest.token.int]
+            self._undo.add((attempts.__setitem__, oldest.token.int, oldest))
+            job.attempts = job.attempts[1:]
+
+    def add_attempts(self, job: JobRecord) -> None:
+        """Add the attempts that a new job has."""
+        for attempt in job.attempts:
+            self.attempts[attempt.token.int] = attempt
+            self._undo.add((self._forget_new, attempt))
+
+    def _forget_new(self, attempt: AttemptRecord) -> None:
+        del self.attempts[attempt.token.int]
+        attempt.state = AttemptState.UNKNOWN  # what the leases have of it is stale
+
+    def _insert(self, job: JobRecord) -> None:
         self.by_sequence[job.sequence] = job
         self.counts[job.state] += 1
-        self._add(job)
+        self._register(job)
 
-    def remove(self, job: JobRecord) -> None:
-        """Remove a live job and its attempts."""
+    def _remove(self, job: JobRecord) -> None:
         del self.by_sequence[job.sequence]
         self.counts[job.state] -= 1
-        self._forget(job)
+        self._unregister(job)
 
-    def _add(self, job: JobRecord) -> None:
+    def _register(self, job: JobRecord) -> None:
         self.live[job.id.int] = job
         if job.idempotency_key is not None:
             self.keys[job.key.channel, job.idempotency_key] = job
         for attempt in job.attempts:
             self.attempts[attempt.token.int] = attempt
 
-    def _forget(self, job: JobRecord) -> None:
+    def _unregister(self, job: JobRecord) -> None:
         del self.live[job.id.int]
         if job.idempotency_key is not None:
             del self.keys[job.key.channel, job.idempotency_key]
@@ -159,7 +210,7 @@ class Jobs:
         for job in self._resting:
             if job.state.ended and not job.needed and self.by_sequence.get(job.sequence) is job:
                 self.by_sequence.replace(job.sequence, self.archive.add(job))
-                self._forget(job)
+                self._unregister(job)
         self._resting.clear()
 
     def thaw(self, job_id: UUID) -> JobRecord | None:
@@ -174,7 +225,7 @@ class Jobs:
         assert isinstance(data, bytes), "a job that is not live is archived"
         self.archive.discard(data, job)
         self.by_sequence.replace(job.sequence, job)
-        self._add(job)
+        self._register(job)
         if job.dependents:
             job.dependents = {one: None for one in job.dependents if self.by_sequence.get(one) is not None}
         self.rests(job)
@@ -184,9 +235,9 @@ class Jobs:
 
     def restore(self, job: JobRecord) -> None:
         """Add a job from a checkpoint."""
-        self.insert(job)
-        self.hold(job.args)
-        self.hold(job.result)
+        self._insert(job)
+        self.count_bytes(job.args)
+        self.count_bytes(job.result)
 
     def restore_archived(self, jobs: Sequence[bytes]) -> None:
         """Add packed jobs from a checkpoint, with as little work for each as possible: there may be millions."""
@@ -203,16 +254,16 @@ class Jobs:
 
     # Payloads.
 
-    def hold(self, payload: Payload | None, sign: int = 1) -> int:
+    def count_bytes(self, payload: Payload | None, sign: int = 1) -> int:
         """Count the bytes of a payload that a job gets, or with -1 as `sign` that it loses, and return their number."""
         if not isinstance(payload, int):
             return 0
         segment, _, length = span_of(payload)
-        self._count_bytes(segment, sign * length)
-        self._undo.add((self._count_bytes, segment, -sign * length))
+        self._add_bytes(segment, sign * length)
+        self._undo.add((self._add_bytes, segment, -sign * length))
         return length
 
-    def _count_bytes(self, segment: int, length: int) -> None:
+    def _add_bytes(self, segment: int, length: int) -> None:
         total = self.live_bytes.get(segment, 0) + length
         if total:
             self.live_bytes[segment] = total

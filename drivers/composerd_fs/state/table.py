@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from composerd.driver import transitions
 from composerd.driver.clock import seconds
 from composerd.driver.transitions import NOTHING, Effects
-from composerd.models import MAX_REMEMBERED_TOKENS, NO_NEWS, AttemptState, JobState, Key, News
+from composerd.models import NO_NEWS, AttemptState, JobState, Key, News
 from composerd_fs.journal import entries
 from composerd_fs.journal.converting import add_history, artifact_of, submitted_record
 from composerd_fs.journal.entries import JobFields, JournalEntry, Payload
@@ -46,6 +46,8 @@ class Table:
         self.before_change: Callable[[JobRecord], None] | None = None
         """Called with each job before it changes, while a checkpoint is taken."""
         self._replaying = True
+        self._saved: set[int] = set()
+        """The jobs that are to be restored if the flush is refused, by identity."""
         self._unpropagated: deque[tuple[JobRecord, list[JobRecord]]] = deque()
         """Ended jobs, and the dependents that their ends are still to be propagated to."""
         self._ready_news: dict[Key, int] = {}
@@ -87,11 +89,13 @@ class Table:
     def commit(self) -> None:
         """Keep what the flush has changed: it is on stable storage. Archive the jobs that have come to rest."""
         self.undo.clear()
+        self._saved.clear()
         self.jobs.archive_resting()
 
     def roll_back(self) -> None:
         """Take back what the flush has changed: it is not on stable storage."""
         self.undo.roll_back()
+        self._saved.clear()
         self.take_news(0)
 
     def replayed(self) -> None:
@@ -124,9 +128,13 @@ class Table:
     # Every transition.
 
     def _save(self, job: JobRecord) -> None:
-        """Remember a job and its running attempt as they are, so that the change that follows can be taken back."""
-        if self._replaying:
+        """Remember a job and its running attempt before they change, so that a refused flush can be taken back.
+
+        The first time in a flush is enough: an attempt that begins later in it is forgotten altogether.
+        """
+        if self._replaying or id(job) in self._saved:
             return
+        self._saved.add(id(job))
         if self.before_change is not None:
             self.before_change(job)
         self.undo.add((self._restore, job, replace(job)))
@@ -187,7 +195,7 @@ class Table:
         elif before is JobState.WAITING and job.pending == 0 and job.not_before is not None:
             self.delays.left()
         job.result = result
-        self.jobs.hold(result)
+        self.jobs.count_bytes(result)
         self._ended_news.append(job.id)
         self.jobs.rests(job)
         expires_at = job.expires_at
@@ -253,7 +261,8 @@ class Table:
                 found = [self.jobs.thaw(job_id) for job_id in dict.fromkeys(job.dependencies)]
                 dependencies = [one for one in found if one is not None]
                 for dependency in dependencies:
-                    self._depend(job, dependency)
+                    self._save(dependency)
+                    self.jobs.connect(job, dependency)
             effects = transitions.submit(job, dependencies, entry.at)
             self._update(job, JobState.WAITING, effects, entry.at)
 
@@ -264,7 +273,7 @@ class Table:
         confirm = entry.handover is not None
         attempt = AttemptRecord(entry.token, job, entry.lease, entry.handover, entry.worker_id, confirm)
         transitions.begin(job, attempt, entry.at)
-        self._remember(job, attempt)
+        self.jobs.remember(job, attempt)
         expires_at = transitions.expires_at(attempt)
         self.leases.add(expires_at, attempt)
         if self.due_at is None or expires_at < self.due_at:
@@ -316,20 +325,14 @@ class Table:
             job = jobs.thaw(job_id)
             assert job is not None, "a job that is deleted is stored"
             self._save(job)
-            self.undo.add((self._undelete, job))
-            jobs.remove(job)
-            jobs.expiries.left()
-            self.freed_bytes += jobs.hold(job.args, -1) + jobs.hold(job.result, -1)
+            jobs.delete(job)
+            self.freed_bytes += jobs.count_bytes(job.args, -1) + jobs.count_bytes(job.result, -1)
             for dependency_id in set(job.dependencies):
                 dependency = jobs.live.get(dependency_id.int)
                 if dependency is not None and dependency.dependents is not None:
                     self._save(dependency)
                     dependency.dependents.pop(job.sequence, None)
                     self.undo.add((dependency.dependents.__setitem__, job.sequence, None))
-
-    def _undelete(self, job: JobRecord) -> None:
-        self.jobs.insert(job)
-        self.jobs.rests(job)
 
     def _restored(self, entry: entries.RestoredEntry) -> None:
         job = self._new_job(entry.job, entry.queued_at)
@@ -338,7 +341,8 @@ class Table:
             dependency = self.jobs.thaw(job_id)
             if dependency is None:
                 continue
-            self._depend(job, dependency, needs=not state.ended)
+            self._save(dependency)
+            self.jobs.connect(job, dependency, needs=not state.ended)
             if not dependency.state.ended:
                 job.pending += 1
             elif state is JobState.WAITING:  # its end may not have been propagated in the storage that the job is from
@@ -346,13 +350,11 @@ class Table:
                 self._unpropagated.append((dependency, [job]))
                 self.undo.add((self._unpropagated.pop,))
         add_history(job, entry)
-        for attempt in job.attempts:
-            if attempt.state is AttemptState.RUNNING:
-                transitions.resume(attempt, entry.at)
-            self.jobs.attempts[attempt.token.int] = attempt
-            self.undo.add((self._forget, attempt))
+        self.jobs.add_attempts(job)
+        if job.running is not None:
+            transitions.resume(job.running, entry.at)
         job.result = self._absolute(entry.result)
-        self.jobs.hold(job.result)
+        self.jobs.count_bytes(job.result)
         if state.ended:
             self.jobs.rests(job)
         job.state = state
@@ -367,13 +369,13 @@ class Table:
         assert job is not None, "a payload that is moved belongs to a job"
         self._save(job)
         if entry.args is not None:
-            self.jobs.hold(job.args, -1)
+            self.jobs.count_bytes(job.args, -1)
             job.args = self._absolute(entry.args)
-            self.jobs.hold(job.args)
+            self.jobs.count_bytes(job.args)
         if entry.result is not None:
-            self.jobs.hold(job.result, -1)
+            self.jobs.count_bytes(job.result, -1)
             job.result = self._absolute(entry.result)
-            self.jobs.hold(job.result)
+            self.jobs.count_bytes(job.result)
 
     # Steps that entries have in common.
 
@@ -382,20 +384,9 @@ class Table:
         job = submitted_record(fields, self.last_sequence, at, self.jobs.interning)
         job.position = self._next_position()
         job.args = self._absolute(fields.args)
-        self.jobs.hold(job.args)
-        self.jobs.insert(job)
-        self.undo.add((self._remove, job))
+        self.jobs.count_bytes(job.args)
+        self.jobs.add(job)
         return job
-
-    def _remove(self, job: JobRecord) -> None:
-        """Take back that a job was new."""
-        job.state = JobState.WAITING
-        self.jobs.remove(job)
-        for job_id in set(job.dependencies):
-            dependency = self.jobs.live.get(job_id.int)
-            if dependency is not None and dependency.dependents is not None:
-                dependency.dependents.pop(job.sequence, None)
-        job.state = JobState.CANCELED  # what the indexes have of it is stale
 
     def _next_position(self) -> int:
         self.last_position += 1
@@ -403,31 +394,6 @@ class Table:
 
     def _absolute(self, payload: Payload | None) -> Payload | None:
         return self.base + payload if isinstance(payload, int) else payload
-
-    def _depend(self, job: JobRecord, dependency: JobRecord, *, needs: bool = True) -> None:
-        """Connect a job with a dependency, which it `needs` until it has ended itself."""
-        self._save(dependency)
-        if dependency.dependents is None:
-            dependency.dependents = {}
-        dependency.dependents[job.sequence] = None
-        dependency.needed += needs
-
-    def _remember(self, job: JobRecord, attempt: AttemptRecord) -> None:
-        """Add an attempt, and forget the oldest one beyond `MAX_REMEMBERED_TOKENS`."""
-        attempts = self.jobs.attempts
-        attempts[attempt.token.int] = attempt
-        self.undo.add((self._forget, attempt))
-        job.attempts = (*job.attempts, attempt)
-        if len(job.attempts) > MAX_REMEMBERED_TOKENS:
-            oldest = job.attempts[0]
-            del attempts[oldest.token.int]
-            self.undo.add((attempts.__setitem__, oldest.token.int, oldest))
-            job.attempts = job.attempts[1:]
-
-    def _forget(self, attempt: AttemptRecord) -> None:
-        """Take back that an attempt was new."""
-        del self.jobs.attempts[attempt.token.int]
-        attempt.state = AttemptState.UNKNOWN  # what the leases have of it is stale
 
 
 def _restore_fields(record: JobRecord | AttemptRecord, before: JobRecord | AttemptRecord) -> None:

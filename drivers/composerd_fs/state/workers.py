@@ -1,4 +1,4 @@
-"""The workers that were heard of lately. They are remembered in memory only."""
+"""The workers that were seen lately. They are remembered in memory only."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -14,13 +14,13 @@ MAX_WORKERS = 100_000
 
 
 class Workers:
-    """The workers, in the order in which they were last heard of."""
+    """The workers, in the order in which they were last seen."""
 
     def __init__(self) -> None:
         self._workers: OrderedDict[UUID, Worker] = OrderedDict()
 
     def seen(self, workers: Sequence[Worker], now: datetime) -> None:
-        """Remember that workers were heard of; see `Driver.seen`."""
+        """Remember that workers were seen; see `Driver.seen`."""
         for worker in workers:
             known = worker if worker.types or worker.arch else self._workers.get(worker.id, worker)
             self._workers[worker.id] = msgspec.structs.replace(known, seen_at=now)
@@ -29,12 +29,12 @@ class Workers:
             self._workers.popitem(last=False)
 
     def since(self, moment: datetime, ids: Sequence[UUID] | None = None) -> list[Worker]:
-        """Return the workers that were heard of since a moment, the latest first; of these ids, if given."""
+        """Return the workers that were seen since a moment, the latest first; only those of `ids`, if given."""
         found: list[tuple[datetime, Worker]] = []
         known = reversed(self._workers.values()) if ids is None else filter(None, map(self._workers.get, ids))
         for worker in known:
             if worker.seen_at is not None and worker.seen_at >= moment:
                 found.append((worker.seen_at, worker))
             elif ids is None:
-                break  # all others were heard of earlier
+                break  # all others were seen earlier
         return [worker for _, worker in sorted(found, key=lambda one: one[0], reverse=True)]
