@@ -1,7 +1,7 @@
 """Group commit: one flush at a time takes all writes that are waiting, of every kind.
 
-Nothing of a flush is seen or acknowledged before it is on stable storage: queries wait until no flush is under way, and
-the table takes back a flush that the journal refuses.
+Nothing of a flush is visible or acknowledged before it is on stable storage: queries wait until no flush is under way,
+and if the journal refuses a flush, the table takes its changes back.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ MAX_BYTES = 64 * 1024 * 1024
 """The most bytes of payloads in a flush, unless a single write has more."""
 
 GATHER = 3
-"""Turns of the loop before a flush begins: requests that have arrived, but are still in their handlers, can join it.
+"""Turns of the event loop before a flush begins, so that requests that are still in their handlers can join it.
 
 This is not a timer: an idle loop makes the turns in microseconds.
 """
@@ -39,10 +39,10 @@ class FlushLog(Protocol):
     """Adds an entry to the flush."""
 
     def payload(self, data: bytes) -> Payload:
-        """Add a payload to the flush, and return what stands for it in an entry."""
+        """Add a payload to the flush, and return the value that an entry has in its place."""
 
     async def begin(self) -> int:
-        """Begin a flush, and return what makes the locations in its entries absolute."""
+        """Begin a flush, and return the number that makes the locations in its entries absolute."""
 
     async def flush(self, wanted: Sequence[int]) -> list[bytes | Unavailable]:
         """Bring the flush to stable storage, and return the payloads at some locations, or an error for one."""
@@ -52,12 +52,12 @@ class Compaction(Protocol):
     """Interface of the compactor, which makes the log smaller from time to time."""
 
     due_at_bytes: int
-    """The number of written and freed bytes from which on it has to be started."""
+    """Number of bytes, written and freed, at which a compaction has to be started."""
     due_at_entries: int
-    """The number of written entries from which on it may have to be started."""
+    """Number of written entries at which a compaction may have to be started."""
 
     async def maybe_start(self) -> None:
-        """Start it if it is due. It is called between two flushes."""
+        """Start a compaction if one is due. Called between two flushes."""
 
 
 class NullLog:
@@ -82,7 +82,7 @@ class NullLog:
 
 
 def _drop(_entry: JournalEntry) -> None:
-    """Record nothing."""
+    """Ignore an entry."""
 
 
 class Write(msgspec.Struct, Generic[A], eq=False):
@@ -120,7 +120,7 @@ class Committer:
         self._task: asyncio.Task[None] | None = None
 
     def between_flushes(self, function: Callable[..., T], *args: Any) -> "asyncio.Future[T]":
-        """Call a function while the table is as it is on stable storage, and return a future of what it returns."""
+        """Call a function while the table is as it is on stable storage, and return a future of its return value."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
         self._calls.append((function, args, future))
@@ -150,7 +150,7 @@ class Committer:
         return future
 
     async def close(self) -> None:
-        """Wait until everything that was asked for is done."""
+        """Wait until every write and query that has begun is answered."""
         while self._task is not None:
             await asyncio.wait([self._task])
 

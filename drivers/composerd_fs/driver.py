@@ -55,7 +55,7 @@ T = TypeVar("T")
 
 
 class _TableDriver(Driver):
-    """Everything that both drivers have in common: a table behind a group commit."""
+    """The parts that both drivers share: a table behind a group commit."""
 
     contract = "1.0"
 
@@ -157,7 +157,7 @@ class _TableDriver(Driver):
     async def _query_and_read(
         self, query: Callable[..., queries.WithPayloads[T]], *args: Any
     ) -> "tuple[T, Sequence[bytes | None]]":
-        """Make a query and read the payloads that it names, again if a compaction has moved them in between."""
+        """Make a query and read its payloads; repeat it if a compaction has moved them in between."""
         tried: Sequence[Payload | None] | None = None
         while True:
             answer, payloads = await self._committer.between_flushes(query, self._table, *args)
@@ -286,7 +286,7 @@ class FsDriver(_TableDriver):
         self._lock.release()
 
     async def migrate(self) -> None:
-        """Do nothing: there is one version of the format."""
+        """Do nothing, because the format has only one version."""
 
     # What operators ask for.
 

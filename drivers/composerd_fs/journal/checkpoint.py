@@ -49,7 +49,7 @@ class Snapshot:
         return bisect_left(self._chunks, self._jobs.by_sequence.chunk_of(sequence)) < self._next
 
     def some(self, count: int) -> list[CheckpointEntry]:
-        """Return the next entries, those of at least `count` jobs if there are so many, or of more that are archived.
+        """Return the entries of the jobs in the next chunks: about `count` jobs, or more if they are archived.
 
         The list is empty if all these jobs were taken before.
         """
@@ -74,7 +74,7 @@ class Snapshot:
         return taken
 
     def close(self) -> None:
-        """Take no more jobs."""
+        """End the snapshot; it takes no more jobs."""
         self._table.before_change = None
         self._jobs.archive.keep_shape_numbers = False
 
@@ -102,7 +102,7 @@ class Restoration:
         self._jobs: list[JobRecord] = []
 
     def apply(self, entry: CheckpointEntry) -> None:
-        """Take the next entry."""
+        """Restore the next entry."""
         if isinstance(entry, entries.KeptEntry):
             self._jobs.append(kept_record(entry, self._table.jobs.interning))
         elif isinstance(entry, entries.ArchivedEntry):

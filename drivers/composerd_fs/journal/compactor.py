@@ -34,10 +34,10 @@ from composerd_fs.state.table import Table
 log = logging.getLogger(__name__)
 
 CHECKPOINT_AFTER = 64 * 1024 * 1024
-"""The least growth of the journal, in bytes, after which a checkpoint is taken."""
+"""Growth of the journal, in bytes, below which no checkpoint is taken because of its size."""
 
 ENTRIES = 250_000
-"""The least number of entries after which a checkpoint is taken before that: reading them takes a second or two."""
+"""Number of entries below which no checkpoint is taken because of them. Reading them takes a second or two."""
 
 JOBS_AT_ONCE = 50
 """Number of jobs that a checkpoint takes, within a fraction of a millisecond, before other tasks get a turn."""
@@ -57,11 +57,11 @@ class BetweenFlushes(Protocol):
     """Calls functions on the table between two flushes."""
 
     def __call__(self, function: Callable[..., T], /, *args: Any) -> Awaitable[T]:
-        """Call a function with its arguments, and return what it returns."""
+        """Call a function with its arguments, and return its return value."""
 
 
 class _Found(NamedTuple):
-    """A job that has payloads to be copied: their locations, or None for one that is not to be copied."""
+    """A job that has payloads to be copied: their locations, or None for a payload that is not copied."""
 
     job_id: UUID
     args: int | None
@@ -126,7 +126,7 @@ class Compactor:
         self._task = None
 
     async def close(self) -> None:
-        """Stop, begin no other checkpoint, and leave no unfinished file. A second call does nothing."""
+        """Stop, begin no further checkpoint, and leave no unfinished file. Calling it again does nothing."""
         self._closed = True
         if self._task is not None:
             self._task.cancel()
@@ -135,9 +135,9 @@ class Compactor:
     # The files at the start, and for people.
 
     def tidy(self) -> None:
-        """Remove files that a crash has left or that are not needed, after the journal was read. It blocks.
+        """Remove files that a crash has left or that are not needed any more, once the journal was read. It blocks.
 
-        Raises `StorageUnusable` if a segment is missing that jobs have payloads in.
+        Raises `StorageUnusable` if a segment is missing in which jobs have payloads.
         """
         directory = self._journal.directory
         checkpoints = checkpoints_in(directory)
@@ -159,7 +159,7 @@ class Compactor:
             path.unlink(missing_ok=True)
 
     def missing_segments(self) -> list[StorageUnusable]:
-        """Return an error for each segment that jobs have payloads in, but that is missing on the disk."""
+        """Return an error for each segment that is missing on the disk although jobs have payloads in it."""
         paths = [self._journal.path(segment) for segment in sorted(self._table.jobs.live_bytes)]
         return [
             StorageUnusable(f"the journal is damaged: {path} is missing; restore it from a backup", file=str(path))
@@ -168,7 +168,7 @@ class Compactor:
         ]
 
     def describe(self, live: Mapping[int, int]) -> dict[str, Any]:
-        """Return what an operator wants to know of the files, given the live bytes of each segment. It blocks."""
+        """Return figures about the files for an operator, given the live bytes of each segment. It blocks."""
         directory = self._journal.directory
         sizes = {number: self._journal.path(number).stat().st_size for number in segments_in(directory)}
         old = {number: size for number, size in sizes.items() if number < (self.checkpoint or 0)}
@@ -300,7 +300,7 @@ class Turn:
         self._began = time.monotonic()
 
     async def over(self) -> None:
-        """Wait for so long that the work takes its share of the time."""
+        """Wait until the work has taken no more than its share of the time."""
         await asyncio.sleep((time.monotonic() - self._began) * (1 / SHARE - 1))
 
 

@@ -29,7 +29,7 @@ from composerd_fs.state.interning import Interning
 from composerd_fs.state.job import AttemptRecord, JobRecord
 
 Store = Callable[[bytes], Payload]
-"""Puts a payload into the frame that is being written, and returns what stands for it in an entry."""
+"""Puts a payload into the frame that is being written, and returns the value that an entry has in its place."""
 
 
 # Submitted jobs, and jobs from another storage.
@@ -105,7 +105,7 @@ def submitted_record(fields: JobFields, sequence: int, queued_at: int, interning
 
 
 def add_history(job: JobRecord, entry: RestoredEntry | KeptEntry) -> None:
-    """Give a record the history of its job: times, counts, attempts and files. The state is for the caller to set."""
+    """Give a record the history of its job: times, counts, attempts and files. The caller sets the state."""
     job.started_at, job.finished_at = entry.started_at, entry.finished_at
     job.retries, job.failures, job.uncounted_requeues = entry.retries, entry.failures, entry.uncounted_requeues
     job.worker_id = entry.worker_id
@@ -204,7 +204,7 @@ def kept_entry(job: JobRecord) -> KeptEntry:
 
 
 def kept_record(entry: KeptEntry, interning: Interning) -> JobRecord:
-    """Return the record of a job in a checkpoint. Which jobs wait for which is for the caller to find out."""
+    """Return the record of a job in a checkpoint. The caller finds out which jobs wait for which."""
     job = submitted_record(entry.job, entry.sequence, entry.queued_at, interning)
     job.position = entry.position
     job.state = JobState(entry.state)
@@ -324,7 +324,7 @@ def _packed_rest(job: JobRecord, only: AttemptRecord | None) -> PackedRest | Non
 
 
 def unpacked(packed: PackedJob, shape: Shape) -> JobRecord:
-    """Return the record of an archived job, with its sequence as its position: it will not be ready any more."""
+    """Return the record of an archived job. Its position is its sequence, because it will not become ready again."""
     job = JobRecord(UUID(bytes=packed.id), packed.sequence, shape.key, shape.policy, shape.priority, packed.queued_at)
     job.position = packed.sequence
     job.state = shape.state

@@ -1,6 +1,6 @@
 """The entries of the journal and of checkpoints.
 
-The journal has one for each transition that somebody caused, and none for its consequences.
+The journal has one entry for each transition that a call or the time has caused, and none for its consequences.
 
 Ids and tokens are UUIDs (16 bytes in the journal), times are microseconds since the epoch on the driver's clock,
 durations are microseconds. Entries are encoded by position, so the order of the fields and the tags are the format;
@@ -19,7 +19,7 @@ Payload: TypeAlias = int | bytes
 """The args or the result of a job: its location (see `frames`), or the bytes themselves."""
 
 StoredPayload: TypeAlias = bytes | Span
-"""A payload in a checkpoint: the bytes themselves, or where they are."""
+"""A payload in a checkpoint: the bytes themselves, or their location."""
 
 
 class JobFields(msgspec.Struct, array_like=True, gc=False):
@@ -142,13 +142,13 @@ class RestoredEntry(msgspec.Struct, array_like=True, tag=8, gc=False):
 
 
 class PropagatedEntry(msgspec.Struct, array_like=True, tag=9, gc=False):
-    """Ends of jobs were propagated to so many dependents; the entries before determine to which."""
+    """Ends of jobs were propagated to this number of dependents; the entries before determine to which ones."""
 
     dependents: int
 
 
 class MovedEntry(msgspec.Struct, array_like=True, tag=13, gc=False):
-    """Payloads of a job were copied into this frame; None stands for one that was not."""
+    """Payloads of a job were copied into this frame; None stands for one that was not copied."""
 
     job_id: UUID
     args: Payload | None
@@ -169,7 +169,7 @@ class BegunEntry(msgspec.Struct, array_like=True, tag=10, gc=False):
 
 
 class KeptEntry(msgspec.Struct, array_like=True, tag=11, gc=False):
-    """A job with everything that is known of it."""
+    """A job with its complete history."""
 
     job: JobFields
     """The job without its args."""
@@ -192,7 +192,7 @@ class KeptEntry(msgspec.Struct, array_like=True, tag=11, gc=False):
 
 
 class CompleteEntry(msgspec.Struct, array_like=True, tag=12, gc=False):
-    """A checkpoint ends, after so many jobs."""
+    """A checkpoint ends; it has this number of jobs."""
 
     jobs: int
 
@@ -245,7 +245,7 @@ class PackedRest(msgspec.Struct, array_like=True, gc=False):
     fingerprint: bytes = b""
     artifacts: list[ArtifactFields] = []
     attempts: list[AttemptFields] = []
-    """The remembered attempts; empty if the one that is described in `PackedJob` was the only one."""
+    """The remembered attempts; empty if `PackedJob` describes the only one."""
 
 
 class PackedJob(msgspec.Struct, array_like=True, gc=False):
@@ -257,9 +257,9 @@ class PackedJob(msgspec.Struct, array_like=True, gc=False):
     id: bytes
     queued_at: int
     finished: int
-    """When it ended, in microseconds after `queued_at`."""
+    """Time of its end, in microseconds after `queued_at`."""
     started: int | None
-    """When its latest attempt began, in microseconds after `queued_at`."""
+    """Time at which its latest attempt began, in microseconds after `queued_at`."""
     args: StoredPayload | None
     result: StoredPayload | None
     token: bytes | None

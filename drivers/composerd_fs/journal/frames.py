@@ -104,7 +104,7 @@ def pack_frame(number: int, salt: bytes, payloads: list[bytes], entries: bytes) 
 
 
 def unpack_frame_header(data: bytes, salt: bytes) -> FrameHeader | None:
-    """Return the header at the start of `data`, or None if there is none of a file with this salt."""
+    """Return the header at the start of `data`, or None if there is no header of a file with this salt."""
     if len(data) < FRAME_HEADER:
         return None
     (check,) = _CRC.unpack_from(data, _FRAME.size)
@@ -131,7 +131,7 @@ def relative(offset: int, length: int) -> int:
 
 
 def base(segment: int, offset: int) -> int:
-    """Return what makes a location within a frame absolute, if the frame's payloads begin at that offset."""
+    """Return the number that makes a location within a frame absolute, if the frame's payloads begin at that offset."""
     return segment << 2 * _SHIFT | offset << _SHIFT
 
 

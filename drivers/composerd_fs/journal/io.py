@@ -62,7 +62,7 @@ def make_directory(path: Path) -> None:
 
 
 class DirectoryLock:
-    """A lock that lets one process at a time use a directory. It is released when the process ends, however it ends."""
+    """A lock that lets one process at a time use a directory. The kernel releases it when the process ends."""
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / "LOCK"
@@ -85,7 +85,7 @@ class DirectoryLock:
         self._descriptor = descriptor
 
     def release(self) -> None:
-        """Release the lock. Do nothing if it is not held."""
+        """Release the lock, if it was acquired."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
@@ -102,7 +102,7 @@ class DiskThread:
         self._thread: threading.Thread | None = None
 
     def call(self, work: Callable[..., T], *args: Any) -> "asyncio.Future[T]":
-        """Let the thread call `work`, and return a future of what it returns or raises.
+        """Let the thread call `work`, and return a future of its return value or exception.
 
         Canceling the future does not prevent the call.
         """

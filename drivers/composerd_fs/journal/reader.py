@@ -50,7 +50,7 @@ class End(NamedTuple):
 
 
 class Damage(Exception):  # caught here, never raised to others
-    """The bytes at this offset are not what they should be."""
+    """The bytes at this offset are damaged."""
 
     def __init__(self, offset: int, what: str) -> None:
         super().__init__(what)
@@ -240,7 +240,7 @@ def _jobs_in(entry: Entry) -> int:
 
 
 def _frame_follows(file: IO[bytes], offset: int, salt: bytes) -> bool:
-    """Return True if a frame follows the damage: then a crash does not explain it."""
+    """Return True if a frame follows the damage; a crash alone cannot cause that."""
     file.seek(offset + 1)
     rest = file.read()
     at = rest.find(FRAME_MAGIC)

@@ -1,9 +1,9 @@
 """The journal while it is open: segments of frames in a directory, one frame for each flush.
 
-It does not know what a job is, and nothing of how a journal is read again: that is in `reader`.
+It does not know what a job is; `reader` reads a journal again.
 
-A frame is on stable storage before the next one is written, so a crash can only tear the last one, and nobody was told
-of that. A clean stop leaves a marker that says where the journal ends.
+A frame is on stable storage before the next one is written. So a crash can only tear the last frame, whose writes were
+not acknowledged. A clean stop leaves a marker that says where the journal ends.
 """
 
 import errno
@@ -27,13 +27,13 @@ from composerd_fs.journal.reader import Reader
 log = logging.getLogger(__name__)
 
 SEGMENT_SIZE = 16 * 1024 * 1024
-"""The size in bytes from which on a segment gets no more frames."""
+"""Size in bytes at which a segment gets no more frames."""
 
 INLINE = 48
-"""The length up to which a payload is in its entry: its location would take more room, on disk and in memory."""
+"""Length in bytes up to which a payload is in its entry, because its location would take more space."""
 
 READ_OVER = 32 * 1024
-"""The most bytes between two payloads that are read in vain, to read both in one call."""
+"""Largest gap in bytes between two payloads that are read in one call, gap included."""
 
 READ_AT_ONCE = 4 * 1024 * 1024
 """The most bytes that are read in one call, unless a single payload is larger."""
@@ -139,13 +139,13 @@ class Journal:
             self._break("the journal was removed", FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)))
 
     async def ping(self) -> None:
-        """Return if the journal takes writes. Raises `Unavailable` if it does not."""
+        """Return if the journal accepts writes. Raises `Unavailable` otherwise."""
         if self.broken is not None:
             raise Unavailable(self.broken)
         await self._disk.call(self._check_name)
 
     def _refuse(self, error: OSError) -> NoReturn:
-        """Cut off what a failed write has left. Any failure but a lack of room breaks the journal."""
+        """Cut off the remains of a failed write. Any failure except a lack of space breaks the journal."""
         try:
             os.ftruncate(self._descriptor, self._end)
         except OSError as exc:
@@ -193,7 +193,7 @@ class Journal:
     # Reading payloads.
 
     async def read_many(self, locations: Sequence[int]) -> list[bytes]:
-        """Return the payloads at some locations, in order. Raises `Unavailable` if the disk does not give one."""
+        """Return the payloads at some locations, in order. Raises `Unavailable` if one cannot be read."""
         read = await self._disk.call(self.read, locations)
         for payload in read:
             if isinstance(payload, Unavailable):
@@ -201,7 +201,7 @@ class Journal:
         return cast(list[bytes], read)
 
     def read(self, locations: Sequence[int]) -> list[bytes | Unavailable]:
-        """Return the payloads at some locations, in order; one that the disk does not give is an error in its position.
+        """Return the payloads at some locations, in order; one that cannot be read is an error in its position.
 
         It blocks, and is called in the journal's thread. Payloads that lie close together are read in one call: jobs
         are claimed in about the order in which they were submitted.
@@ -246,7 +246,7 @@ class Journal:
     # The start and the end.
 
     async def open(self, replay: Callable[[int, list[Entry]], None]) -> None:
-        """Read the journal, passing the base and the entries of every frame to `replay`, and be ready to write.
+        """Read the journal, pass the base and the entries of every frame to `replay`, and get ready to write.
 
         Raises `StorageUnusable` if it is damaged or of a newer format.
         """
@@ -260,7 +260,7 @@ class Journal:
         await self._disk.call(layout.remove_marker, self.directory)
 
     async def close(self) -> None:
-        """Leave the marker of a clean stop, unless writing has failed. A second call does nothing."""
+        """Leave the marker of a clean stop, unless writing has failed. Calling it again does nothing."""
         if self._file is not None:
             if self.broken is None:
                 marker = layout.Marker(segment=self.segment, end=self._end)
@@ -273,11 +273,11 @@ class Journal:
         await self._disk.close()
 
     async def remove(self, paths: Sequence[Path]) -> None:
-        """Remove files that are not needed any more. One that cannot be removed is left to the next start."""
+        """Remove files that are not needed any more. A file that cannot be removed is left to the next start."""
         await self._disk.call(_remove, paths)
 
     def path(self, number: int) -> Path:
-        """Return the file of a segment."""
+        """Return the path of a segment's file."""
         return self.directory / layout.segment_name(number)
 
 

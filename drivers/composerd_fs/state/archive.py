@@ -61,7 +61,7 @@ class Numbered:
             del self._chunks[chunk], self._sizes[chunk]
 
     def replace(self, sequence: int, job: JobRecord | bytes) -> None:
-        """Put a job in its other form in the position of the one that has this sequence."""
+        """Replace the job of a sequence by its other form, a record or packed bytes."""
         chunk, at = divmod(sequence, _CHUNK)
         self._chunks[chunk][at] = job
 
@@ -104,7 +104,7 @@ class Archive:
     # Jobs.
 
     def add(self, job: JobRecord) -> bytes:
-        """Archive a job, and return it packed."""
+        """Archive a job, and return its packed bytes."""
         one = packed(job, self._number(shape_of(job)))
         self._index(one)
         return _encode(one)
@@ -189,10 +189,10 @@ class Archive:
         return one, self.shapes[one.shape]
 
     def finish_restore(self) -> None:
-        """Let the shapes that no job has be used again, because the whole checkpoint was restored."""
+        """Allow the shapes that no job has to be used again, because the whole checkpoint was restored."""
         self._unused = [number for number, used in enumerate(self._used) if not used]
 
 
 def key_digest(channel: str, key: str) -> bytes:
-    """Return 16 bytes that stand for an idempotency key in a channel; neither contains white space."""
+    """Return 16 bytes that identify an idempotency key in a channel; neither contains white space."""
     return hashlib.blake2b(f"{channel} {key}".encode(), digest_size=16).digest()

@@ -39,10 +39,10 @@ PROPAGATED_AT_ONCE = 10_000
 """Number of dependents that an end is propagated to before other requests get a turn."""
 
 MAX_PARTIALS = 64 * 1024 * 1024
-"""The most progress that is remembered of all running jobs together, in bytes. The oldest is forgotten first."""
+"""Largest size in bytes of the progress of all running jobs together. The oldest is forgotten first."""
 
 BLOCKED_FOR = 60 * 1_000_000
-"""When a job past its retention, that an unended job depends on, is looked at again, in microseconds."""
+"""Time in microseconds after which a job past its retention is checked again if an unended job depends on it."""
 
 
 class Claims(NamedTuple):
@@ -54,7 +54,7 @@ class Claims(NamedTuple):
 
 
 class CopiedPayloads(NamedTuple):
-    """The payloads of a job that were read to be written again: None for one that is not."""
+    """The payloads of a job that were read to be written again; None for one that is not copied."""
 
     job_id: UUID
     args: bytes | None
@@ -66,7 +66,8 @@ class CopiedPayloads(NamedTuple):
 class Commands:
     """The writing methods on one table.
 
-    `store` puts a payload into the flush and returns what stands for it in an entry; `record` puts an entry into it.
+    `store` puts a payload into the flush and returns the value that an entry has in its place; `record` puts an entry
+    into the flush.
     """
 
     def __init__(
@@ -89,7 +90,7 @@ class Commands:
         self._record(entry)
 
     def _propagate(self, limit: int) -> int:
-        """Propagate ends, and write to how many dependents, because the entries that follow were decided after it."""
+        """Propagate ends, and record to how many dependents, because later entries were decided after that."""
         propagated = self._table.propagate(limit)
         if propagated:
             self._record(entries.PropagatedEntry(propagated))
@@ -252,7 +253,7 @@ class Commands:
     # Time.
 
     def advance(self, limit: int) -> list[UUID]:
-        """Do up to `limit` of what is due, and return the jobs that it concerned; see `Driver.advance`."""
+        """Process up to `limit` things that are due, and return the jobs concerned; see `Driver.advance`."""
         table = self._table
         now = self._now()
         done: list[UUID] = []
@@ -292,7 +293,7 @@ class Commands:
     # Compaction.
 
     def move(self, copied: Sequence[CopiedPayloads]) -> list[UUID]:
-        """Write payloads again, unless their jobs have others by now, and return whose were written."""
+        """Write payloads again, unless their jobs have other payloads by now, and return those that were written."""
         moved = []
         for one in copied:
             job = self._jobs.find(one.job_id)

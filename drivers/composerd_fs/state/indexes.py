@@ -1,6 +1,7 @@
 """Indexes of the table.
 
-The ordered ones are heaps whose entries are checked when they come up, so that most changes of a job cost them nothing.
+The ordered ones are heaps. An entry is checked when it reaches the top, so that most changes of a job cost the heaps
+nothing.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +14,7 @@ from composerd_fs.state.job import JobRecord
 T = TypeVar("T")
 
 _FEW = 64
-"""The number of entries below which a heap is not worth rebuilding."""
+"""Number of entries below which a heap is not rebuilt."""
 
 _Ready: TypeAlias = tuple[int, int, JobRecord]
 """The negative priority and the position of a job, and the job."""
@@ -34,7 +35,7 @@ class ReadyIndex:
         heappush(heap, (-job.priority, job.position, job))
 
     def left(self, job: JobRecord) -> None:
-        """Count a job that is not ready any more, and was not taken by `take`."""
+        """Note that a job which `take` did not return is not ready any more."""
         stale = self._stale[job.key] = self._stale.get(job.key, 0) + 1
         heap = self._heaps.get(job.key, [])
         if stale > _FEW and stale * 2 > len(heap):
@@ -63,7 +64,7 @@ class ReadyIndex:
         return None if best is None else heappop(best)[2]
 
     def ahead(self, job: JobRecord, limit: int) -> int:
-        """Return how many jobs of a ready job's key are before it, counted up to `limit`."""
+        """Return how many jobs of a ready job's key are ahead of it, counted up to `limit`."""
         order = (-job.priority, job.position)
         count = 0
         for entry in self._heaps.get(job.key, ()):
@@ -80,7 +81,10 @@ def _is_ready(entry: _Ready) -> bool:
 
 
 class Timers(Generic[T]):
-    """Jobs or attempts by the time at which they are due. `due_at` returns it, or None for one that never will be."""
+    """Jobs or attempts by the time at which they are due.
+
+    `due_at` returns that time, or None for an item that will never be due.
+    """
 
     def __init__(self, due_at: Callable[[T], int | None]) -> None:
         self._heap: list[tuple[int, int, T]] = []
@@ -89,12 +93,12 @@ class Timers(Generic[T]):
         self._left = 0
 
     def add(self, at: int, one: T) -> None:
-        """Add one that is due at that time. It may turn out later that it is due after that, or never."""
+        """Add an item that is due at that time. Later it may be due after that time, or never."""
         self._count += 1
         heappush(self._heap, (at, self._count, one))
 
     def left(self) -> None:
-        """Count one that will never be due any more."""
+        """Note that an item will never be due any more."""
         self._left += 1
         if self._left > _FEW and self._left * 2 > len(self._heap):
             self._heap = [entry for entry in self._heap if self._due_at(entry[2]) is not None]
@@ -102,17 +106,17 @@ class Timers(Generic[T]):
             self._left = 0
 
     def __iter__(self) -> Iterator[T]:
-        """Iterate over those that may be due some time, in no order; one may come twice."""
+        """Iterate over the items that may become due, in no order; an item may come twice."""
         return (one for _, _, one in self._heap if self._due_at(one) is not None)
 
     def next(self) -> int | None:
-        """Return when the first is due, or a little earlier; None if none is."""
+        """Return the time at which the first item is due, or an earlier one; None if there is none."""
         while self._heap and self._due_at(self._heap[0][2]) is None:
             heappop(self._heap)
         return self._heap[0][0] if self._heap else None
 
     def pop(self, now: int) -> T | None:
-        """Remove and return one that is due, or None if none is."""
+        """Remove and return an item that is due, or None if none is."""
         while self._heap and self._heap[0][0] <= now:
             _, _, one = heappop(self._heap)
             at = self._due_at(one)
@@ -140,11 +144,11 @@ class Expiries:
         self._left = 0
 
     def add(self, at: int, sequence: int) -> None:
-        """Add a job that expires at that time. It may turn out later that it expires after that, or never."""
+        """Add a job that expires at that time. Later it may expire after that time, or never."""
         heappush(self._heap, at << _SEQUENCE_BITS | sequence)
 
     def left(self) -> None:
-        """Count a job that was deleted."""
+        """Note that a job was deleted."""
         self._left += 1
         if self._left > _FEW and self._left * 2 > len(self._heap):
             self._heap = [entry for entry in self._heap if self._expires_at(entry & _SEQUENCE_MASK) is not None]
@@ -164,14 +168,17 @@ class Expiries:
 
 
 _PARTS = 1 << 14
-"""The number of parts of a digest index: at a million jobs each has sixty entries, which is few to search."""
+"""Number of parts of a digest index. With a million jobs a part has sixty entries, which are quickly searched."""
 _KEPT = 8
 _SEQUENCE_SIZE = 6
 _ENTRY = _KEPT + _SEQUENCE_SIZE
 
 
 class DigestIndex:
-    """Sequences of jobs by keys of 16 bytes, such as ids. It keeps half of each key, so it may find others too."""
+    """Sequences of jobs by keys of 16 bytes, such as ids.
+
+    It keeps only half of each key, so a search may also find jobs with other keys.
+    """
 
     def __init__(self) -> None:
         self._parts: list[bytearray | None] = [None] * _PARTS
@@ -186,7 +193,7 @@ class DigestIndex:
             part += key[_KEPT:] + sequence.to_bytes(_SEQUENCE_SIZE)
 
     def find(self, key: bytes) -> Sequence[int]:
-        """Return the sequences of the jobs that may have this key: all that have it, and rarely another."""
+        """Return the sequences of the jobs that may have this key: all that have it, and rarely another one."""
         part = self._parts[hash(key) % _PARTS]
         if part is None:
             return ()

@@ -42,7 +42,7 @@ class Jobs:
 
     @property
     def work(self) -> int:
-        """The effort of writing or reading all jobs, in jobs that are not archived."""
+        """Effort of writing or reading all jobs, as a number of jobs that are not archived."""
         live = len(self.live)
         return live + (sum(self.counts.values()) - live) // ARCHIVED_FOR_ONE
 
@@ -200,7 +200,7 @@ class Jobs:
     # The archive.
 
     def rests(self, job: JobRecord) -> None:
-        """Consider a job for the archive, because it has ended or because an unended job less depends on it."""
+        """Mark a job as a candidate for the archive: it has ended, or fewer unended jobs depend on it."""
         self._resting.append(job)
 
     def archive_resting(self) -> None:
@@ -214,7 +214,7 @@ class Jobs:
         self._resting.clear()
 
     def thaw(self, job_id: UUID) -> JobRecord | None:
-        """Return a job that is about to be changed, or None. If it is archived, it is not from now on."""
+        """Return a job that is about to be changed, or None; take it out of the archive if necessary."""
         job = self.live.get(job_id.int)
         if job is not None:
             return job

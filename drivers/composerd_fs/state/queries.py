@@ -28,7 +28,7 @@ def jobs(table: Table, job_ids: Sequence[UUID]) -> list[Job | None]:
 
 
 class WithPayloads(NamedTuple, Generic[T]):
-    """The answer to a query, and payloads that are still to be read where they are locations."""
+    """The answer to a query, and payloads; those that are locations are still to be read."""
 
     answer: T
     payloads: Sequence[Payload | None]
@@ -67,7 +67,7 @@ def page(table: Table, wanted: JobFilter, cursor: int | None, limit: int) -> Job
 
 
 def ahead(table: Table, job_id: UUID, limit: int) -> int:
-    """Return how many jobs are before a ready job; see `Driver.ahead`."""
+    """Return how many jobs are ahead of a ready job; see `Driver.ahead`."""
     job = table.jobs.live.get(job_id.int)  # an archived job is not ready
     return table.ready.ahead(job, limit) if job is not None and job.state is JobState.READY else 0
 
@@ -82,9 +82,9 @@ def with_jobs(table: Table, workers: Sequence[Worker]) -> list[Worker]:
 
 
 def dump_part(table: Table, chunk: int, last: int) -> WithPayloads[list[tuple[JobRecord, tuple[UUID, ...]]]]:
-    """Return the first jobs of a chunk after the sequence `last`, as many as are dumped at once, and their dependents.
+    """Return the first jobs of a chunk after the sequence `last`, as many as one part of a dump has.
 
-    The payloads are the args and the result of each, one after the other.
+    They come with their dependents, and with their payloads: for each job the args and the result, one after the other.
     """
     found: list[tuple[JobRecord, tuple[UUID, ...]]] = []
     payloads: list[Payload | None] = []

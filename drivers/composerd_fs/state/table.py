@@ -73,7 +73,7 @@ class Table:
     # Flushes, and the start.
 
     def take_news(self, now: int) -> News:
-        """Return what has changed since the last call that somebody may wait for."""
+        """Return the changes since the last call that waiting requests may be interested in."""
         due_at = self.due_at
         if due_at is None and not (self._ready_news or self._ended_news or self._requeued_news or self._unpropagated):
             return NO_NEWS
@@ -87,24 +87,24 @@ class Table:
         return news
 
     def commit(self) -> None:
-        """Keep what the flush has changed: it is on stable storage. Archive the jobs that have come to rest."""
+        """Keep the changes of the flush, which is on stable storage. Archive the jobs that have come to rest."""
         self.undo.clear()
         self._saved.clear()
         self.jobs.archive_resting()
 
     def roll_back(self) -> None:
-        """Take back what the flush has changed: it is not on stable storage."""
+        """Take back the changes of the flush, which is not on stable storage."""
         self.undo.roll_back()
         self._saved.clear()
         self.take_news(0)
 
     def replayed(self) -> None:
-        """Keep what replayed entries have changed, and forget their news."""
+        """Keep the changes of replayed entries, and forget their news."""
         self.commit()
         self.take_news(0)
 
     def restart(self, now: int) -> None:
-        """Begin to work after a replay: start delayed jobs, and give every running attempt a full lease."""
+        """Finish a replay: start delayed jobs, and give every running attempt a full lease."""
         while (job := self.delays.pop(now)) is not None:  # that their time had come was not written
             self.start_delayed(job)
         for attempt in self.jobs.attempts.values():
@@ -115,7 +115,7 @@ class Table:
         self.replayed()
 
     def index(self, job: JobRecord) -> None:
-        """Put a job into the index that its state asks for. One entry too many in an index does no harm."""
+        """Put a job into the index for its state. One entry too many in an index does no harm."""
         if job.state is JobState.READY:
             self.ready.add(job)
         elif job.state is JobState.WAITING and job.pending == 0 and job.not_before is not None:
@@ -215,7 +215,7 @@ class Table:
             self.undo.add((self._unpropagated.pop,))
 
     def start_delayed(self, job: JobRecord) -> None:
-        """Make a job ready whose time has come. No entry is written for it."""
+        """Make a job ready, because its time has come. No entry is written for it."""
         self._save(job)
         self._update(job, JobState.WAITING, transitions.start_delayed(job))
 

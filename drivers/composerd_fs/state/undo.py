@@ -1,4 +1,4 @@
-"""Undoing the changes of a flush that the disk has refused."""
+"""Undo of the changes of a flush that the disk has refused."""
 
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -8,7 +8,7 @@ Step: TypeAlias = tuple[Any, ...]
 
 
 class Undo:
-    """The steps that take back what the current flush has done to the table."""
+    """The steps that take back the changes of the current flush."""
 
     def __init__(self) -> None:
         self._steps: list[Step] = []
