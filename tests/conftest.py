@@ -1,4 +1,4 @@
-"""Fixtures for all tests: PostgreSQL servers and programs that the tests start. Options, markers and the parallel run."""
+"""Fixtures for all tests: PostgreSQL servers and programs that tests start. Options, markers and the parallel run."""
 
 import os
 import shutil
@@ -120,7 +120,7 @@ def _missing(reason: str) -> NoReturn:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """Return the number of processes for `--numprocesses=auto`: one for each processor, and `MOST_PROCESSES` at most."""
+    """Return the number of processes for `--numprocesses=auto`: one for each processor, at most `MOST_PROCESSES`."""
     return min(MOST_PROCESSES, len(os.sched_getaffinity(0)))
 
 

@@ -66,7 +66,8 @@ def page(items: Sequence[pytest.Item]) -> str:
         "",
         "Every row of every table of [the HTTP APIs](../../docs/reference/protocol.md) and",
         "[the command line](../../docs/reference/commands.md), and the tests of it,",
-        "most of them against a live server. Made from the tests by `pytest --collect-only -q --rows-page tests/live/rows.md`.",
+        "most of them against a live server.",
+        "Made from the tests by `pytest --collect-only -q --rows-page tests/live/rows.md`.",
     ]
     table = ""
     for row in rows():

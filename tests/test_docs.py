@@ -135,7 +135,7 @@ def test_paths_in_docstrings() -> None:
 
 
 def messages() -> Iterator[str]:
-    """Yield every message that the server or a worker logs at level warning or above, with an ellipsis for each value."""
+    """Yield every message that the server or a worker logs at warning or above, with an ellipsis for each value."""
     for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if (

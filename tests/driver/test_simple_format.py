@@ -1,7 +1,7 @@
 """Tests that the bytes which the simple driver stores keep their meaning, so that existing storages stay readable.
 
-The samples were encoded by the version that first had this format. They are never regenerated: a change that these tests
-notice needs a way to read the older bytes.
+The samples were encoded by the version that first had this format. They are never regenerated: a change that these
+tests notice needs a way to read the older bytes.
 """
 
 from uuid import UUID

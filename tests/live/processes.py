@@ -67,7 +67,8 @@ main()
 """
 """The program of the process that commands are forked from.
 
-It receives the arguments, the environment and the files of a command, forks, and reports the process id, then the exit code.
+It receives the arguments, the environment and the files of a command, forks, and reports the process id, then the exit
+code.
 Modules that read the environment or look at the terminal when they are imported are not imported before the fork.
 """
 

@@ -39,7 +39,7 @@ async def test_a_waiter_gets_a_job_at_once(serve: Serve) -> None:
 
 
 async def test_a_closed_connection_gets_no_job(serve: Serve) -> None:
-    """If the older of two waiting requests closes its connection, the younger one gets the job, at the first attempt."""
+    """If the older of two waiting requests closes its connection, the younger one gets the job at the first attempt."""
     server = await serve("--heartbeat-timeout", "60s")
     _, writer = await asyncio.open_connection(*server.address)
     writer.write(raw_request(ASK))
