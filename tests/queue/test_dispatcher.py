@@ -188,7 +188,7 @@ async def test_no_claim_without_waiters(waiters: Waiters) -> None:
 
 
 async def test_requests_that_come_together_claim_together(waiters: Waiters) -> None:
-    """Requests of one turn of the loop share a call of the driver, the oldest first; later ones are in the next call."""
+    """Requests of one turn of the loop share a call of the driver, the oldest first; later ones join the next."""
     waiters.driver.ready = [X, X]
     waiters.driver.let_go.clear()
     first = [waiters.wait(X) for _ in range(3)]
