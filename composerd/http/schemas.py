@@ -98,7 +98,7 @@ class WorkerID(Object, kw_only=True):
 
 
 class JobStatus(Object, kw_only=True):
-    """The status of a job for its worker; it stops working on a canceled one."""
+    """The status of a job for its worker, which stops working on a canceled job."""
 
     canceled: bool
 
@@ -239,7 +239,7 @@ class JobWhy(Object, kw_only=True):
 
 
 class Artifact(Object, kw_only=True):
-    """A file that a job has uploaded."""
+    """A file that a worker has uploaded for a job."""
 
     name: str
     size: int
@@ -247,7 +247,7 @@ class Artifact(Object, kw_only=True):
 
 
 class ArtifactList(Object, kw_only=True):
-    """The files that a job has uploaded."""
+    """The files that workers have uploaded for a job."""
 
     items: list[Artifact]
 

@@ -60,7 +60,7 @@ async def test_waiting_for_room() -> None:
 
 
 async def test_a_wait_goes_on_if_the_room_is_taken_again() -> None:
-    """A wait whose room was taken before it could run waits on."""
+    """A wait goes on if other bytes were counted before it could return."""
     budget = Budget(100)
     budget.take(100)
     wait = asyncio.create_task(budget.wait_for_room())

@@ -547,7 +547,7 @@ async def test_a_wait_on_a_storage_of_our_own_does_not_poll(
 async def test_a_connection_for_news_that_never_opened(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If news of other servers cannot be had from the start, that is logged once too."""
+    """If news of other servers cannot be received from the start, that is logged once too."""
     monkeypatch.setattr(remote_news, "RETRY_AFTER", 0.01)
     driver = Shared()
     await driver.start()

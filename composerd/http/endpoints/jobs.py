@@ -73,7 +73,7 @@ async def submit_job(request: web.Request) -> web.StreamResponse:
     "submitJobs",
     "Submit jobs, all or none; a job may name the `ref` of an earlier job of the batch as a dependency",
     request=schemas.SubmitJobs,
-    responses={201: ("The jobs are stored; in the order submitted", schemas.JobList)},
+    responses={201: ("The stored jobs, in the order submitted", schemas.JobList)},
 )
 async def submit_jobs(request: web.Request) -> web.StreamResponse:
     """Store several jobs in one submission."""
