@@ -25,7 +25,7 @@ class Ready:
 
 @dataclass
 class World:
-    """A storage, the wait list over it, and what is on its way between them: news that has not arrived yet, a round not ended yet.
+    """A storage, the wait list over it, and what is on its way between them: news, and a round that has not ended.
 
     The claims of a round are decided at one moment between its begin and its end; anything else may happen before and
     after that moment.
