@@ -241,10 +241,10 @@ class Driver(abc.ABC):
         """Begin an attempt at a ready job for each request, or answer None. Never waits (C1 to C8).
 
         The job is, among the ready jobs of the request's keys, the one of highest priority, and among those the one of
-        the earliest position. Its state, the token and the lease are one atomic write. However many requests
-        race, a job is given to one of them only. With `handover` the attempt is unconfirmed: it lives for that time until its first touch
-        that confirms, or an attach or a finish, and for its lease from then on. A token that has a running attempt is
-        a repetition, and is answered with the same job.
+        the earliest position. Its state, the token and the lease are one atomic write. However many requests race, a
+        job is given to one of them only. With `handover` the attempt is unconfirmed: it lives for that time until its
+        first touch that confirms, or an attach or a finish, and for its lease from then on. A token that has a running
+        attempt is a repetition, and is answered with the same job.
 
         Returns:
             Answers to a prefix of the requests, at least one: once the args of the answered jobs reach `max_bytes`,
