@@ -196,7 +196,7 @@ class Commands:
                 answers.append(Finished(verdict))
                 continue
             if attempt.state is AttemptState.RUNNING:
-                self._drop_partial(attempt.job)
+                self._end_partial(attempt.job)
                 result = self._store(outcome.result)
                 self._write(entries.FinishedEntry(self._now(), attempt.token, result, digest, outcome.failed))
             answers.append(Finished(verdict, attempt.job.id))
@@ -215,7 +215,7 @@ class Commands:
         return answers
 
     def _requeue(self, attempt: AttemptRecord, cause: RequeueCause) -> None:
-        self._drop_partial(attempt.job)
+        self._end_partial(attempt.job)
         self._write(entries.RequeuedEntry(self._now(), attempt.token, cause))
 
     # Ends of jobs.
@@ -229,7 +229,7 @@ class Commands:
                 answers.append(JobNotFound())
                 continue
             if not job.state.ended:
-                self._drop_partial(job)
+                self._end_partial(job)
                 self._write(entries.CanceledEntry(self._now(), job.id))
             canceled = job.state is JobState.CANCELED
             answers.append(self._job(job_id) if canceled else JobEnded(state=job.state.value))
@@ -337,6 +337,12 @@ class Commands:
         self._partials_size += len(partial)
         while self._partials_size > MAX_PARTIALS and len(self._partials) > 1:
             self._drop_partial(self._jobs.live[next(iter(self._partials))])
+
+    def _end_partial(self, job: JobRecord) -> None:
+        """Drop the progress of a job whose attempt ends; if the flush is refused, the job has it again."""
+        if job.partial is not None:
+            self._table.undo.add((self._keep_partial, job, job.partial))
+            self._drop_partial(job)
 
     def _drop_partial(self, job: JobRecord) -> None:
         if job.partial is not None:

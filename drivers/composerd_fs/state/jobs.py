@@ -128,6 +128,8 @@ class Jobs:
     def _remove_new(self, job: JobRecord) -> None:
         job.state = JobState.WAITING  # as it was when it was added: its count has been taken back
         self._remove(job)
+        for attempt in job.attempts:  # those that it had when it was loaded
+            attempt.state = AttemptState.UNKNOWN  # what the leases have of it is stale
         for job_id in set(job.dependencies):
             dependency = self.live.get(job_id.int)
             if dependency is not None and dependency.dependents is not None:
@@ -164,10 +166,9 @@ class Jobs:
             job.attempts = job.attempts[1:]
 
     def add_attempts(self, job: JobRecord) -> None:
-        """Add the attempts that a new job has."""
+        """Add the attempts that a new job has. They are removed with it if the flush is refused."""
         for attempt in job.attempts:
             self.attempts[attempt.token.int] = attempt
-            self._undo.add((self._forget_new, attempt))
 
     def _forget_new(self, attempt: AttemptRecord) -> None:
         del self.attempts[attempt.token.int]

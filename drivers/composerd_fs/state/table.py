@@ -164,7 +164,7 @@ class Table:
             counts[before] -= 1
             counts[state] += 1
             self.undo.add((self._recount, state, before))
-        if before is JobState.RUNNING:
+        if before is JobState.RUNNING and state is not before:
             self.leases.left()
             job.partial = None
             if job.attempts:

@@ -96,6 +96,38 @@ async def test_a_full_disk_changes_nothing_and_recovers(
     assert await fs.dump() == after_flush
 
 
+async def test_a_refused_load_leaves_nothing(fs: Instance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs with attempts that a full disk refuses to load are not there, and can be loaded when there is room."""
+    async with instance_of("fs", tmp_path / "source") as source:
+        await add_jobs_in_every_state(source)
+        stored = await source.dump()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", failing(errno.ENOSPC))
+        with pytest.raises(StorageFull):
+            await fs.driver.load(stored)
+        assert await fs.dump() == []
+        assert set((await fs.driver.info()).jobs.values()) == {0}
+    await fs.shift(20_000.0)
+    assert (await fs.driver.advance(100)).items == []
+    await fs.driver.load(stored)
+    assert await fs.dump() == stored
+
+
+@pytest.mark.parametrize("end", ["finish", "release", "cancel"])
+async def test_a_refused_end_keeps_progress(fs: Instance, monkeypatch: pytest.MonkeyPatch, end: str) -> None:
+    """The progress of an attempt is shown until the attempt ends, also after an end that a full disk has refused."""
+    job_id = await fs.add()
+    token = await fs.take(job_id)
+    await fs.touch(token, b"half")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", failing(errno.ENOSPC))
+        with pytest.raises(StorageFull):
+            await (fs.cancel(job_id) if end == "cancel" else getattr(fs, end)(token))
+    assert (await fs.get(job_id)).partial == b"half"
+    await fs.release(token)
+    assert (await fs.get(job_id)).partial is None
+
+
 @pytest.mark.parametrize(("call", "error"), [("pwrite", errno.EIO), ("pwrite", errno.EROFS), ("fdatasync", errno.EIO)])
 async def test_no_write_is_accepted_after_a_failed_one(
     fs: Instance, monkeypatch: pytest.MonkeyPatch, call: str, error: int

@@ -8,7 +8,9 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
+from msgspec.structs import replace
 
+from composerd.driver import StoredJob
 from composerd.errors import StorageUnusable
 from composerd.models import JobState, OnDependencyFailure
 from composerd_fs import FsDriver
@@ -51,6 +53,34 @@ async def test_deleted_in_the_flush_of_its_end(fs: Instance) -> None:
     await fs.reopen()
     assert (await fs.driver.info()).jobs == info
     assert (await fs.get(root)).dependents == ()
+
+
+async def test_the_end_of_a_dependency_leaves_a_running_job(fs: Instance) -> None:
+    """D1: a job that was loaded as running keeps its progress, its files and its attempt when a dependency ends."""
+    root = await fs.add()
+    root_token = await fs.take(root)
+    job_id = await fs.add()
+    token = await fs.take(job_id)
+    await fs.attach(token, "a")
+    # As in a dump of a storage in use: the dependency is dumped before it ends, the dependent after that.
+    stored = [one if one.new.id == root else with_dependency(one, root) for one in await fs.dump()]
+    await fs.empty()
+    await fs.driver.load(stored)
+    await fs.touch(token, b"half")
+    await fs.finish(root_token)
+    assert (await fs.get(job_id)).partial == b"half"
+    assert [one.name for one in await fs.artifacts(job_id)] == ["a"]
+    await fs.finish(token)
+    assert [one.name for one in await fs.artifacts(job_id)] == ["a"]
+
+
+def with_dependency(stored: StoredJob, dependency: UUID) -> StoredJob:
+    """Return a stored job with a dependency."""
+    return replace(
+        stored,
+        new=replace(stored.new, dependencies=(dependency,)),
+        job=replace(stored.job, dependencies=(dependency,)),
+    )
 
 
 async def test_many_dependents(fs: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
