@@ -213,7 +213,7 @@ class Driver(abc.ABC):
         It may be called before `start`. The conformance kit calls it; a server never does.
         """
 
-    # A job's way in and out.
+    # Jobs, from their submission to their deletion.
 
     @abc.abstractmethod
     async def enqueue(self, submissions: Sequence[Sequence[NewJob]]) -> Batch[Enqueued | ComposerdError]:
@@ -383,7 +383,7 @@ class Driver(abc.ABC):
     async def ahead(self, job_id: UUID, limit: int) -> int:
         """Count, up to `limit`, the ready jobs of a ready job's key that are ahead of it; 0 if it is not ready (V6)."""
 
-    # Other servers, other storages.
+    # Other servers and other storages.
 
     async def watch(self) -> AsyncIterator[News]:
         """Yield news of what other servers did to this storage. Called only if `Capabilities.shared` is true (N5).

@@ -124,7 +124,7 @@ class JobQueue:
                 self._attach,
                 self._cancel,
                 self._delete,
-                self._release,  # last: what the others wait for may release jobs
+                self._release,  # last, because the tasks that the others wait for may release jobs
             ):
                 await batcher.close()
             await stop(*background)

@@ -288,7 +288,7 @@ class FsDriver(_TableDriver):
     async def migrate(self) -> None:
         """Do nothing, because the format has only one version."""
 
-    # What operators ask for.
+    # For operators.
 
     async def ping(self) -> None:
         await self._journal.ping()

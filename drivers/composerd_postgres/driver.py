@@ -237,7 +237,7 @@ class PostgresDriver(Driver):
     async def ahead(self, job_id: UUID, limit: int) -> int:
         return await self._complete(queries.ahead(self._session, job_id, limit))
 
-    # Other servers, other storages.
+    # Other servers and other storages.
 
     async def watch(self) -> AsyncIterator[News]:
         session = self._session

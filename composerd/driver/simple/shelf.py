@@ -113,7 +113,7 @@ class Shelf(abc.ABC):
     def counts(self) -> dict[str, int]:
         """Return how many jobs are in each `state`."""
 
-    # What is kept beside them.
+    # Other stored values.
 
     @abc.abstractmethod
     def payload(self, ref: PayloadRef) -> bytes | None:

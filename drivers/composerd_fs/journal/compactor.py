@@ -132,7 +132,7 @@ class Compactor:
             self._task.cancel()
             await asyncio.wait([self._task])
 
-    # The files at the start, and for people.
+    # The files at the start, and figures for operators.
 
     def tidy(self) -> None:
         """Remove files that a crash has left or that are not needed any more, once the journal was read. It blocks.

@@ -126,7 +126,7 @@ class Jobs:
         self._undo.add((self._remove_new, job))
 
     def _remove_new(self, job: JobRecord) -> None:
-        job.state = JobState.WAITING  # as it was when it was added: its count has been taken back
+        job.state = JobState.WAITING  # it is as it was when it was added: the changes of its count were taken back
         self._remove(job)
         for attempt in job.attempts:  # those that it had when it was loaded
             attempt.state = AttemptState.UNKNOWN  # what the leases have of it is stale
@@ -134,7 +134,7 @@ class Jobs:
             dependency = self.live.get(job_id.int)
             if dependency is not None and dependency.dependents is not None:
                 dependency.dependents.pop(job.sequence, None)
-        job.state = JobState.CANCELED  # what the indexes have of it is stale
+        job.state = JobState.CANCELED  # its entries in the indexes are stale
 
     def delete(self, job: JobRecord) -> None:
         """Remove a live job and its attempts."""
@@ -172,7 +172,7 @@ class Jobs:
 
     def _forget_new(self, attempt: AttemptRecord) -> None:
         del self.attempts[attempt.token.int]
-        attempt.state = AttemptState.UNKNOWN  # what the leases have of it is stale
+        attempt.state = AttemptState.UNKNOWN  # its entry among the leases is stale
 
     def _insert(self, job: JobRecord) -> None:
         self.by_sequence[job.sequence] = job

@@ -219,7 +219,7 @@ class Table:
         self._save(job)
         self._update(job, JobState.WAITING, transitions.start_delayed(job))
 
-    # What follows from the ends of jobs.
+    # Propagating the ends of jobs.
 
     @property
     def unpropagated(self) -> bool:
@@ -377,7 +377,7 @@ class Table:
             job.result = self._absolute(entry.result)
             self.jobs.count_bytes(job.result)
 
-    # Steps that entries have in common.
+    # Steps that several entries share.
 
     def _new_job(self, fields: JobFields, at: int) -> JobRecord:
         self.last_sequence += 1

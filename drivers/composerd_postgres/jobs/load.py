@@ -41,7 +41,8 @@ async def _load(session: Session, jobs: Sequence[StoredJob]) -> tuple[Changes, l
         named = {one for job in new.values() for one in job.new.dependencies} - new.keys()
         states: dict[UUID, JobState] = {}
         if named:
-            for row in await transaction.fetch(statements["hold_jobs"], {"held": array(named), "answered": "{}"}):
+            parameters = {"referenced": array(named), "answered": "{}"}
+            for row in await transaction.fetch(statements["lock_referenced"], parameters):
                 states[row.id] = JobState(row.state)
         part = _Part(begun.now, states)
         for stored, sequence in zip(new.values(), sorted(begun.sequences), strict=False):

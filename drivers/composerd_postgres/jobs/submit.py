@@ -40,8 +40,8 @@ async def _enqueue(session: Session, submissions: Sequence[Sequence[NewJob]]) ->
         existing = {*begun.stored, *begun.keyed}
         named = {one for job in jobs for one in job.dependencies} - {job.id for job in jobs}
         if existing or named:
-            holding = {"held": array(existing | named), "answered": array(existing)}
-            for row in await transaction.fetch(statements["hold_jobs"], holding):
+            parameters = {"referenced": array(existing | named), "answered": array(existing)}
+            for row in await transaction.fetch(statements["lock_referenced"], parameters):
                 batch.add_stored(row)
         answers: Answers = []
         for submission in submissions:

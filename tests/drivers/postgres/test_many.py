@@ -22,7 +22,7 @@ async def test_a_submission_does_not_hide_a_job(open_instance: Open) -> None:
     session = one.driver._session  # type: ignore[attr-defined]
     async with session.connections.one() as connection:
         await connection.fetch("BEGIN", {})
-        await connection.fetch(session.statements["hold_jobs"], {"held": f"{{{job_id}}}", "answered": "{}"})
+        await connection.fetch(session.statements["lock_referenced"], {"referenced": f"{{{job_id}}}", "answered": "{}"})
         claimed = await other.claim()
         await connection.fetch("ROLLBACK", {})
     assert claimed is not None

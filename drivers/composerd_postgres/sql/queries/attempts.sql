@@ -1,4 +1,4 @@
--- Statements about attempts, which are asked for by their tokens.
+-- Statements about attempts, which are named by their tokens.
 
 -- name: claim
 -- Begin attempts at ready jobs: see the function in migration 003. Does the same as `begin` of composerd.driver.transitions.

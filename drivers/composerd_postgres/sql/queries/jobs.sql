@@ -8,7 +8,7 @@
 -- unpropagated. The `place` of an artifact is its location.
 
 -- name: columns
--- Part of other statements: what is read of a job, with the names of the fields of JobRecord.
+-- Part of other statements: the columns that are read of a job, under the names of the fields of JobRecord.
 j.id, j.seq AS sequence, j.place AS position, j.channel, j.type, j.arch, j.state, j.priority, j.queued_at, j.not_before,
 j.started_at, j.finished_at, j.retries, j.failures, j.returns AS uncounted_requeues, j.pending, j.attempt AS attempt_number,
 j.worker_id, j.dependencies, j.timeout, j.max_retries, j.retry_on_failure, j.retry_backoff, j.fail_with_dependency,
@@ -45,7 +45,7 @@ FROM composerd.attempts a
 WHERE a.job_id = ANY (%(ids)s::uuid[]) AND a.state = 'running'
 
 -- name: save_jobs
--- Write what transitions may have changed.
+-- Write the columns that transitions may have changed.
 UPDATE composerd.jobs j
 SET state = r.state, place = r.place, pending = r.pending, not_before = r.not_before, finished_at = r.finished_at,
     expires_at = r.expires_at, purge_at = r.expires_at, retries = r.retries, failures = r.failures, returns = r.returns,
@@ -57,7 +57,7 @@ FROM json_to_recordset(%(jobs)s) AS r(
 WHERE j.id = r.id
 
 -- name: save_attempts
--- Write how attempts ended.
+-- Write the ends of attempts.
 UPDATE composerd.attempts a
 SET state = r.state, digest = decode(r.digest, 'base64')
 FROM json_to_recordset(%(attempts)s) AS r(token uuid, state text, digest text)
@@ -86,7 +86,7 @@ SELECT r.id, decode(r.body, 'base64') FROM json_to_recordset(%(results)s) AS r(i
 SELECT pg_notify(%(channel)s, n) FROM json_array_elements_text(%(notices)s) n
 
 -- name: list
--- A page of jobs, newest first: of a bounded number of jobs before the cursor those that pass the filter.
+-- A page of jobs, newest first: those that pass the filter, of a bounded number of jobs before the cursor.
 WITH read AS MATERIALIZED (
     SELECT {columns} FROM composerd.jobs j WHERE j.seq < %(cursor)s ORDER BY j.seq DESC LIMIT %(most)s
 )
@@ -103,7 +103,7 @@ LEFT JOIN LATERAL (
 ORDER BY l.sequence DESC
 
 -- name: payloads
--- Args and results, in the order in which they were asked for.
+-- Args and results, in the order of the references.
 SELECT CASE r.kind WHEN 'args' THEN (SELECT body FROM composerd.args WHERE job_id = r.id)
     ELSE (SELECT body FROM composerd.results WHERE job_id = r.id) END AS body
 FROM ROWS FROM (json_to_recordset(%(refs)s) AS (id uuid, kind text)) WITH ORDINALITY AS r(id, kind, nth)
@@ -117,7 +117,7 @@ WHERE job_id = ANY (%(ids)s::uuid[])
 ORDER BY job_id, name
 
 -- name: ahead
--- How many ready jobs of its key are before a ready job, counted up to a limit.
+-- The number of ready jobs that are ahead of a ready job of their key, counted up to a limit.
 SELECT count(*) AS count
 FROM composerd.jobs j
 CROSS JOIN LATERAL (
@@ -131,7 +131,7 @@ CROSS JOIN LATERAL (
 WHERE j.id = %(id)s::uuid AND j.state = 'ready'
 
 -- name: count_jobs
--- How many jobs are in each state.
+-- The number of jobs in each state.
 SELECT state, count(*) AS jobs FROM composerd.jobs GROUP BY state
 
 -- name: server

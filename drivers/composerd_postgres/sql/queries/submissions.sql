@@ -1,7 +1,7 @@
 -- Statements that store submissions, and jobs from another storage.
 
 -- name: begin_enqueue
--- The time, a sequence for each job, and the jobs that are stored already: by id, and by idempotency key.
+-- Return the time, a sequence for each job, and the jobs that are stored already: by id, and by idempotency key.
 SELECT clock_timestamp() + %(shift)s::interval AS now,
     ARRAY(SELECT nextval('composerd.places') FROM generate_series(1, %(count)s)) AS sequences,
     ARRAY(SELECT j.id FROM composerd.jobs j WHERE j.id = ANY (%(ids)s::uuid[])) AS stored,
@@ -11,15 +11,15 @@ SELECT clock_timestamp() + %(shift)s::interval AS now,
         JOIN composerd.jobs j ON j.channel = k.channel AND j.idempotency_key = k.key
     ) AS keyed
 
--- name: hold_jobs
+-- name: lock_referenced
 -- Read the jobs that a submission depends on or repeats, and lock them so that they do not end meanwhile. An end needs
--- FOR UPDATE and has to wait; a claim needs less and has not.
+-- FOR UPDATE and has to wait; a claim needs a weaker lock and does not wait.
 SELECT {columns},
     CASE WHEN j.id = ANY (%(answered)s::uuid[]) THEN {dependents} ELSE '{}' END AS dependents,
     p.body AS partial
 FROM composerd.jobs j
 LEFT JOIN composerd.progress p ON p.job_id = j.id AND j.state = 'running'
-WHERE j.id = ANY (%(held)s::uuid[])
+WHERE j.id = ANY (%(referenced)s::uuid[])
 ORDER BY j.id
 FOR KEY SHARE OF j
 
@@ -48,7 +48,7 @@ INSERT INTO composerd.args (job_id, body)
 SELECT r.id, decode(r.body, 'base64') FROM json_to_recordset(%(args)s) AS r(id uuid, body text)
 
 -- name: insert_edges
--- Store which jobs new jobs depend on.
+-- Store the dependencies of new jobs.
 INSERT INTO composerd.edges (dependency, dependent, seq, open)
 SELECT r.dependency, r.dependent, r.seq, r.open
 FROM json_to_recordset(%(edges)s) AS r(dependency uuid, dependent uuid, seq bigint, open boolean)

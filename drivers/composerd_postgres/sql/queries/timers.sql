@@ -1,4 +1,4 @@
--- Statements that propagate ends, that do what is due because of the time, and that delete jobs.
+-- Statements that propagate ends, process what is due, and delete jobs.
 
 -- name: lock_dependents
 -- Lock some of the dependents of ended jobs to which the end was not propagated yet.
@@ -58,7 +58,7 @@ FROM latest l
 WHERE l.at > clock_timestamp() + c.ahead + %(own)s::interval
 
 -- name: clock
--- How far the clocks of all servers are ahead of the database's, in seconds.
+-- The seconds by which the clocks of all servers are ahead of the database's.
 SELECT extract(epoch FROM ahead)::double precision AS ahead FROM composerd.clock
 
 -- name: now
@@ -66,9 +66,9 @@ SELECT extract(epoch FROM ahead)::double precision AS ahead FROM composerd.clock
 SELECT clock_timestamp() + %(shift)s::interval AS now
 
 -- name: find_due
--- What is due, and when something will be. An attempt that began before `since` has a full lease from then, over its
--- job's timeout too. Finds what `resume` and `expiry` of composerd.driver.transitions decide; why an attempt ends, and if it
--- still does, is decided there when its job is locked.
+-- Find everything that is due, and the time when something else will be. An attempt that began before `since` has a full
+-- lease from then, over its job's timeout too. Applies the rules of `resume` and `expiry` of composerd.driver.transitions;
+-- these decide why an attempt ends, and if it still does, when its job is locked.
 WITH expiries AS MATERIALIZED (
     SELECT l.token, l.job_id, CASE
         WHEN l.began < %(since)s
@@ -109,7 +109,7 @@ FROM composerd.leases l
 WHERE l.token = ANY (%(tokens)s::uuid[])
 
 -- name: needed
--- Those of some jobs on which an unended job depends.
+-- Those of the given jobs on which an unended job depends.
 SELECT DISTINCT e.dependency AS id
 FROM composerd.edges e
 JOIN composerd.jobs d ON d.id = e.dependent

@@ -1,7 +1,8 @@
 -- Statements about workers.
 
 -- name: seen
--- Remember that workers were seen just now. One without arch and types is only a sign of life, and keeps what is known of it.
+-- Remember that workers were seen just now. One without arch and types is only a sign of life: its stored arch and types
+-- stay as they are.
 INSERT INTO composerd.workers AS w (id, arch, types, channel, seen_at)
 SELECT r.id, r.arch, ARRAY(SELECT json_array_elements_text(r.types)), r.channel,
     clock_timestamp() + %(shift)s::interval + make_interval(secs => 0.000001 * r.nth)
@@ -33,6 +34,6 @@ WHERE w.seen_at >= clock_timestamp() + %(shift)s::interval - make_interval(secs 
 ORDER BY w.seen_at DESC, w.id DESC
 
 -- name: forget_workers
--- Delete all workers but a number of those that were seen last.
+-- Delete all workers except the given number of those that were seen last.
 DELETE FROM composerd.workers
 WHERE id IN (SELECT id FROM composerd.workers ORDER BY seen_at DESC OFFSET %(most)s)
