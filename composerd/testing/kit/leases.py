@@ -1,5 +1,7 @@
 """Tests of heartbeats, leases, handovers and the time limit of a job."""
 
+import pytest
+
 from composerd.models import Attempt, AttemptState, Claim, JobFilter, JobState, Touch, Verdict
 from composerd.testing.kit.clause import clause
 from composerd.testing.kit.instance import BUILD, LEASE, PLENTY, Instance
@@ -94,15 +96,16 @@ class Leases:
         assert await instance.pass_time(55.0) == [job_id]
         assert (await instance.get(job_id)).retries == 0
 
+    @pytest.mark.parametrize("handover", [10.0, 1000.0], ids=["shorter", "longer"])
     @clause("L5")
-    async def test_a_confirmed_lease_is_not_changed(self, instance: Instance) -> None:
+    async def test_a_confirmed_lease_is_not_changed(self, instance: Instance, handover: float) -> None:
         """A touch that does not confirm leaves the lease of a confirmed attempt as it is (A3)."""
         job_id = await instance.add()
-        token = await instance.take(handover=50.0)
+        token = await instance.take(handover=handover, lease=100.0)
         await instance.touch(token)
-        await instance.pass_time(500.0)
+        assert await instance.pass_time(50.0) == []
         await instance.touch(token, confirm=False)
-        assert await instance.pass_time(90.0) == []
+        assert await instance.pass_time(40.0) == []
         assert await instance.pass_time(20.0) == [job_id]
 
     @clause("L8")
