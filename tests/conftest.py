@@ -16,7 +16,7 @@ POSTGRES = chosen()
 NEWEST = [*POSTGRES][-1]
 
 MOST_PROCESSES = 4
-"""How many processes `--numprocesses=auto` starts at most: with more, the tests take hardly less time."""
+"""Largest number of processes that `--numprocesses=auto` starts: with more, the tests take hardly less time."""
 
 TOGETHER = ("tests/drivers/test_broken.py", "tests/drivers/postgres/test_plans.py")
 """Modules whose tests share something that is slow to create, so that one process runs all of them."""

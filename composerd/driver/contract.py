@@ -345,7 +345,7 @@ class Driver(abc.ABC):
         """Return up to `limit` jobs that match the filter, newest submission first, from the cursor on (V1 to V3).
 
         The order is stable: no job is shown twice or left out because others are added or deleted. A call looks at a
-        bounded number of jobs. A cursor is a positive integer below 2**63; one that was never given is no error.
+        bounded number of jobs. A cursor is a positive integer below 2**63; one that was never returned is accepted.
         """
 
     @abc.abstractmethod

@@ -266,7 +266,7 @@ class CachesSizes(DirectoryStore):
 
 @caught_by("test_many_at_once")
 class MixesUploads(_Changing):
-    """All unfinished uploads share one file."""
+    """Unfinished uploads share one file."""
 
     class Changed(_Changed):
         async def write(self, part: bytes) -> None:

@@ -45,7 +45,7 @@ def refused(*jobs: NewJob, stored: Sequence[Stored] = (), keys: dict[tuple[str, 
 
 
 def test_new_jobs_are_stored_in_their_order() -> None:
-    """New jobs are stored in their order."""
+    """New jobs are stored in the order of the submission, with repeated dependencies, and answered as created."""
     first = new()
     second = new(first, first)
 
@@ -57,7 +57,7 @@ def test_new_jobs_are_stored_in_their_order() -> None:
 
 
 def test_a_repetition_is_answered_as_the_first_time_and_stored_once() -> None:
-    """A repetition is answered as the first time and stored once."""
+    """A job that is stored already, or comes twice, is stored once and answered as created."""
     known, repeated = new(), new()
 
     result = planned(known, repeated, repeated, stored=[Stored(known.id)])
@@ -67,7 +67,7 @@ def test_a_repetition_is_answered_as_the_first_time_and_stored_once() -> None:
 
 
 def test_a_repetition_is_not_compared_with_the_idempotency_key() -> None:
-    """A repetition is not compared with the idempotency key."""
+    """A job with a known id is a repetition even if its fingerprint has changed since."""
     known = new(key="k", fingerprint=b"changed since")
 
     result = planned(known, keys={("", "k"): Stored(known.id, fingerprint=b"first")})
@@ -76,21 +76,21 @@ def test_a_repetition_is_not_compared_with_the_idempotency_key() -> None:
 
 
 def test_an_unknown_dependency_is_named() -> None:
-    """An unknown dependency is named."""
+    """An unknown dependency is an error with its id and the index of the job that names it."""
     missing = Stored(uuid4())
 
     assert refused(new(), new(missing)) == (UnknownDependency, {"index": 1, "id": str(missing.id)})
 
 
 def test_a_dependency_has_to_come_earlier_in_the_submission() -> None:
-    """A dependency has to come earlier in the submission."""
+    """A dependency that comes later in the submission is unknown."""
     later = new()
 
     assert refused(new(later), later) == (UnknownDependency, {"index": 0, "id": str(later.id)})
 
 
 def test_a_canceled_dependency_is_named() -> None:
-    """A canceled dependency is named."""
+    """A canceled dependency is an error with its id and the index of the job that names it."""
     canceled = Stored(uuid4(), JobState.CANCELED)
 
     assert refused(new(), new(canceled), stored=[canceled]) == (
@@ -101,14 +101,14 @@ def test_a_canceled_dependency_is_named() -> None:
 
 @pytest.mark.parametrize("state", [state for state in JobState if state is not JobState.CANCELED])
 def test_any_other_stored_job_may_be_a_dependency(state: JobState) -> None:
-    """Any other stored job may be a dependency."""
+    """A stored job may be a dependency in every state except canceled."""
     dependency = Stored(uuid4(), state)
 
     assert planned(new(dependency), stored=[dependency]).new[0].dependencies == (dependency.id,)
 
 
 def test_a_used_key_stands_for_the_existing_job() -> None:
-    """A used key stands for the existing job."""
+    """A job with a used key and the same fingerprint is answered with the existing job, as not created."""
     existing = Stored(uuid4(), fingerprint=b"f")
     again = new(key="k", fingerprint=b"f")
 
@@ -118,7 +118,7 @@ def test_a_used_key_stands_for_the_existing_job() -> None:
 
 
 def test_a_key_is_its_channels() -> None:
-    """A key is its channels."""
+    """A key that is used in another channel is free."""
     existing = Stored(uuid4(), fingerprint=b"f")
     elsewhere = new(key="k", fingerprint=b"other", channel="c")
 
@@ -126,7 +126,7 @@ def test_a_key_is_its_channels() -> None:
 
 
 def test_a_key_used_earlier_in_the_submission_stands_for_that_job() -> None:
-    """A key used earlier in the submission stands for that job."""
+    """A key that is used twice in a submission stands for the first of the two jobs."""
     first, again = new(key="k", fingerprint=b"f"), new(key="k", fingerprint=b"f")
 
     result = planned(first, again)
@@ -136,7 +136,7 @@ def test_a_key_used_earlier_in_the_submission_stands_for_that_job() -> None:
 
 
 def test_a_key_used_for_something_else_is_a_conflict() -> None:
-    """A key used for something else is a conflict."""
+    """A used key with a different fingerprint is a conflict that names the index of the job."""
     existing = Stored(uuid4(), fingerprint=b"f")
 
     assert refused(new(), new(key="k", fingerprint=b"g"), keys={("", "k"): existing}) == (
@@ -146,7 +146,7 @@ def test_a_key_used_for_something_else_is_a_conflict() -> None:
 
 
 def test_a_key_used_with_other_dependencies_is_a_conflict() -> None:
-    """A key used with other dependencies is a conflict."""
+    """A used key with different dependencies is a conflict, even if the fingerprint is the same."""
     dependency = Stored(uuid4())
     existing = Stored(uuid4(), fingerprint=b"f")
     again = new(dependency, key="k", fingerprint=b"f")
@@ -155,7 +155,7 @@ def test_a_key_used_with_other_dependencies_is_a_conflict() -> None:
 
 
 def test_a_key_used_earlier_in_the_submission_for_something_else_is_a_conflict() -> None:
-    """A key used earlier in the submission for something else is a conflict."""
+    """Two jobs of a submission with one key and different fingerprints are a conflict."""
     assert refused(new(key="k", fingerprint=b"f"), new(key="k", fingerprint=b"g")) == (
         IdempotencyConflict,
         {"index": 1},
@@ -163,7 +163,7 @@ def test_a_key_used_earlier_in_the_submission_for_something_else_is_a_conflict()
 
 
 def test_what_depends_on_a_job_that_exists_depends_on_the_existing_one() -> None:
-    """What depends on a job that exists depends on the existing one."""
+    """A dependency on a job whose key is used becomes a dependency on the existing job."""
     existing = Stored(uuid4(), fingerprint=b"f")
     again = new(key="k", fingerprint=b"f")
     dependent = new(again)
@@ -174,7 +174,7 @@ def test_what_depends_on_a_job_that_exists_depends_on_the_existing_one() -> None
 
 
 def test_replaced_dependencies_are_what_a_key_is_compared_with() -> None:
-    """Replaced dependencies are what a key is compared with."""
+    """When a key is compared, dependencies on jobs whose keys are used are those on the existing jobs."""
     existing = Stored(uuid4(), fingerprint=b"f")
     second = Stored(uuid4(), dependencies=[existing.id], fingerprint=b"g")
     again = new(key="k", fingerprint=b"f")

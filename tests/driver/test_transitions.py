@@ -72,17 +72,17 @@ def running(**fields: object) -> tuple[Job, Attempt]:
 
 
 def no_position() -> int:
-    """Fail: nothing is requeued."""
+    """Fail the test, because no job may be requeued."""
     raise AssertionError("a position was taken for a job that was not requeued")
 
 
 def at_position(position: int) -> Callable[[], int]:
-    """Return a source of one position."""
+    """Return a function that returns this position."""
     return lambda: position
 
 
 def no_failures() -> Sequence[UUID]:
-    """Fail: no dependency decides."""
+    """Fail the test, because the failed dependencies are not needed."""
     raise AssertionError("the failed dependencies were read for nothing")
 
 
@@ -97,7 +97,7 @@ def error(result: bytes | None) -> dict[str, object]:
 
 
 def test_a_policy_has_a_submissions_durations_in_microseconds() -> None:
-    """A policy has a submissions durations in microseconds."""
+    """The policy of a submitted job has its durations in microseconds."""
     job = NewJob(
         id=uuid4(),
         type="t",
@@ -113,7 +113,7 @@ def test_a_policy_has_a_submissions_durations_in_microseconds() -> None:
 
 
 def test_a_policy_keeps_what_a_submission_leaves_open() -> None:
-    """A policy keeps what a submission leaves open."""
+    """Without a timeout, a retention and a choice for failed dependencies, a job has no limits and runs anyway."""
     policy = Policy.of(NewJob(id=uuid4(), type="t"))
 
     assert (policy.timeout, policy.retention, policy.fail_with_dependency) == (None, None, False)
@@ -129,12 +129,12 @@ def test_a_policy_keeps_what_a_submission_leaves_open() -> None:
     ],
 )
 def test_a_start_is_a_time_or_seconds_from_now(not_before: datetime | float | None, expected: int | None) -> None:
-    """A start is a time or seconds from now."""
+    """The earliest start is given as a time or as seconds from now."""
     assert transitions.starts_at(NewJob(id=uuid4(), type="t", not_before=not_before), NOW) == expected
 
 
 def test_a_job_that_waits_for_nothing_is_ready_at_once() -> None:
-    """A job that waits for nothing is ready at once."""
+    """A submitted job without dependencies and without an earliest start is ready at once (J2)."""
     job = Job()
 
     assert transitions.submit(job, [], NOW) == Effects(ready=True)
@@ -143,7 +143,7 @@ def test_a_job_that_waits_for_nothing_is_ready_at_once() -> None:
 
 @pytest.mark.parametrize(("not_before", "ready"), [(NOW - 1, True), (NOW, True), (NOW + 1, False)])
 def test_a_new_job_waits_until_its_time_has_come(not_before: int, ready: bool) -> None:
-    """A new job waits until its time has come."""
+    """A submitted job waits while its earliest start is in the future, and is ready from that moment on (J1, J2)."""
     job = Job(not_before=not_before)
 
     effects = transitions.submit(job, [], NOW)
@@ -155,7 +155,7 @@ def test_a_new_job_waits_until_its_time_has_come(not_before: int, ready: bool) -
 @pytest.mark.parametrize("state", UNENDED)
 @pytest.mark.parametrize("policy", [POLICY, STRICT])
 def test_a_new_job_waits_for_each_dependency_that_has_not_ended(state: JobState, policy: Policy) -> None:
-    """A new job waits for each dependency that has not ended."""
+    """A submitted job waits for each of its dependencies that has not ended (J1)."""
     job = Job(policy=policy)
 
     effects = transitions.submit(job, [Job(state=state), Job(state=JobState.FINISHED), Job(state=state)], NOW)
@@ -165,14 +165,14 @@ def test_a_new_job_waits_for_each_dependency_that_has_not_ended(state: JobState,
 
 
 def test_a_delayed_job_with_an_unended_dependency_is_not_due_yet() -> None:
-    """A delayed job with an unended dependency is not due yet."""
+    """A delayed job that also waits for a dependency is not due at its earliest start."""
     job = Job(not_before=NOW + SECOND)
 
     assert transitions.submit(job, [Job(state=JobState.READY)], NOW) == NOTHING
 
 
 def test_failed_dependencies_do_not_hold_up_a_job_that_runs_anyway() -> None:
-    """Failed dependencies do not hold up a job that runs anyway."""
+    """A failed dependency does not delay a job that runs anyway (J2)."""
     job = Job()
 
     effects = transitions.submit(job, [Job(state=JobState.FAILED)], NOW)
@@ -182,7 +182,7 @@ def test_failed_dependencies_do_not_hold_up_a_job_that_runs_anyway() -> None:
 
 
 def test_a_strict_job_begins_as_failed_if_dependencies_have_failed() -> None:
-    """A strict job begins as failed if dependencies have failed."""
+    """A job that fails with its dependencies fails when it is submitted, and its result names the failed ones (J3)."""
     job = Job(policy=STRICT)
     failed = [Job(state=JobState.FAILED), Job(state=JobState.FAILED)]
 
@@ -198,7 +198,7 @@ def test_a_strict_job_begins_as_failed_if_dependencies_have_failed() -> None:
 
 
 def test_a_job_whose_time_has_come_is_ready() -> None:
-    """A job whose time has come is ready."""
+    """A delayed job becomes ready when its time has come (J4)."""
     job = Job(not_before=NOW)
 
     assert transitions.start_delayed(job) == Effects(ready=True)
@@ -209,7 +209,7 @@ def test_a_job_whose_time_has_come_is_ready() -> None:
 
 
 def test_an_attempt_begins_with_a_lease() -> None:
-    """An attempt begins with a lease."""
+    """An attempt without a handover begins confirmed, with a full lease and the next number (J6, A1)."""
     worker = uuid4()
     job, attempt = Job(state=JobState.READY, attempt_number=3), Attempt(worker_id=worker, confirmed=False)
 
@@ -221,7 +221,7 @@ def test_an_attempt_begins_with_a_lease() -> None:
 
 
 def test_an_attempt_with_a_handover_begins_unconfirmed_and_lives_for_the_handover() -> None:
-    """An attempt with a handover begins unconfirmed and lives for the handover."""
+    """An attempt with a handover begins unconfirmed, and ends with the handover time (A1)."""
     job, attempt = Job(state=JobState.READY), Attempt(handover=3 * SECOND)
 
     transitions.begin(job, attempt, NOW)
@@ -230,7 +230,7 @@ def test_an_attempt_with_a_handover_begins_unconfirmed_and_lives_for_the_handove
 
 
 def test_an_attempts_timeout_begins_with_it() -> None:
-    """An attempts timeout begins with it."""
+    """The job's timeout is counted from the beginning of the attempt."""
     job, attempt = Job(state=JobState.READY, policy=POLICY._replace(timeout=5 * SECOND)), Attempt()
 
     transitions.begin(job, attempt, NOW)
@@ -239,7 +239,7 @@ def test_an_attempts_timeout_begins_with_it() -> None:
 
 
 def test_renewing_confirms_and_begins_the_lease_again() -> None:
-    """Renewing confirms and begins the lease again."""
+    """A renewal confirms the attempt and gives it a full lease; its timeout stays (A2)."""
     attempt = Attempt(confirmed=False, handover=SECOND, deadline=NOW - 1, timeout_at=NOW + 7)
 
     transitions.renew(attempt, NOW)
@@ -248,7 +248,7 @@ def test_renewing_confirms_and_begins_the_lease_again() -> None:
 
 
 def test_only_an_unconfirmed_attempt_gets_its_handover_time_again() -> None:
-    """Only an unconfirmed attempt gets its handover time again."""
+    """An unconfirmed attempt gets its full handover time again, and a confirmed one is not changed (A3)."""
     unconfirmed, confirmed = Attempt(confirmed=False, handover=SECOND), Attempt(confirmed=True, deadline=NOW + 5)
 
     transitions.restart_handover(unconfirmed, NOW)
@@ -265,7 +265,7 @@ def test_only_an_unconfirmed_attempt_gets_its_handover_time_again() -> None:
 def test_opening_a_storage_gives_a_full_lease_over_the_timeout_too(
     timeout_at: int | None, expected: int | None
 ) -> None:
-    """Opening a storage gives a full lease over the timeout too."""
+    """When a storage is opened, a running attempt is confirmed and gets a full lease, even beyond its timeout."""
     attempt = Attempt(confirmed=False, handover=SECOND, deadline=NOW - HOUR, timeout_at=timeout_at)
 
     transitions.resume(attempt, NOW)
@@ -275,7 +275,7 @@ def test_opening_a_storage_gives_a_full_lease_over_the_timeout_too(
 
 @pytest.mark.parametrize(("deadline", "timeout_at", "expected"), [(5, None, 5), (5, 4, 4), (5, 6, 5)])
 def test_an_attempt_expires_with_its_lease_or_its_timeout(deadline: int, timeout_at: int | None, expected: int) -> None:
-    """An attempt expires with its lease or its timeout."""
+    """An attempt ends with its lease or its timeout, whichever is first."""
     assert transitions.expires_at(Attempt(deadline=deadline, timeout_at=timeout_at)) == expected
 
 
@@ -294,7 +294,7 @@ def test_an_attempt_expires_with_its_lease_or_its_timeout(deadline: int, timeout
 def test_an_expiry_has_one_cause(
     deadline: int, timeout_at: int | None, confirmed: bool, cause: RequeueCause | None
 ) -> None:
-    """An expiry has one cause."""
+    """The cause of an expiry is the timeout, or else the handover or the lease; before that there is none."""
     attempt = Attempt(deadline=deadline, timeout_at=timeout_at, confirmed=confirmed)
 
     assert transitions.expiry(attempt, NOW) is cause
@@ -315,18 +315,18 @@ def test_an_expiry_has_one_cause(
     ],
 )
 def test_an_outcome_is_accepted_once(attempt: Attempt | None, expected: Verdict) -> None:
-    """An outcome is accepted once."""
+    """An outcome of a running attempt is accepted, a repetition too; any other gets the state of its attempt."""
     assert transitions.verdict(attempt, b"same") is expected
 
 
 def test_a_result_is_known_by_half_of_its_sha256() -> None:
-    """A result is known by half of its sha256."""
+    """The digest of a result is the first half of its SHA-256."""
     assert transitions.result_digest(b"{}") == hashlib.sha256(b"{}").digest()[:16]
 
 
 @pytest.mark.parametrize(("failed", "state"), [(False, JobState.FINISHED), (True, JobState.FAILED)])
 def test_an_outcome_ends_the_job_and_publishes_the_attempts_files(failed: bool, state: JobState) -> None:
-    """An outcome ends the job and publishes the attempts files."""
+    """An outcome ends the job as finished or failed, and the attempt's files become the job's (J7, J8, A4)."""
     job, attempt = running()
 
     effects = transitions.finish(job, attempt, failed=failed, digest=b"d", now=NOW, next_position=no_position)
@@ -337,7 +337,7 @@ def test_an_outcome_ends_the_job_and_publishes_the_attempts_files(failed: bool, 
 
 
 def test_a_failed_outcome_requeues_the_job_until_its_retries_on_failure_are_used_up() -> None:
-    """A failed outcome requeues the job until its retries on failure are used up."""
+    """A failed outcome requeues the job with a doubled backoff until `retry_on_failure` is used up (J8, J9)."""
     policy = POLICY._replace(retry_on_failure=2)
     job, attempt = running(policy=policy, uncounted_requeues=5)
 
@@ -363,7 +363,7 @@ def test_a_failed_outcome_requeues_the_job_until_its_retries_on_failure_are_used
 
 
 def test_a_success_never_requeues() -> None:
-    """A success never requeues."""
+    """A successful outcome ends the job although retries are left (J7)."""
     job, attempt = running(policy=POLICY._replace(retry_on_failure=2))
 
     transitions.finish(job, attempt, failed=False, digest=b"d", now=NOW, next_position=no_position)
@@ -372,7 +372,7 @@ def test_a_success_never_requeues() -> None:
 
 
 def test_a_failure_without_a_backoff_is_ready_again_at_once() -> None:
-    """A failure without a backoff is ready again at once."""
+    """A failed outcome of a job without a backoff makes the job ready again at once."""
     job, attempt = running(policy=POLICY._replace(retry_on_failure=1, retry_backoff=0))
 
     effects = transitions.finish(job, attempt, failed=True, digest=b"d", now=NOW, next_position=at_position(9))
@@ -382,7 +382,7 @@ def test_a_failure_without_a_backoff_is_ready_again_at_once() -> None:
 
 @pytest.mark.parametrize("cause", [RequeueCause.LEASE_EXPIRED, RequeueCause.TIMED_OUT])
 def test_a_lost_worker_counts_until_max_retries_is_used_up(cause: RequeueCause) -> None:
-    """A lost worker counts until max retries is used up."""
+    """A lost worker counts as a retry, and fails the job when `max_retries` is used up (J10, J11)."""
     job, attempt = running(uncounted_requeues=4)
 
     for count in (1, 2):
@@ -403,7 +403,7 @@ def test_a_lost_worker_counts_until_max_retries_is_used_up(cause: RequeueCause) 
 
 
 def test_failures_do_not_use_up_the_retries_of_lost_workers() -> None:
-    """Failures do not use up the retries of lost workers."""
+    """Retries after failed outcomes do not count against `max_retries`."""
     job, attempt = running(retries=3, failures=3)
 
     transitions.requeue(job, attempt, RequeueCause.LEASE_EXPIRED, now=NOW, next_position=at_position(2))
@@ -413,7 +413,7 @@ def test_failures_do_not_use_up_the_retries_of_lost_workers() -> None:
 
 @pytest.mark.parametrize("cause", [RequeueCause.RELEASED, RequeueCause.HANDOVER_EXPIRED])
 def test_ten_uncounted_requeues_in_a_row_are_free_and_each_further_one_counts(cause: RequeueCause) -> None:
-    """Ten uncounted requeues in a row are free and each further one counts."""
+    """Ten uncounted requeues in a row are free, and each further one counts as a retry (J10, J11)."""
     job, attempt = running(policy=POLICY._replace(max_retries=1))
 
     retries = []
@@ -429,7 +429,7 @@ def test_ten_uncounted_requeues_in_a_row_are_free_and_each_further_one_counts(ca
 
 
 def test_a_requeued_job_waits_for_its_time_if_that_is_still_ahead() -> None:
-    """A requeued job waits for its time if that is still ahead."""
+    """A requeued job waits while its earliest start is in the future."""
     job, attempt = running(not_before=NOW + SECOND)
 
     effects = transitions.requeue(job, attempt, RequeueCause.RELEASED, now=NOW, next_position=at_position(2))
@@ -440,7 +440,7 @@ def test_a_requeued_job_waits_for_its_time_if_that_is_still_ahead() -> None:
 
 @pytest.mark.parametrize("state", [JobState.WAITING, JobState.READY])
 def test_a_cancel_ends_a_job_without_a_result(state: JobState) -> None:
-    """A cancel ends a job without a result."""
+    """A cancel ends a job that is not running, without a result (J12)."""
     job = Job(state=state)
 
     assert transitions.cancel(job, None, NOW) == Effects(ended=True)
@@ -448,7 +448,7 @@ def test_a_cancel_ends_a_job_without_a_result(state: JobState) -> None:
 
 
 def test_a_cancel_cancels_the_running_attempt_and_drops_its_files() -> None:
-    """A cancel cancels the running attempt and drops its files."""
+    """A cancel of a running job cancels its attempt too, and drops the attempt's files (A5)."""
     job, attempt = running()
 
     effects = transitions.cancel(job, attempt, NOW)
@@ -462,7 +462,7 @@ def test_a_cancel_cancels_the_running_attempt_and_drops_its_files() -> None:
 
 @pytest.mark.parametrize("ended_as", [JobState.FINISHED, JobState.FAILED])
 def test_a_job_is_ready_when_its_last_dependency_has_ended(ended_as: JobState) -> None:
-    """A job is ready when its last dependency has ended."""
+    """A job becomes ready when the last of its dependencies has ended, finished or failed (J4)."""
     job = Job(pending=2)
 
     first = transitions.dependency_ended(job, ended_as, no_failures, NOW)
@@ -474,7 +474,7 @@ def test_a_job_is_ready_when_its_last_dependency_has_ended(ended_as: JobState) -
 
 
 def test_a_job_whose_last_dependency_has_ended_waits_for_its_time() -> None:
-    """A job whose last dependency has ended waits for its time."""
+    """A job whose dependencies have all ended still waits for its earliest start."""
     job = Job(pending=1, not_before=NOW + 1)
 
     assert transitions.dependency_ended(job, JobState.FINISHED, no_failures, NOW) == Effects(due_at=NOW + 1)
@@ -482,7 +482,7 @@ def test_a_job_whose_last_dependency_has_ended_waits_for_its_time() -> None:
 
 
 def test_a_strict_job_fails_with_its_first_failed_dependency() -> None:
-    """A strict job fails with its first failed dependency."""
+    """A job that fails with its dependencies fails as soon as one fails, and its result names it (J5)."""
     failed = uuid4()
     job = Job(pending=3, policy=STRICT)
 
@@ -494,7 +494,7 @@ def test_a_strict_job_fails_with_its_first_failed_dependency() -> None:
 
 
 def test_a_strict_job_runs_after_dependencies_that_finished() -> None:
-    """A strict job runs after dependencies that finished."""
+    """A job that fails with its dependencies becomes ready if all of them have finished (J4)."""
     job = Job(pending=1, policy=STRICT)
 
     assert transitions.dependency_ended(job, JobState.FINISHED, no_failures, NOW) == Effects(ready=True)
@@ -502,7 +502,7 @@ def test_a_strict_job_runs_after_dependencies_that_finished() -> None:
 
 @pytest.mark.parametrize("policy", [POLICY, STRICT])
 def test_a_canceled_dependency_cancels_whatever_the_policy_says(policy: Policy) -> None:
-    """A canceled dependency cancels whatever the policy says."""
+    """A canceled dependency cancels a job, whatever the job's policy for failures is (J12)."""
     job = Job(pending=2, policy=policy)
 
     assert transitions.dependency_ended(job, JobState.CANCELED, no_failures, NOW) == Effects(ended=True)
@@ -512,7 +512,7 @@ def test_a_canceled_dependency_cancels_whatever_the_policy_says(policy: Policy) 
 @pytest.mark.parametrize("state", [*ENDED, JobState.READY, JobState.RUNNING])
 @pytest.mark.parametrize("ended_as", ENDED)
 def test_a_job_that_no_longer_waits_is_left_as_it_is(state: JobState, ended_as: JobState) -> None:
-    """A job that no longer waits is left as it is."""
+    """The end of a dependency does not change a job that no longer waits."""
     job = Job(state=state, pending=1, policy=STRICT)
     before = Job(**vars(job))
 
@@ -523,7 +523,7 @@ def test_a_job_that_no_longer_waits_is_left_as_it_is(state: JobState, ended_as: 
 @pytest.mark.parametrize("state", list(JobState))
 @pytest.mark.parametrize("needed", [False, True])
 def test_an_ended_job_may_be_deleted_unless_it_is_needed(state: JobState, needed: bool) -> None:
-    """An ended job may be deleted unless it is needed."""
+    """A job may be deleted if it has ended and no unended job depends on it."""
     assert transitions.deletable(state, needed=needed) is (state in ENDED and not needed)
 
 
@@ -544,5 +544,5 @@ def test_an_ended_job_may_be_deleted_unless_it_is_needed(state: JobState, needed
     ],
 )
 def test_a_backoff_doubles_up_to_an_hour(first: int, failures: int, expected: int) -> None:
-    """A backoff doubles up to an hour."""
+    """The backoff is doubled with each failure, up to one hour."""
     assert transitions.backoff(first, failures) == expected

@@ -23,7 +23,7 @@ The driver that only random histories catch has to fail within as many.
 """
 
 Ended = Mapping[str, Mapping[str, str]]
-"""How each test of each class ended: passed, skipped, failure or error. Parameters are left out."""
+"""The outcome of each test of each class: passed, skipped, failure or error. Parameters are left out."""
 
 
 @pytest.fixture(scope="module")

@@ -165,7 +165,7 @@ def test_one_that_cannot_be_imported(installed: Installed, source: str, error: s
 
 
 def test_what_is_no_driver(installed: Installed) -> None:
-    """An entry point that is no driver, and a driver that lacks methods, are refused by name."""
+    """An entry point that is not a driver, and a driver that lacks methods, are refused by name."""
     installed.install("acme-box", "class Driver: pass", "box")
     assert "acme_box:Driver of acme-box is not a composerd.driver.Driver" in installed.refused("box:/x")
     installed.install(

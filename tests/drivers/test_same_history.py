@@ -244,7 +244,7 @@ async def test_fs_and_memory_agree(steps: list[tuple[str, Any]]) -> None:
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(STEP, min_size=5, max_size=60))
 async def test_they_agree_while_checkpoints_are_taken(steps: list[tuple[str, Any]]) -> None:
-    """They agree while checkpoints and compactions are under way all the time, and are killed in the middle."""
+    """The drivers agree while checkpoints and compactions are under way all the time, and are killed in between."""
     with _busy_compactor() as turn:
         await _compare(steps, turn)
 

@@ -18,7 +18,7 @@ AT_ONCE = 0.5
 """A time in seconds that is far longer than news of another server take, and far shorter than the next re-check."""
 
 SOON = 2.0
-"""How long delivery may take to go on after the database is available again, in seconds."""
+"""Time in seconds after which delivery must have gone on once the database is available again."""
 
 
 async def test_three_servers_are_one_queue(serve: Serve, postgres: Throwaway) -> None:

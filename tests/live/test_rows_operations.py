@@ -60,7 +60,7 @@ async def test_get_status(server: Server, base: str) -> None:
     ],
 )
 async def test_get_errors(server: Server, base: str) -> None:
-    """All errors are listed, or a page of them."""
+    """The list has every error, or a page of them."""
     status, listed = await server.request("GET", f"{base}/errors")
     assert status == 200
     assert {name: listed[name] for name in ("kind", "href", "id", "page", "size")} == {

@@ -36,7 +36,7 @@ class Calls:
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_writes_of_one_turn_share_a_call(kind: type[Batcher[int, int]]) -> None:
-    """What arrives in one turn of the event loop is one call; each caller gets its own answer."""
+    """Writes that arrive in one turn of the event loop share one call; each caller gets its own answer."""
     calls = Calls()
     batcher = calls.batcher(kind)
     answers = await asyncio.gather(*[batcher.write(n) for n in (1, -2, 3)], return_exceptions=True)
@@ -47,7 +47,7 @@ async def test_writes_of_one_turn_share_a_call(kind: type[Batcher[int, int]]) ->
 
 
 async def test_one_call_at_a_time() -> None:
-    """What arrives during a call waits for its end, and goes into the next call together."""
+    """Writes that arrive during a call wait for its end, and go into the next call together."""
     calls = Calls()
     calls.let_go.clear()
     batcher = calls.batcher(Batcher)
@@ -63,7 +63,7 @@ async def test_one_call_at_a_time() -> None:
 
 
 async def test_calls_at_the_same_time() -> None:
-    """For a driver that coalesces, what arrives during a call does not wait for its end."""
+    """For a driver that coalesces, writes that arrive during a call do not wait for its end."""
     calls = Calls()
     calls.let_go.clear()
     batcher = calls.batcher(ConcurrentBatcher)

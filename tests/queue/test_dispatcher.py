@@ -287,7 +287,7 @@ async def test_a_slow_storage_is_no_error(waiters: Waiters) -> None:
 
 
 async def test_a_waiter_that_left_during_a_failed_claim(waiters: Waiters) -> None:
-    """What a failed claim may have done for a waiter that left is released."""
+    """A job that a failed claim may have taken for a waiter that left is released."""
     await waiters.sleeping(Y)
     waiters.driver.errors = [DriverTimeout("slow")] * 2
     waiters.driver.let_go.clear()

@@ -373,7 +373,7 @@ def test_a_running_attempt_is_not_refused() -> None:
 
 
 async def test_an_outcome_is_accepted_once(queue: JobQueue) -> None:
-    """The same outcome again is accepted; the job and its result are there."""
+    """A repeated outcome is accepted again, and the job and its result are stored."""
     job_id = await add(queue)
     token = (await take(queue)).token
     for _ in range(2):
@@ -522,7 +522,7 @@ async def test_lost_news_of_other_servers_delays_an_answer(monkeypatch: pytest.M
 async def test_a_wait_on_a_storage_of_our_own_does_not_poll(
     queue: JobQueue, driver: MemoryDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a storage that is not shared no news is lost, and a wait reads the job at its begin and its end only."""
+    """On a storage that is not shared no news is lost, and a wait reads the job only when it begins and ends."""
     monkeypatch.setattr(jobqueue, "SHARED_RECHECK", 0.01)
     reads: list[str] = []
     get, touch = driver.get, driver.touch

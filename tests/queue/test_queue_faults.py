@@ -137,7 +137,7 @@ async def test_a_waiter_outlives_an_outage(queue: JobQueue, faulty: Faulty) -> N
 
 
 async def test_a_slow_storage_is_a_longer_wait(queue: JobQueue, faulty: Faulty) -> None:
-    """A timeout of the storage is no error of a wait: the wait goes on, or ends without a job."""
+    """A timeout of the storage does not fail a wait: the wait goes on, or ends without a job."""
     faulty.before = times(10**6, "claim", TimeoutError())
     assert await queue.request(KEYS, confirm=False, wait=0.1) is None
     faulty.before = times(2, "claim", TimeoutError())

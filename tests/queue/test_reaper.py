@@ -1,4 +1,4 @@
-"""What the reaper lets the driver do, and when."""
+"""The calls of `advance` and `purge` that the reaper makes, and when it makes them."""
 
 import asyncio
 import logging
@@ -39,7 +39,7 @@ class Timed(MemoryDriver):
 
 
 class Told:
-    """What the reaper reported."""
+    """The reports of the reaper."""
 
     def __init__(self) -> None:
         self.news: list[News] = []

@@ -27,8 +27,8 @@ class Ready:
 class World:
     """A storage, the wait list over it, and what is on its way between them: news, and a round that has not ended.
 
-    The claims of a round are decided at one moment between its begin and its end; anything else may happen before and
-    after that moment.
+    The claims of a round are decided at one moment between its beginning and its end; anything else may happen before
+    and after that moment.
     """
 
     loop: asyncio.AbstractEventLoop

@@ -104,7 +104,7 @@ def test_systemd_says_where_state_is() -> None:
     ],
 )
 def test_bad_values_of_a_file(value: str, said: str, tmp_path: Path) -> None:
-    """A TOML value that is no value of the setting is an error that names the setting."""
+    """A TOML value that the setting cannot have is an error that names the setting."""
     config = write(tmp_path, f"[composerd]\n{value}\n")
     with pytest.raises(
         SettingsError, match=f"invalid value for {value.partition(' ')[0]} in the configuration file .*: .*{said}"

@@ -138,7 +138,7 @@ class ArtifactStoreKit:
 
     @_test
     async def test_nothing_there(self, store: ArtifactStore) -> None:
-        """A missing artifact is reported as missing and not listed; removing it is no error."""
+        """A missing artifact is reported as missing and not listed; removing it does nothing."""
         assert not await there(store, LOCATION)
         assert await listed(store) == await listed(store, f"{A}/") == []
         await store.remove([LOCATION])
@@ -204,7 +204,7 @@ class ArtifactStoreKit:
 
     @_test
     async def test_removed(self, store: ArtifactStore) -> None:
-        """A removed artifact is gone and others are not; removing it again is no error."""
+        """A removed artifact is gone and others are not; removing it again does nothing."""
         locations = [f"{A}/1/{nth}" for nth in range(4)]
         for location in locations:
             await put(store, location, b"x")

@@ -181,7 +181,7 @@ class Connecting(aiopg.Connection):
         if self._fileno is not None:
             loop.remove_reader(self._fileno)
             loop.remove_writer(self._fileno)
-        self._fileno = None  # after a failure there is no socket, and its number may be somebody else's
+        self._fileno = None  # after a failure there is no socket, and its number may belong to another one
         self._writing = False
         try:
             state = self._conn.poll()

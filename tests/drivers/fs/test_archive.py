@@ -32,7 +32,7 @@ def live(table: Table) -> set[UUID]:
 @settings(max_examples=200, deadline=None)
 @given(st.lists(CHANGE, min_size=5, max_size=40))
 async def test_archiving_changes_nothing(steps: list[tuple[str, Any]]) -> None:
-    """All answers, those about archived jobs too, and all that is stored are those of a table that archives nothing."""
+    """A table that archives jobs gives the same answers, and stores the same, as one that archives none."""
     archiving, other = await history(archives=True), await history(archives=False)
     for kind, what in steps:
         assert await archiving.do(kind, what) == await other.do(kind, what)

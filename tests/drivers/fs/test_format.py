@@ -82,7 +82,7 @@ STATES = {"waiting": "stored", "ready": "stored", "running": "running"}
 
 @pytest.mark.usefixtures("small")
 async def test_a_reader_written_from_the_page(tmp_path: Path) -> None:
-    """It finds the driver's jobs, states, args and results in segments and in a checkpoint, also after a compaction."""
+    """A reader that knows only the page finds jobs, states, args and results in segments and in a checkpoint."""
     async with instance_of("fs", tmp_path / "storage") as fs:
         for number in range(4):
             await fs.add(args=b"%d" % number * 60, not_before=1e6)

@@ -15,13 +15,13 @@ from composerd.models import JobState, NewJob
 from composerd_fs import FsDriver
 
 ROUNDS = int(os.environ.get("KILLS", "12"))
-"""How often the process is killed. Set `KILLS=200` for a long run."""
+"""Number of times that the process is killed. Set `KILLS=200` for a long run."""
 
 PROGRAM = Path(__file__).with_name("kill_me.py")
 
 
 class Known:
-    """What the process has printed: what must be stored, and what may be because its outcome was not printed."""
+    """The output of the process: jobs that must be stored, and jobs that may be because no outcome was printed."""
 
     def __init__(self) -> None:
         self.args: dict[str, str] = {}

@@ -21,7 +21,7 @@ IMAGES = int(os.environ.get("POWER_CUTS", "90"))
 
 
 class Disk:
-    """What is on stable storage. It notices by standing in for `fsync` and `fdatasync`."""
+    """The files on stable storage, as the replaced `fsync` and `fdatasync` have seen them."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()

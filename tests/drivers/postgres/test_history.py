@@ -78,7 +78,7 @@ def steps_of(seed: int, count: int = STEPS) -> list[tuple[str, Any]]:
 
 @pytest.mark.parametrize("seed", range(12))
 async def test_postgres_and_memory_agree(newest_postgres: Throwaway, seed: int) -> None:
-    """All answers and all stored jobs are the same in PostgreSQL and in memory, whatever happens to the connections."""
+    """PostgreSQL gives the same answers and stores the same jobs as memory, whatever happens to the connections."""
     url = newest_postgres.fresh()
     here, memory = History(await _opened(url)), History(MemoryDriver.from_url("memory:"))
     await memory.driver.start()

@@ -1,4 +1,4 @@
-"""How the PostgreSQL driver connects: with several hosts, by host names, and where connections are limited."""
+"""Opening connections to PostgreSQL: several hosts, host names, and limits on connections."""
 
 import asyncio
 import contextlib

@@ -24,7 +24,7 @@ ROWS = 100_000
 BIG = frozenset({"jobs", "args", "results", "edges", "attempts", "artifacts"})
 
 FEW = 500
-"""How many rows of a big table a statement may read for a call that concerns a few dozen."""
+"""Number of rows of a big table that a statement may read for a call that concerns a few dozen."""
 
 FILL = f"""
 SET search_path TO composerd;

@@ -1,4 +1,4 @@
-"""What SQL does in one statement for speed is what the pure functions of the core do: both on the same random rows."""
+"""SQL that makes a transition in one statement agrees with the functions of the core, on random rows."""
 
 import random
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from composerd_postgres.sql.statements import array, encode
 from ..conftest import Open
 
 COUNT = 150
-"""How many rows each test makes up."""
+"""Number of rows that each test makes up."""
 
 SEEDS = pytest.mark.parametrize("seed", range(3))
 
