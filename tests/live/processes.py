@@ -19,7 +19,7 @@ from typing import IO
 _PACKET = 1 << 17
 
 _FORKER = f"""
-import json, os, select, signal, socket, sys
+import atexit, json, os, select, signal, socket, sys, threading, traceback
 import click, composerd.server.supervisor, composerd.client, composerd_fs, rich.progress, rich.table
 
 control = socket.socket(fileno=int(sys.argv[1]))
@@ -63,13 +63,25 @@ os.environ.clear()
 os.environ.update(environment)
 sys.argv = ["composerd", *arguments]
 from composerd.cli.main import main
-main()
+code = 1
+try:
+    main()
+except SystemExit as exc:
+    code = exc.code
+except BaseException:
+    traceback.print_exc()
+threading._shutdown()
+atexit._run_exitfuncs()
+sys.stdout.flush()
+sys.stderr.flush()
+os._exit(code or 0)
 """
 """The program of the process that commands are forked from.
 
 It receives the arguments, the environment and the files of a command, forks, and reports the process id, then the exit
 code.
 Modules that read the environment or look at the terminal when they are imported are not imported before the fork.
+A command ends as an interpreter does, but does not free its objects one by one, which would take longer than most commands.
 """
 
 
