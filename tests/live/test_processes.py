@@ -137,7 +137,8 @@ async def test_one_that_keeps_dying(serve: Serve, newest_postgres: Throwaway) ->
     async def long() -> bool:
         for pid in children(server.pid):
             if pid != steady:
-                os.kill(pid, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
+                    os.kill(pid, signal.SIGKILL)
         return b"restarting it in 1.6 s" in server.log
 
     await server.until(long)
