@@ -81,7 +81,7 @@ os._exit(code or 0)
 It receives the arguments, the environment and the files of a command, forks, and reports the process id, then the exit
 code.
 Modules that read the environment or look at the terminal when they are imported are not imported before the fork.
-A command ends as an interpreter does, but does not free its objects one by one, which would take longer than most commands.
+A command ends as an interpreter does, except that it does not free its objects: that takes longer than most commands.
 """
 
 
