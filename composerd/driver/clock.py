@@ -19,7 +19,7 @@ class Clock:
         self._offset = time.time_ns() // 1000 - time.monotonic_ns() // 1000
 
     def now(self) -> int:
-        """Return the time."""
+        """Return the time, in microseconds since the epoch."""
         return time.monotonic_ns() // 1000 + self._offset
 
     def shift(self, seconds: float) -> None:

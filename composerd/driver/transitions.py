@@ -3,6 +3,9 @@
 Every transition of specs/state-machine.md is a function here. A driver reads the records, calls the function, and
 stores what changed together with the effects; it decides no transition of its own. Which ready job a claim takes, and
 how far the end of a job is propagated in one step, are the driver's.
+
+Times are in microseconds since the epoch and durations in microseconds, as in `composerd.driver.records`. The functions
+do not check the state of a job or an attempt: the driver calls them only where the state machine allows the transition.
 """
 
 import enum
@@ -77,7 +80,10 @@ NextPosition = Callable[[], int]
 
 
 def starts_at(job: NewJob, now: int) -> int | None:
-    """Return the time before which a submitted job may not start, or None."""
+    """Return the time before which a submitted job may not start, or None.
+
+    A `not_before` in seconds is counted from `now`.
+    """
     if job.not_before is None:
         return None
     if isinstance(job.not_before, float | int):
@@ -105,7 +111,10 @@ def submit(job: JobRecord, dependencies: Iterable[StoredJobView], now: int) -> E
 
 
 def start_delayed(job: JobRecord) -> Effects:
-    """Make a job ready whose time has come; all its dependencies have ended (J4)."""
+    """Make a job ready whose time has come; all its dependencies have ended (J4).
+
+    The driver calls it at `Effects.due_at` or later, for a job that is still waiting.
+    """
     job.state = JobState.READY
     return BECAME_READY
 
@@ -114,7 +123,11 @@ def start_delayed(job: JobRecord) -> Effects:
 
 
 def begin(job: JobRecord, attempt: NewAttempt, now: int) -> None:
-    """Begin an attempt at a ready job (J6, A1). With a handover time the attempt is not confirmed yet."""
+    """Begin an attempt at a ready job (J6, A1).
+
+    The attempt gets the next number, and the deadline of its handover if it has one, otherwise that of its lease. With
+    a handover it is not confirmed yet. The time limit of the job counts from now.
+    """
     job.state = JobState.RUNNING
     job.attempt_number += 1
     job.started_at = now
@@ -128,7 +141,10 @@ def begin(job: JobRecord, attempt: NewAttempt, now: int) -> None:
 
 
 def renew(lease: LeaseRecord, now: int) -> None:
-    """Renew the lease of a running attempt and confirm it: a heartbeat, or an attached file (A2)."""
+    """Renew the lease of a running attempt and confirm it: a heartbeat, or an attached file (A2).
+
+    The time limit of the job is not extended.
+    """
     lease.confirmed = True
     lease.deadline = now + lease.lease
 
@@ -140,21 +156,27 @@ def restart_handover(lease: LeaseRecord, now: int) -> None:
 
 
 def resume(lease: LeaseRecord, now: int) -> None:
-    """Give a running attempt a full lease because the storage was opened, over its job's `timeout` too."""
+    """Confirm a running attempt and give it a full lease, because the storage was opened.
+
+    If the job's `timeout` would end the attempt before that, it is extended to the end of the lease.
+    """
     renew(lease, now)
     if lease.timeout_at is not None:
         lease.timeout_at = max(lease.timeout_at, lease.deadline)
 
 
 def expires_at(lease: LeaseRecord) -> int:
-    """Return when a running attempt ends unless its lease is renewed before."""
+    """Return the time at which a running attempt ends unless its lease is renewed before."""
     if lease.timeout_at is None:
         return lease.deadline
     return min(lease.deadline, lease.timeout_at)
 
 
 def expiry(lease: LeaseRecord, now: int) -> RequeueCause | None:
-    """Return why a running attempt's time is over, or None if it is not over."""
+    """Return the cause that ends a running attempt now, or None if its time is not over.
+
+    If the job's `timeout` and the lease are both over, the timeout is the cause.
+    """
     if lease.timeout_at is not None and lease.timeout_at <= now:
         return RequeueCause.TIMED_OUT
     if lease.deadline > now:
@@ -166,7 +188,7 @@ def expiry(lease: LeaseRecord, now: int) -> RequeueCause | None:
 
 
 def result_digest(result: bytes) -> bytes:
-    """Return the digest by which a repeated outcome is told from a different one."""
+    """Return the digest of a result, 16 bytes, by which a repeated outcome is told from a different one."""
     return hashlib.sha256(result).digest()[:16]
 
 
@@ -191,7 +213,8 @@ def finish(
 ) -> Effects:
     """End a running attempt with its outcome: end the job, or requeue it after a failure (J7 to J9, A4).
 
-    The driver stores the outcome's result if `Effects.ended` is true, and drops it otherwise.
+    The driver stores the outcome's result if `Effects.ended` is true, and drops it otherwise. `next_position` is called
+    only if the job is requeued.
     """
     attempt.state = AttemptState.FINISHED
     attempt.digest = digest
