@@ -39,7 +39,10 @@ class ArtifactsElsewhere(ComposerdError):
 
 @asynccontextmanager
 async def started(driver: Driver, *, create: bool) -> AsyncIterator[None]:
-    """Start a driver, and close it at the end of the block."""
+    """Start a driver, and close it at the end of the block, also if it fails to start.
+
+    Raises what `Driver.start` raises.
+    """
     try:
         await driver.start(create=create)
         yield

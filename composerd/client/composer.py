@@ -132,7 +132,7 @@ class ComposerClient:
         await self._connection.request("DELETE", f"{BASE}/jobs/{_segment(job_id)}")
 
     async def why(self, job_id: str) -> Why:
-        """Return why a job is not running."""
+        """Return why a job is not running: a sentence, and the figures behind it."""
         return decoded(await self.why_json(job_id), _WHY)
 
     async def why_json(self, job_id: str) -> bytes:
@@ -140,7 +140,7 @@ class ComposerClient:
         return (await self._connection.request("GET", f"{BASE}/jobs/{_segment(job_id)}/why")).body
 
     async def workers(self) -> "list[KnownWorker]":
-        """Return the workers that have contacted the server lately."""
+        """Return the workers that have contacted the server lately, the latest first."""
         answer = await self._connection.request("GET", f"{BASE}/workers")
         return decoded(answer.body, _WORKERS).items
 
@@ -156,7 +156,10 @@ class ComposerClient:
         return (await self._connection.request("GET", f"{BASE}/jobs/{_segment(job_id)}/result")).body
 
     async def artifacts(self, job_id: str) -> list[Artifact]:
-        """Return the artifacts of a job; there are none before it has ended."""
+        """Return the artifacts of a job, by name; there are none before it has ended.
+
+        Each has its size in bytes and its sha256, and can be passed to `read` and `download`.
+        """
         return decoded(await self.artifacts_json(job_id), _ARTIFACTS).items
 
     async def artifacts_json(self, job_id: str) -> bytes:
@@ -180,8 +183,9 @@ class ComposerClient:
     ) -> Path:
         """Download an artifact into a directory, and return the path of the file.
 
-        The file appears under the artifact's name once it is complete. `progress` is called with the number of bytes
-        received so far.
+        The file appears under the artifact's name once it is complete; an existing file of that name is replaced.
+        `progress` is called with the number of bytes received so far. Raises `DamagedDownload` if size or digest do not
+        match, and leaves no file then.
         """
         path = directory / artifact.name
         partial = directory / f".{hashlib.sha256(artifact.name.encode()).hexdigest()[:16]}.part"

@@ -78,7 +78,10 @@ class JobContext:
 
     @property
     def args(self) -> Any:
-        """The args, decoded; None if the job has none."""
+        """The args, decoded; None if the job has none.
+
+        Numbers and repeated keys lose their spelling; `args_json` has the bytes.
+        """
         return msgspec.json.decode(self.args_json) if self.args_json else None
 
     @property
@@ -173,7 +176,11 @@ class Worker:
         self._jobs_left: int | None = None
 
     def handler(self, type: str) -> Callable[[Handler], Handler]:
-        """Return a decorator that registers the handler for a type of job."""
+        """Return a decorator that registers the handler for a type of job.
+
+        The handler gets a `JobContext`. It may be a coroutine function or a plain function. Register all handlers
+        before `run`.
+        """
 
         def register(handler: Handler) -> Handler:
             self._handlers[type] = handler

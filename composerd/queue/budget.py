@@ -11,7 +11,7 @@ MAX_IN_FLIGHT = 512 * 1024 * 1024
 
 
 class Budget:
-    """Counts the bytes of bodies that are in memory."""
+    """Counts the bytes of bodies that are in memory, so that many large ones at one time cannot exhaust it."""
 
     def __init__(self, limit: int = MAX_IN_FLIGHT) -> None:
         self.limit = limit

@@ -70,7 +70,12 @@ class QueueOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobQueue:
-    """The queue over one driver. It works inside `running`."""
+    """The queue over one driver. It works inside `running`.
+
+    A write is completed even if its caller is canceled. A write whose outcome is unknown is repeated (`repeating`), so
+    a method that raises `DriverError` or `Unavailable` may be called again with the same ids and tokens. Besides the
+    errors that a method names, it may raise `Unavailable`, `StorageFull` and `DriverError`.
+    """
 
     def __init__(self, driver: Driver, options: QueueOptions) -> None:
         self.driver = driver
@@ -102,7 +107,11 @@ class JobQueue:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["JobQueue"]:
-        """Run over a started driver. At the end, every write that was asked for is completed."""
+        """Run the background tasks over a started driver for the length of a block.
+
+        At the end of the block every wait is answered, and every write that has begun is completed. The driver is not
+        closed.
+        """
         background = [
             asyncio.create_task(self._reaper.run(), name="reaper"),
             asyncio.create_task(self.roster.run(), name="roster"),
@@ -130,7 +139,10 @@ class JobQueue:
             await stop(*background)
 
     def drain(self) -> None:
-        """Answer every wait now, and let no request wait any more."""
+        """Answer every wait now, and let no request wait any more.
+
+        Requests that come later do not wait.
+        """
         self.draining = True
         self._events.publish_all()
         self._dispatcher.drain()
@@ -138,18 +150,25 @@ class JobQueue:
     # For submitters.
 
     async def submit(self, jobs: Sequence[NewJob]) -> Enqueued:
-        """Store jobs, all or none. Raises what `Driver.enqueue` answers."""
+        """Store jobs, all or none, and return them in the order given.
+
+        Raises what `Driver.enqueue` answers: `UnknownDependency`, `CanceledDependency`, `IdempotencyConflict`.
+        """
         return await self._enqueue.write(jobs)
 
     async def get(self, job_id: UUID) -> Job:
-        """Return a job. Raises `JobNotFound`."""
+        """Return a job, without its args and result. Raises `JobNotFound`."""
         job = (await self.driver.get([job_id]))[0]
         if job is None:
             raise JobNotFound(id=str(job_id))
         return job
 
     async def wait_for_end(self, job_id: UUID, wait: float) -> Job:
-        """Wait until a job ends, at most `wait` seconds, and return it as it is then. Raises `JobNotFound`."""
+        """Wait until a job ends, at most `wait` seconds, and return it as it is then.
+
+        Returns at once if the queue drains. Raises `JobNotFound`, also if the job is deleted meanwhile, and
+        `Unavailable` if too many requests wait.
+        """
         with self._watching(job_id) as watch:
             deadline = _now() + wait
             while True:
@@ -164,11 +183,11 @@ class JobQueue:
         return await self.driver.list(filter, cursor, limit)
 
     async def payload(self, job_id: UUID, kind: PayloadKind) -> bytes | None:
-        """Return a job's args or result, or None if it has none."""
+        """Return a job's args or result, byte for byte; None if it has none or does not exist."""
         return (await self.driver.payload([PayloadRef(job_id, kind)]))[0]
 
     async def results(self, job_ids: Sequence[UUID]) -> Sequence[bytes | None]:
-        """Return the results of jobs, in order; None for a job without one."""
+        """Return the results of jobs, in the order of the ids; None for a job without a result."""
         return await self.driver.payload([PayloadRef(job_id, PayloadKind.RESULT) for job_id in job_ids])
 
     async def artifacts(self, job_id: UUID) -> Sequence[Artifact]:
@@ -179,11 +198,17 @@ class JobQueue:
         return (await self.driver.artifacts([job_id]))[0]
 
     async def cancel(self, job_id: UUID) -> Job:
-        """Cancel a job and all jobs that depend on it. Raises `JobNotFound`, `JobEnded`."""
+        """Cancel a job and all jobs that depend on it, and return the job.
+
+        Canceling a canceled job again does nothing. Raises `JobNotFound`, and `JobEnded` if it has ended otherwise.
+        """
         return await self._cancel.write(job_id)
 
     async def delete(self, job_id: UUID) -> None:
-        """Delete a job that has ended, with its artifacts. Raises `JobNotFound`, `JobNotEnded`."""
+        """Delete a job that has ended, with its payloads and artifacts.
+
+        Raises `JobNotFound`, and `JobNotEnded` if the job, or a job that depends on it, has not ended.
+        """
         if await self._delete.write(job_id) is None:
             raise JobNotFound(id=str(job_id))
         if self.on_removed is not None:
@@ -227,15 +252,25 @@ class JobQueue:
                 self.roster.end_wait(worker)
 
     def release_undelivered(self, token: UUID) -> None:
-        """Release a job that could not be delivered, uncounted, without waiting for the storage."""
+        """Release a job that could not be delivered, uncounted, without waiting for the storage.
+
+        If that fails, it is logged, and the job is requeued when its lease or its handover expires.
+        """
         self._release.write(token).add_done_callback(_log_failure)
 
     async def delivered(self, token: UUID) -> None:
-        """Restart the handover time of an unconfirmed attempt, because its job was just written to the worker."""
+        """Restart the handover time of an unconfirmed attempt, because its job was just written to the worker.
+
+        An attempt that is confirmed, or over, is not changed.
+        """
         await self._touch.write(Touch(token, confirm=False))
 
     async def touch(self, token: UUID, partial: bytes | None = None) -> Attempt:
-        """Renew the lease of an attempt, and return the attempt, running or not. Raises `TokenNotFound`."""
+        """Renew the lease of an attempt, and return the attempt as it is now.
+
+        `partial` replaces the progress of the job unless it is None. An attempt that is not running is returned
+        unchanged. Raises `TokenNotFound`.
+        """
         attempt = await self._touch.write(Touch(token, partial))
         if attempt.state is AttemptState.UNKNOWN:
             raise TokenNotFound
@@ -265,9 +300,10 @@ class JobQueue:
                 await watch.changed(min(left, SHARED_RECHECK) if self.driver.capabilities.shared else left)
 
     async def finish(self, token: UUID, result: bytes, *, failed: bool) -> None:
-        """Accept the outcome of an attempt, once; the same outcome may be repeated.
+        """Accept the outcome of an attempt, once; a repetition with the same result does nothing.
 
-        Raises `ResultConflict` for another outcome, and the error that tells what became of an attempt that is over.
+        Raises `ResultConflict` for a different result, and for an attempt that is over otherwise `TokenNotFound`,
+        `AttemptCanceled` or `AttemptSuperseded`.
         """
         finished: Finished = await self._finish.write(Outcome(token, result, failed))
         check_accepted(finished.verdict)

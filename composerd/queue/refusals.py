@@ -1,4 +1,4 @@
-"""The errors that a worker gets when its attempt cannot do what it asked for, by the state of the attempt."""
+"""The errors that a worker gets when its attempt cannot do what was requested, by the state of the attempt."""
 
 from composerd.errors import (
     AttemptCanceled,
@@ -26,13 +26,19 @@ _NOT_RUNNING: dict[AttemptState, type[ComposerdError]] = {
 
 
 def check_running(attempt: Attempt) -> None:
-    """Return if an attempt is running, and raise the error that tells its state if it is not."""
+    """Return if an attempt is running, and raise the error for its state if it is not.
+
+    The errors are `AttemptFinished`, `AttemptCanceled`, `AttemptSuperseded` and `TokenNotFound`.
+    """
     if attempt.state is not AttemptState.RUNNING:
         raise _error(_NOT_RUNNING[attempt.state], attempt.state)
 
 
 def check_accepted(verdict: Verdict) -> None:
-    """Return if an outcome was accepted, and raise the error that tells why if it was not."""
+    """Return if an outcome was accepted, and raise the error for the verdict if it was not.
+
+    The errors are `ResultConflict`, `AttemptCanceled`, `AttemptSuperseded` and `TokenNotFound`.
+    """
     if verdict is not Verdict.ACCEPTED:
         raise _error(_NOT_ACCEPTED[verdict], verdict)
 

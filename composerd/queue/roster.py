@@ -29,7 +29,11 @@ class _Requests(msgspec.Struct):
 
 
 class Roster:
-    """The workers by id. A worker that was not seen for `timeout` seconds is unknown. `run` informs the driver."""
+    """The workers by id. A worker that was not seen for `timeout` seconds is unknown.
+
+    Signs of life are gathered here and reported to the driver by `run`, so a heartbeat of a worker costs no write of
+    its own. On a shared storage the workers of other servers are known too.
+    """
 
     def __init__(self, driver: Driver, timeout: float) -> None:
         self._driver = driver
@@ -40,7 +44,10 @@ class Roster:
         """Workers whose requests wait for a job: they count as seen as long as they wait."""
 
     async def register(self, arch: str, channel: str = "") -> UUID:
-        """Store a new worker, and return its id."""
+        """Store a new worker, and return its id. It is known at once, to other servers too.
+
+        Raises what `Driver.seen` raises.
+        """
         worker = Worker(new_id(), arch, channel=channel)
         await self._driver.seen([worker])
         return worker.id

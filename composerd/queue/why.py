@@ -30,7 +30,10 @@ class Why(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def explain(queue: JobQueue, job_id: UUID) -> Why:
-    """Return why a job is not running. Raises `JobNotFound`."""
+    """Return why a job is not running. Raises `JobNotFound`.
+
+    The figures are read one after the other, so they may be of slightly different moments.
+    """
     job = await queue.get(job_id)
     match job.state:
         case JobState.WAITING:

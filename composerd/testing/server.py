@@ -85,7 +85,10 @@ class LiveServer:
         self._end(signal.SIGTERM)
 
     def kill(self) -> None:
-        """Stop the server with SIGKILL, like a crash. Does nothing if it is not running."""
+        """Stop the server with SIGKILL, like a crash. Does nothing if it is not running.
+
+        `start` starts it again at the same URL; with `fs` storage its jobs are still there.
+        """
         self._end(signal.SIGKILL)
 
     def _end(self, number: signal.Signals) -> None:
@@ -108,5 +111,5 @@ class LiveServer:
         return self._log.read()
 
     def worker(self, plays: Mapping[str, Play], **options: Any) -> ScriptedWorker:
-        """Create a worker for this server; see `ScriptedWorker`."""
+        """Create a worker for this server; see `ScriptedWorker`. Use it as a context manager."""
         return ScriptedWorker(self.url, plays, **options)

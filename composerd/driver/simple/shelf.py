@@ -48,33 +48,42 @@ class Shelf(abc.ABC):
 
     @abc.abstractmethod
     def read(self, job_id: UUID) -> bytes | None:
-        """Return the bytes of a record (`encoded`), or None if there is no such job."""
+        """Return the bytes of a record as they were stored (`encoded`), or None if there is no such job."""
 
     @abc.abstractmethod
     def write(self, record: JobRecord) -> None:
-        """Store a record; it replaces the job's former record, if there is one."""
+        """Store a record, in place of the job's former record if there is one.
+
+        From now on the methods below find the job by the properties of this record, and not by those of the former one.
+        """
 
     @abc.abstractmethod
     def remove(self, record: JobRecord) -> None:
-        """Delete a record and its payloads. No other method finds the job afterwards."""
+        """Delete a record and its payloads. No other method finds the job afterwards.
+
+        `record` is as it was stored last.
+        """
 
     # Finding them.
 
     @abc.abstractmethod
     def with_token(self, token: UUID) -> UUID | None:
-        """Return the job that has the token among its `tokens`, or None."""
+        """Return the id of the job that has the token among its `tokens`, or None."""
 
     @abc.abstractmethod
     def with_key(self, channel: str, idempotency_key: str) -> UUID | None:
-        """Return the job whose `new` has this channel and idempotency key, or None."""
+        """Return the id of the job whose `new` has this channel and idempotency key, or None. There is at most one."""
 
     @abc.abstractmethod
     def dependents(self, job_id: UUID) -> Sequence[UUID]:
-        """Return the jobs that have this one among their `dependencies`, lowest `sequence` first."""
+        """Return the ids of the jobs that have this one among their `dependencies`, lowest `sequence` first.
+
+        A job that names it twice is returned once.
+        """
 
     @abc.abstractmethod
     def first_ready(self, keys: Sequence[Key]) -> UUID | None:
-        """Return the first of the jobs whose `state` is ready and whose `new.key` is one of `keys`, or None.
+        """Return the id of the first job whose `state` is ready and whose `new.key` is one of `keys`, or None.
 
         The first one is that of the highest `new.priority`, and of those the one with the lowest `position`.
         """
@@ -83,50 +92,53 @@ class Shelf(abc.ABC):
     def count_ahead(self, record: JobRecord, limit: int) -> int:
         """Return how many ready jobs of the same key a claim would take before this one, at most `limit`.
 
-        They have a higher priority, or the same priority and a lower `position`.
+        These are the jobs with a higher priority, and those with the same priority and a lower `position`.
         """
 
     @abc.abstractmethod
     def due(self, now: int, limit: int) -> Sequence[UUID]:
-        """Return up to `limit` jobs whose `due_at` is `now` or earlier."""
+        """Return the ids of up to `limit` jobs whose `due_at` is `now` or earlier, in any order.
+
+        `now` is in microseconds since the epoch, like `due_at`. A job whose `due_at` is None is never due.
+        """
 
     @abc.abstractmethod
     def next_due(self) -> int | None:
-        """Return the earliest `due_at` of all jobs, or None."""
+        """Return the earliest `due_at` of all jobs, or None if no job has one."""
 
     @abc.abstractmethod
     def expired(self, now: int) -> Sequence[UUID]:
-        """Return the jobs whose `expires_at` is `now` or earlier, the earliest first."""
+        """Return the ids of the jobs whose `expires_at` is `now` or earlier, the earliest first."""
 
     @abc.abstractmethod
     def running(self) -> Sequence[UUID]:
-        """Return the jobs whose `state` is running."""
+        """Return the ids of the jobs whose `state` is running, in any order."""
 
     @abc.abstractmethod
     def page(self, filter: JobFilter, before: int | None, limit: int) -> Sequence[UUID]:
-        """Return up to `limit` jobs that match the filter, the highest `sequence` first.
+        """Return the ids of up to `limit` jobs that match the filter, the highest `sequence` first.
 
         With `before`, return only jobs whose `sequence` is lower than it.
         """
 
     @abc.abstractmethod
     def counts(self) -> dict[str, int]:
-        """Return how many jobs are in each `state`."""
+        """Return how many jobs are in each `state`; a state without jobs may be missing."""
 
     # Other stored values.
 
     @abc.abstractmethod
     def payload(self, ref: PayloadRef) -> bytes | None:
-        """Return the payload that was stored under this name, or None."""
+        """Return the payload that was stored under this name, byte for byte, or None if there is none."""
 
     @abc.abstractmethod
     def store_payload(self, ref: PayloadRef, payload: bytes) -> None:
-        """Store a payload under this name; there is none yet."""
+        """Store a payload under this name, under which there is none yet; it may have 32 MiB or more."""
 
     @abc.abstractmethod
     def memo(self) -> bytes | None:
-        """Return what `store_memo` stored last, or None."""
+        """Return the bytes that `store_memo` stored last, or None if it was never called."""
 
     @abc.abstractmethod
     def store_memo(self, memo: bytes) -> None:
-        """Store a few bytes in place of the last ones."""
+        """Store a few bytes, in place of those stored before."""
