@@ -14,17 +14,20 @@ from composerd_postgres.sql.migrate import LOCK
 from ..throwaway import Throwaway
 from .conftest import COMPOSER, Serve, Server, send, until_waiting
 
-AT_ONCE = 0.5
-"""A time in seconds that is far longer than news of another server take, and far shorter than the next re-check."""
+AT_ONCE = 3.0
+"""A time in seconds in which news of another server arrive; a wait without news re-checks after 5 s."""
 
-SOON = 2.0
-"""Time in seconds after which delivery must have gone on once the database is available again."""
+NO_SWEEP = ("--sweep-interval", "1m")
+"""Options of a server in which only news, and no sweep, end a wait in time."""
+
+SOON = 4.0
+"""A time in seconds that is longer than a second try, and shorter than the 5 s until the next sweep."""
 
 
 async def test_three_servers_are_one_queue(serve: Serve, postgres: Throwaway) -> None:
     """A job that is submitted to one server wakes a worker that waits at another; its end wakes a client at a third."""
     url = postgres.fresh()
-    first, second, third = [await serve(storage=url) for _ in range(3)]
+    first, second, third = [await serve(*NO_SWEEP, storage=url) for _ in range(3)]
     waiting = asyncio.create_task(second.ask())
     await until_waiting(second, 1)
     began = time.monotonic()
@@ -44,7 +47,7 @@ async def test_three_servers_are_one_queue(serve: Serve, postgres: Throwaway) ->
 async def test_a_cancel_reaches_the_worker_of_another_server(serve: Serve, newest_postgres: Throwaway) -> None:
     """A cancellation at one server immediately wakes a worker that watches its attempt at another."""
     url = newest_postgres.fresh()
-    first, second = [await serve(storage=url) for _ in range(2)]
+    first, second = [await serve(*NO_SWEEP, storage=url) for _ in range(2)]
     job = await first.submit()
     taken = await second.ask()
     assert taken is not None

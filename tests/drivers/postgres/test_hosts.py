@@ -49,7 +49,7 @@ async def test_a_host_that_goes_away_while_connecting(
         began = time.monotonic()
         instance = await open_instance(newest_postgres.fresh(host=f"{tmp_path},{newest_postgres.directory}"))
         await asyncio.gather(*(instance.add() for _ in range(20)))
-        assert time.monotonic() - began < 2  # and not 5 s, the limit of connecting
+        assert time.monotonic() - began < 4  # and not 5 s, the limit of connecting
     assert complaints == []
 
 
@@ -59,8 +59,8 @@ async def test_a_host_that_says_nothing(open_instance: Open, newest_postgres: Th
         relay.silent.set()
         both = f"{tmp_path},{newest_postgres.directory}"
         began = time.monotonic()
-        instance = await open_instance(newest_postgres.fresh(host=both, connect_timeout="2"))
-        assert time.monotonic() - began < 1.9  # its half of the 2 s
+        instance = await open_instance(newest_postgres.fresh(host=both, connect_timeout="4"))
+        assert time.monotonic() - began < 3.9  # the silent host takes half of the 4 s
         assert relay.accepted == 1
         await asyncio.gather(*(instance.add() for _ in range(20)))
         assert relay.accepted == 1
