@@ -183,3 +183,22 @@ def test_replaced_dependencies_are_what_a_key_is_compared_with() -> None:
     result = planned(again, dependent, keys={("", "k"): existing, ("", "l"): second})
 
     assert (result.new, result.answer) == ([], [(existing.id, False), (second.id, False)])
+
+
+def test_only_the_dependency_that_stands_for_another_is_replaced() -> None:
+    """A job that depends on a replaced job and on others keeps the others, in its order."""
+    existing, other = Stored(uuid4()), Stored(uuid4())
+    replaced, fresh = new(key="k"), new()
+    dependent = new(other, replaced, fresh)
+
+    result = planned(replaced, fresh, dependent, stored=[other], keys={("", "k"): existing})
+
+    assert result.new[-1].dependencies == (other.id, existing.id, fresh.id)
+
+
+def test_every_dependency_is_checked() -> None:
+    """A dependency on a job of the same submission does not hide an unknown one that is named after it."""
+    first = new()
+    missing = Stored(uuid4())
+
+    assert refused(first, new(first, missing)) == (UnknownDependency, {"index": 1, "id": str(missing.id)})

@@ -11,7 +11,7 @@ from composerd.driver.guard import Guard
 from composerd.errors import DriverError, DriverTimeout, StorageFull, TokenNotFound, Unavailable, UnknownDependency
 from composerd.ids import new_id
 from composerd.models import JobState, NewJob, PayloadKind
-from composerd.queue import JobQueue, QueueOptions, keys_for
+from composerd.queue import JobQueue, QueueOptions, batcher, keys_for
 from composerd_fs import MemoryDriver
 
 KEYS = keys_for("", ["build"], "x86_64")
@@ -169,6 +169,42 @@ async def test_a_canceled_wait_releases_its_job(queue: JobQueue) -> None:
     claimed = await asyncio.wait_for(queue.request(KEYS, confirm=False, wait=30), 5)
     assert claimed is not None
     assert (await queue.get(stored.jobs[0].id)).retries == 0
+
+
+async def test_payload_in_a_call_is_bounded(queue: JobQueue, faulty: Faulty, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Submissions, progress and results that come together share a call only up to a number of bytes."""
+    await asyncio.gather(*[queue.submit([job(args=b"1234567")]) for _ in range(3)])
+    assert [count for called, count in faulty.calls if called == "enqueue"] == [3]
+    tokens = [claimed.token for _ in range(3) if (claimed := await queue.request(KEYS, confirm=False, wait=5))]
+    monkeypatch.setattr(batcher, "MAX_BYTES", 10)
+    faulty.calls.clear()
+    await asyncio.gather(*[queue.submit([job(args=b"123"), job(), job(args=b"123")]) for _ in range(3)])
+    await asyncio.gather(*[queue.progress(token, b"123456") for token in tokens])
+    await asyncio.gather(*[queue.delivered(token) for token in tokens])
+    await asyncio.gather(*[queue.finish(token, b"123456", failed=False) for token in tokens])
+    calls = [(called, count) for called, count in faulty.calls if called != "claim"]
+    assert calls == [("enqueue", 1)] * 3 + [("touch", 1)] * 3 + [("touch", 3)] + [("finish", 1)] * 3
+
+
+async def test_a_driver_that_coalesces_is_called_at_once(queue: JobQueue, faulty: Faulty) -> None:
+    """A write waits for the end of the call before it, unless the driver gathers concurrent calls by itself."""
+    let_go = asyncio.Event()
+    enqueue = faulty.enqueue
+
+    async def slowly(submissions: Sequence[Any]) -> Any:
+        await let_go.wait()
+        return await enqueue(submissions)
+
+    faulty.enqueue = slowly  # type: ignore[method-assign]
+    writes = []
+    for _ in range(3):
+        writes.append(asyncio.create_task(queue.submit([job()])))
+        for _ in range(10):
+            await asyncio.sleep(0)
+    calls = faulty.calls.count(("enqueue", 1))
+    let_go.set()
+    await asyncio.gather(*writes)
+    assert calls == (3 if faulty.capabilities.coalesces else 1)
 
 
 async def test_a_write_outlives_its_caller(queue: JobQueue, faulty: Faulty) -> None:

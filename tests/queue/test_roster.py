@@ -82,6 +82,18 @@ async def test_an_unknown_worker_is_refused(driver: Reports) -> None:
     assert worker_id in [one.id for one in await roster.workers()]
 
 
+async def test_a_sign_of_life_prolongs(driver: Reports) -> None:
+    """A worker that says it is alive is known for the timeout from then on, and its description stays as it was."""
+    worker_id = await Roster(driver, TIMEOUT).register("aarch64")
+    await driver.reports.get()
+    for _ in range(2):
+        await driver.shift_clock(TIMEOUT * 0.75)
+        roster = Roster(driver, TIMEOUT)
+        await roster.check(worker_id)
+        assert [(one.id, one.arch) for one in await roster.workers()] == [(worker_id, "aarch64")]
+        assert await driver.reports.get() == [Worker(worker_id, "")]
+
+
 async def test_a_worker_that_waits_is_described(driver: Reports) -> None:
     """A worker is known from its request for a job on, with the types of its latest request."""
     roster = Roster(driver, TIMEOUT)

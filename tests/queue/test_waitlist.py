@@ -218,6 +218,17 @@ def test_a_lost_event_costs_latency_only(world: World) -> None:
     assert list(world.got.values()) == [X]
 
 
+def test_a_check_wakes_one_waiter_of_a_key(world: World) -> None:
+    """The periodic check lets one waiter of each key claim, and no other of a key that is hot already."""
+    waiters = [world.arrive(X) for _ in range(3)] + [world.arrive(Y) for _ in range(3)]
+    world.run()
+    world.submit((X, 0))
+    world.hear()
+    world.waitlist.heat_all()
+    world.pick()
+    assert list(world.picked) == [waiters[0], waiters[3]]
+
+
 def test_nothing_is_kept_of_waiters_that_left(world: World) -> None:
     """When all waiters have left, the list is empty again."""
     waiters = [world.arrive(X, Y) for _ in range(10)]

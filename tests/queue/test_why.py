@@ -14,6 +14,7 @@ from composerd.errors import JobNotFound
 from composerd.ids import new_id
 from composerd.models import Job, JobState, NewJob, Worker
 from composerd.queue import JobQueue, QueueOptions, explain, keys_for
+from composerd.queue import why as why_module
 from composerd.queue.why import MAX_AHEAD, busy_reason, delay_reason, queue_reason
 from composerd_fs import MemoryDriver
 
@@ -153,6 +154,15 @@ async def test_a_ready_job(queue: JobQueue) -> None:
     assert (await explain(queue, third.id)).reason == (
         "No live worker is known for type build, arch aarch64, channel nightly."
     )
+
+
+async def test_jobs_ahead_are_counted_up_to_a_limit(queue: JobQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No more jobs are counted than the limit says."""
+    monkeypatch.setattr(why_module, "MAX_AHEAD", 2)
+    await queue.driver.seen([Worker(new_id(), "x86_64", ("build",))])
+    jobs = [await add(queue) for _ in range(4)]
+    last = await explain(queue, jobs[3].id)
+    assert (last.ahead, last.reason) == (2, "At least 2 jobs are ahead of it. Workers for type build: 1, none busy.")
 
 
 async def test_a_job_that_is_not_in_the_queue(queue: JobQueue) -> None:
