@@ -137,7 +137,8 @@ def _check_body_size(settings: Settings, driver: Driver) -> None:
     largest = driver.capabilities.max_payload
     if settings.max_body_size > largest:
         raise SettingsError(
-            f"max_body_size is {settings.max_body_size} bytes, but the storage accepts at most {largest} bytes"
+            f"max_body_size is {settings.max_body_size} bytes, but the storage accepts at most {largest} bytes: "
+            "lower max_body_size"
         )
 
 

@@ -244,7 +244,8 @@ async def test_max_body_size_of_the_storage() -> None:
     told = await composerd("serve", "--storage", "memory:", "--max-body-size", "2GiB", "--listen", "127.0.0.1:0")
     assert (told.code, told.out) == (2, "")
     assert told.err == (
-        "composerd: max_body_size is 2147483648 bytes, but the storage accepts at most 1073741824 bytes\n"
+        "composerd: max_body_size is 2147483648 bytes, but the storage accepts at most 1073741824 bytes: "
+        "lower max_body_size\n"
     )
 
 

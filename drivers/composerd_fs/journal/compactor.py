@@ -195,7 +195,8 @@ class Compactor:
             before, self.checkpoint = self.checkpoint, segment
             self._growth = max(CHECKPOINT_AFTER, size)
             self.due_at_bytes = written + self._growth
-            log.info("wrote a checkpoint: %d jobs, %d bytes, %.1f s", snapshot.jobs, size, time.monotonic() - began)
+            took = time.monotonic() - began
+            log.info("wrote a checkpoint in %.1f s (jobs: %d, bytes: %d)", took, snapshot.jobs, size)
             await self._compact(segment, before)
         except (OSError, ComposerdError) as exc:
             log.warning("compaction of the journal failed, and will be tried again when the journal has grown: %s", exc)
@@ -238,7 +239,7 @@ class Compactor:
         if sparse:
             await self._empty(sparse)
             await self._journal.remove([directory / segment_name(number) for number in sparse])
-            log.info("compacted the journal: %d sparse segments were removed", len(sparse))
+            log.info("compacted the journal (sparse segments removed: %d)", len(sparse))
 
     def _live_bytes(self) -> dict[int, int]:
         return dict(self._table.jobs.live_bytes)

@@ -220,10 +220,10 @@ class Reader:
             return
         size = path.stat().st_size
         log.warning(
-            "%s: %d bytes from byte %d on were cut off: %s; a crash interrupted a write that was not acknowledged",
+            "%s: cut off at byte %d of %d: %s; a crash interrupted a write that was not acknowledged",
             path,
-            size - offset,
             offset,
+            size,
             why,
         )
         if offset == 0:

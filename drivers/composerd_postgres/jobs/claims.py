@@ -27,7 +27,7 @@ class ClaimRound(NamedTuple):
     rows: Rows
     """The jobs that were handed out. Their `request` is the number of the request, from 1."""
     answered: int
-    """How many of the requests were answered, with a job or with None."""
+    """The number of requests that were answered, with a job or with None."""
     contended: bool
     """True if the next request found only ready jobs that others have locked."""
     full: bool

@@ -41,7 +41,7 @@ async def propagate(
             done += count
             left = [*(left if count >= most else []), *ended_too]
     except ComposerdError as exc:
-        log.warning("propagating the ends of %d jobs failed and is repeated later: %s", len(left), exc)
+        log.warning("propagating ends of jobs failed and is repeated later: %s", exc)
         changes.recheck = True  # it is unknown if the last transaction was committed
     if left:
         changes.due(0.0)
