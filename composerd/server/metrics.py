@@ -55,7 +55,7 @@ class Metrics:
         yield self._request_family()
         yield from self._storage_families()
         yield GaugeMetricFamily(
-            "composerd_waits", "Number of requests that are waiting, for a job or for a job's end.", queue.waits
+            "composerd_waits", "Number of requests that are waiting, for a job or for a change of one.", queue.waits
         )
         yield GaugeMetricFamily("composerd_connections", "Number of open connections.", connections)
         yield GaugeMetricFamily(
