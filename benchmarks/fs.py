@@ -22,6 +22,7 @@ from benchmarks.store import (
     BATCH,
     KEY,
     OTHER,
+    idle,
     is_compacting,
     latencies,
     make_due,
@@ -31,7 +32,6 @@ from benchmarks.store import (
     opened,
     postpone,
     rates,
-    settled,
     size_of,
     submit,
     work,
@@ -60,7 +60,7 @@ async def two(scratch: Path) -> AsyncIterator[tuple[FsDriver, FsDriver]]:
 
 async def compare(table: Table, few: FsDriver, many: FsDriver, what: str) -> float:
     """Compare the jobs a second of both storages after a checkpoint; return those of the storage with few jobs."""
-    await settled(many)
+    await idle(many)
     gc.freeze()
     with_few, with_many = await rates(few, many)
     table.figure(f"jobs/s onto {FEW:,} pending", with_few)
@@ -78,7 +78,7 @@ async def backlog(table: Table, scratch: Path, jobs: int) -> None:
         (during,) = await rates(many)
         table.figure("jobs/s while a checkpoint is taken", during)
         table.figure("  ratio to few pending", during / with_few)
-        await settled(many)
+        await idle(many)
         without = p99(await latencies(many, needs_samples))
         make_due(many)
         slowest = p99(await latencies(many, lambda taken: taken < 50 or (needs_samples(taken) and is_compacting(many))))
@@ -101,7 +101,7 @@ async def delayed(table: Table, scratch: Path, jobs: int) -> None:
         await submit(many, FEW)
         await submit(many, jobs, delay=DELAY)
         await compare(table, few, many, f"beside {jobs:,} delayed jobs, too")
-        await settled(many)
+        await idle(many)
         without = p99(await latencies(many, needs_samples))
         await many.shift_clock(DELAY)
         began = time.perf_counter()
@@ -136,7 +136,7 @@ async def ended(table: Table, scratch: Path, jobs: int) -> None:
         await submit(many, FEW)
         await compare(table, few, many, f"onto as many, with {jobs:,} ended")
         await work(many, FEW)
-        await settled(many)
+        await idle(many)
         stored = sum((await many.info()).jobs.values())
     started(table, scratch / "many", stored, "ended", seconds=5, each=300)
 
@@ -145,7 +145,7 @@ async def pending(table: Table, scratch: Path, jobs: int) -> None:
     """Measure a start with many pending jobs."""
     async with opened(scratch) as driver:
         await submit(driver, jobs)
-        await settled(driver)
+        await idle(driver)
         stored = sum((await driver.info()).jobs.values())
     started(table, scratch, stored, "pending", seconds=10, each=700)
 

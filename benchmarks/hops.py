@@ -41,7 +41,7 @@ DRIVERS = (composerd_fs.__name__, composerd_postgres.__name__)
 WARM_UP = 3
 """Jobs that are submitted, claimed and finished before anything is counted."""
 
-SETTLE = 1.0
+IDLE_BEFORE = 1.0
 """Seconds before a counted request, in which the server completes everything that earlier requests have caused."""
 
 AFTERMATH = 0.2
@@ -96,7 +96,7 @@ class Profiler:
 
     def count(self, name: str, request: Request) -> tuple[Hops, dict[str, Any]]:
         """Send a request, and return the functions that ran, and the answer."""
-        time.sleep(SETTLE)
+        time.sleep(IDLE_BEFORE)
         self._calls = Counter()
         self._is_on = True
         answer = request()

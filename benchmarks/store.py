@@ -94,7 +94,7 @@ def on_copy(driver: FsDriver, note: Callable[[int], None]) -> None:
     compactor._copy_payloads = noted  # noqa: SLF001
 
 
-async def settled(driver: FsDriver) -> None:
+async def idle(driver: FsDriver) -> None:
     """Wait until no checkpoint is running or due."""
     await driver.enqueue([[NewJob(id=uuid4(), type=OTHER.type)]])
     while (task := driver._compactor._task) is not None:  # noqa: SLF001

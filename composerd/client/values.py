@@ -53,7 +53,7 @@ class Artifact(msgspec.Struct, frozen=True):
 
 
 class Why(msgspec.Struct, frozen=True):
-    """The answer to the question why a job is not running."""
+    """The reason why a job is not running."""
 
     id: str
     state: str

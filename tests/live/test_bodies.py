@@ -101,9 +101,9 @@ async def test_payloads_are_kept_byte_for_byte(serve: Serve, payload: bytes) -> 
 async def test_what_is_not_json(server: Server, body: bytes) -> None:
     """A body that is not JSON is error 10 with the position, on every endpoint with a body, and nothing is stored."""
     job = await server.submit()
-    asked = await server.ask(job["type"])
-    assert asked is not None
-    location = asked["location"]
+    assigned = await server.ask(job["type"])
+    assert assigned is not None
+    location = assigned["location"]
     calls = [
         ("POST", f"{COMPOSER}/jobs"),
         ("POST", f"{COMPOSER}/jobs/batch"),

@@ -62,9 +62,9 @@ async def several(serve: Serve, postgres: Throwaway, count: int, *options: str) 
 async def test_they_share_the_work(serve: Serve, newest_postgres: Throwaway) -> None:
     """Connections are spread evenly over the processes, and every process hands out jobs submitted to any of them."""
     server = await several(serve, newest_postgres, 3)
-    asked = Counter([await which(server) for _ in range(150)])
-    assert set(asked) == {"0", "1", "2"}
-    assert min(asked.values()) >= 25  # 50 each; less happens once in a million times
+    answered = Counter([await which(server) for _ in range(150)])
+    assert set(answered) == {"0", "1", "2"}
+    assert min(answered.values()) >= 25  # 50 each; less happens once in a million times
     waiting = [asyncio.create_task(server.ask()) for _ in range(12)]  # each on a connection of its own
     ids = [(await server.submit(args=n))["id"] for n in range(12)]
     jobs = await asyncio.gather(*waiting)

@@ -17,15 +17,15 @@ async def attempt(server: Server, state: str, *, confirm: bool = False) -> str:
     if state == "not a UUID":
         return f"{WORKER}/jobs/here"
     job = await server.submit(type=f"t-{uuid.uuid4()}")
-    asked = await server.ask(job["type"], confirm=confirm)
-    assert asked is not None
+    assigned = await server.ask(job["type"], confirm=confirm)
+    assert assigned is not None
     if state == "canceled":
         assert (await server.request("POST", f"{COMPOSER}/jobs/{job['id']}/cancel"))[0] == 200
     if state == "finished":
-        assert (await server.finish(asked, 1))[0] == 200
+        assert (await server.finish(assigned, 1))[0] == 200
     if state == "superseded":
-        assert (await server.request("POST", f"{asked['location']}/release", {}))[0] == 200
-    return str(asked["location"])
+        assert (await server.request("POST", f"{assigned['location']}/release", {}))[0] == 200
+    return str(assigned["location"])
 
 
 TOKEN_TABLE: dict[str, tuple[str, tuple[int, int, int, int]]] = {
@@ -71,14 +71,14 @@ async def test_token_table(server: Server, row: str) -> None:
 async def test_the_same_result_again(server: Server) -> None:
     """A finish that is repeated with the same bytes is 200, with others error 20, and the first result stays."""
     job = await server.submit()
-    asked = await server.ask()
-    assert asked is not None
+    assigned = await server.ask()
+    assert assigned is not None
     for body, expected in [
         (b'{"result": {"a":1}}', 200),
         (b'{"result": {"a":1}}', 200),
         (b'{"result": {"a": 1}}', 409),
     ]:
-        status, _, _ = await send(server, "PATCH", asked["location"], body, **JSON)
+        status, _, _ = await send(server, "PATCH", assigned["location"], body, **JSON)
         assert status == expected
     assert (await send(server, "GET", f"{COMPOSER}/jobs/{job['id']}/result"))[2] == b'{"a":1}'
 
@@ -146,7 +146,7 @@ async def test_the_lists_of_errors(server: Server, base: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "number"),
+    ("content", "number"),
     [
         ({"types": [], "arch": "x"}, 19),
         ({"types": ["a"] * 65, "arch": "x"}, 19),
@@ -157,13 +157,13 @@ async def test_the_lists_of_errors(server: Server, base: str) -> None:
         ({"types": ["a"], "arch": "x", "worker_id": "me"}, 17),
     ],
 )
-async def test_wrong_questions(server: Server, asked: Any, number: int) -> None:
+async def test_invalid_requests_for_a_job(server: Server, content: Any, number: int) -> None:
     """An invalid request for a job is answered with an error at once."""
-    body = json.dumps(asked).encode()
+    body = json.dumps(content).encode()
     assert (await error(server, "POST", f"{WORKER}/jobs", body, **JSON))[:2] == (400, number)
 
 
-async def test_questions_with_more_in_them(server: Server) -> None:
+async def test_requests_with_unknown_fields(server: Server) -> None:
     """The worker API ignores unknown fields and accepts unknown worker ids."""
     await server.submit()
     assert await server.ask(colour="red", worker_id=NOBODY) is not None
@@ -232,10 +232,10 @@ async def test_deleting_jobs(server: Server) -> None:
     dependent = await server.submit("later", dependencies=[job["id"]])
     path = f"{COMPOSER}/jobs/{job['id']}"
     assert (await error(server, "DELETE", path))[:2] == (409, 34)
-    asked = await server.ask()
-    assert asked is not None
-    await send(server, "PUT", asked["artifact_location"] + "a", b"data")
-    await server.finish(asked)
+    assigned = await server.ask()
+    assert assigned is not None
+    await send(server, "PUT", assigned["artifact_location"] + "a", b"data")
+    await server.finish(assigned)
     assert (await error(server, "DELETE", path))[:2] == (409, 34)
     await server.request("POST", f"{COMPOSER}/jobs/{dependent['id']}/cancel")
     files = Path(server.storage.removeprefix("fs:")) / "artifacts" / job["id"]
@@ -243,7 +243,7 @@ async def test_deleting_jobs(server: Server) -> None:
     assert await server.request("DELETE", path) == (204, b"")
     for gone in (("DELETE", path), ("GET", path), ("GET", f"{path}/artifacts/a"), ("DELETE", f"{COMPOSER}/jobs/x")):
         assert (await error(server, *gone))[:2] == (404, 32)
-    assert (await error(server, "GET", asked["location"]))[:2] == (404, 5)
+    assert (await error(server, "GET", assigned["location"]))[:2] == (404, 5)
 
     async def swept() -> bool:
         return not files.exists()

@@ -14,7 +14,7 @@ Request = tuple[str, str, bytes | None, Mapping[str, str]]
 Cause = Callable[[Server], Awaitable[Request]]
 
 
-def asked(method: str, path: str, body: bytes | None = None, **headers: str) -> Cause:
+def plain(method: str, path: str, body: bytes | None = None, **headers: str) -> Cause:
     """Return a request that needs no preparation."""
 
     async def make(_server: Server) -> Request:
@@ -63,20 +63,20 @@ LARGE = b'"' + b"x" * 2**21 + b'"'
 DIGEST = "sha-256=:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=:"
 
 WORKER_CAUSES: Mapping[str, Cause] = {
-    "3": asked("POST", f"{WORKER}/jobs", ASK, Content_Type="text/plain"),
-    "5": asked("GET", f"{WORKER}/jobs/{NOBODY}"),
+    "3": plain("POST", f"{WORKER}/jobs", ASK, Content_Type="text/plain"),
+    "5": plain("GET", f"{WORKER}/jobs/{NOBODY}"),
     "6": attempted("PATCH", "", b'{"result":1}', "cancel", **JSON),
-    "7": asked("PATCH", f"{WORKER}/jobs/me", b'{"result":1}', **JSON),
-    "8": asked("GET", f"{WORKER}/jobs/me"),
-    "9": asked("GET", f"{WORKER}/errors/ten"),
-    "10": asked("POST", f"{WORKER}/jobs", b"{", **JSON),
-    "11": asked("GET", f"{WORKER}/nothing"),
-    "12": asked("DELETE", f"{WORKER}/jobs"),
-    "14": asked("GET", f"{WORKER}/errors/4"),
-    "15": asked("POST", f"{WORKER}/jobs", b'{"types":["manifest-id-only"],"arch":"x"}', **JSON),
-    "17": asked("POST", f"{WORKER}/workers/me/status"),
-    "18": asked("POST", f"{WORKER}/workers/{NOBODY}/status"),
-    "19": asked("POST", f"{WORKER}/jobs", b'{"types":[],"arch":"x"}', **JSON),
+    "7": plain("PATCH", f"{WORKER}/jobs/me", b'{"result":1}', **JSON),
+    "8": plain("GET", f"{WORKER}/jobs/me"),
+    "9": plain("GET", f"{WORKER}/errors/ten"),
+    "10": plain("POST", f"{WORKER}/jobs", b"{", **JSON),
+    "11": plain("GET", f"{WORKER}/nothing"),
+    "12": plain("DELETE", f"{WORKER}/jobs"),
+    "14": plain("GET", f"{WORKER}/errors/4"),
+    "15": plain("POST", f"{WORKER}/jobs", b'{"types":["manifest-id-only"],"arch":"x"}', **JSON),
+    "17": plain("POST", f"{WORKER}/workers/me/status"),
+    "18": plain("POST", f"{WORKER}/workers/{NOBODY}/status"),
+    "19": plain("POST", f"{WORKER}/jobs", b'{"types":[],"arch":"x"}', **JSON),
     "20": attempted("PATCH", "", b'{"result":2}', "finish", **JSON),
     "21": attempted("PATCH", "", b'{"partial":2}', "finish", **JSON),
     "22": attempted("PATCH", "", b'{"result":2}', "release", **JSON),
@@ -87,23 +87,23 @@ WORKER_CAUSES: Mapping[str, Cause] = {
 }
 
 COMPOSER_CAUSES: Mapping[str, Cause] = {
-    "3": asked("POST", f"{COMPOSER}/jobs", b'{"type":"a"}', Content_Type="text/plain"),
-    "9": asked("GET", f"{COMPOSER}/errors/ten"),
-    "10": asked("POST", f"{COMPOSER}/jobs", b"{", **JSON),
-    "11": asked("GET", f"{COMPOSER}/nothing"),
-    "12": asked("PUT", f"{COMPOSER}/jobs"),
-    "14": asked("GET", f"{COMPOSER}/errors/4"),
-    "19": asked("POST", f"{COMPOSER}/jobs", b"{}", **JSON),
+    "3": plain("POST", f"{COMPOSER}/jobs", b'{"type":"a"}', Content_Type="text/plain"),
+    "9": plain("GET", f"{COMPOSER}/errors/ten"),
+    "10": plain("POST", f"{COMPOSER}/jobs", b"{", **JSON),
+    "11": plain("GET", f"{COMPOSER}/nothing"),
+    "12": plain("PUT", f"{COMPOSER}/jobs"),
+    "14": plain("GET", f"{COMPOSER}/errors/4"),
+    "19": plain("POST", f"{COMPOSER}/jobs", b"{}", **JSON),
     "23": submitted("GET", f"{COMPOSER}/jobs/JOB/artifacts/.hidden", after="finish"),
-    "27": asked("POST", f"{COMPOSER}/jobs", b'{"type":"a","args":' + LARGE + b"}", **JSON),
-    "32": asked("GET", f"{COMPOSER}/jobs/{NOBODY}"),
+    "27": plain("POST", f"{COMPOSER}/jobs", b'{"type":"a","args":' + LARGE + b"}", **JSON),
+    "32": plain("GET", f"{COMPOSER}/jobs/{NOBODY}"),
     "33": submitted("POST", f"{COMPOSER}/jobs/JOB/cancel", after="finish"),
     "34": submitted("DELETE", f"{COMPOSER}/jobs/JOB"),
     "35": submitted("GET", f"{COMPOSER}/jobs/JOB/artifacts/a", after="finish"),
-    "36": asked("POST", f"{COMPOSER}/jobs", f'{{"type":"a","dependencies":["{NOBODY}"]}}'.encode(), **JSON),
+    "36": plain("POST", f"{COMPOSER}/jobs", f'{{"type":"a","dependencies":["{NOBODY}"]}}'.encode(), **JSON),
     "37": submitted("POST", f"{COMPOSER}/jobs", b'{"type":"a","dependencies":["JOB"]}', "cancel", **JSON),
     "38": submitted("POST", f"{COMPOSER}/jobs", b'{"type":"other","idempotency_key":"k"}', **JSON),
-    "39": asked("GET", f"{COMPOSER}/jobs?limit=0"),
+    "39": plain("GET", f"{COMPOSER}/jobs?limit=0"),
 }
 
 

@@ -176,10 +176,10 @@ async def test_new_certificates_on_sighup(serve: Serve, files: Files) -> None:
     context = ssl.create_default_context(cafile=files.ca_file)
     context.load_cert_chain(files.path("worker.pem"), files.path("worker.key"))
     assert server._http is not None
-    question = server._http.post(
+    request = server._http.post(
         server.url + "/api/worker/v1/jobs", json={"types": ["build"], "arch": "x86_64"}, ssl=context
     )
-    waiting = asyncio.ensure_future(question)
+    waiting = asyncio.ensure_future(request)
     await until_waiting(server, 1, ssl=context)
     first = served(server, context)
 

@@ -433,14 +433,14 @@ async def test_jobs_are_listed(queue: JobQueue) -> None:
 
 async def test_listeners_are_told_of_ends(queue: JobQueue) -> None:
     """Listeners get news of attempts and jobs that ended, and no other news."""
-    heard: list[News] = []
-    queue.listeners.append(heard.append)
+    received: list[News] = []
+    queue.listeners.append(received.append)
     job_id = await add(queue)
     first = await take(queue)
-    assert heard == []
+    assert received == []
     await queue.release(first.token)
     await queue.finish((await take(queue)).token, b"1", failed=False)
-    assert [(news.requeued, news.ended) for news in heard] == [((job_id,), ()), ((), (job_id,))]
+    assert [(news.requeued, news.ended) for news in received] == [((job_id,), ()), ((), (job_id,))]
 
 
 @pytest.mark.parametrize(("count", "message"), [(1, "1 job"), (3, "3 jobs")])
@@ -584,7 +584,7 @@ async def test_a_crash_in_the_background_is_logged(
 
 
 async def test_the_end_waits_for_every_write(driver: MemoryDriver) -> None:
-    """When a queue ends, every write that was asked for is stored."""
+    """When a queue ends, every write that has begun is stored."""
     jobs = [NewJob(id=new_id(), type="build") for _ in range(20)]
     async with running(driver) as queue:
         futures = [asyncio.ensure_future(queue.submit([job])) for job in jobs]

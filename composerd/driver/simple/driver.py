@@ -230,11 +230,11 @@ class SimpleDriver(Driver):
 
     async def workers(self, within: float, ids: "Sequence[UUID] | None" = None) -> "Sequence[Worker]":
         since = to_time(self._clock.now() - microseconds(within))
-        asked = None if ids is None else set(ids)
+        wanted = None if ids is None else set(ids)
         found = [
             one
             for one in reversed(self._workers.values())
-            if one.seen_at is not None and one.seen_at >= since and (asked is None or one.id in asked)
+            if one.seen_at is not None and one.seen_at >= since and (wanted is None or one.id in wanted)
         ]
 
         def with_jobs(transaction: Transaction) -> Sequence[Worker]:

@@ -139,8 +139,8 @@ async def get_artifact(request: web.Request) -> web.StreamResponse:
     if any(one.value in (found.sha256, "*") for one in request.if_none_match or ()):
         return web.Response(status=304, headers=headers)
     start, stop = 0, found.size
-    if (part_asked := _range(request, found.size)) is not None and request.headers.get("If-Range", etag) == etag:
-        start, stop = part_asked
+    if (requested := _range(request, found.size)) is not None and request.headers.get("If-Range", etag) == etag:
+        start, stop = requested
         if start >= stop:
             return _range_not_satisfiable(request, found.size, etag)
         headers["Content-Range"] = f"bytes {start}-{stop - 1}/{found.size}"

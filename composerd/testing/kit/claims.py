@@ -155,9 +155,9 @@ class Claims:
         """A claim with many keys gets the jobs of all of them, and of no others."""
         keys = [Key(channel, kind, arch) for channel in ("", "c") for kind in ("a", "b") for arch in (None, "x", "y")]
         ids = {key: await instance.add(channel=key.channel, type=key.type, arch=key.arch) for key in keys}
-        asked = keys[::2]
-        got = [await instance.claim(*asked) for _ in keys]
-        assert {one.job_id: one.key for one in got if one is not None} == {ids[key]: key for key in asked}
+        claimed = keys[::2]
+        got = [await instance.claim(*claimed) for _ in keys]
+        assert {one.job_id: one.key for one in got if one is not None} == {ids[key]: key for key in claimed}
 
     @clause("C1")
     async def test_a_claim_is_whole(self, instance: Instance) -> None:

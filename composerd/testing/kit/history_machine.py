@@ -217,9 +217,9 @@ class History(RuleBasedStateMachine):
 
     def claim_of(self, keys: Iterable[int], count: int, *, handover: bool) -> None:
         """Claim jobs with new tokens."""
-        asked = tuple(KEYS[n] for n in keys)
+        wanted = tuple(KEYS[n] for n in keys)
         lives = UNIT if handover else None
-        self.begin([Claim(self.instance.id(), asked, 3 * UNIT, lives, self.instance.id()) for _ in range(count)])
+        self.begin([Claim(self.instance.id(), wanted, 3 * UNIT, lives, self.instance.id()) for _ in range(count)])
 
     @precondition(_has_ready)
     @rule(failed=st.booleans())
@@ -419,22 +419,24 @@ class History(RuleBasedStateMachine):
 
     def list_jobs(self, state: JobState | None, key: int | None, limit: int) -> None:
         """Compare a listing."""
-        asked = JobFilter(state) if key is None else JobFilter(state, KEYS[key].type, KEYS[key].channel, KEYS[key].arch)
+        filter = (
+            JobFilter(state) if key is None else JobFilter(state, KEYS[key].type, KEYS[key].channel, KEYS[key].arch)
+        )
         expected = [
             job.new.id
             for job in reversed(self.model.jobs.values())
             if (state is None or job.state is state)
-            and (asked.channel is None or job.new.channel == asked.channel)
-            and (asked.arch is None or job.new.arch == asked.arch)
+            and (filter.channel is None or job.new.channel == filter.channel)
+            and (filter.arch is None or job.new.arch == filter.arch)
         ]
-        assert self.do(self.listing(asked, limit)) == expected
+        assert self.do(self.listing(filter, limit)) == expected
 
-    async def listing(self, asked: JobFilter, limit: int) -> list[UUID]:
+    async def listing(self, filter: JobFilter, limit: int) -> list[UUID]:
         """Return the ids on all pages of a listing."""
         found: list[UUID] = []
         cursor: int | None = None
         while True:
-            page = await self.instance.driver.list(asked, cursor, limit)
+            page = await self.instance.driver.list(filter, cursor, limit)
             assert len(page.jobs) <= limit
             found += [job.id for job in page.jobs]
             cursor = page.next

@@ -119,7 +119,7 @@ class Queries:
 
     @clause("V4", "G1")
     async def test_many_payloads_at_once(self, instance: Instance) -> None:
-        """Payloads are answered in the order in which they were asked for, repetitions included."""
+        """Payloads are answered in the order of the references, repetitions included."""
         ids = [await instance.add(args=b"%d" % n * n) for n in range(50)]
         refs = [PayloadRef(ids[n * 7 % 50], PayloadKind.ARGS) for n in range(80)]
         assert await instance.driver.payload(refs) == [b"%d" % (n * 7 % 50) * (n * 7 % 50) for n in range(80)]
@@ -159,12 +159,12 @@ class Queries:
 
     @clause("W1")
     async def test_chosen_workers(self, instance: Instance) -> None:
-        """Workers asked for by id are returned in the order in which they were seen, the latest first."""
+        """Workers that are named by id are returned in the order in which they were seen, the latest first."""
         ids = [instance.id() for _ in range(3)]
         for worker_id in ids:
             await instance.driver.seen([Worker(worker_id, "x86_64")])
-        for asked in (ids, ids[::-1]):
-            assert [worker.id for worker in await instance.driver.workers(600, asked)] == ids[::-1]
+        for wanted in (ids, ids[::-1]):
+            assert [worker.id for worker in await instance.driver.workers(600, wanted)] == ids[::-1]
 
     @clause("W3")
     async def test_the_jobs_of_a_worker(self, instance: Instance) -> None:

@@ -14,8 +14,8 @@ from composerd_fs.state.table import Table
 
 T = TypeVar("T")
 
-LOOKED_AT_ONCE = 10_000
-"""Largest number of submissions that one call of `page` looks at."""
+SEARCHED_AT_ONCE = 10_000
+"""Largest number of submissions that one call of `page` searches."""
 
 _DUMPED_AT_ONCE = 16 * 1024 * 1024
 """Largest number of bytes of payloads in a part of a dump, unless a single job has more."""
@@ -53,7 +53,7 @@ def page(table: Table, wanted: JobFilter, cursor: int | None, limit: int) -> Job
     """Return a part of a listing; see `Driver.list`."""
     jobs = table.jobs
     first = table.last_sequence if cursor is None else min(cursor - 1, table.last_sequence)
-    last = max(first - LOOKED_AT_ONCE, 0)
+    last = max(first - SEARCHED_AT_ONCE, 0)
     found: list[Job] = []
     sequence = first
     while sequence > last and len(found) < limit:

@@ -33,8 +33,8 @@ async def touch(session: Session, touches: Sequence[Touch]) -> list[Attempt]:
     """See `Driver.touch`."""
     if not touches:
         return []
-    asked = encode([{"token": one.token, "partial": one.partial, "confirm": one.confirm} for one in touches])
-    parameters = {"shift": session.shift, "touches": asked}
+    encoded = encode([{"token": one.token, "partial": one.partial, "confirm": one.confirm} for one in touches])
+    parameters = {"shift": session.shift, "touches": encoded}
     try:
         rows = await session.connections.fetch(session.statements["touch"], parameters)
     except DriverTimeout:

@@ -81,14 +81,14 @@ async def _claim(session: Session, requests: Sequence[Claim], max_bytes: int) ->
     """Make the claims that one statement can serve, from the first on."""
     now = asyncio.get_running_loop().time
     classes: dict[frozenset[Key], int] = {}
-    asked: list[dict[str, Any]] = []
+    requested: list[dict[str, Any]] = []
     for request in requests:
         keys = frozenset(request.keys)
         if keys not in classes:
             if len(classes) == CLASSES:
                 break
             classes[keys] = len(classes)
-        asked.append(
+        requested.append(
             {
                 "token": request.token,
                 "class": classes[keys],
@@ -112,12 +112,17 @@ async def _claim(session: Session, requests: Sequence[Claim], max_bytes: int) ->
                     "place": position,
                 }
                 wanted.append({"class": number, **row})
-        parameters = {"shift": session.shift, "asked": encode(asked), "wanted": encode(wanted), "most": max_bytes}
+        parameters = {
+            "shift": session.shift,
+            "requests": encode(requested),
+            "wanted": encode(wanted),
+            "most": max_bytes,
+        }
         *rows, end = await session.connections.fetch(session.statements["claim"], parameters)
         for row in rows:
             if row.fresh:
                 taken[Key(row.channel, row.type, row.arch or None)] = (row.rank, row.position)
     finally:
         session.hints.end(running, taken, now())
-    full = end.request < len(asked) and not end.contended
+    full = end.request < len(requested) and not end.contended
     return ClaimRound(rows, end.request, end.contended, full)

@@ -62,8 +62,8 @@ async def payloads(session: Session, refs: Sequence[PayloadRef]) -> list[bytes |
     """See `Driver.payload`."""
     if not refs:
         return []
-    asked = encode([{"id": ref.job_id, "kind": ref.kind} for ref in refs])
-    rows = await session.connections.fetch(session.statements["payloads"], {"refs": asked})
+    encoded = encode([{"id": ref.job_id, "kind": ref.kind} for ref in refs])
+    rows = await session.connections.fetch(session.statements["payloads"], {"refs": encoded})
     return [_bytes(row.body) for row in rows]
 
 

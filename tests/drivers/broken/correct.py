@@ -136,8 +136,8 @@ class DictShelf(Shelf):
     def page(self, filter: JobFilter, before: int | None, limit: int) -> Sequence[UUID]:
         def shown(one: JobRecord) -> bool:
             has = (one.state, one.new.type, one.new.channel, one.new.arch)
-            asked = (filter.state, filter.type, filter.channel, filter.arch)
-            passes = all(wanted in (None, value) for wanted, value in zip(asked, has, strict=True))
+            filtered = (filter.state, filter.type, filter.channel, filter.arch)
+            passes = all(wanted in (None, value) for wanted, value in zip(filtered, has, strict=True))
             return passes and (before is None or one.sequence < before)
 
         return self.find(shown, by_sequence)[::-1][:limit]

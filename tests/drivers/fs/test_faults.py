@@ -154,13 +154,13 @@ async def test_a_stop_without_the_directory(fs: Instance) -> None:
     await fs.driver.close()
 
 
-@pytest.mark.parametrize("asked", ["write", "ping"])
-async def test_a_directory_that_is_removed(fs: Instance, asked: str) -> None:
+@pytest.mark.parametrize("call", ["write", "ping"])
+async def test_a_directory_that_is_removed(fs: Instance, call: str) -> None:
     """A write to a removed journal is not acknowledged, and `ping` reports the removal."""
     kept = await fs.add(args=b"1")
     shutil.rmtree(fs.directory)
     with pytest.raises(Unavailable, match="the journal was removed"):
-        await (fs.add() if asked == "write" else fs.driver.ping())
+        await (fs.add() if call == "write" else fs.driver.ping())
     with pytest.raises(Unavailable, match="restart composerd"):
         await fs.driver.ping()
     assert await fs.args(kept) == b"1"

@@ -85,14 +85,14 @@ async def test_a_name_is_looked_up_in_a_thread(
     open_instance: Open, newest_postgres: Throwaway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A slow lookup does not block the event loop, is shared by all that need it, and every address is tried."""
-    asked: list[str] = []
+    lookups: list[str] = []
     first, answer = threading.Event(), threading.Event()
     real = socket.getaddrinfo
 
     def slow(name: Any, *args: Any, **more: Any) -> Any:
         if name != "db.invalid":
             return real(name, *args, **more)
-        asked.append(name)
+        lookups.append(name)
         first.set()
         assert answer.wait(10)
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0)) for address in ("127.0.0.2", "127.0.0.1")]
@@ -106,9 +106,9 @@ async def test_a_name_is_looked_up_in_a_thread(
         instance = await opening
         assert await instance.state(await instance.add()) is JobState.READY
         hosts = Hosts("host=db.invalid")
-        asked.clear()
+        lookups.clear()
         await asyncio.gather(*(hosts.addresses(host) for host in hosts for _ in range(5)))
-        assert len(asked) == 1
+        assert len(lookups) == 1
 
 
 @pytest.mark.parametrize(

@@ -126,26 +126,26 @@ async def test_a_key_is_one_job_on_all_drivers(open_instance: Open) -> None:
 async def test_news_cross(open_instance: Open) -> None:
     """Watch yields what became ready, ended or was requeued by another driver, and nothing of the driver itself."""
     one, other = await open_instance(), await open_instance()
-    heard: asyncio.Queue[News] = asyncio.Queue()
+    received: asyncio.Queue[News] = asyncio.Queue()
 
     async def listen() -> None:
         async for news in other.driver.watch():
-            heard.put_nowait(news)
+            received.put_nowait(news)
 
     listening = asyncio.create_task(listen())
-    assert (await heard.get()).recheck
+    assert (await received.get()).recheck
     await other.add(type="own")
     job_id = await one.add()
-    assert await heard.get() == News(ready={BUILD: 1})
+    assert await received.get() == News(ready={BUILD: 1})
     await one.release(await one.take())
-    news = [await heard.get(), await heard.get()]
+    news = [await received.get(), await received.get()]
     assert News(requeued=(job_id,)) in news
     await one.end(job_id)
-    assert await heard.get() == News(ended=(job_id,))
+    assert await received.get() == News(ended=(job_id,))
     for _ in range(3):
         await one.add(priority=1)
     await one.submit(*[one.new() for _ in range(3)])
-    assert [await heard.get() for _ in range(4)][-1] == News(ready={BUILD: 3})
+    assert [await received.get() for _ in range(4)][-1] == News(ready={BUILD: 3})
     listening.cancel()
 
 

@@ -4,7 +4,7 @@
 -- Begin attempts at ready jobs: see the function in migration 003. Does the same as `begin` of composerd.driver.transitions.
 SELECT request, job_id, channel, type, arch, rank, place AS position, args, dependencies, attempt AS attempt_number,
     lapses_in AS due_in, fresh, contended
-FROM composerd.claim(%(asked)s, %(wanted)s, %(most)s, %(shift)s::interval)
+FROM composerd.claim(%(requests)s, %(wanted)s, %(most)s, %(shift)s::interval)
 
 -- name: lock_attempts
 -- Lock the jobs of attempts, so that both may be changed.
@@ -28,13 +28,13 @@ ORDER BY j.id
 -- name: touch
 -- Renew the leases of running attempts, and say what became of the others. Jobs are neither read nor locked.
 -- Does the same as `renew` and `restart_handover` of composerd.driver.transitions.
-WITH asked AS MATERIALIZED (
+WITH touches AS MATERIALIZED (
     SELECT *
     FROM ROWS FROM (json_to_recordset(%(touches)s) AS (token uuid, partial text, confirm boolean))
         WITH ORDINALITY AS r(token, partial, confirm, nth)
 ),
 alive AS MATERIALIZED (
-    SELECT l.token, l.job_id FROM composerd.leases l WHERE l.token IN (SELECT token FROM asked) ORDER BY l.token FOR UPDATE
+    SELECT l.token, l.job_id FROM composerd.leases l WHERE l.token IN (SELECT token FROM touches) ORDER BY l.token FOR UPDATE
 ),
 renewed AS (
     UPDATE composerd.leases l
@@ -44,19 +44,19 @@ renewed AS (
             WHEN l.confirmed THEN l.deadline
             ELSE clock_timestamp() + %(shift)s::interval + make_interval(secs => l.handover)
         END
-    FROM (SELECT token, bool_or(confirm) AS confirm FROM asked GROUP BY token) a
+    FROM (SELECT token, bool_or(confirm) AS confirm FROM touches GROUP BY token) a
     WHERE l.token = a.token AND l.token IN (SELECT token FROM alive)
 ),
 progressed AS (
     INSERT INTO composerd.progress (job_id, body)
     SELECT l.job_id, decode(a.partial, 'base64')
-    FROM (SELECT DISTINCT ON (token) token, partial FROM asked WHERE partial IS NOT NULL ORDER BY token, nth DESC) a
+    FROM (SELECT DISTINCT ON (token) token, partial FROM touches WHERE partial IS NOT NULL ORDER BY token, nth DESC) a
     JOIN alive l USING (token)
     ORDER BY l.job_id
     ON CONFLICT (job_id) DO UPDATE SET body = excluded.body
 )
 SELECT t.state, t.job_id, t.number, t.confirm, t.worker_id
-FROM asked a LEFT JOIN composerd.attempts t USING (token)
+FROM touches a LEFT JOIN composerd.attempts t USING (token)
 ORDER BY a.nth
 
 -- name: save_artifacts
