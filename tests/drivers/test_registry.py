@@ -1,4 +1,4 @@
-"""The installed drivers, and why one cannot be used: with distributions that pip has really installed."""
+"""The installed drivers, and the reasons why one cannot be used, with distributions that pip has really installed."""
 
 import json
 import os

@@ -398,7 +398,7 @@ async def test_artifacts_appear_with_the_end(queue: JobQueue) -> None:
 
 
 async def test_deleting_jobs(queue: JobQueue) -> None:
-    """A job that has ended can be deleted, and whoever wants to know is told; others are refused."""
+    """A job that has ended can be deleted, which listeners learn; any other job is refused."""
     removed: list[UUID] = []
     job_id = await add(queue)
     with pytest.raises(JobNotEnded):

@@ -39,7 +39,7 @@ def once(error: ComposerdError) -> Fail:
 
 
 async def test_a_call_that_succeeds_is_made_once() -> None:
-    """The answers and the news are those of the one call."""
+    """A call that succeeds is made once, and its answers and news are returned."""
     method = Method()
     assert await call_until_answered(method, ["a", "b"]) == (["A", "B"], (News(due_in=1.0),))
     assert method.calls == [["a", "b"]]

@@ -51,7 +51,7 @@ class Queries:
 
     @clause("V2")
     async def test_filters(self, instance: Instance) -> None:
-        """List: each filter, and all together."""
+        """`list` returns exactly the jobs that pass a filter, for each filter and for all of them together."""
         fields = [(type_, channel, arch) for type_ in "ab" for channel in ("", "c") for arch in (None, "x86_64")]
         ids = {each: await instance.add(type=each[0], channel=each[1], arch=each[2]) for each in fields}
         canceled = ids["b", "c", "x86_64"]

@@ -45,7 +45,7 @@ class Requeues:
         )
 
     @clause("R2")
-    async def test_an_expired_lease_ends_the_row(self, instance: Instance) -> None:
+    async def test_an_expired_lease_restarts_the_count(self, instance: Instance) -> None:
         """After an expired lease, ten further releases in a row are not counted."""
         job_id = await instance.add(max_retries=5)
         for _ in range(10):
@@ -60,7 +60,7 @@ class Requeues:
         assert (await instance.get(job_id)).retries == 2
 
     @clause("R2")
-    async def test_a_retried_failure_ends_the_row(self, instance: Instance) -> None:
+    async def test_a_retried_failure_restarts_the_count(self, instance: Instance) -> None:
         """After a failed outcome that is retried, ten further releases in a row are not counted."""
         job_id = await instance.add(max_retries=5, retry_on_failure=1, retry_backoff=10.0)
         for _ in range(10):

@@ -19,7 +19,7 @@ from ..conftest import Instance
 
 
 async def test_one_flush_is_replayed_in_its_order(fs: Instance) -> None:
-    """Durable: a restart replays an end and a claim of the job that it made ready, in one flush, in their order."""
+    """A restart replays an end, and the claim of a job that it made ready, in their order, even in one flush."""
     root = await fs.add()
     job_id = await fs.add(root, retry_on_failure=1, retry_backoff=1.0)
     first, second = UUID(int=98), UUID(int=99)
@@ -33,7 +33,7 @@ async def test_one_flush_is_replayed_in_its_order(fs: Instance) -> None:
 
 
 async def test_failures_of_one_flush(fs: Instance) -> None:
-    """J5: a result that names failed dependencies has the same bytes after a restart."""
+    """A result that names failed dependencies has the same bytes after a restart (J5)."""
     roots = [await fs.add(), await fs.add()]
     tokens = [await fs.take(), await fs.take()]
     job_id = await fs.add(*roots, on_dependency_failure=OnDependencyFailure.FAIL)
@@ -44,7 +44,7 @@ async def test_failures_of_one_flush(fs: Instance) -> None:
 
 
 async def test_deleted_in_the_flush_of_its_end(fs: Instance) -> None:
-    """Durable: a job that failed with its dependency and was deleted in the same flush stays deleted and uncounted."""
+    """A job that failed with its dependency and was deleted in the same flush stays deleted and uncounted."""
     root = await fs.add()
     token = await fs.take()
     job_id = await fs.add(root, on_dependency_failure=OnDependencyFailure.FAIL)
@@ -56,7 +56,7 @@ async def test_deleted_in_the_flush_of_its_end(fs: Instance) -> None:
 
 
 async def test_the_end_of_a_dependency_leaves_a_running_job(fs: Instance) -> None:
-    """D1: a job that was loaded as running keeps its progress, its files and its attempt when a dependency ends."""
+    """A job that was loaded as running keeps its progress, its files and its attempt when a dependency ends (D1)."""
     root = await fs.add()
     root_token = await fs.take(root)
     job_id = await fs.add()
@@ -111,7 +111,7 @@ async def test_many_dependents(fs: Instance, monkeypatch: pytest.MonkeyPatch) ->
 
 
 async def test_a_file_in_the_place_of_the_directory(tmp_path: Path) -> None:
-    """Start: a file in the place of the directory is `StorageUnusable`, and the driver can be closed after that."""
+    """A file in the place of the directory is `StorageUnusable`, and the driver can be closed after that."""
     path = tmp_path / "file"
     path.write_text("")
     driver = FsDriver(path)
