@@ -31,7 +31,11 @@ R = TypeVar("R")
 
 
 class DirectoryStore(ArtifactStore):
-    """An artifact store that keeps each artifact as a file. Its URL is `file:/path`, or just the path."""
+    """An artifact store that keeps each artifact as a file. Its URL is `file:/path`, or just the path.
+
+    The file system must keep what was fsynced. Several servers may use one directory if it shows a file to all of them
+    once that was closed, as NFS does.
+    """
 
     contract: ClassVar[str] = "1.0"
     name: ClassVar[str] = "file"

@@ -177,7 +177,7 @@ UNSPECIFIED = 10000
 
 
 class ErrorTable:
-    """The errors of one API."""
+    """The errors of one API, by number, and the number for each exception."""
 
     def __init__(self, base: str, prefix: str, entries: tuple[ErrorEntry, ...]) -> None:
         self.base = base

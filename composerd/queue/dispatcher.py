@@ -21,7 +21,11 @@ RETRY_AFTER = 1.0
 
 
 class Dispatcher:
-    """Hands ready jobs to waiters: each job to one waiter, the oldest waiter first."""
+    """Hands ready jobs to waiters: each job to one waiter, the oldest waiter first.
+
+    It makes one round of claims at a time, in a task that runs only while a round has work to do. `WaitList` decides
+    which waiters take part in a round. A job that was claimed for a waiter that has left meanwhile is released.
+    """
 
     def __init__(
         self,

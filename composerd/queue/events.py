@@ -7,7 +7,7 @@ from uuid import UUID
 
 
 class Watch:
-    """One watch of one job."""
+    """One watch of one job. It remembers a change that comes while nobody waits in `changed`."""
 
     __slots__ = ("_event",)
 
@@ -30,14 +30,20 @@ class Watch:
 
 
 class Events:
-    """The watches, by job."""
+    """The watches, by job.
+
+    A watch only says that a job may have changed: the request that waits reads the job again.
+    """
 
     def __init__(self) -> None:
         self._watches: dict[UUID, set[Watch]] = {}
 
     @contextmanager
     def watch(self, job_id: UUID) -> Iterator[Watch]:
-        """Watch a job for the length of a block. Read the job inside of it, so that no change is missed in between."""
+        """Watch a job for the length of a block.
+
+        Read the job inside of the block, so that no change is missed between the read and the wait.
+        """
         watch = Watch()
         watches = self._watches.setdefault(job_id, set())
         watches.add(watch)

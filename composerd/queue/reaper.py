@@ -19,7 +19,10 @@ PAUSE = 0.02
 
 
 class Reaper:
-    """Calls `Driver.advance` when something is due, and every `interval` seconds also `Driver.purge`."""
+    """Calls `Driver.advance` when something is due, and every `interval` seconds also `Driver.purge`.
+
+    The driver decides what is due. Every `interval` seconds waiters are woken too, in case news was lost.
+    """
 
     def __init__(
         self,

@@ -15,7 +15,11 @@ from composerd.queue import JobQueue
 
 
 class Metrics:
-    """The metrics of one server process."""
+    """The metrics of one server process.
+
+    Counting is a few operations on a dictionary, because it is part of every request; the objects of prometheus_client
+    are made when the metrics are read.
+    """
 
     content_type = CONTENT_TYPE_LATEST
 

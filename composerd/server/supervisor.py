@@ -74,7 +74,11 @@ class _Process(msgspec.Struct, eq=False):
 
 
 class Supervisor:
-    """Runs several server processes for the same settings."""
+    """Runs several server processes for the same settings.
+
+    It opens no storage and serves no request: it only binds the addresses, and starts, restarts, signals and stops the
+    processes.
+    """
 
     def __init__(self, settings: Settings) -> None:
         """Raise `SettingsError` if servers cannot share the storage, and what opening the storage URL raises."""

@@ -108,7 +108,11 @@ class Done(msgspec.Struct, Generic[A], eq=False):
 
 
 class Committer:
-    """The one task that changes the table, and that reads it between two flushes."""
+    """The one task that changes the table, and that reads it between two flushes.
+
+    Writes that arrive while a flush is under way go into the next one, and queries wait for its end. So a query never
+    shows a change that may still be lost.
+    """
 
     def __init__(self, table: Table, clock: Clock, log: FlushLog) -> None:
         self.compaction: Compaction | None = None

@@ -182,7 +182,10 @@ class _TableDriver(Driver):
 
 
 class MemoryDriver(_TableDriver):
-    """Keeps jobs in the memory of this process. They are lost when it ends."""
+    """The driver `memory`: keeps jobs in the memory of this process. They are lost when it ends.
+
+    It is for tests and for trying things out: only one server can use it, and it offers no directory for artifacts.
+    """
 
     name = "memory"
     capabilities = Capabilities(
@@ -222,7 +225,11 @@ class MemoryDriver(_TableDriver):
 
 
 class FsDriver(_TableDriver):
-    """Keeps jobs in a directory, which one process at a time uses."""
+    """The driver `fs`: keeps jobs in a directory, which one process at a time uses.
+
+    All jobs are in memory, without their args and results, and every change is in the journal before it is
+    acknowledged.
+    """
 
     name = "fs"
     capabilities = Capabilities(durable=True, shared=False, max_submission=100_000, max_payload=1024**3, coalesces=True)

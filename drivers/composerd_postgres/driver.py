@@ -61,7 +61,10 @@ CHECK_TIME_LIMIT = 3600.0
 
 
 class PostgresDriver(Driver):
-    """Jobs in a schema of a PostgreSQL database, which any number of servers can share."""
+    """The driver `postgresql`: jobs in a schema of a PostgreSQL database, which any number of servers can share.
+
+    Artifacts are not in the database: servers need a directory or an artifact store that all of them can reach.
+    """
 
     contract = "1.0"
     name = "postgresql"

@@ -74,7 +74,11 @@ class _Found(NamedTuple):
 
 
 class Compactor:
-    """Takes checkpoints and compacts segments. `copy` writes payloads again, and returns when they are on the disk."""
+    """Takes checkpoints and compacts segments, in a task that runs beside the flushes.
+
+    `copy` writes payloads again, and returns when they are on the disk. An error is logged, and the work is tried again
+    when the journal has grown.
+    """
 
     def __init__(
         self,

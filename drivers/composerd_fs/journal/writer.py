@@ -47,7 +47,11 @@ _Located: TypeAlias = tuple[int, int, int, int]
 
 
 class Journal:
-    """One directory of segments. `begin`, `payload` and `record` put a frame together, `flush` writes it."""
+    """One directory of segments.
+
+    `begin`, `payload` and `record` put a frame together, and `flush` writes it. After a failed write, except for lack
+    of space, it accepts no more frames until it is opened again.
+    """
 
     def __init__(self, directory: Path, segment_size: int | None = None) -> None:
         self.directory = directory

@@ -86,7 +86,10 @@ class Numbered:
 
 
 class Archive:
-    """Packs and unpacks jobs, and knows which sequences archived ids, tokens and idempotency keys may belong to."""
+    """Packs and unpacks jobs, and indexes them.
+
+    For an id, a token or an idempotency key it returns the sequences of the archived jobs that it may belong to.
+    """
 
     def __init__(self, interning: Interning) -> None:
         self.ids = DigestIndex()

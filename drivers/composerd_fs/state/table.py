@@ -25,7 +25,11 @@ from composerd_fs.state.undo import Undo
 
 
 class Table:
-    """The jobs of the storage, and the changes that entries make to them."""
+    """The jobs of the storage, and the changes that entries make to them.
+
+    The table is in memory and does no I/O. Changes belong to the current flush until `commit`; `roll_back` takes them
+    back.
+    """
 
     def __init__(self) -> None:
         self.undo = Undo()

@@ -30,7 +30,11 @@ PAUSE = 0.02
 
 
 class Connections:
-    """A pool of connections. Each is opened when it is needed, and lent to one caller at a time."""
+    """A pool of connections. Each is opened when it is needed, and lent to one caller at a time.
+
+    A caller waits while all connections are lent. If the database refuses a further connection, callers share those
+    that are open.
+    """
 
     def __init__(self, options: Options) -> None:
         self._options = options

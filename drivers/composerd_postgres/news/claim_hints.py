@@ -33,7 +33,10 @@ class RunningClaim(msgspec.Struct, eq=False):
 
 
 class ClaimHints:
-    """The hints of all keys."""
+    """The hints of all keys.
+
+    They are only a help: without a hint, a claim begins at the first position and takes longer.
+    """
 
     def __init__(self) -> None:
         self._hints: dict[Key, tuple[ReadyPosition, float]] = {}
