@@ -25,7 +25,7 @@ def segment(name: str, *, empty: bool = False) -> str:
 
 
 def job_id_of(request: web.Request) -> UUID:
-    """Return the job id in the path. Raises `JobNotFound` if it is not a UUID."""
+    """Return the job id in the path, and note it for the log. Raises `JobNotFound` if it is not a UUID."""
     job_id = parse_uuid(request.match_info["id"])
     if job_id is None:
         raise JobNotFound(id=request.match_info["id"])
@@ -55,7 +55,10 @@ def wait_of(request: web.Request) -> float | None:
 
 
 def number_of(request: web.Request, name: str, *, default: int, least: int, most: int = 1000) -> int:
-    """Return a number of the query, or `default` if it is missing. Raises `InvalidContent`."""
+    """Return a number of the query, or `default` if it is missing.
+
+    Raises `InvalidContent` if it is not a whole number from `least` to `most`.
+    """
     text = request.query.get(name)
     if text is None:
         return default

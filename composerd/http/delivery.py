@@ -96,7 +96,10 @@ async def write_in_parts(
 
 
 def gone(request: web.Request) -> bool:
-    """Return True if the client has closed its connection, also when the event loop has not read that yet."""
+    """Return True if the client has closed its connection, also when the event loop has not read that yet.
+
+    A client that has only shut down its sending side counts as gone.
+    """
     transport = request.transport
     if transport is None or transport.is_closing():
         return True

@@ -214,7 +214,11 @@ class ErrorTable:
     def body(
         self, entry: ErrorEntry, request_id: str | None = None, details: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
-        """Return the JSON object that describes an error."""
+        """Return the JSON object that describes an error.
+
+        `message` equals the reason, because older workers read only that. `details` is left out if there is nothing to
+        say.
+        """
         body: dict[str, Any] = {
             "kind": "Error",
             "href": f"{self.base}/errors/{entry.id}",
@@ -230,7 +234,7 @@ class ErrorTable:
         return body
 
     def response(self, entry: ErrorEntry, request_id: str, details: Mapping[str, Any] | None = None) -> web.Response:
-        """Return an error as the answer to a request."""
+        """Return an error as the answer to a request; a 503 gets a `Retry-After` header."""
         response = web.Response(
             status=entry.status,
             body=msgspec.json.encode(self.body(entry, request_id, details)),

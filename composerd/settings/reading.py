@@ -48,7 +48,10 @@ def load(options: Mapping[str, Any], environ: Mapping[str, str], config: Path | 
 
 
 def default_storage(environ: Mapping[str, str]) -> str:
-    """Return the storage URL when none is set: in systemd's state directory, or else in the user's data directory."""
+    """Return the storage URL when none is set: in systemd's state directory, or else in the user's data directory.
+
+    The first entry of $STATE_DIRECTORY counts.
+    """
     state = environ.get("STATE_DIRECTORY", "").partition(":")[0]
     if state:
         return f"fs:{state}"

@@ -46,7 +46,7 @@ def positive_size(text: str) -> int:
 
 
 def number(least: int, most: int) -> Callable[[str], int]:
-    """Return a parser of whole numbers within limits."""
+    """Return a parser of whole numbers from `least` to `most`."""
 
     def parse(text: str) -> int:
         if not re.fullmatch(r"[0-9]{1,9}", text) or not least <= int(text) <= most:

@@ -50,7 +50,12 @@ def add_composer_routes(app: web.Application) -> None:
     responses={200: ("The file is stored completely", None)},
 )
 async def upload_job_artifact(request: web.Request) -> web.Response:
-    """Store a file, renewing the lease meanwhile, and attach it to the attempt once it is on stable storage."""
+    """Store a file, renewing the lease meanwhile, and attach it to the attempt once it is on stable storage.
+
+    The file is in memory one part at a time. If anything fails, nothing of it is attached; a file that was stored
+    already is removed, here or by the sweeper. Raises `IncompleteUpload`, `ArtifactTooLarge`, `InvalidArtifactName`,
+    `ArtifactsDisabled`, and the error for the state of an attempt that is not running.
+    """
     token = token_of(request)
     name = artifact_name_of(request)
     files = request.app[ARTIFACTS]
@@ -99,7 +104,7 @@ async def upload_job_artifact(request: web.Request) -> web.Response:
     responses={200: ("The artifacts", schemas.ArtifactList)},
 )
 async def list_artifacts(request: web.Request) -> web.StreamResponse:
-    """List the artifacts of a job."""
+    """List the artifacts of a job, by name. Raises `JobNotFound`."""
     job_id = job_id_of(request)
     href = f"{COMPOSER_BASE}/jobs/{job_id}/artifacts"
     items = [
@@ -122,7 +127,11 @@ async def list_artifacts(request: web.Request) -> web.StreamResponse:
     responses={200: ("The file", BYTES), 206: ("The requested part of the file", BYTES)},
 )
 async def get_artifact(request: web.Request) -> web.StreamResponse:
-    """Stream a file, or the part of it that a single Range selects."""
+    """Stream a file, or the part of it that a single Range selects.
+
+    Raises `ArtifactNotFound` if the job has no such artifact, also because it has not ended yet. If the file turns out
+    to be shorter than recorded, the connection is closed in the middle of the answer.
+    """
     job_id = job_id_of(request)
     name = artifact_name_of(request)
     files = request.app[ARTIFACTS]

@@ -57,7 +57,11 @@ def add_routes(app: web.Application) -> None:
     responses={201: ("The job is stored", schemas.Job), 200: ("The existing job of the idempotency key", schemas.Job)},
 )
 async def submit_job(request: web.Request) -> web.StreamResponse:
-    """Store one job."""
+    """Store one job.
+
+    The answer is 201 with the job, or 200 with the existing job of its idempotency key. The errors of a submission name
+    no index, because there is one job only.
+    """
     body = await read_json(request, _SUBMIT_JOB, request.app[QUEUE].budget)
     new = submission.one(body, request.app[SETTINGS])
     try:
@@ -76,7 +80,11 @@ async def submit_job(request: web.Request) -> web.StreamResponse:
     responses={201: ("The stored jobs, in the order submitted", schemas.JobList)},
 )
 async def submit_jobs(request: web.Request) -> web.StreamResponse:
-    """Store several jobs in one submission."""
+    """Store several jobs in one submission, all or none.
+
+    The answer has them in the order given, existing ones included. A large batch is checked in a thread, so that the
+    event loop can go on.
+    """
     queue = request.app[QUEUE]
     settings = request.app[SETTINGS]
     body = await read_json(request, _SUBMIT_JOBS, queue.budget)
@@ -105,7 +113,10 @@ async def submit_jobs(request: web.Request) -> web.StreamResponse:
     },
 )
 async def list_jobs(request: web.Request) -> web.StreamResponse:
-    """Return a page of jobs. It may be short, or empty, although there is a next page."""
+    """Return a page of jobs. It may be short, or empty, although there is a next page.
+
+    Raises `InvalidCursor` for an unknown filter, and for an invalid filter, limit or cursor.
+    """
     queue = request.app[QUEUE]
     query = dict(request.query)
     if unknown := query.keys() - {"state", "type", "channel", "arch", "limit", "cursor"}:
@@ -140,7 +151,7 @@ async def list_jobs(request: web.Request) -> web.StreamResponse:
     query={"wait": "Answer when the job has ended, or after this wait; at most 10m"},
 )
 async def get_job(request: web.Request) -> web.StreamResponse:
-    """Return a job, at once or when it has ended."""
+    """Return a job with its result, at once or when it has ended. Raises `JobNotFound`."""
     queue = request.app[QUEUE]
     job_id = job_id_of(request)
     wait = wait_of(request)
@@ -165,13 +176,19 @@ async def get_job_result(request: web.Request) -> web.StreamResponse:
     responses={200: ("The canceled job", schemas.Job)},
 )
 async def cancel_job(request: web.Request) -> web.StreamResponse:
-    """Cancel a job, unless it is canceled already."""
+    """Cancel a job, unless it is canceled already.
+
+    Raises `JobNotFound`, and `JobEnded` if it has ended otherwise.
+    """
     return answer(job_body(await request.app[QUEUE].cancel(job_id_of(request)), result=None))
 
 
 @endpoint("deleteJob", "Delete an ended job and its artifacts", responses={204: ("The job is deleted", None)})
 async def delete_job(request: web.Request) -> web.Response:
-    """Delete an ended job. Every job that depends on it must have ended too."""
+    """Delete an ended job. Every job that depends on it must have ended too.
+
+    Raises `JobNotFound` and `JobNotEnded`. The files of its artifacts are removed afterwards, in the background.
+    """
     await request.app[QUEUE].delete(job_id_of(request))
     return web.Response(status=204)
 
@@ -182,7 +199,10 @@ async def delete_job(request: web.Request) -> web.Response:
     responses={200: ("The workers, those seen last first", schemas.WorkerList)},
 )
 async def list_workers(request: web.Request) -> web.StreamResponse:
-    """List the workers that the server remembers."""
+    """List the workers that were seen lately, the latest first, with the jobs that they run.
+
+    `arch` is null for a worker that has only given a sign of life.
+    """
     queue = request.app[QUEUE]
     href = f"{COMPOSER_BASE}/workers"
     items = [
@@ -228,7 +248,10 @@ def job_body(
     result: bytes | None | msgspec.UnsetType = msgspec.UNSET,
     listed: bool = False,
 ) -> schemas.Job:
-    """Return a job as its JSON object; in a listing it has no `dependents`, `partial` and `result`."""
+    """Return a job as its JSON object; in a listing it has no `dependents`, `partial` and `result`.
+
+    `result` is the job's result if the caller has read it. Without it, `result` is null in the object.
+    """
     job_id = str(job.id)
     body = schemas.Job(
         kind="Job",

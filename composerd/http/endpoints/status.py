@@ -50,7 +50,7 @@ async def get_worker_status(request: web.Request) -> web.StreamResponse:
     query={"page": "Number of the page, from 0", "size": "Errors in a page, 1 to 1000, default 100"},
 )
 async def get_errors(request: web.Request) -> web.StreamResponse:
-    """List the errors of the API."""
+    """List the errors of the API, a page at a time, by number. Raises `InvalidContent` for an invalid page or size."""
     table = error_table_of(request)
     page = number_of(request, "page", default=0, least=0)
     size = number_of(request, "size", default=100, least=1)
@@ -70,7 +70,7 @@ async def get_errors(request: web.Request) -> web.StreamResponse:
 
 @endpoint("getError", "Get one predefined error", responses={200: ("The error", schemas.Error)})
 async def get_error(request: web.Request) -> web.StreamResponse:
-    """Return one error of the API."""
+    """Return one error of the API. Raises `InvalidErrorId` and `ErrorNotFound`."""
     table = error_table_of(request)
     text = request.match_info["id"]
     if not re.fullmatch(r"[0-9]{1,9}", text):
@@ -93,12 +93,12 @@ async def front_page(request: web.Request) -> web.Response:
 
 
 async def healthz(_request: web.Request) -> web.Response:
-    """Answer as long as the process is alive."""
+    """Answer 200 as long as the process is alive, without asking the storage."""
     return web.Response(text="alive\n")
 
 
 async def readyz(request: web.Request) -> web.Response:
-    """Tell whether the server can take requests, and if not, why."""
+    """Tell whether the server can take requests, and if not, why: 200, or 503 with the reason as text."""
     queue = request.app[QUEUE]
     if queue.draining:
         return web.Response(status=503, text="draining\n")

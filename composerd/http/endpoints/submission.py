@@ -19,12 +19,19 @@ _encode = msgspec.json.Encoder().encode
 
 
 def one(job: SubmitJob, settings: Settings) -> NewJob:
-    """Return the job to store for a single submitted job. Raises `InvalidContent`, `UnknownDependency`."""
+    """Return the job to store for a single submitted job, with a new id and the server's defaults.
+
+    Raises `InvalidContent` with the name of the field, and `UnknownDependency` for a dependency that is not a UUID.
+    """
     return _new_job(job, {}, settings, "")
 
 
 def batch(jobs: Sequence[BatchJob], settings: Settings) -> list[NewJob]:
-    """Return the jobs to store for a batch, in its order. Raises `InvalidContent`, `UnknownDependency`."""
+    """Return the jobs to store for a batch, in its order.
+
+    A dependency that is the `ref` of an earlier job of the batch becomes the id of that job. Raises `InvalidContent`
+    with the path of the field, such as `jobs[3].ref`, and `UnknownDependency`.
+    """
     refs: dict[str, UUID] = {}
     new: list[NewJob] = []
     for index, job in enumerate(jobs):

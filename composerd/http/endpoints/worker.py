@@ -54,7 +54,12 @@ def add_routes(app: web.Application, base: str) -> None:
     query={"wait": "How long to wait, if shorter than the server's limit; at most 10m"},
 )
 async def request_job(request: web.Request) -> web.StreamResponse:
-    """Wait until there is a job, and write it to the worker. A job that cannot be delivered is released."""
+    """Wait until there is a job, and write it to the worker. A job that cannot be delivered is released.
+
+    If the client goes away, aiohttp cancels the handler, and the claim of the request with it. Without a job in time,
+    or when the server stops, the answer is 204. Raises `TypeNotAllowed`, `InvalidContent`, `InvalidWorkerId`, and
+    `Unavailable` if too many requests wait.
+    """
     queue = request.app[QUEUE]
     settings = request.app[SETTINGS]
     body = await read_json(request, _REQUEST_JOB, queue.budget)
@@ -139,7 +144,11 @@ async def _hand_over(request: web.Request, claimed: Claimed, *, confirm: bool) -
     },
 )
 async def get_job(request: web.Request) -> web.StreamResponse:
-    """Renew the lease of an attempt, and tell whether its job was canceled."""
+    """Renew the lease of an attempt, and tell whether its job was canceled.
+
+    An attempt that was superseded gets `canceled: true` too, unless its worker has promised to confirm: such a worker
+    knows error 22 (`AttemptSuperseded`). Raises `TokenNotFound` for a finished attempt and an unknown token.
+    """
     queue = request.app[QUEUE]
     token = parse_uuid(request.match_info["token"])
     if token is None:
@@ -166,7 +175,11 @@ async def get_job(request: web.Request) -> web.StreamResponse:
     responses={200: ("Accepted", schemas.UpdateJobResponse)},
 )
 async def update_job(request: web.Request) -> web.StreamResponse:
-    """Accept the outcome of an attempt, or its progress."""
+    """Accept the outcome of an attempt, or its progress.
+
+    An empty object is the result null. Raises `InvalidContent` for any other body with neither or both of `result` and
+    `partial`, and what `JobQueue.finish` and `JobQueue.progress` raise.
+    """
     queue = request.app[QUEUE]
     token = token_of(request)
     update = await read_json(request, _UPDATE_JOB, queue.budget)
@@ -192,7 +205,10 @@ async def update_job(request: web.Request) -> web.StreamResponse:
     responses={200: ("The job is in the queue again", schemas.UpdateJobResponse)},
 )
 async def release_job(request: web.Request) -> web.StreamResponse:
-    """Return the job of a running attempt to the queue."""
+    """Return the job of a running attempt to the queue.
+
+    The body may be missing. Raises what `JobQueue.release` raises.
+    """
     queue = request.app[QUEUE]
     token = token_of(request)
     if request.body_exists:
@@ -230,5 +246,8 @@ async def post_worker_status(request: web.Request) -> web.Response:
 
 
 def has_job_error(result: bytes) -> bool:
-    """Return True if a result reports a failure: an object whose `job_error` is not null."""
+    """Return True if a result reports a failure: an object whose `job_error` is not null.
+
+    `result` is valid JSON. If the key is repeated, the last one counts.
+    """
     return result[:1] == b"{" and bytes(_RESULT.decode(result).job_error) != b"null"
