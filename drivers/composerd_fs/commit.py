@@ -20,6 +20,9 @@ from composerd_fs.state.table import Table
 MAX_BYTES = 64 * 1024 * 1024
 """The most bytes of payloads in a flush, unless a single write has more."""
 
+MAX_ITEMS = 1000
+"""The most items in a flush, unless a single write has more. Other tasks wait while the table changes for all of them."""
+
 GATHER = 3
 """Turns of the event loop before a flush begins, so that requests that are still in their handlers can join it.
 
@@ -90,6 +93,8 @@ class Write(msgspec.Struct, Generic[A], eq=False):
 
     decide: Callable[..., A]
     args: tuple[Any, ...]
+    items: int
+    """The number of its items."""
     size: int
     """The bytes of its payloads."""
     reads: bool
@@ -133,7 +138,7 @@ class Committer:
         return future
 
     def write(
-        self, decide: Callable[..., A], *args: Any, size: int = 0, reads: bool = False
+        self, decide: Callable[..., A], *args: Any, items: int = 1, size: int = 0, reads: bool = False
     ) -> "asyncio.Future[Done[A]]":
         """Let `decide` change the table, and return a future that is done when that is on stable storage.
 
@@ -143,12 +148,13 @@ class Committer:
         Args:
             decide: Changes the table, and returns the answer.
             args: Its arguments.
+            items: The number of items that it is about.
             size: The bytes of the payloads that it stores.
             reads: True if the answer has `payloads` that are to be read in the same flush.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Done[A]] = loop.create_future()
-        self._writes.append(Write(decide, args, size, reads, future))
+        self._writes.append(Write(decide, args, items, size, reads, future))
         if self._task is None:
             self._task = loop.create_task(self._run())
         return future
@@ -178,10 +184,11 @@ class Committer:
     def _take(self) -> list[Write[Any]]:
         """Take as many writes as fit into a flush."""
         taken: list[Write[Any]] = []
-        size = 0
+        items = size = 0
         while self._writes:
+            items += self._writes[0].items
             size += self._writes[0].size
-            if taken and size > MAX_BYTES:
+            if taken and (items > MAX_ITEMS or size > MAX_BYTES):
                 break
             taken.append(self._writes.popleft())
         return taken

@@ -76,11 +76,11 @@ class _TableDriver(Driver):
 
     async def enqueue(self, submissions: Sequence[Sequence[NewJob]]) -> Batch[Enqueued | ComposerdError]:
         size = sum(len(job.args) for jobs in submissions for job in jobs if job.args is not None)
-        done = await self._committer.write(self._commands.enqueue, submissions, size=size)
+        done = await self._committer.write(self._commands.enqueue, submissions, items=len(submissions), size=size)
         return Batch(done.answer, done.news)
 
     async def claim(self, requests: Sequence[Claim], max_bytes: int) -> Batch[Claimed | None]:
-        done = await self._committer.write(self._commands.claim, requests, max_bytes, reads=True)
+        done = await self._committer.write(self._commands.claim, requests, max_bytes, items=len(requests), reads=True)
         claimed: list[Claimed | None] = []
         for attempt, args in zip(done.answer.attempts, done.payloads, strict=True):
             if attempt is None:
@@ -94,24 +94,24 @@ class _TableDriver(Driver):
         return Batch(await self._committer.between_flushes(self._commands.touch, touches))
 
     async def attach(self, attachments: Sequence[Attachment]) -> Batch[Attached]:
-        done = await self._committer.write(self._commands.attach, attachments)
+        done = await self._committer.write(self._commands.attach, attachments, items=len(attachments))
         return Batch(done.answer, done.news)
 
     async def finish(self, outcomes: Sequence[Outcome]) -> Batch[Finished]:
         size = sum(len(outcome.result) for outcome in outcomes)
-        done = await self._committer.write(self._commands.finish, outcomes, size=size)
+        done = await self._committer.write(self._commands.finish, outcomes, items=len(outcomes), size=size)
         return Batch(done.answer, done.news)
 
     async def release(self, tokens: Sequence[UUID]) -> Batch[Attempt]:
-        done = await self._committer.write(self._commands.release, tokens)
+        done = await self._committer.write(self._commands.release, tokens, items=len(tokens))
         return Batch(done.answer, done.news)
 
     async def cancel(self, job_ids: Sequence[UUID]) -> Batch[Job | ComposerdError]:
-        done = await self._committer.write(self._commands.cancel, job_ids)
+        done = await self._committer.write(self._commands.cancel, job_ids, items=len(job_ids))
         return Batch(done.answer, done.news)
 
     async def delete(self, job_ids: Sequence[UUID]) -> Batch[Job | None | ComposerdError]:
-        done = await self._committer.write(self._commands.delete, job_ids)
+        done = await self._committer.write(self._commands.delete, job_ids, items=len(job_ids))
         return Batch(done.answer, done.news)
 
     async def advance(self, limit: int) -> Batch[UUID]:
@@ -124,7 +124,7 @@ class _TableDriver(Driver):
 
     async def load(self, jobs: Sequence[StoredJob]) -> None:
         size = sum(len(job.new.args or b"") + len(job.result or b"") for job in jobs)
-        await self._committer.write(self._commands.load, jobs, size=size)
+        await self._committer.write(self._commands.load, jobs, items=len(jobs), size=size)
 
     # Queries.
 
@@ -332,7 +332,7 @@ class FsDriver(_TableDriver):
 
     async def _copy(self, copied: "Sequence[CopiedPayloads]") -> None:
         size = sum(len(one.args or b"") + len(one.result or b"") for one in copied)
-        await self._committer.write(self._commands.move, copied, size=size)
+        await self._committer.write(self._commands.move, copied, items=len(copied), size=size)
 
     async def _read_payloads(self, payloads: "Sequence[Payload | None]") -> "list[bytes | None]":
         wanted = [payload for payload in payloads if isinstance(payload, int)]

@@ -119,3 +119,15 @@ async def test_a_file_in_the_place_of_the_directory(tmp_path: Path) -> None:
         await driver.start()
     await driver.close()
     await driver.close()
+
+
+async def test_a_flush_has_a_bounded_number_of_items(fs: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Concurrent writes with more items than a flush may have are written in several flushes, in their order."""
+    monkeypatch.setattr("composerd_fs.commit.MAX_ITEMS", 4)
+    journal = fs.driver._journal  # type: ignore[attr-defined]
+    before = journal.frame
+    jobs = [fs.new() for _ in range(11)]
+    writes = [[[one] for one in jobs[:2]], [[one] for one in jobs[2:4]], [[one] for one in jobs[4:10]], [jobs[10:]]]
+    await asyncio.gather(*[fs.driver.enqueue(submissions) for submissions in writes])
+    assert journal.frame - before == 3
+    assert [one.new.id for one in await fs.dump()] == [one.id for one in jobs]
