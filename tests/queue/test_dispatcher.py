@@ -350,7 +350,7 @@ async def test_draining_during_a_claim_that_is_not_answered(waiters: Waiters) ->
 
 
 async def test_closing_does_not_wait_for_a_pause(waiters: Waiters, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A dispatcher that leaves a failing storage alone for a while, or waits for room, closes at once."""
+    """A dispatcher that leaves a failing storage alone for a while closes at once."""
     monkeypatch.setattr(dispatcher_module, "RETRY_AFTER", 3600)
     waiting = await waiters.sleeping(X)
     waiters.driver.errors = [Unavailable("away")] * 2
@@ -359,6 +359,16 @@ async def test_closing_does_not_wait_for_a_pause(waiters: Waiters, monkeypatch: 
     await asyncio.wait_for(waiters.dispatcher.close(), 60)
     assert await waiting is None
     assert waiters.dispatcher._task is None
+
+
+async def test_closing_does_not_wait_for_room(waiters: Waiters) -> None:
+    """A dispatcher that waits until there is room in memory for another job closes at once."""
+    waiters.budget.take(100)
+    waiting = waiters.wait(X)
+    await until(lambda: waiters.budget._freed is not None)
+    await asyncio.wait_for(waiters.dispatcher.close(), 60)
+    assert await waiting is None
+    assert waiters.driver.calls == []
 
 
 def test_the_keys_of_a_worker() -> None:

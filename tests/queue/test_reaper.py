@@ -11,6 +11,7 @@ from composerd.driver import Batch
 from composerd.errors import Unavailable
 from composerd.ids import new_id
 from composerd.models import News
+from composerd.queue import reaper as reaper_module
 from composerd.queue.reaper import STEP, Reaper
 from composerd_fs import MemoryDriver
 
@@ -119,6 +120,19 @@ async def test_advance_is_repeated_while_there_is_more(driver: Timed, told: Told
     rarely.due_in(0)
     assert await driver.calls.get() == ("advance", STEP)
     assert [news.due_in for news in told.news[:3]] == [0, 0, 60]
+
+
+async def test_what_becomes_due_meanwhile_is_done_together(
+    driver: Timed, rarely: Reaper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a call of `advance` there is a pause, so that what becomes due in it needs one call."""
+    monkeypatch.setattr(reaper_module, "PAUSE", 3600)
+    rarely.due_in(0)
+    await driver.calls.get()
+    for _ in range(10):
+        rarely.due_in(0)
+        await asyncio.sleep(0)
+    assert driver.calls.empty()
 
 
 @pytest.mark.usefixtures("often")

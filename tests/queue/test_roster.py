@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -155,15 +156,31 @@ async def test_the_driver_is_told_once(driver: Reports, running: Roster) -> None
     assert [one.id for one in await driver.reports.get()] == [second.id]
 
 
-async def test_a_waiting_worker_is_reported_again(
-    driver: Reports, running: Roster, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_waiting_worker_is_reported_again(driver: Reports, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that waits for long is reported again four times in each timeout."""
-    monkeypatch.setattr(running, "_timeout", 0.08)
+    seconds_slept = 0.0
+    reported_at = []
+
+    async def sleep(seconds: float) -> None:
+        nonlocal seconds_slept
+        seconds_slept += seconds
+        await asyncio.sleep(0)
+
+    async def seen(workers: Sequence[Worker]) -> None:
+        reported_at.append(seconds_slept)
+        driver.reports.put_nowait(list(workers))
+
+    monkeypatch.setattr(roster_module, "asyncio", SimpleNamespace(sleep=sleep))
+    monkeypatch.setattr(driver, "seen", seen)
+    roster = Roster(driver, 20.0)
     waiting = worker("build")
-    running.begin_wait(waiting)
-    for _ in range(3):
+    roster.begin_wait(waiting)
+    task = asyncio.create_task(roster.run())
+    for _ in range(4):
         assert await driver.reports.get() == [waiting]
+    task.cancel()
+    await asyncio.wait([task])
+    assert reported_at == [1, 5, 10, 15]
 
 
 async def test_an_outage_does_not_stop_the_reports(
@@ -178,4 +195,4 @@ async def test_an_outage_does_not_stop_the_reports(
         later = new_id()
         running.alive(later)
         assert [one.id for one in await driver.reports.get()] == [later]
-    assert "storing when workers were last seen failed: away" in caplog.text
+    assert caplog.messages == ["storing when workers were last seen failed: away"]
