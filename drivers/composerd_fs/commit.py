@@ -21,7 +21,10 @@ MAX_BYTES = 64 * 1024 * 1024
 """The most bytes of payloads in a flush, unless a single write has more."""
 
 MAX_ITEMS = 1000
-"""The most items in a flush, unless a single write has more. Other tasks wait while the table changes for all of them."""
+"""The most items in a flush, unless a single write has more.
+
+Other tasks of the event loop wait while the table changes for all of them.
+"""
 
 GATHER = 3
 """Turns of the event loop before a flush begins, so that requests that are still in their handlers can join it.
