@@ -31,7 +31,10 @@ from composerd.models import (
 log = logging.getLogger(__name__)
 
 SLOW_CALL = 1.0
-"""A call that takes longer than this, in seconds, is logged."""
+"""A call that takes longer than this, in seconds, is logged.
+
+Of slow calls of a method that overlap, the first that ends is logged.
+"""
 
 R = TypeVar("R")
 
@@ -61,6 +64,8 @@ class Guard(Driver):
         self.capabilities = driver.capabilities
         self.artifacts_directory = driver.artifacts_directory
         self._observe = observe
+        self._slow_until: dict[str, float] = {}
+        """When the last call of each method that was logged as slow ended."""
 
     @classmethod
     def from_url(cls, url: str) -> Self:
@@ -98,9 +103,11 @@ class Guard(Driver):
         except Exception as exc:
             raise DriverError(f"{self.driver.name}: {method}: {exc}", driver=self.driver.name) from exc
         finally:
-            took = time.monotonic() - began
+            ended = time.monotonic()
+            took = ended - began
             self._observe(method, took, raised)
-            if took > SLOW_CALL and method not in _LONG_CALLS:
+            if took > SLOW_CALL and method not in _LONG_CALLS and began >= self._slow_until.get(method, began):
+                self._slow_until[method] = ended
                 log.warning("storage %s: %s took %.1f s", self.driver.name, method, took)
 
     def start(self, *, create: bool = True) -> Call[None]:

@@ -1,5 +1,6 @@
 """The guard around a driver: times, errors, and the number of answers."""
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
 from types import SimpleNamespace
@@ -157,6 +158,35 @@ async def test_a_slow_call_is_logged(
     with caplog.at_level(logging.WARNING):
         await getattr(Guard(Odd(None)), method)(*arguments)
     assert [record.getMessage() for record in caplog.records] == ["storage memory: ping took 2.0 s"] * logged
+
+
+async def test_slow_calls_that_overlap_are_logged_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the storage is slow, concurrent calls of a method are one line in the log, and later ones another."""
+    now = 10.0
+    monkeypatch.setattr(guard, "time", SimpleNamespace(monotonic=lambda: now))
+    answered = asyncio.Event()
+
+    class Slow(MemoryDriver):
+        async def ping(self) -> None:
+            await answered.wait()
+
+    guarded = Guard(Slow())
+    with caplog.at_level(logging.WARNING):
+        calls = [asyncio.create_task(guarded.ping()) for _ in range(3)]
+        await asyncio.sleep(0)
+        now = 12.0
+        answered.set()
+        await asyncio.gather(*calls)
+        answered.clear()
+        call = asyncio.create_task(guarded.ping())
+        await asyncio.sleep(0)
+        now = 15.0
+        answered.set()
+        await call
+    logged = [record.getMessage() for record in caplog.records]
+    assert logged == ["storage memory: ping took 2.0 s", "storage memory: ping took 3.0 s"]
 
 
 @pytest.mark.parametrize(
