@@ -56,7 +56,7 @@ class Journal:
     def __init__(self, directory: Path, segment_size: int | None = None) -> None:
         self.directory = directory
         self.broken: str | None = None
-        """Why nothing is written any more, if so."""
+        """The reason why nothing is written any more; None while the journal works."""
         self.written_bytes = 0
         """Bytes of frames that were written, or read at the start."""
         self.written_entries = 0

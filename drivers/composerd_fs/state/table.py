@@ -38,7 +38,7 @@ class Table:
         self.delays: Timers[JobRecord] = Timers(_starts_at)
         self.leases: Timers[AttemptRecord] = Timers(_expires_at)
         self.base = 0
-        """What makes the locations in the entries absolute."""
+        """The number that is added to the locations in the entries of a flush to make them absolute."""
         self.last_sequence = 0
         self.last_position = 0
         self.latest = 0
