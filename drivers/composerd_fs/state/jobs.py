@@ -237,8 +237,10 @@ class Jobs:
     def restore(self, job: JobRecord) -> None:
         """Add a job from a checkpoint."""
         self._insert(job)
-        self.count_bytes(job.args)
-        self.count_bytes(job.result)
+        for payload in (job.args, job.result):
+            if isinstance(payload, int):  # no step to undo it: a checkpoint may have millions of jobs
+                segment, _, length = span_of(payload)
+                self._add_bytes(segment, length)
 
     def restore_archived(self, jobs: Sequence[bytes]) -> None:
         """Add packed jobs from a checkpoint, with as little work for each as possible: there may be millions."""
