@@ -85,7 +85,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     """The largest args or result, in bytes; at least 32 MiB."""
     coalesces: bool = False
     """True if the driver gathers concurrent calls into one flush by itself. The queue then makes no write wait for an
-    earlier call to end. It repeats calls that failed as for any driver."""
+    earlier call to end. It repeats calls that failed as for any driver, so a call must not fail because of the items of
+    another one."""
 
 
 class StorageInfo(msgspec.Struct, frozen=True, kw_only=True):

@@ -237,8 +237,9 @@ class Committer:
                 write.future.set_exception(_for_one_caller(error))
 
     async def _refused(self, writes: list[Write[Any]], error: Exception) -> None:
-        if isinstance(error, StorageFull) and len(writes) > 1:
-            for write in writes:  # one of them may be too large for the room that is left, and another may need none
+        if len(writes) > 1 and (isinstance(error, StorageFull) or not isinstance(error, ComposerdError)):
+            # One may be too large for the room that is left, or fail by itself: then the others are not affected.
+            for write in writes:
                 await self._flush([write])
             return
         for write in writes:

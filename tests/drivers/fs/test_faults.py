@@ -5,16 +5,17 @@ import errno
 import os
 import shutil
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from composerd.errors import ComposerdError, StorageFull, StorageUnusable, Unavailable
-from composerd.models import Artifact, Attachment, JobState, Outcome, Touch
+from composerd.models import Artifact, Attachment, Enqueued, JobState, NewJob, Outcome, Touch
 from composerd.testing.kit.instance import BUILD, add_jobs_in_every_state
 from composerd_fs.journal.frames import SEGMENT_HEADER
+from composerd_fs.state.commands import Commands
 
 from ..conftest import Instance, instance_of, opened
 
@@ -111,6 +112,26 @@ async def test_a_refused_load_leaves_nothing(fs: Instance, tmp_path: Path, monke
     assert (await fs.driver.advance(100)).items == []
     await fs.driver.load(stored)
     assert await fs.dump() == stored
+
+
+@pytest.mark.parametrize("kind", ["fs", "memory"])
+async def test_a_write_that_fails_by_itself_affects_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Of concurrent writes, one that fails unexpectedly gets its error, and the others are stored."""
+    store = Commands._enqueue
+
+    def fail(self: Commands, submission: Sequence[NewJob]) -> Enqueued:
+        if submission[0].priority == 13:
+            raise RuntimeError("no such luck")
+        return store(self, submission)
+
+    async with instance_of(kind, tmp_path / "storage") as instance:
+        monkeypatch.setattr(Commands, "_enqueue", fail)
+        jobs = [instance.new(priority=priority) for priority in (1, 13, 3)]
+        answers = await asyncio.gather(*[instance.driver.enqueue([[one]]) for one in jobs], return_exceptions=True)
+        assert [isinstance(one, RuntimeError) for one in answers] == [False, True, False]
+        assert [one.new.priority for one in await instance.dump()] == [1, 3]
 
 
 @pytest.mark.parametrize("end", ["finish", "release", "cancel"])
