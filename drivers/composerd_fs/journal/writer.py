@@ -81,6 +81,7 @@ class Journal:
 
     async def begin(self) -> int:
         """Begin a frame, and return the base of its payloads' locations. Raises like `flush`."""
+        self._check_open()
         self._payloads.clear()
         self._payloads_size = 0
         self._entries.clear()
@@ -144,9 +145,15 @@ class Journal:
 
     async def ping(self) -> None:
         """Return if the journal accepts writes. Raises `Unavailable` otherwise."""
+        self._check_open()
         if self.broken is not None:
             raise Unavailable(self.broken)
         await self._disk.call(self._check_name)
+
+    def _check_open(self) -> None:
+        """Raise `Unavailable` if the journal is not open: another file may have got the number of its descriptor."""
+        if self._file is None:
+            raise Unavailable("the storage is not open")
 
     def _refuse(self, error: OSError) -> NoReturn:
         """Cut off the remains of a failed write. Any failure except a lack of space breaks the journal."""
@@ -265,15 +272,15 @@ class Journal:
 
     async def close(self) -> None:
         """Leave the marker of a clean stop, unless writing has failed. Calling it again does nothing."""
-        if self._file is not None:
+        file, self._file, self._descriptor = self._file, None, -1  # at once: nothing is written after the marker
+        if file is not None:
             if self.broken is None:
                 marker = layout.Marker(segment=self.segment, end=self._end)
                 try:
                     await self._disk.call(layout.leave_marker, self.directory, marker)
                 except OSError as exc:
                     log.warning("%s: cannot write the marker of a clean stop: %s", self.directory, exc.strerror)
-            await self._file.close()
-            self._file = None
+            await file.close()
         await self._disk.close()
 
     async def remove(self, paths: Sequence[Path]) -> None:

@@ -1,6 +1,7 @@
 """Disks that fail: a refused flush leaves nothing, a torn end is cut off, and damage elsewhere stops the start."""
 
 import asyncio
+import contextlib
 import errno
 import os
 import shutil
@@ -14,6 +15,7 @@ import pytest
 from composerd.errors import ComposerdError, StorageFull, StorageUnusable, Unavailable
 from composerd.models import Artifact, Attachment, Enqueued, JobState, NewJob, Outcome, Touch
 from composerd.testing.kit.instance import BUILD, add_jobs_in_every_state
+from composerd_fs import FsDriver
 from composerd_fs.journal.frames import SEGMENT_HEADER
 from composerd_fs.state.commands import Commands
 
@@ -166,6 +168,38 @@ async def test_no_write_is_accepted_after_a_failed_one(
     with pytest.raises(Unavailable, match="restart composerd"):
         await fs.driver.ping()
     assert await fs.dump() == before
+
+
+async def test_nothing_is_written_to_a_closed_storage(fs: Instance, tmp_path: Path) -> None:
+    """A write after the end is refused, does not get into another file, and the storage can be opened again."""
+    await fs.add()
+    before = await fs.dump()
+    late = asyncio.create_task(fs.driver.close())
+    await asyncio.sleep(0)
+    writes = [asyncio.create_task(fs.add(args=LARGE)) for _ in range(3)]
+    await late
+    answers = await asyncio.gather(*writes, return_exceptions=True)
+    with contextlib.ExitStack() as stack:
+        others = [stack.enter_context((tmp_path / str(nth)).open("wb", buffering=0)) for nth in range(30)]
+        with pytest.raises(Unavailable, match="not open"):
+            await fs.add(args=LARGE)
+        with pytest.raises(Unavailable, match="not open"):
+            await fs.driver.ping()
+        assert {os.fstat(one.fileno()).st_size for one in others} == {0}
+    fs.driver = await opened(fs.directory)
+    accepted = [one for one in answers if not isinstance(one, BaseException)]
+    assert len(await fs.dump()) == len(before) + len(accepted)
+
+
+async def test_a_write_before_the_start_is_refused(tmp_path: Path) -> None:
+    """A write to a storage that is not open yet is refused, and does not keep the storage from being opened."""
+    driver = FsDriver(tmp_path / "storage")
+    instance = Instance(driver, driver.directory)
+    with pytest.raises(Unavailable, match="not open"):
+        await instance.add()
+    await driver.start()
+    await instance.add()
+    await driver.close()
 
 
 async def test_a_stop_without_the_directory(fs: Instance) -> None:
