@@ -115,19 +115,19 @@ async def _hand_over(request: web.Request, claimed: Claimed, *, confirm: bool) -
         job.dynamic_args = [msgspec.Raw(b"null" if result is None else result) for result in results]
     body = encode(job)
     clock = asyncio.get_running_loop().time
-    renewed_at = clock()
+    restarted_at = clock()
 
-    async def renew() -> None:
-        nonlocal renewed_at
-        if confirm and clock() - renewed_at > queue.options.handover_timeout / 4:
-            renewed_at = clock()
+    async def restart_handover() -> None:
+        nonlocal restarted_at
+        if confirm and clock() - restarted_at > queue.options.handover_timeout / 4:
+            restarted_at = clock()
             await queue.delivered(claimed.token)
 
     with queue.budget.reserve(len(body)) if len(body) > SMALL else nullcontext():
         if gone(request):
             raise ConnectionResetError("the client has gone")
         if len(body) > CHUNK:
-            return await write_in_parts(request, 201, body, renew)
+            return await write_in_parts(request, 201, body, restart_handover)
         response = Answer(201, body)
         response.headers[REQUEST_ID_HEADER] = request_id.get()
         await response.prepare(request)
