@@ -38,7 +38,7 @@ class Snapshot:
         self.complete = False
         """True if `some` has returned everything."""
         table.before_change = self._before_change
-        table.jobs.archive.keep_shape_numbers = True
+        table.jobs.archive.during_snapshot = True
 
     def _before_change(self, job: JobRecord) -> None:
         if job.sequence <= self._last and job.sequence not in self._early and not self._is_taken(job.sequence):
@@ -76,7 +76,7 @@ class Snapshot:
     def close(self) -> None:
         """End the snapshot; it takes no more jobs."""
         self._table.before_change = None
-        self._jobs.archive.keep_shape_numbers = False
+        self._jobs.archive.during_snapshot = False
 
     def _take(self, job: JobRecord) -> None:
         self._taken.append(kept_entry(job))

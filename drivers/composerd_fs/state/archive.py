@@ -96,8 +96,8 @@ class Archive:
         self.tokens = DigestIndex()
         self.keys = DigestIndex()
         self.shapes: list[Shape] = []
-        self.keep_shape_numbers = False
-        """True while a checkpoint is taken: the numbers of shapes that no job has any more are not given out again."""
+        self.during_snapshot = False
+        """True while a checkpoint is taken, so that no shape changes its number and no job loses a dependent."""
         self._interning = interning
         self._numbers: dict[Shape, int] = {}
         self._used: list[int] = []
@@ -157,7 +157,7 @@ class Archive:
     def _number(self, shape: Shape) -> int:
         number = self._numbers.get(shape)
         if number is None:
-            while self._unused and not self.keep_shape_numbers:
+            while self._unused and not self.during_snapshot:
                 free = self._unused.pop()
                 if self._used[free]:
                     continue  # a job has this shape again

@@ -205,11 +205,17 @@ class Jobs:
         self._resting.append(job)
 
     def archive_resting(self) -> None:
-        """Archive the jobs that have come to rest. Call it between two flushes."""
+        """Archive the jobs that have come to rest. Call it between two flushes.
+
+        Dependents that were deleted while the job was archived are dropped now: earlier, the flush that deleted them
+        could still be refused, and a checkpoint that has begun before has to name them.
+        """
         if not self._resting:
             return
         for job in self._resting:
             if job.state.ended and not job.needed and self.by_sequence.get(job.sequence) is job:
+                if job.dependents and not self.archive.during_snapshot:
+                    job.dependents = {one: None for one in job.dependents if self.by_sequence.get(one) is not None}
                 self.by_sequence.replace(job.sequence, self.archive.add(job))
                 self._unregister(job)
         self._resting.clear()
@@ -227,8 +233,6 @@ class Jobs:
         self.archive.discard(data, job)
         self.by_sequence.replace(job.sequence, job)
         self._register(job)
-        if job.dependents:
-            job.dependents = {one: None for one in job.dependents if self.by_sequence.get(one) is not None}
         self.rests(job)
         return job
 

@@ -116,6 +116,19 @@ async def test_a_refused_load_leaves_nothing(fs: Instance, tmp_path: Path, monke
     assert await fs.dump() == stored
 
 
+async def test_a_refused_delete_keeps_dependents(fs: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If a full disk refuses to delete a job and a job that depends on it, the first still names its dependent."""
+    dependency = await fs.add()
+    dependent = await fs.add(dependency)
+    for job_id in (dependency, dependent):
+        await fs.end(job_id)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", failing(errno.ENOSPC))
+        with pytest.raises(StorageFull):
+            await fs.driver.delete([dependent, dependency])
+    assert (await fs.get(dependency)).dependents == (dependent,)
+
+
 @pytest.mark.parametrize("kind", ["fs", "memory"])
 async def test_a_write_that_fails_by_itself_affects_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
