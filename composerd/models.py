@@ -191,7 +191,7 @@ class Claim(msgspec.Struct, frozen=True):
     lease: float
     """Seconds until the attempt ends unless it is touched."""
     handover: float | None = None
-    """If the worker has promised to confirm: seconds until the attempt ends unless it is touched a first time."""
+    """Seconds until the attempt ends unless it is touched a first time; None if no confirmation was promised."""
     worker_id: UUID | None = None
 
 

@@ -65,7 +65,7 @@ class Guard(Driver):
         self.artifacts_directory = driver.artifacts_directory
         self._observe = observe
         self._slow_until: dict[str, float] = {}
-        """When the last call of each method that was logged as slow ended."""
+        """For each method, the time at which its last call that was logged as slow ended."""
 
     @classmethod
     def from_url(cls, url: str) -> Self:

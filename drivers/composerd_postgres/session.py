@@ -22,10 +22,10 @@ class Session:
         self.origin = uuid4().hex[:12]
         """The name of this driver in notifications."""
         self.own_shift = 0.0
-        """How far this driver's clock is ahead of the other servers', in seconds; not 0 in tests only."""
+        """Seconds by which this driver's clock is ahead of the other servers'; not 0 in tests only."""
         self._ahead = 0.0
         self.shift = "0 seconds"
-        """How far this driver's clock is ahead of the database's, for statements that need the time."""
+        """Seconds by which this driver's clock is ahead of the database's, for statements that need the time."""
 
     def shift_clock(self, seconds: float) -> None:
         """Let this driver's clock run further ahead."""

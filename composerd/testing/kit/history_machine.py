@@ -93,7 +93,7 @@ class History(RuleBasedStateMachine):
         self.base: float | None = None
         """The driver's time when the model's was 0, in seconds since the epoch; None until it is known."""
         self.next_advance = 0.0
-        """When the driver said that `advance` is needed, in the model's time."""
+        """Time, in the model's time, at which the driver said that `advance` is needed."""
         self.partials_known = True
         """True if the progress of running attempts is known; a restart may lose it."""
         self.workers: dict[UUID, tuple[Worker, float]] = {}

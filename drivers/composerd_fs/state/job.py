@@ -85,7 +85,7 @@ class JobRecord(msgspec.Struct, eq=False):
 
     @property
     def expires_at(self) -> int | None:
-        """When its retention is over; None while it has not ended, or if it is kept until it is deleted."""
+        """Time at which its retention is over; None before it has ended, or if it is kept until it is deleted."""
         if self.finished_at is None or self.policy.retention is None:
             return None
         return self.finished_at + self.policy.retention

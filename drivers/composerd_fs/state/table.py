@@ -46,7 +46,7 @@ class Table:
         self.freed_bytes = 0
         """The bytes of payloads that deleted jobs had."""
         self.due_at: int | None = None
-        """When `advance` has something to do because of what changed since the last news."""
+        """Time at which `advance` has something to do because of the changes since the last news."""
         self.before_change: Callable[[JobRecord], None] | None = None
         """Called with each job before it changes, while a checkpoint is taken."""
         self._replaying = True
