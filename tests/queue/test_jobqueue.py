@@ -543,6 +543,16 @@ async def test_a_wait_on_a_storage_of_our_own_does_not_poll(
     assert reads == ["get"] * 2 + ["touch"] * 3
 
 
+async def test_lost_news_lets_the_driver_do_what_is_due(queue: JobQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When news was lost, `advance` is called at once, because something may be due that nobody said."""
+    named: list[float] = []
+    monkeypatch.setattr(queue._reaper, "due_in", named.append)
+    queue._on_news(News(recheck=True))
+    queue._on_news(News(due_in=7.0))
+    queue._on_news(News())
+    assert named == [0, 7.0]
+
+
 async def test_a_connection_for_news_that_never_opened(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
