@@ -104,9 +104,10 @@ def gone(request: web.Request) -> bool:
     if transport is None or transport.is_closing():
         return True
     connection = transport.get_extra_info("socket")
-    if connection is None or connection.fileno() < 0:
+    descriptor = -1 if connection is None else connection.fileno()
+    if descriptor < 0:
         return True
     # POLLRDHUP is set when the client has shut down its side, even if data that it sent before is still unread.
     poll = select.poll()
-    poll.register(connection.fileno(), select.POLLRDHUP)
+    poll.register(descriptor, select.POLLRDHUP)
     return bool(poll.poll(0))

@@ -25,9 +25,10 @@ async def request_boundary(request: web.Request, handler: Handler) -> web.Stream
     """
     new_id = new_id_text()
     request_id.set(new_id)
+    app = request.app
+    connections = app[CONNECTIONS]
     response: web.StreamResponse
     try:
-        connections = request.app[CONNECTIONS]
         if len(connections.open) > connections.limit:
             response = _failure(request, new_id, Unavailable("too many open connections", limit=connections.limit))
         else:
@@ -45,12 +46,12 @@ async def request_boundary(request: web.Request, handler: Handler) -> web.Stream
     finally:
         if size := reserved_bytes.get():
             reserved_bytes.set(0)
-            request.app[QUEUE].budget.free(size)
+            app[QUEUE].budget.free(size)
     if not response.prepared:  # a handler that has written its answer itself has sent the id with it
         if request.writer.output_size:  # failed in the middle of an answer: the client would take an error for its rest
             response = _hang_up(request)
         response.headers[REQUEST_ID_HEADER] = new_id
-    request.app[METRICS].served(request.match_info.handler, response.status)
+    app[METRICS].served(request.match_info.handler, response.status)
     return response
 
 

@@ -34,6 +34,7 @@ class Batcher(Generic[I, R]):
     def __init__(
         self, call: Call[I, R], on_news: Callable[[News], None], weigh: Callable[[I], int] = weightless
     ) -> None:
+        self._loop = asyncio.get_running_loop()  # once: Python 3.11 makes a system call at each look
         self._call = call
         self._on_news = on_news
         self._weigh = weigh
@@ -46,11 +47,10 @@ class Batcher(Generic[I, R]):
 
         The future raises an answer that is an error. Canceling the future does not cancel the write.
         """
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[R] = loop.create_future()
+        answer: asyncio.Future[R] = self._loop.create_future()
         self._pending.append((item, answer))
         if self._task is None:
-            self._task = loop.create_task(self._run())
+            self._task = self._loop.create_task(self._run())
         return answer
 
     async def close(self) -> None:
@@ -114,7 +114,7 @@ class ConcurrentBatcher(Batcher[I, R]):
         self._calling.add(task)
         try:
             taken = self._take()
-            self._task = asyncio.get_running_loop().create_task(self._run()) if self._pending else None
+            self._task = self._loop.create_task(self._run()) if self._pending else None
             await self._write(taken)
         finally:
             self._calling.discard(task)

@@ -34,6 +34,7 @@ class Dispatcher:
         release: Callable[[UUID], None],
         on_news: Callable[[News], None],
     ) -> None:
+        self._loop = asyncio.get_running_loop()  # once: Python 3.11 makes a system call at each look
         self._claim: Call[Claim, Claimed | None] = partial(driver.claim, max_bytes=MAX_BYTES)
         self._budget = budget
         self._release = release
@@ -51,7 +52,7 @@ class Dispatcher:
         """
         if self._closed:
             return None
-        loop = asyncio.get_running_loop()
+        loop = self._loop
         answer: asyncio.Future[Claimed | None] = loop.create_future()
         waiter = self._list.add(claim, answer)
         if self._task is None:
@@ -75,7 +76,7 @@ class Dispatcher:
         if news.ready:
             self._list.heat(news.ready)
         if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._run())
+            self._task = self._loop.create_task(self._run())
 
     def recheck(self) -> None:
         """Let a waiter of each key claim, in case news of a ready job was lost."""

@@ -3,8 +3,8 @@
 Its wire format is compatible with osbuild-composer's worker API.
 """
 
-import asyncio
-from contextlib import nullcontext
+import time
+from uuid import UUID
 
 import msgspec
 from aiohttp import web
@@ -13,7 +13,7 @@ from composerd.errors import AttemptSuperseded, InvalidContent, TokenNotFound, T
 from composerd.http import schemas
 from composerd.http.arguments import segment, token_of, wait_of
 from composerd.http.bodies import SMALL, read_json
-from composerd.http.delivery import CHUNK, Answer, answer, encode, gone, write_in_parts
+from composerd.http.delivery import Answer, answer, encode, gone, write_in_parts
 from composerd.http.errors import InvalidTokenForStatus, InvalidWorkerId
 from composerd.http.keys import QUEUE, SETTINGS
 from composerd.http.openapi import endpoint
@@ -83,7 +83,6 @@ async def request_job(request: web.Request) -> web.StreamResponse:
         if queue.draining:
             nothing.force_close()
         return nothing
-    known_job_id.set(str(claimed.job_id))
     try:
         return await _hand_over(request, claimed, confirm=body.confirm)
     except BaseException:  # for whatever reason, the job was not delivered
@@ -92,18 +91,16 @@ async def request_job(request: web.Request) -> web.StreamResponse:
 
 
 async def _hand_over(request: web.Request, claimed: Claimed, *, confirm: bool) -> web.StreamResponse:
-    """Write a claimed job to its worker.
-
-    The time to confirm is restarted while a large answer is being written. Raises `ConnectionError` if the client has
-    gone.
-    """
+    """Write a claimed job to its worker. Raises `ConnectionError` if the client has gone."""
     queue = request.app[QUEUE]
     base = request.app[SETTINGS].worker_base_path
     location = f"{base}/jobs/{claimed.token}"
+    job_id = str(claimed.job_id)
+    known_job_id.set(job_id)
     job = schemas.RequestJobResponse(
         kind="RequestJob",
         href=f"{base}/jobs",
-        id=str(claimed.job_id),
+        id=job_id,
         type=claimed.key.type,
         location=location,
         artifact_location=f"{location}/artifacts/",
@@ -114,24 +111,29 @@ async def _hand_over(request: web.Request, claimed: Claimed, *, confirm: bool) -
         results = await queue.results(claimed.dependencies)
         job.dynamic_args = [msgspec.Raw(b"null" if result is None else result) for result in results]
     body = encode(job)
-    clock = asyncio.get_running_loop().time
-    restarted_at = clock()
+    if gone(request):
+        raise ConnectionResetError("the client has gone")
+    if len(body) > SMALL:
+        with queue.budget.reserve(len(body)):
+            return await _hand_over_large(request, claimed.token, body, confirm=confirm)
+    response = Answer(201, body)
+    response.headers[REQUEST_ID_HEADER] = request_id.get()
+    await response.prepare(request)
+    return response
+
+
+async def _hand_over_large(request: web.Request, token: UUID, body: bytes, *, confirm: bool) -> web.StreamResponse:
+    """Write a job of any size to its worker, and restart its time to confirm again and again until that is done."""
+    queue = request.app[QUEUE]
+    restarted_at = time.monotonic()
 
     async def restart_handover() -> None:
         nonlocal restarted_at
-        if confirm and clock() - restarted_at > queue.options.handover_timeout / 4:
-            restarted_at = clock()
-            await queue.delivered(claimed.token)
+        if confirm and time.monotonic() - restarted_at > queue.options.handover_timeout / 4:
+            restarted_at = time.monotonic()
+            await queue.delivered(token)
 
-    with queue.budget.reserve(len(body)) if len(body) > SMALL else nullcontext():
-        if gone(request):
-            raise ConnectionResetError("the client has gone")
-        if len(body) > CHUNK:
-            return await write_in_parts(request, 201, body, restart_handover)
-        response = Answer(201, body)
-        response.headers[REQUEST_ID_HEADER] = request_id.get()
-        await response.prepare(request)
-        return response
+    return await write_in_parts(request, 201, body, restart_handover)
 
 
 @endpoint(
@@ -194,8 +196,9 @@ async def update_job(request: web.Request) -> web.StreamResponse:
         raise InvalidContent(field="result", problem="either result or partial is required")
     else:
         await queue.finish(token, b"null", failed=False)  # older workers finish with an empty object
-    location = f"{request.app[SETTINGS].worker_base_path}/jobs/{token}"
-    return answer(schemas.UpdateJobResponse(kind="UpdateJobResponse", href=location, id=str(token)))
+    attempt_id = str(token)
+    location = f"{request.app[SETTINGS].worker_base_path}/jobs/{attempt_id}"
+    return answer(schemas.UpdateJobResponse(kind="UpdateJobResponse", href=location, id=attempt_id))
 
 
 @endpoint(
