@@ -122,6 +122,16 @@ async def test_advance_is_repeated_while_there_is_more(driver: Timed, told: Told
     assert [news.due_in for news in told.news[:3]] == [0, 0, 60]
 
 
+async def test_advance_is_not_repeated_before_its_time(driver: Timed, rarely: Reaper) -> None:
+    """If an answer says that more is due soon, but not now, `advance` is not called again at once."""
+    driver.advances = [Batch((), News(due_in=0.5))]
+    rarely.due_in(0)
+    await driver.calls.get()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert driver.calls.empty()
+
+
 async def test_what_becomes_due_meanwhile_is_done_together(
     driver: Timed, rarely: Reaper, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -229,6 +229,49 @@ def test_a_check_wakes_one_waiter_of_a_key(world: World) -> None:
     assert list(world.picked) == [waiters[0], waiters[3]]
 
 
+def test_a_round_has_a_limit(world: World) -> None:
+    """A round has no more waiters than its limit, new ones and woken ones together; the oldest new waiters go first."""
+    waiters = [world.arrive(X) for _ in range(5)]
+    world.pick(limit=2)
+    assert list(world.picked) == waiters[:2]
+    world.decide()
+    world.end_round()
+    world.run()
+    world.submit((X, 0), (X, 0), (Y, 0))
+    while world.unheard:
+        world.hear()
+    late = world.arrive(X)
+    world.pick(limit=2)
+    assert list(world.picked) == [waiters[0], late]
+
+
+def test_jobs_that_were_handed_out_wake_nobody_else(world: World) -> None:
+    """When rounds have handed out every job that became ready, no further claim is made."""
+    waiters = [world.arrive(X) for _ in range(6)]
+    world.run()
+    world.claims_in_vain = 0
+    world.submit(*[(X, 0)] * 3)
+    while world.unheard:
+        world.hear()
+    for _ in range(3):
+        world.pick(limit=1)
+        assert len(world.picked) == 1
+        world.decide()
+        world.end_round()
+    world.pick()
+    assert not world.picked
+    assert world.served == [waiter.age for waiter in waiters[:3]]
+    assert world.claims_in_vain == 0
+
+
+def test_a_new_waiter_that_leaves_makes_no_claim(world: World) -> None:
+    """A waiter that leaves before its first round is not in it."""
+    leaving, staying = world.arrive(X), world.arrive(X)
+    world.leave(leaving)
+    world.pick()
+    assert list(world.picked) == [staying]
+
+
 def test_nothing_is_kept_of_waiters_that_left(world: World) -> None:
     """When all waiters have left, the list is empty again."""
     waiters = [world.arrive(X, Y) for _ in range(10)]
