@@ -20,7 +20,7 @@ from composerd.http.keys import (
     WORKER_ERRORS,
     RequestMetrics,
 )
-from composerd.http.middleware import only_from, request_boundary
+from composerd.http.middleware import only_from
 from composerd.http.openapi import document
 from composerd.queue import JobQueue
 from composerd.settings import COMPOSER_BASE, Settings
@@ -31,10 +31,11 @@ VERSION = importlib.metadata.version("composerd")
 def create_app(
     queue: JobQueue, settings: Settings, metrics: RequestMetrics, files: Files | None, connections: ConnectionLimit
 ) -> web.Application:
-    """Return the application that serves a running queue. Without `files`, uploads of artifacts are refused."""
-    middlewares = [request_boundary]
-    if settings.allowed_domains:
-        middlewares.append(only_from(settings.allowed_domains))
+    """Return the application that serves a running queue. Without `files`, uploads of artifacts are refused.
+
+    It is to be run with `composerd.http.malformed.Runner`, which turns failures into predefined errors.
+    """
+    middlewares = [only_from(settings.allowed_domains)] if settings.allowed_domains else []
     app = web.Application(middlewares=middlewares, client_max_size=settings.max_body_size)
     app[QUEUE] = queue
     app[SETTINGS] = settings

@@ -10,6 +10,7 @@ from aiohttp.http_exceptions import BadHttpMethod, HttpProcessingError
 from composerd.errors import InvalidContent
 from composerd.http.errors import UNSPECIFIED, ErrorTable, MethodNotSupported
 from composerd.http.keys import COMPOSER_ERRORS, WORKER_ERRORS
+from composerd.http.middleware import RequestBoundary
 from composerd.http.request_context import REQUEST_ID_HEADER, request_id
 from composerd.ids import new_id_text
 
@@ -67,38 +68,23 @@ class _HttpConnection(web.RequestHandler):
 
 
 class _Server(web.Server):
-    """Creates the connections, and refuses requests with an unsupported `Expect` header."""
+    """Creates the connections, and puts the request boundary around the application."""
 
-    def __init__(self, original: web.Server, worker_errors: ErrorTable, composer_errors: ErrorTable) -> None:
+    def __init__(self, original: web.Server, app: web.Application) -> None:
         """Take over the handler and the options of the server that aiohttp's runner has created."""
         super().__init__(
-            original.request_handler,
+            RequestBoundary(app, original.request_handler).handle,  # type: ignore[arg-type]  # requests are made by `app`
             request_factory=original.request_factory,
             handler_cancellation=original.handler_cancellation,
             loop=original._loop,  # noqa: SLF001  # aiohttp has no public access to these
             **original._kwargs,  # noqa: SLF001
         )
-        self.worker_errors = worker_errors
-        self.composer_errors = composer_errors
-        self.composer_prefix = f"{composer_errors.base}/".encode()
-        self._handle = original.request_handler
-        self.request_handler = self._refuse_unknown_expectations
+        self.worker_errors = app[WORKER_ERRORS]
+        self.composer_errors = app[COMPOSER_ERRORS]
+        self.composer_prefix = f"{self.composer_errors.base}/".encode()
 
     def __call__(self) -> _HttpConnection:
         return _HttpConnection(self, loop=self._loop, **self._kwargs)
-
-    async def _refuse_unknown_expectations(self, request: Any) -> web.StreamResponse:
-        """Handle a request, and answer one whose `Expect` header aiohttp has refused before the middlewares ran."""
-        try:
-            return await self._handle(request)
-        except web.HTTPExpectationFailed:
-            new_id = new_id_text()
-            to_composer = request.path.encode().startswith(self.composer_prefix)
-            table = self.composer_errors if to_composer else self.worker_errors
-            details = {"field": "Expect", "problem": "only 100-continue is supported"}
-            response = table.response(table.entry_for(InvalidContent()), new_id, details)
-            response.headers[REQUEST_ID_HEADER] = new_id
-            return response
 
 
 class Runner(web.AppRunner):
@@ -106,4 +92,4 @@ class Runner(web.AppRunner):
 
     async def _make_server(self) -> web.Server:
         original = await super()._make_server()
-        return _Server(original, self.app[WORKER_ERRORS], self.app[COMPOSER_ERRORS])
+        return _Server(original, self.app)

@@ -1,4 +1,4 @@
-"""The middlewares: the request boundary, which turns exceptions into predefined errors, and the certificate check."""
+"""Around every endpoint: the boundary that turns exceptions into predefined errors, and the certificate check."""
 
 import logging
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from typing import Any
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from composerd.errors import BodyTooLarge, ComposerdError, DriverError, StorageFull, Unavailable
+from composerd.errors import BodyTooLarge, ComposerdError, DriverError, InvalidContent, StorageFull, Unavailable
 from composerd.http.arguments import error_table_of
 from composerd.http.errors import UNSPECIFIED, MethodNotSupported, NotAllowed, ResourceNotFound
 from composerd.http.keys import CONNECTIONS, METRICS, QUEUE
@@ -17,42 +17,58 @@ from composerd.ids import new_id_text
 log = logging.getLogger(__name__)
 
 
-@web.middleware
-async def request_boundary(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Give the request an id, and answer every failure with an error of the API's table.
+class RequestBoundary:
+    """Wraps the application: gives each request an id, and answers every failure with an error of the API's table.
 
+    It is not a middleware of aiohttp, so that requests that aiohttp refuses before the middlewares go through it too.
     Requests are refused while too many connections are open. Every answer is counted in the metrics.
     """
-    new_id = new_id_text()
-    request_id.set(new_id)
-    app = request.app
-    connections = app[CONNECTIONS]
-    response: web.StreamResponse
-    try:
-        if len(connections.open) > connections.limit:
-            response = _failure(request, new_id, Unavailable("too many open connections", limit=connections.limit))
-        else:
-            response = await handler(request)
-    except ComposerdError as exc:
-        response = _failure(request, new_id, exc)
-    except web.HTTPException as exc:
-        response = _http_failure(request, new_id, exc)
-    except ConnectionError:
-        response = _hang_up(request)  # the client has gone
-    except Exception:
-        log.exception("%s %s failed with an unexpected exception", request.method, _loggable_path(request))
-        table = error_table_of(request)
-        response = table.response(table.entry(UNSPECIFIED), new_id)
-    finally:
-        if size := reserved_bytes.get():
-            reserved_bytes.set(0)
-            app[QUEUE].budget.free(size)
-    if not response.prepared:  # a handler that has written its answer itself has sent the id with it
-        if request.writer.output_size:  # failed in the middle of an answer: the client would take an error for its rest
-            response = _hang_up(request)
-        response.headers[REQUEST_ID_HEADER] = new_id
-    app[METRICS].served(request.match_info.handler, response.status)
-    return response
+
+    def __init__(self, app: web.Application, handle: Handler) -> None:
+        self._app = app
+        self._handle = handle
+        self._connections = app[CONNECTIONS]
+        self._metrics = app[METRICS]
+        self._budget = app[QUEUE].budget
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Return the answer to a request, whatever happens to it."""
+        new_id = new_id_text()
+        request_id.set(new_id)
+        connections = self._connections
+        response: web.StreamResponse
+        try:
+            if len(connections.open) > connections.limit:
+                await self._resolve(request)
+                response = _failure(request, new_id, Unavailable("too many open connections", limit=connections.limit))
+            else:
+                response = await self._handle(request)
+        except ComposerdError as exc:
+            response = _failure(request, new_id, exc)
+        except web.HTTPException as exc:
+            response = _http_failure(request, new_id, exc)
+        except ConnectionError:
+            response = _hang_up(request)  # the client has gone
+        except Exception:
+            log.exception("%s %s failed with an unexpected exception", request.method, _loggable_path(request))
+            table = error_table_of(request)
+            response = table.response(table.entry(UNSPECIFIED), new_id)
+        finally:
+            if size := reserved_bytes.get():
+                reserved_bytes.set(0)
+                self._budget.free(size)
+        if not response.prepared:  # a handler that has written its answer itself has sent the id with it
+            if request.writer.output_size:  # failed within an answer: the client would take an error for its rest
+                response = _hang_up(request)
+            response.headers[REQUEST_ID_HEADER] = new_id
+        self._metrics.served(request.match_info.handler, response.status)
+        return response
+
+    async def _resolve(self, request: web.Request) -> None:
+        """Find the request's endpoint without calling it, so that the refusal is counted for it."""
+        match = await self._app.router.resolve(request)
+        match.add_app(self._app)
+        request._match_info = match  # noqa: SLF001  # aiohttp sets it only when it calls the handler
 
 
 def _loggable_path(request: web.Request) -> str:
@@ -90,6 +106,8 @@ def _http_failure(request: web.Request, new_id: str, error: web.HTTPException) -
         mapped = MethodNotSupported(allowed=sorted(error.allowed_methods))
     elif isinstance(error, web.HTTPRequestEntityTooLarge):
         mapped = BodyTooLarge(limit=request.client_max_size)
+    elif isinstance(error, web.HTTPExpectationFailed):
+        mapped = InvalidContent(field="Expect", problem="only 100-continue is supported")
     elif error.status < 400:
         return error
     else:

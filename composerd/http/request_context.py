@@ -12,4 +12,4 @@ known_job_id: ContextVar[str | None] = ContextVar("known_job_id", default=None)
 """The id of the job that the request is about, once it is known."""
 
 reserved_bytes: ContextVar[int] = ContextVar("reserved_bytes", default=0)
-"""Bytes that the request body has reserved in the queue's budget; `request_boundary` gives them back."""
+"""Bytes that the request body has reserved in the queue's budget; `RequestBoundary` gives them back."""
