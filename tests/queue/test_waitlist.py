@@ -231,7 +231,7 @@ def test_a_check_wakes_one_waiter_of_a_key(world: World) -> None:
 
 def test_a_round_has_a_limit(world: World) -> None:
     """A round has no more waiters than its limit, new ones and woken ones together; the oldest new waiters go first."""
-    waiters = [world.arrive(X) for _ in range(5)]
+    waiters = [world.arrive(X) for _ in range(5)] + [world.arrive(Y)]
     world.pick(limit=2)
     assert list(world.picked) == waiters[:2]
     world.decide()
