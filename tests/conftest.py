@@ -120,8 +120,11 @@ def _missing(reason: str) -> NoReturn:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """Return the number of processes for `--numprocesses=auto`: one for each processor, at most `MOST_PROCESSES`."""
-    return min(MOST_PROCESSES, len(os.sched_getaffinity(0)))
+    """Return the number of processes for `--numprocesses=auto`: one more than processors, at most `MOST_PROCESSES`.
+
+    It is one more because many tests wait for a disk or a server.
+    """
+    return min(MOST_PROCESSES, len(os.sched_getaffinity(0)) + 1)
 
 
 @pytest.hookimpl(optionalhook=True)
