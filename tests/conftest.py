@@ -130,7 +130,7 @@ def pytest_xdist_auto_num_workers() -> int:
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Return a scheduler that assigns each module in `TOGETHER` to one process, and then the other tests one by one."""
-    from xdist.scheduler import LoadScopeScheduling  # noqa: PLC0415  # pytest-xdist is not needed to run tests one by one
+    from xdist.scheduler import LoadScopeScheduling  # noqa: PLC0415  # only needed with -n
 
     class Scheduling(LoadScopeScheduling):  # type: ignore[misc]  # pytest-xdist ships no types
         def _split_scope(self, nodeid: str) -> str:

@@ -207,7 +207,7 @@ async def _stop(process: asyncio.subprocess.Process, outputs: Sequence["asyncio.
     for task in still_open:
         task.cancel()
     if still_open:
-        process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001  # there is no public way to close the pipes
+        process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001  # no public way
 
 
 def _signal_group(pid: int, number: signal.Signals) -> None:

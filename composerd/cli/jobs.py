@@ -3,11 +3,12 @@
 import asyncio
 import contextlib
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import click
 import msgspec
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 
 from composerd.cli.console import (
     Server,
@@ -221,7 +222,11 @@ async def download(composer: ComposerClient, found: Sequence[Artifact], director
     with _bar() as bar:
         for artifact in found:
             task = bar.add_task(artifact.name.replace("[", "\\["), total=artifact.size)
-            await composer.download(artifact, directory, lambda size, task=task: bar.update(task, completed=size))  # type: ignore[misc]
+            await composer.download(artifact, directory, partial(_show, bar, task))
+
+
+def _show(bar: Progress, task: TaskID, completed: int) -> None:
+    bar.update(task, completed=completed)
 
 
 @contextlib.contextmanager

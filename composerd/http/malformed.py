@@ -73,7 +73,7 @@ class _Server(web.Server):
     def __init__(self, original: web.Server, app: web.Application) -> None:
         """Take over the handler and the options of the server that aiohttp's runner has created."""
         super().__init__(
-            RequestBoundary(app, original.request_handler).handle,  # type: ignore[arg-type]  # requests are made by `app`
+            RequestBoundary(app, original.request_handler).handle,  # type: ignore[arg-type]  # `app` makes requests
             request_factory=original.request_factory,
             handler_cancellation=original.handler_cancellation,
             loop=original._loop,  # noqa: SLF001  # aiohttp has no public access to these

@@ -215,8 +215,8 @@ class Committer:
                     locations += [payload for payload in payloads if isinstance(payload, int)]
                 done.append(Done(answer, table.take_news(self._clock.now()), payloads))
             read = await log.flush(locations)
-        except Exception as exc:  # noqa: BLE001  # whatever it was, the table must not keep what is not stored; the callers get it
-            table.roll_back()
+        except Exception as exc:  # noqa: BLE001  # the callers get it
+            table.roll_back()  # whatever it was, the table must not keep what is not stored
             await self._refused(writes, exc)
             return
         table.commit()

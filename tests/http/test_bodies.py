@@ -80,7 +80,8 @@ def test_the_deepest_that_is_taken() -> None:
 )
 def test_opaque_values_stay_as_they_are(value: bytes) -> None:
     """Opaque values are kept byte for byte, with their order, spelling, repeated keys and long numbers."""
-    assert bytes(decode(b'{ "result" : ' + value + b' , "more": [] }', UPDATE).result) == value  # type: ignore[arg-type]
+    body = b'{ "result" : ' + value + b' , "more": [] }'
+    assert bytes(decode(body, UPDATE).result) == value  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

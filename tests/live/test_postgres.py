@@ -190,7 +190,8 @@ async def test_stopped_while_the_database_hangs(serve: Serve, newest_postgres: T
     holder = psycopg2.connect(host=str(newest_postgres.directory), user="tests", dbname="postgres")
     holder.cursor().execute("LOCK TABLE hangs.jobs")
     calls = [asyncio.create_task(call) for call in (server.submit(), server.finish(running, None), server.ask())]
-    while len(newest_postgres.sql("SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock'")) < 3:  # noqa: ASYNC110
+    locked = "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+    while len(newest_postgres.sql(locked)) < 3:  # noqa: ASYNC110
         await asyncio.sleep(0.01)
     began = time.monotonic()
     server.kill(signal.SIGTERM)

@@ -206,7 +206,8 @@ class SimpleDriver(Driver):
         ids = await self._read(lambda _: self.shelf.page(JobFilter(), None, 2**62)[::-1])
         for begin in range(0, len(ids), DUMPED_AT_ONCE):
             some = ids[begin : begin + DUMPED_AT_ONCE]
-            for stored in await self._read(lambda transaction: [self._stored(transaction, one) for one in some]):  # noqa: B023
+            found = await self._read(lambda transaction: [self._stored(transaction, one) for one in some])  # noqa: B023
+            for stored in found:
                 if stored is not None:
                     yield stored
 

@@ -73,7 +73,8 @@ def read(directory: Path) -> dict[bytes, list[Any]]:
                         jobs[job[2]] = ["ended", (*here, job[6]), (*here, job[7])]
                 elif kind == 13:
                     moved = [None, *((*here, location) for location in of[1:])]
-                    jobs[of[0]] = [new if new and new[2] is not None else old for old, new in zip(jobs[of[0]], moved)]  # noqa: B905
+                    kept = zip(jobs[of[0]], moved, strict=True)
+                    jobs[of[0]] = [new if new and new[2] is not None else old for old, new in kept]
     return {job_id: [job[0], *(payload(directory, *location) for location in job[1:])] for job_id, job in jobs.items()}
 
 
