@@ -3,6 +3,7 @@
 docs/reference/fs-format.md describes the files and their contents.
 """
 
+import logging
 import os
 from pathlib import Path
 
@@ -10,11 +11,13 @@ import msgspec
 
 from composerd_fs.journal.io import sync_directory
 
+log = logging.getLogger(__name__)
+
 MARKER = "CLEAN"
 """The name of the marker."""
 
 UNFINISHED = ".tmp"
-"""Suffix of the name of a checkpoint while it is being written."""
+"""Suffix of the name of a checkpoint, or of the marker, while it is being written."""
 
 
 class Marker(msgspec.Struct):
@@ -49,17 +52,29 @@ def _numbers_in(directory: Path, suffix: str) -> list[int]:
 
 
 def read_marker(directory: Path) -> Marker | None:
-    """Return the marker of a clean stop, or None without one. Raises `msgspec.DecodeError` if it is damaged."""
+    """Return the marker of a clean stop, or None if there is none or if it cannot be read: then a crash is assumed."""
     path = directory / MARKER
-    return msgspec.json.decode(path.read_bytes(), type=Marker) if path.exists() else None
+    if not path.exists():
+        return None
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Marker)
+    except msgspec.DecodeError:
+        log.warning("%s: the marker of a clean stop is damaged; starting as after a crash", path)
+        return None
 
 
 def leave_marker(directory: Path, marker: Marker) -> None:
-    """Write the marker of a clean stop and bring it to stable storage."""
-    with (directory / MARKER).open("wb") as file:
-        file.write(msgspec.json.encode(marker))
-        file.flush()
-        os.fsync(file.fileno())
+    """Write the marker of a clean stop, whole or not at all, and bring it to stable storage. Raises `OSError`."""
+    unfinished = directory / (MARKER + UNFINISHED)
+    try:
+        with unfinished.open("wb") as file:
+            file.write(msgspec.json.encode(marker))
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(directory / MARKER)
+    except OSError:
+        unfinished.unlink(missing_ok=True)
+        raise
     sync_directory(directory)
 
 

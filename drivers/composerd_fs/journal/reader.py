@@ -19,7 +19,6 @@ from composerd_fs.journal.entries import ArchivedEntry, BegunEntry, CompleteEntr
 from composerd_fs.journal.frames import FRAME_HEADER, FRAME_MAGIC, SEGMENT_HEADER, FrameHeader, SegmentHeader
 from composerd_fs.journal.io import sync_directory
 from composerd_fs.journal.layout import (
-    MARKER,
     Marker,
     checkpoint_name,
     checkpoints_in,
@@ -73,7 +72,7 @@ class Reader:
         Raises `StorageUnusable` if it is damaged or of a newer format.
         """
         numbers = segments_in(self._directory)
-        marker = self._marker()
+        marker = read_marker(self._directory)
         checkpoint = max(checkpoints_in(self._directory), default=0)
         end = End(0, b"", 0, 0)
         if checkpoint:
@@ -150,12 +149,6 @@ class Reader:
             owner = "checkpoint" if head.kind else "segment"
             self._refuse(path.name, 0, f"the header is that of {owner} {head.number}")
         return head
-
-    def _marker(self) -> Marker | None:
-        try:
-            return read_marker(self._directory)
-        except msgspec.DecodeError:
-            self._refuse(MARKER, 0, "the marker of a clean stop is damaged")
 
     def _segment(self, number: int, last: bool, marker: Marker | None, replay: Replay) -> End | None:
         path = self._directory / segment_name(number)

@@ -273,7 +273,7 @@ async def test_a_stop_while_a_checkpoint_is_opened(tmp_path: Path, monkeypatch: 
     really_open = Path.open
 
     def slowly(path: Path, *args: Any) -> Any:
-        if path.suffix != ".tmp":
+        if not path.name.endswith(".checkpoint.tmp"):
             return really_open(path, *args)
         opening.set()
         go.wait(60)

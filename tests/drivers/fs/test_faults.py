@@ -4,11 +4,13 @@ import asyncio
 import contextlib
 import errno
 import os
+import resource
 import shutil
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -308,6 +310,40 @@ async def test_a_torn_end_is_cut_off(tmp_path: Path, caplog: pytest.LogCaptureFi
         assert f"cut off at byte {last} of {cut}" in caplog.text
         await driver.close()
         assert segment.stat().st_size == last
+
+
+@pytest.mark.parametrize("marker", [b"", b'{"segm', b"\0" * 30])
+async def test_a_damaged_marker_counts_as_none(tmp_path: Path, caplog: pytest.LogCaptureFixture, marker: bytes) -> None:
+    """A marker of a clean stop that cannot be read does not stop a start; the log says that a crash is assumed."""
+    driver = await opened(tmp_path / "storage")
+    await driver.enqueue([[NewJob(id=uuid4(), type="t")]])
+    before = [one async for one in driver.dump()]
+    await driver.close()
+    (tmp_path / "storage" / "journal" / "CLEAN").write_bytes(marker)
+
+    driver = await opened(tmp_path / "storage")
+
+    assert [one async for one in driver.dump()] == before
+    assert "the marker of a clean stop is damaged; starting as after a crash" in caplog.text
+    await driver.close()
+
+
+async def test_a_marker_that_has_no_room_is_not_left_half_written(tmp_path: Path) -> None:
+    """A stop that cannot write its marker leaves no file in its place, and the next start works."""
+    driver = await opened(tmp_path / "storage")
+    await driver.enqueue([[NewJob(id=uuid4(), type="t")]])
+    before = [one async for one in driver.dump()]
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))  # every write to a file fails, as on a full disk
+    try:
+        await driver.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    assert [one.name for one in (tmp_path / "storage" / "journal").iterdir() if one.suffix != ".log"] == []
+    driver = await opened(tmp_path / "storage")
+    assert [one async for one in driver.dump()] == before
+    await driver.close()
 
 
 async def test_a_last_write_that_did_not_reach_the_disk_in_order(tmp_path: Path) -> None:
