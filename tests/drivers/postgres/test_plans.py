@@ -60,8 +60,16 @@ SETTINGS = {
 }
 
 
-_filled: dict[Throwaway, str] = {}
-"""For each server a full database, which each test copies."""
+Filled = dict[Throwaway, str]
+
+
+@pytest.fixture(scope="module")
+def filled() -> Iterator[Filled]:
+    """Yield a dictionary for a full database of each server, which each test copies."""
+    databases: Filled = {}
+    yield databases
+    for postgres, database in databases.items():
+        postgres.drop_database(database)
 
 
 async def _fill(postgres: Throwaway) -> str:
@@ -73,11 +81,11 @@ async def _fill(postgres: Throwaway) -> str:
 
 
 @pytest.fixture
-async def explained(postgres: Throwaway) -> Any:
+async def explained(postgres: Throwaway, filled: Filled) -> Any:
     """Yield an instance on a full database, and a function that makes a call and returns its answer and its plans."""
-    if postgres not in _filled:
-        _filled[postgres] = await _fill(postgres)
-    async with _explaining(postgres, postgres.fresh_database(template=_filled[postgres])) as both:
+    if postgres not in filled:
+        filled[postgres] = await _fill(postgres)
+    async with _explaining(postgres, postgres.fresh_database(template=filled[postgres])) as both:
         yield both
 
 
@@ -104,6 +112,7 @@ async def _explaining(postgres: Throwaway, database: str) -> AsyncIterator[Any]:
         yield instance, plans
     finally:
         await driver.close()
+        postgres.drop_database(database)
 
 
 def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
