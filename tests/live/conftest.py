@@ -46,9 +46,9 @@ class Server:
         self._listen = f"{LOOPBACK}:0"
         self._process: Process | None = None
         self._said = b""
-        """What earlier processes of this server wrote to stderr."""
+        """The output of earlier processes of this server on stderr."""
         self._forgotten = 0
-        """How many bytes of the log are skipped."""
+        """The number of bytes of the log that are skipped."""
         self._http: aiohttp.ClientSession | None = None
 
     async def start(self) -> None:

@@ -14,7 +14,7 @@ class Relay:
         self.silent = asyncio.Event()
         self.port = 0
         self.accepted = 0
-        """How many connections were accepted."""
+        """The number of connections that were accepted."""
         self._target = str(postgres.directory / ".s.PGSQL.5432")
         self._directory = directory
         self._tasks: list[asyncio.Task[None]] = []
