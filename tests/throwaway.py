@@ -35,6 +35,7 @@ _SETTINGS = (
     "max_wal_size=512MB",
     "log_min_messages=fatal",
     "autovacuum_naptime=5s",
+    "wal_level=logical",
 )
 
 
