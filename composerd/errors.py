@@ -181,6 +181,12 @@ class StorageFull(ComposerdError):
     code = "storage_full"
 
 
+class OutcomeUnknown(Unavailable):
+    """The storage did not say whether the change was stored; look, or repeat the request with the same ids."""
+
+    code = "outcome_unknown"
+
+
 class DriverError(Unavailable):
     """A driver failed with an error that its contract does not name; the outcome of the call is unknown."""
 

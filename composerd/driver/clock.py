@@ -1,7 +1,7 @@
 """A clock for drivers of one process, and the conversion of times.
 
-The clock takes the wall time when it is created and is monotonic from then on, so no step of the wall clock ends a
-lease.
+The clock follows the wall clock, which may jump. `composerd.driver.timekeeper` notices a jump by the time that has
+passed meanwhile, which the clock tells too.
 """
 
 import time
@@ -13,22 +13,31 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Clock:
-    """A clock in microseconds since the epoch. It never goes back while the process runs."""
+    """The wall clock of this machine, and the time that passes, which no step of the wall clock changes."""
 
     def __init__(self) -> None:
-        self._offset = time.time_ns() // 1000 - time.monotonic_ns() // 1000
+        self._shift = 0
+        self._step = 0
 
     def now(self) -> int:
-        """Return the time, in microseconds since the epoch."""
-        return time.monotonic_ns() // 1000 + self._offset
+        """Return the wall time, in microseconds since the epoch. It may jump, back too."""
+        return time.time_ns() // 1000 + self._shift + self._step
+
+    def elapsed(self) -> int:
+        """Return the time that has passed since some moment, in microseconds. It never goes back."""
+        return time.monotonic_ns() // 1000 + self._shift
 
     def shift(self, seconds: float) -> None:
-        """Advance the clock by this number of seconds, in addition to earlier calls."""
-        self._offset += microseconds(seconds)
+        """Let this number of seconds pass, in addition to earlier calls."""
+        self._shift += microseconds(seconds)
+
+    def jump(self, seconds: float) -> None:
+        """Step the wall time by this number of seconds, while no time passes."""
+        self._step += microseconds(seconds)
 
     def not_before(self, time: int) -> None:
         """Advance the clock to a stored time if it is behind, as after a start with a wall clock that was set back."""
-        self._offset += max(time - self.now(), 0)
+        self._step += max(time - self.now(), 0)
 
 
 def microseconds(seconds: float) -> int:

@@ -56,7 +56,7 @@ from composerd.models import (
     Worker,
 )
 
-CONTRACT_VERSION = "1.0"
+CONTRACT_VERSION = "1.1"
 """The version of this contract. A driver that was written for another major version is refused.
 
 A new minor version only adds things that a driver may ignore.
@@ -209,10 +209,21 @@ class Driver(abc.ABC):
 
     @abc.abstractmethod
     async def shift_clock(self, seconds: float) -> None:
-        """Advance the clock of this instance by this number of seconds, in addition to earlier calls (S9).
+        """Let this number of seconds pass on the clock of this instance, in addition to earlier calls (S9).
 
         It may be called before `start`. The conformance kit calls it; a server never does.
         """
+
+    async def jump_clock(self, seconds: float) -> None:
+        """Step the clock of this instance by this number of seconds, back if negative, while no time passes (S10).
+
+        This is how a wall clock is set, or wrong at a start. It may be called before `start`. The conformance kit calls
+        it; a server never does.
+        """
+        raise NotImplementedError(f"{self.name}: jump_clock; contract 1.1 needs it")
+
+    async def confirm_clock(self) -> None:  # noqa: B027  # drivers of contract 1.0 have none
+        """Trust the clock again after a jump that suspended the purging of ended jobs: an operator says so (P5)."""
 
     # Jobs, from their submission to their deletion.
 
@@ -326,6 +337,13 @@ class Driver(abc.ABC):
         Returns:
             The jobs concerned. `news.due_in` says when there is more to do: 0 if the limit was reached, None if nothing
             is known to be due.
+        """
+
+    async def grace(self) -> None:  # noqa: B027  # drivers of contract 1.0 have none
+        """Give the running attempts a full lease that nobody could renew for a while (L15, L16).
+
+        The caller was paused, or could not reach the storage, and calls this before it calls `advance` again. If
+        `Capabilities.shared` is true and another server had the storage open meanwhile, nothing changes.
         """
 
     @abc.abstractmethod

@@ -56,7 +56,7 @@ class Guard(Driver):
     Its methods return the coroutine of `_call` instead of being coroutines themselves: one layer less on each call.
     """
 
-    contract = "1.0"
+    contract = "1.1"
     name = "guard"
 
     def __init__(self, driver: Driver, observe: Observer = unobserved) -> None:
@@ -131,6 +131,12 @@ class Guard(Driver):
     def shift_clock(self, seconds: float) -> Call[None]:
         return self._call("shift_clock", self.driver.shift_clock(seconds))
 
+    def jump_clock(self, seconds: float) -> Call[None]:
+        return self._call("jump_clock", self.driver.jump_clock(seconds))
+
+    def confirm_clock(self) -> Call[None]:
+        return self._call("confirm_clock", self.driver.confirm_clock())
+
     def enqueue(self, submissions: Sequence[Sequence[NewJob]]) -> Call[Batch[Enqueued | ComposerdError]]:
         return self._call("enqueue", self.driver.enqueue(submissions), submissions)
 
@@ -157,6 +163,9 @@ class Guard(Driver):
 
     def advance(self, limit: int) -> Call[Batch[UUID]]:
         return self._call("advance", self.driver.advance(limit))
+
+    def grace(self) -> Call[None]:
+        return self._call("grace", self.driver.grace())
 
     def purge(self, limit: int) -> Call[Batch[UUID]]:
         return self._call("purge", self.driver.purge(limit))

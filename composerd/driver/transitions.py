@@ -155,14 +155,26 @@ def restart_handover(lease: LeaseRecord, now: int) -> None:
         lease.deadline = now + (lease.handover or 0)
 
 
-def resume(lease: LeaseRecord, now: int) -> None:
-    """Confirm a running attempt and give it a full lease, because the storage was opened.
+def excuse(lease: LeaseRecord, now: int, jump: int = 0) -> None:
+    """Give a running attempt a full lease, because its worker may not have been able to renew it (A8).
 
-    If the job's `timeout` would end the attempt before that, it is extended to the end of the lease.
+    If the job's `timeout` would end the attempt before that, it is extended to the end of the lease. The attempt is not
+    confirmed by that.
+
+    Args:
+        lease: The lease.
+        now: The time.
+        jump: The jump of the clock that is the reason, 0 if there was none; the job's `timeout` jumps with the clock.
     """
-    renew(lease, now)
+    lease.deadline = now + lease.lease
     if lease.timeout_at is not None:
-        lease.timeout_at = max(lease.timeout_at, lease.deadline)
+        lease.timeout_at = max(lease.timeout_at + jump, lease.deadline)
+
+
+def resume(lease: LeaseRecord, now: int) -> None:
+    """Confirm a running attempt and give it a full lease, because the storage was opened."""
+    lease.confirmed = True
+    excuse(lease, now)
 
 
 def expires_at(lease: LeaseRecord) -> int:
