@@ -49,8 +49,14 @@ class JobState(enum.StrEnum):
         """True if the job is finished, failed or canceled."""
         return self in _ENDED
 
+    @property
+    def has_result(self) -> bool:
+        """True if the job is finished or failed, so that it has a result."""
+        return self in _WITH_RESULT
+
 
 _ENDED = frozenset({JobState.FINISHED, JobState.FAILED, JobState.CANCELED})
+_WITH_RESULT = frozenset({JobState.FINISHED, JobState.FAILED})
 
 
 class OnDependencyFailure(enum.StrEnum):

@@ -369,9 +369,10 @@ class Driver(abc.ABC):
 
     @abc.abstractmethod
     async def payload(self, refs: Sequence[PayloadRef]) -> Sequence[bytes | None]:
-        """Return args and results, byte for byte as they were stored, in the order of the references (V4).
+        """Return args and results, byte for byte as they were stored, in the order of the references (V4, V7).
 
-        None stands for a payload or a job that does not exist.
+        None stands for a job that does not exist, for the args of a job that was submitted without, and for the result
+        of a job that is not finished or failed. Any other payload that is not found raises `Unavailable`.
         """
 
     @abc.abstractmethod

@@ -30,11 +30,10 @@ from composerd.models import (
     News,
     Outcome,
     PayloadKind,
-    PayloadRef,
     Touch,
     Worker,
 )
-from composerd.queue import remote_news
+from composerd.queue import payloads, remote_news
 from composerd.queue.batcher import Batcher, ConcurrentBatcher, weightless
 from composerd.queue.budget import Budget
 from composerd.queue.dispatcher import Dispatcher
@@ -182,13 +181,13 @@ class JobQueue:
         """Return a page of jobs; see `Driver.list`."""
         return await self.driver.list(filter, cursor, limit)
 
-    async def payload(self, job_id: UUID, kind: PayloadKind) -> bytes | None:
-        """Return a job's args or result, byte for byte; None if it has none or does not exist."""
-        return (await self.driver.payload([PayloadRef(job_id, kind)]))[0]
+    async def payload(self, job: Job, kind: PayloadKind) -> bytes | None:
+        """Return a job's args or result, byte for byte; see `payloads.payload`."""
+        return await payloads.payload(self.driver, job, kind)
 
-    async def results(self, job_ids: Sequence[UUID]) -> Sequence[bytes | None]:
-        """Return the results of jobs, in the order of the ids; None for a job without a result."""
-        return await self.driver.payload([PayloadRef(job_id, PayloadKind.RESULT) for job_id in job_ids])
+    async def results(self, job_ids: Sequence[UUID]) -> Sequence[bytes]:
+        """Return the results of finished and failed jobs, in the order of the ids. Raises `Unavailable`."""
+        return await payloads.results(self.driver, job_ids)
 
     async def artifacts(self, job_id: UUID) -> Sequence[Artifact]:
         """Return the artifacts of a job that has ended; none before its end. Raises `JobNotFound`."""

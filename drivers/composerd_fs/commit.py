@@ -12,7 +12,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import msgspec
 
 from composerd.driver.clock import Clock
-from composerd.errors import ComposerdError, StorageFull, Unavailable
+from composerd.errors import ComposerdError, DriverError, StorageFull, Unavailable
 from composerd.models import News
 from composerd_fs.journal.entries import JournalEntry, Payload
 from composerd_fs.state.table import Table
@@ -227,8 +227,9 @@ class Committer:
             for index, payload in enumerate(payloads):
                 if isinstance(payload, int):
                     payloads[index] = payload = next(found)
-                    if isinstance(payload, Unavailable):  # the write stands, and may be repeated
-                        error = payload
+                    if isinstance(payload, Unavailable):
+                        # The write stands, and may be repeated. Its kind says that other claims need not fail with it.
+                        error = DriverError(str(payload))
             if write.future.done():
                 continue
             if error is None:

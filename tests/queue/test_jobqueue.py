@@ -46,7 +46,7 @@ async def test_a_request_waits_for_a_job(queue: JobQueue) -> None:
     assert claimed is not None
     assert (claimed.job_id, claimed.args, claimed.attempt) == (job_id, b"[1]", 1)
     assert queue.waits == 0
-    assert await queue.payload(job_id, PayloadKind.ARGS) == b"[1]"
+    assert await queue.payload(await queue.get(job_id), PayloadKind.ARGS) == b"[1]"
 
 
 async def test_a_request_names_its_worker(queue: JobQueue) -> None:
@@ -289,9 +289,10 @@ async def test_an_outcome_is_accepted_once(queue: JobQueue) -> None:
     token = (await take(queue)).token
     for _ in range(2):
         await queue.finish(token, b'{"job_error": 1}', failed=True)
-    assert (await queue.get(job_id)).state is JobState.FAILED
-    assert await queue.results([job_id, new_id()]) == [b'{"job_error": 1}', None]
-    assert await queue.payload(job_id, PayloadKind.RESULT) == b'{"job_error": 1}'
+    job = await queue.get(job_id)
+    assert job.state is JobState.FAILED
+    assert await queue.results([job_id]) == [b'{"job_error": 1}']
+    assert await queue.payload(job, PayloadKind.RESULT) == b'{"job_error": 1}'
 
 
 async def test_artifacts_appear_with_the_end(queue: JobQueue) -> None:

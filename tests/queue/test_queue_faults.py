@@ -216,7 +216,7 @@ async def test_a_write_outlives_its_caller(queue: JobQueue, faulty: Faulty) -> N
     await asyncio.wait([submitting])
     await faulty.called.wait()
     assert (await queue.get(new.id)).state is JobState.READY
-    assert await queue.payload(new.id, PayloadKind.ARGS) == b"1"
+    assert await queue.payload(await queue.get(new.id), PayloadKind.ARGS) == b"1"
 
 
 async def test_errors_of_an_item_are_its_own(queue: JobQueue) -> None:

@@ -18,7 +18,7 @@ from composerd.driver.contract import Batch, Capabilities, Driver, StorageCheck,
 from composerd.driver.simple.records import JobRecord
 from composerd.driver.simple.shelf import Shelf
 from composerd.driver.simple.transaction import Transaction
-from composerd.errors import ComposerdError
+from composerd.errors import ComposerdError, DriverError, Unavailable
 from composerd.models import (
     Artifact,
     Attached,
@@ -114,9 +114,11 @@ class SimpleDriver(Driver):
                 problems.append(f"job {job_id}: {exc}")
                 continue
             counts[record.state] += 1
-            ended = record.state in (JobState.FINISHED, JobState.FAILED)
-            if ended and self.shelf.payload(PayloadRef(job_id, PayloadKind.RESULT)) is None:
-                problems.append(f"job {job_id}: its result is missing")
+            problems += [
+                f"job {job_id}: its {kind} is missing"
+                for kind in PayloadKind
+                if record.has(kind) and self.shelf.payload(PayloadRef(job_id, kind)) is None
+            ]
         return StorageCheck(problems=tuple(problems), jobs={state.value: count for state, count in counts.items()})
 
     async def shift_clock(self, seconds: float) -> None:
@@ -131,15 +133,21 @@ class SimpleDriver(Driver):
         def work() -> Batch[Claimed | None]:
             answers: list[Claimed | None] = []
             weight = 0
+            lost: UUID | None = None
             with self.shelf.transaction():
                 transaction = self.transaction_class(self.shelf, self._clock.now())
                 for request in requests:
                     if answers and weight >= max_bytes:
                         break
                     claimed = transaction.claim(request)
-                    weight += len(claimed.args or b"") if claimed is not None else 0
                     answers.append(claimed)
+                    if claimed is not None:
+                        weight += len(claimed.args or b"")
+                        if claimed.args is None and transaction.get(claimed.job_id).has_args:
+                            lost = claimed.job_id
                 news = transaction.complete()
+            if lost is not None:  # its attempt stands, so that it can be released
+                raise DriverError(f"the args of the job {lost} are missing in the storage")
             return Batch(answers, news)
 
         return await self._run(work)
@@ -187,7 +195,14 @@ class SimpleDriver(Driver):
         return await self._read(page)
 
     async def payload(self, refs: Sequence[PayloadRef]) -> "Sequence[bytes | None]":
-        return await self._read(lambda _: [self.shelf.payload(ref) for ref in refs])
+        return await self._read(lambda transaction: [self._payload(transaction, ref) for ref in refs])
+
+    def _payload(self, transaction: Transaction, ref: PayloadRef) -> bytes | None:
+        """Return a payload, or None if the job has none. Raises `Unavailable` if it has to have one."""
+        found = self.shelf.payload(ref)
+        if found is None and (record := transaction.find(ref.job_id)) is not None and record.has(ref.kind):
+            raise Unavailable(f"the {ref.kind} of the job {ref.job_id} cannot be found in the storage")
+        return found
 
     async def artifacts(self, job_ids: Sequence[UUID]) -> "Sequence[tuple[Artifact, ...]]":
         def attached(record: JobRecord | None) -> tuple[Artifact, ...]:
@@ -215,7 +230,7 @@ class SimpleDriver(Driver):
         record = transaction.find(job_id)
         if record is None:
             return None  # deleted meanwhile
-        args, result = (self.shelf.payload(PayloadRef(job_id, kind)) for kind in PayloadKind)
+        args, result = (self._payload(transaction, PayloadRef(job_id, kind)) for kind in PayloadKind)
         return record.stored(tuple(self.shelf.dependents(job_id)), args, result)
 
     # Workers are kept in memory: they need not survive a restart.

@@ -13,7 +13,17 @@ from composerd.driver import transitions
 from composerd.driver.clock import from_time, microseconds, seconds, to_time
 from composerd.driver.contract import StoredAttempt, StoredJob
 from composerd.driver.records import Policy
-from composerd.models import MAX_REMEMBERED_TOKENS, Artifact, Attempt, AttemptState, Claim, Job, JobState, NewJob
+from composerd.models import (
+    MAX_REMEMBERED_TOKENS,
+    Artifact,
+    Attempt,
+    AttemptState,
+    Claim,
+    Job,
+    JobState,
+    NewJob,
+    PayloadKind,
+)
 
 
 class AttemptRecord(msgspec.Struct):
@@ -91,6 +101,8 @@ class JobRecord(msgspec.Struct):
     attempts: list[AttemptRecord] = []
     """The latest attempts, oldest first."""
     artifacts: dict[str, Artifact] = {}
+    has_args: bool = False
+    """True if it was submitted with args; False also if its record is from before there was this field."""
 
     @classmethod
     def decoded(cls, encoded: bytes) -> Self:
@@ -131,6 +143,10 @@ class JobRecord(msgspec.Struct):
     def tokens(self) -> list[UUID]:
         """The tokens that stand for its attempts."""
         return [attempt.token for attempt in self.attempts]
+
+    def has(self, kind: PayloadKind) -> bool:
+        """Return True if a payload of this kind has to be stored."""
+        return self.has_args if kind is PayloadKind.ARGS else self.state.has_result
 
     @property
     def due_at(self) -> int | None:
@@ -232,6 +248,7 @@ class JobRecord(msgspec.Struct):
             attempt_number=job.attempt,
             worker_id=job.worker_id,
             artifacts=files if job.state.ended else {},
+            has_args=stored.new.args is not None,
         )
         timeout = record.policy.timeout
         timeout_at = None if timeout is None or record.started_at is None else record.started_at + timeout

@@ -97,6 +97,7 @@ class Transaction:
             position=sequence,
             queued_at=self.now,
             not_before=self.starts_at(new),
+            has_args=new.args is not None,
         )
         if new.args is not None:
             self.shelf.store_payload(PayloadRef(new.id, PayloadKind.ARGS), new.args)

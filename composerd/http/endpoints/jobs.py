@@ -282,14 +282,14 @@ def job_body(
 
 async def _job(request: web.Request, job: Job) -> web.StreamResponse:
     queue = request.app[QUEUE]
-    result = await queue.payload(job.id, PayloadKind.RESULT) if job.state.ended else None
+    result = await queue.payload(job, PayloadKind.RESULT) if job.state.ended else None
     return await answer_bytes(request, encode(job_body(job, result=result)), budget=queue.budget)
 
 
 async def _payload(request: web.Request, kind: PayloadKind) -> web.StreamResponse:
     queue = request.app[QUEUE]
     job = await queue.get(job_id_of(request))
-    return await answer_bytes(request, await queue.payload(job.id, kind) or b"null", budget=queue.budget)
+    return await answer_bytes(request, await queue.payload(job, kind) or b"null", budget=queue.budget)
 
 
 def _cursor(text: str | None) -> int | None:

@@ -108,8 +108,7 @@ async def _hand_over(request: web.Request, claimed: Claimed, *, confirm: bool) -
     if claimed.args is not None:
         job.args = msgspec.Raw(claimed.args)
     if claimed.dependencies:
-        results = await queue.results(claimed.dependencies)
-        job.dynamic_args = [msgspec.Raw(b"null" if result is None else result) for result in results]
+        job.dynamic_args = [msgspec.Raw(result) for result in await queue.results(claimed.dependencies)]
     body = encode(job)
     if gone(request):
         raise ConnectionResetError("the client has gone")

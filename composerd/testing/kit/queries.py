@@ -1,14 +1,18 @@
 """Tests of queries: listings and cursors, payloads, the jobs ahead of one, workers."""
 
 import os
+from datetime import UTC, datetime
 
 import pytest
 
+from composerd.driver import StoredJob
+from composerd.errors import Unavailable
 from composerd.models import Claim, Job, JobFilter, JobState, PayloadKind, PayloadRef, Worker
 from composerd.testing.kit.clause import clause
 from composerd.testing.kit.instance import BUILD, PLENTY, Instance
 
 ALL = JobFilter()
+START = datetime(2020, 1, 1, tzinfo=UTC)
 PAYLOADS = {
     "spelled oddly": b'{ "b":1.0e2,"a" : "\\u00e9\xc3\xa9", "b":2 }',
     "empty": b"",
@@ -116,6 +120,39 @@ class Queries:
         assert await instance.driver.payload(refs) == [None] * 4
         assert await instance.driver.get([instance.id()]) == [None]
         assert await instance.driver.artifacts([instance.id(), job_id]) == [(), ()]
+
+    @clause("V7")
+    async def test_a_lost_result(self, instance: Instance) -> None:
+        """A result that has to be there and is not found is an error; one that cannot be there yet is None.
+
+        A job that is loaded without its result stands for one whose result is lost.
+        """
+        ended = []
+        for state in (JobState.FINISHED, JobState.FAILED, JobState.CANCELED):
+            new = instance.new()
+            job = Job(
+                id=new.id,
+                type=new.type,
+                arch=new.arch,
+                channel=new.channel,
+                state=state,
+                priority=new.priority,
+                queued_at=START,
+                not_before=None,
+                started_at=START,
+                finished_at=START,
+                retries=0,
+                dependencies=(),
+            )
+            await instance.driver.load([StoredJob(new=new, job=job)])
+            ended.append(new.id)
+        finished, failed, canceled = ended
+        for job_id in (finished, failed):
+            with pytest.raises(Unavailable):
+                await instance.result(job_id)
+            assert await instance.args(job_id) == b'{"n":1}'
+        ready = await instance.add()
+        assert [await instance.result(job_id) for job_id in (canceled, ready)] == [None, None]
 
     @clause("V4", "G1")
     async def test_many_payloads_at_once(self, instance: Instance) -> None:

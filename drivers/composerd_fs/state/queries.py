@@ -6,6 +6,7 @@ from uuid import UUID
 
 from msgspec.structs import replace
 
+from composerd.errors import Unavailable
 from composerd.models import Artifact, Job, JobFilter, JobPage, JobState, Key, PayloadKind, PayloadRef, Worker
 from composerd_fs.journal.entries import Payload
 from composerd_fs.journal.frames import length_of
@@ -39,7 +40,7 @@ def payloads(table: Table, refs: Sequence[PayloadRef]) -> WithPayloads[None]:
     found = [(table.jobs.find(ref.job_id), ref.kind) for ref in refs]
     return WithPayloads(
         None,
-        [None if job is None else job.args if kind is PayloadKind.ARGS else job.result for job, kind in found],
+        [None if job is None else job.args if kind is PayloadKind.ARGS else _result(job) for job, kind in found],
     )
 
 
@@ -94,11 +95,18 @@ def dump_part(table: Table, chunk: int, last: int) -> WithPayloads[list[tuple[Jo
         if job is None:
             continue
         found.append((job, table.jobs.dependents_of(job)))
-        payloads += (job.args, job.result)
+        payloads += (job.args, _result(job))
         size += _size(job.args) + _size(job.result)
         if size >= _DUMPED_AT_ONCE:
             break
     return WithPayloads(found, payloads)
+
+
+def _result(job: JobRecord) -> Payload | None:
+    """Return the result of a job. Raises `Unavailable` if it has to have one and has none."""
+    if job.result is None and job.state.has_result:
+        raise Unavailable(f"the result of the job {job.id} is missing in the journal")
+    return job.result
 
 
 def _size(payload: Payload | None) -> int:

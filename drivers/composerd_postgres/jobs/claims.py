@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from composerd.driver import Batch
+from composerd.errors import DriverError
 from composerd.models import Claim, Claimed, Key, News
 from composerd_postgres.db.connection import Rows
 from composerd_postgres.news.changes import ReadyPosition
@@ -50,6 +51,8 @@ async def claim(session: Session, requests: Sequence[Claim], max_bytes: int) -> 
             round_ = await _claim(session, [requests[nth] for nth in rest], max_bytes)
             answers.update(dict.fromkeys(rest[: round_.answered]))
             for row in round_.rows:
+                if row.lost:  # its attempt stands, so that it can be released
+                    raise DriverError(f"the args of the job {row.job_id} cannot be found in the database")
                 args = None if row.args is None else bytes(row.args)
                 key = Key(row.channel, row.type, row.arch or None)
                 nth = rest[row.request - 1]

@@ -6,7 +6,8 @@ from uuid import UUID
 
 from composerd.driver import StorageCheck, StoredAttempt, StoredJob
 from composerd.driver.clock import to_time
-from composerd.models import Artifact, AttemptState, Job, JobFilter, JobPage, JobState, PayloadRef, Worker
+from composerd.errors import Unavailable
+from composerd.models import Artifact, AttemptState, Job, JobFilter, JobPage, JobState, PayloadKind, PayloadRef, Worker
 from composerd_postgres.db.connection import Transaction
 from composerd_postgres.jobs.records import JobRecord, artifact_of, stored_attempt_of
 from composerd_postgres.session import Session
@@ -64,7 +65,7 @@ async def payloads(session: Session, refs: Sequence[PayloadRef]) -> list[bytes |
         return []
     encoded = encode([{"id": ref.job_id, "kind": ref.kind} for ref in refs])
     rows = await session.connections.fetch(session.statements["payloads"], {"refs": encoded})
-    return [_bytes(row.body) for row in rows]
+    return [_payload(row.job_id, row.kind, row.body, expected=row.expected) for row in rows]
 
 
 async def artifacts(session: Session, job_ids: Sequence[UUID]) -> list[tuple[Artifact, ...]]:
@@ -156,10 +157,10 @@ def _stored(row: Any, attempts: list[StoredAttempt], files: list[Artifact]) -> S
     record = JobRecord.of(row)
     running = any(attempt.state is AttemptState.RUNNING for attempt in attempts)
     return StoredJob(
-        new=record.submitted(_bytes(row.args)),
+        new=record.submitted(_payload(row.id, PayloadKind.ARGS, row.args, expected=row.expects_args)),
         job=record.job(row.dependents, row.partial),
         attempts=tuple(attempts),
-        result=_bytes(row.result),
+        result=_payload(row.id, PayloadKind.RESULT, row.result, expected=row.expects_result),
         failures=record.failures,
         uncounted_requeues=record.uncounted_requeues,
         artifacts=tuple(files) if running or record.state.ended else (),
@@ -173,5 +174,10 @@ async def check(session: Session) -> StorageCheck:
     return StorageCheck(problems=problems, jobs=await counts(session))
 
 
-def _bytes(body: memoryview | None) -> bytes | None:
-    return None if body is None else bytes(body)
+def _payload(job_id: UUID, kind: str, body: memoryview | None, *, expected: bool) -> bytes | None:
+    """Return a payload, or None if the job has none. Raises `Unavailable` if it has to have one."""
+    if body is None:
+        if expected:
+            raise Unavailable(f"the {kind} of the job {job_id} cannot be found in the database")
+        return None
+    return bytes(body)

@@ -197,6 +197,14 @@ class CountsAllReadyJobs(DictShelf):
         return len(self.find(lambda one: one.state is JobState.READY and one.id != record.id)[:limit])
 
 
+@breaks("V7")
+class AnswersNoneForLostResults(Correct):
+    """Answers a result that has to be there and is not found with None."""
+
+    async def payload(self, refs: Sequence[PayloadRef]) -> Sequence[bytes | None]:
+        return [self.shelf.payload(ref) for ref in refs]
+
+
 @breaks("N1")
 class OmitsReadyJobs(Transaction):
     """Does not report which jobs became ready."""

@@ -103,9 +103,15 @@ LEFT JOIN LATERAL (
 ORDER BY l.sequence DESC
 
 -- name: payloads
--- Args and results, in the order of the references.
-SELECT CASE r.kind WHEN 'args' THEN (SELECT body FROM composerd.args WHERE job_id = r.id)
-    ELSE (SELECT body FROM composerd.results WHERE job_id = r.id) END AS body
+-- Args and results, in the order of the references. `expected` is true if there has to be one. Of args that are empty it
+-- is unknown if there were any.
+SELECT r.id AS job_id, r.kind,
+    CASE r.kind WHEN 'args' THEN (SELECT body FROM composerd.args WHERE job_id = r.id)
+        ELSE (SELECT body FROM composerd.results WHERE job_id = r.id) END AS body,
+    (
+        SELECT CASE r.kind WHEN 'args' THEN j.args_size > 0 ELSE j.state IN ('finished', 'failed') END
+        FROM composerd.jobs j WHERE j.id = r.id
+    ) AS expected
 FROM ROWS FROM (json_to_recordset(%(refs)s) AS (id uuid, kind text)) WITH ORDINALITY AS r(id, kind, nth)
 ORDER BY r.nth
 
@@ -160,7 +166,8 @@ LIMIT %(limit)s
 
 -- name: dump
 -- Jobs with their payloads, oldest submission first.
-SELECT {columns}, {dependents} AS dependents, p.body AS partial, a.body AS args, r.body AS result
+SELECT {columns}, {dependents} AS dependents, p.body AS partial, a.body AS args, r.body AS result,
+    j.args_size > 0 AS expects_args, j.state IN ('finished', 'failed') AS expects_result
 FROM composerd.jobs j
 LEFT JOIN composerd.progress p ON p.job_id = j.id AND j.state = 'running'
 LEFT JOIN composerd.args a ON a.job_id = j.id
