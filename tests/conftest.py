@@ -95,6 +95,12 @@ def pgbouncer() -> str:
 
 
 @pytest.fixture
+def pgpool() -> str:
+    """Return the path of Pgpool-II. No wheel has it: the distribution's package is needed."""
+    return _program("pgpool2", "Pgpool-II", "pgpool")
+
+
+@pytest.fixture
 def nginx() -> str:
     """Return the path of nginx. No wheel has it: the distribution's package is needed."""
     return _program("nginx", "nginx")
@@ -106,8 +112,8 @@ def curl() -> str:
     return _program("curl", "curl")
 
 
-def _program(package: str, name: str) -> str:
-    path = shutil.which(package, path=f"{os.environ['PATH']}:/usr/sbin")
+def _program(package: str, name: str, program: str = "") -> str:
+    path = shutil.which(program or package, path=f"{os.environ['PATH']}:/usr/sbin")
     return path or _missing(f"{name} is not installed: install the package {package}")
 
 

@@ -25,6 +25,12 @@ from composerd_postgres.db.url import Options
 REPETITIONS = 20
 """Number of times that a transaction which collides with others is tried in all."""
 
+ON_PRIMARY = "/*NO LOAD BALANCE*/"
+"""Begins every statement: a proxy that sends queries to standbys sends one that begins with a comment to the primary.
+
+A standby may be behind, and then lacks what was just written.
+"""
+
 Rows = list[Any]
 """Named tuples; the fields are the columns of the statement."""
 
@@ -92,7 +98,7 @@ class Connection:
         try:
             cursor = self.raw.raw.cursor()
             wrapped = aiopg.connection.Cursor(self.raw, cursor, time_limit or self._time_limit, echo=False)
-            await wrapped.execute(statement, parameters)
+            await wrapped.execute(f"{ON_PRIMARY}{statement}", parameters)
             if task is not None and task.cancelling() > cancellations:
                 # Python 3.11's wait_for, which aiopg uses, loses a cancellation that comes together with the answer.
                 self.close()

@@ -232,7 +232,7 @@ async def test_a_dead_listener_closes_idle_connections(open_instance: Open, newe
     before = await connections.fetch("SELECT pg_backend_pid()", {})
     watching = instance.driver.watch()
     assert (await anext(watching)).recheck
-    newest_postgres.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'")
+    newest_postgres.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '/%/LISTEN%'")
     with pytest.raises(Unavailable):
         await anext(watching)
     assert await connections.fetch("SELECT pg_backend_pid()", {}) != before
@@ -336,7 +336,7 @@ async def test_the_connection_that_listens_dies(open_instance: Open, newest_post
     instance = await open_instance()
     watching = instance.driver.watch()
     assert (await anext(watching)).recheck
-    newest_postgres.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'")
+    newest_postgres.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '/%/LISTEN%'")
     with pytest.raises(Unavailable):
         await anext(watching)
     again = instance.driver.watch()
