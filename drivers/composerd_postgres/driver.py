@@ -39,6 +39,7 @@ from composerd_postgres.jobs import attempts, queries
 from composerd_postgres.jobs.claims import claim
 from composerd_postgres.jobs.deletion import delete, purge
 from composerd_postgres.jobs.load import load
+from composerd_postgres.jobs.places import catch_up
 from composerd_postgres.jobs.submit import enqueue
 from composerd_postgres.jobs.timers import Timers
 from composerd_postgres.news.changes import Changes
@@ -97,6 +98,7 @@ class PostgresDriver(Driver):
                 await self._check_schema(connection)
             await migrate(connection, self.options.schema)
             connections.open(connection)
+            await catch_up(self._session)
             await self._timers.resume()
         except BaseException:
             connection.close()

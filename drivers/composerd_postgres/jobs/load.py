@@ -7,7 +7,8 @@ from uuid import UUID
 from composerd.driver import StoredJob
 from composerd.driver.clock import from_time, seconds, to_time
 from composerd.models import AttemptState, JobState
-from composerd_postgres.db.connection import Transaction, repeated
+from composerd_postgres.db.connection import Transaction
+from composerd_postgres.jobs.places import repeated_inserts
 from composerd_postgres.jobs.propagate import propagate
 from composerd_postgres.jobs.records import JobRecord, artifact_row, edge_row
 from composerd_postgres.jobs.submit import NewRows
@@ -20,7 +21,7 @@ async def load(session: Session, jobs: Sequence[StoredJob]) -> Changes:
     """See `Driver.load`."""
     if not jobs:
         return Changes()
-    changes, unpropagated = await repeated(_load, session, jobs)
+    changes, unpropagated = await repeated_inserts(session, _load, session, jobs)
     await propagate(session, unpropagated, changes)
     return changes
 

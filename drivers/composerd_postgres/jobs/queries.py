@@ -170,8 +170,13 @@ def _stored(row: Any, attempts: list[StoredAttempt], files: list[Artifact]) -> S
 async def check(session: Session) -> StorageCheck:
     """Check that rows do not contradict each other; that each can be read is up to the database."""
     rows = await session.connections.fetch(session.statements["contradictions"], {})
-    problems = tuple(f"job {row.job_id}: {row.problem}" for row in rows)
-    return StorageCheck(problems=problems, jobs=await counts(session))
+    problems = [f"job {row.job_id}: {row.problem}" for row in rows]
+    behind = await session.connections.fetch(session.statements["places_behind"], {"schema": session.options.schema})
+    problems += [
+        f"the sequence of the jobs is at {row.last} and behind them, at {row.latest}; the start of a server sets it"
+        for row in behind
+    ]
+    return StorageCheck(problems=tuple(problems), jobs=await counts(session))
 
 
 def _payload(job_id: UUID, kind: str, body: memoryview | None, *, expected: bool) -> bytes | None:

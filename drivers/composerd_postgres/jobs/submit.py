@@ -9,7 +9,8 @@ from composerd.driver.clock import seconds
 from composerd.driver.submissions import PlannedJob, plan
 from composerd.errors import ComposerdError
 from composerd.models import Enqueued, NewJob
-from composerd_postgres.db.connection import Transaction, repeated
+from composerd_postgres.db.connection import Transaction
+from composerd_postgres.jobs.places import repeated_inserts
 from composerd_postgres.jobs.records import JobRecord, edge_row
 from composerd_postgres.news.changes import Changes
 from composerd_postgres.session import Session
@@ -20,7 +21,7 @@ Answers = list[Enqueued | ComposerdError]
 
 async def enqueue(session: Session, submissions: Sequence[Sequence[NewJob]]) -> tuple[Answers, Changes]:
     """See `Driver.enqueue`."""
-    return await repeated(_enqueue, session, submissions)
+    return await repeated_inserts(session, _enqueue, session, submissions)
 
 
 async def _enqueue(session: Session, submissions: Sequence[Sequence[NewJob]]) -> tuple[Answers, Changes]:

@@ -63,7 +63,7 @@ async def migrate(connection: Connection, schema: str, steps: Sequence[Migration
     await _prepare(connection, schema)
     for step in steps:
         transaction = Transaction(connection)
-        await _begin_alone(transaction)
+        await begin_alone(transaction)
         have = await applied(connection, schema)
         refuse_newer(have)
         if have is None or have.number < step.number:
@@ -86,12 +86,17 @@ def refuse_newer(have: Applied | None) -> None:
         )
 
 
+async def begin_alone(transaction: Transaction) -> None:
+    """Begin a transaction once no other server migrates."""
+    await transaction.begin("SELECT pg_advisory_xact_lock(%(lock)s)", {"lock": LOCK}, time_limit=MIGRATION_LIMIT)
+
+
 async def _prepare(connection: Connection, schema: str) -> None:
     """Create the schema and the table of applied migrations, if they do not exist."""
     if await applied(connection, schema) is not None:
         return
     transaction = Transaction(connection)
-    await _begin_alone(transaction)
+    await begin_alone(transaction)
     rows = await transaction.fetch(f"SELECT to_regnamespace('{schema}') IS NOT NULL AS exists", {})
     # CREATE SCHEMA IF NOT EXISTS needs the right to create one even where it exists.
     create = "" if rows[0].exists else f'CREATE SCHEMA "{schema}";\n'
@@ -108,11 +113,6 @@ async def _prepare(connection: Connection, schema: str) -> None:
         ),
         {},
     )
-
-
-async def _begin_alone(transaction: Transaction) -> None:
-    """Begin a transaction once no other server migrates."""
-    await transaction.begin("SELECT pg_advisory_xact_lock(%(lock)s)", {"lock": LOCK}, time_limit=MIGRATION_LIMIT)
 
 
 def _our_version() -> str:

@@ -202,3 +202,9 @@ WHERE j.args_size > 0 AND NOT EXISTS (SELECT FROM composerd.args a WHERE a.job_i
 UNION ALL
 SELECT 'an ended job without a result', j.id FROM composerd.jobs j
 WHERE j.state IN ('finished', 'failed') AND NOT EXISTS (SELECT FROM composerd.results r WHERE r.job_id = j.id)
+
+-- name: places_behind
+-- The number that was drawn last for a sequence or a position, and the latest that a job has, if that is later.
+SELECT {last_place} AS last, m.latest
+FROM (SELECT greatest(max(seq), max(place)) AS latest FROM composerd.jobs) m
+WHERE m.latest > {last_place}

@@ -11,6 +11,23 @@ SELECT clock_timestamp() + %(shift)s::interval AS now,
         JOIN composerd.jobs j ON j.channel = k.channel AND j.idempotency_key = k.key
     ) AS keyed
 
+-- name: last_place
+-- Part of other statements: the number that was drawn last for a sequence or a position.
+(
+    SELECT coalesce(max(last_value), 0) FROM pg_sequences WHERE schemaname = %(schema)s AND sequencename = 'places'
+)
+
+-- name: places
+-- The number that was drawn last, and if the latest job has a later one.
+SELECT s.last, coalesce((SELECT max(j.seq) FROM composerd.jobs j) > s.last, false) AS behind
+FROM (SELECT {last_place} AS last) s
+
+-- name: set_places
+-- Let the numbers that are drawn from now on be later than those of all jobs; return no row if they are already.
+SELECT setval('composerd.places', m.latest) AS last
+FROM (SELECT greatest(max(seq), max(place)) AS latest FROM composerd.jobs) m
+WHERE m.latest > {last_place}
+
 -- name: lock_referenced
 -- Read the jobs that a submission depends on or repeats, and lock them so that they do not end meanwhile. An end needs
 -- FOR UPDATE and has to wait; a claim needs a weaker lock and does not wait.
