@@ -155,19 +155,27 @@ class Throwaway:
         shutil.rmtree(self.directory)
 
     @contextmanager
-    def pooler(self, program: str) -> Iterator[int]:
-        """Run PgBouncer in transaction mode with two connections to the server, and yield its port.
+    def pooler(self, program: str, mode: str = "transaction", **settings: str) -> Iterator[int]:
+        """Run PgBouncer in front of the server, with two connections to it unless the settings say otherwise.
 
-        Its unix socket is in the server's directory.
+        Yield its port. Its unix socket is in the server's directory.
         """
-        settings = self.directory / "pgbouncer.ini"
-        settings.write_text(
-            f"[databases]\n* = host={self.directory} port=5432 user=tests\n"
-            f"[pgbouncer]\nunix_socket_dir = {self.directory}\nlisten_addr =\nlisten_port = {POOLER_PORT}\n"
-            "auth_type = any\npool_mode = transaction\ndefault_pool_size = 2\n"
+        pgbouncer = {
+            "unix_socket_dir": str(self.directory),
+            "listen_addr": "",
+            "listen_port": str(POOLER_PORT),
+            "auth_type": "any",
+            "pool_mode": mode,
+            "default_pool_size": "2",
+            **settings,
+        }
+        path = self.directory / "pgbouncer.ini"
+        path.write_text(
+            f"[databases]\n* = host={self.directory} port=5432 user=tests\n[pgbouncer]\n"
+            + "".join(f"{name} = {value}\n" for name, value in pgbouncer.items())
         )
         with (self.directory / "pgbouncer.log").open("wb") as log:
-            process = subprocess.Popen([program, settings], stderr=log, cwd=self.directory, **self._account)
+            process = subprocess.Popen([program, path], stderr=log, cwd=self.directory, **self._account)
         try:
             yield POOLER_PORT
         finally:

@@ -1,26 +1,19 @@
-"""Single connections to the database: opening one, statements with a time limit, transactions, translated errors.
+"""Single connections to the database: statements with a time limit, transactions, translated errors.
 
 Rows are named tuples, and a `timestamptz` in them is an integer, in microseconds since the epoch. Nothing here knows
-what a job is.
+what a job is. How a connection is opened is in `connecting.py`.
 """
 
 import asyncio
-import weakref
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from datetime import datetime
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar
 
 import aiopg
 import psycopg2
 import psycopg2.errors
-from psycopg2 import extensions
-from psycopg2.extras import NamedTupleCursor
 
-from composerd.driver.clock import from_time
-from composerd.errors import DriverError, DriverTimeout, StorageFull, StorageUnusable, Unavailable
-from composerd_postgres.db.hosts import Hosts
-from composerd_postgres.db.url import Options
+from composerd.errors import DriverError, DriverTimeout, StorageFull, Unavailable
 
 REPETITIONS = 20
 """Number of times that a transaction which collides with others is tried in all."""
@@ -38,23 +31,6 @@ Parameters = Mapping[str, Any]
 
 T = TypeVar("T")
 P = ParamSpec("P")
-
-OLDEST = 140000
-"""The oldest supported version of PostgreSQL, as the server reports it."""
-
-_CHECKED = "SET client_connection_check_interval = '5s'"  # ends the statement of a server that has died
-
-_SESSION = (
-    "-c jit=off",  # a claim takes less time than compiling it would
-    "-c idle_in_transaction_session_timeout=60s",  # frees what a server that hangs has locked
-)
-"""Settings of a session that the URL's own `options` can override."""
-
-_FIXED = (
-    "-c timezone=UTC",  # in another zone a stored time may be one that Python cannot represent
-    "-c default_transaction_isolation=read\\ committed",  # changes during the wait for a lock must be seen
-)
-"""Settings of a session that the URL cannot override."""
 
 
 class Collision(Exception):
@@ -76,6 +52,11 @@ class Connection:
         self.raw = raw
         self._time_limit = time_limit
         self.in_transaction = False
+        self.opened_at = asyncio.get_running_loop().time()
+        self.backend = 0
+        """The process of the database that served the first statement; 0 if there was none."""
+        self.pooled = False
+        """True if a pooler is between, so that another client waits for what this connection holds."""
 
     @property
     def closed(self) -> bool:
@@ -93,27 +74,15 @@ class Connection:
             StorageFull: The database has no space.
             DriverError: The database refused the statement for any other reason.
         """
-        task = asyncio.current_task()
-        cancellations = task.cancelling() if task is not None else 0
         try:
             cursor = self.raw.raw.cursor()
             wrapped = aiopg.connection.Cursor(self.raw, cursor, time_limit or self._time_limit, echo=False)
             await wrapped.execute(f"{ON_PRIMARY}{statement}", parameters)
-            if task is not None and task.cancelling() > cancellations:
-                # Python 3.11's wait_for, which aiopg uses, loses a cancellation that comes together with the answer.
-                self.close()
-                raise asyncio.CancelledError  # noqa: TRY301  # it is the caller's, and passes through below
             rows: Rows = cursor.fetchall() if cursor.description is not None else []
             cursor.close()
             return rows
         except TimeoutError as exc:
             raise DriverTimeout("the database did not answer in time") from exc
-        except asyncio.CancelledError as exc:
-            # aiopg raises this for a statement that the server canceled, as if the calling task had been canceled.
-            if task is None or task.cancelling():
-                raise
-            self.close()
-            raise DriverTimeout("the database canceled the statement") from exc
         except psycopg2.Error as exc:
             raise self._translated(exc) from exc
 
@@ -134,8 +103,8 @@ class Connection:
         if isinstance(exc, _UNAVAILABLE):
             self.close()
             return Unavailable(f"the database is not available now: {message}")
-        if isinstance(exc, psycopg2.errors.LockNotAvailable):
-            return DriverTimeout(f"the database did not answer in time: {message}")
+        if isinstance(exc, (psycopg2.errors.QueryCanceled, psycopg2.errors.LockNotAvailable)):
+            return DriverTimeout(f"the database canceled the statement: {message}")
         missing_right = isinstance(exc, psycopg2.errors.InsufficientPrivilege)
         hint = "; the role must own the schema, or the database in which to create it" if missing_right else ""
         return DriverError(f"the database refused the statement: {message}{hint}")
@@ -157,121 +126,6 @@ _UNAVAILABLE = (
     psycopg2.errors.OutOfMemory,
     psycopg2.errors.IdleInTransactionSessionTimeout,
 )
-
-
-def _microseconds(text: str | bytes | None, _cursor: object) -> int | None:
-    """Return a `timestamptz` as microseconds since the epoch."""
-    return None if text is None else from_time(datetime.fromisoformat(str(text)))
-
-
-_TIMES = extensions.new_type((1184,), "MICROSECONDS", _microseconds)
-
-
-class Connecting(aiopg.Connection):
-    """A connection that is being opened; awaiting it returns it when it is open.
-
-    A workaround for aiopg, which does not notice that libpq may go on with another socket: when TLS, or one of several
-    addresses, turns out to be unusable, libpq closes one socket and opens the next. aiopg would wait for the old one
-    until the time is up, or fail on the new one if it got the old one's number. So while a connection is being opened,
-    every call of libpq is made with no socket registered in the event loop.
-    """
-
-    @staticmethod
-    def _ready(weak_self: "weakref.ref[Any]") -> None:
-        self = cast("Connecting | None", weak_self())
-        if self is not None:
-            self._go_on()
-
-    def _go_on(self) -> None:
-        loop, waiter = self._loop, self._waiter
-        if self._fileno is not None:
-            loop.remove_reader(self._fileno)
-            loop.remove_writer(self._fileno)
-        self._fileno = None  # after a failure there is no socket, and its number may belong to another one
-        self._writing = False
-        try:
-            state = self._conn.poll()
-        except psycopg2.Error as exc:
-            if waiter is not None and not waiter.done():
-                waiter.set_exception(exc)
-            return
-        self._fileno = self._conn.fileno()
-        if state == extensions.POLL_OK:
-            self._ready = aiopg.Connection._ready  # type: ignore[method-assign]  # noqa: SLF001  # the workaround ends
-        loop.add_reader(self._fileno, self._ready, self._weakref)
-        if state == extensions.POLL_WRITE:
-            loop.add_writer(self._fileno, self._ready, self._weakref)
-            self._writing = True
-        elif state == extensions.POLL_OK and waiter is not None and not waiter.done():
-            waiter.set_result(None)
-
-
-async def connect(options: Options, hosts: Hosts) -> Connection:
-    """Open a connection to the first host that accepts one.
-
-    Raises:
-        Unavailable: No host can be reached; `Refused` if every host answered, and refused.
-        StorageUnusable: The database is older than the driver supports.
-    """
-    connection = Connection(await _reach(options, hosts), options.time_limit)
-    version = connection.raw.raw.server_version
-    if version < OLDEST:
-        connection.close()
-        have, need = version // 10000, OLDEST // 10000
-        raise StorageUnusable(f"the database is PostgreSQL {have}; it has to be {need} or newer")
-    if options.session:
-        try:
-            await connection.fetch(_CHECKED, {})
-        except BaseException:
-            connection.close()
-            raise
-    return connection
-
-
-async def _reach(options: Options, hosts: Hosts) -> aiopg.Connection:
-    """Try one address after another, each for an equal share of the time that is left."""
-    settings: dict[str, Any] = {"client_encoding": "UTF8", "cursor_factory": NamedTupleCursor}
-    if options.session:
-        given = extensions.parse_dsn(options.dsn).get("options", "")
-        settings["options"] = " ".join((*_SESSION, given, *_FIXED))
-    now = asyncio.get_running_loop().time
-    end = now() + options.connect_timeout
-    complaints: list[str] = []
-    silent = False
-    for nth, host in enumerate(hosts):
-        end_of_host = now() + (end - now()) / (len(hosts) - nth)
-        try:
-            async with asyncio.timeout_at(end_of_host):
-                addresses = await hosts.addresses(host)
-        except (OSError, UnicodeError) as exc:  # OSError includes TimeoutError
-            complaints.append(f"the name {host.host} cannot be looked up: {str(exc) or 'no answer'}")
-            continue
-        for mth, address in enumerate(addresses):
-            share = (end_of_host - now()) / (len(addresses) - mth)
-            try:
-                raw = await _open(options.dsn, share, {**settings, **address.parameters()})
-            except TimeoutError:
-                silent = True
-                complaints.append(f"{address} does not answer")
-            except psycopg2.Error as exc:
-                complaints.append(" ".join(str(exc).split()) or type(exc).__name__)
-            else:
-                hosts.prefer(host, address)
-                return raw
-    kind = Unavailable if silent else Refused
-    raise kind(f"the database {options.target} cannot be reached: {'; '.join(dict.fromkeys(complaints))}")
-
-
-async def _open(dsn: str, time_limit: float, settings: Mapping[str, Any]) -> aiopg.Connection:
-    """Open a connection to one address."""
-    task = asyncio.current_task()
-    cancellations = task.cancelling() if task is not None else 0
-    raw = await Connecting(dsn, time_limit, enable_json=False, enable_hstore=False, **settings)
-    if task is not None and task.cancelling() > cancellations:  # lost by wait_for, as in `Connection.fetch`
-        raw.close()
-        raise asyncio.CancelledError
-    extensions.register_type(_TIMES, raw.raw)
-    return raw
 
 
 class Transaction:

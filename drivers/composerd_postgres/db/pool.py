@@ -1,10 +1,13 @@
-"""The pool of connections. While the database refuses further connections, it gets by with those that it has."""
+"""The pool of connections. While there are no further connections to be had, it gets by with those that it has."""
 
 import asyncio
+import logging
+from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from composerd.errors import ComposerdError, DriverTimeout, Unavailable
+from composerd.errors import ComposerdError, DriverError, DriverTimeout, StorageUnusable, Unavailable
+from composerd_postgres.db.connecting import connect
 from composerd_postgres.db.connection import (
     REPETITIONS,
     Broken,
@@ -13,14 +16,21 @@ from composerd_postgres.db.connection import (
     Parameters,
     Refused,
     Rows,
-    connect,
     repeated,
 )
 from composerd_postgres.db.hosts import Hosts
 from composerd_postgres.db.url import Options
 
+log = logging.getLogger(__name__)
+
 REFUSED_FOR = 5.0
 """Time in seconds during which the pool opens no further connection after one was refused."""
+
+HELD_FOR = 1.0
+"""Time in seconds for which the pool keeps a connection through a pooler.
+
+In session mode the pooler cannot give to other servers what this one holds, and opening a connection to it is cheap.
+"""
 
 NOTICED_WITHIN = 1.0
 """Time in seconds that the database may take to notice that a connection was closed."""
@@ -28,12 +38,14 @@ NOTICED_WITHIN = 1.0
 PAUSE = 0.02
 """Pause in seconds before the pool tries again while the database may still count closed connections."""
 
+Waiter = asyncio.Future[Connection]
+
 
 class Connections:
     """A pool of connections. Each is opened when it is needed, and lent to one caller at a time.
 
-    A caller waits while all connections are lent. If the database refuses a further connection, callers share those
-    that are open.
+    A caller for whom none is idle gets whichever comes first: one that another caller returns, or a new one. If the
+    database refuses a further connection, or a pooler has none to spare, callers share those that are open.
     """
 
     def __init__(self, options: Options) -> None:
@@ -41,32 +53,42 @@ class Connections:
         self._hosts = Hosts(options.dsn)
         self._idle: list[Connection] = []
         self._lent = 0
-        """The number of connections that are lent, or being opened to be lent."""
+        """The number of connections that are lent."""
+        self._waiting: deque[tuple[Waiter, float]] = deque()
+        """Callers that wait for a connection, each with the time since when; none while a connection is idle."""
+        self._opening: dict[asyncio.Task[Connection], float] = {}
+        """Connections that are being opened, each with the time since when."""
+        self._returned_at = float("-inf")
+        """The time when a caller last returned a connection that worked."""
+        self._full_until = float("-inf")
+        """The time until which no further connection is opened if others are lent."""
         self._making_room = 0
         """The number of calls of `dedicated` that wait until the database has room for one more connection."""
         self._made_room = float("-inf")
-        """The time, by the loop's clock, when room was last made for a dedicated connection."""
-        self._free = asyncio.Semaphore(options.connections)
+        """The time when room was last made for a dedicated connection."""
+        self._expiring: asyncio.TimerHandle | None = None
         self._closed = True
+        self._logged = ""
+        """What was logged last about a refusal that waiting cannot mend."""
         self.outage = False
         """True if a connection could not be opened, or leases not renewed, since this was last set to False."""
 
     def open(self, connection: Connection) -> None:
         """Begin to lend connections, this one first."""
         self._closed = False
-        self._idle.append(connection)
+        self._offer(connection)
 
     async def dedicated(self) -> Connection:
         """Open a connection outside the pool, which its caller closes. If the database has no room, close a pooled one.
 
         Raises:
             Unavailable: The database cannot be reached.
-            StorageUnusable: The database is older than the driver supports.
+            StorageUnusable: The pool is not open yet, and the database cannot be used until somebody changes something.
         """
         try:
-            return await connect(self._options, self._hosts)
-        except Refused:
-            if not (self._lent or self._idle):
+            return await self._new()
+        except Refused as exc:
+            if isinstance(exc.__cause__, StorageUnusable) or not (self._lent or self._idle):
                 raise
         return await self._in_place_of_another()
 
@@ -77,7 +99,7 @@ class Connections:
             self.close_idle()
             for left in reversed(range(REPETITIONS)):
                 try:
-                    return await connect(self._options, self._hosts)
+                    return await self._new()
                 except Refused:
                     if left == 0:
                         raise
@@ -85,12 +107,19 @@ class Connections:
         finally:
             self._making_room -= 1
             self._made_room = asyncio.get_running_loop().time()
+            self._open_wanted()
         raise AssertionError
 
     def close(self) -> None:
-        """Close the idle connections now, and each lent one when it is returned."""
+        """Close the idle connections now, and each lent one when it is returned. Calls that wait for one fail."""
         self._closed = True
         self.close_idle()
+        for task in self._opening:
+            task.cancel()
+        if self._expiring is not None:
+            self._expiring.cancel()
+            self._expiring = None
+        self._fail_waiting(Unavailable("there is no connection to the database"))
 
     def close_idle(self) -> None:
         """Close the idle connections: they may be dead, or must make room."""
@@ -110,7 +139,7 @@ class Connections:
         """Lend a connection; wait for one if all are lent. A transaction that is left open is rolled back.
 
         Raises:
-            DriverTimeout: None was returned in time.
+            DriverTimeout: None could be had in time.
             Unavailable: The database cannot be reached, or the pool is closed.
         """
         connection = await self._lend()
@@ -123,55 +152,134 @@ class Connections:
                 await self._roll_back(connection)
             raise
         finally:
-            self._lent -= 1
-            self._free.release()
-            if self._closed or self._making_room or connection.in_transaction:
-                connection.close()
-            elif not connection.closed:
-                self._idle.append(connection)
+            self._take_back(connection)
 
     async def _lend(self) -> Connection:
-        until = asyncio.get_running_loop().time() + self._options.time_limit
-        while True:
-            try:
-                async with asyncio.timeout_at(until):
-                    await self._free.acquire()
-            except TimeoutError as exc:
+        if self._closed:
+            raise Unavailable("there is no connection to the database")
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.closed:
+                self._lent += 1
+                return connection
+        loop = asyncio.get_running_loop()
+        waiter: Waiter = loop.create_future()
+        self._waiting.append((waiter, loop.time()))
+        self._open_wanted()
+        try:
+            async with asyncio.timeout(self._options.time_limit):
+                return await waiter
+        except BaseException as exc:
+            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+                self._take_back(waiter.result())
+            if isinstance(exc, TimeoutError):
                 raise DriverTimeout("all connections to the database are busy") from exc
-            self._lent += 1
-            while self._idle:
-                connection = self._idle.pop()
-                if not connection.closed:
-                    return connection
-            try:
-                return await self._new()
-            except Unavailable as exc:
-                self._lent -= 1
-                if isinstance(exc, Refused) and (self._lent or self._idle):
-                    # Wait until another one is returned. If the hosts are gone rather than full, that one will fail.
-                    pause = REFUSED_FOR
-                elif isinstance(exc, Refused) and self._may_count_closed():
-                    pause = PAUSE
-                else:
-                    self.outage = True
-                    self._free.release()
-                    raise
-                asyncio.get_running_loop().call_later(pause, self._free.release)
-            except BaseException:
-                self._lent -= 1
-                self._free.release()
-                raise
+            raise
+
+    def _take_back(self, connection: Connection) -> None:
+        """Close or keep a connection that was lent, and let those who wait go on."""
+        self._lent -= 1
+        now = asyncio.get_running_loop().time()
+        if not connection.closed:
+            self._returned_at = now
+        if self._closed or self._making_room or connection.in_transaction or _spent(connection, now):
+            connection.close()
+        if not connection.closed:
+            self._offer(connection)
+        self._open_wanted()
+
+    def _offer(self, connection: Connection) -> None:
+        """Lend a connection to whoever has waited longest; let it be idle if nobody waits."""
+        while self._waiting:
+            waiter, _ = self._waiting.popleft()
+            if not waiter.done():
+                self._lent += 1
+                waiter.set_result(connection)
+                return
+        self._idle.append(connection)
+        if connection.pooled and self._expiring is None:
+            self._expiring = asyncio.get_running_loop().call_later(HELD_FOR, self._close_spent)
+
+    def _close_spent(self) -> None:
+        """Close idle connections that a pooler may have other clients for."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        for connection in self._idle:
+            if _spent(connection, now):
+                connection.close()
+        self._idle = [connection for connection in self._idle if not connection.closed]
+        pooled = any(connection.pooled for connection in self._idle)
+        self._expiring = loop.call_later(HELD_FOR, self._close_spent) if pooled else None
+
+    def _open_wanted(self) -> None:
+        """Begin to open as many connections as are wanted and allowed."""
+        while self._waiting and self._waiting[0][0].done():  # it has waited too long
+            self._waiting.popleft()
+        if not self._waiting or self._closed:
+            return
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        if self._lent and (self._making_room or now < self._full_until):
+            return  # one of those that are lent will be returned
+        for _ in range(min(len(self._waiting), self._options.connections - self._lent) - len(self._opening)):
+            task = loop.create_task(self._new(), name="open a connection")
+            self._opening[task] = now
+            task.add_done_callback(self._opened)
+
+    def _opened(self, task: asyncio.Task[Connection]) -> None:
+        """Lend a connection that was opened to a caller that waits, or handle that it could not be opened."""
+        began = self._opening.pop(task)
+        if task.cancelled():
+            return
+        error = task.exception()
+        if isinstance(error, Unavailable):
+            self._handle_failure(error, began)
+        elif error is not None:
+            self._fail_waiting(DriverError(f"opening a connection to the database failed: {error}"))
+        elif self._closed:
+            task.result().close()
+        else:
+            self._offer(task.result())
+
+    def _handle_failure(self, error: Unavailable, began: float) -> None:
+        """Let callers wait on after a connection could not be opened if there may be another one; else fail them."""
+        loop = asyncio.get_running_loop()
+        if isinstance(error, Refused) and (self._lent or self._idle):
+            # Wait until another one is returned. If the hosts are gone rather than full, that one will fail.
+            self._full_until = loop.time() + REFUSED_FOR
+            loop.call_later(REFUSED_FOR, self._open_wanted)
+        elif isinstance(error, Refused) and self._may_count_closed():
+            loop.call_later(PAUSE, self._open_wanted)
+        elif self._returned_at > began:
+            self._open_wanted()  # the database answers, but a pooler has no connection to spare
+        elif not any(since <= began for since in self._opening.values()):
+            self.outage = True
+            self._fail_waiting(error, began)
+            self._open_wanted()  # for those who came later
+
+    def _fail_waiting(self, error: Unavailable, since: float = float("inf")) -> None:
+        """Raise an error in all callers that wait, and have waited since this time or longer."""
+        while self._waiting and self._waiting[0][1] <= since:
+            waiter, _ = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_exception(type(error)(str(error)))
 
     def _may_count_closed(self) -> bool:
         """Return True if the database may still count connections that were closed to make room."""
         return self._making_room > 0 or asyncio.get_running_loop().time() < self._made_room + NOTICED_WITHIN
 
     async def _new(self) -> Connection:
-        if self._closed:
-            raise Unavailable("there is no connection to the database")
-        if self._making_room and self._lent > 1:
-            raise Refused("the database has no room for one more connection")
-        return await connect(self._options, self._hosts)
+        try:
+            connection = await connect(self._options, self._hosts)
+        except StorageUnusable as exc:
+            if self._closed:
+                raise
+            if str(exc) != self._logged:
+                self._logged = str(exc)
+                log.error("the database refuses connections until somebody changes a setting: %s", exc)  # noqa: TRY400
+            raise Refused(str(exc)) from exc
+        self._logged = ""
+        return connection
 
     async def _roll_back(self, connection: Connection) -> None:
         try:
@@ -180,3 +288,8 @@ class Connections:
                 connection.in_transaction = False
         except (ComposerdError, Collision):
             connection.close()
+
+
+def _spent(connection: Connection, now: float) -> bool:
+    """Return True if other clients of a pooler should have a connection."""
+    return connection.pooled and now > connection.opened_at + HELD_FOR

@@ -16,7 +16,8 @@ from composerd.errors import Unavailable
 from composerd.models import JobState
 from composerd.testing.kit.instance import BUILD, Instance
 from composerd_postgres import PostgresDriver
-from composerd_postgres.db.connection import Refused, connect
+from composerd_postgres.db.connecting import connect
+from composerd_postgres.db.connection import Refused
 from composerd_postgres.db.hosts import Host, Hosts
 from composerd_postgres.db.pool import Connections
 

@@ -115,7 +115,7 @@ async def test_no_schema_is_created_unless_wanted(newest_postgres: Throwaway) ->
 
 async def test_an_unsupported_version(newest_postgres: Throwaway, monkeypatch: pytest.MonkeyPatch) -> None:
     """A PostgreSQL that is too old is refused, and the error names the oldest version that is supported."""
-    monkeypatch.setattr("composerd_postgres.db.connection.OLDEST", 990000)
+    monkeypatch.setattr("composerd_postgres.db.connecting.OLDEST", 990000)
     driver = PostgresDriver.from_url(newest_postgres.fresh())
     with pytest.raises(StorageUnusable, match="has to be 99 or newer"):
         await driver.start()
