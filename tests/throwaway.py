@@ -177,10 +177,15 @@ class Throwaway:
         with (self.directory / "pgbouncer.log").open("wb") as log:
             process = subprocess.Popen([program, path], stderr=log, cwd=self.directory, **self._account)
         try:
+            while not (self.directory / f".s.PGSQL.{POOLER_PORT}").is_socket():
+                if process.poll() is not None:
+                    raise RuntimeError((self.directory / "pgbouncer.log").read_text())
+                time.sleep(0.01)
             yield POOLER_PORT
         finally:
             process.kill()
             process.wait()
+            (self.directory / f".s.PGSQL.{POOLER_PORT}").unlink(missing_ok=True)
 
     def url(self, database: str = "postgres", **options: str) -> str:
         """Return the storage URL of a database."""

@@ -1,4 +1,4 @@
-"""Several servers on one PostgreSQL database: news between them, outages, failover, a pooler, starts and stops."""
+"""Several servers on one PostgreSQL database: news between them, outages, failover, starts and stops."""
 
 import asyncio
 import re
@@ -72,25 +72,6 @@ async def test_artifacts_in_a_shared_directory(serve: Serve, newest_postgres: Th
     assert (await third.finish(taken, None))[0] == 200
     for server in (first, second, third):
         assert (await send(server, "GET", f"{COMPOSER}/jobs/{job['id']}/artifacts/a"))[2] == b"x" * 100_000
-
-
-async def test_through_a_pooler(serve: Serve, newest_postgres: Throwaway, pgbouncer: str) -> None:
-    """Behind a pooler in transaction mode, changes of another server are found by a re-check every `poll`.
-
-    Statements of many connections alternate on two sessions of the database, and every answer is correct.
-    """
-    with newest_postgres.pooler(pgbouncer) as port:
-        url = newest_postgres.fresh(port=str(port), pooler="yes", poll="100ms")
-        first, second = await asyncio.gather(*(serve(storage=url) for _ in range(2)))
-        waiting = [asyncio.create_task(second.ask()) for _ in range(20)]
-        await until_waiting(second, 20)
-        jobs = await asyncio.gather(*(first.submit(args={"n": n}) for n in range(20)))
-        taken = await asyncio.wait_for(asyncio.gather(*waiting), SOON)
-        assert {job["id"] for job in taken if job is not None} == {job["id"] for job in jobs}
-        finished = await asyncio.gather(*(first.finish(job, {"of": job["args"]}) for job in taken if job is not None))
-        assert [status for status, _ in finished] == [200] * 20
-        for n, job in enumerate(jobs):
-            assert (await second.job(job["id"]))["result"] == {"of": {"n": n}}
 
 
 async def test_the_database_is_down_at_the_start(serve: Serve, own_postgres: Throwaway) -> None:

@@ -136,9 +136,7 @@ async def connect(options: Options, hosts: Hosts) -> Connection:
                 complaints.append(f"{address} does not answer")
             except DriverTimeout:
                 silent, lasting = True, False
-                complaints.append(
-                    f"{address} accepts connections, but a pooler there has none to the database to spare"
-                )
+                complaints.append(f"{address} has no connection to the database to spare: is it a pooler?")
             except DriverError:
                 raise
             except (Unavailable, psycopg2.Error) as exc:
