@@ -77,7 +77,7 @@ async def test_a_server_gives_to_others_what_it_does_not_use(narrow: str, open_i
 
 
 async def test_nothing_to_be_had(narrow: str, open_instance: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If a pooler has no connection to spare, ping fails, and a call fails within the time for connecting, saying why."""
+    """If a pooler has no connection to spare, ping fails, and a call fails once it has tried to connect, saying why."""
     monkeypatch.setattr("composerd_postgres.driver.PING_LIMIT", 0.5)
     first = await open_instance(narrow)
     second = await open_instance(narrow, connect_timeout="1")
