@@ -15,6 +15,7 @@ from composerd.driver.clock import Clock
 from composerd.errors import ComposerdError, DriverError, StorageFull, Unavailable
 from composerd.models import News
 from composerd_fs.journal.entries import JournalEntry, Payload
+from composerd_fs.journal.reserve import LARGEST_WRITE, Purpose
 from composerd_fs.state.table import Table
 
 MAX_BYTES = 64 * 1024 * 1024
@@ -50,8 +51,11 @@ class FlushLog(Protocol):
     async def begin(self) -> int:
         """Begin a flush, and return the number that makes the locations in its entries absolute."""
 
-    async def flush(self, wanted: Sequence[int]) -> list[bytes | Unavailable]:
-        """Bring the flush to stable storage, and return the payloads at some locations, or an error for one."""
+    async def flush(self, wanted: Sequence[int], purpose: Purpose) -> list[bytes | Unavailable]:
+        """Bring the flush to stable storage, and return the payloads at some locations, or an error for one.
+
+        The purpose says how much of the reserve of a full disk it may use.
+        """
 
 
 class Compaction(Protocol):
@@ -82,7 +86,11 @@ class NullLog:
         """Return 0: there are no locations."""
         return 0
 
-    async def flush(self, wanted: Sequence[int]) -> list[bytes | Unavailable]:  # noqa: ARG002  # there are no locations
+    async def flush(
+        self,
+        wanted: Sequence[int],  # noqa: ARG002  # there are no locations
+        purpose: Purpose,  # noqa: ARG002  # there is always room
+    ) -> list[bytes | Unavailable]:
         """Return nothing: every payload is in memory."""
         return []
 
@@ -102,6 +110,7 @@ class Write(msgspec.Struct, Generic[A], eq=False):
     """The bytes of its payloads."""
     reads: bool
     """True if the answer has `payloads` that are to be read in the same flush."""
+    purpose: Purpose
     future: "asyncio.Future[Done[A]]"
 
 
@@ -141,7 +150,13 @@ class Committer:
         return future
 
     def write(
-        self, decide: Callable[..., A], *args: Any, items: int = 1, size: int = 0, reads: bool = False
+        self,
+        decide: Callable[..., A],
+        *args: Any,
+        items: int = 1,
+        size: int = 0,
+        reads: bool = False,
+        purpose: Purpose = Purpose.STORE,
     ) -> "asyncio.Future[Done[A]]":
         """Let `decide` change the table, and return a future that is done when that is on stable storage.
 
@@ -154,10 +169,13 @@ class Committer:
             items: The number of items that it is about.
             size: The bytes of the payloads that it stores.
             reads: True if the answer has `payloads` that are to be read in the same flush.
+            purpose: How much of the reserve it may use when the disk is full, unless it is too large for that.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Done[A]] = loop.create_future()
-        self._writes.append(Write(decide, args, items, size, reads, future))
+        if size > LARGEST_WRITE:
+            purpose = Purpose.STORE
+        self._writes.append(Write(decide, args, items, size, reads, purpose, future))
         if self._task is None:
             self._task = loop.create_task(self._run())
         return future
@@ -196,7 +214,8 @@ class Committer:
             taken.append(self._writes.popleft())
         return taken
 
-    async def _flush(self, writes: list[Write[Any]]) -> None:
+    async def _flush(self, writes: list[Write[Any]]) -> Exception | None:
+        """Flush writes, and return the error if they were refused."""
         table, log, compaction = self._table, self._log, self.compaction
         locations: list[int] = []
         done: list[Done[Any]] = []
@@ -214,11 +233,11 @@ class Committer:
                     payloads = list(answer.payloads)
                     locations += [payload for payload in payloads if isinstance(payload, int)]
                 done.append(Done(answer, table.take_news(self._clock.now()), payloads))
-            read = await log.flush(locations)
+            read = await log.flush(locations, min(write.purpose for write in writes))
         except Exception as exc:  # noqa: BLE001  # the callers get it
             table.roll_back()  # whatever it was, the table must not keep what is not stored
             await self._refused(writes, exc)
-            return
+            return exc
         table.commit()
         found = iter(read)
         for write, one in zip(writes, done, strict=True):
@@ -236,16 +255,41 @@ class Committer:
                 write.future.set_result(one)
             else:
                 write.future.set_exception(_for_one_caller(error))
+        return None
 
     async def _refused(self, writes: list[Write[Any]], error: Exception) -> None:
-        if len(writes) > 1 and (isinstance(error, StorageFull) or not isinstance(error, ComposerdError)):
-            # One may be too large for the room that is left, or fail by itself: then the others are not affected.
-            for write in writes:
+        if len(writes) > 1 and isinstance(error, StorageFull):
+            await self._flush_what_fits(writes)
+        elif len(writes) > 1 and not isinstance(error, ComposerdError):
+            for write in writes:  # one may fail by itself: then the others are not affected
                 await self._flush([write])
+        else:
+            _refuse(writes, error)
+
+    async def _flush_what_fits(self, writes: list[Write[Any]]) -> None:
+        """Flush writes that found no room together: first those that may use most of the reserve, then small ones."""
+        most = max(write.purpose for write in writes)
+        others = [write for write in writes if write.purpose is not most]
+        if others:
+            await self._flush([write for write in writes if write.purpose is most])
+            await self._flush(others)
             return
-        for write in writes:
-            if not write.future.done():
-                write.future.set_exception(_for_one_caller(error))
+        writes.sort(key=_size)
+        for nth, write in enumerate(writes, 1):
+            error = await self._flush([write])
+            if isinstance(error, StorageFull):
+                _refuse(writes[nth:], error)  # larger ones find no room either
+                return
+
+
+def _size(write: Write[Any]) -> tuple[int, int]:
+    return write.size, write.items
+
+
+def _refuse(writes: Sequence[Write[Any]], error: Exception) -> None:
+    for write in writes:
+        if not write.future.done():
+            write.future.set_exception(_for_one_caller(error))
 
 
 def _for_one_caller(error: Exception) -> Exception:

@@ -43,6 +43,7 @@ from composerd_fs.journal.entries import (
 )
 from composerd_fs.journal.io import DirectoryLock, make_directory
 from composerd_fs.journal.reader import Reader
+from composerd_fs.journal.reserve import Purpose
 from composerd_fs.journal.writer import Journal
 from composerd_fs.state import queries
 from composerd_fs.state.commands import Commands, CopiedPayloads
@@ -99,27 +100,29 @@ class _TableDriver(Driver):
 
     async def finish(self, outcomes: Sequence[Outcome]) -> Batch[Finished]:
         size = sum(len(outcome.result) for outcome in outcomes)
-        done = await self._committer.write(self._commands.finish, outcomes, items=len(outcomes), size=size)
+        done = await self._committer.write(
+            self._commands.finish, outcomes, items=len(outcomes), size=size, purpose=Purpose.END
+        )
         return Batch(done.answer, done.news)
 
     async def release(self, tokens: Sequence[UUID]) -> Batch[Attempt]:
-        done = await self._committer.write(self._commands.release, tokens, items=len(tokens))
+        done = await self._committer.write(self._commands.release, tokens, items=len(tokens), purpose=Purpose.END)
         return Batch(done.answer, done.news)
 
     async def cancel(self, job_ids: Sequence[UUID]) -> Batch[Job | ComposerdError]:
-        done = await self._committer.write(self._commands.cancel, job_ids, items=len(job_ids))
+        done = await self._committer.write(self._commands.cancel, job_ids, items=len(job_ids), purpose=Purpose.REMOVE)
         return Batch(done.answer, done.news)
 
     async def delete(self, job_ids: Sequence[UUID]) -> Batch[Job | None | ComposerdError]:
-        done = await self._committer.write(self._commands.delete, job_ids, items=len(job_ids))
+        done = await self._committer.write(self._commands.delete, job_ids, items=len(job_ids), purpose=Purpose.REMOVE)
         return Batch(done.answer, done.news)
 
     async def advance(self, limit: int) -> Batch[UUID]:
-        done = await self._committer.write(self._commands.advance, limit)
+        done = await self._committer.write(self._commands.advance, limit, purpose=Purpose.END)
         return Batch(done.answer, done.news)
 
     async def purge(self, limit: int) -> Batch[UUID]:
-        done = await self._committer.write(self._commands.purge, limit)
+        done = await self._committer.write(self._commands.purge, limit, purpose=Purpose.REMOVE)
         return Batch(done.answer, done.news)
 
     async def load(self, jobs: Sequence[StoredJob]) -> None:

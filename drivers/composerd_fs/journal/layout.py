@@ -37,6 +37,11 @@ def checkpoint_name(number: int) -> str:
     return f"{number:08}.checkpoint"
 
 
+def piece_name(number: int) -> str:
+    """Return the name of a piece of the reserve."""
+    return f"{number}.reserve"
+
+
 def segments_in(directory: Path) -> list[int]:
     """Return the numbers of the segments in a directory, in order."""
     return _numbers_in(directory, "log")

@@ -6,6 +6,7 @@ A frame is on stable storage before the next one is written. So a crash can only
 not acknowledged. A clean stop leaves a marker that says where the journal ends.
 """
 
+import contextlib
 import errno
 import logging
 import os
@@ -23,6 +24,7 @@ from composerd_fs.journal.entries import Entry, JournalEntry, Payload
 from composerd_fs.journal.frames import FRAME_HEADER, SEGMENT_HEADER
 from composerd_fs.journal.io import DiskThread, read_exactly, sync_directory, write_all
 from composerd_fs.journal.reader import Reader
+from composerd_fs.journal.reserve import NO_ROOM, Purpose, Reserve
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +40,7 @@ READ_OVER = 32 * 1024
 READ_AT_ONCE = 4 * 1024 * 1024
 """The most bytes that are read in one call, unless a single payload is larger."""
 
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+_FULL = "the disk of the journal is full"
 
 _encode = msgspec.msgpack.Encoder(uuid_format="bytes").encode
 
@@ -61,6 +63,7 @@ class Journal:
         """Bytes of frames that were written, or read at the start."""
         self.written_entries = 0
         """The number of entries in them."""
+        self.reserve = Reserve(directory)
         self.segment = 0
         """The number of the segment that is written to."""
         self.frame = 0
@@ -71,6 +74,8 @@ class Journal:
         self._descriptor = -1
         self._salt = b""
         self._end = 0
+        self._ragged = False
+        """True if the remains of a refused write, which could not be cut off, are behind the end."""
         self._payloads: list[bytes] = []
         self._payloads_size = 0
         self._entries: list[JournalEntry] = []
@@ -86,7 +91,8 @@ class Journal:
         self._payloads_size = 0
         self._entries.clear()
         if self._end >= self._segment_size:
-            await self.rotate()
+            with contextlib.suppress(StorageFull):  # without room the segment grows on
+                await self.rotate()
         return frames.base(self.segment, self._end + FRAME_HEADER)
 
     def payload(self, data: bytes) -> Payload:
@@ -98,11 +104,11 @@ class Journal:
         self._payloads_size += frames.CHECK + len(data)
         return location
 
-    async def flush(self, wanted: Sequence[int]) -> list[bytes | Unavailable]:
+    async def flush(self, wanted: Sequence[int], purpose: Purpose) -> list[bytes | Unavailable]:
         """Bring the frame to stable storage, and return the payloads at the `wanted` locations, which may be in it.
 
         Both happen in one call of the journal's thread. A frame without entries is not written. A payload that cannot
-        be read is an error in its position.
+        be read is an error in its position. The `purpose` says how much of the reserve the frame may use.
 
         Raises:
             StorageFull: There is no room. Nothing was written, and it may work later.
@@ -116,18 +122,27 @@ class Journal:
             self.written_entries += len(self._entries)
         elif not wanted:
             return []
-        return await self._disk.call(self._write_and_read, frame, wanted)
+        return await self._disk.call(self._write_and_read, frame, wanted, purpose)
 
-    def _write_and_read(self, frame: bytes, wanted: Sequence[int]) -> list[bytes | Unavailable]:
+    def _write_and_read(self, frame: bytes, wanted: Sequence[int], purpose: Purpose) -> list[bytes | Unavailable]:
         if frame:
-            self._write(frame)
+            self._write(frame, purpose)
         return self.read(wanted) if wanted else []
 
-    def _write(self, frame: bytes) -> None:
-        try:
-            write_all(self._descriptor, frame, self._end)
-        except OSError as exc:
-            self._refuse(exc)
+    def _write(self, frame: bytes, purpose: Purpose) -> None:
+        if not self.reserve.whole:
+            self.reserve.refill()
+            if not self.reserve.admits(purpose):
+                raise StorageFull(_FULL)
+        written = False
+        while not written:
+            try:
+                write_all(self._descriptor, frame, self._end)
+                written = True
+            except OSError as exc:
+                self._refuse(exc)
+                if not self.reserve.give(purpose, len(frame), self._descriptor, self._end):
+                    raise StorageFull(_FULL) from exc
         try:
             os.fdatasync(self._descriptor)
         except OSError as exc:
@@ -135,6 +150,8 @@ class Journal:
             self._break("the journal could not be brought to the disk", exc)
         self._check_name()
         self._end += len(frame)
+        if self._ragged:
+            self._cut_back()
         self.frame += 1
         self.written_bytes += len(frame)
 
@@ -155,15 +172,21 @@ class Journal:
         if self._file is None:
             raise Unavailable("the storage is not open")
 
-    def _refuse(self, error: OSError) -> NoReturn:
+    def _refuse(self, error: OSError) -> None:
         """Cut off the remains of a failed write. Any failure except a lack of space breaks the journal."""
+        self._cut_back()
+        if error.errno not in NO_ROOM:
+            self._break("the journal could not be written", error)
+
+    def _cut_back(self) -> None:
+        """Cut off whatever is behind the end. A quota may refuse that; then the next write overwrites it."""
         try:
             os.ftruncate(self._descriptor, self._end)
+            self._ragged = False
         except OSError as exc:
-            self._break("the journal could not be cut back after a failed write", exc)
-        if error.errno in _NO_ROOM:
-            raise StorageFull("the disk of the journal is full") from error
-        self._break("the journal could not be written", error)
+            if exc.errno not in NO_ROOM:
+                self._break("the journal could not be cut back after a failed write", exc)
+            self._ragged = True
 
     def _break(self, what: str, cause: OSError) -> NoReturn:
         self.broken = f"{what} ({cause.strerror}): no more writes are accepted; repair the disk, then restart composerd"
@@ -174,13 +197,17 @@ class Journal:
         """Let the next frame begin a new segment. Raises like `flush`."""
         if self.broken is not None:
             return  # the flush raises that
+        if self._ragged:
+            await self._disk.call(self._cut_back)
+            if self._ragged:
+                raise StorageFull(_FULL)  # only the last segment may have something behind its last frame
         before = self._file
         try:
             await self._create(self.segment + 1, self.frame)
         except OSError as exc:
             self.path(self.segment + 1).unlink(missing_ok=True)
-            if exc.errno in _NO_ROOM:
-                raise StorageFull("the disk of the journal is full") from exc
+            if exc.errno in NO_ROOM:
+                raise StorageFull(_FULL) from exc
             self._break("a new segment of the journal could not be created", exc)
         if before is not None:
             await before.close()
@@ -269,6 +296,7 @@ class Journal:
             self._continue(file, end.segment, end.salt, end.offset, end.frame)
         self.written_bytes, self.written_entries = end.bytes_read, end.entries
         await self._disk.call(layout.remove_marker, self.directory)
+        await self._disk.call(self.reserve.fill)
 
     async def close(self) -> None:
         """Leave the marker of a clean stop, unless writing has failed. Calling it again does nothing."""

@@ -330,6 +330,7 @@ class Table:
             assert job is not None, "a job that is deleted is stored"
             self._save(job)
             jobs.delete(job)
+            self.undo.add((setattr, self, "freed_bytes", self.freed_bytes))
             self.freed_bytes += jobs.count_bytes(job.args, -1) + jobs.count_bytes(job.result, -1)
             for dependency_id in set(job.dependencies):
                 dependency = jobs.live.get(dependency_id.int)

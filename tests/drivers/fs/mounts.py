@@ -42,16 +42,20 @@ def mounted(image: Path, at: Path, options: str = "") -> Iterator[Path]:
 
     `options` are those of `mount -o`, besides `loop`. A machine that cannot mount skips the test, or fails it in CI.
     """
+    with mounted_by(at, "-o", ",".join(filter(None, ("loop", options))), str(image)):
+        yield at
+
+
+@contextlib.contextmanager
+def mounted_by(at: Path, *arguments: str) -> Iterator[Path]:
+    """Mount what the arguments of `mount` say at a directory, which is created, and return the directory.
+
+    A machine that cannot mount skips the test, or fails it in CI.
+    """
     at.mkdir(exist_ok=True)
-    done = subprocess.run(
-        ["mount", "-o", ",".join(filter(None, ("loop", options))), image, at],
-        env=_environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = subprocess.run(["mount", *arguments, at], env=_environment(), capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        _missing(f"the image {image.name} cannot be mounted here: {done.stderr.strip()}")
+        _missing(f"{at.name} cannot be mounted here: {done.stderr.strip()}")
     try:
         yield at
     finally:

@@ -301,7 +301,7 @@ async def test_a_refused_delete_while_a_segment_is_emptied(fs: Instance, monkeyp
     blocked, flushing, looked = asyncio.Event(), asyncio.Event(), asyncio.Event()
     flush, between_flushes = driver._journal.flush, driver._compactor._between_flushes
 
-    async def refused(_wanted: Any) -> Any:
+    async def refused(*_args: Any) -> Any:
         flushing.set()
         await blocked.wait()
         monkeypatch.setattr(driver._journal, "flush", flush)

@@ -340,7 +340,8 @@ async def test_a_marker_that_has_no_room_is_not_left_half_written(tmp_path: Path
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
-    assert [one.name for one in (tmp_path / "storage" / "journal").iterdir() if one.suffix != ".log"] == []
+    journal = tmp_path / "storage" / "journal"
+    assert {one.suffix for one in journal.iterdir()} == {".log", ".reserve"}
     driver = await opened(tmp_path / "storage")
     assert [one async for one in driver.dump()] == before
     await driver.close()

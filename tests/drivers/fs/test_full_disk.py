@@ -1,0 +1,69 @@
+"""A full disk: what ends or removes jobs is stored from the reserve, and everything else when there is room."""
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from composerd.errors import StorageFull
+from composerd.models import JobState
+
+from ..conftest import Instance, instance_of
+from .small_disks import SMALL_DISKS, fill, small_disk
+
+
+def some(size: int) -> bytes:
+    """Return a JSON string of this size that no file system can compress."""
+    return b'"' + os.urandom(size // 2 - 1).hex().encode() + b'"'
+
+
+async def accepted(instance: Instance, **fields: Any) -> None:
+    """Wait until a submission is accepted."""
+    while True:
+        try:
+            await instance.add(**fields)
+        except StorageFull:
+            await asyncio.sleep(0.05)
+        else:
+            return
+
+
+@pytest.mark.parametrize("kind", SMALL_DISKS)
+async def test_jobs_can_be_ended_and_removed(tmp_path: Path, kind: str) -> None:
+    """On a full disk submissions and claims change nothing, and jobs can be ended, requeued and deleted."""
+    with small_disk(kind, tmp_path) as disk:
+        async with instance_of("fs", disk / "storage") as fs:
+            ended = [await fs.add(args=some(1000)) for _ in range(20)]
+            for job_id in ended:
+                await fs.end(job_id)
+            finishing, releasing = [await fs.take(await fs.add()) for _ in range(2)]
+            canceled = await fs.add(not_before=1e6)
+            expired = await fs.add()
+            await fs.take(expired, lease=1e-6)
+            ballast = fill(disk)
+            before = await fs.dump()
+            for refused in (fs.add(args=some(200_000)), fs.finish(finishing, some(200_000))):
+                with pytest.raises(StorageFull):
+                    await refused
+            assert await fs.dump() == before
+
+            assert await fs.finish(finishing, some(50_000)) == "accepted"
+            await fs.release(releasing)
+            await fs.cancel(canceled)
+            await fs.driver.advance(100)
+            for job_id in ended[1:]:
+                await fs.delete(job_id)
+            with pytest.raises(StorageFull):
+                await fs.claim()
+            assert await fs.state(expired) is JobState.READY
+            after = await fs.dump()
+            assert len(after) == 5
+            await fs.reopen()
+            assert await fs.dump() == after
+
+            ballast.unlink()
+            await accepted(fs, args=some(9000))
+            await fs.reopen()
+            assert len(await fs.dump()) == 6
