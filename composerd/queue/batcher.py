@@ -3,7 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 from composerd.errors import ComposerdError
 from composerd.models import News
@@ -14,6 +14,12 @@ MAX_ITEMS = 1000
 
 MAX_BYTES = 64 * 1024 * 1024
 """The most bytes of payload in a call; a single larger item goes alone."""
+
+MAX_BYTES_COALESCED = 64 * 1024
+"""The most bytes of payload in a call of a driver that gathers calls into one flush by itself.
+
+If there is no room for a call, all its items are refused, so small ones do not share a call with large ones.
+"""
 
 I = TypeVar("I")  # noqa: E741  # item
 R = TypeVar("R")
@@ -30,6 +36,8 @@ class Batcher(Generic[I, R]):
     There is no timer: an item that comes alone is written at once. The call runs in a task of the batcher, so a client
     that goes away cancels its handler, never a write.
     """
+
+    max_bytes: ClassVar[int] = MAX_BYTES
 
     def __init__(
         self, call: Call[I, R], on_news: Callable[[News], None], weigh: Callable[[I], int] = weightless
@@ -73,7 +81,7 @@ class Batcher(Generic[I, R]):
         weight = 0
         while pending and len(taken) < MAX_ITEMS:
             weight += self._weigh(pending[0][0])
-            if taken and weight > MAX_BYTES:
+            if taken and weight > self.max_bytes:
                 break
             taken.append(pending.popleft())
         return taken
@@ -96,6 +104,8 @@ class ConcurrentBatcher(Batcher[I, R]):
 
     This is for drivers that gather concurrent calls into one flush by themselves (`Capabilities.coalesces`).
     """
+
+    max_bytes: ClassVar[int] = MAX_BYTES_COALESCED
 
     def __init__(
         self, call: Call[I, R], on_news: Callable[[News], None], weigh: Callable[[I], int] = weightless

@@ -80,13 +80,13 @@ class Reserve:
             self._size = _size_of_a_piece(self._directory)
             for number in range(1, PIECES + 1):
                 path = self._directory / piece_name(number)
-                _make(path, self._size)
-                self._left.append(path)
+                if _make(path, self._size):
+                    self._left.append(path)
+                else:
+                    self.whole = False
         except OSError as exc:
-            if exc.errno not in NO_ROOM:
-                log.warning("%s: cannot keep a reserve for a full disk: %s", self._directory, exc.strerror)
-                return
-            self.whole = False
+            log.warning("%s: cannot keep a reserve for a full disk: %s", self._directory, exc.strerror)
+            return
         if self.whole:
             self._last_given = False
         if before and not self.whole:
@@ -131,22 +131,30 @@ def _size_of_a_piece(directory: Path) -> int:
     return max(min(PIECE, system.f_blocks * system.f_frsize // SHARE), SMALLEST)
 
 
-def _make(path: Path, size: int) -> None:
-    """Make a piece, unless it exists and has its room: a copy of it may have none."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+def _make(path: Path, size: int) -> bool:
+    """Make a piece, unless it exists and has its room: a copy of it may have none. Return False on a full disk."""
     try:
-        if os.fstat(descriptor).st_blocks * 512 < size:
-            try:
-                _preallocate(descriptor, 0, size)
-            except OSError as exc:
-                if exc.errno != errno.EOPNOTSUPP:
-                    raise
-                os.posix_fallocate(descriptor, 0, size)  # writes zeros where the file system cannot preallocate
-    except OSError:
-        path.unlink()  # a part of a piece would keep room from others
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            if os.fstat(descriptor).st_blocks * 512 < size:
+                _allocate(descriptor, size)
+        finally:
+            os.close(descriptor)
+    except OSError as exc:
+        path.unlink(missing_ok=True)  # a part of a piece would keep room from others
+        if exc.errno in NO_ROOM:
+            return False
         raise
-    finally:
-        os.close(descriptor)
+    return True
+
+
+def _allocate(descriptor: int, size: int) -> None:
+    try:
+        _preallocate(descriptor, 0, size)
+    except OSError as exc:
+        if exc.errno != errno.EOPNOTSUPP:
+            raise
+        os.posix_fallocate(descriptor, 0, size)  # writes to each block, where the file system cannot preallocate
 
 
 def _preallocate(descriptor: int, offset: int, size: int) -> None:
