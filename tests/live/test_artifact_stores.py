@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib.util
-import os
 import sqlite3
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from .test_cli import composerd
 from .test_storage import filled, storage
 
 pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("composerd_bucket") is None and not os.environ.get("CI"),
+    importlib.util.find_spec("composerd_bucket") is None,
     reason="composerd-bucket is not installed: pip install ./tests/thirdparty/composerd-bucket",
 )
 

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -112,8 +111,7 @@ async def test_completion_scripts(shell: str) -> None:
     assert "_COMPOSERD_COMPLETE" in ended.out
 
 
-@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
-def test_completion_in_bash(tmp_path: Path) -> None:
+def test_completion_in_bash(tmp_path: Path, bash: str) -> None:
     """With the script, bash completes options of subcommands."""
     program = tmp_path / "composerd"
     program.write_text(f'#!/bin/sh\nexec {sys.executable} -m composerd.cli.main "$@"\n')
@@ -124,6 +122,6 @@ def test_completion_in_bash(tmp_path: Path) -> None:
     )
     path = f"{tmp_path}:{os.environ['PATH']}"
     done = subprocess.run(
-        ["bash", "-c", script], env={**os.environ, "PATH": path}, capture_output=True, text=True, check=True
+        [bash, "-c", script], env={**os.environ, "PATH": path}, capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == ["--state"]

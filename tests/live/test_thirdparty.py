@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from .test_cli import composerd
 from .test_storage import everything, filled, storage
 
 pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("composerd_sqlite") is None and not os.environ.get("CI"),
+    importlib.util.find_spec("composerd_sqlite") is None,
     reason="composerd-sqlite is not installed: pip install ./tests/thirdparty/composerd-sqlite",
 )
 
