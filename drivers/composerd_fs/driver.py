@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 from uuid import UUID
 
+from composerd.directory import Directory, make_directory
 from composerd.driver import Batch, Capabilities, Driver, StorageCheck, StorageInfo, StoredJob
 from composerd.driver.clock import Clock, microseconds, to_time
 from composerd.driver.url import path_of
@@ -41,7 +42,7 @@ from composerd_fs.journal.entries import (
     Payload,
     ShapesEntry,
 )
-from composerd_fs.journal.io import DirectoryLock, make_directory
+from composerd_fs.journal.lock import DirectoryLock
 from composerd_fs.journal.reader import Reader
 from composerd_fs.journal.reserve import Purpose
 from composerd_fs.journal.writer import Journal
@@ -240,9 +241,9 @@ class FsDriver(_TableDriver):
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.artifacts_directory = str(directory / "artifacts")
-        self._journal = Journal(directory / "journal")
-        super().__init__(self._journal)
         self._lock = DirectoryLock(directory)
+        self._journal = Journal(Directory(directory / "journal"), self._lock)
+        super().__init__(self._journal)
         self._restoration = Restoration(self._table)
         self._compactor = Compactor(self._table, self._journal, self._committer.between_flushes, self._copy)
         self._committer.compaction = self._compactor
@@ -274,6 +275,7 @@ class FsDriver(_TableDriver):
         try:
             make_directory(self.directory / "journal")
             self._lock.acquire()
+            self._journal.directory.open()
         except OSError as exc:
             raise StorageUnusable(f"{self.directory} cannot be used: {exc.strerror}") from exc
 
@@ -316,6 +318,7 @@ class FsDriver(_TableDriver):
         try:
             return await asyncio.to_thread(self._read_all)
         finally:
+            self._journal.directory.close()
             self._lock.release()
 
     def _read_all(self) -> StorageCheck:

@@ -15,18 +15,17 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Protocol, TypeVar
 from uuid import UUID
 
 import msgspec
 
+from composerd.directory import Directory
 from composerd.errors import ComposerdError, StorageFull, StorageUnusable
 from composerd_fs.journal import frames
 from composerd_fs.journal.checkpoint import Snapshot
 from composerd_fs.journal.entries import Payload
-from composerd_fs.journal.io import sync_directory
-from composerd_fs.journal.layout import UNFINISHED, checkpoint_name, checkpoints_in, segment_name, segments_in
+from composerd_fs.journal.layout import checkpoint_name, checkpoints_in, segment_name, segments_in
 from composerd_fs.journal.writer import Journal
 from composerd_fs.state.commands import CopiedPayloads
 from composerd_fs.state.table import Table
@@ -147,44 +146,45 @@ class Compactor:
         checkpoints = checkpoints_in(directory)
         self.checkpoint = checkpoints[-1] if checkpoints else None
         if self.checkpoint is not None:
-            self._growth = max(CHECKPOINT_AFTER, (directory / checkpoint_name(self.checkpoint)).stat().st_size)
+            self._growth = max(CHECKPOINT_AFTER, directory.size(checkpoint_name(self.checkpoint)))
             self.due_at_bytes = self._growth
         live = self._table.jobs.live_bytes
         for missing in self.missing_segments():
             raise missing
-        unneeded = [directory / checkpoint_name(number) for number in checkpoints[:-1]]
+        unneeded = [checkpoint_name(number) for number in checkpoints[:-1]]
         unneeded += [
-            directory / segment_name(number)
+            segment_name(number)
             for number in segments_in(directory)
             if number not in live and number < (self.checkpoint or 0)
         ]
-        unneeded += directory.glob(f"*{UNFINISHED}")
-        for path in unneeded:
-            path.unlink(missing_ok=True)
+        unneeded += [name for name in directory.names() if name.endswith(directory.unfinished)]
+        for name in unneeded:
+            directory.remove(name)
 
     def missing_segments(self) -> list[StorageUnusable]:
         """Return an error for each segment that is missing on the disk although jobs have payloads in it."""
-        paths = [self._journal.path(segment) for segment in sorted(self._table.jobs.live_bytes)]
+        directory = self._journal.directory
+        names = map(segment_name, sorted(self._table.jobs.live_bytes))
+        paths = [directory.path / name for name in names if not directory.exists(name)]
         return [
             StorageUnusable(f"the journal is damaged: {path} is missing; restore it from a backup", file=str(path))
             for path in paths
-            if not path.exists()
         ]
 
     def describe(self, live: Mapping[int, int]) -> dict[str, Any]:
         """Return figures about the files for an operator, given the live bytes of each segment. It blocks."""
         directory = self._journal.directory
-        sizes = {number: self._journal.path(number).stat().st_size for number in segments_in(directory)}
+        sizes = {number: directory.size(segment_name(number)) for number in segments_in(directory)}
         old = {number: size for number, size in sizes.items() if number < (self.checkpoint or 0)}
-        checkpoint = None if self.checkpoint is None else directory / checkpoint_name(self.checkpoint)
+        checkpoint = None if self.checkpoint is None else checkpoint_name(self.checkpoint)
         return {
             "segments": len(sizes),
             "bytes in segments": sum(sizes.values()),
             "live payload bytes": sum(live.values()),
             "reclaimable bytes": sum(size - live.get(number, 0) for number, size in old.items()),
             "bytes written since the checkpoint": sum(sizes.values()) - sum(old.values()),
-            "last checkpoint": "none" if checkpoint is None else checkpoint.name,
-            "bytes in the checkpoint": 0 if checkpoint is None else checkpoint.stat().st_size,
+            "last checkpoint": checkpoint or "none",
+            "bytes in the checkpoint": 0 if checkpoint is None else directory.size(checkpoint),
         }
 
     # A checkpoint, and the compaction after it.
@@ -209,10 +209,10 @@ class Compactor:
 
     async def _write(self, snapshot: Snapshot, segment: int) -> int:
         """Write a checkpoint, and return its size. It is valid from the moment when it is complete and has its name."""
-        path = self._journal.directory / checkpoint_name(segment)
-        unfinished = path.with_name(path.name + UNFINISHED)
+        directory = self._journal.directory
+        name = checkpoint_name(segment)
         salt = os.urandom(frames.SALT_SIZE)
-        file = await _opened(unfinished)
+        file = await _created(directory, name)
         try:
             await asyncio.to_thread(file.write, frames.pack_segment_header(segment, salt, frames.CHECKPOINT))
             number = 0
@@ -222,10 +222,10 @@ class Compactor:
                     number += 1
                     await asyncio.to_thread(file.write, frames.pack_frame(number, salt, [], _encode(some)))
                 await turn.over()
-            return await asyncio.to_thread(_finish, file, unfinished, path)
+            return await asyncio.to_thread(_finish, directory, file, name)
         except BaseException:
             file.close()
-            unfinished.unlink(missing_ok=True)
+            directory.discard(name)
             raise
 
     async def _compact(self, checkpoint: int, before: int | None) -> None:
@@ -235,14 +235,14 @@ class Compactor:
         old = [number for number in await asyncio.to_thread(segments_in, directory) if number < checkpoint]
         # Read between two flushes, here and below: if a flush deletes a job but cannot be written, the job is back.
         live = await self._between_flushes(self._live_bytes)
-        dead = [directory / segment_name(number) for number in old if number not in live]
+        dead = [segment_name(number) for number in old if number not in live]
         if before is not None:
-            dead.append(directory / checkpoint_name(before))
+            dead.append(checkpoint_name(before))
         await self._journal.remove(dead)
         sparse = await asyncio.to_thread(self._sparse, old, live)
         if sparse:
             await self._empty(sparse)
-            await self._journal.remove([directory / segment_name(number) for number in sparse])
+            await self._journal.remove([segment_name(number) for number in sparse])
             log.info("compacted the journal (sparse segments removed: %d)", len(sparse))
 
     def _live_bytes(self) -> dict[int, int]:
@@ -250,10 +250,9 @@ class Compactor:
 
     def _sparse(self, segments: Sequence[int], live: Mapping[int, int]) -> set[int]:
         """Return the segments that are less than half live."""
+        directory = self._journal.directory
         return {
-            number
-            for number in segments
-            if number in live and 2 * live[number] < self._journal.path(number).stat().st_size
+            number for number in segments if number in live and 2 * live[number] < directory.size(segment_name(number))
         }
 
     async def _empty(self, segments: set[int]) -> None:
@@ -309,14 +308,14 @@ class Turn:
         await asyncio.sleep((time.monotonic() - self._began) * (1 / SHARE - 1))
 
 
-async def _opened(unfinished: Path) -> BinaryIO:
-    """Open a new file. The thread that opens it is not canceled, because nobody would close the file then."""
-    opening = asyncio.create_task(asyncio.to_thread(unfinished.open, "wb"))
+async def _created(directory: Directory, name: str) -> BinaryIO:
+    """Begin a file. The thread that opens it is not canceled, because nobody would close the file then."""
+    opening = asyncio.create_task(asyncio.to_thread(directory.create, name))
     try:
         return await asyncio.shield(opening)
     except asyncio.CancelledError:
         (await opening).close()
-        await asyncio.to_thread(unfinished.unlink)
+        await asyncio.to_thread(directory.discard, name)
         raise
 
 
@@ -324,12 +323,8 @@ def _in(segments: set[int], payload: Payload | None) -> int | None:
     return payload if isinstance(payload, int) and frames.span_of(payload)[0] in segments else None
 
 
-def _finish(file: BinaryIO, unfinished: Path, path: Path) -> int:
+def _finish(directory: Directory, file: BinaryIO, name: str) -> int:
     """Bring a complete file to stable storage, give it its name, and return its size."""
     with file:
-        file.flush()
-        os.fsync(file.fileno())
-        size = file.tell()
-    unfinished.rename(path)
-    sync_directory(path.parent)
-    return size
+        directory.publish(file, name)
+        return file.tell()

@@ -1,19 +1,15 @@
 """Blocking work on files, to be called in threads, and the thread that makes the calls of one journal.
 
-Writes and reads are complete to the last byte, and new names in a directory are brought to stable storage.
+Writes and reads are complete to the last byte.
 """
 
 import asyncio
 import errno
-import fcntl
 import os
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TypeVar
-
-from composerd.errors import StorageUnusable
 
 T = TypeVar("T")
 
@@ -38,57 +34,6 @@ def read_exactly(descriptor: int, length: int, offset: int) -> bytes:
             raise OSError(errno.EIO, "the file ends too early")
         data += more
     return data
-
-
-def sync_directory(directory: Path) -> None:
-    """Bring the names in a directory to stable storage."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def make_directory(path: Path) -> None:
-    """Create a directory and its parents, for their owner only, on stable storage. Do nothing if it exists."""
-    if path.is_dir():
-        return
-    make_directory(path.parent)
-    try:
-        path.mkdir(mode=0o700)
-    except FileExistsError:
-        return
-    sync_directory(path.parent)
-
-
-class DirectoryLock:
-    """A lock that lets one process at a time use a directory. The kernel releases it when the process ends."""
-
-    def __init__(self, directory: Path) -> None:
-        self._path = directory / "LOCK"
-        self._descriptor: int | None = None
-
-    def acquire(self) -> None:
-        """Take the lock. Raises `StorageUnusable` if another process, or another driver of this one, has it."""
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip() or "unknown"
-            os.close(descriptor)
-            raise StorageUnusable(
-                f"{self._path.parent} is in use by another composerd (process {holder}): "
-                "stop that process, or use another directory"
-            ) from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-        self._descriptor = descriptor
-
-    def release(self) -> None:
-        """Release the lock, if it was acquired."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
 
 
 class DiskThread:

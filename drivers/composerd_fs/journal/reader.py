@@ -8,16 +8,15 @@ import logging
 import os
 import zlib
 from collections.abc import Callable
-from pathlib import Path
 from typing import IO, NamedTuple, NoReturn, TypeAlias
 
 import msgspec
 
+from composerd.directory import Directory
 from composerd.errors import StorageUnusable
 from composerd_fs.journal import frames
 from composerd_fs.journal.entries import ArchivedEntry, BegunEntry, CompleteEntry, Entry, KeptEntry
 from composerd_fs.journal.frames import FRAME_HEADER, FRAME_MAGIC, SEGMENT_HEADER, FrameHeader, SegmentHeader
-from composerd_fs.journal.io import sync_directory
 from composerd_fs.journal.layout import (
     Marker,
     checkpoint_name,
@@ -59,7 +58,7 @@ class Damage(Exception):  # caught here, never raised to others
 class Reader:
     """Reads one directory's journal. It blocks, and is called in a thread. With `repair` it cuts off a torn end."""
 
-    def __init__(self, directory: Path, *, repair: bool) -> None:
+    def __init__(self, directory: Directory, *, repair: bool) -> None:
         self._directory = directory
         self._repair = repair
         self._frame = 0
@@ -97,8 +96,8 @@ class Reader:
         return [problem for problem in map(self._verify, old) if problem is not None]
 
     def _verify(self, number: int) -> str | None:
-        path = self._directory / segment_name(number)
-        with path.open("rb") as file:
+        path = self._directory.path / segment_name(number)
+        with self._directory.reading(path.name) as file:
             size = os.fstat(file.fileno()).st_size
             head = frames.unpack_segment_header(file.read(SEGMENT_HEADER))
             if head is None or head.number != number:
@@ -114,19 +113,19 @@ class Reader:
         return None
 
     def _checkpoint(self, number: int, replay: Replay) -> None:
-        path = self._directory / checkpoint_name(number)
+        name = checkpoint_name(number)
         jobs = 0
         complete: CompleteEntry | None = None
-        with path.open("rb") as file:
+        with self._directory.reading(name) as file:
             size = os.fstat(file.fileno()).st_size
-            head = self._header(file.read(SEGMENT_HEADER), path, number, frames.CHECKPOINT)
+            head = self._header(file.read(SEGMENT_HEADER), name, number, frames.CHECKPOINT)
             offset = SEGMENT_HEADER
             while offset < size:
                 try:
                     found = self._frame_header(file, offset, size, head.salt)
                     entries = self._body(file, found, offset)
                 except Damage as damage:
-                    self._refuse(path.name, damage.offset, str(damage))
+                    self._refuse(name, damage.offset, str(damage))
                 if offset == SEGMENT_HEADER and entries and isinstance(entries[0], BegunEntry):
                     self._frame = entries[0].frame
                 complete = entries[-1] if entries and isinstance(entries[-1], CompleteEntry) else None
@@ -134,40 +133,40 @@ class Reader:
                 replay(0, entries)
                 offset += found.size
         if complete is None or complete.jobs != jobs:
-            self._refuse(path.name, offset, "the checkpoint is not complete")
+            self._refuse(name, offset, "the checkpoint is not complete")
 
-    def _header(self, data: bytes, path: Path, number: int, kind: int) -> SegmentHeader:
+    def _header(self, data: bytes, name: str, number: int, kind: int) -> SegmentHeader:
         head = frames.unpack_segment_header(data)
         if head is None:
-            self._refuse(path.name, 0, "the header is damaged")
+            self._refuse(name, 0, "the header is damaged")
         if head.version > frames.VERSION:
             raise StorageUnusable(
-                f"{path} has format version {head.version}, but this composerd reads versions up to {frames.VERSION}: "
-                "use a newer composerd"
+                f"{self._directory.path / name} has format version {head.version}, but this composerd reads versions "
+                f"up to {frames.VERSION}: use a newer composerd"
             )
         if (head.number, head.kind) != (number, kind):
             owner = "checkpoint" if head.kind else "segment"
-            self._refuse(path.name, 0, f"the header is that of {owner} {head.number}")
+            self._refuse(name, 0, f"the header is that of {owner} {head.number}")
         return head
 
     def _segment(self, number: int, last: bool, marker: Marker | None, replay: Replay) -> End | None:
-        path = self._directory / segment_name(number)
+        name = segment_name(number)
         may_be_torn = last and marker is None
-        with path.open("rb") as file:
+        with self._directory.reading(name) as file:
             size = os.fstat(file.fileno()).st_size
             start = file.read(SEGMENT_HEADER)
             if may_be_torn and size <= SEGMENT_HEADER and frames.unpack_segment_header(start) is None:
-                self._cut(path, 0, "its header is not complete")
+                self._cut(name, 0, size, "its header is not complete")
                 return None
-            head = self._header(start, path, number, frames.JOURNAL)
+            head = self._header(start, name, number, frames.JOURNAL)
             offset = SEGMENT_HEADER
             try:
                 while offset < size:
                     offset += self._read_frame(file, offset, size, head, replay)
             except Damage as damage:
                 if not may_be_torn or _frame_follows(file, damage.offset, head.salt):
-                    self._refuse(path.name, damage.offset, str(damage))
-                self._cut(path, damage.offset, str(damage))
+                    self._refuse(name, damage.offset, str(damage))
+                self._cut(name, damage.offset, size, str(damage))
                 offset = damage.offset
         self._bytes_read += offset - SEGMENT_HEADER
         return End(number, head.salt, offset, self._frame, self._bytes_read, self._entries)
@@ -201,31 +200,33 @@ class Reader:
             raise Damage(offset, f"the frame's entries cannot be decoded: {exc}") from exc
 
     def _refuse(self, name: str, offset: int, what: str) -> NoReturn:
-        path = self._directory / name
+        path = self._directory.path / name
         raise StorageUnusable(
             f"the journal is damaged: {path} at byte {offset}: {what}; restore it from a backup",
             file=str(path),
             offset=offset,
         )
 
-    def _cut(self, path: Path, offset: int, why: str) -> None:
+    def _cut(self, name: str, offset: int, size: int, why: str) -> None:
         if not self._repair:
             return
-        size = path.stat().st_size
         log.warning(
             "%s: cut off at byte %d of %d: %s; a crash interrupted a write that was not acknowledged",
-            path,
+            self._directory.path / name,
             offset,
             size,
             why,
         )
         if offset == 0:
-            path.unlink()
+            self._directory.remove(name)
         else:
-            with path.open("r+b") as file:
-                file.truncate(offset)
-                os.fsync(file.fileno())
-        sync_directory(path.parent)
+            descriptor = self._directory.descriptor_of(name, os.O_RDWR)
+            try:
+                os.ftruncate(descriptor, offset)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        self._directory.sync()
 
 
 def _jobs_in(entry: Entry) -> int:

@@ -11,8 +11,8 @@ import logging
 import os
 import time
 from enum import IntEnum
-from pathlib import Path
 
+from composerd.directory import Directory
 from composerd_fs.journal.layout import piece_name
 
 log = logging.getLogger(__name__)
@@ -60,11 +60,11 @@ class Purpose(IntEnum):
 class Reserve:
     """The reserve of one journal. Its methods block, and are called in the journal's thread."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Directory) -> None:
         self.whole = True
         """False while the disk is full: pieces are missing, and there is no room to make them again."""
         self._directory = directory
-        self._left: list[Path] = []
+        self._left: list[str] = []
         """The pieces that exist."""
         self._size = 0
         """The size of a piece in bytes."""
@@ -79,20 +79,20 @@ class Reserve:
         try:
             self._size = _size_of_a_piece(self._directory)
             for number in range(1, PIECES + 1):
-                path = self._directory / piece_name(number)
-                if _make(path, self._size):
-                    self._left.append(path)
+                name = piece_name(number)
+                if _make(self._directory, name, self._size):
+                    self._left.append(name)
                 else:
                     self.whole = False
         except OSError as exc:
-            log.warning("%s: cannot keep a reserve for a full disk: %s", self._directory, exc.strerror)
+            log.warning("%s: cannot keep a reserve for a full disk: %s", self._directory.path, exc.strerror)
             return
         if self.whole:
             self._last_given = False
         if before and not self.whole:
             self._warn()
         elif self.whole and not before:
-            log.warning("%s: the disk has room again: all writes are accepted", self._directory)
+            log.warning("%s: the disk has room again: all writes are accepted", self._directory.path)
 
     def refill(self) -> None:
         """Fill the reserve if pieces are missing, unless that was tried just before."""
@@ -108,7 +108,7 @@ class Reserve:
         pieces = len(self._left) - (purpose is not Purpose.REMOVE)
         if purpose is Purpose.STORE or size > pieces * self._size * PREALLOCATED:
             return False
-        self._left.pop().unlink(missing_ok=True)
+        self._directory.remove(self._left.pop())
         self._last_given = not self._left
         self._filled_at = 0.0  # there may be room by the time of the next write
         with contextlib.suppress(OSError):  # then the room is free, for other programs too
@@ -122,26 +122,26 @@ class Reserve:
         log.warning(
             "%s: the disk is full: only writes that end or remove jobs are accepted until there is room for the "
             "reserve again",
-            self._directory,
+            self._directory.path,
         )
 
 
-def _size_of_a_piece(directory: Path) -> int:
-    system = os.statvfs(directory)
+def _size_of_a_piece(directory: Directory) -> int:
+    system = directory.file_system()
     return max(min(PIECE, system.f_blocks * system.f_frsize // SHARE), SMALLEST)
 
 
-def _make(path: Path, size: int) -> bool:
+def _make(directory: Directory, name: str, size: int) -> bool:
     """Make a piece, unless it exists and has its room: a copy of it may have none. Return False on a full disk."""
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = directory.descriptor_of(name, os.O_RDWR | os.O_CREAT)
         try:
             if os.fstat(descriptor).st_blocks * 512 < size:
                 _allocate(descriptor, size)
         finally:
             os.close(descriptor)
     except OSError as exc:
-        path.unlink(missing_ok=True)  # a part of a piece would keep room from others
+        directory.remove(name)  # a part of a piece would keep room from others
         if exc.errno in NO_ROOM:
             return False
         raise

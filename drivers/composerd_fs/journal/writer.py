@@ -11,18 +11,18 @@ import errno
 import logging
 import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import NoReturn, TypeAlias, cast
+from typing import NoReturn, cast
 
-import aiofiles
 import msgspec
-from aiofiles.threadpool.binary import AsyncFileIO
 
-from composerd.errors import StorageFull, Unavailable
+from composerd.directory import Directory
+from composerd.errors import OutcomeUnknown, StorageFull, Unavailable
 from composerd_fs.journal import frames, layout
 from composerd_fs.journal.entries import Entry, JournalEntry, Payload
 from composerd_fs.journal.frames import FRAME_HEADER, SEGMENT_HEADER
-from composerd_fs.journal.io import DiskThread, read_exactly, sync_directory, write_all
+from composerd_fs.journal.io import DiskThread, write_all
+from composerd_fs.journal.lock import DirectoryLock
+from composerd_fs.journal.payloads import read_payloads
 from composerd_fs.journal.reader import Reader
 from composerd_fs.journal.reserve import NO_ROOM, Purpose, Reserve
 
@@ -34,18 +34,9 @@ SEGMENT_SIZE = 16 * 1024 * 1024
 INLINE = 48
 """Length in bytes up to which a payload is in its entry, because its location would take more space."""
 
-READ_OVER = 32 * 1024
-"""Largest gap in bytes between two payloads that are read in one call, gap included."""
-
-READ_AT_ONCE = 4 * 1024 * 1024
-"""The most bytes that are read in one call, unless a single payload is larger."""
-
 _FULL = "the disk of the journal is full"
 
 _encode = msgspec.msgpack.Encoder(uuid_format="bytes").encode
-
-_Located: TypeAlias = tuple[int, int, int, int]
-"""A location, and its segment, offset and length."""
 
 
 class Journal:
@@ -55,7 +46,7 @@ class Journal:
     of space, it accepts no more frames until it is opened again.
     """
 
-    def __init__(self, directory: Path, segment_size: int | None = None) -> None:
+    def __init__(self, directory: Directory, lock: DirectoryLock) -> None:
         self.directory = directory
         self.broken: str | None = None
         """The reason why nothing is written any more; None while the journal works."""
@@ -68,10 +59,11 @@ class Journal:
         """The number of the segment that is written to."""
         self.frame = 0
         """The number of the last frame."""
-        self._segment_size = segment_size or SEGMENT_SIZE
+        self._lock = lock
+        self._segment_size = SEGMENT_SIZE
         self._disk = DiskThread()
-        self._file: AsyncFileIO | None = None
         self._descriptor = -1
+        """The file of the segment that is written to; negative while the journal is not open."""
         self._salt = b""
         self._end = 0
         self._ragged = False
@@ -112,6 +104,7 @@ class Journal:
 
         Raises:
             StorageFull: There is no room. Nothing was written, and it may work later.
+            OutcomeUnknown: The frame may be on the disk. Nothing more is written until the server is restarted.
             Unavailable: Nothing was written, and nothing will be until the server is restarted.
         """
         frame = b""
@@ -147,86 +140,100 @@ class Journal:
             os.fdatasync(self._descriptor)
         except OSError as exc:
             # The kernel may have dropped what it could not write: a second fsync that succeeds would prove nothing.
-            self._break("the journal could not be brought to the disk", exc)
-        self._check_name()
+            with contextlib.suppress(OSError):  # a start does not rely on it
+                os.ftruncate(self._descriptor, self._end)
+                os.fdatasync(self._descriptor)
+            self._break("the journal could not be brought to the disk", _reason(exc), OutcomeUnknown)
+        # Only now: a server that took the directory before this moment has not read the frame, one after it has.
+        self._check_place(OutcomeUnknown)
         self._end += len(frame)
         if self._ragged:
-            self._cut_back()
+            self._cut_back(OutcomeUnknown)
         self.frame += 1
         self.written_bytes += len(frame)
 
-    def _check_name(self) -> None:
-        """Break the journal if its file was removed: writes to such a file succeed, but are lost with the process."""
-        if os.fstat(self._descriptor).st_nlink == 0:
-            self._break("the journal was removed", FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)))
+    def _check_place(self, error: type[Unavailable] = Unavailable) -> None:
+        """Break the journal if the next start would read other files than those that it writes.
+
+        Writes to a removed file, or in a directory that was moved, succeed. So the error says what is known after them.
+        """
+        why: str | None
+        try:
+            if os.fstat(self._descriptor).st_nlink == 0:
+                why = "the file that is written to was removed"
+            elif not self.directory.is_at_its_path():
+                why = "the path names nothing, another directory or another file system"
+            else:
+                why = self._lock.lost()
+        except OSError as exc:
+            why = f"that could not be found out: {_reason(exc)}"
+        if why is not None:
+            self._break("the journal was removed, moved or taken by another process", why, error, "put it back")
 
     async def ping(self) -> None:
         """Return if the journal accepts writes. Raises `Unavailable` otherwise."""
         self._check_open()
         if self.broken is not None:
             raise Unavailable(self.broken)
-        await self._disk.call(self._check_name)
+        await self._disk.call(self._check_place)
 
     def _check_open(self) -> None:
         """Raise `Unavailable` if the journal is not open: another file may have got the number of its descriptor."""
-        if self._file is None:
+        if self._descriptor < 0:
             raise Unavailable("the storage is not open")
 
     def _refuse(self, error: OSError) -> None:
         """Cut off the remains of a failed write. Any failure except a lack of space breaks the journal."""
         self._cut_back()
         if error.errno not in NO_ROOM:
-            self._break("the journal could not be written", error)
+            self._break("the journal could not be written", _reason(error))
 
-    def _cut_back(self) -> None:
+    def _cut_back(self, error: type[Unavailable] = Unavailable) -> None:
         """Cut off whatever is behind the end. A quota may refuse that; then the next write overwrites it."""
         try:
             os.ftruncate(self._descriptor, self._end)
             self._ragged = False
         except OSError as exc:
             if exc.errno not in NO_ROOM:
-                self._break("the journal could not be cut back after a failed write", exc)
+                self._break("the journal could not be cut back after a failed write", _reason(exc), error)
             self._ragged = True
 
-    def _break(self, what: str, cause: OSError) -> NoReturn:
-        self.broken = f"{what} ({cause.strerror}): no more writes are accepted; repair the disk, then restart composerd"
-        log.critical("%s: %s", self.directory, self.broken)
-        raise Unavailable(self.broken) from cause
+    def _break(
+        self, what: str, why: str, error: type[Unavailable] = Unavailable, advice: str = "repair the disk"
+    ) -> NoReturn:
+        self.broken = f"{what} ({why}): no more writes are accepted; {advice}, then restart composerd"
+        log.critical("%s: %s", self.directory.path, self.broken)
+        raise error(self.broken)
 
     async def rotate(self) -> None:
         """Let the next frame begin a new segment. Raises like `flush`."""
         if self.broken is not None:
             return  # the flush raises that
+        await self._disk.call(self._rotate)
+
+    def _rotate(self) -> None:
+        self._check_place()
         if self._ragged:
-            await self._disk.call(self._cut_back)
+            self._cut_back()
             if self._ragged:
                 raise StorageFull(_FULL)  # only the last segment may have something behind its last frame
-        before = self._file
+        before = self._descriptor
         try:
-            await self._create(self.segment + 1, self.frame)
+            self._create(self.segment + 1)
         except OSError as exc:
-            self.path(self.segment + 1).unlink(missing_ok=True)
-            if exc.errno in NO_ROOM:
-                raise StorageFull(_FULL) from exc
-            self._break("a new segment of the journal could not be created", exc)
-        if before is not None:
-            await before.close()
+            with contextlib.suppress(OSError):
+                self.directory.remove(layout.segment_name(self.segment + 1))  # it may have got its name
+                if exc.errno in NO_ROOM:
+                    raise StorageFull(_FULL) from exc
+            self._break("a new segment of the journal could not be created", _reason(exc))
+        os.close(before)
 
-    async def _create(self, number: int, frame: int) -> None:
+    def _create(self, number: int) -> None:
         salt = os.urandom(frames.SALT_SIZE)
-        file = await aiofiles.open(self.path(number), "x+b", buffering=0)
-        try:
-            await self._disk.call(
-                _write_header, file.fileno(), frames.pack_segment_header(number, salt), self.directory
-            )
-        except OSError:
-            await file.close()
-            raise
-        self._continue(file, number, salt, SEGMENT_HEADER, frame)
-
-    def _continue(self, file: AsyncFileIO, segment: int, salt: bytes, end: int, frame: int) -> None:
-        self._file, self._descriptor = file, file.fileno()
-        self.segment, self._salt, self._end, self.frame = segment, salt, end, frame
+        name = layout.segment_name(number)
+        self.directory.write(name, frames.pack_segment_header(number, salt))
+        self._descriptor = self.directory.descriptor_of(name, os.O_RDWR)
+        self.segment, self._salt, self._end = number, salt, SEGMENT_HEADER
 
     # Reading payloads.
 
@@ -241,45 +248,9 @@ class Journal:
     def read(self, locations: Sequence[int]) -> list[bytes | Unavailable]:
         """Return the payloads at some locations, in order; one that cannot be read is an error in its position.
 
-        It blocks, and is called in the journal's thread. Payloads that lie close together are read in one call: jobs
-        are claimed in about the order in which they were submitted.
+        It blocks, and is called in the journal's thread.
         """
-        found: dict[int, bytes | Unavailable] = {}
-        run: list[_Located] = []
-        end = 0
-        for location in sorted(set(locations)):
-            segment, offset, length = frames.span_of(location)
-            if run:
-                _, of_run, begin, _ = run[0]
-                near = segment == of_run and offset - end <= READ_OVER and offset + length - begin <= READ_AT_ONCE
-                if not near:
-                    self._read_run(run, end, found)
-                    run = []
-            run.append((location, segment, offset, length))
-            end = offset + length
-        if run:
-            self._read_run(run, end, found)
-        return [found[location] for location in locations]
-
-    def _read_run(self, run: list[_Located], end: int, found: dict[int, bytes | Unavailable]) -> None:
-        _, segment, begin, _ = run[0]
-        try:
-            if segment == self.segment:
-                data = read_exactly(self._descriptor, end - begin, begin)
-            else:
-                with self.path(segment).open("rb", buffering=0) as file:
-                    data = read_exactly(file.fileno(), end - begin, begin)
-        except OSError as exc:
-            for location, *_ in run:
-                found[location] = Unavailable(f"a payload could not be read ({exc.strerror})")
-            return
-        for location, _, offset, length in run:
-            payload = frames.unpack_payload(data[offset - begin : offset - begin + length])
-            if payload is None:
-                log.error("%s: the payload at byte %d is damaged; restore it from a backup", self.path(segment), offset)
-                found[location] = Unavailable("a payload could not be read (it is damaged on the disk)")
-            else:
-                found[location] = payload
+        return read_payloads(self.directory, self.segment, self._descriptor, locations)
 
     # The start and the end.
 
@@ -288,47 +259,51 @@ class Journal:
 
         Raises `StorageUnusable` if it is damaged or of a newer format.
         """
-        end = await self._disk.call(lambda: Reader(self.directory, repair=True).read(replay))
+        await self._disk.call(self._open, replay)
+
+    def _open(self, replay: Callable[[int, list[Entry]], None]) -> None:
+        end = Reader(self.directory, repair=True).read(replay)
         if end.segment == 0:
-            await self._create(1, 0)
+            self._create(1)
         else:
-            file = await aiofiles.open(self.path(end.segment), "r+b", buffering=0)
-            self._continue(file, end.segment, end.salt, end.offset, end.frame)
+            self._descriptor = self.directory.descriptor_of(layout.segment_name(end.segment), os.O_RDWR)
+            self.segment, self._salt, self._end = end.segment, end.salt, end.offset
+        self.frame = end.frame
         self.written_bytes, self.written_entries = end.bytes_read, end.entries
-        await self._disk.call(layout.remove_marker, self.directory)
-        await self._disk.call(self.reserve.fill)
+        layout.remove_marker(self.directory)
+        self.reserve.fill()
 
     async def close(self) -> None:
         """Leave the marker of a clean stop, unless writing has failed. Calling it again does nothing."""
-        file, self._file, self._descriptor = self._file, None, -1  # at once: nothing is written after the marker
-        if file is not None:
-            if self.broken is None:
-                marker = layout.Marker(segment=self.segment, end=self._end)
-                try:
-                    await self._disk.call(layout.leave_marker, self.directory, marker)
-                except OSError as exc:
-                    log.warning("%s: cannot write the marker of a clean stop: %s", self.directory, exc.strerror)
-            await file.close()
+        descriptor, self._descriptor = self._descriptor, -1  # at once: nothing is written after the marker
+        if descriptor >= 0:
+            await self._disk.call(self._close, descriptor)
         await self._disk.close()
+        self.directory.close()
 
-    async def remove(self, paths: Sequence[Path]) -> None:
-        """Remove files that are not needed any more. A file that cannot be removed is left to the next start."""
-        await self._disk.call(_remove, paths)
+    def _close(self, descriptor: int) -> None:
+        if self.broken is None:
+            try:
+                layout.leave_marker(self.directory, layout.Marker(segment=self.segment, end=self._end))
+            except OSError as exc:
+                log.warning("%s: cannot write the marker of a clean stop: %s", self.directory.path, exc.strerror)
+        os.close(descriptor)
 
-    def path(self, number: int) -> Path:
-        """Return the path of a segment's file."""
-        return self.directory / layout.segment_name(number)
+    async def remove(self, names: Sequence[str]) -> None:
+        """Remove files that are not needed any more. A file that cannot be removed is left to the next start.
+
+        Raises `Unavailable` if the directory is not ours any more.
+        """
+        await self._disk.call(self._remove, names)
+
+    def _remove(self, names: Sequence[str]) -> None:
+        self._check_place()
+        for name in names:
+            try:
+                self.directory.remove(name)
+            except OSError as exc:
+                log.warning("%s cannot be removed: %s", self.directory.path / name, exc.strerror)
 
 
-def _write_header(descriptor: int, header: bytes, directory: Path) -> None:
-    write_all(descriptor, header, 0)
-    os.fsync(descriptor)
-    sync_directory(directory)
-
-
-def _remove(paths: Sequence[Path]) -> None:
-    for path in paths:
-        try:
-            path.unlink(missing_ok=True)
-        except OSError as exc:
-            log.warning("%s cannot be removed: %s", path, exc.strerror)
+def _reason(error: OSError) -> str:
+    return os.strerror(error.errno or errno.EIO)

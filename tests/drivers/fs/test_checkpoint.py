@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from composerd.directory import Directory
 from composerd.errors import StorageFull, StorageUnusable, Unavailable
 from composerd.models import JobState
 from composerd_fs import FsDriver, MemoryDriver
@@ -171,7 +172,7 @@ async def test_a_crash_at_any_moment_of_it(tmp_path: Path, monkeypatch: pytest.M
         monkeypatch.setattr("composerd_fs.journal.compactor.asyncio.to_thread", inline)
         with monkeypatch.context() as patch:
             for name in ("rename", "unlink"):
-                patch.setattr(Path, name, noticing(getattr(Path, name)))
+                patch.setattr(os, name, noticing(getattr(os, name)))
             for number in range(25):
                 acknowledged.append((await fs.add(args=b"%d" % number * 60, not_before=1e6), b"%d" % number * 60))
                 await churn(fs, 25, live=0)
@@ -270,17 +271,17 @@ async def test_a_stop_while_a_checkpoint_is_opened(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("composerd_fs.journal.compactor.CHECKPOINT_AFTER", 1)
     opening, go = threading.Event(), threading.Event()
     handles: list[BinaryIO] = []
-    really_open = Path.open
+    really_create = Directory.create
 
-    def slowly(path: Path, *args: Any) -> Any:
-        if not path.name.endswith(".checkpoint.tmp"):
-            return really_open(path, *args)
+    def slowly(directory: Directory, name: str) -> BinaryIO:
+        if not name.endswith(".checkpoint"):
+            return really_create(directory, name)
         opening.set()
         go.wait(60)
-        handles.append(really_open(path, *args))
+        handles.append(really_create(directory, name))
         return handles[0]
 
-    monkeypatch.setattr(Path, "open", slowly)
+    monkeypatch.setattr(Directory, "create", slowly)
     async with instance_of("fs", tmp_path / "storage") as fs:
         while not opening.is_set():
             await fs.add()

@@ -14,7 +14,7 @@ from uuid import uuid4
 
 import pytest
 
-from composerd.errors import ComposerdError, StorageFull, StorageUnusable, Unavailable
+from composerd.errors import ComposerdError, OutcomeUnknown, StorageFull, StorageUnusable, Unavailable
 from composerd.models import Artifact, Attachment, Enqueued, JobState, NewJob, Outcome, Touch
 from composerd.testing.kit.instance import BUILD, add_jobs_in_every_state
 from composerd_fs import FsDriver
@@ -170,16 +170,21 @@ async def test_a_refused_end_keeps_progress(fs: Instance, monkeypatch: pytest.Mo
 async def test_no_write_is_accepted_after_a_failed_one(
     fs: Instance, monkeypatch: pytest.MonkeyPatch, call: str, error: int
 ) -> None:
-    """After an I/O error, on a read-only disk or after a failed fdatasync no write is accepted; reads go on."""
+    """After an I/O error, on a read-only disk or after a failed fdatasync no write is accepted; reads go on.
+
+    The outcome of the writes whose fdatasync has failed is unknown. All others have changed nothing.
+    """
     tokens = await busy(fs)
     before = await fs.dump()
     with monkeypatch.context() as patch:
         patch.setattr(os, call, failing(error))
         answers = await mixed_flush(fs, tokens)
-    assert [type(one) for one in answers] == [Unavailable] * len(answers)
+    refused = OutcomeUnknown if call == "fdatasync" else Unavailable
+    assert [type(one) for one in answers] == [refused] * len(answers)
     assert await fs.dump() == before
-    with pytest.raises(Unavailable, match="restart composerd"):
+    with pytest.raises(Unavailable, match="restart composerd") as later:
         await fs.add()
+    assert type(later.value) is Unavailable
     with pytest.raises(Unavailable, match="restart composerd"):
         await fs.driver.ping()
     assert await fs.dump() == before

@@ -1,0 +1,101 @@
+"""The file LOCK, which lets one process at a time use a directory.
+
+The kernel's lock on the file decides. The file also names the process that has it, for two cases in which the kernel's
+lock is not enough: the file was removed, or the file system does not know such locks.
+"""
+
+import contextlib
+import fcntl
+import os
+import time
+from pathlib import Path
+from typing import NoReturn
+
+from composerd.errors import StorageUnusable
+
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+
+
+class DirectoryLock:
+    """A lock that lets one process at a time use a directory. The kernel releases it when the process ends."""
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / "LOCK"
+        self._descriptor: int | None = None
+        self._name = b""
+        self._named_at = 0
+        """Time of the file's last change, as far as it is known that the name is still there."""
+
+    def acquire(self) -> None:
+        """Take the lock. Raises `StorageUnusable` if another process, or another driver of this one, has it."""
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        written = os.pread(descriptor, 200, 0).decode("ascii", "replace")
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            self._refuse(written.partition("\n")[0] or "unknown")
+        if (holder := _running(written)) is not None:
+            os.close(descriptor)
+            self._refuse(holder)
+        self._name = f"{os.getpid()}\n{_start_of(os.getpid())}\n{time.monotonic_ns()}\n".encode()
+        with contextlib.suppress(OSError):  # a full disk: the kernel's lock is enough to start
+            os.pwrite(descriptor, self._name, 0)
+            os.ftruncate(descriptor, len(self._name))
+            self._named_at = os.fstat(descriptor).st_mtime_ns
+        self._descriptor = descriptor
+
+    def lost(self) -> str | None:
+        """Return why the lock does not keep others out any more; None if it does."""
+        if self._descriptor is None:
+            return "its file LOCK was released"
+        try:
+            found = self._path.stat()
+        except FileNotFoundError:
+            return "its file LOCK was removed"
+        if not os.path.samestat(found, os.fstat(self._descriptor)):
+            return "its file LOCK was replaced"
+        if self._named_at and found.st_mtime_ns != self._named_at:
+            written = self._path.read_bytes()
+            if written != self._name:
+                holder = written.decode("ascii", "replace").partition("\n")[0] or "unknown"
+                return f"process {holder} wrote its name into the file LOCK: the file system does not keep locks"
+            self._named_at = found.st_mtime_ns
+        return None
+
+    def release(self) -> None:
+        """Release the lock, if it was acquired."""
+        if self._descriptor is not None:
+            if self.lost() is None:
+                with contextlib.suppress(OSError):
+                    os.ftruncate(self._descriptor, 0)  # this process may go on running without the lock
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def _refuse(self, holder: str) -> NoReturn:
+        raise StorageUnusable(
+            f"{self._path.parent} is in use by another composerd (process {holder}): "
+            "stop that process, or use another directory"
+        )
+
+
+def _running(written: str) -> str | None:
+    """Return the process that has written its name into the file, if it runs on this machine and is not this one.
+
+    It has no lock of the kernel. So the file system keeps none, or not between two ways to the file.
+    """
+    pid, _, rest = written.partition("\n")
+    start = rest.partition("\n")[0]
+    if not pid.isdigit() or int(pid) == os.getpid() or not start or _start_of(int(pid)) != start:
+        return None
+    return pid
+
+
+def _start_of(pid: int) -> str:
+    """Return a text that no other process has had, of any start of the machine; empty if the process has ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        boot = _BOOT.read_text().strip()
+    except OSError:
+        return ""
+    return "" if fields[0] in "ZX" else f"{boot} {fields[19]}"
