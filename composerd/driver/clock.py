@@ -6,10 +6,23 @@ passed meanwhile, which the clock tells too.
 
 import time
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
 MICRO = 1_000_000
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+_AT_ONCE = 100_000
+"""Time in microseconds within which two readings belong to one moment."""
+
+
+class Moment(NamedTuple):
+    """A moment as a clock tells it, in microseconds."""
+
+    now: int
+    """The wall time, since the epoch."""
+    elapsed: int
+    """The time that has passed since some earlier moment."""
 
 
 class Clock:
@@ -27,6 +40,14 @@ class Clock:
         """Return the time that has passed since some moment, in microseconds. It never goes back."""
         return time.monotonic_ns() // 1000 + self._shift
 
+    def read(self) -> Moment:
+        """Return the wall time and the time that has passed, both read at one moment."""
+        while True:
+            before = self.elapsed()
+            moment = Moment(self.now(), self.elapsed())
+            if moment.elapsed - before < _AT_ONCE:
+                return moment  # else the process was stopped in between
+
     def shift(self, seconds: float) -> None:
         """Let this number of seconds pass, in addition to earlier calls."""
         self._shift += microseconds(seconds)
@@ -34,10 +55,6 @@ class Clock:
     def jump(self, seconds: float) -> None:
         """Step the wall time by this number of seconds, while no time passes."""
         self._step += microseconds(seconds)
-
-    def not_before(self, time: int) -> None:
-        """Advance the clock to a stored time if it is behind, as after a start with a wall clock that was set back."""
-        self._step += max(time - self.now(), 0)
 
 
 def microseconds(seconds: float) -> int:

@@ -144,7 +144,7 @@ class Driver(abc.ABC):
     """A storage of jobs. One instance is one opened storage; it is used from one event loop."""
 
     contract: ClassVar[str]
-    """The CONTRACT_VERSION for which the driver was written, as a literal: `contract = "1.0"`."""
+    """The CONTRACT_VERSION for which the driver was written, as a literal: `contract = "1.1"`."""
 
     name: ClassVar[str]
     """The driver's name in errors and logs: its scheme."""
@@ -170,7 +170,7 @@ class Driver(abc.ABC):
         """Open the storage, after upgrading it (`migrate`) if necessary (S2, S8, L11).
 
         If no storage exists, create it; if `create` is false, raise `StorageUnusable` instead. No running attempt ends
-        within one lease of the start. If `Capabilities.shared` is true, `start` may be called again after
+        because no server had the storage open. If `Capabilities.shared` is true, `start` may be called again after
         `Unavailable`. Until it has returned, every other method raises `Unavailable`.
 
         Raises:
@@ -267,8 +267,7 @@ class Driver(abc.ABC):
     async def touch(self, touches: Sequence[Touch]) -> Batch[Attempt]:
         """Renew the leases of running attempts, and confirm them (L1, L4, L5, L7 to L10).
 
-        An attempt that has ended is not changed. A renewal may be lost in a crash, because a start gives every running
-        attempt a full lease.
+        An attempt that has ended is not changed. A renewal may be lost in a crash: the start makes up for it.
 
         Returns:
             The attempts as they are now, `unknown` for a token that is not remembered.
@@ -327,12 +326,11 @@ class Driver(abc.ABC):
 
     @abc.abstractmethod
     async def advance(self, limit: int) -> Batch[UUID]:
-        """Process up to `limit` jobs for which something is due (L2, L3, L6, L12, L13).
+        """Process up to `limit` jobs for which something is due (L2, L3, L6, L12, L13, L17), and notice jumps (L14).
 
         Due are expired leases and handovers, attempts that have run for longer than their job's `timeout`, delayed jobs
         whose time has come, and ends that were not propagated yet, also because of a crash. An attempt whose time is
-        over is superseded, and its job is requeued or fails. An attempt that began before the storage's start does not
-        end within one lease of that start.
+        over is superseded, and its job is requeued or fails.
 
         Returns:
             The jobs concerned. `news.due_in` says when there is more to do: 0 if the limit was reached, None if nothing
@@ -348,9 +346,10 @@ class Driver(abc.ABC):
 
     @abc.abstractmethod
     async def purge(self, limit: int) -> Batch[UUID]:
-        """Delete up to `limit` ended jobs whose retention is over, and return which (P4).
+        """Delete up to `limit` ended jobs whose retention is over, and return which (P4 to P6).
 
-        A job on which an unended job depends is kept.
+        A job on which an unended job depends is kept, and so are jobs of which only a jump of the clock says that their
+        retention is over. `composerd.driver.timekeeper` decides that.
         """
 
     # Queries.

@@ -8,7 +8,7 @@ import logging
 
 import msgspec
 
-from composerd.driver.clock import microseconds, seconds
+from composerd.driver.clock import microseconds, seconds, to_time
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +48,13 @@ class Timekeeper:
         self._steady_since = 0
         """Time of the storage at which it was opened, or at which its clock jumped last."""
 
-    def open(self, stored: ClockState, now: int, elapsed: int) -> None:
-        """Begin to compare. A storage that was last open more than an hour ago may have a clock that is wrong."""
+    def open(self, stored: ClockState, now: int, elapsed: int) -> int:
+        """Begin to compare. A storage that was last open more than an hour ago may have a clock that is wrong.
+
+        Returns:
+            The time in microseconds by which the clock may have jumped while the storage was closed, negative if it
+            went back; 0 if it did not. It has been logged.
+        """
         gap = now - stored.seen if stored.seen else 0
         disputed = stored.disputed_since
         if gap > DISPUTED:
@@ -57,13 +62,16 @@ class Timekeeper:
                 "the clock is %s ahead of the time at which the storage was last open; "
                 "jobs that ended before are not removed until the clock has been steady for a day: "
                 "if the time is right, `composerd storage confirm-clock` ends that",
-                _readable(gap),
+                readable(gap),
             )
             disputed = disputed + gap if disputed else now  # time without a server does not count towards the day
+        elif gap < -JUMP:
+            log.warning("the clock is %s behind the time at which the storage was last open", readable(-gap))
         self._stored = stored
         self._elapsed = elapsed
         self._steady_since = now
         self.state = ClockState(now, _settled(disputed, now))
+        return gap if gap > DISPUTED or gap < -JUMP else 0
 
     def observe(self, now: int, elapsed: int) -> int:
         """Compare the clock with the time that has passed since the last observation.
@@ -81,7 +89,7 @@ class Timekeeper:
             log.warning(
                 "the clock jumped %s by %s; every running attempt gets a full lease",
                 "forward" if jump > 0 else "back",
-                _readable(abs(jump)),
+                readable(abs(jump)),
             )
         if jump > DISPUTED:
             disputed = now
@@ -97,6 +105,12 @@ class Timekeeper:
         if now - self._steady_since < STEADY_AFTER:
             return max(self._steady_since, self.state.disputed_since)
         return self.state.disputed_since
+
+    def details(self) -> dict[str, str]:
+        """Return what `StorageInfo.details` says about the clock: nothing unless it is disputed."""
+        if not self.state.disputed_since:
+            return {}
+        return {"clock_disputed_since": to_time(self.state.disputed_since).isoformat()}
 
     def confirm(self) -> None:
         """Trust the clock again: an operator says that it is right."""
@@ -122,7 +136,7 @@ def _settled(disputed_since: int, now: int) -> int:
     return disputed_since
 
 
-def _readable(microseconds: int) -> str:
+def readable(microseconds: int) -> str:
     """Return a duration for people: `400.0 days`, `8.0 hours`, `61.5 s`."""
     duration = seconds(microseconds)
     if duration >= 2 * 86_400:

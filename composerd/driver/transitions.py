@@ -171,10 +171,32 @@ def excuse(lease: LeaseRecord, now: int, jump: int = 0) -> None:
         lease.timeout_at = max(lease.timeout_at + jump, lease.deadline)
 
 
-def resume(lease: LeaseRecord, now: int) -> None:
-    """Confirm a running attempt and give it a full lease, because the storage was opened."""
+def stand_still(lease: LeaseRecord, now: int, gap: int) -> None:
+    """Do not count a time against a running attempt, because no server had the shared storage open (A8).
+
+    If it was more than half of the attempt's lease, the worker may have missed more than one heartbeat: then the
+    attempt has a full lease. The attempt is not confirmed by that.
+
+    Args:
+        lease: The lease.
+        now: The time.
+        gap: The time for which no server had the storage open, in microseconds.
+    """
+    if 2 * gap > lease.lease:
+        excuse(lease, now)
+        return
+    lease.deadline += gap
+    if lease.timeout_at is not None:
+        lease.timeout_at += gap
+
+
+def resume(lease: LeaseRecord, now: int, jump: int = 0) -> None:
+    """Confirm a running attempt and give it a full lease, because a storage that is not shared was opened (A8).
+
+    `jump` is the time by which the clock may have jumped while the storage was closed.
+    """
     lease.confirmed = True
-    excuse(lease, now)
+    excuse(lease, now, jump)
 
 
 def expires_at(lease: LeaseRecord) -> int:

@@ -59,7 +59,7 @@ T = TypeVar("T")
 class _TableDriver(Driver):
     """The parts that both drivers share: a table behind a group commit."""
 
-    contract = "1.0"
+    contract = "1.1"
 
     def __init__(self, log: FlushLog) -> None:
         self._clock = Clock()
@@ -73,6 +73,9 @@ class _TableDriver(Driver):
 
     async def shift_clock(self, seconds: float) -> None:
         self._clock.shift(seconds)
+
+    async def jump_clock(self, seconds: float) -> None:
+        self._clock.jump(seconds)
 
     # Writes.
 
@@ -266,7 +269,6 @@ class FsDriver(_TableDriver):
             raise Unavailable(f"the journal in {self.directory} cannot be used: {exc.strerror}") from exc
         finally:
             gc.enable()
-        self._clock.not_before(self._table.latest)
         self._table.restart(self._clock.now())
 
     def _prepare(self, create: bool) -> None:

@@ -115,5 +115,5 @@ def test_a_job_is_stored_as_before() -> None:
 def test_the_memo_is_stored_as_before() -> None:
     """A memo is read with the value of each of its fields and encoded to the same bytes."""
     memo = msgspec.msgpack.decode(MEMO, type=Memo)
-    assert memo == Memo(sequence=9, time=8)
+    assert memo == Memo(sequence=9, seen=8)
     assert msgspec.msgpack.encode(memo) == MEMO

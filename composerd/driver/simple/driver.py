@@ -6,9 +6,10 @@ speed, implements `Driver` itself.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -17,7 +18,8 @@ from composerd.driver.clock import Clock, microseconds, to_time
 from composerd.driver.contract import Batch, Capabilities, Driver, StorageCheck, StorageInfo, StoredJob
 from composerd.driver.simple.records import JobRecord
 from composerd.driver.simple.shelf import Shelf
-from composerd.driver.simple.transaction import Transaction
+from composerd.driver.simple.transaction import Kept, Transaction
+from composerd.driver.timekeeper import ClockState, Timekeeper
 from composerd.errors import ComposerdError, DriverError, Unavailable
 from composerd.models import (
     Artifact,
@@ -49,6 +51,13 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 
+class _Seen(NamedTuple):
+    """A worker, and when it was seen, in microseconds of the time that passes: the wall clock may jump."""
+
+    worker: Worker
+    elapsed: int
+
+
 class SimpleDriver(Driver):
     """A driver made of a shelf. A subclass sets `name` and `contract`, and passes the shelf in its `from_url`."""
 
@@ -60,8 +69,12 @@ class SimpleDriver(Driver):
     def __init__(self, shelf: Shelf) -> None:
         self.shelf = shelf
         self._clock = Clock()
+        self._timekeeper = Timekeeper()
+        self._jump = 0
+        """The jump of the clock after which the running attempts have not got a full lease yet."""
+        self._kept = Kept(0)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="storage")
-        self._workers: dict[UUID, Worker] = {}
+        self._workers: dict[UUID, _Seen] = {}
         self._closed = False
 
     # The storage.
@@ -72,9 +85,12 @@ class SimpleDriver(Driver):
 
     def _begin(self) -> None:
         with self.shelf.transaction():
-            self._clock.not_before(self.transaction_class(self.shelf, 0).memo.time)
-            transaction = self.transaction_class(self.shelf, self._clock.now())
-            transaction.resume()
+            moment = self._clock.read()
+            transaction = self.transaction_class(self.shelf, moment.now)
+            memo = transaction.memo
+            jump = self._timekeeper.open(ClockState(memo.seen, memo.disputed_since), *moment)
+            memo.disputed_since = self._timekeeper.state.disputed_since
+            transaction.resume(jump)
             transaction.complete()
 
     async def close(self) -> None:
@@ -90,11 +106,11 @@ class SimpleDriver(Driver):
             await self._run(self.shelf.close)
 
     async def ping(self) -> None:
-        await self._write([None], lambda transaction, _: transaction.complete())
+        await self._write([None], lambda _transaction, _: None)
 
     async def info(self) -> StorageInfo:
         counts = await self._read(lambda _: self.shelf.counts())
-        return StorageInfo(description=self.shelf.description, jobs=counts)
+        return StorageInfo(description=self.shelf.description, jobs=counts, details=self._timekeeper.details())
 
     async def check(self) -> StorageCheck:
         try:
@@ -124,6 +140,16 @@ class SimpleDriver(Driver):
     async def shift_clock(self, seconds: float) -> None:
         self._clock.shift(seconds)
 
+    async def jump_clock(self, seconds: float) -> None:
+        self._clock.jump(seconds)
+
+    async def confirm_clock(self) -> None:
+        def confirm(transaction: Transaction, _: None) -> None:
+            self._timekeeper.confirm()
+            transaction.memo.disputed_since = 0
+
+        await self._write([None], confirm)
+
     # Writes.
 
     async def enqueue(self, submissions: Sequence[Sequence[NewJob]]) -> Batch[Enqueued | ComposerdError]:
@@ -134,8 +160,7 @@ class SimpleDriver(Driver):
             answers: list[Claimed | None] = []
             weight = 0
             lost: UUID | None = None
-            with self.shelf.transaction():
-                transaction = self.transaction_class(self.shelf, self._clock.now())
+            with self._writing() as transaction:
                 for request in requests:
                     if answers and weight >= max_bytes:
                         break
@@ -174,7 +199,16 @@ class SimpleDriver(Driver):
         return await self._write_all(lambda transaction: transaction.advance(limit))
 
     async def purge(self, limit: int) -> Batch[UUID]:
-        return await self._write_all(lambda transaction: transaction.purge(limit))
+        return await self._write_all(lambda transaction: transaction.purge(limit, self._kept_now(transaction.now)))
+
+    def _kept_now(self, now: int) -> Kept:
+        before = self._timekeeper.kept_before(now)
+        if before != self._kept.before:
+            self._kept = Kept(before)
+        return self._kept
+
+    async def grace(self) -> None:
+        await self._write([None], lambda transaction, _: transaction.excuse())
 
     async def load(self, jobs: Sequence[StoredJob]) -> None:
         await self._write(jobs, lambda transaction, one: transaction.load(one))
@@ -236,21 +270,21 @@ class SimpleDriver(Driver):
     # Workers are kept in memory: they need not survive a restart.
 
     async def seen(self, workers: Sequence[Worker]) -> None:
-        now = to_time(self._clock.now())
+        now, elapsed = self._clock.read()
         for worker in workers:
-            known = self._workers.pop(worker.id, worker)
-            described = worker if worker.types or worker.arch else known
-            self._workers[worker.id] = msgspec.structs.replace(described, seen_at=now)
+            known = self._workers.pop(worker.id, None)
+            described = worker if worker.types or worker.arch or known is None else known.worker
+            self._workers[worker.id] = _Seen(msgspec.structs.replace(described, seen_at=to_time(now)), elapsed)
         while len(self._workers) > MAX_WORKERS:
             del self._workers[next(iter(self._workers))]
 
     async def workers(self, within: float, ids: "Sequence[UUID] | None" = None) -> "Sequence[Worker]":
-        since = to_time(self._clock.now() - microseconds(within))
+        since = self._clock.elapsed() - microseconds(within)
         wanted = None if ids is None else set(ids)
         found = [
-            one
+            one.worker
             for one in reversed(self._workers.values())
-            if one.seen_at is not None and one.seen_at >= since and (wanted is None or one.id in wanted)
+            if one.elapsed >= since and (wanted is None or one.worker.id in wanted)
         ]
 
         def with_jobs(transaction: Transaction) -> Sequence[Worker]:
@@ -264,10 +298,25 @@ class SimpleDriver(Driver):
 
     # The thread.
 
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[Transaction]:
+        """Return a context manager for a transaction that writes.
+
+        If the clock has jumped since the last one, running attempts get a full lease first.
+        """
+        with self.shelf.transaction():
+            moment = self._clock.read()
+            self._jump += self._timekeeper.observe(*moment)
+            transaction = self.transaction_class(self.shelf, moment.now)
+            transaction.memo.disputed_since = self._timekeeper.state.disputed_since
+            if self._jump:
+                transaction.excuse(self._jump)
+            yield transaction
+        self._jump = 0
+
     async def _write(self, items: Sequence[S], apply: Callable[[Transaction, S], T]) -> Batch[T]:
         def work() -> Batch[T]:
-            with self.shelf.transaction():
-                transaction = self.transaction_class(self.shelf, self._clock.now())
+            with self._writing() as transaction:
                 answers = [apply(transaction, one) for one in items]
                 news = transaction.complete()
             return Batch(answers, news)
@@ -276,8 +325,7 @@ class SimpleDriver(Driver):
 
     async def _write_all(self, apply: Callable[[Transaction], Sequence[UUID]]) -> Batch[UUID]:
         def work() -> Batch[UUID]:
-            with self.shelf.transaction():
-                transaction = self.transaction_class(self.shelf, self._clock.now())
+            with self._writing() as transaction:
                 answers = apply(transaction)
                 news = transaction.complete()
             return Batch(answers, news)

@@ -4,7 +4,7 @@
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from uuid import UUID
 
 import msgspec
@@ -39,13 +39,24 @@ from composerd.models import (
 )
 
 
-class Memo(msgspec.Struct):
+class Memo(msgspec.Struct, omit_defaults=True):
     """The few values that a shelf keeps beside the records."""
 
     sequence: int = msgspec.field(name="number", default=0)
     """The last sequence or position that was given out."""
-    time: int = 0
-    """The latest time at which something was written; the clock does not go behind it."""
+    seen: int = msgspec.field(name="time", default=0)
+    """A time at which the storage was open: that of the last write."""
+    disputed_since: int = 0
+    """Jobs that ended before this time are not purged; 0 if the clock is not disputed."""
+
+
+class Kept(msgspec.Struct):
+    """Ended jobs that are not purged for now, although their retention seems to be over."""
+
+    before: int
+    """Jobs that ended before this time are kept."""
+    jobs: set[UUID] = msgspec.field(default_factory=set)
+    """The jobs that were found to be kept, so that each is read only once."""
 
 
 class Transaction:
@@ -65,7 +76,7 @@ class Transaction:
 
     def complete(self) -> News:
         """Store the memo and return the news of this transaction."""
-        self.memo.time = max(self.memo.time, self.now)
+        self.memo.seen = self.now
         self.shelf.store_memo(msgspec.msgpack.encode(self.memo))
         return News(self.ready, tuple(self.ended), tuple(self.requeued), due_in(self.due_at, self.now))
 
@@ -221,13 +232,24 @@ class Transaction:
         self.due_at = self.now if len(done) == limit else self.shelf.next_due()
         return done
 
-    def resume(self) -> None:
-        """Give every running attempt a full lease, because the storage was opened."""
+    def resume(self, jump: int) -> None:
+        """Give every running attempt a full lease and confirm it, because the storage was opened."""
+        for record, running in self.running():
+            transitions.resume(running, self.now, jump)
+            self.save(record)
+
+    def excuse(self, jump: int = 0) -> None:
+        """Give every running attempt a full lease, because the clock jumped or nobody could renew it."""
+        for record, running in self.running():
+            transitions.excuse(running, self.now, jump)
+            self.save(record)
+
+    def running(self) -> Iterator[tuple[JobRecord, AttemptRecord]]:
+        """Iterate over the running jobs and their running attempts."""
         for job_id in self.shelf.running():
             record = self.get(job_id)
             assert record.running is not None
-            transitions.resume(record.running, self.now)
-            self.save(record)
+            yield record, record.running
 
     # Ends and their propagation.
 
@@ -251,12 +273,18 @@ class Transaction:
         self.shelf.remove(record)
         return job
 
-    def purge(self, limit: int) -> list[UUID]:
+    def purge(self, limit: int, kept: Kept) -> list[UUID]:
         """Delete up to `limit` jobs whose retention is over, and return them; see `Driver.purge`."""
         purged: list[UUID] = []
         for job_id in self.shelf.expired(self.now):
+            if len(purged) == limit:
+                break
+            if job_id in kept.jobs:
+                continue
             record = self.get(job_id)
-            if len(purged) < limit and transitions.deletable(record.state, needed=self.is_needed(record)):
+            if (record.finished_at or 0) < kept.before:
+                kept.jobs.add(job_id)
+            elif transitions.deletable(record.state, needed=self.is_needed(record)):
                 self.shelf.remove(record)
                 purged.append(job_id)
         return purged

@@ -5,8 +5,10 @@ from collections.abc import Callable
 import pytest
 
 from composerd.driver import Driver
+from composerd.testing.kit.absences import Absences
 from composerd.testing.kit.artifact_attaching import Artifacts
 from composerd.testing.kit.claims import Claims
+from composerd.testing.kit.clocks import Clocks
 from composerd.testing.kit.dependencies import Dependencies
 from composerd.testing.kit.durability import Durability
 from composerd.testing.kit.ends import Ends
@@ -27,6 +29,8 @@ class DriverKit(
     Dependencies,
     Claims,
     Leases,
+    Absences,
+    Clocks,
     Requeues,
     Ends,
     Artifacts,

@@ -45,7 +45,7 @@ class Durability:
         """A process that is killed right after an answer has lost nothing of it, and its storage can be opened."""
         for operations in range(1, KILLED_AFTER + 1):
             instance.shifted, stored = _until_killed(instance, operations)
-            await instance.driver.shift_clock(instance.shifted)
+            await instance.set_clock(instance.driver)
             await instance.driver.start()
             assert await _contents(instance) == stored
             await instance.empty()
@@ -77,28 +77,6 @@ class Durability:
         await instance.reopen()
         order = [await instance.claim() for _ in range(6)]
         assert [one and one.job_id for one in order] == [ids[n] for n in (3, 5, 1, 0, 2, 4)]
-
-    @clause("L11", needs="durable")
-    async def test_running_attempts_have_a_full_lease(self, instance: Instance) -> None:
-        """After a start every running attempt is confirmed and has a full lease."""
-        job_id = await instance.add()
-        token = await instance.take(handover=50.0)
-        await instance.reopen()
-        assert await instance.pass_time(LEASE - 10.0) == []
-        assert await instance.pass_time(20.0) == [job_id]
-        assert (await instance.get(job_id)).retries == 1
-        assert await instance.touch(token) is AttemptState.SUPERSEDED
-
-    @clause("L11", needs="durable")
-    async def test_an_expired_attempt_gets_another_lease(self, instance: Instance) -> None:
-        """No attempt ends within one lease of the start, even if its lease and its job's timeout were over before."""
-        job_id = await instance.add(timeout=100.0)
-        token = await instance.take()
-        instance.shifted += 5000.0
-        await instance.reopen()
-        assert await instance.pass_time(0.0) == []
-        assert await instance.touch(token) is AttemptState.RUNNING
-        assert await instance.pass_time(LEASE + 10.0) == [job_id]
 
     @clause("D3", "G5", needs="durable")
     async def test_propagation_survives_a_restart(self, instance: Instance) -> None:

@@ -58,6 +58,7 @@ class Instance:
         self.make_driver = make_driver
         """Returns another unopened driver on the same storage."""
         self.shifted = 0.0
+        self.jumped = 0.0
         self._ids = 0
         self._others: list[Driver] = []
 
@@ -164,6 +165,16 @@ class Instance:
         self.shifted += seconds
         await self.driver.shift_clock(seconds)
 
+    async def jump(self, seconds: float) -> None:
+        """Set the storage's clock forward, or back, without calling `advance`."""
+        self.jumped += seconds
+        await self.driver.jump_clock(seconds)
+
+    async def freeze(self, seconds: float) -> None:
+        """Let time pass in which this server does nothing, as when it is stopped and goes on later."""
+        await self.shift(seconds)
+        await self.driver.grace()
+
     async def get(self, job_id: UUID) -> Job:
         """Return a job that is known to exist."""
         (job,) = await self.driver.get([job_id])
@@ -200,14 +211,28 @@ class Instance:
         """Close the driver and open its storage again, at the time at which it was closed."""
         await self.driver.close()
         self.driver = self.make_driver()
-        await self.driver.shift_clock(self.shifted)
+        await self.set_clock(self.driver)
         await self.driver.start()
+
+    async def set_clock(self, driver: Driver) -> None:
+        """Give an unopened driver the clock that this one has."""
+        await driver.shift_clock(self.shifted)
+        if self.jumped:
+            await driver.jump_clock(self.jumped)
 
     async def another(self) -> Driver:
         """Return a second unopened driver on the same storage; it is closed at the end of the test."""
         driver = self.make_driver()
         self._others.append(driver)
         return driver
+
+    async def another_server(self) -> "Instance":
+        """Open the same storage, which must be shared, on a second server with the same clock."""
+        other = Instance(await self.another(), self.make_driver)
+        other.shifted, other.jumped = self.shifted, self.jumped
+        await self.set_clock(other.driver)
+        await other.driver.start()
+        return other
 
     async def close(self) -> None:
         """Close all drivers that are open."""

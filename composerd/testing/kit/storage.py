@@ -1,4 +1,4 @@
-"""Tests of the storage itself: URLs, opening, ownership, closing, migrating, checking, the clock, the limits."""
+"""Tests of the storage itself: URLs, opening, ownership, closing, migrating, checking, the limits."""
 
 import asyncio
 
@@ -18,7 +18,7 @@ LEAST_PAYLOAD = 32 * 1024 * 1024
 
 
 class Storage:
-    """The storage itself: URLs, opening, ownership, closing, migrating, checking, the clock, the limits."""
+    """The storage itself: URLs, opening, ownership, closing, migrating, checking, the limits."""
 
     @clause("S1", opened=False)
     async def test_an_unknown_option(self, instance: Instance) -> None:
@@ -145,26 +145,6 @@ class Storage:
         instance.driver = instance.make_driver()
         await instance.driver.start()
         assert len(await instance.dump()) == 2
-
-    @clause("S9")
-    async def test_the_clock_runs_ahead(self, instance: Instance) -> None:
-        """`shift_clock` lets the clock run ahead by that time, and the clock goes on from there."""
-        first = await instance.get(await instance.add())
-        await instance.shift(1000.0)
-        second = await instance.get(await instance.add())
-        third = await instance.get(await instance.add())
-        assert 1000.0 <= (second.queued_at - first.queued_at).total_seconds() < 1060.0
-        assert second.queued_at <= third.queued_at
-
-    @clause("S9", needs="durable")
-    async def test_time_does_not_go_back(self, instance: Instance) -> None:
-        """After a start the time is not earlier than the latest time that is stored."""
-        await instance.shift(5000.0)
-        first = await instance.get(await instance.add())
-        await instance.driver.close()
-        instance.driver = instance.make_driver()
-        await instance.driver.start()
-        assert (await instance.get(await instance.add())).queued_at >= first.queued_at
 
     @clause("G8")
     async def test_a_large_submission(self, instance: Instance) -> None:

@@ -17,12 +17,14 @@ from composerd.models import (
     Claimed,
     Finished,
     Job,
+    JobFilter,
     JobState,
     Outcome,
     Touch,
     Verdict,
 )
 
+from .correct import CorrectShared
 from .registry import breaks
 
 
@@ -133,7 +135,7 @@ class RemembersFifteenTokens(Transaction):
 class EndsLeasesAtStart(Transaction):
     """Ends the leases that expired while the storage was closed."""
 
-    def resume(self) -> None:
+    def resume(self, jump: int) -> None:
         pass
 
 
@@ -152,6 +154,45 @@ class StartsDelayedJobsEarly(Transaction):
     def advance(self, limit: int) -> list[UUID]:
         self.now += 120_000_000
         return super().advance(limit)
+
+
+@breaks("L14")
+class EndsAttemptsOnAJump(Transaction):
+    """Ends the attempts whose lease is over by the clock after it jumped."""
+
+    def excuse(self, jump: int = 0) -> None:
+        if not jump:
+            super().excuse()
+
+
+@breaks("L15")
+class IgnoresGrace(Transaction):
+    """Ends attempts that nobody could renew while the server stood still."""
+
+    def excuse(self, jump: int = 0) -> None:
+        if jump:
+            super().excuse(jump)
+
+
+@breaks("L16")
+class RenewsBesideOthers(CorrectShared):
+    """Gives every running attempt a full lease at each start, although another server has the storage open."""
+
+    def stand_still(self, transaction: Transaction) -> None:
+        transaction.excuse()
+
+
+@breaks("L17")
+class CountsDelays(Transaction):
+    """Lets a delayed job wait as long as it was to wait when it was submitted, whatever the clock shows."""
+
+    def excuse(self, jump: int = 0) -> None:
+        super().excuse(jump)
+        for job_id in self.shelf.page(JobFilter(JobState.WAITING), None, 1000):
+            record = self.get(job_id)
+            if record.not_before is not None:
+                record.not_before += jump
+                self.save(record)
 
 
 @breaks("F1")

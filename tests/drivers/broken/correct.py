@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 from uuid import UUID
 
-from composerd.driver import Batch, Capabilities
+from composerd.driver import Batch, Capabilities, transitions
 from composerd.driver.simple import JobRecord, Shelf, SimpleDriver
 from composerd.driver.simple.transaction import Transaction
+from composerd.driver.timekeeper import ClockState
 from composerd.driver.url import path_of
 from composerd.errors import StorageUnusable
 from composerd.models import JobFilter, JobState, Key, News, PayloadRef
@@ -173,7 +174,7 @@ def by_ready_order(record: JobRecord) -> tuple[int, int]:
 class Correct(SimpleDriver):
     """A driver that keeps every clause."""
 
-    contract = "1.0"
+    contract = "1.1"
     name = "correct"
     shelf_type: type[DictShelf] = DictShelf
 
@@ -213,6 +214,22 @@ class CorrectShared(Correct):
     capabilities = Capabilities(durable=True, shared=True, max_submission=1000, max_payload=64 * 1024 * 1024)
     shelf_type = SharedShelf
     listening: ClassVar[dict[Path, list[asyncio.Queue[News]]]] = {}
+
+    def _begin(self) -> None:
+        self._timekeeper.open(ClockState(), *self._clock.read())
+        with self._writing() as transaction:
+            self.stand_still(transaction)
+            transaction.complete()
+
+    async def grace(self) -> None:
+        await self._write([None], lambda transaction, _: self.stand_still(transaction))
+
+    def stand_still(self, transaction: Transaction) -> None:
+        """Do not count the time in which no server has written anything."""
+        gap = transaction.now - (transaction.memo.seen or transaction.now)
+        for record, running in transaction.running():
+            transitions.stand_still(running, transaction.now, gap)
+            transaction.save(record)
 
     async def _write(self, items: Sequence[S], apply: Callable[[Transaction, S], T]) -> Batch[T]:
         batch = await super()._write(items, apply)

@@ -36,7 +36,7 @@ class TestCorrect(OnBroken):
 
 
 class TestCorrectShared(OnBroken):
-    clauses = ("S4", "S8", "C6", "N5")
+    clauses = ("S4", "S8", "C6", "N5", "L11", "L15", "L16")
     driver_class = CorrectShared
 
 

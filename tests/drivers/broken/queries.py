@@ -10,7 +10,7 @@ import msgspec
 
 from composerd.driver import StoredJob
 from composerd.driver.simple import JobRecord
-from composerd.driver.simple.transaction import Transaction
+from composerd.driver.simple.transaction import Kept, Transaction
 from composerd.errors import ComposerdError, JobEnded, JobNotFound
 from composerd.models import (
     Attached,
@@ -139,6 +139,23 @@ class PurgesEarly(DictShelf):
 
     def expired(self, now: int) -> Sequence[UUID]:
         return super().expired(now + 10**12)
+
+
+@breaks("P5")
+class TrustsAClockThatJumped(Correct):
+    """Purges what a clock that has jumped says is over."""
+
+    def _kept_now(self, now: int) -> Kept:
+        kept = super()._kept_now(now)
+        return Kept(0) if kept.before == self._timekeeper.state.disputed_since else kept
+
+
+@breaks("P6")
+class PurgesAtOnce(Correct):
+    """Purges as soon as it is opened, and right after a jump of its clock."""
+
+    def _kept_now(self, now: int) -> Kept:
+        return Kept(self._timekeeper.state.disputed_since)
 
 
 @breaks("V1")

@@ -7,7 +7,7 @@ from uuid import UUID
 import msgspec
 
 from composerd.driver import Batch, StorageCheck, StorageInfo
-from composerd.driver.simple import JobRecord
+from composerd.driver.simple import JobRecord, Shelf
 from composerd.driver.simple.transaction import Transaction
 from composerd.driver.transitions import Effects
 from composerd.errors import ComposerdError, JobEnded, Unavailable
@@ -193,11 +193,17 @@ class DoesNotLock(DictShelf):
 
 
 @breaks("S9")
-class ForgetsTheTime(Correct):
-    """Starts at the time of the system's clock although later times are stored."""
+class ReadsTheClockOnce(Correct):
+    """Reads the wall clock once, at its start, and counts the time that passes from then on."""
 
-    def _begin(self) -> None:
-        with self.shelf.transaction():
-            transaction = Transaction(self.shelf, self._clock.now())
-            transaction.resume()
-            transaction.complete()
+    async def jump_clock(self, seconds: float) -> None:
+        pass
+
+
+@breaks("S10")
+class StaysAhead(Transaction):
+    """Does not let the time be earlier than any that is stored."""
+
+    def __init__(self, shelf: Shelf, now: int) -> None:
+        super().__init__(shelf, now)
+        self.now = max(now, self.memo.seen)
