@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg2
+from psycopg2 import extensions, extras
 
 ENVIRONMENT = "COMPOSERD_TEST_POSTGRES"
 
@@ -106,6 +107,25 @@ class Throwaway:
         self.sql("ALTER SYSTEM SET synchronous_standby_names = '*'")
         self.sql("SELECT pg_reload_conf()")
         return standby
+
+    @contextmanager
+    def commits_that_hang(self) -> Iterator[None]:
+        """Let every commit wait for a synchronous standby that does not exist, for the length of a block."""
+        self.sql("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+        self.sql("SELECT pg_reload_conf()")
+        connection = psycopg2.connect(host=str(self.directory), user="tests", dbname="postgres", async_=1)
+        extras.wait_select(connection)
+        waits = f"SELECT FROM pg_stat_activity WHERE pid = {connection.info.backend_pid} AND wait_event = 'SyncRep'"
+        try:
+            with connection.cursor() as cursor:
+                while not self.sql(waits):
+                    if not connection.isexecuting() or connection.poll() == extensions.POLL_OK:
+                        cursor.execute("SELECT pg_logical_emit_message(true, 'test', '')")
+            yield
+        finally:
+            connection.close()
+            self.sql("ALTER SYSTEM RESET synchronous_standby_names")
+            self.sql("SELECT pg_reload_conf()")
 
     @property
     def data(self) -> Path:

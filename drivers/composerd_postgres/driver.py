@@ -7,13 +7,14 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import suppress
+from contextvars import copy_context
 from typing import Any, Self, TypeVar
 from uuid import UUID
 
 import msgspec
 
 from composerd.driver import Batch, Capabilities, Driver, StorageCheck, StorageInfo, StoredJob
-from composerd.errors import ComposerdError, DriverTimeout, StorageUnusable, Unavailable
+from composerd.errors import ComposerdError, DriverTimeout, OutcomeUnknown, StorageUnusable, Unavailable
 from composerd.models import (
     Artifact,
     Attached,
@@ -34,6 +35,7 @@ from composerd.models import (
     Worker,
 )
 from composerd_postgres.db.connection import Connection
+from composerd_postgres.db.deadline import ends_at
 from composerd_postgres.db.url import Options, parse
 from composerd_postgres.jobs import attempts, queries
 from composerd_postgres.jobs.claims import claim
@@ -57,6 +59,12 @@ CLOSE_LIMIT = 1.0
 PING_LIMIT = 3.0
 """Time in seconds that the answer to `ping` may take."""
 
+PROBE_LIMIT = 600.0
+"""Time in seconds after which a probing write without an answer is given up, and another one may begin.
+
+PostgreSQL keeps a process for each commit that waits for a standby, so probes are not repeated quickly.
+"""
+
 CHECK_TIME_LIMIT = 3600.0
 """Time in seconds that one statement of `check` may take, because it reads whole tables."""
 
@@ -78,6 +86,9 @@ class PostgresDriver(Driver):
         self._tasks: set[asyncio.Task[Any]] = set()
         self._uncertain = False
         """True after a write failed with an unknown outcome: this server may have missed the news of it."""
+        self._suspicious = False
+        """True after a commit was not answered, until another one is."""
+        self._probe: asyncio.Task[None] | None = None
 
     @classmethod
     def from_url(cls, url: str) -> Self:
@@ -148,10 +159,31 @@ class PostgresDriver(Driver):
         try:
             async with asyncio.timeout(PING_LIMIT):  # includes the wait for a connection
                 (state,) = await self._complete(self._session.connections.fetch(query, {}, PING_LIMIT))
+                if state.standby or state.read_only:
+                    raise Unavailable(
+                        f"the database {self.options.target} accepts no writes: it is a standby, or read-only"
+                    )
+                if self._suspicious:
+                    await self._write_something()
         except TimeoutError as exc:
             raise DriverTimeout(f"the database {self.options.target} did not answer in time") from exc
-        if state.standby or state.read_only:
-            raise Unavailable(f"the database {self.options.target} accepts no writes: it is a standby, or read-only")
+
+    async def _write_something(self) -> None:
+        """Commit something that is no row, to find out whether commits are answered again. One probe runs at a time."""
+        if self._probe is None or self._probe.done():
+            self._probe = asyncio.create_task(self._commit_something())
+            self._probe.add_done_callback(_retrieve)
+            self._tasks.add(self._probe)
+            self._probe.add_done_callback(self._tasks.discard)
+        await asyncio.shield(self._probe)
+
+    async def _commit_something(self) -> None:
+        connection = await self._session.connections.dedicated()
+        try:
+            await connection.fetch("SELECT pg_logical_emit_message(true, 'composerd', '')", {}, PROBE_LIMIT)
+            self._suspicious = False
+        finally:
+            connection.close()
 
     async def info(self) -> StorageInfo:
         row = await self._complete(queries.server(self._session))
@@ -188,7 +220,7 @@ class PostgresDriver(Driver):
     async def enqueue(self, submissions: Sequence[Sequence[NewJob]]) -> Batch[Enqueued | ComposerdError]:
         if not submissions:
             return Batch([])
-        return await self._write(enqueue(self._session, submissions))
+        return await self._write(self._change(enqueue(self._session, submissions)))
 
     async def claim(self, requests: Sequence[Claim], max_bytes: int) -> Batch[Claimed | None]:
         if not requests:
@@ -199,22 +231,22 @@ class PostgresDriver(Driver):
         return Batch(await self._complete(attempts.touch(self._session, touches)))
 
     async def attach(self, attachments: Sequence[Attachment]) -> Batch[Attached]:
-        return Batch(await self._complete(attempts.attach(self._session, attachments)))
+        return Batch(await self._change(attempts.attach(self._session, attachments)))
 
     async def finish(self, outcomes: Sequence[Outcome]) -> Batch[Finished]:
-        return await self._write(attempts.finish(self._session, outcomes))
+        return await self._write(self._change(attempts.finish(self._session, outcomes)))
 
     async def release(self, tokens: Sequence[UUID]) -> Batch[Attempt]:
-        return await self._write(attempts.release(self._session, tokens))
+        return await self._write(self._change(attempts.release(self._session, tokens)))
 
     async def cancel(self, job_ids: Sequence[UUID]) -> Batch[Job | ComposerdError]:
-        return await self._write(attempts.cancel(self._session, job_ids))
+        return await self._write(self._change(attempts.cancel(self._session, job_ids)))
 
     async def delete(self, job_ids: Sequence[UUID]) -> Batch[Job | None | ComposerdError]:
-        return Batch(await self._complete(delete(self._session, job_ids)))
+        return Batch(await self._change(delete(self._session, job_ids)))
 
     async def advance(self, limit: int) -> Batch[UUID]:
-        return await self._write(self._timers.advance(limit))
+        return await self._write(self._complete(self._timers.advance(limit)))
 
     async def purge(self, limit: int) -> Batch[UUID]:
         return Batch(await self._complete(purge(self._session, limit)))
@@ -257,10 +289,10 @@ class PostgresDriver(Driver):
         self._session.announce(await self._complete(load(self._session, jobs)))
 
     async def _write(self, call: Coroutine[Any, Any, tuple[Sequence[T], Changes]]) -> Batch[T]:
-        """Complete a call that may change what others wait for; return its answers with the news."""
+        """Await a call that may change what others wait for; return its answers with the news."""
         try:
-            items, changes = await self._complete(call)
-        except (Unavailable, DriverTimeout):
+            items, changes = await call
+        except Unavailable:
             self._uncertain = True
             raise
         if self._uncertain:
@@ -268,9 +300,28 @@ class PostgresDriver(Driver):
             changes.recheck = True  # a failed call may have been committed, and announced to the other servers only
         return Batch(items, self._session.announce(changes))
 
-    async def _complete(self, call: Coroutine[Any, Any, T]) -> T:
-        """Complete a call even if the caller is canceled: a statement that is interrupted is executed nevertheless."""
-        task = asyncio.create_task(call)
+    async def _change(self, call: Coroutine[Any, Any, T]) -> T:
+        """Complete a call that changes jobs in transactions.
+
+        Raises `OutcomeUnknown` if a COMMIT was sent and not answered, and `Unavailable` if nothing was changed.
+        """
+        try:
+            return await self._complete(call, closed=OutcomeUnknown)
+        except OutcomeUnknown:
+            self._suspicious = True
+            raise
+        except DriverTimeout as exc:
+            raise Unavailable(f"{exc}; nothing was changed") from exc
+
+    async def _complete(self, call: Coroutine[Any, Any, T], closed: type[Unavailable] = Unavailable) -> T:
+        """Complete a call even if the caller is canceled: a statement that is interrupted is executed nevertheless.
+
+        The call has `time_limit` as a whole. If the driver is closed meanwhile, `closed` is raised.
+        """
+        loop = asyncio.get_running_loop()
+        context = copy_context()
+        context.run(ends_at.set, loop.time() + self.options.time_limit)
+        task = loop.create_task(call, context=context)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         try:
@@ -280,7 +331,7 @@ class PostgresDriver(Driver):
             if not task.cancelled() or caller is None or caller.cancelling():
                 task.add_done_callback(_retrieve)
                 raise
-            raise Unavailable("the driver was closed") from None
+            raise closed("the driver was closed") from None
 
 
 def _retrieve(task: asyncio.Task[Any]) -> None:

@@ -13,7 +13,7 @@ import aiopg
 import psycopg2
 import psycopg2.errors
 
-from composerd.errors import DriverError, DriverTimeout, StorageFull, Unavailable
+from composerd.errors import DriverError, DriverTimeout, OutcomeUnknown, StorageFull, Unavailable
 
 REPETITIONS = 20
 """Number of times that a transaction which collides with others is tried in all."""
@@ -41,6 +41,10 @@ class Broken(Unavailable):
     """The connection was lost. It is unknown if the last statement was executed."""
 
 
+class TimeOver(DriverTimeout):
+    """The time of the call was over before the statement was sent."""
+
+
 class Refused(Unavailable):
     """Every host refused to open a connection, for example because it has too many."""
 
@@ -57,6 +61,8 @@ class Connection:
         """The process of the database that served the first statement; 0 if there was none."""
         self.pooled = False
         """True if a pooler is between, so that another client waits for what this connection holds."""
+        self.ends_at = float("inf")
+        """The time, by the loop's clock, by which every statement has to be answered."""
 
     @property
     def closed(self) -> bool:
@@ -70,13 +76,17 @@ class Connection:
             Collision: The transaction has to be repeated.
             Broken: The connection was lost.
             Unavailable: The database cannot be used now; the connection was closed.
-            DriverTimeout: There was no answer in time; the connection was closed.
+            DriverTimeout: There was no answer in time; the connection was closed. `TimeOver` if there was no time left.
             StorageFull: The database has no space.
             DriverError: The database refused the statement for any other reason.
         """
+        limit = min(time_limit or self._time_limit, self.ends_at - asyncio.get_running_loop().time())
+        if limit <= 0:
+            self.close()
+            raise TimeOver("the database did not answer in time")
         try:
             cursor = self.raw.raw.cursor()
-            wrapped = aiopg.connection.Cursor(self.raw, cursor, time_limit or self._time_limit, echo=False)
+            wrapped = aiopg.connection.Cursor(self.raw, cursor, limit, echo=False)
             await wrapped.execute(f"{ON_PRIMARY}{statement}", parameters)
             rows: Rows = cursor.fetchall() if cursor.description is not None else []
             cursor.close()
@@ -150,8 +160,17 @@ class Transaction:
         return await self._connection.fetch(statement, parameters)
 
     async def commit(self, statement: str = "", parameters: Parameters | None = None) -> None:
-        """Commit the transaction after these statements."""
-        await self._connection.fetch(f"{statement};\nCOMMIT" if statement else "COMMIT", parameters or {})
+        """Commit the transaction after these statements.
+
+        Raises what `Connection.fetch` raises if nothing was changed, and `OutcomeUnknown` if it is unknown whether the
+        database has committed.
+        """
+        try:
+            await self._connection.fetch(f"{statement};\nCOMMIT" if statement else "COMMIT", parameters or {})
+        except TimeOver:
+            raise
+        except (Broken, DriverTimeout) as exc:
+            raise OutcomeUnknown(f"{exc}; it is unknown whether it has committed") from exc
         self._connection.in_transaction = False
 
 

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from composerd.errors import ComposerdError, DriverError, DriverTimeout, StorageUnusable, Unavailable
+from composerd.errors import ComposerdError, DriverError, DriverTimeout, OutcomeUnknown, StorageUnusable, Unavailable
 from composerd_postgres.db.connecting import connect
 from composerd_postgres.db.connection import (
     REPETITIONS,
@@ -18,6 +18,7 @@ from composerd_postgres.db.connection import (
     Rows,
     repeated,
 )
+from composerd_postgres.db.deadline import ends_at
 from composerd_postgres.db.hosts import Hosts
 from composerd_postgres.db.url import Options
 
@@ -143,10 +144,11 @@ class Connections:
             Unavailable: The database cannot be reached, or the pool is closed.
         """
         connection = await self._lend()
+        connection.ends_at = ends_at.get()
         try:
             yield connection
         except BaseException as exc:
-            if isinstance(exc, (Broken, DriverTimeout)):
+            if isinstance(exc, (Broken, DriverTimeout, OutcomeUnknown)):
                 self.close_idle()  # they are probably as dead as this one
             if connection.in_transaction:
                 await self._roll_back(connection)
@@ -167,7 +169,7 @@ class Connections:
         self._waiting.append((waiter, loop.time()))
         self._open_wanted()
         try:
-            async with asyncio.timeout(self._options.time_limit):
+            async with asyncio.timeout_at(min(ends_at.get(), loop.time() + self._options.time_limit)):
                 return await waiter
         except BaseException as exc:
             if waiter.done() and not waiter.cancelled() and waiter.exception() is None:

@@ -10,7 +10,7 @@ from typing import Any
 import psycopg2
 import pytest
 
-from composerd.errors import DriverTimeout, Unavailable
+from composerd.errors import DriverTimeout, OutcomeUnknown, Unavailable
 from composerd.models import Claim, JobState, Outcome, Verdict
 from composerd.queue.repeating import call_until_answered
 from composerd.testing.kit.instance import BUILD, PLENTY, Instance
@@ -95,7 +95,7 @@ async def test_a_connection_lost_in_commit(open_instance: Open) -> None:
     instance = await open_instance()
     job = instance.new()
     real = _Losing(instance.driver)
-    with pytest.raises(Unavailable):
+    with pytest.raises(OutcomeUnknown):
         await instance.driver.enqueue([[job]])
     assert real.lost == 1
     batch = await instance.driver.enqueue([[job]])
