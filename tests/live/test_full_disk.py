@@ -1,14 +1,20 @@
 """A server on a full file system, and on one that fails."""
 
 import asyncio
+import json
 import resource
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from ..drivers.fs.mounts import mounted_by, remount
+from ..drivers.fs.small_disks import fill as fill_disk
+from ..drivers.fs.small_disks import small_disk
 from .conftest import COMPOSER, Serve, Server, error, send
+from .test_cli import composerd
+from .test_storage import storage
 
 SIZE = "2m"
 
@@ -133,3 +139,62 @@ async def test_an_unusable_artifacts_directory(serve: Serve, disk: Path, tmp_pat
     await asyncio.to_thread(remount, disk, "rw")
     assert await is_accepted()
     assert (await server.finish(attempt))[0] == 200
+
+
+@pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs", "btrfs-quota", "tmpfs"])
+async def test_a_start_on_a_full_disk(serve: Serve, tmp_path: Path, kind: str) -> None:
+    """On a full disk a server starts after a kill and after a stop, and the storage can be examined."""
+    with small_disk(kind, tmp_path) as disk:
+        url = f"fs:{disk / 'storage'}"
+        server = await serve(storage=url)
+        kept = await server.submit(args="kept" * 50)
+        ended = [await server.submit() for _ in range(2)]
+        for job in ended:
+            await server.request("POST", f"{job['href']}/cancel")
+        fill_disk(disk)
+
+        for number, job in zip((signal.SIGKILL, signal.SIGTERM), ended, strict=True):
+            server.kill(number)
+            await server.exited()
+            await server.start()
+            assert (await server.job(kept["id"]))["state"] == "ready"
+            assert (await send(server, "DELETE", job["href"]))[0] == 204
+            assert (await error(server, "DELETE", job["href"]))[0] == 404
+        server.kill(signal.SIGTERM)
+        await server.exited()
+        assert (await storage("info", "--storage", url)).code == 0
+        assert (await storage("check", "--storage", url)).code == 0
+        await server.start()
+        assert (await server.job(kept["id"]))["state"] == "ready"
+        server.kill()
+        await server.exited()
+
+
+@pytest.mark.parametrize("kind", ["ext4", "btrfs"])
+async def test_a_read_only_disk(serve: Serve, tmp_path: Path, kind: str) -> None:
+    """On a read-only disk a storage can be examined and moved away from; a server refuses to start and says why."""
+    with small_disk(kind, tmp_path) as disk:
+        url = f"fs:{disk / 'storage'}"
+        server = await serve(storage=url)
+        kept = await server.submit(args="kept" * 50)
+        server.kill()
+        await server.exited()
+        await asyncio.to_thread(remount, disk, "ro")
+        before = files_of(disk)
+        assert (await storage("check", "--storage", url)).code == 0
+        info = json.loads((await storage("info", "--storage", url, "--json")).out)
+        assert info["jobs"]["ready"] == 1
+        refused = await composerd("serve", "--storage", url, "--listen", "127.0.0.1:0")
+        assert refused.code == 2
+        assert refused.err.endswith(f"{disk / 'storage'} is on a read-only file system: mount it read-write\n")
+        target = f"fs:{tmp_path / 'target'}"
+        assert (await storage("move", "--from", url, "--to", target)).code == 0
+        assert files_of(disk) == before
+    server = await serve(storage=target)
+    assert (await server.job(kept["id"]))["state"] == "ready"
+    assert (await send(server, "GET", f"{kept['href']}/args"))[2] == b'"' + b"kept" * 50 + b'"'
+
+
+def files_of(directory: Path) -> dict[str, bytes]:
+    """Return the files below a directory with their content."""
+    return {str(path): path.read_bytes() for path in sorted(directory.rglob("*")) if path.is_file()}

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from composerd.errors import StorageFull
-from composerd.models import JobState
+from composerd.models import JobState, Outcome
 
 from ..conftest import Instance, instance_of
 from .small_disks import SMALL_DISKS, fill, small_disk
@@ -67,3 +67,32 @@ async def test_jobs_can_be_ended_and_removed(tmp_path: Path, kind: str) -> None:
             await accepted(fs, args=some(9000))
             await fs.reopen()
             assert len(await fs.dump()) == 6
+
+
+async def test_a_flush_of_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What fits is stored although it is in a flush with what does not fit, and large writes are not all tried."""
+    with small_disk("ext4", tmp_path) as disk:
+        async with instance_of("fs", disk / "storage") as fs:
+            ended = [await fs.add() for _ in range(5)]
+            for job_id in ended:
+                await fs.end(job_id)
+            token = await fs.take(await fs.add())
+            await fs.submit(*[fs.new(not_before=1e6) for _ in range(50)])
+            fill(disk)
+            writes = 0
+            pwrite = os.pwrite
+
+            def counted(*args: Any) -> int:
+                nonlocal writes
+                writes += 1
+                return pwrite(*args)
+
+            monkeypatch.setattr(os, "pwrite", counted)
+            nothing = fs.driver.enqueue([[]])
+            submissions = [fs.driver.enqueue([[fs.new(args=some(200_000))]]) for _ in range(200)]
+            ends = [fs.driver.delete([job_id]) for job_id in ended]
+            ends += [fs.driver.finish([Outcome(token, b"1", failed=False)]), fs.driver.purge(10), fs.driver.advance(10)]
+            answers = await asyncio.gather(nothing, *submissions, *ends, return_exceptions=True)
+            assert [one for one in answers[201:] if isinstance(one, BaseException)] == []
+            assert {type(one) for one in answers[1:201]} == {StorageFull}
+            assert writes < 30
