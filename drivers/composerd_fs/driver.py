@@ -280,6 +280,8 @@ class FsDriver(_TableDriver):
             self._journal.directory.open()
         except OSError as exc:
             raise StorageUnusable(f"{self.directory} cannot be used: {exc.strerror}") from exc
+        if create and self._lock.read_only:
+            raise StorageUnusable(f"{self.directory} is on a read-only file system: mount it read-write")
 
     def _replay(self, base: int, entries: "list[Entry]") -> None:
         self._table.base = base

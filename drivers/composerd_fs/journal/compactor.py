@@ -158,8 +158,9 @@ class Compactor:
             if number not in live and number < (self.checkpoint or 0)
         ]
         unneeded += [name for name in directory.names() if name.endswith(directory.unfinished)]
-        for name in unneeded:
-            directory.remove(name)
+        if self._journal.broken is None:  # otherwise it is on a read-only file system
+            for name in unneeded:
+                directory.remove(name)
 
     def missing_segments(self) -> list[StorageUnusable]:
         """Return an error for each segment that is missing on the disk although jobs have payloads in it."""

@@ -5,6 +5,7 @@ lock is not enough: the file was removed, or the file system does not know such 
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 import time
@@ -20,6 +21,8 @@ class DirectoryLock:
     """A lock that lets one process at a time use a directory. The kernel releases it when the process ends."""
 
     def __init__(self, directory: Path) -> None:
+        self.read_only = False
+        """True if the lock was taken on a read-only file system, where nothing can be written."""
         self._path = directory / "LOCK"
         self._descriptor: int | None = None
         self._name = b""
@@ -28,7 +31,15 @@ class DirectoryLock:
 
     def acquire(self) -> None:
         """Take the lock. Raises `StorageUnusable` if another process, or another driver of this one, has it."""
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as exc:
+            if exc.errno != errno.EROFS:
+                raise
+            self.read_only = True
+            if not self._path.exists():
+                return  # no process that writes has the directory open
+            descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
         written = os.pread(descriptor, 200, 0).decode("ascii", "replace")
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -39,7 +50,7 @@ class DirectoryLock:
             os.close(descriptor)
             self._refuse(holder)
         self._name = f"{os.getpid()}\n{_start_of(os.getpid())}\n{time.monotonic_ns()}\n".encode()
-        with contextlib.suppress(OSError):  # a full disk: the kernel's lock is enough to start
+        with contextlib.suppress(OSError):  # a full or read-only disk: the kernel's lock is enough
             os.pwrite(descriptor, self._name, 0)
             os.ftruncate(descriptor, len(self._name))
             self._named_at = os.fstat(descriptor).st_mtime_ns

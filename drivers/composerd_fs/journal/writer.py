@@ -257,19 +257,25 @@ class Journal:
     async def open(self, replay: Callable[[int, list[Entry]], None]) -> None:
         """Read the journal, pass the base and the entries of every frame to `replay`, and get ready to write.
 
-        Raises `StorageUnusable` if it is damaged or of a newer format.
+        On a read-only file system it can only be read then. Raises `StorageUnusable` if the journal is damaged or of a
+        newer format.
         """
         await self._disk.call(self._open, replay)
 
     def _open(self, replay: Callable[[int, list[Entry]], None]) -> None:
-        end = Reader(self.directory, repair=True).read(replay)
-        if end.segment == 0:
+        read_only = self._lock.read_only
+        end = Reader(self.directory, repair=not read_only).read(replay)
+        if end.segment == 0 and not read_only:
             self._create(1)
-        else:
-            self._descriptor = self.directory.descriptor_of(layout.segment_name(end.segment), os.O_RDWR)
+        elif end.segment:
+            flags = os.O_RDONLY if read_only else os.O_RDWR
+            self._descriptor = self.directory.descriptor_of(layout.segment_name(end.segment), flags)
             self.segment, self._salt, self._end = end.segment, end.salt, end.offset
         self.frame = end.frame
         self.written_bytes, self.written_entries = end.bytes_read, end.entries
+        if read_only:
+            self.broken = "the file system is read-only: nothing can be written"
+            return
         layout.remove_marker(self.directory)
         self.reserve.fill()
 
