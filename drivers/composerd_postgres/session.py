@@ -1,14 +1,24 @@
 """`Session`: what all operations of one driver share."""
 
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import uuid4
 
 from composerd.models import News
+from composerd_postgres.db.connection import Collision, LimitExceeded, Transaction
 from composerd_postgres.db.pool import Connections
 from composerd_postgres.db.url import Options
 from composerd_postgres.news.changes import Changes, channel_of, notices
 from composerd_postgres.news.claim_hints import ClaimHints
+from composerd_postgres.news.watch import FULL
 from composerd_postgres.sql.statements import Statements, encode
+
+log = logging.getLogger(__name__)
+
+SILENCE = 60.0
+"""Time in seconds during which no notifications are sent after the queue stayed full."""
 
 
 class Session:
@@ -26,6 +36,8 @@ class Session:
         self._ahead = 0.0
         self.shift = "0 seconds"
         """Seconds by which this driver's clock is ahead of the database's, for statements that need the time."""
+        self._silent_until = float("-inf")
+        """The time, by the loop's clock, before which no notifications are sent, because there is no room for them."""
 
     def shift_clock(self, seconds: float) -> None:
         """Let this driver's clock run further ahead."""
@@ -37,13 +49,42 @@ class Session:
         self._ahead = ahead
         self.shift = f"{self.own_shift + ahead} seconds"
 
-    def notify(self, names: list[str], parameters: dict[str, Any], changes: Changes) -> None:
-        """Add the statement that announces changes to the other servers, if there is something to announce."""
-        texts = notices(self.origin, changes)
+    async def commit(
+        self, transaction: Transaction, names: Sequence[str], parameters: Mapping[str, Any], changes: Changes
+    ) -> None:
+        """Commit a transaction after some statements, and announce its changes to the other servers, if they listen.
+
+        Raises what `Transaction.commit` raises. A `Collision` may also mean that there was no room for the
+        notifications; the repetition of the transaction finds room, or is not announced.
+        """
+        texts = notices(self.origin, changes) if self._may_notify() else []
         if texts:
-            names.append("notify")
-            parameters["channel"] = channel_of(self.options.schema)
-            parameters["notices"] = encode(texts)
+            names = [*names, "notify"]
+            parameters = {**parameters, "channel": channel_of(self.options.schema), "notices": encode(texts)}
+        try:
+            await transaction.commit(self.statements.joined(*names), parameters)
+        except LimitExceeded as exc:
+            if not texts:
+                raise
+            await self._make_room(transaction)
+            raise Collision(str(exc)) from exc
+
+    def _may_notify(self) -> bool:
+        return self.options.listen and asyncio.get_running_loop().time() >= self._silent_until
+
+    async def _make_room(self, transaction: Transaction) -> None:
+        """Let PostgreSQL drop the notifications that everybody has read, which it does not do once their queue is full.
+
+        If another session still has to read them, send none for a while: the other servers find the changes themselves.
+        """
+        (queue,) = await transaction.roll_back("SELECT pg_notification_queue_usage() AS usage")
+        if queue.usage > FULL:
+            self._silent_until = asyncio.get_running_loop().time() + SILENCE
+            log.warning(
+                "the notification queue of the database is full: no notification is sent for %d s, and other servers "
+                "find changes later; a session that listens in a long transaction keeps it full",
+                SILENCE,
+            )
 
     def announce(self, changes: Changes) -> News:
         """Update the claim hints by the changes of a call, and return them as news for its caller."""

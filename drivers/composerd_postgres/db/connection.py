@@ -45,6 +45,10 @@ class TimeOver(DriverTimeout):
     """The time of the call was over before the statement was sent."""
 
 
+class LimitExceeded(DriverError):
+    """A limit of the server refused the statement, for example the size of its queue of notifications."""
+
+
 class Refused(Unavailable):
     """Every host refused to open a connection, for example because it has too many."""
 
@@ -78,6 +82,7 @@ class Connection:
             Unavailable: The database cannot be used now; the connection was closed.
             DriverTimeout: There was no answer in time; the connection was closed. `TimeOver` if there was no time left.
             StorageFull: The database has no space.
+            LimitExceeded: A limit of the server refused the statement.
             DriverError: The database refused the statement for any other reason.
         """
         limit = min(time_limit or self._time_limit, self.ends_at - asyncio.get_running_loop().time())
@@ -117,7 +122,8 @@ class Connection:
             return DriverTimeout(f"the database canceled the statement: {message}")
         missing_right = isinstance(exc, psycopg2.errors.InsufficientPrivilege)
         hint = "; the role must own the schema, or the database in which to create it" if missing_right else ""
-        return DriverError(f"the database refused the statement: {message}{hint}")
+        kind = LimitExceeded if isinstance(exc, psycopg2.errors.ProgramLimitExceeded) else DriverError
+        return kind(f"the database refused the statement: {message}{hint}")
 
 
 _COLLISIONS = (
@@ -172,6 +178,12 @@ class Transaction:
         except (Broken, DriverTimeout) as exc:
             raise OutcomeUnknown(f"{exc}; it is unknown whether it has committed") from exc
         self._connection.in_transaction = False
+
+    async def roll_back(self, statement: str) -> Rows:
+        """Roll the transaction back, and execute a statement outside of it; see `Connection.fetch`."""
+        rows = await self._connection.fetch(f"ROLLBACK;\n{statement}", {})
+        self._connection.in_transaction = False
+        return rows
 
 
 async def repeated(work: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:

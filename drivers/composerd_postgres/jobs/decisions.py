@@ -81,5 +81,4 @@ class Decisions:
         if self._results:
             names.append("save_results")
             parameters["results"] = encode(self._results)
-        self._session.notify(names, parameters, self.changes)
-        await transaction.commit(self._session.statements.joined(*names), parameters)
+        await self._session.commit(transaction, names, parameters, self.changes)

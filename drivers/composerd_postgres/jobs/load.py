@@ -49,8 +49,7 @@ async def _load(session: Session, jobs: Sequence[StoredJob]) -> tuple[Changes, l
         for stored, sequence in zip(new.values(), sorted(begun.sequences), strict=False):
             part.add(stored, sequence)
         names, written = part.statements()
-        session.notify(names, written, part.changes)
-        await transaction.commit(statements.joined(*names), written)
+        await session.commit(transaction, names, written, part.changes)
     return part.changes, list(part.unpropagated)
 
 

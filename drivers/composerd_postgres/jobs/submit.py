@@ -51,8 +51,7 @@ async def _enqueue(session: Session, submissions: Sequence[Sequence[NewJob]]) ->
             except ComposerdError as exc:
                 answers.append(exc)
         names, written = batch.rows.statements()
-        session.notify(names, written, batch.changes)
-        await transaction.commit(statements.joined(*names), written)
+        await session.commit(transaction, names, written, batch.changes)
     return answers, batch.changes
 
 

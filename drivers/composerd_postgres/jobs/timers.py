@@ -81,9 +81,7 @@ class Timers:
             rows = await transaction.begin(session.statements["start_delayed"], parameters)
             for row in rows:
                 started.became_ready(Key(row.channel, row.type, row.arch or None), (-row.priority, row.position))
-            names: list[str] = []
-            session.notify(names, parameters, started)
-            await transaction.commit(session.statements.joined(*names), parameters)
+            await session.commit(transaction, (), parameters, started)
         changes.add(started)
         return [row.id for row in rows]
 

@@ -19,6 +19,9 @@ PROBE_AFTER = 5.0
 PROBE_LIMIT = 5.0
 """Time in seconds that this notification may take."""
 
+FULL = 0.9
+"""Part of the database's queue of notifications from which on it counts as full."""
+
 _PROBE = "probe"
 
 RECHECK = News(recheck=True)
@@ -99,15 +102,25 @@ class _Notifications:
                     "through a pooler in transaction mode; then add pooler=yes to the storage URL"
                 )
             else:
-                await self._probe()
-                probing = True
+                probing = await self._probe()
 
-    async def _probe(self) -> None:
-        parameters = {"channel": self._channel, "text": self._probe_text}
+    async def _probe(self) -> bool:
+        """Send a notification. Return False if there is no room for it; this shows too that the connection is alive.
+
+        The question how full the queue is lets PostgreSQL drop what everybody has read. An error of the statement would
+        end the queue of aiopg.
+        """
+        parameters = {"full": FULL, "channel": self._channel, "text": self._probe_text}
         try:
-            await self._connection.fetch("SELECT pg_notify(%(channel)s, %(text)s)", parameters, PROBE_LIMIT)
+            (probe,) = await self._connection.fetch(
+                "SELECT CASE WHEN pg_notification_queue_usage() < %(full)s "
+                "THEN pg_notify(%(channel)s, %(text)s)::text END AS sent",
+                parameters,
+                PROBE_LIMIT,
+            )
         except (ComposerdError, Collision) as exc:
             raise Unavailable(f"the notification connection failed: {exc}") from exc
+        return probe.sent is not None
 
     async def close(self) -> None:
         """Stop waiting for notifications."""
