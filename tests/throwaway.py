@@ -10,6 +10,7 @@ import pwd
 import re
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import tempfile
@@ -197,7 +198,7 @@ class Throwaway:
         with (self.directory / "pgbouncer.log").open("wb") as log:
             process = subprocess.Popen([program, path], stderr=log, cwd=self.directory, **self._account)
         try:
-            while not (self.directory / f".s.PGSQL.{POOLER_PORT}").is_socket():
+            while not _listens(self.directory / f".s.PGSQL.{POOLER_PORT}"):
                 if process.poll() is not None:
                     raise RuntimeError((self.directory / "pgbouncer.log").read_text())
                 time.sleep(0.01)
@@ -236,6 +237,11 @@ class Throwaway:
                 return cursor.fetchall() if cursor.description is not None else []
         finally:
             connection.close()
+
+
+def _listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as client:
+        return client.connect_ex(str(path)) == 0
 
 
 def readable(binaries: Path, directory: Path) -> Path:

@@ -34,8 +34,10 @@ from composerd.models import (
     Touch,
     Worker,
 )
-from composerd_postgres.db.connection import Connection
+from composerd_postgres.db import refusals
+from composerd_postgres.db.connection import Broken, Connection
 from composerd_postgres.db.deadline import ends_at
+from composerd_postgres.db.durability import SETTINGS, dangers, durability
 from composerd_postgres.db.url import Options, parse
 from composerd_postgres.jobs import attempts, queries
 from composerd_postgres.jobs.claims import claim
@@ -111,22 +113,20 @@ class PostgresDriver(Driver):
             connections.open(connection)
             await catch_up(self._session)
             await self._timers.resume()
-        except BaseException:
+        except BaseException as exc:
             connection.close()
             connections.close()
+            if isinstance(exc, Broken) and refusals.lasts(str(exc)):
+                raise StorageUnusable(str(exc)) from exc
             raise
 
     async def _check_database(self, connection: Connection) -> None:
         """Raise `StorageUnusable` if the database cannot store every text; warn if it may lose what was committed."""
-        (settings,) = await connection.fetch(
-            "SELECT current_setting('server_encoding') AS encoding, "
-            "current_setting('synchronous_commit') AS synchronous_commit",
-            {},
-        )
+        (settings,) = await connection.fetch(SETTINGS, {})
         if settings.encoding != "UTF8":
             raise StorageUnusable(f"the database is encoded in {settings.encoding}; it has to be UTF8")
-        if settings.synchronous_commit == "off":
-            log.warning("synchronous_commit is off: jobs and results acknowledged just before a crash may be lost")
+        for danger in dangers(settings):
+            log.warning("the database may lose acknowledged jobs: %s", danger)
 
     async def _check_schema(self, connection: Connection) -> None:
         """Raise `StorageUnusable` if there is no storage in the schema, or one of a later composerd."""
@@ -187,6 +187,7 @@ class PostgresDriver(Driver):
 
     async def info(self) -> StorageInfo:
         row = await self._complete(queries.server(self._session))
+        (settings,) = await self._complete(self._session.connections.fetch(SETTINGS, {}))
         return StorageInfo(
             description=f"PostgreSQL database {self.options.target}, schema {self.options.schema}",
             jobs=await self._complete(queries.counts(self._session)),
@@ -195,6 +196,7 @@ class PostgresDriver(Driver):
                 "bytes": row.bytes,
                 "clients": row.clients,
                 "connections": self.options.connections,
+                "durability": durability(settings),
             },
         )
 
@@ -208,7 +210,9 @@ class PostgresDriver(Driver):
         session = Session(msgspec.structs.replace(self.options, time_limit=CHECK_TIME_LIMIT))
         session.connections.open(await session.connections.dedicated())
         try:
-            return await queries.check(session)
+            found = await queries.check(session)
+            (settings,) = await session.connections.fetch(SETTINGS, {})
+            return msgspec.structs.replace(found, details={**found.details, "durability": durability(settings)})
         finally:
             session.connections.close()
 

@@ -13,7 +13,7 @@ import pytest
 from composerd_postgres.sql.migrate import LOCK
 
 from ..throwaway import Throwaway
-from .conftest import COMPOSER, Serve, Server, send, until_waiting
+from .conftest import COMPOSER, LOOPBACK, Serve, Server, send, until_waiting
 
 AT_ONCE = 3.0
 """A time in seconds in which news of another server arrive; a wait without news re-checks after 5 s."""
@@ -201,6 +201,20 @@ async def test_started_while_the_database_hangs(serve: Serve, newest_postgres: T
     holder.close()
     await first.until(lambda: _is(first, "/readyz", 200))
     await first.submit()
+
+
+async def test_a_database_that_does_not_exist(newest_postgres: Throwaway) -> None:
+    """A server whose database does not exist exits with 2 and says so, with one process and with several."""
+    for processes in ("1", "2"):
+        serving = ("serve", "--listen", f"{LOOPBACK}:0", "--processes", processes, "--storage")
+        process = await asyncio.create_subprocess_exec(
+            *_composerd(*serving, newest_postgres.url("missing")), stderr=asyncio.subprocess.PIPE
+        )
+        _, err = await asyncio.wait_for(process.communicate(), 20)
+        assert process.returncode == 2
+        assert b"composerd: the database missing at" in err
+        assert b'database "missing" does not exist' in err
+        assert b"Traceback" not in err
 
 
 @pytest.mark.parametrize("command", ["migrate", "storage info", "storage check"])

@@ -29,6 +29,27 @@ async def test_through_a_pooler(serve: Serve, newest_postgres: Throwaway, pgboun
             assert (await second.job(job["id"]))["result"] == {"of": {"n": n}}
 
 
+async def test_a_pooler_that_nobody_mentioned(serve: Serve, newest_postgres: Throwaway, pgbouncer: str) -> None:
+    """Servers that do not know of their pooler in transaction mode say so, and look for each other's changes."""
+    with newest_postgres.pooler(pgbouncer, ignore_startup_parameters="options") as port:
+        url = newest_postgres.fresh(port=str(port), poll="100ms")
+        first, second = await asyncio.gather(*(serve(storage=url) for _ in range(2)))
+        for server in (first, second):
+            await server.until(lambda server=server: _said(server, b"add pooler=yes to the storage URL"))  # type: ignore[misc]
+        waiting = asyncio.create_task(second.ask())
+        await until_waiting(second, 1)
+        job = await first.submit()
+        taken = await asyncio.wait_for(waiting, 1.5)
+        assert taken is not None
+        assert taken["id"] == job["id"]
+        assert b"ERROR" in first.log
+        assert first.log.count(b"pooler=yes") == 1
+
+
+async def _said(server: Server, text: bytes) -> bool:
+    return text in server.log
+
+
 async def test_a_session_pool_that_is_too_small(serve: Serve, newest_postgres: Throwaway, pgbouncer: str) -> None:
     """Two servers share a pooler in session mode with three connections, of which each keeps one for notifications."""
     with newest_postgres.pooler(

@@ -14,6 +14,7 @@ import psycopg2
 import psycopg2.errors
 
 from composerd.errors import DriverError, DriverTimeout, OutcomeUnknown, StorageFull, Unavailable
+from composerd_postgres.db import refusals
 
 REPETITIONS = 20
 """Number of times that a transaction which collides with others is tried in all."""
@@ -114,7 +115,7 @@ class Connection:
             return StorageFull(f"the database has no space left: {message}")
         if self.closed or isinstance(exc, psycopg2.InterfaceError):
             self.close()
-            return Broken(f"lost the connection to the database: {message}")
+            return Broken(f"lost the connection to the database: {refusals.explained(message)}")
         if isinstance(exc, _UNAVAILABLE):
             self.close()
             return Unavailable(f"the database is not available now: {message}")

@@ -34,6 +34,7 @@ _LASTING_TEXTS = (
     "password authentication failed",
     "no such user",
     "no such database",
+    '" does not exist',
 )
 
 _HINTS = {

@@ -1,8 +1,9 @@
 """News of the other servers: from a connection that listens, or a regular re-check where none arrive."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import suppress
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, suppress
 from typing import Any
 
 from composerd.errors import ComposerdError, Unavailable
@@ -13,6 +14,8 @@ from composerd_postgres.db.url import Options
 from composerd_postgres.news.changes import channel_of, read_notice
 from composerd_postgres.news.claim_hints import ClaimHints
 
+log = logging.getLogger(__name__)
+
 PROBE_AFTER = 5.0
 """Time in seconds that the connection may be silent before it sends itself a notification."""
 
@@ -22,9 +25,21 @@ PROBE_LIMIT = 5.0
 FULL = 0.9
 """Part of the database's queue of notifications from which on it counts as full."""
 
+CHECK_LIMIT = 1.0
+"""Time in seconds that finding out how a pooler treats the connection may take."""
+
+POLLED_FOR = 600.0
+"""Time in seconds after which a server that gets no notifications tries to listen again."""
+
 _PROBE = "probe"
 
+_WHICH_PROCESS = "SELECT pg_backend_pid() AS pid"
+
 RECHECK = News(recheck=True)
+
+
+class _Multiplexed(Exception):
+    """Notifications do not arrive, because a pooler in transaction mode is between."""
 
 
 async def watch(options: Options, connections: Connections, hints: ClaimHints, origin: str) -> AsyncIterator[News]:
@@ -39,18 +54,39 @@ async def watch(options: Options, connections: Connections, hints: ClaimHints, o
     Raises:
         Unavailable: The connection was lost, or could not be opened.
     """
-    if not options.listen:
-        while True:
+    now = asyncio.get_running_loop().time
+    while True:
+        poll_until = float("inf")
+        if options.listen:
+            try:
+                async with aclosing(_listen(options, connections, hints, origin)) as listening:
+                    async for news in listening:
+                        yield news
+            except _Multiplexed:
+                log.error(  # noqa: TRY400  # needs no traceback
+                    "a pooler in transaction mode keeps notifications away: add pooler=yes to the storage URL; until "
+                    "then changes of other servers are looked for every %g s",
+                    options.poll,
+                )
+            poll_until = now() + POLLED_FOR
+        while now() < poll_until:
             await asyncio.sleep(options.poll)
             hints.forget()
             yield RECHECK
+
+
+async def _listen(
+    options: Options, connections: Connections, hints: ClaimHints, origin: str
+) -> AsyncGenerator[News, None]:
+    """Yield the news that arrive as notifications. Raises `Unavailable`, and `_Multiplexed` if they cannot arrive."""
     channel = channel_of(options.schema)
     connection = await connections.dedicated()
-    notifications = _Notifications(connection, channel, origin)
+    notifications = _Notifications(connection, connections, channel, origin)
     try:
         await connection.fetch(f'LISTEN "{channel}"', {})
         hints.forget()
         yield RECHECK  # for what happened before it listened
+        await notifications.check_session()
         while True:
             sender, changes = read_notice(await notifications.next())
             if sender == origin:
@@ -75,14 +111,20 @@ class _Notifications:
     If none arrives for a while, the connection sends one to itself, to find out if it is dead.
     """
 
-    def __init__(self, connection: Connection, channel: str, origin: str) -> None:
+    def __init__(self, connection: Connection, connections: Connections, channel: str, origin: str) -> None:
         self._connection = connection
+        self._connections = connections
         self._channel = channel
         self._probe_text = f"{_PROBE} {origin}"
         self._getting: asyncio.Task[Any] | None = None
 
     async def next(self) -> str:
-        """Return the next notification that is not a probe. Raises `Unavailable` if the connection is lost."""
+        """Return the next notification that is not a probe.
+
+        Raises:
+            Unavailable: The connection was lost.
+            _Multiplexed: A notification of this connection to itself does not arrive, though the database answers.
+        """
         probing = False
         while True:
             if self._getting is None:
@@ -97,10 +139,7 @@ class _Notifications:
                     return text
                 probing &= text != self._probe_text
             elif probing:
-                raise Unavailable(
-                    "a notification that the server sent to itself did not arrive: the connection is dead, or it goes "
-                    "through a pooler in transaction mode; then add pooler=yes to the storage URL"
-                )
+                raise _Multiplexed
             else:
                 probing = await self._probe()
 
@@ -120,7 +159,23 @@ class _Notifications:
             )
         except (ComposerdError, Collision) as exc:
             raise Unavailable(f"the notification connection failed: {exc}") from exc
+        await self.check_session()
         return probe.sent is not None
+
+    async def check_session(self) -> None:
+        """Raise `_Multiplexed` if a pooler gives this connection's session of the database to other clients too.
+
+        A pooler in transaction mode does: then this connection reaches different processes of the database, or two
+        open connections reach the same.
+        """
+        if not self._connection.pooled:
+            return
+        with suppress(ComposerdError, Collision, TimeoutError):
+            async with asyncio.timeout(CHECK_LIMIT):  # notifications wait meanwhile
+                (mine,) = await self._connection.fetch(_WHICH_PROCESS, {})
+                (other,) = await self._connections.fetch(_WHICH_PROCESS, {})
+            if mine.pid != self._connection.backend or mine.pid == other.pid:
+                raise _Multiplexed
 
     async def close(self) -> None:
         """Stop waiting for notifications."""
