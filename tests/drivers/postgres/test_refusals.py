@@ -65,7 +65,7 @@ async def test_what_waiting_cannot_mend(tmp_path: Path, state: str, severity: st
 @pytest.mark.parametrize(
     ("state", "message"),
     [
-        ("57P03", "das Datenbanksystem startet"),
+        ("57P03", "das Datenbanksystem beginnt"),
         ("57P03", 'the database system is starting up; database "db" does not exist yet'),
         ("53300", "too many connections for role"),
         ("55000", "database is not currently accepting connections"),
