@@ -25,6 +25,7 @@ from composerd_fs.journal.layout import (
     segment_name,
     segments_in,
 )
+from composerd_fs.journal.renewal import renew
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +57,10 @@ class Damage(Exception):  # caught here, never raised to others
 
 
 class Reader:
-    """Reads one directory's journal. It blocks, and is called in a thread. With `repair` it cuts off a torn end."""
+    """Reads one directory's journal. It blocks, and is called in a thread.
+
+    With `repair` it also makes good what a crash has left: it writes the last segment again, and cuts off a torn end.
+    """
 
     def __init__(self, directory: Directory, *, repair: bool) -> None:
         self._directory = directory
@@ -72,6 +76,8 @@ class Reader:
         """
         numbers = segments_in(self._directory)
         marker = read_marker(self._directory)
+        if self._repair and marker is None and numbers:
+            renew(self._directory, segment_name(numbers[-1]))
         checkpoint = max(checkpoints_in(self._directory), default=0)
         end = End(0, b"", 0, 0)
         if checkpoint:
