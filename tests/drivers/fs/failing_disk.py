@@ -1,7 +1,8 @@
 """A disk that fails once: a file, shown through FUSE, to be mounted as an image through a loop device.
 
 As a program, `failing_disk.py FILE MOUNT_POINT TRIGGER`, it shows FILE as MOUNT_POINT/disk. If the file TRIGGER exists,
-the next write that contains its content fails with EIO, and TRIGGER is removed.
+which has a process id and bytes in two lines, the next write that contains the bytes fails with EIO, and TRIGGER is
+removed. The process, if the id is not 0, is killed before it learns of the failure.
 """
 
 import contextlib
@@ -42,9 +43,13 @@ class _FailingFile(Operations):  # type: ignore[misc]  # it has no types
         return os.pread(self._file, size, offset)
 
     def write(self, path: str, data: bytes, offset: int, fh: int) -> int:
-        if self._trigger.exists() and self._trigger.read_bytes() in data:
-            self._trigger.unlink()
-            raise FuseOSError(errno.EIO)
+        if self._trigger.exists():
+            pid, _, failing = self._trigger.read_bytes().partition(b"\n")
+            if failing in data:
+                self._trigger.unlink()
+                if int(pid):
+                    os.kill(int(pid), signal.SIGKILL)
+                raise FuseOSError(errno.EIO)
         return os.pwrite(self._file, data, offset)
 
 
@@ -59,10 +64,13 @@ class FailingDisk:
         self._process = process
         self._trigger = trigger
 
-    def fail_at(self, data: bytes) -> None:
-        """Let the next write fail that contains these bytes."""
+    def fail_at(self, data: bytes, kill: int = 0) -> None:
+        """Let the next write fail that contains these bytes, and let a process be killed at that moment.
+
+        The bytes have to be in the first 32 KiB of the write: a loop device takes a write of a part for one of all.
+        """
         unfinished = self._trigger.with_suffix(".tmp")
-        unfinished.write_bytes(data)
+        unfinished.write_bytes(b"%d\n%b" % (kill, data))
         unfinished.rename(self._trigger)
 
     @property

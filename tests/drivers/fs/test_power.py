@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import errno
 import os
 import random
 import threading
@@ -11,9 +12,12 @@ from typing import Any
 
 import pytest
 
+from composerd.errors import OutcomeUnknown
 from composerd_fs import FsDriver
 
+from ..conftest import Instance, opened
 from . import kill_me
+from .test_faults import LARGE
 from .test_kill import Known, compare
 
 IMAGES = int(os.environ.get("POWER_CUTS", "90"))
@@ -29,6 +33,8 @@ class Disk:
         """The contents of files, by inode, when they were last brought to the disk."""
         self.names: dict[Path, dict[str, int]] = {}
         """The names in directories, with their inodes, when the directories were last brought to the disk."""
+        self.lost: dict[int, range] = {}
+        """The bytes of files that a failed write did not bring to the disk, by inode."""
         self._held: dict[int, int] = {}
         """Files that are kept open, so that no other file gets their inode."""
 
@@ -43,11 +49,23 @@ class Disk:
                     self.names[path] = inodes(path)
                 else:
                     inode = os.fstat(descriptor).st_ino
-                    self.contents[inode] = Path(f"/proc/self/fd/{descriptor}").read_bytes()
+                    content = bytearray(Path(f"/proc/self/fd/{descriptor}").read_bytes())
+                    for at in self.lost.get(inode, ()):
+                        content[at] = 0
+                    self.contents[inode] = bytes(content)
                     if inode not in self._held:
                         self._held[inode] = os.dup(descriptor)
 
         return made
+
+    def failing(self, descriptor: int, *_length: int) -> None:
+        """Do what an fdatasync does whose write fails. The kernel takes what it has in memory for written from then on.
+
+        It may do so even if the same bytes are written again.
+        """
+        inode = os.fstat(descriptor).st_ino
+        self.lost[inode] = range(len(self.contents[inode]), os.fstat(descriptor).st_size)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     def close(self) -> None:
         """Close the files."""
@@ -111,3 +129,28 @@ async def test_a_power_cut_at_any_moment(tmp_path: Path, disk: Disk, monkeypatch
         for name, content in files.items():
             (after / "journal" / name).write_bytes(content)
         await compare(after, then)
+
+
+async def test_a_power_cut_after_a_failed_flush_and_a_restart(
+    tmp_path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is acknowledged after a failed flush and a restart is on the disk, without what only the memory had."""
+    fs = Instance(await opened(tmp_path / "storage"), tmp_path / "storage")
+    acknowledged = [await fs.add(args=LARGE) for _ in range(3)]
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", disk.failing)
+        patch.setattr(os, "ftruncate", disk.failing)  # the remains are not cut off either
+        with pytest.raises(OutcomeUnknown):
+            await fs.add(args=LARGE)
+    await fs.reopen()
+    acknowledged += [await fs.add(args=LARGE) for _ in range(3)]
+    image = disk.image(tmp_path / "storage" / "journal", 1)
+    await fs.driver.close()
+
+    after = tmp_path / "after" / "journal"
+    after.mkdir(parents=True)
+    for name, content in image.items():
+        (after / name).write_bytes(content)
+    fs = Instance(await opened(after.parent), after.parent)
+    assert [await fs.args(job_id) for job_id in acknowledged] == [LARGE] * 6
+    await fs.driver.close()
