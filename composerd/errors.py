@@ -20,6 +20,8 @@ class ComposerdError(Exception):
     def __init__(self, message: str = "", **details: Any) -> None:
         super().__init__(message or (self.__doc__ or "").partition("\n")[0])
         self.details: Mapping[str, Any] = details
+        self.logged = False
+        """True if a line in the log tells of it already."""
 
 
 # Errors about a job, or about the state that it is in.

@@ -1,5 +1,6 @@
 """The guard around any driver: it times calls, names the driver in errors, and raises nothing but `ComposerdError`."""
 
+import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence, Sized
@@ -7,6 +8,7 @@ from typing import Any, Self, TypeVar, cast
 from uuid import UUID
 
 from composerd.driver.contract import Batch, Driver, StorageCheck, StorageInfo, StoredJob
+from composerd.driver.outage import Outage
 from composerd.errors import ComposerdError, DriverError, DriverTimeout
 from composerd.models import (
     Artifact,
@@ -36,6 +38,9 @@ SLOW_CALL = 1.0
 Of slow calls of a method that overlap, the first that ends is logged.
 """
 
+ANSWER_WITHIN = 60.0
+"""Time in seconds after which a read that a driver has not answered fails, and after which nobody waits for a write."""
+
 R = TypeVar("R")
 
 Observer = Callable[[str, float, bool], None]
@@ -63,6 +68,7 @@ class Guard(Driver):
         self.driver = driver
         self.capabilities = driver.capabilities
         self.artifacts_directory = driver.artifacts_directory
+        self.outage = Outage()
         self._observe = observe
         self._slow_until: dict[str, float] = {}
         """For each method, the time at which its last call that was logged as slow ended."""
@@ -82,10 +88,15 @@ class Guard(Driver):
             items: What the call was made for, if it has to return an answer for each.
             prefix_allowed: True if the call may answer the first items only, at least one.
         """
+        error: DriverError
         began = time.monotonic()
         raised = True
         try:
-            answer = await call
+            if method in _LIMITED:
+                async with asyncio.timeout(ANSWER_WITHIN):
+                    answer = await call
+            else:
+                answer = await call
             if items is not None:
                 count = len(answer.items if isinstance(answer, Batch) else cast(Sized, answer))
                 if count != len(items) and not (prefix_allowed and 1 <= count <= len(items)):
@@ -93,15 +104,20 @@ class Guard(Driver):
                         f"{self.driver.name}: {method}: {count} answers to {len(items)} items", driver=self.driver.name
                     )
             raised = False
+            if self.outage.attentive:
+                self.outage.succeeded(method)
             return answer
-        except ComposerdError:
+        except ComposerdError as exc:
+            self.outage.failed(method, exc)
             raise
         except TimeoutError as exc:
-            raise DriverTimeout(
-                f"{self.driver.name}: {method}: the storage took too long", driver=self.driver.name
-            ) from exc
+            error = DriverTimeout(f"{self.driver.name}: {method}: the storage took too long", driver=self.driver.name)
+            self.outage.failed(method, error)
+            raise error from exc
         except Exception as exc:
-            raise DriverError(f"{self.driver.name}: {method}: {exc}", driver=self.driver.name) from exc
+            error = DriverError(f"{self.driver.name}: {method}: {exc}", driver=self.driver.name)
+            self.outage.failed(method, error)
+            raise error from exc
         finally:
             ended = time.monotonic()
             took = ended - began
@@ -212,5 +228,8 @@ class Guard(Driver):
     def load(self, jobs: Sequence[StoredJob]) -> Call[None]:
         return self._call("load", self.driver.load(jobs))
 
+
+_LIMITED = frozenset({"get", "list", "payload", "artifacts", "workers", "ahead", "seen", "ping", "info"})
+"""Methods whose calls may be canceled when they take too long."""
 
 _LONG_CALLS = frozenset({"start", "close", "migrate", "check", "load"})

@@ -7,7 +7,15 @@ from typing import Any
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from composerd.errors import BodyTooLarge, ComposerdError, DriverError, InvalidContent, StorageFull, Unavailable
+from composerd.errors import (
+    BodyTooLarge,
+    ComposerdError,
+    DriverError,
+    InvalidContent,
+    OutcomeUnknown,
+    StorageFull,
+    Unavailable,
+)
 from composerd.http.arguments import error_table_of
 from composerd.http.errors import UNSPECIFIED, MethodNotSupported, NotAllowed, ResourceNotFound
 from composerd.http.keys import CONNECTIONS, METRICS, QUEUE
@@ -87,8 +95,9 @@ def _hang_up(request: web.Request) -> web.Response:
 def _failure(request: web.Request, new_id: str, error: ComposerdError) -> web.Response:
     table = error_table_of(request)
     entry = table.entry_for(error)
-    if entry.status >= 500:
-        cause = error.__cause__ if isinstance(error, DriverError) else None  # the others' messages say everything
+    if entry.status >= 500 and not error.logged:
+        origin = error.__cause__ if isinstance(error, OutcomeUnknown) else error
+        cause = origin.__cause__ if isinstance(origin, DriverError) else None  # the others' messages say everything
         path = _loggable_path(request)
         log.warning("%s %s failed: %s: %s", request.method, path, error.code, error, exc_info=cause)
     # Details from the storage may name paths and addresses of the server. They belong in the log, not in the answer.

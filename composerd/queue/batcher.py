@@ -5,8 +5,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import ClassVar, Generic, TypeVar
 
-from composerd.errors import ComposerdError
+from composerd.errors import ComposerdError, OutcomeUnknown, Unavailable
 from composerd.models import News
+from composerd.queue.pulse import Pulse
 from composerd.queue.repeating import Call, call_until_answered
 
 MAX_ITEMS = 1000
@@ -30,25 +31,48 @@ def weightless(_item: object) -> int:
     return 0
 
 
+Taken = list[tuple[I, asyncio.Future[R]]]
+"""The items of one call, with the futures for their answers."""
+
+
 class Batcher(Generic[I, R]):
     """Makes one call at a time: what arrives during a call goes into the next one.
 
     There is no timer: an item that comes alone is written at once. The call runs in a task of the batcher, so a client
-    that goes away cancels its handler, never a write.
+    that goes away cancels its handler, never a write. What has waited for a call that got no answer is not tried: so
+    nobody waits for more than two calls.
     """
 
     max_bytes: ClassVar[int] = MAX_BYTES
 
     def __init__(
-        self, call: Call[I, R], on_news: Callable[[News], None], weigh: Callable[[I], int] = weightless
+        self,
+        call: Call[I, R],
+        on_news: Callable[[News], None],
+        pulse: Pulse,
+        weigh: Callable[[I], int] = weightless,
+        *,
+        changes: bool = True,
     ) -> None:
+        """Make a batcher for a method; for `changes` see `call_until_answered`."""
         self._loop = asyncio.get_running_loop()  # once: Python 3.11 makes a system call at each look
         self._call = call
         self._on_news = on_news
+        self._pulse = pulse
         self._weigh = weigh
+        self._changes = changes
         self._pending: deque[tuple[I, asyncio.Future[R]]] = deque()
         self._task: asyncio.Task[None] | None = None
         """The task that takes what is pending."""
+        self._under_way: dict[int, tuple[int, Taken[I, R]]] = {}
+        """Calls that have not ended, oldest first: the beat at which each began, and its items."""
+
+    @property
+    def oldest(self) -> int:
+        """The age in beats of the oldest call that has not ended; 0 if there is none."""
+        for began, _ in self._under_way.values():
+            return self._pulse.beats - began
+        return 0
 
     def write(self, item: I) -> "asyncio.Future[R]":
         """Begin to write an item, and return a future with the driver's answer to it.
@@ -61,6 +85,21 @@ class Batcher(Generic[I, R]):
             self._task = self._loop.create_task(self._run())
         return answer
 
+    def give_up(self, beats: int) -> None:
+        """Answer the items of calls that have taken so many beats, and what waits for them. The calls go on."""
+        kind = OutcomeUnknown if self._changes else Unavailable
+        for began, taken in self._under_way.values():
+            if self._pulse.beats - began < beats:
+                break
+            _refuse(taken, kind("the storage has not answered"))
+            self._refuse_pending(len(self._pending))
+
+    def _refuse_pending(self, count: int) -> None:
+        """Answer the items that have been pending for longest, without trying them."""
+        if count:
+            refused = [self._pending.popleft() for _ in range(count)]
+            _refuse(refused, Unavailable("the storage does not answer; this was not tried"))
+
     async def close(self) -> None:
         """Wait until every write that has begun is answered."""
         while self._task is not None:
@@ -69,15 +108,18 @@ class Batcher(Generic[I, R]):
     async def _run(self) -> None:
         try:
             while self._pending:
-                await self._write(self._take())
+                taken = self._take()
+                waited = len(self._pending)
+                if await self._write(taken):
+                    self._refuse_pending(min(waited, len(self._pending)))
         finally:
             self._task = None
 
-    def _take(self) -> list[tuple[I, "asyncio.Future[R]"]]:
+    def _take(self) -> Taken[I, R]:
         pending = self._pending
         if len(pending) == 1:
             return [pending.popleft()]
-        taken: list[tuple[I, asyncio.Future[R]]] = []
+        taken: Taken[I, R] = []
         weight = 0
         while pending and len(taken) < MAX_ITEMS:
             weight += self._weigh(pending[0][0])
@@ -86,17 +128,31 @@ class Batcher(Generic[I, R]):
             taken.append(pending.popleft())
         return taken
 
-    async def _write(self, taken: list[tuple[I, "asyncio.Future[R]"]]) -> None:
-        outcomes, news = await call_until_answered(self._call, [item for item, _ in taken])
-        for (_, answer), outcome in zip(taken, outcomes, strict=True):
+    async def _write(self, taken: Taken[I, R]) -> bool:
+        """Make a call for items, and answer them. Return True if the storage hangs."""
+        self._under_way[id(taken)] = (self._pulse.beats, taken)
+        try:
+            outcomes = await call_until_answered(self._call, [item for item, _ in taken], changes=self._changes)
+        finally:
+            del self._under_way[id(taken)]
+        for (_, answer), outcome in zip(taken, outcomes.items, strict=True):
             if answer.done():
-                continue  # its caller has gone; the write stands
+                continue  # its caller has gone, or has been answered; the write stands
             if isinstance(outcome, ComposerdError):
                 answer.set_exception(outcome)
             else:
                 answer.set_result(outcome)
-        for one in news:
+        for one in outcomes.news:
             self._on_news(one)
+        return outcomes.hangs
+
+
+def _refuse(items: Taken[I, R], error: Unavailable) -> None:
+    """Answer items with an error."""
+    error.logged = True
+    for _, answer in items:
+        if not answer.done():
+            answer.set_exception(error)
 
 
 class ConcurrentBatcher(Batcher[I, R]):
@@ -108,9 +164,15 @@ class ConcurrentBatcher(Batcher[I, R]):
     max_bytes: ClassVar[int] = MAX_BYTES_COALESCED
 
     def __init__(
-        self, call: Call[I, R], on_news: Callable[[News], None], weigh: Callable[[I], int] = weightless
+        self,
+        call: Call[I, R],
+        on_news: Callable[[News], None],
+        pulse: Pulse,
+        weigh: Callable[[I], int] = weightless,
+        *,
+        changes: bool = True,
     ) -> None:
-        super().__init__(call, on_news, weigh)
+        super().__init__(call, on_news, pulse, weigh, changes=changes)
         self._calling: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:

@@ -9,10 +9,11 @@ from functools import partial
 from uuid import UUID
 
 from composerd.driver import Driver
-from composerd.errors import ComposerdError, DriverTimeout
+from composerd.errors import ComposerdError, DriverTimeout, Unavailable
 from composerd.models import Claim, Claimed, Key, News
 from composerd.queue.batcher import MAX_BYTES, MAX_ITEMS
 from composerd.queue.budget import Budget
+from composerd.queue.pulse import Pulse
 from composerd.queue.repeating import Call, call_until_answered
 from composerd.queue.waitlist import Waiter, WaitList
 
@@ -33,15 +34,19 @@ class Dispatcher:
         budget: Budget,
         release: Callable[[UUID], None],
         on_news: Callable[[News], None],
+        pulse: Pulse,
     ) -> None:
         self._loop = asyncio.get_running_loop()  # once: Python 3.11 makes a system call at each look
         self._claim: Call[Claim, Claimed | None] = partial(driver.claim, max_bytes=MAX_BYTES)
         self._budget = budget
         self._release = release
         self._on_news = on_news
+        self._pulse = pulse
         self._list = WaitList()
         self._task: asyncio.Task[None] | None = None
         self._claiming = False
+        self._claiming_since = 0
+        """The beat at which the present round of claims began."""
         self._closed = False
 
     async def wait_for_job(self, claim: Claim, wait: float | None) -> Claimed | None:
@@ -82,6 +87,25 @@ class Dispatcher:
         """Let a waiter of each key claim, in case news of a ready job was lost."""
         self.heat(News(recheck=True))
 
+    @property
+    def oldest(self) -> int:
+        """The age in beats of the present round of claims; 0 if there is none."""
+        return self._pulse.beats - self._claiming_since if self._claiming else 0
+
+    def give_up(self, beats: int) -> None:
+        """Answer every waiter with an error if a round of claims has taken so many beats.
+
+        The round goes on, and a job that it gets is released.
+        """
+        if self.oldest < beats:
+            return
+        error = Unavailable("the storage has not answered")
+        error.logged = True
+        for waiter in self._list.everyone():
+            self._list.remove(waiter)
+            if not waiter.answer.done():
+                waiter.answer.set_exception(error)
+
     def drain(self) -> None:
         """Answer every waiter with None, except those whose claim is under way: they get its outcome."""
         self._closed = True
@@ -107,19 +131,21 @@ class Dispatcher:
                 waiters = self._list.pick(MAX_ITEMS)
                 if not waiters:
                     break
+                began = self._loop.time()
                 self._claiming = True
+                self._claiming_since = self._pulse.beats
                 try:
                     answered = await self._claim_for(waiters)
                 finally:
                     self._claiming = False
                 if not answered:
-                    await asyncio.sleep(RETRY_AFTER)
+                    await asyncio.sleep(began + RETRY_AFTER - self._loop.time())  # not at all if it took long to fail
         finally:
             self._task = None
 
     async def _claim_for(self, waiters: Sequence[Waiter]) -> bool:
         """Make one claim for all waiters of a round, and answer them. Return False if the storage failed for any."""
-        outcomes, news = await call_until_answered(self._claim, [waiter.claim for waiter in waiters])
+        outcomes, news, _ = await call_until_answered(self._claim, [waiter.claim for waiter in waiters], changes=False)
         known: list[Waiter] = []
         answers: list[Claimed | None] = []
         unknown = list(waiters[len(outcomes) :])

@@ -4,13 +4,12 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from typing import TypeVar
 from uuid import UUID
 
 import msgspec
 
-from composerd.driver import Driver
-from composerd.errors import JobNotFound, TokenNotFound, Unavailable
+from composerd.driver.guard import ANSWER_WITHIN, Guard
+from composerd.errors import DriverTimeout, JobNotFound, TokenNotFound, Unavailable
 from composerd.ids import new_id
 from composerd.models import (
     Artifact,
@@ -34,23 +33,27 @@ from composerd.models import (
     Worker,
 )
 from composerd.queue import payloads, remote_news
-from composerd.queue.batcher import Batcher, ConcurrentBatcher, weightless
 from composerd.queue.budget import Budget
 from composerd.queue.dispatcher import Dispatcher
 from composerd.queue.events import Events, Watch
+from composerd.queue.pulse import BEAT, Pulse
 from composerd.queue.reaper import Reaper
 from composerd.queue.refusals import check_accepted, check_running
-from composerd.queue.repeating import Call
 from composerd.queue.roster import Roster
+from composerd.queue.writes import Writes
 from composerd.tasks import stop
 
 log = logging.getLogger(__name__)
 
-I = TypeVar("I")  # noqa: E741  # item
-R = TypeVar("R")
-
 SHARED_RECHECK = 5.0
 """Interval in seconds at which a waiting request reads its job again if news of other servers may be lost."""
+
+
+HANGS_AFTER = 3.0
+"""Age in seconds of a write from which on the storage counts as not accepting writes."""
+
+LATE_READ = 1.0
+"""Time in seconds that a request that waits gives the storage to answer after the end of the wait."""
 
 
 class QueueOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,12 +74,13 @@ class QueueOptions(msgspec.Struct, frozen=True, kw_only=True):
 class JobQueue:
     """The queue over one driver. It works inside `running`.
 
-    A write is completed even if its caller is canceled. A write whose outcome is unknown is repeated (`repeating`), so
-    a method that raises `DriverError` or `Unavailable` may be called again with the same ids and tokens. Besides the
-    errors that a method names, it may raise `Unavailable`, `StorageFull` and `DriverError`.
+    A write is completed even if its caller is canceled. Besides the errors that a method names, it may raise
+    `Unavailable` and `StorageFull`, after which nothing was changed, and if it changes something `OutcomeUnknown`. It
+    may be called again with the same ids and tokens. A storage that hangs is not waited for much longer than
+    `ANSWER_WITHIN`; what was begun goes on.
     """
 
-    def __init__(self, driver: Driver, options: QueueOptions) -> None:
+    def __init__(self, driver: Guard, options: QueueOptions) -> None:
         self.driver = driver
         self.options = options
         self.budget = Budget()
@@ -90,19 +94,37 @@ class JobQueue:
         self.waits = 0
         """The number of requests that wait, for a job or for a change of one."""
         self._events = Events()
-        self._enqueue = self._batcher(driver.enqueue, _submission_size)
-        self._touch = self._batcher(driver.touch, lambda touch: len(touch.partial or b""))
-        self._finish = self._batcher(driver.finish, lambda outcome: len(outcome.result))
-        self._attach = self._batcher(driver.attach)
-        self._release = self._batcher(driver.release)
-        self._cancel = self._batcher(driver.cancel)
-        self._delete = self._batcher(driver.delete)
-        self._dispatcher = Dispatcher(driver, self.budget, self.release_undelivered, self._on_news)
-        self._reaper = Reaper(driver, options.sweep_interval, self._on_news, self._on_purged, self._dispatcher.recheck)
+        self._pulse = Pulse(self._give_up)
+        self._writes = Writes(driver, self._on_news, self._pulse)
+        self._dispatcher = Dispatcher(driver, self.budget, self.release_undelivered, self._on_news, self._pulse)
+        self._reaper = Reaper(
+            driver,
+            options.sweep_interval,
+            self._on_news,
+            self._on_purged,
+            self._dispatcher.recheck,
+            self._unrenewed,
+        )
 
-    def _batcher(self, call: Call[I, R], weigh: Callable[[I], int] = weightless) -> Batcher[I, R]:
-        batcher = ConcurrentBatcher if self.driver.capabilities.coalesces else Batcher
-        return batcher(call, self._on_news, weigh)
+    def _unrenewed(self) -> bool:
+        """Return True if workers could not renew their leases since this was last called, or cannot now."""
+        return self.driver.outage.unrenewed() or self._writes.touch.oldest * BEAT > HANGS_AFTER
+
+    @property
+    def oldest_write(self) -> float:
+        """The age in seconds of the oldest write or claim that the storage has not answered, about a second exact."""
+        return max(self._dispatcher.oldest, self._writes.oldest) * BEAT
+
+    @property
+    def hangs(self) -> bool:
+        """True if a write has had no answer for so long that the storage counts as not accepting writes."""
+        return self.oldest_write > HANGS_AFTER
+
+    def _give_up(self) -> None:
+        """Answer requests that the storage has left without an answer for too long."""
+        beats = round(ANSWER_WITHIN / BEAT)
+        self._writes.give_up(beats)
+        self._dispatcher.give_up(beats)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["JobQueue"]:
@@ -114,27 +136,20 @@ class JobQueue:
         background = [
             asyncio.create_task(self._reaper.run(), name="reaper"),
             asyncio.create_task(self.roster.run(), name="roster"),
+            asyncio.create_task(self._pulse.run(), name="pulse"),
         ]
         if self.driver.capabilities.shared:
             background.append(asyncio.create_task(remote_news.follow(self.driver, self._on_news), name="watch"))
         for task in background:
             task.add_done_callback(_log_crash)
         self._reaper.due_in(0)  # a crash may have left work half done
+        self.driver.outage.on_end = lambda: self._on_news(News(recheck=True))
         try:
             yield self
         finally:
             self.drain()
             await self._dispatcher.close()
-            for batcher in (
-                self._enqueue,
-                self._touch,
-                self._finish,
-                self._attach,
-                self._cancel,
-                self._delete,
-                self._release,  # last, because the tasks that the others wait for may release jobs
-            ):
-                await batcher.close()
+            await self._writes.close()
             await stop(*background)
 
     def drain(self) -> None:
@@ -153,7 +168,7 @@ class JobQueue:
 
         Raises what `Driver.enqueue` answers: `UnknownDependency`, `CanceledDependency`, `IdempotencyConflict`.
         """
-        return await self._enqueue.write(jobs)
+        return await self._writes.enqueue.write(jobs)
 
     async def get(self, job_id: UUID) -> Job:
         """Return a job, without its args and result. Raises `JobNotFound`."""
@@ -170,12 +185,14 @@ class JobQueue:
         """
         with self._watching(job_id) as watch:
             deadline = _now() + wait
+            job = await self.get(job_id)
             while True:
-                job = await self.get(job_id)
                 left = deadline - _now()
                 if job.state.ended or left <= 0 or self.draining:
                     return job
                 await watch.changed(min(left, SHARED_RECHECK) if self.driver.capabilities.shared else left)
+                async with _until(deadline):
+                    job = await self.get(job_id)
 
     async def list(self, filter: JobFilter, cursor: int | None, limit: int) -> JobPage:
         """Return a page of jobs; see `Driver.list`."""
@@ -201,14 +218,14 @@ class JobQueue:
 
         Canceling a canceled job again does nothing. Raises `JobNotFound`, and `JobEnded` if it has ended otherwise.
         """
-        return await self._cancel.write(job_id)
+        return await self._writes.cancel.write(job_id)
 
     async def delete(self, job_id: UUID) -> None:
         """Delete a job that has ended, with its payloads and artifacts.
 
         Raises `JobNotFound`, and `JobNotEnded` if the job, or a job that depends on it, has not ended.
         """
-        if await self._delete.write(job_id) is None:
+        if await self._writes.delete.write(job_id) is None:
             raise JobNotFound(id=str(job_id))
         if self.on_removed is not None:
             self.on_removed([job_id])
@@ -255,14 +272,14 @@ class JobQueue:
 
         If that fails, it is logged, and the job is requeued when its lease or its handover expires.
         """
-        self._release.write(token).add_done_callback(_log_failure)
+        self._writes.release.write(token).add_done_callback(_log_failure)
 
     async def delivered(self, token: UUID) -> None:
         """Restart the handover time of an unconfirmed attempt, because its job was just written to the worker.
 
         An attempt that is confirmed, or over, is not changed.
         """
-        await self._touch.write(Touch(token, confirm=False))
+        await self._writes.touch.write(Touch(token, confirm=False))
 
     async def touch(self, token: UUID, partial: bytes | None = None) -> Attempt:
         """Renew the lease of an attempt, and return the attempt as it is now.
@@ -270,7 +287,7 @@ class JobQueue:
         `partial` replaces the progress of the job unless it is None. An attempt that is not running is returned
         unchanged. Raises `TokenNotFound`.
         """
-        attempt = await self._touch.write(Touch(token, partial))
+        attempt = await self._writes.touch.write(Touch(token, partial))
         if attempt.state is AttemptState.UNKNOWN:
             raise TokenNotFound
         if attempt.worker_id is not None:
@@ -292,7 +309,8 @@ class JobQueue:
         with self._watching(attempt.job_id) as watch:
             deadline = _now() + wait
             while True:
-                attempt = await self.touch(token)
+                async with _until(deadline):
+                    attempt = await self.touch(token)
                 left = deadline - _now()
                 if attempt.state is not AttemptState.RUNNING or left <= 0 or self.draining:
                     return attempt
@@ -304,19 +322,19 @@ class JobQueue:
         Raises `ResultConflict` for a different result, and for an attempt that is over otherwise `TokenNotFound`,
         `AttemptCanceled` or `AttemptSuperseded`.
         """
-        finished: Finished = await self._finish.write(Outcome(token, result, failed))
+        finished: Finished = await self._writes.finish.write(Outcome(token, result, failed))
         check_accepted(finished.verdict)
 
     async def release(self, token: UUID) -> None:
         """Requeue the job of a running attempt, uncounted. Raises what `check_running` raises for any other."""
-        check_running(await self._release.write(token))
+        check_running(await self._writes.release.write(token))
 
     async def attach(self, token: UUID, artifact: Artifact) -> str | None:
         """Attach an uploaded file to a running attempt, and return the location of the file that it replaces, if any.
 
         Raises what `check_running` raises for any other attempt.
         """
-        attached: Attached = await self._attach.write(Attachment(token, artifact))
+        attached: Attached = await self._writes.attach.write(Attachment(token, artifact))
         check_running(attached.attempt)
         return attached.replaced
 
@@ -358,8 +376,14 @@ class JobQueue:
                 self.on_removed(job_ids)
 
 
-def _submission_size(jobs: Sequence[NewJob]) -> int:
-    return sum(len(job.args) for job in jobs if job.args is not None)
+@asynccontextmanager
+async def _until(deadline: float) -> AsyncIterator[None]:
+    """Raise `DriverTimeout` if the block has not ended a moment after the end of a wait."""
+    try:
+        async with asyncio.timeout_at(deadline + LATE_READ):
+            yield
+    except TimeoutError as exc:
+        raise DriverTimeout("the storage did not answer before the end of the wait") from exc
 
 
 def _now() -> float:

@@ -21,7 +21,8 @@ PAUSE = 0.02
 class Reaper:
     """Calls `Driver.advance` when something is due, and every `interval` seconds also `Driver.purge`.
 
-    The driver decides what is due. Every `interval` seconds waiters are woken too, in case news was lost.
+    The driver decides what is due. Every `interval` seconds waiters are woken too, in case news was lost. If leases
+    could not be renewed for a while, `Driver.grace` is called before `advance`.
     """
 
     def __init__(
@@ -31,12 +32,16 @@ class Reaper:
         on_news: Callable[[News], None],
         on_purged: Callable[[Sequence[UUID]], None],
         recheck: Callable[[], None],
+        unrenewed: Callable[[], bool],
     ) -> None:
+        """Make a reaper; `unrenewed` returns True if leases could not be renewed since it was last called."""
         self._driver = driver
         self._interval = interval
         self._on_news = on_news
         self._on_purged = on_purged
         self._recheck = recheck
+        self._unrenewed = unrenewed
+        self._owes_grace = False
         self._due_at: float | None = None
         self._logged = ""
         """The error that was logged last, so that an outage is logged once."""
@@ -72,7 +77,7 @@ class Reaper:
                     self._recheck()
                 self._logged = ""
             except ComposerdError as exc:
-                if str(exc) != self._logged:
+                if str(exc) != self._logged and not exc.logged:
                     self._logged = str(exc)
                     log.warning("processing of expired leases and retention failed: %s", exc)
                 self._due_at = None
@@ -83,6 +88,10 @@ class Reaper:
     async def _advance(self) -> None:
         self._due_at = None
         while True:
+            self._owes_grace = self._unrenewed() or self._owes_grace
+            if self._owes_grace:
+                await self._driver.grace()
+                self._owes_grace = False
             done = await self._driver.advance(STEP)
             self._on_news(done.news)
             if done.news.due_in is None or done.news.due_in > 0:

@@ -100,7 +100,8 @@ class Roster:
             try:
                 await self._report()
             except ComposerdError as exc:
-                log.info("storing when workers were last seen failed: %s", exc)
+                if not exc.logged:
+                    log.info("storing when workers were last seen failed: %s", exc)
 
     def _see_waiting(self) -> None:
         for requests in self._waiting.values():

@@ -61,6 +61,11 @@ class Metrics:
         yield GaugeMetricFamily(
             "composerd_waits", "Number of requests that are waiting, for a job or for a change of one.", queue.waits
         )
+        yield GaugeMetricFamily(
+            "composerd_oldest_write_seconds",
+            "Age of the oldest write or claim that the storage has not answered.",
+            queue.oldest_write,
+        )
         yield GaugeMetricFamily("composerd_connections", "Number of open connections.", connections)
         yield GaugeMetricFamily(
             "composerd_held_bytes", "Bytes of request bodies and answers that are in memory.", queue.budget.used

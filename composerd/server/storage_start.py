@@ -5,7 +5,8 @@ import logging
 from collections.abc import Callable
 
 from composerd.driver import Driver
-from composerd.errors import DriverError, DriverTimeout, Unavailable
+from composerd.driver.outage import is_outage
+from composerd.errors import Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ async def start_storage(driver: Driver, on_failure: Callable[[], None]) -> "asyn
         return None
     first_try = asyncio.create_task(driver.start())
     await asyncio.wait([first_try], timeout=START_WITHIN)
-    if first_try.done() and not _is_away(first_try.exception()):
+    if first_try.done() and not is_outage(first_try.exception()):
         first_try.result()
         return None
 
@@ -49,7 +50,7 @@ async def _keep_starting(driver: Driver, start: "asyncio.Task[None]") -> None:
         try:
             await start
         except Unavailable as exc:
-            if not _is_away(exc):
+            if not is_outage(exc):
                 raise
             if str(exc) != logged:
                 logged = str(exc)
@@ -59,8 +60,3 @@ async def _keep_starting(driver: Driver, start: "asyncio.Task[None]") -> None:
             return
         await asyncio.sleep(RETRY_AFTER)
         start = asyncio.create_task(driver.start())
-
-
-def _is_away(error: BaseException | None) -> bool:
-    """Return True if a start that failed with this error may succeed later."""
-    return isinstance(error, Unavailable) and (isinstance(error, DriverTimeout) or not isinstance(error, DriverError))

@@ -9,6 +9,7 @@ from composerd.driver import Batch
 from composerd.errors import ComposerdError, JobNotFound
 from composerd.models import News
 from composerd.queue.batcher import MAX_ITEMS, Batcher, ConcurrentBatcher
+from composerd.queue.pulse import Pulse
 
 KINDS = [Batcher, ConcurrentBatcher]
 
@@ -22,6 +23,7 @@ class Calls:
         self.let_go = asyncio.Event()
         self.let_go.set()
         self.called = asyncio.Event()
+        self.pulse = Pulse(lambda: None)
 
     async def __call__(self, items: Sequence[int]) -> Batch[int | ComposerdError]:
         self.items.append(items)
@@ -31,7 +33,7 @@ class Calls:
 
     def batcher(self, kind: type[Batcher[int, int]], weight: int = 0) -> Batcher[int, int]:
         """Return a batcher that calls this, for items of a weight."""
-        return kind(self, self.news.append, lambda _item: weight)
+        return kind(self, self.news.append, self.pulse, lambda _item: weight)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -14,6 +14,7 @@ from composerd.queue import Budget, keys_for
 from composerd.queue import dispatcher as dispatcher_module
 from composerd.queue.batcher import MAX_BYTES
 from composerd.queue.dispatcher import Dispatcher
+from composerd.queue.pulse import Pulse
 from composerd_fs import MemoryDriver
 
 X, Y = Key("", "x", None), Key("", "y", None)
@@ -60,7 +61,8 @@ class Waiters:
         self.released: list[UUID] = []
         self.news: list[News] = []
         self.budget = Budget(100)
-        self.dispatcher = Dispatcher(self.driver, self.budget, self.released.append, self.news.append)
+        self.pulse = Pulse(lambda: None)
+        self.dispatcher = Dispatcher(self.driver, self.budget, self.released.append, self.news.append, self.pulse)
         self.claims: list[Claim] = []
 
     def wait(self, *keys: Key, wait: float | None = None) -> "asyncio.Task[Claimed | None]":

@@ -132,17 +132,17 @@ async def test_an_undelivered_job_is_released(queue: JobQueue) -> None:
 
 async def test_a_release_that_fails_is_logged(queue: JobQueue, caplog: pytest.LogCaptureFixture) -> None:
     """If an undelivered job cannot be released, the log says that its lease will do it."""
-    release = queue._release._call
+    release = queue._writes.release._call
 
     async def fail(_tokens: Sequence[UUID]) -> Any:
         raise Unavailable("away")
 
-    queue._release._call = fail
+    queue._writes.release._call = fail
     with caplog.at_level(logging.WARNING):
         queue.release_undelivered(new_id())
-        await queue._release.close()
+        await queue._writes.release.close()
         await turns(2)
-    queue._release._call = release
+    queue._writes.release._call = release
     assert caplog.messages == ["releasing an undelivered job failed; it is requeued when its lease expires: away"]
 
 

@@ -1,6 +1,7 @@
 """The queue over a storage that fails: what is repeated, who gets which error, and that every waiter is answered."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
@@ -8,12 +9,24 @@ import msgspec
 import pytest
 
 from composerd.driver.guard import Guard
-from composerd.errors import DriverError, DriverTimeout, StorageFull, TokenNotFound, Unavailable, UnknownDependency
+from composerd.errors import (
+    DriverError,
+    DriverTimeout,
+    OutcomeUnknown,
+    StorageFull,
+    TokenNotFound,
+    Unavailable,
+    UnknownDependency,
+)
 from composerd.ids import new_id
 from composerd.models import JobState, NewJob, PayloadKind
-from composerd.queue import JobQueue, QueueOptions, batcher, keys_for
+from composerd.queue import JobQueue, QueueOptions, batcher, jobqueue, keys_for
+from composerd.queue.batcher import MAX_ITEMS
 from composerd_fs import MemoryDriver
 
+from .conftest import turns
+
+BEGINS = "the storage does not answer: requests that need it fail until it does"
 KEYS = keys_for("", ["build"], "x86_64")
 OPTIONS = QueueOptions(
     heartbeat_timeout=120.0, handover_timeout=10.0, sweep_interval=0.2, worker_timeout=3600.0, max_waits=1000
@@ -80,7 +93,7 @@ def job(**fields: Any) -> NewJob:
     return NewJob(id=new_id(), type="build", **fields)
 
 
-@pytest.mark.parametrize("error", [ConnectionError("gone"), TimeoutError(), KeyError("bug")])
+@pytest.mark.parametrize("error", [ConnectionError("gone"), KeyError("bug"), OutcomeUnknown("lost")])
 async def test_a_write_of_unknown_outcome_is_repeated(queue: JobQueue, faulty: Faulty, error: Exception) -> None:
     """A write that failed after it was stored is repeated with the same ids, and answered as if it had not failed."""
     faulty.after = times(1, "enqueue", error)
@@ -107,7 +120,7 @@ async def test_one_item_that_always_fails_takes_no_other_with_it(queue: JobQueue
     answers = await asyncio.gather(
         *[queue.submit([one]) for one in [job(), job(), poison, job()]], return_exceptions=True
     )
-    assert [isinstance(one, DriverError) for one in answers] == [False, False, True, False]
+    assert [isinstance(one, OutcomeUnknown) for one in answers] == [False, False, True, False]
     assert (await faulty.info()).jobs["ready"] == 3
 
 
@@ -156,9 +169,9 @@ async def test_news_that_got_lost_cost_latency_only(queue: JobQueue, faulty: Fau
 async def test_a_canceled_wait_releases_its_job(queue: JobQueue) -> None:
     """A request that is canceled at any moment of its claim gets no job, and the next request gets it, uncounted."""
     stored = await queue.submit([job()])
-    for turns in range(9):  # ten uncounted requeues in a row are the most
+    for count in range(9):  # ten uncounted requeues in a row are the most
         requesting = asyncio.create_task(queue.request(KEYS, confirm=False, wait=30))
-        for _ in range(turns):
+        for _ in range(count):
             await asyncio.sleep(0)
         if requesting.done():
             got = requesting.result()
@@ -176,7 +189,8 @@ async def test_payload_in_a_call_is_bounded(queue: JobQueue, faulty: Faulty, mon
     await asyncio.gather(*[queue.submit([job(args=b"1234567")]) for _ in range(3)])
     assert [count for called, count in faulty.calls if called == "enqueue"] == [3]
     tokens = [claimed.token for _ in range(3) if (claimed := await queue.request(KEYS, confirm=False, wait=5))]
-    monkeypatch.setattr(batcher, "MAX_BYTES", 10)
+    for kind in (batcher.Batcher, batcher.ConcurrentBatcher):
+        monkeypatch.setattr(kind, "max_bytes", 10)
     faulty.calls.clear()
     await asyncio.gather(*[queue.submit([job(args=b"123"), job(), job(args=b"123")]) for _ in range(3)])
     await asyncio.gather(*[queue.progress(token, b"123456") for token in tokens])
@@ -242,3 +256,112 @@ async def test_the_guard_names_the_driver(faulty: Faulty) -> None:
     faulty.before = times(1, "touch", asyncio.CancelledError())  # type: ignore[arg-type]
     with pytest.raises(asyncio.CancelledError):
         await guard.touch([])
+
+
+async def test_a_storage_that_hangs(queue: JobQueue, faulty: Faulty, caplog: pytest.LogCaptureFixture) -> None:
+    """While every write hangs until it times out, nobody waits for more than two calls, and the log has one line."""
+    ends = asyncio.Event()
+    enqueue = faulty.enqueue
+    calls: list[int] = []
+
+    async def hang(submissions: Sequence[Any]) -> Any:
+        calls.append(len(submissions))
+        await ends.wait()
+        raise TimeoutError
+
+    await queue.submit([job()])
+    await queue.request(KEYS, confirm=False, wait=5)
+    faulty.enqueue = hang  # type: ignore[method-assign]
+    with caplog.at_level("WARNING"):
+        first = [asyncio.ensure_future(queue.submit([job()]))]
+        await turns(5)
+        first += [asyncio.ensure_future(queue.submit([job()])) for _ in range(2 * MAX_ITEMS)]
+        await turns(5)
+        ends.set()
+        answers = await asyncio.gather(*first, return_exceptions=True)
+    tried = 1 + (2 if faulty.capabilities.coalesces else 1) * MAX_ITEMS
+    assert [type(one) for one in answers] == [OutcomeUnknown] * tried + [Unavailable] * (len(answers) - tried)
+    assert sum(calls) == tried
+    assert caplog.messages == [
+        f"{BEGINS}; enqueue failed: memory: enqueue: the storage took too long",
+    ]
+    caplog.clear()
+    faulty.enqueue = enqueue  # type: ignore[method-assign]
+    with caplog.at_level("WARNING"):
+        await queue.submit([job()])
+    (message,) = caplog.messages
+    assert re.fullmatch(rf"the storage answers again after [0-9.]+ s; failed calls: {len(calls)}", message)
+
+
+async def test_a_storage_that_never_answers(queue: JobQueue, faulty: Faulty, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Callers of a driver that never answers get an error; what it does later stands, and a late job is released."""
+    monkeypatch.setattr(jobqueue, "ANSWER_WITHIN", 2.0)
+    goes_on = asyncio.Event()
+    found = {name: getattr(faulty, name) for name in ("enqueue", "claim")}
+
+    def hanging(name: str) -> Any:
+        async def call(items: Sequence[Any], *more: Any, **named: Any) -> Any:
+            await goes_on.wait()
+            return await found[name](items, *more, **named)
+
+        return call
+
+    ready = (await queue.submit([job()])).jobs[0]
+    new = job()
+    faulty.enqueue = hanging("enqueue")  # type: ignore[method-assign]
+    queue._dispatcher._claim = hanging("claim")
+    submitting = asyncio.ensure_future(queue.submit([new]))
+    requesting = asyncio.ensure_future(queue.request(KEYS, confirm=False, wait=None))
+    await turns(10)
+    later = asyncio.ensure_future(queue.submit([job()]))
+    await turns(10)
+    assert queue.oldest_write == 0.0
+    for _ in range(2):
+        queue._pulse.beats += 1
+        queue._pulse._on_beat()
+    assert queue.oldest_write == 2.0
+    answers = await asyncio.gather(submitting, requesting, later, return_exceptions=True)
+    unknown = OutcomeUnknown if faulty.capabilities.coalesces else Unavailable
+    assert [type(one) for one in answers] == [OutcomeUnknown, Unavailable, unknown]
+    goes_on.set()
+    del faulty.enqueue
+    await queue.submit([job()])
+    await turns(100)
+    for job_id in (new.id, ready.id):
+        assert (await queue.get(job_id)).state is JobState.READY
+    assert (await queue.get(ready.id)).retries == 0
+
+
+async def test_leases_that_could_not_be_renewed(
+    queue: JobQueue, faulty: Faulty, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a heartbeat failed or hangs, `grace` is called before `advance`; not because a read took too long."""
+    called: asyncio.Queue[str] = asyncio.Queue()
+    advance = faulty.advance
+
+    async def recorded_grace() -> None:
+        called.put_nowait("grace")
+
+    async def recorded_advance(limit: int) -> Any:
+        called.put_nowait("advance")
+        return await advance(limit)
+
+    monkeypatch.setattr(faulty, "grace", recorded_grace)
+    monkeypatch.setattr(faulty, "advance", recorded_advance)
+    await queue.submit([job()])
+    claimed = await queue.request(KEYS, confirm=False, wait=5)
+    assert claimed is not None
+
+    async def calls() -> list[str]:
+        while not called.empty():
+            called.get_nowait()
+        return [await called.get() for _ in range(2)]
+
+    assert await calls() == ["advance", "advance"]
+    faulty.before = times(2, "touch", Unavailable("away"))
+    with pytest.raises(Unavailable):
+        await queue.touch(claimed.token)
+    assert sorted(await calls()) == ["advance", "grace"]
+    assert await calls() == ["advance", "advance"]
+    monkeypatch.setattr(jobqueue, "HANGS_AFTER", -1.0)
+    assert sorted(await calls()) == ["advance", "grace"]

@@ -24,6 +24,7 @@ class Timed(MemoryDriver):
         self.calls: asyncio.Queue[tuple[str, int]] = asyncio.Queue()
         self.advances: list[Batch[UUID] | Unavailable] = []
         self.purges: list[Batch[UUID]] = []
+        self.graces: list[Unavailable | None] = []
 
     async def advance(self, limit: int) -> Batch[UUID]:
         """Return the next answer."""
@@ -32,6 +33,12 @@ class Timed(MemoryDriver):
         if isinstance(answer, Unavailable):
             raise answer
         return answer
+
+    async def grace(self) -> None:
+        """Record the call, and fail if a test says so."""
+        self.calls.put_nowait(("grace", 0))
+        if self.graces and (error := self.graces.pop(0)) is not None:
+            raise error
 
     async def purge(self, limit: int) -> Batch[UUID]:
         """Return the next answer."""
@@ -46,6 +53,12 @@ class Told:
         self.news: list[News] = []
         self.purged: list[UUID] = []
         self.rechecks: asyncio.Queue[None] = asyncio.Queue()
+        self.unrenewed = False
+
+    def was_unrenewed(self) -> bool:
+        """Return True once after a test has said that leases could not be renewed."""
+        unrenewed, self.unrenewed = self.unrenewed, False
+        return unrenewed
 
     def on_purged(self, job_ids: Sequence[UUID]) -> None:
         """Record jobs that were deleted."""
@@ -66,7 +79,9 @@ def told() -> Told:
 
 async def run(driver: Timed, told: Told, interval: float) -> AsyncIterator[Reaper]:
     """Run a reaper."""
-    reaper = Reaper(driver, interval, told.news.append, told.on_purged, lambda: told.rechecks.put_nowait(None))
+    reaper = Reaper(
+        driver, interval, told.news.append, told.on_purged, lambda: told.rechecks.put_nowait(None), told.was_unrenewed
+    )
     task = asyncio.create_task(reaper.run())
     yield reaper
     assert not task.done()
@@ -157,6 +172,19 @@ async def test_a_sweep_purges_and_rechecks(driver: Timed, told: Told) -> None:
     assert News(recheck=True) in told.news
     await told.rechecks.get()
     await told.rechecks.get()
+
+
+async def test_leases_that_could_not_be_renewed(driver: Timed, told: Told, rarely: Reaper) -> None:
+    """After leases could not be renewed, nothing is advanced before `grace` has succeeded, and that is called once."""
+    told.unrenewed = True
+    driver.graces = [Unavailable("away"), None]
+    rarely.due_in(0)
+    assert await driver.calls.get() == ("grace", 0)
+    rarely.due_in(0)
+    assert await driver.calls.get() == ("grace", 0)
+    assert await driver.calls.get() == ("advance", STEP)
+    rarely.due_in(0)
+    assert await driver.calls.get() == ("advance", STEP)
 
 
 @pytest.mark.usefixtures("often")

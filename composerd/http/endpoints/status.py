@@ -102,6 +102,9 @@ async def readyz(request: web.Request) -> web.Response:
     queue = request.app[QUEUE]
     if queue.draining:
         return web.Response(status=503, text="draining\n")
+    if queue.hangs:
+        reason = f"a write has had no answer for {queue.oldest_write:.0f} s"
+        return web.Response(status=503, text=f"the storage does not accept writes: {reason}\n")
     try:
         await queue.driver.ping()
     except ComposerdError as exc:

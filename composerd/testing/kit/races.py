@@ -7,6 +7,7 @@ from uuid import UUID
 import pytest
 
 from composerd.driver import Driver
+from composerd.driver.guard import Guard
 from composerd.models import AttemptState, Claim, Job, JobState, Outcome, Touch, Verdict
 from composerd.queue import JobQueue, QueueOptions
 from composerd.testing.kit.clause import clause
@@ -117,7 +118,7 @@ class Races:
     @clause("C6", "G6")
     async def test_many_waiters(self, instance: Instance) -> None:
         """Three hundred workers that wait at the server's queue get three hundred jobs, one each."""
-        queue = JobQueue(instance.driver, OPTIONS)
+        queue = JobQueue(Guard(instance.driver), OPTIONS)
         root = instance.new()
         singles = [instance.new() for _ in range(150)]
         graph = [instance.new(root.id) for _ in range(150)]

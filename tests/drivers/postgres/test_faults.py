@@ -57,8 +57,8 @@ async def test_killed_in_a_statement(open_instance: Open, newest_postgres: Throw
         pid = await _blocked(newest_postgres)
         newest_postgres.sql(f"SELECT pg_terminate_backend({pid})")
         await _blocked(newest_postgres, pid)
-    answers, _ = await finishing
-    assert [one.verdict for one in answers] == [Verdict.ACCEPTED]  # type: ignore[union-attr]
+    answers = await finishing
+    assert [one.verdict for one in answers.items] == [Verdict.ACCEPTED]  # type: ignore[union-attr]
     assert await instance.result(job_id) == b"1"
 
 
