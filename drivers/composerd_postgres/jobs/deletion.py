@@ -1,12 +1,15 @@
 """Deletes ended jobs: on demand (`Driver.delete`), and when their retention is over (`Driver.purge`)."""
 
 from collections.abc import Sequence
+from typing import Any
 from uuid import UUID
 
 from composerd.driver import transitions
+from composerd.driver.clock import to_time
 from composerd.errors import ComposerdError, JobNotEnded
 from composerd.models import Job, JobState
 from composerd_postgres.db.connection import Transaction, repeated
+from composerd_postgres.jobs.clock import StorageClock
 from composerd_postgres.jobs.records import JobRecord
 from composerd_postgres.session import Session
 from composerd_postgres.sql.statements import array
@@ -49,15 +52,22 @@ async def _delete(session: Session, job_ids: Sequence[UUID]) -> list[Job | None 
     return answers
 
 
-async def purge(session: Session, limit: int) -> list[UUID]:
+async def purge(session: Session, clock: StorageClock, limit: int) -> list[UUID]:
     """See `Driver.purge`."""
     await session.connections.fetch(session.statements["forget_workers"], {"most": MAX_WORKERS})
-    return await repeated(_purge, session, limit)
+    now = await clock.read()
+    return await repeated(_purge, session, now, clock.kept_before(now), limit)
 
 
-async def _purge(session: Session, limit: int) -> list[UUID]:
+async def _purge(session: Session, now: int, kept_before: int, limit: int) -> list[UUID]:
+    """Delete jobs whose retention was over at this time, a moment ago. The clock may have jumped meanwhile."""
     statements = session.statements
-    parameters = {"shift": session.shift, "limit": limit}
+    parameters: dict[str, Any] = {
+        "shift": session.shift,
+        "now": to_time(now),
+        "kept_before": to_time(kept_before),
+        "limit": limit,
+    }
     async with session.connections.one() as connection:
         transaction = Transaction(connection)
         expired = await transaction.begin(statements["lock_expired"], parameters)

@@ -4,11 +4,12 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 from uuid import UUID
 
-from composerd.driver import StorageCheck, StoredAttempt, StoredJob
+from composerd.driver import StorageCheck, StorageInfo, StoredAttempt, StoredJob
 from composerd.driver.clock import to_time
 from composerd.errors import Unavailable
 from composerd.models import Artifact, AttemptState, Job, JobFilter, JobPage, JobState, PayloadKind, PayloadRef, Worker
 from composerd_postgres.db.connection import Transaction
+from composerd_postgres.db.durability import SETTINGS, durability
 from composerd_postgres.jobs.records import JobRecord, artifact_of, stored_attempt_of
 from composerd_postgres.session import Session
 from composerd_postgres.sql.statements import array, encode
@@ -107,10 +108,28 @@ async def counts(session: Session) -> dict[str, int]:
     return found
 
 
-async def server(session: Session) -> Any:
-    """Return the row of the statement `server`: facts about the database."""
+async def info(session: Session) -> StorageInfo:
+    """See `Driver.info`."""
     (row,) = await session.connections.fetch(session.statements["server"], {"schema": session.options.schema})
-    return row
+    details = {
+        "server": row.version,
+        "bytes": row.bytes,
+        "clients": row.clients,
+        "connections": session.options.connections,
+        "durability": await _durability(session),
+    }
+    if row.disputed_since is not None:
+        details["clock"] = f"jumped ahead; jobs that ended before {to_time(row.disputed_since):%F %T} UTC are kept"
+    return StorageInfo(
+        description=f"PostgreSQL database {session.options.target}, schema {session.options.schema}",
+        jobs=await counts(session),
+        details=details,
+    )
+
+
+async def _durability(session: Session) -> str:
+    (settings,) = await session.connections.fetch(SETTINGS, {})
+    return durability(settings)
 
 
 async def dump(session: Session) -> AsyncIterator[StoredJob]:
@@ -176,7 +195,8 @@ async def check(session: Session) -> StorageCheck:
         f"the sequence of the jobs is at {row.last} and behind them, at {row.latest}; the start of a server sets it"
         for row in behind
     ]
-    return StorageCheck(problems=tuple(problems), jobs=await counts(session))
+    details = {"durability": await _durability(session)}
+    return StorageCheck(problems=tuple(problems), jobs=await counts(session), details=details)
 
 
 def _payload(job_id: UUID, kind: str, body: memoryview | None, *, expected: bool) -> bytes | None:

@@ -264,18 +264,10 @@ class LeaseRecord(msgspec.Struct):
     handover: int | None
 
     @classmethod
-    def since(cls, row: Any, opened_at: int) -> Self:
-        """Return the record of a row of the statement `read_leases`; resume an attempt that began before `opened_at`.
-
-        Such an attempt keeps a deadline that is later than that: it was renewed since, or another server promised it a
-        handover that is longer than its lease.
-        """
+    def of(cls, row: Any) -> Self:
+        """Return the record of a row of the statement `read_leases`."""
         handover = None if row.handover is None else microseconds(row.handover)
-        record = cls(row.confirmed, row.deadline, row.timeout_at, microseconds(row.lease), handover)
-        if row.began < opened_at:
-            transitions.resume(record, opened_at)
-            record.deadline = max(record.deadline, row.deadline)
-        return record
+        return cls(row.confirmed, row.deadline, row.timeout_at, microseconds(row.lease), handover)
 
 
 def attempt_of(record: AttemptRecord | None) -> Attempt:

@@ -1,14 +1,16 @@
 """Does what is due (`Driver.advance`): expired leases, delayed jobs, and ends that are still to be propagated."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
 from composerd.driver import transitions
-from composerd.driver.clock import seconds, to_time
+from composerd.driver.clock import microseconds, seconds, to_time
 from composerd.models import Key
 from composerd_postgres.db.connection import Transaction, repeated
 from composerd_postgres.jobs.attempts import lock_attempts, requeue
+from composerd_postgres.jobs.clock import ATTEND_EVERY, StorageClock
 from composerd_postgres.jobs.decisions import Decisions
 from composerd_postgres.jobs.propagate import propagate
 from composerd_postgres.jobs.records import LeaseRecord
@@ -16,61 +18,68 @@ from composerd_postgres.news.changes import Changes
 from composerd_postgres.session import Session
 from composerd_postgres.sql.statements import array
 
+SLOW = 1.0
+"""Time in seconds that finding what is due may take; a process that was stopped meanwhile renewed no lease."""
+
+RESCAN = microseconds(5.0)
+"""Time after which the leases are read again at the latest: other servers begin attempts too."""
+
 
 class Timers:
-    """The timers of one driver. They end no attempt within one lease of its start, or of the end of an outage."""
+    """The timers of one driver."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, clock: StorageClock) -> None:
         self._session = session
-        self._since = 0
-
-    async def resume(self) -> None:
-        """Begin to end attempts one lease from now; let the clock not fall behind what is stored.
-
-        Called when the storage was opened, and when it is available again after leases could not be renewed.
-        """
-        session = self._session
-        fetch, statements = session.connections.fetch, session.statements
-        await fetch(statements["advance_clock"], {"own": f"{session.own_shift} seconds"})
-        (clock,) = await fetch(statements["clock"], {})
-        session.follow_clock(clock.ahead)
-        (now,) = await fetch(statements["now"], {"shift": session.shift})
-        self._since = now.now
+        self._clock = clock
 
     async def advance(self, limit: int) -> tuple[list[UUID], Changes]:
         """See `Driver.advance`."""
         session = self._session
         changes = Changes()
         if session.connections.outage:
-            await self.resume()
+            await self._clock.grace()
             session.connections.outage = False
         due = await self._find_due(limit)
+        await self._clock.attend(due)
         propagated = await propagate(session, due.unpropagated, changes, limit)
         done: list[UUID] = []
         if due.delayed_until is not None and due.delayed_until <= due.now and propagated < limit:
             done += await repeated(self._start_delayed, due.now, limit - propagated, changes)
         room = limit - propagated - len(done)
         if due.expired and room > 0:
-            decisions, requeued = await repeated(self._end_expired, due.expired[:room])
+            decisions, requeued = await repeated(self._end_expired, due.expired[:room], due.now)
             changes.add(decisions.changes)
             done += requeued
             await propagate(session, decisions.to_propagate, changes, limit)
         if due.unpropagated or done:
             due = await self._find_due(limit)
-        for at in (due.delayed_until, due.next_expiry):
-            if at is not None:
-                changes.due(seconds(at - due.now))
+        if due.delayed_until is not None:
+            changes.due(seconds(due.delayed_until - due.now))
+        if due.running:
+            changes.due(min(ATTEND_EVERY, seconds(session.expiry_at - session.clock.elapsed())))
         if due.unpropagated or due.expired or propagated + len(done) >= limit:
             changes.due(0.0)
         return done, changes
 
     async def _find_due(self, limit: int) -> Any:
-        """Return the row of the statement `find_due`."""
+        """Return the row of the statement `find_due`, after grace if nobody could renew leases meanwhile."""
+        due, trusted = await self._find_due_once(limit)
+        return due if trusted else (await self._find_due_once(limit))[0]
+
+    async def _find_due_once(self, limit: int) -> tuple[Any, bool]:
+        """Return the row of the statement `find_due`; False if leases have got a grace since it was read."""
         session = self._session
-        parameters = {"shift": session.shift, "since": to_time(self._since), "limit": limit}
+        began, asked = asyncio.get_running_loop().time(), session.clock.elapsed()
+        parameters = {"shift": session.shift, "expiring": session.expiry_at <= asked, "limit": limit}
         (due,) = await session.connections.fetch(session.statements["find_due"], parameters)
-        session.follow_clock(due.ahead)
-        return due
+        if parameters["expiring"] and not due.expired:
+            session.expiry_at = asked + (RESCAN if due.next_expiry is None else min(due.next_expiry - due.now, RESCAN))
+        if await self._clock.observe(due, asked):
+            return due, False
+        if asyncio.get_running_loop().time() - began > SLOW:
+            await self._clock.grace()
+            return due, False
+        return due, True
 
     async def _start_delayed(self, now: int, limit: int, changes: Changes) -> list[UUID]:
         session = self._session
@@ -85,8 +94,11 @@ class Timers:
         changes.add(started)
         return [row.id for row in rows]
 
-    async def _end_expired(self, tokens: Sequence[UUID]) -> tuple[Decisions, list[UUID]]:
-        """Requeue or fail the jobs of attempts whose time is over, unless they were renewed or ended meanwhile."""
+    async def _end_expired(self, tokens: Sequence[UUID], now: int) -> tuple[Decisions, list[UUID]]:
+        """Requeue or fail the jobs of attempts whose time was over, unless they were renewed or ended meanwhile.
+
+        `now` is the time at which they were found: since then this process may have been stopped, or the clock jumped.
+        """
         session = self._session
         async with session.connections.one() as connection:
             transaction = Transaction(connection)
@@ -99,7 +111,7 @@ class Timers:
                 attempt = locked.attempts.get(token)
                 if attempt is None or not attempt.running or token not in leases:
                     continue
-                cause = transitions.expiry(LeaseRecord.since(leases[token], self._since), locked.now)
+                cause = transitions.expiry(LeaseRecord.of(leases[token]), now)
                 if cause is not None:
                     requeue(decisions, locked, attempt, cause)
                     done.append(attempt.job_id)

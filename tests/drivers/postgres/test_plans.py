@@ -208,6 +208,17 @@ async def test_retention_in_small_batches(explained: Any) -> None:
     assert _expensive(found) == []
 
 
+async def test_retention_by_a_wrong_clock(explained: Any) -> None:
+    """With 100,000 jobs whose retention is over by a clock that jumped, a purge reads no more than it may delete."""
+    instance, plans = explained
+    await instance.driver.jump_clock(20 * 86400.0)
+    for _ in range(2):
+        batch, found = await plans(lambda: instance.driver.purge(100))
+        assert batch.items == []
+        assert _expensive(found) == []
+        await instance.driver.shift_clock(100.0)
+
+
 async def test_a_filtered_page_is_bounded(explained: Any) -> None:
     """A listing with a filter that no job passes reads a bounded number of jobs, and offers to go on from there."""
     instance, plans = explained

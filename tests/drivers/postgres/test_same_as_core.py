@@ -70,7 +70,7 @@ async def _now(session: Session) -> int:
 async def _leases(session: Session, tokens: Sequence[UUID]) -> dict[UUID, LeaseRecord]:
     """Return the leases as they are stored."""
     rows = await _fetch(session, "read_leases", tokens=array(tokens))
-    return {row.token: LeaseRecord.since(row, 0) for row in rows}
+    return {row.token: LeaseRecord.of(row) for row in rows}
 
 
 async def _jobs(session: Session, job_ids: Sequence[UUID]) -> dict[UUID, JobRecord]:
@@ -252,45 +252,60 @@ async def test_delayed_jobs_start_when_their_time_has_come(open_instance: Open, 
 
 @SEEDS
 async def test_find_due_finds_what_expires(open_instance: Open, seed: int) -> None:
-    """The statement `find_due` finds the attempts that `expiry` ends after `resume`, and when the next one expires.
-
-    An attempt keeps a handover that is longer than that: the server that promised it still waits for the confirmation.
-    """
+    """The statement `find_due` finds the attempts that `expiry` ends, and when the next one expires."""
     chance = random.Random(seed)
     instance = await open_instance()
     session = _session(instance)
     now = await _now(session)
-    since = now - microseconds(500)
-    leases: dict[UUID, LeaseRecord] = {}
-    rows = []
-    for _ in range(COUNT):
-        token, lease = instance.id(), _random_lease(chance, since)
-        began = since - 1
-        stored = msgspec.structs.replace(lease)
-        if chance.random() < 0.5:
-            transitions.resume(lease, since)  # which is not stored: `since` stands for it
-            lease.deadline = max(lease.deadline, stored.deadline)
-            if chance.random() < 0.5:
-                at = chance.randint(since, now)
-                transitions.renew(lease, at)
-                transitions.renew(stored, at)
-        else:
-            began = since
-        leases[token] = lease
-        rows.append(_row(token, stored, began))
-    await _store_leases(session, rows)
-    (due,) = await _fetch(session, "find_due", since=to_time(since), limit=2 * COUNT)
+    leases = {instance.id(): _random_lease(chance, now) for _ in range(COUNT)}
+    await _store_leases(session, [_row(token, lease, now) for token, lease in leases.items()])
+    (due,) = await _fetch(session, "find_due", expiring=True, limit=2 * COUNT)
     expired = [token for token, lease in leases.items() if transitions.expiry(lease, due.now) is not None]
     assert 0 < len(expired) < COUNT
     assert set(due.expired) == set(expired)
     order = [transitions.expires_at(leases[token]) for token in due.expired]
     assert order == sorted(order)
     assert due.next_expiry == min(transitions.expires_at(leases[token]) for token in leases if token not in expired)
-    records = await _fetch(session, "read_leases", tokens=array(leases))
-    for row in records:
-        assert transitions.expiry(LeaseRecord.since(row, since), due.now) is transitions.expiry(
-            leases[row.token], due.now
-        )
+
+
+@SEEDS
+async def test_excuse(open_instance: Open, seed: int) -> None:
+    """The statement `excuse` changes each lease as the function `excuse` does."""
+    chance = random.Random(seed)
+    instance = await open_instance()
+    session = _session(instance)
+    now = await _now(session)
+    before = {instance.id(): _random_lease(chance, now) for _ in range(COUNT)}
+    await _store_leases(session, [_row(token, lease, now) for token, lease in before.items()])
+    jump = microseconds([0.0, -3600.0, 3600.0][seed])
+    await _fetch(session, "excuse", now=to_time(now), jump=seconds(jump))
+    after = await _leases(session, [*before])
+    for token, lease in before.items():
+        transitions.excuse(lease, now, jump)
+        assert after[token] == lease
+
+
+@SEEDS
+async def test_stand_still(open_instance: Open, seed: int) -> None:
+    """The statement `stand_still` changes each lease as the function does, for the time in which it was running."""
+    chance = random.Random(seed)
+    instance = await open_instance()
+    session = _session(instance)
+    now = await _now(session)
+    gap = [40.0, 4.0, 2.0][seed]
+    before, rows = {}, []
+    for _ in range(COUNT):
+        token, lease = instance.id(), _random_lease(chance, now)
+        age = microseconds(chance.choice([1.0, gap / 3, 100.0]))
+        before[token] = lease, min(age, microseconds(gap))
+        rows.append(_row(token, lease, now - age))
+    await _store_leases(session, rows)
+    await _fetch(session, "stand_still", now=to_time(now), gap=gap, attended_within=3.0)
+    after = await _leases(session, [*before])
+    for token, (lease, absence) in before.items():
+        if gap > 3.0 or absence * 2 > lease.lease:
+            transitions.stand_still(lease, now, absence)
+        assert after[token] == lease
 
 
 @SEEDS

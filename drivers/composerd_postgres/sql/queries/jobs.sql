@@ -141,12 +141,14 @@ WHERE j.id = %(id)s::uuid AND j.state = 'ready'
 SELECT state, count(*) AS jobs FROM composerd.jobs GROUP BY state
 
 -- name: server
--- Facts about the database, for people: its version, the size of the tables, and how many programs use it.
+-- Facts about the database, for people: its version, the size of the tables, how many programs use it, and since when its
+-- clock is disputed.
 SELECT current_setting('server_version') AS version,
     coalesce(sum(pg_total_relation_size(c.oid)), 0)::bigint AS bytes,
     (
         SELECT count(DISTINCT (client_addr, application_name)) FROM pg_stat_activity WHERE datname = current_database()
-    ) AS clients
+    ) AS clients,
+    (SELECT disputed_since FROM composerd.clock) AS disputed_since
 FROM pg_class c
 JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = %(schema)s AND c.relkind = 'r'

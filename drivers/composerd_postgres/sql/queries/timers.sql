@@ -44,48 +44,29 @@ WHERE j.id IN (
     FOR NO KEY UPDATE
 )
 
--- name: advance_clock
--- Time must not go back. If the database's clock is behind a time that is stored, which happens after a failover to
--- another machine, let the clocks of all servers run ahead of it from now on.
-WITH latest AS (
-    SELECT greatest(
-        (SELECT j.queued_at FROM composerd.jobs j ORDER BY j.seq DESC LIMIT 1), (SELECT max(l.began) FROM composerd.leases l)
-    ) AS at
-)
-UPDATE composerd.clock c
-SET ahead = c.ahead + (l.at - (clock_timestamp() + c.ahead + %(own)s::interval))
-FROM latest l
-WHERE l.at > clock_timestamp() + c.ahead + %(own)s::interval
-
--- name: clock
--- The seconds by which the clocks of all servers are ahead of the database's.
-SELECT extract(epoch FROM ahead)::double precision AS ahead FROM composerd.clock
-
 -- name: now
 -- The time.
 SELECT clock_timestamp() + %(shift)s::interval AS now
 
 -- name: find_due
--- Find everything that is due, and the time when something else will be. An attempt that began before `since` has a full
--- lease from then, over its job's timeout too. Applies the rules of `resume` and `expiry` of composerd.driver.transitions;
--- these decide why an attempt ends, and if it still does, when its job is locked.
+-- Find everything that is due, and the time when something else will be. Leases are only read if `expiring` is true. Applies
+-- the rule `expires_at` of composerd.driver.transitions; `expiry` decides why an attempt ends, and if it still does, when its
+-- job is locked.
 WITH expiries AS MATERIALIZED (
-    SELECT l.token, l.job_id, CASE
-        WHEN l.began < %(since)s
-            THEN greatest(least(l.deadline, l.timeout_at), %(since)s + make_interval(secs => l.lease))
-        ELSE least(l.deadline, l.timeout_at)
-    END AS at
-    FROM composerd.leases l
+    SELECT l.token, least(l.deadline, l.timeout_at) AS at FROM composerd.leases l WHERE %(expiring)s
 ),
-clock AS (SELECT clock_timestamp() + %(shift)s::interval AS now)
-SELECT c.now,
+clock AS (
+    SELECT clock_timestamp() + %(shift)s::interval AS now, c.attended, c.disputed_since, c.jump, c.jumped_at
+    FROM composerd.clock c
+)
+SELECT c.*,
     ARRAY(SELECT j.id FROM composerd.jobs j WHERE j.unsettled ORDER BY j.finished_at LIMIT %(limit)s) AS unpropagated,
     (
         SELECT min(not_before) FROM composerd.jobs WHERE state = 'waiting' AND pending = 0 AND not_before IS NOT NULL
     ) AS delayed_until,
+    EXISTS (SELECT FROM composerd.leases) AS running,
     ARRAY(SELECT e.token FROM expiries e WHERE e.at <= c.now ORDER BY e.at LIMIT %(limit)s) AS expired,
-    (SELECT min(e.at) FROM expiries e WHERE e.at > c.now) AS next_expiry,
-    (SELECT extract(epoch FROM ahead)::double precision FROM composerd.clock) AS ahead
+    (SELECT min(e.at) FROM expiries e WHERE e.at > c.now) AS next_expiry
 FROM clock c
 
 -- name: start_delayed
@@ -103,10 +84,12 @@ WHERE j.id IN (
 RETURNING j.id, j.channel, j.type, j.arch, j.priority, j.place AS position
 
 -- name: read_leases
--- The leases of attempts whose jobs are locked.
+-- The leases of attempts whose jobs are locked. They are not renewed until the transaction ends.
 SELECT l.token, l.lease, l.handover, l.confirmed, l.began, l.timeout_at, l.deadline
 FROM composerd.leases l
 WHERE l.token = ANY (%(tokens)s::uuid[])
+ORDER BY l.token
+FOR UPDATE
 
 -- name: needed
 -- Those of the given jobs on which an unended job depends.
@@ -116,12 +99,21 @@ JOIN composerd.jobs d ON d.id = e.dependent
 WHERE e.dependency = ANY (%(ids)s::uuid[]) AND d.state IN ('waiting', 'ready', 'running')
 
 -- name: lock_expired
--- Lock some jobs whose retention is over, and that no other server is deleting.
+-- Lock some jobs whose retention is over, that ended after `kept_before`, and that no other server is deleting. Jobs that
+-- ended before that are read too, but no more than `limit`.
 SELECT j.id, j.state
 FROM composerd.jobs j
-WHERE j.purge_at <= statement_timestamp() + %(shift)s::interval
-ORDER BY j.purge_at
-LIMIT %(limit)s
+WHERE j.id IN (
+    SELECT e.id
+    FROM (
+        SELECT o.id, o.finished_at
+        FROM composerd.jobs o
+        WHERE o.purge_at BETWEEN %(kept_before)s AND %(now)s
+        ORDER BY o.purge_at
+        LIMIT %(limit)s
+    ) e
+    WHERE e.finished_at >= %(kept_before)s
+)
 FOR UPDATE SKIP LOCKED
 
 -- name: postpone

@@ -1,0 +1,143 @@
+"""The storage's clock, which is the database's, and the time in which no server looked after the leases.
+
+The servers share what they know of both in the only row of the table `clock`. Each compares the database's clock with
+the time that passes on its own, and notes that it looks after the leases.
+"""
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from composerd.driver.clock import microseconds, seconds, to_time
+from composerd.driver.timekeeper import JUMP, STORED_EVERY, ClockState, Timekeeper
+from composerd_postgres.db.connection import Transaction, repeated
+from composerd_postgres.session import Session
+
+ATTEND_EVERY = 1.0
+"""Time in seconds after which `advance` is called at the latest while attempts are running."""
+
+ATTENDED_WITHIN = 3.0
+"""Time in seconds without a note of a server after which no server has looked after the leases."""
+
+_NOTED_EVERY = microseconds(ATTEND_EVERY / 2)
+"""Time after which it is noted again that they are."""
+
+
+class StorageClock:
+    """The database's clock as one server sees it."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._keeper = Timekeeper()
+        self._elapsed = 0
+        """The time that had passed here when the database's clock was read last."""
+
+    async def open(self) -> None:
+        """Begin to compare the clocks, and give back to the leases the time in which no server was there."""
+        await self._alone(self._open)
+
+    async def grace(self) -> None:
+        """Give back to the leases the time in which no server was there, if there was such a time."""
+        await self._alone(self._stand_still)
+
+    async def confirm(self) -> None:
+        """See `Driver.confirm_clock`."""
+        await self._session.connections.fetch(self._session.statements["save_dispute"], {"disputed_since": None})
+        self._keeper.confirm()
+
+    async def read(self) -> int:
+        """Return the time, after a comparison of the clocks."""
+        session = self._session
+        asked = session.clock.elapsed()
+        (row,) = await session.connections.fetch(session.statements["clock"], {"shift": session.shift})
+        await self.observe(row, asked)
+        return int(row.now)
+
+    def kept_before(self, now: int) -> int:
+        """Return a time of the storage: jobs that ended before it must not be purged now."""
+        return self._keeper.kept_before(now)
+
+    async def observe(self, row: Any, asked: int) -> bool:
+        """Compare the clock with the time that has passed since the last call; let the leases follow a jump of it.
+
+        Args:
+            row: The columns of the statement `clock`.
+            asked: The time that had passed here before the database was asked for them.
+
+        Returns:
+            True if the clock had jumped, so that what was read of the leases is out of date.
+        """
+        keeper = self._keeper
+        seen, stored = keeper.state.seen, row.disputed_since or 0
+        keeper.state = ClockState(seen, stored)  # another server, or an operator, may have changed it
+        # The database read its clock at some time between the question and the answer: a slow answer is no jump.
+        self._elapsed = min(max(self._elapsed + row.now - seen, asked), self._session.clock.elapsed())
+        jump = keeper.observe(row.now, self._elapsed)
+        disputed_since = keeper.state.disputed_since
+        if jump:
+            await self._alone(self._follow, jump, seen)
+        if disputed_since != stored:
+            parameters = {"disputed_since": _time(disputed_since)}
+            await self._session.connections.fetch(self._session.statements["save_dispute"], parameters)
+        return jump != 0
+
+    async def attend(self, row: Any) -> None:
+        """Note that this server looked after the leases when it read this row of `find_due`.
+
+        While there are none, this is only noted so that a later start knows how long the storage was closed.
+        """
+        age = row.now - row.attended
+        if age >= (_NOTED_EVERY if row.running else STORED_EVERY) or age < -JUMP:
+            session = self._session
+            # The time of the row, not of the statement: a process that was stopped in between looked after nothing.
+            parameters = {"shift": session.shift, "now": to_time(row.now)}
+            await session.connections.fetch(session.statements["attend"], parameters)
+
+    async def _alone(self, work: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> None:
+        """Call `work` in a transaction in which no other server grants time to leases."""
+
+        async def once() -> None:
+            session = self._session
+            statement = session.statements.joined("lock_clock", "clock")
+            async with session.connections.one() as connection:
+                transaction = Transaction(connection)
+                (row,) = await transaction.begin(statement, {"shift": session.shift})
+                await work(transaction, row, *args)
+
+        await repeated(once)
+
+    async def _open(self, transaction: Transaction, row: Any) -> None:
+        self._elapsed = self._session.clock.elapsed()
+        stored = ClockState(row.attended or 0, row.disputed_since or 0)
+        jump = self._keeper.open(stored, row.now, self._elapsed)
+        parameters = {"disputed_since": _time(self._keeper.state.disputed_since)}
+        await transaction.fetch(self._session.statements["save_dispute"], parameters)
+        if jump or row.attended is None:
+            await self._excuse(transaction, row, jump)
+        else:
+            await self._stand_still(transaction, row)
+
+    async def _follow(self, transaction: Transaction, row: Any, jump: int, seen: int) -> None:
+        """Let the leases follow a jump, unless another server has done so since the clock was seen before it."""
+        same = row.jump is not None and abs(microseconds(row.jump) - jump) <= 2 * JUMP
+        if same and row.jumped_at >= seen + jump - JUMP:
+            await transaction.commit()
+        else:
+            await self._excuse(transaction, row, jump)
+
+    async def _excuse(self, transaction: Transaction, row: Any, jump: int) -> None:
+        parameters = {"now": to_time(row.now), "jump": seconds(jump)}
+        await transaction.commit(self._session.statements.joined("excuse", "save_jump", "attend_now"), parameters)
+
+    async def _stand_still(self, transaction: Transaction, row: Any) -> None:
+        """Give the leases the time in which no server looked after them; a short one is usual while servers do."""
+        parameters = {
+            "now": to_time(row.now),
+            "gap": seconds(row.now - row.attended),
+            "attended_within": ATTENDED_WITHIN,
+        }
+        await transaction.commit(self._session.statements.joined("stand_still", "attend_now"), parameters)
+
+
+def _time(stored: int) -> Any:
+    """Return a time of the timekeeper's as the database stores it."""
+    return to_time(stored) if stored else None

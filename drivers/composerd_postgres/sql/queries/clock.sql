@@ -1,0 +1,70 @@
+-- Statements about the row `clock`, and about all leases after a time in which nobody could renew them.
+
+-- name: lock_clock
+-- Let no other server grant or take back time until the transaction ends.
+SELECT FROM composerd.clock FOR UPDATE
+
+-- name: clock
+-- The time, and what the servers know of it together.
+SELECT clock_timestamp() + %(shift)s::interval AS now, c.attended, c.disputed_since, c.jump, c.jumped_at
+FROM composerd.clock c
+
+-- name: attend
+-- Note that a server looked after the leases at a time that is not long ago. Nobody waits for the row, or for the disk.
+-- A noted time that is in the future is from before the clock was set back.
+SET LOCAL synchronous_commit = off;
+UPDATE composerd.clock
+SET attended = %(now)s
+WHERE id IN (
+    SELECT c.id
+    FROM composerd.clock c
+    WHERE c.attended < %(now)s OR c.attended > clock_timestamp() + %(shift)s::interval + interval '1 second'
+    FOR NO KEY UPDATE SKIP LOCKED
+)
+
+-- name: attend_now
+-- Note the same in a transaction that has locked the row, at the time at which it was locked.
+UPDATE composerd.clock SET attended = %(now)s
+
+-- name: save_dispute
+-- Note since when the clock is disputed, or that it no longer is.
+UPDATE composerd.clock SET disputed_since = %(disputed_since)s
+
+-- name: save_jump
+-- Note a jump that the leases have followed.
+UPDATE composerd.clock SET jump = %(jump)s, jumped_at = %(now)s
+
+-- name: excuse
+-- Give every running attempt a full lease, because the clock jumped. Does the same as `excuse` of
+-- composerd.driver.transitions.
+UPDATE composerd.leases l
+SET began = l.began + make_interval(secs => %(jump)s),
+    deadline = %(now)s + make_interval(secs => l.lease),
+    timeout_at = CASE
+        WHEN l.timeout_at IS NOT NULL
+            THEN greatest(l.timeout_at + make_interval(secs => %(jump)s), %(now)s + make_interval(secs => l.lease))
+    END
+WHERE l.token IN (SELECT token FROM composerd.leases ORDER BY token FOR UPDATE)
+
+-- name: stand_still
+-- Do not count `gap` seconds without a server against the attempts that were running meanwhile. Does the same as `stand_still`
+-- of composerd.driver.transitions.
+UPDATE composerd.leases l
+SET deadline = CASE
+        WHEN a.seconds * 2 > l.lease THEN %(now)s + make_interval(secs => l.lease)
+        ELSE l.deadline + make_interval(secs => a.seconds)
+    END,
+    timeout_at = CASE
+        WHEN l.timeout_at IS NULL THEN NULL
+        WHEN a.seconds * 2 > l.lease THEN greatest(l.timeout_at, %(now)s + make_interval(secs => l.lease))
+        ELSE l.timeout_at + make_interval(secs => a.seconds)
+    END
+FROM (
+    SELECT o.token, n.seconds
+    FROM composerd.leases o
+    CROSS JOIN LATERAL (SELECT least(%(gap)s, extract(epoch FROM %(now)s - o.began))::double precision AS seconds) n
+    WHERE o.began < %(now)s AND (%(gap)s > %(attended_within)s OR n.seconds * 2 > o.lease)
+    ORDER BY o.token
+    FOR UPDATE OF o
+) a
+WHERE l.token = a.token
