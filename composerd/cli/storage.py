@@ -109,6 +109,25 @@ def _print_check(found: StorageCheck) -> None:
     _print({"intact": "no" if found.problems else "yes"}, found.jobs, found.details)
 
 
+@storage.command(epilog="Example: composerd storage confirm-clock --storage fs:/var/lib/composerd")
+@_url_option
+def confirm_clock(url: str) -> None:
+    """Say that the clock is right after it has jumped forward.
+
+    A server removes no jobs that ended before the clock jumped forward by more than an hour, or before the storage was
+    closed for longer, until a day later. With this command it removes them at once if their retention is over. Compare
+    the time with another machine first.
+    """
+
+    async def confirm() -> None:
+        driver = open_driver(url)
+        async with storages.started(driver, create=False):
+            await driver.confirm_clock()
+
+    _run(confirm())
+    click.echo("the clock is confirmed: jobs whose retention is over are removed")
+
+
 @storage.command(epilog="Example: composerd storage move --from fs:/srv/old --to fs:/srv/new")
 @click.option("--from", "source_url", required=True, metavar="URL", help="URL of the storage to copy from.")
 @click.option("--to", "target_url", required=True, metavar="URL", help="URL of the storage to copy to.")

@@ -9,7 +9,8 @@ from uuid import UUID
 
 from composerd.directory import Directory, make_directory
 from composerd.driver import Batch, Capabilities, Driver, StorageCheck, StorageInfo, StoredJob
-from composerd.driver.clock import Clock, microseconds, to_time
+from composerd.driver.clock import Clock, microseconds
+from composerd.driver.timekeeper import ClockState
 from composerd.driver.url import path_of
 from composerd.errors import ComposerdError, StorageUnusable, StorageURLError, Unavailable
 from composerd.models import (
@@ -32,6 +33,7 @@ from composerd.models import (
 )
 from composerd_fs.commit import Committer, FlushLog, NullLog
 from composerd_fs.journal.checkpoint import Restoration
+from composerd_fs.journal.clock_file import ClockFile
 from composerd_fs.journal.compactor import Compactor
 from composerd_fs.journal.entries import (
     ArchivedEntry,
@@ -49,6 +51,7 @@ from composerd_fs.journal.writer import Journal
 from composerd_fs.state import queries
 from composerd_fs.state.commands import Commands, CopiedPayloads
 from composerd_fs.state.table import Table
+from composerd_fs.state.timekeeping import Timekeeping
 from composerd_fs.state.workers import Workers
 
 _CHECKPOINT_ENTRIES = (BegunEntry, KeptEntry, ShapesEntry, ArchivedEntry, CompleteEntry)
@@ -65,7 +68,8 @@ class _TableDriver(Driver):
         self._clock = Clock()
         self._table = Table()
         self._workers = Workers()
-        self._commands = Commands(self._table, self._clock.now, log.payload, log.record)
+        self._time = Timekeeping(self._table, self._clock)
+        self._commands = Commands(self._table, self._time, log.payload, log.record)
         self._committer = Committer(self._table, self._clock, log)
 
     async def _read_payloads(self, payloads: Sequence[Payload | None]) -> list[bytes | None]:
@@ -76,6 +80,9 @@ class _TableDriver(Driver):
 
     async def jump_clock(self, seconds: float) -> None:
         self._clock.jump(seconds)
+
+    async def confirm_clock(self) -> None:
+        self._time.keeper.confirm()
 
     # Writes.
 
@@ -96,7 +103,7 @@ class _TableDriver(Driver):
         return Batch(claimed, done.news)
 
     async def touch(self, touches: Sequence[Touch]) -> Batch[Attempt]:
-        return Batch(await self._committer.between_flushes(self._commands.touch, touches))
+        return await self._committer.between_flushes(self._commands.touch, touches)
 
     async def attach(self, attachments: Sequence[Attachment]) -> Batch[Attached]:
         done = await self._committer.write(self._commands.attach, attachments, items=len(attachments))
@@ -128,6 +135,9 @@ class _TableDriver(Driver):
     async def purge(self, limit: int) -> Batch[UUID]:
         done = await self._committer.write(self._commands.purge, limit, purpose=Purpose.REMOVE)
         return Batch(done.answer, done.news)
+
+    async def grace(self) -> None:
+        await self._committer.between_flushes(self._time.grace)
 
     async def load(self, jobs: Sequence[StoredJob]) -> None:
         size = sum(len(job.new.args or b"") + len(job.result or b"") for job in jobs)
@@ -178,10 +188,10 @@ class _TableDriver(Driver):
     # Workers.
 
     async def seen(self, workers: Sequence[Worker]) -> None:
-        self._workers.seen(workers, to_time(self._clock.now()))
+        self._workers.seen(workers, self._clock.read())
 
     async def workers(self, within: float, ids: "Sequence[UUID] | None" = None) -> "Sequence[Worker]":
-        found = self._workers.since(to_time(self._clock.now() - microseconds(within)), ids)
+        found = self._workers.since(self._clock.elapsed() - microseconds(within), ids)
         return await self._committer.between_flushes(queries.with_jobs, self._table, found)
 
     def _counts(self) -> dict[str, int]:
@@ -213,7 +223,7 @@ class MemoryDriver(_TableDriver):
     async def start(self, *, create: bool = True) -> None:
         if not create:
             raise StorageUnusable("memory: has no jobs from an earlier process; use another storage")
-        self._table.restart(self._clock.now())
+        self._time.open(ClockState())
 
     async def close(self) -> None:
         pass
@@ -228,7 +238,9 @@ class MemoryDriver(_TableDriver):
         return StorageCheck(jobs={})
 
     async def info(self) -> StorageInfo:
-        return StorageInfo(description="memory of this process", jobs=self._counts())
+        return StorageInfo(
+            description="memory of this process", jobs=self._counts(), details=self._time.keeper.details()
+        )
 
 
 class FsDriver(_TableDriver):
@@ -250,6 +262,8 @@ class FsDriver(_TableDriver):
         self._restoration = Restoration(self._table)
         self._compactor = Compactor(self._table, self._journal, self._committer.between_flushes, self._copy)
         self._committer.compaction = self._compactor
+        self._clock_file = ClockFile(self._journal.directory)
+        self._opened = False
         self._closed = False
 
     @classmethod
@@ -269,7 +283,9 @@ class FsDriver(_TableDriver):
             raise Unavailable(f"the journal in {self.directory} cannot be used: {exc.strerror}") from exc
         finally:
             gc.enable()
-        self._table.restart(self._clock.now())
+        stored = await asyncio.to_thread(self._clock_file.read)
+        self._time.open(stored if stored.seen else ClockState(self._table.latest))
+        self._opened = True
 
     def _prepare(self, create: bool) -> None:
         if not create and not (self.directory / "journal").is_dir():
@@ -298,11 +314,31 @@ class FsDriver(_TableDriver):
         self._closed = True
         await self._compactor.close()
         await self._committer.close()
+        if self._opened and not self._lock.read_only:
+            self._time.keep_seen()
+            await self._clock_file.close(self._time.keeper.state)
         await self._journal.close()
         self._lock.release()
 
     async def migrate(self) -> None:
         """Do nothing, because the format has only one version."""
+
+    # Time.
+
+    async def purge(self, limit: int) -> Batch[UUID]:
+        purged = await super().purge(limit)
+        self._store_clock()
+        return purged
+
+    async def confirm_clock(self) -> None:
+        await super().confirm_clock()
+        self._store_clock()
+
+    def _store_clock(self) -> None:
+        """Store the state of the clock from time to time: after each purge is often enough, and costs no other call."""
+        state = self._time.keeper.to_store()
+        if state is not None and not self._lock.read_only:
+            self._clock_file.store(state)
 
     # For operators.
 
@@ -314,7 +350,7 @@ class FsDriver(_TableDriver):
         return StorageInfo(
             description=f"fs at {self.directory}",
             jobs=self._counts(),
-            details=await asyncio.to_thread(self._compactor.describe, live),
+            details={**await asyncio.to_thread(self._compactor.describe, live), **self._time.keeper.details()},
         )
 
     async def check(self) -> StorageCheck:

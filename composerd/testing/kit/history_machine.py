@@ -4,13 +4,10 @@ Its rules take small numbers, so that a failing history shrinks to one that can 
 a thousand seconds, and time passes only in such steps: how fast the test runs never decides what is due.
 """
 
-import asyncio
-from collections import Counter
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 from uuid import UUID
 
-import msgspec
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -31,19 +28,16 @@ from composerd.models import (
     Job,
     JobFilter,
     JobState,
-    Key,
     NewJob,
     News,
     OnDependencyFailure,
     Outcome,
-    PayloadKind,
-    PayloadRef,
     Touch,
     Worker,
 )
-from composerd.testing.kit.instance import PLENTY, Instance
-from composerd.testing.kit.model import Model, ModelJob, ready_order
-from composerd.testing.kit.results import dependency_failed
+from composerd.testing.kit.history_comparison import SLACK, Comparison
+from composerd.testing.kit.instance import PLENTY
+from composerd.testing.kit.model import Model, ready_order
 from composerd.testing.kit.steps import (
     KEYS,
     LAST,
@@ -59,9 +53,6 @@ from composerd.testing.kit.steps import (
 
 T = TypeVar("T")
 
-SLACK = 500.0
-"""Shorter than a unit, and longer than any history takes, in seconds."""
-
 
 def _has_ready(history: "History") -> bool:
     return any(job.state is JobState.READY for job in history.model.jobs.values())
@@ -75,11 +66,9 @@ def _has_tokens(history: "History") -> bool:
     return bool(history.tokens)
 
 
-class History(RuleBasedStateMachine):
+class History(Comparison, RuleBasedStateMachine):
     """One history. `Histories` derives a class that has an `instance` and a `runner`."""
 
-    instance: Instance
-    runner: asyncio.Runner
     steps = 0
     """The number of steps done, in all histories of a class."""
 
@@ -104,15 +93,6 @@ class History(RuleBasedStateMachine):
         self.do(self.instance.empty())
         self.do(self.instance.shift(100 * UNIT))
 
-    def do(self, awaitable: Awaitable[T]) -> T:
-        """Run a coroutine and return its result."""
-
-        async def run() -> T:
-            async with asyncio.timeout(60):
-                return await awaitable
-
-        return self.runner.run(run())
-
     # Each of these rules stands for several, so that none of those is as frequent as a claim.
 
     @rule(step=heartbeats)
@@ -135,9 +115,9 @@ class History(RuleBasedStateMachine):
 
     @rule(step=storage_steps)
     @precondition(_has_jobs)
-    def on_storage(self, step: str) -> None:
-        """Restart the storage, reload everything, or purge."""
-        self.run((step,))
+    def on_storage(self, step: tuple[Any, ...]) -> None:
+        """Restart the storage, reload everything, purge, let the server stand still, or set the clock."""
+        self.run(step)
 
     def run(self, step: tuple[Any, ...]) -> None:
         """Call one of the methods below by its name."""
@@ -377,11 +357,35 @@ class History(RuleBasedStateMachine):
         self.advance()
         self.instance.shifted += 1.0
         self.do(self.instance.reopen())
-        self.model.restart()
+        self.model.restart(shared=self.instance.driver.capabilities.shared)
+        self.take_over_delayed_jobs()
         self.partials_known = False
-        self.workers.clear()
-        self.worker_ids = [self.instance.id() for _ in range(3)]
+        self.forget_workers()
         self.advance()  # as a server does when it starts
+
+    def take_over_delayed_jobs(self) -> None:
+        """Find out which jobs whose time has not come are ready: they were so before the clock was set back (G5)."""
+        jobs = self.model.jobs.values()
+        early = [one for one in jobs if one.state is JobState.READY and (one.not_before or 0.0) > self.model.now]
+        found = self.do(self.instance.driver.get([one.new.id for one in early]))
+        for job, stored in zip(early, found, strict=True):
+            assert stored is not None
+            assert stored.state in (JobState.READY, JobState.WAITING)
+            job.state = stored.state
+
+    def freeze(self, count: int) -> None:
+        """Let the server stand still for more than half of a lease."""
+        self.do(self.instance.freeze(count * UNIT))
+        self.model.now += count * UNIT
+        self.model.excuse()
+        self.advance()
+
+    def jump(self, count: int) -> None:
+        """Set the clock."""
+        self.do(self.instance.jump(count * UNIT))
+        self.model.jump(count * UNIT)
+        self.forget_workers()
+        self.advance()
 
     def reload(self) -> None:
         """Dump everything, delete it, and load it again."""
@@ -397,6 +401,11 @@ class History(RuleBasedStateMachine):
         self.advance()
 
     # Workers.
+
+    def forget_workers(self) -> None:
+        """Go on with other workers: the contract does not say whether the old ones are still known."""
+        self.workers.clear()
+        self.worker_ids = [self.instance.id() for _ in range(3)]
 
     def seen(self, n: int, alive: bool) -> None:
         """Report that a worker was seen."""
@@ -431,18 +440,6 @@ class History(RuleBasedStateMachine):
         ]
         assert self.do(self.listing(filter, limit)) == expected
 
-    async def listing(self, filter: JobFilter, limit: int) -> list[UUID]:
-        """Return the ids on all pages of a listing."""
-        found: list[UUID] = []
-        cursor: int | None = None
-        while True:
-            page = await self.instance.driver.list(filter, cursor, limit)
-            assert len(page.jobs) <= limit
-            found += [job.id for job in page.jobs]
-            cursor = page.next
-            if cursor is None:
-                return found
-
     def ahead(self, n: int, limit: int) -> None:
         """Compare how many jobs are ahead of one."""
         job = self.model.jobs.get(self.job_id(n))
@@ -462,64 +459,6 @@ class History(RuleBasedStateMachine):
         """Compare everything that can be read of every job, after each step."""
         type(self).steps += 1
         self.do(self.compare_everything())
-
-    async def compare_everything(self) -> None:
-        """Compare what is stored with the model."""
-        driver, jobs = self.instance.driver, list(self.model.jobs.values())
-        ids = [job.new.id for job in jobs]
-        gone = [job_id for job_id in self.ids[-8:] if job_id not in self.model.jobs]
-        found = await driver.get([*ids, *gone])
-        payloads = await driver.payload([PayloadRef(one, kind) for one in ids for kind in PayloadKind])
-        artifacts = await driver.artifacts([*ids, *gone])
-        for n, job in enumerate(jobs):
-            self.compare(job, found[n])
-            self.compare_payloads(job, *payloads[2 * n : 2 * n + 2])
-            attached = job.artifacts if job.running is None else job.running.artifacts
-            assert list(artifacts[n]) == [attached[name] for name in sorted(attached)]
-        assert list(found[len(ids) :]) == [None] * len(gone)
-        assert list(artifacts[len(ids) :]) == [()] * len(gone)
-        assert await self.listing(JobFilter(), 1000) == ids[::-1]
-        counts = {state: n for state, n in (await driver.info()).jobs.items() if n}
-        assert counts == Counter(job.state for job in jobs)
-
-    def compare(self, job: ModelJob, found: Job | None) -> None:
-        """Compare a job as `get` returns it."""
-        assert found is not None, f"the job {job.new.id} is gone"
-        new = job.new
-        assert (found.id, found.state) == (new.id, job.state)
-        assert (found.type, found.arch, found.channel, found.priority) == (*_kind(new.key), new.priority)
-        assert (found.retries, found.attempt, found.worker_id) == (job.retries, job.attempt, job.worker_id)
-        assert (found.dependencies, found.idempotency_key) == (new.dependencies, new.idempotency_key)
-        assert found.dependents == tuple(one.new.id for one in self.model.dependents(job))
-        assert found.partial in ({job.partial} if self.partials_known else {job.partial, None})
-        assert (found.finished_at is not None, found.started_at is not None) == (job.state.ended, job.attempt > 0)
-        if self.base is None:
-            self.base = found.queued_at.timestamp() - self.model.now
-        for moment, expected in [(found.not_before, job.not_before), (found.finished_at, job.finished_at)]:
-            assert (moment is None) == (expected is None)
-            if moment is not None and expected is not None:
-                assert abs(moment.timestamp() - self.base - expected) < SLACK
-        if job.expires_at is not None:
-            assert found.expires_at is not None
-            assert abs(found.expires_at.timestamp() - self.base - job.expires_at) < SLACK
-
-    def compare_payloads(self, job: ModelJob, args: bytes | None, result: bytes | None) -> None:
-        """Compare a job's args and result.
-
-        The result of a job that failed with its dependencies names those that had failed when it was written. A driver
-        may write it later than the model, so any of them may be named; from then on the result must not change.
-        """
-        assert args == job.new.args
-        if job.failed_with:
-            assert result is not None
-            named = msgspec.json.decode(result)["job_error"]["details"]
-            # A call that failed several dependencies may propagate their ends after all of them.
-            failed = {*job.failed_with, *self.model.failed_dependencies(job)}
-            known = [one for one in dict.fromkeys(job.new.dependencies) if one in failed and str(one) in named]
-            assert known
-            assert result == dependency_failed(known)
-            job.result, job.failed_with = result, None
-        assert result == job.result
 
     def check_news(self, news: News) -> None:
         """Call `advance` if the news asks for it, and compare the news with what happened."""
@@ -567,10 +506,6 @@ class History(RuleBasedStateMachine):
     def job_id(self, n: int) -> UUID:
         """Return one of the latest job ids; `LAST` gives an unknown id."""
         return UUID(int=2**64) if not self.ids or n == LAST else _pick(self.ids, -n - 1)
-
-
-def _kind(key: Key) -> tuple[str, str | None, str]:
-    return key.type, key.arch, key.channel
 
 
 def _pick(things: Sequence[T], n: int) -> T:

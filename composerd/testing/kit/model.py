@@ -39,6 +39,15 @@ UNCOUNTED_IN_A_ROW = 10
 LONGEST_BACKOFF = 3600.0
 """The longest wait after a failed outcome, in seconds (F4)."""
 
+STEADY_AFTER = 60.0
+"""Time in seconds after a start or a jump in which only jobs that ended after it are purged (P6)."""
+
+DISPUTED = 3600.0
+"""The largest jump forward, in seconds, that keeps no jobs from being purged (P5)."""
+
+SETTLED_AFTER = 86_400.0
+"""Time in seconds after which a clock that jumped further is trusted again (P5)."""
+
 FAIL = OnDependencyFailure.FAIL
 
 
@@ -125,6 +134,10 @@ class Model:
         self.requeued_news: set[UUID] = set()
         """The jobs that were requeued since the set was last emptied."""
         self._last_position = 0
+        self._steady_since = 0.0
+        """Time at which the storage was opened last, or at which its clock jumped last."""
+        self._disputed_since: float | None = None
+        """Time of the last jump after which ended jobs are kept; None if the clock is trusted."""
 
     # Submissions.
 
@@ -297,27 +310,60 @@ class Model:
         """Return when `advance` is needed next, or None if nothing is in sight."""
         return min((at for job in self.jobs.values() if (at := self._due_at(job)) is not None), default=None)
 
-    def restart(self) -> None:
-        """Open the storage again: every running attempt is confirmed and has a full lease (L11)."""
+    def restart(self, *, shared: bool) -> None:
+        """Open the storage again, a moment after it was closed.
+
+        If it is not shared, every running attempt is confirmed and has a full lease (L11).
+        """
+        self._steady_since = self.now
+        if not shared:
+            self._renew_all()
+
+    def _renew_all(self) -> None:
+        self.excuse()
         for job in self.jobs.values():
             if (attempt := job.running) is not None:
                 attempt.confirmed = True
+
+    def excuse(self, jump: float = 0.0) -> None:
+        """Give every running attempt a full lease; its job's timeout jumps with the clock (L14, L15)."""
+        for job in self.jobs.values():
+            if (attempt := job.running) is not None:
                 attempt.deadline = self.now + attempt.claim.lease
                 if attempt.timeout_at is not None:
-                    attempt.timeout_at = max(attempt.timeout_at, attempt.deadline)
+                    attempt.timeout_at = max(attempt.timeout_at + jump, attempt.deadline)
+
+    def jump(self, seconds: float) -> None:
+        """Set the clock, and notice it."""
+        self.now += seconds
+        self._steady_since = self.now
+        if seconds > DISPUTED:
+            self._disputed_since = self.now
+        elif self._disputed_since is not None and self._disputed_since > self.now + DISPUTED:
+            self._disputed_since = None
+        self.excuse(seconds)
 
     def reload(self) -> None:
         """Dump everything, delete it, and load it again: every job gets the position of its submission."""
-        self.restart()
+        self._renew_all()
         for job in self.jobs.values():
             job.position = self._next_position()
 
     def expired(self) -> set[UUID]:
         """Return the jobs that `purge` may delete."""
+        if self._disputed_since is not None and self.now - self._disputed_since >= SETTLED_AFTER:
+            self._disputed_since = None
+        kept_before = float("-inf") if self._disputed_since is None else self._disputed_since
+        if self.now - self._steady_since < STEADY_AFTER:
+            kept_before = max(kept_before, self._steady_since)
         return {
             job.new.id
             for job in self.jobs.values()
-            if job.expires_at is not None and job.expires_at <= self.now and not self.needed(job)
+            if job.expires_at is not None
+            and job.finished_at is not None
+            and job.expires_at <= self.now
+            and job.finished_at >= kept_before
+            and not self.needed(job)
         }
 
     def _due_at(self, job: ModelJob) -> float | None:

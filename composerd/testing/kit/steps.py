@@ -54,4 +54,8 @@ repetitions = st.one_of(
     st.tuples(st.just("submit_again"), index),
     st.tuples(st.just("claim_again"), index, st.integers(0, 2)),
 )
-storage_steps = st.sampled_from(["restart", "reload", "purge"])
+storage_steps = st.one_of(
+    st.tuples(st.sampled_from(["restart", "reload", "purge"])),
+    st.tuples(st.just("freeze"), st.integers(2, 4)),
+    st.tuples(st.just("jump"), st.sampled_from([-4, -1, 1, 4])),
+)

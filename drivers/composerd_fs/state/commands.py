@@ -3,13 +3,12 @@
 What an entry changes is in `table`, what happens to a job in `composerd.driver.transitions`.
 """
 
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 from uuid import UUID
 
-from composerd.driver import StoredJob, transitions
-from composerd.driver.clock import microseconds
+from composerd.driver import Batch, StoredJob, transitions
+from composerd.driver.clock import microseconds, seconds
 from composerd.driver.submissions import plan
 from composerd.driver.transitions import RequeueCause
 from composerd.errors import ComposerdError, JobEnded, JobNotEnded, JobNotFound
@@ -25,6 +24,7 @@ from composerd.models import (
     Job,
     JobState,
     NewJob,
+    News,
     Outcome,
     Touch,
 )
@@ -32,17 +32,13 @@ from composerd_fs.journal import entries
 from composerd_fs.journal.converting import artifact_fields, job_fields, restored_entry
 from composerd_fs.journal.entries import JournalEntry, Payload
 from composerd_fs.journal.frames import length_of
-from composerd_fs.state.job import AttemptRecord, JobRecord
+from composerd_fs.state.job import AttemptRecord
+from composerd_fs.state.progress import Progress
 from composerd_fs.state.table import Table
+from composerd_fs.state.timekeeping import Timekeeping
 
 PROPAGATED_AT_ONCE = 10_000
 """Number of dependents that an end is propagated to before other requests get a turn."""
-
-MAX_PARTIALS = 64 * 1024 * 1024
-"""Largest size in bytes of the progress of all running jobs together. The oldest is forgotten first."""
-
-BLOCKED_FOR = 60 * 1_000_000
-"""Time in microseconds after which a job past its retention is checked again if an unended job depends on it."""
 
 
 class Claims(NamedTuple):
@@ -73,17 +69,17 @@ class Commands:
     def __init__(
         self,
         table: Table,
-        now: Callable[[], int],
+        time: Timekeeping,
         store: Callable[[bytes], Payload],
         record: Callable[[JournalEntry], None],
     ) -> None:
         self._table = table
         self._jobs = table.jobs
-        self._now = now
+        self._time = time
+        self._now = time.now
         self._store = store
         self._record = record
-        self._partials: OrderedDict[int, int] = OrderedDict()
-        self._partials_size = 0
+        self._progress = Progress(table.jobs, table.undo)
 
     def _write(self, entry: JournalEntry) -> None:
         self._table.apply(entry)
@@ -142,6 +138,7 @@ class Commands:
         attempts: list[AttemptRecord | None] = []
         payloads: list[Payload | None] = []
         size = 0
+        now = self._time.observe()
         for request in requests:
             if attempts and size >= max_bytes:
                 break
@@ -152,7 +149,7 @@ class Commands:
                     handover = request.handover
                     self._write(
                         entries.ClaimedEntry(
-                            self._now(),
+                            now,
                             job.id,
                             request.token,
                             microseconds(request.lease),
@@ -196,7 +193,7 @@ class Commands:
                 answers.append(Finished(verdict))
                 continue
             if attempt.state is AttemptState.RUNNING:
-                self._end_partial(attempt.job)
+                self._progress.end(attempt.job)
                 result = self._store(outcome.result)
                 self._write(entries.FinishedEntry(self._now(), attempt.token, result, digest, outcome.failed))
             answers.append(Finished(verdict, attempt.job.id))
@@ -215,7 +212,7 @@ class Commands:
         return answers
 
     def _requeue(self, attempt: AttemptRecord, cause: RequeueCause) -> None:
-        self._end_partial(attempt.job)
+        self._progress.end(attempt.job)
         self._write(entries.RequeuedEntry(self._now(), attempt.token, cause))
 
     # Ends of jobs.
@@ -229,7 +226,7 @@ class Commands:
                 answers.append(JobNotFound())
                 continue
             if not job.state.ended:
-                self._end_partial(job)
+                self._progress.end(job)
                 self._write(entries.CanceledEntry(self._now(), job.id))
             canceled = job.state is JobState.CANCELED
             answers.append(self._job(job_id) if canceled else JobEnded(state=job.state.value))
@@ -255,7 +252,7 @@ class Commands:
     def advance(self, limit: int) -> list[UUID]:
         """Process up to `limit` things that are due, and return the jobs concerned; see `Driver.advance`."""
         table = self._table
-        now = self._now()
+        now = self._time.observe()
         done: list[UUID] = []
         propagated = self._propagate(limit)
         while len(done) + propagated < limit and (job := table.delays.pop(now)) is not None:
@@ -273,21 +270,25 @@ class Commands:
 
     def purge(self, limit: int) -> list[UUID]:
         """Delete up to `limit` jobs whose retention is over, and return them; see `Driver.purge`."""
-        now = self._now()
-        blocked: list[int] = []
+        now = self._time.observe()
+        kept_before = self._time.keeper.kept_before(now)
+        expiries = self._jobs.expiries
+        expiries.keep_before(kept_before)
         purged: dict[UUID, None] = {}
-        while len(purged) + len(blocked) < limit and (sequence := self._jobs.expiries.pop(now)) is not None:
+        for _ in range(limit):
+            sequence = expiries.pop(now)
+            if sequence is None:
+                break
             job = self._jobs.at(sequence)
-            if job is None:
+            if job is None or job.finished_at is None or job.expires_at is None:
                 continue
-            if transitions.deletable(job.state, needed=job.needed > 0):
+            if job.finished_at < kept_before:
+                expiries.set_aside(job.expires_at, sequence)
+            elif transitions.deletable(job.state, needed=job.needed > 0):
                 purged[job.id] = None
-            else:
-                blocked.append(sequence)
+            # else it comes back when no unended job needs it any more
         if purged:
             self._write(entries.DeletedEntry(list(purged)))
-        for sequence in blocked:
-            self._jobs.expiries.add(now + BLOCKED_FOR, sequence)
         return list(purged)
 
     # Compaction.
@@ -308,46 +309,37 @@ class Commands:
 
     # Heartbeats. They are not written: a crash only lengthens a lease.
 
-    def touch(self, touches: Sequence[Touch]) -> list[Attempt]:
+    def touch(self, touches: Sequence[Touch]) -> Batch[Attempt]:
         """Renew running attempts; see `Driver.touch`."""
         answers = []
+        due_at: int | None = None
         for one in touches:
             attempt = self._jobs.find_attempt(one.token)
             answers.append(_attempt(attempt))
             if attempt is None or attempt.state is not AttemptState.RUNNING:
                 continue
-            if one.confirm:
-                self._renew(attempt)
-            else:
-                transitions.restart_handover(attempt, self._now())
+            if self._renew(attempt, confirm=one.confirm) and (due_at is None or attempt.deadline < due_at):
+                due_at = attempt.deadline
             if one.partial is not None:
-                self._keep_partial(attempt.job, one.partial)
-        return answers
+                self._progress.keep(attempt.job, one.partial)
+        if due_at is None:
+            return Batch(answers)
+        return Batch(answers, News(due_in=seconds(due_at - self._now())))
 
-    def _renew(self, attempt: AttemptRecord) -> None:
+    def _renew(self, attempt: AttemptRecord, *, confirm: bool = True) -> bool:
+        """Renew a running attempt, and return True if it may end earlier than before.
+
+        That is so if its handover was longer than its lease, and if it got a full lease instead of its handover.
+        """
         before = attempt.deadline
-        transitions.renew(attempt, self._now())
-        if attempt.deadline < before:  # the handover was longer than the lease
-            self._table.leases.add(attempt.deadline, attempt)
-
-    def _keep_partial(self, job: JobRecord, partial: bytes) -> None:
-        self._drop_partial(job)
-        job.partial = partial
-        self._partials[job.id.int] = len(partial)
-        self._partials_size += len(partial)
-        while self._partials_size > MAX_PARTIALS and len(self._partials) > 1:
-            self._drop_partial(self._jobs.live[next(iter(self._partials))])
-
-    def _end_partial(self, job: JobRecord) -> None:
-        """Drop the progress of a job whose attempt ends; if the flush is refused, the job has it again."""
-        if job.partial is not None:
-            self._table.undo.add((self._keep_partial, job, job.partial))
-            self._drop_partial(job)
-
-    def _drop_partial(self, job: JobRecord) -> None:
-        if job.partial is not None:
-            self._partials_size -= self._partials.pop(job.id.int, 0)
-            job.partial = None
+        if confirm:
+            transitions.renew(attempt, self._now())
+        else:
+            transitions.restart_handover(attempt, self._now())
+        if attempt.deadline >= before:
+            return False
+        self._table.leases.add(attempt.deadline, attempt)
+        return True
 
 
 def _attempt(attempt: AttemptRecord | None) -> Attempt:

@@ -105,6 +105,15 @@ class Timers(Generic[T]):
             heapify(self._heap)
             self._left = 0
 
+    def rebuild(self) -> None:
+        """Sort the items again: they may be due earlier than when they were added."""
+        found = {id(one): one for one in self}.values()
+        due = [(self._due_at(one), one) for one in found]
+        self._heap = [(at, count, one) for count, (at, one) in enumerate(due) if at is not None]
+        self._count = len(self._heap)
+        self._left = 0
+        heapify(self._heap)
+
     def __iter__(self) -> Iterator[T]:
         """Iterate over the items that may become due, in no order; an item may come twice."""
         return (one for _, _, one in self._heap if self._due_at(one) is not None)
@@ -135,11 +144,15 @@ _SEQUENCE_MASK = (1 << _SEQUENCE_BITS) - 1
 class Expiries:
     """Ended jobs by the time at which they expire, as plain integers because there are many.
 
-    `expires_at` returns when the job of a sequence expires, or None if it never will.
+    `expires_at` returns when the job of a sequence expires, or None if it never will. Jobs that must not be purged for
+    now are set aside, so that no search finds them again and again.
     """
 
     def __init__(self, expires_at: Callable[[int], int | None]) -> None:
         self._heap: list[int] = []
+        self._aside: list[int] = []
+        """Those that are set aside, as a heap too."""
+        self._kept_before = 0
         self._expires_at = expires_at
         self._left = 0
 
@@ -150,10 +163,35 @@ class Expiries:
     def left(self) -> None:
         """Note that a job was deleted."""
         self._left += 1
-        if self._left > _FEW and self._left * 2 > len(self._heap):
-            self._heap = [entry for entry in self._heap if self._expires_at(entry & _SEQUENCE_MASK) is not None]
-            heapify(self._heap)
+        if self._left > _FEW and self._left * 2 > len(self._heap) + len(self._aside):
+            self._heap, self._aside = map(self._fresh, (self._heap, self._aside))
             self._left = 0
+
+    def _fresh(self, heap: list[int]) -> list[int]:
+        fresh = [entry for entry in heap if self._expires_at(entry & _SEQUENCE_MASK) is not None]
+        heapify(fresh)
+        return fresh
+
+    def keep_before(self, time: int) -> None:
+        """Set the time before which ended jobs must be kept.
+
+        If it is later than before, it is the present: then all jobs have ended before it, and all are set aside. If it
+        is earlier, all come back; the caller sets aside each that it finds and must still keep.
+        """
+        if time == self._kept_before:
+            return
+        few, many = sorted((self._heap, self._aside), key=len)
+        for entry in few:
+            heappush(many, entry)
+        if time > self._kept_before:
+            self._heap, self._aside = [], many
+        else:
+            self._heap, self._aside = many, []
+        self._kept_before = time
+
+    def set_aside(self, at: int, sequence: int) -> None:
+        """Set a job aside that `pop` has returned."""
+        heappush(self._aside, at << _SEQUENCE_BITS | sequence)
 
     def pop(self, now: int) -> int | None:
         """Remove and return the sequence of a job that has expired, or None if none has."""

@@ -107,16 +107,25 @@ class Table:
         self.commit()
         self.take_news(0)
 
-    def restart(self, now: int) -> None:
-        """Finish a replay: start delayed jobs, and give every running attempt a full lease."""
+    def restart(self, now: int, jump: int = 0) -> None:
+        """Finish a replay: start delayed jobs, and give every running attempt a full lease.
+
+        `jump` is the time by which the clock may have jumped since the last entry.
+        """
         while (job := self.delays.pop(now)) is not None:  # that their time had come was not written
             self.start_delayed(job)
         for attempt in self.jobs.attempts.values():
             if attempt.state is AttemptState.RUNNING:
-                transitions.resume(attempt, now)
+                transitions.resume(attempt, now, jump)
                 self.leases.add(transitions.expires_at(attempt), attempt)
         self._replaying = False
         self.replayed()
+
+    def excuse(self, now: int, jump: int = 0) -> None:
+        """Give every running attempt a full lease, because the clock jumped or nobody could renew it."""
+        for attempt in {id(one): one for one in self.leases}.values():
+            transitions.excuse(attempt, now, jump)
+        self.leases.rebuild()
 
     def index(self, job: JobRecord) -> None:
         """Put a job into the index for its state. One entry too many in an index does no harm."""
@@ -212,6 +221,8 @@ class Table:
                 dependency.needed -= 1
                 if not dependency.needed:
                     self.jobs.rests(dependency)
+                    if dependency.expires_at is not None:  # `purge` has dropped it if it has found it before
+                        self.jobs.expiries.add(dependency.expires_at, dependency.sequence)
         if job.needed:
             found = [self.jobs.by_sequence.get(sequence) for sequence in job.dependents or ()]
             dependents = [one for one in found if isinstance(one, JobRecord) and not one.state.ended]

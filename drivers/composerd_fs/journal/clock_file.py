@@ -1,0 +1,58 @@
+"""The file `CLOCK` in the journal's directory: what the next start has to know of the clock."""
+
+import asyncio
+import logging
+
+import msgspec
+
+from composerd.directory import Directory
+from composerd.driver.timekeeper import ClockState
+
+log = logging.getLogger(__name__)
+
+CLOCK = "CLOCK"
+"""The name of the file."""
+
+
+class ClockFile:
+    """Stores the state of a timekeeper, in a thread, one write at a time. Nothing waits for it but `close`."""
+
+    def __init__(self, directory: Directory) -> None:
+        self._directory = directory
+        self._task: asyncio.Task[None] | None = None
+        self._failed = False
+
+    def read(self) -> ClockState:
+        """Return the state that was stored last; an empty one if there is none or if it cannot be read."""
+        try:
+            with self._directory.reading(CLOCK) as file:
+                return msgspec.json.decode(file.read(), type=ClockState)
+        except FileNotFoundError:
+            return ClockState()
+        except (OSError, msgspec.DecodeError) as exc:
+            log.warning("%s: cannot read when the storage was last open: %s", self._directory.path / CLOCK, exc)
+            return ClockState()
+
+    def store(self, state: ClockState) -> None:
+        """Begin to store a state, unless another one is being stored: then the next call stores a newer one."""
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(asyncio.to_thread(self._write, state))
+
+    def _write(self, state: ClockState) -> None:
+        try:
+            self._directory.write(CLOCK, msgspec.json.encode(state))
+        except OSError as exc:
+            if not self._failed:
+                path = self._directory.path / CLOCK
+                log.warning("%s: cannot store when the storage was last open: %s", path, exc.strerror)
+            self._failed = True
+        else:
+            self._failed = False
+
+    async def close(self, state: ClockState) -> None:
+        """Store the last state, after an earlier write has ended."""
+        if self._task is not None:
+            await asyncio.wait([self._task])
+        self.store(state)
+        assert self._task is not None
+        await self._task

@@ -1,0 +1,58 @@
+"""The time of one table: the clock, what its jumps change, and which ended jobs may be purged."""
+
+from composerd.driver.clock import Clock
+from composerd.driver.timekeeper import ClockState, Timekeeper
+from composerd_fs.state.job import AttemptRecord
+from composerd_fs.state.table import Table
+
+
+class Timekeeping:
+    """The clock of one driver. When it has jumped, every running attempt gets a full lease."""
+
+    def __init__(self, table: Table, clock: Clock) -> None:
+        self.keeper = Timekeeper()
+        self._table = table
+        self._clock = clock
+        self._jump = 0
+        """The jump after which the running attempts have not got a full lease, because the flush was refused."""
+
+    def open(self, stored: ClockState) -> None:
+        """Begin to keep the time, and finish the replay of the table."""
+        moment = self._clock.read()
+        jump = self.keeper.open(stored, *moment)
+        self._table.restart(moment.now, jump)
+        self._keep_ended_jobs(moment.now)
+
+    def now(self) -> int:
+        """Return the time."""
+        return self._clock.now()
+
+    def observe(self) -> int:
+        """Return the time. If the clock has jumped, first give every running attempt a full lease, in this flush."""
+        moment = self._clock.read()
+        self._jump += self.keeper.observe(*moment)
+        if self._jump:
+            table, leases = self._table, self._table.leases
+            before = [(attempt, attempt.deadline, attempt.timeout_at) for attempt in leases]
+            table.undo.add((self._take_back, self._jump, before))
+            table.excuse(moment.now, self._jump)
+            self._jump = 0
+            self._keep_ended_jobs(moment.now)
+        return moment.now
+
+    def _keep_ended_jobs(self, now: int) -> None:
+        self._table.jobs.expiries.keep_before(self.keeper.kept_before(now))
+
+    def _take_back(self, jump: int, before: list[tuple[AttemptRecord, int, int | None]]) -> None:
+        self._jump += jump
+        for attempt, deadline, timeout_at in before:
+            attempt.deadline, attempt.timeout_at = deadline, timeout_at
+        self._table.leases.rebuild()
+
+    def grace(self) -> None:
+        """Give every running attempt a full lease; call it between two flushes."""
+        self._table.excuse(self._clock.now())
+
+    def keep_seen(self) -> None:
+        """Note the time, because the storage is closed. A jump of the clock concerns no attempt any more."""
+        self.keeper.observe(*self._clock.read())
