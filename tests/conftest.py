@@ -93,13 +93,17 @@ def own_postgres(postgres_servers: PostgresServers) -> Iterator[Throwaway]:
     server.remove()
 
 
+@pytest.fixture(scope="session")
+def faketime() -> Path:
+    """Return the path of the library that gives a process another clock. The distribution's package is needed."""
+    libraries = [*Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1")]
+    return libraries[0] if libraries else _missing("libfaketime is not installed: install the package faketime")
+
+
 @pytest.fixture(scope="module")
-def postgres_clock(postgres_servers: PostgresServers) -> Iterator[Throwaway]:
+def postgres_clock(postgres_servers: PostgresServers, faketime: Path) -> Iterator[Throwaway]:
     """Start a PostgreSQL server whose clock the tests of a module can step, also while it runs."""
-    libraries = [*Path("/usr/lib").glob("*/faketime/libfaketime.so.1")]
-    if not libraries:
-        _missing("libfaketime is not installed: install the package faketime")
-    server = postgres_servers.start(NEWEST, clock=libraries[0])
+    server = postgres_servers.start(NEWEST, clock=faketime)
     yield server
     server.remove()
 

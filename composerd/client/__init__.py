@@ -8,7 +8,6 @@ from composerd.client.connection import DEFAULT_SERVER
 from composerd.client.errors import (
     ClientError,
     DamagedDownload,
-    OutcomeUnknown,
     RequestFailed,
     ServerNotTrusted,
     ServerUnreachable,
@@ -25,7 +24,6 @@ __all__ = [
     "DamagedDownload",
     "Job",
     "JobContext",
-    "OutcomeUnknown",
     "RequestFailed",
     "ServerNotTrusted",
     "ServerUnreachable",

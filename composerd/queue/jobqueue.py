@@ -36,6 +36,7 @@ from composerd.queue import payloads, remote_news
 from composerd.queue.budget import Budget
 from composerd.queue.dispatcher import Dispatcher
 from composerd.queue.events import Events, Watch
+from composerd.queue.pauses import Pauses
 from composerd.queue.pulse import BEAT, Pulse
 from composerd.queue.reaper import Reaper
 from composerd.queue.refusals import check_accepted, check_running
@@ -94,21 +95,18 @@ class JobQueue:
         self.waits = 0
         """The number of requests that wait, for a job or for a change of one."""
         self._events = Events()
-        self._pulse = Pulse(self._give_up)
+        self._pauses = Pauses(lambda: self._reaper.due_in(0))
+        self._pulse = Pulse(self._on_beat)
         self._writes = Writes(driver, self._on_news, self._pulse)
         self._dispatcher = Dispatcher(driver, self.budget, self.release_undelivered, self._on_news, self._pulse)
         self._reaper = Reaper(
-            driver,
-            options.sweep_interval,
-            self._on_news,
-            self._on_purged,
-            self._dispatcher.recheck,
-            self._unrenewed,
+            driver, options.sweep_interval, self._on_news, self._on_purged, self._dispatcher.recheck, self._unrenewed
         )
 
     def _unrenewed(self) -> bool:
         """Return True if workers could not renew their leases since this was last called, or cannot now."""
-        return self.driver.outage.unrenewed() or self._writes.touch.oldest * BEAT > HANGS_AFTER
+        stood_still = self._pauses.stood_still()
+        return stood_still or self.driver.outage.unrenewed() or self._writes.touch.oldest * BEAT > HANGS_AFTER
 
     @property
     def oldest_write(self) -> float:
@@ -120,8 +118,9 @@ class JobQueue:
         """True if a write has had no answer for so long that the storage counts as not accepting writes."""
         return self.oldest_write > HANGS_AFTER
 
-    def _give_up(self) -> None:
-        """Answer requests that the storage has left without an answer for too long."""
+    def _on_beat(self) -> None:
+        """Notice pauses, and answer requests that the storage has left without an answer for too long."""
+        self._pauses.look()
         beats = round(ANSWER_WITHIN / BEAT)
         self._writes.give_up(beats)
         self._dispatcher.give_up(beats)

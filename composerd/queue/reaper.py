@@ -2,11 +2,11 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from uuid import UUID
 
 from composerd.driver import Driver
-from composerd.errors import ComposerdError, DriverError, DriverTimeout
+from composerd.errors import ComposerdError
 from composerd.models import News
 
 log = logging.getLogger(__name__)
@@ -16,6 +16,13 @@ STEP = 1000
 
 PAUSE = 0.02
 """The shortest time between two calls of `advance`, in seconds. What becomes due meanwhile is processed together."""
+
+
+ATTEND_EVERY = 60.0
+"""Longest time in seconds between two calls of `advance`, which tell the driver that a server has the storage open."""
+
+READ_FOR = 0.1
+"""Time in seconds for heartbeats that wait in the sockets after a pause to be read."""
 
 
 class Reaper:
@@ -43,8 +50,8 @@ class Reaper:
         self._unrenewed = unrenewed
         self._owes_grace = False
         self._due_at: float | None = None
-        self._logged: dict[str, str] = {}
-        """For each part of the work that failed last, the error, so that an outage is logged once."""
+        self._logged = ""
+        """The error that was logged last, so that an outage is logged once."""
         self._wake = asyncio.Event()
 
     def due_in(self, seconds: float) -> None:
@@ -61,7 +68,9 @@ class Reaper:
         rested = clock()
         while True:
             self._wake.clear()
-            wake_at = next_sweep if self._due_at is None else min(next_sweep, max(self._due_at, rested))
+            wake_at = min(next_sweep, rested + ATTEND_EVERY)
+            if self._due_at is not None:
+                wake_at = min(wake_at, max(self._due_at, rested))
             if wake_at > clock():
                 try:
                     async with asyncio.timeout_at(wake_at):
@@ -70,41 +79,39 @@ class Reaper:
                 except TimeoutError:
                     pass
             sweep = clock() >= next_sweep
-            goes_on = await self._attempt(self._advance)
-            if sweep:
-                if goes_on and await self._attempt(self._purge):
+            try:
+                await self._advance()
+                if sweep:
+                    await self._purge()
                     self._recheck()
-                next_sweep = clock() + self._interval
+                self._logged = ""
+            except ComposerdError as exc:
+                if str(exc) != self._logged and not exc.logged:
+                    self._logged = str(exc)
+                    log.warning("processing of expired leases and retention failed: %s", exc)
+                self._due_at = None
             rested = clock() + PAUSE
-
-    async def _attempt(self, work: Callable[[], Awaitable[None]]) -> bool:
-        """Do a part of the work; log an error of the storage. Return False if the storage cannot be used now.
-
-        An error that is the fault of one part (a `DriverError`, unless it is a timeout) leaves the other parts to do.
-        """
-        try:
-            await work()
-        except ComposerdError as exc:
-            if str(exc) != self._logged.get(work.__name__) and not exc.logged:
-                self._logged[work.__name__] = str(exc)
-                log.warning("processing of expired leases and retention failed: %s", exc)
-            self._due_at = None
-            return isinstance(exc, DriverError) and not isinstance(exc, DriverTimeout)
-        self._logged.pop(work.__name__, None)
-        return True
+            if sweep:
+                next_sweep = clock() + self._interval
 
     async def _advance(self) -> None:
         self._due_at = None
         while True:
-            self._owes_grace = self._unrenewed() or self._owes_grace
-            if self._owes_grace:
-                await self._driver.grace()
-                self._owes_grace = False
+            await self._grace()
             done = await self._driver.advance(STEP)
             self._on_news(done.news)
             if done.news.due_in is None or done.news.due_in > 0:
                 break
             await asyncio.sleep(0)
+
+    async def _grace(self) -> None:
+        """Extend leases that nobody could renew, after requests have come in that renew some."""
+        self._owes_grace = self._unrenewed() or self._owes_grace
+        if self._owes_grace:
+            await asyncio.sleep(READ_FOR)
+            self._unrenewed()  # what has happened since is made up for by the same call
+            await self._driver.grace()
+            self._owes_grace = False
 
     async def _purge(self) -> None:
         while True:

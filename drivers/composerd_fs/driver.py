@@ -325,6 +325,11 @@ class FsDriver(_TableDriver):
 
     # Time.
 
+    async def advance(self, limit: int) -> Batch[UUID]:
+        done = await super().advance(limit)
+        self._store_clock()
+        return done
+
     async def purge(self, limit: int) -> Batch[UUID]:
         purged = await super().purge(limit)
         self._store_clock()
@@ -335,7 +340,7 @@ class FsDriver(_TableDriver):
         self._store_clock()
 
     def _store_clock(self) -> None:
-        """Store the state of the clock from time to time: after each purge is often enough, and costs no other call."""
+        """Store the state of the clock now and then, after calls that a server makes regularly."""
         state = self._time.keeper.to_store()
         if state is not None and not self._lock.read_only:
             self._clock_file.store(state)

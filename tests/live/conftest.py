@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +38,11 @@ NOBODY = "12345678-1234-4123-8123-123456789abc"
 class Server:
     """A server process, and the requests that most tests make."""
 
-    def __init__(self, storage: str, options: tuple[str, ...]) -> None:
+    def __init__(self, storage: str, options: tuple[str, ...], environment: Mapping[str, str]) -> None:
         self.storage = storage
         self.options = options
+        self.environment = environment
+        """The settings of its environment, without those of the tests' own."""
         self.url = ""
         self.pid = 0
         self._listen = f"{LOOPBACK}:0"
@@ -55,7 +57,7 @@ class Server:
         """Start the server. After the first start, it gets the same port again."""
         self._close_process()
         given = ("serve", "--listen", self._listen, "--storage", self.storage, *self.options)
-        self._process = command(*given, **clean_environment())
+        self._process = command(*given, **clean_environment(), **self.environment)
         self.pid = self._process.pid
         line = await self.line()
         if not line.startswith("listening on "):
@@ -188,8 +190,8 @@ async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
     """Return a function that starts servers with options, on fs storage unless another is given."""
     servers: list[Server] = []
 
-    async def start(*options: str, storage: str | None = None) -> Server:
-        server = Server(storage or f"fs:{tmp_path / 'storage'}", options)
+    async def start(*options: str, storage: str | None = None, environment: Mapping[str, str] | None = None) -> Server:
+        server = Server(storage or f"fs:{tmp_path / 'storage'}", options, environment or {})
         servers.append(server)
         await server.start()
         return server

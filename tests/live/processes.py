@@ -137,11 +137,13 @@ class Process:
 class _Forker:
     """The process that commands are forked from."""
 
-    def __init__(self) -> None:
+    def __init__(self, preloaded: Mapping[str, str]) -> None:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _FORKER, str(theirs.fileno())], pass_fds=[theirs.fileno()]
+                [sys.executable, "-c", _FORKER, str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                env={**os.environ, **preloaded},
             )
         self._started: Queue[Process] = Queue()
         self._starting: Queue[tuple[IO[bytes], IO[bytes], IO[bytes]]] = Queue()
@@ -178,17 +180,19 @@ class _Forker:
                 running.pop(pid).ended(code)
 
 
-_forkers: list[_Forker] = []
+_forkers: dict[str, _Forker] = {}
+"""The processes that commands are forked from, by the library that is loaded into them; usually none is."""
 
 
 def command(*arguments: str, **environment: str) -> Process:
     """Start `composerd` with these arguments and this environment, to which nothing is added."""
-    if not _forkers:
-        _forkers.append(_Forker())
-    return _forkers[0].command(arguments, environment)
+    library = environment.get("LD_PRELOAD", "")
+    if library not in _forkers:
+        _forkers[library] = _Forker(environment if library else {})
+    return _forkers[library].command(arguments, environment)
 
 
 def close() -> None:
-    """Stop the process that commands are forked from. Does nothing if there is none."""
+    """Stop the processes that commands are forked from. Does nothing if there are none."""
     while _forkers:
-        _forkers.pop().close()
+        _forkers.popitem()[1].close()

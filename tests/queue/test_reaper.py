@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 
 from composerd.driver import Batch
-from composerd.errors import DriverError, DriverTimeout, Unavailable
+from composerd.errors import Unavailable
 from composerd.ids import new_id
 from composerd.models import News
 from composerd.queue import reaper as reaper_module
@@ -187,6 +187,14 @@ async def test_leases_that_could_not_be_renewed(driver: Timed, told: Told, rarel
     assert await driver.calls.get() == ("advance", STEP)
 
 
+async def test_an_idle_reaper(driver: Timed, rarely: Reaper, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If nothing is due for a long time, `advance` is called all the same, so that the driver knows of the server."""
+    monkeypatch.setattr(reaper_module, "ATTEND_EVERY", 0.01)
+    rarely.due_in(0)
+    for _ in range(3):
+        assert await asyncio.wait_for(driver.calls.get(), 60) == ("advance", STEP)
+
+
 @pytest.mark.usefixtures("often")
 async def test_an_outage_is_logged_once(driver: Timed, caplog: pytest.LogCaptureFixture) -> None:
     """An error of the storage is logged when it begins or changes, also after a success, and the reaper goes on."""
@@ -201,12 +209,3 @@ async def test_an_outage_is_logged_once(driver: Timed, caplog: pytest.LogCapture
         "processing of expired leases and retention failed: in recovery",
         "processing of expired leases and retention failed: in recovery",
     ]
-
-
-@pytest.mark.usefixtures("often")
-async def test_one_statement_that_fails_stops_nothing_else(driver: Timed, told: Told) -> None:
-    """While `advance` fails because of one statement, ended jobs are purged and waiters woken; not in an outage."""
-    driver.advances = [DriverError("refused"), Unavailable("away"), DriverTimeout("slow"), Batch(())]
-    calls = [await driver.calls.get() for _ in range(6)]
-    assert [name for name, _ in calls] == ["advance", "purge", "advance", "advance", "advance", "purge"]
-    await told.rechecks.get()
