@@ -44,6 +44,10 @@ class Directory:
         """Return the sizes of the file system that the directory is on."""
         return os.statvfs(self._descriptor)
 
+    def is_writable(self) -> bool:
+        """Return True if files can be created in the directory."""
+        return os.access(".", os.W_OK | os.X_OK, dir_fd=self._descriptor)
+
     # Files.
 
     def names(self) -> list[str]:
@@ -75,9 +79,38 @@ class Directory:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name, dir_fd=self._descriptor)
 
-    def sync(self) -> None:
-        """Bring the names to stable storage."""
-        os.fsync(self._descriptor)
+    def sync(self, below: str = "") -> None:
+        """Bring the names in the directory, or in one below it, to stable storage."""
+        if not below:
+            os.fsync(self._descriptor)
+            return
+        descriptor = self.descriptor_of(below, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    # Directories below it.
+
+    def make_directory(self, name: str) -> None:
+        """Create a directory, for its owner only, on stable storage. Do nothing if it exists."""
+        try:
+            os.mkdir(name, 0o700, dir_fd=self._descriptor)
+        except FileExistsError:
+            return
+        self.sync(_parent(name))
+
+    def remove_directory(self, name: str) -> None:
+        """Remove a directory, which must be empty."""
+        os.rmdir(name, dir_fd=self._descriptor)
+
+    def files_below(self, name: str) -> list[str]:
+        """Return the names of all files in a directory and below it. What cannot be read is left out."""
+        found: list[str] = []
+        with contextlib.suppress(OSError):
+            for path, _, files, _ in os.fwalk(name, dir_fd=self._descriptor):
+                found += [f"{path}/{file}" for file in files]
+        return found
 
     # Files that appear whole or not at all.
 
@@ -90,7 +123,7 @@ class Directory:
         file.flush()
         os.fsync(file.fileno())
         os.rename(name + self.unfinished, name, src_dir_fd=self._descriptor, dst_dir_fd=self._descriptor)
-        self.sync()
+        self.sync(_parent(name))
 
     def discard(self, name: str) -> None:
         """Remove what `create` began, if there is anything, as far as that is possible."""
@@ -106,6 +139,10 @@ class Directory:
         except OSError:
             self.discard(name)
             raise
+
+
+def _parent(name: str) -> str:
+    return name.rpartition("/")[0]
 
 
 def make_directory(path: Path) -> None:

@@ -183,6 +183,12 @@ class StorageFull(ComposerdError):
     code = "storage_full"
 
 
+class WritesStopped(Unavailable):
+    """The storage or the artifact store takes nothing until an operator mends it; the text says why, without paths."""
+
+    code = "writes_stopped"
+
+
 class OutcomeUnknown(Unavailable):
     """The storage did not say whether the change was stored; look, or repeat the request with the same ids."""
 

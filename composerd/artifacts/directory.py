@@ -1,21 +1,23 @@
 """The built-in artifact store: files below one directory, which several servers may share.
 
-A file is written under its name with `.part` appended, and renamed once it is on stable storage.
+A file is written under its name with `.part` appended, and renamed once it is on stable storage. The directory is the
+one that was there at the start: if its path names another one later, the store takes no more files.
 """
 
 import asyncio
+import contextlib
 import errno
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from io import RawIOBase
 from pathlib import Path
-from typing import ClassVar, ParamSpec, Self, TypeVar
+from typing import BinaryIO, ClassVar, ParamSpec, Self, TypeVar
 
 import aiofiles
 
 from composerd.artifacts.contract import ArtifactStore, Writer
+from composerd.directory import Directory
 from composerd.driver.url import path_of
-from composerd.errors import ArtifactNotFound, StorageFull, Unavailable
+from composerd.errors import ArtifactNotFound, StorageFull, Unavailable, WritesStopped
 
 READ_AT_ONCE = 256 * 1024
 """Maximum number of bytes that are read from a file in one call."""
@@ -42,50 +44,57 @@ class DirectoryStore(ArtifactStore):
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = Path(root)
+        self._directory = Directory(self.root, unfinished=".part")
 
     @classmethod
     def from_url(cls, url: str) -> Self:
         return cls(path_of(url, "directory"))
 
     async def start(self, *, create: bool) -> None:
+        await _disk(self._start, create)
+
+    def _start(self, create: bool) -> None:
         if create:
-            await _disk(lambda: self.root.mkdir(mode=0o700, parents=True, exist_ok=True))
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if self.root.exists():
+            self._directory.open()
 
     async def close(self) -> None:
-        pass
+        self._directory.close()
 
     async def check(self) -> None:
         await _disk(self._check)
 
     def _check(self) -> None:
-        self.root.stat()
-        if not os.access(self.root, os.W_OK | os.X_OK):
+        _check_place(self._opened())
+        if not self._directory.is_writable():
             raise PermissionError(errno.EROFS, "directory is not writable", str(self.root))
 
-    async def create(self, location: str) -> Writer:
-        return _File(self.root, location, await _disk(self._create, self.root / location))
+    def _opened(self) -> Directory:
+        """Return the directory, opened now if it was not there at the start."""
+        self._directory.open()
+        return self._directory
 
-    def _create(self, path: Path) -> RawIOBase:
+    async def create(self, location: str) -> Writer:
+        return _File(self._directory, location, await _disk(self._create, location))
+
+    def _create(self, location: str) -> BinaryIO:
+        _check_place(self._opened())
         for _ in range(_TRIES - 1):
             try:
-                return self._create_once(path)
+                return self._create_once(location)
             except FileNotFoundError:  # another server removed a directory that was still empty
-                self.root.stat()  # raises if the root itself is gone
-        return self._create_once(path)
+                _check_place(self._directory)
+        return self._create_once(location)
 
-    def _create_once(self, path: Path) -> RawIOBase:
-        for parent in reversed(path.relative_to(self.root).parents[:-1]):
-            directory = self.root / parent
-            try:
-                directory.mkdir(mode=0o700)
-            except FileExistsError:
-                continue
-            sync_directory(directory.parent)
-        return _part(path).open("wb", buffering=0)
+    def _create_once(self, location: str) -> BinaryIO:
+        for parent in reversed(Path(location).parents[:-1]):
+            self._directory.make_directory(str(parent))
+        return self._directory.create(location)
 
     async def read(self, location: str, start: int, stop: int) -> AsyncGenerator[bytes, None]:
         try:
-            async with aiofiles.open(self.root / location, "rb") as file:
+            async with aiofiles.open(location, "rb", opener=self._opened().descriptor_of) as file:
                 await file.seek(start)
                 left = stop - start
                 while left > 0:
@@ -101,94 +110,77 @@ class DirectoryStore(ArtifactStore):
 
     async def size(self, location: str) -> int | None:
         try:
-            return await _disk(lambda: (self.root / location).stat().st_size)
+            return await _disk(lambda: self._opened().size(location))
         except _Missing:
             return None
 
     async def list(self, prefix: str) -> AsyncIterator[Sequence[str]]:
         if prefix:
-            found = await _disk(_files_below, self.root, [prefix.rstrip("/")])
+            found = await _disk(self._files_below, [prefix.rstrip("/")])
             if found:
                 yield found
             return
-        names = await _disk(os.listdir, self.root)
+        names = await _disk(lambda: self._opened().names())
         for begin in range(0, len(names), LISTED_AT_ONCE):
-            yield await _disk(_files_below, self.root, names[begin : begin + LISTED_AT_ONCE])
+            yield await _disk(self._files_below, names[begin : begin + LISTED_AT_ONCE])
+
+    def _files_below(self, names: Sequence[str]) -> Sequence[str]:
+        return [file for name in names for file in self._opened().files_below(name)]
 
     async def remove(self, locations: Sequence[str]) -> None:
-        await _disk(_remove, self.root, locations)
+        await _disk(lambda: _remove(self._opened(), locations))
 
 
 class _File(Writer):
     """Writes one file."""
 
-    def __init__(self, root: Path, location: str, file: RawIOBase) -> None:
-        self._root = root
+    def __init__(self, directory: Directory, location: str, file: BinaryIO) -> None:
+        self._directory = directory
         self._location = location
         self._file = file
 
     async def write(self, part: bytes) -> None:
-        await _disk(self._write, part)
-
-    def _write(self, part: bytes) -> None:
-        view = memoryview(part)
-        while view:
-            view = view[self._file.write(view) :]
+        await _disk(self._file.write, part)
 
     async def commit(self) -> None:
         await _disk(self._commit)
 
     def _commit(self) -> None:
-        os.fsync(self._file.fileno())
-        self._file.close()
-        path = self._root / self._location
-        _part(path).replace(path)
-        sync_directory(path.parent)
+        with self._file:
+            self._directory.publish(self._file, self._location)
+        _check_place(self._directory)
 
     async def abort(self) -> None:
         await _disk(self._abort)
 
     def _abort(self) -> None:
-        self._file.close()
-        _remove(self._root, [f"{self._location}.part", self._location])
+        with contextlib.suppress(OSError):  # what is left in its buffer may find no room
+            self._file.close()
+        _remove(self._directory, [self._location + self._directory.unfinished, self._location])
 
 
 class _Missing(Unavailable):
     """A file does not exist."""
 
 
-def _part(path: Path) -> Path:
-    return path.with_name(f"{path.name}.part")
+def _check_place(directory: Directory) -> None:
+    """Raise `WritesStopped` if files in the directory will not be found at its path."""
+    if not directory.is_at_its_path():
+        raise WritesStopped(
+            "the directory of artifacts was removed or moved, or another one or another file system is in its place: "
+            "put it back, or restart composerd"
+        )
 
 
-def _files_below(root: Path, names: Sequence[str]) -> list[str]:
-    """Return the paths, relative to the root, of all files in these directories and their subdirectories."""
-    return [
-        str(Path(directory, file).relative_to(root))
-        for name in names
-        for directory, _, files in os.walk(root / name)
-        for file in files
-    ]
-
-
-def _remove(root: Path, locations: Sequence[str]) -> None:
+def _remove(directory: Directory, locations: Sequence[str]) -> None:
     """Remove files, and the directories that become empty by that."""
     for location in locations:
-        (root / location).unlink(missing_ok=True)
+        directory.remove(location)
         for parent in Path(location).parents[:-1]:
             try:
-                (root / parent).rmdir()
+                directory.remove_directory(str(parent))
             except OSError:
                 break
-
-
-def sync_directory(directory: Path) -> None:
-    """Bring a directory's entries to stable storage. Blocks."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 async def _disk(work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:

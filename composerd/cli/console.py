@@ -17,7 +17,7 @@ from composerd.client import (
     ClientError,
     ComposerClient,
     Job,
-    RequestFailed,
+    OutcomeUnknown,
     ServerNotTrusted,
     ServerUnreachable,
 )
@@ -92,8 +92,12 @@ def run(work: Coroutine[Any, Any, T]) -> T:
         raise Failure(
             f"{exc}; is `composerd serve` running there? Set --server or COMPOSERD_SERVER", UNREACHABLE
         ) from exc
-    except RequestFailed as exc:
-        raise Failure(str(exc), FAILED) from exc
+    except OutcomeUnknown as exc:
+        raise Failure(
+            "the server's storage did not answer: this may have been done or not; look with `composerd jobs` or "
+            "`composerd status` before you repeat it",
+            FAILED,
+        ) from exc
     except ClientError as exc:
         raise Failure(str(exc), FAILED) from exc
     except UnicodeEncodeError:

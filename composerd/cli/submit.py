@@ -3,7 +3,8 @@
 import os
 import sys
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import msgspec
 from composerd.cli.console import Server, json_option, print_json, run, server_option
 from composerd.cli.errors import WRONG, Failure
 from composerd.cli.jobs import PATIENCE, download, follow, show_end
+from composerd.client import OutcomeUnknown
 from composerd.client.composer import BASE
 
 
@@ -110,7 +112,8 @@ def submit(
 
 async def _submit(server: Server, fields: dict[str, Any], waits: bool, directory: Path | None, as_json: bool) -> None:
     async with server.composer() as composer:  # fail at once if the server is unreachable from the start
-        job = await composer.submit(**fields)
+        with _explained(keyed="idempotency_key" in fields):
+            job = await composer.submit(**fields)
         if not waits:
             if as_json:
                 print_json(await composer.get_json(job.id))
@@ -129,7 +132,8 @@ async def _submit_graph(
     server: Server, graph: Sequence[Mapping[str, Any]], waits: bool, directory: Path | None, as_json: bool
 ) -> None:
     async with server.composer() as composer:
-        jobs = await composer.submit_graph(graph)
+        with _explained(keyed=all("idempotency_key" in job for job in graph)):
+            jobs = await composer.submit_graph(graph)
         if not waits:
             if as_json:
                 print_json(
@@ -146,6 +150,19 @@ async def _submit_graph(
                     await download(composer, found, directory / job.id)
         for job in sorted(ended, key=lambda job: job.state != "finished"):
             await show_end(composer, job, as_json)
+
+
+@contextmanager
+def _explained(*, keyed: bool) -> Iterator[None]:
+    """Say what to do if it is unknown whether the jobs were stored."""
+    try:
+        yield
+    except OutcomeUnknown as exc:
+        if keyed:
+            advice = "run the command again, which makes no second job because of the key"
+        else:
+            advice = "look with `composerd jobs` before you run the command again; with --key you need not look"
+        raise Failure(f"the server's storage did not answer: the job may have been stored or not; {advice}") from exc
 
 
 def _read_args(text: str) -> msgspec.Raw:

@@ -8,6 +8,7 @@ from composerd.client.connection import DEFAULT_SERVER
 from composerd.client.errors import (
     ClientError,
     DamagedDownload,
+    OutcomeUnknown,
     RequestFailed,
     ServerNotTrusted,
     ServerUnreachable,
@@ -24,6 +25,7 @@ __all__ = [
     "DamagedDownload",
     "Job",
     "JobContext",
+    "OutcomeUnknown",
     "RequestFailed",
     "ServerNotTrusted",
     "ServerUnreachable",

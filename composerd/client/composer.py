@@ -40,7 +40,9 @@ class ComposerClient:
     for `patience` seconds. For https, `ca_file` has the certificate of the CA that signed the server's certificate,
     and `cert_file` and `key_file` have the client's own certificate and key; all three are PEM files.
 
-    Every method raises `RequestFailed` if the server refuses the request, and `ServerUnreachable`.
+    Every method raises `RequestFailed` if the server refuses the request, and `ServerUnreachable`. Methods that change
+    something raise `OutcomeUnknown` if it may have been changed or not: a submission with idempotency keys, and a
+    cancel, are then repeated for `patience` seconds, and others never.
     """
 
     def __init__(
@@ -82,9 +84,13 @@ class ComposerClient:
         """Submit all jobs or none, and return them in the order given.
 
         Each job is a dictionary with the fields of a submitted job, as docs/reference/protocol.md describes them. A job
-        may name the `ref` of an earlier one in its `dependencies`.
+        may name the `ref` of an earlier one in its `dependencies`. If every job has an `idempotency_key` the request is
+        safe to repeat.
         """
-        answer = await self._connection.request("POST", f"{BASE}/jobs/batch", body=_encode({"jobs": jobs}))
+        keyed = all(job.get("idempotency_key") is not None for job in jobs)
+        answer = await self._connection.request(
+            "POST", f"{BASE}/jobs/batch", body=_encode({"jobs": jobs}), repeat=keyed
+        )
         return decoded(answer.body, _JOBS).items
 
     async def get(self, job_id: str, wait: float = 0.0) -> Job:

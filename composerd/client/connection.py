@@ -14,7 +14,7 @@ import aiohttp
 import msgspec
 from yarl import URL
 
-from composerd.client.errors import RequestFailed, ServerNotTrusted, ServerUnreachable, UnexpectedAnswer
+from composerd.client.errors import OutcomeUnknown, RequestFailed, ServerNotTrusted, ServerUnreachable, UnexpectedAnswer
 
 DEFAULT_SERVER = "http://127.0.0.1:8700"
 
@@ -34,6 +34,9 @@ _LARGE = 512 * 1024
 
 _NOTHING_DONE = frozenset({503, 507})
 """Statuses of a server that is unavailable, stopping or full, and has not done anything."""
+
+_OUTCOME_UNKNOWN = 40
+"""Number of the error of a server that does not know whether a change was stored."""
 
 _CLOSED = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, aiohttp.ClientConnectionResetError)
 """Errors of a connection that the server has closed."""
@@ -200,7 +203,8 @@ def _failure(status: int, body: bytes) -> RequestFailed:
         decoded = msgspec.json.decode(body, type=dict[str, Any])
     except msgspec.DecodeError:
         decoded = {}
-    return RequestFailed(status, decoded)
+    failed = RequestFailed(status, decoded)
+    return OutcomeUnknown(status, decoded) if failed.number == _OUTCOME_UNKNOWN else failed
 
 
 def _tls(ca_file: Path | str | None, cert_file: Path | str | None, key_file: Path | str | None) -> ssl.SSLContext:

@@ -33,6 +33,13 @@ class RequestFailed(ClientError):
         super().__init__(self.reason + _in_brackets(self.details))
 
 
+class OutcomeUnknown(RequestFailed):
+    """The server does not know whether its storage has made the change (error 40).
+
+    Look, or repeat the request, which is safe if that gives the same answer: for example with an idempotency key.
+    """
+
+
 class UnexpectedAnswer(ClientError):
     """An answer that composerd does not send."""
 

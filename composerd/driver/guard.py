@@ -89,6 +89,7 @@ class Guard(Driver):
             prefix_allowed: True if the call may answer the first items only, at least one.
         """
         error: DriverError
+        outage = self.outage
         began = time.monotonic()
         raised = True
         try:
@@ -104,25 +105,30 @@ class Guard(Driver):
                         f"{self.driver.name}: {method}: {count} answers to {len(items)} items", driver=self.driver.name
                     )
             raised = False
-            if self.outage.attentive:
-                self.outage.succeeded(method)
+            if outage.attentive:
+                outage.succeeded(method)
             return answer
         except ComposerdError as exc:
-            self.outage.failed(method, exc)
+            outage.failed(method, exc)
             raise
         except TimeoutError as exc:
             error = DriverTimeout(f"{self.driver.name}: {method}: the storage took too long", driver=self.driver.name)
-            self.outage.failed(method, error)
+            outage.failed(method, error)
             raise error from exc
         except Exception as exc:
             error = DriverError(f"{self.driver.name}: {method}: {exc}", driver=self.driver.name)
-            self.outage.failed(method, error)
+            outage.failed(method, error)
             raise error from exc
         finally:
             ended = time.monotonic()
             took = ended - began
             self._observe(method, took, raised)
-            if took > SLOW_CALL and method not in _LONG_CALLS and began >= self._slow_until.get(method, began):
+            if (
+                took > SLOW_CALL
+                and not outage.lasts
+                and method not in _LONG_CALLS
+                and began >= self._slow_until.get(method, began)
+            ):
                 self._slow_until[method] = ended
                 log.warning("storage %s: %s took %.1f s", self.driver.name, method, took)
 

@@ -8,8 +8,11 @@ from composerd.errors import ComposerdError, DriverError, DriverTimeout, Unavail
 
 log = logging.getLogger(__name__)
 
+SETTLED = 1.0
+"""Time in seconds without a failure after which a success of a method that had failed ends an outage."""
+
 QUIET = 10.0
-"""Time in seconds without a failure after which one call that succeeds ends an outage, whatever had failed."""
+"""Time in seconds without a failure after which any success ends an outage."""
 
 _RENEWING = frozenset({"touch", "attach"})
 """Methods with which workers renew their leases."""
@@ -24,8 +27,8 @@ class Outage:
     """The present outage of a storage, if there is one.
 
     It begins when a call fails because the storage does not answer. It ends when every method that failed has succeeded
-    again, or when one succeeds after a while without failures. Failures before the storage has ever answered are not
-    noted: whoever starts the storage reports them.
+    again, or when one of them succeeds and none has failed for a moment. Failures before the storage has ever answered
+    are not noted: whoever starts the storage reports them.
     """
 
     def __init__(self) -> None:
@@ -34,6 +37,9 @@ class Outage:
         self.on_end: Callable[[], None] | None = None
         """Called when an outage has ended. Until it is set, nothing is logged."""
         self._failing: set[str] = set()
+        """Methods that have not succeeded since they failed."""
+        self._failed: set[str] = set()
+        """Methods that failed in this outage."""
         self._renewals_failed = False
         self._answered = False
         self._began = 0.0
@@ -43,7 +49,7 @@ class Outage:
     @property
     def lasts(self) -> bool:
         """True while there is an outage."""
-        return bool(self._failing)
+        return bool(self._failed)
 
     def unrenewed(self) -> bool:
         """Return True if workers could not renew their leases since this was last called."""
@@ -61,13 +67,14 @@ class Outage:
         if not self._answered:
             return
         now = time.monotonic()
-        if not self._failing:
+        if not self._failed:
             self._began = now
             self._failures = 0
             log.warning(
                 "the storage does not answer: requests that need it fail until it does; %s failed: %s", method, error
             )
         self._failing.add(method)
+        self._failed.add(method)
         self._failed_at = now
         self._failures += 1
         self.attentive = True
@@ -75,14 +82,15 @@ class Outage:
     def succeeded(self, method: str) -> None:
         """Note that a call succeeded."""
         self._answered = True
-        self._failing.discard(method)
-        if self._failures == 0:
+        if not self._failed:
             self.attentive = False
             return
+        self._failing.discard(method)
         now = time.monotonic()
-        if self._failing and now - self._failed_at < QUIET:
+        if self._failing and now - self._failed_at < (SETTLED if method in self._failed else QUIET):
             return
         self._failing.clear()
+        self._failed.clear()
         self.attentive = False
         log.warning(
             "the storage answers again after %.1f s; failed calls: %d%s",
@@ -90,6 +98,5 @@ class Outage:
             self._failures,
             "; every running attempt gets a full lease" if self._renewals_failed else "",
         )
-        self._failures = 0
         if self.on_end is not None:
             self.on_end()

@@ -2,11 +2,11 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from uuid import UUID
 
 from composerd.driver import Driver
-from composerd.errors import ComposerdError
+from composerd.errors import ComposerdError, DriverError, DriverTimeout
 from composerd.models import News
 
 log = logging.getLogger(__name__)
@@ -50,8 +50,8 @@ class Reaper:
         self._unrenewed = unrenewed
         self._owes_grace = False
         self._due_at: float | None = None
-        self._logged = ""
-        """The error that was logged last, so that an outage is logged once."""
+        self._logged: dict[str, str] = {}
+        """For each part of the work that failed last, the error, so that an outage is logged once."""
         self._wake = asyncio.Event()
 
     def due_in(self, seconds: float) -> None:
@@ -79,20 +79,28 @@ class Reaper:
                 except TimeoutError:
                     pass
             sweep = clock() >= next_sweep
-            try:
-                await self._advance()
-                if sweep:
-                    await self._purge()
-                    self._recheck()
-                self._logged = ""
-            except ComposerdError as exc:
-                if str(exc) != self._logged and not exc.logged:
-                    self._logged = str(exc)
-                    log.warning("processing of expired leases and retention failed: %s", exc)
-                self._due_at = None
-            rested = clock() + PAUSE
+            goes_on = await self._attempt(self._advance)
             if sweep:
+                if goes_on and await self._attempt(self._purge):
+                    self._recheck()
                 next_sweep = clock() + self._interval
+            rested = clock() + PAUSE
+
+    async def _attempt(self, work: Callable[[], Awaitable[None]]) -> bool:
+        """Do a part of the work; log an error of the storage. Return False if the storage cannot be used now.
+
+        An error that is the fault of one part (a `DriverError`, unless it is a timeout) leaves the other parts to do.
+        """
+        try:
+            await work()
+        except ComposerdError as exc:
+            if str(exc) != self._logged.get(work.__name__) and not exc.logged:
+                self._logged[work.__name__] = str(exc)
+                log.warning("processing of expired leases and retention failed: %s", exc)
+            self._due_at = None
+            return isinstance(exc, DriverError) and not isinstance(exc, DriverTimeout)
+        self._logged.pop(work.__name__, None)
+        return True
 
     async def _advance(self) -> None:
         self._due_at = None

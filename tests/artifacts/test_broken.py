@@ -32,8 +32,9 @@ class _Changed(directory._File):
     """A writer whose subclasses change one method."""
 
     def __init__(self, store: DirectoryStore, location: str, right: directory._File) -> None:
-        super().__init__(right._root, location, right._file)
+        super().__init__(right._directory, location, right._file)
         self.path = store.root / location
+        self.part = store.root / f"{location}.part"
 
 
 class _Changing(DirectoryStore):
@@ -53,7 +54,7 @@ class VisibleBeforeCommit(_Changing):
         async def write(self, part: bytes) -> None:
             await super().write(part)
             if not self.path.exists():
-                self.path.hardlink_to(directory._part(self.path))
+                self.path.hardlink_to(self.part)
 
 
 @caught_by("test_aborted")
@@ -270,13 +271,13 @@ class MixesUploads(_Changing):
 
     class Changed(_Changed):
         async def write(self, part: bytes) -> None:
-            with (self._root.parent / "half").open("ab") as file:
+            with (self._directory.path.parent / "half").open("ab") as file:
                 file.write(part)
             await super().write(b"")
 
         async def commit(self) -> None:
-            half = self._root.parent / "half"
-            directory._part(self.path).write_bytes(half.read_bytes())
+            half = self._directory.path.parent / "half"
+            self.part.write_bytes(half.read_bytes())
             half.unlink()
             await super().commit()
 

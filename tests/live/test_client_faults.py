@@ -1,6 +1,7 @@
 """The Python client with failing servers and proxies: which requests are repeated, and which errors it raises."""
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -8,7 +9,15 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from composerd.client import ClientError, ComposerClient, JobContext, RequestFailed, UnexpectedAnswer, Worker
+from composerd.client import (
+    ClientError,
+    ComposerClient,
+    JobContext,
+    OutcomeUnknown,
+    RequestFailed,
+    UnexpectedAnswer,
+    Worker,
+)
 
 from .conftest import NOBODY, Serve
 
@@ -58,19 +67,28 @@ class Double:
         return web.json_response({})
 
 
-@pytest.fixture
-async def double() -> AsyncIterator[Double]:
-    """Start a fake server."""
-    double = Double()
+@contextlib.asynccontextmanager
+async def serving(answer: Answer) -> AsyncIterator[str]:
+    """Serve every request with a function for the length of a block, and yield the server's URL."""
     app = web.Application()
-    app.router.add_route("*", "/{path:.*}", double.serve)
+    app.router.add_route("*", "/{path:.*}", answer)
     runner = web.AppRunner(app)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
-    double.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    yield double
-    await runner.cleanup()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+@pytest.fixture
+async def double() -> AsyncIterator[Double]:
+    """Start a fake server."""
+    double = Double()
+    async with serving(double.serve) as url:
+        double.url = url
+        yield double
 
 
 async def one_job(double: Double, handler: Callable[[JobContext], Any]) -> Any:
@@ -181,3 +199,43 @@ async def test_invalid_server_urls(server: str) -> None:
         ComposerClient(server)
     assert not isinstance(refused.value, ClientError)
     assert repr(server) in str(refused.value)
+
+
+@pytest.mark.parametrize("keyed", [True, False])
+async def test_an_unknown_outcome(*, keyed: bool) -> None:
+    """A submission of unknown outcome is repeated if it has a key, alone or in a graph; otherwise an error says so."""
+    posts: list[str] = []
+    job: dict[str, Any] = dict.fromkeys(("arch", "not_before", "started_at", "finished_at", "worker_id", "expires_at"))
+    job |= {"kind": "Job", "href": "", "id": NOBODY, "type": "a", "channel": "", "state": "ready", "priority": 0}
+    job |= {"queued_at": "", "retries": 0, "canceled": False, "dependencies": [], "idempotency_key": None}
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        posts.append(request.path)
+        if posts.count(request.path) == 1:
+            return refusal(504, 40)
+        return web.json_response({"items": [job]} if request.path.endswith("batch") else job, status=201)
+
+    async with serving(answer) as url, ComposerClient(url, patience=30) as composer:
+        new: dict[str, Any] = {"type": "a", **({"idempotency_key": "k"} if keyed else {})}
+        for submit in (lambda: composer.submit(**new), lambda: composer.submit_graph([new])):
+            if keyed:
+                await submit()
+            else:
+                with pytest.raises(OutcomeUnknown) as raised:
+                    await submit()
+                assert (raised.value.status, raised.value.number) == (504, 40)
+        with pytest.raises(OutcomeUnknown):
+            await composer.delete(NOBODY)
+    assert len(posts) == (5 if keyed else 3)
+
+
+async def test_a_result_of_unknown_outcome_is_repeated(double: Double) -> None:
+    """A worker repeats a result, an upload and a heartbeat whose outcome the server does not know."""
+    double.answers["PATCH"] = [refusal(504, 40)]
+    double.answers["PUT"] = [refusal(504, 40)]
+
+    async def handler(job: JobContext) -> Any:
+        await job.upload("log.txt", b"1")
+        return {"n": 1}
+
+    assert await one_job(double, handler) == {"n": 1}

@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 
 from composerd.driver import Batch
-from composerd.errors import Unavailable
+from composerd.errors import DriverError, DriverTimeout, Unavailable
 from composerd.ids import new_id
 from composerd.models import News
 from composerd.queue import reaper as reaper_module
@@ -209,3 +209,12 @@ async def test_an_outage_is_logged_once(driver: Timed, caplog: pytest.LogCapture
         "processing of expired leases and retention failed: in recovery",
         "processing of expired leases and retention failed: in recovery",
     ]
+
+
+@pytest.mark.usefixtures("often")
+async def test_one_statement_that_fails_stops_nothing_else(driver: Timed, told: Told) -> None:
+    """While `advance` fails because of one statement, ended jobs are purged and waiters woken; not in an outage."""
+    driver.advances = [DriverError("refused"), Unavailable("away"), DriverTimeout("slow"), Batch(())]
+    calls = [await driver.calls.get() for _ in range(6)]
+    assert [name for name, _ in calls] == ["advance", "purge", "advance", "advance", "advance", "purge"]
+    await told.rechecks.get()

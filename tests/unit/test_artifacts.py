@@ -5,9 +5,9 @@ from uuid import uuid4
 
 import pytest
 
-from composerd.artifacts import directory
 from composerd.artifacts.directory import DirectoryStore
 from composerd.artifacts.files import Files
+from composerd.directory import Directory
 
 
 @pytest.mark.parametrize("levels", [1, 2])
@@ -18,18 +18,18 @@ async def test_a_directory_swept_before_its_first_file(
     files = Files(DirectoryStore(tmp_path))
     job_id = uuid4()
     job = tmp_path / str(job_id)
-    sync_directory = directory.sync_directory
+    sync = Directory.sync
     swept: list[list[Path]] = []
 
-    def sweep(parent: Path) -> None:
-        sync_directory(parent)
+    def sweep(directory: Directory, below: str = "") -> None:
+        sync(directory, below)
         empty = [job / "1", job][-levels:]
         if not swept and empty[0].is_dir():
             for one in empty:
                 one.rmdir()
             swept.append(empty)
 
-    monkeypatch.setattr(directory, "sync_directory", sweep)
+    monkeypatch.setattr(Directory, "sync", sweep)
     async with files.upload(job_id, 1, 100) as upload:
         await upload.write(b"x")
         artifact = await upload.complete("a")

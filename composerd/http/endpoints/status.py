@@ -4,7 +4,7 @@ import re
 
 from aiohttp import web
 
-from composerd.errors import ComposerdError
+from composerd.errors import ComposerdError, WritesStopped
 from composerd.http import schemas
 from composerd.http.arguments import error_table_of, number_of, segment
 from composerd.http.delivery import answer
@@ -108,14 +108,19 @@ async def readyz(request: web.Request) -> web.Response:
     try:
         await queue.driver.ping()
     except ComposerdError as exc:
-        return web.Response(status=503, text=f"the storage does not accept writes: {exc.code}\n")
+        return web.Response(status=503, text=f"the storage does not accept writes: {_reason(exc)}\n")
     files = request.app[ARTIFACTS]
     try:
         if files is not None:
             await files.check()
     except ComposerdError as exc:
-        return web.Response(status=503, text=f"artifacts cannot be stored: {exc.code}\n")
+        return web.Response(status=503, text=f"artifacts cannot be stored: {_reason(exc)}\n")
     return web.Response(text="ready\n")
+
+
+def _reason(error: ComposerdError) -> str:
+    """Return a reason that may be shown to anyone: the texts of most errors name hosts and paths."""
+    return str(error) if isinstance(error, WritesStopped) else error.code
 
 
 async def metrics(request: web.Request) -> web.Response:

@@ -16,7 +16,7 @@ from typing import NoReturn, cast
 import msgspec
 
 from composerd.directory import Directory
-from composerd.errors import OutcomeUnknown, StorageFull, Unavailable
+from composerd.errors import OutcomeUnknown, StorageFull, Unavailable, WritesStopped
 from composerd_fs.journal import frames, layout
 from composerd_fs.journal.entries import Entry, JournalEntry, Payload
 from composerd_fs.journal.frames import FRAME_HEADER, SEGMENT_HEADER
@@ -110,7 +110,7 @@ class Journal:
         frame = b""
         if self._entries:
             if self.broken is not None:
-                raise Unavailable(self.broken)
+                raise WritesStopped(self.broken)
             frame = frames.pack_frame(self.frame + 1, self._salt, self._payloads, _encode(self._entries))
             self.written_entries += len(self._entries)
         elif not wanted:
@@ -152,7 +152,7 @@ class Journal:
         self.frame += 1
         self.written_bytes += len(frame)
 
-    def _check_place(self, error: type[Unavailable] = Unavailable) -> None:
+    def _check_place(self, error: type[Unavailable] = WritesStopped) -> None:
         """Break the journal if the next start would read other files than those that it writes.
 
         Writes to a removed file, or in a directory that was moved, succeed. So the error says what is known after them.
@@ -174,7 +174,7 @@ class Journal:
         """Return if the journal accepts writes. Raises `Unavailable` otherwise."""
         self._check_open()
         if self.broken is not None:
-            raise Unavailable(self.broken)
+            raise WritesStopped(self.broken)
         await self._disk.call(self._check_place)
 
     def _check_open(self) -> None:
@@ -188,7 +188,7 @@ class Journal:
         if error.errno not in NO_ROOM:
             self._break("the journal could not be written", _reason(error))
 
-    def _cut_back(self, error: type[Unavailable] = Unavailable) -> None:
+    def _cut_back(self, error: type[Unavailable] = WritesStopped) -> None:
         """Cut off whatever is behind the end. A quota may refuse that; then the next write overwrites it."""
         try:
             os.ftruncate(self._descriptor, self._end)
@@ -199,7 +199,7 @@ class Journal:
             self._ragged = True
 
     def _break(
-        self, what: str, why: str, error: type[Unavailable] = Unavailable, advice: str = "repair the disk"
+        self, what: str, why: str, error: type[Unavailable] = WritesStopped, advice: str = "repair the disk"
     ) -> NoReturn:
         self.broken = f"{what} ({why}): no more writes are accepted; {advice}, then restart composerd"
         log.critical("%s: %s", self.directory.path, self.broken)

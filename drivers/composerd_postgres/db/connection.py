@@ -15,6 +15,7 @@ import psycopg2.errors
 
 from composerd.errors import DriverError, DriverTimeout, OutcomeUnknown, StorageFull, Unavailable
 from composerd_postgres.db import refusals
+from composerd_postgres.db.literal import Literal
 
 REPETITIONS = 20
 """Number of times that a transaction which collides with others is tried in all."""
@@ -93,7 +94,10 @@ class Connection:
         try:
             cursor = self.raw.raw.cursor()
             wrapped = aiopg.connection.Cursor(self.raw, cursor, limit, echo=False)
-            await wrapped.execute(f"{ON_PRIMARY}{statement}", parameters)
+            if any(type(one) is Literal and one.large for one in parameters.values()):
+                await self._execute_large(cursor, f"{ON_PRIMARY}{statement}", parameters, limit)
+            else:
+                await wrapped.execute(f"{ON_PRIMARY}{statement}", parameters)
             rows: Rows = cursor.fetchall() if cursor.description is not None else []
             cursor.close()
             return rows
@@ -101,6 +105,17 @@ class Connection:
             raise DriverTimeout("the database did not answer in time") from exc
         except psycopg2.Error as exc:
             raise self._translated(exc) from exc
+
+    async def _execute_large(self, cursor: Any, statement: str, parameters: Parameters, limit: float) -> None:
+        """Do what the cursor of aiopg does, but put the statement together, and copy it to libpq, in a thread."""
+        waiter = self.raw._create_waiter("execute")  # noqa: SLF001
+        try:
+            await asyncio.to_thread(cursor.execute, statement, parameters)
+        except BaseException:
+            self.raw._waiter = None  # noqa: SLF001
+            self.close()  # the thread may still be using it
+            raise
+        await self.raw._poll(waiter, limit)  # noqa: SLF001
 
     def close(self) -> None:
         """Close the connection, whatever it is doing."""

@@ -26,6 +26,7 @@ from composerd_postgres.jobs.propagate import propagate
 from composerd_postgres.jobs.records import AttemptRecord, JobRecord, artifact_of, artifact_row, attempt_of
 from composerd_postgres.news.changes import Changes
 from composerd_postgres.session import Session
+from composerd_postgres.sql.payloads import off_loop
 from composerd_postgres.sql.statements import array, encode
 
 
@@ -86,12 +87,19 @@ async def finish(session: Session, outcomes: Sequence[Outcome]) -> tuple[list[Fi
     """See `Driver.finish`."""
     if not outcomes:
         return [], Changes()
-    answers, decisions = await repeated(_finish, session, outcomes)
+    digests = await off_loop(sum(len(outcome.result) for outcome in outcomes), _digests, outcomes)
+    answers, decisions = await repeated(_finish, session, outcomes, digests)
     await propagate(session, decisions.to_propagate, decisions.changes)
     return answers, decisions.changes
 
 
-async def _finish(session: Session, outcomes: Sequence[Outcome]) -> tuple[list[Finished], Decisions]:
+def _digests(outcomes: Sequence[Outcome]) -> list[bytes]:
+    return [transitions.result_digest(outcome.result) for outcome in outcomes]
+
+
+async def _finish(
+    session: Session, outcomes: Sequence[Outcome], digests: Sequence[bytes]
+) -> tuple[list[Finished], Decisions]:
     async with session.connections.one() as connection:
         transaction = Transaction(connection)
         tokens = [outcome.token for outcome in outcomes]
@@ -99,9 +107,8 @@ async def _finish(session: Session, outcomes: Sequence[Outcome]) -> tuple[list[F
         locked = await lock_attempts(session, transaction, tokens, draw_positions=may_requeue)
         decisions = Decisions(session, locked.now)
         answers = []
-        for outcome in outcomes:
+        for outcome, digest in zip(outcomes, digests, strict=True):
             attempt = locked.attempts.get(outcome.token)
-            digest = transitions.result_digest(outcome.result)
             verdict = transitions.verdict(attempt, digest)
             answers.append(Finished(verdict, None if attempt is None else attempt.job_id))
             if attempt is not None and attempt.running:

@@ -11,6 +11,7 @@ from composerd_postgres.db.connection import Rows
 from composerd_postgres.jobs.clock import ATTEND_EVERY
 from composerd_postgres.news.changes import ReadyPosition
 from composerd_postgres.session import Session
+from composerd_postgres.sql.payloads import decode_payloads
 from composerd_postgres.sql.statements import encode
 
 CONTENDED = 50
@@ -51,10 +52,10 @@ async def claim(session: Session, requests: Sequence[Claim], max_bytes: int) -> 
         while rest and not full:
             round_ = await _claim(session, [requests[nth] for nth in rest], max_bytes)
             answers.update(dict.fromkeys(rest[: round_.answered]))
-            for row in round_.rows:
+            bodies = await decode_payloads([row.args for row in round_.rows])
+            for row, args in zip(round_.rows, bodies, strict=True):
                 if row.lost:  # its attempt stands, so that it can be released
                     raise DriverError(f"the args of the job {row.job_id} cannot be found in the database")
-                args = None if row.args is None else bytes(row.args)
                 key = Key(row.channel, row.type, row.arch or None)
                 nth = rest[row.request - 1]
                 answers[nth] = Claimed(

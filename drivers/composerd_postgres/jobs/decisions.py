@@ -9,6 +9,7 @@ from composerd_postgres.db.connection import Transaction
 from composerd_postgres.jobs.records import AttemptRecord, JobRecord
 from composerd_postgres.news.changes import Changes
 from composerd_postgres.session import Session
+from composerd_postgres.sql.payloads import encode_payloads
 from composerd_postgres.sql.statements import array, encode
 
 
@@ -25,7 +26,7 @@ class Decisions:
         self._jobs: dict[UUID, JobRecord] = {}
         self._ended_attempts: list[AttemptRecord] = []
         self._unpublished: list[UUID] = []
-        self._results: list[dict[str, Any]] = []
+        self._results: list[tuple[UUID, bytes]] = []
 
     def apply(
         self,
@@ -49,7 +50,7 @@ class Decisions:
                 self._unpublished.append(job.id)
         result = outcome if effects.result is None else effects.result
         if effects.ended and result is not None:
-            self._results.append({"id": job.id, "body": result})
+            self._results.append((job.id, result))
         if effects.ready:
             self.changes.became_ready(job.key, job.ready_position)
         if effects.due_at is not None:
@@ -80,5 +81,5 @@ class Decisions:
             parameters["unpublished"] = array(self._unpublished)
         if self._results:
             names.append("save_results")
-            parameters["results"] = encode(self._results)
+            parameters["results"] = await encode_payloads(self._results)
         await self._session.commit(transaction, names, parameters, self.changes)

@@ -48,7 +48,7 @@ async def _load(session: Session, jobs: Sequence[StoredJob]) -> tuple[Changes, l
         part = _Part(begun.now, states)
         for stored, sequence in zip(new.values(), sorted(begun.sequences), strict=False):
             part.add(stored, sequence)
-        names, written = part.statements()
+        names, written = await part.statements()
         await session.commit(transaction, names, written, part.changes)
     return part.changes, list(part.unpropagated)
 
@@ -120,9 +120,9 @@ class _Part:
                 self._running.append(stored.new.id)
                 self.changes.due(attempt.lease)
 
-    def statements(self) -> tuple[list[str], dict[str, Any]]:
+    async def statements(self) -> tuple[list[str], dict[str, Any]]:
         """Return the names of the statements that store the part, and their parameters."""
-        names, parameters = self._rows.statements()
+        names, parameters = await self._rows.statements()
         if self._attempts:
             names.append("insert_attempts")
             parameters["attempts"] = encode(self._attempts)

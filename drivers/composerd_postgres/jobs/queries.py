@@ -12,6 +12,7 @@ from composerd_postgres.db.connection import Transaction
 from composerd_postgres.db.durability import SETTINGS, durability
 from composerd_postgres.jobs.records import JobRecord, artifact_of, stored_attempt_of
 from composerd_postgres.session import Session
+from composerd_postgres.sql.payloads import decode_payloads
 from composerd_postgres.sql.statements import array, encode
 
 JOBS_READ_BY_A_PAGE = 10_000
@@ -66,7 +67,9 @@ async def payloads(session: Session, refs: Sequence[PayloadRef]) -> list[bytes |
         return []
     encoded = encode([{"id": ref.job_id, "kind": ref.kind} for ref in refs])
     rows = await session.connections.fetch(session.statements["payloads"], {"refs": encoded})
-    return [_payload(row.job_id, row.kind, row.body, expected=row.expected) for row in rows]
+    for row in rows:
+        _check(row.job_id, row.kind, row.body, expected=row.expected)
+    return await decode_payloads([row.body for row in rows])
 
 
 async def artifacts(session: Session, job_ids: Sequence[UUID]) -> list[tuple[Artifact, ...]]:
@@ -169,17 +172,28 @@ async def _dump_some(session: Session, sequences: Sequence[int]) -> list[StoredJ
         for row in await transaction.fetch(statements["artifacts"], parameters):
             files.setdefault(row.job_id, []).append(artifact_of(row))
         await transaction.commit()
-    return [_stored(row, attempts.get(row.id, []), files.get(row.id, [])) for row in rows]
+    for row in rows:
+        _check(row.id, PayloadKind.ARGS, row.args, expected=row.expects_args)
+        _check(row.id, PayloadKind.RESULT, row.result, expected=row.expects_result)
+    args = await decode_payloads([row.args for row in rows])
+    results = await decode_payloads([row.result for row in rows])
+    return [
+        _stored(row, payloads, attempts.get(row.id, []), files.get(row.id, []))
+        for row, *payloads in zip(rows, args, results, strict=True)
+    ]
 
 
-def _stored(row: Any, attempts: list[StoredAttempt], files: list[Artifact]) -> StoredJob:
+def _stored(
+    row: Any, payloads: Sequence[bytes | None], attempts: list[StoredAttempt], files: list[Artifact]
+) -> StoredJob:
+    args, result = payloads
     record = JobRecord.of(row)
     running = any(attempt.state is AttemptState.RUNNING for attempt in attempts)
     return StoredJob(
-        new=record.submitted(_payload(row.id, PayloadKind.ARGS, row.args, expected=row.expects_args)),
+        new=record.submitted(args),
         job=record.job(row.dependents, row.partial),
         attempts=tuple(attempts),
-        result=_payload(row.id, PayloadKind.RESULT, row.result, expected=row.expects_result),
+        result=result,
         failures=record.failures,
         uncounted_requeues=record.uncounted_requeues,
         artifacts=tuple(files) if running or record.state.ended else (),
@@ -199,10 +213,7 @@ async def check(session: Session) -> StorageCheck:
     return StorageCheck(problems=tuple(problems), jobs=await counts(session), details=details)
 
 
-def _payload(job_id: UUID, kind: str, body: memoryview | None, *, expected: bool) -> bytes | None:
-    """Return a payload, or None if the job has none. Raises `Unavailable` if it has to have one."""
-    if body is None:
-        if expected:
-            raise Unavailable(f"the {kind} of the job {job_id} cannot be found in the database")
-        return None
-    return bytes(body)
+def _check(job_id: UUID, kind: str, body: str | None, *, expected: bool) -> None:
+    """Raise `Unavailable` if there is no payload and has to be one."""
+    if body is None and expected:
+        raise Unavailable(f"the {kind} of the job {job_id} cannot be found in the database")

@@ -14,6 +14,7 @@ from composerd_postgres.jobs.places import repeated_inserts
 from composerd_postgres.jobs.records import JobRecord, edge_row
 from composerd_postgres.news.changes import Changes
 from composerd_postgres.session import Session
+from composerd_postgres.sql.payloads import encode_payloads
 from composerd_postgres.sql.statements import array, encode
 
 Answers = list[Enqueued | ComposerdError]
@@ -50,7 +51,7 @@ async def _enqueue(session: Session, submissions: Sequence[Sequence[NewJob]]) ->
                 answers.append(batch.submit(submission))
             except ComposerdError as exc:
                 answers.append(exc)
-        names, written = batch.rows.statements()
+        names, written = await batch.rows.statements()
         await session.commit(transaction, names, written, batch.changes)
     return answers, batch.changes
 
@@ -60,31 +61,33 @@ class NewRows:
 
     def __init__(self) -> None:
         self.jobs: list[dict[str, Any]] = []
-        self.args: list[dict[str, Any]] = []
+        self.args: list[tuple[UUID, bytes]] = []
         self.edges: list[dict[str, Any]] = []
-        self.results: list[dict[str, Any]] = []
+        self.results: list[tuple[UUID, bytes]] = []
 
     def add(self, job: JobRecord, args: bytes | None, result: bytes | None) -> None:
         """Add a job with its payloads."""
         self.jobs.append(job.inserted(0 if args is None else len(args)))
         if args is not None:
-            self.args.append({"id": job.id, "body": args})
+            self.args.append((job.id, args))
         if result is not None:
-            self.results.append({"id": job.id, "body": result})
+            self.results.append((job.id, result))
 
-    def statements(self) -> tuple[list[str], dict[str, Any]]:
+    async def statements(self) -> tuple[list[str], dict[str, Any]]:
         """Return the names of the statements that insert the rows, and their parameters."""
         names: list[str] = []
         parameters: dict[str, Any] = {}
-        for name, parameter, rows in (
-            ("insert_jobs", "jobs", self.jobs),
-            ("insert_args", "args", self.args),
-            ("insert_edges", "edges", self.edges),
-            ("save_results", "results", self.results),
-        ):
+        for name, parameter, rows in (("insert_jobs", "jobs", self.jobs), ("insert_edges", "edges", self.edges)):
             if rows:
                 names.append(name)
                 parameters[parameter] = encode(rows)
+        for name, parameter, payloads in (
+            ("insert_args", "args", self.args),
+            ("save_results", "results", self.results),
+        ):
+            if payloads:
+                names.append(name)
+                parameters[parameter] = await encode_payloads(payloads)
         return names, parameters
 
 

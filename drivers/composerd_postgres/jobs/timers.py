@@ -7,6 +7,7 @@ from uuid import UUID
 
 from composerd.driver import transitions
 from composerd.driver.clock import microseconds, seconds, to_time
+from composerd.errors import DriverError, DriverTimeout
 from composerd.models import Key
 from composerd_postgres.db.connection import Transaction, repeated
 from composerd_postgres.jobs.attempts import lock_attempts, requeue
@@ -43,14 +44,22 @@ class Timers:
         await self._clock.attend(due)
         propagated = await propagate(session, due.unpropagated, changes, limit)
         done: list[UUID] = []
+        refused: DriverError | None = None
         if due.delayed_until is not None and due.delayed_until <= due.now and propagated < limit:
-            done += await repeated(self._start_delayed, due.now, limit - propagated, changes)
+            try:
+                done += await repeated(self._start_delayed, due.now, limit - propagated, changes)
+            except DriverTimeout:
+                raise
+            except DriverError as exc:  # one statement that is refused must not keep every lease from ending
+                refused = exc
         room = limit - propagated - len(done)
         if due.expired and room > 0:
             decisions, requeued = await repeated(self._end_expired, due.expired[:room], due.now)
             changes.add(decisions.changes)
             done += requeued
             await propagate(session, decisions.to_propagate, changes, limit)
+        if refused is not None:
+            raise refused
         if due.unpropagated or done:
             due = await self._find_due(limit)
         if due.delayed_until is not None:

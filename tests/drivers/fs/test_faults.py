@@ -14,7 +14,7 @@ from uuid import uuid4
 
 import pytest
 
-from composerd.errors import ComposerdError, OutcomeUnknown, StorageFull, StorageUnusable, Unavailable
+from composerd.errors import ComposerdError, OutcomeUnknown, StorageFull, StorageUnusable, Unavailable, WritesStopped
 from composerd.models import Artifact, Attachment, Enqueued, JobState, NewJob, Outcome, Touch
 from composerd.testing.kit.instance import BUILD, add_jobs_in_every_state
 from composerd_fs import FsDriver
@@ -179,12 +179,12 @@ async def test_no_write_is_accepted_after_a_failed_one(
     with monkeypatch.context() as patch:
         patch.setattr(os, call, failing(error))
         answers = await mixed_flush(fs, tokens)
-    refused = OutcomeUnknown if call == "fdatasync" else Unavailable
+    refused = OutcomeUnknown if call == "fdatasync" else WritesStopped
     assert [type(one) for one in answers] == [refused] * len(answers)
     assert await fs.dump() == before
     with pytest.raises(Unavailable, match="restart composerd") as later:
         await fs.add()
-    assert type(later.value) is Unavailable
+    assert type(later.value) is WritesStopped
     with pytest.raises(Unavailable, match="restart composerd"):
         await fs.driver.ping()
     assert await fs.dump() == before

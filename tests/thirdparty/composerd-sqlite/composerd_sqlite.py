@@ -9,7 +9,7 @@ from uuid import UUID
 
 from composerd.driver.simple import JobRecord, Shelf, SimpleDriver
 from composerd.driver.url import path_of
-from composerd.errors import StorageFull, StorageUnusable, Unavailable
+from composerd.errors import OutcomeUnknown, StorageFull, StorageUnusable, Unavailable
 from composerd.models import JobFilter, Key, PayloadRef
 
 FORMAT = 1
@@ -78,16 +78,19 @@ class SqliteShelf(Shelf):
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
+        committing = False
         try:
             self.execute("BEGIN")
             yield
+            committing = True
             self.execute("COMMIT")
         except BaseException as exc:
             if self.db is not None and self.db.in_transaction:
                 self.db.execute("ROLLBACK")
             if isinstance(exc, sqlite3.Error):
                 full = exc.sqlite_errorcode == sqlite3.SQLITE_FULL
-                raise (StorageFull if full else Unavailable)(f"{self.path}: {exc}") from exc
+                kind = StorageFull if full else OutcomeUnknown if committing else Unavailable
+                raise kind(f"{self.path}: {exc}") from exc
             raise
 
     def execute(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:

@@ -3,7 +3,7 @@
 -- name: claim
 -- Begin attempts at ready jobs: see the function in migration 003. Does the same as `begin` of composerd.driver.transitions.
 -- `lost` is true if the job has to have args that are not found.
-SELECT c.request, c.job_id, c.channel, c.type, c.arch, c.rank, c.place AS position, c.args, c.dependencies,
+SELECT c.request, c.job_id, c.channel, c.type, c.arch, c.rank, c.place AS position, encode(c.args, 'base64') AS args, c.dependencies,
     c.attempt AS attempt_number, c.lapses_in AS due_in, c.fresh, c.contended,
     CASE WHEN c.args IS NULL THEN (SELECT j.args_size > 0 FROM composerd.jobs j WHERE j.id = c.job_id) END AS lost
 FROM composerd.claim(%(requests)s, %(wanted)s, %(most)s, %(shift)s::interval) c

@@ -103,11 +103,11 @@ LEFT JOIN LATERAL (
 ORDER BY l.sequence DESC
 
 -- name: payloads
--- Args and results, in the order of the references. `expected` is true if there has to be one. Of args that are empty it
+-- Args and results in base64, in the order of the references. `expected` is true if there has to be one. Of args that are empty it
 -- is unknown if there were any.
 SELECT r.id AS job_id, r.kind,
-    CASE r.kind WHEN 'args' THEN (SELECT body FROM composerd.args WHERE job_id = r.id)
-        ELSE (SELECT body FROM composerd.results WHERE job_id = r.id) END AS body,
+    encode(CASE r.kind WHEN 'args' THEN (SELECT body FROM composerd.args WHERE job_id = r.id)
+        ELSE (SELECT body FROM composerd.results WHERE job_id = r.id) END, 'base64') AS body,
     (
         SELECT CASE r.kind WHEN 'args' THEN j.args_size > 0 ELSE j.state IN ('finished', 'failed') END
         FROM composerd.jobs j WHERE j.id = r.id
@@ -168,7 +168,8 @@ LIMIT %(limit)s
 
 -- name: dump
 -- Jobs with their payloads, oldest submission first.
-SELECT {columns}, {dependents} AS dependents, p.body AS partial, a.body AS args, r.body AS result,
+SELECT {columns}, {dependents} AS dependents, p.body AS partial, encode(a.body, 'base64') AS args,
+    encode(r.body, 'base64') AS result,
     j.args_size > 0 AS expects_args, j.state IN ('finished', 'failed') AS expects_result
 FROM composerd.jobs j
 LEFT JOIN composerd.progress p ON p.job_id = j.id AND j.state = 'running'

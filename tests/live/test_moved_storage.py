@@ -1,0 +1,158 @@
+"""A server whose directory is moved, replaced, mounted over, unmounted, or taken by another server, while it runs."""
+
+import contextlib
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ..drivers.fs.mounts import make_image, mounted, run, unmount
+from .conftest import COMPOSER, JSON, Serve, Server, send
+
+REASON = b"the journal was removed, moved or taken by another process"
+
+Change = Callable[[Path], contextlib.AbstractContextManager[Any]]
+"""Does something to the directory of a running server, and takes it back at the end of a block."""
+
+
+@contextlib.contextmanager
+def copied(storage: Path) -> Iterator[None]:
+    """Move the directory away, and put a copy in its place."""
+    away = storage.with_name("away")
+    storage.rename(away)
+    shutil.copytree(away, storage)
+    yield
+    shutil.rmtree(storage)
+    away.rename(storage)
+
+
+@contextlib.contextmanager
+def moved(storage: Path) -> Iterator[None]:
+    """Move the directory away, and put nothing in its place."""
+    storage.rename(storage.with_name("away"))
+    yield
+    storage.with_name("away").rename(storage)
+
+
+@contextlib.contextmanager
+def covered(storage: Path) -> Iterator[None]:
+    """Mount another file system over the directory, with the same directories in it."""
+    with mounted(make_image("ext4", storage.parent / "image"), storage):
+        (storage / "journal").mkdir()
+        yield
+
+
+@contextlib.contextmanager
+def journal_covered(storage: Path) -> Iterator[None]:
+    """Mount another file system over the directory of the journal alone."""
+    with mounted(make_image("ext4", storage.parent / "image"), storage / "journal"):
+        yield
+
+
+@contextlib.contextmanager
+def unlocked(storage: Path) -> Iterator[None]:
+    """Remove the file that keeps other servers out."""
+    (storage / "LOCK").unlink()
+    yield
+
+
+async def acknowledged(server: Server, count: int) -> list[dict[str, Any]]:
+    """Submit jobs, and return those that were accepted."""
+    answers = [await server.request("POST", f"{COMPOSER}/jobs", {"type": "build"}) for _ in range(count)]
+    assert {status for status, _ in answers} <= {201, 503, 504}
+    return [job for status, job in answers if status == 201]
+
+
+@pytest.mark.parametrize("change", [copied, moved, covered, journal_covered, unlocked])
+async def test_a_directory_that_is_not_in_its_place(tmp_path: Path, serve: Serve, change: Change) -> None:
+    """A server whose path names another directory accepts nothing more, says why, and has lost nothing at a restart."""
+    storage = tmp_path / "storage"
+    server = await serve()
+    before = await acknowledged(server, 3)
+    assert len(before) == 3
+    with change(storage):
+        assert await acknowledged(server, 3) == []
+        status, _, reason = await send(server, "GET", "/readyz")
+        assert (status, REASON in reason) == (503, True), reason
+        assert REASON in server.log
+        server.kill()
+        await server.exited()
+    await server.start()
+    for job in before:
+        await server.job(job["id"])
+    assert len(await acknowledged(server, 1)) == 1
+
+
+@pytest.mark.parametrize("change", [copied, unlocked])
+async def test_it_is_noticed_without_a_write(tmp_path: Path, serve: Serve, change: Change) -> None:
+    """A server to which nobody submits notices it when it is asked whether it is ready."""
+    server = await serve()
+    with change(tmp_path / "storage"):
+        assert (await send(server, "GET", "/readyz"))[0] == 503
+        server.kill()
+        await server.exited()
+
+
+async def test_a_file_system_that_is_unmounted_lazily(tmp_path: Path, serve: Serve) -> None:
+    """After a lazy unmount a server accepts nothing more, and a second one on the mount point affects nothing."""
+    image, at = make_image("ext4", tmp_path / "image"), tmp_path / "mnt"
+    with mounted(image, at):
+        first = await serve(storage=f"fs:{at / 'storage'}")
+        before = await acknowledged(first, 3)
+        run("umount", "--lazy", at)
+        second = await serve(storage=f"fs:{at / 'storage'}")
+        assert len(await acknowledged(second, 3)) == 3
+        assert await acknowledged(first, 3) == []
+        await first.close()
+        await second.close()
+    with mounted(image, at):
+        again = await serve(storage=f"fs:{at / 'storage'}")
+        for job in before:
+            await again.job(job["id"])
+        await again.close()
+    unmount(at)
+
+
+@pytest.mark.parametrize("change", [moved, unlocked])
+async def test_a_second_server_in_its_place(tmp_path: Path, serve: Serve, change: Change) -> None:
+    """A second server on the path loses nothing to the first, which accepts nothing more."""
+    first = await serve()
+    before = await acknowledged(first, 3)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(change(tmp_path / "storage"))
+        second = await serve()
+        after = await acknowledged(second, 2)
+        assert await acknowledged(first, 2) == []
+        after += await acknowledged(second, 2)
+        assert len(after) == 4
+        for server in (first, second):
+            server.kill()
+            await server.exited()
+        await second.start()
+        for job in [*after, *(before if change is unlocked else [])]:
+            await second.job(job["id"])
+        await second.close()
+        if change is moved:
+            shutil.rmtree(tmp_path / "storage")
+
+
+async def test_artifacts_that_are_not_in_their_place(tmp_path: Path, serve: Serve) -> None:
+    """A server takes no artifact while its directory of artifacts is elsewhere, and goes on when it is back."""
+    artifacts = tmp_path / "artifacts"
+    server = await serve("--artifacts", str(artifacts))
+    await server.submit()
+    attempt = await server.ask()
+    assert attempt is not None
+    place = attempt["artifact_location"]
+    assert (await send(server, "PUT", f"{place}before", b"x" * 300_000))[0] == 200
+    with copied(artifacts):
+        assert (await send(server, "PUT", f"{place}meanwhile", b"x" * 300_000))[0] == 503
+        assert (await send(server, "GET", "/readyz"))[0] == 503
+        assert b"the directory of artifacts" in server.log
+    assert (await send(server, "PUT", f"{place}after", b"x" * 300_000))[0] == 200
+    assert (await send(server, "GET", "/readyz"))[0] == 200
+    assert (await send(server, "PATCH", attempt["location"], b'{"result": 1}', **JSON))[0] == 200
+    listed = (await server.request("GET", f"{COMPOSER}/jobs/{attempt['id']}/artifacts"))[1]["items"]
+    assert sorted(one["name"] for one in listed) == ["after", "before"]
