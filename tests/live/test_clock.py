@@ -22,7 +22,7 @@ class WallClock:
 
     def __init__(self, library: Path, file: Path) -> None:
         self._file = file
-        self.environment = {
+        self.environment: dict[str, Any] = {
             "LD_PRELOAD": str(library),
             "FAKETIME_TIMESTAMP_FILE": str(file),
             "FAKETIME_NO_CACHE": "1",  # otherwise a step is noticed after up to 10 s
