@@ -1,5 +1,6 @@
 """A server whose directory is moved, replaced, mounted over, unmounted, or taken by another server, while it runs."""
 
+import asyncio
 import contextlib
 import shutil
 from collections.abc import Callable, Iterator
@@ -9,7 +10,9 @@ from typing import Any
 import pytest
 
 from ..drivers.fs.mounts import make_image, mounted, run, unmount
+from ..drivers.fs.passthrough import passthrough
 from .conftest import COMPOSER, JSON, Serve, Server, send
+from .processes import command
 
 REASON = b"the journal was removed, moved or taken by another process"
 
@@ -156,3 +159,28 @@ async def test_artifacts_that_are_not_in_their_place(tmp_path: Path, serve: Serv
     assert (await send(server, "PATCH", attempt["location"], b'{"result": 1}', **JSON))[0] == 200
     listed = (await server.request("GET", f"{COMPOSER}/jobs/{attempt['id']}/artifacts"))[1]["items"]
     assert sorted(one["name"] for one in listed) == ["after", "before"]
+
+
+async def test_a_file_system_without_locks(tmp_path: Path, serve: Serve) -> None:
+    """A second server of a machine is refused where the file system keeps no locks, because the first one runs."""
+    (tmp_path / "below").mkdir()
+    with (
+        passthrough(tmp_path / "below", tmp_path / "one") as one,
+        passthrough(tmp_path / "below", tmp_path / "two") as two,
+    ):
+        first = await serve(storage=f"fs:{one / 'storage'}")
+        assert len(await acknowledged(first, 3)) == 3
+        second = command("serve", "--listen", "127.0.0.1:0", "--storage", f"fs:{two / 'storage'}")
+        await asyncio.to_thread(second.wait)
+        assert f"is in use by another composerd (process {first.pid})".encode() in second.said()
+        second.close()
+        assert len(await acknowledged(first, 3)) == 3
+
+        (two / "storage" / "LOCK").write_text("4711\nsomewhere else\n")  # as a server of another machine would
+
+        async def refused() -> bool:
+            return await acknowledged(first, 1) == []
+
+        await first.until(refused)  # FUSE remembers for a second when a file was changed
+        assert b"process 4711 wrote its name into the file LOCK" in first.log
+        await first.close()
