@@ -84,14 +84,14 @@ def postpone(driver: FsDriver) -> None:
 
 def on_copy(driver: FsDriver, note: Callable[[int], None]) -> None:
     """Call `note` before each write of a compaction with the number of jobs whose payloads are copied."""
-    compactor = driver._compactor  # noqa: SLF001
-    copy = compactor._copy_payloads  # noqa: SLF001
+    sparse = driver._compactor._sparse  # noqa: SLF001
+    copy = sparse._copy_payloads  # noqa: SLF001
 
     async def noted(payloads: Sequence[CopiedPayloads]) -> None:
         note(len(payloads))
         await copy(payloads)
 
-    compactor._copy_payloads = noted  # noqa: SLF001
+    sparse._copy_payloads = noted  # noqa: SLF001
 
 
 async def idle(driver: FsDriver) -> None:

@@ -15,7 +15,7 @@ from composerd.driver.clock import Clock
 from composerd.errors import ComposerdError, DriverError, StorageFull, Unavailable
 from composerd.models import News
 from composerd_fs.journal.entries import JournalEntry, Payload
-from composerd_fs.journal.reserve import LARGEST_WRITE, Purpose
+from composerd_fs.journal.reserve import Purpose
 from composerd_fs.state.table import Table
 
 MAX_BYTES = 64 * 1024 * 1024
@@ -42,6 +42,8 @@ class FlushLog(Protocol):
 
     written_bytes: int
     written_entries: int
+    full: bool
+    """True while there is no room."""
     record: Callable[[JournalEntry], None]
     """Adds an entry to the flush."""
 
@@ -72,6 +74,8 @@ class Compaction(Protocol):
 
 class NullLog:
     """The log of a storage that is kept in memory only."""
+
+    full = False
 
     def __init__(self) -> None:
         self.written_bytes = 0
@@ -169,12 +173,10 @@ class Committer:
             items: The number of items that it is about.
             size: The bytes of the payloads that it stores.
             reads: True if the answer has `payloads` that are to be read in the same flush.
-            purpose: How much of the reserve it may use when the disk is full, unless it is too large for that.
+            purpose: How much of the reserve it may use when the disk is full.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Done[A]] = loop.create_future()
-        if size > LARGEST_WRITE:
-            purpose = Purpose.STORE
         self._writes.append(Write(decide, args, items, size, reads, purpose, future))
         if self._task is None:
             self._task = loop.create_task(self._run())
@@ -223,6 +225,7 @@ class Committer:
             if compaction is not None and (
                 log.written_bytes + table.freed_bytes >= compaction.due_at_bytes
                 or log.written_entries >= compaction.due_at_entries
+                or log.full
             ):
                 await compaction.maybe_start()
             table.base = await log.begin()

@@ -46,7 +46,7 @@ from composerd_fs.journal.entries import (
 )
 from composerd_fs.journal.lock import DirectoryLock
 from composerd_fs.journal.reader import Reader
-from composerd_fs.journal.reserve import Purpose
+from composerd_fs.journal.reserve import LARGEST_RESULT, Purpose
 from composerd_fs.journal.writer import Journal
 from composerd_fs.state import queries
 from composerd_fs.state.commands import Commands, CopiedPayloads
@@ -111,8 +111,9 @@ class _TableDriver(Driver):
 
     async def finish(self, outcomes: Sequence[Outcome]) -> Batch[Finished]:
         size = sum(len(outcome.result) for outcome in outcomes)
+        purpose = Purpose.END if size <= LARGEST_RESULT else Purpose.STORE
         done = await self._committer.write(
-            self._commands.finish, outcomes, items=len(outcomes), size=size, purpose=Purpose.END
+            self._commands.finish, outcomes, items=len(outcomes), size=size, purpose=purpose
         )
         return Batch(done.answer, done.news)
 
@@ -383,7 +384,7 @@ class FsDriver(_TableDriver):
 
     async def _copy(self, copied: "Sequence[CopiedPayloads]") -> None:
         size = sum(len(one.args or b"") + len(one.result or b"") for one in copied)
-        await self._committer.write(self._commands.move, copied, items=len(copied), size=size)
+        await self._committer.write(self._commands.move, copied, items=len(copied), size=size, purpose=Purpose.END)
 
     async def _read_payloads(self, payloads: "Sequence[Payload | None]") -> "list[bytes | None]":
         wanted = [payload for payload in payloads if isinstance(payload, int)]

@@ -226,7 +226,7 @@ def _busy_compactor() -> Iterator[Callable[[], None]]:
         patch("composerd_fs.journal.compactor.CHECKPOINT_AFTER", 1),
         patch("composerd_fs.journal.compactor.JOBS_AT_ONCE", 1),
         patch("composerd_fs.state.archive._CHUNK", 1),
-        patch("composerd_fs.journal.compactor.COPIED_AT_ONCE", 1),
+        patch("composerd_fs.journal.sparse.COPIED_AT_ONCE", 1),
         patch("composerd_fs.journal.writer.INLINE", 0),
         patch("asyncio.to_thread", _inline),
         patch("composerd_fs.journal.writer.Journal.remove", _remove),

@@ -11,12 +11,12 @@ both copies of a payload.
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, BinaryIO, NamedTuple, Protocol, TypeVar
-from uuid import UUID
+from typing import Any, BinaryIO
 
 import msgspec
 
@@ -24,8 +24,11 @@ from composerd.directory import Directory
 from composerd.errors import ComposerdError, StorageFull, StorageUnusable
 from composerd_fs.journal import frames
 from composerd_fs.journal.checkpoint import Snapshot
-from composerd_fs.journal.entries import Payload
+from composerd_fs.journal.io import write_all
 from composerd_fs.journal.layout import checkpoint_name, checkpoints_in, segment_name, segments_in
+from composerd_fs.journal.reserve import NO_ROOM
+from composerd_fs.journal.sparse import BetweenFlushes, SparseSegments
+from composerd_fs.journal.turn import Turn
 from composerd_fs.journal.writer import Journal
 from composerd_fs.state.commands import CopiedPayloads
 from composerd_fs.state.table import Table
@@ -41,42 +44,25 @@ ENTRIES = 250_000
 JOBS_AT_ONCE = 50
 """Number of jobs that a checkpoint takes, within a fraction of a millisecond, before other tasks get a turn."""
 
-SHARE = 0.15
-"""The largest share of the loop's time that a checkpoint or a compaction takes."""
+SIZE_OF_A_JOB = 200
+"""About the size in bytes of a job in a checkpoint."""
 
-COPIED_AT_ONCE = 1024 * 1024
-"""Bytes of payloads that are copied in one write, unless a single payload is larger."""
+FREED_ON_FULL_DISK = 1024 * 1024
+"""Bytes of payloads of deleted jobs from which on a checkpoint is taken while the disk is full."""
 
-T = TypeVar("T")
+RETRY_AFTER = 10.0
+"""Seconds after which work that failed is tried again. They double each time, up to `LONGEST_RETRY`."""
+
+LONGEST_RETRY = 600.0
 
 _encode = msgspec.msgpack.Encoder(uuid_format="bytes").encode
-
-
-class BetweenFlushes(Protocol):
-    """Calls functions on the table between two flushes."""
-
-    def __call__(self, function: Callable[..., T], /, *args: Any) -> Awaitable[T]:
-        """Call a function with its arguments, and return its return value."""
-
-
-class _Found(NamedTuple):
-    """A job that has payloads to be copied: their locations, or None for a payload that is not copied."""
-
-    job_id: UUID
-    args: int | None
-    result: int | None
-
-    @property
-    def size(self) -> int:
-        """The bytes that the payloads take in the journal."""
-        return sum(frames.span_of(one)[2] for one in (self.args, self.result) if one is not None)
 
 
 class Compactor:
     """Takes checkpoints and compacts segments, in a task that runs beside the flushes.
 
     `copy` writes payloads again, and returns when they are on the disk. An error is logged, and the work is tried again
-    when the journal has grown.
+    after a while.
     """
 
     def __init__(
@@ -92,35 +78,45 @@ class Compactor:
         self._journal = journal
         self._between_flushes = between_flushes
         self._copy_payloads = copy
+        self._sparse = SparseSegments(table, journal, between_flushes, copy)
         self._task: asyncio.Task[None] | None = None
+        self._retry: asyncio.Task[None] | None = None
+        """The task that waits until work that failed is tried again."""
+        self._retry_after = RETRY_AFTER
         self._closed = False
         self._growth = CHECKPOINT_AFTER
         """The growth after which the next checkpoint is taken."""
         self._entries_before = 0
         """The number of entries that the journal had when the last checkpoint began."""
+        self._freed_before = 0
+        """The bytes that deleted jobs had freed when the last checkpoint began."""
         self.due_at_bytes = self._growth
         self.due_at_entries = ENTRIES
 
     async def maybe_start(self) -> None:
-        """Begin a checkpoint if it is due. Call it between two flushes, when the journal has reached one of the limits.
+        """Begin a checkpoint if it is due. Call it between two flushes.
 
-        Raises what `Journal.rotate` raises, unless the disk is full.
+        One is due when the journal has reached one of the limits, and on a full disk also when jobs were deleted whose
+        payloads it would free. Raises what `Journal.rotate` raises, unless the disk is full.
         """
         if self._task is not None or self._closed or self._table.unpropagated or self._journal.broken is not None:
             return
         written = self._journal.written_bytes + self._table.freed_bytes
-        entries = self._journal.written_entries - self._entries_before
-        if written < self.due_at_bytes and entries < self._table.jobs.work // 2:
+        entries = self._journal.written_entries
+        many = entries >= self.due_at_entries and entries - self._entries_before >= self._table.jobs.work // 2
+        frees = self._journal.full and self._table.freed_bytes - self._freed_before >= FREED_ON_FULL_DISK
+        if written < self.due_at_bytes and not many and not frees:
             return
         self._entries_before = self._journal.written_entries
+        self._freed_before = self._table.freed_bytes
         self.due_at_bytes = written + self._growth
         self.due_at_entries = self._entries_before + ENTRIES
+        snapshot = None
         try:
-            await self._journal.rotate()
+            await self._rotate()
+            snapshot = Snapshot(self._table, self._journal.frame)
         except StorageFull:
             log.warning("the disk is full: there is no room for a checkpoint of the journal")
-            return
-        snapshot = Snapshot(self._table, self._journal.frame)
         work = self._work(snapshot, self._journal.segment, written)
         self._task = asyncio.get_running_loop().create_task(work, name="compactor")
         self._task.add_done_callback(self._ended)
@@ -128,12 +124,37 @@ class Compactor:
     def _ended(self, _task: "asyncio.Task[None]") -> None:
         self._task = None
 
+    async def _rotate(self) -> None:
+        try:
+            await self._journal.rotate()
+        except StorageFull:
+            if not await self._journal.free_some(self._size()):
+                raise
+            await self._journal.rotate()
+
+    def _size(self) -> int:
+        """Return about how many bytes a checkpoint takes."""
+        return SIZE_OF_A_JOB * sum(self._table.jobs.counts.values())
+
+    def _failed(self) -> None:
+        if self._retry is None and not self._closed:
+            self._retry = asyncio.create_task(self._try_again(), name="compactor")
+
+    async def _try_again(self) -> None:
+        await asyncio.sleep(self._retry_after)
+        self._retry_after = min(2 * self._retry_after, LONGEST_RETRY)
+        self._retry = None
+        self.due_at_bytes = 0
+        with contextlib.suppress(ComposerdError):
+            await self._copy_payloads([])  # writes nothing, but a checkpoint begins before a write
+
     async def close(self) -> None:
         """Stop, begin no further checkpoint, and leave no unfinished file. Calling it again does nothing."""
         self._closed = True
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        for task in (self._task, self._retry):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait([task])
 
     # The files at the start, and figures for operators.
 
@@ -190,23 +211,34 @@ class Compactor:
 
     # A checkpoint, and the compaction after it.
 
-    async def _work(self, snapshot: Snapshot, segment: int, written: int) -> None:
+    async def _work(self, snapshot: Snapshot | None, segment: int, written: int) -> None:
+        """Take a checkpoint, and remove what it makes unnecessary. Without a snapshot, remove only dead segments."""
         began = time.monotonic()
+        failed = snapshot is None
         try:
-            try:
-                size = await self._write(snapshot, segment)
-            finally:
-                snapshot.close()
-            before, self.checkpoint = self.checkpoint, segment
-            self._growth = max(CHECKPOINT_AFTER, size)
-            self.due_at_bytes = written + self._growth
-            took = time.monotonic() - began
-            log.info("wrote a checkpoint in %.1f s (jobs: %d, bytes: %d)", took, snapshot.jobs, size)
-            await self._compact(segment, before)
+            if self.checkpoint is not None and self._journal.full:
+                await self._remove_dead(self.checkpoint)  # first, because it needs no room
+            if snapshot is not None:
+                try:
+                    size = await self._write(snapshot, segment)
+                finally:
+                    snapshot.close()
+                before, self.checkpoint = self.checkpoint, segment
+                self._growth = max(CHECKPOINT_AFTER, size)
+                self.due_at_bytes = written + self._growth
+                took = time.monotonic() - began
+                log.info("wrote a checkpoint in %.1f s (jobs: %d, bytes: %d)", took, snapshot.jobs, size)
+                await self._compact(segment, before)
+                self._retry_after = RETRY_AFTER
         except (OSError, ComposerdError) as exc:
-            log.warning("compaction of the journal failed, and will be tried again when the journal has grown: %s", exc)
+            failed = True
+            log.warning("compaction of the journal failed, and will be tried again: %s", exc)
         except Exception:
-            log.exception("compaction of the journal failed, and will be tried again when the journal has grown")
+            failed = True
+            log.exception("compaction of the journal failed, and will be tried again")
+        if failed:
+            self._failed()
+        await self._journal.fill_reserve()
 
     async def _write(self, snapshot: Snapshot, segment: int) -> int:
         """Write a checkpoint, and return its size. It is valid from the moment when it is complete and has its name."""
@@ -215,98 +247,63 @@ class Compactor:
         salt = os.urandom(frames.SALT_SIZE)
         file = await _created(directory, name)
         try:
-            await asyncio.to_thread(file.write, frames.pack_segment_header(segment, salt, frames.CHECKPOINT))
+            size = await self._append(file, 0, frames.pack_segment_header(segment, salt, frames.CHECKPOINT))
             number = 0
             while not snapshot.complete:
                 turn = Turn()
                 if some := snapshot.some(JOBS_AT_ONCE):
                     number += 1
-                    await asyncio.to_thread(file.write, frames.pack_frame(number, salt, [], _encode(some)))
+                    size = await self._append(file, size, frames.pack_frame(number, salt, [], _encode(some)))
                 await turn.over()
-            return await asyncio.to_thread(_finish, directory, file, name)
+            await asyncio.to_thread(_finish, directory, file, name)
         except BaseException:
             file.close()
             directory.discard(name)
             raise
+        return size
+
+    async def _append(self, file: BinaryIO, offset: int, data: bytes) -> int:
+        """Write data to a file at an offset, if necessary with room of the reserve, and return where it ends."""
+        while True:
+            try:
+                await asyncio.to_thread(write_all, file.fileno(), data, offset)
+            except OSError as exc:
+                if exc.errno not in NO_ROOM or not await self._journal.free_some(self._size() - offset):
+                    raise
+            else:
+                return offset + len(data)
 
     async def _compact(self, checkpoint: int, before: int | None) -> None:
-        directory = self._journal.directory
         if self._journal.broken is not None:
             return  # nothing is removed from a disk that fails
-        old = [number for number in await asyncio.to_thread(segments_in, directory) if number < checkpoint]
-        # Read between two flushes, here and below: if a flush deletes a job but cannot be written, the job is back.
-        live = await self._between_flushes(self._live_bytes)
-        dead = [segment_name(number) for number in old if number not in live]
-        if before is not None:
-            dead.append(checkpoint_name(before))
-        await self._journal.remove(dead)
-        sparse = await asyncio.to_thread(self._sparse, old, live)
+        old, live = await self._remove_dead(checkpoint)
+        if before not in (None, checkpoint):
+            await self._journal.remove([checkpoint_name(before)])
+        sparse = await asyncio.to_thread(self._sparse.find, old, live)
+        if sparse and self._journal.full:
+            await self._journal.fill_reserve()
+            sparse = {min(sparse, key=live.__getitem__)}  # the one that needs least room
         if sparse:
-            await self._empty(sparse)
+            await self._sparse.empty(sparse)
             await self._journal.remove([segment_name(number) for number in sparse])
             log.info("compacted the journal (sparse segments removed: %d)", len(sparse))
 
+    async def _remove_dead(self, checkpoint: int) -> tuple[list[int], dict[int, int]]:
+        """Remove the segments before a checkpoint in which nothing is live.
+
+        Return all segments before it, and the live bytes of each segment.
+        """
+        old = [
+            number for number in await asyncio.to_thread(segments_in, self._journal.directory) if number < checkpoint
+        ]
+        # Read between two flushes, also by `SparseSegments`: if a flush deletes a job but cannot be written, the job is
+        # back.
+        live = await self._between_flushes(self._live_bytes)
+        await self._journal.remove([segment_name(number) for number in old if number not in live])
+        return old, live
+
     def _live_bytes(self) -> dict[int, int]:
         return dict(self._table.jobs.live_bytes)
-
-    def _sparse(self, segments: Sequence[int], live: Mapping[int, int]) -> set[int]:
-        """Return the segments that are less than half live."""
-        directory = self._journal.directory
-        return {
-            number for number in segments if number in live and 2 * live[number] < directory.size(segment_name(number))
-        }
-
-    async def _empty(self, segments: set[int]) -> None:
-        """Copy the live payloads of some segments. Raises `Unavailable` if one cannot be read."""
-        for chunk in await self._between_flushes(self._table.jobs.by_sequence.chunks):
-            turn = Turn()
-            found = await self._between_flushes(self._found, chunk, segments)
-            while found:
-                some = [found.pop()]
-                size = some[0].size
-                while found and size < COPIED_AT_ONCE:
-                    some.append(found.pop())
-                    size += some[-1].size
-                await self._copy(some)
-            await turn.over()
-
-    def _found(self, chunk: int, segments: set[int]) -> list[_Found]:
-        """Return the jobs of a chunk that have payloads in some segments."""
-        found: list[_Found] = []
-        for sequence, args, result in self._table.jobs.payloads_in(chunk):
-            args_location, result_location = _in(segments, args), _in(segments, result)
-            if args_location is not None or result_location is not None:
-                job = self._table.jobs.at(sequence)
-                assert job is not None, "the chunk has a job of this sequence"
-                found.append(_Found(job.id, args_location, result_location))
-        return found
-
-    async def _copy(self, found: Sequence[_Found]) -> None:
-        locations = [one for _, args, result in found for one in (args, result) if one is not None]
-        read = dict(zip(locations, await self._journal.read_many(locations), strict=True))
-        await self._copy_payloads(
-            [
-                CopiedPayloads(
-                    job_id,
-                    None if args is None else read[args],
-                    None if result is None else read[result],
-                    args,
-                    result,
-                )
-                for job_id, args, result in found
-            ]
-        )
-
-
-class Turn:
-    """A stretch of work, after which other tasks get their turn."""
-
-    def __init__(self) -> None:
-        self._began = time.monotonic()
-
-    async def over(self) -> None:
-        """Wait until the work has taken no more than its share of the time."""
-        await asyncio.sleep((time.monotonic() - self._began) * (1 / SHARE - 1))
 
 
 async def _created(directory: Directory, name: str) -> BinaryIO:
@@ -320,12 +317,7 @@ async def _created(directory: Directory, name: str) -> BinaryIO:
         raise
 
 
-def _in(segments: set[int], payload: Payload | None) -> int | None:
-    return payload if isinstance(payload, int) and frames.span_of(payload)[0] in segments else None
-
-
-def _finish(directory: Directory, file: BinaryIO, name: str) -> int:
-    """Bring a complete file to stable storage, give it its name, and return its size."""
+def _finish(directory: Directory, file: BinaryIO, name: str) -> None:
+    """Bring a complete file to stable storage, and give it its name."""
     with file:
         directory.publish(file, name)
-        return file.tell()

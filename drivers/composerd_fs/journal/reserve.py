@@ -32,8 +32,8 @@ SMALLEST = 64 * 1024
 PREALLOCATED = 0.75
 """The part of a piece that is preallocated behind the segment. The rest is for what the file system needs itself."""
 
-LARGEST_WRITE = 64 * 1024
-"""Largest size, in bytes of payloads, of a write that the reserve admits."""
+LARGEST_RESULT = 64 * 1024
+"""Largest size in bytes of results that may use the reserve, all in a call together."""
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 """The errors of a full disk, and of a quota that is used up."""
@@ -52,7 +52,7 @@ class Purpose(IntEnum):
     STORE = 0
     """Stores something new, and uses nothing of the reserve."""
     END = 1
-    """Ends attempts or jobs, and uses all pieces but the last."""
+    """Ends attempts or jobs, or makes the journal smaller, and uses all pieces but the last."""
     REMOVE = 2
     """Removes jobs, or ends them at an operator's request, and uses the whole reserve."""
 
@@ -105,14 +105,23 @@ class Reserve:
 
     def give(self, purpose: Purpose, size: int, descriptor: int, end: int) -> bool:
         """Make room behind the end of a file, and return False if there is not enough for a write of this size."""
-        pieces = len(self._left) - (purpose is not Purpose.REMOVE)
-        if purpose is Purpose.STORE or size > pieces * self._size * PREALLOCATED:
+        if purpose is Purpose.STORE or not self.free(purpose, size):
             return False
-        self._directory.remove(self._left.pop())
-        self._last_given = not self._left
-        self._filled_at = 0.0  # there may be room by the time of the next write
         with contextlib.suppress(OSError):  # then the room is free, for other programs too
             _preallocate(descriptor, end, int(self._size * PREALLOCATED))
+        return True
+
+    def free(self, purpose: Purpose, size: int) -> bool:
+        """Remove a piece, and return False if what is left for this purpose is not enough for this size."""
+        pieces = len(self._left) - (purpose is not Purpose.REMOVE)
+        if pieces <= 0 or size > pieces * self._size * PREALLOCATED:
+            return False
+        try:
+            self._directory.remove(self._left.pop())
+        except OSError:
+            return False
+        self._last_given = not self._left
+        self._filled_at = 0.0  # there may be room by the time of the next write
         if self.whole:
             self.whole = False
             self._warn()

@@ -54,6 +54,8 @@ class Journal:
         """Bytes of frames that were written, or read at the start."""
         self.written_entries = 0
         """The number of entries in them."""
+        self.full = False
+        """True from when a frame has found no room until one that may not use the reserve was written."""
         self.reserve = Reserve(directory)
         self.segment = 0
         """The number of the segment that is written to."""
@@ -126,6 +128,7 @@ class Journal:
         if not self.reserve.whole:
             self.reserve.refill()
             if not self.reserve.admits(purpose):
+                self.full = True
                 raise StorageFull(_FULL)
         written = False
         while not written:
@@ -134,6 +137,7 @@ class Journal:
                 written = True
             except OSError as exc:
                 self._refuse(exc)
+                self.full = True
                 if not self.reserve.give(purpose, len(frame), self._descriptor, self._end):
                     raise StorageFull(_FULL) from exc
         try:
@@ -149,6 +153,8 @@ class Journal:
         self._end += len(frame)
         if self._ragged:
             self._cut_back(OutcomeUnknown)
+        if purpose is Purpose.STORE:
+            self.full = False
         self.frame += 1
         self.written_bytes += len(frame)
 
@@ -205,6 +211,14 @@ class Journal:
         log.critical("%s: %s", self.directory.path, self.broken)
         raise error(self.broken)
 
+    async def free_some(self, size: int) -> bool:
+        """Remove a piece of the reserve, and return False if it does not have this many bytes."""
+        return await self._disk.call(self.reserve.free, Purpose.END, size)
+
+    async def fill_reserve(self) -> None:
+        """Fill the reserve if the disk was full and has room again."""
+        await self._disk.call(self.reserve.refill)
+
     async def rotate(self) -> None:
         """Let the next frame begin a new segment. Raises like `flush`."""
         if self.broken is not None:
@@ -213,10 +227,12 @@ class Journal:
 
     def _rotate(self) -> None:
         self._check_place()
-        if self._ragged:
-            self._cut_back()
+        if self._ragged or not self.reserve.whole:
+            self._cut_back()  # also what is preallocated there
             if self._ragged:
                 raise StorageFull(_FULL)  # only the last segment may have something behind its last frame
+        if self._end == SEGMENT_HEADER:
+            return  # the segment is new
         before = self._descriptor
         try:
             self._create(self.segment + 1)

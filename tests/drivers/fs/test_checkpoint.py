@@ -300,7 +300,7 @@ async def test_a_refused_delete_while_a_segment_is_emptied(fs: Instance, monkeyp
     await fs.cancel(job_id)
     await driver._journal.rotate()
     blocked, flushing, looked = asyncio.Event(), asyncio.Event(), asyncio.Event()
-    flush, between_flushes = driver._journal.flush, driver._compactor._between_flushes
+    flush, between_flushes = driver._journal.flush, driver._compactor._sparse._between_flushes
 
     async def refused(*_args: Any) -> Any:
         flushing.set()
@@ -313,10 +313,10 @@ async def test_a_refused_delete_while_a_segment_is_emptied(fs: Instance, monkeyp
         return await between_flushes(*call)
 
     monkeypatch.setattr(driver._journal, "flush", refused)
-    monkeypatch.setattr(driver._compactor, "_between_flushes", observed)
+    monkeypatch.setattr(driver._compactor._sparse, "_between_flushes", observed)
     deleting = asyncio.create_task(fs.delete(job_id))
     await flushing.wait()
-    emptying = asyncio.create_task(driver._compactor._empty({1}))
+    emptying = asyncio.create_task(driver._compactor._sparse.empty({1}))
     await looked.wait()
     blocked.set()
     with pytest.raises(StorageFull):

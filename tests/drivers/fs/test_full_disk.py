@@ -1,7 +1,9 @@
 """A full disk: what ends or removes jobs is stored from the reserve, and everything else when there is room."""
 
 import asyncio
+import contextlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,12 @@ from .small_disks import SMALL_DISKS, fill, small_disk
 def some(size: int) -> bytes:
     """Return a JSON string of this size that no file system can compress."""
     return b'"' + os.urandom(size // 2 - 1).hex().encode() + b'"'
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Wait until something holds."""
+    while not holds():  # noqa: ASYNC110  # nothing signals it
+        await asyncio.sleep(0.01)
 
 
 async def accepted(instance: Instance, **fields: Any) -> None:
@@ -90,9 +98,60 @@ async def test_a_flush_of_everything(tmp_path: Path, monkeypatch: pytest.MonkeyP
             monkeypatch.setattr(os, "pwrite", counted)
             nothing = fs.driver.enqueue([[]])
             submissions = [fs.driver.enqueue([[fs.new(args=some(200_000))]]) for _ in range(200)]
-            ends = [fs.driver.delete([job_id]) for job_id in ended]
+            ends: list[Any] = [fs.driver.delete([job_id]) for job_id in ended]
             ends += [fs.driver.finish([Outcome(token, b"1", failed=False)]), fs.driver.purge(10), fs.driver.advance(10)]
             answers = await asyncio.gather(nothing, *submissions, *ends, return_exceptions=True)
             assert [one for one in answers[201:] if isinstance(one, BaseException)] == []
             assert {type(one) for one in answers[1:201]} == {StorageFull}
             assert writes < 30
+
+
+def size_of(disk: Path) -> int:
+    """Return the bytes of the segments and checkpoints of a storage."""
+    files = (disk / "storage" / "journal").iterdir()
+    return sum(path.stat().st_size for path in files if path.suffix in (".log", ".checkpoint"))
+
+
+@pytest.mark.parametrize("kind", ["ext4", "btrfs", "tmpfs"])
+async def test_the_journal_itself_has_filled_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """If only the journal is on a full disk, deleting jobs frees their room, and submissions are accepted again."""
+    monkeypatch.setattr("composerd_fs.journal.compactor.RETRY_AFTER", 0.05)
+    with small_disk(kind, tmp_path) as disk:
+        async with instance_of("fs", disk / "storage") as fs:
+            job_ids = [await fs.add(args=some(20_000))]
+            with contextlib.suppress(StorageFull):
+                while True:
+                    job_ids.append(await fs.add(args=some(1 << 20)))
+            before = size_of(disk)
+            for job_id in job_ids[1:]:
+                await fs.cancel(job_id)
+                await fs.delete(job_id)
+            await accepted(fs, args=some(1 << 20))
+            assert size_of(disk) < before - (4 << 20)
+            await fs.reopen()
+            assert len(await fs.dump()) == 2
+
+
+async def test_a_checkpoint_without_room_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A checkpoint that finds no room is taken when there is room, although nothing else is written by then."""
+    monkeypatch.setattr("composerd_fs.journal.compactor.RETRY_AFTER", 0.05)
+    monkeypatch.setattr("composerd_fs.journal.compactor.CHECKPOINT_AFTER", 8 << 20)
+    monkeypatch.setattr("composerd_fs.journal.compactor.SIZE_OF_A_JOB", 1 << 30)  # the reserve is not enough
+    with small_disk("ext4", tmp_path) as disk:
+        async with instance_of("fs", disk / "storage") as fs:
+            job_ids = [await fs.add(args=some(size)) for size in (1000, *[1 << 20] * 5)]
+            ballast = fill(disk)
+            for job_id in job_ids[1:]:
+                await fs.cancel(job_id)
+                await fs.delete(job_id)
+            await until(lambda: "there is no room for a checkpoint" in caplog.text)
+            assert size_of(disk) > 5 << 20
+            ballast.unlink()
+            await until(lambda: size_of(disk) < 1 << 20)
+            await accepted(fs)
+            await fs.reopen()
+            assert len(await fs.dump()) == 2
