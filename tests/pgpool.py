@@ -1,4 +1,4 @@
-"""Pgpool-II as the tests run it: before a primary and a standby that lags, with all its reads at the standby."""
+"""Pgpool-II as the tests run it: with a cache, before a primary and a standby that lags and gets all its reads."""
 
 import signal
 import subprocess
@@ -27,6 +27,8 @@ logdir = '{directory}'
 num_init_children = 16
 max_pool = 1
 load_balance_mode = on
+memory_cache_enabled = on
+memqcache_oiddir = '{directory}'
 sr_check_user = 'tests'
 sr_check_database = 'postgres'
 sr_check_period = 1

@@ -1,6 +1,9 @@
-"""Servers behind Pgpool-II, which sends what it can to a standby that lags."""
+"""Servers behind Pgpool-II, which sends what it can to a standby that lags, and caches what it has read."""
 
 import asyncio
+
+from composerd_postgres.db.pool import Connections
+from composerd_postgres.db.url import parse
 
 from ..pgpool import PORT, behind_pgpool, queries_of_the_standby
 from ..throwaway import Throwaway
@@ -35,3 +38,15 @@ async def test_nothing_is_read_from_a_standby_that_lags(serve: Serve, own_postgr
             assert (await first.finish(dependent, None))[0] == 200
         assert queries_of_the_standby(own_postgres) == 0
         await asyncio.gather(*(server.close() for server in (first, second)))
+
+
+async def test_nothing_is_read_from_a_cache(own_postgres: Throwaway, pgpool: str) -> None:
+    """A statement reads what was written by something that Pgpool-II does not see, such as a function."""
+    own_postgres.sql("CREATE TABLE seen (n integer)")
+    with behind_pgpool(pgpool, own_postgres):
+        connection = await Connections(parse(own_postgres.url(port=str(PORT)))).dedicated()
+        for written in range(3):
+            for _ in range(2):
+                assert await connection.fetch("SELECT count(*) FROM seen", {}) == [(written,)]
+            own_postgres.sql("INSERT INTO seen VALUES (1)")
+        connection.close()

@@ -20,10 +20,10 @@ from composerd_postgres.db.literal import Literal
 REPETITIONS = 20
 """Number of times that a transaction which collides with others is tried in all."""
 
-ON_PRIMARY = "/*NO LOAD BALANCE*/"
-"""Begins every statement: a proxy that sends queries to standbys sends one that begins with a comment to the primary.
+ON_PRIMARY = "/*NO QUERY CACHE*//*NO LOAD BALANCE*/"
+"""Begins every statement: Pgpool-II sends one that begins with a comment to the primary, and caches no result of it.
 
-A standby may be behind, and then lacks what was just written.
+A standby may be behind, and lacks what was just written then. The cache does not know what functions write.
 """
 
 Rows = list[Any]
