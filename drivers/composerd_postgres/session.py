@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 from uuid import uuid4
 
@@ -21,6 +22,9 @@ log = logging.getLogger(__name__)
 SILENCE = 60.0
 """Time in seconds during which no notifications are sent after the queue stayed full."""
 
+HANGS_AFTER = 1.0
+"""Time in seconds after which a renewal of leases that has got no answer hangs."""
+
 
 class Session:
     """The options, statements, connections, claim hints and clock of one driver."""
@@ -37,6 +41,10 @@ class Session:
         self._shift = 0.0
         self.shift = "0 seconds"
         """Seconds by which this driver's clock is ahead of the database's; not 0 in tests only."""
+        self._renewals: list[float] = []
+        """The times, by the loop's clock, since which leases are being renewed; the earliest first."""
+        self.worked = 0
+        """The time since the last note of `attend` that was only let pass on `clock`; not 0 in tests only."""
         self.expiry_at = 0
         """The time that has passed on `clock` when a lease may expire. The leases need not be read before."""
         self._silent_until = float("-inf")
@@ -46,9 +54,25 @@ class Session:
         """Let the leases be read after this number of seconds, or earlier: an attempt that began may expire then."""
         self.expiry_at = min(self.expiry_at, self.clock.elapsed() + microseconds(seconds))
 
+    @contextmanager
+    def renewing(self) -> Iterator[None]:
+        """Note that leases are being renewed."""
+        began = asyncio.get_running_loop().time()
+        self._renewals.append(began)
+        try:
+            yield
+        finally:
+            self._renewals.remove(began)
+
+    @property
+    def renewals_hang(self) -> bool:
+        """True if leases are being renewed for so long that others may have expired meanwhile."""
+        return bool(self._renewals) and asyncio.get_running_loop().time() - self._renewals[0] > HANGS_AFTER
+
     def shift_clock(self, seconds: float) -> None:
-        """Let time pass on this driver's clock."""
+        """Let time pass on this driver's clock, in which it works."""
         self.clock.shift(seconds)
+        self.worked += microseconds(seconds)
         self.jump_clock(seconds)
 
     def jump_clock(self, seconds: float) -> None:

@@ -1,6 +1,7 @@
-"""Servers on a PostgreSQL database whose clock jumps."""
+"""Servers on PostgreSQL whose clocks jump, and that are stopped for longer than a lease."""
 
 import asyncio
+import signal
 from collections.abc import Sequence
 from functools import partial
 
@@ -8,6 +9,24 @@ from ..throwaway import Throwaway
 from .conftest import Serve, Server
 
 LEASE = 2.0
+
+
+async def test_a_stopped_server_ends_no_attempt(serve: Serve, newest_postgres: Throwaway) -> None:
+    """After the only server was stopped for longer than a lease, 30 workers that ask a moment later keep theirs."""
+    server = await serve(
+        "--heartbeat-timeout", f"{LEASE}s", "--sweep-interval", "100ms", storage=newest_postgres.fresh()
+    )
+    jobs = []
+    for _ in range(30):
+        await server.submit()
+        jobs.append(await server.ask())
+    locations = [job["location"] for job in jobs if job is not None]
+    assert await _beats(server, locations) == [False] * 30
+    server.kill(signal.SIGSTOP)
+    await asyncio.sleep(1.5 * LEASE)
+    server.kill(signal.SIGCONT)
+    await asyncio.sleep(LEASE / 4)  # the workers do not notice at once that it answers again
+    assert await _beats(server, locations) == [False] * 30
 
 
 async def test_a_clock_that_jumps(serve: Serve, postgres_clock: Throwaway) -> None:
@@ -18,12 +37,10 @@ async def test_a_clock_that_jumps(serve: Serve, postgres_clock: Throwaway) -> No
     job = await servers[0].ask()
     assert job is not None
     for ahead in (60, -3600):
-        assert await _beats(servers[1], [job["location"]]) == [False]
         postgres_clock.set_clock(ahead)
         for server in servers:
-            await server.until(partial(_noticed, server), 10)
+            await server.until(partial(_noticed, server, job["location"]), 10)
             server.forget_log()
-        assert await _beats(servers[1], [job["location"]]) == [False]
     again = await servers[1].ask(wait="20s")
     assert again is not None
     assert again["id"] == job["id"]
@@ -36,5 +53,7 @@ async def _beats(server: Server, locations: Sequence[str]) -> list[bool]:
     return [answer["canceled"] for _, answer in answers]
 
 
-async def _noticed(server: Server) -> bool:
+async def _noticed(server: Server, location: str) -> bool:
+    """Send a heartbeat, and return True if the server has noticed that the clock jumped."""
+    assert await _beats(server, [location]) == [False]
     return b"the clock jumped" in server.log

@@ -71,8 +71,6 @@ class Connections:
         self._closed = True
         self._logged = ""
         """What was logged last about a refusal that waiting cannot mend."""
-        self.outage = False
-        """True if a connection could not be opened, or leases not renewed, since this was last set to False."""
 
     def open(self, connection: Connection) -> None:
         """Begin to lend connections, this one first."""
@@ -255,7 +253,6 @@ class Connections:
         elif self._returned_at > began:
             self._open_wanted()  # the database answers, but a pooler has no connection to spare
         elif not any(since <= began for since in self._opening.values()):
-            self.outage = True
             self._fail_waiting(error, began)
             self._open_wanted()  # for those who came later
 

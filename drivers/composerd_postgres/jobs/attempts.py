@@ -6,7 +6,7 @@ from uuid import UUID
 
 from composerd.driver import transitions
 from composerd.driver.transitions import RequeueCause
-from composerd.errors import ComposerdError, DriverTimeout, JobEnded, JobNotFound
+from composerd.errors import ComposerdError, JobEnded, JobNotFound
 from composerd.models import (
     UNKNOWN_ATTEMPT,
     Artifact,
@@ -36,11 +36,8 @@ async def touch(session: Session, touches: Sequence[Touch]) -> list[Attempt]:
         return []
     encoded = encode([{"token": one.token, "partial": one.partial, "confirm": one.confirm} for one in touches])
     parameters = {"shift": session.shift, "touches": encoded}
-    try:
+    with session.renewing():
         rows = await session.connections.fetch(session.statements["touch"], parameters)
-    except DriverTimeout:
-        session.connections.outage = True  # the workers are alive, but their leases could not be renewed
-        raise
     attempts = []
     for row in rows:
         if row.state is None:

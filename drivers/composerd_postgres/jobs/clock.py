@@ -16,10 +16,13 @@ ATTEND_EVERY = 1.0
 """Time in seconds after which `advance` is called at the latest while attempts are running."""
 
 ATTENDED_WITHIN = 3.0
-"""Time in seconds without a note of a server after which no server has looked after the leases."""
+"""Time in seconds between two notes of servers that is usual while one of them looks after the leases."""
 
 _NOTED_EVERY = microseconds(ATTEND_EVERY / 2)
-"""Time after which it is noted again that they are."""
+"""Time after which it is noted again that one does."""
+
+_LATE = microseconds(1.5 * ATTEND_EVERY)
+"""Time after the last note at which a server that wants to note it asks first if nobody could renew a lease."""
 
 
 class StorageClock:
@@ -37,7 +40,7 @@ class StorageClock:
 
     async def grace(self) -> None:
         """Give back to the leases the time in which no server was there, if there was such a time."""
-        await self._alone(self._stand_still)
+        await self._alone(self._stand_still, 0)
 
     async def confirm(self) -> None:
         """See `Driver.confirm_clock`."""
@@ -80,17 +83,26 @@ class StorageClock:
             await self._session.connections.fetch(self._session.statements["save_dispute"], parameters)
         return jump != 0
 
-    async def attend(self, row: Any) -> None:
+    async def attend(self, row: Any) -> bool:
         """Note that this server looked after the leases when it read this row of `find_due`.
 
         While there are none, this is only noted so that a later start knows how long the storage was closed.
+        If the last note is older than usual, every server was stopped, or could not write: then `grace` is due.
+
+        Returns:
+            True if leases got time back, so that what was read of them is out of date.
         """
+        session = self._session
         age = row.now - row.attended
+        if row.running and age - session.worked > _LATE:
+            await self._alone(self._stand_still, session.worked)
+            return True
         if age >= (_NOTED_EVERY if row.running else STORED_EVERY) or age < -JUMP:
-            session = self._session
             # The time of the row, not of the statement: a process that was stopped in between looked after nothing.
             parameters = {"shift": session.shift, "now": to_time(row.now)}
             await session.connections.fetch(session.statements["attend"], parameters)
+            session.worked = 0
+        return False
 
     async def _alone(self, work: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> None:
         """Call `work` in a transaction in which no other server grants time to leases."""
@@ -104,6 +116,7 @@ class StorageClock:
                 await work(transaction, row, *args)
 
         await repeated(once)
+        self._session.worked = 0
 
     async def _open(self, transaction: Transaction, row: Any) -> None:
         self._elapsed = self._session.clock.elapsed()
@@ -114,7 +127,7 @@ class StorageClock:
         if jump or row.attended is None:
             await self._excuse(transaction, row, jump)
         else:
-            await self._stand_still(transaction, row)
+            await self._stand_still(transaction, row, 0)
 
     async def _follow(self, transaction: Transaction, row: Any, jump: int, seen: int) -> None:
         """Let the leases follow a jump, unless another server has done so since the clock was seen before it."""
@@ -128,11 +141,11 @@ class StorageClock:
         parameters = {"now": to_time(row.now), "jump": seconds(jump)}
         await transaction.commit(self._session.statements.joined("excuse", "save_jump", "attend_now"), parameters)
 
-    async def _stand_still(self, transaction: Transaction, row: Any) -> None:
-        """Give the leases the time in which no server looked after them; a short one is usual while servers do."""
+    async def _stand_still(self, transaction: Transaction, row: Any, worked: int) -> None:
+        """Give the leases the time in which no server looked after them, except that in which this one worked."""
         parameters = {
             "now": to_time(row.now),
-            "gap": seconds(row.now - row.attended),
+            "gap": seconds(row.now - row.attended - worked),
             "attended_within": ATTENDED_WITHIN,
         }
         await transaction.commit(self._session.statements.joined("stand_still", "attend_now"), parameters)

@@ -1,6 +1,5 @@
 """Does what is due (`Driver.advance`): expired leases, delayed jobs, and ends that are still to be propagated."""
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
@@ -19,9 +18,6 @@ from composerd_postgres.news.changes import Changes
 from composerd_postgres.session import Session
 from composerd_postgres.sql.statements import array
 
-SLOW = 1.0
-"""Time in seconds that finding what is due may take; a process that was stopped meanwhile renewed no lease."""
-
 RESCAN = microseconds(5.0)
 """Time after which the leases are read again at the latest: other servers begin attempts too."""
 
@@ -37,11 +33,9 @@ class Timers:
         """See `Driver.advance`."""
         session = self._session
         changes = Changes()
-        if session.connections.outage:
-            await self._clock.grace()
-            session.connections.outage = False
         due = await self._find_due(limit)
-        await self._clock.attend(due)
+        if not session.renewals_hang and await self._clock.attend(due):
+            due = await self._find_due(limit)
         propagated = await propagate(session, due.unpropagated, changes, limit)
         done: list[UUID] = []
         refused: DriverError | None = None
@@ -65,30 +59,30 @@ class Timers:
         if due.delayed_until is not None:
             changes.due(seconds(due.delayed_until - due.now))
         if due.running:
-            changes.due(min(ATTEND_EVERY, seconds(session.expiry_at - session.clock.elapsed())))
+            expiry_in = seconds(session.expiry_at - session.clock.elapsed())
+            changes.due(ATTEND_EVERY if session.renewals_hang else min(ATTEND_EVERY, expiry_in))
         if due.unpropagated or due.expired or propagated + len(done) >= limit:
             changes.due(0.0)
         return done, changes
 
     async def _find_due(self, limit: int) -> Any:
-        """Return the row of the statement `find_due`, after grace if nobody could renew leases meanwhile."""
-        due, trusted = await self._find_due_once(limit)
-        return due if trusted else (await self._find_due_once(limit))[0]
+        """Return the row of the statement `find_due`, read again if the clock had jumped.
+
+        While renewals hang, no lease is read, so none ends. Nor are the leases attended to: they get that time back.
+        """
+        due, jumped = await self._find_due_once(limit)
+        return (await self._find_due_once(limit))[0] if jumped else due
 
     async def _find_due_once(self, limit: int) -> tuple[Any, bool]:
-        """Return the row of the statement `find_due`; False if leases have got a grace since it was read."""
+        """Return the row of the statement `find_due`; and True if the leases followed a jump after it was read."""
         session = self._session
-        began, asked = asyncio.get_running_loop().time(), session.clock.elapsed()
-        parameters = {"shift": session.shift, "expiring": session.expiry_at <= asked, "limit": limit}
+        asked = session.clock.elapsed()
+        expiring = session.expiry_at <= asked and not session.renewals_hang
+        parameters = {"shift": session.shift, "expiring": expiring, "limit": limit}
         (due,) = await session.connections.fetch(session.statements["find_due"], parameters)
-        if parameters["expiring"] and not due.expired:
+        if expiring and not due.expired:
             session.expiry_at = asked + (RESCAN if due.next_expiry is None else min(due.next_expiry - due.now, RESCAN))
-        if await self._clock.observe(due, asked):
-            return due, False
-        if asyncio.get_running_loop().time() - began > SLOW:
-            await self._clock.grace()
-            return due, False
-        return due, True
+        return due, await self._clock.observe(due, asked)
 
     async def _start_delayed(self, now: int, limit: int, changes: Changes) -> list[UUID]:
         session = self._session

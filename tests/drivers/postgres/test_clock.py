@@ -213,7 +213,7 @@ async def test_stopped_while_it_looks_for_what_is_due(open_instance: Open, monke
 
     async def stopped(*args: Any) -> Any:
         monkeypatch.undo()
-        time.sleep(1.2)  # noqa: ASYNC251  # the whole process does not run
+        time.sleep(1.6)  # noqa: ASYNC251  # the whole process does not run
         return await fetch(*args)
 
     await instance.shift(0.5)

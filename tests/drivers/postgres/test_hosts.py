@@ -164,7 +164,7 @@ def limited(newest_postgres: Throwaway) -> Iterator[Limited]:
 async def test_fewer_connections_than_allowed(
     limited: Limited, open_instance: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With fewer connections than the URL allows, calls share them: none fails, and no outage is assumed."""
+    """With fewer connections than the URL allows, calls share them, and none fails."""
     instance = await open_instance(limited(3))
     connections = instance.driver._session.connections  # type: ignore[attr-defined]
     refusals = _Refusals(monkeypatch)
@@ -173,7 +173,6 @@ async def test_fewer_connections_than_allowed(
             *(instance.add() for _ in range(20)), *(instance.driver.get([instance.id()]) for _ in range(20))
         )
     assert refusals.count <= connections._options.connections - 3  # the pool does not try to open one for each call
-    assert not connections.outage
 
 
 class _Refusals:
@@ -241,7 +240,6 @@ async def test_the_database_still_counts_what_was_closed(open_instance: Open, mo
     monkeypatch.setattr("composerd_postgres.db.pool.connect", refusing)
     assert await instance.state(await instance.add()) is JobState.READY
     assert refusals == 0
-    assert not connections.outage
 
 
 async def _busy(instance: Instance) -> None:

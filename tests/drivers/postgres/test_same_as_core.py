@@ -303,7 +303,7 @@ async def test_stand_still(open_instance: Open, seed: int) -> None:
     await _fetch(session, "stand_still", now=to_time(now), gap=gap, attended_within=3.0)
     after = await _leases(session, [*before])
     for token, (lease, absence) in before.items():
-        if gap > 3.0 or absence * 2 > lease.lease:
+        if absence > microseconds(3.0) or absence * 2 > lease.lease:
             transitions.stand_still(lease, now, absence)
         assert after[token] == lease
 

@@ -10,9 +10,9 @@ SELECT clock_timestamp() + %(shift)s::interval AS now, c.attended, c.disputed_si
 FROM composerd.clock c
 
 -- name: attend
--- Note that a server looked after the leases at a time that is not long ago. Nobody waits for the row, or for the disk.
--- A noted time that is in the future is from before the clock was set back.
-SET LOCAL synchronous_commit = off;
+-- Note that a server looked after the leases at a time that is not long ago, unless another one does just now. A noted time
+-- that is in the future is from before the clock was set back. The commit waits like that of a heartbeat: while commits hang,
+-- nobody looks after the leases.
 UPDATE composerd.clock
 SET attended = %(now)s
 WHERE id IN (
@@ -63,7 +63,7 @@ FROM (
     SELECT o.token, n.seconds
     FROM composerd.leases o
     CROSS JOIN LATERAL (SELECT least(%(gap)s, extract(epoch FROM %(now)s - o.began))::double precision AS seconds) n
-    WHERE o.began < %(now)s AND (%(gap)s > %(attended_within)s OR n.seconds * 2 > o.lease)
+    WHERE n.seconds > %(attended_within)s OR n.seconds * 2 > o.lease
     ORDER BY o.token
     FOR UPDATE OF o
 ) a
