@@ -100,7 +100,19 @@ class Throwaway:
         if standby_of is None:
             self._run("initdb", "--no-sync", "-A", "trust", "-U", "tests", "-E", "UTF8", "--locale=C", "-D", self.data)
         else:
-            self._run("pg_basebackup", "--no-sync", "-R", "-h", standby_of.directory, "-U", "tests", "-D", self.data)
+            self._run(
+                "pg_basebackup",
+                "--no-sync",
+                "-c",
+                "fast",
+                "-R",
+                "-h",
+                standby_of.directory,
+                "-U",
+                "tests",
+                "-D",
+                self.data,
+            )
 
     def standby(self) -> "Throwaway":
         """Start another server that has everything that this one acknowledges from now on."""

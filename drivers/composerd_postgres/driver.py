@@ -38,6 +38,7 @@ from composerd_postgres.db import refusals
 from composerd_postgres.db.connection import Broken, Connection
 from composerd_postgres.db.deadline import ends_at
 from composerd_postgres.db.durability import SETTINGS, dangers
+from composerd_postgres.db.rivals import Rivals
 from composerd_postgres.db.url import Options, parse
 from composerd_postgres.jobs import attempts, queries
 from composerd_postgres.jobs.claims import claim
@@ -87,6 +88,7 @@ class PostgresDriver(Driver):
         self._session = Session(options)
         self._clock = StorageClock(self._session)
         self._timers = Timers(self._session, self._clock)
+        self._rivals = Rivals(options, self._session.connections.hosts)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._uncertain = False
         """True after a write failed with an unknown outcome: this server may have missed the news of it."""
@@ -121,6 +123,7 @@ class PostgresDriver(Driver):
             if isinstance(exc, Broken) and refusals.lasts(str(exc)):
                 raise StorageUnusable(str(exc)) from exc
             raise
+        self._rivals.begin()
 
     async def _check_database(self, connection: Connection) -> None:
         """Raise `StorageUnusable` if the database cannot store every text; warn if it may lose what was committed."""
@@ -138,6 +141,7 @@ class PostgresDriver(Driver):
         refuse_newer(have)
 
     async def close(self) -> None:
+        self._rivals.end()
         try:
             with suppress(TimeoutError):
                 async with asyncio.timeout(CLOSE_LIMIT):
@@ -165,6 +169,8 @@ class PostgresDriver(Driver):
                     raise Unavailable(
                         f"the database {self.options.target} accepts no writes: it is a standby, or read-only"
                     )
+                if self._rivals.outdated:
+                    raise Unavailable(f"another host was promoted: {self._rivals.problem}")
                 if self._suspicious:
                     await self._write_something()
         except TimeoutError as exc:
@@ -188,7 +194,11 @@ class PostgresDriver(Driver):
             connection.close()
 
     async def info(self) -> StorageInfo:
-        return await self._complete(queries.info(self._session))
+        found = await self._complete(queries.info(self._session))
+        await self._rivals.look()
+        if not self._rivals.problem:
+            return found
+        return msgspec.structs.replace(found, details={**found.details, "hosts": self._rivals.problem})
 
     async def check(self) -> StorageCheck:
         connection = await self._session.connections.dedicated()

@@ -2,7 +2,6 @@
 
 import asyncio
 import weakref
-from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, cast
 
@@ -15,7 +14,7 @@ from composerd.driver.clock import from_time
 from composerd.errors import DriverError, DriverTimeout, StorageUnusable, Unavailable
 from composerd_postgres.db import refusals
 from composerd_postgres.db.connection import Connection, Refused
-from composerd_postgres.db.hosts import Hosts
+from composerd_postgres.db.hosts import Host, Hosts
 from composerd_postgres.db.url import Options
 
 OLDEST = 140000
@@ -130,7 +129,7 @@ async def connect(options: Options, hosts: Hosts) -> Connection:
         for mth, address in enumerate(addresses):
             share = (end_of_host - now()) / (len(addresses) - mth)
             try:
-                connection = await _open(options, address.parameters(), share)
+                connection = await open_address(options, address, share)
             except TimeoutError:
                 silent, lasting = True, False
                 complaints.append(f"{address} does not answer")
@@ -151,11 +150,17 @@ async def connect(options: Options, hosts: Hosts) -> Connection:
     raise Unavailable(message) if silent else Refused(message)
 
 
-async def _open(options: Options, address: Mapping[str, str], time_limit: float) -> Connection:
-    """Open a connection to one address, and let it execute a first statement, for which a pooler may have no room."""
+async def open_address(options: Options, address: Host, time_limit: float) -> Connection:
+    """Open a connection to one address, and let it execute a first statement, for which a pooler may have no room.
+
+    Raises:
+        TimeoutError, psycopg2.Error: The connection was not opened.
+        Unavailable: The statement failed; `DriverTimeout` if it had no answer in time.
+        StorageUnusable: The database is older than the driver supports.
+    """
     now = asyncio.get_running_loop().time
     end = now() + time_limit
-    settings: dict[str, Any] = {"client_encoding": "UTF8", "cursor_factory": NamedTupleCursor, **address}
+    settings: dict[str, Any] = {"client_encoding": "UTF8", "cursor_factory": NamedTupleCursor, **address.parameters()}
     given = extensions.parse_dsn(options.dsn).get("options", "")
     if options.session:
         settings["options"] = " ".join((*_SESSION, given, *_FIXED))

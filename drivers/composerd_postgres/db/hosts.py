@@ -37,16 +37,17 @@ class Hosts:
 
     def __init__(self, dsn: str) -> None:
         self._hosts = _named(dsn)
-        self._first: Host | None = None
+        self.preferred: Host | None = None
+        """The host of the latest successful connection."""
         self._last: Host | None = None
-        """The address of `_first` to which the latest connection was made."""
+        """The address of `preferred` to which the latest connection was made."""
         self._lookups: dict[str, asyncio.Future[list[str]]] = {}
 
     def __len__(self) -> int:
         return len(self._hosts)
 
     def __iter__(self) -> Iterator[Host]:
-        return iter(sorted(self._hosts, key=lambda host: host != self._first))
+        return iter(sorted(self._hosts, key=lambda host: host != self.preferred))
 
     async def addresses(self, host: Host) -> list[Host]:
         """Return a host once for each of its addresses; a host that has an address, or is a socket, as it is.
@@ -66,7 +67,7 @@ class Hosts:
 
     def prefer(self, host: Host, address: Host) -> None:
         """Try this host, and this address of it, first from now on."""
-        self._first, self._last = host, address
+        self.preferred, self._last = host, address
 
 
 def _lookup(name: str) -> "asyncio.Future[list[str]]":

@@ -51,7 +51,7 @@ class Connections:
 
     def __init__(self, options: Options) -> None:
         self._options = options
-        self._hosts = Hosts(options.dsn)
+        self.hosts = Hosts(options.dsn)
         self._idle: list[Connection] = []
         self._lent = 0
         """The number of connections that are lent."""
@@ -269,7 +269,7 @@ class Connections:
 
     async def _new(self) -> Connection:
         try:
-            connection = await connect(self._options, self._hosts)
+            connection = await connect(self._options, self.hosts)
         except StorageUnusable as exc:
             if self._closed:
                 raise
