@@ -33,6 +33,9 @@ HELD_FOR = 1.0
 In session mode the pooler cannot give to other servers what this one holds, and opening a connection to it is cheap.
 """
 
+QUEUED_AFTER = 0.2
+"""Time in seconds that a connection takes to open at least if the pooler had none to spare."""
+
 NOTICED_WITHIN = 1.0
 """Time in seconds that the database may take to notice that a connection was closed."""
 
@@ -188,28 +191,34 @@ class Connections:
             self._offer(connection)
         self._open_wanted()
 
-    def _offer(self, connection: Connection) -> None:
-        """Lend a connection to whoever has waited longest; let it be idle if nobody waits."""
+    def _offer(self, connection: Connection, *, queued: bool = False) -> None:
+        """Lend a connection to whoever has waited longest; let it be idle if nobody waits.
+
+        One for which this server has `queued` at a pooler is closed instead: others queue there too.
+        """
         while self._waiting:
             waiter, _ = self._waiting.popleft()
             if not waiter.done():
                 self._lent += 1
                 waiter.set_result(connection)
                 return
+        if self._closed or (queued and connection.pooled):
+            connection.close()
+            return
         self._idle.append(connection)
         if connection.pooled and self._expiring is None:
-            self._expiring = asyncio.get_running_loop().call_later(HELD_FOR, self._close_spent)
+            self._close_spent()
 
     def _close_spent(self) -> None:
-        """Close idle connections that a pooler may have other clients for."""
+        """Close idle connections that a pooler may have other clients for, now and later."""
         loop = asyncio.get_running_loop()
         now = loop.time()
         for connection in self._idle:
             if _spent(connection, now):
                 connection.close()
         self._idle = [connection for connection in self._idle if not connection.closed]
-        pooled = any(connection.pooled for connection in self._idle)
-        self._expiring = loop.call_later(HELD_FOR, self._close_spent) if pooled else None
+        opened = [connection.opened_at for connection in self._idle if connection.pooled]
+        self._expiring = loop.call_at(min(opened) + HELD_FOR, self._close_spent) if opened else None
 
     def _open_wanted(self) -> None:
         """Begin to open as many connections as are wanted and allowed."""
@@ -236,10 +245,8 @@ class Connections:
             self._handle_failure(error, began)
         elif error is not None:
             self._fail_waiting(DriverError(f"opening a connection to the database failed: {error}"))
-        elif self._closed:
-            task.result().close()
         else:
-            self._offer(task.result())
+            self._offer(task.result(), queued=asyncio.get_running_loop().time() > began + QUEUED_AFTER)
 
     def _handle_failure(self, error: Unavailable, began: float) -> None:
         """Let callers wait on after a connection could not be opened if there may be another one; else fail them."""
@@ -291,4 +298,4 @@ class Connections:
 
 def _spent(connection: Connection, now: float) -> bool:
     """Return True if other clients of a pooler should have a connection."""
-    return connection.pooled and now > connection.opened_at + HELD_FOR
+    return connection.pooled and now >= connection.opened_at + HELD_FOR

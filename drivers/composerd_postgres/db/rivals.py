@@ -91,6 +91,7 @@ class Rivals:
 
     async def _run(self) -> NoReturn:
         while True:
+            await asyncio.sleep(EVERY)
             await self.look()
             now = asyncio.get_running_loop().time()
             if self._found and now > self._logged_at + REMIND_AFTER:
@@ -99,7 +100,6 @@ class Rivals:
             elif not self._found and self._logged_at > float("-inf"):
                 self._logged_at = float("-inf")
                 log.warning("only one host of the database accepts writes again")
-            await asyncio.sleep(EVERY)
 
     async def look(self) -> None:
         """Ask every host whether it accepts writes, if there are several."""

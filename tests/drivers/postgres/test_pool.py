@@ -41,8 +41,12 @@ async def test_a_returned_connection_comes_before_a_new_one(narrow: str, open_in
         assert await waiting == [(1,)]
 
 
-async def test_a_connection_that_comes_too_late_is_kept(narrow: str, open_instance: Open) -> None:
-    """A connection that is opened after its caller got another one is lent to the next caller."""
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_a_connection_that_comes_too_late(
+    narrow: str, open_instance: Open, monkeypatch: pytest.MonkeyPatch, at_once: bool
+) -> None:
+    """A connection whose caller got another one is kept, unless the pooler had none to spare: others wait for it."""
+    monkeypatch.setattr(pool, "QUEUED_AFTER", 60.0 if at_once else 0.0)
     connections = _connections(await open_instance(narrow))
     async with connections.one():
         async with connections.one():
@@ -54,7 +58,8 @@ async def test_a_connection_that_comes_too_late_is_kept(narrow: str, open_instan
     connections.close_idle()
     async with asyncio.timeout(AT_ONCE):
         (late,) = await asyncio.gather(*opening)
-    assert late in connections._idle
+    assert (late in connections._idle) == at_once
+    assert late.closed != at_once
 
 
 async def test_a_server_gives_to_others_what_it_does_not_use(narrow: str, open_instance: Open) -> None:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import pytest
 
 from composerd.errors import Unavailable
+from composerd.testing.kit.instance import Instance
 from composerd_postgres import PostgresDriver
 from composerd_postgres.db import rivals
 
@@ -59,13 +60,7 @@ async def test_an_old_primary_that_goes_on(pair: Pair, open_instance: Open, capl
     """Servers that know both log it once; those on the old primary are not ready, those on the new one are."""
     old, new = await open_instance(pair.url()), await open_instance(pair.url(new_first=True))
     await old.add()
-    said = ""
-    async with asyncio.timeout(10):
-        while not said:
-            try:
-                await old.driver.ping()
-            except Unavailable as exc:
-                said = str(exc)
+    said = await _until_ping(old, fails=True)
     await new.driver.ping()
     details = (await new.driver.info()).details
     for one in pair:
@@ -75,11 +70,23 @@ async def test_an_old_primary_that_goes_on(pair: Pair, open_instance: Open, capl
     errors = [record for record in caplog.records if record.levelname == "ERROR"]
     assert len(errors) <= 2  # one for each server
     pair.new.stop()
-    async with asyncio.timeout(10):
-        while "only one host of the database accepts writes again" not in caplog.text:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
-    await old.driver.ping()
+    await _until_ping(old, fails=False)
+    assert "only one host of the database accepts writes again" in caplog.text
     pair.new.start()
+
+
+async def _until_ping(instance: Instance, *, fails: bool) -> str:
+    """Wait until ping fails, or succeeds, and return why it failed."""
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                await instance.driver.ping()
+            except Unavailable as exc:
+                if fails:
+                    return str(exc)
+            else:
+                if not fails:
+                    return ""
 
 
 async def test_what_may_not_be_asked(pair: Pair) -> None:
