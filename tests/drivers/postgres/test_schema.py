@@ -11,7 +11,7 @@ from psycopg2.extensions import parse_dsn
 
 from composerd.driver.registry import open_driver
 from composerd.errors import StorageUnusable, StorageURLError, Unavailable
-from composerd.testing.kit.instance import Instance
+from composerd.testing.kit.instance import Instance, add_jobs_in_every_state
 from composerd_postgres import PostgresDriver
 from composerd_postgres.db.pool import Connections
 from composerd_postgres.db.url import parse
@@ -72,6 +72,32 @@ async def test_a_schema_that_was_made_for_the_role(newest_postgres: Throwaway) -
     await driver.ping()
     await driver.close()
     newest_postgres.sql("DROP SCHEMA given CASCADE; DROP ROLE guest")
+
+
+async def test_a_role_that_owns_nothing(newest_postgres: Throwaway) -> None:
+    """A role with the documented rights on tables of another role can do everything that a server does."""
+    owner = PostgresDriver.from_url(newest_postgres.fresh())
+    await owner.migrate()
+    schema = owner.options.schema
+    newest_postgres.sql("CREATE ROLE server LOGIN")
+    newest_postgres.sql(f"GRANT USAGE ON SCHEMA {schema} TO server")
+    newest_postgres.sql(f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO server")
+    newest_postgres.sql(f"GRANT USAGE, UPDATE ON SEQUENCE {schema}.places TO server")
+    driver = PostgresDriver.from_url(
+        f"postgresql:///postgres?host={newest_postgres.directory}&user=server&schema={schema}"
+    )
+    await driver.start()
+    instance = Instance(driver, lambda: PostgresDriver(driver.options))
+    await add_jobs_in_every_state(instance)
+    newest_postgres.sql(f"SELECT setval('{schema}.places', 1, false)")
+    await instance.add()
+    await instance.pass_time(700.0)
+    await driver.purge(100)
+    await instance.empty()
+    assert await instance.dump() == []
+    await instance.driver.close()
+    assert (await instance.make_driver().check()).problems == ()
+    newest_postgres.sql("DROP OWNED BY server; DROP ROLE server")
 
 
 async def test_another_server_migrates(newest_postgres: Throwaway) -> None:
