@@ -1,37 +1,17 @@
-"""The drivers: the contract on one table, with a journal in a directory (`fs`) or without one (`memory`)."""
+"""The driver `fs`: the contract on one table, with a journal in a directory."""
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Self
 from uuid import UUID
 
 from composerd.directory import Directory, make_directory
-from composerd.driver import Batch, Capabilities, Driver, StorageCheck, StorageInfo, StoredJob
-from composerd.driver.clock import Clock, microseconds
+from composerd.driver import Batch, Capabilities, StorageCheck, StorageInfo
 from composerd.driver.timekeeper import ClockState
 from composerd.driver.url import path_of
-from composerd.errors import ComposerdError, StorageUnusable, StorageURLError, Unavailable
-from composerd.models import (
-    Artifact,
-    Attached,
-    Attachment,
-    Attempt,
-    Claim,
-    Claimed,
-    Enqueued,
-    Finished,
-    Job,
-    JobFilter,
-    JobPage,
-    NewJob,
-    Outcome,
-    PayloadRef,
-    Touch,
-    Worker,
-)
-from composerd_fs.commit import Committer, FlushLog, NullLog
+from composerd.errors import StorageUnusable, Unavailable
 from composerd_fs.journal.checkpoint import Restoration
 from composerd_fs.journal.clock_file import ClockFile
 from composerd_fs.journal.compactor import Compactor
@@ -46,205 +26,15 @@ from composerd_fs.journal.entries import (
 )
 from composerd_fs.journal.lock import DirectoryLock
 from composerd_fs.journal.reader import Reader
-from composerd_fs.journal.reserve import LARGEST_RESULT, Purpose
+from composerd_fs.journal.reserve import Purpose
 from composerd_fs.journal.writer import Journal
-from composerd_fs.state import queries
-from composerd_fs.state.commands import Commands, CopiedPayloads
-from composerd_fs.state.table import Table
-from composerd_fs.state.timekeeping import Timekeeping
-from composerd_fs.state.workers import Workers
+from composerd_fs.state.commands import CopiedPayloads
+from composerd_fs.table_driver import TableDriver
 
 _CHECKPOINT_ENTRIES = (BegunEntry, KeptEntry, ShapesEntry, ArchivedEntry, CompleteEntry)
 
-T = TypeVar("T")
 
-
-class _TableDriver(Driver):
-    """The parts that both drivers share: a table behind a group commit."""
-
-    contract = "1.1"
-
-    def __init__(self, log: FlushLog) -> None:
-        self._clock = Clock()
-        self._table = Table()
-        self._workers = Workers()
-        self._time = Timekeeping(self._table, self._clock)
-        self._commands = Commands(self._table, self._time, log.payload, log.record)
-        self._committer = Committer(self._table, self._clock, log)
-
-    async def _read_payloads(self, payloads: Sequence[Payload | None]) -> list[bytes | None]:
-        return [payload if isinstance(payload, bytes) else None for payload in payloads]
-
-    async def shift_clock(self, seconds: float) -> None:
-        self._clock.shift(seconds)
-
-    async def jump_clock(self, seconds: float) -> None:
-        self._clock.jump(seconds)
-
-    async def confirm_clock(self) -> None:
-        self._time.keeper.confirm()
-
-    # Writes.
-
-    async def enqueue(self, submissions: Sequence[Sequence[NewJob]]) -> Batch[Enqueued | ComposerdError]:
-        size = sum(len(job.args) for jobs in submissions for job in jobs if job.args is not None)
-        done = await self._committer.write(self._commands.enqueue, submissions, items=len(submissions), size=size)
-        return Batch(done.answer, done.news)
-
-    async def claim(self, requests: Sequence[Claim], max_bytes: int) -> Batch[Claimed | None]:
-        done = await self._committer.write(self._commands.claim, requests, max_bytes, items=len(requests), reads=True)
-        claimed: list[Claimed | None] = []
-        for attempt, args in zip(done.answer.attempts, done.payloads, strict=True):
-            if attempt is None:
-                claimed.append(None)
-            else:  # of the job only what never changes: another write of the same flush may have ended the attempt
-                job = attempt.job
-                claimed.append(Claimed(attempt.token, job.id, job.key, args, job.dependencies, attempt.number))
-        return Batch(claimed, done.news)
-
-    async def touch(self, touches: Sequence[Touch]) -> Batch[Attempt]:
-        return await self._committer.between_flushes(self._commands.touch, touches)
-
-    async def attach(self, attachments: Sequence[Attachment]) -> Batch[Attached]:
-        done = await self._committer.write(self._commands.attach, attachments, items=len(attachments))
-        return Batch(done.answer, done.news)
-
-    async def finish(self, outcomes: Sequence[Outcome]) -> Batch[Finished]:
-        size = sum(len(outcome.result) for outcome in outcomes)
-        purpose = Purpose.END if size <= LARGEST_RESULT else Purpose.STORE
-        done = await self._committer.write(
-            self._commands.finish, outcomes, items=len(outcomes), size=size, purpose=purpose
-        )
-        return Batch(done.answer, done.news)
-
-    async def release(self, tokens: Sequence[UUID]) -> Batch[Attempt]:
-        done = await self._committer.write(self._commands.release, tokens, items=len(tokens), purpose=Purpose.END)
-        return Batch(done.answer, done.news)
-
-    async def cancel(self, job_ids: Sequence[UUID]) -> Batch[Job | ComposerdError]:
-        done = await self._committer.write(self._commands.cancel, job_ids, items=len(job_ids), purpose=Purpose.REMOVE)
-        return Batch(done.answer, done.news)
-
-    async def delete(self, job_ids: Sequence[UUID]) -> Batch[Job | None | ComposerdError]:
-        done = await self._committer.write(self._commands.delete, job_ids, items=len(job_ids), purpose=Purpose.REMOVE)
-        return Batch(done.answer, done.news)
-
-    async def advance(self, limit: int) -> Batch[UUID]:
-        done = await self._committer.write(self._commands.advance, limit, purpose=Purpose.END)
-        return Batch(done.answer, done.news)
-
-    async def purge(self, limit: int) -> Batch[UUID]:
-        done = await self._committer.write(self._commands.purge, limit, purpose=Purpose.REMOVE)
-        return Batch(done.answer, done.news)
-
-    async def grace(self) -> None:
-        await self._committer.between_flushes(self._time.grace)
-
-    async def load(self, jobs: Sequence[StoredJob]) -> None:
-        size = sum(len(job.new.args or b"") + len(job.result or b"") for job in jobs)
-        await self._committer.write(self._commands.load, jobs, items=len(jobs), size=size)
-
-    # Queries.
-
-    async def get(self, job_ids: Sequence[UUID]) -> Sequence[Job | None]:
-        return await self._committer.between_flushes(queries.jobs, self._table, job_ids)
-
-    async def list(self, filter: JobFilter, cursor: int | None, limit: int) -> JobPage:
-        return await self._committer.between_flushes(queries.page, self._table, filter, cursor, limit)
-
-    async def payload(self, refs: Sequence[PayloadRef]) -> "Sequence[bytes | None]":
-        return (await self._query_and_read(queries.payloads, refs))[1]
-
-    async def artifacts(self, job_ids: Sequence[UUID]) -> "Sequence[tuple[Artifact, ...]]":
-        return await self._committer.between_flushes(queries.artifacts, self._table, job_ids)
-
-    async def ahead(self, job_id: UUID, limit: int) -> int:
-        return await self._committer.between_flushes(queries.ahead, self._table, job_id, limit)
-
-    async def dump(self) -> AsyncIterator[StoredJob]:
-        last = 0
-        for chunk in await self._committer.between_flushes(self._table.jobs.by_sequence.chunks):
-            while True:
-                part, payloads = await self._query_and_read(queries.dump_part, chunk, last)
-                if not part:
-                    break
-                for index, (job, dependents) in enumerate(part):
-                    yield job.stored(dependents, payloads[2 * index], payloads[2 * index + 1])
-                last = part[-1][0].sequence
-
-    async def _query_and_read(
-        self, query: Callable[..., queries.WithPayloads[T]], *args: Any
-    ) -> "tuple[T, Sequence[bytes | None]]":
-        """Make a query and read its payloads; repeat it if a compaction has moved them in between."""
-        tried: Sequence[Payload | None] | None = None
-        while True:
-            answer, payloads = await self._committer.between_flushes(query, self._table, *args)
-            try:
-                return answer, await self._read_payloads(payloads)
-            except Unavailable:
-                if payloads == tried:
-                    raise
-                tried = payloads
-
-    # Workers.
-
-    async def seen(self, workers: Sequence[Worker]) -> None:
-        self._workers.seen(workers, self._clock.read())
-
-    async def workers(self, within: float, ids: "Sequence[UUID] | None" = None) -> "Sequence[Worker]":
-        found = self._workers.since(self._clock.elapsed() - microseconds(within), ids)
-        return await self._committer.between_flushes(queries.with_jobs, self._table, found)
-
-    def _counts(self) -> dict[str, int]:
-        return {state.value: count for state, count in self._table.jobs.counts.items()}
-
-
-class MemoryDriver(_TableDriver):
-    """The driver `memory`: keeps jobs in the memory of this process. They are lost when it ends.
-
-    It is for tests and for trying things out: only one server can use it, and it offers no directory for artifacts.
-    """
-
-    name = "memory"
-    capabilities = Capabilities(
-        durable=False, shared=False, max_submission=100_000, max_payload=1024**3, coalesces=True
-    )
-
-    def __init__(self) -> None:
-        super().__init__(NullLog())
-
-    @classmethod
-    def from_url(cls, url: str) -> Self:
-        """Return the driver of `memory:`."""
-        rest = url.partition(":")[2]
-        if rest.strip("/"):
-            raise StorageURLError(f"{url!r}: memory: takes no path and no options")
-        return cls()
-
-    async def start(self, *, create: bool = True) -> None:
-        if not create:
-            raise StorageUnusable("memory: has no jobs from an earlier process; use another storage")
-        self._time.open(ClockState())
-
-    async def close(self) -> None:
-        pass
-
-    async def migrate(self) -> None:
-        pass
-
-    async def ping(self) -> None:
-        pass
-
-    async def check(self) -> StorageCheck:
-        return StorageCheck(jobs={})
-
-    async def info(self) -> StorageInfo:
-        return StorageInfo(
-            description="memory of this process", jobs=self._counts(), details=self._time.keeper.details()
-        )
-
-
-class FsDriver(_TableDriver):
+class FsDriver(TableDriver):
     """The driver `fs`: keeps jobs in a directory, which one process at a time uses.
 
     All jobs are in memory, without their args and results, and every change is in the journal before it is
