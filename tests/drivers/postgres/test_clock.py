@@ -12,6 +12,7 @@ from composerd.errors import Unavailable
 from composerd.models import AttemptState
 from composerd.testing.kit.instance import Instance
 from composerd_postgres import PostgresDriver
+from composerd_postgres.db.connection import Transaction
 from composerd_postgres.jobs.clock import ATTEND_EVERY
 
 from ...throwaway import Throwaway
@@ -220,6 +221,18 @@ async def test_stopped_while_it_looks_for_what_is_due(open_instance: Open, monke
     monkeypatch.setattr(connections, "fetch", stopped)
     assert await _advance(instance) == []
     assert await instance.touch(token) is AttemptState.RUNNING
+
+
+async def test_stopped_while_it_gives_time_to_leases(open_instance: Open) -> None:
+    """A server that is stopped in the middle of giving leases time stops the others for a few seconds only."""
+    stopped, other = await open_instance(), await open_instance()
+    session: Any = stopped.driver._session  # type: ignore[attr-defined]
+    began = time.monotonic()
+    async with session.connections.one() as connection:
+        await Transaction(connection).begin(session.statements["lock_clock"], {})
+        await other.driver.grace()
+        connection.close()
+    assert time.monotonic() - began < 15  # and not the 60 s of other transactions
 
 
 async def test_the_first_start_on_an_old_schema(open_instance: Open, newest_postgres: Throwaway) -> None:

@@ -219,6 +219,23 @@ async def test_retention_by_a_wrong_clock(explained: Any) -> None:
         await instance.driver.shift_clock(100.0)
 
 
+async def test_leases_are_not_read_all_the_time(explained: Any) -> None:
+    """Of 10,000 leases that it read a moment ago, `advance` reads one: it only needs to know that there are some."""
+    instance, plans = explained
+    session = instance.driver._session
+    await session.connections.fetch(
+        "INSERT INTO composerd.leases (token, job_id, lease, confirmed, began, deadline) "
+        "SELECT gen_random_uuid(), gen_random_uuid(), 60, true, now(), now() + interval '1 minute' "
+        "FROM generate_series(1, 10000)",
+        {},
+    )
+    for rows in (10_000, 1):
+        batch, found = await plans(lambda: instance.driver.advance(100))
+        assert batch.news.due_in == 1.0
+        nodes = [node for plan in found for node in _nodes(plan["Plan"]) if node.get("Relation Name") == "leases"]
+        assert max(node["Actual Rows"] * node["Actual Loops"] for node in nodes) == rows
+
+
 async def test_a_filtered_page_is_bounded(explained: Any) -> None:
     """A listing with a filter that no job passes reads a bounded number of jobs, and offers to go on from there."""
     instance, plans = explained

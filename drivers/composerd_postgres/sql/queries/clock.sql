@@ -1,7 +1,9 @@
 -- Statements about the row `clock`, and about all leases after a time in which nobody could renew them.
 
 -- name: lock_clock
--- Let no other server grant or take back time until the transaction ends.
+-- Let no other server give time to leases until the transaction ends. A server that is stopped meanwhile must not stop the
+-- others too.
+SET LOCAL idle_in_transaction_session_timeout = '5s';
 SELECT FROM composerd.clock FOR UPDATE
 
 -- name: clock

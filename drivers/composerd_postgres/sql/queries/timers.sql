@@ -84,7 +84,9 @@ WHERE j.id IN (
 RETURNING j.id, j.channel, j.type, j.arch, j.priority, j.place AS position
 
 -- name: read_leases
--- The leases of attempts whose jobs are locked. They are not renewed until the transaction ends.
+-- The leases of attempts whose jobs are locked. They are not renewed until the transaction ends, which is soon even if this
+-- server is stopped now: heartbeats wait for it.
+SET LOCAL idle_in_transaction_session_timeout = '5s';
 SELECT l.token, l.lease, l.handover, l.confirmed, l.began, l.timeout_at, l.deadline
 FROM composerd.leases l
 WHERE l.token = ANY (%(tokens)s::uuid[])
