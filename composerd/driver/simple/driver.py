@@ -96,7 +96,7 @@ class SimpleDriver(Driver):
     async def close(self) -> None:
         if not self._closed:
             self._closed = True
-            await self._run(self.shelf.close)
+            await asyncio.get_running_loop().run_in_executor(self._thread, self.shelf.close)
             self._thread.shutdown()
 
     async def migrate(self) -> None:
@@ -340,4 +340,6 @@ class SimpleDriver(Driver):
         return await self._run(work)
 
     async def _run(self, work: Callable[[], T]) -> T:
+        if self._closed:
+            raise Unavailable("the storage was closed")
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)

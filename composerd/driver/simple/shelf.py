@@ -15,7 +15,8 @@ class Shelf(abc.ABC):
     Its methods block; they are called one at a time, on a thread of the driver's own. All except `open` and `close` are
     called inside a `transaction`. An exception ends the transaction, and nothing of it may remain.
 
-    Errors are those of the contract: `StorageFull`, `Unavailable`, `StorageUnusable`.
+    Errors are those of the contract: `StorageFull` and `Unavailable`, after which nothing was changed, `OutcomeUnknown`
+    if the end of a transaction failed so that its changes may be stored or not, and `StorageUnusable`.
     """
 
     @property

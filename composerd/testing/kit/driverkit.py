@@ -17,6 +17,7 @@ from composerd.testing.kit.instance import Instance
 from composerd.testing.kit.leases import Leases
 from composerd.testing.kit.migration import Migration
 from composerd.testing.kit.news import NewsOfCalls
+from composerd.testing.kit.outages import Outages
 from composerd.testing.kit.queries import Queries
 from composerd.testing.kit.races import Races
 from composerd.testing.kit.requeues import Requeues
@@ -38,6 +39,7 @@ class DriverKit(
     NewsOfCalls,
     Races,
     Durability,
+    Outages,
     Migration,
     Storage,
     Histories,
