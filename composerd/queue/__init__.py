@@ -6,7 +6,8 @@ import from here, never from a module of this package.
 
 from composerd.queue.budget import Budget
 from composerd.queue.dispatcher import keys_for
-from composerd.queue.jobqueue import JobQueue, QueueOptions
+from composerd.queue.jobqueue import JobQueue
+from composerd.queue.options import QueueOptions
 from composerd.queue.refusals import check_running
 from composerd.queue.why import Why, explain
 

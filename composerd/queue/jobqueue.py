@@ -6,10 +6,8 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from uuid import UUID
 
-import msgspec
-
 from composerd.driver.guard import ANSWER_WITHIN, Guard
-from composerd.errors import DriverTimeout, JobNotFound, TokenNotFound, Unavailable
+from composerd.errors import ComposerdError, DriverTimeout, JobNotFound, TokenNotFound, Unavailable
 from composerd.ids import new_id
 from composerd.models import (
     Artifact,
@@ -36,6 +34,7 @@ from composerd.queue import payloads, remote_news
 from composerd.queue.budget import Budget
 from composerd.queue.dispatcher import Dispatcher
 from composerd.queue.events import Events, Watch
+from composerd.queue.options import QueueOptions
 from composerd.queue.pauses import Pauses
 from composerd.queue.pulse import BEAT, Pulse
 from composerd.queue.reaper import Reaper
@@ -55,21 +54,6 @@ HANGS_AFTER = 3.0
 
 LATE_READ = 1.0
 """Time in seconds that a request that waits gives the storage to answer after the end of the wait."""
-
-
-class QueueOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """Options of a queue; durations in seconds."""
-
-    heartbeat_timeout: float
-    """The lease of a running attempt."""
-    handover_timeout: float
-    """The time for a worker that promised to confirm a handover to do so."""
-    sweep_interval: float
-    """Interval in seconds at which jobs past their retention are deleted and changes whose news was lost are found."""
-    worker_timeout: float
-    """A worker that was not seen for this long is unknown."""
-    max_waits: int
-    """The most requests that may wait at one time, for a job or for a change of one."""
 
 
 class JobQueue:
@@ -395,5 +379,9 @@ def _log_crash(task: "asyncio.Task[None]") -> None:
 
 
 def _log_failure(released: "asyncio.Future[Attempt]") -> None:
-    if not released.cancelled() and (error := released.exception()) is not None:
+    if not released.cancelled() and (error := released.exception()) is not None and not _is_logged(error):
         log.warning("releasing an undelivered job failed; it is requeued when its lease expires: %s", error)
+
+
+def _is_logged(error: BaseException) -> bool:
+    return isinstance(error, ComposerdError) and error.logged

@@ -1,8 +1,8 @@
 """The one rule for repeating a failed call of the driver. Which items are in a call is decided by the callers."""
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from time import monotonic
 from typing import Generic, NamedTuple, TypeVar
 
 from composerd.driver import Batch
@@ -47,8 +47,7 @@ async def call_until_answered(call: Call[I, R], items: Sequence[I], *, changes: 
     With `changes`, an item that may have been changed by a call that failed is answered with `OutcomeUnknown`. Without,
     it is enough to know that the call failed.
     """
-    now = asyncio.get_running_loop().time
-    began = now()
+    began = monotonic()
     try:
         batch = await call(items)
     except ComposerdError as exc:
@@ -56,9 +55,9 @@ async def call_until_answered(call: Call[I, R], items: Sequence[I], *, changes: 
     else:
         return Answers(batch.items, (batch.news,))
     doubt = _in_doubt(first)
-    if isinstance(first, StorageFull) or (is_outage(first) and (_hangs(first) or now() - began > SLOW)):
+    if isinstance(first, StorageFull) or (is_outage(first) and (_hangs(first) or monotonic() - began > SLOW)):
         return _failed(first, len(items), doubt=doubt, changes=changes, hangs=not isinstance(first, StorageFull))
-    began_again = now()
+    began_again = monotonic()
     try:
         batch = await call(items)
     except ComposerdError as exc:
@@ -66,7 +65,7 @@ async def call_until_answered(call: Call[I, R], items: Sequence[I], *, changes: 
     else:
         return Answers(batch.items, (batch.news,))
     doubt = doubt or _in_doubt(second)
-    hangs = is_outage(second) and (_hangs(second) or now() - began_again > SLOW)
+    hangs = is_outage(second) and (_hangs(second) or monotonic() - began_again > SLOW)
     if len(items) == 1 or hangs or not isinstance(second, DriverError):
         return _failed(second, len(items), doubt=doubt, changes=changes, hangs=hangs)
     log.warning("a batch of %d writes failed twice; trying them one by one", len(items))
@@ -76,7 +75,6 @@ async def call_until_answered(call: Call[I, R], items: Sequence[I], *, changes: 
 async def _call_one_by_one(
     call: Call[I, R], items: Sequence[I], until: float, *, doubt: bool, changes: bool
 ) -> Answers[R]:
-    now = asyncio.get_running_loop().time
     answers: list[R | ComposerdError] = []
     news: list[News] = []
     for nth, item in enumerate(items):
@@ -87,7 +85,7 @@ async def _call_one_by_one(
             if isinstance(exc, StorageFull) or is_outage(exc):
                 failed: Answers[R] = _failed(exc, left, doubt=doubt, changes=changes, hangs=is_outage(exc))
                 return Answers([*answers, *failed.items], news, failed.hangs)
-            if now() > until:
+            if monotonic() > until:
                 log.warning("trying writes one by one took too long; %d were not tried", left - 1)
                 failed = _failed(exc, left, doubt=doubt, changes=changes, hangs=True)
                 return Answers([*answers, *failed.items], news, failed.hangs)

@@ -228,7 +228,7 @@ class PostgresDriver(Driver):
     async def enqueue(self, submissions: Sequence[Sequence[NewJob]]) -> Batch[Enqueued | ComposerdError]:
         if not submissions:
             return Batch([])
-        return await self._write(self._change(enqueue(self._session, submissions)))
+        return await self._write(enqueue(self._session, submissions))
 
     async def claim(self, requests: Sequence[Claim], max_bytes: int) -> Batch[Claimed | None]:
         if not requests:
@@ -239,22 +239,22 @@ class PostgresDriver(Driver):
         return Batch(await self._complete(attempts.touch(self._session, touches)))
 
     async def attach(self, attachments: Sequence[Attachment]) -> Batch[Attached]:
-        return Batch(await self._change(attempts.attach(self._session, attachments)))
+        return Batch(await self._complete(attempts.attach(self._session, attachments), changes_jobs=True))
 
     async def finish(self, outcomes: Sequence[Outcome]) -> Batch[Finished]:
-        return await self._write(self._change(attempts.finish(self._session, outcomes)))
+        return await self._write(attempts.finish(self._session, outcomes))
 
     async def release(self, tokens: Sequence[UUID]) -> Batch[Attempt]:
-        return await self._write(self._change(attempts.release(self._session, tokens)))
+        return await self._write(attempts.release(self._session, tokens))
 
     async def cancel(self, job_ids: Sequence[UUID]) -> Batch[Job | ComposerdError]:
-        return await self._write(self._change(attempts.cancel(self._session, job_ids)))
+        return await self._write(attempts.cancel(self._session, job_ids))
 
     async def delete(self, job_ids: Sequence[UUID]) -> Batch[Job | None | ComposerdError]:
-        return Batch(await self._change(delete(self._session, job_ids)))
+        return Batch(await self._complete(delete(self._session, job_ids), changes_jobs=True))
 
     async def advance(self, limit: int) -> Batch[UUID]:
-        return await self._write(self._complete(self._timers.advance(limit)))
+        return await self._write(self._timers.advance(limit), changes_jobs=False)
 
     async def grace(self) -> None:
         await self._complete(self._clock.grace())
@@ -299,10 +299,12 @@ class PostgresDriver(Driver):
     async def load(self, jobs: Sequence[StoredJob]) -> None:
         self._session.announce(await self._complete(load(self._session, jobs)))
 
-    async def _write(self, call: Coroutine[Any, Any, tuple[Sequence[T], Changes]]) -> Batch[T]:
-        """Await a call that may change what others wait for; return its answers with the news."""
+    async def _write(
+        self, call: Coroutine[Any, Any, tuple[Sequence[T], Changes]], *, changes_jobs: bool = True
+    ) -> Batch[T]:
+        """Complete a call that may change what others wait for; return its answers with the news."""
         try:
-            items, changes = await call
+            items, changes = await self._complete(call, changes_jobs=changes_jobs)
         except Unavailable:
             self._uncertain = True
             raise
@@ -311,23 +313,11 @@ class PostgresDriver(Driver):
             changes.recheck = True  # a failed call may have been committed, and announced to the other servers only
         return Batch(items, self._session.announce(changes))
 
-    async def _change(self, call: Coroutine[Any, Any, T]) -> T:
-        """Complete a call that changes jobs in transactions.
-
-        Raises `OutcomeUnknown` if a COMMIT was sent and not answered, and `Unavailable` if nothing was changed.
-        """
-        try:
-            return await self._complete(call, closed=OutcomeUnknown)
-        except OutcomeUnknown:
-            self._suspicious = True
-            raise
-        except DriverTimeout as exc:
-            raise Unavailable(f"{exc}; nothing was changed") from exc
-
-    async def _complete(self, call: Coroutine[Any, Any, T], closed: type[Unavailable] = Unavailable) -> T:
+    async def _complete(self, call: Coroutine[Any, Any, T], *, changes_jobs: bool = False) -> T:
         """Complete a call even if the caller is canceled: a statement that is interrupted is executed nevertheless.
 
-        The call has `time_limit` as a whole. If the driver is closed meanwhile, `closed` is raised.
+        The call has `time_limit` as a whole. With `changes_jobs`, it changes jobs in one transaction: it raises
+        `OutcomeUnknown` if a COMMIT was sent and not answered, and any other `Unavailable` if nothing was changed.
         """
         loop = asyncio.get_running_loop()
         context = copy_context()
@@ -342,7 +332,14 @@ class PostgresDriver(Driver):
             if not task.cancelled() or caller is None or caller.cancelling():
                 task.add_done_callback(_retrieve)
                 raise
-            raise closed("the driver was closed") from None
+            raise (OutcomeUnknown if changes_jobs else Unavailable)("the driver was closed") from None
+        except OutcomeUnknown:
+            self._suspicious = True
+            raise
+        except DriverTimeout as exc:
+            if not changes_jobs:
+                raise
+            raise Unavailable(f"{exc}; nothing was changed") from exc
 
 
 def _retrieve(task: asyncio.Task[Any]) -> None:

@@ -17,6 +17,15 @@ def test_a_drivers_own_kind(table: ErrorTable) -> None:
     assert (entry.id, entry.status) == (28, 503)
 
 
+@pytest.mark.parametrize("table", [ErrorTable.worker("/w"), ErrorTable.composer("/c")])
+def test_an_unknown_outcome(table: ErrorTable) -> None:
+    """An unknown outcome has an error of its own, without a `Retry-After` that would invite a blind repetition."""
+    entry = table.entry_for(errors.OutcomeUnknown())
+    assert (entry.id, entry.status) == (40, 504)
+    assert "Retry-After" not in table.response(entry, "id").headers
+    assert "Retry-After" in table.response(table.entry_for(errors.Unavailable()), "id").headers
+
+
 def test_of_the_other_api() -> None:
     """An exception that only the other API has an entry for maps to the unspecified error."""
     assert ErrorTable.worker("/w").entry_for(errors.JobEnded()).id == UNSPECIFIED

@@ -1,5 +1,6 @@
 """The endpoints that both APIs have (status, errors, OpenAPI), and those of neither (front page, health, metrics)."""
 
+import asyncio
 import re
 
 from aiohttp import web
@@ -12,6 +13,9 @@ from composerd.http.errors import InvalidErrorId
 from composerd.http.keys import ARTIFACTS, CONNECTIONS, METRICS, OPENAPI, QUEUE, SETTINGS
 from composerd.http.openapi import JSON, endpoint
 from composerd.settings import COMPOSER_BASE
+
+PING_WITHIN = 5.0
+"""Time in seconds that the storage may take to say that it accepts writes."""
 
 
 def add_api_routes(app: web.Application, base: str) -> None:
@@ -106,7 +110,10 @@ async def readyz(request: web.Request) -> web.Response:
         reason = f"a write has had no answer for {queue.oldest_write:.0f} s"
         return web.Response(status=503, text=f"the storage does not accept writes: {reason}\n")
     try:
-        await queue.driver.ping()
+        async with asyncio.timeout(PING_WITHIN):
+            await queue.driver.ping()
+    except TimeoutError:
+        return web.Response(status=503, text="the storage does not answer\n")
     except ComposerdError as exc:
         return web.Response(status=503, text=f"the storage does not accept writes: {_reason(exc)}\n")
     files = request.app[ARTIFACTS]

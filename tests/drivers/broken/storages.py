@@ -124,20 +124,12 @@ class RefusesLargeSubmissions(Correct):
 
 
 @breaks("G9")
-class FailsWithABugWhenClosed(Correct):
-    """Raises any exception from a change of a storage that is closed, as if it might have been made."""
-
-    async def cancel(self, job_ids: Sequence[UUID]) -> Batch[Job | ComposerdError]:
-        if self._closed:
-            raise RuntimeError("no thread")
-        return await super().cancel(job_ids)
-
-
-@breaks("G9")
-class SaysThatNothingWasStored(Correct):
-    """Says that nothing was changed if it was closed while it stored a submission."""
+class ConfusesItsErrors(Correct):
+    """Says that nothing was changed if it was closed while it stored jobs, and raises a bug once it is closed."""
 
     async def enqueue(self, submissions: Sequence[Sequence[NewJob]]) -> Batch[Enqueued | ComposerdError]:
+        if self._closed:
+            raise RuntimeError("no thread")
         batch = await super().enqueue(submissions)
         if self._closed:
             raise Unavailable("closed meanwhile")

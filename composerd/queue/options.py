@@ -1,0 +1,18 @@
+"""The options of a queue."""
+
+import msgspec
+
+
+class QueueOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """Options of a queue; durations in seconds."""
+
+    heartbeat_timeout: float
+    """The lease of a running attempt."""
+    handover_timeout: float
+    """The time for a worker that promised to confirm a handover to do so."""
+    sweep_interval: float
+    """Interval in seconds at which jobs past their retention are deleted and changes whose news was lost are found."""
+    worker_timeout: float
+    """A worker that was not seen for this long is unknown."""
+    max_waits: int
+    """The most requests that may wait at one time, for a job or for a change of one."""
