@@ -141,6 +141,23 @@ async def test_a_second_server_in_its_place(tmp_path: Path, serve: Serve, change
             shutil.rmtree(tmp_path / "storage")
 
 
+async def test_a_stop_beside_a_second_server(tmp_path: Path, serve: Serve) -> None:
+    """A server that has lost its directory to a second one leaves nothing there when it stops."""
+    first = await serve()
+    with unlocked(tmp_path / "storage"):
+        second = await serve()
+        await first.close()
+        assert not (tmp_path / "storage" / "journal" / "CLEAN").exists()
+        assert b"left no marker of a clean stop" in first.log
+        after = await acknowledged(second, 2)
+        second.kill()
+        await second.exited()
+        await second.start()
+        for job in after:
+            await second.job(job["id"])
+        await second.close()
+
+
 async def test_artifacts_that_are_not_in_their_place(tmp_path: Path, serve: Serve) -> None:
     """A server takes no artifact while its directory of artifacts is elsewhere, and goes on when it is back."""
     artifacts = tmp_path / "artifacts"

@@ -159,22 +159,20 @@ class Journal:
         self.written_bytes += len(frame)
 
     def _check_place(self, error: type[Unavailable] = WritesStopped) -> None:
-        """Break the journal if the next start would read other files than those that it writes.
-
-        Writes to a removed file, or in a directory that was moved, succeed. So the error says what is known after them.
-        """
-        why: str | None
-        try:
-            if os.fstat(self._descriptor).st_nlink == 0:
-                why = "the file that is written to was removed"
-            elif not self.directory.is_at_its_path():
-                why = "the path names nothing, another directory or another file system"
-            else:
-                why = self._lock.lost()
-        except OSError as exc:
-            why = f"that could not be found out: {_reason(exc)}"
-        if why is not None:
+        """Break the journal if it is displaced. The error says what is known after a write, which then succeeds."""
+        if (why := self._displaced(self._descriptor)) is not None:
             self._break("the journal was removed, moved or taken by another process", why, error, "put it back")
+
+    def _displaced(self, descriptor: int) -> str | None:
+        """Return why the next start would read other files than those that are open here; None if it would not."""
+        try:
+            if os.fstat(descriptor).st_nlink == 0:
+                return "the file that is written to was removed"
+            if not self.directory.is_at_its_path():
+                return "the path names nothing, another directory or another file system"
+            return self._lock.lost()
+        except OSError as exc:
+            return f"that could not be found out: {_reason(exc)}"
 
     async def ping(self) -> None:
         """Return if the journal accepts writes. Raises `Unavailable` otherwise."""
@@ -304,7 +302,10 @@ class Journal:
         self.directory.close()
 
     def _close(self, descriptor: int) -> None:
-        if self.broken is None:
+        if self.broken is None and (why := self._displaced(descriptor)) is not None:
+            # Another server may have the directory, and the marker would be wrong as soon as that writes.
+            log.warning("%s: left no marker of a clean stop: %s", self.directory.path, why)
+        elif self.broken is None:
             try:
                 layout.leave_marker(self.directory, layout.Marker(segment=self.segment, end=self._end))
             except OSError as exc:
