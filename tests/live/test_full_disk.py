@@ -11,7 +11,7 @@ import pytest
 
 from ..drivers.fs.mounts import mounted_by, remount
 from ..drivers.fs.small_disks import fill as fill_disk
-from ..drivers.fs.small_disks import small_disk
+from ..drivers.fs.small_disks import set_quota, small_disk
 from .conftest import COMPOSER, Serve, Server, error, send
 from .test_cli import composerd
 from .test_storage import storage
@@ -166,6 +166,41 @@ async def test_a_start_on_a_full_disk(serve: Serve, tmp_path: Path, kind: str) -
         assert (await storage("check", "--storage", url)).code == 0
         await server.start()
         assert (await server.job(kept["id"]))["state"] == "ready"
+        server.kill()
+        await server.exited()
+
+
+async def test_a_used_up_quota(serve: Serve, tmp_path: Path) -> None:
+    """When its quota is used up a server answers 507, also after a kill, and goes on when the quota is raised."""
+    args = "x" * 800_000
+
+    async def submitted() -> int:
+        return (await server.request("POST", f"{COMPOSER}/jobs", {"type": "build", "args": args}))[0]
+
+    async def is_accepted() -> bool:
+        return await submitted() == 201
+
+    with small_disk("btrfs-quota", tmp_path) as disk:
+        server = await serve(storage=f"fs:{disk / 'storage'}")
+        first = await server.submit()
+        accepted = 1
+        while (status := await submitted()) == 201:
+            accepted += 1
+        assert [status, await submitted(), await submitted()] == [507] * 3
+        assert (await send(server, "GET", "/readyz"))[0] == 200
+
+        server.kill()
+        await server.exited()
+        await server.start()
+        assert (await server.request("POST", f"{first['href']}/cancel"))[0] == 200
+        assert (await send(server, "DELETE", first["href"]))[0] == 204
+        assert await submitted() == 507
+        set_quota(disk, "60M")
+        await server.until(is_accepted)
+        server.kill()
+        await server.exited()
+        await server.start()
+        assert len((await server.request("GET", f"{COMPOSER}/jobs?limit=1000"))[1]["items"]) == accepted
         server.kill()
         await server.exited()
 

@@ -26,6 +26,7 @@ from composerd_fs.journal.layout import (
     segments_in,
 )
 from composerd_fs.journal.renewal import renew
+from composerd_fs.journal.reserve import NO_ROOM
 
 log = logging.getLogger(__name__)
 
@@ -230,6 +231,9 @@ class Reader:
             try:
                 os.ftruncate(descriptor, offset)
                 os.fsync(descriptor)
+            except OSError as exc:
+                if exc.errno not in NO_ROOM:  # a quota may refuse it: the next write overwrites what is there
+                    raise
             finally:
                 os.close(descriptor)
         self._directory.sync()

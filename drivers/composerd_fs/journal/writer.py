@@ -285,6 +285,7 @@ class Journal:
             flags = os.O_RDONLY if read_only else os.O_RDWR
             self._descriptor = self.directory.descriptor_of(layout.segment_name(end.segment), flags)
             self.segment, self._salt, self._end = end.segment, end.salt, end.offset
+            self._ragged = os.fstat(self._descriptor).st_size > end.offset
         self.frame = end.frame
         self.written_bytes, self.written_entries = end.bytes_read, end.entries
         if read_only:
@@ -307,6 +308,8 @@ class Journal:
             log.warning("%s: left no marker of a clean stop: %s", self.directory.path, why)
         elif self.broken is None:
             try:
+                if self._ragged:
+                    os.ftruncate(descriptor, self._end)
                 layout.leave_marker(self.directory, layout.Marker(segment=self.segment, end=self._end))
             except OSError as exc:
                 log.warning("%s: cannot write the marker of a clean stop: %s", self.directory.path, exc.strerror)

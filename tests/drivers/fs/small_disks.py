@@ -21,7 +21,7 @@ def small_disk(kind: str, directory: Path) -> Iterator[Path]:
             return
         options = "compress=zstd" if kind == "btrfs-zstd" else ""
         base = {"overlay": "ext4"}.get(kind, kind.partition("-")[0])
-        size = 32 << 20 if base == "ext4" else 0
+        size = {"ext4": 32 << 20, "btrfs-quota": 400 << 20}.get("ext4" if base == "ext4" else kind, 0)
         disk = stack.enter_context(mounted_new(base, directory, size, options))
         if kind == "btrfs-quota":
             run("btrfs", "quota", "enable", disk)

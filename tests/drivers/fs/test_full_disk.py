@@ -13,7 +13,7 @@ from composerd.errors import StorageFull
 from composerd.models import JobState, Outcome
 
 from ..conftest import Instance, instance_of
-from .small_disks import SMALL_DISKS, fill, small_disk
+from .small_disks import SMALL_DISKS, fill, set_quota, small_disk
 
 
 def some(size: int) -> bytes:
@@ -155,3 +155,26 @@ async def test_a_checkpoint_without_room_is_tried_again(
             await accepted(fs)
             await fs.reopen()
             assert len(await fs.dump()) == 2
+
+
+async def test_a_stop_with_remains_of_a_refused_write(tmp_path: Path) -> None:
+    """Remains of a write that a quota does not let cut off hinder neither a stop and a start nor later writes."""
+    with small_disk("btrfs-quota", tmp_path) as disk:
+        async with instance_of("fs", disk / "storage") as fs:
+            job_ids: list[Any] = []
+            with contextlib.suppress(StorageFull):
+                while True:
+                    job_ids.append(await fs.add(args=some(1 << 20)))
+            assert fs.driver._journal._ragged  # type: ignore[attr-defined]
+            before = await fs.dump()
+            for _ in range(2):
+                await fs.reopen()
+                assert await fs.dump() == before
+            for job_id in job_ids[5:]:
+                await fs.cancel(job_id)
+            await fs.reopen()
+            assert [one.new.id for one in await fs.dump()] == job_ids
+            set_quota(disk, "60M")
+            await accepted(fs, args=some(1 << 20))
+            await fs.reopen()
+            assert len(await fs.dump()) == len(job_ids) + 1
