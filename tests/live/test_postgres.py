@@ -13,7 +13,7 @@ import pytest
 from composerd_postgres.sql.migrate import LOCK
 
 from ..throwaway import Throwaway
-from .conftest import COMPOSER, LOOPBACK, Serve, Server, send, until_waiting
+from .conftest import COMPOSER, LOOPBACK, WORKER, Serve, Server, send, until_waiting
 
 AT_ONCE = 3.0
 """A time in seconds in which news of another server arrive; a wait without news re-checks after 5 s."""
@@ -121,6 +121,9 @@ async def test_a_restart_of_the_database(serve: Serve, own_postgres: Throwaway) 
     own_postgres.stop()
     status, body = await first.request("POST", f"{COMPOSER}/jobs", {"type": "build"})
     assert (status, body["id"]) == (503, "28")
+    for _ in range(3):
+        body = {"types": ["build"], "arch": "x86_64"}
+        assert (await first.request("POST", f"{WORKER}/jobs?wait=0s", body))[0] == 503
     own_postgres.start()
     returned = time.monotonic()
     await first.until(lambda: _submitted(first), SOON)
@@ -128,6 +131,8 @@ async def test_a_restart_of_the_database(serve: Serve, own_postgres: Throwaway) 
     assert time.monotonic() - returned < SOON
     assert taken is not None
     assert (await second.finish(running))[0] == 200
+    assert first.log.count(b"the storage does not answer") == 1
+    assert b"undelivered" not in first.log
     assert b"Traceback" not in first.log + second.log, (first.log + second.log).decode()
 
 
