@@ -43,7 +43,7 @@ def rows() -> list[Row]:
 def _name(cell: str) -> str:
     """Return a first cell without its markup, and a command without its arguments."""
     text = re.sub(r"[`*]", "", cell)
-    command = re.match(r"composerd(?: [a-z]+(?![a-z|])| --graph)+", text)
+    command = re.match(r"composerd(?: [a-z][a-z-]+(?![a-z|-])| --graph)+", text)
     return command[0] if command else text
 
 
