@@ -119,6 +119,19 @@ def start_delayed(job: JobRecord) -> Effects:
     return BECAME_READY
 
 
+def shorten_backoff(job: JobRecord, now: int) -> bool:
+    """Let a waiting job whose backoff is longer than it should be wait for the backoff from now on.
+
+    Call it for jobs that wait for their time when the clock was set back: their `not_before` is a time on a clock that
+    was ahead. Return True if the job has changed. A `not_before` that was submitted is not changed.
+    """
+    latest = now + backoff(job.policy.retry_backoff, job.failures) if job.failures else None
+    if latest is None or job.not_before is None or job.not_before <= latest:
+        return False
+    job.not_before = latest
+    return True
+
+
 # Attempts and their leases.
 
 

@@ -273,6 +273,59 @@ def test_opening_a_storage_gives_a_full_lease_over_the_timeout_too(
     assert (attempt.confirmed, attempt.deadline, attempt.timeout_at) == (True, NOW + 20 * SECOND, expected)
 
 
+@pytest.mark.parametrize(
+    ("timeout_at", "jump", "expected"),
+    [
+        (None, 0, None),
+        (NOW + HOUR, 0, NOW + HOUR),
+        (NOW + HOUR, HOUR, NOW + 2 * HOUR),
+        (NOW + 2 * HOUR, -HOUR, NOW + HOUR),
+        (NOW - HOUR, 0, NOW + 20 * SECOND),
+        (NOW + HOUR, -2 * HOUR, NOW + 20 * SECOND),
+    ],
+    ids=["none", "later", "jumps forward", "jumps back", "over", "over after a jump"],
+)
+def test_excuse(timeout_at: int | None, jump: int, expected: int | None) -> None:
+    """An attempt gets a full lease; its timeout jumps with the clock, and does not end it before (A8)."""
+    attempt = Attempt(confirmed=False, deadline=NOW - HOUR, timeout_at=timeout_at)
+    transitions.excuse(attempt, NOW, jump)
+    assert attempt == Attempt(confirmed=False, deadline=NOW + 20 * SECOND, timeout_at=expected)
+
+
+@pytest.mark.parametrize(
+    ("gap", "deadline", "timeout_at"),
+    [
+        (0, NOW + SECOND, NOW + 2 * SECOND),
+        (10 * SECOND, NOW + 11 * SECOND, NOW + 12 * SECOND),
+        (11 * SECOND, NOW + 20 * SECOND, NOW + 20 * SECOND),
+    ],
+    ids=["none", "half a lease", "more"],
+)
+def test_stand_still(gap: int, deadline: int, timeout_at: int) -> None:
+    """A time without servers does not count; after more than half a lease of it the attempt has a full lease (A8)."""
+    attempt = Attempt(deadline=NOW + SECOND, timeout_at=NOW + 2 * SECOND)
+    transitions.stand_still(attempt, NOW, gap)
+    assert (attempt.deadline, attempt.timeout_at) == (deadline, timeout_at)
+
+
+@pytest.mark.parametrize(
+    ("failures", "not_before", "expected"),
+    [
+        (0, NOW + HOUR, NOW + HOUR),
+        (1, None, None),
+        (1, NOW + 10 * SECOND, NOW + 10 * SECOND),
+        (1, NOW + HOUR, NOW + 10 * SECOND),
+        (3, NOW + HOUR, NOW + 40 * SECOND),
+        (100, NOW + 24 * HOUR, NOW + HOUR),
+    ],
+)
+def test_shorten_backoff(failures: int, not_before: int | None, expected: int | None) -> None:
+    """A job waits no longer than for its backoff; a time that was submitted stays."""
+    job = Job(failures=failures, not_before=not_before)
+    assert transitions.shorten_backoff(job, NOW) is (expected != not_before)
+    assert job.not_before == expected
+
+
 @pytest.mark.parametrize(("deadline", "timeout_at", "expected"), [(5, None, 5), (5, 4, 4), (5, 6, 5)])
 def test_an_attempt_expires_with_its_lease_or_its_timeout(deadline: int, timeout_at: int | None, expected: int) -> None:
     """An attempt ends with its lease or its timeout, whichever is first."""

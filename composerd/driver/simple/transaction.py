@@ -28,6 +28,7 @@ from composerd.models import (
     Enqueued,
     Finished,
     Job,
+    JobFilter,
     JobState,
     Key,
     NewJob,
@@ -237,12 +238,21 @@ class Transaction:
         for record, running in self.running():
             transitions.resume(running, self.now, jump)
             self.save(record)
+        self.shorten_backoffs(jump)
 
     def excuse(self, jump: int = 0) -> None:
         """Give every running attempt a full lease, because the clock jumped or nobody could renew it."""
         for record, running in self.running():
             transitions.excuse(running, self.now, jump)
             self.save(record)
+        self.shorten_backoffs(jump)
+
+    def shorten_backoffs(self, jump: int) -> None:
+        """Let no job wait for longer than its backoff after the clock was set back."""
+        for job_id in self.shelf.page(JobFilter(JobState.WAITING), None, 2**62) if jump < 0 else ():
+            record = self.get(job_id)
+            if record.pending == 0 and transitions.shorten_backoff(record, self.now):
+                self.save(record)
 
     def running(self) -> Iterator[tuple[JobRecord, AttemptRecord]]:
         """Iterate over the running jobs and their running attempts."""

@@ -115,6 +115,29 @@ class Clocks:
         assert await instance.state(job_id) is JobState.WAITING
         assert await instance.pass_time(HOURS) == [job_id]
 
+    @clause("L17")
+    async def test_the_clock_is_set_back_during_a_backoff(self, instance: Instance) -> None:
+        """A job that waits for its backoff waits no longer than that after a jump back."""
+        job_id = await instance.add(retry_on_failure=1, retry_backoff=100.0)
+        await instance.finish(await instance.take(), b"1", failed=True)
+        await instance.jump(-HOURS)
+        assert await instance.pass_time(0.0) == []
+        assert await instance.pass_time(110.0) == [job_id]
+
+    @clause("L17", needs="durable")
+    async def test_a_backoff_on_a_clock_that_was_ahead(self, instance: Instance) -> None:
+        """A backoff that began on a clock that was ahead is not longer after starts with the right clock."""
+        await instance.jump(DAYS)
+        await instance.driver.advance(10)
+        job_id = await instance.add(retry_on_failure=1, retry_backoff=100.0)
+        await instance.finish(await instance.take(), b"1", failed=True)
+        instance.jumped -= DAYS
+        for _ in range(2):
+            await instance.reopen()
+            assert await instance.pass_time(10.0) == []
+        await instance.pass_time(110.0)
+        assert await instance.state(job_id) is JobState.READY
+
     @jumps
     @clause("L17", "N4")
     async def test_due_after_a_jump(self, instance: Instance, jump: float) -> None:

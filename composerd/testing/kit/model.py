@@ -253,8 +253,7 @@ class Model:
         if outcome.failed and job.failures < job.new.retry_on_failure:
             job.failures += 1
             job.uncounted_in_a_row = 0
-            backoff = job.new.retry_backoff * 2.0 ** (job.failures - 1)
-            job.not_before = self.now + min(backoff, LONGEST_BACKOFF)
+            job.not_before = self.now + _backoff(job)
             self._back_to_queue(job, self._next_position())
         else:
             job.artifacts = attempt.artifacts
@@ -342,6 +341,13 @@ class Model:
         elif self._disputed_since is not None and self._disputed_since > self.now + DISPUTED:
             self._disputed_since = None
         self.excuse(seconds)
+        for job in self.jobs.values():
+            if seconds < 0.0 and job.state is JobState.WAITING and not self._blocked(job):
+                self._shorten_backoff(job)
+
+    def _shorten_backoff(self, job: ModelJob) -> None:
+        if job.failures and job.not_before is not None:
+            job.not_before = min(job.not_before, self.now + _backoff(job))
 
     def reload(self) -> None:
         """Dump everything, delete it, and load it again: every job gets the position of its submission."""
@@ -438,6 +444,10 @@ def ready_order(job: ModelJob) -> tuple[int, int]:
 def _with_existing_dependencies(job: NewJob, alias: dict[UUID, UUID]) -> NewJob:
     dependencies = tuple(alias.get(one, one) for one in job.dependencies)
     return msgspec.structs.replace(job, dependencies=dependencies)
+
+
+def _backoff(job: ModelJob) -> float:
+    return min(job.new.retry_backoff * 2.0 ** (job.failures - 1), LONGEST_BACKOFF)
 
 
 def _seconds(not_before: object) -> float:

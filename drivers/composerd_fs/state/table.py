@@ -112,6 +112,7 @@ class Table:
 
         `jump` is the time by which the clock may have jumped since the last entry.
         """
+        self._shorten_backoffs(now)
         while (job := self.delays.pop(now)) is not None:  # that their time had come was not written
             self.start_delayed(job)
         for attempt in self.jobs.attempts.values():
@@ -126,6 +127,15 @@ class Table:
         for attempt in {id(one): one for one in self.leases}.values():
             transitions.excuse(attempt, now, jump)
         self.leases.rebuild()
+        if jump < 0:
+            self._shorten_backoffs(now)
+
+    def _shorten_backoffs(self, now: int) -> None:
+        """Let no job wait for longer than its backoff. No entry is written for it: a start does the same."""
+        for job in [one for one in self.delays if one.failures]:
+            self._save(job)
+            if transitions.shorten_backoff(job, now) and job.not_before is not None:
+                self.delays.add(job.not_before, job)
 
     def index(self, job: JobRecord) -> None:
         """Put a job into the index for its state. One entry too many in an index does no harm."""

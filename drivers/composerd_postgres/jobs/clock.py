@@ -139,7 +139,8 @@ class StorageClock:
 
     async def _excuse(self, transaction: Transaction, row: Any, jump: int) -> None:
         parameters = {"now": to_time(row.now), "jump": seconds(jump)}
-        await transaction.commit(self._session.statements.joined("excuse", "save_jump", "attend_now"), parameters)
+        names = ("shorten_backoffs", "excuse", "save_jump", "attend_now")
+        await transaction.commit(self._session.statements.joined(*names), parameters)
 
     async def _stand_still(self, transaction: Transaction, row: Any, worked: int) -> None:
         """Give the leases the time in which no server looked after them, except that in which this one worked."""

@@ -285,6 +285,29 @@ async def test_excuse(open_instance: Open, seed: int) -> None:
         assert after[token] == lease
 
 
+async def test_shorten_backoffs(open_instance: Open) -> None:
+    """The statement `shorten_backoffs` changes each job as the function `shorten_backoff` does."""
+    chance = random.Random(1)
+    instance = await open_instance()
+    session = _session(instance)
+    jobs = [
+        instance.new(not_before=chance.choice([100.0, 5000.0]), retry_backoff=chance.choice([0.5, 60.0, 4000.0]))
+        for _ in range(COUNT)
+    ]
+    await instance.submit(*jobs)
+    update = f"UPDATE {session.options.schema}.jobs SET failures = mod(place, 4) * mod(place, 10)"
+    await session.connections.fetch(update, {})
+    before = await _jobs(session, [one.id for one in jobs])
+    now = await _now(session)
+    await _fetch(session, "shorten_backoffs", now=to_time(now))
+    after = await _jobs(session, [*before])
+    changed = 0
+    for job_id, job in before.items():
+        changed += transitions.shorten_backoff(job, now)
+        assert after[job_id].not_before == job.not_before
+    assert 0 < changed < COUNT
+
+
 @SEEDS
 async def test_stand_still(open_instance: Open, seed: int) -> None:
     """The statement `stand_still` changes each lease as the function does, for the time in which it was running."""

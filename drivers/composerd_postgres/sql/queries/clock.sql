@@ -48,6 +48,22 @@ SET began = l.began + make_interval(secs => %(jump)s),
     END
 WHERE l.token IN (SELECT token FROM composerd.leases ORDER BY token FOR UPDATE)
 
+-- name: shorten_backoffs
+-- Let no job wait for longer than its backoff: its time is one of a clock that was ahead if the clock was set back. Does the
+-- same as `shorten_backoff` of composerd.driver.transitions.
+UPDATE composerd.jobs j
+SET not_before = b.latest
+FROM (
+    SELECT
+        d.id,
+        %(now)s + make_interval(secs => least(d.retry_backoff * 2.0 ^ least(d.failures - 1, 63), 3600)) AS latest
+    FROM composerd.jobs d
+    WHERE d.state = 'waiting' AND d.pending = 0 AND d.not_before > %(now)s AND d.failures > 0
+    ORDER BY d.id
+    FOR NO KEY UPDATE
+) b
+WHERE j.id = b.id AND j.not_before > b.latest
+
 -- name: stand_still
 -- Do not count `gap` seconds without a server against the attempts that were running meanwhile. Does the same as `stand_still`
 -- of composerd.driver.transitions.
