@@ -41,6 +41,8 @@ class Outage:
         self._failed: set[str] = set()
         """Methods that failed in this outage."""
         self._renewals_failed = False
+        self._ends_with_grace = False
+        """True if workers could not renew their leases in this outage."""
         self._answered = False
         self._began = 0.0
         self._failed_at = 0.0
@@ -59,8 +61,8 @@ class Outage:
 
     def failed(self, method: str, error: ComposerdError) -> None:
         """Note that a call failed."""
-        if method in _RENEWING and isinstance(error, Unavailable):
-            self._renewals_failed = True
+        renewing = method in _RENEWING and isinstance(error, Unavailable)
+        self._renewals_failed |= renewing
         if self.on_end is None or not is_outage(error):
             return
         error.logged = True
@@ -70,6 +72,7 @@ class Outage:
         if not self._failed:
             self._began = now
             self._failures = 0
+            self._ends_with_grace = False
             log.warning(
                 "the storage does not answer: requests that need it fail until it does; %s failed: %s", method, error
             )
@@ -77,6 +80,7 @@ class Outage:
         self._failed.add(method)
         self._failed_at = now
         self._failures += 1
+        self._ends_with_grace |= renewing
         self.attentive = True
 
     def succeeded(self, method: str) -> None:
@@ -96,7 +100,7 @@ class Outage:
             "the storage answers again after %.1f s; failed calls: %d%s",
             now - self._began,
             self._failures,
-            "; every running attempt gets a full lease" if self._renewals_failed else "",
+            "; every running attempt gets a full lease" if self._ends_with_grace else "",
         )
         if self.on_end is not None:
             self.on_end()
