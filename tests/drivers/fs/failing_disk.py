@@ -8,7 +8,6 @@ removed. The process, if the id is not 0, is killed before it learns of the fail
 import contextlib
 import errno
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -82,7 +81,7 @@ class FailingDisk:
         """Copy what is on the disk at this moment, as if the power were cut, and return the path of the copy."""
         self._process.send_signal(signal.SIGSTOP)
         try:
-            shutil.copy(self.image, to)
+            subprocess.run(["cp", "--sparse=always", self.image, to], check=True)  # a full copy takes seconds
         finally:
             self._process.send_signal(signal.SIGCONT)
         return to

@@ -8,22 +8,13 @@ from typing import Any, BinaryIO
 import pytest
 
 from composerd.directory import Directory
-from composerd.errors import OutcomeUnknown
+from composerd.errors import OutcomeUnknown, StorageFull
 
-from ..conftest import Instance, instance_of, opened
+from ..conftest import Instance, opened
 from .failing_disk import failing_disk
-from .mounts import KINDS, make_image, mounted, mounted_new
+from .mounts import KINDS, make_image, mounted
+from .small_disks import fill
 from .test_faults import LARGE
-
-
-@pytest.mark.parametrize("kind", KINDS)
-async def test_jobs_survive_a_restart(tmp_path: Path, kind: str) -> None:
-    """A job is there after a stop and a start, on each of the file systems."""
-    with mounted_new(kind, tmp_path) as at:
-        async with instance_of("fs", at / "storage") as fs:
-            job_id = await fs.add()
-            await fs.reopen()
-            assert (await fs.get(job_id)).id == job_id
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -55,4 +46,28 @@ async def test_a_start_without_room_to_write_again(tmp_path: Path, monkeypatch: 
     with mounted(copy, tmp_path / "copied") as at:
         fs = Instance(await opened(at / "storage"), at / "storage")
         assert [await fs.args(job_id) for job_id in acknowledged] == [LARGE] * 6
+        await fs.driver.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_what_found_no_room_is_not_there_later(tmp_path: Path, kind: str) -> None:
+    """A submission that a full disk refused is there neither after a power cut nor after a crash."""
+    with failing_disk(make_image(kind, tmp_path / "image")) as disk, mounted(disk.path, tmp_path / "mnt") as at:
+        fs = Instance(await opened(at / "storage"), at / "storage")
+        stored, refused = {await fs.add(args=LARGE)}, 0
+        fill(at)
+        for size in (100_000, 5_000, 100, 300_000, 1):
+            try:
+                stored.add(await fs.add(args=b'"%b"' % os.urandom(size).hex().encode()))
+            except StorageFull:
+                refused += 1
+        assert refused
+        copy = disk.copy(tmp_path / "copy")
+        fs.driver._journal.broken = "the server crashes"  # type: ignore[attr-defined]  # so no marker is left
+        await fs.reopen()
+        assert {one.new.id for one in await fs.dump()} == stored
+        await fs.driver.close()
+    with mounted(copy, tmp_path / "copied") as at:
+        fs = Instance(await opened(at / "storage"), at / "storage")
+        assert {one.new.id for one in await fs.dump()} == stored
         await fs.driver.close()
