@@ -14,7 +14,10 @@ MAX_ITEMS = 1000
 """The most items in a call."""
 
 MAX_BYTES = 64 * 1024 * 1024
-"""The most bytes of payload in a call; a single larger item goes alone."""
+"""The most bytes of payload in a call for small items."""
+
+HEAVY = 1024 * 1024
+"""The size in bytes of a payload whose item is written in a call of its own, beside the calls for small ones."""
 
 MAX_BYTES_COALESCED = 64 * 1024
 """The most bytes of payload in a call of a driver that gathers calls into one flush by itself.
@@ -38,9 +41,10 @@ Taken = list[tuple[I, asyncio.Future[R]]]
 class Batcher(Generic[I, R]):
     """Makes one call at a time: what arrives during a call goes into the next one.
 
-    There is no timer: an item that comes alone is written at once. The call runs in a task of the batcher, so a client
-    that goes away cancels its handler, never a write. What has waited for a call that got no answer is not tried: so
-    nobody waits for more than two calls.
+    A call for a heavy item takes long, so it is made beside those for small ones, which do not wait for it. There is no
+    timer: an item that comes alone is written at once. Calls run in tasks of the batcher, so a client that goes away
+    cancels its handler, never a write. What has waited for a call that got no answer is not tried: so nobody waits for
+    more than two calls.
     """
 
     max_bytes: ClassVar[int] = MAX_BYTES
@@ -64,6 +68,8 @@ class Batcher(Generic[I, R]):
         self._pending: deque[tuple[I, asyncio.Future[R]]] = deque()
         self._task: asyncio.Task[None] | None = None
         """The task that takes what is pending."""
+        self._heavy: asyncio.Task[None] | None = None
+        """The task that writes a heavy item. There is one at a time, so that small items find a connection."""
         self._under_way: dict[int, tuple[int, Taken[I, R]]] = {}
         """Calls that have not ended, oldest first: the beat at which each began, and its items."""
 
@@ -102,18 +108,29 @@ class Batcher(Generic[I, R]):
 
     async def close(self) -> None:
         """Wait until every write that has begun is answered."""
-        while self._task is not None:
-            await asyncio.wait([self._task])
+        while running := [task for task in (self._task, self._heavy) if task is not None]:
+            await asyncio.wait(running)
 
     async def _run(self) -> None:
         try:
             while self._pending:
+                if self._weigh(self._pending[0][0]) > HEAVY:
+                    while self._heavy is not None:
+                        await asyncio.wait([self._heavy])
+                    self._heavy = self._loop.create_task(self._write_heavy([self._pending.popleft()]))
+                    continue
                 taken = self._take()
                 waited = len(self._pending)
                 if await self._write(taken):
                     self._refuse_pending(min(waited, len(self._pending)))
         finally:
             self._task = None
+
+    async def _write_heavy(self, taken: Taken[I, R]) -> None:
+        try:
+            await self._write(taken)
+        finally:
+            self._heavy = None
 
     def _take(self) -> Taken[I, R]:
         pending = self._pending
@@ -122,8 +139,9 @@ class Batcher(Generic[I, R]):
         taken: Taken[I, R] = []
         weight = 0
         while pending and len(taken) < MAX_ITEMS:
-            weight += self._weigh(pending[0][0])
-            if taken and weight > self.max_bytes:
+            item = self._weigh(pending[0][0])
+            weight += item
+            if taken and (weight > self.max_bytes or item > HEAVY):
                 break
             taken.append(pending.popleft())
         return taken

@@ -8,7 +8,7 @@ import pytest
 from composerd.driver import Batch
 from composerd.errors import ComposerdError, JobNotFound
 from composerd.models import News
-from composerd.queue.batcher import MAX_ITEMS, Batcher, ConcurrentBatcher
+from composerd.queue.batcher import HEAVY, MAX_BYTES, MAX_BYTES_COALESCED, MAX_ITEMS, Batcher, ConcurrentBatcher
 from composerd.queue.pulse import Pulse
 
 KINDS = [Batcher, ConcurrentBatcher]
@@ -64,6 +64,30 @@ async def test_one_call_at_a_time() -> None:
     assert calls.items == [[1], [2, 3]]
 
 
+async def test_small_writes_do_not_wait_for_a_heavy_one() -> None:
+    """While a heavy item is written, small ones are, and the next heavy one waits; the end waits for all of them."""
+    let_go = asyncio.Event()
+    calls: list[Sequence[int]] = []
+
+    async def call(items: Sequence[int]) -> Batch[int | ComposerdError]:
+        calls.append(items)
+        if max(items) > HEAVY:
+            await let_go.wait()
+        return Batch(list(items))
+
+    batcher = Batcher(call, lambda _news: None, Pulse(lambda: None), lambda item: item)
+    small, heavy, *others = [batcher.write(n) for n in (1, HEAVY + 1, 2, 3)]
+    assert [await one for one in (small, *others)] == [1, 2, 3]
+    second, behind = batcher.write(HEAVY + 2), batcher.write(4)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert sorted(map(list, calls)) == [[1], [2, 3], [HEAVY + 1]]
+    closing = asyncio.create_task(batcher.close())
+    let_go.set()
+    await closing
+    assert [one.result() for one in (heavy, second, behind)] == [HEAVY + 1, HEAVY + 2, 4]
+
+
 async def test_calls_at_the_same_time() -> None:
     """For a driver that coalesces, writes that arrive during a call do not wait for its end."""
     calls = Calls()
@@ -91,13 +115,20 @@ async def test_items_in_a_call_are_bounded(kind: type[Batcher[int, int]]) -> Non
     assert [n for items in calls.items for n in items] == list(range(count))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("more", "lengths"), [(0, [2, 2, 1]), (1, [1] * 5)])
-async def test_bytes_in_a_call_are_bounded(kind: type[Batcher[int, int]], more: int, lengths: list[int]) -> None:
+@pytest.mark.parametrize(
+    ("kind", "weight", "lengths"),
+    [
+        (Batcher, HEAVY, [MAX_BYTES // HEAVY, MAX_BYTES // HEAVY, 1]),
+        (ConcurrentBatcher, MAX_BYTES_COALESCED // 2, [2, 2, 1]),
+        (ConcurrentBatcher, MAX_BYTES_COALESCED // 2 + 1, [1] * 5),
+    ],
+)
+async def test_bytes_in_a_call_are_bounded(kind: type[Batcher[int, int]], weight: int, lengths: list[int]) -> None:
     """A call has at most so many bytes of payload, fewer if the driver coalesces calls."""
     calls = Calls()
-    batcher = calls.batcher(kind, kind.max_bytes // 2 + more)
-    assert await asyncio.gather(*[batcher.write(n) for n in range(5)]) == list(range(5))
+    batcher = calls.batcher(kind, weight)
+    count = sum(lengths)
+    assert await asyncio.gather(*[batcher.write(n) for n in range(count)]) == list(range(count))
     assert [len(items) for items in calls.items] == lengths
 
 
