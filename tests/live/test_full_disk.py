@@ -48,7 +48,11 @@ async def submit(server: Server) -> int:
 @pytest.mark.row("Errors of the composer API", "31")
 async def test_a_full_disk(serve: Serve, disk: Path) -> None:
     """On a full disk writes get 507, except those that end or remove jobs; with room all work, and nothing is lost."""
-    server = await serve(storage=f"fs:{disk / 'storage'}")
+    server = await serve("--sweep-interval", "50ms", storage=f"fs:{disk / 'storage'}")
+    expiring = await server.submit(retention="10ms")
+    expires = await server.ask()
+    assert expires is not None
+    assert (await send(server, "PUT", expires["artifact_location"] + "a", b"x" * 50_000))[0] == 200
     ended = [await server.submit(args="ended" * 50) for _ in range(3)]
     for _ in ended[1:]:
         running = await server.ask()
@@ -75,8 +79,12 @@ async def test_a_full_disk(serve: Serve, disk: Path) -> None:
     for job in ended:
         assert (await send(server, "DELETE", job["href"]))[0] == 204
     assert (await error(server, "POST", f"{COMPOSER}/jobs", large, **json_))[:2] == (507, 31)
-    assert not [path for path in sorted((disk / "storage" / "artifacts").rglob("*")) if path.is_file()]
+    assert (await server.finish(expires))[0] == 200
 
+    async def is_purged() -> bool:
+        return (await send(server, "GET", expiring["href"]))[0] == 404 and not files_of(disk / "storage" / "artifacts")
+
+    await server.until(is_purged)
     ballast.unlink()
 
     async def is_uploaded() -> bool:
