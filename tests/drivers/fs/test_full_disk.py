@@ -77,6 +77,22 @@ async def test_jobs_can_be_ended_and_removed(tmp_path: Path, kind: str) -> None:
             assert len(await fs.dump()) == 6
 
 
+@pytest.mark.parametrize("kind", ["ext4", "xfs", "tmpfs"])
+async def test_another_program_takes_what_is_free(tmp_path: Path, kind: str) -> None:
+    """Jobs can be deleted on a full disk although another program takes every byte as soon as it is free."""
+    with small_disk(kind, tmp_path) as disk:
+        async with instance_of("fs", disk / "storage") as fs:
+            job_ids = [await fs.add(not_before=1e6) for _ in range(100)]
+            with fill(disk).open("ab", buffering=0) as file:
+                for job_id in job_ids:
+                    await fs.cancel(job_id)
+                    await fs.delete(job_id)
+                    with contextlib.suppress(OSError):
+                        while True:
+                            file.write(bytes(4096))
+            assert await fs.dump() == []
+
+
 async def test_a_flush_of_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What fits is stored although it is in a flush with what does not fit, and large writes are not all tried."""
     with small_disk("ext4", tmp_path) as disk:
