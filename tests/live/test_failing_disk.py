@@ -7,7 +7,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from ..drivers.fs.failing_disk import failing_disk
+from ..drivers.fs.fuse import failing_disk
 from ..drivers.fs.mounts import KINDS, make_image, mounted
 from .conftest import COMPOSER, Serve, Server
 from .processes import command

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from ..drivers.fs.fuse import passthrough
 from ..drivers.fs.mounts import make_image, mounted, run, unmount
-from ..drivers.fs.passthrough import passthrough
 from .conftest import COMPOSER, JSON, Serve, Server, send
 from .processes import command
 

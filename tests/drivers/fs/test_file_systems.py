@@ -11,7 +11,7 @@ from composerd.directory import Directory
 from composerd.errors import OutcomeUnknown, StorageFull
 
 from ..conftest import Instance, opened
-from .failing_disk import failing_disk
+from .fuse import failing_disk
 from .mounts import KINDS, make_image, mounted
 from .small_disks import fill
 from .test_faults import LARGE

@@ -1,18 +1,51 @@
-"""A directory that is shown through FUSE at another path, without the locks that its files have.
+"""The programs that show files through FUSE: `failing FILE MOUNT_POINT TRIGGER` or `passthrough DIRECTORY MOUNT_POINT`.
 
-As a program: `passthrough.py DIRECTORY MOUNT_POINT`.
+`failing` shows FILE as MOUNT_POINT/disk. If the file TRIGGER exists, which has a process id and bytes in two lines, the
+next write that contains the bytes fails with EIO, and TRIGGER is removed. The process, if the id is not 0, is killed
+before it learns of the failure. `passthrough` shows a directory without the locks of its files.
 """
 
-import contextlib
+import errno
 import os
-import subprocess
+import signal
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mfusepy import FUSE, Operations
+from mfusepy import FUSE, FuseOSError, Operations
+
+
+class _FailingFile(Operations):  # type: ignore[misc]  # it has no types
+    """A file system that has one file."""
+
+    use_ns = True
+
+    def __init__(self, file: Path, trigger: Path) -> None:
+        self._file = os.open(file, os.O_RDWR)
+        self._trigger = trigger
+
+    def getattr(self, path: str, fh: int | None = None) -> dict[str, Any]:
+        if path == "/":
+            return {"st_mode": 0o040755, "st_nlink": 2}
+        if path != "/disk":
+            raise FuseOSError(errno.ENOENT)
+        return {"st_mode": 0o100600, "st_nlink": 1, "st_size": os.fstat(self._file).st_size}
+
+    def open(self, path: str, flags: int) -> int:
+        return 0
+
+    def read(self, path: str, size: int, offset: int, fh: int) -> bytes:
+        return os.pread(self._file, size, offset)
+
+    def write(self, path: str, data: bytes, offset: int, fh: int) -> int:
+        if self._trigger.exists():
+            pid, _, failing = self._trigger.read_bytes().partition(b"\n")
+            if failing in data:
+                self._trigger.unlink()
+                if int(pid):
+                    os.kill(int(pid), signal.SIGKILL)
+                raise FuseOSError(errno.EIO)
+        return os.pwrite(self._file, data, offset)
 
 
 class _Passthrough(Operations):  # type: ignore[misc]  # it has no types
@@ -74,21 +107,7 @@ class _Passthrough(Operations):  # type: ignore[misc]  # it has no types
         return 0
 
 
-@contextlib.contextmanager
-def passthrough(directory: Path, at: Path) -> Iterator[Path]:
-    """Show a directory at a new path for the length of a block, and return that path."""
-    at.mkdir()
-    process = subprocess.Popen([sys.executable, __file__, directory, at])
-    try:
-        while not at.is_mount():
-            assert process.poll() is None, "the directory cannot be shown: is FUSE there?"
-            time.sleep(0.01)
-        yield at
-    finally:
-        subprocess.run(["umount", "--lazy", at], check=True)
-        process.kill()
-        process.wait()
-
-
 if __name__ == "__main__":
-    FUSE(_Passthrough(Path(sys.argv[1])), sys.argv[2], foreground=True, nothreads=True)
+    program, shown, mount_point, *trigger = sys.argv[1:]
+    system = _Passthrough(Path(shown)) if program == "passthrough" else _FailingFile(Path(shown), Path(trigger[0]))
+    FUSE(system, mount_point, foreground=True, nothreads=True)
