@@ -55,7 +55,7 @@ class Journal:
         self.written_entries = 0
         """The number of entries in them."""
         self.full = False
-        """True from when a frame has found no room until one that may not use the reserve was written."""
+        """True from when something has found no room until a frame that may not use the reserve was written."""
         self.reserve = Reserve(directory)
         self.segment = 0
         """The number of the segment that is written to."""
@@ -238,6 +238,7 @@ class Journal:
             with contextlib.suppress(OSError):
                 self.directory.remove(layout.segment_name(self.segment + 1))  # it may have got its name
                 if exc.errno in NO_ROOM:
+                    self.full = True
                     raise StorageFull(_FULL) from exc
             self._break("a new segment of the journal could not be created", _reason(exc))
         os.close(before)

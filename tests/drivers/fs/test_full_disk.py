@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -194,3 +195,52 @@ async def test_a_stop_with_remains_of_a_refused_write(tmp_path: Path) -> None:
             await accepted(fs, args=some(1 << 20))
             await fs.reopen()
             assert len(await fs.dump()) == len(job_ids) + 1
+
+
+async def test_dead_segments_are_removed_without_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Segments from before the last checkpoint in which nothing is live are removed although the disk is full."""
+    monkeypatch.setattr("composerd_fs.journal.writer.SEGMENT_SIZE", 1 << 20)
+    monkeypatch.setattr("composerd_fs.journal.compactor.CHECKPOINT_AFTER", 4 << 20)
+    with small_disk("ext4", tmp_path) as disk:
+        async with instance_of("fs", disk / "storage") as fs:
+            compactor: Any = fs.driver._compactor  # type: ignore[attr-defined]
+            await fs.add()
+            job_ids = [await fs.add(args=some(1 << 20)) for _ in range(5)]
+            await until(lambda: compactor.checkpoint is not None and compactor._task is None)
+            checkpoint = compactor.checkpoint
+            monkeypatch.setattr("composerd_fs.journal.compactor.SIZE_OF_A_JOB", 1 << 30)  # the reserve is not enough
+            fill(disk)
+            before = size_of(disk)
+            await fs.driver.cancel(job_ids)
+            await fs.driver.delete(job_ids)
+            await fs.driver.advance(1)
+            await until(lambda: "there is no room for a checkpoint" in caplog.text and compactor._task is None)
+            assert size_of(disk) < before - (2 << 20)
+            assert compactor.checkpoint == checkpoint
+            await fs.reopen()
+            assert len(await fs.dump()) == 1
+
+
+@pytest.mark.parametrize("error", [errno.EOPNOTSUPP, errno.EPERM])
+async def test_a_reserve_that_cannot_be_preallocated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: int
+) -> None:
+    """Where a file system cannot preallocate, the reserve is written; where it cannot be kept, the log says so."""
+
+    def failing(*_args: Any) -> None:
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr("composerd_fs.journal.reserve._preallocate", failing)
+    with small_disk("tmpfs", tmp_path) as disk:
+        async with instance_of("fs", disk / "storage") as fs:
+            job_id = await fs.add(args=some(1000))
+            fill(disk)
+            with pytest.raises(StorageFull):
+                await fs.add(args=some(200_000))
+            assert len([*disk.glob("storage/journal/*.reserve")]) == (4 if error == errno.EOPNOTSUPP else 0)
+            assert ("cannot keep a reserve for a full disk" in caplog.text) == (error == errno.EPERM)
+            if error == errno.EOPNOTSUPP:
+                await fs.cancel(job_id)
+                await fs.delete(job_id)
