@@ -263,7 +263,8 @@ async def _compare(steps: list[tuple[str, Any]], turn: Callable[[], None] = lamb
                         continue  # a start gives them a new lease, which memory has no way to do
                     if what == "kill":
                         generation += 1
-                        directory = Path(shutil.copytree(directory, Path(scratch) / str(generation)))
+                        unfinished = shutil.ignore_patterns("CLOCK.tmp")  # it may be renamed meanwhile
+                        directory = Path(shutil.copytree(directory, Path(scratch) / str(generation), ignore=unfinished))
                     await fs.driver.close()
                     fs.driver = await opened(directory, fs.shifted)
                     await fs.driver.advance(1000)

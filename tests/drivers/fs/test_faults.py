@@ -280,7 +280,7 @@ async def crashed(directory: Path, copy: Path) -> Path:
     """Copy a storage as a crash would leave it, and return its last segment."""
     async with instance_of("fs", directory) as fs:
         await add_jobs_in_every_state(fs)
-        shutil.copytree(directory, copy)  # as a kill would leave it: no marker
+        shutil.copytree(directory, copy, ignore=shutil.ignore_patterns("CLOCK.tmp"))  # as a kill would leave it
     return max((copy / "journal").glob("*.log"))
 
 
