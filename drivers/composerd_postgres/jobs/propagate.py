@@ -59,9 +59,7 @@ async def _propagate_some(
     parameters: dict[str, Any] = {"shift": session.shift, "ended": array(ended), "limit": limit}
     async with session.connections.one() as connection:
         transaction = Transaction(connection)
-        locked = await transaction.begin(statements["lock_dependents"], parameters)
-        parameters["ids"] = array(row.id for row in locked)
-        edges = await transaction.fetch(statements["read_dependents"], parameters) if locked else []
+        edges = await transaction.begin(statements.joined("lock_dependents", "read_dependents"), parameters)
         if not edges:
             await transaction.commit(statements["mark_propagated"], parameters)
             return 0, []

@@ -1,17 +1,21 @@
 -- Statements that propagate ends, process what is due, and delete jobs.
 
 -- name: lock_dependents
--- Lock some of the dependents of ended jobs to which the end was not propagated yet.
-SELECT j.id
-FROM composerd.jobs j
-WHERE j.id IN (
-    SELECT e.dependent FROM composerd.edges e WHERE e.dependency = ANY (%(ended)s::uuid[]) AND e.open LIMIT %(limit)s
-)
-ORDER BY j.id
-FOR UPDATE
+-- Lock some of the dependents of ended jobs to which the end was not propagated yet. Their ids are remembered until the
+-- end of the transaction, for the next statement, which sees what changed during the wait for the locks.
+SELECT set_config('composerd_locked.dependents', coalesce(array_agg(l.id)::text, '{}'), true)
+FROM (
+    SELECT j.id
+    FROM composerd.jobs j
+    WHERE j.id IN (
+        SELECT e.dependent FROM composerd.edges e WHERE e.dependency = ANY (%(ended)s::uuid[]) AND e.open LIMIT %(limit)s
+    )
+    ORDER BY j.id
+    FOR UPDATE
+) l
 
 -- name: read_dependents
--- Read the open edges from ended jobs to dependents after these were locked. `failed` are all failed dependencies of a
+-- Read the open edges from ended jobs to the dependents that were locked. `failed` are all failed dependencies of a
 -- dependent that fails because of this edge.
 SELECT clock_timestamp() + %(shift)s::interval AS now, {columns},
     EXISTS (SELECT FROM composerd.edges o WHERE o.dependency = j.id AND o.open) AS has_waiting_dependents,
@@ -21,7 +25,8 @@ SELECT clock_timestamp() + %(shift)s::interval AS now, {columns},
 FROM composerd.edges e
 JOIN composerd.jobs d ON d.id = e.dependency
 JOIN composerd.jobs j ON j.id = e.dependent
-WHERE e.dependency = ANY (%(ended)s::uuid[]) AND e.dependent = ANY (%(ids)s::uuid[]) AND e.open
+WHERE e.dependency = ANY (%(ended)s::uuid[]) AND e.open
+    AND e.dependent = ANY (current_setting('composerd_locked.dependents')::uuid[])
 ORDER BY e.seq DESC
 
 -- name: close_edges
