@@ -237,6 +237,7 @@ class Journal:
         except OSError as exc:
             with contextlib.suppress(OSError):
                 self.directory.remove(layout.segment_name(self.segment + 1))  # it may have got its name
+                self.directory.sync()
                 if exc.errno in NO_ROOM:
                     self.full = True
                     raise StorageFull(_FULL) from exc

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from composerd.errors import OutcomeUnknown
+from composerd.directory import Directory
+from composerd.errors import OutcomeUnknown, StorageFull
 from composerd_fs import FsDriver
 
 from ..conftest import Instance, opened
@@ -154,3 +155,26 @@ async def test_a_power_cut_after_a_failed_flush_and_a_restart(
     fs = Instance(await opened(after.parent), after.parent)
     assert [await fs.args(job_id) for job_id in acknowledged] == [LARGE] * 6
     await fs.driver.close()
+
+
+async def test_a_new_segment_that_is_given_up(tmp_path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A segment whose name finds no room on the disk is not there after a power cut, and the one before it goes on."""
+    fs = Instance(await opened(tmp_path / "storage"), tmp_path / "storage")
+    journal = fs.driver._journal  # type: ignore[attr-defined]
+    await fs.add(args=LARGE)
+    sync = Directory.sync
+    failed: list[str] = []
+
+    def once(directory: Directory, below: str = "") -> None:
+        sync(directory, below)
+        if not failed:
+            failed.append(below)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Directory, "sync", once)
+    with pytest.raises(StorageFull):
+        await journal.rotate()
+    await fs.add(args=LARGE)
+    image = disk.image(tmp_path / "storage" / "journal", 1)
+    await fs.driver.close()
+    assert [name for name in image if name.endswith(".log")] == ["00000001.log"]
