@@ -4,7 +4,7 @@ specs/driver-contract.md has the contract in numbered clauses. The docstrings na
 kit (`composerd.testing.kit`) tests them. A driver stores jobs and decides which attempt has which job. It never waits
 for a job, knows nothing of HTTP, and owns time: no method takes a `now`. The caller chooses ids and tokens.
 
-The rules for every method (G1 to G9):
+The rules for every method (G1 to G10):
 
 - **Batches.** A method that takes a sequence answers one item for each, in order. An answer is a value, or an instance
   of a `ComposerdError` that the method's docstring names, which is returned and not raised. Items are applied in their
@@ -16,8 +16,8 @@ The rules for every method (G1 to G9):
 - **Failure.** An exception raised by a batch says nothing about its items: the caller repeats them. Raise `StorageFull`
   if there is no space, and `Unavailable` if the storage does not answer, only if nothing was changed. Raise
   `OutcomeUnknown` if a change may have been made, and `DriverTimeout` if the storage took too long; the guard turns any
-  other exception into a `DriverError`, which leaves the outcome unknown too (G9). A call should end in bounded time.
-  Let `asyncio.CancelledError` pass; the queue never cancels a write, except `seen`.
+  other exception into a `DriverError`, which leaves the outcome unknown too (G9). A call should end in bounded time
+  (G10). Let `asyncio.CancelledError` pass; the queue never cancels a write, except `seen`.
 - **Races.** Methods may be called concurrently, and by several servers if `Capabilities.shared` is true. The answers
   are those of some order of the calls.
 - **News** (N1 to N5). `Batch.news` reports changes that requests may wait for. It is a hint: a driver may leave news

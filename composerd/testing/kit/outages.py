@@ -8,7 +8,7 @@ import pytest
 from composerd.errors import ComposerdError, OutcomeUnknown, StorageFull, Unavailable
 from composerd.models import Artifact, Attachment, AttemptState, JobState, Key, Outcome
 from composerd.testing.kit.clause import clause
-from composerd.testing.kit.instance import Instance
+from composerd.testing.kit.instance import LEASE, Instance
 
 FILE = Artifact("log.txt", 3, "ab" * 32, "location")
 
@@ -92,6 +92,27 @@ class Outages:
                     assert made
                 elif not _in_doubt(answer):
                     assert not made
+
+    @clause("G10")
+    async def test_an_outage(self, instance: Instance) -> None:
+        """Nothing ends until a full lease after an outage, and what is repeated after it is answered as before it."""
+        changes = Changes(instance, "a")
+        await changes.prepare()
+        new = await instance.add(type="b")
+        key, token = Key("", "b", None), instance.id()
+        assert await instance.claim(key, token=token, handover=20.0) is not None
+        for call in changes.calls():
+            await call()
+        await instance.driver.advance(10)
+        await instance.freeze(LEASE + 100.0)
+        for call in changes.calls():
+            await call()
+        assert await changes.made() == [True] * 6
+        again = await instance.claim(key, token=token, handover=20.0)
+        assert again is not None
+        assert again.job_id == new
+        assert await instance.pass_time(LEASE - 50.0) == []
+        assert set(await instance.pass_time(100.0)) == {new, changes.jobs[2]}
 
 
 def _in_doubt(error: BaseException) -> bool:

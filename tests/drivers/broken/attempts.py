@@ -174,6 +174,18 @@ class IgnoresGrace(Transaction):
             super().excuse(jump)
 
 
+@breaks("G10")
+class ExcusesTheConfirmed(Transaction):
+    """Ends attempts that could not be confirmed in an outage."""
+
+    def excuse(self, jump: int = 0) -> None:
+        for record, running in self.running():
+            if running.confirmed:
+                transitions.excuse(running, self.now, jump)
+                self.save(record)
+        self.shorten_backoffs(jump)
+
+
 @breaks("L16")
 class RenewsBesideOthers(CorrectShared):
     """Gives every running attempt a full lease at each start, although another server has the storage open."""
