@@ -4,6 +4,7 @@ The servers share what they know of both in the only row of the table `clock`. E
 the time that passes on its own, and notes that it looks after the leases.
 """
 
+import logging
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -11,6 +12,8 @@ from composerd.driver.clock import microseconds, seconds, to_time
 from composerd.driver.timekeeper import JUMP, STORED_EVERY, ClockState, Timekeeper
 from composerd_postgres.db.connection import Transaction, repeated
 from composerd_postgres.session import Session
+
+log = logging.getLogger(__name__)
 
 ATTEND_EVERY = 1.0
 """Time in seconds after which `advance` is called at the latest while attempts are running."""
@@ -33,6 +36,8 @@ class StorageClock:
         self._keeper = Timekeeper()
         self._elapsed = 0
         """The time that had passed here when the database's clock was read last."""
+        self._suspended = 0
+        """The time in which this machine was suspended: its monotonic clock did not count it."""
 
     async def open(self) -> None:
         """Begin to compare the clocks, and give back to the leases the time in which no server was there."""
@@ -73,8 +78,16 @@ class StorageClock:
         seen, stored = keeper.state.seen, row.disputed_since or 0
         keeper.state = ClockState(seen, stored)  # another server, or an operator, may have changed it
         # The database read its clock at some time between the question and the answer: a slow answer is no jump.
-        self._elapsed = min(max(self._elapsed + row.now - seen, asked), self._session.clock.elapsed())
-        jump = keeper.observe(row.now, self._elapsed)
+        expected = self._elapsed + row.now - seen
+        elapsed = min(max(expected, asked + self._suspended), self._session.clock.elapsed() + self._suspended)
+        ahead = expected - elapsed
+        if ahead > JUMP and row.attended > row.now - ahead + JUMP and not _is_known(row, ahead, seen):
+            # Another server has looked after the leases since, and saw no jump: this machine was suspended.
+            log.info("this machine was suspended for %.1f s, and other servers were not", seconds(ahead))
+            self._suspended += ahead
+            elapsed = expected
+        self._elapsed = elapsed
+        jump = keeper.observe(row.now, elapsed)
         disputed_since = keeper.state.disputed_since
         if jump:
             await self._alone(self._follow, jump, seen)
@@ -119,7 +132,7 @@ class StorageClock:
         self._session.worked = 0
 
     async def _open(self, transaction: Transaction, row: Any) -> None:
-        self._elapsed = self._session.clock.elapsed()
+        self._elapsed = self._session.clock.elapsed() + self._suspended
         stored = ClockState(row.attended or 0, row.disputed_since or 0)
         jump = self._keeper.open(stored, row.now, self._elapsed)
         parameters = {"disputed_since": _time(self._keeper.state.disputed_since)}
@@ -131,8 +144,7 @@ class StorageClock:
 
     async def _follow(self, transaction: Transaction, row: Any, jump: int, seen: int) -> None:
         """Let the leases follow a jump, unless another server has done so since the clock was seen before it."""
-        same = row.jump is not None and abs(microseconds(row.jump) - jump) <= 2 * JUMP
-        if same and row.jumped_at >= seen + jump - JUMP:
+        if _is_known(row, jump, seen):
             await transaction.commit()
         else:
             await self._excuse(transaction, row, jump)
@@ -150,6 +162,13 @@ class StorageClock:
             "attended_within": ATTENDED_WITHIN,
         }
         await transaction.commit(self._session.statements.joined("stand_still", "attend_now"), parameters)
+
+
+def _is_known(row: Any, jump: int, seen: int) -> bool:
+    """Return True if the leases have followed a jump since the clock was seen before it."""
+    if row.jump is None or abs(microseconds(row.jump) - jump) > 2 * JUMP:
+        return False
+    return bool(row.jumped_at >= seen + jump - JUMP)
 
 
 def _time(stored: int) -> Any:
