@@ -90,10 +90,8 @@ async def test_a_database_that_hangs(serve: Serve, newest_postgres: Throwaway, h
         assert max(took for took, _, _ in answers) < 2 * TIME_LIMIT + SLACK
         statuses = {status for _, status, _ in answers[:20]}
         assert statuses <= ({504} if hang is _unconfirmed else {503, 201})
-        assert len([line for line in _lines(server, "WARNING", "ERROR") if "readyz" not in line]) == 1, server.log
-        assert BEGINS in _lines(server, "WARNING")[0]
-        assert b"Traceback" not in server.log
-    server.forget_log()
+        if hang is not _stopped:  # where new connections work, the outage may be over or not have been noticed
+            assert [BEGINS in line for line in _lines(server, "WARNING", "ERROR")] == [True], server.log
 
     async def submitted() -> bool:
         return (await server.request("POST", f"{COMPOSER}/jobs", {"type": "last"}))[0] == 201
@@ -102,9 +100,13 @@ async def test_a_database_that_hangs(serve: Serve, newest_postgres: Throwaway, h
 
     async def ended() -> bool:
         await server.submit("another")
-        return any(ENDS in line for line in _lines(server, "WARNING"))
+        lines = _lines(server, "WARNING", "ERROR")
+        return not lines or ENDS in lines[-1]
 
     await server.until(ended)
+    lines = _lines(server, "WARNING", "ERROR")
+    assert [BEGINS in line for line in lines] == [True, False][: len(lines)], server.log
+    assert b"Traceback" not in server.log
     assert await server.ask("last") is not None
 
 
@@ -122,6 +124,12 @@ async def test_commits_that_hang(serve: Serve, newest_postgres: Throwaway) -> No
 
     with newest_postgres.commits_that_hang():
         keyless = asyncio.create_task(server.request("POST", f"{COMPOSER}/jobs", {"type": "keyless"}))
+
+        async def committing() -> bool:
+            waits = "SELECT FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND application_name = 'composerd'"
+            return bool(newest_postgres.sql(waits))
+
+        await server.until(committing)
         keyed = asyncio.create_task(
             server.request("POST", f"{COMPOSER}/jobs", {"type": "keyed", "idempotency_key": "k"})
         )
@@ -141,6 +149,6 @@ async def test_commits_that_hang(serve: Serve, newest_postgres: Throwaway) -> No
     _, page = await server.request("GET", f"{COMPOSER}/jobs?type=keyless")
     assert len(page["items"]) == 1
     status, job = await server.request("POST", f"{COMPOSER}/jobs", {"type": "keyed", "idempotency_key": "k"})
-    assert status == 200
+    assert status in (200, 201)
     _, page = await server.request("GET", f"{COMPOSER}/jobs?type=keyed")
     assert [one["id"] for one in page["items"]] == [job["id"]]
