@@ -106,12 +106,6 @@ class Timekeeper:
             return max(self._steady_since, self.state.disputed_since)
         return self.state.disputed_since
 
-    def details(self) -> dict[str, str]:
-        """Return what `StorageInfo.details` says about the clock: nothing unless it is disputed."""
-        if not self.state.disputed_since:
-            return {}
-        return {"clock_disputed_since": to_time(self.state.disputed_since).isoformat()}
-
     def confirm(self) -> None:
         """Trust the clock again: an operator says that it is right."""
         self.state = ClockState(self.state.seen)
@@ -134,6 +128,13 @@ def _settled(disputed_since: int, now: int) -> int:
         log.warning("the clock was set back; jobs whose retention is over are removed again")
         return 0
     return disputed_since
+
+
+def dispute(disputed_since: int) -> dict[str, str]:
+    """Return what `StorageInfo.details` says about the clock: nothing unless it is disputed."""
+    if not disputed_since:
+        return {}
+    return {"clock": f"jumped ahead; jobs that ended before {to_time(disputed_since):%F %T} UTC are kept"}
 
 
 def readable(microseconds: int) -> str:

@@ -146,7 +146,7 @@ class FsDriver(TableDriver):
         return StorageInfo(
             description=f"fs at {self.directory}",
             jobs=self._counts(),
-            details={**await asyncio.to_thread(self._compactor.describe, live), **self._time.keeper.details()},
+            details={**await asyncio.to_thread(self._compactor.describe, live), **self._time.dispute()},
         )
 
     async def check(self) -> StorageCheck:

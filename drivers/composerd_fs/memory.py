@@ -49,6 +49,4 @@ class MemoryDriver(TableDriver):
         return StorageCheck(jobs={})
 
     async def info(self) -> StorageInfo:
-        return StorageInfo(
-            description="memory of this process", jobs=self._counts(), details=self._time.keeper.details()
-        )
+        return StorageInfo(description="memory of this process", jobs=self._counts(), details=self._time.dispute())

@@ -117,10 +117,10 @@ async def test_a_start_with_a_clock_that_is_far_ahead(serve: Serve, clock: WallC
 
     url = f"fs:{tmp_path / 'storage'}"
     clock.step(400 * DAY)
-    assert "clock disputed since" in (await composerd("storage", "info", "--storage", url, **clock.environment)).out
+    assert "clock\tjumped ahead" in (await composerd("storage", "info", "--storage", url, **clock.environment)).out
     confirmed = await composerd("storage", "confirm-clock", "--storage", url, **clock.environment)
     assert (confirmed.code, confirmed.out) == (0, "the clock is confirmed: jobs whose retention is over are removed\n")
-    assert "clock disputed since" not in (await composerd("storage", "info", "--storage", url, **clock.environment)).out
+    assert "clock\tjumped ahead" not in (await composerd("storage", "info", "--storage", url, **clock.environment)).out
 
 
 async def test_a_clock_that_is_set_while_a_server_runs(serve: Serve, clock: WallClock) -> None:

@@ -19,7 +19,7 @@ from composerd.driver.contract import Batch, Capabilities, Driver, StorageCheck,
 from composerd.driver.simple.records import JobRecord
 from composerd.driver.simple.shelf import Shelf
 from composerd.driver.simple.transaction import Kept, Transaction
-from composerd.driver.timekeeper import ClockState, Timekeeper
+from composerd.driver.timekeeper import ClockState, Timekeeper, dispute
 from composerd.errors import ComposerdError, DriverError, Unavailable
 from composerd.models import (
     Artifact,
@@ -110,7 +110,9 @@ class SimpleDriver(Driver):
 
     async def info(self) -> StorageInfo:
         counts = await self._read(lambda _: self.shelf.counts())
-        return StorageInfo(description=self.shelf.description, jobs=counts, details=self._timekeeper.details())
+        return StorageInfo(
+            description=self.shelf.description, jobs=counts, details=dispute(self._timekeeper.state.disputed_since)
+        )
 
     async def check(self) -> StorageCheck:
         try:

@@ -1,7 +1,7 @@
 """The time of one table: the clock, what its jumps change, and which ended jobs may be purged."""
 
 from composerd.driver.clock import Clock
-from composerd.driver.timekeeper import ClockState, Timekeeper
+from composerd.driver.timekeeper import ClockState, Timekeeper, dispute
 from composerd_fs.state.job import AttemptRecord
 from composerd_fs.state.table import Table
 
@@ -48,6 +48,10 @@ class Timekeeping:
         for attempt, deadline, timeout_at in before:
             attempt.deadline, attempt.timeout_at = deadline, timeout_at
         self._table.leases.rebuild()
+
+    def dispute(self) -> dict[str, str]:
+        """Return what `StorageInfo.details` says about the clock."""
+        return dispute(self.keeper.state.disputed_since)
 
     def grace(self) -> None:
         """Give every running attempt a full lease; call it between two flushes."""

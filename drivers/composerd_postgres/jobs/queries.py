@@ -6,6 +6,7 @@ from uuid import UUID
 
 from composerd.driver import StorageCheck, StorageInfo, StoredAttempt, StoredJob
 from composerd.driver.clock import to_time
+from composerd.driver.timekeeper import dispute
 from composerd.errors import Unavailable
 from composerd.models import Artifact, AttemptState, Job, JobFilter, JobPage, JobState, PayloadKind, PayloadRef, Worker
 from composerd_postgres.db.connection import Transaction
@@ -120,9 +121,8 @@ async def info(session: Session) -> StorageInfo:
         "clients": row.clients,
         "connections": session.options.connections,
         "durability": await _durability(session),
+        **dispute(row.disputed_since or 0),
     }
-    if row.disputed_since is not None:
-        details["clock"] = f"jumped ahead; jobs that ended before {to_time(row.disputed_since):%F %T} UTC are kept"
     return StorageInfo(
         description=f"PostgreSQL database {session.options.target}, schema {session.options.schema}",
         jobs=await counts(session),
