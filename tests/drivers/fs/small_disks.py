@@ -11,6 +11,9 @@ from .mounts import mounted_by, mounted_new, run
 SMALL_DISKS = ("ext4", "overlay", "xfs", "btrfs", "btrfs-zstd", "btrfs-quota", "tmpfs")
 """File systems that can be full: an overlay is on ext4, and `btrfs-quota` is a subvolume whose quota is 40 MB."""
 
+_SIZES = {"ext4": 32 << 20, "overlay": 32 << 20, "btrfs-quota": 400 << 20}
+"""Sizes in bytes of images that do not have the smallest possible size."""
+
 
 @contextlib.contextmanager
 def small_disk(kind: str, directory: Path) -> Iterator[Path]:
@@ -21,7 +24,7 @@ def small_disk(kind: str, directory: Path) -> Iterator[Path]:
             return
         options = "compress=zstd" if kind == "btrfs-zstd" else ""
         base = {"overlay": "ext4"}.get(kind, kind.partition("-")[0])
-        size = {"ext4": 32 << 20, "btrfs-quota": 400 << 20}.get("ext4" if base == "ext4" else kind, 0)
+        size = _SIZES.get(kind, 0)
         disk = stack.enter_context(mounted_new(base, directory, size, options))
         if kind == "btrfs-quota":
             run("btrfs", "quota", "enable", disk)
