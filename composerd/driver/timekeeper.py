@@ -64,7 +64,10 @@ class Timekeeper:
                 "if the time is right, `composerd storage confirm-clock` ends that",
                 readable(gap),
             )
-            disputed = disputed + gap if disputed else now  # time without a server does not count towards the day
+            if disputed and gap <= SETTLED_AFTER:
+                disputed += gap  # time without a server does not count towards the day, but lets it go on the next day
+            else:
+                disputed = now
         elif gap < -JUMP:
             log.warning("the clock is %s behind the time at which the storage was last open", readable(-gap))
         self._stored = stored

@@ -94,9 +94,16 @@ def test_kept_for_a_day() -> None:
 
 
 def test_the_day_does_not_pass_while_closed() -> None:
-    """Of the day that ends a dispute, the time in which the storage was closed is no part."""
-    keeper = opened(NOW, NOW - 2 * HOUR, now=NOW + 2 * DAY)
-    assert keeper.state.disputed_since == NOW - 2 * HOUR + 2 * DAY
+    """Of the day that ends a dispute, a night in which the storage was closed is no part."""
+    keeper = opened(NOW, NOW - 2 * HOUR, now=NOW + 14 * HOUR)
+    assert keeper.state.disputed_since == NOW + 12 * HOUR
+
+
+def test_the_day_begins_again_after_a_jump_of_more_than_a_day() -> None:
+    """However long a clock has been steady, that says nothing about one that is found 400 days ahead at a start."""
+    keeper = opened(NOW, NOW - 23 * HOUR, now=NOW + 400 * DAY)
+    keeper.observe(NOW + 400 * DAY + 2 * HOUR, 2 * HOUR)
+    assert keeper.kept_before(NOW + 400 * DAY + 2 * HOUR) == NOW + 400 * DAY
 
 
 def test_set_back() -> None:

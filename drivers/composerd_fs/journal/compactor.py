@@ -216,13 +216,14 @@ class Compactor:
         began = time.monotonic()
         failed = snapshot is None
         try:
-            if self.checkpoint is not None and self._journal.full:
-                await self._remove_dead(self.checkpoint)  # first, because it needs no room
-            if snapshot is not None:
-                try:
-                    size = await self._write(snapshot, segment)
-                finally:
+            try:
+                if self.checkpoint is not None and self._journal.full:
+                    await self._remove_dead(self.checkpoint)  # first, because it needs no room
+                size = 0 if snapshot is None else await self._write(snapshot, segment)
+            finally:
+                if snapshot is not None:
                     snapshot.close()
+            if snapshot is not None:
                 before, self.checkpoint = self.checkpoint, segment
                 self._growth = max(CHECKPOINT_AFTER, size)
                 self.due_at_bytes = written + self._growth

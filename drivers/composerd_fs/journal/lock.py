@@ -82,8 +82,8 @@ class DirectoryLock:
     def release(self) -> None:
         """Release the lock, if it was acquired."""
         if self._descriptor is not None:
-            if self.lost() is None:
-                with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # on a disk that fails the file may not even be found
+                if self.lost() is None:
                     os.ftruncate(self._descriptor, 0)  # this process may go on running without the lock
             os.close(self._descriptor)
             self._descriptor = None

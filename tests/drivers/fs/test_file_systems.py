@@ -8,11 +8,11 @@ from typing import Any, BinaryIO
 import pytest
 
 from composerd.directory import Directory
-from composerd.errors import OutcomeUnknown, StorageFull
+from composerd.errors import OutcomeUnknown, StorageFull, Unavailable
 
 from ..conftest import Instance, opened
 from .fuse import failing_disk
-from .mounts import KINDS, make_image, mounted
+from .mounts import KINDS, make_image, mounted, run
 from .small_disks import fill
 from .test_faults import LARGE
 
@@ -70,4 +70,19 @@ async def test_what_found_no_room_is_not_there_later(tmp_path: Path, kind: str) 
     with mounted(copy, tmp_path / "copied") as at:
         fs = Instance(await opened(at / "storage"), at / "storage")
         assert {one.new.id for one in await fs.dump()} == stored
+        await fs.driver.close()
+
+
+async def test_a_stop_on_a_file_system_that_has_shut_down(tmp_path: Path) -> None:
+    """A stop succeeds although nothing on the file system can be read any more, not even the file LOCK."""
+    with mounted(make_image("xfs", tmp_path / "image"), tmp_path / "mnt") as at:
+        fs = Instance(await opened(at / "storage"), at / "storage")
+        job_id = await fs.add()
+        run("xfs_io", "-x", "-c", "shutdown", at)
+        with pytest.raises(Unavailable):
+            await fs.add()
+        await fs.driver.close()
+    with mounted(tmp_path / "image", tmp_path / "mnt") as at:
+        fs = Instance(await opened(at / "storage"), at / "storage")
+        assert [one.new.id for one in await fs.dump()] == [job_id]
         await fs.driver.close()

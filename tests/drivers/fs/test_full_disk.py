@@ -223,6 +223,30 @@ async def test_dead_segments_are_removed_without_room(
             assert len(await fs.dump()) == 1
 
 
+async def test_a_snapshot_ends_although_dead_segments_cannot_be_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A checkpoint that fails before it begins, for want of descriptors, leaves no snapshot that would grow."""
+    monkeypatch.setattr("composerd_fs.journal.writer.SEGMENT_SIZE", 1 << 20)
+    monkeypatch.setattr("composerd_fs.journal.compactor.CHECKPOINT_AFTER", 4 << 20)
+
+    def too_many(*_args: Any) -> Any:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with small_disk("ext4", tmp_path) as disk:
+        async with instance_of("fs", disk / "storage") as fs:
+            driver: Any = fs.driver
+            job_ids = [await fs.add(args=some(1 << 20)) for _ in range(6)]
+            await until(lambda: driver._compactor.checkpoint is not None and driver._compactor._task is None)
+            fill(disk)
+            monkeypatch.setattr("composerd_fs.journal.compactor.segments_in", too_many)
+            await fs.driver.cancel(job_ids)
+            await fs.driver.delete(job_ids)
+            await fs.driver.advance(1)
+            await until(lambda: "compaction of the journal failed" in caplog.text and driver._compactor._task is None)
+            assert driver._table.before_change is None
+
+
 @pytest.mark.parametrize("error", [errno.EOPNOTSUPP, errno.EPERM])
 async def test_a_reserve_that_cannot_be_preallocated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: int
