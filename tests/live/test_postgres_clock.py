@@ -3,7 +3,6 @@
 import asyncio
 import signal
 from collections.abc import Sequence
-from functools import partial
 
 from ..throwaway import Throwaway
 from .conftest import Serve, Server
@@ -39,7 +38,7 @@ async def test_a_clock_that_jumps(serve: Serve, postgres_clock: Throwaway) -> No
     for ahead in (60, -3600):
         postgres_clock.set_clock(ahead)
         for server in servers:
-            await server.until(partial(_noticed, server, job["location"]), 10)
+            await _until_noticed(server, job["location"])
             server.forget_log()
     again = await servers[1].ask(wait="20s")
     assert again is not None
@@ -53,7 +52,11 @@ async def _beats(server: Server, locations: Sequence[str]) -> list[bool]:
     return [answer["canceled"] for _, answer in answers]
 
 
-async def _noticed(server: Server, location: str) -> bool:
-    """Send a heartbeat, and return True if the server has noticed that the clock jumped."""
-    assert await _beats(server, [location]) == [False]
-    return b"the clock jumped" in server.log
+async def _until_noticed(server: Server, location: str) -> None:
+    """Send heartbeats until the server has noticed that the clock jumped."""
+
+    async def noticed() -> bool:
+        assert await _beats(server, [location]) == [False]
+        return b"the clock jumped" in server.log
+
+    await server.until(noticed, 10)

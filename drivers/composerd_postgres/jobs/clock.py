@@ -24,9 +24,6 @@ ATTENDED_WITHIN = 3.0
 _NOTED_EVERY = microseconds(ATTEND_EVERY / 2)
 """Time after which it is noted again that one does."""
 
-_LATE = microseconds(1.5 * ATTEND_EVERY)
-"""Time after the last note at which a server that wants to note it asks first if nobody could renew a lease."""
-
 
 class StorageClock:
     """The database's clock as one server sees it."""
@@ -36,6 +33,8 @@ class StorageClock:
         self._keeper = Timekeeper()
         self._elapsed = 0
         """The time that had passed here when the database's clock was read last."""
+        self._written = 0
+        """The time of the storage at which a write of this server was last known to work."""
         self._suspended = 0
         """The time in which this machine was suspended: its monotonic clock did not count it."""
 
@@ -107,28 +106,29 @@ class StorageClock:
         """
         session = self._session
         age = row.now - row.attended
-        if row.running and age - session.worked > _LATE:
+        if row.running and age - session.worked > microseconds(ATTENDED_WITHIN):
             await self._alone(self._stand_still, session.worked)
             return True
         if age >= (_NOTED_EVERY if row.running else STORED_EVERY) or age < -JUMP:
-            # The time of the row, not of the statement: a process that was stopped in between looked after nothing.
-            parameters = {"shift": session.shift, "now": to_time(row.now)}
+            # Not the present time: a commit that hangs until its time is over may be visible later, and proves nothing.
+            parameters = {"shift": session.shift, "now": to_time(self._written + session.worked)}
             await session.connections.fetch(session.statements["attend"], parameters)
-            session.worked = 0
+            self._written, session.worked = row.now, 0
         return False
 
     async def _alone(self, work: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> None:
         """Call `work` in a transaction in which no other server grants time to leases."""
 
-        async def once() -> None:
+        async def once() -> int:
             session = self._session
             statement = session.statements.joined("lock_clock", "clock")
             async with session.connections.one() as connection:
                 transaction = Transaction(connection)
                 (row,) = await transaction.begin(statement, {"shift": session.shift})
                 await work(transaction, row, *args)
+                return int(row.now)
 
-        await repeated(once)
+        self._written = await repeated(once)
         self._session.worked = 0
 
     async def _open(self, transaction: Transaction, row: Any) -> None:
@@ -156,12 +156,12 @@ class StorageClock:
 
     async def _stand_still(self, transaction: Transaction, row: Any, worked: int) -> None:
         """Give the leases the time in which no server looked after them, except that in which this one worked."""
-        parameters = {
-            "now": to_time(row.now),
-            "gap": seconds(row.now - row.attended - worked),
-            "attended_within": ATTENDED_WITHIN,
-        }
-        await transaction.commit(self._session.statements.joined("stand_still", "attend_now"), parameters)
+        gap = seconds(row.now - row.attended - worked)
+        parameters = {"now": to_time(row.now), "gap": gap, "attended_within": ATTENDED_WITHIN}
+        names = ["stand_still"]
+        if gap > ATTENDED_WITHIN:  # else it may be the beginning of a longer one
+            names.append("attend_now")
+        await transaction.commit(self._session.statements.joined(*names), parameters)
 
 
 def _is_known(row: Any, jump: int, seen: int) -> bool:

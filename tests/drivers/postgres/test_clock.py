@@ -223,17 +223,19 @@ async def test_stopped_while_it_looks_for_what_is_due(open_instance: Open, monke
     """A server that is stopped while it asks what is due ends no attempt: its workers had nobody to ask meanwhile."""
     instance = await open_instance()
     await instance.add()
-    token = await instance.take(lease=1.0)
+    token = await instance.take(lease=4.0)
     await _advance(instance)
+    await instance.shift(3.0)
+    await instance.touch(token)
     connections: Any = instance.driver._session.connections  # type: ignore[attr-defined]
     fetch = connections.fetch
 
     async def stopped(*args: Any) -> Any:
         monkeypatch.undo()
-        time.sleep(1.6)  # noqa: ASYNC251  # the whole process does not run
+        time.sleep(3.2)  # noqa: ASYNC251  # the whole process does not run
         return await fetch(*args)
 
-    await instance.shift(0.5)
+    await instance.shift(1.5)  # the leases are read again
     monkeypatch.setattr(connections, "fetch", stopped)
     assert await _advance(instance) == []
     assert await instance.touch(token) is AttemptState.RUNNING
