@@ -93,7 +93,7 @@ class PostgresDriver(Driver):
         self._uncertain = False
         """True after a write failed with an unknown outcome: this server may have missed the news of it."""
         self._suspicious = False
-        """True after a commit was not answered, until another one is."""
+        """True after a call was not answered, which may have waited for its commit, until a commit is answered."""
         self._probe: asyncio.Task[None] | None = None
 
     @classmethod
@@ -337,6 +337,7 @@ class PostgresDriver(Driver):
             self._suspicious = True
             raise
         except DriverTimeout as exc:
+            self._suspicious = True
             if not changes_jobs:
                 raise
             raise Unavailable(f"{exc}; nothing was changed") from exc

@@ -154,3 +154,17 @@ async def test_ping_learns_that_commits_hang(
                 return await storage.ping()
             except DriverTimeout:
                 await asyncio.sleep(0.01)
+
+
+async def test_ping_learns_from_heartbeats_that_commits_hang(
+    open_instance: Open, newest_postgres: Throwaway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ping fails after a heartbeat without an answer too: there may be no other change."""
+    monkeypatch.setattr(driver, "PING_LIMIT", 0.1)
+    instance = await open_instance(time_limit="300ms")
+    token = await instance.take(await instance.add())
+    with newest_postgres.commits_that_hang():
+        with pytest.raises(DriverTimeout):
+            await instance.touch(token)
+        with pytest.raises(DriverTimeout):
+            await instance.driver.ping()
