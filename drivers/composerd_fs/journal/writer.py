@@ -64,8 +64,10 @@ class Journal:
         self._lock = lock
         self._segment_size = SEGMENT_SIZE
         self._disk = DiskThread()
+        self._open = False
+        """True while frames are accepted."""
         self._descriptor = -1
-        """The file of the segment that is written to; negative while the journal is not open."""
+        """The file of the segment that is written to; negative if there is none."""
         self._salt = b""
         self._end = 0
         self._ragged = False
@@ -111,6 +113,7 @@ class Journal:
         """
         frame = b""
         if self._entries:
+            self._check_open()  # again: a rotation may have taken until after the end
             if self.broken is not None:
                 raise WritesStopped(self.broken)
             frame = frames.pack_frame(self.frame + 1, self._salt, self._payloads, _encode(self._entries))
@@ -160,13 +163,13 @@ class Journal:
 
     def _check_place(self, error: type[Unavailable] = WritesStopped) -> None:
         """Break the journal if it is displaced. The error says what is known after a write, which then succeeds."""
-        if (why := self._displaced(self._descriptor)) is not None:
+        if (why := self._displaced()) is not None:
             self._break("the journal was removed, moved or taken by another process", why, error, "put it back")
 
-    def _displaced(self, descriptor: int) -> str | None:
+    def _displaced(self) -> str | None:
         """Return why the next start would read other files than those that are open here; None if it would not."""
         try:
-            if os.fstat(descriptor).st_nlink == 0:
+            if os.fstat(self._descriptor).st_nlink == 0:
                 return "the file that is written to was removed"
             if not self.directory.is_at_its_path():
                 return "the path names nothing, another directory or another file system"
@@ -183,7 +186,7 @@ class Journal:
 
     def _check_open(self) -> None:
         """Raise `Unavailable` if the journal is not open: another file may have got the number of its descriptor."""
-        if self._descriptor < 0:
+        if not self._open:
             raise Unavailable("the storage is not open")
 
     def _refuse(self, error: OSError) -> None:
@@ -276,9 +279,10 @@ class Journal:
         On a read-only file system it can only be read then. Raises `StorageUnusable` if the journal is damaged or of a
         newer format.
         """
-        await self._disk.call(self._open, replay)
+        await self._disk.call(self._start, replay)
+        self._open = True
 
-    def _open(self, replay: Callable[[int, list[Entry]], None]) -> None:
+    def _start(self, replay: Callable[[int, list[Entry]], None]) -> None:
         read_only = self._lock.read_only
         end = Reader(self.directory, repair=not read_only).read(replay)
         if end.segment == 0 and not read_only:
@@ -298,24 +302,25 @@ class Journal:
 
     async def close(self) -> None:
         """Leave the marker of a clean stop, unless writing has failed. Calling it again does nothing."""
-        descriptor, self._descriptor = self._descriptor, -1  # at once: nothing is written after the marker
-        if descriptor >= 0:
-            await self._disk.call(self._close, descriptor)
+        self._open = False  # at once: nothing is written after the marker
+        if self._descriptor >= 0:
+            await self._disk.call(self._close)
         await self._disk.close()
         self.directory.close()
 
-    def _close(self, descriptor: int) -> None:
-        if self.broken is None and (why := self._displaced(descriptor)) is not None:
+    def _close(self) -> None:
+        if self.broken is None and (why := self._displaced()) is not None:
             # Another server may have the directory, and the marker would be wrong as soon as that writes.
             log.warning("%s: left no marker of a clean stop: %s", self.directory.path, why)
         elif self.broken is None:
             try:
                 if self._ragged:
-                    os.ftruncate(descriptor, self._end)
+                    os.ftruncate(self._descriptor, self._end)
                 layout.leave_marker(self.directory, layout.Marker(segment=self.segment, end=self._end))
             except OSError as exc:
                 log.warning("%s: cannot write the marker of a clean stop: %s", self.directory.path, exc.strerror)
-        os.close(descriptor)
+        os.close(self._descriptor)
+        self._descriptor = -1
 
     async def remove(self, names: Sequence[str]) -> None:
         """Remove files that are not needed any more. A file that cannot be removed is left to the next start.

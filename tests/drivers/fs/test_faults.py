@@ -6,6 +6,7 @@ import errno
 import os
 import resource
 import shutil
+import threading
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -209,6 +210,30 @@ async def test_nothing_is_written_to_a_closed_storage(fs: Instance, tmp_path: Pa
     fs.driver = await opened(fs.directory)
     accepted = [one for one in answers if not isinstance(one, BaseException)]
     assert len(await fs.dump()) == len(before) + len(accepted)
+
+
+async def test_a_flush_that_is_under_way_at_the_end(fs: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A flush that has begun before the end is acknowledged, and the stop is a clean one."""
+    begun, go_on = threading.Event(), threading.Event()
+    flush = os.fdatasync
+
+    def slowly(descriptor: int) -> None:
+        begun.set()
+        go_on.wait()
+        flush(descriptor)
+
+    monkeypatch.setattr(os, "fdatasync", slowly)
+    write = asyncio.create_task(fs.add())
+    await asyncio.to_thread(begun.wait)
+    late = asyncio.create_task(fs.driver._journal.close())  # type: ignore[attr-defined]
+    await asyncio.sleep(0)
+    go_on.set()
+    job_id = await write
+    await late
+    assert (fs.directory / "journal" / "CLEAN").exists()
+    await fs.driver.close()
+    fs.driver = await opened(fs.directory)
+    assert [one.new.id for one in await fs.dump()] == [job_id]
 
 
 async def test_a_write_before_the_start_is_refused(tmp_path: Path) -> None:
