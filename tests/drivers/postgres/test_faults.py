@@ -1,18 +1,14 @@
 """Faults of the PostgreSQL driver's connections: they break, or a statement gets no answer."""
 
 import asyncio
-import contextlib
-import time
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import psycopg2
 import pytest
 
 from composerd.errors import DriverTimeout, OutcomeUnknown, Unavailable
-from composerd.models import AttemptState, Claim, JobState, Outcome, Verdict
+from composerd.models import Claim, JobState, Outcome, Verdict
 from composerd.queue.repeating import call_until_answered
 from composerd.testing.kit.instance import BUILD, PLENTY, Instance
 from composerd_postgres import PostgresDriver
@@ -21,6 +17,7 @@ from composerd_postgres.jobs import claims, propagate
 
 from ...throwaway import Throwaway
 from ..conftest import Open
+from .locks import locked
 from .relay import Relay
 
 
@@ -38,22 +35,12 @@ async def _blocked(postgres: Throwaway, than: int = 0) -> int:
         await asyncio.sleep(0.01)
 
 
-@contextlib.asynccontextmanager
-async def _locked(postgres: Throwaway, statement: str) -> AsyncIterator[None]:
-    """Hold the locks of a statement."""
-    connection = psycopg2.connect(host=str(postgres.directory), user="tests", dbname="postgres")
-    with connection.cursor() as cursor:
-        cursor.execute(statement)
-        yield
-    connection.close()
-
-
 async def test_killed_in_a_statement(open_instance: Open, newest_postgres: Throwaway) -> None:
     """When a backend is killed in the middle of a statement, the repetition finds nothing done, and does it."""
     instance = await open_instance()
     job_id = await instance.add()
     token = await instance.take(job_id)
-    async with _locked(newest_postgres, f"SELECT FROM {_schema(instance)}.jobs FOR UPDATE"):
+    async with locked(newest_postgres, f"SELECT FROM {_schema(instance)}.jobs FOR UPDATE"):
         finishing = asyncio.create_task(call_until_answered(instance.driver.finish, [Outcome(token, b"1")]))
         pid = await _blocked(newest_postgres)
         newest_postgres.sql(f"SELECT pg_terminate_backend({pid})")
@@ -132,7 +119,7 @@ async def test_all_connections_are_busy(open_instance: Open, newest_postgres: Th
     """A call that gets no connection in time fails with a timeout; calls succeed again once connections are free."""
     instance = await open_instance(connections="2", time_limit="300ms")
     job_id = await instance.add()
-    async with _locked(newest_postgres, f"LOCK TABLE {_schema(instance)}.jobs"):
+    async with locked(newest_postgres, f"LOCK TABLE {_schema(instance)}.jobs"):
         calls = await asyncio.gather(*[instance.driver.get([job_id]) for _ in range(6)], return_exceptions=True)
     assert [type(one) for one in calls] == [DriverTimeout] * 6
     assert await instance.state(job_id) is JobState.READY
@@ -154,7 +141,7 @@ async def test_a_canceled_caller_cuts_nothing(open_instance: Open, newest_postgr
     """The cancellation of a caller interrupts neither its statement nor its connection."""
     instance = await open_instance(connections="1")
     job_id = await instance.add()
-    async with _locked(newest_postgres, f"LOCK TABLE {_schema(instance)}.jobs"):
+    async with locked(newest_postgres, f"LOCK TABLE {_schema(instance)}.jobs"):
         call = asyncio.create_task(instance.driver.get([job_id]))
         pid = await _blocked(newest_postgres)
         call.cancel()
@@ -170,84 +157,13 @@ async def test_a_statement_that_the_server_cancels(open_instance: Open, newest_p
     job_id = await instance.add()
     complaints: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _loop, context: complaints.append(context))
-    async with _locked(newest_postgres, f"LOCK TABLE {_schema(instance)}.jobs"):
+    async with locked(newest_postgres, f"LOCK TABLE {_schema(instance)}.jobs"):
         call = asyncio.create_task(instance.driver.get([job_id]))
         newest_postgres.sql(f"SELECT pg_cancel_backend({await _blocked(newest_postgres)})")
         with pytest.raises(DriverTimeout):
             await call
     assert await instance.state(job_id) is JobState.READY
     assert complaints == []
-
-
-async def test_an_outage_ends_no_lease(open_instance: Open, newest_postgres: Throwaway) -> None:
-    """A lease that expires while nothing can be written is ended only a full lease later."""
-    instance = await open_instance(time_limit="300ms")
-    job_id = await instance.add()
-    token = await instance.take(job_id, lease=2.0)
-    assert await instance.pass_time(0) == []
-    async with _locked(newest_postgres, f"LOCK TABLE {_schema(instance)}.clock"):
-        for _ in range(11):
-            with pytest.raises(DriverTimeout):
-                await instance.driver.advance(10)
-    assert await instance.pass_time(0) == []
-    assert await instance.touch(token, confirm=False) is AttemptState.RUNNING
-    assert await instance.pass_time(1.5) == []
-    assert await instance.pass_time(0.6) == [job_id]
-
-
-async def test_a_heartbeat_without_an_answer_ends_no_lease(open_instance: Open, newest_postgres: Throwaway) -> None:
-    """While a heartbeat gets no answer, no lease is ended, and later those that are over get that time back."""
-    instance = await open_instance()
-    job_ids = [await instance.add() for _ in range(2)]
-    held, _ = [await instance.take(job_id, lease=2.0) for job_id in job_ids]
-    assert await instance.pass_time(0) == []
-    async with _locked(newest_postgres, f"SELECT FROM {_schema(instance)}.leases WHERE token = '{held}' FOR UPDATE"):
-        touching = asyncio.create_task(instance.touch(held))
-        await asyncio.sleep(3.2)
-        assert await instance.pass_time(0) == []
-    await touching
-    assert await instance.pass_time(0) == []
-    assert sorted(await instance.pass_time(2.1)) == job_ids
-
-
-async def test_commits_that_hang_end_no_lease(own_postgres: Throwaway) -> None:
-    """While commits wait for a standby that is gone, no lease ends, and then those that are over get that time back."""
-    driver = PostgresDriver.from_url(own_postgres.url(time_limit="300ms"))
-    await driver.start()
-    instance = Instance(driver, lambda: PostgresDriver(driver.options))
-    job_id = await instance.add()
-    token = await instance.take(job_id, lease=3.0)
-    assert await instance.pass_time(0) == []
-    own_postgres.sql("ALTER SYSTEM SET synchronous_standby_names = 'gone'")
-    own_postgres.sql("SELECT pg_reload_conf()")
-    began = time.monotonic()
-    while time.monotonic() - began < 4:
-        try:
-            assert await instance.pass_time(0) == []
-        except DriverTimeout:
-            continue
-    own_postgres.sql("ALTER SYSTEM RESET synchronous_standby_names")
-    own_postgres.sql("SELECT pg_reload_conf()")
-    while True:
-        try:
-            assert await instance.pass_time(0) == []
-            break
-        except Unavailable:
-            await asyncio.sleep(0.01)
-    assert await instance.touch(token, confirm=False) is AttemptState.RUNNING
-    assert await instance.pass_time(3.1) == [job_id]
-    await driver.close()
-
-
-async def test_a_listing_that_takes_too_long_keeps_no_lease(open_instance: Open, newest_postgres: Throwaway) -> None:
-    """A statement without an answer that concerns no lease does not delay the requeue of a lost worker's job."""
-    instance = await open_instance(time_limit="300ms")
-    job_id = await instance.add()
-    await instance.take(job_id, lease=60.0)
-    async with _locked(newest_postgres, f"LOCK TABLE {_schema(instance)}.jobs"):
-        with pytest.raises(DriverTimeout):
-            await instance.driver.get([job_id])
-    assert await instance.pass_time(61.0) == [job_id]
 
 
 async def test_a_timeout_closes_idle_connections(open_instance: Open, newest_postgres: Throwaway) -> None:
@@ -257,7 +173,7 @@ async def test_a_timeout_closes_idle_connections(open_instance: Open, newest_pos
     async with connections.one() as one, connections.one() as other:
         before = [await each.fetch("SELECT pg_backend_pid()", {}) for each in (one, other)]
     assert await connections.fetch("SELECT pg_backend_pid()", {}) in before
-    async with _locked(newest_postgres, f"LOCK TABLE {_schema(instance)}.jobs"):
+    async with locked(newest_postgres, f"LOCK TABLE {_schema(instance)}.jobs"):
         with pytest.raises(DriverTimeout):
             await instance.driver.get([instance.id()])
     assert await connections.fetch("SELECT pg_backend_pid()", {}) not in before
@@ -303,7 +219,7 @@ async def test_a_cancellation_that_comes_with_the_answer(open_instance: Open) ->
 async def test_closed_while_the_database_hangs(open_instance: Open, newest_postgres: Throwaway) -> None:
     """Close waits only a moment for calls in progress, which then fail."""
     instance = await open_instance()
-    async with _locked(newest_postgres, f"LOCK TABLE {_schema(instance)}.jobs"):
+    async with locked(newest_postgres, f"LOCK TABLE {_schema(instance)}.jobs"):
         calls = [asyncio.create_task(instance.driver.get([instance.id()])) for _ in range(20)]
         await _blocked(newest_postgres)
         async with asyncio.timeout(10):  # and not the 30 s of time_limit
@@ -347,7 +263,7 @@ async def test_a_lock_is_waited_out_in_a_claim(
         return answer
 
     monkeypatch.setattr(claims, "_claim", observed)
-    async with _locked(newest_postgres, f"SELECT FROM {_schema(instance)}.jobs FOR UPDATE"):
+    async with locked(newest_postgres, f"SELECT FROM {_schema(instance)}.jobs FOR UPDATE"):
         claiming = asyncio.create_task(instance.claim())
         await found_locked.wait()
         assert not claiming.done()
@@ -397,7 +313,7 @@ async def test_a_lock_delays_no_other_key(open_instance: Open, newest_postgres: 
     held, other = BUILD._replace(type="held"), BUILD._replace(type="other")
     held_id, other_id = await instance.add(type="held"), await instance.add(type="other")
     requests = [Claim(instance.id(), (held,), 60.0), Claim(instance.id(), (other,), 60.0)]
-    async with _locked(newest_postgres, f"SELECT FROM {_schema(instance)}.jobs WHERE type = 'held' FOR UPDATE"):
+    async with locked(newest_postgres, f"SELECT FROM {_schema(instance)}.jobs WHERE type = 'held' FOR UPDATE"):
         batch = await instance.driver.claim(requests, PLENTY)
     first, second = batch.items
     assert first is None
