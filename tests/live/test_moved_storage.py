@@ -118,6 +118,19 @@ async def test_a_file_system_that_is_unmounted_lazily(tmp_path: Path, serve: Ser
     unmount(at)
 
 
+async def test_a_copy_of_the_directory_of_a_running_server(tmp_path: Path, serve: Serve) -> None:
+    """A copy or a snapshot can be checked on the same machine, although its LOCK names a server that is running."""
+    server = await serve()
+    await acknowledged(server, 3)
+    shutil.copytree(tmp_path / "storage", tmp_path / "copy")
+    check = command("storage", "check", "--storage", f"fs:{tmp_path / 'copy'}")
+    printed = check.communicate()
+    assert (check.returncode, b"ready\t3" in printed) == (0, True), printed + check.said()
+    check.close()
+    assert len(await acknowledged(server, 1)) == 1
+    await server.close()
+
+
 @pytest.mark.parametrize("change", [moved, unlocked])
 async def test_a_second_server_in_its_place(tmp_path: Path, serve: Serve, change: Change) -> None:
     """A second server on the path loses nothing to the first, which accepts nothing more."""

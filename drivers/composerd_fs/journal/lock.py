@@ -16,6 +16,9 @@ from composerd.errors import StorageUnusable
 
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
+_MAY_KEEP_NONE = ("fuse", "nfs", "cifs", "smb", "9p", "virtiofs", "ceph")
+"""The beginnings of the names of file systems whose locks another way to the files need not respect."""
+
 
 class DirectoryLock:
     """A lock that lets one process at a time use a directory. The kernel releases it when the process ends."""
@@ -48,10 +51,11 @@ class DirectoryLock:
         except BlockingIOError:
             os.close(descriptor)
             self._refuse(written.partition("\n")[0] or "unknown")
-        if (holder := _running(written)) is not None:
+        kind = _file_system(os.fstat(descriptor).st_dev)
+        if (holder := _running(written, kind)) is not None:
             os.close(descriptor)
             self._refuse(holder)
-        self._name = f"{os.getpid()}\n{_start_of(os.getpid())}\n{time.monotonic_ns()}\n".encode()
+        self._name = f"{os.getpid()}\n{_start_of(os.getpid())}\n{time.monotonic_ns()}\n{kind}\n".encode()
         try:
             os.pwrite(descriptor, self._name, 0)
             os.ftruncate(descriptor, len(self._name))
@@ -99,16 +103,29 @@ def _state(found: os.stat_result) -> tuple[int, int, int]:
     return found.st_dev, found.st_ino, found.st_mtime_ns
 
 
-def _running(written: str) -> str | None:
+def _running(written: str, kind: str) -> str | None:
     """Return the process that has written its name into the file, if it runs on this machine and is not this one.
 
-    It has no lock of the kernel. So the file system keeps none, or not between two ways to the file.
+    It has no lock of the kernel. So the file system, whose name is `kind` here, keeps none, or not between two ways to
+    the file. If both ways are of file systems that do, the file is in a copy or a snapshot of the directory.
     """
-    pid, _, rest = written.partition("\n")
-    start = rest.partition("\n")[0]
+    pid, start, _, kind_there, *_ = [*written.split("\n"), "", "", "", ""]
+    if not any(one.startswith(_MAY_KEEP_NONE) for one in (kind, kind_there)):
+        return None
     if not pid.isdigit() or int(pid) == os.getpid() or not start or _start_of(int(pid)) != start:
         return None
     return pid
+
+
+def _file_system(device: int) -> str:
+    """Return the name of the file system with a device number; empty for a part of one, such as a btrfs subvolume."""
+    number = f"{os.major(device)}:{os.minor(device)}"
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/mountinfo").read_text().splitlines():
+            mount, _, file_system = line.partition(" - ")
+            if mount.split()[2] == number:
+                return file_system.split()[0]
+    return ""
 
 
 def _start_of(pid: int) -> str:
