@@ -355,13 +355,18 @@ class Model:
         for job in self.jobs.values():
             job.position = self._next_position()
 
-    def expired(self) -> set[UUID]:
-        """Return the jobs that `purge` may delete."""
+    def kept_before(self) -> float:
+        """Return the time before which jobs must have ended to be kept by `purge` (P5, P6)."""
         if self._disputed_since is not None and self.now - self._disputed_since >= SETTLED_AFTER:
             self._disputed_since = None
         kept_before = float("-inf") if self._disputed_since is None else self._disputed_since
         if self.now - self._steady_since < STEADY_AFTER:
             kept_before = max(kept_before, self._steady_since)
+        return kept_before
+
+    def expired(self) -> set[UUID]:
+        """Return the jobs that `purge` may delete."""
+        kept_before = self.kept_before()
         return {
             job.new.id
             for job in self.jobs.values()
