@@ -89,6 +89,18 @@ class Clocks:
         assert await instance.pass_time(LEASE - 50.0) == [job_id]
         assert await instance.touch(token) is AttemptState.SUPERSEDED
 
+    @jumps
+    @clause("L14")
+    async def test_two_jumps_of_one_size(self, instance: Instance, jump: float) -> None:
+        """Each of two jumps of one size gives running attempts a full lease, and no more than that."""
+        job_id = await instance.add()
+        await instance.take()
+        for _ in range(2):
+            await instance.pass_time(LEASE - 50.0)
+            await instance.jump(jump)
+            assert await instance.pass_time(0.0) == []
+        assert await instance.pass_time(LEASE + 10.0) == [job_id]
+
     @clause("L14")
     async def test_a_jump_that_purge_notices(self, instance: Instance) -> None:
         """If `purge` is the first to notice a jump, no attempt ends either."""

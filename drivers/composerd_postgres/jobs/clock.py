@@ -168,7 +168,7 @@ def _is_known(row: Any, jump: int, seen: int) -> bool:
     """Return True if the leases have followed a jump since the clock was seen before it."""
     if row.jump is None or abs(microseconds(row.jump) - jump) > 2 * JUMP:
         return False
-    return bool(row.jumped_at >= seen + jump - JUMP)
+    return bool(seen + jump - JUMP <= row.jumped_at <= row.now + JUMP)
 
 
 def _time(stored: int) -> Any:
