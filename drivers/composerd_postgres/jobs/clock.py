@@ -105,16 +105,19 @@ class StorageClock:
             True if leases got time back, so that what was read of them is out of date.
         """
         session = self._session
-        age = row.now - row.attended
-        if row.running and age - session.worked > microseconds(ATTENDED_WITHIN):
+        if row.running and row.now - self._attended(row) - session.worked > microseconds(ATTENDED_WITHIN):
             await self._alone(self._stand_still, session.worked)
             return True
-        if age >= (_NOTED_EVERY if row.running else STORED_EVERY) or age < -JUMP:
+        if row.now - self._written >= (_NOTED_EVERY if row.running else STORED_EVERY):
             # Not the present time: a commit that hangs until its time is over may be visible later, and proves nothing.
             parameters = {"shift": session.shift, "now": to_time(self._written + session.worked)}
             await session.connections.fetch(session.statements["attend"], parameters)
             self._written, session.worked = row.now, 0
         return False
+
+    def _attended(self, row: Any) -> int:
+        """Return the last time at which a server is known to have looked after the leases: this one, or another."""
+        return max(int(row.attended), self._written)
 
     async def _alone(self, work: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> None:
         """Call `work` in a transaction in which no other server grants time to leases."""
@@ -156,7 +159,7 @@ class StorageClock:
 
     async def _stand_still(self, transaction: Transaction, row: Any, worked: int) -> None:
         """Give the leases the time in which no server looked after them, except that in which this one worked."""
-        gap = seconds(row.now - row.attended - worked)
+        gap = seconds(row.now - self._attended(row) - worked)
         parameters = {"now": to_time(row.now), "gap": gap, "attended_within": ATTENDED_WITHIN}
         names = ["stand_still"]
         if gap > ATTENDED_WITHIN:  # else it may be the beginning of a longer one

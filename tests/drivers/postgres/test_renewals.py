@@ -9,6 +9,7 @@ from composerd.errors import DriverTimeout, Unavailable
 from composerd.models import AttemptState
 from composerd.testing.kit.instance import Instance
 from composerd_postgres import PostgresDriver
+from composerd_postgres.jobs import clock
 
 from ...throwaway import Throwaway
 from ..conftest import Open
@@ -89,3 +90,16 @@ async def test_a_listing_that_takes_too_long_keeps_no_lease(open_instance: Open,
         with pytest.raises(DriverTimeout):
             await instance.driver.get([job_id])
     assert await instance.pass_time(61.0) == [job_id]
+
+
+async def test_a_slow_server_keeps_no_lease(open_instance: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that has to wait for the database every time it looks after the leases ends those that are over."""
+    monkeypatch.setattr(clock, "ATTENDED_WITHIN", 0.9)
+    instance = await open_instance()
+    job_id = await instance.add()
+    await instance.take(job_id, lease=2.2)
+    began = time.monotonic()
+    while (await instance.driver.advance(10)).items != [job_id]:
+        assert time.monotonic() - began < 8
+        await asyncio.sleep(0.6)
+    assert time.monotonic() - began >= 2.1

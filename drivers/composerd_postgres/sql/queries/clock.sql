@@ -12,17 +12,14 @@ SELECT clock_timestamp() + %(shift)s::interval AS now, c.attended, c.disputed_si
 FROM composerd.clock c
 
 -- name: attend
--- Note that a server looked after the leases at a time that is not long ago, unless another one does just now. A noted time
--- that is in the future is from before the clock was set back. The commit waits like that of a heartbeat: while commits hang,
--- nobody looks after the leases.
+-- Note that a server looked after the leases at a time that is not long ago. A noted time that is in the future is from before
+-- the clock was set back. The row is written even if another server has noted a later time, and its lock is waited for: the
+-- answer shows that commits do not hang, as those of heartbeats would.
 UPDATE composerd.clock
-SET attended = %(now)s
-WHERE id IN (
-    SELECT c.id
-    FROM composerd.clock c
-    WHERE c.attended < %(now)s OR c.attended > clock_timestamp() + %(shift)s::interval + interval '1 second'
-    FOR NO KEY UPDATE SKIP LOCKED
-)
+SET attended = CASE
+    WHEN attended > clock_timestamp() + %(shift)s::interval + interval '1 second' THEN %(now)s
+    ELSE greatest(attended, %(now)s)
+END
 
 -- name: attend_now
 -- Note the same in a transaction that has locked the row, at the time at which it was locked.
