@@ -26,7 +26,7 @@ from composerd_fs.journal.entries import (
 )
 from composerd_fs.journal.lock import DirectoryLock
 from composerd_fs.journal.reader import Reader
-from composerd_fs.journal.reserve import Purpose
+from composerd_fs.journal.reserve import NO_ROOM, Purpose
 from composerd_fs.journal.writer import Journal
 from composerd_fs.state.commands import CopiedPayloads
 from composerd_fs.table_driver import TableDriver
@@ -128,7 +128,15 @@ class FsDriver(TableDriver):
 
     async def confirm_clock(self) -> None:
         await super().confirm_clock()
-        self._store_clock()
+        while True:
+            try:
+                await self._clock_file.keep(self._time.keeper.state)
+            except OSError as exc:
+                # The disk may be full because nothing was removed until now.
+                if exc.errno not in NO_ROOM or not await self._journal.free_some(1, Purpose.REMOVE):
+                    raise Unavailable(f"{self.directory}: the confirmation cannot be stored: {exc.strerror}") from exc
+            else:
+                return
 
     def _store_clock(self) -> None:
         """Store the state of the clock now and then, after calls that a server makes regularly."""

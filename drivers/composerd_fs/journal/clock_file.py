@@ -15,7 +15,7 @@ CLOCK = "CLOCK"
 
 
 class ClockFile:
-    """Stores the state of a timekeeper, in a thread, one write at a time. Nothing waits for it but `close`."""
+    """Stores the state of a timekeeper, in a thread, one write at a time. Only `keep` and `close` wait for it."""
 
     def __init__(self, directory: Directory) -> None:
         self._directory = directory
@@ -49,10 +49,18 @@ class ClockFile:
         else:
             self._failed = False
 
+    async def keep(self, state: ClockState) -> None:
+        """Store a state, after an earlier write has ended. Raises `OSError` if that fails."""
+        await self._ended()
+        self._task = asyncio.create_task(asyncio.to_thread(self._directory.write, CLOCK, msgspec.json.encode(state)))
+        await self._task
+
     async def close(self, state: ClockState) -> None:
         """Store the last state, after an earlier write has ended."""
+        await self._ended()
+        self.store(state)
+        await self._ended()
+
+    async def _ended(self) -> None:
         if self._task is not None:
             await asyncio.wait([self._task])
-        self.store(state)
-        assert self._task is not None
-        await self._task

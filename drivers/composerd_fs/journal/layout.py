@@ -59,7 +59,7 @@ def read_marker(directory: Directory) -> Marker | None:
             return msgspec.json.decode(file.read(), type=Marker)
     except FileNotFoundError:
         return None
-    except msgspec.DecodeError:
+    except (OSError, msgspec.DecodeError):
         log.warning("%s: the marker of a clean stop is damaged; starting as after a crash", directory.path / MARKER)
         return None
 

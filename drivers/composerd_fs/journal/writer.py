@@ -212,9 +212,9 @@ class Journal:
         log.critical("%s: %s", self.directory.path, self.broken)
         raise error(self.broken)
 
-    async def free_some(self, size: int) -> bool:
-        """Remove a piece of the reserve, and return False if it does not have this many bytes."""
-        return await self._disk.call(self.reserve.free, Purpose.END, size)
+    async def free_some(self, size: int, purpose: Purpose = Purpose.END) -> bool:
+        """Remove a piece of the reserve, and return False if it does not have this many bytes for this purpose."""
+        return await self._disk.call(self.reserve.free, purpose, size)
 
     async def fill_reserve(self) -> None:
         """Fill the reserve if the disk was full and has room again."""

@@ -15,6 +15,7 @@ from uuid import uuid4
 
 import pytest
 
+from composerd.directory import Directory
 from composerd.errors import ComposerdError, OutcomeUnknown, StorageFull, StorageUnusable, Unavailable, WritesStopped
 from composerd.models import Artifact, Attachment, Enqueued, JobState, NewJob, Outcome, Touch
 from composerd.testing.kit.instance import BUILD, add_jobs_in_every_state
@@ -354,6 +355,25 @@ async def test_a_damaged_marker_counts_as_none(tmp_path: Path, caplog: pytest.Lo
     driver = await opened(tmp_path / "storage")
 
     assert [one async for one in driver.dump()] == before
+    assert "the marker of a clean stop is damaged; starting as after a crash" in caplog.text
+    await driver.close()
+
+
+async def test_a_marker_on_a_bad_block_counts_as_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A marker whose block the disk cannot read does not stop a start either."""
+    driver = await opened(tmp_path / "storage")
+    await driver.close()
+    reading = Directory.reading
+
+    def bad(directory: Directory, name: str) -> Any:
+        if name == "CLEAN":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return reading(directory, name)
+
+    monkeypatch.setattr(Directory, "reading", bad)
+    driver = await opened(tmp_path / "storage")
     assert "the marker of a clean stop is damaged; starting as after a crash" in caplog.text
     await driver.close()
 

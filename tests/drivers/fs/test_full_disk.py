@@ -247,6 +247,22 @@ async def test_a_snapshot_ends_although_dead_segments_cannot_be_listed(
             assert driver._table.before_change is None
 
 
+@pytest.mark.parametrize("kind", SMALL_DISKS)
+async def test_a_clock_is_confirmed(tmp_path: Path, kind: str) -> None:
+    """A clock can be confirmed on a full disk, which may be full because nothing was removed until then."""
+    with small_disk(kind, tmp_path) as disk:
+        async with instance_of("fs", disk / "storage") as fs:
+            await fs.end(await fs.add(retention=10.0))
+            await fs.jump(86_400.0)
+            await fs.pass_time(70.0)
+            assert (await fs.driver.purge(10)).items == []
+            fill(disk)
+            await fs.driver.confirm_clock()
+            await fs.reopen()
+            await fs.pass_time(70.0)
+            assert len((await fs.driver.purge(10)).items) == 1
+
+
 @pytest.mark.parametrize("error", [errno.EOPNOTSUPP, errno.EPERM])
 async def test_a_reserve_that_cannot_be_preallocated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: int
