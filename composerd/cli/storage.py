@@ -115,7 +115,7 @@ def confirm_clock(url: str) -> None:
     """Say that the clock is right after it has jumped forward.
 
     A server removes no jobs that ended before the clock jumped forward by more than an hour, or before the storage was
-    closed for longer, until a day later. With this command it removes them at once if their retention is over. Compare
+    closed for longer, until a day later. After this command it removes them as soon as their retention is over. Compare
     the time with another machine first.
     """
 
@@ -125,7 +125,7 @@ def confirm_clock(url: str) -> None:
             await driver.confirm_clock()
 
     _run(confirm())
-    click.echo("the clock is confirmed: jobs whose retention is over are removed")
+    click.echo("the clock is confirmed: jobs whose retention is over are removed again")
 
 
 @storage.command(epilog="Example: composerd storage move --from fs:/srv/old --to fs:/srv/new")
