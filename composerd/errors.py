@@ -21,7 +21,7 @@ class ComposerdError(Exception):
         super().__init__(message or (self.__doc__ or "").partition("\n")[0])
         self.details: Mapping[str, Any] = details
         self.logged = False
-        """True if a line in the log tells of it already."""
+        """True if a line in the log tells of it already: a driver sets it for what lasts until an operator mends it."""
 
 
 # Errors about a job, or about the state that it is in.

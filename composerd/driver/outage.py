@@ -28,7 +28,7 @@ class Outage:
 
     It begins when a call fails because the storage does not answer. It ends when every method that failed has succeeded
     again, or when one of them succeeds and none has failed for a moment. Failures before the storage has ever answered
-    are not noted: whoever starts the storage reports them.
+    are not noted, because the start of the storage reports them. Nor are failures that the driver has logged itself.
     """
 
     def __init__(self) -> None:
@@ -63,8 +63,8 @@ class Outage:
         """Note that a call failed."""
         renewing = method in _RENEWING and isinstance(error, Unavailable)
         self._renewals_failed |= renewing
-        if self.on_end is None or not is_outage(error):
-            return
+        if self.on_end is None or not is_outage(error) or error.logged:
+            return  # what the driver has logged is not over by itself
         error.logged = True
         if not self._answered:
             return

@@ -300,5 +300,6 @@ def _for_one_caller(error: Exception) -> Exception:
     if not isinstance(error, ComposerdError):
         return error
     own = type(error)(str(error), **error.details)
+    own.logged = error.logged
     own.__cause__ = error.__cause__
     return own

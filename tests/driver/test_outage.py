@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from composerd.driver.outage import Outage
-from composerd.errors import DriverError, DriverTimeout, StorageFull, Unavailable
+from composerd.errors import DriverError, DriverTimeout, StorageFull, Unavailable, WritesStopped
 
 BEGINS = "the storage does not answer: requests that need it fail until it does; "
 
@@ -92,6 +92,15 @@ def test_what_is_no_outage(noted: Noted, error: Unavailable | StorageFull) -> No
     noted.fails("enqueue", error)
     assert noted.lines == []
     assert not error.logged
+
+
+def test_what_the_driver_has_logged(noted: Noted) -> None:
+    """A driver that accepts no writes until it is repaired has said so in the log, and begins no outage."""
+    error = WritesStopped("repair the disk")
+    error.logged = True
+    noted.fails("enqueue", error)
+    assert noted.lines == []
+    assert not noted.outage.lasts
 
 
 def test_leases_that_could_not_be_renewed(noted: Noted) -> None:

@@ -115,7 +115,7 @@ class Journal:
         if self._entries:
             self._check_open()  # again: a rotation may have taken until after the end
             if self.broken is not None:
-                raise WritesStopped(self.broken)
+                raise self._stopped()
             frame = frames.pack_frame(self.frame + 1, self._salt, self._payloads, _encode(self._entries))
             self.written_entries += len(self._entries)
         elif not wanted:
@@ -181,7 +181,7 @@ class Journal:
         """Return if the journal accepts writes. Raises `Unavailable` otherwise."""
         self._check_open()
         if self.broken is not None:
-            raise WritesStopped(self.broken)
+            raise self._stopped()
         await self._disk.call(self._check_place)
 
     def _check_open(self) -> None:
@@ -210,7 +210,13 @@ class Journal:
     ) -> NoReturn:
         self.broken = f"{what} ({why}): no more writes are accepted; {advice}, then restart composerd"
         log.critical("%s: %s", self.directory.path, self.broken)
-        raise error(self.broken)
+        raise self._stopped(error)
+
+    def _stopped(self, kind: type[Unavailable] = WritesStopped) -> Unavailable:
+        """Return the error of a write to a broken journal."""
+        error = kind(self.broken or "")
+        error.logged = True
+        return error
 
     async def free_some(self, size: int, purpose: Purpose = Purpose.END) -> bool:
         """Remove a piece of the reserve, and return False if it does not have this many bytes for this purpose."""
