@@ -110,9 +110,7 @@ class PostgresDriver(Driver):
         connections = self._session.connections
         connection = await connections.dedicated()
         try:
-            await self._check_database(connection)
-            if not create:
-                await self._check_schema(connection)
+            await self._check_database(connection, create=create)
             await migrate(connection, self.options.schema)
             connections.open(connection)
             await catch_up(self._session)
@@ -125,11 +123,14 @@ class PostgresDriver(Driver):
             raise
         self._rivals.begin()
 
-    async def _check_database(self, connection: Connection) -> None:
-        """Raise `StorageUnusable` if the database cannot store every text; warn if it may lose what was committed."""
+    async def _check_database(self, connection: Connection, *, create: bool) -> None:
+        """Raise `StorageUnusable` if the database cannot store every text, or has no storage and may not get one."""
         (settings,) = await connection.fetch(SETTINGS, {})
         if settings.encoding != "UTF8":
             raise StorageUnusable(f"the database is encoded in {settings.encoding}; it has to be UTF8")
+        if not create:
+            await self._check_schema(connection)
+            return  # an operator sees the dangers in what `info` and `check` return
         for danger in dangers(settings):
             log.warning("the database may lose acknowledged jobs: %s", danger)
 
@@ -155,7 +156,7 @@ class PostgresDriver(Driver):
     async def migrate(self) -> None:
         connection = await self._session.connections.dedicated()
         try:
-            await self._check_database(connection)
+            await self._check_database(connection, create=True)
             await migrate(connection, self.options.schema)
         finally:
             connection.close()
@@ -203,8 +204,7 @@ class PostgresDriver(Driver):
     async def check(self) -> StorageCheck:
         connection = await self._session.connections.dedicated()
         try:
-            await self._check_database(connection)
-            await self._check_schema(connection)
+            await self._check_database(connection, create=False)
         finally:
             connection.close()
         session = Session(msgspec.structs.replace(self.options, time_limit=CHECK_TIME_LIMIT))

@@ -127,7 +127,7 @@ async def readyz(request: web.Request) -> web.Response:
 
 def _reason(error: ComposerdError) -> str:
     """Return a reason that may be shown to anyone: the texts of most errors name hosts and paths."""
-    return str(error) if isinstance(error, WritesStopped) else error.code
+    return str(error) if isinstance(error, WritesStopped) else f"{error.code}; the log says why"
 
 
 async def metrics(request: web.Request) -> web.Response:

@@ -137,7 +137,7 @@ class Connection:
         if isinstance(exc, (psycopg2.errors.QueryCanceled, psycopg2.errors.LockNotAvailable)):
             return DriverTimeout(f"the database canceled the statement: {message}")
         missing_right = isinstance(exc, psycopg2.errors.InsufficientPrivilege)
-        hint = "; the role must own the schema, or the database in which to create it" if missing_right else ""
+        hint = "; the role needs rights on the schema, or the right to create it" if missing_right else ""
         kind = LimitExceeded if isinstance(exc, psycopg2.errors.ProgramLimitExceeded) else DriverError
         return kind(f"the database refused the statement: {message}{hint}")
 
