@@ -85,6 +85,8 @@ async def test_a_full_disk(serve: Serve, disk: Path) -> None:
         return (await send(server, "GET", expiring["href"]))[0] == 404 and not files_of(disk / "storage" / "artifacts")
 
     await server.until(is_purged)
+    assert server.log.count(b"the disk is full: there is no room for a write") == 1
+    assert b"the disk of the journal is full" not in server.log, "not for each request"
     ballast.unlink()
 
     async def is_uploaded() -> bool:

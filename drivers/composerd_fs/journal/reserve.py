@@ -13,6 +13,7 @@ import time
 from enum import IntEnum
 
 from composerd.directory import Directory
+from composerd.errors import StorageFull
 from composerd_fs.journal.layout import piece_name
 
 log = logging.getLogger(__name__)
@@ -35,11 +36,17 @@ PREALLOCATED = 0.75
 LARGEST_RESULT = 64 * 1024
 """Largest size in bytes of results that may use the reserve, all in a call together."""
 
+FULL = "the disk of the journal is full"
+"""The text of the error of a write that finds no room."""
+
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 """The errors of a full disk, and of a quota that is used up."""
 
 _TRY_AGAIN = 0.25
 """Least number of seconds between two attempts to fill the reserve."""
+
+_REMIND_AFTER = 60.0
+"""Least number of seconds between two lines in the log about writes that find no room while the reserve is whole."""
 
 _KEEP_SIZE = 1  # FALLOC_FL_KEEP_SIZE
 
@@ -70,6 +77,7 @@ class Reserve:
         """The size of a piece in bytes."""
         self._last_given = False
         self._filled_at = 0.0
+        self._logged_at = float("-inf")
 
     def fill(self) -> None:
         """Make the pieces that are missing, as far as there is room."""
@@ -126,6 +134,16 @@ class Reserve:
             self.whole = False
             self._warn()
         return True
+
+    def refusal(self, size: int) -> StorageFull:
+        """Return the error of a write of this size that finds no room, and log that the disk is full."""
+        now = time.monotonic()
+        if self.whole and now - self._logged_at >= _REMIND_AFTER:
+            self._logged_at = now
+            log.warning("%s: the disk is full: there is no room for a write of %d bytes", self._directory.path, size)
+        error = StorageFull(FULL)
+        error.logged = True
+        return error
 
     def _warn(self) -> None:
         log.warning(

@@ -24,7 +24,7 @@ from composerd_fs.journal.io import DiskThread, write_all
 from composerd_fs.journal.lock import DirectoryLock
 from composerd_fs.journal.payloads import read_payloads
 from composerd_fs.journal.reader import Reader
-from composerd_fs.journal.reserve import NO_ROOM, Purpose, Reserve
+from composerd_fs.journal.reserve import FULL, NO_ROOM, Purpose, Reserve
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,6 @@ SEGMENT_SIZE = 16 * 1024 * 1024
 INLINE = 48
 """Length in bytes up to which a payload is in its entry, because its location would take more space."""
 
-_FULL = "the disk of the journal is full"
 
 _encode = msgspec.msgpack.Encoder(uuid_format="bytes").encode
 
@@ -132,7 +131,7 @@ class Journal:
             self.reserve.refill()
             if not self.reserve.admits(purpose):
                 self.full = True
-                raise StorageFull(_FULL)
+                raise self.reserve.refusal(len(frame))
         written = False
         while not written:
             try:
@@ -142,7 +141,7 @@ class Journal:
                 self._refuse(exc)
                 self.full = True
                 if not self.reserve.give(purpose, len(frame), self._descriptor, self._end):
-                    raise StorageFull(_FULL) from exc
+                    raise self.reserve.refusal(len(frame)) from exc
         try:
             os.fdatasync(self._descriptor)
         except OSError as exc:
@@ -237,7 +236,7 @@ class Journal:
         if self._ragged or not self.reserve.whole:
             self._cut_back()  # also what is preallocated there
             if self._ragged:
-                raise StorageFull(_FULL)  # only the last segment may have something behind its last frame
+                raise StorageFull(FULL)  # only the last segment may have something behind its last frame
         if self._end == SEGMENT_HEADER:
             return  # the segment is new
         before = self._descriptor
@@ -249,7 +248,7 @@ class Journal:
                 self.directory.sync()
                 if exc.errno in NO_ROOM:
                     self.full = True
-                    raise StorageFull(_FULL) from exc
+                    raise StorageFull(FULL) from exc
             self._break("a new segment of the journal could not be created", _reason(exc))
         os.close(before)
 
