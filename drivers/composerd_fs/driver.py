@@ -13,7 +13,7 @@ from composerd.driver.timekeeper import ClockState
 from composerd.driver.url import path_of
 from composerd.errors import StorageUnusable, Unavailable
 from composerd_fs.journal.checkpoint import Restoration
-from composerd_fs.journal.clock_file import ClockFile
+from composerd_fs.journal.clock_file import ClockFile, StoredClock
 from composerd_fs.journal.compactor import Compactor
 from composerd_fs.journal.entries import (
     ArchivedEntry,
@@ -75,7 +75,7 @@ class FsDriver(TableDriver):
         finally:
             gc.enable()
         stored = await asyncio.to_thread(self._clock_file.read)
-        self._time.open(stored if stored.seen else ClockState(self._table.latest))
+        self._time.open(stored if stored.seen else ClockState(self._table.latest), stored.timeouts)
         self._opened = True
 
     def _prepare(self, create: bool) -> None:
@@ -107,7 +107,7 @@ class FsDriver(TableDriver):
         await self._committer.close()
         if self._opened and not self._lock.read_only:
             self._time.keep_seen()
-            await self._clock_file.close(self._time.keeper.state)
+            await self._clock_file.close(self._clock_to_store(self._time.keeper.state))
         await self._journal.close()
         self._lock.release()
 
@@ -130,7 +130,7 @@ class FsDriver(TableDriver):
         await super().confirm_clock()
         while True:
             try:
-                await self._clock_file.keep(self._time.keeper.state)
+                await self._clock_file.keep(self._clock_to_store(self._time.keeper.state))
             except OSError as exc:
                 # The disk may be full because nothing was removed until now.
                 if exc.errno not in NO_ROOM or not await self._journal.free_some(1, Purpose.REMOVE):
@@ -142,7 +142,10 @@ class FsDriver(TableDriver):
         """Store the state of the clock now and then, after calls that a server makes regularly."""
         state = self._time.keeper.to_store()
         if state is not None and not self._lock.read_only:
-            self._clock_file.store(state)
+            self._clock_file.store(self._clock_to_store(state))
+
+    def _clock_to_store(self, state: ClockState) -> StoredClock:
+        return StoredClock(state.seen, state.disputed_since, self._time.timeouts())
 
     # For operators.
 

@@ -34,7 +34,7 @@ class MemoryDriver(TableDriver):
     async def start(self, *, create: bool = True) -> None:
         if not create:
             raise StorageUnusable("memory: has no jobs from an earlier process; use another storage")
-        self._time.open(ClockState())
+        self._time.open(ClockState(), {})
 
     async def close(self) -> None:
         pass

@@ -90,6 +90,21 @@ class Clocks:
         assert await instance.touch(token) is AttemptState.SUPERSEDED
 
     @jumps
+    @clause("L14", needs="durable")
+    async def test_a_jump_before_a_start_does_not_change_a_timeout(self, instance: Instance, jump: float) -> None:
+        """The job's timeout counts the time that passes after a restart too, if the clock has jumped before."""
+        job_id = await instance.add(timeout=2000.0)
+        token = await instance.take()
+        await instance.pass_time(500.0)
+        await instance.jump(jump)
+        assert await instance.pass_time(0.0) == []
+        for _ in range(2):
+            await instance.reopen()
+            assert await instance.pass_time(500.0) == []
+            assert await instance.touch(token) is AttemptState.RUNNING
+        assert await instance.pass_time(LEASE - 50.0) == [job_id]
+
+    @jumps
     @clause("L14")
     async def test_two_jumps_of_one_size(self, instance: Instance, jump: float) -> None:
         """Each of two jumps of one size gives running attempts a full lease, and no more than that."""

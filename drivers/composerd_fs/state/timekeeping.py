@@ -1,7 +1,11 @@
 """The time of one table: the clock, what its jumps change, and which ended jobs may be purged."""
 
+from collections.abc import Mapping
+from uuid import UUID
+
 from composerd.driver.clock import Clock
 from composerd.driver.timekeeper import ClockState, Timekeeper, dispute
+from composerd.models import AttemptState
 from composerd_fs.state.job import AttemptRecord
 from composerd_fs.state.table import Table
 
@@ -16,11 +20,21 @@ class Timekeeping:
         self._jump = 0
         """The jump after which the running attempts have not got a full lease, because the flush was refused."""
 
-    def open(self, stored: ClockState) -> None:
-        """Begin to keep the time, and finish the replay of the table."""
+        self._shifted: set[UUID] = set()
+        """Attempts during which the clock has jumped, if their jobs have a timeout; some may have ended."""
+
+    def open(self, stored: ClockState, timeouts: Mapping[UUID, int]) -> None:
+        """Begin to keep the time, and finish the replay of the table, with what `timeouts` returned before."""
         moment = self._clock.read()
         jump = self.keeper.open(stored, *moment)
+        for token, timeout_at in timeouts.items():
+            attempt = self._table.jobs.attempts.get(token.int)
+            if attempt is not None and attempt.timeout_at is not None:
+                attempt.timeout_at = timeout_at
+                self._shifted.add(token)
         self._table.restart(moment.now, jump)
+        if jump:
+            self._note_shifted()
         self._keep_ended_jobs(moment.now)
 
     def now(self) -> int:
@@ -37,8 +51,24 @@ class Timekeeping:
             table.undo.add((self._take_back, self._jump, before))
             table.excuse(moment.now, self._jump)
             self._jump = 0
+            self._note_shifted()
             self._keep_ended_jobs(moment.now)
         return moment.now
+
+    def _note_shifted(self) -> None:
+        self._shifted.update(one.token for one in self._table.leases if one.timeout_at is not None)
+
+    def timeouts(self) -> dict[UUID, int]:
+        """Return when a timeout ends the running attempts during which the clock has jumped: no entry says that."""
+        attempts = self._table.jobs.attempts
+        running = [attempts[one.int] for one in self._shifted if one.int in attempts]
+        found = {
+            one.token: one.timeout_at
+            for one in running
+            if one.state is AttemptState.RUNNING and one.timeout_at is not None
+        }
+        self._shifted = set(found)
+        return found
 
     def _keep_ended_jobs(self, now: int) -> None:
         self._table.jobs.expiries.keep_before(self.keeper.kept_before(now))
