@@ -21,7 +21,7 @@ class ComposerdError(Exception):
         super().__init__(message or (self.__doc__ or "").partition("\n")[0])
         self.details: Mapping[str, Any] = details
         self.logged = False
-        """True if a line in the log tells of it already: a driver sets it for what lasts until an operator mends it."""
+        """True if the log has a line about it. A driver sets it for what lasts until somebody repairs something."""
 
 
 # Errors about a job, or about the state that it is in.
@@ -184,7 +184,7 @@ class StorageFull(ComposerdError):
 
 
 class WritesStopped(Unavailable):
-    """The storage or the artifact store takes nothing until an operator mends it; the text says why, without paths."""
+    """The storage or the artifact store accepts no writes until it is repaired; the text says why, without paths."""
 
     code = "writes_stopped"
 

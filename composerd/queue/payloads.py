@@ -1,4 +1,4 @@
-"""Reads the payloads of jobs. One that has to be there and is not found is looked for again, and never taken for none.
+"""Reads the payloads of jobs. One that has to be there and is not found is looked for again, and is never None.
 
 A driver never answers None for such a payload. But what is between it and its database may answer from an older state,
 for example a proxy that sends a statement to a standby which lags behind.

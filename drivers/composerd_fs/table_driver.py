@@ -26,9 +26,7 @@ from composerd.models import (
     Worker,
 )
 from composerd_fs.commit import Committer, FlushLog
-from composerd_fs.journal.entries import (
-    Payload,
-)
+from composerd_fs.journal.entries import Payload
 from composerd_fs.journal.reserve import LARGEST_RESULT, Purpose
 from composerd_fs.state import queries
 from composerd_fs.state.commands import Commands

@@ -161,11 +161,11 @@ class Journal:
         self.written_bytes += len(frame)
 
     def _check_place(self, error: type[Unavailable] = WritesStopped) -> None:
-        """Break the journal if it is displaced. The error says what is known after a write, which then succeeds."""
-        if (why := self._displaced()) is not None:
+        """Break the journal if its files were lost. The error says what is known after a write, which then succeeds."""
+        if (why := self._lost()) is not None:
             self._break("the journal was removed, moved or taken by another process", why, error, "put it back")
 
-    def _displaced(self) -> str | None:
+    def _lost(self) -> str | None:
         """Return why the next start would read other files than those that are open here; None if it would not."""
         try:
             if os.fstat(self._descriptor).st_nlink == 0:
@@ -314,7 +314,7 @@ class Journal:
         self.directory.close()
 
     def _close(self) -> None:
-        if self.broken is None and (why := self._displaced()) is not None:
+        if self.broken is None and (why := self._lost()) is not None:
             # Another server may have the directory, and the marker would be wrong as soon as that writes.
             log.warning("%s: left no marker of a clean stop: %s", self.directory.path, why)
         elif self.broken is None:
@@ -330,7 +330,7 @@ class Journal:
     async def remove(self, names: Sequence[str]) -> None:
         """Remove files that are not needed any more. A file that cannot be removed is left to the next start.
 
-        Raises `Unavailable` if the directory is not ours any more.
+        Raises `Unavailable` if the directory is not this server's any more.
         """
         await self._disk.call(self._remove, names)
 

@@ -1,7 +1,7 @@
-"""What changes with each transition of a job: counts, indexes, news, and the steps that take it back.
+"""The changes that follow from each transition of a job: counts, indexes, news, and the steps that take it back.
 
 The ends of jobs are propagated to their dependents here, in bounded steps; the result does not depend on how the steps
-are cut. Which transitions there are, `table` says.
+are cut. The module `table` has the transitions.
 """
 
 from collections import deque
