@@ -5,7 +5,7 @@ import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
-from unittest.mock import patch
+from unittest.mock import AsyncMock, patch
 
 import msgspec
 import pytest
@@ -150,6 +150,24 @@ async def test_a_needed_job_is_found_once(fs: Instance) -> None:
         assert (await fs.driver.purge(10)).items == []
     await fs.end(dependent)
     assert (await fs.driver.purge(10)).items == [first]
+
+
+@pytest.mark.parametrize("jump", [8 * 3600.0, -8 * 3600.0], ids=["forward", "back"])
+async def test_a_kill_after_a_jump(fs: Instance, jump: float) -> None:
+    """A timeout counts the time that passes also if the server is killed after the clock has jumped."""
+    job_id = await fs.add(timeout=3 * LEASE)
+    token = await fs.take(job_id)
+    await fs.jump(jump)
+    assert await fs.pass_time(0.0) == []
+    assert isinstance(fs.driver, FsDriver)
+    await fs.driver._clock_file._ended()
+    fs.driver._journal.broken = "the server is killed"  # so it leaves no marker
+    with patch("composerd_fs.journal.clock_file.ClockFile.close", AsyncMock()):
+        await fs.reopen()
+    for _ in range(3):
+        assert await fs.pass_time(LEASE - 50.0) == []
+        await fs.touch(token)
+    assert await fs.pass_time(200.0) == [job_id]
 
 
 async def test_the_clock_stands_still_in_no_file(fs: Instance) -> None:
