@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -28,13 +29,17 @@ class Listener:
     """A session that listens and then stays in a transaction, so that it reads nothing."""
 
     def __init__(self, postgres: Throwaway) -> None:
+        self._postgres = postgres
         self._connection = psycopg2.connect(host=str(postgres.directory), user="tests", dbname="postgres")
         with self._connection.cursor() as cursor:
             cursor.execute("LISTEN other; COMMIT; BEGIN")
 
     def leave(self) -> None:
-        """End the session."""
+        """End the session, and wait until the server has noticed."""
+        process = self._connection.info.backend_pid
         self._connection.close()
+        while self._postgres.sql(f"SELECT FROM pg_stat_activity WHERE pid = {process}"):
+            time.sleep(0.01)
 
 
 def fill(postgres: Throwaway) -> None:
