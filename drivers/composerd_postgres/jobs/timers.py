@@ -9,7 +9,7 @@ from composerd.driver.clock import microseconds, seconds, to_time
 from composerd.errors import DriverError, DriverTimeout
 from composerd.models import Key
 from composerd_postgres.db.connection import Transaction, repeated
-from composerd_postgres.jobs.attempts import lock_attempts, requeue
+from composerd_postgres.jobs.attempts import LockedAttempts, requeue
 from composerd_postgres.jobs.clock import ATTEND_EVERY, StorageClock
 from composerd_postgres.jobs.decisions import Decisions
 from composerd_postgres.jobs.propagate import propagate
@@ -58,10 +58,11 @@ class Timers:
             due = await self._find_due(limit)
         if due.delayed_until is not None:
             changes.due(seconds(due.delayed_until - due.now))
+        locked = bool(due.expired) and not done  # other transactions have their jobs
         if due.running:
             expiry_in = seconds(session.expiry_at - session.clock.elapsed())
-            changes.due(ATTEND_EVERY if session.renewals_hang else min(ATTEND_EVERY, expiry_in))
-        if due.unpropagated or due.expired or propagated + len(done) >= limit:
+            changes.due(ATTEND_EVERY if locked or session.renewals_hang else min(ATTEND_EVERY, expiry_in))
+        if due.unpropagated or (due.expired and not locked) or propagated + len(done) >= limit:
             changes.due(0.0)
         return done, changes
 
@@ -100,12 +101,15 @@ class Timers:
     async def _end_expired(self, tokens: Sequence[UUID], now: int) -> tuple[Decisions, list[UUID]]:
         """Requeue or fail the jobs of attempts whose time was over, unless they were renewed or ended meanwhile.
 
+        A job that another transaction has locked is left for later: that transaction may hang, and no job waits for it.
         `now` is the time at which they were found: since then this process may have been stopped, or the clock jumped.
         """
         session = self._session
         async with session.connections.one() as connection:
             transaction = Transaction(connection)
-            locked = await lock_attempts(session, transaction, tokens, draw_positions=True)
+            rows = await transaction.begin(session.statements["lock_free_attempts"], {"tokens": array(tokens)})
+            parameters = {"shift": session.shift, "tokens": array(row.token for row in rows), "draw_positions": True}
+            locked = LockedAttempts(await transaction.fetch(session.statements["read_attempts"], parameters))
             rows = await transaction.fetch(session.statements["read_leases"], {"tokens": array(tokens)})
             leases = {row.token: row for row in rows}
             decisions = Decisions(session, locked.now)

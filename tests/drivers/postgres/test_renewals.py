@@ -103,3 +103,17 @@ async def test_a_slow_server_keeps_no_lease(open_instance: Open, monkeypatch: py
         assert time.monotonic() - began < 8
         await asyncio.sleep(0.6)
     assert time.monotonic() - began >= 2.1
+
+
+async def test_a_locked_job_keeps_no_other(open_instance: Open, newest_postgres: Throwaway) -> None:
+    """A server that was stopped while it had locked a job does not keep the jobs of other lost workers."""
+    instance = await open_instance(time_limit="1s")
+    job_ids = [await instance.add() for _ in range(2)]
+    for job_id in job_ids:
+        await instance.take(job_id, lease=2.0)
+    await instance.shift(2.1)
+    async with locked(newest_postgres, f"SELECT FROM {_schema(instance)}.jobs WHERE id = '{job_ids[0]}' FOR UPDATE"):
+        assert (await instance.driver.advance(10)).items == job_ids[1:]
+        batch = await instance.driver.advance(10)
+        assert (batch.items, batch.news.due_in) == ([], clock.ATTEND_EVERY), "it is not tried all the time"
+    assert (await instance.driver.advance(10)).items == job_ids[:1]

@@ -15,6 +15,14 @@ WHERE id IN (SELECT a.job_id FROM composerd.attempts a WHERE a.token = ANY (%(to
 ORDER BY id
 FOR UPDATE
 
+-- name: lock_free_attempts
+-- Lock the jobs of attempts, except those that another transaction has locked, and return the attempts whose jobs are locked.
+SELECT a.token
+FROM composerd.attempts a
+JOIN composerd.jobs j ON j.id = a.job_id
+WHERE a.token = ANY (%(tokens)s::uuid[])
+FOR UPDATE OF j SKIP LOCKED
+
 -- name: read_attempts
 -- Read attempts with their jobs after these were locked, with the time after that. If a job may be requeued, a position
 -- is drawn for each attempt in advance.
