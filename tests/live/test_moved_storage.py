@@ -16,6 +16,9 @@ from .processes import command
 
 REASON = b"the journal was removed, moved or taken by another process"
 
+UNFINISHED = shutil.ignore_patterns("CLOCK.tmp")
+"""Leaves out of a copy what may be renamed meanwhile."""
+
 Change = Callable[[Path], contextlib.AbstractContextManager[Any]]
 """Does something to the directory of a running server, and takes it back at the end of a block."""
 
@@ -25,7 +28,7 @@ def copied(storage: Path) -> Iterator[None]:
     """Move the directory away, and put a copy in its place."""
     away = storage.with_name("away")
     storage.rename(away)
-    shutil.copytree(away, storage)
+    shutil.copytree(away, storage, ignore=UNFINISHED)
     yield
     shutil.rmtree(storage)
     away.rename(storage)
@@ -122,7 +125,7 @@ async def test_a_copy_of_the_directory_of_a_running_server(tmp_path: Path, serve
     """A copy or a snapshot can be checked on the same machine, although its LOCK names a server that is running."""
     server = await serve()
     await acknowledged(server, 3)
-    shutil.copytree(tmp_path / "storage", tmp_path / "copy")
+    shutil.copytree(tmp_path / "storage", tmp_path / "copy", ignore=UNFINISHED)
     check = command("storage", "check", "--storage", f"fs:{tmp_path / 'copy'}")
     printed = check.communicate()
     assert (check.returncode, b"ready\t3" in printed) == (0, True), printed + check.said()
