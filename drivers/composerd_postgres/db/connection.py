@@ -107,14 +107,22 @@ class Connection:
             raise self._translated(exc) from exc
 
     async def _execute_large(self, cursor: Any, statement: str, parameters: Parameters, limit: float) -> None:
-        """Do what the cursor of aiopg does, but put the statement together, and copy it to libpq, in a thread."""
+        """Do what the cursor of aiopg does, but put the statement together, and copy it to libpq, in a thread.
+
+        The event loop does not look at the socket meanwhile: aiopg would take anything that arrives, such as a
+        notification, or the answer before the thread has noted its question, for the end of the statement.
+        """
+        loop = asyncio.get_running_loop()
+        socket = self.raw.raw.fileno()
         waiter = self.raw._create_waiter("execute")  # noqa: SLF001
+        loop.remove_reader(socket)
         try:
             await asyncio.to_thread(cursor.execute, statement, parameters)
         except BaseException:
             self.raw._waiter = None  # noqa: SLF001
             self.close()  # the thread may still be using it
             raise
+        loop.add_reader(socket, self.raw._ready, self.raw._weakref)  # noqa: SLF001
         await self.raw._poll(waiter, limit)  # noqa: SLF001
 
     def close(self) -> None:

@@ -4,15 +4,16 @@ import asyncio
 import os
 import time
 from collections.abc import Awaitable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 
 from composerd.models import Claim, Outcome, PayloadKind, PayloadRef
 from composerd.testing.kit.instance import BUILD, PLENTY
-from composerd_postgres.db.literal import LARGE
+from composerd_postgres.db.literal import LARGE, Literal
 from composerd_postgres.sql import payloads
 
+from ...throwaway import Throwaway
 from ..conftest import Open
 
 T = TypeVar("T")
@@ -71,3 +72,25 @@ async def test_payloads_of_any_size(open_instance: Open, size: int) -> None:
     assert await instance.driver.payload(refs) == [each for body in bodies for each in (body, body[::-1])]
     dumped = await instance.dump()
     assert [(one.new.args, one.result) for one in dumped if one.new.args] == [(b, b[::-1]) for b in bodies if b]
+
+
+async def test_something_arrives_while_a_large_statement_is_sent(
+    open_instance: Open, newest_postgres: Throwaway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever arrives before a large statement was sent is not taken for its answer."""
+    instance = await open_instance()
+    session: Any = instance.driver._session  # type: ignore[attr-defined]
+    to_thread = asyncio.to_thread
+
+    async def later(*args: Any) -> Any:
+        newest_postgres.sql("NOTIFY something")
+        await asyncio.sleep(0.1)  # the event loop sees what has arrived
+        return await to_thread(*args)
+
+    async with session.connections.one() as connection:
+        await connection.fetch("LISTEN something", {})
+        monkeypatch.setattr(asyncio, "to_thread", later)
+        text = Literal(b"'%s'" % (b"x" * LARGE))
+        (row,) = await connection.fetch("SELECT length(%(text)s) AS length FROM pg_sleep(0.2)", {"text": text})
+        connection.close()
+    assert row.length == LARGE
