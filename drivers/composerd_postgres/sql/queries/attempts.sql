@@ -5,7 +5,7 @@
 -- `lost` is true if the job has to have args that are not found.
 SELECT c.request, c.job_id, c.channel, c.type, c.arch, c.rank, c.place AS position, encode(c.args, 'base64') AS args, c.dependencies,
     c.attempt AS attempt_number, c.lapses_in AS due_in, c.fresh, c.contended,
-    CASE WHEN c.args IS NULL THEN (SELECT j.args_size > 0 FROM composerd.jobs j WHERE j.id = c.job_id) END AS lost
+    c.args IS NULL AND composerd.has_args(c.job_id) AS lost
 FROM composerd.claim(%(requests)s, %(wanted)s, %(most)s, %(shift)s::interval) c
 
 -- name: lock_attempts
