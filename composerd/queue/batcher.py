@@ -68,8 +68,9 @@ class Batcher(Generic[I, R]):
         self._pending: deque[tuple[I, asyncio.Future[R]]] = deque()
         self._task: asyncio.Task[None] | None = None
         """The task that takes what is pending."""
+        self._pending_heavy: deque[tuple[I, asyncio.Future[R]]] = deque()
         self._heavy: asyncio.Task[None] | None = None
-        """The task that writes a heavy item. There is one at a time, so that small items find a connection."""
+        """The task that writes heavy items, one at a time, so that small ones find a connection."""
         self._under_way: dict[int, tuple[int, Taken[I, R]]] = {}
         """Calls that have not ended, oldest first: the beat at which each began, and its items."""
 
@@ -98,13 +99,8 @@ class Batcher(Generic[I, R]):
             if self._pulse.beats - began < beats:
                 break
             _refuse(taken, kind("the storage has not answered"))
-            self._refuse_pending(len(self._pending))
-
-    def _refuse_pending(self, count: int) -> None:
-        """Answer the items that have been pending for longest, without trying them."""
-        if count:
-            refused = [self._pending.popleft() for _ in range(count)]
-            _refuse(refused, Unavailable("the storage does not answer; this was not tried"))
+            for pending in (self._pending, self._pending_heavy):
+                _refuse_pending(pending, len(pending))
 
     async def close(self) -> None:
         """Wait until every write that has begun is answered."""
@@ -115,22 +111,26 @@ class Batcher(Generic[I, R]):
         try:
             while self._pending:
                 if self._weigh(self._pending[0][0]) > HEAVY:
-                    while self._heavy is not None:
-                        await asyncio.wait([self._heavy])
-                    self._heavy = self._loop.create_task(self._write_heavy([self._pending.popleft()]))
+                    self._pending_heavy.append(self._pending.popleft())
+                    if self._heavy is None:
+                        self._heavy = self._loop.create_task(self._run_heavy())
                     continue
-                taken = self._take()
-                waited = len(self._pending)
-                if await self._write(taken):
-                    self._refuse_pending(min(waited, len(self._pending)))
+                await self._write_some(self._take(), self._pending)
         finally:
             self._task = None
 
-    async def _write_heavy(self, taken: Taken[I, R]) -> None:
+    async def _run_heavy(self) -> None:
         try:
-            await self._write(taken)
+            while self._pending_heavy:
+                await self._write_some([self._pending_heavy.popleft()], self._pending_heavy)
         finally:
             self._heavy = None
+
+    async def _write_some(self, taken: Taken[I, R], pending: "deque[tuple[I, asyncio.Future[R]]]") -> None:
+        """Write items; if the storage hangs, refuse what was pending already when that began."""
+        waited = len(pending)
+        if await self._write(taken):
+            _refuse_pending(pending, min(waited, len(pending)))
 
     def _take(self) -> Taken[I, R]:
         pending = self._pending
@@ -163,6 +163,13 @@ class Batcher(Generic[I, R]):
         for one in outcomes.news:
             self._on_news(one)
         return outcomes.hangs
+
+
+def _refuse_pending(pending: "deque[tuple[I, asyncio.Future[R]]]", count: int) -> None:
+    """Answer the items that have been pending for longest, without trying them."""
+    if count:
+        refused = [pending.popleft() for _ in range(count)]
+        _refuse(refused, Unavailable("the storage does not answer; this was not tried"))
 
 
 def _refuse(items: Taken[I, R], error: Unavailable) -> None:
