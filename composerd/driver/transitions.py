@@ -168,7 +168,7 @@ def restart_handover(lease: LeaseRecord, now: int) -> None:
         lease.deadline = now + (lease.handover or 0)
 
 
-def excuse(lease: LeaseRecord, now: int, jump: int = 0) -> None:
+def grant_grace(lease: LeaseRecord, now: int, jump: int = 0) -> None:
     """Give a running attempt a full lease, because its worker may not have been able to renew it (A8).
 
     If the job's `timeout` would end the attempt before that, it is extended to the end of the lease. The attempt is not
@@ -184,7 +184,7 @@ def excuse(lease: LeaseRecord, now: int, jump: int = 0) -> None:
         lease.timeout_at = max(lease.timeout_at + jump, lease.deadline)
 
 
-def stand_still(lease: LeaseRecord, now: int, gap: int) -> None:
+def extend_lease(lease: LeaseRecord, now: int, gap: int) -> None:
     """Do not count a time against a running attempt, because no server had the shared storage open (A8).
 
     If it was more than half of the attempt's lease, the worker may have missed more than one heartbeat: then the
@@ -196,7 +196,7 @@ def stand_still(lease: LeaseRecord, now: int, gap: int) -> None:
         gap: The time for which no server had the storage open, in microseconds.
     """
     if 2 * gap > lease.lease:
-        excuse(lease, now)
+        grant_grace(lease, now)
         return
     lease.deadline += gap
     if lease.timeout_at is not None:
@@ -209,7 +209,7 @@ def resume(lease: LeaseRecord, now: int, jump: int = 0) -> None:
     `jump` is the time by which the clock may have jumped while the storage was closed.
     """
     lease.confirmed = True
-    excuse(lease, now, jump)
+    grant_grace(lease, now, jump)
 
 
 def expires_at(lease: LeaseRecord) -> int:

@@ -91,7 +91,7 @@ def test_opening_a_storage_gives_a_full_lease_over_the_timeout_too(
 def test_excuse(timeout_at: int | None, jump: int, expected: int | None) -> None:
     """An attempt gets a full lease; its timeout jumps with the clock, and does not end it before (A8)."""
     attempt = Attempt(confirmed=False, deadline=NOW - HOUR, timeout_at=timeout_at)
-    transitions.excuse(attempt, NOW, jump)
+    transitions.grant_grace(attempt, NOW, jump)
     assert attempt == Attempt(confirmed=False, deadline=NOW + 20 * SECOND, timeout_at=expected)
 
 
@@ -107,7 +107,7 @@ def test_excuse(timeout_at: int | None, jump: int, expected: int | None) -> None
 def test_stand_still(gap: int, deadline: int, timeout_at: int) -> None:
     """A time without servers does not count; after more than half a lease of it the attempt has a full lease (A8)."""
     attempt = Attempt(deadline=NOW + SECOND, timeout_at=NOW + 2 * SECOND)
-    transitions.stand_still(attempt, NOW, gap)
+    transitions.extend_lease(attempt, NOW, gap)
     assert (attempt.deadline, attempt.timeout_at) == (deadline, timeout_at)
 
 

@@ -210,7 +210,7 @@ class SimpleDriver(Driver):
         return self._kept
 
     async def grace(self) -> None:
-        await self._write([None], lambda transaction, _: transaction.excuse())
+        await self._write([None], lambda transaction, _: transaction.grant_grace())
 
     async def load(self, jobs: Sequence[StoredJob]) -> None:
         await self._write(jobs, lambda transaction, one: transaction.load(one))
@@ -312,7 +312,7 @@ class SimpleDriver(Driver):
             transaction = self.transaction_class(self.shelf, moment.now)
             transaction.memo.disputed_since = self._timekeeper.state.disputed_since
             if self._jump:
-                transaction.excuse(self._jump)
+                transaction.grant_grace(self._jump)
             yield transaction
         self._jump = 0
 

@@ -240,10 +240,10 @@ class Transaction:
             self.save(record)
         self.shorten_backoffs(jump)
 
-    def excuse(self, jump: int = 0) -> None:
+    def grant_grace(self, jump: int = 0) -> None:
         """Give every running attempt a full lease, because the clock jumped or nobody could renew it."""
         for record, running in self.running():
-            transitions.excuse(running, self.now, jump)
+            transitions.grant_grace(running, self.now, jump)
             self.save(record)
         self.shorten_backoffs(jump)
 

@@ -380,7 +380,7 @@ class History(Comparison, RuleBasedStateMachine):
         """Let the server stand still for more than half of a lease."""
         self.do(self.instance.freeze(count * UNIT))
         self.model.now += count * UNIT
-        self.model.excuse()
+        self.model.grant_grace()
         self.advance()
 
     def jump(self, count: int) -> None:

@@ -319,12 +319,12 @@ class Model:
             self._renew_all()
 
     def _renew_all(self) -> None:
-        self.excuse()
+        self.grant_grace()
         for job in self.jobs.values():
             if (attempt := job.running) is not None:
                 attempt.confirmed = True
 
-    def excuse(self, jump: float = 0.0) -> None:
+    def grant_grace(self, jump: float = 0.0) -> None:
         """Give every running attempt a full lease; its job's timeout jumps with the clock (L14, L15)."""
         for job in self.jobs.values():
             if (attempt := job.running) is not None:
@@ -340,7 +340,7 @@ class Model:
             self._disputed_since = self.now
         elif self._disputed_since is not None and self._disputed_since > self.now + DISPUTED:
             self._disputed_since = None
-        self.excuse(seconds)
+        self.grant_grace(seconds)
         for job in self.jobs.values():
             if seconds < 0.0 and job.state is JobState.WAITING and not self._blocked(job):
                 self._shorten_backoff(job)

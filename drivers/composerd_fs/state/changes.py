@@ -102,10 +102,10 @@ class Changes:
         self._replaying = False
         self.replayed()
 
-    def excuse(self, now: int, jump: int = 0) -> None:
+    def grant_grace(self, now: int, jump: int = 0) -> None:
         """Give every running attempt a full lease, because the clock jumped or nobody could renew it."""
         for attempt in {id(one): one for one in self.leases}.values():
-            transitions.excuse(attempt, now, jump)
+            transitions.grant_grace(attempt, now, jump)
         self.leases.rebuild()
         if jump < 0:
             self._shorten_backoffs(now)

@@ -49,7 +49,7 @@ class Timekeeping:
             table, leases = self._table, self._table.leases
             before = [(attempt, attempt.deadline, attempt.timeout_at) for attempt in leases]
             table.undo.add((self._take_back, self._jump, before))
-            table.excuse(moment.now, self._jump)
+            table.grant_grace(moment.now, self._jump)
             self._jump = 0
             self._note_shifted()
             self._keep_ended_jobs(moment.now)
@@ -85,7 +85,7 @@ class Timekeeping:
 
     def grace(self) -> None:
         """Give every running attempt a full lease; call it between two flushes."""
-        self._table.excuse(self._clock.now())
+        self._table.grant_grace(self._clock.now())
 
     def keep_seen(self) -> None:
         """Note the time, because the storage is closed. A jump of the clock concerns no attempt any more."""

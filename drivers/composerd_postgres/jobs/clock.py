@@ -154,14 +154,14 @@ class StorageClock:
 
     async def _excuse(self, transaction: Transaction, row: Any, jump: int) -> None:
         parameters = {"now": to_time(row.now), "jump": seconds(jump)}
-        names = ("shorten_backoffs", "excuse", "save_jump", "attend_now")
+        names = ("shorten_backoffs", "grant_grace", "save_jump", "attend_now")
         await transaction.commit(self._session.statements.joined(*names), parameters)
 
     async def _stand_still(self, transaction: Transaction, row: Any, worked: int) -> None:
         """Give the leases the time in which no server looked after them, except that in which this one worked."""
         gap = seconds(row.now - self._attended(row) - worked)
         parameters = {"now": to_time(row.now), "gap": gap, "attended_within": ATTENDED_WITHIN}
-        names = ["stand_still"]
+        names = ["extend_lease"]
         if gap > ATTENDED_WITHIN:  # else it may be the beginning of a longer one
             names.append("attend_now")
         await transaction.commit(self._session.statements.joined(*names), parameters)

@@ -160,28 +160,28 @@ class StartsDelayedJobsEarly(Transaction):
 class EndsAttemptsOnAJump(Transaction):
     """Ends the attempts whose lease is over by the clock after it jumped."""
 
-    def excuse(self, jump: int = 0) -> None:
+    def grant_grace(self, jump: int = 0) -> None:
         if not jump:
-            super().excuse()
+            super().grant_grace()
 
 
 @breaks("L15")
 class IgnoresGrace(Transaction):
     """Ends attempts that nobody could renew while the server stood still."""
 
-    def excuse(self, jump: int = 0) -> None:
+    def grant_grace(self, jump: int = 0) -> None:
         if jump:
-            super().excuse(jump)
+            super().grant_grace(jump)
 
 
 @breaks("G10")
 class ExcusesTheConfirmed(Transaction):
     """Ends attempts that could not be confirmed in an outage."""
 
-    def excuse(self, jump: int = 0) -> None:
+    def grant_grace(self, jump: int = 0) -> None:
         for record, running in self.running():
             if running.confirmed:
-                transitions.excuse(running, self.now, jump)
+                transitions.grant_grace(running, self.now, jump)
                 self.save(record)
         self.shorten_backoffs(jump)
 
@@ -190,16 +190,16 @@ class ExcusesTheConfirmed(Transaction):
 class RenewsBesideOthers(CorrectShared):
     """Gives every running attempt a full lease at each start, although another server has the storage open."""
 
-    def stand_still(self, transaction: Transaction) -> None:
-        transaction.excuse()
+    def extend_lease(self, transaction: Transaction) -> None:
+        transaction.grant_grace()
 
 
 @breaks("L17")
 class CountsDelays(Transaction):
     """Lets a delayed job wait as long as it was to wait when it was submitted, whatever the clock shows."""
 
-    def excuse(self, jump: int = 0) -> None:
-        super().excuse(jump)
+    def grant_grace(self, jump: int = 0) -> None:
+        super().grant_grace(jump)
         for job_id in self.shelf.page(JobFilter(JobState.WAITING), None, 1000):
             record = self.get(job_id)
             if record.not_before is not None:

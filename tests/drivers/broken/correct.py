@@ -218,17 +218,17 @@ class CorrectShared(Correct):
     def _begin(self) -> None:
         self._timekeeper.open(ClockState(), *self._clock.read())
         with self._writing() as transaction:
-            self.stand_still(transaction)
+            self.extend_lease(transaction)
             transaction.complete()
 
     async def grace(self) -> None:
-        await self._write([None], lambda transaction, _: self.stand_still(transaction))
+        await self._write([None], lambda transaction, _: self.extend_lease(transaction))
 
-    def stand_still(self, transaction: Transaction) -> None:
+    def extend_lease(self, transaction: Transaction) -> None:
         """Do not count the time in which no server has written anything."""
         gap = transaction.now - (transaction.memo.seen or transaction.now)
         for record, running in transaction.running():
-            transitions.stand_still(running, transaction.now, gap)
+            transitions.extend_lease(running, transaction.now, gap)
             transaction.save(record)
 
     async def _write(self, items: Sequence[S], apply: Callable[[Transaction, S], T]) -> Batch[T]:

@@ -270,7 +270,7 @@ async def test_find_due_finds_what_expires(open_instance: Open, seed: int) -> No
 
 @SEEDS
 async def test_excuse(open_instance: Open, seed: int) -> None:
-    """The statement `excuse` changes each lease as the function `excuse` does."""
+    """The statement `grant_grace` changes each lease as the function `grant_grace` does."""
     chance = random.Random(seed)
     instance = await open_instance()
     session = _session(instance)
@@ -278,10 +278,10 @@ async def test_excuse(open_instance: Open, seed: int) -> None:
     before = {instance.id(): _random_lease(chance, now) for _ in range(COUNT)}
     await _store_leases(session, [_row(token, lease, now) for token, lease in before.items()])
     jump = microseconds([0.0, -3600.0, 3600.0][seed])
-    await _fetch(session, "excuse", now=to_time(now), jump=seconds(jump))
+    await _fetch(session, "grant_grace", now=to_time(now), jump=seconds(jump))
     after = await _leases(session, [*before])
     for token, lease in before.items():
-        transitions.excuse(lease, now, jump)
+        transitions.grant_grace(lease, now, jump)
         assert after[token] == lease
 
 
@@ -310,7 +310,7 @@ async def test_shorten_backoffs(open_instance: Open) -> None:
 
 @SEEDS
 async def test_stand_still(open_instance: Open, seed: int) -> None:
-    """The statement `stand_still` changes each lease as the function does, for the time in which it was running."""
+    """The statement `extend_lease` changes each lease as the function does, for the time in which it was running."""
     chance = random.Random(seed)
     instance = await open_instance()
     session = _session(instance)
@@ -323,11 +323,11 @@ async def test_stand_still(open_instance: Open, seed: int) -> None:
         before[token] = lease, min(age, microseconds(gap))
         rows.append(_row(token, lease, now - age))
     await _store_leases(session, rows)
-    await _fetch(session, "stand_still", now=to_time(now), gap=gap, attended_within=3.0)
+    await _fetch(session, "extend_lease", now=to_time(now), gap=gap, attended_within=3.0)
     after = await _leases(session, [*before])
     for token, (lease, absence) in before.items():
         if absence > microseconds(3.0) or absence * 2 > lease.lease:
-            transitions.stand_still(lease, now, absence)
+            transitions.extend_lease(lease, now, absence)
         assert after[token] == lease
 
 

@@ -33,8 +33,8 @@ UPDATE composerd.clock SET disputed_since = %(disputed_since)s
 -- Note a jump that the leases have followed.
 UPDATE composerd.clock SET jump = %(jump)s, jumped_at = %(now)s
 
--- name: excuse
--- Give every running attempt a full lease, because the clock jumped. Does the same as `excuse` of
+-- name: grant_grace
+-- Give every running attempt a full lease, because the clock jumped. Does the same as `grant_grace` of
 -- composerd.driver.transitions.
 UPDATE composerd.leases l
 SET began = l.began + make_interval(secs => %(jump)s),
@@ -61,8 +61,8 @@ FROM (
 ) b
 WHERE j.id = b.id AND j.not_before > b.latest
 
--- name: stand_still
--- Do not count `gap` seconds without a server against the attempts that were running meanwhile. Does the same as `stand_still`
+-- name: extend_lease
+-- Do not count `gap` seconds without a server against the attempts that were running meanwhile. Does the same as `extend_lease`
 -- of composerd.driver.transitions.
 UPDATE composerd.leases l
 SET deadline = CASE
