@@ -152,3 +152,32 @@ async def test_commits_that_hang(serve: Serve, newest_postgres: Throwaway) -> No
     assert status in (200, 201)
     _, page = await server.request("GET", f"{COMPOSER}/jobs?type=keyed")
     assert [one["id"] for one in page["items"]] == [job["id"]]
+
+
+async def test_an_outage_ends_no_attempt(serve: Serve, own_postgres: Throwaway) -> None:
+    """A worker that heartbeats through an outage longer than its lease keeps its job; a lost one comes back later."""
+    lease = 2.0
+    server = await serve("--heartbeat-timeout", f"{lease}s", storage=own_postgres.fresh(connect_timeout="1"))
+    await server.submit("kept")
+    await server.submit("lost")
+    kept, lost = await server.ask("kept"), await server.ask("lost")
+    assert kept is not None
+    assert lost is not None
+    own_postgres.stop()
+    await asyncio.sleep(1.5 * lease)  # the outage lasts for longer than a lease
+    own_postgres.start()
+
+    async def ended() -> bool:
+        return ENDS.encode() in server.log
+
+    await server.until(ended)
+    await asyncio.sleep(lease / 4)  # the worker does not notice at once that the storage answers again
+    again = asyncio.create_task(server.ask("lost", wait="30s"))
+    while not again.done():
+        status, attempt = await server.request("GET", kept["location"])
+        assert status == 503 or not attempt["canceled"]
+        await asyncio.sleep(lease / 10)
+    requeued = await again
+    assert requeued is not None
+    assert requeued["id"] == lost["id"]
+    assert (await server.finish(kept, {}))[0] == 200
