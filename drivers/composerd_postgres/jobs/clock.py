@@ -44,7 +44,7 @@ class StorageClock:
 
     async def grace(self) -> None:
         """Give back to the leases the time in which no server was there, if there was such a time."""
-        await self._alone(self._stand_still, 0)
+        await self._alone(self._extend_leases, 0)
 
     async def confirm(self) -> None:
         """See `Driver.confirm_clock`."""
@@ -106,7 +106,7 @@ class StorageClock:
         """
         session = self._session
         if row.running and row.now - self._attended(row) - session.worked > microseconds(ATTENDED_WITHIN):
-            await self._alone(self._stand_still, session.worked)
+            await self._alone(self._extend_leases, session.worked)
             return True
         if row.now - self._written >= (_NOTED_EVERY if row.running else STORED_EVERY):
             # Not the present time: a commit that hangs until its time is over may be visible later, and proves nothing.
@@ -141,23 +141,23 @@ class StorageClock:
         parameters = {"disputed_since": _time(self._keeper.state.disputed_since)}
         await transaction.fetch(self._session.statements["save_dispute"], parameters)
         if jump or row.attended is None:
-            await self._excuse(transaction, row, jump)
+            await self._grant_grace(transaction, row, jump)
         else:
-            await self._stand_still(transaction, row, 0)
+            await self._extend_leases(transaction, row, 0)
 
     async def _follow(self, transaction: Transaction, row: Any, jump: int, seen: int) -> None:
         """Let the leases follow a jump, unless another server has done so since the clock was seen before it."""
         if _is_known(row, jump, seen):
             await transaction.commit()
         else:
-            await self._excuse(transaction, row, jump)
+            await self._grant_grace(transaction, row, jump)
 
-    async def _excuse(self, transaction: Transaction, row: Any, jump: int) -> None:
+    async def _grant_grace(self, transaction: Transaction, row: Any, jump: int) -> None:
         parameters = {"now": to_time(row.now), "jump": seconds(jump)}
         names = ("shorten_backoffs", "grant_grace", "save_jump", "attend_now")
         await transaction.commit(self._session.statements.joined(*names), parameters)
 
-    async def _stand_still(self, transaction: Transaction, row: Any, worked: int) -> None:
+    async def _extend_leases(self, transaction: Transaction, row: Any, worked: int) -> None:
         """Give the leases the time in which no server looked after them, except that in which this one worked."""
         gap = seconds(row.now - self._attended(row) - worked)
         parameters = {"now": to_time(row.now), "gap": gap, "attended_within": ATTENDED_WITHIN}
