@@ -1,4 +1,4 @@
-"""How far a storage trusts its clock: `Timekeeper` notices jumps, and keeps retention from following them.
+"""The trust of a storage in its clock: `Timekeeper` notices jumps, and keeps retention from following them.
 
 Nothing here reads a clock. A driver passes the storage's time and the time that has passed, both in microseconds; the
 second one comes from a monotonic clock of the server, and only its differences mean something.

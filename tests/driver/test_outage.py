@@ -33,7 +33,7 @@ class Noted:
 
     @property
     def lines(self) -> list[str]:
-        """What was logged."""
+        """The messages that were logged."""
         return self._caplog.messages
 
 

@@ -1,4 +1,4 @@
-"""What a jump of the clock must not change in drivers of one process, beyond the contract."""
+"""Jumps of the clock in drivers of one process, beyond the contract."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path

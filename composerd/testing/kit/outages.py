@@ -60,7 +60,7 @@ class Changes:
 
 
 class Outages:
-    """What calls that fail have changed."""
+    """Tests of the changes that calls leave behind when they fail."""
 
     @clause("G9", needs="durable")
     async def test_a_storage_that_is_not_open(self, instance: Instance) -> None:

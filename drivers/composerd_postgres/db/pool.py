@@ -73,7 +73,7 @@ class Connections:
         self._expiring: asyncio.TimerHandle | None = None
         self._closed = True
         self._logged = ""
-        """What was logged last about a refusal that waiting cannot mend."""
+        """The message that was logged last about a refusal that waiting cannot mend."""
 
     def open(self, connection: Connection) -> None:
         """Begin to lend connections, this one first."""

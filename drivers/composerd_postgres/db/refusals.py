@@ -44,7 +44,7 @@ _HINTS = {
     "statement pooling mode": "composerd needs transactions: set the pooler to session mode, or to transaction mode "
     "and add pooler=yes to the storage URL",
 }
-"""What to do about messages of a pooler."""
+"""The advice that is added to messages of a pooler."""
 
 
 def lasts(message: str) -> bool:

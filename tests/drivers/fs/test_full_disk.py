@@ -95,7 +95,7 @@ async def test_another_program_takes_what_is_free(tmp_path: Path, kind: str) -> 
 
 
 async def test_a_flush_of_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What fits is stored although it is in a flush with what does not fit, and large writes are not all tried."""
+    """A write that fits is stored although one of the same flush does not fit, and large writes are not all tried."""
     with small_disk("ext4", tmp_path) as disk:
         async with instance_of("fs", disk / "storage") as fs:
             ended = [await fs.add() for _ in range(5)]
@@ -267,7 +267,7 @@ async def test_a_clock_is_confirmed(tmp_path: Path, kind: str) -> None:
 async def test_a_reserve_that_cannot_be_preallocated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: int
 ) -> None:
-    """Where a file system cannot preallocate, the reserve is written; where it cannot be kept, the log says so."""
+    """If a file system cannot preallocate, the reserve is written; if it cannot be kept, the log says so."""
 
     def failing(*_args: Any) -> None:
         raise OSError(error, os.strerror(error))

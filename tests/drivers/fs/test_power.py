@@ -135,7 +135,7 @@ async def test_a_power_cut_at_any_moment(tmp_path: Path, disk: Disk, monkeypatch
 async def test_a_power_cut_after_a_failed_flush_and_a_restart(
     tmp_path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is acknowledged after a failed flush and a restart is on the disk, without what only the memory had."""
+    """A write that is acknowledged after a failed flush and a restart is on the disk; lost data is not read."""
     fs = Instance(await opened(tmp_path / "storage"), tmp_path / "storage")
     acknowledged = [await fs.add(args=LARGE) for _ in range(3)]
     with monkeypatch.context() as patch:

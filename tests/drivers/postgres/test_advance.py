@@ -1,4 +1,4 @@
-"""What `advance` does when the database refuses one of its statements."""
+"""Calls of `advance` while the database refuses one of its statements."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What replication asks of the tables, and what it leaves behind."""
+"""The demands of replication on the tables, and the state in which it leaves them."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

@@ -62,8 +62,8 @@ FROM (
 WHERE j.id = b.id AND j.not_before > b.latest
 
 -- name: extend_lease
--- Do not count `gap` seconds without a server against the attempts that were running meanwhile. Does the same as `extend_lease`
--- of composerd.driver.transitions.
+-- Do not count `gap` seconds without a server against the attempts that were running meanwhile. Does the same as
+-- `extend_lease` of composerd.driver.transitions.
 UPDATE composerd.leases l
 SET deadline = CASE
         WHEN a.seconds * 2 > l.lease THEN %(now)s + make_interval(secs => l.lease)
