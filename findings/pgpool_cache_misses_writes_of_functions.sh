@@ -43,6 +43,7 @@ listen_addresses = ''
 port = 9999
 socket_dir = '$scratch/pool'
 pcp_socket_dir = '$scratch/pool'
+pcp_port = $((20000 + $$ % 10000))
 wd_ipc_socket_dir = '$scratch/pool'
 pid_file_name = '$scratch/pool/pgpool.pid'
 logdir = '$scratch/pool'

@@ -1,6 +1,7 @@
 """Pgpool-II as the tests run it: with a cache, before a primary and a standby that lags and gets all its reads."""
 
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ listen_addresses = ''
 port = {port}
 socket_dir = '{directory}'
 pcp_socket_dir = '{directory}'
+pcp_port = {pcp_port}
 wd_ipc_socket_dir = '{directory}'
 pid_file_name = '{directory}/pgpool.pid'
 logdir = '{directory}'
@@ -55,7 +57,9 @@ def behind_pgpool(program: str, primary: Throwaway) -> Iterator[None]:
     try:
         standby.start()
         settings = primary.directory / "pgpool.conf"
-        settings.write_text(_SETTINGS.format(port=PORT, directory=primary.directory, standby=standby.directory))
+        settings.write_text(
+            _SETTINGS.format(port=PORT, pcp_port=_free_port(), directory=primary.directory, standby=standby.directory)
+        )
         (primary.directory / "pcp.conf").touch()
         with (primary.directory / "pgpool.log").open("wb") as log:
             process = subprocess.Popen(
@@ -86,6 +90,13 @@ def queries_of_the_standby(primary: Throwaway) -> int:
             return int(nodes[1]["select_cnt"])
     finally:
         connection.close()
+
+
+def _free_port() -> int:
+    """Return a TCP port that is free: Pgpool-II always listens on one of localhost, for its own commands."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _wait_until_it_answers(primary: Throwaway, process: "subprocess.Popen[bytes]") -> None:
