@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from aiohttp import web
 
 from composerd.artifacts.files import Files
+from composerd.http.clients import Clients
 from composerd.http.connection_limit import ConnectionLimit
 from composerd.http.endpoints import artifacts, jobs, status, worker
 from composerd.http.errors import ErrorTable
 from composerd.http.keys import (
     ARTIFACTS,
+    CLIENTS,
     COMPOSER_ERRORS,
     CONNECTIONS,
     METRICS,
@@ -40,6 +42,7 @@ def create_app(
     app[QUEUE] = queue
     app[SETTINGS] = settings
     app[ARTIFACTS] = files
+    app[CLIENTS] = Clients(settings.trusted_proxies)
     app[CONNECTIONS] = connections
     app[METRICS] = metrics
     app[WORKER_ERRORS] = ErrorTable.worker(settings.worker_base_path)

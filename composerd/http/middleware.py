@@ -18,8 +18,8 @@ from composerd.errors import (
 )
 from composerd.http.arguments import error_table_of
 from composerd.http.errors import UNSPECIFIED, MethodNotSupported, NotAllowed, ResourceNotFound
-from composerd.http.keys import CONNECTIONS, METRICS, QUEUE
-from composerd.http.request_context import REQUEST_ID_HEADER, request_id, reserved_bytes
+from composerd.http.keys import CLIENTS, CONNECTIONS, METRICS, QUEUE
+from composerd.http.request_context import REQUEST_ID_HEADER, client, request_id, reserved_bytes
 from composerd.ids import new_id_text
 
 log = logging.getLogger(__name__)
@@ -35,6 +35,7 @@ class RequestBoundary:
     def __init__(self, app: web.Application, handle: Handler) -> None:
         self._app = app
         self._handle = handle
+        self._clients = app[CLIENTS]
         self._connections = app[CONNECTIONS]
         self._metrics = app[METRICS]
         self._budget = app[QUEUE].budget
@@ -43,6 +44,7 @@ class RequestBoundary:
         """Return the answer to a request, whatever happens to it."""
         new_id = new_id_text()
         request_id.set(new_id)
+        client.set(self._clients.of(request))
         connections = self._connections
         response: web.StreamResponse
         try:

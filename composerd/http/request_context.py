@@ -11,5 +11,8 @@ request_id: ContextVar[str] = ContextVar("request_id", default="-")
 known_job_id: ContextVar[str | None] = ContextVar("known_job_id", default=None)
 """The id of the job that the request is about, once it is known."""
 
+client: ContextVar[str] = ContextVar("client", default="")
+"""The client that sent the request, as `composerd.http.clients` names it. Each gets a share of what is scarce."""
+
 reserved_bytes: ContextVar[int] = ContextVar("reserved_bytes", default=0)
 """Bytes that the request body has reserved in the queue's budget; `RequestBoundary` gives them back."""

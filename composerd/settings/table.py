@@ -11,12 +11,15 @@ from composerd.settings.values import (
     base_path,
     domain,
     duration,
+    mode,
+    network,
     nonempty,
     number,
     one_of,
     positive_duration,
     positive_size,
     readable_file,
+    size,
 )
 
 PREFIX = "COMPOSERD_"
@@ -42,11 +45,27 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     undequeueable_types: tuple[str, ...]
     max_body_size: int
     max_artifact_size: int
+    max_artifacts: int
+    max_artifacts_size: int
+    """Most bytes of all artifacts of one attempt together."""
+    min_free_space: int | None
+    """Bytes that stay free on the disk; None for a part of the file system."""
+    max_retention: float | None
+    """Longest retention in seconds that a job may ask for, 0 for no limit; None for a default."""
+    body_timeout: float
+    min_rate: int
+    """Lowest rate in bytes a second of a body, an upload or a download that takes longer than `body_timeout`."""
     tls_cert: str | None
     tls_key: str | None
     tls_client_ca: str | None
     allowed_domains: tuple[str, ...]
     """Domains of accepted client certificates; empty to accept certificates of all domains."""
+    trusted_proxies: tuple[str, ...]
+    """Networks in CIDR notation, and `unix` for peers on unix sockets."""
+    allowed_hosts: tuple[str, ...]
+    """Hosts that requests may name; empty to accept all."""
+    socket_mode: int
+    socket_group: str | None
     max_connections: int
     max_waits: int
     log_level: str
@@ -162,6 +181,32 @@ SETTINGS: Sequence[Setting] = (
     ),
     Setting("max_body_size", positive_size, "Maximum size of a request body.", default="32MiB"),
     Setting("max_artifact_size", positive_size, "Maximum size of an artifact.", default="64GiB"),
+    Setting("max_artifacts", number(1, 100_000), "Maximum number of artifacts of a job; 1 to 100000.", default="1000"),
+    Setting("max_artifacts_size", positive_size, "Maximum total size of the artifacts of a job.", default="256GiB"),
+    Setting(
+        "min_free_space",
+        size,
+        "Uploads and submissions are refused when less space is free on the disk; 0: only when it is full.",
+        without="5% of the file system, at most 1GiB",
+    ),
+    Setting(
+        "max_retention",
+        duration,
+        "Longest retention that a job may ask for; 0: no limit.",
+        without="a year, or `retention` if that is longer",
+    ),
+    Setting(
+        "body_timeout",
+        positive_duration,
+        "How long a client may send nothing of a body, or read nothing of an answer.",
+        default="30s",
+    ),
+    Setting(
+        "min_rate",
+        size,
+        "Lowest rate, in bytes a second, of a transfer that takes longer than body_timeout; 0: any.",
+        default="16KiB",
+    ),
     Setting(
         "tls_cert",
         readable_file,
@@ -180,6 +225,22 @@ SETTINGS: Sequence[Setting] = (
         without="any",
         repeatable=True,
     ),
+    Setting(
+        "trusted_proxies",
+        network,
+        "Address or network of proxies whose X-Forwarded-For names the client, or `unix` for all on unix sockets.",
+        repeatable=True,
+        may_be_empty=True,
+    ),
+    Setting(
+        "allowed_hosts",
+        domain,
+        "Host that requests may name, such as composer.example.com or *.example.com; others are refused.",
+        without="any",
+        repeatable=True,
+    ),
+    Setting("socket_mode", mode, "Permissions of the unix sockets, in octal.", default="0660"),
+    Setting("socket_group", nonempty, "Group of the unix sockets.", without="that of the process"),
     Setting(
         "max_connections", number(1, 1_000_000), "Maximum number of open connections; 1 to 1000000.", default="20000"
     ),

@@ -5,6 +5,7 @@ A parser turns text into a value, or raises `ValueError` with a message that say
 
 import re
 from collections.abc import Callable
+from ipaddress import ip_network
 from pathlib import Path
 
 from composerd.units import parse_duration, parse_size
@@ -43,6 +44,28 @@ def positive_size(text: str) -> int:
     if size <= 0:
         raise ValueError("must be greater than 0")
     return size
+
+
+def size(text: str) -> int:
+    """Parse a size in bytes, which may be 0."""
+    return parse_size(text)
+
+
+def mode(text: str) -> int:
+    """Parse the permissions of a file, in octal."""
+    if not re.fullmatch(r"0?[0-7]{3}", text):
+        raise ValueError(f"{text!r} is not a mode in octal such as 0660")
+    return int(text, 8)
+
+
+def network(text: str) -> str:
+    """Return an address or a network in CIDR notation; accept `unix`, which stands for peers on unix sockets."""
+    if text == "unix":
+        return text
+    try:
+        return str(ip_network(text))
+    except ValueError:
+        raise ValueError(f"{text!r} is not an address or a network such as 10.0.0.0/8, nor `unix`") from None
 
 
 def number(least: int, most: int) -> Callable[[str], int]:

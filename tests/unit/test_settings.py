@@ -35,10 +35,20 @@ def test_the_defaults() -> None:
         undequeueable_types=("manifest-id-only",),
         max_body_size=32 * 1024**2,
         max_artifact_size=64 * 1024**3,
+        max_artifacts=1000,
+        max_artifacts_size=256 * 1024**3,
+        min_free_space=None,
+        max_retention=None,
+        body_timeout=30,
+        min_rate=16 * 1024,
         tls_cert=None,
         tls_key=None,
         tls_client_ca=None,
         allowed_domains=(),
+        trusted_proxies=(),
+        allowed_hosts=(),
+        socket_mode=0o660,
+        socket_group=None,
         max_connections=20000,
         max_waits=20000,
         log_level="info",
@@ -51,7 +61,7 @@ def test_the_defaults() -> None:
 def test_the_shown_defaults() -> None:
     """Setting every default as the help shows it gives the same settings as setting nothing."""
     shown = {setting.name: setting.shown_default for setting in SETTINGS if setting.default is not None}
-    assert len(shown) == len(SETTINGS) - 6
+    assert len(shown) == len(SETTINGS) - 11
     assert load(shown, HOME, None) == load({}, HOME, None)
 
 
@@ -135,10 +145,20 @@ BAD = {
     "undequeueable_types": "",
     "max_body_size": "0",
     "max_artifact_size": "big",
+    "max_artifacts": "0",
+    "max_artifacts_size": "0",
+    "min_free_space": "some",
+    "max_retention": "-1s",
+    "body_timeout": "0",
+    "min_rate": "fast",
     "tls_cert": "/nowhere/cert.pem",
     "tls_key": "/",
     "tls_client_ca": "",
     "allowed_domains": "http://example.com",
+    "trusted_proxies": "proxy",
+    "allowed_hosts": "http://example.com",
+    "socket_mode": "888",
+    "socket_group": "",
     "max_connections": "0",
     "max_waits": "-1",
     "log_level": "loud",
