@@ -3,7 +3,7 @@
 import pytest
 
 from composerd.errors import Unavailable
-from composerd.queue.shares import Shares
+from composerd.shares import Shares
 
 
 def grab(shares: Shares, client: str) -> int:
