@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from composerd.settings.table import PREFIX, SETTINGS, Setting, Settings
+from composerd.units import format_duration
 
 CLIENT_VARIABLES = frozenset({"COMPOSERD_SERVER", "COMPOSERD_CA_FILE", "COMPOSERD_CERT_FILE", "COMPOSERD_KEY_FILE"})
 """Environment variables that belong to the client commands, not to the server."""
@@ -24,6 +25,8 @@ _NEEDS = (
     ("allowed_domains", "tls_client_ca"),
 )
 """Pairs of settings: the first requires the second."""
+
+_YEAR = 365 * 86400.0
 
 
 def load(options: Mapping[str, Any], environ: Mapping[str, str], config: Path | None) -> Settings:
@@ -44,7 +47,20 @@ def load(options: Mapping[str, Any], environ: Mapping[str, str], config: Path | 
     values.setdefault("storage", default_storage(environ))
     for setting in SETTINGS:
         values.setdefault(setting.name, setting.default_value)
+    values["max_retention"] = _max_retention(values["max_retention"], values["retention"])
     return Settings(**values)
+
+
+def _max_retention(given: float | None, retention: float) -> float:
+    """Return the longest retention of a job, which is never shorter than the server's own; 0 stands for no limit."""
+    if given is None:
+        return max(_YEAR, retention) if retention else 0
+    if given and not 0 < retention <= given:
+        own = format_duration(retention) if retention else "0, which is no limit"
+        raise SettingsError(
+            f"max_retention ({format_duration(given)}) is shorter than retention ({own}): raise it, or lower retention"
+        )
+    return given
 
 
 def default_storage(environ: Mapping[str, str]) -> str:

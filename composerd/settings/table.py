@@ -50,8 +50,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Most bytes of all artifacts of one attempt together."""
     min_free_space: int | None
     """Bytes that stay free on the disk; None for a part of the file system."""
-    max_retention: float | None
-    """Longest retention in seconds that a job may ask for, 0 for no limit; None for a default."""
+    max_retention: float
+    """Longest retention in seconds that a job may ask for; 0 for no limit."""
     body_timeout: float
     min_rate: int
     """Lowest rate in bytes a second of a body, an upload or a download that takes longer than `body_timeout`."""
@@ -193,7 +193,7 @@ SETTINGS: Sequence[Setting] = (
         "max_retention",
         duration,
         "Longest retention that a job may ask for; 0: no limit.",
-        without="a year, or `retention` if that is longer",
+        without="a year, or `retention` if that is longer or 0",
     ),
     Setting(
         "body_timeout",

@@ -195,8 +195,8 @@ async def test_idempotency_key(server: Server) -> None:
 
 @row(TABLE, "retention")
 async def test_retention(serve: Serve) -> None:
-    """A job is deleted this long after its end, or never if it is 0."""
-    server = await serve("--sweep-interval", "50ms")
+    """A job is deleted this long after its end, or never if it is 0 and the server has no limit."""
+    server = await serve("--sweep-interval", "50ms", "--max-retention", "0")
     gone, kept = await server.submit(retention="200ms"), await server.submit(retention="0")
     await run(server)
     await run(server)

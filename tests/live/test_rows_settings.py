@@ -219,6 +219,19 @@ async def test_retention(serve: Serve) -> None:
     assert canceled["expires_at"] is None
 
 
+@row(TABLE, "--max-retention")
+async def test_max_retention(serve: Serve) -> None:
+    """A job may ask for a retention up to this long, and a longer one is error 19 that names the limit."""
+    server = await serve("--retention", "1h", "--max-retention", "2h")
+    await server.submit(retention="2h")
+    job = {"type": "build", "retention": "3h"}
+    assert await error(server, "POST", f"{COMPOSER}/jobs", json.dumps(job).encode(), **JSON) == (
+        400,
+        19,
+        {"field": "retention", "problem": "must be greater than 0 and at most 2h", "limit": "2h"},
+    )
+
+
 @row(TABLE, "--undequeueable-types")
 async def test_undequeueable_types(serve: Serve) -> None:
     """Workers may not request these types, which replace the default."""

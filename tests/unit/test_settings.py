@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from composerd.settings import SETTINGS, Setting, Settings, SettingsError, load
+from composerd.units import parse_duration
 
 from ..rows import table_of
 
@@ -38,7 +39,7 @@ def test_the_defaults() -> None:
         max_artifacts=1000,
         max_artifacts_size=256 * 1024**3,
         min_free_space=None,
-        max_retention=None,
+        max_retention=365 * 86400,
         body_timeout=30,
         min_rate=16 * 1024,
         tls_cert=None,
@@ -225,3 +226,26 @@ def test_an_unknown_variable() -> None:
     with pytest.raises(SettingsError, match="COMPOSERD_MAX_RETRYS"):
         load({}, HOME | {"COMPOSERD_MAX_RETRYS": "5"}, None)
     load({}, HOME | {"COMPOSERD_SERVER": "http://x"}, None)
+
+
+@pytest.mark.parametrize(
+    ("given", "longest"),
+    [
+        ({}, "365d"),
+        ({"retention": "700d"}, "700d"),
+        ({"retention": "0"}, "0"),
+        ({"max_retention": "20d"}, "20d"),
+        ({"max_retention": "0"}, "0"),
+        ({"retention": "0", "max_retention": "0"}, "0"),
+    ],
+)
+def test_the_longest_retention(given: dict[str, str], longest: str) -> None:
+    """A job may ask for a retention of a year, or of the server's own if that is longer, unless a limit is set."""
+    assert load(given, HOME, None).max_retention == parse_duration(longest)
+
+
+@pytest.mark.parametrize("own", ["14d", "0"])
+def test_a_longest_retention_that_is_shorter_than_the_servers_own(own: str) -> None:
+    """A limit below the server's own retention is an error that names both."""
+    with pytest.raises(SettingsError, match=rf"max_retention \(1d\) is shorter than retention \({own}"):
+        load({"max_retention": "1d", "retention": own}, HOME, None)

@@ -13,7 +13,7 @@ from composerd.http.schemas import NOT_A_WORD, BatchJob, SubmitJob, is_word
 from composerd.ids import new_id, parse_uuid
 from composerd.models import NewJob, OnDependencyFailure
 from composerd.settings import MAX_DURATION, Settings
-from composerd.units import parse_duration
+from composerd.units import format_duration, parse_duration
 
 _encode = msgspec.json.Encoder().encode
 
@@ -67,8 +67,7 @@ def _new_job(job: SubmitJob | BatchJob, refs: Mapping[str, UUID], settings: Sett
         on_dependency_failure=_RUN if job.on_dependency_failure == "run" else OnDependencyFailure.FAIL,
         idempotency_key=job.idempotency_key,
         fingerprint=b"" if job.idempotency_key is None else _fingerprint(job, args),
-        retention=(settings.retention if job.retention is None else _duration(job.retention, where + "retention"))
-        or None,
+        retention=(settings.retention or None) if job.retention is None else _retention(job.retention, settings, where),
     )
 
 
@@ -123,6 +122,16 @@ def _positive(text: str, field: str) -> float:
     if seconds == 0:
         raise InvalidContent(field=field, problem="must be greater than 0")
     return seconds
+
+
+def _retention(text: str, settings: Settings, where: str) -> float | None:
+    """Return the retention that a job asks for; None if it is to be kept until it is deleted."""
+    seconds = _duration(text, where + "retention")
+    limit = settings.max_retention
+    if limit and not 0 < seconds <= limit:
+        problem = f"must be greater than 0 and at most {format_duration(limit)}"
+        raise InvalidContent(field=where + "retention", problem=problem, limit=format_duration(limit))
+    return seconds or None
 
 
 def _duration(text: str, field: str) -> float:
