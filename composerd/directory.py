@@ -9,6 +9,8 @@ import os
 from pathlib import Path
 from typing import BinaryIO
 
+from composerd.models import DiskSpace
+
 
 class Directory:
     """One directory, to be opened before it is used. Its methods block, and raise `OSError`.
@@ -47,6 +49,11 @@ class Directory:
     def file_system(self) -> os.statvfs_result:
         """Return the sizes of the file system that the directory is on."""
         return os.statvfs(self._descriptor)
+
+    def space(self) -> DiskSpace:
+        """Return the space of the file system that the directory is on."""
+        found = self.file_system()
+        return DiskSpace(found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize)
 
     def is_writable(self) -> bool:
         """Return True if files can be created in the directory."""

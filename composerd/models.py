@@ -156,6 +156,14 @@ class Artifact(msgspec.Struct, frozen=True):
     """The file's location in the artifact store, which drivers do not interpret. Stored records call it `place`."""
 
 
+class DiskSpace(NamedTuple):
+    """The space of a file system, in bytes."""
+
+    free: int
+    """Free for programs without special rights."""
+    size: int
+
+
 class AttemptState(enum.StrEnum):
     """The state of the attempt that a token belongs to."""
 
@@ -231,6 +239,17 @@ class Attachment(msgspec.Struct, frozen=True):
 
     token: UUID
     artifact: Artifact
+    max_files: int | None = None
+    """Maximum number of files of the attempt, with this one; None for no limit."""
+    max_bytes: int | None = None
+    """Maximum size of all files of the attempt together, in bytes; None for no limit."""
+
+
+class Exceeded(enum.StrEnum):
+    """The limits that a file would exceed."""
+
+    FILES = "files"
+    BYTES = "bytes"
 
 
 class Attached(msgspec.Struct, frozen=True):
@@ -240,6 +259,8 @@ class Attached(msgspec.Struct, frozen=True):
     """The attempt; if it is not running, the file was not attached."""
     replaced: str | None = None
     """The location of the file that the name belonged to before, if it is another one; it is no longer attached."""
+    exceeded: Exceeded | None = None
+    """The limit because of which the file of a running attempt was not attached."""
 
 
 class Outcome(msgspec.Struct, frozen=True):

@@ -44,6 +44,7 @@ from composerd.models import (
     AttemptState,
     Claim,
     Claimed,
+    DiskSpace,
     Enqueued,
     Finished,
     Job,
@@ -57,7 +58,7 @@ from composerd.models import (
     Worker,
 )
 
-CONTRACT_VERSION = "1.1"
+CONTRACT_VERSION = "1.2"
 """The version of this contract. A driver that was written for another major version is refused.
 
 A new minor version only adds things that a driver may ignore.
@@ -145,7 +146,7 @@ class Driver(abc.ABC):
     """A storage of jobs. One instance is one opened storage; it is used from one event loop."""
 
     contract: ClassVar[str]
-    """The CONTRACT_VERSION for which the driver was written, as a literal: `contract = "1.1"`."""
+    """The CONTRACT_VERSION for which the driver was written, as a literal: `contract = "1.2"`."""
 
     name: ClassVar[str]
     """The driver's name in errors and logs: its scheme."""
@@ -196,6 +197,13 @@ class Driver(abc.ABC):
     @abc.abstractmethod
     async def ping(self) -> None:
         """Return if the storage accepts writes now; if not, raise `Unavailable` or `StorageFull` and say why (S5)."""
+
+    async def free_space(self) -> DiskSpace | None:
+        """Return the space of the file system that the storage is on, or None if the driver cannot know it (S11).
+
+        It is called once a second, and has to be cheap.
+        """
+        return None
 
     @abc.abstractmethod
     async def info(self) -> StorageInfo:
@@ -276,10 +284,13 @@ class Driver(abc.ABC):
 
     @abc.abstractmethod
     async def attach(self, attachments: Sequence[Attachment]) -> Batch[Attached]:
-        """Add uploaded files to running attempts, each replacing a file of the same name, and renew them (U1 to U5).
+        """Add uploaded files to running attempts, each replacing a file of the same name, and renew them (U1 to U7).
+
+        `composerd.driver.attachments` decides whether a file would exceed a limit of its attempt.
 
         Returns:
-            The attempts as they are now. An attempt that is not running refused the file.
+            The attempts as they are now. An attempt that is not running refused the file, and so did one that would
+            have exceeded a limit, which the answer names.
         """
 
     @abc.abstractmethod

@@ -17,6 +17,7 @@ from composerd.models import (
     Attempt,
     Claim,
     Claimed,
+    DiskSpace,
     Enqueued,
     Finished,
     Job,
@@ -61,7 +62,7 @@ class Guard(Driver):
     Its methods return the coroutine of `_call` instead of being coroutines themselves: one layer less on each call.
     """
 
-    contract = "1.1"
+    contract = "1.2"
     name = "guard"
 
     def __init__(self, driver: Driver, observe: Observer = unobserved) -> None:
@@ -143,6 +144,9 @@ class Guard(Driver):
 
     def ping(self) -> Call[None]:
         return self._call("ping", self.driver.ping())
+
+    def free_space(self) -> Call[DiskSpace | None]:
+        return self._call("free_space", self.driver.free_space())
 
     def info(self) -> Call[StorageInfo]:
         return self._call("info", self.driver.info())
@@ -235,7 +239,7 @@ class Guard(Driver):
         return self._call("load", self.driver.load(jobs))
 
 
-_LIMITED = frozenset({"get", "list", "payload", "artifacts", "workers", "ahead", "seen", "ping", "info"})
+_LIMITED = frozenset({"get", "list", "payload", "artifacts", "workers", "ahead", "seen", "ping", "info", "free_space"})
 """Methods whose calls may be canceled when they take too long."""
 
 _LONG_CALLS = frozenset({"start", "close", "migrate", "check", "load"})

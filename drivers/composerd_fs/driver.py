@@ -12,6 +12,7 @@ from composerd.driver import Batch, Capabilities, StorageCheck, StorageInfo
 from composerd.driver.timekeeper import ClockState
 from composerd.driver.url import path_of
 from composerd.errors import StorageUnusable, Unavailable
+from composerd.models import DiskSpace
 from composerd_fs.journal.checkpoint import Restoration
 from composerd_fs.journal.clock_file import ClockFile, StoredClock
 from composerd_fs.journal.compactor import Compactor
@@ -148,6 +149,15 @@ class FsDriver(TableDriver):
         return StoredClock(state.seen, state.disputed_since, self._time.timeouts())
 
     # For operators.
+
+    async def free_space(self) -> DiskSpace:
+        return await asyncio.to_thread(self._free_space)
+
+    def _free_space(self) -> DiskSpace:
+        try:
+            return self._journal.directory.space()
+        except OSError as exc:
+            raise Unavailable(f"the file system of {self.directory} does not tell its size: {exc.strerror}") from exc
 
     async def ping(self) -> None:
         await self._journal.ping()

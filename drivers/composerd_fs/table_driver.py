@@ -40,7 +40,7 @@ T = TypeVar("T")
 class TableDriver(Driver):
     """The contract on a table behind a group commit; `log` is the journal, or nothing."""
 
-    contract = "1.1"
+    contract = "1.2"
 
     def __init__(self, log: FlushLog) -> None:
         self._clock = Clock()

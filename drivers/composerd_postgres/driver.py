@@ -79,7 +79,7 @@ class PostgresDriver(Driver):
     Artifacts are not in the database: servers need a directory or an artifact store that all of them can reach.
     """
 
-    contract = "1.1"
+    contract = "1.2"
     name = "postgresql"
     capabilities = Capabilities(durable=True, shared=True, max_submission=100_000, max_payload=128 * 1024**2)
 

@@ -10,6 +10,7 @@ from uuid import UUID
 import msgspec
 
 from composerd.driver import transitions
+from composerd.driver.attachments import exceeded
 from composerd.driver.contract import StoredJob
 from composerd.driver.records import StoredJobView
 from composerd.driver.simple.records import AttemptRecord, JobRecord, due_in
@@ -168,10 +169,14 @@ class Transaction:
             return Attached(answer)
         artifact = attachment.artifact
         before = running.artifacts.get(artifact.name)
-        running.artifacts[artifact.name] = artifact
+        refused = exceeded(running.artifacts, attachment)
+        if refused is None:
+            running.artifacts[artifact.name] = artifact
         transitions.renew(running, self.now)
         self.save(record)
-        return Attached(answer, None if before is None or before.location == artifact.location else before.location)
+        if refused is not None or before is None or before.location == artifact.location:
+            return Attached(answer, exceeded=refused)
+        return Attached(answer, before.location)
 
     def finish(self, outcome: Outcome) -> Finished:
         """End a running attempt with its outcome; see `Driver.finish`."""

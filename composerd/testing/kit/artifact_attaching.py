@@ -1,8 +1,11 @@
 """Tests of artifacts: files that are attached to an attempt and become the job's when the attempt ends it."""
 
+import asyncio
+from uuid import UUID
+
 import pytest
 
-from composerd.models import AttemptState
+from composerd.models import Artifact, Attached, Attachment, AttemptState, Exceeded
 from composerd.testing.kit.clause import clause
 from composerd.testing.kit.instance import Instance
 
@@ -85,3 +88,73 @@ class Artifacts:
         assert await instance.pass_time(500.0) == []
         await instance.attach(token, "a")
         assert await instance.pass_time(500.0) == []
+
+    @clause("U6")
+    async def test_the_number_of_files_is_limited(self, instance: Instance) -> None:
+        """A file beyond `max_files` is refused, while one can still be replaced, and the lease is renewed (A2)."""
+        job_id = await instance.add()
+        token = await instance.take(handover=50.0)
+        for name in ("a", "b"):
+            assert (await _attach(instance, token, name, max_files=2)).exceeded is None
+        refused = await _attach(instance, token, "c", max_files=2)
+        assert (refused.attempt.state, refused.replaced, refused.exceeded) == (
+            AttemptState.RUNNING,
+            None,
+            Exceeded.FILES,
+        )
+        replacing = await _attach(instance, token, "b", location="new", max_files=2)
+        assert (replacing.replaced, replacing.exceeded) == ("b", None)
+        assert [one.location for one in await instance.artifacts(job_id)] == ["a", "new"]
+        assert await instance.pass_time(500.0) == []
+        await _attach(instance, token, "c", max_files=2)
+        assert await instance.pass_time(500.0) == []
+
+    @clause("U6", "G3")
+    async def test_a_repetition_within_no_limit(self, instance: Instance) -> None:
+        """A file that is attached already is accepted again, also if a lower limit has been set since then."""
+        await instance.add()
+        token = await instance.take()
+        for name in ("a", "b"):
+            await _attach(instance, token, name)
+        repeated = await _attach(instance, token, "b", max_files=1, max_bytes=1)
+        assert (repeated.replaced, repeated.exceeded) == (None, None)
+
+    @clause("U6")
+    async def test_files_that_race_for_the_last_place(self, instance: Instance) -> None:
+        """Of many files that are attached at one time, as many as the limit allows are accepted."""
+        job_id = await instance.add()
+        token = await instance.take()
+        answers = await asyncio.gather(*[_attach(instance, token, f"{n}", max_files=3) for n in range(8)])
+        assert sorted(one.exceeded is None for one in answers) == [False] * 5 + [True] * 3
+        assert len(await instance.artifacts(job_id)) == 3
+
+    @clause("U7")
+    async def test_the_size_of_all_files_is_limited(self, instance: Instance) -> None:
+        """A file is refused if all files together would exceed `max_bytes`; what it replaces does not count."""
+        job_id = await instance.add()
+        token = await instance.take()
+        for name, size in (("a", 60), ("b", 40)):
+            assert (await _attach(instance, token, name, size, max_bytes=100)).exceeded is None
+        assert (await _attach(instance, token, "c", 1, max_bytes=100)).exceeded is Exceeded.BYTES
+        assert (await _attach(instance, token, "b", 41, location="new", max_bytes=100)).exceeded is Exceeded.BYTES
+        assert (await _attach(instance, token, "a", 50, location="new", max_bytes=100)).replaced == "a"
+        assert (await _attach(instance, token, "c", 10, max_bytes=100)).exceeded is None
+        assert [(one.name, one.size) for one in await instance.artifacts(job_id)] == [("a", 50), ("b", 40), ("c", 10)]
+
+
+async def _attach(
+    instance: Instance,
+    token: UUID,
+    name: str,
+    size: int = 1,
+    *,
+    location: str = "",
+    max_files: int | None = None,
+    max_bytes: int | None = None,
+) -> Attached:
+    """Attach a file under limits, and return the answer. Its location is its name unless another one is given."""
+    artifact = Artifact(name, size, "ab" * 32, location or name)
+    batch = await instance.driver.attach([Attachment(token, artifact, max_files, max_bytes)])
+    await instance.advance_until_idle(batch.news)
+    (attached,) = batch.items
+    return attached

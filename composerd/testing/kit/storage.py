@@ -89,6 +89,12 @@ class Storage:
         await instance.add()
         await instance.driver.ping()
 
+    @clause("S11")
+    async def test_free_space(self, instance: Instance) -> None:
+        """`free_space` says how much of the file system is free, not more than its size, or that nobody knows it."""
+        space = await instance.driver.free_space()
+        assert space is None or 0 <= space.free <= space.size
+
     @clause("S6")
     async def test_info_counts(self, instance: Instance) -> None:
         """`info` says how many jobs are in each state, and describes the storage."""

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from composerd.driver import Batch, StoredJob, transitions
+from composerd.driver.attachments import exceeded
 from composerd.driver.clock import microseconds, seconds
 from composerd.driver.submissions import plan
 from composerd.driver.transitions import RequeueCause
@@ -172,14 +173,16 @@ class Commands:
         answers = []
         for one in attachments:
             attempt = self._jobs.find_attempt(one.token)
-            replaced = None
+            replaced = refused = None
             if attempt is not None and attempt.state is AttemptState.RUNNING:
-                before = (attempt.artifacts or {}).get(one.artifact.name)
-                if before != one.artifact:
+                files = attempt.artifacts or {}
+                before = files.get(one.artifact.name)
+                refused = exceeded(files, one)
+                if before != one.artifact and refused is None:
                     self._write(entries.AttachedEntry(attempt.token, artifact_fields(one.artifact)))
                     replaced = None if before is None or before.location == one.artifact.location else before.location
                 self._renew(attempt)
-            answers.append(Attached(_attempt(attempt), replaced))
+            answers.append(Attached(_attempt(attempt), replaced, refused))
         return answers
 
     def finish(self, outcomes: Sequence[Outcome]) -> list[Finished]:

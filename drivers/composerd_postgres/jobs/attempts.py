@@ -5,6 +5,7 @@ from typing import Any
 from uuid import UUID
 
 from composerd.driver import transitions
+from composerd.driver.attachments import exceeded
 from composerd.driver.transitions import RequeueCause
 from composerd.errors import ComposerdError, JobEnded, JobNotFound
 from composerd.models import (
@@ -168,24 +169,25 @@ async def _attach(session: Session, attachments: Sequence[Attachment]) -> list[A
         tokens = [one.token for one in attachments]
         locked = await lock_attempts(session, transaction, tokens, draw_positions=False)
         running = [attempt for attempt in locked.attempts.values() if attempt.running]
-        attached: dict[tuple[UUID, str], Artifact] = {}
+        attached: dict[UUID, dict[str, Artifact]] = {attempt.job_id: {} for attempt in running}
         if running:
             parameters = {"ids": array(attempt.job_id for attempt in running)}
             for row in await transaction.fetch(statements["artifacts"], parameters):
-                attached[row.job_id, row.name] = artifact_of(row)
+                attached[row.job_id][row.name] = artifact_of(row)
         answers: list[Attached] = []
         written: dict[tuple[UUID, str], Any] = {}
         for one in attachments:
             attempt = locked.attempts.get(one.token)
-            replaced = None
+            replaced = refused = None
             if attempt is not None and attempt.running:
-                file = attempt.job_id, one.artifact.name
-                before = attached.get(file)
-                if before != one.artifact:
+                files = attached[attempt.job_id]
+                before = files.get(one.artifact.name)
+                refused = exceeded(files, one)
+                if before != one.artifact and refused is None:
                     replaced = None if before is None or before.location == one.artifact.location else before.location
-                    attached[file] = one.artifact
-                    written[file] = artifact_row(attempt.job_id, one.artifact)
-            answers.append(Attached(attempt_of(attempt), replaced))
+                    files[one.artifact.name] = one.artifact
+                    written[attempt.job_id, one.artifact.name] = artifact_row(attempt.job_id, one.artifact)
+            answers.append(Attached(attempt_of(attempt), replaced, refused))
         names = ["save_artifacts"] if written else []
         names += ["renew"] if running else []
         parameters = {

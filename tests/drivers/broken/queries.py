@@ -103,6 +103,26 @@ class DoesNotRenewOnAttach(Transaction):
         return attached
 
 
+@breaks("U6")
+class CountsNoFiles(Transaction):
+    """Attaches any number of files."""
+
+    def attach(self, attachment: Attachment) -> Attached:
+        return super().attach(msgspec.structs.replace(attachment, max_files=None))
+
+
+@breaks("U7")
+class CountsReplacedBytes(Transaction):
+    """Counts the size of a file that is replaced."""
+
+    def attach(self, attachment: Attachment) -> Attached:
+        _, running, _ = self.attempt(attachment.token)
+        before = None if running is None else running.artifacts.get(attachment.artifact.name)
+        if before is None or attachment.max_bytes is None:
+            return super().attach(attachment)
+        return super().attach(msgspec.structs.replace(attachment, max_bytes=attachment.max_bytes - before.size))
+
+
 @breaks("P1")
 class KeepsPayloadsOfDeletedJobs(DictShelf):
     """Keeps the payloads of deleted jobs."""

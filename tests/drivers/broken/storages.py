@@ -11,7 +11,7 @@ from composerd.driver.simple import JobRecord, Shelf
 from composerd.driver.simple.transaction import Transaction
 from composerd.driver.transitions import Effects
 from composerd.errors import ComposerdError, JobEnded, Unavailable
-from composerd.models import Claim, Claimed, Enqueued, Job, NewJob
+from composerd.models import Claim, Claimed, DiskSpace, Enqueued, Job, NewJob
 
 from .correct import Correct, DictShelf
 from .registry import breaks
@@ -220,3 +220,11 @@ class StaysAhead(Transaction):
     def __init__(self, shelf: Shelf, now: int) -> None:
         super().__init__(shelf, now)
         self.now = max(now, self.memo.seen)
+
+
+@breaks("S11")
+class SaysWhatIsUsed(Correct):
+    """Says how much of an empty file system is free, but not how large it is."""
+
+    async def free_space(self) -> DiskSpace:
+        return DiskSpace(free=1024**3, size=0)

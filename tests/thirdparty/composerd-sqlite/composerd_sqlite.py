@@ -218,7 +218,7 @@ class SqliteShelf(Shelf):
 class SqliteDriver(SimpleDriver):
     """Jobs in an SQLite file: `sqlite:/var/lib/jobs.db`, `sqlite:///var/lib/jobs.db`."""
 
-    contract = "1.1"
+    contract = "1.2"
     name = "sqlite"
 
     @classmethod
