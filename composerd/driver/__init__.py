@@ -1,15 +1,7 @@
 """For authors of storage drivers: the contract, what happens to a job, how drivers are found, and a guard."""
 
-from composerd.driver.contract import (
-    CONTRACT_VERSION,
-    Batch,
-    Capabilities,
-    Driver,
-    StorageCheck,
-    StorageInfo,
-    StoredAttempt,
-    StoredJob,
-)
+from composerd.driver.contract import CONTRACT_VERSION, Driver
+from composerd.driver.values import Batch, Capabilities, StorageCheck, StorageInfo, StoredAttempt, StoredJob
 
 __all__ = [
     "CONTRACT_VERSION",

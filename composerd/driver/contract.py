@@ -1,4 +1,4 @@
-"""The contract of a storage driver: `Driver`, an ABC, and the values that only drivers and their callers exchange.
+"""The contract of a storage driver: `Driver`, an ABC. The values of its methods are in `values` and `composerd.models`.
 
 specs/driver-contract.md has the contract in numbered clauses. The docstrings name them (E1 to E11), and the conformance
 kit (`composerd.testing.kit`) tests them. A driver stores jobs and decides which attempt has which job. It never waits
@@ -28,20 +28,18 @@ The states of a job and of an attempt, and every transition between them, are in
 """
 
 import abc
-from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from collections.abc import AsyncIterator, Sequence
+from typing import ClassVar, Self
 from uuid import UUID
 
-import msgspec
-
+from composerd.driver import payloads
+from composerd.driver.values import Batch, Capabilities, StorageCheck, StorageInfo, StoredJob
 from composerd.errors import ComposerdError
 from composerd.models import (
-    NO_NEWS,
     Artifact,
     Attached,
     Attachment,
     Attempt,
-    AttemptState,
     Claim,
     Claimed,
     DiskSpace,
@@ -63,83 +61,6 @@ CONTRACT_VERSION = "1.2"
 
 A new minor version only adds things that a driver may ignore.
 """
-
-T = TypeVar("T", covariant=True)
-
-
-class Batch(msgspec.Struct, Generic[T], frozen=True):
-    """The answer of a writing method: an item for each item of the call, and news of what the call changed."""
-
-    items: Sequence[T]
-    news: News = NO_NEWS
-
-
-class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
-    """The properties in which drivers may differ."""
-
-    durable: bool
-    """True if what a writing method has answered is on stable storage."""
-    shared: bool
-    """True if several servers may have the storage open at one time. `watch` then carries news between them."""
-    max_submission: int
-    """The most jobs in one submission; at least 1,000."""
-    max_payload: int
-    """The largest args or result, in bytes; at least 32 MiB."""
-    coalesces: bool = False
-    """True if the driver gathers concurrent calls into one flush by itself. The queue then makes no write wait for an
-    earlier call to end. It repeats calls that failed as for any driver, so a call must not fail because of the items of
-    another one."""
-
-
-class StorageInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """A summary of a storage, for people."""
-
-    description: str
-    """The kind of storage and its location, without secrets: `fs at /var/lib/composerd`."""
-    jobs: Mapping[str, int]
-    """The number of jobs by state; approximate where counting is expensive."""
-    details: Mapping[str, Any] = {}
-    """Further figures of the driver, as plain values."""
-
-
-class StorageCheck(msgspec.Struct, frozen=True, kw_only=True):
-    """The result of reading everything in a storage."""
-
-    problems: tuple[str, ...] = ()
-    """A sentence for each problem that names where it is; empty if the storage is intact."""
-    jobs: Mapping[str, int]
-    """The number of jobs that can be read, by state."""
-    details: Mapping[str, Any] = {}
-    """Further figures of the driver, as plain values."""
-
-
-class StoredAttempt(msgspec.Struct, frozen=True, kw_only=True):
-    """A remembered attempt, to be moved between storages."""
-
-    token: UUID
-    number: int
-    state: AttemptState
-    confirm: bool = False
-    lease: float
-    digest: bytes = b""
-    """The first 16 bytes of the sha256 of its result, if it has finished."""
-    worker_id: UUID | None = None
-
-
-class StoredJob(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything about one job, to be moved between storages. A running attempt is moved as it is."""
-
-    new: NewJob
-    job: Job
-    attempts: tuple[StoredAttempt, ...] = ()
-    """The remembered attempts, oldest first."""
-    result: bytes | None = None
-    failures: int = 0
-    """The number of failed outcomes that requeued the job."""
-    uncounted_requeues: int = 0
-    """The number of uncounted requeues in a row."""
-    artifacts: tuple[Artifact, ...] = ()
-    """The files that are attached to the running attempt, or to the one that ended the job."""
 
 
 class Driver(abc.ABC):
@@ -385,6 +306,21 @@ class Driver(abc.ABC):
         None stands for a job that does not exist, for the args of a job that was submitted without, and for the result
         of a job that is not finished or failed. Any other payload that is not found raises `Unavailable`.
         """
+
+    async def payloads_up_to(self, refs: Sequence[PayloadRef], limit: int) -> Sequence[bytes | int | None]:
+        """Return payloads as `payload` does, but of those that are too large their sizes in bytes (V10).
+
+        A payload is returned if it and all those before it in `refs` have at most `limit` bytes together.
+        """
+        return payloads.up_to(await self.payload(refs), limit)  # for drivers of contract 1.1
+
+    async def payload_part(self, ref: PayloadRef, start: int, stop: int) -> bytes | None:
+        """Return the bytes of a payload from `start` up to `stop`, or up to its end if that comes first (V11).
+
+        `start` is 0 or more and less than `stop`. None is answered as in `payload`.
+        """
+        (found,) = await self.payload([ref])  # for drivers of contract 1.1
+        return None if found is None else found[start:stop]
 
     @abc.abstractmethod
     async def artifacts(self, job_ids: Sequence[UUID]) -> Sequence[tuple[Artifact, ...]]:

@@ -7,8 +7,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Seque
 from typing import Any, Self, TypeVar, cast
 from uuid import UUID
 
-from composerd.driver.contract import Batch, Driver, StorageCheck, StorageInfo, StoredJob
+from composerd.driver.contract import Driver
 from composerd.driver.outage import Outage
+from composerd.driver.values import Batch, StorageCheck, StorageInfo, StoredJob
 from composerd.errors import ComposerdError, DriverError, DriverTimeout
 from composerd.models import (
     Artifact,
@@ -205,6 +206,12 @@ class Guard(Driver):
     def payload(self, refs: Sequence[PayloadRef]) -> Call[Sequence[bytes | None]]:
         return self._call("payload", self.driver.payload(refs), refs)
 
+    def payloads_up_to(self, refs: Sequence[PayloadRef], limit: int) -> Call[Sequence[bytes | int | None]]:
+        return self._call("payloads_up_to", self.driver.payloads_up_to(refs, limit), refs)
+
+    def payload_part(self, ref: PayloadRef, start: int, stop: int) -> Call[bytes | None]:
+        return self._call("payload_part", self.driver.payload_part(ref, start, stop))
+
     def artifacts(self, job_ids: Sequence[UUID]) -> Call[Sequence[tuple[Artifact, ...]]]:
         return self._call("artifacts", self.driver.artifacts(job_ids), job_ids)
 
@@ -239,7 +246,22 @@ class Guard(Driver):
         return self._call("load", self.driver.load(jobs))
 
 
-_LIMITED = frozenset({"get", "list", "payload", "artifacts", "workers", "ahead", "seen", "ping", "info", "free_space"})
+_LIMITED = frozenset(
+    [
+        "get",
+        "list",
+        "payload",
+        "payloads_up_to",
+        "payload_part",
+        "artifacts",
+        "workers",
+        "ahead",
+        "seen",
+        "ping",
+        "info",
+        "free_space",
+    ]
+)
 """Methods whose calls may be canceled when they take too long."""
 
 _LONG_CALLS = frozenset({"start", "close", "migrate", "check", "load"})

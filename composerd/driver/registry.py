@@ -5,8 +5,9 @@ from importlib.metadata import EntryPoint
 
 import msgspec
 
-from composerd.driver.contract import CONTRACT_VERSION, Capabilities, Driver
+from composerd.driver.contract import CONTRACT_VERSION, Driver
 from composerd.driver.guard import Guard, Observer, unobserved
+from composerd.driver.values import Capabilities
 from composerd.errors import StorageURLError
 from composerd.plugins import Plugins
 

@@ -135,7 +135,7 @@ def test_another_major_contract(installed: Installed) -> None:
     """A driver written for another major version is refused with both versions, even if it lacks methods."""
     source = "from composerd.driver import Driver as Base\nclass Driver(Base):\n    contract = '2.0'"
     installed.install("acme-box", source, "box")
-    error = "the storage driver 'box' of acme-box was written for contract 2.0; this composerd has 1.1"
+    error = "the storage driver 'box' of acme-box was written for contract 2.0; this composerd has 1.2"
     shown = installed.drivers()
     assert shown["box", "acme-box"]["error"] == error
     assert ours_load(shown)

@@ -14,12 +14,14 @@ from uuid import UUID
 
 import msgspec
 
+from composerd.driver import payloads
 from composerd.driver.clock import Clock, microseconds, to_time
-from composerd.driver.contract import Batch, Capabilities, Driver, StorageCheck, StorageInfo, StoredJob
+from composerd.driver.contract import Driver
 from composerd.driver.simple.records import JobRecord
 from composerd.driver.simple.shelf import Shelf
 from composerd.driver.simple.transaction import Kept, Transaction
 from composerd.driver.timekeeper import ClockState, Timekeeper, dispute
+from composerd.driver.values import Batch, Capabilities, StorageCheck, StorageInfo, StoredJob
 from composerd.errors import ComposerdError, DriverError, Unavailable
 from composerd.models import (
     Artifact,
@@ -232,6 +234,11 @@ class SimpleDriver(Driver):
 
     async def payload(self, refs: Sequence[PayloadRef]) -> "Sequence[bytes | None]":
         return await self._read(lambda transaction: [self._payload(transaction, ref) for ref in refs])
+
+    async def payloads_up_to(self, refs: Sequence[PayloadRef], limit: int) -> "Sequence[bytes | int | None]":
+        return await self._read(
+            lambda transaction: payloads.up_to((self._payload(transaction, ref) for ref in refs), limit)
+        )
 
     def _payload(self, transaction: Transaction, ref: PayloadRef) -> bytes | None:
         """Return a payload, or None if the job has none. Raises `Unavailable` if it has to have one."""

@@ -11,8 +11,8 @@ import msgspec
 
 from composerd.driver import transitions
 from composerd.driver.clock import from_time, microseconds, seconds, to_time
-from composerd.driver.contract import StoredAttempt, StoredJob
 from composerd.driver.records import Policy
+from composerd.driver.values import StoredAttempt, StoredJob
 from composerd.models import (
     MAX_REMEMBERED_TOKENS,
     Artifact,

@@ -11,12 +11,12 @@ import msgspec
 
 from composerd.driver import transitions
 from composerd.driver.attachments import exceeded
-from composerd.driver.contract import StoredJob
 from composerd.driver.records import StoredJobView
 from composerd.driver.simple.records import AttemptRecord, JobRecord, due_in
 from composerd.driver.simple.shelf import Shelf
 from composerd.driver.submissions import PlannedJob, plan
 from composerd.driver.transitions import Effects, RequeueCause
+from composerd.driver.values import StoredJob
 from composerd.errors import ComposerdError, JobEnded, JobNotEnded, JobNotFound
 from composerd.models import (
     UNKNOWN_ATTEMPT,

@@ -1,0 +1,86 @@
+"""The values that only drivers and their callers exchange; `composerd.models` has those that all of composerd knows."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Generic, TypeVar
+from uuid import UUID
+
+import msgspec
+
+from composerd.models import NO_NEWS, Artifact, AttemptState, Job, NewJob, News
+
+T = TypeVar("T", covariant=True)
+
+
+class Batch(msgspec.Struct, Generic[T], frozen=True):
+    """The answer of a writing method: an item for each item of the call, and news of what the call changed."""
+
+    items: Sequence[T]
+    news: News = NO_NEWS
+
+
+class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
+    """The properties in which drivers may differ."""
+
+    durable: bool
+    """True if what a writing method has answered is on stable storage."""
+    shared: bool
+    """True if several servers may have the storage open at one time. `watch` then carries news between them."""
+    max_submission: int
+    """The most jobs in one submission; at least 1,000."""
+    max_payload: int
+    """The largest args or result, in bytes; at least 32 MiB."""
+    coalesces: bool = False
+    """True if the driver gathers concurrent calls into one flush by itself. The queue then makes no write wait for an
+    earlier call to end. It repeats calls that failed as for any driver, so a call must not fail because of the items of
+    another one."""
+
+
+class StorageInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A summary of a storage, for people."""
+
+    description: str
+    """The kind of storage and its location, without secrets: `fs at /var/lib/composerd`."""
+    jobs: Mapping[str, int]
+    """The number of jobs by state; approximate where counting is expensive."""
+    details: Mapping[str, Any] = {}
+    """Further figures of the driver, as plain values."""
+
+
+class StorageCheck(msgspec.Struct, frozen=True, kw_only=True):
+    """The result of reading everything in a storage."""
+
+    problems: tuple[str, ...] = ()
+    """A sentence for each problem that names where it is; empty if the storage is intact."""
+    jobs: Mapping[str, int]
+    """The number of jobs that can be read, by state."""
+    details: Mapping[str, Any] = {}
+    """Further figures of the driver, as plain values."""
+
+
+class StoredAttempt(msgspec.Struct, frozen=True, kw_only=True):
+    """A remembered attempt, to be moved between storages."""
+
+    token: UUID
+    number: int
+    state: AttemptState
+    confirm: bool = False
+    lease: float
+    digest: bytes = b""
+    """The first 16 bytes of the sha256 of its result, if it has finished."""
+    worker_id: UUID | None = None
+
+
+class StoredJob(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything about one job, to be moved between storages. A running attempt is moved as it is."""
+
+    new: NewJob
+    job: Job
+    attempts: tuple[StoredAttempt, ...] = ()
+    """The remembered attempts, oldest first."""
+    result: bytes | None = None
+    failures: int = 0
+    """The number of failed outcomes that requeued the job."""
+    uncounted_requeues: int = 0
+    """The number of uncounted requeues in a row."""
+    artifacts: tuple[Artifact, ...] = ()
+    """The files that are attached to the running attempt, or to the one that ended the job."""
