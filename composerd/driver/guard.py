@@ -9,6 +9,7 @@ from uuid import UUID
 
 from composerd.driver.contract import Driver
 from composerd.driver.outage import Outage
+from composerd.driver.tokens import by_token
 from composerd.driver.values import Batch, StorageCheck, StorageInfo, StoredJob
 from composerd.errors import ComposerdError, DriverError, DriverTimeout
 from composerd.models import (
@@ -171,16 +172,16 @@ class Guard(Driver):
         return self._call("claim", self.driver.claim(requests, max_bytes), requests, prefix_allowed=True)
 
     def touch(self, touches: Sequence[Touch]) -> Call[Batch[Attempt]]:
-        return self._call("touch", self.driver.touch(touches), touches)
+        return self._call("touch", by_token(self.driver, self.driver.touch, touches), touches)
 
     def attach(self, attachments: Sequence[Attachment]) -> Call[Batch[Attached]]:
-        return self._call("attach", self.driver.attach(attachments), attachments)
+        return self._call("attach", by_token(self.driver, self.driver.attach, attachments), attachments)
 
     def finish(self, outcomes: Sequence[Outcome]) -> Call[Batch[Finished]]:
-        return self._call("finish", self.driver.finish(outcomes), outcomes)
+        return self._call("finish", by_token(self.driver, self.driver.finish, outcomes), outcomes)
 
     def release(self, tokens: Sequence[UUID]) -> Call[Batch[Attempt]]:
-        return self._call("release", self.driver.release(tokens), tokens)
+        return self._call("release", by_token(self.driver, self.driver.release, tokens), tokens)
 
     def cancel(self, job_ids: Sequence[UUID]) -> Call[Batch[Job | ComposerdError]]:
         return self._call("cancel", self.driver.cancel(job_ids), job_ids)

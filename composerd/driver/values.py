@@ -33,6 +33,9 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     """True if the driver gathers concurrent calls into one flush by itself. The queue then makes no write wait for an
     earlier call to end. It repeats calls that failed as for any driver, so a call must not fail because of the items of
     another one."""
+    hashes_tokens: bool = False
+    """True if the storage keeps the hashes of tokens only (`composerd.driver.tokens`). The driver then finds an attempt
+    by the hash of the token that it is given, and `dump` yields hashes."""
 
 
 class StorageInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,6 +64,7 @@ class StoredAttempt(msgspec.Struct, frozen=True, kw_only=True):
     """A remembered attempt, to be moved between storages."""
 
     token: UUID
+    """The token, or its hash (`composerd.driver.tokens`) if the storage from which the job comes keeps no tokens."""
     number: int
     state: AttemptState
     confirm: bool = False

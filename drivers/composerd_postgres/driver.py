@@ -81,7 +81,9 @@ class PostgresDriver(Driver):
 
     contract = "1.2"
     name = "postgresql"
-    capabilities = Capabilities(durable=True, shared=True, max_submission=100_000, max_payload=128 * 1024**2)
+    capabilities = Capabilities(
+        durable=True, shared=True, max_submission=100_000, max_payload=128 * 1024**2, hashes_tokens=True
+    )
 
     def __init__(self, options: Options) -> None:
         self.options = options

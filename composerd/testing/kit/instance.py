@@ -6,7 +6,8 @@ from uuid import UUID
 
 import msgspec
 
-from composerd.driver import Batch, Driver, StoredJob
+from composerd.driver import Batch, Driver, StoredAttempt, StoredJob
+from composerd.driver.tokens import hashed
 from composerd.models import (
     Artifact,
     Attachment,
@@ -60,6 +61,8 @@ class Instance:
         self.shifted = 0.0
         self.jumped = 0.0
         self._ids = 0
+        self._tokens: dict[UUID, UUID] = {}
+        """The tokens that were claimed with, by their hashes."""
         self._others: list[Driver] = []
 
     async def advance_until_idle(self, news: News) -> News:
@@ -108,6 +111,7 @@ class Instance:
     ) -> Claimed | None:
         """Claim one job of the keys (by default `BUILD`); return None if there is none."""
         claim = Claim(token or self.id(), keys or (BUILD,), lease, handover)
+        self._tokens[hashed(claim.token)] = claim.token
         (claimed,) = (await self.driver.claim([claim], PLENTY)).items
         return claimed
 
@@ -117,6 +121,10 @@ class Instance:
         assert claimed is not None
         assert job_id is None or claimed.job_id == job_id
         return claimed.token
+
+    def token_of(self, attempt: StoredAttempt) -> UUID:
+        """Return the token of an attempt that was claimed here, of which the storage may keep the hash only."""
+        return self._tokens.get(attempt.token, attempt.token)
 
     async def finish(self, token: UUID, result: bytes = b"{}", *, failed: bool = False) -> Verdict:
         """Report an outcome and return the verdict."""

@@ -1,6 +1,10 @@
 """Tests of moving everything from one storage to another."""
 
-from composerd.models import Artifact, AttemptState, JobFilter, JobState, OnDependencyFailure, Verdict
+import msgspec
+
+from composerd.driver.guard import Guard
+from composerd.driver.tokens import hashed
+from composerd.models import Artifact, AttemptState, JobFilter, JobState, OnDependencyFailure, Outcome, Touch, Verdict
 from composerd.testing.kit.clause import clause
 from composerd.testing.kit.instance import Instance, add_jobs_in_every_state
 
@@ -44,13 +48,14 @@ class Migration:
         states = [one.job.state for one in dumped]
         for one in dumped:
             if one.job.state is JobState.RUNNING:
-                token = one.attempts[-1].token
+                token = instance.token_of(one.attempts[-1])
                 assert await instance.touch(token) is AttemptState.RUNNING
                 assert await instance.finish(token, b"late") is Verdict.ACCEPTED
                 assert list(await instance.artifacts(one.new.id)) == list(one.artifacts)
             elif one.attempts and one.attempts[-1].state is AttemptState.FINISHED and one.result is not None:
-                assert await instance.finish(one.attempts[-1].token, one.result) is Verdict.ACCEPTED
-                assert await instance.finish(one.attempts[-1].token, b"another") is Verdict.CONFLICT
+                token = instance.token_of(one.attempts[-1])
+                assert await instance.finish(token, one.result) is Verdict.ACCEPTED
+                assert await instance.finish(token, b"another") is Verdict.CONFLICT
             if one.new.idempotency_key is not None:
                 assert (await instance.submit(instance.new(idempotency_key="k", fingerprint=b"f"))).jobs[
                     0
@@ -59,6 +64,23 @@ class Migration:
         assert len([await instance.take() for _ in range(ready)]) == ready
         assert await instance.claim() is None
         assert len(await instance.pass_time(10_000.0)) >= states.count(JobState.WAITING)
+
+    @clause("M2")
+    async def test_hashes_of_tokens(self, instance: Instance) -> None:
+        """An attempt that is loaded with the hash of its token is found by the token, and not by the hash."""
+        token = await instance.take(await instance.add())
+        (dumped,) = await instance.dump()
+        attempts = tuple(msgspec.structs.replace(one, token=hashed(token)) for one in dumped.attempts)
+        await instance.empty()
+        await instance.driver.load([msgspec.structs.replace(dumped, attempts=attempts)])
+        (loaded,) = await instance.dump()
+        assert loaded.attempts[-1].token == hashed(token)
+        server = Guard(instance.driver)
+        answers = (await server.touch([Touch(hashed(token)), Touch(token), Touch(instance.id())])).items
+        assert [one.state for one in answers] == [AttemptState.UNKNOWN, AttemptState.RUNNING, AttemptState.UNKNOWN]
+        outcomes = [Outcome(hashed(token), b"1"), Outcome(token, b"1")]
+        verdicts = [one.verdict for one in (await server.finish(outcomes)).items]
+        assert verdicts == [Verdict.UNKNOWN, Verdict.ACCEPTED]
 
     @clause("M3")
     async def test_loaded_twice(self, instance: Instance) -> None:
@@ -71,7 +93,7 @@ class Migration:
             await instance.driver.load(dumped)
             assert await instance.dump() == dumped
         running = [one for one in dumped if one.job.state is JobState.RUNNING]
-        await instance.finish(running[0].attempts[-1].token)
+        await instance.finish(instance.token_of(running[0].attempts[-1]))
         await instance.driver.load(dumped)
         assert await instance.state(running[0].new.id) is JobState.FINISHED
 

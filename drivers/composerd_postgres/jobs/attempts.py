@@ -6,6 +6,7 @@ from uuid import UUID
 
 from composerd.driver import transitions
 from composerd.driver.attachments import exceeded
+from composerd.driver.tokens import hashed
 from composerd.driver.transitions import RequeueCause
 from composerd.errors import ComposerdError, JobEnded, JobNotFound
 from composerd.models import (
@@ -35,8 +36,8 @@ async def touch(session: Session, touches: Sequence[Touch]) -> list[Attempt]:
     """See `Driver.touch`."""
     if not touches:
         return []
-    encoded = encode([{"token": one.token, "partial": one.partial, "confirm": one.confirm} for one in touches])
-    parameters = {"shift": session.shift, "touches": encoded}
+    named = [{"token_hash": hashed(one.token), "partial": one.partial, "confirm": one.confirm} for one in touches]
+    parameters = {"shift": session.shift, "touches": encode(named)}
     with session.renewing():
         rows = await session.connections.fetch(session.statements["touch"], parameters)
     attempts = []
@@ -55,12 +56,12 @@ class LockedAttempts:
         self.now: int = rows[0].now if rows else 0
         """The time after the jobs were locked; 0 if there are none."""
         self.attempts: dict[UUID, AttemptRecord] = {}
-        """The attempts, by token. One that is not stored is missing."""
+        """The attempts, by the hash of the token. One that is not stored is missing."""
         self.jobs: dict[UUID, JobRecord] = {}
         """Their jobs, by id."""
         self._positions: Iterator[int] = iter(sorted(row.next_position for row in rows if row.next_position))
         for row in rows:
-            self.attempts[row.token] = AttemptRecord.of(row, row.id)
+            self.attempts[row.token_hash] = AttemptRecord.of(row, row.id)
             if row.id not in self.jobs:
                 self.jobs[row.id] = JobRecord.locked(row)
 
@@ -73,10 +74,10 @@ class LockedAttempts:
 
 
 async def lock_attempts(
-    session: Session, transaction: Transaction, tokens: Sequence[UUID], *, draw_positions: bool
+    session: Session, transaction: Transaction, hashes: Sequence[UUID], *, draw_positions: bool
 ) -> LockedAttempts:
     """Begin a transaction and lock the jobs of attempts. `draw_positions` is True if a job may be requeued."""
-    parameters = {"shift": session.shift, "tokens": array(tokens), "draw_positions": draw_positions}
+    parameters = {"shift": session.shift, "hashes": array(hashes), "draw_positions": draw_positions}
     statement = session.statements.joined("lock_attempts", "read_attempts")
     return LockedAttempts(await transaction.begin(statement, parameters))
 
@@ -100,13 +101,13 @@ async def _finish(
 ) -> tuple[list[Finished], Decisions]:
     async with session.connections.one() as connection:
         transaction = Transaction(connection)
-        tokens = [outcome.token for outcome in outcomes]
+        hashes = [hashed(outcome.token) for outcome in outcomes]
         may_requeue = any(outcome.failed for outcome in outcomes)
-        locked = await lock_attempts(session, transaction, tokens, draw_positions=may_requeue)
+        locked = await lock_attempts(session, transaction, hashes, draw_positions=may_requeue)
         decisions = Decisions(session, locked.now)
         answers = []
-        for outcome, digest in zip(outcomes, digests, strict=True):
-            attempt = locked.attempts.get(outcome.token)
+        for outcome, token_hash, digest in zip(outcomes, hashes, digests, strict=True):
+            attempt = locked.attempts.get(token_hash)
             verdict = transitions.verdict(attempt, digest)
             answers.append(Finished(verdict, None if attempt is None else attempt.job_id))
             if attempt is not None and attempt.running:
@@ -128,19 +129,19 @@ async def release(session: Session, tokens: Sequence[UUID]) -> tuple[list[Attemp
     """See `Driver.release`."""
     if not tokens:
         return [], Changes()
-    answers, decisions = await repeated(_release, session, tokens)
+    answers, decisions = await repeated(_release, session, [hashed(token) for token in tokens])
     await propagate(session, decisions.to_propagate, decisions.changes)
     return answers, decisions.changes
 
 
-async def _release(session: Session, tokens: Sequence[UUID]) -> tuple[list[Attempt], Decisions]:
+async def _release(session: Session, hashes: Sequence[UUID]) -> tuple[list[Attempt], Decisions]:
     async with session.connections.one() as connection:
         transaction = Transaction(connection)
-        locked = await lock_attempts(session, transaction, tokens, draw_positions=True)
+        locked = await lock_attempts(session, transaction, hashes, draw_positions=True)
         decisions = Decisions(session, locked.now)
         answers = []
-        for token in tokens:
-            attempt = locked.attempts.get(token)
+        for token_hash in hashes:
+            attempt = locked.attempts.get(token_hash)
             answers.append(attempt_of(attempt))
             if attempt is not None and attempt.running:
                 requeue(decisions, locked, attempt, RequeueCause.RELEASED)
@@ -166,8 +167,8 @@ async def _attach(session: Session, attachments: Sequence[Attachment]) -> list[A
     statements = session.statements
     async with session.connections.one() as connection:
         transaction = Transaction(connection)
-        tokens = [one.token for one in attachments]
-        locked = await lock_attempts(session, transaction, tokens, draw_positions=False)
+        hashes = [hashed(one.token) for one in attachments]
+        locked = await lock_attempts(session, transaction, hashes, draw_positions=False)
         running = [attempt for attempt in locked.attempts.values() if attempt.running]
         attached: dict[UUID, dict[str, Artifact]] = {attempt.job_id: {} for attempt in running}
         if running:
@@ -176,8 +177,8 @@ async def _attach(session: Session, attachments: Sequence[Attachment]) -> list[A
                 attached[row.job_id][row.name] = artifact_of(row)
         answers: list[Attached] = []
         written: dict[tuple[UUID, str], Any] = {}
-        for one in attachments:
-            attempt = locked.attempts.get(one.token)
+        for one, token_hash in zip(attachments, hashes, strict=True):
+            attempt = locked.attempts.get(token_hash)
             replaced = refused = None
             if attempt is not None and attempt.running:
                 files = attached[attempt.job_id]
@@ -193,7 +194,7 @@ async def _attach(session: Session, attachments: Sequence[Attachment]) -> list[A
         parameters = {
             "shift": session.shift,
             "artifacts": encode([*written.values()]),
-            "tokens": array(attempt.token for attempt in running),
+            "hashes": array(attempt.token_hash for attempt in running),
         }
         await transaction.commit(statements.joined(*names), parameters)
     return answers

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from composerd.driver import Batch
+from composerd.driver.tokens import hashed
 from composerd.errors import DriverError
 from composerd.models import Claim, Claimed, Key, News
 from composerd_postgres.db.connection import Rows
@@ -98,7 +99,7 @@ async def _claim(session: Session, requests: Sequence[Claim], max_bytes: int) ->
             classes[keys] = len(classes)
         requested.append(
             {
-                "token": request.token,
+                "token_hash": hashed(request.token),
                 "class": classes[keys],
                 "lease": request.lease,
                 "handover": request.handover,

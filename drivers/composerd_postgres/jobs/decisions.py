@@ -71,11 +71,12 @@ class Decisions:
             parameters["jobs"] = encode([job.saved() for job in self._jobs.values()])
         if self._ended_attempts:
             names += ["save_attempts", "drop_leases", "drop_progress"]
+            over = self._ended_attempts
             parameters["attempts"] = encode(
-                [{"token": one.token, "state": one.state, "digest": one.digest} for one in self._ended_attempts]
+                [{"token_hash": one.token_hash, "state": one.state, "digest": one.digest} for one in over]
             )
-            parameters["dropped"] = array(one.token for one in self._ended_attempts)
-            parameters["over"] = array(one.job_id for one in self._ended_attempts)
+            parameters["dropped"] = array(one.token_hash for one in over)
+            parameters["over"] = array(one.job_id for one in over)
         if self._unpublished:
             names.append("drop_artifacts")
             parameters["unpublished"] = array(self._unpublished)

@@ -6,6 +6,7 @@ from uuid import UUID
 
 from composerd.driver import StoredJob
 from composerd.driver.clock import from_time, seconds, to_time
+from composerd.driver.tokens import hashed, is_hash
 from composerd.models import AttemptState, JobState
 from composerd_postgres.db.connection import Transaction
 from composerd_postgres.jobs.places import repeated_inserts
@@ -106,7 +107,7 @@ class _Part:
     def _add_attempts(self, stored: StoredJob) -> None:
         for attempt in stored.attempts:
             row = {
-                "token": attempt.token,
+                "token_hash": attempt.token if is_hash(attempt.token) else hashed(attempt.token),
                 "job_id": stored.new.id,
                 "number": attempt.number,
                 "state": attempt.state,

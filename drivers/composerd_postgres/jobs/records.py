@@ -233,7 +233,8 @@ _columns_of = attrgetter(*JobRecord.__struct_fields__[: JobRecord.__struct_field
 class AttemptRecord(msgspec.Struct):
     """An attempt, without its lease."""
 
-    token: UUID
+    token_hash: UUID
+    """The hash of its token: `composerd.driver.tokens`."""
     job_id: UUID
     number: int
     state: AttemptState
@@ -246,7 +247,7 @@ class AttemptRecord(msgspec.Struct):
     def of(cls, row: Any, job_id: UUID) -> Self:
         """Return the record of a row of an attempt at a job."""
         state = AttemptState(row.attempt_state)
-        return cls(row.token, job_id, row.number, state, row.confirm, bytes(row.digest), row.attempt_worker_id)
+        return cls(row.token_hash, job_id, row.number, state, row.confirm, bytes(row.digest), row.attempt_worker_id)
 
     @property
     def running(self) -> bool:
@@ -280,7 +281,7 @@ def attempt_of(record: AttemptRecord | None) -> Attempt:
 def stored_attempt_of(row: Any) -> StoredAttempt:
     """Return a remembered attempt from a row of the statement `dump_attempts`."""
     return StoredAttempt(
-        token=row.token,
+        token=row.token_hash,
         number=row.number,
         state=AttemptState(row.state),
         confirm=row.confirm,

@@ -98,7 +98,7 @@ class Timers:
         changes.add(started)
         return [row.id for row in rows]
 
-    async def _end_expired(self, tokens: Sequence[UUID], now: int) -> tuple[Decisions, list[UUID]]:
+    async def _end_expired(self, hashes: Sequence[UUID], now: int) -> tuple[Decisions, list[UUID]]:
         """Requeue or fail the jobs of attempts whose time was over, unless they were renewed or ended meanwhile.
 
         A job that another transaction has locked is left for later: that transaction may hang, and no job waits for it.
@@ -107,18 +107,19 @@ class Timers:
         session = self._session
         async with session.connections.one() as connection:
             transaction = Transaction(connection)
-            rows = await transaction.begin(session.statements["lock_free_attempts"], {"tokens": array(tokens)})
-            parameters = {"shift": session.shift, "tokens": array(row.token for row in rows), "draw_positions": True}
+            rows = await transaction.begin(session.statements["lock_free_attempts"], {"hashes": array(hashes)})
+            free = array(row.token_hash for row in rows)
+            parameters = {"shift": session.shift, "hashes": free, "draw_positions": True}
             locked = LockedAttempts(await transaction.fetch(session.statements["read_attempts"], parameters))
-            rows = await transaction.fetch(session.statements["read_leases"], {"tokens": array(tokens)})
-            leases = {row.token: row for row in rows}
+            rows = await transaction.fetch(session.statements["read_leases"], {"hashes": array(hashes)})
+            leases = {row.token_hash: row for row in rows}
             decisions = Decisions(session, locked.now)
             done: list[UUID] = []
-            for token in tokens:
-                attempt = locked.attempts.get(token)
-                if attempt is None or not attempt.running or token not in leases:
+            for token_hash in hashes:
+                attempt = locked.attempts.get(token_hash)
+                if attempt is None or not attempt.running or token_hash not in leases:
                     continue
-                cause = transitions.expiry(LeaseRecord.of(leases[token]), now)
+                cause = transitions.expiry(LeaseRecord.of(leases[token_hash]), now)
                 if cause is not None:
                     requeue(decisions, locked, attempt, cause)
                     done.append(attempt.job_id)

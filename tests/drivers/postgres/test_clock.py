@@ -17,6 +17,7 @@ from composerd_postgres.jobs.clock import ATTEND_EVERY
 
 from ...throwaway import Throwaway
 from ..conftest import Open
+from .old_schemas import JOB, old_storage
 
 HOUR = 3600.0
 DAY = 24 * HOUR
@@ -253,25 +254,20 @@ async def test_stopped_while_it_gives_time_to_leases(open_instance: Open) -> Non
     assert time.monotonic() - began < 15  # and not the 60 s of other transactions
 
 
-async def test_the_first_start_on_an_old_schema(open_instance: Open, newest_postgres: Throwaway) -> None:
+async def test_the_first_start_on_an_old_schema(newest_postgres: Throwaway) -> None:
     """A storage whose time was ahead of the database's comes back to it, and its leases get their full length once."""
-    instance = await open_instance()
-    schema = instance.driver.options.schema  # type: ignore[attr-defined]
-    job_id = await instance.add()
-    await instance.take(job_id, lease=60.0)
-    await instance.driver.close()
+    driver = await old_storage(newest_postgres, 4)
+    schema = driver.options.schema
     newest_postgres.sql(
         f"UPDATE {schema}.leases SET began = began + interval '1 day', deadline = deadline + interval '1 day'; "
         f"UPDATE {schema}.clock SET ahead = '1 day'; "
-        f"ALTER TABLE {schema}.clock DROP attended, DROP disputed_since, DROP jump, DROP jumped_at; "
-        f"DROP FUNCTION {schema}.has_args; "
-        f"DELETE FROM {schema}.migrations WHERE number >= 5"
     )
-    instance.driver = instance.make_driver()
-    await instance.driver.start()
+    await driver.start()
+    instance = Instance(driver, lambda: PostgresDriver(driver.options))
     assert newest_postgres.sql(f"SELECT ahead::text FROM {schema}.clock") == [("00:00:00",)]
     assert await instance.pass_time(55.0) == []
-    assert await instance.pass_time(6.0) == [job_id]
+    assert await instance.pass_time(6.0) == [JOB]
+    await driver.close()
 
 
 async def _start_and_die(living: Instance) -> None:

@@ -224,7 +224,7 @@ async def test_leases_are_not_read_all_the_time(explained: Any) -> None:
     instance, plans = explained
     session = instance.driver._session
     await session.connections.fetch(
-        "INSERT INTO composerd.leases (token, job_id, lease, confirmed, began, deadline) "
+        "INSERT INTO composerd.leases (token_hash, job_id, lease, confirmed, began, deadline) "
         "SELECT gen_random_uuid(), gen_random_uuid(), 60, true, now(), now() + interval '1 minute' "
         "FROM generate_series(1, 10000)",
         {},

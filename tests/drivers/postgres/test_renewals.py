@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from composerd.driver.tokens import hashed
 from composerd.errors import DriverTimeout, Unavailable
 from composerd.models import AttemptState
 from composerd.testing.kit.instance import Instance
@@ -43,7 +44,8 @@ async def test_a_heartbeat_without_an_answer_ends_no_lease(open_instance: Open, 
     job_ids = [await instance.add() for _ in range(2)]
     held, _ = [await instance.take(job_id, lease=2.0) for job_id in job_ids]
     assert await instance.pass_time(0) == []
-    async with locked(newest_postgres, f"SELECT FROM {_schema(instance)}.leases WHERE token = '{held}' FOR UPDATE"):
+    lease = f"SELECT FROM {_schema(instance)}.leases WHERE token_hash = '{hashed(held)}' FOR UPDATE"
+    async with locked(newest_postgres, lease):
         touching = asyncio.create_task(instance.touch(held))
         await asyncio.sleep(3.2)
         assert await instance.pass_time(0) == []

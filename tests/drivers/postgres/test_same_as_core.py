@@ -10,6 +10,7 @@ import pytest
 
 from composerd.driver import StoredAttempt, StoredJob, transitions
 from composerd.driver.clock import microseconds, seconds, to_time
+from composerd.driver.tokens import hashed
 from composerd.models import AttemptState, Claim, Job, JobState, NewJob, Touch
 from composerd.testing.kit.instance import BUILD, PLENTY, Instance
 from composerd_postgres.jobs.records import JobRecord, LeaseRecord
@@ -24,7 +25,7 @@ COUNT = 150
 SEEDS = pytest.mark.parametrize("seed", range(3))
 
 INSERT_LEASES = """
-INSERT INTO {schema}.leases (token, job_id, lease, handover, confirmed, began, timeout_at, deadline)
+INSERT INTO {schema}.leases (token_hash, job_id, lease, handover, confirmed, began, timeout_at, deadline)
 SELECT r.token, r.token, r.lease, r.handover, r.confirmed, r.began, r.timeout_at, r.deadline
 FROM json_to_recordset(%(leases)s) AS r(
     token uuid, lease double precision, handover double precision, confirmed boolean, began timestamptz,
@@ -33,8 +34,8 @@ FROM json_to_recordset(%(leases)s) AS r(
 """
 
 INSERT_ATTEMPTS = """
-INSERT INTO {schema}.attempts (token, job_id, number, state, confirm, lease)
-SELECT token, job_id, 1, 'running', handover IS NOT NULL, lease FROM {schema}.leases
+INSERT INTO {schema}.attempts (token_hash, job_id, number, state, confirm, lease)
+SELECT token_hash, job_id, 1, 'running', handover IS NOT NULL, lease FROM {schema}.leases
 """
 
 
@@ -69,8 +70,9 @@ async def _now(session: Session) -> int:
 
 async def _leases(session: Session, tokens: Sequence[UUID]) -> dict[UUID, LeaseRecord]:
     """Return the leases as they are stored."""
-    rows = await _fetch(session, "read_leases", tokens=array(tokens))
-    return {row.token: LeaseRecord.of(row) for row in rows}
+    by_hash = {hashed(token): token for token in tokens}
+    rows = await _fetch(session, "read_leases", hashes=array(by_hash))
+    return {by_hash[row.token_hash]: LeaseRecord.of(row) for row in rows}
 
 
 async def _jobs(session: Session, job_ids: Sequence[UUID]) -> dict[UUID, JobRecord]:
@@ -99,7 +101,7 @@ def _random_lease(chance: random.Random, now: int) -> LeaseRecord:
 def _row(token: UUID, lease: LeaseRecord, began: int) -> dict[str, Any]:
     """Return the row of a lease for `INSERT_LEASES`."""
     return {
-        "token": token,
+        "token": hashed(token),
         "lease": seconds(lease.lease),
         "handover": None if lease.handover is None else seconds(lease.handover),
         "confirmed": lease.confirmed,
@@ -156,7 +158,7 @@ async def test_attach_renews(open_instance: Open, seed: int) -> None:
     start = await _now(session)
     before = {instance.id(): _random_lease(chance, start) for _ in range(COUNT)}
     await _store_leases(session, [_row(token, lease, start) for token, lease in before.items()])
-    await _fetch(session, "renew", tokens=array(before))
+    await _fetch(session, "renew", hashes=array(hashed(token) for token in before))
     end = await _now(session)
     after = await _leases(session, [*before])
     for token, lease in before.items():
@@ -197,12 +199,12 @@ async def test_claim_is_begin(open_instance: Open, seed: int) -> None:
         ]
         claimed = (await instance.driver.claim(requests, PLENTY)).items
         after = await _jobs(session, job_ids)
-        leases = await _fetch(session, "read_leases", tokens=array(request.token for request in requests))
-        began = {row.token: row.began for row in leases}
+        leases = await _fetch(session, "read_leases", hashes=array(hashed(request.token) for request in requests))
+        began = {row.token_hash: row.began for row in leases}
         stored = await _leases(session, [request.token for request in requests])
         for request, answer in zip(requests, claimed, strict=True):
             assert answer is not None
-            job, now = before[answer.job_id], began[request.token]
+            job, now = before[answer.job_id], began[hashed(request.token)]
             handover = None if request.handover is None else microseconds(request.handover)
             attempt = Began(request.worker_id, microseconds(request.lease), handover)
             transitions.begin(job, attempt, now)
@@ -260,12 +262,13 @@ async def test_find_due_finds_what_expires(open_instance: Open, seed: int) -> No
     leases = {instance.id(): _random_lease(chance, now) for _ in range(COUNT)}
     await _store_leases(session, [_row(token, lease, now) for token, lease in leases.items()])
     (due,) = await _fetch(session, "find_due", expiring=True, limit=2 * COUNT)
-    expired = [token for token, lease in leases.items() if transitions.expiry(lease, due.now) is not None]
+    by_hash = {hashed(token): lease for token, lease in leases.items()}
+    expired = [token_hash for token_hash, lease in by_hash.items() if transitions.expiry(lease, due.now) is not None]
     assert 0 < len(expired) < COUNT
     assert set(due.expired) == set(expired)
-    order = [transitions.expires_at(leases[token]) for token in due.expired]
+    order = [transitions.expires_at(by_hash[one]) for one in due.expired]
     assert order == sorted(order)
-    assert due.next_expiry == min(transitions.expires_at(leases[token]) for token in leases if token not in expired)
+    assert due.next_expiry == min(transitions.expires_at(lease) for one, lease in by_hash.items() if one not in expired)
 
 
 @SEEDS

@@ -1,26 +1,26 @@
--- Statements about attempts, which are named by their tokens.
+-- Statements about attempts, which are named by the hashes of their tokens.
 
 -- name: claim
--- Begin attempts at ready jobs: see the function in migration 003. Does the same as `begin` of composerd.driver.transitions.
+-- Begin attempts at ready jobs: see the function in migration 007. Does the same as `begin` of composerd.driver.transitions.
 -- `lost` is true if the job has to have args that are not found.
 SELECT c.request, c.job_id, c.channel, c.type, c.arch, c.rank, c.place AS position, encode(c.args, 'base64') AS args, c.dependencies,
     c.attempt AS attempt_number, c.lapses_in AS due_in, c.fresh, c.contended,
     c.args IS NULL AND composerd.has_args(c.job_id) AS lost
-FROM composerd.claim(%(requests)s, %(wanted)s, %(most)s, %(shift)s::interval) c
+FROM composerd.begin_attempts(%(requests)s, %(wanted)s, %(most)s, %(shift)s::interval) c
 
 -- name: lock_attempts
 -- Lock the jobs of attempts, so that both may be changed.
 SELECT FROM composerd.jobs
-WHERE id IN (SELECT a.job_id FROM composerd.attempts a WHERE a.token = ANY (%(tokens)s::uuid[]))
+WHERE id IN (SELECT a.job_id FROM composerd.attempts a WHERE a.token_hash = ANY (%(hashes)s::uuid[]))
 ORDER BY id
 FOR UPDATE
 
 -- name: lock_free_attempts
 -- Lock the jobs of attempts, except those that another transaction has locked, and return the attempts whose jobs are locked.
-SELECT a.token
+SELECT a.token_hash
 FROM composerd.attempts a
 JOIN composerd.jobs j ON j.id = a.job_id
-WHERE a.token = ANY (%(tokens)s::uuid[])
+WHERE a.token_hash = ANY (%(hashes)s::uuid[])
 FOR UPDATE OF j SKIP LOCKED
 
 -- name: read_attempts
@@ -29,10 +29,10 @@ FOR UPDATE OF j SKIP LOCKED
 SELECT clock_timestamp() + %(shift)s::interval AS now, {columns},
     EXISTS (SELECT FROM composerd.edges e WHERE e.dependency = j.id AND e.open) AS has_waiting_dependents,
     CASE WHEN %(draw_positions)s THEN nextval('composerd.places') END AS next_position,
-    a.token, a.number, a.state AS attempt_state, a.confirm, a.digest, a.worker_id AS attempt_worker_id
+    a.token_hash, a.number, a.state AS attempt_state, a.confirm, a.digest, a.worker_id AS attempt_worker_id
 FROM composerd.attempts a
 JOIN composerd.jobs j ON j.id = a.job_id
-WHERE a.token = ANY (%(tokens)s::uuid[])
+WHERE a.token_hash = ANY (%(hashes)s::uuid[])
 ORDER BY j.id
 
 -- name: touch
@@ -40,11 +40,15 @@ ORDER BY j.id
 -- Does the same as `renew` and `restart_handover` of composerd.driver.transitions.
 WITH touches AS MATERIALIZED (
     SELECT *
-    FROM ROWS FROM (json_to_recordset(%(touches)s) AS (token uuid, partial text, confirm boolean))
-        WITH ORDINALITY AS r(token, partial, confirm, nth)
+    FROM ROWS FROM (json_to_recordset(%(touches)s) AS (token_hash uuid, partial text, confirm boolean))
+        WITH ORDINALITY AS r(token_hash, partial, confirm, nth)
 ),
 alive AS MATERIALIZED (
-    SELECT l.token, l.job_id FROM composerd.leases l WHERE l.token IN (SELECT token FROM touches) ORDER BY l.token FOR UPDATE
+    SELECT l.token_hash, l.job_id
+    FROM composerd.leases l
+    WHERE l.token_hash IN (SELECT token_hash FROM touches)
+    ORDER BY l.token_hash
+    FOR UPDATE
 ),
 renewed AS (
     UPDATE composerd.leases l
@@ -54,19 +58,21 @@ renewed AS (
             WHEN l.confirmed THEN l.deadline
             ELSE clock_timestamp() + %(shift)s::interval + make_interval(secs => l.handover)
         END
-    FROM (SELECT token, bool_or(confirm) AS confirm FROM touches GROUP BY token) a
-    WHERE l.token = a.token AND l.token IN (SELECT token FROM alive)
+    FROM (SELECT token_hash, bool_or(confirm) AS confirm FROM touches GROUP BY token_hash) a
+    WHERE l.token_hash = a.token_hash AND l.token_hash IN (SELECT token_hash FROM alive)
 ),
 progressed AS (
     INSERT INTO composerd.progress (job_id, body)
     SELECT l.job_id, decode(a.partial, 'base64')
-    FROM (SELECT DISTINCT ON (token) token, partial FROM touches WHERE partial IS NOT NULL ORDER BY token, nth DESC) a
-    JOIN alive l USING (token)
+    FROM (
+        SELECT DISTINCT ON (token_hash) token_hash, partial FROM touches WHERE partial IS NOT NULL ORDER BY token_hash, nth DESC
+    ) a
+    JOIN alive l USING (token_hash)
     ORDER BY l.job_id
     ON CONFLICT (job_id) DO UPDATE SET body = excluded.body
 )
 SELECT t.state, t.job_id, t.number, t.confirm, t.worker_id
-FROM touches a LEFT JOIN composerd.attempts t USING (token)
+FROM touches a LEFT JOIN composerd.attempts t USING (token_hash)
 ORDER BY a.nth
 
 -- name: save_artifacts
@@ -81,4 +87,6 @@ ON CONFLICT (job_id, name) DO UPDATE SET size = excluded.size, sha256 = excluded
 -- composerd.driver.transitions.
 UPDATE composerd.leases l
 SET confirmed = true, deadline = clock_timestamp() + %(shift)s::interval + make_interval(secs => l.lease)
-WHERE l.token IN (SELECT token FROM composerd.leases WHERE token = ANY (%(tokens)s::uuid[]) ORDER BY token FOR UPDATE)
+WHERE l.token_hash IN (
+    SELECT token_hash FROM composerd.leases WHERE token_hash = ANY (%(hashes)s::uuid[]) ORDER BY token_hash FOR UPDATE
+)

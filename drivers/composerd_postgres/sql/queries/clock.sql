@@ -43,7 +43,7 @@ SET began = l.began + make_interval(secs => %(jump)s),
         WHEN l.timeout_at IS NOT NULL
             THEN greatest(l.timeout_at + make_interval(secs => %(jump)s), %(now)s + make_interval(secs => l.lease))
     END
-WHERE l.token IN (SELECT token FROM composerd.leases ORDER BY token FOR UPDATE)
+WHERE l.token_hash IN (SELECT token_hash FROM composerd.leases ORDER BY token_hash FOR UPDATE)
 
 -- name: shorten_backoffs
 -- Let no job wait for longer than its backoff: its time is one of a clock that was ahead if the clock was set back. Does the
@@ -75,11 +75,11 @@ SET deadline = CASE
         ELSE l.timeout_at + make_interval(secs => a.seconds)
     END
 FROM (
-    SELECT o.token, n.seconds
+    SELECT o.token_hash, n.seconds
     FROM composerd.leases o
     CROSS JOIN LATERAL (SELECT least(%(gap)s, extract(epoch FROM %(now)s - o.began))::double precision AS seconds) n
     WHERE n.seconds > %(attended_within)s OR n.seconds * 2 > o.lease
-    ORDER BY o.token
+    ORDER BY o.token_hash
     FOR UPDATE OF o
 ) a
-WHERE l.token = a.token
+WHERE l.token_hash = a.token_hash

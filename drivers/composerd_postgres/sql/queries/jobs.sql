@@ -40,7 +40,7 @@ ORDER BY j.id
 
 -- name: read_running
 -- The running attempts at jobs that are locked.
-SELECT a.token, a.job_id, a.number, a.state AS attempt_state, a.confirm, a.digest, a.worker_id AS attempt_worker_id
+SELECT a.token_hash, a.job_id, a.number, a.state AS attempt_state, a.confirm, a.digest, a.worker_id AS attempt_worker_id
 FROM composerd.attempts a
 WHERE a.job_id = ANY (%(ids)s::uuid[]) AND a.state = 'running'
 
@@ -60,13 +60,15 @@ WHERE j.id = r.id
 -- Write the ends of attempts.
 UPDATE composerd.attempts a
 SET state = r.state, digest = decode(r.digest, 'base64')
-FROM json_to_recordset(%(attempts)s) AS r(token uuid, state text, digest text)
-WHERE a.token = r.token
+FROM json_to_recordset(%(attempts)s) AS r(token_hash uuid, state text, digest text)
+WHERE a.token_hash = r.token_hash
 
 -- name: drop_leases
 -- Delete the leases of attempts that ended.
 DELETE FROM composerd.leases
-WHERE token IN (SELECT token FROM composerd.leases WHERE token = ANY (%(dropped)s::uuid[]) ORDER BY token FOR UPDATE)
+WHERE token_hash IN (
+    SELECT token_hash FROM composerd.leases WHERE token_hash = ANY (%(dropped)s::uuid[]) ORDER BY token_hash FOR UPDATE
+)
 
 -- name: drop_progress
 -- Delete the progress of attempts that ended.
@@ -180,7 +182,7 @@ ORDER BY j.seq
 
 -- name: dump_attempts
 -- The remembered attempts at jobs, oldest first.
-SELECT token, job_id, number, state, confirm, lease, digest, worker_id
+SELECT token_hash, job_id, number, state, confirm, lease, digest, worker_id
 FROM composerd.attempts
 WHERE job_id = ANY (%(ids)s::uuid[])
 ORDER BY job_id, number

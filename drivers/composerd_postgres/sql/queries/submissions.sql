@@ -72,17 +72,17 @@ FROM json_to_recordset(%(edges)s) AS r(dependency uuid, dependent uuid, seq bigi
 
 -- name: insert_attempts
 -- Store the remembered attempts at jobs from another storage.
-INSERT INTO composerd.attempts (token, job_id, number, state, confirm, lease, digest, worker_id)
-SELECT r.token, r.job_id, r.number, r.state, r.confirm, r.lease, decode(r.digest, 'base64'), r.worker_id
+INSERT INTO composerd.attempts (token_hash, job_id, number, state, confirm, lease, digest, worker_id)
+SELECT r.token_hash, r.job_id, r.number, r.state, r.confirm, r.lease, decode(r.digest, 'base64'), r.worker_id
 FROM json_to_recordset(%(attempts)s) AS r(
-    token uuid, job_id uuid, number integer, state text, confirm boolean, lease double precision, digest text, worker_id uuid
+    token_hash uuid, job_id uuid, number integer, state text, confirm boolean, lease double precision, digest text, worker_id uuid
 )
 
 -- name: insert_leases
 -- Give running attempts from another storage a full lease, over their jobs' timeouts too. Does the same as `resume` of
 -- composerd.driver.transitions.
-INSERT INTO composerd.leases (token, job_id, worker_id, lease, handover, confirmed, began, timeout_at, deadline)
-SELECT a.token, a.job_id, a.worker_id, a.lease, NULL, true, b.began,
+INSERT INTO composerd.leases (token_hash, job_id, worker_id, lease, handover, confirmed, began, timeout_at, deadline)
+SELECT a.token_hash, a.job_id, a.worker_id, a.lease, NULL, true, b.began,
     CASE WHEN j.timeout IS NOT NULL THEN greatest(b.began + make_interval(secs => j.timeout), b.deadline) END, b.deadline
 FROM composerd.attempts a
 JOIN composerd.jobs j ON j.id = a.job_id

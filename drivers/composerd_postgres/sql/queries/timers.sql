@@ -58,7 +58,7 @@ SELECT clock_timestamp() + %(shift)s::interval AS now
 -- the rule `expires_at` of composerd.driver.transitions; `expiry` decides why an attempt ends, and if it still does, when its
 -- job is locked.
 WITH expiries AS MATERIALIZED (
-    SELECT l.token, least(l.deadline, l.timeout_at) AS at FROM composerd.leases l WHERE %(expiring)s
+    SELECT l.token_hash, least(l.deadline, l.timeout_at) AS at FROM composerd.leases l WHERE %(expiring)s
 ),
 clock AS (
     SELECT clock_timestamp() + %(shift)s::interval AS now, c.attended, c.disputed_since, c.jump, c.jumped_at
@@ -70,7 +70,7 @@ SELECT c.*,
         SELECT min(not_before) FROM composerd.jobs WHERE state = 'waiting' AND pending = 0 AND not_before IS NOT NULL
     ) AS delayed_until,
     EXISTS (SELECT FROM composerd.leases) AS running,
-    ARRAY(SELECT e.token FROM expiries e WHERE e.at <= c.now ORDER BY e.at LIMIT %(limit)s) AS expired,
+    ARRAY(SELECT e.token_hash FROM expiries e WHERE e.at <= c.now ORDER BY e.at LIMIT %(limit)s) AS expired,
     (SELECT min(e.at) FROM expiries e WHERE e.at > c.now) AS next_expiry
 FROM clock c
 
@@ -92,10 +92,10 @@ RETURNING j.id, j.channel, j.type, j.arch, j.priority, j.place AS position
 -- The leases of attempts whose jobs are locked. They are not renewed until the transaction ends, which is soon even if this
 -- server is stopped now: heartbeats wait for it.
 SET LOCAL idle_in_transaction_session_timeout = '5s';
-SELECT l.token, l.lease, l.handover, l.confirmed, l.began, l.timeout_at, l.deadline
+SELECT l.token_hash, l.lease, l.handover, l.confirmed, l.began, l.timeout_at, l.deadline
 FROM composerd.leases l
-WHERE l.token = ANY (%(tokens)s::uuid[])
-ORDER BY l.token
+WHERE l.token_hash = ANY (%(hashes)s::uuid[])
+ORDER BY l.token_hash
 FOR UPDATE
 
 -- name: needed
