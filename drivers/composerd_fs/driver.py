@@ -201,3 +201,13 @@ class FsDriver(TableDriver):
         wanted = [payload for payload in payloads if isinstance(payload, int)]
         read = iter(await self._journal.read_many(wanted) if wanted else ())
         return [next(read) if isinstance(payload, int) else payload for payload in payloads]
+
+    async def _read_part(self, payloads: "Sequence[Payload | None]", start: int, stop: int) -> "list[bytes | None]":
+        return [
+            await self._journal.read_part(payload, start, stop)
+            if isinstance(payload, int)
+            else None
+            if payload is None
+            else payload[start:stop]
+            for payload in payloads
+        ]

@@ -1,6 +1,7 @@
 """The part that the drivers `fs` and `memory` share: the contract on one table, behind a group commit."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -36,6 +37,8 @@ from composerd_fs.state.workers import Workers
 
 T = TypeVar("T")
 
+_Read = Callable[[Sequence[Payload | None]], Awaitable[list[bytes | None]]]
+
 
 class TableDriver(Driver):
     """The contract on a table behind a group commit; `log` is the journal, or nothing."""
@@ -52,6 +55,10 @@ class TableDriver(Driver):
 
     async def _read_payloads(self, payloads: Sequence[Payload | None]) -> list[bytes | None]:
         return [payload if isinstance(payload, bytes) else None for payload in payloads]
+
+    async def _read_part(self, payloads: Sequence[Payload | None], start: int, stop: int) -> list[bytes | None]:
+        """Return a part of each payload."""
+        return [payload[start:stop] if isinstance(payload, bytes) else None for payload in payloads]
 
     async def shift_clock(self, seconds: float) -> None:
         self._clock.shift(seconds)
@@ -133,6 +140,14 @@ class TableDriver(Driver):
     async def payload(self, refs: Sequence[PayloadRef]) -> "Sequence[bytes | None]":
         return (await self._query_and_read(queries.payloads, refs))[1]
 
+    async def payloads_up_to(self, refs: Sequence[PayloadRef], limit: int) -> "Sequence[bytes | int | None]":
+        sizes, payloads = await self._query_and_read(queries.payloads_up_to, refs, limit)
+        return [payload if size is None else size for size, payload in zip(sizes, payloads, strict=True)]
+
+    async def payload_part(self, ref: PayloadRef, start: int, stop: int) -> bytes | None:
+        read = partial(self._read_part, start=start, stop=stop)
+        return (await self._query_and_read(queries.payloads, [ref], read=read))[1][0]
+
     async def artifacts(self, job_ids: Sequence[UUID]) -> "Sequence[tuple[Artifact, ...]]":
         return await self._committer.between_flushes(queries.artifacts, self._table, job_ids)
 
@@ -151,14 +166,18 @@ class TableDriver(Driver):
                 last = part[-1][0].sequence
 
     async def _query_and_read(
-        self, query: Callable[..., queries.WithPayloads[T]], *args: Any
+        self, query: Callable[..., queries.WithPayloads[T]], *args: Any, read: _Read | None = None
     ) -> "tuple[T, Sequence[bytes | None]]":
-        """Make a query and read its payloads; repeat it if a compaction has moved them in between."""
+        """Make a query and read its payloads, with `read` if it is given.
+
+        Repeat it if a compaction has moved them in between.
+        """
+        read = read or self._read_payloads
         tried: Sequence[Payload | None] | None = None
         while True:
             answer, payloads = await self._committer.between_flushes(query, self._table, *args)
             try:
-                return answer, await self._read_payloads(payloads)
+                return answer, await read(payloads)
             except Unavailable:
                 if payloads == tried:
                     raise

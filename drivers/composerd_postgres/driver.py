@@ -275,6 +275,12 @@ class PostgresDriver(Driver):
     async def payload(self, refs: Sequence[PayloadRef]) -> "Sequence[bytes | None]":
         return await self._complete(queries.payloads(self._session, refs))
 
+    async def payloads_up_to(self, refs: Sequence[PayloadRef], limit: int) -> "Sequence[bytes | int | None]":
+        return await self._complete(queries.payloads_up_to(self._session, refs, limit))
+
+    async def payload_part(self, ref: PayloadRef, start: int, stop: int) -> bytes | None:
+        return await self._complete(queries.payload_part(self._session, ref, start, stop))
+
     async def artifacts(self, job_ids: Sequence[UUID]) -> "Sequence[tuple[Artifact, ...]]":
         return await self._complete(queries.artifacts(self._session, job_ids))
 

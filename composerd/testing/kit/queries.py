@@ -148,8 +148,13 @@ class Queries:
             ended.append(new.id)
         finished, failed, canceled = ended
         for job_id in (finished, failed):
-            with pytest.raises(Unavailable):
-                await instance.result(job_id)
+            for read in (
+                instance.driver.payload([PayloadRef(job_id, PayloadKind.RESULT)]),
+                instance.driver.payloads_up_to([PayloadRef(job_id, PayloadKind.RESULT)], PLENTY),
+                instance.driver.payload_part(PayloadRef(job_id, PayloadKind.RESULT), 0, 1),
+            ):
+                with pytest.raises(Unavailable):
+                    await read
             assert await instance.args(job_id) == b'{"n":1}'
         ready = await instance.add()
         assert [await instance.result(job_id) for job_id in (canceled, ready)] == [None, None]
@@ -160,6 +165,57 @@ class Queries:
         ids = [await instance.add(args=b"%d" % n * n) for n in range(50)]
         refs = [PayloadRef(ids[n * 7 % 50], PayloadKind.ARGS) for n in range(80)]
         assert await instance.driver.payload(refs) == [b"%d" % (n * 7 % 50) * (n * 7 % 50) for n in range(80)]
+
+    @clause("V10", "G1")
+    async def test_payloads_up_to_a_limit(self, instance: Instance) -> None:
+        """Payloads are answered as long as they fit into the limit together, and their sizes after that."""
+        ids = [await instance.add(args=b"%d" % n * 10) for n in range(4)]
+        refs = [PayloadRef(one, PayloadKind.ARGS) for one in (*ids[:2], instance.id(), *ids[2:], ids[0])]
+        refs.insert(1, PayloadRef(ids[0], PayloadKind.RESULT))
+        whole = await instance.driver.payload(refs)
+        none = [10, None, 10, None, 10, 10, 10]
+        for limit, fitting in ((PLENTY, 7), (50, 7), (49, 6), (29, 4), (20, 4), (19, 2), (10, 2), (9, 0), (0, 0)):
+            expected = [*whole[:fitting], *none[fitting:]]
+            assert await instance.driver.payloads_up_to(refs, limit) == expected
+        assert await instance.driver.payloads_up_to([], 10) == []
+
+    @clause("V10", "V11")
+    @pytest.mark.parametrize("payload", PAYLOADS.values(), ids=PAYLOADS)
+    async def test_sizes_and_parts_are_bytes(self, instance: Instance, payload: bytes) -> None:
+        """Sizes and parts count bytes, whatever the payload is: the parts of a payload together are the payload."""
+        ref = PayloadRef(await instance.add(args=payload), PayloadKind.ARGS)
+        assert await instance.driver.payloads_up_to([ref], len(payload) - 1) == [len(payload)]
+        step = max(len(payload) // 3, 1)
+        parts = [await instance.driver.payload_part(ref, at, at + step) for at in range(0, len(payload), step)]
+        assert b"".join(part or b"" for part in parts) == payload
+
+    @clause("V11")
+    async def test_parts_of_payloads(self, instance: Instance) -> None:
+        """A part has the bytes from its start to its stop, but none after the end of the payload."""
+        args, result = b'"%s"' % bytes(range(35, 92)), b'"%s"' % (b"0123456789abcdef" * 20_000)
+        job_id = await instance.add(args=args)
+        await instance.finish(await instance.take(), result)
+        for kind, payload in ((PayloadKind.ARGS, args), (PayloadKind.RESULT, result)):
+            for start, stop in ((0, 1), (0, 10**6), (1, 3), (20, 50), (30, 10**6), (10**6, 10**6 + 1)):
+                part = await instance.driver.payload_part(PayloadRef(job_id, kind), start, stop)
+                assert part == payload[start:stop]
+
+    @clause("V11")
+    async def test_parts_that_do_not_exist(self, instance: Instance) -> None:
+        """A part of a payload that does not exist, or no longer, is None."""
+        job_id = await instance.add(args=None)
+        missing = (
+            PayloadRef(instance.id(), PayloadKind.ARGS),
+            PayloadRef(job_id, PayloadKind.ARGS),
+            PayloadRef(job_id, PayloadKind.RESULT),
+        )
+        assert [await instance.driver.payload_part(ref, 0, 10) for ref in missing] == [None] * 3
+        ended = await instance.add(args=b"12345", type="other")
+        ref = PayloadRef(ended, PayloadKind.ARGS)
+        assert await instance.driver.payload_part(ref, 0, 2) == b"12"
+        await instance.cancel(ended)
+        await instance.driver.delete([ended])
+        assert await instance.driver.payload_part(ref, 2, 4) is None
 
     @clause("V6")
     async def test_jobs_ahead(self, instance: Instance) -> None:

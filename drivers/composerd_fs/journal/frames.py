@@ -27,6 +27,7 @@ length without the CRC-32. In memory a location also has the segment, and the of
 
 import struct
 import zlib
+from collections.abc import Iterable
 from typing import NamedTuple, TypeAlias
 
 VERSION = 1
@@ -117,6 +118,14 @@ def unpack_frame_header(data: bytes, salt: bytes) -> FrameHeader | None:
 def check_of(payload: bytes) -> bytes:
     """Return the checksum that stands before a payload."""
     return _CRC.pack(zlib.crc32(payload))
+
+
+def check_of_pieces(pieces: Iterable[bytes]) -> bytes:
+    """Return the checksum that stands before a payload, which is given in pieces."""
+    crc = 0
+    for piece in pieces:
+        crc = zlib.crc32(piece, crc)
+    return _CRC.pack(crc)
 
 
 def unpack_payload(checked: bytes) -> bytes | None:

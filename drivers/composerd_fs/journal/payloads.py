@@ -1,8 +1,9 @@
-"""Reads payloads from the segments of a journal. Those that lie close together are read in one call."""
+"""Reads payloads and parts of them from the segments of a journal. Those that lie close together are read at once."""
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeAlias
 
 from composerd.directory import Directory
@@ -17,6 +18,9 @@ READ_OVER = 32 * 1024
 
 READ_AT_ONCE = 4 * 1024 * 1024
 """The most bytes that are read in one call, unless a single payload is larger."""
+
+PIECE = 1024 * 1024
+"""The most bytes that are in memory when a payload is compared with its checksum before a part of it is read."""
 
 _Located: TypeAlias = tuple[int, int, int, int]
 """A location, and its segment, offset and length."""
@@ -53,24 +57,60 @@ def read_payloads(
 
 def _read_run(directory: Directory, opened: int, descriptor: int, run: list[_Located], end: int, found: _Found) -> None:
     _, segment, begin, _ = run[0]
-    name = layout.segment_name(segment)
     try:
-        if segment == opened:
-            data = read_exactly(descriptor, end - begin, begin)
-        else:
-            other = directory.descriptor_of(name, os.O_RDONLY)
-            try:
-                data = read_exactly(other, end - begin, begin)
-            finally:
-                os.close(other)
+        with _opened(directory, opened, descriptor, segment) as source:
+            data = read_exactly(source, end - begin, begin)
     except OSError as exc:
         for location, *_ in run:
-            found[location] = Unavailable(f"a payload could not be read ({exc.strerror})")
+            found[location] = _unreadable(exc)
         return
     for location, _, offset, length in run:
         payload = frames.unpack_payload(data[offset - begin : offset - begin + length])
-        if payload is None:
-            log.error("%s: the payload at byte %d is damaged; restore it from a backup", directory.path / name, offset)
-            found[location] = Unavailable("a payload could not be read (it is damaged on the disk)")
-        else:
-            found[location] = payload
+        found[location] = _damaged(directory, segment, offset) if payload is None else payload
+
+
+def read_part(directory: Directory, opened: int, descriptor: int, location: int, start: int, stop: int) -> bytes:
+    """Return a part of the payload at a location. Raises `Unavailable` if it cannot be read.
+
+    With a part from the beginning, the whole payload is compared with its checksum, a piece at a time. It is assumed
+    that the other parts are read after that one.
+    """
+    segment, offset, length = frames.span_of(location)
+    begin, end = offset + frames.CHECK, offset + length
+    try:
+        with _opened(directory, opened, descriptor, segment) as source:
+            if start == 0 and not _is_intact(source, offset, end):
+                raise _damaged(directory, segment, offset)
+            return read_exactly(source, max(min(begin + stop, end) - begin - start, 0), begin + start)
+    except OSError as exc:
+        raise _unreadable(exc) from exc
+
+
+def _is_intact(descriptor: int, offset: int, end: int) -> bool:
+    check = read_exactly(descriptor, frames.CHECK, offset)
+    begin = offset + frames.CHECK
+    pieces = (read_exactly(descriptor, min(PIECE, end - at), at) for at in range(begin, end, PIECE))
+    return check == frames.check_of_pieces(pieces)
+
+
+@contextmanager
+def _opened(directory: Directory, opened: int, descriptor: int, segment: int) -> Iterator[int]:
+    """Provide a descriptor of a segment: the one of the segment `opened`, or else a new one for the block."""
+    if segment == opened:
+        yield descriptor
+        return
+    other = directory.descriptor_of(layout.segment_name(segment), os.O_RDONLY)
+    try:
+        yield other
+    finally:
+        os.close(other)
+
+
+def _unreadable(error: OSError) -> Unavailable:
+    return Unavailable(f"a payload could not be read ({error.strerror})")
+
+
+def _damaged(directory: Directory, segment: int, offset: int) -> Unavailable:
+    name = layout.segment_name(segment)
+    log.error("%s: the payload at byte %d is damaged; restore it from a backup", directory.path / name, offset)
+    return Unavailable("a payload could not be read (it is damaged on the disk)")

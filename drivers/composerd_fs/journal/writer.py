@@ -22,7 +22,7 @@ from composerd_fs.journal.entries import Entry, JournalEntry, Payload
 from composerd_fs.journal.frames import FRAME_HEADER, SEGMENT_HEADER
 from composerd_fs.journal.io import DiskThread, write_all
 from composerd_fs.journal.lock import DirectoryLock
-from composerd_fs.journal.payloads import read_payloads
+from composerd_fs.journal.payloads import read_part, read_payloads
 from composerd_fs.journal.reader import Reader
 from composerd_fs.journal.reserve import FULL, NO_ROOM, Purpose, Reserve
 
@@ -275,6 +275,13 @@ class Journal:
         It blocks, and is called in the journal's thread.
         """
         return read_payloads(self.directory, self.segment, self._descriptor, locations)
+
+    async def read_part(self, location: int, start: int, stop: int) -> bytes:
+        """Return a part of the payload at a location. Raises `Unavailable` if it cannot be read."""
+        return await self._disk.call(self._read_part, location, start, stop)
+
+    def _read_part(self, location: int, start: int, stop: int) -> bytes:
+        return read_part(self.directory, self.segment, self._descriptor, location, start, stop)
 
     # The start and the end.
 

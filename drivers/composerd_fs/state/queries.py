@@ -1,6 +1,7 @@
 """The reading methods of the contract on the table. They change nothing, and do no I/O."""
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Generic, NamedTuple, TypeVar
 from uuid import UUID
 
@@ -41,6 +42,17 @@ def payloads(table: Table, refs: Sequence[PayloadRef]) -> WithPayloads[None]:
     return WithPayloads(
         None,
         [None if job is None else job.args if kind is PayloadKind.ARGS else _result(job) for job, kind in found],
+    )
+
+
+def payloads_up_to(table: Table, refs: Sequence[PayloadRef], limit: int) -> WithPayloads[list[int | None]]:
+    """Find payloads; see `Driver.payloads_up_to`. The answer has the sizes of those that are left out."""
+    found = payloads(table, refs).payloads
+    sizes = [_size(payload) for payload in found]
+    fits = [total <= limit for total in accumulate(sizes)]
+    return WithPayloads(
+        [None if payload is None or fit else size for payload, size, fit in zip(found, sizes, fits, strict=True)],
+        [payload if fit else None for payload, fit in zip(found, fits, strict=True)],
     )
 
 

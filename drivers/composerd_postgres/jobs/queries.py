@@ -73,6 +73,26 @@ async def payloads(session: Session, refs: Sequence[PayloadRef]) -> list[bytes |
     return await decode_payloads([row.body for row in rows])
 
 
+async def payloads_up_to(session: Session, refs: Sequence[PayloadRef], limit: int) -> list[bytes | int | None]:
+    """See `Driver.payloads_up_to`."""
+    if not refs:
+        return []
+    encoded = encode([{"id": ref.job_id, "kind": ref.kind} for ref in refs])
+    rows = await session.connections.fetch(session.statements["payloads_up_to"], {"refs": encoded, "limit": limit})
+    for row in rows:
+        _check(row.job_id, row.kind, row.size, expected=row.expected)
+    bodies = await decode_payloads([row.body for row in rows])
+    return [row.size if body is None else body for row, body in zip(rows, bodies, strict=True)]
+
+
+async def payload_part(session: Session, ref: PayloadRef, start: int, stop: int) -> bytes | None:
+    """See `Driver.payload_part`."""
+    values = {"id": ref.job_id, "kind": ref.kind.value, "start": start, "length": stop - start}
+    (row,) = await session.connections.fetch(session.statements["payload_part"], values)
+    _check(ref.job_id, ref.kind, row.body, expected=row.expected)
+    return (await decode_payloads([row.body]))[0]
+
+
 async def artifacts(session: Session, job_ids: Sequence[UUID]) -> list[tuple[Artifact, ...]]:
     """See `Driver.artifacts`."""
     found: dict[UUID, list[Artifact]] = {}
@@ -213,7 +233,7 @@ async def check(session: Session) -> StorageCheck:
     return StorageCheck(problems=tuple(problems), jobs=await counts(session), details=details)
 
 
-def _check(job_id: UUID, kind: str, body: str | None, *, expected: bool) -> None:
-    """Raise `Unavailable` if there is no payload and has to be one."""
-    if body is None and expected:
+def _check(job_id: UUID, kind: str, found: object, *, expected: bool) -> None:
+    """Raise `Unavailable` if there is no payload, that is None, and has to be one."""
+    if found is None and expected:
         raise Unavailable(f"the {kind} of the job {job_id} cannot be found in the database")

@@ -242,6 +242,24 @@ class AnswersNoneForLostResults(Correct):
         return [self.shelf.payload(ref) for ref in refs]
 
 
+@breaks("V10")
+class LimitsEachPayloadAlone(Correct):
+    """Compares each payload with the limit, and not all that it answers together."""
+
+    async def payloads_up_to(self, refs: Sequence[PayloadRef], limit: int) -> Sequence[bytes | int | None]:
+        found = await self.payload(refs)
+        return [None if one is None else one if len(one) <= limit else len(one) for one in found]
+
+
+@breaks("V11")
+class CountsCharacters(Correct):
+    """Counts the characters of a part, and not its bytes."""
+
+    async def payload_part(self, ref: PayloadRef, start: int, stop: int) -> bytes | None:
+        (found,) = await self.payload([ref])
+        return None if found is None else found.decode(errors="replace")[start:stop].encode()
+
+
 @breaks("N1")
 class OmitsReadyJobs(Transaction):
     """Does not report which jobs became ready."""

@@ -117,6 +117,40 @@ SELECT r.id AS job_id, r.kind,
 FROM ROWS FROM (json_to_recordset(%(refs)s) AS (id uuid, kind text)) WITH ORDINALITY AS r(id, kind, nth)
 ORDER BY r.nth
 
+-- name: payloads_up_to
+-- The sizes of args and results, in the order of the references, and in base64 those that have no more than `limit` bytes together
+-- with all before them. A size is read without the bytes.
+SELECT s.job_id, s.kind, s.size,
+    CASE WHEN s.total <= %(limit)s THEN
+        encode(CASE s.kind WHEN 'args' THEN (SELECT body FROM composerd.args WHERE job_id = s.job_id)
+            ELSE (SELECT body FROM composerd.results WHERE job_id = s.job_id) END, 'base64')
+    END AS body,
+    (
+        SELECT CASE s.kind WHEN 'args' THEN j.args_size > 0 ELSE j.state IN ('finished', 'failed') END
+        FROM composerd.jobs j WHERE j.id = s.job_id
+    ) AS expected
+FROM (
+    SELECT r.id AS job_id, r.kind, r.nth, l.size, sum(coalesce(l.size, 0)) OVER (ORDER BY r.nth) AS total
+    FROM ROWS FROM (json_to_recordset(%(refs)s) AS (id uuid, kind text)) WITH ORDINALITY AS r(id, kind, nth)
+    CROSS JOIN LATERAL (
+        SELECT CASE r.kind WHEN 'args' THEN (SELECT octet_length(body) FROM composerd.args WHERE job_id = r.id)
+            ELSE (SELECT octet_length(body) FROM composerd.results WHERE job_id = r.id) END AS size
+    ) l
+) s
+ORDER BY s.nth
+
+-- name: payload_part
+-- A part of args or a result in base64.
+SELECT encode(substring(
+        CASE %(kind)s WHEN 'args' THEN (SELECT body FROM composerd.args WHERE job_id = %(id)s::uuid)
+            ELSE (SELECT body FROM composerd.results WHERE job_id = %(id)s::uuid) END
+        FROM %(start)s + 1 FOR %(length)s
+    ), 'base64') AS body,
+    (
+        SELECT CASE %(kind)s WHEN 'args' THEN j.args_size > 0 ELSE j.state IN ('finished', 'failed') END
+        FROM composerd.jobs j WHERE j.id = %(id)s::uuid
+    ) AS expected
+
 -- name: artifacts
 -- The artifacts of jobs, by name.
 SELECT job_id, name, size, sha256, place
