@@ -2,14 +2,27 @@
 
 All names are looked up from the directory's descriptor. So a directory that is moved, or that another file system is
 mounted over, is still the one that is written to, and `is_at_its_path` says so.
+
+The directory and its files belong to this process's user, and nobody else can write to them, which every open checks.
+No file is opened through a symbolic link. New ones are for their owner only, whatever the umask.
 """
 
 import contextlib
+import errno
 import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import BinaryIO
 
+from composerd.file_errors import is_exhausted
 from composerd.models import DiskSpace
+from composerd.ownership import check, open_directory
+
+_FILE_MODE = 0o600
+_DIRECTORY_MODE = 0o700
 
 
 class Directory:
@@ -25,15 +38,25 @@ class Directory:
         self._name = str(path)
         self._descriptor = -1
         self._identity = (0, 0)
+        self._spare = -1
+        """A descriptor that is closed to open a file when no other is left; negative if it is not there."""
+        self._keeps_spare = False
+        self._spare_lock = Lock()
 
     def open(self) -> None:
-        """Open the directory, which must exist. Do nothing if it is open."""
+        """Open the directory, which must exist. Do nothing if it is open.
+
+        Raises `NotTrusted` if it is another user's, or if other users can write to it.
+        """
         if self._descriptor < 0:
-            self._descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._descriptor = open_directory(self.path)
             self._identity = _identity(os.fstat(self._descriptor))
 
     def close(self) -> None:
         """Close the directory. Do nothing if it is not open."""
+        with self._spare_lock:
+            self._keeps_spare = False
+            self._give_spare()
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -59,6 +82,67 @@ class Directory:
         """Return True if files can be created in the directory."""
         return os.access(".", os.W_OK | os.X_OK, dir_fd=self._descriptor)
 
+    # Descriptors.
+
+    def keep_spare(self) -> None:
+        """Keep a descriptor in reserve, so that one file can be opened when the process has no other left."""
+        with self._spare_lock:
+            self._keeps_spare = True
+            self._take_spare()
+
+    def descriptor_of(self, name: str, flags: int) -> int:
+        """Open a file with flags of `os.open`, and return its descriptor. Raises `NotTrusted` if it is not ours."""
+        descriptor = self._open(name, flags)
+        try:
+            if flags & os.O_CREAT:
+                _set_mode(descriptor)
+            check(os.fstat(descriptor), self.path / name)
+        except OSError:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+    @contextmanager
+    def opened(self, name: str, flags: int) -> Iterator[int]:
+        """Open a file as `descriptor_of` does, and close it at the end of the block."""
+        descriptor = self.descriptor_of(name, flags)
+        try:
+            yield descriptor
+        finally:
+            self.close_descriptor(descriptor)
+
+    def close_descriptor(self, descriptor: int) -> None:
+        """Close a file, and have a descriptor in reserve again if the reserve was used."""
+        os.close(descriptor)
+        if self._keeps_spare and self._spare < 0:
+            with self._spare_lock:
+                self._take_spare()
+
+    def _open(self, name: str, flags: int) -> int:
+        flags |= os.O_CLOEXEC | os.O_NOFOLLOW
+        try:
+            return os.open(name, flags, _FILE_MODE, dir_fd=self._descriptor)
+        except OSError as exc:
+            if exc.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+            with self._spare_lock:
+                if not self._give_spare():
+                    raise
+                return os.open(name, flags, _FILE_MODE, dir_fd=self._descriptor)
+
+    def _take_spare(self) -> None:
+        if self._keeps_spare and self._spare < 0:
+            with contextlib.suppress(OSError):  # then the next file that is closed may leave one
+                self._spare = os.dup(self._descriptor)
+
+    def _give_spare(self) -> bool:
+        """Close the spare descriptor, and return False if there was none."""
+        if self._spare < 0:
+            return False
+        os.close(self._spare)
+        self._spare = -1
+        return True
+
     # Files.
 
     def names(self) -> list[str]:
@@ -75,11 +159,7 @@ class Directory:
 
     def size(self, name: str) -> int:
         """Return the size of a file in bytes."""
-        return os.stat(name, dir_fd=self._descriptor).st_size
-
-    def descriptor_of(self, name: str, flags: int) -> int:
-        """Open a file with flags of `os.open`, and return its descriptor."""
-        return os.open(name, flags | os.O_CLOEXEC, 0o600, dir_fd=self._descriptor)
+        return os.stat(name, dir_fd=self._descriptor, follow_symlinks=False).st_size
 
     def reading(self, name: str) -> BinaryIO:
         """Open a file for reading."""
@@ -95,20 +175,21 @@ class Directory:
         if not below:
             os.fsync(self._descriptor)
             return
-        descriptor = self.descriptor_of(below, os.O_RDONLY | os.O_DIRECTORY)
+        descriptor = self._open(below, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(descriptor)
         finally:
-            os.close(descriptor)
+            self.close_descriptor(descriptor)
 
     # Directories below it.
 
     def make_directory(self, name: str) -> None:
         """Create a directory, for its owner only, on stable storage. Do nothing if it exists."""
         try:
-            os.mkdir(name, 0o700, dir_fd=self._descriptor)
+            os.mkdir(name, _DIRECTORY_MODE, dir_fd=self._descriptor)
         except FileExistsError:
             return
+        _open_to_owner(name, self._descriptor)
         self.sync(_parent(name))
 
     def remove_directory(self, name: str) -> None:
@@ -116,23 +197,41 @@ class Directory:
         os.rmdir(name, dir_fd=self._descriptor)
 
     def files_below(self, name: str) -> list[str]:
-        """Return the names of all files in a directory and below it. What cannot be read is left out."""
+        """Return the names of all files in a directory and below it. What cannot be read is left out.
+
+        Raises `OSError` only if the process or the machine has no descriptor or memory left.
+        """
         found: list[str] = []
-        with contextlib.suppress(OSError):
-            for path, _, files, _ in os.fwalk(name, dir_fd=self._descriptor):
+        try:
+            for path, _, files, _ in os.fwalk(name, dir_fd=self._descriptor, onerror=_raise_if_exhausted):
                 found += [f"{path}/{file}" for file in files]
+        except OSError as exc:
+            _raise_if_exhausted(exc)
         return found
 
     # Files that appear whole or not at all.
 
     def create(self, name: str) -> BinaryIO:
         """Begin a file. It gets its name by `publish`; until then its name has the suffix `unfinished`."""
-        return os.fdopen(self.descriptor_of(name + self.unfinished, os.O_RDWR | os.O_CREAT | os.O_TRUNC), "w+b")
+        return os.fdopen(self.create_descriptor(name), "w+b")
+
+    def create_descriptor(self, name: str) -> int:
+        """Begin a file as `create` does, and return its descriptor."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
+        try:
+            return self.descriptor_of(name + self.unfinished, flags)
+        except FileExistsError:  # left behind by a crash
+            self.remove(name + self.unfinished)
+            return self.descriptor_of(name + self.unfinished, flags)
 
     def publish(self, file: BinaryIO, name: str) -> None:
         """Bring a file that `create` began to stable storage, and give it its name, in place of an older file."""
         file.flush()
-        os.fsync(file.fileno())
+        self.publish_descriptor(file.fileno(), name)
+
+    def publish_descriptor(self, descriptor: int, name: str) -> None:
+        """Publish a file that `create_descriptor` began."""
+        os.fsync(descriptor)
         os.rename(name + self.unfinished, name, src_dir_fd=self._descriptor, dst_dir_fd=self._descriptor)
         self.sync(_parent(name))
 
@@ -160,21 +259,43 @@ def _parent(name: str) -> str:
     return name.rpartition("/")[0]
 
 
+def _raise_if_exhausted(error: OSError) -> None:
+    if is_exhausted(error):
+        raise error
+
+
+def _set_mode(descriptor: int) -> None:
+    """Give a new file its mode if the umask has taken away the owner's rights."""
+    if stat.S_IMODE(os.fstat(descriptor).st_mode) & _FILE_MODE != _FILE_MODE:
+        os.fchmod(descriptor, _FILE_MODE)
+
+
+def _open_to_owner(name: str | Path, parent: int | None = None) -> None:
+    """Give a new directory its mode if the umask has taken away the owner's rights."""
+    descriptor = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    try:
+        if os.fstat(descriptor).st_mode & _DIRECTORY_MODE != _DIRECTORY_MODE:
+            os.chmod(f"/proc/self/fd/{descriptor}", _DIRECTORY_MODE)  # noqa: PTH101  # it may not be opened yet
+    finally:
+        os.close(descriptor)
+
+
 def make_directory(path: Path) -> None:
     """Create a directory and its parents, for their owner only, on stable storage. Do nothing if it exists."""
     if path.is_dir():
         return
     make_directory(path.parent)
     try:
-        path.mkdir(mode=0o700)
+        path.mkdir(mode=_DIRECTORY_MODE)
     except FileExistsError:
         return
+    _open_to_owner(path)
     sync_directory(path.parent)
 
 
 def sync_directory(path: Path) -> None:
     """Bring the names in a directory to stable storage."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     finally:

@@ -189,6 +189,12 @@ class WritesStopped(Unavailable):
     code = "writes_stopped"
 
 
+class ResourcesExhausted(Unavailable):
+    """The process or the machine has no file descriptor or memory left; nothing was changed, repeat it later."""
+
+    code = "resources_exhausted"
+
+
 class OutcomeUnknown(Unavailable):
     """The storage did not say whether the change was stored; look, or repeat the request with the same ids."""
 

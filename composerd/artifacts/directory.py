@@ -15,9 +15,11 @@ from typing import BinaryIO, ClassVar, ParamSpec, Self, TypeVar
 import aiofiles
 
 from composerd.artifacts.contract import ArtifactStore, Writer
-from composerd.directory import Directory
+from composerd.directory import Directory, make_directory
 from composerd.driver.url import path_of
-from composerd.errors import ArtifactNotFound, StorageFull, Unavailable, WritesStopped
+from composerd.errors import ArtifactNotFound, StorageUnusable, Unavailable, WritesStopped
+from composerd.file_errors import translated
+from composerd.ownership import NotTrusted
 
 READ_AT_ONCE = 256 * 1024
 """Maximum number of bytes that are read from a file in one call."""
@@ -55,9 +57,12 @@ class DirectoryStore(ArtifactStore):
 
     def _start(self, create: bool) -> None:
         if create:
-            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_directory(self.root)
         if self.root.exists():
-            self._directory.open()
+            try:
+                self._directory.open()
+            except NotTrusted as exc:
+                raise StorageUnusable(exc.sentence) from exc
 
     async def close(self) -> None:
         self._directory.close()
@@ -106,7 +111,7 @@ class DirectoryStore(ArtifactStore):
         except FileNotFoundError as exc:
             raise ArtifactNotFound from exc
         except OSError as exc:
-            raise Unavailable(f"cannot access artifacts: {exc}") from exc
+            raise translated(exc, "cannot access artifacts") from exc
 
     async def size(self, location: str) -> int | None:
         try:
@@ -186,13 +191,11 @@ def _remove(directory: Directory, locations: Sequence[str]) -> None:
 async def _disk(work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     """Run blocking file work in a thread, and return its result.
 
-    Raises `StorageFull` if the disk or the quota is full, and `Unavailable` for every other `OSError`.
+    Raises the error of composerd for each `OSError`.
     """
     try:
         return await asyncio.to_thread(work, *args, **kwargs)
+    except FileNotFoundError as exc:
+        raise _Missing(f"cannot access artifacts: {exc}") from exc
     except OSError as exc:
-        if exc.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StorageFull("no space left for artifacts") from exc
-        raise (_Missing if isinstance(exc, FileNotFoundError) else Unavailable)(
-            f"cannot access artifacts: {exc}"
-        ) from exc
+        raise translated(exc, "cannot access artifacts") from exc

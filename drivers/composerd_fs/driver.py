@@ -11,8 +11,10 @@ from composerd.directory import Directory, make_directory
 from composerd.driver import Batch, Capabilities, StorageCheck, StorageInfo
 from composerd.driver.timekeeper import ClockState
 from composerd.driver.url import path_of
-from composerd.errors import StorageUnusable, Unavailable
+from composerd.errors import StorageUnusable
+from composerd.file_errors import is_full, translated
 from composerd.models import DiskSpace
+from composerd.ownership import NotTrusted
 from composerd_fs.journal.checkpoint import Restoration
 from composerd_fs.journal.clock_file import ClockFile, StoredClock
 from composerd_fs.journal.compactor import Compactor
@@ -27,7 +29,7 @@ from composerd_fs.journal.entries import (
 )
 from composerd_fs.journal.lock import DirectoryLock
 from composerd_fs.journal.reader import Reader
-from composerd_fs.journal.reserve import NO_ROOM, Purpose
+from composerd_fs.journal.reserve import Purpose
 from composerd_fs.journal.writer import Journal
 from composerd_fs.state.commands import CopiedPayloads
 from composerd_fs.table_driver import TableDriver
@@ -48,7 +50,8 @@ class FsDriver(TableDriver):
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.artifacts_directory = str(directory / "artifacts")
-        self._lock = DirectoryLock(directory)
+        self._root = Directory(directory)
+        self._lock = DirectoryLock(self._root)
         self._journal = Journal(Directory(directory / "journal"), self._lock)
         super().__init__(self._journal)
         self._restoration = Restoration(self._table)
@@ -71,8 +74,10 @@ class FsDriver(TableDriver):
         try:
             await self._journal.open(self._replay)
             await asyncio.to_thread(self._compactor.tidy)
+        except NotTrusted as exc:
+            raise StorageUnusable(exc.sentence) from exc
         except OSError as exc:
-            raise Unavailable(f"the journal in {self.directory} cannot be used: {exc.strerror}") from exc
+            raise translated(exc, f"the journal in {self.directory} cannot be used") from exc
         finally:
             gc.enable()
         stored = await asyncio.to_thread(self._clock_file.read)
@@ -83,9 +88,13 @@ class FsDriver(TableDriver):
         if not create and not (self.directory / "journal").is_dir():
             raise StorageUnusable(f"there is no storage in {self.directory}")
         try:
-            make_directory(self.directory / "journal")
+            make_directory(self.directory)
+            self._root.open()
             self._lock.acquire()
+            self._root.make_directory("journal")
             self._journal.directory.open()
+        except NotTrusted as exc:
+            raise StorageUnusable(exc.sentence) from exc
         except OSError as exc:
             raise StorageUnusable(f"{self.directory} cannot be used: {exc.strerror}") from exc
         if create and self._lock.read_only:
@@ -110,7 +119,11 @@ class FsDriver(TableDriver):
             self._time.keep_seen()
             await self._clock_file.close(self._clock_to_store(self._time.keeper.state))
         await self._journal.close()
+        self._release()
+
+    def _release(self) -> None:
         self._lock.release()
+        self._root.close()
 
     async def migrate(self) -> None:
         """Do nothing, because the format has only one version."""
@@ -134,8 +147,8 @@ class FsDriver(TableDriver):
                 await self._clock_file.keep(self._clock_to_store(self._time.keeper.state))
             except OSError as exc:
                 # The disk may be full because nothing was removed until now.
-                if exc.errno not in NO_ROOM or not await self._journal.free_some(1, Purpose.REMOVE):
-                    raise Unavailable(f"{self.directory}: the confirmation cannot be stored: {exc.strerror}") from exc
+                if not is_full(exc) or not await self._journal.free_some(1, Purpose.REMOVE):
+                    raise translated(exc, f"{self.directory}: the confirmation cannot be stored") from exc
             else:
                 return
 
@@ -176,7 +189,7 @@ class FsDriver(TableDriver):
             return await asyncio.to_thread(self._read_all)
         finally:
             self._journal.directory.close()
-            self._lock.release()
+            self._release()
 
     def _read_all(self) -> StorageCheck:
         reader = Reader(self._journal.directory, repair=False)

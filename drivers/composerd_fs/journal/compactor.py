@@ -21,12 +21,12 @@ from typing import Any, BinaryIO
 import msgspec
 
 from composerd.directory import Directory
-from composerd.errors import ComposerdError, StorageFull, StorageUnusable
+from composerd.errors import ComposerdError, ResourcesExhausted, StorageFull, StorageUnusable
+from composerd.file_errors import is_full
 from composerd_fs.journal import frames
 from composerd_fs.journal.checkpoint import Snapshot
 from composerd_fs.journal.io import write_all
 from composerd_fs.journal.layout import checkpoint_name, checkpoints_in, segment_name, segments_in
-from composerd_fs.journal.reserve import NO_ROOM
 from composerd_fs.journal.sparse import BetweenFlushes, SparseSegments
 from composerd_fs.journal.turn import Turn
 from composerd_fs.journal.writer import Journal
@@ -97,7 +97,7 @@ class Compactor:
         """Begin a checkpoint if it is due. Call it between two flushes.
 
         One is due when the journal has reached one of the limits, and on a full disk also when jobs were deleted whose
-        payloads it would free. Raises what `Journal.rotate` raises, unless the disk is full.
+        payloads it would free. Raises what `Journal.rotate` raises, unless that is worth another try.
         """
         if self._task is not None or self._closed or self._table.unpropagated or self._journal.broken is not None:
             return
@@ -117,6 +117,8 @@ class Compactor:
             snapshot = Snapshot(self._table, self._journal.frame)
         except StorageFull:
             log.warning("the disk is full: there is no room for a checkpoint of the journal")
+        except ResourcesExhausted as exc:
+            log.warning("a checkpoint of the journal cannot begin, and will be tried again: %s", exc)
         work = self._work(snapshot, self._journal.segment, written)
         self._task = asyncio.get_running_loop().create_task(work, name="compactor")
         self._task.add_done_callback(self._ended)
@@ -269,7 +271,7 @@ class Compactor:
             try:
                 await asyncio.to_thread(write_all, file.fileno(), data, offset)
             except OSError as exc:
-                if exc.errno not in NO_ROOM or not await self._journal.free_some(self._size() - offset):
+                if not is_full(exc) or not await self._journal.free_some(self._size() - offset):
                     raise
             else:
                 return offset + len(data)

@@ -8,26 +8,39 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import time
 from pathlib import Path
 from typing import NoReturn
 
+from composerd.directory import Directory
 from composerd.errors import StorageUnusable
 
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
+
+_LOCK = "LOCK"
+"""The name of the file."""
 
 _MAY_KEEP_NONE = ("fuse", "nfs", "cifs", "smb", "9p", "virtiofs", "ceph")
 """The beginnings of the names of file systems whose locks another way to the files need not respect."""
 
 
+_OURS = re.compile(rb"\0*|[0-9]+\n[^\0]*")
+"""The content of the file: the process that has the lock, or nothing, or what a crash has left of it."""
+
+_MOST_BYTES = 200
+"""Largest size of the file. A larger one is not composerd's."""
+
+
 class DirectoryLock:
     """A lock that lets one process at a time use a directory. The kernel releases it when the process ends."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Directory) -> None:
+        """Take the directory, which must be open before the lock is acquired."""
         self.read_only = False
         """True if the lock was taken on a read-only file system, where nothing can be written."""
-        self._path = directory / "LOCK"
-        self._path_name = str(self._path)
+        self._directory = directory
+        self._path_name = str(directory.path / _LOCK)
         self._descriptor: int | None = None
         self._name = b""
         """The content that this process gave the file; empty if it could not."""
@@ -35,26 +48,25 @@ class DirectoryLock:
         """Device, inode and time of the last change of the file when it was last found to be in order."""
 
     def acquire(self) -> None:
-        """Take the lock. Raises `StorageUnusable` if another process, or another driver of this one, has it."""
+        """Take the lock.
+
+        Raises `StorageUnusable` if another process, or another driver of this one, has it, or if the file is not a
+        lock. Raises `OSError` if it cannot be opened, or if it is not trusted.
+        """
         try:
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            descriptor = self._directory.descriptor_of(_LOCK, os.O_RDWR | os.O_CREAT)
         except OSError as exc:
             if exc.errno != errno.EROFS:
                 raise
             self.read_only = True
-            if not self._path.exists():
+            if not self._directory.exists(_LOCK):
                 return  # no process that writes has the directory open
-            descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
-        written = os.pread(descriptor, 200, 0).decode("ascii", "replace")
+            descriptor = self._directory.descriptor_of(_LOCK, os.O_RDONLY)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            kind = self._lock(descriptor)
+        except BaseException:
             os.close(descriptor)
-            self._refuse(written.partition("\n")[0] or "unknown")
-        kind = _file_system(os.fstat(descriptor).st_dev)
-        if (holder := _running(written, kind)) is not None:
-            os.close(descriptor)
-            self._refuse(holder)
+            raise
         self._name = f"{os.getpid()}\n{_start_of(os.getpid())}\n{time.monotonic_ns()}\n{kind}\n".encode()
         try:
             os.pwrite(descriptor, self._name, 0)
@@ -64,19 +76,36 @@ class DirectoryLock:
         self._known = _state(os.fstat(descriptor))
         self._descriptor = descriptor
 
+    def _lock(self, descriptor: int) -> str:
+        """Lock the file, and return the name of its file system. Raises `StorageUnusable` if that is not possible."""
+        content = os.pread(descriptor, _MOST_BYTES + 1, 0)
+        if len(content) > _MOST_BYTES or not _OURS.fullmatch(content):
+            raise StorageUnusable(f"{self._path_name} is not a lock of composerd: move that file elsewhere")
+        written = content.decode("ascii", "replace")
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._refuse(written.partition("\n")[0] or "unknown")
+        kind = _file_system(os.fstat(descriptor).st_dev)
+        if (holder := _running(written, kind)) is not None:
+            self._refuse(holder)
+        return kind
+
     def lost(self) -> str | None:
         """Return why the lock does not keep others out any more; None if it does."""
         if self._descriptor is None:
             return "its file LOCK was released"
         try:
-            found = os.stat(self._path_name)  # noqa: PTH116  # for each flush, and a Path takes twice as long
+            found = os.lstat(self._path_name)  # for each flush, and a Path takes twice as long
         except FileNotFoundError:
             return "its file LOCK was removed"
         if _state(found) == self._known:
             return None
         if not os.path.samestat(found, os.fstat(self._descriptor)):
             return "its file LOCK was replaced"
-        written = self._path.read_bytes()
+        # Opened again, because a network file system then asks its server.
+        with self._directory.reading(_LOCK) as file:
+            written = file.read(_MOST_BYTES)
         if self._name and written != self._name:
             holder = written.decode("ascii", "replace").partition("\n")[0] or "unknown"
             return f"process {holder} wrote its name into the file LOCK: the file system does not keep locks"
@@ -94,7 +123,7 @@ class DirectoryLock:
 
     def _refuse(self, holder: str) -> NoReturn:
         raise StorageUnusable(
-            f"{self._path.parent} is in use by another composerd (process {holder}): "
+            f"{self._directory.path} is in use by another composerd (process {holder}): "
             "stop that process, or use another directory"
         )
 

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from typing import TypeAlias
 
 from composerd.directory import Directory
-from composerd.errors import Unavailable
+from composerd.errors import ResourcesExhausted, Unavailable
+from composerd.file_errors import is_exhausted
 from composerd_fs.journal import frames, layout
 from composerd_fs.journal.io import read_exactly
 
@@ -99,15 +100,13 @@ def _opened(directory: Directory, opened: int, descriptor: int, segment: int) ->
     if segment == opened:
         yield descriptor
         return
-    other = directory.descriptor_of(layout.segment_name(segment), os.O_RDONLY)
-    try:
+    with directory.opened(layout.segment_name(segment), os.O_RDONLY) as other:
         yield other
-    finally:
-        os.close(other)
 
 
 def _unreadable(error: OSError) -> Unavailable:
-    return Unavailable(f"a payload could not be read ({error.strerror})")
+    kind = ResourcesExhausted if is_exhausted(error) else Unavailable
+    return kind(f"a payload could not be read ({error.strerror})")
 
 
 def _damaged(directory: Directory, segment: int, offset: int) -> Unavailable:

@@ -14,6 +14,7 @@ import msgspec
 
 from composerd.directory import Directory
 from composerd.errors import StorageUnusable
+from composerd.file_errors import is_full
 from composerd_fs.journal import frames
 from composerd_fs.journal.entries import ArchivedEntry, BegunEntry, CompleteEntry, Entry, KeptEntry
 from composerd_fs.journal.frames import FRAME_HEADER, FRAME_MAGIC, SEGMENT_HEADER, FrameHeader, SegmentHeader
@@ -26,7 +27,6 @@ from composerd_fs.journal.layout import (
     segments_in,
 )
 from composerd_fs.journal.renewal import renew
-from composerd_fs.journal.reserve import NO_ROOM
 
 log = logging.getLogger(__name__)
 
@@ -227,15 +227,13 @@ class Reader:
         if offset == 0:
             self._directory.remove(name)
         else:
-            descriptor = self._directory.descriptor_of(name, os.O_RDWR)
-            try:
-                os.ftruncate(descriptor, offset)
-                os.fsync(descriptor)
-            except OSError as exc:
-                if exc.errno not in NO_ROOM:  # a quota may refuse it: the next write overwrites what is there
-                    raise
-            finally:
-                os.close(descriptor)
+            with self._directory.opened(name, os.O_RDWR) as descriptor:
+                try:
+                    os.ftruncate(descriptor, offset)
+                    os.fsync(descriptor)
+                except OSError as exc:
+                    if not is_full(exc):  # a quota may refuse it: the next write overwrites what is there
+                        raise
         self._directory.sync()
 
 

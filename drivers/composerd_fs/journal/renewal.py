@@ -11,7 +11,7 @@ import errno
 import os
 
 from composerd.directory import Directory
-from composerd_fs.journal.reserve import NO_ROOM
+from composerd.file_errors import is_full
 
 _AT_ONCE = 1024 * 1024
 
@@ -29,19 +29,16 @@ def renew(directory: Directory, name: str) -> None:
             directory.publish(copy, name)
     except OSError as exc:
         directory.discard(name)
-        if exc.errno not in (*NO_ROOM, errno.EROFS):
+        if not is_full(exc) and exc.errno != errno.EROFS:
             raise
         _forget(directory, name)
 
 
 def _forget(directory: Directory, name: str) -> None:
     """Drop a file from the kernel's memory, so that it is read from the disk."""
-    descriptor = directory.descriptor_of(name, os.O_RDONLY)
-    try:
+    with directory.opened(name, os.O_RDONLY) as descriptor:
         try:
             os.fdatasync(descriptor)
         except OSError:
             os.fdatasync(descriptor)  # the first reports an error of the process that has crashed
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-    finally:
-        os.close(descriptor)

@@ -14,6 +14,7 @@ from enum import IntEnum
 
 from composerd.directory import Directory
 from composerd.errors import StorageFull
+from composerd.file_errors import is_exhausted, is_full
 from composerd_fs.journal.layout import piece_name
 
 log = logging.getLogger(__name__)
@@ -38,9 +39,6 @@ LARGEST_RESULT = 64 * 1024
 
 FULL = "the disk of the journal is full"
 """The text of the error of a write that finds no room."""
-
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
-"""The errors of a full disk, and of a quota that is used up."""
 
 _TRY_AGAIN = 0.25
 """Least number of seconds between two attempts to fill the reserve."""
@@ -93,7 +91,10 @@ class Reserve:
                 else:
                     self.whole = False
         except OSError as exc:
-            log.warning("%s: cannot keep a reserve for a full disk: %s", self._directory.path, exc.strerror)
+            if is_exhausted(exc) and not before:
+                self.whole = False  # it is filled again soon
+            else:
+                log.warning("%s: cannot keep a reserve for a full disk: %s", self._directory.path, exc.strerror)
             return
         if self.whole:
             self._last_given = False
@@ -161,15 +162,14 @@ def _size_of_a_piece(directory: Directory) -> int:
 def _make(directory: Directory, name: str, size: int) -> bool:
     """Make a piece, unless it exists and has its room: a copy of it may have none. Return False on a full disk."""
     try:
-        descriptor = directory.descriptor_of(name, os.O_RDWR | os.O_CREAT)
-        try:
+        with directory.opened(name, os.O_RDWR | os.O_CREAT) as descriptor:
             if os.fstat(descriptor).st_blocks * 512 < size:
                 _allocate(descriptor, size)
-        finally:
-            os.close(descriptor)
     except OSError as exc:
+        if is_exhausted(exc):
+            raise  # a piece that cannot be opened is still there
         directory.remove(name)  # a part of a piece would keep room from others
-        if exc.errno in NO_ROOM:
+        if is_full(exc):
             return False
         raise
     return True

@@ -7,7 +7,6 @@ not acknowledged. A clean stop leaves a marker that says where the journal ends.
 """
 
 import contextlib
-import errno
 import logging
 import os
 from collections.abc import Callable, Sequence
@@ -16,15 +15,17 @@ from typing import NoReturn, cast
 import msgspec
 
 from composerd.directory import Directory
-from composerd.errors import OutcomeUnknown, StorageFull, Unavailable, WritesStopped
+from composerd.errors import OutcomeUnknown, ResourcesExhausted, StorageFull, Unavailable, WritesStopped
+from composerd.file_errors import is_exhausted, is_full, translated
 from composerd_fs.journal import frames, layout
 from composerd_fs.journal.entries import Entry, JournalEntry, Payload
 from composerd_fs.journal.frames import FRAME_HEADER, SEGMENT_HEADER
 from composerd_fs.journal.io import DiskThread, write_all
 from composerd_fs.journal.lock import DirectoryLock
 from composerd_fs.journal.payloads import read_part, read_payloads
+from composerd_fs.journal.place import reason, why_lost
 from composerd_fs.journal.reader import Reader
-from composerd_fs.journal.reserve import FULL, NO_ROOM, Purpose, Reserve
+from composerd_fs.journal.reserve import FULL, Purpose, Reserve
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,8 @@ SEGMENT_SIZE = 16 * 1024 * 1024
 INLINE = 48
 """Length in bytes up to which a payload is in its entry, because its location would take more space."""
 
+_NOT_WRITTEN = "the journal could not be written"
+_LOST = "the journal was removed, moved or taken by another process"
 
 _encode = msgspec.msgpack.Encoder(uuid_format="bytes").encode
 
@@ -86,7 +89,7 @@ class Journal:
         self._payloads_size = 0
         self._entries.clear()
         if self._end >= self._segment_size:
-            with contextlib.suppress(StorageFull):  # without room the segment grows on
+            with contextlib.suppress(StorageFull, ResourcesExhausted):  # without room the segment grows on
                 await self.rotate()
         return frames.base(self.segment, self._end + FRAME_HEADER)
 
@@ -107,6 +110,7 @@ class Journal:
 
         Raises:
             StorageFull: There is no room. Nothing was written, and it may work later.
+            ResourcesExhausted: There are no descriptors or no memory. Nothing was written, and it may work later.
             OutcomeUnknown: The frame may be on the disk. Nothing more is written until the server is restarted.
             Unavailable: Nothing was written, and nothing will be until the server is restarted.
         """
@@ -144,14 +148,18 @@ class Journal:
                     raise self.reserve.refusal(len(frame)) from exc
         try:
             os.fdatasync(self._descriptor)
+            # Only now: a server that took the directory before this moment has not read the frame, one after it has.
+            why = self._why_lost()
         except OSError as exc:
             # The kernel may have dropped what it could not write: a second fsync that succeeds would prove nothing.
             with contextlib.suppress(OSError):  # a start does not rely on it
                 os.ftruncate(self._descriptor, self._end)
                 os.fdatasync(self._descriptor)
-            self._break("the journal could not be brought to the disk", _reason(exc), OutcomeUnknown)
-        # Only now: a server that took the directory before this moment has not read the frame, one after it has.
-        self._check_place(OutcomeUnknown)
+                if is_exhausted(exc):  # the frame is gone, and the next one is written anew
+                    raise translated(exc, _NOT_WRITTEN) from exc
+            self._break("the journal could not be brought to the disk", reason(exc), OutcomeUnknown)
+        if why is not None:
+            self._break(_LOST, why, OutcomeUnknown, "put it back")
         self._end += len(frame)
         if self._ragged:
             self._cut_back(OutcomeUnknown)
@@ -160,21 +168,17 @@ class Journal:
         self.frame += 1
         self.written_bytes += len(frame)
 
-    def _check_place(self, error: type[Unavailable] = WritesStopped) -> None:
-        """Break the journal if its files were lost. The error says what is known after a write, which then succeeds."""
-        if (why := self._lost()) is not None:
-            self._break("the journal was removed, moved or taken by another process", why, error, "put it back")
-
-    def _lost(self) -> str | None:
-        """Return why the next start would read other files than those that are open here; None if it would not."""
+    def _check_place(self) -> None:
+        """Break the journal if its files were lost. Raises `ResourcesExhausted` if that cannot be found out now."""
         try:
-            if os.fstat(self._descriptor).st_nlink == 0:
-                return "the file that is written to was removed"
-            if not self.directory.is_at_its_path():
-                return "the path names nothing, another directory or another file system"
-            return self._lock.lost()
+            why = self._why_lost()
         except OSError as exc:
-            return f"that could not be found out: {_reason(exc)}"
+            raise translated(exc, _NOT_WRITTEN) from exc
+        if why is not None:
+            self._break(_LOST, why, advice="put it back")
+
+    def _why_lost(self) -> str | None:
+        return why_lost(self._descriptor, self.directory, self._lock)
 
     async def ping(self) -> None:
         """Return if the journal accepts writes. Raises `Unavailable` otherwise."""
@@ -189,19 +193,21 @@ class Journal:
             raise Unavailable("the storage is not open")
 
     def _refuse(self, error: OSError) -> None:
-        """Cut off the remains of a failed write. Any failure except a lack of space breaks the journal."""
+        """Cut off the remains of a failed write. Any failure except a lack of something breaks the journal."""
         self._cut_back()
-        if error.errno not in NO_ROOM:
-            self._break("the journal could not be written", _reason(error))
+        if is_exhausted(error):
+            raise translated(error, _NOT_WRITTEN) from error
+        if not is_full(error):
+            self._break(_NOT_WRITTEN, reason(error))
 
     def _cut_back(self, error: type[Unavailable] = WritesStopped) -> None:
-        """Cut off whatever is behind the end. A quota may refuse that; then the next write overwrites it."""
+        """Cut off whatever is behind the end. If that does not work for now, the next write overwrites it."""
         try:
             os.ftruncate(self._descriptor, self._end)
             self._ragged = False
         except OSError as exc:
-            if exc.errno not in NO_ROOM:
-                self._break("the journal could not be cut back after a failed write", _reason(exc), error)
+            if not (is_full(exc) or is_exhausted(exc)):
+                self._break("the journal could not be cut back after a failed write", reason(exc), error)
             self._ragged = True
 
     def _break(
@@ -246,17 +252,26 @@ class Journal:
             with contextlib.suppress(OSError):
                 self.directory.remove(layout.segment_name(self.segment + 1))  # it may have got its name
                 self.directory.sync()
-                if exc.errno in NO_ROOM:
+                if is_full(exc):
                     self.full = True
                     raise StorageFull(FULL) from exc
-            self._break("a new segment of the journal could not be created", _reason(exc))
-        os.close(before)
+                if is_exhausted(exc):
+                    raise translated(exc, _NOT_WRITTEN) from exc
+            self._break("a new segment of the journal could not be created", reason(exc))
+        self.directory.close_descriptor(before)
 
     def _create(self, number: int) -> None:
         salt = os.urandom(frames.SALT_SIZE)
         name = layout.segment_name(number)
-        self.directory.write(name, frames.pack_segment_header(number, salt))
-        self._descriptor = self.directory.descriptor_of(name, os.O_RDWR)
+        descriptor = self.directory.create_descriptor(name)
+        try:
+            write_all(descriptor, frames.pack_segment_header(number, salt), 0)
+            self.directory.publish_descriptor(descriptor, name)
+        except OSError:
+            self.directory.close_descriptor(descriptor)
+            self.directory.discard(name)
+            raise
+        self._descriptor = descriptor
         self.segment, self._salt, self._end = number, salt, SEGMENT_HEADER
 
     # Reading payloads.
@@ -310,6 +325,7 @@ class Journal:
             self.broken = "the file system is read-only: nothing can be written"
             return
         layout.remove_marker(self.directory)
+        self.directory.keep_spare()
         self.reserve.fill()
 
     async def close(self) -> None:
@@ -321,18 +337,22 @@ class Journal:
         self.directory.close()
 
     def _close(self) -> None:
-        if self.broken is None and (why := self._lost()) is not None:
-            # Another server may have the directory, and the marker would be wrong as soon as that writes.
-            log.warning("%s: left no marker of a clean stop: %s", self.directory.path, why)
-        elif self.broken is None:
+        if self.broken is None:
             try:
-                if self._ragged:
-                    os.ftruncate(self._descriptor, self._end)
-                layout.leave_marker(self.directory, layout.Marker(segment=self.segment, end=self._end))
+                if (why := self._why_lost()) is not None:
+                    # Another server may have the directory, and the marker would be wrong as soon as that writes.
+                    log.warning("%s: left no marker of a clean stop: %s", self.directory.path, why)
+                else:
+                    self._leave_marker()
             except OSError as exc:
                 log.warning("%s: cannot write the marker of a clean stop: %s", self.directory.path, exc.strerror)
         os.close(self._descriptor)
         self._descriptor = -1
+
+    def _leave_marker(self) -> None:
+        if self._ragged:
+            os.ftruncate(self._descriptor, self._end)
+        layout.leave_marker(self.directory, layout.Marker(segment=self.segment, end=self._end))
 
     async def remove(self, names: Sequence[str]) -> None:
         """Remove files that are not needed any more. A file that cannot be removed is left to the next start.
@@ -348,7 +368,3 @@ class Journal:
                 self.directory.remove(name)
             except OSError as exc:
                 log.warning("%s cannot be removed: %s", self.directory.path / name, exc.strerror)
-
-
-def _reason(error: OSError) -> str:
-    return os.strerror(error.errno or errno.EIO)
