@@ -25,6 +25,7 @@ from composerd.server.metrics import Metrics
 from composerd.server.sockets import Listeners, announce, close_sockets, open_sockets
 from composerd.server.storage_start import start_storage
 from composerd.server.tls import TLSFiles
+from composerd.server.unix_sockets import UnixSocketAccess
 from composerd.settings import Settings, SettingsError
 from composerd.tasks import stop
 
@@ -71,7 +72,8 @@ async def _serve(settings: Settings, share: ProcessShare | None) -> int:
     if tls is not None:
         tls.context()  # fails before anything is opened if the files are wrong
     async with AsyncExitStack() as stack:
-        sockets = share.sockets if share else open_sockets(settings.listen)
+        access = UnixSocketAccess(settings.socket_mode, settings.socket_group)
+        sockets = share.sockets if share else open_sockets(settings.listen, access)
         stack.callback(close_sockets, sockets)
         metrics = Metrics(share.number if share else None)
         driver = open_driver(settings.storage, metrics.called)

@@ -5,12 +5,11 @@ import os
 import re
 import socket
 import ssl
-import stat
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from aiohttp import web
 
+from composerd.server.unix_sockets import UnixSocket, UnixSocketAccess, open_unix_socket
 from composerd.settings import TCP_ADDRESS
 
 log = logging.getLogger(__name__)
@@ -97,15 +96,17 @@ class Listeners:
         return self._context is None or listening.family == socket.AF_UNIX
 
 
-def open_sockets(addresses: Sequence[str]) -> list[socket.socket]:
-    """Return the sockets that systemd has passed, or else bind every address. Raises `ListenError`."""
+def open_sockets(addresses: Sequence[str], access: UnixSocketAccess) -> list[socket.socket]:
+    """Return the sockets that systemd has passed, or else bind every address. Raises `ListenError`.
+
+    `access` says who may connect to unix sockets that are bound.
+    """
     sockets: list[socket.socket] = list(_passed_sockets())
     try:
         for address in () if sockets else addresses:
-            sockets.extend(_open(address))
+            sockets.extend(_open(address, access))
     except BaseException:
-        for opened in sockets:
-            opened.close()
+        close_sockets(sockets)
         raise
     for listening in sockets:
         listening.setblocking(False)  # now, because duplicates share the flag
@@ -153,17 +154,15 @@ def describe(listening: socket.socket, scheme: str = "http") -> str:
 def close_sockets(sockets: Sequence[socket.socket]) -> None:
     """Close sockets, and remove the files of unix sockets, except for passed ones: systemd goes on using those."""
     for listening in sockets:
-        if listening.family == socket.AF_UNIX and listening.fileno() >= 0 and not isinstance(listening, _Passed):
-            path = listening.getsockname()
-            if path:
-                Path(path).unlink(missing_ok=True)
+        if isinstance(listening, UnixSocket):
+            listening.remove_file()
         listening.close()
 
 
-def _open(address: str) -> list[socket.socket]:
+def _open(address: str, access: UnixSocketAccess) -> list[socket.socket]:
     try:
         if address.startswith("unix:"):
-            return [_open_unix(address.removeprefix("unix:"))]
+            return [open_unix_socket(address.removeprefix("unix:"), access)]
         return _open_tcp(address)
     except OSError as exc:
         raise ListenError(f"cannot listen on {address}: {exc.strerror or exc}") from exc
@@ -209,27 +208,6 @@ def _enable_keepalive(listening: socket.socket) -> None:
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15)
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
-
-
-def _open_unix(path: str) -> socket.socket:
-    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        if Path(path).exists() and stat.S_ISSOCK(Path(path).stat().st_mode) and not _answers(path):
-            Path(path).unlink()  # left behind by a server that was killed
-        listening.bind(path)
-    except OSError:
-        listening.close()
-        raise
-    return listening
-
-
-def _answers(path: str) -> bool:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(path)
-        except OSError:
-            return False
-        return True
 
 
 def _passed_sockets() -> list[_Passed]:

@@ -23,6 +23,7 @@ from composerd.errors import ComposerdError
 from composerd.server import serve
 from composerd.server.logs import configure
 from composerd.server.sockets import ListenError, announce, close_sockets, duplicate, open_sockets
+from composerd.server.unix_sockets import UnixSocketAccess
 from composerd.settings import Settings, SettingsError
 
 log = logging.getLogger(__name__)
@@ -103,7 +104,8 @@ class Supervisor:
 
     def run(self) -> int:
         """Supervise until SIGTERM or SIGINT, or until the first start has failed, and return the exit code."""
-        self._sockets = open_sockets(self._settings.listen)
+        access = UnixSocketAccess(self._settings.socket_mode, self._settings.socket_group)
+        self._sockets = open_sockets(self._settings.listen, access)
         wakeup, signaled = socket.socketpair()
         for end in (wakeup, signaled):
             end.setblocking(False)
@@ -155,7 +157,12 @@ class Supervisor:
                 self._start(process)
 
     def _start(self, process: _Process) -> None:
-        ready_pipe, report_pipe = os.pipe()
+        try:
+            ready_pipe, report_pipe = os.pipe()
+        except OSError as exc:
+            log.error("cannot start process %d: %s", process.number, exc)  # noqa: TRY400  # needs no traceback
+            self._schedule_restart(process)
+            return
         sockets: list[socket.socket] = []
         old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:

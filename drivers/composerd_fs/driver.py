@@ -170,7 +170,7 @@ class FsDriver(TableDriver):
         try:
             return self._journal.directory.space()
         except OSError as exc:
-            raise Unavailable(f"the file system of {self.directory} does not tell its size: {exc.strerror}") from exc
+            raise translated(exc, f"the file system of {self.directory} does not tell its size") from exc
 
     async def ping(self) -> None:
         await self._journal.ping()

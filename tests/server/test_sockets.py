@@ -1,21 +1,75 @@
 """Sockets that are bound and do not listen yet."""
 
+import os
+import socket
+import stat
+from pathlib import Path
+
 import pytest
 
 from composerd.server.sockets import ListenError, close_sockets, describe, duplicate, open_sockets
+from composerd.server.unix_sockets import UnixSocketAccess
 
 
 def test_an_address_that_is_not_listened_to_yet() -> None:
     """A second server cannot bind a bound address, before the first one listens, and with several processes."""
-    first = open_sockets(["127.0.0.1:0"])
+    access = UnixSocketAccess()
+    first = open_sockets(["127.0.0.1:0"], access)
     address = describe(first[0]).removeprefix("http://")
     with pytest.raises(ListenError, match="in use"):
-        open_sockets([address])
+        open_sockets([address], access)
     share = duplicate(first[0])
     for _ in range(2):
         with pytest.raises(ListenError, match="in use"):
-            open_sockets([address])
+            open_sockets([address], access)
         close_sockets([share])
         share = duplicate(first[0])  # of a process that is started again
     close_sockets([share, *first])
-    close_sockets(open_sockets([address]))
+    close_sockets(open_sockets([address], access))
+
+
+@pytest.mark.parametrize("umask", [0, 0o777])
+@pytest.mark.parametrize("mode", [0o660, 0o600, 0o666])
+def test_a_unix_socket_has_its_mode_whatever_the_umask(tmp_path: Path, mode: int, umask: int) -> None:
+    """The file of a unix socket has the mode and the group of the settings, and the process keeps its umask."""
+    group = os.getgroups()[0] if os.getgroups() else os.getegid()
+    before = os.umask(umask)
+    try:
+        path = tmp_path / "socket"
+        (listening,) = open_sockets([f"unix:{path}"], UnixSocketAccess(mode, str(group)))
+        assert os.umask(umask) == umask
+    finally:
+        os.umask(before)
+    found = path.stat()
+    assert (stat.S_IMODE(found.st_mode), found.st_gid) == (mode, group)
+    close_sockets([listening])
+    assert not path.exists()
+
+
+def test_a_unix_socket_is_bound_only_where_nothing_else_is(tmp_path: Path) -> None:
+    """A file, a link and a socket that answers are refused and left alone; a dead socket is replaced."""
+    path, other = tmp_path / "socket", tmp_path / "other"
+    other.write_text("kept")
+    for plant in (lambda: path.write_text("kept"), lambda: path.symlink_to(other)):
+        plant()
+        with pytest.raises(ListenError, match="not a socket; remove it"):
+            open_sockets([f"unix:{path}"], UnixSocketAccess())
+        assert path.read_text() == "kept"
+        path.unlink()
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    (listening,) = open_sockets([f"unix:{path}"], UnixSocketAccess())
+    listening.listen()
+    with pytest.raises(ListenError, match="in use"):
+        open_sockets([f"unix:{path}"], UnixSocketAccess())
+    path.unlink()
+    path.write_text("another one")
+    close_sockets([listening])
+    assert path.read_text() == "another one"
+
+
+def test_an_unknown_group_of_a_unix_socket(tmp_path: Path) -> None:
+    """A group that does not exist stops the start, and no socket is left behind."""
+    with pytest.raises(ListenError, match="there is no group 'nobody-has-this', which socket_group names"):
+        open_sockets([f"unix:{tmp_path / 'socket'}"], UnixSocketAccess(group="nobody-has-this"))
+    assert not (tmp_path / "socket").exists()
