@@ -16,6 +16,15 @@ import msgspec
 MAX_DEPENDENCIES = 1000
 """Maximum number of dependencies of a job."""
 
+MAX_EDGES = 10_000
+"""Maximum number of dependencies of all jobs of a submission together."""
+
+MAX_SHOWN_DEPENDENTS = 1000
+"""Maximum number of dependents that a job shows; `Driver.dependents` has all of them."""
+
+MAX_STEP = 1000
+"""Maximum number of dependents that one call of a driver updates because a job has ended."""
+
 MAX_REMEMBERED_TOKENS = 16
 """Number of a job's latest tokens that a driver remembers."""
 
@@ -133,8 +142,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     retries: int = 0
     """Number of requeues that count: after lost workers and failed outcomes."""
     dependencies: tuple[UUID, ...] = ()
+    """As submitted; empty in a listing."""
     dependents: tuple[UUID, ...] = ()
-    """In the order of their submission; empty in a listing."""
+    """The first `MAX_SHOWN_DEPENDENTS`, in the order of their submission; empty in a listing."""
     worker_id: UUID | None = None
     partial: bytes | None = None
     """The latest progress of the running attempt, which may be lost in a restart; None in a listing."""
@@ -328,6 +338,14 @@ class JobPage(msgspec.Struct, frozen=True):
     jobs: tuple[Job, ...]
     next: int | None
     """The cursor of the next page; None after the last one. A page may be short, or empty, before the last one."""
+
+
+class IdPage(msgspec.Struct, frozen=True):
+    """A page of the ids of jobs."""
+
+    ids: tuple[UUID, ...]
+    next: int | None
+    """The cursor of the next page; None after the last one."""
 
 
 class Worker(msgspec.Struct, frozen=True):

@@ -45,6 +45,7 @@ from composerd.models import (
     DiskSpace,
     Enqueued,
     Finished,
+    IdPage,
     Job,
     JobFilter,
     JobPage,
@@ -173,7 +174,8 @@ class Driver(abc.ABC):
         `fail` whose dependency has failed has failed itself, with the result that specs/state-machine.md gives.
 
         Returns:
-            For each submission its jobs as they are now, and which of them it created; or one of these errors:
+            For each submission its jobs as they are now, without dependents, and which of them it created; or one of
+            these errors:
             `UnknownDependency` (details `index`, `id`), `CanceledDependency` (details `index`, `id`),
             `IdempotencyConflict` (details `index`).
         """
@@ -216,11 +218,12 @@ class Driver(abc.ABC):
 
     @abc.abstractmethod
     async def finish(self, outcomes: Sequence[Outcome]) -> Batch[Finished]:
-        """End running attempts with their outcomes, each accepted once (F1 to F5, D1 to D3).
+        """End running attempts with their outcomes, each accepted once (F1 to F5, D1 to D4).
 
         The job ends, `failed` if the outcome says so. The result and the files that are attached to the attempt become
-        the job's in the same write, and the end is propagated to its dependents. But a failed outcome requeues the job
-        as long as `retry_on_failure` is not used up: it counts in `retries`, and the job is `waiting` for its backoff.
+        the job's in the same write, and the end is propagated to its dependents: to at most `MAX_STEP` of them by this
+        call, as in any other, and to the rest by `advance`. But a failed outcome requeues the job as long as
+        `retry_on_failure` is not used up: it counts in `retries`, and the job is `waiting` for its backoff.
         Of several calls that would end one attempt, one does.
 
         Returns:
@@ -241,7 +244,7 @@ class Driver(abc.ABC):
 
     @abc.abstractmethod
     async def cancel(self, job_ids: Sequence[UUID]) -> Batch[Job | ComposerdError]:
-        """Cancel jobs that have not ended, and all jobs that depend on them (X1 to X3).
+        """Cancel jobs that have not ended, and all jobs that depend on them (X1 to X3, D4).
 
         Returns:
             The jobs as they are now, canceled; or `JobNotFound`, or `JobEnded` for a job that ended otherwise.
@@ -279,9 +282,10 @@ class Driver(abc.ABC):
 
     @abc.abstractmethod
     async def purge(self, limit: int) -> Batch[UUID]:
-        """Delete up to `limit` ended jobs whose retention is over, and return which (P4 to P6).
+        """Delete up to `limit` ended jobs whose retention is over, and return which (P4 to P7).
 
-        A job on which an unended job depends is kept, and so are jobs of which only a jump of the clock says that their
+        It may delete fewer, so that a call does not take long: the caller repeats it until it deletes none. A job on
+        which an unended job depends is kept, and so are jobs of which only a jump of the clock says that their
         retention is over. `composerd.driver.timekeeper` decides that.
         """
 
@@ -291,10 +295,27 @@ class Driver(abc.ABC):
     async def get(self, job_ids: Sequence[UUID]) -> Sequence[Job | None]:
         """Return jobs by id, in the order of the ids; None for one that does not exist (V5)."""
 
+    async def listed(self, job_ids: Sequence[UUID]) -> Sequence[Job | None]:
+        """Return jobs by id as `list` shows them, in the order of the ids; None for one that does not exist (V8)."""
+        return await self.get(job_ids)  # for drivers of contract 1.1
+
+    async def dependents(self, job_id: UUID, cursor: int | None, limit: int) -> IdPage | None:
+        """Return up to `limit` of the jobs that depend on a job, in the order of their submission (V9).
+
+        The page begins at the cursor, which is as that of `list`. None stands for a job that does not exist.
+        """
+        (job,) = await self.get([job_id])  # for drivers of contract 1.1, whose jobs show all their dependents
+        if job is None:
+            return None
+        begin = cursor or 0
+        end = begin + limit
+        return IdPage(job.dependents[begin:end], end if end < len(job.dependents) else None)
+
     @abc.abstractmethod
     async def list(self, filter: JobFilter, cursor: int | None, limit: int) -> JobPage:
         """Return up to `limit` jobs that match the filter, newest submission first, from the cursor on (V1 to V3).
 
+        They are without dependencies, dependents and progress, so that a page is not larger than its jobs are many.
         The order is stable: no job is shown twice or left out because others are added or deleted. A call looks at a
         bounded number of jobs. A cursor is a positive integer below 2**63; one that was never returned is accepted.
         """

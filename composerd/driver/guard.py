@@ -22,6 +22,7 @@ from composerd.models import (
     DiskSpace,
     Enqueued,
     Finished,
+    IdPage,
     Job,
     JobFilter,
     JobPage,
@@ -201,6 +202,12 @@ class Guard(Driver):
     def get(self, job_ids: Sequence[UUID]) -> Call[Sequence[Job | None]]:
         return self._call("get", self.driver.get(job_ids), job_ids)
 
+    def listed(self, job_ids: Sequence[UUID]) -> Call[Sequence[Job | None]]:
+        return self._call("listed", self.driver.listed(job_ids), job_ids)
+
+    def dependents(self, job_id: UUID, cursor: int | None, limit: int) -> Call[IdPage | None]:
+        return self._call("dependents", self.driver.dependents(job_id, cursor, limit))
+
     def list(self, filter: JobFilter, cursor: int | None, limit: int) -> Call[JobPage]:
         return self._call("list", self.driver.list(filter, cursor, limit))
 
@@ -250,6 +257,8 @@ class Guard(Driver):
 _LIMITED = frozenset(
     [
         "get",
+        "listed",
+        "dependents",
         "list",
         "payload",
         "payloads_up_to",

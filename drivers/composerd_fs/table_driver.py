@@ -17,6 +17,7 @@ from composerd.models import (
     Claimed,
     Enqueued,
     Finished,
+    IdPage,
     Job,
     JobFilter,
     JobPage,
@@ -136,6 +137,12 @@ class TableDriver(Driver):
 
     async def list(self, filter: JobFilter, cursor: int | None, limit: int) -> JobPage:
         return await self._committer.between_flushes(queries.page, self._table, filter, cursor, limit)
+
+    async def listed(self, job_ids: Sequence[UUID]) -> "Sequence[Job | None]":
+        return await self._committer.between_flushes(queries.listed, self._table, job_ids)
+
+    async def dependents(self, job_id: UUID, cursor: int | None, limit: int) -> IdPage | None:
+        return await self._committer.between_flushes(queries.dependents, self._table, job_id, cursor, limit)
 
     async def payload(self, refs: Sequence[PayloadRef]) -> "Sequence[bytes | None]":
         return (await self._query_and_read(queries.payloads, refs))[1]

@@ -24,6 +24,7 @@ from composerd.models import (
     Claimed,
     Enqueued,
     Finished,
+    IdPage,
     Job,
     JobFilter,
     JobPage,
@@ -268,6 +269,12 @@ class PostgresDriver(Driver):
 
     async def get(self, job_ids: Sequence[UUID]) -> Sequence[Job | None]:
         return await self._complete(queries.jobs(self._session, job_ids))
+
+    async def listed(self, job_ids: Sequence[UUID]) -> Sequence[Job | None]:
+        return await self._complete(queries.listed(self._session, job_ids))
+
+    async def dependents(self, job_id: UUID, cursor: int | None, limit: int) -> IdPage | None:
+        return await self._complete(queries.dependents(self._session, job_id, cursor, limit))
 
     async def list(self, filter: JobFilter, cursor: int | None, limit: int) -> JobPage:
         return await self._complete(queries.page(self._session, filter, cursor, limit))

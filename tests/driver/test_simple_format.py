@@ -84,6 +84,7 @@ def test_every_field_of_a_job_is_read() -> None:
         "partial": b'{"done":1}',
         "attempts": record.attempts,
         "artifacts": {"image": Artifact("image", 5, "cd" * 32, "two")},
+        "unpropagated": None,
         "has_args": False,
     }
 

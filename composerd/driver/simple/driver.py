@@ -32,6 +32,7 @@ from composerd.models import (
     Claimed,
     Enqueued,
     Finished,
+    IdPage,
     Job,
     JobFilter,
     JobPage,
@@ -224,6 +225,22 @@ class SimpleDriver(Driver):
             lambda transaction: [None if transaction.find(one) is None else transaction.job(one) for one in job_ids]
         )
 
+    async def listed(self, job_ids: Sequence[UUID]) -> Sequence[Job | None]:
+        return await self._read(
+            lambda transaction: [
+                None if record is None else record.job(listed=True) for record in map(transaction.find, job_ids)
+            ]
+        )
+
+    async def dependents(self, job_id: UUID, cursor: int | None, limit: int) -> IdPage | None:
+        def page(transaction: Transaction) -> IdPage | None:
+            if transaction.find(job_id) is None:
+                return None
+            found = tuple(self.shelf.dependents_after(job_id, cursor or 0, limit))
+            return IdPage(found, transaction.get(found[-1]).sequence if len(found) == limit else None)
+
+        return await self._read(page)
+
     async def list(self, filter: JobFilter, cursor: int | None, limit: int) -> JobPage:
         def page(transaction: Transaction) -> JobPage:
             records = [transaction.get(one) for one in self.shelf.page(filter, cursor, limit)]
@@ -274,7 +291,7 @@ class SimpleDriver(Driver):
         if record is None:
             return None  # deleted meanwhile
         args, result = (self._payload(transaction, PayloadRef(job_id, kind)) for kind in PayloadKind)
-        return record.stored(tuple(self.shelf.dependents(job_id)), args, result)
+        return record.stored(transaction.job(job_id).dependents, args, result)
 
     # Workers are kept in memory: they need not survive a restart.
 

@@ -101,6 +101,8 @@ class JobRecord(msgspec.Struct):
     attempts: list[AttemptRecord] = []
     """The latest attempts, oldest first."""
     artifacts: dict[str, Artifact] = {}
+    unpropagated: tuple[int, int] | None = None
+    """Range of sequences: its end has to be propagated to the dependents after the first one up to the second one."""
     has_args: bool = False
     """True if it was submitted with args; False also if its record is from before there was this field."""
 
@@ -150,7 +152,12 @@ class JobRecord(msgspec.Struct):
 
     @property
     def due_at(self) -> int | None:
-        """Time at which something is due for the job: its start, or the end of its attempt. None if nothing is."""
+        """Time at which something is due for the job: its start, the end of its attempt, or at once the propagation.
+
+        None if nothing is due.
+        """
+        if self.unpropagated is not None:
+            return 0
         if self.state is JobState.WAITING and self.pending == 0:
             return self.not_before
         return None if self.running is None else transitions.expires_at(self.running)
@@ -176,7 +183,7 @@ class JobRecord(msgspec.Struct):
         self.attempts = [*self.attempts, attempt][-MAX_REMEMBERED_TOKENS:]
 
     def job(self, dependents: tuple[UUID, ...] = (), *, listed: bool = False) -> Job:
-        """Return the job as the contract describes it; as `list` shows it, without progress, if `listed` is true."""
+        """Return the job as the contract describes it; as `list` shows it if `listed` is true."""
         new = self.new
         return Job(
             id=new.id,
@@ -190,7 +197,7 @@ class JobRecord(msgspec.Struct):
             started_at=None if self.started_at is None else to_time(self.started_at),
             finished_at=None if self.finished_at is None else to_time(self.finished_at),
             retries=self.retries,
-            dependencies=new.dependencies,
+            dependencies=() if listed else new.dependencies,
             dependents=dependents,
             worker_id=self.worker_id,
             partial=None if listed else self.partial,

@@ -1,6 +1,7 @@
 """`Shelf`: what a store has to do for `SimpleDriver`: store records and payloads and find them, in transactions."""
 
 import abc
+from bisect import bisect_right
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from uuid import UUID
@@ -81,6 +82,20 @@ class Shelf(abc.ABC):
 
         A job that names it twice is returned once.
         """
+
+    def dependents_after(self, job_id: UUID, sequence: int, limit: int) -> Sequence[UUID]:
+        """Return up to `limit` of the `dependents`, those whose `sequence` is higher than this one, in the same order.
+
+        Override it if the store can do that without reading all of them: a job may have a hundred thousand.
+        """
+        found = self.dependents(job_id)
+        begin = bisect_right(found, sequence, key=self._sequence_of)
+        return found[begin : begin + limit]
+
+    def _sequence_of(self, job_id: UUID) -> int:
+        record = self.read(job_id)
+        assert record is not None, f"the storage has lost the job {job_id}"
+        return JobRecord.decoded(record).sequence
 
     @abc.abstractmethod
     def first_ready(self, keys: Sequence[Key]) -> UUID | None:

@@ -1,6 +1,7 @@
 """The contract's writing methods on the records of a shelf, in one transaction.
 
-`composerd.driver.transitions` decides what happens to a job. The end of a job is propagated to its dependents at once.
+`composerd.driver.transitions` decides what happens to a job. The end of a job is propagated to its dependents at once,
+as far as one transaction may, and to the rest by `advance`.
 """
 
 from collections import deque
@@ -19,6 +20,8 @@ from composerd.driver.transitions import Effects, RequeueCause
 from composerd.driver.values import StoredJob
 from composerd.errors import ComposerdError, JobEnded, JobNotEnded, JobNotFound
 from composerd.models import (
+    MAX_SHOWN_DEPENDENTS,
+    MAX_STEP,
     UNKNOWN_ATTEMPT,
     Attached,
     Attachment,
@@ -39,6 +42,9 @@ from composerd.models import (
     PayloadRef,
     Touch,
 )
+
+_UNSAVED = -1
+"""Stands for the lower end of `JobRecord.unpropagated` until that is stored."""
 
 
 class Memo(msgspec.Struct, omit_defaults=True):
@@ -73,6 +79,8 @@ class Transaction:
         self.ended: list[UUID] = []
         self.requeued: list[UUID] = []
         self.due_at: int | None = None
+        self.steps_left = MAX_STEP
+        """The number of dependents that may still be updated because jobs have ended."""
         self.propagating: deque[JobRecord] | None = None
         """Jobs whose ends are still to be propagated, while that happens."""
 
@@ -92,7 +100,7 @@ class Transaction:
             return exc
         for job in planned.new:
             self.add(job)
-        jobs = tuple(self.job(job_id) for job_id, _ in planned.answer)
+        jobs = tuple(self.get(job_id).job() for job_id, _ in planned.answer)
         return Enqueued(jobs, tuple(created for _, created in planned.answer))
 
     def find_key(self, channel: str, idempotency_key: str) -> StoredJobView | None:
@@ -231,7 +239,9 @@ class Transaction:
         done = list(self.shelf.due(self.now, limit))
         for job_id in done:
             record = self.get(job_id)
-            if record.running is None:
+            if record.unpropagated is not None:
+                self.propagate(record)
+            elif record.running is None:
                 self.apply(record, transitions.start_delayed(record))
             elif (cause := transitions.expiry(record.running, self.now)) is not None:
                 self.requeue(record, record.running, cause)
@@ -318,21 +328,47 @@ class Transaction:
             self.ended.append(record.id)
         self.save(record)
         if effects.ended:
+            record.unpropagated = (_UNSAVED, self.memo.sequence)  # one that is submitted later has not waited for it
             self.propagate(record)
 
     def propagate(self, record: JobRecord) -> None:
-        """Propagate the end of a job to its dependents, and to theirs where that ends them."""
+        """Propagate the end of a job to its dependents, and to theirs where that ends them, as far as this one may."""
         if self.propagating is not None:
             self.propagating.append(record)
             return
         self.propagating = deque([record])
-        while self.propagating:
-            dependency = self.propagating.popleft()
-            for job_id in self.shelf.dependents(dependency.id):
-                dependent = self.get(job_id)
-                if dependent.state is JobState.WAITING:
-                    self.apply(dependent, self.dependency_ended(dependent, dependency))
+        while self.propagating and self.steps_left > 0:
+            if self.propagate_some(self.propagating[0]):
+                self.propagating.popleft()
+        for left in self.propagating:
+            assert left.unpropagated is not None
+            left.unpropagated = (max(left.unpropagated[0], 0), left.unpropagated[1])
+            self.save(left)
         self.propagating = None
+
+    def propagate_some(self, dependency: JobRecord) -> bool:
+        """Propagate the end of a job to some of its dependents, and return True if none is left."""
+        assert dependency.unpropagated is not None
+        after, last = dependency.unpropagated
+        most = self.steps_left
+        found = self.shelf.dependents_after(dependency.id, after, most)
+        for job_id in found:
+            dependent = self.get(job_id)
+            after = dependent.sequence
+            if after > last:
+                break
+            self.steps_left -= 1
+            if dependent.state is JobState.WAITING:
+                self.apply(dependent, self.dependency_ended(dependent, dependency))
+        done = len(found) < most or after >= last
+        if done:
+            saved = dependency.unpropagated[0] != _UNSAVED
+            dependency.unpropagated = None
+            if saved:
+                self.save(dependency)
+        else:
+            dependency.unpropagated = (after, last)
+        return done
 
     def dependency_ended(self, record: JobRecord, dependency: JobRecord) -> Effects:
         """Change a job because a dependency has ended; return the effects."""
@@ -347,7 +383,12 @@ class Transaction:
 
     def is_needed(self, record: JobRecord) -> bool:
         """Return True if an unended job depends on it."""
-        return any(not self.get(one).state.ended for one in self.shelf.dependents(record.id))
+        after = 0
+        while found := [self.get(one) for one in self.shelf.dependents_after(record.id, after, MAX_STEP)]:
+            if not all(one.state.ended for one in found):
+                return True
+            after = found[-1].sequence
+        return False
 
     # Moving.
 
@@ -390,7 +431,7 @@ class Transaction:
 
     def job(self, job_id: UUID) -> Job:
         """Return a stored job as `Driver.get` does."""
-        return self.get(job_id).job(tuple(self.shelf.dependents(job_id)))
+        return self.get(job_id).job(tuple(self.shelf.dependents_after(job_id, 0, MAX_SHOWN_DEPENDENTS)))
 
     def next_sequence(self) -> int:
         """Return a number larger than any before."""

@@ -5,9 +5,9 @@ from uuid import UUID
 
 import pytest
 
-from composerd.models import JobState, OnDependencyFailure
+from composerd.models import MAX_STEP, JobState, NewJob, OnDependencyFailure, Outcome
 from composerd.testing.kit.clause import clause
-from composerd.testing.kit.instance import OTHER, Instance
+from composerd.testing.kit.instance import OTHER, STEPS, Instance
 from composerd.testing.kit.results import dependency_failed
 
 FAIL = OnDependencyFailure.FAIL
@@ -25,6 +25,49 @@ class Dependencies:
         assert await instance.state(job_id) is JobState.WAITING
         await instance.end(second)
         assert await instance.state(job_id) is JobState.READY
+
+    @clause("D4", "D3", "V5", "V9")
+    async def test_a_job_with_many_dependents(self, instance: Instance) -> None:
+        """The end of a job with many dependents reaches them in steps of limited size, and it shows the first 1,000."""
+        hub = await instance.add()
+        jobs = [instance.new(hub, args=None) for _ in range(1100)]
+        for begin in (0, 550):
+            await instance.submit(*jobs[begin : begin + 550])
+        shown = (await instance.get(hub)).dependents
+        assert shown == tuple(job.id for job in jobs[:1000])
+        first = await instance.driver.dependents(hub, None, 700)
+        assert first is not None
+        second = await instance.driver.dependents(hub, first.next, 700)
+        assert second is not None
+        assert (first.ids + second.ids, second.next) == (tuple(job.id for job in jobs), None)
+        token = await instance.take(hub)
+        news = (await instance.driver.finish([Outcome(token, b"{}")])).news
+        steps = [sum(news.ready.values())]
+        while news.due_in == 0:
+            news = (await instance.driver.advance(10_000)).news
+            steps.append(sum(news.ready.values()))
+            assert len(steps) < STEPS
+        assert max(steps) <= MAX_STEP
+        assert sum(steps) == len(jobs)
+
+    @clause("D4")
+    async def test_many_canceled_dependents(self, instance: Instance) -> None:
+        """Cancels in one call, whose dependents depend on each other too, update only so many dependents together."""
+        hubs = [await instance.add(args=None), await instance.add(args=None)]
+        far: list[NewJob] = []
+        for hub in hubs:
+            near = [instance.new(hub, args=None) for _ in range(300)]
+            far += [instance.new(one.id, args=None) for one in near]
+            await instance.submit(*near, *far[-len(near) :])
+        news = (await instance.driver.cancel(hubs)).news
+        steps = [len(news.ended)]
+        while news.due_in == 0:
+            news = (await instance.driver.advance(10_000)).news
+            steps.append(len(news.ended))
+            assert len(steps) < STEPS
+        assert max(steps) <= MAX_STEP + len(hubs)
+        assert sum(steps) == len(hubs) + 2 * len(far)
+        assert [await instance.state(job.id) for job in far[::100]] == [JobState.CANCELED] * 6
 
     @clause("D1", "L13")
     async def test_waits_for_dependencies_and_time(self, instance: Instance) -> None:

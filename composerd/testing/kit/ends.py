@@ -1,5 +1,7 @@
 """Tests of how jobs end and leave: outcomes and their repetition, cancels, deletion and retention."""
 
+from uuid import UUID
+
 import pytest
 
 from composerd.errors import JobEnded, JobNotEnded, JobNotFound
@@ -161,6 +163,33 @@ class Ends:
             await instance.get(longer),
             await instance.get(forever),
         ]
+
+    @clause("P7")
+    async def test_a_purge_passes_over_needed_jobs(self, instance: Instance) -> None:
+        """A call of `purge` deletes a job if there is one to delete, also if others have to stay that ended before."""
+        needed = [await instance.add(retention=10.0) for _ in range(5)]
+        await instance.add(*needed, await instance.add())
+        ended = [await instance.add(retention=20.0) for _ in range(3)]
+        for job_id in needed:
+            await instance.end(job_id)
+        for job_id in ended:
+            await instance.cancel(job_id)
+        await instance.shift(620.0)
+        purged = [list((await instance.driver.purge(2)).items) for _ in range(4)]
+        assert [len(one) > 0 for one in purged[:2]] == [True, True]
+        assert sorted(one for some in purged for one in some) == sorted(ended)
+
+    @clause("P7")
+    async def test_purging_many_dependents(self, instance: Instance) -> None:
+        """Repeated calls of `purge` delete a job with all its dependents."""
+        hub = await instance.add(retention=10.0)
+        await instance.submit(*[instance.new(hub, retention=10.0) for _ in range(100)])
+        await instance.cancel(hub)
+        await instance.shift(620.0)
+        purged: list[UUID] = []
+        while items := (await instance.driver.purge(1000)).items:
+            purged += items
+        assert len(purged) == len(set(purged)) == 101
 
     @clause("P4")
     async def test_not_purged_while_needed(self, instance: Instance) -> None:

@@ -2,12 +2,14 @@
 
 import os
 from datetime import UTC, datetime
+from uuid import UUID
 
+import msgspec
 import pytest
 
 from composerd.driver import StoredJob
 from composerd.errors import Unavailable
-from composerd.models import Claim, Job, JobFilter, JobState, PayloadKind, PayloadRef, Worker
+from composerd.models import Claim, IdPage, Job, JobFilter, JobState, PayloadKind, PayloadRef, Worker
 from composerd.testing.kit.clause import clause
 from composerd.testing.kit.instance import BUILD, PLENTY, Instance
 
@@ -45,13 +47,55 @@ class Queries:
 
     @clause("V2")
     async def test_a_listed_job(self, instance: Instance) -> None:
-        """A listed job is as `get` returns it, without its dependents and progress."""
-        job_id = await instance.add()
+        """A listed job is as `get` returns it, without its dependencies, its dependents and its progress."""
+        job_id = await instance.add(await instance.add())
         await instance.add(job_id)
         listed = (await instance.driver.list(ALL, None, 10)).jobs[1]
         job = await instance.get(job_id)
-        assert listed.dependents == ()
-        assert (listed.id, listed.state, listed.queued_at) == (job.id, job.state, job.queued_at)
+        assert len(job.dependencies) == len(job.dependents) == 1
+        assert listed == msgspec.structs.replace(job, dependencies=(), dependents=())
+
+    @clause("V8")
+    async def test_jobs_by_id_as_listed(self, instance: Instance) -> None:
+        """`listed` returns jobs by id, in the order of the ids, as a listing shows them."""
+        ids = [await instance.add()]
+        ids.append(await instance.add(ids[0], priority=3))
+        await instance.touch(await instance.take(ids[0]), b"progress")
+        shown = (await instance.driver.list(ALL, None, 10)).jobs
+        assert await instance.driver.listed([ids[1], instance.id(), *ids]) == [shown[0], None, shown[1], shown[0]]
+        assert shown[1].state is JobState.RUNNING
+        assert list(await instance.driver.listed([])) == []
+
+    @clause("V9", "P3")
+    async def test_pages_of_dependents(self, instance: Instance) -> None:
+        """`dependents` shows those that stay once, in the order of submission, while others come and go."""
+        job_id = await instance.add()
+        ids = [await instance.add(job_id, job_id) for _ in range(9)]
+        shown: list[UUID] = []
+        cursor = None
+        for n in range(100):
+            page = await instance.driver.dependents(job_id, cursor, 2)
+            assert page is not None
+            assert len(page.ids) <= 2
+            shown += page.ids
+            cursor = page.next
+            if cursor is None:
+                break
+            assert 0 < cursor < 2**63
+            gone = ids[n * 2]  # some shown already, some not yet
+            await instance.cancel(gone)
+            await instance.delete(gone)
+        stayed = [one for one in ids if (await instance.driver.get([one]))[0] is not None]
+        assert [one for one in shown if one in stayed] == stayed
+        assert len(shown) == len(set(shown))
+
+    @clause("V9")
+    async def test_no_dependents(self, instance: Instance) -> None:
+        """A job that nothing depends on has an empty page of dependents; one that does not exist has none."""
+        job_id = await instance.add()
+        assert await instance.driver.dependents(job_id, None, 5) == IdPage((), None)
+        assert await instance.driver.dependents(job_id, 2**63 - 1, 5) == IdPage((), None)
+        assert await instance.driver.dependents(instance.id(), None, 5) is None
 
     @clause("V2")
     async def test_filters(self, instance: Instance) -> None:

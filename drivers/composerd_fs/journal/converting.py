@@ -25,6 +25,7 @@ from composerd_fs.journal.entries import (
     StoredPayload,
 )
 from composerd_fs.journal.frames import location_of, span_of
+from composerd_fs.state.edges import Dependents
 from composerd_fs.state.interning import Interning
 from composerd_fs.state.job import AttemptRecord, JobRecord
 
@@ -210,7 +211,7 @@ def kept_record(entry: KeptEntry, interning: Interning) -> JobRecord:
     job.state = JobState(entry.state)
     job.args, job.result = payload_of(entry.args), payload_of(entry.result)
     if entry.dependents:
-        job.dependents = dict.fromkeys(entry.dependents)
+        job.dependents = Dependents(entry.dependents)
     add_history(job, entry)
     return job
 
@@ -342,7 +343,7 @@ def unpacked(packed: PackedJob, shape: Shape) -> JobRecord:
         job.retries, job.failures, job.uncounted_requeues = rest.retries, rest.failures, rest.uncounted_requeues
         job.not_before = rest.not_before
         job.dependencies = rest.dependencies
-        job.dependents = dict.fromkeys(rest.dependents) if rest.dependents else None
+        job.dependents = Dependents(rest.dependents) if rest.dependents else None
         job.idempotency_key, job.fingerprint = rest.idempotency_key, rest.fingerprint
         job.artifacts = tuple([artifact_of(one) for one in rest.artifacts])
         if rest.attempts:

@@ -7,6 +7,7 @@ them, so what they find has to be compared with the job itself.
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from uuid import UUID
 
 import msgspec
 
@@ -29,6 +30,17 @@ _CHUNK = 64
 
 _encode = msgspec.msgpack.Encoder(uuid_format="bytes").encode
 _decode = msgspec.msgpack.Decoder(PackedJob).decode
+
+
+class _Head(msgspec.Struct, array_like=True, gc=False):
+    """The first fields of a `PackedJob`."""
+
+    sequence: int
+    shape: int
+    id: bytes
+
+
+_decode_head = msgspec.msgpack.Decoder(_Head).decode
 
 
 class Numbered:
@@ -134,9 +146,13 @@ class Archive:
         one = _decode(data)
         return payload_of(one.args), payload_of(one.result)
 
+    def id_of(self, data: bytes) -> UUID:
+        """Return the id of an archived job, which is faster than to unpack it."""
+        return UUID(bytes=_decode_head(data).id)
+
     def state_and_key(self, data: bytes) -> tuple[JobState, Key]:
         """Return the state and the key of an archived job, which is faster than to unpack it."""
-        shape = self.shapes[_decode(data).shape]
+        shape = self.shapes[_decode_head(data).shape]
         return shape.state, shape.key
 
     def _index(self, one: PackedJob) -> None:

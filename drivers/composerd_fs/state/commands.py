@@ -14,6 +14,7 @@ from composerd.driver.submissions import plan
 from composerd.driver.transitions import RequeueCause
 from composerd.errors import ComposerdError, JobEnded, JobNotEnded, JobNotFound
 from composerd.models import (
+    MAX_STEP,
     UNKNOWN_ATTEMPT,
     Attached,
     Attachment,
@@ -38,7 +39,7 @@ from composerd_fs.state.progress import Progress
 from composerd_fs.state.table import Table
 from composerd_fs.state.timekeeping import Timekeeping
 
-PROPAGATED_AT_ONCE = 10_000
+PROPAGATED_AT_ONCE = MAX_STEP
 """Number of dependents that an end is propagated to before other requests get a turn."""
 
 
@@ -112,15 +113,16 @@ class Commands:
         if planned.new:
             fields = [job_fields(job, dependencies, now, self._store) for job, dependencies in planned.new]
             self._write(entries.EnqueuedEntry(now, fields))
+        found = [self._jobs.find(job_id) for job_id, _ in planned.answer]
         return Enqueued(
-            tuple([self._job(job_id) for job_id, _ in planned.answer]),
+            tuple([job.job() for job in found if job is not None]),
             tuple([created for _, created in planned.answer]),
         )
 
     def _job(self, job_id: UUID) -> Job:
         job = self._jobs.find(job_id)
-        assert job is not None, "the job has just been stored or found"
-        return job.job(self._jobs.dependents_of(job))
+        assert job is not None, "the job has just been found"
+        return job.job(self._jobs.dependents_of(job).ids)
 
     def load(self, jobs: Sequence[StoredJob]) -> list[UUID]:
         """Store jobs from another storage, and return those that were not stored yet; see `Driver.load`."""
@@ -257,7 +259,7 @@ class Commands:
         table = self._table
         now = self._time.observe()
         done: list[UUID] = []
-        propagated = self._propagate(limit)
+        propagated = self._propagate(min(limit, PROPAGATED_AT_ONCE))
         while len(done) + propagated < limit and (job := table.delays.pop(now)) is not None:
             table.start_delayed(job)
             done.append(job.id)
@@ -266,7 +268,6 @@ class Commands:
             assert cause is not None, "an attempt that the index gives has expired"
             self._requeue(attempt, cause)
             done.append(attempt.job.id)
-        self._propagate(limit)
         due = [at for at in (table.delays.next(), table.leases.next()) if at is not None]
         table.due_at = now if len(done) >= limit else min(due, default=None)
         return done
@@ -278,7 +279,7 @@ class Commands:
         expiries = self._jobs.expiries
         expiries.keep_before(kept_before)
         purged: dict[UUID, None] = {}
-        for _ in range(limit):
+        while len(purged) < limit:
             sequence = expiries.pop(now)
             if sequence is None:
                 break

@@ -13,6 +13,7 @@ from composerd.driver.clock import seconds, to_time
 from composerd.driver.records import Policy
 from composerd.models import Artifact, Attempt, AttemptState, Job, JobState, Key, NewJob, OnDependencyFailure
 from composerd_fs.journal.entries import Payload
+from composerd_fs.state.edges import Dependents
 
 
 class AttemptRecord(msgspec.Struct, eq=False):
@@ -54,8 +55,8 @@ class JobRecord(msgspec.Struct, eq=False):
     args: Payload | None = None
     result: Payload | None = None
     dependencies: tuple[UUID, ...] = ()
-    dependents: dict[int, None] | None = None
-    """The sequences of the jobs that depend on it, in the order of their submission."""
+    dependents: Dependents | None = None
+    """The sequences of the jobs that depend on it, in the order of their submission; deleted ones may be among them."""
     needed: int = 0
     """The number of its dependents that have not ended."""
     pending: int = 0
@@ -97,7 +98,7 @@ class JobRecord(msgspec.Struct, eq=False):
         return self.artifacts if running is None else tuple((running.artifacts or {}).values())
 
     def job(self, dependents: tuple[UUID, ...] = (), *, listed: bool = False) -> Job:
-        """Return the job as the contract describes it; as `list` shows it, without progress, if `listed` is true."""
+        """Return the job as the contract describes it; as `list` shows it if `listed` is true."""
         channel, type, arch = self.key
         expires_at = self.expires_at
         return Job(
@@ -112,7 +113,7 @@ class JobRecord(msgspec.Struct, eq=False):
             started_at=None if self.started_at is None else to_time(self.started_at),
             finished_at=None if self.finished_at is None else to_time(self.finished_at),
             retries=self.retries,
-            dependencies=self.dependencies,
+            dependencies=() if listed else self.dependencies,
             dependents=dependents,
             worker_id=self.worker_id,
             partial=None if listed else self.partial,

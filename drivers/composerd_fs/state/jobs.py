@@ -7,10 +7,11 @@ archived between two flushes, and is a record again before anything about it cha
 from collections.abc import Iterator, Sequence
 from uuid import UUID
 
-from composerd.models import MAX_REMEMBERED_TOKENS, AttemptState, JobState, Key
+from composerd.models import MAX_REMEMBERED_TOKENS, MAX_SHOWN_DEPENDENTS, AttemptState, IdPage, JobState, Key
 from composerd_fs.journal.entries import Payload
 from composerd_fs.journal.frames import span_of
 from composerd_fs.state.archive import Archive, Numbered, key_digest
+from composerd_fs.state.edges import Dependents
 from composerd_fs.state.indexes import Expiries
 from composerd_fs.state.interning import Interning
 from composerd_fs.state.job import AttemptRecord, JobRecord
@@ -107,12 +108,17 @@ class Jobs:
             args, result = self.archive.payloads(job) if isinstance(job, bytes) else (job.args, job.result)
             yield sequence, args, result
 
-    def dependents_of(self, job: JobRecord) -> tuple[UUID, ...]:
-        """Return the ids of the jobs that depend on a job, in the order of their submission."""
-        if not job.dependents:
-            return ()
-        found = [self.at(sequence) for sequence in sorted(job.dependents)]
-        return tuple([one.id for one in found if one is not None])
+    def dependents_of(self, job: JobRecord, since: int = 0, limit: int = MAX_SHOWN_DEPENDENTS) -> IdPage:
+        """Return the first jobs from a sequence on that depend on a job; `next` is the sequence of the next one."""
+        found: list[UUID] = []
+        for sequence in job.dependents.since(since) if job.dependents else ():
+            one = self.by_sequence.get(sequence)
+            if one is None:
+                continue  # it was deleted
+            if len(found) == limit:
+                return IdPage(tuple(found), sequence)
+            found.append(self.archive.id_of(one) if isinstance(one, bytes) else one.id)
+        return IdPage(tuple(found), None)
 
     def _expires_at(self, sequence: int) -> int | None:
         job = self.at(sequence)
@@ -133,7 +139,7 @@ class Jobs:
         for job_id in set(job.dependencies):
             dependency = self.live.get(job_id.int)
             if dependency is not None and dependency.dependents is not None:
-                dependency.dependents.pop(job.sequence, None)
+                dependency.dependents.discard(job.sequence)
         job.state = JobState.CANCELED  # its entries in the indexes are stale
 
     def delete(self, job: JobRecord) -> None:
@@ -149,8 +155,8 @@ class Jobs:
     def connect(self, job: JobRecord, dependency: JobRecord, *, needs: bool = True) -> None:
         """Make a job a dependent of another, which it `needs` until it has ended. The caller has saved the other."""
         if dependency.dependents is None:
-            dependency.dependents = {}
-        dependency.dependents[job.sequence] = None
+            dependency.dependents = Dependents()
+        dependency.dependents.add(job.sequence)
         dependency.needed += needs
 
     def remember(self, job: JobRecord, attempt: AttemptRecord) -> None:
@@ -215,7 +221,7 @@ class Jobs:
         for job in self._resting:
             if job.state.ended and not job.needed and self.by_sequence.get(job.sequence) is job:
                 if job.dependents and not self.archive.during_snapshot:
-                    job.dependents = {one: None for one in job.dependents if self.by_sequence.get(one) is not None}
+                    job.dependents = Dependents(one for one in job.dependents if self.by_sequence.get(one) is not None)
                 self.by_sequence.replace(job.sequence, self.archive.add(job))
                 self._unregister(job)
         self._resting.clear()

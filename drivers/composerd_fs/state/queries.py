@@ -8,7 +8,7 @@ from uuid import UUID
 from msgspec.structs import replace
 
 from composerd.errors import Unavailable
-from composerd.models import Artifact, Job, JobFilter, JobPage, JobState, Key, PayloadKind, PayloadRef, Worker
+from composerd.models import Artifact, IdPage, Job, JobFilter, JobPage, JobState, Key, PayloadKind, PayloadRef, Worker
 from composerd_fs.journal.entries import Payload
 from composerd_fs.journal.frames import length_of
 from composerd_fs.state.job import JobRecord
@@ -26,7 +26,19 @@ _DUMPED_AT_ONCE = 16 * 1024 * 1024
 def jobs(table: Table, job_ids: Sequence[UUID]) -> list[Job | None]:
     """Return jobs; see `Driver.get`."""
     found = map(table.jobs.find, job_ids)
-    return [None if job is None else job.job(table.jobs.dependents_of(job)) for job in found]
+    return [None if job is None else job.job(table.jobs.dependents_of(job).ids) for job in found]
+
+
+def listed(table: Table, job_ids: Sequence[UUID]) -> list[Job | None]:
+    """Return jobs as a listing shows them; see `Driver.listed`."""
+    found = map(table.jobs.find, job_ids)
+    return [None if job is None else job.job(listed=True) for job in found]
+
+
+def dependents(table: Table, job_id: UUID, cursor: int | None, limit: int) -> IdPage | None:
+    """Return a page of the dependents of a job; see `Driver.dependents`."""
+    job = table.jobs.find(job_id)
+    return None if job is None else table.jobs.dependents_of(job, cursor or 0, limit)
 
 
 class WithPayloads(NamedTuple, Generic[T]):
@@ -106,7 +118,7 @@ def dump_part(table: Table, chunk: int, last: int) -> WithPayloads[list[tuple[Jo
         job = table.jobs.at(sequence) if sequence > last else None
         if job is None:
             continue
-        found.append((job, table.jobs.dependents_of(job)))
+        found.append((job, table.jobs.dependents_of(job).ids))
         payloads += (job.args, _result(job))
         size += _size(job.args) + _size(job.result)
         if size >= _DUMPED_AT_ONCE:

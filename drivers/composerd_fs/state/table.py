@@ -119,8 +119,8 @@ class Table(Changes):
                 dependency = jobs.live.get(dependency_id.int)
                 if dependency is not None and dependency.dependents is not None:
                     self._save(dependency)
-                    dependency.dependents.pop(job.sequence, None)
-                    self.undo.add((dependency.dependents.__setitem__, job.sequence, None))
+                    dependency.dependents.discard(job.sequence)
+                    self.undo.add((dependency.dependents.add, job.sequence))
 
     def _restored(self, entry: entries.RestoredEntry) -> None:
         job = self._new_job(entry.job, entry.queued_at)

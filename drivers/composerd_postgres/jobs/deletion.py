@@ -56,11 +56,17 @@ async def purge(session: Session, clock: StorageClock, limit: int) -> list[UUID]
     """See `Driver.purge`."""
     await session.connections.fetch(session.statements["forget_workers"], {"most": MAX_WORKERS})
     now = await clock.read()
-    return await repeated(_purge, session, now, clock.kept_before(now), limit)
+    while True:
+        found, deleted = await repeated(_purge, session, now, clock.kept_before(now), limit)
+        if deleted or found < limit:
+            return deleted
 
 
-async def _purge(session: Session, now: int, kept_before: int, limit: int) -> list[UUID]:
-    """Delete jobs whose retention was over at this time, a moment ago. The clock may have jumped meanwhile."""
+async def _purge(session: Session, now: int, kept_before: int, limit: int) -> tuple[int, list[UUID]]:
+    """Delete jobs whose retention was over at this time, a moment ago. The clock may have jumped meanwhile.
+
+    Return also how many such jobs were found.
+    """
     statements = session.statements
     parameters: dict[str, Any] = {
         "shift": session.shift,
@@ -85,4 +91,4 @@ async def _purge(session: Session, now: int, kept_before: int, limit: int) -> li
         names = ["postpone"] if postponed else []
         names += ["delete_jobs"] if deleted else []
         await transaction.commit(statements.joined(*names), parameters)
-    return deleted
+    return len(expired), deleted

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from composerd.driver import transitions
 from composerd.errors import ComposerdError
-from composerd.models import JobState
+from composerd.models import MAX_STEP, JobState
 from composerd_postgres.db.connection import Transaction, repeated
 from composerd_postgres.jobs.decisions import Decisions
 from composerd_postgres.jobs.records import JobRecord
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 DEPENDENTS_OF_A_TRANSACTION = 1000
 """Largest number of dependents that one transaction propagates to."""
 
-DEPENDENTS_OF_A_CALL = 10_000
+DEPENDENTS_OF_A_CALL = MAX_STEP
 """Largest number of dependents that a call propagates to; it leaves the rest to `advance`."""
 
 

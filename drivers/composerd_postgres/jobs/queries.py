@@ -8,7 +8,18 @@ from composerd.driver import StorageCheck, StorageInfo, StoredAttempt, StoredJob
 from composerd.driver.clock import to_time
 from composerd.driver.timekeeper import dispute
 from composerd.errors import Unavailable
-from composerd.models import Artifact, AttemptState, Job, JobFilter, JobPage, JobState, PayloadKind, PayloadRef, Worker
+from composerd.models import (
+    Artifact,
+    AttemptState,
+    IdPage,
+    Job,
+    JobFilter,
+    JobPage,
+    JobState,
+    PayloadKind,
+    PayloadRef,
+    Worker,
+)
 from composerd_postgres.db.connection import Transaction
 from composerd_postgres.db.durability import SETTINGS, durability
 from composerd_postgres.jobs.records import JobRecord, artifact_of, stored_attempt_of
@@ -36,6 +47,26 @@ async def jobs(session: Session, job_ids: Sequence[UUID]) -> list[Job | None]:
     rows = await session.connections.fetch(session.statements["get"], {"ids": array(job_ids)})
     found = {row.id: JobRecord.of(row).job(row.dependents, row.partial) for row in rows}
     return [found.get(job_id) for job_id in job_ids]
+
+
+async def listed(session: Session, job_ids: Sequence[UUID]) -> list[Job | None]:
+    """See `Driver.listed`."""
+    if not job_ids:
+        return []
+    rows = await session.connections.fetch(session.statements["listed"], {"ids": array(job_ids)})
+    found = {row.id: JobRecord.of(row).job() for row in rows}
+    return [found.get(job_id) for job_id in job_ids]
+
+
+async def dependents(session: Session, job_id: UUID, cursor: int | None, limit: int) -> IdPage | None:
+    """See `Driver.dependents`."""
+    parameters = {"id": str(job_id), "cursor": cursor or 0, "limit": limit + 1}
+    rows = await session.connections.fetch(session.statements["page_of_dependents"], parameters)
+    if not rows:
+        return None
+    found = [row for row in rows if row.dependent is not None]
+    ids = tuple(row.dependent for row in found[:limit])
+    return IdPage(ids, found[limit].sequence if len(found) > limit else None)
 
 
 async def page(session: Session, chosen: JobFilter, cursor: int | None, limit: int) -> JobPage:

@@ -42,7 +42,7 @@ async def _enqueue(session: Session, submissions: Sequence[Sequence[NewJob]]) ->
         existing = {*begun.stored, *begun.keyed}
         named = {one for job in jobs for one in job.dependencies} - {job.id for job in jobs}
         if existing or named:
-            parameters = {"referenced": array(existing | named), "answered": array(existing)}
+            parameters = {"referenced": array(existing | named)}
             for row in await transaction.fetch(statements["lock_referenced"], parameters):
                 batch.add_stored(row)
         answers: Answers = []
@@ -94,9 +94,8 @@ class NewRows:
 class _KnownJob:
     """A job that a submission may refer to, stored or new, with what is needed to answer it."""
 
-    def __init__(self, record: JobRecord, dependents: Sequence[UUID] = (), partial: Any = None) -> None:
+    def __init__(self, record: JobRecord, partial: Any = None) -> None:
         self.record = record
-        self.dependents = list(dependents)
         self.partial = partial
 
 
@@ -113,7 +112,7 @@ class _Batch:
 
     def add_stored(self, row: Any) -> None:
         """Add a job that is stored, and that the submissions refer to."""
-        self._add(_KnownJob(JobRecord.of(row), row.dependents, row.partial))
+        self._add(_KnownJob(JobRecord.of(row), row.partial))
 
     def submit(self, submission: Sequence[NewJob]) -> Enqueued:
         """Add the jobs of a submission and return its answer.
@@ -127,7 +126,7 @@ class _Batch:
         jobs = []
         for job_id, _ in planned.answer:
             known = self._known[job_id]
-            jobs.append(known.record.job(known.dependents, known.partial))
+            jobs.append(known.record.job(partial=known.partial))
         return Enqueued(tuple(jobs), tuple([created for _, created in planned.answer]))
 
     def _find(self, job_id: UUID) -> JobRecord | None:
@@ -157,5 +156,4 @@ class _Batch:
         for one in dependencies:
             is_open = not (one.record.state.ended or job.state.ended)
             self.rows.edges.append(edge_row(one.record.id, job, is_open=is_open))
-            one.dependents.append(job.id)
         self._add(_KnownJob(job))

@@ -19,6 +19,7 @@ from composerd.models import (
     Claim,
     Claimed,
     Finished,
+    IdPage,
     Job,
     JobFilter,
     JobPage,
@@ -178,6 +179,15 @@ class PurgesAtOnce(Correct):
         return Kept(self._timekeeper.state.disputed_since)
 
 
+@breaks("P7")
+class StopsAtNeededJobs(Transaction):
+    """Purges nothing as long as the job that ended first is needed."""
+
+    def purge(self, limit: int, kept: Kept) -> list[UUID]:
+        expired = self.shelf.expired(self.now)
+        return [] if expired and self.is_needed(self.get(expired[0])) else super().purge(limit, kept)
+
+
 @breaks("V1")
 class ListsOldestFirst(DictShelf):
     """Lists the oldest job first."""
@@ -232,6 +242,27 @@ class CountsAllReadyJobs(DictShelf):
 
     def count_ahead(self, record: JobRecord, limit: int) -> int:
         return len(self.find(lambda one: one.state is JobState.READY and one.id != record.id)[:limit])
+
+
+@breaks("V8")
+class ListsByIdWithDependents(Correct):
+    """Returns jobs with their dependencies and dependents where it should show them as in a listing."""
+
+    async def listed(self, job_ids: Sequence[UUID]) -> Sequence[Job | None]:
+        return await self.get(job_ids)
+
+
+@breaks("V9")
+class CountsDependentsAsCursors(Correct):
+    """Uses the number of dependents shown so far as the cursor."""
+
+    async def dependents(self, job_id: UUID, cursor: int | None, limit: int) -> IdPage | None:
+        page = await super().dependents(job_id, None, 2**40)
+        if page is None:
+            return None
+        begin = cursor or 0
+        more = begin + limit if begin + limit < len(page.ids) else None
+        return IdPage(page.ids[begin : begin + limit], more)
 
 
 @breaks("V7")

@@ -7,7 +7,7 @@ import msgspec
 
 from composerd.driver import Batch, transitions
 from composerd.driver.records import StoredJobView
-from composerd.driver.simple import JobRecord
+from composerd.driver.simple import JobRecord, Shelf
 from composerd.driver.simple.transaction import Transaction
 from composerd.driver.submissions import PlannedJob
 from composerd.driver.transitions import Effects
@@ -248,6 +248,15 @@ class RunsAfterFailedDependencies(Transaction):
         if dependency.state is JobState.FAILED:
             return transitions.dependency_ended(record, JobState.FINISHED, list, self.now)
         return super().dependency_ended(record, dependency)
+
+
+@breaks("D4")
+class PropagatesAllAtOnce(Transaction):
+    """Updates all dependents of a job in the call that ends it, however many there are."""
+
+    def __init__(self, shelf: Shelf, now: int) -> None:
+        super().__init__(shelf, now)
+        self.steps_left = 10**9
 
 
 @breaks("D3")

@@ -9,14 +9,18 @@
 
 -- name: columns
 -- Part of other statements: the columns that are read of a job, under the names of the fields of JobRecord.
+j.dependencies, {listed_columns}
+
+-- name: listed_columns
+-- Part of other statements: the same columns without the dependencies.
 j.id, j.seq AS sequence, j.place AS position, j.channel, j.type, j.arch, j.state, j.priority, j.queued_at, j.not_before,
 j.started_at, j.finished_at, j.retries, j.failures, j.returns AS uncounted_requeues, j.pending, j.attempt AS attempt_number,
-j.worker_id, j.dependencies, j.timeout, j.max_retries, j.retry_on_failure, j.retry_backoff, j.fail_with_dependency,
+j.worker_id, j.timeout, j.max_retries, j.retry_on_failure, j.retry_backoff, j.fail_with_dependency,
 j.retention, j.idempotency_key, j.fingerprint
 
 -- name: dependents
--- Part of other statements: the jobs that depend on a job, in the order of submission.
-ARRAY(SELECT e.dependent FROM composerd.edges e WHERE e.dependency = j.id ORDER BY e.seq)
+-- Part of other statements: the first of the jobs that depend on a job, in the order of submission.
+ARRAY(SELECT e.dependent FROM composerd.edges e WHERE e.dependency = j.id ORDER BY e.seq LIMIT 1000)
 
 -- name: get
 -- Jobs by their ids.
@@ -24,6 +28,20 @@ SELECT {columns}, {dependents} AS dependents, p.body AS partial
 FROM composerd.jobs j
 LEFT JOIN composerd.progress p ON p.job_id = j.id AND j.state = 'running'
 WHERE j.id = ANY (%(ids)s::uuid[])
+
+-- name: listed
+-- Jobs by their ids, as a listing shows them.
+SELECT {listed_columns}, '{}'::uuid[] AS dependencies FROM composerd.jobs j WHERE j.id = ANY (%(ids)s::uuid[])
+
+-- name: page_of_dependents
+-- The jobs that depend on a job, in the order of submission, from a sequence on; no row if there is no such job.
+SELECT e.dependent, e.seq AS sequence
+FROM composerd.jobs j
+LEFT JOIN LATERAL (
+    SELECT * FROM composerd.edges o WHERE o.dependency = j.id AND o.seq >= %(cursor)s ORDER BY o.seq LIMIT %(limit)s
+) e ON true
+WHERE j.id = %(id)s::uuid
+ORDER BY e.seq
 
 -- name: lock_jobs
 -- Lock jobs, so that they may be changed.
@@ -90,7 +108,7 @@ SELECT pg_notify(%(channel)s, n) FROM json_array_elements_text(%(notices)s) n
 -- name: list
 -- A page of jobs, newest first: those that pass the filter, of a bounded number of jobs before the cursor.
 WITH read AS MATERIALIZED (
-    SELECT {columns} FROM composerd.jobs j WHERE j.seq < %(cursor)s ORDER BY j.seq DESC LIMIT %(most)s
+    SELECT {listed_columns}, '{}'::uuid[] AS dependencies FROM composerd.jobs j WHERE j.seq < %(cursor)s ORDER BY j.seq DESC LIMIT %(most)s
 )
 SELECT s.jobs_read, s.last_read, l.*
 FROM (SELECT count(*) AS jobs_read, min(sequence) AS last_read FROM read) s

@@ -31,9 +31,7 @@ WHERE m.latest > {last_place}
 -- name: lock_referenced
 -- Read the jobs that a submission depends on or repeats, and lock them so that they do not end meanwhile. An end needs
 -- FOR UPDATE and has to wait; a claim needs a weaker lock and does not wait.
-SELECT {columns},
-    CASE WHEN j.id = ANY (%(answered)s::uuid[]) THEN {dependents} ELSE '{}' END AS dependents,
-    p.body AS partial
+SELECT {columns}, p.body AS partial
 FROM composerd.jobs j
 LEFT JOIN composerd.progress p ON p.job_id = j.id AND j.state = 'running'
 WHERE j.id = ANY (%(referenced)s::uuid[])
