@@ -91,7 +91,7 @@ class Sweeper:
             async for locations in listing:
                 job_ids = list(_by_job(locations))
                 has_files |= bool(job_ids)
-                if any(job is not None for job in await self._driver.get(job_ids)):
+                if any(job is not None for job in await self._driver.listed(job_ids)):
                     return True
         return not has_files
 
@@ -99,7 +99,7 @@ class Sweeper:
         listed = _by_job(locations)
         job_ids = list(listed)
         self._files.uploading.update(job_ids)  # before the read, so that an end right after it schedules the job again
-        jobs = await self._driver.get(job_ids)
+        jobs = await self._driver.listed(job_ids)
         artifacts = await self._driver.artifacts(job_ids)
         unused: list[str] = []
         for job_id, job, attached in zip(job_ids, jobs, artifacts, strict=True):

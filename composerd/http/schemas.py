@@ -191,7 +191,7 @@ class Job(Object, kw_only=True, omit_defaults=True):
     finished_at: str | None
     retries: int
     canceled: bool
-    dependencies: list[str]
+    dependencies: list[str] | UnsetType = UNSET
     dependents: list[str] | UnsetType = UNSET
     worker_id: str | None
     partial: Json | None | UnsetType = UNSET

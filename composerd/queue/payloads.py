@@ -26,7 +26,7 @@ async def payload(driver: Driver, job: Job, kind: PayloadKind) -> bytes | None:
     try:
         (result,) = await results(driver, [job.id])
     except Unavailable:
-        if (await driver.get([job.id]))[0] is None:
+        if (await driver.listed([job.id]))[0] is None:
             raise JobNotFound(id=str(job.id)) from None
         raise
     return result

@@ -126,5 +126,6 @@ class Reaper:
             purged = await self._driver.purge(STEP)
             self._on_news(purged.news)
             self._on_purged(purged.items)
-            if len(purged.items) < STEP:
+            if not purged.items:
                 break
+            await asyncio.sleep(0)

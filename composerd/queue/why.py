@@ -48,7 +48,7 @@ async def explain(queue: JobQueue, job_id: UUID) -> Why:
 
 async def _waiting(queue: JobQueue, job: Job) -> Why:
     named = tuple(dict.fromkeys(job.dependencies))
-    found: Sequence[Job | None] = await queue.driver.get(named) if named else ()
+    found: Sequence[Job | None] = await queue.driver.listed(named) if named else ()
     unended = tuple(one.id for one in found if one is not None and not one.state.ended)
     if unended:
         dependencies = "1 dependency" if len(unended) == 1 else f"{len(unended)} dependencies"

@@ -101,10 +101,10 @@ class JobRecord(msgspec.Struct):
     attempts: list[AttemptRecord] = []
     """The latest attempts, oldest first."""
     artifacts: dict[str, Artifact] = {}
-    unpropagated: tuple[int, int] | None = None
-    """Range of sequences: its end has to be propagated to the dependents after the first one up to the second one."""
     has_args: bool = False
     """True if it was submitted with args; False also if its record is from before there was this field."""
+    unpropagated: tuple[int, int] | None = None
+    """Range of sequences: its end has to be propagated to the dependents after the first one up to the second one."""
 
     @classmethod
     def decoded(cls, encoded: bytes) -> Self:

@@ -5,9 +5,11 @@ import base64
 import binascii
 import re
 from collections.abc import Sequence
+from uuid import UUID
 
 import msgspec
 from aiohttp import web
+from msgspec.structs import replace
 
 from composerd.errors import (
     CanceledDependency,
@@ -70,7 +72,7 @@ async def submit_job(request: web.Request) -> web.StreamResponse:
         raise type(exc)(**{name: value for name, value in exc.details.items() if name != "index"}) from None
     if stored.created[0]:
         return answer(job_body(stored.jobs[0], result=None), 201)
-    return await _job(request, stored.jobs[0])
+    return await _job(request, await request.app[QUEUE].get(stored.jobs[0].id))
 
 
 @endpoint(
@@ -94,7 +96,7 @@ async def submit_jobs(request: web.Request) -> web.StreamResponse:
     else:
         new = await asyncio.to_thread(submission.batch, body.jobs, settings)
     stored = await queue.submit(new)
-    items = [job_body(job) for job in stored.jobs]
+    items = [job_body(job) for job in _with_dependents(stored.jobs)]
     listed = encode(schemas.JobList(kind="JobList", href=f"{COMPOSER_BASE}/jobs/batch", id="batch", items=items))
     return await answer_bytes(request, listed, status=201, budget=queue.budget)
 
@@ -242,13 +244,23 @@ async def why_job(request: web.Request) -> web.StreamResponse:
     )
 
 
+def _with_dependents(jobs: Sequence[Job]) -> list[Job]:
+    """Return the jobs of a batch, each with those of its dependents that are in the batch too."""
+    dependents: dict[UUID, dict[UUID, None]] = {job.id: {} for job in jobs}
+    for job in jobs:
+        for one in job.dependencies:
+            if one in dependents:
+                dependents[one][job.id] = None
+    return [replace(job, dependents=tuple(dependents[job.id])) for job in jobs]
+
+
 def job_body(
     job: Job,
     *,
     result: bytes | None | msgspec.UnsetType = msgspec.UNSET,
     listed: bool = False,
 ) -> schemas.Job:
-    """Return a job as its JSON object; in a listing it has no `dependents`, `partial` and `result`.
+    """Return a job as its JSON object; in a listing it has no edges, `partial` and `result`.
 
     `result` is the job's result if the caller has read it. Without it, `result` is null in the object.
     """
@@ -268,12 +280,12 @@ def job_body(
         finished_at=None if job.finished_at is None else schemas.rfc3339(job.finished_at),
         retries=job.retries,
         canceled=job.state is JobState.CANCELED,
-        dependencies=schemas.strings(job.dependencies),
         worker_id=None if job.worker_id is None else str(job.worker_id),
         idempotency_key=job.idempotency_key,
         expires_at=None if job.expires_at is None else schemas.rfc3339(job.expires_at),
     )
     if not listed:
+        body.dependencies = schemas.strings(job.dependencies)
         body.dependents = schemas.strings(job.dependents)
         body.partial = None if job.partial is None else msgspec.Raw(job.partial)
         body.result = msgspec.Raw(result) if isinstance(result, bytes) else None
