@@ -361,6 +361,24 @@ class Worker(msgspec.Struct, frozen=True):
     """The time of the latest contact. The driver sets it."""
     jobs: tuple[UUID, ...] = ()
     """The jobs that it is running. The driver sets it."""
+    client: str = ""
+    """The client that named it, an opaque text; empty if that is not known. The worker belongs to that client."""
+
+
+class WorkerCursor(msgspec.Struct, frozen=True):
+    """The place of a worker in a listing. Workers that were seen earlier, or at that moment, come after it."""
+
+    seen: int
+    """When the worker was seen, as the driver counts time: positive, and below 2**63."""
+    id: UUID
+
+
+class WorkerPage(msgspec.Struct, frozen=True):
+    """A page of the workers."""
+
+    workers: tuple[Worker, ...]
+    next: WorkerCursor | None
+    """The cursor of the next page; None after the last one. A page may be short, or empty, before the last one."""
 
 
 class News(msgspec.Struct, frozen=True):

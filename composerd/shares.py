@@ -38,6 +38,13 @@ class Shares:
         self.used += amount
         self._held[client] = self._held.get(client, 0) + amount
 
+    def exchange(self, client: str, old: int, new: int) -> None:
+        """Let a client hold `new` instead of `old`. Raises `Unavailable` as `take` does if that is more."""
+        if new > old:
+            self.take(client, new - old)
+        elif old > new:
+            self.free(client, old - new)
+
     def free(self, client: str, amount: int = 1) -> None:
         """Take back what a client no longer needs."""
         self.used -= amount

@@ -55,6 +55,8 @@ from composerd.models import (
     PayloadRef,
     Touch,
     Worker,
+    WorkerCursor,
+    WorkerPage,
 )
 
 CONTRACT_VERSION = "1.2"
@@ -354,10 +356,11 @@ class Driver(abc.ABC):
 
     @abc.abstractmethod
     async def seen(self, workers: Sequence[Worker]) -> None:
-        """Remember that workers were seen just now (W2).
+        """Remember that workers were seen just now (W2, W5, W6).
 
-        A worker without arch and types is a sign of life: its stored arch and types stay as they are. The driver limits
-        how many workers it remembers, and may forget them in a crash.
+        A worker without arch and types is a sign of life: its stored arch and types stay as they are. A worker that
+        belongs to another client is left as it is, and is not seen. The driver limits what it remembers, so that
+        a client that names many workers makes it forget its own, and may forget workers in a crash.
         """
 
     @abc.abstractmethod
@@ -366,6 +369,20 @@ class Driver(abc.ABC):
 
         The worker seen last comes first. If ids are given, only those workers are returned.
         """
+
+    async def worker_page(self, within: float, after: WorkerCursor | None, limit: int) -> WorkerPage:
+        """Return up to `limit` of the workers that `workers` returns, in its order, from a cursor on (W4).
+
+        A worker that is seen again moves to the front, so it may be left out of the pages that come after that. A
+        cursor that was never returned is accepted. This implementation is for drivers of contract 1.1: it asks for all
+        workers.
+        """
+        found = [(WorkerCursor(_microseconds(one), one.id), one) for one in await self.workers(within)]
+        found.sort(key=lambda each: (each[0].seen, each[0].id), reverse=True)
+        if after is not None:
+            found = [each for each in found if (each[0].seen, each[0].id) < (after.seen, after.id)]
+        shown = found[:limit]
+        return WorkerPage(tuple(one for _, one in shown), shown[-1][0] if len(found) > limit else None)
 
     @abc.abstractmethod
     async def ahead(self, job_id: UUID, limit: int) -> int:
@@ -388,3 +405,8 @@ class Driver(abc.ABC):
     @abc.abstractmethod
     async def load(self, jobs: Sequence[StoredJob]) -> None:
         """Store what `dump` of another storage yielded, in that order. Leave a job that exists as it is (M2, M3)."""
+
+
+def _microseconds(worker: Worker) -> int:
+    """Return when a worker was seen, in microseconds since the epoch."""
+    return 0 if worker.seen_at is None else int(worker.seen_at.timestamp() * 1_000_000)

@@ -32,6 +32,8 @@ from composerd.models import (
     PayloadRef,
     Touch,
     Worker,
+    WorkerCursor,
+    WorkerPage,
 )
 
 log = logging.getLogger(__name__)
@@ -229,6 +231,9 @@ class Guard(Driver):
     def workers(self, within: float, ids: Sequence[UUID] | None = None) -> Call[Sequence[Worker]]:
         return self._call("workers", self.driver.workers(within, ids))
 
+    def worker_page(self, within: float, after: WorkerCursor | None, limit: int) -> Call[WorkerPage]:
+        return self._call("worker_page", self.driver.worker_page(within, after, limit))
+
     def ahead(self, job_id: UUID, limit: int) -> Call[int]:
         return self._call("ahead", self.driver.ahead(job_id, limit))
 
@@ -265,6 +270,7 @@ _LIMITED = frozenset(
         "payload_part",
         "artifacts",
         "workers",
+        "worker_page",
         "ahead",
         "seen",
         "ping",

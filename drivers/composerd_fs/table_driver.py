@@ -7,6 +7,7 @@ from uuid import UUID
 
 from composerd.driver import Batch, Driver, StoredJob
 from composerd.driver.clock import Clock, microseconds
+from composerd.driver.workers import Workers
 from composerd.errors import ComposerdError, Unavailable
 from composerd.models import (
     Artifact,
@@ -26,6 +27,8 @@ from composerd.models import (
     PayloadRef,
     Touch,
     Worker,
+    WorkerCursor,
+    WorkerPage,
 )
 from composerd_fs.commit import Committer, FlushLog
 from composerd_fs.journal.entries import Payload
@@ -34,7 +37,6 @@ from composerd_fs.state import queries
 from composerd_fs.state.commands import Commands
 from composerd_fs.state.table import Table
 from composerd_fs.state.timekeeping import Timekeeping
-from composerd_fs.state.workers import Workers
 
 T = TypeVar("T")
 
@@ -198,6 +200,11 @@ class TableDriver(Driver):
     async def workers(self, within: float, ids: "Sequence[UUID] | None" = None) -> "Sequence[Worker]":
         found = self._workers.since(self._clock.elapsed() - microseconds(within), ids)
         return await self._committer.between_flushes(queries.with_jobs, self._table, found)
+
+    async def worker_page(self, within: float, after: WorkerCursor | None, limit: int) -> WorkerPage:
+        page = self._workers.page(self._clock.elapsed() - microseconds(within), after, limit)
+        shown = await self._committer.between_flushes(queries.with_jobs, self._table, page.workers)
+        return WorkerPage(tuple(shown), page.next)
 
     def _counts(self) -> dict[str, int]:
         return {state.value: count for state, count in self._table.jobs.counts.items()}

@@ -9,19 +9,20 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 from uuid import UUID
 
 import msgspec
 
 from composerd.driver import payloads
-from composerd.driver.clock import Clock, microseconds, to_time
+from composerd.driver.clock import Clock, microseconds
 from composerd.driver.contract import Driver
 from composerd.driver.simple.records import JobRecord
 from composerd.driver.simple.shelf import Shelf
 from composerd.driver.simple.transaction import Kept, Transaction
 from composerd.driver.timekeeper import ClockState, Timekeeper, dispute
 from composerd.driver.values import Batch, Capabilities, StorageCheck, StorageInfo, StoredJob
+from composerd.driver.workers import Workers
 from composerd.errors import ComposerdError, DriverError, Unavailable
 from composerd.models import (
     Artifact,
@@ -43,22 +44,14 @@ from composerd.models import (
     PayloadRef,
     Touch,
     Worker,
+    WorkerCursor,
+    WorkerPage,
 )
-
-MAX_WORKERS = 10_000
-"""The most workers that are remembered, in memory; the ones seen least recently are forgotten first."""
 
 DUMPED_AT_ONCE = 50
 
 S = TypeVar("S")
 T = TypeVar("T")
-
-
-class _Seen(NamedTuple):
-    """A worker, and when it was seen, in microseconds of the time that passes: the wall clock may jump."""
-
-    worker: Worker
-    elapsed: int
 
 
 class SimpleDriver(Driver):
@@ -77,7 +70,7 @@ class SimpleDriver(Driver):
         """The jump of the clock after which the running attempts have not got a full lease yet."""
         self._kept = Kept(0)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="storage")
-        self._workers: dict[UUID, _Seen] = {}
+        self._workers = Workers()
         self._closed = False
 
     # The storage.
@@ -296,29 +289,21 @@ class SimpleDriver(Driver):
     # Workers are kept in memory: they need not survive a restart.
 
     async def seen(self, workers: Sequence[Worker]) -> None:
-        now, elapsed = self._clock.read()
-        for worker in workers:
-            known = self._workers.pop(worker.id, None)
-            described = worker if worker.types or worker.arch or known is None else known.worker
-            self._workers[worker.id] = _Seen(msgspec.structs.replace(described, seen_at=to_time(now)), elapsed)
-        while len(self._workers) > MAX_WORKERS:
-            del self._workers[next(iter(self._workers))]
+        self._workers.seen(workers, self._clock.read())
 
     async def workers(self, within: float, ids: "Sequence[UUID] | None" = None) -> "Sequence[Worker]":
-        since = self._clock.elapsed() - microseconds(within)
-        wanted = None if ids is None else set(ids)
-        found = [
-            one.worker
-            for one in reversed(self._workers.values())
-            if one.elapsed >= since and (wanted is None or one.worker.id in wanted)
-        ]
+        return list(await self._with_jobs(self._workers.since(self._clock.elapsed() - microseconds(within), ids)))
 
-        def with_jobs(transaction: Transaction) -> Sequence[Worker]:
-            running = [transaction.get(job_id) for job_id in self.shelf.running()]
-            return [
-                msgspec.structs.replace(one, jobs=tuple(job.id for job in running if job.worker_id == one.id))
-                for one in found
-            ]
+    async def worker_page(self, within: float, after: WorkerCursor | None, limit: int) -> WorkerPage:
+        page = self._workers.page(self._clock.elapsed() - microseconds(within), after, limit)
+        return WorkerPage(await self._with_jobs(page.workers), page.next)
+
+    async def _with_jobs(self, workers: Sequence[Worker]) -> tuple[Worker, ...]:
+        def with_jobs(transaction: Transaction) -> tuple[Worker, ...]:
+            running: dict[UUID | None, list[UUID]] = {}
+            for job_id in self.shelf.running():
+                running.setdefault(transaction.get(job_id).worker_id, []).append(job_id)
+            return tuple(msgspec.structs.replace(one, jobs=tuple(running.get(one.id, ()))) for one in workers)
 
         return await self._read(with_jobs)
 

@@ -23,6 +23,7 @@ from composerd.testing.kit.races import Races
 from composerd.testing.kit.requeues import Requeues
 from composerd.testing.kit.storage import Storage
 from composerd.testing.kit.submissions import Submissions
+from composerd.testing.kit.workers import RememberedWorkers
 
 
 class DriverKit(
@@ -36,6 +37,7 @@ class DriverKit(
     Ends,
     Artifacts,
     Queries,
+    RememberedWorkers,
     NewsOfCalls,
     Races,
     Durability,

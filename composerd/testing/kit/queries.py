@@ -1,4 +1,4 @@
-"""Tests of queries: listings and cursors, payloads, the jobs ahead of one, workers."""
+"""Tests of queries: listings and cursors, payloads, the jobs ahead of one."""
 
 import os
 from datetime import UTC, datetime
@@ -9,7 +9,7 @@ import pytest
 
 from composerd.driver import StoredJob
 from composerd.errors import Unavailable
-from composerd.models import Claim, IdPage, Job, JobFilter, JobState, PayloadKind, PayloadRef, Worker
+from composerd.models import Claim, IdPage, Job, JobFilter, JobState, PayloadKind, PayloadRef
 from composerd.testing.kit.clause import clause
 from composerd.testing.kit.instance import BUILD, PLENTY, Instance
 
@@ -25,7 +25,7 @@ PAYLOADS = {
 
 
 class Queries:
-    """Queries: listings and cursors, payloads, the jobs ahead of one, workers."""
+    """Queries: listings and cursors, payloads, the jobs ahead of one."""
 
     @clause("V1")
     async def test_newest_first(self, instance: Instance) -> None:
@@ -270,48 +270,3 @@ class Queries:
         assert [await instance.driver.ahead(job_id, 100) for job_id in ids] == [2, 0, 3, 0, 4, 1]
         assert await instance.driver.ahead(ids[4], 3) == 3
         assert await instance.driver.ahead(instance.id(), 100) == 0
-
-    @clause("W1")
-    async def test_workers(self, instance: Instance) -> None:
-        """`workers` returns the worker seen last first, each once, as it described itself last."""
-        one, two = instance.id(), instance.id()
-        await instance.driver.seen([Worker(one, "x86_64"), Worker(two, "aarch64", ("build",), "org")])
-        await instance.driver.seen([Worker(one, "x86_64", ("build",))])
-        workers = await instance.driver.workers(60)
-        assert [(worker.id, worker.types) for worker in workers] == [(one, ("build",)), (two, ("build",))]
-        assert all(worker.seen_at is not None for worker in workers)
-
-    @clause("W1", "W2")
-    async def test_a_worker_without_description(self, instance: Instance) -> None:
-        """A worker seen without a description keeps its last one; one not seen for too long is left out."""
-        one, two = instance.id(), instance.id()
-        await instance.driver.seen([Worker(one, "x86_64", ("build",)), Worker(two, "aarch64")])
-        await instance.pass_time(1000.0)
-        await instance.driver.seen([Worker(one, "")])
-        (shown,) = await instance.driver.workers(990)
-        assert (shown.id, shown.arch, shown.types) == (one, "x86_64", ("build",))
-        assert [worker.id for worker in await instance.driver.workers(1010)] == [one, two]
-        assert [worker.id for worker in await instance.driver.workers(1010, [two, instance.id()])] == [two]
-        assert await instance.driver.workers(990, [two]) == []
-
-    @clause("W1")
-    async def test_chosen_workers(self, instance: Instance) -> None:
-        """Workers that are named by id are returned in the order in which they were seen, the latest first."""
-        ids = [instance.id() for _ in range(3)]
-        for worker_id in ids:
-            await instance.driver.seen([Worker(worker_id, "x86_64")])
-        for wanted in (ids, ids[::-1]):
-            assert [worker.id for worker in await instance.driver.workers(600, wanted)] == ids[::-1]
-
-    @clause("W3")
-    async def test_the_jobs_of_a_worker(self, instance: Instance) -> None:
-        """`workers` returns each worker with the jobs that it is running."""
-        worker = instance.id()
-        await instance.driver.seen([Worker(worker, "x86_64")])
-        first, second = await instance.add(), await instance.add()
-        tokens = [instance.id(), instance.id()]
-        await instance.driver.claim([Claim(token, (BUILD,), 600.0, worker_id=worker) for token in tokens], PLENTY)
-        assert [set(one.jobs) for one in await instance.driver.workers(60)] == [{first, second}]
-        await instance.finish(tokens[0])
-        await instance.release(tokens[1])
-        assert [one.jobs for one in await instance.driver.workers(60)] == [()]

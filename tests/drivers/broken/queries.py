@@ -28,6 +28,8 @@ from composerd.models import (
     Outcome,
     PayloadRef,
     Worker,
+    WorkerCursor,
+    WorkerPage,
 )
 
 from .correct import Correct, CorrectShared, DictShelf
@@ -346,9 +348,9 @@ class ForgetsDescriptions(Correct):
     """Forgets a worker's description when the worker is seen without one."""
 
     async def seen(self, workers: "Sequence[Worker]") -> None:
-        for worker in workers:
-            self._workers.pop(worker.id, None)
-        await super().seen(workers)
+        await super().seen(
+            [one if one.arch or one.types else msgspec.structs.replace(one, arch="?") for one in workers]
+        )
 
 
 @breaks("W3")
@@ -357,6 +359,32 @@ class OmitsJobsOfWorkers(Correct):
 
     async def workers(self, within: float, ids: "Sequence[UUID] | None" = None) -> "Sequence[Worker]":
         return [msgspec.structs.replace(one, jobs=()) for one in await super().workers(within, ids)]
+
+
+@breaks("W4")
+class SkipsAWorkerAfterEachPage(Correct):
+    """Begins a page one worker too late."""
+
+    async def worker_page(self, within: float, after: WorkerCursor | None, limit: int) -> WorkerPage:
+        page = await super().worker_page(within, after, limit + 1 if after else limit)
+        return WorkerPage(page.workers[1:], page.next) if after else page
+
+
+@breaks("W5")
+class LetsAnyClientDescribeAWorker(Correct):
+    """Replaces the description of a worker, whoever sends it."""
+
+    async def seen(self, workers: "Sequence[Worker]") -> None:
+        await super().seen([msgspec.structs.replace(one, client="") for one in workers])
+
+
+@breaks("W6")
+class ForgetsTheOldestWorkersOfAll(Correct):
+    """Remembers 100 workers, and forgets those that were not seen for longest, whichever client has named them."""
+
+    async def workers(self, within: float, ids: "Sequence[UUID] | None" = None) -> "Sequence[Worker]":
+        remembered = (await super().workers(within))[:100]
+        return [one for one in remembered if ids is None or one.id in ids]
 
 
 @breaks("M1")
