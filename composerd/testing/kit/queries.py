@@ -9,9 +9,9 @@ import pytest
 
 from composerd.driver import StoredJob
 from composerd.errors import Unavailable
-from composerd.models import Claim, IdPage, Job, JobFilter, JobState, PayloadKind, PayloadRef
+from composerd.models import IdPage, Job, JobFilter, JobState, PayloadKind, PayloadRef
 from composerd.testing.kit.clause import clause
-from composerd.testing.kit.instance import BUILD, PLENTY, Instance
+from composerd.testing.kit.instance import PLENTY, Instance
 
 ALL = JobFilter()
 START = datetime(2020, 1, 1, tzinfo=UTC)
