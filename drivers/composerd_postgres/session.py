@@ -10,6 +10,7 @@ from uuid import uuid4
 from composerd.driver.clock import Clock, microseconds
 from composerd.models import News
 from composerd_postgres.db.connection import Collision, LimitExceeded, Transaction
+from composerd_postgres.db.copying import Payloads
 from composerd_postgres.db.pool import Connections
 from composerd_postgres.db.url import Options
 from composerd_postgres.news.changes import Changes, channel_of, notices
@@ -21,6 +22,8 @@ log = logging.getLogger(__name__)
 
 SILENCE = 60.0
 """Time in seconds during which no notifications are sent after the queue stayed full."""
+
+NO_TABLES: Mapping[str, Payloads] = {}
 
 HANGS_AFTER = 1.0
 """Time in seconds after which a renewal of leases that has got no answer hangs."""
@@ -81,9 +84,16 @@ class Session:
         self.shift = f"{self._shift} seconds"
 
     async def commit(
-        self, transaction: Transaction, names: Sequence[str], parameters: Mapping[str, Any], changes: Changes
+        self,
+        transaction: Transaction,
+        names: Sequence[str],
+        parameters: Mapping[str, Any],
+        changes: Changes,
+        tables: Mapping[str, Payloads] = NO_TABLES,
     ) -> None:
         """Commit a transaction after some statements, and announce its changes to the other servers, if they listen.
+
+        The statements that `tables` names are executed last, and copy payloads.
 
         Raises what `Transaction.commit` raises. A `Collision` may also mean that there was no room for the
         notifications; the repetition of the transaction finds room, or is not announced.
@@ -93,7 +103,7 @@ class Session:
             names = [*names, "notify"]
             parameters = {**parameters, "channel": channel_of(self.options.schema), "notices": encode(texts)}
         try:
-            await transaction.commit(self.statements.joined(*names), parameters)
+            await transaction.commit(self.statements.joined(*names, *tables), parameters, [*tables.values()])
         except LimitExceeded as exc:
             if not texts:
                 raise

@@ -5,7 +5,7 @@ what a job is. How a connection is opened is in `connecting.py`.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, ParamSpec, TypeVar
 
@@ -14,8 +14,7 @@ import psycopg2
 import psycopg2.errors
 
 from composerd.errors import DriverError, DriverTimeout, OutcomeUnknown, StorageFull, Unavailable
-from composerd_postgres.db import refusals
-from composerd_postgres.db.literal import Literal
+from composerd_postgres.db import copying, refusals
 
 REPETITIONS = 20
 """Number of times that a transaction which collides with others is tried in all."""
@@ -87,17 +86,11 @@ class Connection:
             LimitExceeded: A limit of the server refused the statement.
             DriverError: The database refused the statement for any other reason.
         """
-        limit = min(time_limit or self._time_limit, self.ends_at - asyncio.get_running_loop().time())
-        if limit <= 0:
-            self.close()
-            raise TimeOver("the database did not answer in time")
+        limit = self._limit(time_limit)
         try:
             cursor = self.raw.raw.cursor()
             wrapped = aiopg.connection.Cursor(self.raw, cursor, limit, echo=False)
-            if any(type(one) is Literal and one.large for one in parameters.values()):
-                await self._execute_large(cursor, f"{ON_PRIMARY}{statement}", parameters, limit)
-            else:
-                await wrapped.execute(f"{ON_PRIMARY}{statement}", parameters)
+            await wrapped.execute(f"{ON_PRIMARY}{statement}", parameters)
             rows: Rows = cursor.fetchall() if cursor.description is not None else []
             cursor.close()
             return rows
@@ -106,24 +99,30 @@ class Connection:
         except psycopg2.Error as exc:
             raise self._translated(exc) from exc
 
-    async def _execute_large(self, cursor: Any, statement: str, parameters: Parameters, limit: float) -> None:
-        """Do what the cursor of aiopg does, but put the statement together, and copy it to libpq, in a thread.
-
-        The event loop does not look at the socket meanwhile: aiopg would take anything that arrives, such as a
-        notification, or the answer before the thread has noted its question, for the end of the statement.
-        """
-        loop = asyncio.get_running_loop()
-        socket = self.raw.raw.fileno()
-        waiter = self.raw._create_waiter("execute")  # noqa: SLF001
-        loop.remove_reader(socket)
+    async def copy(self, statement: str, parameters: Parameters, tables: Sequence[copying.Payloads]) -> None:
+        """Execute statements that contain a COPY for each of some tables of payloads; see `fetch` for the errors."""
+        limit = self._limit(None)
         try:
-            await asyncio.to_thread(cursor.execute, statement, parameters)
+            with self.raw.raw.cursor() as cursor:
+                text = cursor.mogrify(f"{ON_PRIMARY}{statement}", parameters)
+            async with asyncio.timeout(limit):
+                await copying.execute(self.raw, text, tables)
+        except TimeoutError as exc:
+            self.close()
+            raise DriverTimeout("the database did not answer in time") from exc
+        except psycopg2.Error as exc:
+            raise self._translated(exc) from exc
         except BaseException:
-            self.raw._waiter = None  # noqa: SLF001
-            self.close()  # the thread may still be using it
+            self.close()
             raise
-        loop.add_reader(socket, self.raw._ready, self.raw._weakref)  # noqa: SLF001
-        await self.raw._poll(waiter, limit)  # noqa: SLF001
+
+    def _limit(self, time_limit: float | None) -> float:
+        """Return the time in seconds that the next statement may take. Raises `TimeOver` if there is none."""
+        limit = min(time_limit or self._time_limit, self.ends_at - asyncio.get_running_loop().time())
+        if limit <= 0:
+            self.close()
+            raise TimeOver("the database did not answer in time")
+        return limit
 
     def close(self) -> None:
         """Close the connection, whatever it is doing."""
@@ -189,14 +188,20 @@ class Transaction:
         """Execute statements within the transaction; see `Connection.fetch`."""
         return await self._connection.fetch(statement, parameters)
 
-    async def commit(self, statement: str = "", parameters: Parameters | None = None) -> None:
-        """Commit the transaction after these statements.
+    async def commit(
+        self, statement: str = "", parameters: Parameters | None = None, tables: Sequence[copying.Payloads] = ()
+    ) -> None:
+        """Commit the transaction after these statements, which contain a COPY for each of the tables of payloads.
 
         Raises what `Connection.fetch` raises if nothing was changed, and `OutcomeUnknown` if it is unknown whether the
         database has committed.
         """
         try:
-            await self._connection.fetch(f"{statement};\nCOMMIT" if statement else "COMMIT", parameters or {})
+            text = f"{statement};\nCOMMIT" if statement else "COMMIT"
+            if tables:
+                await self._connection.copy(text, parameters or {}, tables)
+            else:
+                await self._connection.fetch(text, parameters or {})
         except TimeOver:
             raise
         except (Broken, DriverTimeout) as exc:

@@ -6,10 +6,10 @@ from uuid import UUID
 from composerd.driver.clock import seconds
 from composerd.driver.transitions import Effects
 from composerd_postgres.db.connection import Transaction
+from composerd_postgres.db.copying import Payloads
 from composerd_postgres.jobs.records import AttemptRecord, JobRecord
 from composerd_postgres.news.changes import Changes
 from composerd_postgres.session import Session
-from composerd_postgres.sql.payloads import encode_payloads
 from composerd_postgres.sql.statements import array, encode
 
 
@@ -66,6 +66,7 @@ class Decisions:
     async def commit(self, transaction: Transaction, *more: str, **parameters: Any) -> None:
         """Write everything and commit the transaction, together with more statements of the caller."""
         names = list(more)
+        tables: dict[str, Payloads] = {}
         if self._jobs:
             names.append("save_jobs")
             parameters["jobs"] = encode([job.saved() for job in self._jobs.values()])
@@ -81,6 +82,5 @@ class Decisions:
             names.append("drop_artifacts")
             parameters["unpublished"] = array(self._unpublished)
         if self._results:
-            names.append("save_results")
-            parameters["results"] = await encode_payloads(self._results)
-        await self._session.commit(transaction, names, parameters, self.changes)
+            tables = {"copy_results": self._results}
+        await self._session.commit(transaction, names, parameters, self.changes, tables)

@@ -49,8 +49,8 @@ async def _load(session: Session, jobs: Sequence[StoredJob]) -> tuple[Changes, l
         part = _Part(begun.now, states)
         for stored, sequence in zip(new.values(), sorted(begun.sequences), strict=False):
             part.add(stored, sequence)
-        names, written = await part.statements()
-        await session.commit(transaction, names, written, part.changes)
+        names, written = part.statements()
+        await session.commit(transaction, names, written, part.changes, part.rows.tables())
     return part.changes, list(part.unpropagated)
 
 
@@ -64,7 +64,7 @@ class _Part:
         self._now = now
         self._states = states
         """The states of the jobs that jobs of this part depend on, as far as they exist."""
-        self._rows = NewRows()
+        self.rows = NewRows()
         self._attempts: list[dict[str, Any]] = []
         self._artifacts: list[dict[str, Any]] = []
         self._running: list[UUID] = []
@@ -88,7 +88,7 @@ class _Part:
         if record.state is JobState.READY:
             self.changes.became_ready(record.key, record.ready_position)
         self._states[record.id] = record.state
-        self._rows.add(record, stored.new.args, stored.result)
+        self.rows.add(record, stored.new.args, stored.result)
         self._add_attempts(stored)
         for artifact in stored.artifacts:
             self._artifacts.append(artifact_row(record.id, artifact))
@@ -99,7 +99,7 @@ class _Part:
             state = self._states.get(one)
             if state is None:
                 continue  # it was deleted in the storage that the job comes from
-            self._rows.edges.append(edge_row(one, job, is_open=waiting))
+            self.rows.edges.append(edge_row(one, job, is_open=waiting))
             job.pending += waiting
             if waiting and state.ended:
                 self.unpropagated[one] = None  # its end may not have been propagated there
@@ -121,9 +121,9 @@ class _Part:
                 self._running.append(stored.new.id)
                 self.changes.due(attempt.lease)
 
-    async def statements(self) -> tuple[list[str], dict[str, Any]]:
+    def statements(self) -> tuple[list[str], dict[str, Any]]:
         """Return the names of the statements that store the part, and their parameters."""
-        names, parameters = await self._rows.statements()
+        names, parameters = self.rows.statements()
         if self._attempts:
             names.append("insert_attempts")
             parameters["attempts"] = encode(self._attempts)

@@ -10,11 +10,11 @@ from composerd.driver.submissions import PlannedJob, plan
 from composerd.errors import ComposerdError
 from composerd.models import Enqueued, NewJob
 from composerd_postgres.db.connection import Transaction
+from composerd_postgres.db.copying import Payloads
 from composerd_postgres.jobs.places import repeated_inserts
 from composerd_postgres.jobs.records import JobRecord, edge_row
 from composerd_postgres.news.changes import Changes
 from composerd_postgres.session import Session
-from composerd_postgres.sql.payloads import encode_payloads
 from composerd_postgres.sql.statements import array, encode
 
 Answers = list[Enqueued | ComposerdError]
@@ -51,8 +51,8 @@ async def _enqueue(session: Session, submissions: Sequence[Sequence[NewJob]]) ->
                 answers.append(batch.submit(submission))
             except ComposerdError as exc:
                 answers.append(exc)
-        names, written = await batch.rows.statements()
-        await session.commit(transaction, names, written, batch.changes)
+        names, written = batch.rows.statements()
+        await session.commit(transaction, names, written, batch.changes, batch.rows.tables())
     return answers, batch.changes
 
 
@@ -73,22 +73,19 @@ class NewRows:
         if result is not None:
             self.results.append((job.id, result))
 
-    async def statements(self) -> tuple[list[str], dict[str, Any]]:
-        """Return the names of the statements that insert the rows, and their parameters."""
+    def statements(self) -> tuple[list[str], dict[str, Any]]:
+        """Return the names of the statements that insert the rows without payloads, and their parameters."""
         names: list[str] = []
         parameters: dict[str, Any] = {}
         for name, parameter, rows in (("insert_jobs", "jobs", self.jobs), ("insert_edges", "edges", self.edges)):
             if rows:
                 names.append(name)
                 parameters[parameter] = encode(rows)
-        for name, parameter, payloads in (
-            ("insert_args", "args", self.args),
-            ("save_results", "results", self.results),
-        ):
-            if payloads:
-                names.append(name)
-                parameters[parameter] = await encode_payloads(payloads)
         return names, parameters
+
+    def tables(self) -> dict[str, Payloads]:
+        """Return the payloads by the names of the statements that copy them."""
+        return {name: rows for name, rows in (("copy_args", self.args), ("copy_results", self.results)) if rows}
 
 
 class _KnownJob:

@@ -1,6 +1,6 @@
-"""Payloads as they travel in statements and rows: in base64, which needs no quoting.
+"""Payloads as they come in rows: in base64, which needs no quoting. How they go into the database is in `db/copying`.
 
-A large one is encoded and decoded in a thread, in pieces: Python runs nothing else while it handles one piece.
+A large one is decoded in a thread, in pieces: Python runs nothing else while it handles one piece.
 """
 
 import asyncio
@@ -8,23 +8,15 @@ import binascii
 from collections.abc import Callable, Sequence
 from io import BytesIO
 from typing import ParamSpec, TypeVar
-from uuid import UUID
-
-from composerd_postgres.db.literal import LARGE, Literal
 
 T = TypeVar("T")
 P = ParamSpec("P")
 
-_PIECE = 3 * 65536
-"""Bytes that are encoded at once; a multiple of 3, so that only the last piece has padding."""
+LARGE = 256 * 1024
+"""Size in bytes above which a payload is handled in a thread."""
 
 _TEXT_PIECE = 77 * 3072
 """Characters that are decoded at once: whole lines of base64 as PostgreSQL writes them."""
-
-
-async def encode_payloads(payloads: Sequence[tuple[UUID, bytes]]) -> Literal:
-    """Return ids and payloads as JSON rows with the fields `id` and `body`."""
-    return await off_loop(sum(len(body) for _, body in payloads), _encoded, payloads)
 
 
 async def decode_payloads(texts: Sequence[str | None]) -> list[bytes | None]:
@@ -37,19 +29,6 @@ async def off_loop(size: int, work: Callable[P, T], *args: P.args, **kwargs: P.k
     if size <= LARGE:
         return work(*args, **kwargs)
     return await asyncio.to_thread(work, *args, **kwargs)
-
-
-def _encoded(payloads: Sequence[tuple[UUID, bytes]]) -> Literal:
-    written = BytesIO()
-    separator = b"'["
-    for job_id, body in payloads:
-        written.write(b'%s{"id":"%s","body":"' % (separator, str(job_id).encode()))
-        for begin in range(0, len(body), _PIECE):
-            written.write(binascii.b2a_base64(body[begin : begin + _PIECE], newline=False))
-        written.write(b'"}')
-        separator = b","
-    written.write(b"]'")
-    return Literal(written.getvalue())
 
 
 def _all_decoded(texts: Sequence[str | None]) -> list[bytes | None]:

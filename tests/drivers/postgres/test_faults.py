@@ -98,21 +98,19 @@ class _Losing:
 
     def __init__(self, driver: Any) -> None:
         self.lost = 0
-        fetch = Connection.fetch
+        copy = Connection.copy
 
-        async def losing(
-            connection: Connection, statement: str, parameters: Any, time_limit: float | None = None
-        ) -> Any:
-            rows = await fetch(connection, statement, parameters, time_limit)
-            if statement.endswith("COMMIT") and not self.lost:
+        async def losing(connection: Connection, statement: str, parameters: Any, tables: Any) -> None:
+            await copy(connection, statement, parameters, tables)
+            assert statement.endswith("COMMIT")
+            if not self.lost:
                 self.lost += 1
                 connection.close()
                 raise Broken("lost")
-            return rows
 
         connections = driver._session.connections
         for connection in connections._idle:
-            connection.fetch = losing.__get__(connection)
+            connection.copy = losing.__get__(connection)
 
 
 async def test_all_connections_are_busy(open_instance: Open, newest_postgres: Throwaway) -> None:

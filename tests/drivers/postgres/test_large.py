@@ -1,6 +1,7 @@
 """Large payloads: every byte comes back, and the event loop has time for others meanwhile."""
 
 import asyncio
+import hashlib
 import os
 import time
 from collections.abc import Awaitable
@@ -10,8 +11,8 @@ import pytest
 
 from composerd.models import Claim, Outcome, PayloadKind, PayloadRef
 from composerd.testing.kit.instance import BUILD, PLENTY
-from composerd_postgres.db.literal import LARGE, Literal
-from composerd_postgres.sql import payloads
+from composerd_postgres.db.copying import CHUNK
+from composerd_postgres.sql.payloads import LARGE
 
 from ...throwaway import Throwaway
 from ..conftest import Open
@@ -58,7 +59,7 @@ async def test_others_go_on_while_a_large_payload_is_written(open_instance: Open
     assert max(steps) < LONGEST_STEP
 
 
-@pytest.mark.parametrize("size", [0, 1, LARGE // 4 * 3 - 60, LARGE - 1, LARGE, LARGE + 1, 2 * payloads._PIECE + 2])
+@pytest.mark.parametrize("size", [0, 1, LARGE // 4 * 3 - 60, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK - 43])
 async def test_payloads_of_any_size(open_instance: Open, size: int) -> None:
     """Args and results of any size come back as they were, alone and several in one call."""
     instance = await open_instance()
@@ -74,23 +75,19 @@ async def test_payloads_of_any_size(open_instance: Open, size: int) -> None:
     assert [(one.new.args, one.result) for one in dumped if one.new.args] == [(b, b[::-1]) for b in bodies if b]
 
 
-async def test_something_arrives_while_a_large_statement_is_sent(
-    open_instance: Open, newest_postgres: Throwaway, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whatever arrives before a large statement was sent is not taken for its answer."""
+async def test_something_arrives_while_payloads_are_sent(open_instance: Open, newest_postgres: Throwaway) -> None:
+    """Whatever arrives while payloads are sent is not taken for an answer, and the connection goes on afterwards."""
     instance = await open_instance()
     session: Any = instance.driver._session  # type: ignore[attr-defined]
-    to_thread = asyncio.to_thread
-
-    async def later(*args: Any) -> Any:
-        newest_postgres.sql("NOTIFY something")
-        await asyncio.sleep(0.1)  # the event loop sees what has arrived
-        return await to_thread(*args)
-
+    body = os.urandom(4 * CHUNK)
     async with session.connections.one() as connection:
-        await connection.fetch("LISTEN something", {})
-        monkeypatch.setattr(asyncio, "to_thread", later)
-        text = Literal(b"'%s'" % (b"x" * LARGE))
-        (row,) = await connection.fetch("SELECT length(%(text)s) AS length FROM pg_sleep(0.2)", {"text": text})
+        await connection.fetch("CREATE TEMPORARY TABLE large (job_id uuid, body bytea); LISTEN something", {})
+        text = "SELECT pg_sleep(0.1); COPY large FROM STDIN (FORMAT binary); SELECT pg_sleep(0.1)"
+        copying = asyncio.create_task(connection.copy(text, {}, [[(instance.id(), body)]]))
+        for _ in range(10):
+            newest_postgres.sql("NOTIFY something")
+            await asyncio.sleep(0.01)
+        await copying
+        (row,) = await connection.fetch("SELECT sha256(body) AS digest FROM large", {})
         connection.close()
-    assert row.length == LARGE
+    assert bytes(row.digest) == hashlib.sha256(body).digest()

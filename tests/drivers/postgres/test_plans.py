@@ -103,6 +103,7 @@ async def _explaining(postgres: Throwaway, database: str) -> AsyncIterator[Any]:
         (connection,) = driver._session.connections._idle
         connection.raw.raw.notices = notices
         answer = await call()
+        await connection.fetch("SHOW server_version", {})  # psycopg2 sees the notices of statements with COPY only now
         assert len(driver._session.connections._idle) == 1
         found = [json.loads(one.partition("plan:\n")[2]) for one in notices if "plan:\n" in one]
         assert found, "PostgreSQL reported no plan"

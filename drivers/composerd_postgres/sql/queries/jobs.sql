@@ -96,10 +96,9 @@ DELETE FROM composerd.progress WHERE job_id = ANY (%(over)s::uuid[])
 -- Delete the artifacts of attempts that ended without becoming the job's.
 DELETE FROM composerd.artifacts WHERE job_id = ANY (%(unpublished)s::uuid[])
 
--- name: save_results
--- Write the results of jobs that ended.
-INSERT INTO composerd.results (job_id, body)
-SELECT r.id, decode(r.body, 'base64') FROM json_to_recordset(%(results)s) AS r(id uuid, body text)
+-- name: copy_results
+-- Write the results of jobs that ended. They follow, so that no log of statements has them.
+COPY composerd.results (job_id, body) FROM STDIN (FORMAT binary)
 
 -- name: notify
 -- Notify the other servers when the transaction commits.

@@ -57,10 +57,9 @@ FROM json_to_recordset(%(jobs)s) AS r(
     fail_with_dependency boolean, retention double precision, idempotency_key text, fingerprint text, args_size bigint
 )
 
--- name: insert_args
--- Store the args of new jobs.
-INSERT INTO composerd.args (job_id, body)
-SELECT r.id, decode(r.body, 'base64') FROM json_to_recordset(%(args)s) AS r(id uuid, body text)
+-- name: copy_args
+-- Store the args of new jobs. They follow, so that no log of statements has them.
+COPY composerd.args (job_id, body) FROM STDIN (FORMAT binary)
 
 -- name: insert_edges
 -- Store the dependencies of new jobs.
