@@ -22,7 +22,7 @@ from composerd.models import (
     Outcome,
     Touch,
 )
-from composerd_postgres.db.connection import Rows, Transaction, repeated
+from composerd_postgres.db.connection import Parameters, Rows, Transaction, repeated
 from composerd_postgres.jobs.decisions import Decisions
 from composerd_postgres.jobs.propagate import propagate
 from composerd_postgres.jobs.records import AttemptRecord, JobRecord, artifact_of, artifact_row, attempt_of
@@ -36,10 +36,13 @@ async def touch(session: Session, touches: Sequence[Touch]) -> list[Attempt]:
     """See `Driver.touch`."""
     if not touches:
         return []
-    named = [{"token_hash": hashed(one.token), "partial": one.partial, "confirm": one.confirm} for one in touches]
+    named = [{"token_hash": hashed(one.token), "confirm": one.confirm} for one in touches]
     parameters = {"shift": session.shift, "touches": encode(named)}
     with session.renewing():
-        rows = await session.connections.fetch(session.statements["touch"], parameters)
+        if any(one.partial is not None for one in touches):
+            rows = await repeated(_touch_with_progress, session, touches, parameters)
+        else:
+            rows = await session.connections.fetch(session.statements["touch"], parameters)
     attempts = []
     for row in rows:
         if row.state is None:
@@ -47,6 +50,22 @@ async def touch(session: Session, touches: Sequence[Touch]) -> list[Attempt]:
         else:
             attempts.append(Attempt(AttemptState(row.state), row.job_id, row.number, row.confirm, row.worker_id))
     return attempts
+
+
+async def _touch_with_progress(session: Session, touches: Sequence[Touch], parameters: Parameters) -> Rows:
+    """Renew leases, and write the progress of their attempts, which nobody can end while the leases are locked."""
+    statements = session.statements
+    async with session.connections.one() as connection:
+        transaction = Transaction(connection)
+        rows = await transaction.begin(statements["touch"], parameters)
+        progress = {
+            row.job_id: one.partial
+            for row, one in zip(rows, touches, strict=True)
+            if row.renewed and one.partial is not None
+        }
+        written = statements.joined("drop_progress", "copy_progress")
+        await transaction.commit(written, {"over": array(progress)}, [[*progress.items()]])
+    return rows
 
 
 class LockedAttempts:

@@ -40,11 +40,11 @@ ORDER BY j.id
 -- Does the same as `renew` and `restart_handover` of composerd.driver.transitions.
 WITH touches AS MATERIALIZED (
     SELECT *
-    FROM ROWS FROM (json_to_recordset(%(touches)s) AS (token_hash uuid, partial text, confirm boolean))
-        WITH ORDINALITY AS r(token_hash, partial, confirm, nth)
+    FROM ROWS FROM (json_to_recordset(%(touches)s) AS (token_hash uuid, confirm boolean))
+        WITH ORDINALITY AS r(token_hash, confirm, nth)
 ),
 alive AS MATERIALIZED (
-    SELECT l.token_hash, l.job_id
+    SELECT l.token_hash
     FROM composerd.leases l
     WHERE l.token_hash IN (SELECT token_hash FROM touches)
     ORDER BY l.token_hash
@@ -60,20 +60,14 @@ renewed AS (
         END
     FROM (SELECT token_hash, bool_or(confirm) AS confirm FROM touches GROUP BY token_hash) a
     WHERE l.token_hash = a.token_hash AND l.token_hash IN (SELECT token_hash FROM alive)
-),
-progressed AS (
-    INSERT INTO composerd.progress (job_id, body)
-    SELECT l.job_id, decode(a.partial, 'base64')
-    FROM (
-        SELECT DISTINCT ON (token_hash) token_hash, partial FROM touches WHERE partial IS NOT NULL ORDER BY token_hash, nth DESC
-    ) a
-    JOIN alive l USING (token_hash)
-    ORDER BY l.job_id
-    ON CONFLICT (job_id) DO UPDATE SET body = excluded.body
 )
-SELECT t.state, t.job_id, t.number, t.confirm, t.worker_id
+SELECT t.state, t.job_id, t.number, t.confirm, t.worker_id, a.token_hash IN (SELECT token_hash FROM alive) AS renewed
 FROM touches a LEFT JOIN composerd.attempts t USING (token_hash)
 ORDER BY a.nth
+
+-- name: copy_progress
+-- Write the progress of running attempts after theirs was dropped. It follows, so that no log of statements has it.
+COPY composerd.progress (job_id, body) FROM STDIN (FORMAT binary)
 
 -- name: save_artifacts
 -- Attach files to running attempts, in place of those of the same name.
