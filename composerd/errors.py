@@ -162,6 +162,18 @@ class ArtifactTooLarge(ComposerdError):
     code = "artifact_too_large"
 
 
+class TooManyArtifacts(ArtifactTooLarge):
+    """The attempt has as many artifacts as the server accepts."""
+
+    code = "too_many_artifacts"
+
+
+class ArtifactsTooLarge(ArtifactTooLarge):
+    """All artifacts of the attempt together would be larger than the server accepts."""
+
+    code = "artifacts_too_large"
+
+
 class ArtifactNotFound(ComposerdError):
     """The job has no artifact with this name."""
 

@@ -13,7 +13,9 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import ClassVar, Self
 
-CONTRACT_VERSION = "1.0"
+from composerd.models import DiskSpace
+
+CONTRACT_VERSION = "1.1"
 """The version of this contract. A store that was written for another major version is refused."""
 
 
@@ -81,6 +83,13 @@ class ArtifactStore(ABC):
 
         It has to be cheap: every request to `/readyz` calls it.
         """
+
+    async def free_space(self) -> DiskSpace | None:
+        """Return the space of the file system that the store writes to, or None if the store cannot know it.
+
+        It is called once a second, and has to be cheap.
+        """
+        return None
 
     @abstractmethod
     async def create(self, location: str) -> Writer:

@@ -19,6 +19,7 @@ from composerd.directory import Directory, make_directory
 from composerd.driver.url import path_of
 from composerd.errors import ArtifactNotFound, StorageUnusable, Unavailable, WritesStopped
 from composerd.file_errors import translated
+from composerd.models import DiskSpace
 from composerd.ownership import NotTrusted
 
 READ_AT_ONCE = 256 * 1024
@@ -41,7 +42,7 @@ class DirectoryStore(ArtifactStore):
     once that was closed, as NFS does.
     """
 
-    contract: ClassVar[str] = "1.0"
+    contract: ClassVar[str] = "1.1"
     name: ClassVar[str] = "file"
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
@@ -74,6 +75,9 @@ class DirectoryStore(ArtifactStore):
         _check_place(self._opened())
         if not self._directory.is_writable():
             raise PermissionError(errno.EROFS, "directory is not writable", str(self.root))
+
+    async def free_space(self) -> DiskSpace | None:
+        return await _disk(lambda: self._opened().space())
 
     def _opened(self) -> Directory:
         """Return the directory, opened now if it was not there at the start."""

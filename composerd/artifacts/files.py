@@ -3,14 +3,20 @@
 import asyncio
 import hashlib
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Sequence
-from contextlib import aclosing
-from typing import Self, TypeVar
+import sys
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Coroutine, Iterator, Sequence
+from contextlib import aclosing, contextmanager
+from typing import Any, Self, TypeVar
 from uuid import UUID, uuid4
 
+import msgspec
+
+from composerd.artifacts.allowances import Allowance, Allowances
 from composerd.artifacts.contract import ArtifactStore, Writer
-from composerd.errors import ArtifactTooLarge, ComposerdError, Unavailable
-from composerd.models import Artifact
+from composerd.errors import ComposerdError, Unavailable
+from composerd.free_space import FreeSpace
+from composerd.models import Artifact, DiskSpace
+from composerd.shares import Shares
 
 log = logging.getLogger(__name__)
 
@@ -18,6 +24,24 @@ PART = 256 * 1024
 """Size in bytes of the parts that are passed to a store; the last part may be smaller."""
 
 R = TypeVar("R")
+
+
+class FileLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """The limits of uploads and downloads."""
+
+    max_size: int = sys.maxsize
+    """Maximum size of one file in bytes."""
+    max_files: int = sys.maxsize
+    """Maximum number of files of an attempt."""
+    max_total: int = sys.maxsize
+    """Maximum size of all files of an attempt together, in bytes."""
+    min_free_space: int | None = 0
+    """Bytes that have to stay free on the file system; None for a part of it."""
+    max_transfers: int = sys.maxsize
+    """Maximum number of uploads and downloads at one time."""
+
+
+_UNLIMITED = FileLimits()
 
 
 class Files:
@@ -28,12 +52,19 @@ class Files:
     that a worker chose reaches the store.
     """
 
-    def __init__(self, store: ArtifactStore, description: str = "") -> None:
+    def __init__(self, store: ArtifactStore, description: str = "", limits: FileLimits = _UNLIMITED) -> None:
         """Use a store that was not started yet; `description` is its directory or URL, for messages."""
         self.store = store
         self.description = description
+        self.limits = limits
+        self.allowances = Allowances(limits.max_size, limits.max_files, limits.max_total)
+        self.space = FreeSpace("the artifacts", "uploads", self._free_space, limits.min_free_space)
+        self.transfers = Shares("uploads and downloads", limits.max_transfers)
+        """The uploads and downloads in progress, each of which has a file open."""
         self.uploading: set[UUID] = set()
         """Jobs that may have files of an attempt that has not ended; the sweeper removes them from this set."""
+        self.leftovers: asyncio.Queue[UUID] = asyncio.Queue()
+        """Jobs that may have files which nothing names any more; the sweeper looks for those."""
 
     async def start(self, *, create: bool = True) -> None:
         """Open the store. If `create` is true, create what it needs."""
@@ -47,10 +78,25 @@ class Files:
         """Return if the store accepts files. Raises `Unavailable` or `StorageFull` otherwise."""
         await self.guarded(self.store.check())
 
-    def upload(self, job_id: UUID, attempt: int, limit: int) -> "Upload":
-        """Begin an upload of at most `limit` bytes for an attempt, given by its number."""
+    async def _free_space(self) -> DiskSpace | None:
+        return await self.guarded(self.store.free_space())
+
+    @contextmanager
+    def transfer(self, client: str) -> Iterator[None]:
+        """Count an upload or a download of a client for the length of a block.
+
+        Raises `Unavailable` if the client has its share of those already.
+        """
+        self.transfers.take(client)
+        try:
+            yield
+        finally:
+            self.transfers.free(client)
+
+    def upload(self, job_id: UUID, attempt: int, allowance: Allowance) -> "Upload":
+        """Begin an upload for an attempt, given by its number."""
         self.uploading.add(job_id)
-        return Upload(self, f"{job_id}/{attempt}/{uuid4()}", limit)
+        return Upload(self, f"{job_id}/{attempt}/{uuid4()}", allowance)
 
     async def read(self, location: str, start: int, stop: int) -> AsyncGenerator[bytes, None]:
         """Yield the bytes of a file from `start` up to `stop`, in parts. Raises `ArtifactNotFound`, `Unavailable`."""
@@ -130,7 +176,7 @@ class _FileWriter:
         """Publish the file, and return once it is on stable storage."""
         assert self._writer is not None
         await self._flush()
-        await self._files.guarded(self._writer.commit())
+        await _completed(self._files.guarded(self._writer.commit()))
         self._committed = True
 
     async def _flush(self) -> None:
@@ -141,7 +187,7 @@ class _FileWriter:
             await self._pass_on(part, self._writer)
 
     async def _pass_on(self, part: bytes, writer: Writer) -> None:
-        await self._files.guarded(writer.write(part))
+        await _completed(self._files.guarded(writer.write(part)))
 
     async def _abort(self, writer: Writer) -> None:
         try:
@@ -153,17 +199,17 @@ class _FileWriter:
 class Upload(_FileWriter):
     """One file that a worker uploads; what was written is removed unless `complete` was called."""
 
-    def __init__(self, files: Files, location: str, limit: int) -> None:
+    def __init__(self, files: Files, location: str, allowance: Allowance) -> None:
         super().__init__(files, location)
         self.size = 0
-        self._limit = limit
+        self._allowance = allowance
         self._digest = hashlib.sha256()
 
     async def write(self, part: bytes) -> None:
         """Append a part. Raises `ArtifactTooLarge`, `StorageFull`, `Unavailable`."""
+        self._allowance.take(len(part))
+        self._files.space.take(len(part))
         self.size += len(part)
-        if self.size > self._limit:
-            raise ArtifactTooLarge(limit=self._limit)
         await super().write(part)
 
     async def complete(self, name: str) -> Artifact:
@@ -177,3 +223,18 @@ class Upload(_FileWriter):
     async def _pass_on(self, part: bytes, writer: Writer) -> None:
         await asyncio.to_thread(self._digest.update, part)
         await super()._pass_on(part, writer)
+
+
+async def _completed(call: Coroutine[Any, Any, R]) -> R:
+    """Return the result of a call of a writer, and let it end first if this task is canceled.
+
+    The task then aborts the upload, which a store allows only when nothing else is in progress.
+    """
+    calling = asyncio.create_task(call)
+    try:
+        return await asyncio.shield(calling)
+    except asyncio.CancelledError:
+        await asyncio.wait([calling])
+        raise
+    finally:
+        del calling  # or else its exception and this frame would keep each other in memory

@@ -30,7 +30,7 @@ class Sweeper:
     def __init__(self, files: Files, driver: Driver) -> None:
         self._files = files
         self._driver = driver
-        self._due: asyncio.Queue[UUID] = asyncio.Queue()
+        self._due = files.leftovers
 
     def on_news(self, news: News) -> None:
         """Schedule the jobs whose attempt has ended, to remove files that the attempt did not publish."""

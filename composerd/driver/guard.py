@@ -150,8 +150,14 @@ class Guard(Driver):
     def ping(self) -> Call[None]:
         return self._call("ping", self.driver.ping())
 
-    def free_space(self) -> Call[DiskSpace | None]:
-        return self._call("free_space", self.driver.free_space())
+    async def free_space(self) -> DiskSpace | None:
+        """Ask the driver. This does not tell whether the storage answers, so it neither begins nor ends an outage."""
+        try:
+            return await self.driver.free_space()
+        except ComposerdError:
+            raise
+        except Exception as exc:
+            raise DriverError(f"{self.driver.name}: free_space: {exc}", driver=self.driver.name) from exc
 
     def info(self) -> Call[StorageInfo]:
         return self._call("info", self.driver.info())
@@ -275,7 +281,6 @@ _LIMITED = frozenset(
         "seen",
         "ping",
         "info",
-        "free_space",
     ]
 )
 """Methods whose calls may be canceled when they take too long."""

@@ -39,6 +39,8 @@ class Pace:
         self._totals: deque[int] = deque([0], maxlen=_LOOKS + 1)
         """The bytes that had moved at each look in the latest period."""
         self._paused = False
+        self._skipped = False
+        """True if a look came during a pause."""
         self._block = asyncio.timeout(None)
         self._timer: asyncio.TimerHandle | None = None
 
@@ -69,14 +71,19 @@ class Pace:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Do not count the time of a block, in which the client waits for the server and not the other way round."""
+        """Do not count the time of a block, in which the client waits for the server and not the other way round.
+
+        A long pause is followed by a new period. Short ones are no reason for that, however many there are.
+        """
         self._paused = True
         try:
             yield
         finally:
             self._paused = False
-            self._totals.clear()
-            self._totals.append(self._total())
+            if self._skipped:
+                self._skipped = False
+                self._totals.clear()
+                self._totals.append(self._total())
 
     def _total(self) -> int:
         return self._bytes if self._unsent is None else self._bytes - self._unsent()
@@ -87,7 +94,9 @@ class Pace:
     def _look(self) -> None:
         """End the transfer if too few bytes have moved in the period that ends now."""
         totals = self._totals
-        if not self._paused:
+        if self._paused:
+            self._skipped = True
+        else:
             totals.append(self._total())
             if len(totals) > _LOOKS and totals[-1] - totals[0] < self._needed:
                 self._block.reschedule(asyncio.get_running_loop().time())

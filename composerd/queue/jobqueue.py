@@ -4,10 +4,12 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from uuid import UUID
 
 from composerd.driver.guard import ANSWER_WITHIN, Guard
 from composerd.errors import ComposerdError, DriverTimeout, JobNotFound, TokenNotFound, Unavailable
+from composerd.free_space import FreeSpace
 from composerd.ids import new_id
 from composerd.models import (
     Artifact,
@@ -30,7 +32,7 @@ from composerd.models import (
     Touch,
     Worker,
 )
-from composerd.queue import payloads, remote_news
+from composerd.queue import lifetimes, payloads, remote_news
 from composerd.queue.budget import Budget
 from composerd.queue.dispatcher import Dispatcher
 from composerd.queue.events import Events, Watch
@@ -69,6 +71,7 @@ class JobQueue:
         self.driver = driver
         self.options = options
         self.budget = Budget()
+        self.space = FreeSpace("the storage", "submissions", driver.free_space, options.min_free_space)
         self.roster = Roster(driver, options.worker_timeout)
         self.listeners: list[Callable[[News], None]] = []
         """Called with news of attempts and jobs that ended."""
@@ -116,10 +119,12 @@ class JobQueue:
         At the end of the block every wait is answered, and every write that has begun is completed. The driver is not
         closed.
         """
+        await self.space.look()
         background = [
             asyncio.create_task(self._reaper.run(), name="reaper"),
             asyncio.create_task(self.roster.run(), name="roster"),
             asyncio.create_task(self._pulse.run(), name="pulse"),
+            asyncio.create_task(self.space.run(), name="free space"),
         ]
         if self.driver.capabilities.shared:
             background.append(asyncio.create_task(remote_news.follow(self.driver, self._on_news), name="watch"))
@@ -149,8 +154,10 @@ class JobQueue:
     async def submit(self, jobs: Sequence[NewJob]) -> Enqueued:
         """Store jobs, all or none, and return them in the order given.
 
-        Raises what `Driver.enqueue` answers: `UnknownDependency`, `CanceledDependency`, `IdempotencyConflict`.
+        Raises what `Driver.enqueue` answers: `UnknownDependency`, `CanceledDependency`, `IdempotencyConflict`, and
+        `StorageFull` if too little space is free on the file system of the storage.
         """
+        self.space.check()
         return await self._writes.enqueue.write(jobs)
 
     async def get(self, job_id: UUID) -> Job:
@@ -312,14 +319,26 @@ class JobQueue:
         """Requeue the job of a running attempt, uncounted. Raises what `check_running` raises for any other."""
         check_running(await self._writes.release.write(token))
 
-    async def attach(self, token: UUID, artifact: Artifact) -> str | None:
-        """Attach an uploaded file to a running attempt, and return the location of the file that it replaces, if any.
+    @asynccontextmanager
+    async def while_running(self, token: UUID, job_id: UUID) -> AsyncIterator[None]:
+        """Run a block for as long as an attempt runs, without renewing its lease; see `lifetimes.while_running`."""
+        with self._events.watch(job_id) as watch:
+            read = partial(self._writes.touch.write, Touch(token, confirm=False))
+            async with lifetimes.while_running(read, watch):
+                yield
+
+    async def attached(self, job_id: UUID) -> Sequence[Artifact]:
+        """Return the files that are attached to the running attempt of a job."""
+        return (await self.driver.artifacts([job_id]))[0]
+
+    async def attach(self, attachment: Attachment) -> Attached:
+        """Attach an uploaded file to a running attempt, unless it would exceed a limit, which the answer names.
 
         Raises what `check_running` raises for any other attempt.
         """
-        attached: Attached = await self._writes.attach.write(Attachment(token, artifact))
+        attached: Attached = await self._writes.attach.write(attachment)
         check_running(attached.attempt)
-        return attached.replaced
+        return attached
 
     # Waiting and news.
 

@@ -14,5 +14,7 @@ class QueueOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Interval in seconds at which jobs past their retention are deleted and changes whose news was lost are found."""
     worker_timeout: float
     """A worker that was not seen for this long is unknown."""
+    min_free_space: int | None = 0
+    """Bytes that have to stay free on the file system of the storage; None for a part of it."""
     max_waits: int
     """The most requests that may wait at one time, for a job or for a change of one."""

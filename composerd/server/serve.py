@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import msgspec
 from aiohttp import web
 
-from composerd.artifacts.files import Files
+from composerd.artifacts.files import FileLimits, Files
 from composerd.artifacts.stores import open_store
 from composerd.artifacts.sweeper import Sweeper
 from composerd.driver import Driver
@@ -42,6 +42,10 @@ GIVE_UP_AFTER = 2.0
 
 _SPARE_DESCRIPTORS = 256
 """File descriptors that are not for connections: files, sockets of the storage, pipes."""
+
+
+_MAX_TRANSFERS = 128
+"""Most uploads and downloads at one time, each of which needs a file descriptor besides its connection."""
 
 
 class ProcessShare(msgspec.Struct, frozen=True):
@@ -160,6 +164,7 @@ def _queue_options(settings: Settings) -> QueueOptions:
         sweep_interval=settings.sweep_interval,
         worker_timeout=settings.worker_timeout,
         max_waits=settings.max_waits,
+        min_free_space=settings.min_free_space,
     )
 
 
@@ -170,16 +175,27 @@ async def _artifacts(settings: Settings, queue: JobQueue) -> AsyncIterator[Files
     if location is None or location == "none":
         yield None
         return
-    files = Files(open_store(location))
+    limits = FileLimits(
+        max_size=settings.max_artifact_size,
+        max_files=settings.max_artifacts,
+        max_total=settings.max_artifacts_size,
+        min_free_space=settings.min_free_space,
+        max_transfers=_MAX_TRANSFERS,
+    )
+    files = Files(open_store(location), limits=limits)
     await files.start()
+    await files.space.look()
     sweeper = Sweeper(files, queue.driver)
     queue.listeners.append(sweeper.on_news)
     queue.on_removed = sweeper.on_removed
-    task = asyncio.create_task(sweeper.run(), name="artifact sweeper")
+    tasks = [
+        asyncio.create_task(sweeper.run(), name="artifact sweeper"),
+        asyncio.create_task(files.space.run(), name="free space of the artifacts"),
+    ]
     try:
         yield files
     finally:
-        await stop(task)
+        await stop(*tasks)
         await files.close()
 
 

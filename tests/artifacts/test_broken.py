@@ -11,6 +11,7 @@ import pytest
 from composerd.artifacts import Writer, directory
 from composerd.artifacts.directory import DirectoryStore
 from composerd.errors import ArtifactNotFound, ComposerdError, Unavailable
+from composerd.models import DiskSpace
 from composerd.testing.kit import ArtifactStoreKit
 
 S = TypeVar("S", bound=type[DirectoryStore])
@@ -299,6 +300,14 @@ class RefusesArtifacts(DirectoryStore):
 
     async def check(self) -> None:
         raise Unavailable("not today")
+
+
+@caught_by("test_free_space")
+class SaysWhatIsUsed(DirectoryStore):
+    """Free space of a file system that has no size."""
+
+    async def free_space(self) -> DiskSpace:
+        return DiskSpace(free=1024**3, size=0)
 
 
 @pytest.mark.parametrize(("broken", "test"), BROKEN, ids=[f"{store.__name__}-{test[5:]}" for store, test in BROKEN])

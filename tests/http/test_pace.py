@@ -85,6 +85,20 @@ async def test_time_in_which_the_client_waits_does_not_count() -> None:
         await transfer()
 
 
+async def test_short_pauses_give_no_time() -> None:
+    """A slow transfer is ended although the server pauses for a moment after each part."""
+
+    async def transfer() -> None:
+        async with Pace(PERIOD, 1_000_000) as pace:
+            for _ in range(1000):
+                await moving(pace, 1, 1)
+                with pace.paused():
+                    await asyncio.sleep(0)
+
+    with pytest.raises(TooSlow):
+        await transfer()
+
+
 async def test_errors_and_cancellation_pass() -> None:
     """An error of the block is raised, and a canceled task ends as canceled."""
     with pytest.raises(KeyError):

@@ -48,7 +48,7 @@ async def submit(server: Server) -> int:
 @pytest.mark.row("Errors of the composer API", "31")
 async def test_a_full_disk(serve: Serve, disk: Path) -> None:
     """On a full disk writes get 507, except those that end or remove jobs; with room all work, and nothing is lost."""
-    server = await serve("--sweep-interval", "50ms", storage=f"fs:{disk / 'storage'}")
+    server = await serve("--min-free-space", "0", "--sweep-interval", "50ms", storage=f"fs:{disk / 'storage'}")
     expiring = await server.submit(retention="10ms")
     expires = await server.ask()
     assert expires is not None
@@ -127,7 +127,7 @@ async def test_a_failing_disk(serve: Serve) -> None:
 async def test_an_unusable_artifacts_directory(serve: Serve, disk: Path, tmp_path: Path) -> None:
     """While the artifacts directory is missing or read-only the server is not ready, and uploads get error 503."""
     files = disk / "files"
-    server = await serve("--artifacts", str(files), storage=f"fs:{tmp_path / 'storage'}")
+    server = await serve("--min-free-space", "0", "--artifacts", str(files), storage=f"fs:{tmp_path / 'storage'}")
     await server.submit()
     attempt = await server.ask()
     assert attempt is not None
@@ -156,7 +156,7 @@ async def test_a_start_on_a_full_disk(serve: Serve, tmp_path: Path, kind: str) -
     """On a full disk a server starts after a kill and after a stop, and the storage can be examined."""
     with small_disk(kind, tmp_path) as disk:
         url = f"fs:{disk / 'storage'}"
-        server = await serve(storage=url)
+        server = await serve("--min-free-space", "0", storage=url)
         kept = await server.submit(args="kept" * 50)
         ended = [await server.submit() for _ in range(2)]
         for job in ended:
@@ -191,7 +191,7 @@ async def test_a_used_up_quota(serve: Serve, tmp_path: Path) -> None:
         return await submitted() == 201
 
     with small_disk("btrfs-quota", tmp_path) as disk:
-        server = await serve(storage=f"fs:{disk / 'storage'}")
+        server = await serve("--min-free-space", "0", storage=f"fs:{disk / 'storage'}")
         first = await server.submit()
         accepted = 1
         while (status := await submitted()) == 201:

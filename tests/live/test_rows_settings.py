@@ -273,6 +273,53 @@ async def test_max_artifact_size(serve: Serve) -> None:
         assert (await send(server, "PUT", attempt["artifact_location"] + "a", b"x" * size))[0] == status
 
 
+@row(TABLE, "--max-artifacts")
+async def test_max_artifacts(serve: Serve) -> None:
+    """An attempt may have so many artifacts, and a further one is refused unless it replaces one of them."""
+    server = await serve("--max-artifacts", "2")
+    await server.submit()
+    attempt = await server.ask()
+    assert attempt is not None
+    for name, status in (("a", 200), ("b", 200), ("c", 413), ("b", 200)):
+        assert (await send(server, "PUT", attempt["artifact_location"] + name, b"x"))[0] == status
+    assert await error(server, "PUT", attempt["artifact_location"] + "c", b"x") == (
+        413,
+        25,
+        {"problem": "the attempt would have more than 2 artifacts", "limit": 2},
+    )
+
+
+@row(TABLE, "--max-artifacts-size")
+async def test_max_artifacts_size(serve: Serve) -> None:
+    """The artifacts of an attempt may have so many bytes together, without those that are replaced."""
+    server = await serve("--max-artifacts-size", "1KiB")
+    await server.submit()
+    attempt = await server.ask()
+    assert attempt is not None
+    for name, size, status in (("a", 1000, 200), ("b", 24, 200), ("c", 1, 413), ("b", 25, 413), ("a", 999, 200)):
+        assert (await send(server, "PUT", attempt["artifact_location"] + name, b"x" * size))[0] == status
+    assert await error(server, "PUT", attempt["artifact_location"] + "c", b"xx") == (
+        413,
+        25,
+        {"problem": "all artifacts of the attempt together would have more than 1024 bytes", "limit": 1024},
+    )
+
+
+@row(TABLE, "--min-free-space")
+async def test_min_free_space(serve: Serve, tmp_path: Path) -> None:
+    """While less is free on the disk, submissions and uploads are refused; with 0 they never are before it is full."""
+    server = await serve("--min-free-space", "0", storage=f"fs:{tmp_path / 'storage'}")
+    await server.submit()
+    server.kill()
+    await server.exited()
+    server = await serve("--min-free-space", "900000TiB", storage=f"fs:{tmp_path / 'storage'}")
+    assert (await error(server, "POST", f"{COMPOSER}/jobs", b'{"type":"a"}', **JSON))[:2] == (507, 31)
+    attempt = await server.ask()
+    assert attempt is not None
+    assert (await error(server, "PUT", attempt["artifact_location"] + "a", b"x"))[:2] == (507, 31)
+    assert (await server.finish(attempt))[0] == 200
+
+
 @row(TABLE, "--tls-cert")
 @row(TABLE, "--tls-key")
 async def test_tls_cert_and_key(serve: Serve, tmp_path: Path) -> None:

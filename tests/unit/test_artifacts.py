@@ -1,5 +1,6 @@
 """Uploads into a directory that another server sweeps at the same time."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from uuid import uuid4
 
@@ -8,6 +9,7 @@ import pytest
 from composerd.artifacts.directory import DirectoryStore
 from composerd.artifacts.files import Files
 from composerd.directory import Directory
+from composerd.models import Artifact
 
 
 @pytest.mark.parametrize("levels", [1, 2])
@@ -30,7 +32,14 @@ async def test_a_directory_swept_before_its_first_file(
             swept.append(empty)
 
     monkeypatch.setattr(Directory, "sync", sweep)
-    async with files.upload(job_id, 1, 100) as upload:
+
+    async def nothing() -> Sequence[Artifact]:
+        return ()
+
+    async with (
+        files.allowances.upload(uuid4(), "a", nothing) as allowance,
+        files.upload(job_id, 1, allowance) as upload,
+    ):
         await upload.write(b"x")
         artifact = await upload.complete("a")
     assert swept

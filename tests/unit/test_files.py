@@ -60,13 +60,21 @@ async def test_any_exception_of_a_store(tmp_path: Path, caplog: pytest.LogCaptur
     with pytest.raises(Unavailable, match="failing"):
         _ = [locations async for locations in files.list("")]
     with pytest.raises(Unavailable, match="failing"):  # noqa: PT012  # either call may raise
-        async with files.upload(JOB, 1, 10) as upload:
+        async with (
+            files.allowances.upload(uuid4(), "a", nothing) as allowance,
+            files.upload(JOB, 1, allowance) as upload,
+        ):
             await upload.write(b"x")
             await upload.complete("a")
     assert "an upload was not cleaned up" in caplog.text
     with pytest.raises(ZeroDivisionError):
-        async with files.upload(JOB, 1, 10):
+        async with files.allowances.upload(uuid4(), "a", nothing) as allowance, files.upload(JOB, 1, allowance):
             raise ZeroDivisionError
+
+
+async def nothing() -> Sequence[Artifact]:
+    """Return the files of an attempt that has none."""
+    return ()
 
 
 class _Driver:
@@ -92,6 +100,8 @@ class _Driver:
     async def get(self, job_ids: Sequence[UUID]) -> list[Any]:
         other = SimpleNamespace(state=JobState.RUNNING, attempt=1, id=OTHER)
         return [{JOB: self.job, OTHER: other}.get(job_id) for job_id in job_ids]
+
+    listed = get
 
     async def artifacts(self, job_ids: Sequence[UUID]) -> list[tuple[Artifact, ...]]:
         return [self.attached if job_id == JOB else () for job_id in job_ids]

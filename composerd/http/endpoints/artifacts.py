@@ -5,15 +5,20 @@ import base64
 import binascii
 import hashlib
 import re
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from urllib.parse import quote, unquote_to_bytes
+from uuid import UUID
 
 from aiohttp import web
 
+from composerd.artifacts.files import Files, Upload
 from composerd.errors import (
     ArtifactNotFound,
     ArtifactsDisabled,
     ArtifactTooLarge,
+    AttemptCanceled,
+    AttemptFinished,
     AttemptSuperseded,
     IncompleteUpload,
     InvalidArtifactName,
@@ -25,8 +30,10 @@ from composerd.http.arguments import job_id_of, segment, token_of
 from composerd.http.delivery import answer
 from composerd.http.keys import ARTIFACTS, COMPOSER_ERRORS, QUEUE, SETTINGS
 from composerd.http.openapi import BYTES, endpoint
-from composerd.http.request_context import REQUEST_ID_HEADER, known_job_id, request_id
-from composerd.queue import check_running
+from composerd.http.pace import Pace
+from composerd.http.request_context import REQUEST_ID_HEADER, client, known_job_id, request_id
+from composerd.models import Attachment
+from composerd.queue import JobQueue, check_running
 from composerd.settings import COMPOSER_BASE
 
 
@@ -50,11 +57,13 @@ def add_composer_routes(app: web.Application) -> None:
     responses={200: ("The file is stored completely", None)},
 )
 async def upload_job_artifact(request: web.Request) -> web.Response:
-    """Store a file, renewing the lease meanwhile, and attach it to the attempt once it is on stable storage.
+    """Store a file, and attach it to the attempt once it is on stable storage.
 
-    The file is in memory one part at a time. If anything fails, nothing of it is attached; a file that was stored
-    already is removed, here or by the sweeper. Raises `IncompleteUpload`, `ArtifactTooLarge`, `InvalidArtifactName`,
-    `ArtifactsDisabled`, and the error for the state of an attempt that is not running.
+    The file is in memory one part at a time. Each part renews the lease, at times. The upload ends with the attempt,
+    and if it is too slow. If anything fails, nothing of it is attached; a file that was stored already is removed, here
+    or by the sweeper. Raises `IncompleteUpload`, `ArtifactTooLarge`, `InvalidArtifactName`, `ArtifactsDisabled`,
+    `StorageFull`, `TooSlow`, the error for the state of an attempt that is not running, and `Unavailable` if there are
+    too many uploads and downloads.
     """
     token = token_of(request)
     name = artifact_name_of(request)
@@ -62,40 +71,66 @@ async def upload_job_artifact(request: web.Request) -> web.Response:
     if files is None:
         raise ArtifactsDisabled
     queue = request.app[QUEUE]
-    limit = request.app[SETTINGS].max_artifact_size
     attempt = await queue.touch(token)
     check_running(attempt)
-    assert attempt.job_id is not None
-    known_job_id.set(str(attempt.job_id))
-    if (request.content_length or 0) > limit:
-        raise ArtifactTooLarge(limit=limit)
+    job_id = attempt.job_id
+    assert job_id is not None
+    known_job_id.set(str(job_id))
     expected = _content_digest(request.headers.get("Content-Digest"))
+    with files.transfer(client.get()):
+        async with files.allowances.upload(token, name, lambda: queue.attached(job_id)) as allowance:
+            announced = request.content_length or 0
+            allowance.check(announced)
+            files.space.check(announced)
+            async with files.upload(job_id, attempt.number, allowance) as upload, queue.while_running(token, job_id):
+                await _receive(request, token, upload)
+                artifact = await upload.complete(name)
+            if expected is not None and artifact.sha256 != expected:
+                await files.remove([artifact.location])
+                raise IncompleteUpload(expected_sha256=expected, received_sha256=artifact.sha256)
+            limits = files.limits
+            await _attach(queue, files, job_id, Attachment(token, artifact, limits.max_files, limits.max_total))
+            allowance.attached()
+    return web.Response()
+
+
+async def _receive(request: web.Request, token: UUID, upload: Upload) -> None:
+    """Write the body of a request into an upload, and renew the lease of the attempt while parts arrive."""
+    queue = request.app[QUEUE]
+    settings = request.app[SETTINGS]
     renew_after = queue.options.handover_timeout / 2
     clock = asyncio.get_running_loop().time
     renewed_at = clock()
-    async with files.upload(attempt.job_id, attempt.number, limit) as upload:
-        try:
-            async for part in request.content.iter_any():
-                await upload.write(part)
-                if clock() - renewed_at > renew_after:
-                    renewed_at = clock()
-                    check_running(await queue.touch(token))
-        except web.RequestPayloadError as exc:
-            raise IncompleteUpload(problem=str(exc)) from None
-        if request.content_length is not None and upload.size != request.content_length:
-            raise IncompleteUpload(expected=request.content_length, received=upload.size)
-        artifact = await upload.complete(name)
-        if expected is not None and artifact.sha256 != expected:
-            await files.remove([artifact.location])
-            raise IncompleteUpload(expected_sha256=expected, received_sha256=artifact.sha256)
     try:
-        replaced = await queue.attach(token, artifact)
-    except (TokenNotFound, AttemptSuperseded):
-        await files.remove([artifact.location])
+        async with Pace(settings.body_timeout, settings.min_rate) as pace:
+            async for part in request.content.iter_any():
+                pace.moved(len(part))
+                with pace.paused():
+                    await upload.write(part)
+                    if clock() - renewed_at > renew_after:
+                        renewed_at = clock()
+                        check_running(await queue.touch(token))
+    except web.RequestPayloadError as exc:
+        raise IncompleteUpload(problem=str(exc)) from None
+    if request.content_length is not None and upload.size != request.content_length:
+        raise IncompleteUpload(expected=request.content_length, received=upload.size)
+
+
+async def _attach(queue: JobQueue, files: Files, job_id: UUID, attachment: Attachment) -> None:
+    """Attach a stored file to its attempt, and remove the file that it replaces, or itself if it is refused."""
+    location = attachment.artifact.location
+    try:
+        attached = await queue.attach(attachment)
+        if attached.exceeded is not None:
+            raise files.allowances.error(attached.exceeded)
+    except (TokenNotFound, AttemptSuperseded, AttemptCanceled, ArtifactTooLarge):
+        await files.remove([location])
         raise
-    if replaced is not None:
-        await files.remove([replaced])
-    return web.Response()
+    except AttemptFinished:  # if an earlier call has attached the file after all, the job has it
+        files.leftovers.put_nowait(job_id)
+        raise
+    if attached.replaced is not None:
+        await files.remove([attached.replaced])
 
 
 @endpoint(
@@ -156,15 +191,36 @@ async def get_artifact(request: web.Request) -> web.StreamResponse:
     response = web.StreamResponse(status=206 if "Content-Range" in headers else 200, headers=headers)
     response.content_type = BYTES
     response.content_length = stop - start
-    async with aclosing(files.read(found.location, start, stop)) as parts:
-        part = await anext(parts, b"")  # before the answer begins, because the job may just have been removed
-        await response.prepare(request)
-        if request.method != "HEAD":
-            await response.write(part)
-            async for part in parts:
-                await response.write(part)
-    await response.write_eof()
+    with files.transfer(client.get()):
+        async with aclosing(files.read(found.location, start, stop)) as parts:
+            part = await anext(parts, b"")  # before the answer begins, because the job may just have been removed
+            await response.prepare(request)
+            if request.method == "HEAD":
+                await response.write_eof()
+            else:
+                await _send(request, response, part, parts)
     return response
+
+
+async def _send(request: web.Request, response: web.StreamResponse, part: bytes, parts: AsyncIterator[bytes]) -> None:
+    """Write a file to a client, and return once all of it has left this process.
+
+    Raises `TooSlow` for a client that does not read fast enough.
+    """
+    transport = request.transport
+    if transport is None:
+        raise ConnectionResetError("the client has gone")
+    settings = request.app[SETTINGS]
+    async with Pace(settings.body_timeout, settings.min_rate, transport.get_write_buffer_size) as pace:
+        while part:
+            pace.moved(len(part))
+            await response.write(part)
+            with pace.paused():
+                part = await anext(parts, b"")
+        await response.write_eof()
+        transport.set_write_buffer_limits(high=0)  # so that `drain` waits for the last byte
+        await request.writer.drain()
+        transport.set_write_buffer_limits()
 
 
 def artifact_name_of(request: web.Request) -> str:

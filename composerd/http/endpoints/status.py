@@ -5,6 +5,7 @@ import re
 
 from aiohttp import web
 
+from composerd.artifacts.files import Files
 from composerd.errors import ComposerdError, WritesStopped
 from composerd.http import schemas
 from composerd.http.arguments import error_table_of, number_of, segment
@@ -12,6 +13,7 @@ from composerd.http.delivery import answer
 from composerd.http.errors import InvalidErrorId
 from composerd.http.keys import ARTIFACTS, CONNECTIONS, METRICS, OPENAPI, QUEUE, SETTINGS
 from composerd.http.openapi import JSON, endpoint
+from composerd.queue import JobQueue
 from composerd.settings import COMPOSER_BASE
 
 PING_WITHIN = 5.0
@@ -104,11 +106,9 @@ async def healthz(_request: web.Request) -> web.Response:
 async def readyz(request: web.Request) -> web.Response:
     """Tell whether the server can take requests, and if not, why: 200, or 503 with the reason as text."""
     queue = request.app[QUEUE]
-    if queue.draining:
-        return web.Response(status=503, text="draining\n")
-    if queue.hangs:
-        reason = f"a write has had no answer for {queue.oldest_write:.0f} s"
-        return web.Response(status=503, text=f"the storage does not accept writes: {reason}\n")
+    files = request.app[ARTIFACTS]
+    if (known := _known_reason(queue, files)) is not None:
+        return web.Response(status=503, text=f"{known}\n")
     try:
         async with asyncio.timeout(PING_WITHIN):
             await queue.driver.ping()
@@ -116,13 +116,22 @@ async def readyz(request: web.Request) -> web.Response:
         return web.Response(status=503, text="the storage does not answer\n")
     except ComposerdError as exc:
         return web.Response(status=503, text=f"the storage does not accept writes: {_reason(exc)}\n")
-    files = request.app[ARTIFACTS]
     try:
         if files is not None:
             await files.check()
     except ComposerdError as exc:
         return web.Response(status=503, text=f"artifacts cannot be stored: {_reason(exc)}\n")
     return web.Response(text="ready\n")
+
+
+def _known_reason(queue: JobQueue, files: Files | None) -> str | None:
+    """Return why the server cannot take requests, or only some, as far as that is known without asking the storage."""
+    if queue.draining:
+        return "draining"
+    if queue.hangs:
+        return f"the storage does not accept writes: a write has had no answer for {queue.oldest_write:.0f} s"
+    spaces = [queue.space] if files is None else [queue.space, files.space]
+    return next((space.shortage for space in spaces if space.is_low), None)
 
 
 def _reason(error: ComposerdError) -> str:

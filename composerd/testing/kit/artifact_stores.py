@@ -313,3 +313,9 @@ class ArtifactStoreKit:
     async def test_check(self, store: ArtifactStore) -> None:
         """`check` of an open store succeeds."""
         await store.check()
+
+    @_test
+    async def test_free_space(self, store: ArtifactStore) -> None:
+        """`free_space` says how much of the file system is free, not more than its size, or that nobody knows it."""
+        space = await store.free_space()
+        assert space is None or 0 <= space.free <= space.size
