@@ -3,7 +3,6 @@
 import asyncio
 import gc
 import logging
-import resource
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -21,6 +20,7 @@ from composerd.http.app import create_app
 from composerd.http.connection_limit import ConnectionLimit
 from composerd.http.malformed import Runner
 from composerd.queue import JobQueue, QueueOptions
+from composerd.server.descriptors import share_out
 from composerd.server.metrics import Metrics
 from composerd.server.sockets import Listeners, announce, close_sockets, open_sockets
 from composerd.server.storage_start import start_storage
@@ -39,9 +39,6 @@ Go's HTTP client closes an idle connection after 90 s, so it never uses one that
 
 GIVE_UP_AFTER = 2.0
 """Time in seconds, after the drain timeout, that a stopping server waits for a shared storage that does not answer."""
-
-_SPARE_DESCRIPTORS = 256
-"""File descriptors that are not for connections: files, sockets of the storage, pipes."""
 
 
 _MAX_TRANSFERS = 128
@@ -72,6 +69,7 @@ async def _serve(settings: Settings, share: ProcessShare | None) -> int:
     signals = _receive_signals()
     if share:
         _stop_with_the_supervisor(share, signals)
+    descriptors = share_out(settings.max_connections)
     tls = TLSFiles.from_settings(settings)
     if tls is not None:
         tls.context()  # fails before anything is opened if the files are wrong
@@ -89,7 +87,7 @@ async def _serve(settings: Settings, share: ProcessShare | None) -> int:
         queue = JobQueue(driver, _queue_options(settings))
         files = await stack.enter_async_context(_artifacts(settings, queue))
         await stack.enter_async_context(queue.running())
-        connections = ConnectionLimit(_fitting_connections(settings.max_connections))
+        connections = ConnectionLimit(descriptors.connections)
         app = create_app(queue, settings, metrics, files, connections)
         runner = await _create_runner(app, settings, connections)
         stack.push_async_callback(runner.cleanup)
@@ -220,26 +218,3 @@ def _tune_garbage_collection() -> None:
     """Collect garbage rarely: nearly nothing is cyclic here, and looking through a million jobs takes long."""
     gc.set_threshold(50_000, 20, 50)
     gc.freeze()  # objects that live as long as the process are not looked at again
-
-
-def _fitting_connections(wanted: int) -> int:
-    """Raise the limit of open files to fit, and return how many connections it allows, at most `wanted`."""
-    need = wanted + _SPARE_DESCRIPTORS
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= need:
-        return wanted
-    new_hard = need if hard != resource.RLIM_INFINITY and hard < need else hard
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (need, new_hard))
-    except (ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        fitting = hard - _SPARE_DESCRIPTORS
-        log.warning(
-            "accepting at most %d connections, not %d as max_connections says: the limit of open files is %d; "
-            "raise it with ulimit -Hn, or LimitNOFILE= in the systemd unit",
-            fitting,
-            wanted,
-            hard,
-        )
-        return fitting
-    return wanted
