@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 OWN = 96
 """Descriptors for everything else: the storage and its connections, listening sockets, logs, looking up names."""
 
-MOST_TRANSFERS = 1024
+MOST_TRANSFERS = 128
 """Most uploads and downloads of files at the same time. Each has a file open besides its connection."""
 
 LEAST = 128

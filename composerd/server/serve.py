@@ -41,10 +41,6 @@ GIVE_UP_AFTER = 2.0
 """Time in seconds, after the drain timeout, that a stopping server waits for a shared storage that does not answer."""
 
 
-_MAX_TRANSFERS = 128
-"""Most uploads and downloads at one time, each of which needs a file descriptor besides its connection."""
-
-
 class ProcessShare(msgspec.Struct, frozen=True):
     """Values that the supervisor hands to one of several server processes."""
 
@@ -85,7 +81,7 @@ async def _serve(settings: Settings, share: ProcessShare | None) -> int:
         if starting is not None:
             stack.push_async_callback(stop, starting)
         queue = JobQueue(driver, _queue_options(settings))
-        files = await stack.enter_async_context(_artifacts(settings, queue))
+        files = await stack.enter_async_context(_artifacts(settings, queue, descriptors.transfers))
         await stack.enter_async_context(queue.running())
         connections = ConnectionLimit(descriptors.connections)
         app = create_app(queue, settings, metrics, files, connections)
@@ -167,7 +163,7 @@ def _queue_options(settings: Settings) -> QueueOptions:
 
 
 @asynccontextmanager
-async def _artifacts(settings: Settings, queue: JobQueue) -> AsyncIterator[Files | None]:
+async def _artifacts(settings: Settings, queue: JobQueue, max_transfers: int) -> AsyncIterator[Files | None]:
     """Open the artifact store and sweep it in the background; None if artifacts are switched off."""
     location = settings.artifacts or queue.driver.artifacts_directory
     if location is None or location == "none":
@@ -178,7 +174,7 @@ async def _artifacts(settings: Settings, queue: JobQueue) -> AsyncIterator[Files
         max_files=settings.max_artifacts,
         max_total=settings.max_artifacts_size,
         min_free_space=settings.min_free_space,
-        max_transfers=_MAX_TRANSFERS,
+        max_transfers=max_transfers,
     )
     files = Files(open_store(location), limits=limits)
     await files.start()
