@@ -20,6 +20,7 @@ from composerd.errors import (
     AttemptCanceled,
     AttemptFinished,
     AttemptSuperseded,
+    ComposerdError,
     IncompleteUpload,
     InvalidArtifactName,
     InvalidContent,
@@ -35,6 +36,9 @@ from composerd.http.request_context import REQUEST_ID_HEADER, client, known_job_
 from composerd.models import Attachment
 from composerd.queue import JobQueue, check_running
 from composerd.settings import COMPOSER_BASE
+
+_REST_WITHIN = 1.0
+"""Seconds that the rest of an upload may take to arrive after the upload has failed."""
 
 
 def add_worker_routes(app: web.Application, base: str) -> None:
@@ -82,9 +86,16 @@ async def upload_job_artifact(request: web.Request) -> web.Response:
             announced = request.content_length or 0
             allowance.check(announced)
             files.space.check(announced)
-            async with files.upload(job_id, attempt.number, allowance) as upload, queue.while_running(token, job_id):
-                await _receive(request, token, upload)
-                artifact = await upload.complete(name)
+            try:
+                async with (
+                    files.upload(job_id, attempt.number, allowance) as upload,
+                    queue.while_running(token, job_id),
+                ):
+                    await _receive(request, token, upload)
+                    artifact = await upload.complete(name)
+            except ComposerdError:
+                _close_soon(request)
+                raise
             if expected is not None and artifact.sha256 != expected:
                 await files.remove([artifact.location])
                 raise IncompleteUpload(expected_sha256=expected, received_sha256=artifact.sha256)
@@ -114,6 +125,19 @@ async def _receive(request: web.Request, token: UUID, upload: Upload) -> None:
         raise IncompleteUpload(problem=str(exc)) from None
     if request.content_length is not None and upload.size != request.content_length:
         raise IncompleteUpload(expected=request.content_length, received=upload.size)
+
+
+def _close_soon(request: web.Request) -> None:
+    """Close the connection a moment after the answer, unless the rest of the body arrives by then.
+
+    aiohttp would wait for that for 10 s, and the client of an upload that was ended may send nothing.
+    """
+
+    def close() -> None:
+        if not request.content.is_eof():
+            request.protocol.force_close()
+
+    asyncio.get_running_loop().call_later(_REST_WITHIN, close)
 
 
 async def _attach(queue: JobQueue, files: Files, job_id: UUID, attachment: Attachment) -> None:

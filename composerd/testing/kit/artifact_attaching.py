@@ -128,6 +128,16 @@ class Artifacts:
         assert sorted(one.exceeded is None for one in answers) == [False] * 5 + [True] * 3
         assert len(await instance.artifacts(job_id)) == 3
 
+    @clause("U6", needs="shared")
+    async def test_files_that_race_on_two_servers(self, instance: Instance) -> None:
+        """Files that two servers attach at one time count together."""
+        other = await instance.another_server()
+        job_id = await instance.add()
+        token = await instance.take()
+        calls = [_attach((instance, other)[n % 2], token, f"{n}", max_files=3) for n in range(8)]
+        assert sum(one.exceeded is None for one in await asyncio.gather(*calls)) == 3
+        assert len(await instance.artifacts(job_id)) == 3
+
     @clause("U7")
     async def test_the_size_of_all_files_is_limited(self, instance: Instance) -> None:
         """A file is refused if all files together would exceed `max_bytes`; what it replaces does not count."""
