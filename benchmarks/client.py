@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import ssl
 import time
 from collections.abc import Sequence
 from typing import NamedTuple, Self, cast
@@ -43,9 +44,10 @@ class Connection(asyncio.Protocol):
         self.answered_at = 0.0
 
     @classmethod
-    async def open(cls, host: str, port: int) -> Self:
-        """Open a connection."""
-        _, connection = await asyncio.get_running_loop().create_connection(cls, host, port)
+    async def open(cls, host: str, port: int, source: str | None = None, tls: ssl.SSLContext | None = None) -> Self:
+        """Open a connection, from the address `source` if one is given."""
+        local = None if source is None else (source, 0)
+        _, connection = await asyncio.get_running_loop().create_connection(cls, host, port, local_addr=local, ssl=tls)
         return connection
 
     async def send(self, message: bytes, expect: int) -> bytes:
@@ -55,15 +57,19 @@ class Connection(asyncio.Protocol):
             ConnectionError: The connection was closed, or the status is not the expected one, because a load that
                 measures errors measures nothing.
         """
+        answer = await self.exchange(message)
+        if answer.status != expect:
+            raise ConnectionError(f"{message.split(b' HTTP', 1)[0].decode()}: {answer.status} {answer.body[:500]!r}")
+        return answer.body
+
+    async def exchange(self, message: bytes) -> Answer:
+        """Send a request and return its answer. Raises `ConnectionError` if the connection is closed."""
         if self._transport is None:
             raise ConnectionError("not connected")
         self._answer = asyncio.get_running_loop().create_future()
         self.sent_at = time.perf_counter()
         self._transport.write(message)
-        answer = await self._answer
-        if answer.status != expect:
-            raise ConnectionError(f"{message.split(b' HTTP', 1)[0].decode()}: {answer.status} {answer.body[:500]!r}")
-        return answer.body
+        return await self._answer
 
     def close(self) -> None:
         """Close the connection at once, even while a request waits."""

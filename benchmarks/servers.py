@@ -54,7 +54,7 @@ def start(name: str, command: Sequence[str], cores: set[int]) -> Iterator[Server
         assert process.stdout is not None
         try:
             for line in process.stdout:
-                if address := re.match(r"listening on http://([^:/]+):(\d+)", line):
+                if address := re.match(r"listening on https?://([^:/]+):(\d+)", line):
                     break
             else:
                 log.seek(0)
