@@ -112,8 +112,9 @@ class JobContext:
     async def upload(self, name: str, source: Path | bytes | AsyncIterable[bytes]) -> None:
         """Upload a file, which becomes an artifact of the job when this attempt finishes it.
 
-        A path or bytes are sent again until the server is available; an iterable is sent once. Raises `RequestFailed`,
-        and for an iterable also `ServerUnreachable`.
+        A path or bytes are sent again until the server is available; an iterable is sent once, and the server ends the
+        upload if the iterable yields too little for a while. Raises `RequestFailed`, and for an iterable also
+        `ServerUnreachable`.
         """
         path = self._attempt.artifact_location + quote(name, safe="")
         if isinstance(source, Path | bytes):
