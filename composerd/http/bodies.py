@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from collections.abc import Callable
 from itertools import accumulate
 from typing import TypeVar
 
@@ -9,53 +10,104 @@ import msgspec
 from aiohttp import web
 
 from composerd.errors import BodyTooLarge, InvalidContent, MalformedJSON
-from composerd.http.errors import UnsupportedMediaType
-from composerd.http.request_context import reserved_bytes
-from composerd.queue import Budget
+from composerd.http.errors import LONGEST_TEXT, UnsupportedMediaType
+from composerd.http.keys import SETTINGS
+from composerd.http.pace import Pace
+from composerd.http.request_context import HeldBody, client, held_body
+from composerd.queue import SMALL, Account
 
 MAX_DEPTH = 500
 """The deepest nesting that JSON may have."""
 
-IN_A_THREAD = 1024 * 1024
+IN_A_THREAD = 256 * 1024
 """Bodies of at least this size are decoded in a thread, so that the event loop can go on."""
-
-SMALL = 16 * 1024
-"""Bodies of requests and answers up to this size do not count in the budget: the limit of connections bounds them."""
 
 _SLICE = 1024 * 1024
 
 T = TypeVar("T")
 
+Body = bytes | bytearray
 
-async def read_json(request: web.Request, decoder: "msgspec.json.Decoder[T]", budget: Budget) -> T:
-    """Read and decode the body of a request.
 
-    A body that is not small counts in the budget until the request is answered. Raises `UnsupportedMediaType`,
-    `BodyTooLarge`, `MalformedJSON`, `InvalidContent`, and `Unavailable` if the budget is used up.
+async def read_json(
+    request: web.Request,
+    decoder: "msgspec.json.Decoder[T]",
+    account: Account | None = None,
+    check: Callable[[Body], None] | None = None,
+) -> T:
+    """Read and decode the body of a request: one of any size that counts in an account, or a small one.
+
+    `check` looks at a body that is not small before it is decoded. Raises what `read_body` and `decode` raise, and
+    `UnsupportedMediaType`.
     """
+    check_headers(request)
+    return await decoded(await read_body(request, account), decoder, check)
+
+
+def check_headers(request: web.Request) -> None:
+    """Raise `UnsupportedMediaType` unless the body of a request is JSON in UTF-8, as its headers say."""
     content_type = request.headers.get("Content-Type", "")
     if content_type != "application/json":
         check_content_type(content_type)
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise UnsupportedMediaType(problem="the body must not be encoded")
+
+
+async def read_body(request: web.Request, account: Account | None = None) -> Body:
+    """Return the body of a request.
+
+    Without an account it must be small. In an account, what has arrived counts for the client until the request is
+    answered. Raises `BodyTooLarge`, `MalformedJSON` if the body ends early, `TooSlow`, and `Unavailable` if the client
+    has no room for so many bytes.
+    """
+    limit = SMALL if account is None else request.client_max_size
     expected = request.content_length or 0
-    if expected > SMALL:
-        if expected > request.client_max_size:
-            raise BodyTooLarge(limit=request.client_max_size)
-        budget.take(expected)
-        reserved_bytes.set(expected)
+    if expected > limit:
+        raise BodyTooLarge(limit=limit)
+    if expected > SMALL and account is not None:
+        account.check(client.get(), expected)
+    content = request.content
     try:
-        body = await request.read()
-    except web.HTTPRequestEntityTooLarge:
-        raise BodyTooLarge(limit=request.client_max_size) from None
+        if content.is_eof():  # everything has arrived together with the head
+            body: Body = content.read_nowait()
+            _count(account, len(body), limit)
+            return body
+        settings = request.app[SETTINGS]
+        body = bytearray()  # grows without being copied, and is never there twice as a list of parts would be
+        async with Pace(settings.body_timeout, settings.min_rate) as pace:
+            while part := await content.readany():
+                pace.moved(len(part))
+                _count(account, len(body) + len(part), limit)
+                body += part
     except web.RequestPayloadError as exc:
         raise MalformedJSON(problem=f"the body ended early: {exc}") from None
-    if len(body) > max(SMALL, expected):  # a chunked body, whose size was not known before
-        budget.take(len(body))
-        reserved_bytes.set(len(body))
+    return body
+
+
+def _count(account: Account | None, size: int, limit: int) -> None:
+    """Count the bytes of a body that have arrived."""
+    if size > limit:
+        raise BodyTooLarge(limit=limit)
+    if size <= SMALL or account is None:
+        return
+    held = held_body.get()
+    if held is None:
+        held = HeldBody(account, client.get())
+        held_body.set(held)
+    held.grow(size)
+
+
+async def discard_body(request: web.Request) -> None:
+    """Read the body of a request that needs none, and ignore it. Raises what `read_body` raises for a small one."""
+    if request.body_exists:
+        await read_body(request)
+
+
+async def decoded(body: Body, decoder: "msgspec.json.Decoder[T]", check: Callable[[Body], None] | None = None) -> T:
+    """Decode a body of any size; see `decode`."""
     if len(body) < IN_A_THREAD:
-        return decode(body, decoder)
-    return await asyncio.to_thread(decode, body, decoder)
+        return decode(body, decoder, check)
+    return await asyncio.to_thread(decode, body, decoder, check)
 
 
 def check_content_type(value: str) -> None:
@@ -69,18 +121,17 @@ def check_content_type(value: str) -> None:
             raise UnsupportedMediaType
 
 
-def decode(body: bytes, decoder: "msgspec.json.Decoder[T]") -> T:
-    """Decode a body.
+def decode(body: Body, decoder: "msgspec.json.Decoder[T]", check: Callable[[Body], None] | None = None) -> T:
+    """Decode a body, after `check` if it is not small.
 
     Raises `MalformedJSON` if it is not JSON in UTF-8, `InvalidContent` if it is nested too deep or has the wrong shape.
     """
-    try:
-        str(body, "utf-8")
-    except UnicodeDecodeError as exc:
-        raise MalformedJSON(problem="must be UTF-8", at=exc.start) from None
+    _check_utf8(body)
     if body.count(b"[") + body.count(b"{") > MAX_DEPTH and too_deep(body):
         raise InvalidContent(problem=f"must not be nested deeper than {MAX_DEPTH}")
     try:
+        if check is not None and len(body) > SMALL:
+            check(body)
         return decoder.decode(body)
     except msgspec.ValidationError as exc:
         _check_syntax(body)  # a syntax error anywhere is reported rather than a wrong shape
@@ -89,7 +140,21 @@ def decode(body: bytes, decoder: "msgspec.json.Decoder[T]") -> T:
         raise text_error(exc, body) from None
 
 
-def too_deep(body: bytes) -> bool:
+def _check_utf8(body: Body) -> None:
+    """Raise `MalformedJSON` if a body is not UTF-8. It is looked at in slices, so that no large text is made."""
+    begin, size = 0, len(body)
+    while begin < size:
+        end = min(begin + _SLICE, size)
+        while end < size and body[end] & 0xC0 == 0x80:  # within a character
+            end += 1
+        try:
+            str(memoryview(body)[begin:end], "utf-8")
+        except UnicodeDecodeError as exc:
+            raise MalformedJSON(problem="must be UTF-8", at=begin + exc.start) from None
+        begin = end
+
+
+def too_deep(body: Body) -> bool:
     """Return True if brackets outside of strings are nested deeper than `MAX_DEPTH`."""
     if escapes := body.count(b"\\"):
         body = _without_escapes(body, escapes)  # every quote that is left begins or ends a string
@@ -108,7 +173,7 @@ def too_deep(body: bytes) -> bool:
     return False
 
 
-def _without_escapes(body: bytes, escapes: int) -> bytes:
+def _without_escapes(body: Body, escapes: int) -> Body:
     r"""Return the body without its escapes `\"` and `\\`; other escapes may stay."""
     if escapes <= _FEW_ESCAPES:
         return _ESCAPE.sub(b"", body)  # costs more for each escape, but nearly nothing for the text in between
@@ -124,15 +189,16 @@ _FEW_ESCAPES = 2000
 _ANY: "msgspec.json.Decoder[msgspec.Raw]" = msgspec.json.Decoder(msgspec.Raw)
 
 
-def _check_syntax(body: bytes) -> None:
+def _check_syntax(body: Body) -> None:
     try:
         _ANY.decode(body)
     except msgspec.DecodeError as exc:
         raise text_error(exc, body) from None
 
 
-_PATH = re.compile(r" - at `(key in )?\$\.?(.*)`$")
-_MEMBER = re.compile(r"field `(.*)`$")
+_PATH = re.compile(r" - at `(key in )?\$\.?(.*)`$", re.DOTALL)
+_MEMBER = re.compile(r"field `(.*)`$", re.DOTALL)
+_LONGEST_NAME = 50
 _BYTE = re.compile(r"\(byte (\d+)\)$")
 
 
@@ -144,14 +210,15 @@ def shape_error(error: msgspec.ValidationError) -> InvalidContent:
     problem = text if match is None else text[: match.start()]
     if member := _MEMBER.search(problem):  # the path names the object, the message the field of it
         path = f"{path}.{member[1]}" if path else member[1]
-    return InvalidContent(field=path or "body", problem=problem)
+        problem = f"{problem[: member.start(1)]}{member[1][:_LONGEST_NAME]}`"
+    return InvalidContent(field=path[:LONGEST_TEXT] or "body", problem=problem[:LONGEST_TEXT])
 
 
 _LONE = re.compile(rb"(?<!\\)(?:\\\\)*\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])")
 """The first half of a surrogate pair without the second; msgspec's error about it has no position."""
 
 
-def text_error(error: msgspec.DecodeError, body: bytes) -> MalformedJSON:
+def text_error(error: msgspec.DecodeError, body: Body) -> MalformedJSON:
     """Translate msgspec's error about text that is not JSON, with its position, or the end if msgspec names none."""
     text = str(error)
     at = _BYTE.search(text)

@@ -1,8 +1,9 @@
 """Answers with a JSON body: small ones in one write, large ones in parts as fast as the client reads them."""
 
-import asyncio
 import select
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import aclosing
+from typing import NoReturn
 
 import msgspec
 from aiohttp import HttpVersion10, web
@@ -10,14 +11,16 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.http import SERVER_SOFTWARE
 
-from composerd.http.request_context import REQUEST_ID_HEADER, request_id
-from composerd.queue import Budget
+from composerd.http.keys import QUEUE, SETTINGS
+from composerd.http.pace import Pace, TooSlow
+from composerd.http.request_context import REQUEST_ID_HEADER, client, request_id
+from composerd.queue import PART, SMALL, Piece, Stored, size_of
 
-CHUNK = 256 * 1024
+CHUNK = 64 * 1024
 """The most bytes that are passed to the kernel in one write."""
 
-STALLED = 60.0
-"""Time in seconds after which the connection of a client that reads nothing of a large answer is closed."""
+WHOLE = 256 * 1024
+"""Answers up to this size are written at once if they are in memory."""
 
 
 encode = msgspec.json.Encoder().encode
@@ -61,38 +64,128 @@ def answer(value: object, status: int = 200) -> Answer:
     return Answer(status, encode(value))
 
 
-async def answer_bytes(request: web.Request, body: bytes, *, status: int = 200, budget: Budget) -> web.StreamResponse:
-    """Return an answer with a JSON body of any size. A large one counts in the budget until it is written."""
-    if len(body) <= CHUNK:
-        return Answer(status, body)
-    with budget.reserve(len(body)):
-        return await write_in_parts(request, status, body)
+async def answer_bytes(request: web.Request, body: bytes, *, status: int = 200) -> web.StreamResponse:
+    """Return an answer with a JSON body of any size that is in memory.
 
-
-async def write_in_parts(
-    request: web.Request, status: int, body: bytes, on_progress: Callable[[], Awaitable[None]] | None = None
-) -> web.StreamResponse:
-    """Write a large JSON body in parts, calling `on_progress` after each.
-
-    Raises `ConnectionError` if the client has gone or reads nothing for `STALLED` seconds.
+    A body that is not small has been written when this returns, and counts for the client until then. Raises what
+    `write` raises.
     """
-    headers = {"Content-Type": "application/json", REQUEST_ID_HEADER: request_id.get()}
-    stream = web.StreamResponse(status=status, headers=headers)
-    stream.content_length = len(body)
-    await stream.prepare(request)
-    view = memoryview(body) if request.method != "HEAD" else memoryview(b"")
-    for begin in range(0, len(view), CHUNK):
+    if len(body) <= SMALL:
+        return Answer(status, body)
+    with request.app[QUEUE].budgets.answers.held(client.get(), len(body)):
+        return await write(request, status, [body])
+
+
+async def answer_pieces(request: web.Request, pieces: Sequence[Piece]) -> web.StreamResponse:
+    """Return an answer with a JSON body of any size, parts of which may still be in the storage.
+
+    What is in memory at one time counts for the client before it is read. Raises `Unavailable` if the client has no
+    room for that, and what `write` raises.
+    """
+    size = sum(map(size_of, pieces))
+    if size <= SMALL and all(isinstance(piece, bytes) for piece in pieces):
+        return Answer(200, b"".join(piece for piece in pieces if isinstance(piece, bytes)))
+    unread = sum(piece.size for piece in pieces if isinstance(piece, Stored))
+    with request.app[QUEUE].budgets.answers.taken(client.get(), size - unread + min(unread, PART)):
+        return await write(request, 200, pieces)
+
+
+async def write(
+    request: web.Request,
+    status: int,
+    pieces: Sequence[Piece],
+    on_progress: Callable[[], Awaitable[None]] | None = None,
+) -> web.StreamResponse:
+    """Write a JSON body of any size as fast as the client reads it, calling `on_progress` after each part.
+
+    When it returns, nothing of the body is in the server's memory any more. Raises `ConnectionError` if the client has
+    gone or is too slow, and `Unavailable` if a payload is no longer found.
+    """
+    transport = request.transport
+    if transport is None:
+        raise ConnectionResetError("the client has gone")
+    settings = request.app[SETTINGS]
+    pace = Pace(settings.body_timeout, settings.min_rate, transport.get_write_buffer_size)
+    size = sum(map(size_of, pieces))
+    try:
+        async with pace:
+            if len(pieces) == 1 and isinstance(pieces[0], bytes) and size <= WHOLE and on_progress is None:
+                response: web.StreamResponse = Answer(status, pieces[0])
+                response.headers[REQUEST_ID_HEADER] = request_id.get()
+                pace.moved(size)
+                await response.prepare(request)
+            else:
+                response = web.StreamResponse(
+                    status=status, headers={"Content-Type": "application/json", REQUEST_ID_HEADER: request_id.get()}
+                )
+                response.content_length = size
+                await response.prepare(request)
+                if request.method != "HEAD":
+                    await _write_parts(request, response, pieces, pace, on_progress)
+                await response.write_eof()
+            await flush(request)
+    except TooSlow:
+        hang_up(request, "the client reads the answer too slowly")
+    return response
+
+
+def hang_up(request: web.BaseRequest, why: str) -> NoReturn:
+    """Close a connection in the middle of an answer, whatever is unsent. Raises `ConnectionAbortedError`."""
+    if request.transport is not None:
+        request.transport.abort()
+    raise ConnectionAbortedError(why)
+
+
+async def _write_parts(
+    request: web.Request,
+    response: web.StreamResponse,
+    pieces: Sequence[Piece],
+    pace: Pace,
+    on_progress: Callable[[], Awaitable[None]] | None,
+) -> None:
+    async with aclosing(request.app[QUEUE].contents(pieces)) as parts:
+        while True:
+            with pace.paused():
+                part = await anext(parts, None)
+            if part is None:
+                return
+            for begin in range(0, len(part), CHUNK):
+                chunk = memoryview(part)[begin : begin + CHUNK]
+                pace.moved(len(chunk))
+                await response.write(chunk)
+                if on_progress is not None:
+                    with pace.paused():
+                        await on_progress()
+
+
+async def flush(request: web.BaseRequest) -> None:
+    """Wait until everything that was written has been passed to the kernel. Raises `ConnectionError`."""
+    transport = request.transport
+    if transport is None:
+        raise ConnectionResetError("the client has gone")
+    if transport.get_write_buffer_size():
+        transport.set_write_buffer_limits(high=0)
         try:
-            async with asyncio.timeout(STALLED):
-                await stream.write(view[begin : begin + CHUNK])
-        except TimeoutError:
-            if request.transport is not None:
-                request.transport.abort()
-            raise ConnectionAbortedError("the client has stopped reading the answer") from None
-        if on_progress is not None:
-            await on_progress()
-    await stream.write_eof()
-    return stream
+            await request.writer.drain()
+        finally:
+            transport.set_write_buffer_limits()
+
+
+async def flush_earlier_answers(request: web.Request) -> None:
+    """Wait until nothing of earlier answers on the connection is in memory: a client has to read what it asks for.
+
+    So each small answer is written into an empty buffer, and never waits. Raises `ConnectionError` if the client is too
+    slow.
+    """
+    transport = request.transport
+    if transport is None or not transport.get_write_buffer_size():
+        return
+    settings = request.app[SETTINGS]
+    try:
+        async with Pace(settings.body_timeout, 0, transport.get_write_buffer_size):
+            await flush(request)
+    except TooSlow:
+        hang_up(request, "the client reads no answers")
 
 
 def gone(request: web.Request) -> bool:

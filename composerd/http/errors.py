@@ -178,6 +178,26 @@ UNSPECIFIED = 10000
 """The number of the error that stands for every failure without an entry of its own."""
 
 
+LONGEST_TEXT = 100
+"""The most characters of an error that may be a text that the client has sent."""
+
+_LONGEST_PROBLEM = 200
+"""The most characters of a problem, which may quote such a text."""
+
+_MOST_TEXTS = 20
+"""The most texts of a list in the details of an error."""
+
+
+def _shortened(name: str, value: Any) -> Any:
+    """Return a value of the details of an error, without the rest of a long text or list."""
+    longest = _LONGEST_PROBLEM if name == "problem" else LONGEST_TEXT
+    if isinstance(value, str):
+        return value if len(value) <= longest else value[: longest - 1] + "…"
+    if isinstance(value, list | tuple):
+        return [_shortened(name, one) for one in value[:_MOST_TEXTS]]
+    return value
+
+
 class ErrorTable:
     """The errors of one API, by number, and the number for each exception."""
 
@@ -232,7 +252,7 @@ class ErrorTable:
         if request_id is not None:
             body["operation_id"] = request_id
         if details:
-            body["details"] = details
+            body["details"] = {name: _shortened(name, value) for name, value in details.items()}
         return body
 
     def response(self, entry: ErrorEntry, request_id: str, details: Mapping[str, Any] | None = None) -> web.Response:

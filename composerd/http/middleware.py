@@ -17,12 +17,17 @@ from composerd.errors import (
     Unavailable,
 )
 from composerd.http.arguments import error_table_of
+from composerd.http.bodies import discard_body
+from composerd.http.delivery import flush_earlier_answers
 from composerd.http.errors import UNSPECIFIED, MethodNotSupported, NotAllowed, ResourceNotFound
-from composerd.http.keys import CLIENTS, CONNECTIONS, METRICS, QUEUE
-from composerd.http.request_context import REQUEST_ID_HEADER, client, request_id, reserved_bytes
+from composerd.http.keys import CLIENTS, CONNECTIONS, METRICS
+from composerd.http.request_context import REQUEST_ID_HEADER, client, held_body, request_id
 from composerd.ids import new_id_text
 
 log = logging.getLogger(__name__)
+
+_WITHOUT_BODY = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
+"""Methods whose requests need no body. One that is sent is read first, because a handler may wait for long."""
 
 
 class RequestBoundary:
@@ -38,7 +43,6 @@ class RequestBoundary:
         self._clients = app[CLIENTS]
         self._connections = app[CONNECTIONS]
         self._metrics = app[METRICS]
-        self._budget = app[QUEUE].budget
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Return the answer to a request, whatever happens to it."""
@@ -52,6 +56,9 @@ class RequestBoundary:
                 await self._resolve(request)
                 response = _failure(request, new_id, Unavailable("too many open connections", limit=connections.limit))
             else:
+                await flush_earlier_answers(request)
+                if request.body_exists and request.method in _WITHOUT_BODY:
+                    await discard_body(request)
                 response = await self._handle(request)
         except ComposerdError as exc:
             response = _failure(request, new_id, exc)
@@ -64,9 +71,9 @@ class RequestBoundary:
             table = error_table_of(request)
             response = table.response(table.entry(UNSPECIFIED), new_id)
         finally:
-            if size := reserved_bytes.get():
-                reserved_bytes.set(0)
-                self._budget.free(size)
+            if (held := held_body.get()) is not None:
+                held_body.set(None)
+                held.free()
         if not response.prepared:  # a handler that has written its answer itself has sent the id with it
             if request.writer.output_size:  # failed within an answer: the client would take an error for its rest
                 response = _hang_up(request)

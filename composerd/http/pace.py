@@ -46,6 +46,7 @@ class Pace:
 
     async def __aenter__(self) -> Self:
         await self._block.__aenter__()
+        self._totals[0] = self._total()
         self._look_later()
         return self
 

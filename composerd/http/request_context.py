@@ -2,6 +2,8 @@
 
 from contextvars import ContextVar
 
+from composerd.queue import Account
+
 REQUEST_ID_HEADER = "X-Operation-Id"
 """The answer's header with the request id; its name is part of the protocol."""
 
@@ -14,5 +16,25 @@ known_job_id: ContextVar[str | None] = ContextVar("known_job_id", default=None)
 client: ContextVar[str] = ContextVar("client", default="")
 """The client that sent the request, as `composerd.http.clients` names it. Each gets a share of what is scarce."""
 
-reserved_bytes: ContextVar[int] = ContextVar("reserved_bytes", default=0)
-"""Bytes that the request body has reserved in the queue's budget; `RequestBoundary` gives them back."""
+
+class HeldBody:
+    """The bytes of a request's body that have arrived, in the account of its client."""
+
+    def __init__(self, account: Account, client: str) -> None:
+        self._account = account
+        self._client = client
+        self._size = 0
+
+    def grow(self, size: int) -> None:
+        """Count so many bytes altogether. Raises `Unavailable` if the client has no room for them."""
+        self._account.take(self._client, size - self._size)
+        self._size = size
+
+    def free(self) -> None:
+        """Stop counting them."""
+        if self._size:
+            self._account.free(self._client, self._size)
+
+
+held_body: ContextVar[HeldBody | None] = ContextVar("held_body", default=None)
+"""The body of the request, if it counts in an account; `RequestBoundary` gives it back."""

@@ -9,6 +9,9 @@ from msgspec import UNSET, Meta, Raw, UnsetType
 
 from composerd.models import MAX_DEPENDENCIES, JobState
 
+MAX_BATCH = 1000
+"""The most jobs in a batch."""
+
 # The patterns only document; `is_word` and `composerd.units` check the values.
 WORD = r"^\S+$"
 DURATION = r"^([0-9]{1,15}(\.[0-9]{1,9})?(ms|s|m|h|d)|0)$"
@@ -174,7 +177,7 @@ class BatchJob(JobBase, forbid_unknown_fields=True, kw_only=True):
 class SubmitJobs(msgspec.Struct, forbid_unknown_fields=True):
     """A batch of jobs; either all of them are stored or none."""
 
-    jobs: Annotated[list[BatchJob], Meta(min_length=1, max_length=1000)]
+    jobs: Annotated[list[BatchJob], Meta(min_length=1, max_length=MAX_BATCH)]
 
 
 class Job(Object, kw_only=True, omit_defaults=True):

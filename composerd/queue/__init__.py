@@ -4,11 +4,25 @@ It waits for jobs, gathers writes, and lets time pass. It knows no HTTP and no p
 import from here, never from a module of this package.
 """
 
-from composerd.queue.budget import Budget
+from composerd.queue.budgets import SMALL, Account
 from composerd.queue.dispatcher import keys_for
 from composerd.queue.jobqueue import JobQueue
 from composerd.queue.options import QueueOptions
+from composerd.queue.payloads import PART, Piece, Stored, size_of
 from composerd.queue.refusals import check_running
 from composerd.queue.why import Why, explain
 
-__all__ = ["JobQueue", "QueueOptions", "Budget", "Why", "check_running", "explain", "keys_for"]
+__all__ = [
+    "JobQueue",
+    "QueueOptions",
+    "PART",
+    "SMALL",
+    "Account",
+    "Piece",
+    "Stored",
+    "Why",
+    "check_running",
+    "explain",
+    "keys_for",
+    "size_of",
+]

@@ -12,7 +12,7 @@ from composerd.driver import Driver
 from composerd.errors import ComposerdError, DriverTimeout, Unavailable
 from composerd.models import Claim, Claimed, Key, News
 from composerd.queue.batcher import MAX_BYTES, MAX_ITEMS
-from composerd.queue.budget import Budget
+from composerd.queue.budgets import SMALL, Account
 from composerd.queue.pulse import Pulse
 from composerd.queue.repeating import Call, call_until_answered
 from composerd.queue.waitlist import Waiter, WaitList
@@ -26,19 +26,23 @@ class Dispatcher:
 
     It makes one round of claims at a time, in a task that runs only while a round has work to do. `WaitList` decides
     which waiters take part in a round. A job that was claimed for a waiter that has left meanwhile is released.
+
+    The args of a job that is handed out count in the account of its client, until `delivered`.
     """
 
     def __init__(
         self,
         driver: Driver,
-        budget: Budget,
+        account: Account,
         release: Callable[[UUID], None],
         on_news: Callable[[News], None],
         pulse: Pulse,
     ) -> None:
         self._loop = asyncio.get_running_loop()  # once: Python 3.11 makes a system call at each look
-        self._claim: Call[Claim, Claimed | None] = partial(driver.claim, max_bytes=MAX_BYTES)
-        self._budget = budget
+        self._driver = driver
+        self._account = account
+        self._full = False
+        """True while no job is claimed because there is no room for its args."""
         self._release = release
         self._on_news = on_news
         self._pulse = pulse
@@ -49,17 +53,17 @@ class Dispatcher:
         """The beat at which the present round of claims began."""
         self._closed = False
 
-    async def wait_for_job(self, claim: Claim, wait: float | None) -> Claimed | None:
+    async def wait_for_job(self, claim: Claim, wait: float | None, client: str = "") -> Claimed | None:
         """Wait for a job of the claim's keys; return None if `wait` seconds pass, or if the dispatcher closes.
 
         If the caller is canceled it gets no job, and a job that was claimed for it is released. Raises `Unavailable` if
-        the storage does not answer the first claim.
+        the storage does not answer the first claim, and if the jobs that the client is reading fill its share.
         """
         if self._closed:
             return None
         loop = self._loop
         answer: asyncio.Future[Claimed | None] = loop.create_future()
-        waiter = self._list.add(claim, answer)
+        waiter = self._list.add(claim, answer, client)
         if self._task is None:
             self._task = loop.create_task(self._run())
         alarm = None if wait is None else loop.call_later(wait, self._expire, waiter)
@@ -71,6 +75,11 @@ class Dispatcher:
         finally:
             if alarm is not None:
                 alarm.cancel()
+
+    def delivered(self, claimed: Claimed, client: str) -> None:
+        """Stop counting the args of a job that its worker has read, or that was not delivered."""
+        if size := _counted(claimed):
+            self._account.free(client, size)
 
     def heat(self, news: News) -> None:
         """Let waiters claim the jobs that became ready."""
@@ -126,11 +135,14 @@ class Dispatcher:
     async def _run(self) -> None:
         try:
             while not self._closed:
-                if self._budget.used >= self._budget.limit:
-                    await self._budget.wait_for_room()
-                waiters = self._list.pick(MAX_ITEMS)
-                if not waiters:
+                if self._account.used >= self._account.limit:
+                    await self._wait_for_room()
+                picked = self._list.pick(MAX_ITEMS)
+                if not picked:
                     break
+                waiters = self._within_shares(picked)
+                if not waiters:
+                    continue
                 began = self._loop.time()
                 self._claiming = True
                 self._claiming_since = self._pulse.beats
@@ -143,9 +155,37 @@ class Dispatcher:
         finally:
             self._task = None
 
+    async def _wait_for_room(self) -> None:
+        """Wait until there is room for args. Meanwhile the requests whose time is up are answered."""
+        self._full = True
+        try:
+            for waiter in self._list.everyone():
+                if waiter.expired:
+                    self._dismiss(waiter)
+            await self._account.wait_for_room()
+        finally:
+            self._full = False
+
+    def _within_shares(self, waiters: Sequence[Waiter]) -> Sequence[Waiter]:
+        """Answer the waiters of clients that have no room for args with an error, and return the others."""
+        account = self._account
+        if not account.used:
+            return waiters
+        within = []
+        for waiter in waiters:
+            if account.room(waiter.client):
+                within.append(waiter)
+                continue
+            self._list.remove(waiter)
+            if not waiter.answer.done():
+                waiter.answer.set_exception(Unavailable(f"too many {account.what}", limit=account.limit))
+        return within
+
     async def _claim_for(self, waiters: Sequence[Waiter]) -> bool:
         """Make one claim for all waiters of a round, and answer them. Return False if the storage failed for any."""
-        outcomes, news, _ = await call_until_answered(self._claim, [waiter.claim for waiter in waiters], changes=False)
+        most = min(MAX_BYTES, self._account.limit - self._account.used)
+        call: Call[Claim, Claimed | None] = partial(self._driver.claim, max_bytes=most)
+        outcomes, news, _ = await call_until_answered(call, [waiter.claim for waiter in waiters], changes=False)
         known: list[Waiter] = []
         answers: list[Claimed | None] = []
         unknown = list(waiters[len(outcomes) :])
@@ -163,6 +203,8 @@ class Dispatcher:
                     self._release(outcome.token)
             elif outcome is not None or waiter.expired:
                 waiter.answer.set_result(outcome)
+                if outcome is not None and (size := _counted(outcome)):
+                    self._account.hold(waiter.client, size)
         self._list.end_round(known, answers)
         if unknown:
             self._list.retry(unknown)
@@ -192,7 +234,7 @@ class Dispatcher:
         return False
 
     def _expire(self, waiter: Waiter) -> None:
-        if waiter.claiming or not waiter.claimed:
+        if waiter.claiming or not (waiter.claimed or self._full):
             waiter.expired = True
         else:
             self._dismiss(waiter)
@@ -207,6 +249,13 @@ class Dispatcher:
         answer = waiter.answer  # canceled with its caller, unless it was set before
         if not answer.cancelled() and answer.exception() is None and (claimed := answer.result()) is not None:
             self._release(claimed.token)
+            self.delivered(claimed, waiter.client)
+
+
+def _counted(claimed: Claimed) -> int:
+    """Return how many bytes of a claimed job count in the account."""
+    size = 0 if claimed.args is None else len(claimed.args)
+    return size if size > SMALL else 0
 
 
 def keys_for(channel: str, types: Sequence[str], arch: str) -> tuple[Key, ...]:

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from uuid import UUID
@@ -33,11 +33,12 @@ from composerd.models import (
     Worker,
 )
 from composerd.queue import lifetimes, payloads, remote_news
-from composerd.queue.budget import Budget
+from composerd.queue.budgets import Budgets
 from composerd.queue.dispatcher import Dispatcher
 from composerd.queue.events import Events, Watch
 from composerd.queue.options import QueueOptions
 from composerd.queue.pauses import Pauses
+from composerd.queue.payloads import Piece
 from composerd.queue.pulse import BEAT, Pulse
 from composerd.queue.reaper import Reaper
 from composerd.queue.refusals import check_accepted, check_running
@@ -70,8 +71,8 @@ class JobQueue:
     def __init__(self, driver: Guard, options: QueueOptions) -> None:
         self.driver = driver
         self.options = options
-        self.budget = Budget()
         self.space = FreeSpace("the storage", "submissions", driver.free_space, options.min_free_space)
+        self.budgets = Budgets(options.largest_body)
         self.roster = Roster(driver, options.worker_timeout)
         self.listeners: list[Callable[[News], None]] = []
         """Called with news of attempts and jobs that ended."""
@@ -85,7 +86,7 @@ class JobQueue:
         self._pauses = Pauses(lambda: self._reaper.due_in(0))
         self._pulse = Pulse(self._on_beat)
         self._writes = Writes(driver, self._on_news, self._pulse)
-        self._dispatcher = Dispatcher(driver, self.budget, self.release_undelivered, self._on_news, self._pulse)
+        self._dispatcher = Dispatcher(driver, self.budgets.claims, self.release_undelivered, self._on_news, self._pulse)
         self._reaper = Reaper(
             driver, options.sweep_interval, self._on_news, self._on_purged, self._dispatcher.recheck, self._unrenewed
         )
@@ -180,6 +181,7 @@ class JobQueue:
                 left = deadline - _now()
                 if job.state.ended or left <= 0 or self.draining:
                     return job
+                del job  # its progress may be large
                 await watch.changed(min(left, SHARED_RECHECK) if self.driver.capabilities.shared else left)
                 async with _until(deadline):
                     job = await self.get(job_id)
@@ -188,13 +190,17 @@ class JobQueue:
         """Return a page of jobs; see `Driver.list`."""
         return await self.driver.list(filter, cursor, limit)
 
-    async def payload(self, job: Job, kind: PayloadKind) -> bytes | None:
+    async def payload(self, job: Job, kind: PayloadKind) -> Piece | None:
         """Return a job's args or result, byte for byte; see `payloads.payload`."""
         return await payloads.payload(self.driver, job, kind)
 
-    async def results(self, job_ids: Sequence[UUID]) -> Sequence[bytes]:
+    async def results(self, job_ids: Sequence[UUID]) -> Sequence[Piece]:
         """Return the results of finished and failed jobs, in the order of the ids. Raises `Unavailable`."""
         return await payloads.results(self.driver, job_ids)
+
+    def contents(self, pieces: Sequence[Piece]) -> AsyncGenerator[bytes, None]:
+        """Yield the bytes of pieces, a part at a time; see `payloads.contents`."""
+        return payloads.contents(self.driver, pieces)
 
     async def artifacts(self, job_id: UUID) -> Sequence[Artifact]:
         """Return the artifacts of a job that has ended; none before its end. Raises `JobNotFound`."""
@@ -223,7 +229,13 @@ class JobQueue:
     # For workers.
 
     async def request(
-        self, keys: tuple[Key, ...], *, worker: Worker | None = None, confirm: bool, wait: float | None
+        self,
+        keys: tuple[Key, ...],
+        *,
+        worker: Worker | None = None,
+        confirm: bool,
+        wait: float | None,
+        client: str = "",
     ) -> Claimed | None:
         """Wait for a job of the keys, and begin an attempt at it.
 
@@ -232,13 +244,14 @@ class JobQueue:
             worker: The worker, if the request named it.
             confirm: True if the worker promises to confirm the handover.
             wait: How long to wait, in seconds; None to wait without a limit.
+            client: The client that sent the request.
 
         Returns:
-            A job, which the caller must deliver or hand to `release_undelivered`; None if the time is up or the queue
-            drains.
+            A job, which the caller must deliver or hand to `release_undelivered`, and then hand to `free`; None if the
+            time is up or the queue drains.
 
         Raises:
-            Unavailable: Too many requests wait, or the storage does not answer.
+            Unavailable: Too many requests wait, the client is reading too many jobs, or the storage does not answer.
         """
         claim = Claim(
             token=new_id(),
@@ -251,11 +264,15 @@ class JobQueue:
         if worker is not None:
             self.roster.begin_wait(worker)
         try:
-            return await self._dispatcher.wait_for_job(claim, wait)
+            return await self._dispatcher.wait_for_job(claim, wait, client)
         finally:
             self.waits -= 1
             if worker is not None:
                 self.roster.end_wait(worker)
+
+    def free(self, claimed: Claimed, client: str) -> None:
+        """Stop counting the bytes of a job that was requested, because they are no longer in memory."""
+        self._dispatcher.delivered(claimed, client)
 
     def release_undelivered(self, token: UUID) -> None:
         """Release a job that could not be delivered, uncounted, without waiting for the storage.
@@ -264,12 +281,12 @@ class JobQueue:
         """
         self._writes.release.write(token).add_done_callback(_log_failure)
 
-    async def delivered(self, token: UUID) -> None:
-        """Restart the handover time of an unconfirmed attempt, because its job was just written to the worker.
+    async def delivered(self, token: UUID) -> Attempt:
+        """Restart the handover time of an unconfirmed attempt, because a part of its job was written to the worker.
 
-        An attempt that is confirmed, or over, is not changed.
+        An attempt that is confirmed, or over, is not changed. Returns the attempt as it is now.
         """
-        await self._writes.touch.write(Touch(token, confirm=False))
+        return await self._writes.touch.write(Touch(token, confirm=False))
 
     async def touch(self, token: UUID, partial: bytes | None = None) -> Attempt:
         """Renew the lease of an attempt, and return the attempt as it is now.

@@ -18,3 +18,5 @@ class QueueOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes that have to stay free on the file system of the storage; None for a part of it."""
     max_waits: int
     """The most requests that may wait at one time, for a job or for a change of one."""
+    largest_body: int = 32 * 1024 * 1024
+    """The largest body of a request, in bytes."""

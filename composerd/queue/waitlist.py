@@ -34,6 +34,8 @@ class Waiter(msgspec.Struct, eq=False):
     age: int
     """The waiter's number: the lowest is the oldest. It stays the same until the waiter is answered."""
     answer: Answer
+    client: str = ""
+    """The client that waits, in whose account the args of its job count."""
     claiming: bool = False
     """True while a round that includes its claim is under way."""
     claimed: bool = False
@@ -72,10 +74,10 @@ class WaitList:
         """Return the waiters, oldest first."""
         return list(self._waiters.values())
 
-    def add(self, claim: Claim, answer: Answer) -> Waiter:
+    def add(self, claim: Claim, answer: Answer, client: str = "") -> Waiter:
         """Add a waiter; its first claim joins the next round, whatever is hot."""
         self._ages = age = self._ages + 1
-        waiter = Waiter(claim, age, answer)
+        waiter = Waiter(claim, age, answer, client)
         self._waiters[age] = waiter
         self._fresh[age] = waiter
         for key in claim.keys:

@@ -67,9 +67,12 @@ class Metrics:
             queue.oldest_write,
         )
         yield GaugeMetricFamily("composerd_connections", "Number of open connections.", connections)
-        yield GaugeMetricFamily(
-            "composerd_held_bytes", "Bytes of request bodies and answers that are in memory.", queue.budget.used
+        held = GaugeMetricFamily(
+            "composerd_held_bytes", "Bytes of request bodies and answers that are in memory.", labels=["account"]
         )
+        for account, used in queue.budgets.used().items():
+            held.add_metric([account], used)
+        yield held
 
     def _request_family(self) -> Metric:
         requests = CounterMetricFamily(

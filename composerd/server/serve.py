@@ -159,6 +159,7 @@ def _queue_options(settings: Settings) -> QueueOptions:
         worker_timeout=settings.worker_timeout,
         max_waits=settings.max_waits,
         min_free_space=settings.min_free_space,
+        largest_body=settings.max_body_size,
     )
 
 

@@ -10,7 +10,7 @@ from composerd.driver import Batch
 from composerd.errors import ComposerdError, DriverTimeout, Unavailable
 from composerd.ids import new_id
 from composerd.models import Claim, Claimed, Key, News
-from composerd.queue import Budget, keys_for
+from composerd.queue import Account, keys_for
 from composerd.queue import dispatcher as dispatcher_module
 from composerd.queue.batcher import MAX_BYTES
 from composerd.queue.dispatcher import Dispatcher
@@ -18,6 +18,9 @@ from composerd.queue.pulse import Pulse
 from composerd_fs import MemoryDriver
 
 X, Y = Key("", "x", None), Key("", "y", None)
+
+ROOM = 4 * MAX_BYTES
+"""Bytes of args that may be in memory."""
 
 
 class Jobs(MemoryDriver):
@@ -32,11 +35,12 @@ class Jobs(MemoryDriver):
         self.let_go.set()
         self.errors: list[ComposerdError] = []
         self.most = 1000
+        self.args: bytes | None = None
         self.news = News()
 
     async def claim(self, requests: Sequence[Claim], max_bytes: int) -> Batch[Claimed | None]:
         """Decide the claims, and answer when the test lets go."""
-        assert max_bytes == MAX_BYTES
+        assert 0 < max_bytes <= MAX_BYTES
         self.calls.append([request.token for request in requests])
         outcomes = [self._claim(request) for request in requests[: self.most]] if not self.errors else []
         self.called.set()
@@ -49,7 +53,7 @@ class Jobs(MemoryDriver):
         for key in self.ready:
             if key in request.keys:
                 self.ready.remove(key)
-                return Claimed(request.token, new_id(), key, None, (), 1)
+                return Claimed(request.token, new_id(), key, self.args, (), 1)
         return None
 
 
@@ -60,16 +64,16 @@ class Waiters:
         self.driver = Jobs()
         self.released: list[UUID] = []
         self.news: list[News] = []
-        self.budget = Budget(100)
+        self.account = Account("jobs", ROOM, 1)
         self.pulse = Pulse(lambda: None)
-        self.dispatcher = Dispatcher(self.driver, self.budget, self.released.append, self.news.append, self.pulse)
+        self.dispatcher = Dispatcher(self.driver, self.account, self.released.append, self.news.append, self.pulse)
         self.claims: list[Claim] = []
 
-    def wait(self, *keys: Key, wait: float | None = None) -> "asyncio.Task[Claimed | None]":
+    def wait(self, *keys: Key, wait: float | None = None, client: str = "") -> "asyncio.Task[Claimed | None]":
         """Begin to wait for a job of the keys."""
         claim = Claim(new_id(), keys or (X,), 60.0)
         self.claims.append(claim)
-        return asyncio.create_task(self.dispatcher.wait_for_job(claim, wait))
+        return asyncio.create_task(self.dispatcher.wait_for_job(claim, wait, client))
 
     async def sleeping(self, *keys: Key, wait: float | None = None) -> "asyncio.Task[Claimed | None]":
         """Begin to wait, and return when a claim for it has found nothing."""
@@ -306,12 +310,46 @@ async def test_a_waiter_that_left_during_a_failed_claim(waiters: Waiters) -> Non
 async def test_no_claims_while_too_much_is_in_memory(waiters: Waiters) -> None:
     """While the budget is used up no job is claimed, because its args need memory; a job is claimed after that."""
     waiters.driver.ready = [X]
-    waiters.budget.take(100)
+    waiters.account.hold("other", ROOM)
     waiting = waiters.wait(X)
-    await until(lambda: waiters.budget._freed is not None)
+    await until(lambda: waiters.account._freed is not None)
     assert waiters.driver.calls == []
-    waiters.budget.free(1)
+    waiters.account.free("other", 1)
     assert await waiting is not None
+
+
+async def test_waits_end_while_too_much_is_in_memory(waiters: Waiters) -> None:
+    """While there is no room for args a wait ends at its deadline, whether it began before or after that."""
+    waiters.account.hold("other", ROOM)
+    waiting = [waiters.wait(X, wait=0.01)]
+    await until(lambda: waiters.account._freed is not None)
+    waiting.append(waiters.wait(X, wait=0.01))
+    assert await asyncio.wait_for(asyncio.gather(*waiting), 60) == [None, None]
+    assert waiters.driver.calls == []
+
+
+async def test_a_client_beyond_its_share_gets_no_job(waiters: Waiters) -> None:
+    """A client whose jobs in memory fill its share is refused another job, and other clients get jobs."""
+    waiters.driver.ready = [X, X]
+    waiters.account.hold("greedy", ROOM // 2)
+    refused = waiters.wait(X, client="greedy")
+    served = waiters.wait(X, client="other")
+    with pytest.raises(Unavailable):
+        await refused
+    assert await served is not None
+    waiters.account.free("greedy", ROOM // 2)
+    assert await waiters.wait(X, client="greedy") is not None
+
+
+async def test_args_count_until_they_are_delivered(waiters: Waiters) -> None:
+    """Args that are not small count for the client from the claim on until they are delivered."""
+    waiters.driver.args = b"x" * 20_000
+    waiters.driver.ready = [X]
+    claimed = await waiters.wait(X, client="one")
+    assert waiters.account.of("one") == 20_000
+    assert claimed is not None
+    waiters.dispatcher.delivered(claimed, "one")
+    assert waiters.account.used == 0
 
 
 async def test_draining_answers_every_waiter(waiters: Waiters) -> None:
@@ -365,9 +403,9 @@ async def test_closing_does_not_wait_for_a_pause(waiters: Waiters, monkeypatch: 
 
 async def test_closing_does_not_wait_for_room(waiters: Waiters) -> None:
     """A dispatcher that waits until there is room in memory for another job closes at once."""
-    waiters.budget.take(100)
+    waiters.account.hold("other", ROOM)
     waiting = waiters.wait(X)
-    await until(lambda: waiters.budget._freed is not None)
+    await until(lambda: waiters.account._freed is not None)
     await asyncio.wait_for(waiters.dispatcher.close(), 60)
     assert await waiting is None
     assert waiters.driver.calls == []

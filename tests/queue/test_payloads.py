@@ -19,11 +19,11 @@ class Behind(MemoryDriver):
         super().__init__()
         self.calls_behind = 0
 
-    async def payload(self, refs: Sequence[PayloadRef]) -> Sequence[bytes | None]:
+    async def payloads_up_to(self, refs: Sequence[PayloadRef], limit: int) -> Sequence[bytes | int | None]:
         if self.calls_behind > 0:
             self.calls_behind -= 1
             return [None] * len(refs)
-        return await super().payload(refs)
+        return await super().payloads_up_to(refs, limit)
 
 
 @pytest.fixture

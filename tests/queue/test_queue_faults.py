@@ -309,7 +309,7 @@ async def test_a_storage_that_never_answers(queue: JobQueue, faulty: Faulty, mon
     ready = (await queue.submit([job()])).jobs[0]
     new = job()
     faulty.enqueue = hanging("enqueue")  # type: ignore[method-assign]
-    queue._dispatcher._claim = hanging("claim")
+    faulty.claim = hanging("claim")  # type: ignore[method-assign]
     submitting = asyncio.ensure_future(queue.submit([new]))
     requesting = asyncio.ensure_future(queue.request(KEYS, confirm=False, wait=None))
     await turns(10)

@@ -19,13 +19,16 @@ from composerd.errors import (
 )
 from composerd.http import schemas
 from composerd.http.arguments import job_id_of, segment, wait_of
-from composerd.http.bodies import IN_A_THREAD, read_json
-from composerd.http.delivery import answer, answer_bytes, encode
+from composerd.http.bodies import IN_A_THREAD, discard_body, read_json
+from composerd.http.delivery import answer, answer_bytes, answer_pieces, encode
 from composerd.http.endpoints import submission
 from composerd.http.keys import QUEUE, SETTINGS
 from composerd.http.openapi import JSON, endpoint
+from composerd.http.outlines import check_batch, check_job
+from composerd.http.request_context import client
+from composerd.ids import new_id_text
 from composerd.models import Job, JobFilter, JobState, NewJob, PayloadKind
-from composerd.queue import explain
+from composerd.queue import SMALL, Piece, Stored, explain
 from composerd.settings import COMPOSER_BASE
 
 MAX_PAGE = 1000
@@ -64,10 +67,12 @@ async def submit_job(request: web.Request) -> web.StreamResponse:
     The answer is 201 with the job, or 200 with the existing job of its idempotency key. The errors of a submission name
     no index, because there is one job only.
     """
-    body = await read_json(request, _SUBMIT_JOB, request.app[QUEUE].budget)
+    queue = request.app[QUEUE]
+    body = await read_json(request, _SUBMIT_JOB, queue.budgets.submissions, check_job)
     new = submission.one(body, request.app[SETTINGS])
+    del body  # the args are a copy of their part of it
     try:
-        stored = await request.app[QUEUE].submit((new,))
+        stored = await queue.submit((new,))
     except (UnknownDependency, CanceledDependency, IdempotencyConflict) as exc:
         raise type(exc)(**{name: value for name, value in exc.details.items() if name != "index"}) from None
     if stored.created[0]:
@@ -89,16 +94,18 @@ async def submit_jobs(request: web.Request) -> web.StreamResponse:
     """
     queue = request.app[QUEUE]
     settings = request.app[SETTINGS]
-    body = await read_json(request, _SUBMIT_JOBS, queue.budget)
+    queue.budgets.answers.check(client.get())  # afterwards it would be too late to refuse the answer
+    body = await read_json(request, _SUBMIT_JOBS, queue.budgets.submissions, check_batch)
     new: Sequence[NewJob]
     if (request.content_length or IN_A_THREAD) < IN_A_THREAD:
         new = submission.batch(body.jobs, settings)
     else:
         new = await asyncio.to_thread(submission.batch, body.jobs, settings)
+    del body
     stored = await queue.submit(new)
     items = [job_body(job) for job in _with_dependents(stored.jobs)]
     listed = encode(schemas.JobList(kind="JobList", href=f"{COMPOSER_BASE}/jobs/batch", id="batch", items=items))
-    return await answer_bytes(request, listed, status=201, budget=queue.budget)
+    return await answer_bytes(request, listed, status=201)
 
 
 @endpoint(
@@ -135,6 +142,7 @@ async def list_jobs(request: web.Request) -> web.StreamResponse:
     if not re.fullmatch(r"[0-9]{1,4}", limit) or not 1 <= int(limit) <= MAX_PAGE:
         raise InvalidCursor(field="limit", problem=f"must be a number from 1 to {MAX_PAGE}")
     chosen = JobFilter(state, query.get("type"), query.get("channel"), query.get("arch"))
+    queue.budgets.answers.check(client.get())
     page = await queue.list(chosen, _cursor(query.get("cursor")), int(limit))
     listed = schemas.JobList(
         kind="JobList",
@@ -143,7 +151,7 @@ async def list_jobs(request: web.Request) -> web.StreamResponse:
         items=[job_body(job, listed=True) for job in page.jobs],
         next=None if page.next is None else _cursor_text(page.next),
     )
-    return await answer_bytes(request, encode(listed), budget=queue.budget)
+    return await answer_bytes(request, encode(listed))
 
 
 @endpoint(
@@ -182,6 +190,7 @@ async def cancel_job(request: web.Request) -> web.StreamResponse:
 
     Raises `JobNotFound`, and `JobEnded` if it has ended otherwise.
     """
+    await discard_body(request)
     return answer(job_body(await request.app[QUEUE].cancel(job_id_of(request)), result=None))
 
 
@@ -222,7 +231,7 @@ async def list_workers(request: web.Request) -> web.StreamResponse:
         if worker.seen_at is not None
     ]
     listed = schemas.WorkerList(kind="WorkerList", href=href, id="workers", items=items)
-    return await answer_bytes(request, encode(listed), budget=queue.budget)
+    return await answer_bytes(request, encode(listed))
 
 
 @endpoint("whyJob", "Explain why a job is not running", responses={200: ("The explanation", schemas.JobWhy)})
@@ -295,13 +304,24 @@ def job_body(
 async def _job(request: web.Request, job: Job) -> web.StreamResponse:
     queue = request.app[QUEUE]
     result = await queue.payload(job, PayloadKind.RESULT) if job.state.ended else None
-    return await answer_bytes(request, encode(job_body(job, result=result)), budget=queue.budget)
+    if not isinstance(result, Stored) and len(job.partial or b"") <= SMALL:
+        return await answer_bytes(request, encode(job_body(job, result=result)))
+    # The JSON is made with other texts in place of what may be large, and then cut there.
+    places = [b'"%s"' % new_id_text().encode() for _ in range(2)]
+    small = msgspec.structs.replace(job, partial=None if job.partial is None else places[0])
+    rest = encode(job_body(small, result=None if result is None else places[1]))
+    pieces: list[Piece] = []
+    for place, piece in zip(places, (job.partial, result), strict=True):
+        if piece is not None:
+            before, _, rest = rest.partition(place)
+            pieces += (before, piece)
+    return await answer_pieces(request, [*pieces, rest])
 
 
 async def _payload(request: web.Request, kind: PayloadKind) -> web.StreamResponse:
     queue = request.app[QUEUE]
     job = await queue.get(job_id_of(request))
-    return await answer_bytes(request, await queue.payload(job, kind) or b"null", budget=queue.budget)
+    return await answer_pieces(request, [await queue.payload(job, kind) or b"null"])
 
 
 def _cursor(text: str | None) -> int | None:

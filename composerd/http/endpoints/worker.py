@@ -4,7 +4,7 @@ Its wire format is compatible with osbuild-composer's worker API.
 """
 
 import time
-from uuid import UUID
+from collections.abc import Sequence
 
 import msgspec
 from aiohttp import web
@@ -12,15 +12,15 @@ from aiohttp import web
 from composerd.errors import AttemptSuperseded, InvalidContent, TokenNotFound, TypeNotAllowed
 from composerd.http import schemas
 from composerd.http.arguments import segment, token_of, wait_of
-from composerd.http.bodies import SMALL, read_json
-from composerd.http.delivery import Answer, answer, encode, gone, write_in_parts
+from composerd.http.bodies import check_headers, decoded, discard_body, read_body, read_json
+from composerd.http.delivery import Answer, answer, encode, gone, hang_up, write
 from composerd.http.errors import InvalidTokenForStatus, InvalidWorkerId
 from composerd.http.keys import QUEUE, SETTINGS
 from composerd.http.openapi import endpoint
-from composerd.http.request_context import REQUEST_ID_HEADER, known_job_id, request_id
+from composerd.http.request_context import REQUEST_ID_HEADER, client, known_job_id, request_id
 from composerd.ids import parse_uuid
 from composerd.models import AttemptState, Claimed, Worker
-from composerd.queue import keys_for
+from composerd.queue import PART, SMALL, Piece, Stored, keys_for, size_of
 
 _REQUEST_JOB = msgspec.json.Decoder(schemas.RequestJob)
 _UPDATE_JOB = msgspec.json.Decoder(schemas.UpdateJob)
@@ -62,7 +62,7 @@ async def request_job(request: web.Request) -> web.StreamResponse:
     """
     queue = request.app[QUEUE]
     settings = request.app[SETTINGS]
-    body = await read_json(request, _REQUEST_JOB, queue.budget)
+    body = await read_json(request, _REQUEST_JOB)
     if not schemas.is_word(body.arch):
         raise InvalidContent(field="arch", problem=schemas.NOT_A_WORD)
     for index, type in enumerate(body.types):
@@ -77,7 +77,9 @@ async def request_job(request: web.Request) -> web.StreamResponse:
     if settings.request_job_timeout:
         wait = settings.request_job_timeout if wait is None else min(wait, settings.request_job_timeout)
     worker = None if worker_id is None else Worker(worker_id, body.arch, tuple(body.types))
-    claimed = await queue.request(keys_for("", body.types, body.arch), worker=worker, confirm=body.confirm, wait=wait)
+    sender = client.get()
+    keys = keys_for("", body.types, body.arch)
+    claimed = await queue.request(keys, worker=worker, confirm=body.confirm, wait=wait, client=sender)
     if claimed is None:
         nothing = web.Response(status=204)
         if queue.draining:
@@ -88,6 +90,8 @@ async def request_job(request: web.Request) -> web.StreamResponse:
     except BaseException:  # for whatever reason, the job was not delivered
         queue.release_undelivered(claimed.token)
         raise
+    finally:
+        queue.free(claimed, sender)
 
 
 async def _hand_over(request: web.Request, claimed: Claimed, *, confirm: bool) -> web.StreamResponse:
@@ -105,34 +109,57 @@ async def _hand_over(request: web.Request, claimed: Claimed, *, confirm: bool) -
         location=location,
         artifact_location=f"{location}/artifacts/",
     )
-    if claimed.args is not None:
-        job.args = msgspec.Raw(claimed.args)
-    if claimed.dependencies:
-        job.dynamic_args = [msgspec.Raw(result) for result in await queue.results(claimed.dependencies)]
-    body = encode(job)
+    results = await queue.results(claimed.dependencies) if claimed.dependencies else ()
     if gone(request):
         raise ConnectionResetError("the client has gone")
-    if len(body) > SMALL:
-        with queue.budget.reserve(len(body)):
-            return await _hand_over_large(request, claimed.token, body, confirm=confirm)
-    response = Answer(201, body)
+    if len(claimed.args or b"") + sum(map(size_of, results)) > SMALL:
+        return await _hand_over_large(request, claimed, _pieces(job, claimed, results), confirm=confirm)
+    if claimed.args is not None:
+        job.args = msgspec.Raw(claimed.args)
+    if results:
+        job.dynamic_args = [msgspec.Raw(result) for result in results if isinstance(result, bytes)]
+    response = Answer(201, encode(job))
     response.headers[REQUEST_ID_HEADER] = request_id.get()
     await response.prepare(request)
     return response
 
 
-async def _hand_over_large(request: web.Request, token: UUID, body: bytes, *, confirm: bool) -> web.StreamResponse:
-    """Write a job of any size to its worker, and restart its time to confirm again and again until that is done."""
+def _pieces(job: schemas.RequestJobResponse, claimed: Claimed, results: Sequence[Piece]) -> list[Piece]:
+    """Return the JSON of a job in pieces, so that what is large is not copied, or not even read yet."""
+    pieces: list[Piece] = [encode(job)[:-1]]
+    if claimed.args is not None:
+        pieces += (b',"args":', claimed.args)
+    separator = b',"dynamic_args":['
+    for result in results:
+        pieces += (separator, result)
+        separator = b","
+    pieces.append(b"]}" if results else b"}")
+    return pieces
+
+
+async def _hand_over_large(
+    request: web.Request, claimed: Claimed, pieces: Sequence[Piece], *, confirm: bool
+) -> web.StreamResponse:
+    """Write a job of any size to its worker, and restart its time to confirm again and again until that is done.
+
+    Raises `ConnectionError` also if the attempt is over before the worker has read its job.
+    """
     queue = request.app[QUEUE]
-    restarted_at = time.monotonic()
+    began = restarted_at = time.monotonic()
 
-    async def restart_handover() -> None:
+    async def go_on() -> None:
         nonlocal restarted_at
-        if confirm and time.monotonic() - restarted_at > queue.options.handover_timeout / 4:
-            restarted_at = time.monotonic()
-            await queue.delivered(token)
+        now = time.monotonic()
+        over = False
+        if confirm and now - restarted_at > queue.options.handover_timeout / 4:
+            restarted_at = now
+            over = (await queue.delivered(claimed.token)).state is not AttemptState.RUNNING
+        if over or (not confirm and now - began > queue.options.heartbeat_timeout):
+            hang_up(request, "the attempt was over before its worker had read the job")
 
-    return await write_in_parts(request, 201, body, restart_handover)
+    buffered = min(sum(piece.size for piece in pieces if isinstance(piece, Stored)), PART)
+    with queue.budgets.claims.held(client.get(), buffered):
+        return await write(request, 201, pieces, go_on)
 
 
 @endpoint(
@@ -183,7 +210,9 @@ async def update_job(request: web.Request) -> web.StreamResponse:
     """
     queue = request.app[QUEUE]
     token = token_of(request)
-    update = await read_json(request, _UPDATE_JOB, queue.budget)
+    check_headers(request)
+    body = await read_body(request, queue.budgets.results)
+    update = await decoded(body, _UPDATE_JOB)
     if isinstance(update.partial, msgspec.Raw):
         if isinstance(update.result, msgspec.Raw):
             raise InvalidContent(field="partial", problem="must not be sent together with result")
@@ -191,7 +220,7 @@ async def update_job(request: web.Request) -> web.StreamResponse:
     elif isinstance(update.result, msgspec.Raw):
         result = bytes(update.result)
         await queue.finish(token, result, failed=has_job_error(result))
-    elif (await request.read()).strip()[1:-1].strip():
+    elif body.strip()[1:-1].strip():
         raise InvalidContent(field="result", problem="either result or partial is required")
     else:
         await queue.finish(token, b"null", failed=False)  # older workers finish with an empty object
@@ -214,7 +243,7 @@ async def release_job(request: web.Request) -> web.StreamResponse:
     queue = request.app[QUEUE]
     token = token_of(request)
     if request.body_exists:
-        await read_json(request, _RELEASE_JOB, queue.budget)
+        await read_json(request, _RELEASE_JOB)
     await queue.release(token)
     location = f"{request.app[SETTINGS].worker_base_path}/jobs/{token}"
     return answer(schemas.UpdateJobResponse(kind="UpdateJobResponse", href=location, id=str(token)))
@@ -229,7 +258,7 @@ async def release_job(request: web.Request) -> web.StreamResponse:
 async def post_workers(request: web.Request) -> web.StreamResponse:
     """Register a worker, and return its new id."""
     queue = request.app[QUEUE]
-    body = await read_json(request, _POST_WORKERS, queue.budget)
+    body = await read_json(request, _POST_WORKERS)
     if not schemas.is_word(body.arch):
         raise InvalidContent(field="arch", problem=schemas.NOT_A_WORD)
     worker_id = str(await queue.roster.register(body.arch))
@@ -243,6 +272,7 @@ async def post_worker_status(request: web.Request) -> web.Response:
     worker_id = parse_uuid(request.match_info["worker_id"])
     if worker_id is None:
         raise InvalidWorkerId(field="worker_id")
+    await discard_body(request)
     await request.app[QUEUE].roster.check(worker_id)
     return web.Response()
 
