@@ -18,7 +18,7 @@ from threading import Lock
 from typing import BinaryIO
 
 from composerd.file_errors import is_exhausted
-from composerd.models import DiskSpace
+from composerd.free_space import DiskSpace
 from composerd.ownership import check, open_directory
 
 _FILE_MODE = 0o600

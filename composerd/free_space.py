@@ -5,9 +5,9 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable
+from typing import NamedTuple
 
 from composerd.errors import ComposerdError, StorageFull
-from composerd.models import DiskSpace
 from composerd.units import format_size
 
 log = logging.getLogger(__name__)
@@ -23,6 +23,14 @@ _DEFAULT_MOST = 1024**3
 
 _LOG_EVERY = 60.0
 """Time in seconds for which another shortage is not logged."""
+
+
+class DiskSpace(NamedTuple):
+    """The space of a file system, in bytes."""
+
+    free: int
+    """Free for programs without special rights."""
+    size: int
 
 
 class FreeSpace:

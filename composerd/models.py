@@ -166,14 +166,6 @@ class Artifact(msgspec.Struct, frozen=True):
     """The file's location in the artifact store, which drivers do not interpret. Stored records call it `place`."""
 
 
-class DiskSpace(NamedTuple):
-    """The space of a file system, in bytes."""
-
-    free: int
-    """Free for programs without special rights."""
-    size: int
-
-
 class AttemptState(enum.StrEnum):
     """The state of the attempt that a token belongs to."""
 

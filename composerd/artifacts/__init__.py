@@ -5,5 +5,6 @@ one. `files` writes and reads files in any store, and `sweeper` removes those th
 """
 
 from composerd.artifacts.contract import CONTRACT_VERSION, ArtifactStore, Writer
+from composerd.free_space import DiskSpace
 
-__all__ = ["CONTRACT_VERSION", "ArtifactStore", "Writer"]
+__all__ = ["CONTRACT_VERSION", "ArtifactStore", "DiskSpace", "Writer"]

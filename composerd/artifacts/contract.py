@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import ClassVar, Self
 
-from composerd.models import DiskSpace
+from composerd.free_space import DiskSpace
 
 CONTRACT_VERSION = "1.1"
 """The version of this contract. A store that was written for another major version is refused."""

@@ -19,7 +19,7 @@ from composerd.directory import Directory, make_directory
 from composerd.driver.url import path_of
 from composerd.errors import ArtifactNotFound, StorageUnusable, Unavailable, WritesStopped
 from composerd.file_errors import translated
-from composerd.models import DiskSpace
+from composerd.free_space import DiskSpace
 from composerd.ownership import NotTrusted
 
 READ_AT_ONCE = 256 * 1024

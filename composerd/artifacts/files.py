@@ -14,8 +14,8 @@ import msgspec
 from composerd.artifacts.allowances import Allowance, Allowances
 from composerd.artifacts.contract import ArtifactStore, Writer
 from composerd.errors import ComposerdError, Unavailable
-from composerd.free_space import FreeSpace
-from composerd.models import Artifact, DiskSpace
+from composerd.free_space import DiskSpace, FreeSpace
+from composerd.models import Artifact
 from composerd.shares import Shares
 
 log = logging.getLogger(__name__)

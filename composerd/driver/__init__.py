@@ -2,11 +2,13 @@
 
 from composerd.driver.contract import CONTRACT_VERSION, Driver
 from composerd.driver.values import Batch, Capabilities, StorageCheck, StorageInfo, StoredAttempt, StoredJob
+from composerd.free_space import DiskSpace
 
 __all__ = [
     "CONTRACT_VERSION",
     "Batch",
     "Capabilities",
+    "DiskSpace",
     "Driver",
     "StorageCheck",
     "StorageInfo",

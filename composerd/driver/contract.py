@@ -35,6 +35,7 @@ from uuid import UUID
 from composerd.driver import payloads
 from composerd.driver.values import Batch, Capabilities, StorageCheck, StorageInfo, StoredJob
 from composerd.errors import ComposerdError
+from composerd.free_space import DiskSpace
 from composerd.models import (
     Artifact,
     Attached,
@@ -42,7 +43,6 @@ from composerd.models import (
     Attempt,
     Claim,
     Claimed,
-    DiskSpace,
     Enqueued,
     Finished,
     IdPage,

@@ -12,6 +12,7 @@ from composerd.driver.outage import Outage
 from composerd.driver.tokens import by_token
 from composerd.driver.values import Batch, StorageCheck, StorageInfo, StoredJob
 from composerd.errors import ComposerdError, DriverError, DriverTimeout
+from composerd.free_space import DiskSpace
 from composerd.models import (
     Artifact,
     Attached,
@@ -19,7 +20,6 @@ from composerd.models import (
     Attempt,
     Claim,
     Claimed,
-    DiskSpace,
     Enqueued,
     Finished,
     IdPage,

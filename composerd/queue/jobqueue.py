@@ -4,7 +4,6 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from functools import partial
 from uuid import UUID
 
 from composerd.driver.guard import ANSWER_WITHIN, Guard
@@ -13,8 +12,6 @@ from composerd.free_space import FreeSpace
 from composerd.ids import new_id
 from composerd.models import (
     Artifact,
-    Attached,
-    Attachment,
     Attempt,
     AttemptState,
     Claim,
@@ -32,7 +29,7 @@ from composerd.models import (
     Touch,
     Worker,
 )
-from composerd.queue import lifetimes, payloads, remote_news
+from composerd.queue import payloads, remote_news
 from composerd.queue.budgets import Budgets
 from composerd.queue.dispatcher import Dispatcher
 from composerd.queue.events import Events, Watch
@@ -43,6 +40,7 @@ from composerd.queue.pulse import BEAT, Pulse
 from composerd.queue.reaper import Reaper
 from composerd.queue.refusals import check_accepted, check_running
 from composerd.queue.roster import Roster
+from composerd.queue.uploads import Uploads
 from composerd.queue.writes import Writes
 from composerd.tasks import stop
 
@@ -86,6 +84,7 @@ class JobQueue:
         self._pauses = Pauses(lambda: self._reaper.due_in(0))
         self._pulse = Pulse(self._on_beat)
         self._writes = Writes(driver, self._on_news, self._pulse)
+        self.uploads = Uploads(driver, self._writes, self._events)
         self._dispatcher = Dispatcher(driver, self.budgets.claims, self.release_undelivered, self._on_news, self._pulse)
         self._reaper = Reaper(
             driver, options.sweep_interval, self._on_news, self._on_purged, self._dispatcher.recheck, self._unrenewed
@@ -335,27 +334,6 @@ class JobQueue:
     async def release(self, token: UUID) -> None:
         """Requeue the job of a running attempt, uncounted. Raises what `check_running` raises for any other."""
         check_running(await self._writes.release.write(token))
-
-    @asynccontextmanager
-    async def while_running(self, token: UUID, job_id: UUID) -> AsyncIterator[None]:
-        """Run a block for as long as an attempt runs, without renewing its lease; see `lifetimes.while_running`."""
-        with self._events.watch(job_id) as watch:
-            read = partial(self._writes.touch.write, Touch(token, confirm=False))
-            async with lifetimes.while_running(read, watch):
-                yield
-
-    async def attached(self, job_id: UUID) -> Sequence[Artifact]:
-        """Return the files that are attached to the running attempt of a job."""
-        return (await self.driver.artifacts([job_id]))[0]
-
-    async def attach(self, attachment: Attachment) -> Attached:
-        """Attach an uploaded file to a running attempt, unless it would exceed a limit, which the answer names.
-
-        Raises what `check_running` raises for any other attempt.
-        """
-        attached: Attached = await self._writes.attach.write(attachment)
-        check_running(attached.attempt)
-        return attached
 
     # Waiting and news.
 

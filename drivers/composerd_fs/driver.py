@@ -8,12 +8,11 @@ from typing import Self
 from uuid import UUID
 
 from composerd.directory import Directory, make_directory
-from composerd.driver import Batch, Capabilities, StorageCheck, StorageInfo
+from composerd.driver import Batch, Capabilities, DiskSpace, StorageCheck, StorageInfo
 from composerd.driver.timekeeper import ClockState
 from composerd.driver.url import path_of
 from composerd.errors import StorageUnusable
 from composerd.file_errors import is_full, translated
-from composerd.models import DiskSpace
 from composerd.ownership import NotTrusted
 from composerd_fs.journal.checkpoint import Restoration
 from composerd_fs.journal.clock_file import ClockFile, StoredClock

@@ -8,10 +8,9 @@ from typing import TypeVar
 
 import pytest
 
-from composerd.artifacts import Writer, directory
+from composerd.artifacts import DiskSpace, Writer, directory
 from composerd.artifacts.directory import DirectoryStore
 from composerd.errors import ArtifactNotFound, ComposerdError, Unavailable
-from composerd.models import DiskSpace
 from composerd.testing.kit import ArtifactStoreKit
 
 S = TypeVar("S", bound=type[DirectoryStore])

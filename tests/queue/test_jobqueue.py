@@ -256,7 +256,7 @@ async def test_an_attempt_that_is_over(
     """Progress, a release and a file of an attempt that is over are refused with an error that tells its state."""
     token = await ended_attempt(queue, how)
     artifact = Artifact("a", 1, "00", "a/1/x")
-    for call in (queue.progress(token, b"1"), queue.attach(Attachment(token, artifact)), queue.release(token)):
+    for call in (queue.progress(token, b"1"), queue.uploads.attach(Attachment(token, artifact)), queue.release(token)):
         with pytest.raises(error) as raised:
             await call
         assert type(raised.value) is error
@@ -301,8 +301,8 @@ async def test_artifacts_appear_with_the_end(queue: JobQueue) -> None:
     job_id = await add(queue)
     token = (await take(queue)).token
     first, second = (Artifact("disk", 1, "00", f"a/1/{n}") for n in range(2))
-    assert (await queue.attach(Attachment(token, first))).replaced is None
-    assert (await queue.attach(Attachment(token, second))).replaced == "a/1/0"
+    assert (await queue.uploads.attach(Attachment(token, first))).replaced is None
+    assert (await queue.uploads.attach(Attachment(token, second))).replaced == "a/1/0"
     assert await queue.artifacts(job_id) == ()
     await queue.finish(token, b"1", failed=False)
     assert await queue.artifacts(job_id) == (second,)

@@ -3,8 +3,7 @@
 import pytest
 
 from composerd.errors import StorageFull, Unavailable
-from composerd.free_space import FreeSpace
-from composerd.models import DiskSpace
+from composerd.free_space import DiskSpace, FreeSpace
 
 GIB = 1024**3
 

@@ -82,14 +82,14 @@ async def upload_job_artifact(request: web.Request) -> web.Response:
     known_job_id.set(str(job_id))
     expected = _content_digest(request.headers.get("Content-Digest"))
     with files.transfer(client.get()):
-        async with files.allowances.upload(token, name, lambda: queue.attached(job_id)) as allowance:
+        async with files.allowances.upload(token, name, lambda: queue.uploads.attached(job_id)) as allowance:
             announced = request.content_length or 0
             allowance.check(announced)
             files.space.check(announced)
             try:
                 async with (
                     files.upload(job_id, attempt.number, allowance) as upload,
-                    queue.while_running(token, job_id),
+                    queue.uploads.while_running(token, job_id),
                 ):
                     await _receive(request, token, upload)
                     artifact = await upload.complete(name)
@@ -144,7 +144,7 @@ async def _attach(queue: JobQueue, files: Files, job_id: UUID, attachment: Attac
     """Attach a stored file to its attempt, and remove the file that it replaces, or itself if it is refused."""
     location = attachment.artifact.location
     try:
-        attached = await queue.attach(attachment)
+        attached = await queue.uploads.attach(attachment)
         if attached.exceeded is not None:
             raise files.allowances.error(attached.exceeded)
     except (TokenNotFound, AttemptSuperseded, AttemptCanceled, ArtifactTooLarge):

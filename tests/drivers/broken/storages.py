@@ -6,12 +6,12 @@ from uuid import UUID
 
 import msgspec
 
-from composerd.driver import Batch, StorageCheck, StorageInfo
+from composerd.driver import Batch, DiskSpace, StorageCheck, StorageInfo
 from composerd.driver.simple import JobRecord, Shelf
 from composerd.driver.simple.transaction import Transaction
 from composerd.driver.transitions import Effects
 from composerd.errors import ComposerdError, JobEnded, Unavailable
-from composerd.models import Claim, Claimed, DiskSpace, Enqueued, Job, NewJob
+from composerd.models import Claim, Claimed, Enqueued, Job, NewJob
 
 from .correct import Correct, DictShelf
 from .registry import breaks
