@@ -123,7 +123,12 @@ class History:
     async def _pass(self, seconds: float) -> Any:
         self.shifted += seconds
         await self.driver.shift_clock(seconds)
-        return sorted((await self.driver.advance(1000)).items)
+        done: list[UUID] = []
+        while True:
+            batch = await self.driver.advance(1000)
+            done += batch.items
+            if batch.news.due_in != 0:
+                return sorted(done)
 
     async def _enqueue(self, jobs: list[dict[str, Any]]) -> Any:
         new: list[NewJob] = []

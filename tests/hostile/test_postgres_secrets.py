@@ -22,7 +22,7 @@ LOGS_EVERYTHING = {
 @pytest.fixture
 def logging_postgres(postgres_servers: PostgresServers) -> Iterator[Throwaway]:
     """Start a PostgreSQL server that logs as much of statements as it can."""
-    server = postgres_servers.start(NEWEST, **LOGS_EVERYTHING)
+    server = postgres_servers.start(NEWEST, None, **LOGS_EVERYTHING)
     yield server
     server.remove()
 

@@ -12,7 +12,7 @@ from composerd_postgres.db.connection import Transaction, repeated
 from composerd_postgres.jobs.attempts import LockedAttempts, requeue
 from composerd_postgres.jobs.clock import ATTEND_EVERY, StorageClock
 from composerd_postgres.jobs.decisions import Decisions
-from composerd_postgres.jobs.propagate import propagate
+from composerd_postgres.jobs.propagate import EDGES_OF_A_CALL, propagate
 from composerd_postgres.jobs.records import LeaseRecord
 from composerd_postgres.news.changes import Changes
 from composerd_postgres.session import Session
@@ -36,22 +36,24 @@ class Timers:
         due = await self._find_due(limit)
         if not session.renewals_hang and await self._clock.attend(due):
             due = await self._find_due(limit)
-        propagated = await propagate(session, due.unpropagated, changes, limit)
         done: list[UUID] = []
         refused: DriverError | None = None
-        if due.delayed_until is not None and due.delayed_until <= due.now and propagated < limit:
+        if due.delayed_until is not None and due.delayed_until <= due.now:
             try:
-                done += await repeated(self._start_delayed, due.now, limit - propagated, changes)
+                done += await repeated(self._start_delayed, due.now, limit, changes)
             except DriverTimeout:
                 raise
             except DriverError as exc:  # one statement that is refused must not keep every lease from ending
                 refused = exc
-        room = limit - propagated - len(done)
+        room = limit - len(done)
+        unpropagated = list(due.unpropagated)
         if due.expired and room > 0:
             decisions, requeued = await repeated(self._end_expired, due.expired[:room], due.now)
             changes.add(decisions.changes)
             done += requeued
-            await propagate(session, decisions.to_propagate, changes, limit)
+            unpropagated += decisions.to_propagate
+        # After the timers, so that they go on while a large graph ends.
+        propagated = await propagate(session, unpropagated, changes, min(limit - len(done), EDGES_OF_A_CALL))
         if refused is not None:
             raise refused
         if due.unpropagated or done:

@@ -67,7 +67,7 @@ WHERE a.job_id = ANY (%(ids)s::uuid[]) AND a.state = 'running'
 UPDATE composerd.jobs j
 SET state = r.state, place = r.place, pending = r.pending, not_before = r.not_before, finished_at = r.finished_at,
     expires_at = r.expires_at, purge_at = r.expires_at, retries = r.retries, failures = r.failures, returns = r.returns,
-    unsettled = r.unsettled
+    unsettled = CASE WHEN r.unsettled THEN EXISTS (SELECT FROM composerd.edges e WHERE e.dependency = r.id AND e.open) ELSE false END
 FROM json_to_recordset(%(jobs)s) AS r(
     id uuid, state text, place bigint, pending integer, not_before timestamptz, finished_at timestamptz, expires_at timestamptz,
     retries integer, failures integer, returns integer, unsettled boolean

@@ -1,33 +1,72 @@
 -- Statements that propagate ends, process what is due, and delete jobs.
 
 -- name: lock_dependents
--- Lock some of the dependents of ended jobs to which the end was not propagated yet. Their ids are remembered until the
--- end of the transaction, for the next statement, which sees what changed during the wait for the locks.
-SELECT set_config('composerd_locked.dependents', coalesce(array_agg(l.id)::text, '{}'), true)
-FROM (
-    SELECT j.id
-    FROM composerd.jobs j
-    WHERE j.id IN (
-        SELECT e.dependent FROM composerd.edges e WHERE e.dependency = ANY (%(ended)s::uuid[]) AND e.open LIMIT %(limit)s
-    )
-    ORDER BY j.id
-    FOR UPDATE
-) l
+-- Lock the next dependents of ended jobs to which the end was not propagated yet, and on to the dependents of those that end with
+-- it: as many as are reached along `limit` edges, and fewer if many dependencies have to be read to say which of them have failed.
+-- The edges are remembered until the end of the transaction, for the next statement, which sees what changed during the wait for
+-- the locks. The planner cannot know how few rows there are: it would rather read whole tables, hence the settings.
+SET LOCAL enable_seqscan = off;
+SET LOCAL enable_hashjoin = off;
+SET LOCAL enable_mergejoin = off;
+WITH RECURSIVE reached AS (
+    SELECT d.id AS dependency, e.dependent, {weight} AS weight, {ends_as} AS ends
+    FROM (SELECT id, state AS ends FROM composerd.jobs WHERE id = ANY (%(ended)s::uuid[]) AND unsettled) d
+    JOIN composerd.edges e ON e.dependency = d.id AND e.open
+    JOIN composerd.jobs j ON j.id = e.dependent
+    UNION
+    SELECT d.dependent, e.dependent, {weight}, {ends_as}
+    FROM reached d
+    JOIN composerd.edges e ON e.dependency = d.dependent AND e.open
+    JOIN composerd.jobs j ON j.id = e.dependent
+    WHERE d.ends IS NOT NULL
+),
+first AS MATERIALIZED (
+    SELECT dependency, dependent, sum(weight) OVER (ROWS UNBOUNDED PRECEDING) AS weight, row_number() OVER () AS nth
+    FROM (SELECT * FROM reached LIMIT %(limit)s) r
+),
+chosen AS MATERIALIZED (SELECT dependency, dependent FROM first WHERE weight <= %(most)s OR nth = 1),
+locked AS MATERIALIZED (
+    SELECT FROM composerd.jobs j WHERE j.id IN (SELECT dependent FROM chosen) ORDER BY j.id FOR UPDATE
+)
+SELECT set_config('composerd_locked.dependencies', coalesce(array_agg(c.dependency)::text, '{}'), true),
+    set_config('composerd_locked.dependents', coalesce(array_agg(c.dependent)::text, '{}'), true),
+    set_config('composerd_locked.more', (count(*) >= %(limit)s OR count(*) < (SELECT count(*) FROM first))::text, true)
+FROM (SELECT count(*) FROM locked) l
+LEFT JOIN chosen c ON true
+
+-- name: weight
+-- Part of the statement above: how many rows have to be read for an edge.
+1 + CASE WHEN j.fail_with_dependency THEN cardinality(j.dependencies) ELSE 0 END
+
+-- name: ends_as
+-- Part of the statement above: the state in which a dependent ends because its dependency does, if it ends. The function
+-- `dependency_ended` of composerd.driver.transitions decides that again when the dependent is locked.
+CASE
+    WHEN j.state <> 'waiting' THEN NULL
+    WHEN d.ends = 'canceled' THEN 'canceled'
+    WHEN d.ends = 'failed' AND j.fail_with_dependency THEN 'failed'
+END
 
 -- name: read_dependents
--- Read the open edges from ended jobs to the dependents that were locked. `failed` are all failed dependencies of a
--- dependent that fails because of this edge.
-SELECT clock_timestamp() + %(shift)s::interval AS now, {columns},
+-- Read the dependents that were locked, those of their dependencies to which they are joined by the edges that were chosen and
+-- are still open, and the states of these. `failed` are all failed dependencies of a dependent that may fail with them.
+SELECT clock_timestamp() + %(shift)s::interval AS now, {listed_columns},
+    CASE WHEN j.fail_with_dependency THEN j.dependencies ELSE '{}' END AS dependencies,
     EXISTS (SELECT FROM composerd.edges o WHERE o.dependency = j.id AND o.open) AS has_waiting_dependents,
-    e.dependency, d.state AS dependency_state,
-    CASE WHEN j.fail_with_dependency AND d.state = 'failed'
+    c.ends, c.states, current_setting('composerd_locked.more')::boolean AS more,
+    CASE WHEN j.fail_with_dependency
         THEN ARRAY(SELECT f.id FROM composerd.jobs f WHERE f.id = ANY (j.dependencies) AND f.state = 'failed') END AS failed
-FROM composerd.edges e
-JOIN composerd.jobs d ON d.id = e.dependency
-JOIN composerd.jobs j ON j.id = e.dependent
-WHERE e.dependency = ANY (%(ended)s::uuid[]) AND e.open
-    AND e.dependent = ANY (current_setting('composerd_locked.dependents')::uuid[])
-ORDER BY e.seq DESC
+FROM (
+    SELECT e.dependent, array_agg(e.dependency) AS ends, array_agg(d.state) AS states
+    FROM unnest(
+        current_setting('composerd_locked.dependencies')::uuid[], current_setting('composerd_locked.dependents')::uuid[]
+    ) c(dependency, dependent)
+    JOIN composerd.edges e ON e.dependency = c.dependency AND e.dependent = c.dependent AND e.open
+    JOIN composerd.jobs d ON d.id = e.dependency
+    GROUP BY e.dependent
+) c
+JOIN composerd.jobs j ON j.id = c.dependent
+ORDER BY j.seq DESC
 
 -- name: close_edges
 -- Mark edges along which the end was propagated.
