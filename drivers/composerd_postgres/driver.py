@@ -1,20 +1,15 @@
-"""`PostgresDriver`: the methods of the contract.
-
-Each runs in a task of its own, so that the cancellation of its caller does not interrupt a statement.
-"""
+"""`PostgresDriver`: the methods of the contract. Each is a call of `Calls`."""
 
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Coroutine, Sequence
-from contextlib import suppress
-from contextvars import copy_context
 from typing import Any, Self, TypeVar
 from uuid import UUID
 
 import msgspec
 
 from composerd.driver import Batch, Capabilities, Driver, StorageCheck, StorageInfo, StoredJob
-from composerd.errors import ComposerdError, DriverTimeout, OutcomeUnknown, StorageUnusable, Unavailable
+from composerd.errors import ComposerdError, DriverTimeout, StorageUnusable, Unavailable
 from composerd.models import (
     Artifact,
     Attached,
@@ -35,10 +30,11 @@ from composerd.models import (
     Touch,
     Worker,
 )
+from composerd_postgres.calls import Calls
 from composerd_postgres.db import refusals
 from composerd_postgres.db.connection import Broken, Connection
-from composerd_postgres.db.deadline import ends_at
 from composerd_postgres.db.durability import SETTINGS, dangers
+from composerd_postgres.db.lanes import Lane
 from composerd_postgres.db.rivals import Rivals
 from composerd_postgres.db.url import Options, parse
 from composerd_postgres.jobs import attempts, queries
@@ -57,9 +53,6 @@ from composerd_postgres.sql.migrate import applied, migrate, refuse_newer
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-CLOSE_LIMIT = 1.0
-"""Time in seconds that `close` waits for calls in progress."""
 
 PING_LIMIT = 3.0
 """Time in seconds that the answer to `ping` may take."""
@@ -92,11 +85,9 @@ class PostgresDriver(Driver):
         self._clock = StorageClock(self._session)
         self._timers = Timers(self._session, self._clock)
         self._rivals = Rivals(options, self._session.connections.hosts)
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._calls = Calls(options.time_limit)
         self._uncertain = False
         """True after a write failed with an unknown outcome: this server may have missed the news of it."""
-        self._suspicious = False
-        """True after a call was not answered, which may have waited for its commit, until a commit is answered."""
         self._probe: asyncio.Task[None] | None = None
 
     @classmethod
@@ -147,14 +138,10 @@ class PostgresDriver(Driver):
     async def close(self) -> None:
         self._rivals.end()
         try:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(CLOSE_LIMIT):
-                    while self._tasks:
-                        await asyncio.wait(self._tasks)
+            await self._calls.wait()
         finally:
             self._session.connections.close()
-            for task in self._tasks:
-                task.cancel()  # closes the connection that it uses
+            self._calls.cancel()
 
     async def migrate(self) -> None:
         connection = await self._session.connections.dedicated()
@@ -168,14 +155,14 @@ class PostgresDriver(Driver):
         query = "SELECT pg_is_in_recovery() AS standby, current_setting('transaction_read_only')::boolean AS read_only"
         try:
             async with asyncio.timeout(PING_LIMIT):  # includes the wait for a connection
-                (state,) = await self._complete(self._session.connections.fetch(query, {}, PING_LIMIT))
+                (state,) = await self._calls.complete(self._session.connections.fetch(query, {}, PING_LIMIT))
                 if state.standby or state.read_only:
                     raise Unavailable(
                         f"the database {self.options.target} accepts no writes: it is a standby, or read-only"
                     )
                 if self._rivals.outdated:
                     raise Unavailable(f"another host was promoted: {self._rivals.problem}")
-                if self._suspicious:
+                if self._calls.suspicious:
                     await self._write_something()
         except TimeoutError as exc:
             raise DriverTimeout(f"the database {self.options.target} did not answer in time") from exc
@@ -183,22 +170,19 @@ class PostgresDriver(Driver):
     async def _write_something(self) -> None:
         """Commit something that is no row, to find out whether commits are answered again. One probe runs at a time."""
         if self._probe is None or self._probe.done():
-            self._probe = asyncio.create_task(self._commit_something())
-            self._probe.add_done_callback(_retrieve)
-            self._tasks.add(self._probe)
-            self._probe.add_done_callback(self._tasks.discard)
+            self._probe = self._calls.start(self._commit_something())
         await asyncio.shield(self._probe)
 
     async def _commit_something(self) -> None:
         connection = await self._session.connections.dedicated()
         try:
             await connection.fetch("SELECT pg_logical_emit_message(true, 'composerd', '')", {}, PROBE_LIMIT)
-            self._suspicious = False
+            self._calls.suspicious = False
         finally:
             connection.close()
 
     async def info(self) -> StorageInfo:
-        found = await self._complete(queries.info(self._session))
+        found = await self._calls.complete(queries.info(self._session), Lane.READ)
         await self._rivals.look()
         if not self._rivals.problem:
             return found
@@ -224,25 +208,25 @@ class PostgresDriver(Driver):
         self._session.jump_clock(seconds)
 
     async def confirm_clock(self) -> None:
-        await self._complete(self._clock.confirm())
+        await self._calls.complete(self._clock.confirm())
 
     # Jobs and attempts.
 
     async def enqueue(self, submissions: Sequence[Sequence[NewJob]]) -> Batch[Enqueued | ComposerdError]:
         if not submissions:
             return Batch([])
-        return await self._write(enqueue(self._session, submissions))
+        return await self._write(enqueue(self._session, submissions), Lane.CHANGE)
 
     async def claim(self, requests: Sequence[Claim], max_bytes: int) -> Batch[Claimed | None]:
         if not requests:
             return Batch([])
-        return await self._complete(claim(self._session, requests, max_bytes))
+        return await self._calls.complete(claim(self._session, requests, max_bytes))
 
     async def touch(self, touches: Sequence[Touch]) -> Batch[Attempt]:
-        return Batch(await self._complete(attempts.touch(self._session, touches)))
+        return Batch(await self._calls.complete(attempts.touch(self._session, touches)))
 
     async def attach(self, attachments: Sequence[Attachment]) -> Batch[Attached]:
-        return Batch(await self._complete(attempts.attach(self._session, attachments), changes_jobs=True))
+        return Batch(await self._calls.complete(attempts.attach(self._session, attachments), changes_jobs=True))
 
     async def finish(self, outcomes: Sequence[Outcome]) -> Batch[Finished]:
         return await self._write(attempts.finish(self._session, outcomes))
@@ -251,54 +235,54 @@ class PostgresDriver(Driver):
         return await self._write(attempts.release(self._session, tokens))
 
     async def cancel(self, job_ids: Sequence[UUID]) -> Batch[Job | ComposerdError]:
-        return await self._write(attempts.cancel(self._session, job_ids))
+        return await self._write(attempts.cancel(self._session, job_ids), Lane.CHANGE)
 
     async def delete(self, job_ids: Sequence[UUID]) -> Batch[Job | None | ComposerdError]:
-        return Batch(await self._complete(delete(self._session, job_ids), changes_jobs=True))
+        return Batch(await self._calls.complete(delete(self._session, job_ids), Lane.CHANGE, changes_jobs=True))
 
     async def advance(self, limit: int) -> Batch[UUID]:
         return await self._write(self._timers.advance(limit), changes_jobs=False)
 
     async def grace(self) -> None:
-        await self._complete(self._clock.grace())
+        await self._calls.complete(self._clock.grace())
 
     async def purge(self, limit: int) -> Batch[UUID]:
-        return Batch(await self._complete(purge(self._session, self._clock, limit)))
+        return Batch(await self._calls.complete(purge(self._session, self._clock, limit), Lane.CHANGE))
 
     # Queries.
 
     async def get(self, job_ids: Sequence[UUID]) -> Sequence[Job | None]:
-        return await self._complete(queries.jobs(self._session, job_ids))
+        return await self._calls.complete(queries.jobs(self._session, job_ids), Lane.READ)
 
     async def listed(self, job_ids: Sequence[UUID]) -> Sequence[Job | None]:
-        return await self._complete(queries.listed(self._session, job_ids))
+        return await self._calls.complete(queries.listed(self._session, job_ids), Lane.READ)
 
     async def dependents(self, job_id: UUID, cursor: int | None, limit: int) -> IdPage | None:
-        return await self._complete(queries.dependents(self._session, job_id, cursor, limit))
+        return await self._calls.complete(queries.dependents(self._session, job_id, cursor, limit), Lane.READ)
 
     async def list(self, filter: JobFilter, cursor: int | None, limit: int) -> JobPage:
-        return await self._complete(queries.page(self._session, filter, cursor, limit))
+        return await self._calls.complete(queries.page(self._session, filter, cursor, limit), Lane.READ)
 
     async def payload(self, refs: Sequence[PayloadRef]) -> "Sequence[bytes | None]":
-        return await self._complete(queries.payloads(self._session, refs))
+        return await self._calls.complete(queries.payloads(self._session, refs), Lane.READ)
 
     async def payloads_up_to(self, refs: Sequence[PayloadRef], limit: int) -> "Sequence[bytes | int | None]":
-        return await self._complete(queries.payloads_up_to(self._session, refs, limit))
+        return await self._calls.complete(queries.payloads_up_to(self._session, refs, limit), Lane.READ)
 
     async def payload_part(self, ref: PayloadRef, start: int, stop: int) -> bytes | None:
-        return await self._complete(queries.payload_part(self._session, ref, start, stop))
+        return await self._calls.complete(queries.payload_part(self._session, ref, start, stop), Lane.READ)
 
     async def artifacts(self, job_ids: Sequence[UUID]) -> "Sequence[tuple[Artifact, ...]]":
-        return await self._complete(queries.artifacts(self._session, job_ids))
+        return await self._calls.complete(queries.artifacts(self._session, job_ids), Lane.READ)
 
     async def seen(self, workers: Sequence[Worker]) -> None:
-        await self._complete(queries.seen(self._session, workers))
+        await self._calls.complete(queries.seen(self._session, workers), Lane.CHANGE)
 
     async def workers(self, within: float, ids: "Sequence[UUID] | None" = None) -> "Sequence[Worker]":
-        return await self._complete(queries.workers(self._session, within, ids))
+        return await self._calls.complete(queries.workers(self._session, within, ids), Lane.READ)
 
     async def ahead(self, job_id: UUID, limit: int) -> int:
-        return await self._complete(queries.ahead(self._session, job_id, limit))
+        return await self._calls.complete(queries.ahead(self._session, job_id, limit), Lane.READ)
 
     # Other servers and other storages.
 
@@ -312,14 +296,18 @@ class PostgresDriver(Driver):
             yield job
 
     async def load(self, jobs: Sequence[StoredJob]) -> None:
-        self._session.announce(await self._complete(load(self._session, jobs)))
+        self._session.announce(await self._calls.complete(load(self._session, jobs), Lane.CHANGE))
 
     async def _write(
-        self, call: Coroutine[Any, Any, tuple[Sequence[T], Changes]], *, changes_jobs: bool = True
+        self,
+        call: Coroutine[Any, Any, tuple[Sequence[T], Changes]],
+        on: Lane = Lane.WORK,
+        *,
+        changes_jobs: bool = True,
     ) -> Batch[T]:
         """Complete a call that may change what others wait for; return its answers with the news."""
         try:
-            items, changes = await self._complete(call, changes_jobs=changes_jobs)
+            items, changes = await self._calls.complete(call, on, changes_jobs=changes_jobs)
         except Unavailable:
             self._uncertain = True
             raise
@@ -327,38 +315,3 @@ class PostgresDriver(Driver):
             self._uncertain = False
             changes.recheck = True  # a failed call may have been committed, and announced to the other servers only
         return Batch(items, self._session.announce(changes))
-
-    async def _complete(self, call: Coroutine[Any, Any, T], *, changes_jobs: bool = False) -> T:
-        """Complete a call even if the caller is canceled: a statement that is interrupted is executed nevertheless.
-
-        The call has `time_limit` as a whole. With `changes_jobs`, it changes jobs in one transaction: it raises
-        `OutcomeUnknown` if a COMMIT was sent and not answered, and any other `Unavailable` if nothing was changed.
-        """
-        loop = asyncio.get_running_loop()
-        context = copy_context()
-        context.run(ends_at.set, loop.time() + self.options.time_limit)
-        task = loop.create_task(call, context=context)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            caller = asyncio.current_task()
-            if not task.cancelled() or caller is None or caller.cancelling():
-                task.add_done_callback(_retrieve)
-                raise
-            raise (OutcomeUnknown if changes_jobs else Unavailable)("the driver was closed") from None
-        except OutcomeUnknown:
-            self._suspicious = True
-            raise
-        except DriverTimeout as exc:
-            self._suspicious = True
-            if not changes_jobs:
-                raise
-            raise Unavailable(f"{exc}; nothing was changed") from exc
-
-
-def _retrieve(task: asyncio.Task[Any]) -> None:
-    """Retrieve the exception of a task whose caller is gone, so that asyncio does not report it as forgotten."""
-    if not task.cancelled():
-        task.exception()

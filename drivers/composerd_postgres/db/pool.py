@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from composerd.errors import ComposerdError, DriverError, DriverTimeout, OutcomeUnknown, StorageUnusable, Unavailable
 from composerd_postgres.db.connecting import connect
@@ -20,6 +20,7 @@ from composerd_postgres.db.connection import (
 )
 from composerd_postgres.db.deadline import ends_at
 from composerd_postgres.db.hosts import Hosts
+from composerd_postgres.db.lanes import Lane, Lanes, lane
 from composerd_postgres.db.url import Options
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,8 @@ NOTICED_WITHIN = 1.0
 PAUSE = 0.02
 """Pause in seconds before the pool tries again while the database may still count closed connections."""
 
+BUSY = "all connections to the database are busy"
+
 Waiter = asyncio.Future[Connection]
 
 
@@ -55,6 +58,7 @@ class Connections:
     def __init__(self, options: Options) -> None:
         self._options = options
         self.hosts = Hosts(options.dsn)
+        self._lanes = Lanes(options.connections)
         self._idle: list[Connection] = []
         self._lent = 0
         """The number of connections that are lent."""
@@ -144,18 +148,32 @@ class Connections:
             DriverTimeout: None could be had in time.
             Unavailable: The database cannot be reached, or the pool is closed.
         """
-        connection = await self._lend()
-        connection.ends_at = ends_at.get()
+        async with AsyncExitStack() as leaving:
+            if lane.get() is not Lane.WORK:
+                await self._enter(leaving)
+            connection = await self._lend()
+            connection.ends_at = ends_at.get()
+            try:
+                yield connection
+            except BaseException as exc:
+                if isinstance(exc, (Broken, DriverTimeout, OutcomeUnknown)):
+                    self.close_idle()  # they are probably as dead as this one
+                if connection.in_transaction:
+                    await self._roll_back(connection)
+                raise
+            finally:
+                self._take_back(connection)
+
+    async def _enter(self, leaving: AsyncExitStack) -> None:
+        """Wait until the lane of the call has a connection to spare, and let `leaving` give it back."""
         try:
-            yield connection
-        except BaseException as exc:
-            if isinstance(exc, (Broken, DriverTimeout, OutcomeUnknown)):
-                self.close_idle()  # they are probably as dead as this one
-            if connection.in_transaction:
-                await self._roll_back(connection)
-            raise
-        finally:
-            self._take_back(connection)
+            async with asyncio.timeout_at(self._waits_until()):
+                await leaving.enter_async_context(self._lanes.entered())
+        except TimeoutError as exc:
+            raise DriverTimeout(BUSY) from exc
+
+    def _waits_until(self) -> float:
+        return min(ends_at.get(), asyncio.get_running_loop().time() + self._options.time_limit)
 
     async def _lend(self) -> Connection:
         if self._closed:
@@ -170,13 +188,13 @@ class Connections:
         self._waiting.append((waiter, loop.time()))
         self._open_wanted()
         try:
-            async with asyncio.timeout_at(min(ends_at.get(), loop.time() + self._options.time_limit)):
+            async with asyncio.timeout_at(self._waits_until()):
                 return await waiter
         except BaseException as exc:
             if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
                 self._take_back(waiter.result())
             if isinstance(exc, TimeoutError):
-                raise DriverTimeout("all connections to the database are busy") from exc
+                raise DriverTimeout(BUSY) from exc
             raise
 
     def _take_back(self, connection: Connection) -> None:
