@@ -2,17 +2,18 @@
 
 import asyncio
 import contextlib
+import logging
 import os
-import shutil
 import signal
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import msgspec
 
-from composerd.client import ClientError, JobContext
+from composerd.cli.job_files import JobFiles, Progress, Refused
+from composerd.client import ClientError, JobContext, RequestFailed
+
+log = logging.getLogger(__name__)
 
 TAIL = 64 * 1024
 """Size in bytes of the end of each output that goes into the result."""
@@ -25,6 +26,9 @@ _PROGRESS_INTERVAL = 0.25
 
 _EOF_WITHIN = 1.0
 """Seconds that the output of a killed process group may stay open."""
+
+_MOST_NAMED = 10
+"""Number of refused files that a `job_error` names."""
 
 _JOB_ERROR_ID = 10
 """The `id` in the `job_error` of a command that failed."""
@@ -41,23 +45,24 @@ class Command:
 
     async def __call__(self, job: JobContext) -> Any:
         """Run the command for a job, and return the job's result."""
-        scratch = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="composerd-job-"))
+        result: Any
         try:
-            result = await self._run(job, scratch)
+            files = await asyncio.to_thread(JobFiles, job)
+            try:
+                result = await self._run(job, files)
+            finally:
+                await asyncio.to_thread(files.close)
         except OSError as exc:
             result = {"job_error": _error(f"{exc.filename or self._arguments[0]}: {exc.strerror}")}
-        except (ClientError, ValueError) as exc:  # a refused upload; a name or a number that JSON cannot represent
+        except (ClientError, ValueError) as exc:  # the server is lost; a number that JSON cannot represent
             result = {"job_error": _error(str(exc))}
-        finally:
-            await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
         self.failed = self.failed or (isinstance(result, dict) and result.get("job_error") is not None)
         return result
 
-    async def _run(self, job: JobContext, scratch: Path) -> Any:
-        paths = await asyncio.to_thread(_prepare, scratch, job)
+    async def _run(self, job: JobContext, files: JobFiles) -> Any:
         process = await asyncio.create_subprocess_exec(
             *self._arguments,
-            cwd=scratch / "work",
+            cwd=files.path / "work",
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
@@ -67,7 +72,7 @@ class Command:
                 "COMPOSERD_JOB_ID": job.id,
                 "COMPOSERD_JOB_TYPE": job.type,
                 "COMPOSERD_ARCH": self._arch,
-                **paths,
+                **files.environment,
             },
         )
         assert process.stdout is not None
@@ -79,69 +84,77 @@ class Command:
         ]
         feeding = asyncio.create_task(_feed(process, job.args_json or b"null"))
         try:
-            with await asyncio.to_thread(Path(paths["COMPOSERD_PROGRESS"]).open, "rb") as progress:
-                status = await self._watch(job, process, progress)
+            status = await self._watch(job, process, files.progress)
         finally:
             feeding.cancel()
             await asyncio.shield(_stop(process, [*tails, feeding]))
-        problem = await self._upload(job, Path(paths["COMPOSERD_ARTIFACTS"]))
+        problems = [_exit_problem(status, stderr), await _upload(job, files)]
         output = {"exit_status": status, "stdout": _text(stdout), "stderr": _text(stderr)}
-        return _result(Path(paths["COMPOSERD_RESULT"]), output, problem or _exit_problem(status, stderr))
+        return await asyncio.to_thread(_result, files, output, problems)
 
     @staticmethod
-    async def _watch(job: JobContext, process: asyncio.subprocess.Process, progress: BinaryIO) -> int:
+    async def _watch(job: JobContext, process: asyncio.subprocess.Process, progress: Progress) -> int:
         """Report progress until the command has exited, and return its exit status.
 
         Does not wait for its output to be closed: processes that the command has left behind may keep it open.
         """
         waiting = asyncio.create_task(process.wait())  # also waits until the output is closed
-        rest = b""
         try:
             while process.returncode is None:
                 await asyncio.wait([waiting], timeout=_PROGRESS_INTERVAL)
-                rest = await _report_progress(job, rest + progress.read())
-            await _report_progress(job, rest + progress.read() + b"\n")
+                await _report_progress(job, progress.lines())
+            await _report_progress(job, progress.lines(ended=True))
         finally:
             waiting.cancel()
         return process.returncode
 
-    @staticmethod
-    async def _upload(job: JobContext, directory: Path) -> str | None:
-        for path in sorted(directory.iterdir()):
-            if not path.is_file():
-                return f"{path.name} in $COMPOSERD_ARTIFACTS is not a file"
-            await job.upload(path.name, path)
+
+async def _upload(job: JobContext, files: JobFiles) -> str | None:
+    """Upload the artifacts, and return what is wrong with those that were refused, here or by the server."""
+    refused: list[str] = []
+    try:
+        with files.artifacts() as artifacts:
+            for name in await asyncio.to_thread(artifacts.names):
+                try:
+                    file = await asyncio.to_thread(artifacts.open, name)
+                except Refused as exc:
+                    refused.append(f"{name[:100]!r} {exc}")
+                    continue
+                with file:
+                    try:
+                        await job.upload(name, file)
+                    except RequestFailed as exc:
+                        refused.append(f"{name[:100]!r} was refused by the server: {exc}")
+                        break  # the reason may hold for all that follow
+    except OSError as exc:
+        refused.append(f"{exc.filename or 'a file'}: {exc.strerror}")
+    if not refused:
         return None
+    more = f"; and {len(refused) - _MOST_NAMED} more" if len(refused) > _MOST_NAMED else ""
+    problem = f"Not uploaded from $COMPOSERD_ARTIFACTS: {'; '.join(refused[:_MOST_NAMED])}{more}"
+    log.warning("job %s: %s", job.id, problem)
+    return problem
 
 
-def _prepare(scratch: Path, job: JobContext) -> dict[str, str]:
-    """Create the files and directories for a command, and return the environment variables with their paths."""
-    (scratch / "work").mkdir()
-    (scratch / "artifacts").mkdir()
-    (scratch / "progress").touch()
-    (scratch / "dynamic_args.json").write_bytes(job.dynamic_args_json)
-    return {
-        "COMPOSERD_DYNAMIC_ARGS": str(scratch / "dynamic_args.json"),
-        "COMPOSERD_ARTIFACTS": str(scratch / "artifacts"),
-        "COMPOSERD_RESULT": str(scratch / "result.json"),
-        "COMPOSERD_PROGRESS": str(scratch / "progress"),
-    }
-
-
-def _result(path: Path, output: dict[str, Any], problem: str | None) -> Any:
+def _result(files: JobFiles, output: dict[str, Any], problems: list[str | None]) -> Any:
     """Return the result that the command wrote, byte for byte, or else `output`.
 
-    If there was a problem, the result gets a `job_error`, unless the command wrote one itself.
+    If there were problems, the result gets a `job_error`, unless the command wrote one itself.
     """
     written: Any = output
-    if path.exists():
-        try:
-            data = path.read_bytes()
+    try:
+        data = files.result()
+        if data is not None:
             str(data, "utf-8")  # msgspec does not check the encoding of strings in a Raw value
             written = msgspec.json.decode(data, type=msgspec.Raw)
-        except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-            problem = problem or f"the file $COMPOSERD_RESULT is not JSON: {exc}"
-    if problem is None:
+    except Refused as exc:
+        problems.append(f"The file $COMPOSERD_RESULT {exc}")
+    except OSError as exc:
+        problems.append(f"The file $COMPOSERD_RESULT cannot be read: {exc.strerror}")
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as exc:
+        problems.append(f"The file $COMPOSERD_RESULT is not JSON: {exc}")
+    problem = " ".join(filter(None, problems))
+    if not problem:
         return written
     if isinstance(written, msgspec.Raw):
         written = msgspec.json.decode(written)
@@ -180,18 +193,16 @@ def _text(output: bytearray) -> str:
     return output.decode("utf-8", "replace")
 
 
-async def _report_progress(job: JobContext, appended: bytes) -> bytes:
-    """Report the last line of `appended` that is JSON as progress, and return the incomplete line at its end."""
-    *lines, rest = appended.split(b"\n")
+async def _report_progress(job: JobContext, lines: Sequence[bytes]) -> None:
+    """Report the last of the lines that is JSON as progress."""
     for line in reversed(lines):
         try:
             partial = msgspec.json.decode(line)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             continue  # only lines with JSON are progress
         with contextlib.suppress(ClientError):  # if the job was canceled, the worker stops it elsewhere
             await job.progress(partial)
         break
-    return rest
 
 
 async def _stop(process: asyncio.subprocess.Process, outputs: Sequence["asyncio.Task[Any]"]) -> None:

@@ -10,6 +10,7 @@ import click
 import msgspec
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from composerd.cli.errors import FAILED, UNREACHABLE, WRONG, Failure
 from composerd.client import (
@@ -21,6 +22,7 @@ from composerd.client import (
     ServerNotTrusted,
     ServerUnreachable,
 )
+from composerd.escaping import escaped
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -110,9 +112,17 @@ def run(work: Coroutine[Any, Any, T]) -> T:
         raise Failure(f"{exc.filename}: {exc.strerror}", FAILED) from exc
 
 
+def say(text: str, *, err: bool = False) -> None:
+    """Print one line, with control characters escaped: it may have text that a server or a worker has chosen."""
+    click.echo(escaped(text), err=err)
+
+
 def print_json(value: Any) -> None:
-    """Print a value as JSON; bytes are JSON already, and printed unchanged."""
+    """Print a value as JSON; bytes are JSON already, and printed unchanged unless a terminal would obey them."""
     data = value if isinstance(value, bytes) else msgspec.json.encode(value)
+    if console.is_terminal:
+        lines = data.decode(errors="backslashreplace").split("\n")
+        data = "\n".join(escaped(line) for line in lines).encode(errors="backslashreplace")
     sys.stdout.flush()
     sys.stdout.buffer.write(data + b"\n")
     sys.stdout.buffer.flush()
@@ -122,18 +132,17 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table on a terminal, and tab-separated lines otherwise."""
     if not console.is_terminal:
         for row in rows:
-            sys.stdout.write("\t".join(row) + "\n")
+            sys.stdout.write("\t".join(escaped(cell) for cell in row) + "\n")
         return
     table = Table(*columns, box=None, header_style="bold", pad_edge=False)
     for row in rows:
-        table.add_row(*[state_text(cell) for cell in row])
+        table.add_row(*[shown(cell) for cell in row])
     console.print(table)
 
 
-def state_text(state: str) -> str:
-    """Return the markup for a cell: a state in its colour, any other text escaped."""
-    colour = _COLOURS.get(state)
-    return f"[{colour}]{state}[/{colour}]" if colour else state.replace("[", "\\[")
+def shown(text: str) -> Text:
+    """Return a text as a terminal shows it: a state in its colour, any other text with control characters escaped."""
+    return Text(escaped(text), _COLOURS.get(text, ""))
 
 
 def print_job(job: Job) -> None:
@@ -144,13 +153,13 @@ def print_job(job: Job) -> None:
             continue
         if name in ("result", "partial"):
             text = msgspec.json.encode(value).decode()
-            shown = text if len(text) <= 2000 else text[:2000] + "…"
+            text = text if len(text) <= 2000 else text[:2000] + "…"
         else:
-            shown = ", ".join(value) if isinstance(value, list) else str(value)
+            text = ", ".join(value) if isinstance(value, list) else str(value)
         if console.is_terminal:
-            console.print(f"[bold]{name:16}[/bold] {state_text(shown)}")
+            console.print(Text.assemble((f"{name:16} ", "bold"), shown(text)))
         else:
-            sys.stdout.write(f"{name}\t{shown}\n")
+            sys.stdout.write(f"{name}\t{escaped(text)}\n")
 
 
 def failure_of(job: Job) -> str:

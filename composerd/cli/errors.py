@@ -2,6 +2,8 @@
 
 import click
 
+from composerd.escaping import escaped
+
 FAILED = 1
 """The job or the request failed."""
 WRONG = 2
@@ -11,8 +13,11 @@ UNREACHABLE = 3
 
 
 class Failure(click.ClickException):
-    """The error that ends a command: its message is printed, and its exit code is the process's."""
+    """The error that ends a command: its message is printed, and its exit code is the process's.
+
+    Control characters in the message are escaped: it may quote a server or a worker.
+    """
 
     def __init__(self, message: str, exit_code: int = FAILED) -> None:
-        super().__init__(message)
+        super().__init__(escaped(message))
         self.exit_code = exit_code  # type: ignore[misc]  # click also reads it from the instance

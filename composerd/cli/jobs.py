@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 import msgspec
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
+from rich.text import Text
 
 from composerd.cli.console import (
     Server,
@@ -19,12 +20,14 @@ from composerd.cli.console import (
     print_table,
     progress_console,
     run,
+    say,
     server_option,
-    state_text,
+    shown,
 )
 from composerd.cli.errors import FAILED, WRONG, Failure
 from composerd.client import Artifact, ComposerClient, Job
 from composerd.client.composer import BASE
+from composerd.escaping import escaped
 from composerd.units import format_size, parse_duration
 
 PATIENCE = 60.0
@@ -66,7 +69,7 @@ async def follow(composer: ComposerClient, job_id: str, timeout: float | None = 
         async with asyncio.timeout(timeout):
             async for job in composer.follow(job_id, every=0.5):
                 partial = "" if job.partial is None else f" · {msgspec.json.encode(job.partial).decode()[:200]}"
-                line.update(f"{job.type} {job.id}: {state_text(job.state)}{partial.replace('[', chr(92) + '[')}")
+                line.update(Text.assemble(shown(f"{job.type} {job.id}: "), shown(job.state), shown(partial)))
                 if job.ended:
                     return job
     raise AssertionError("follow() ends only after the job")
@@ -112,7 +115,7 @@ def cancel(job_id: str, server: Server, as_json: bool) -> None:
             if as_json:
                 print_json(await composer.get_json(job.id))
             else:
-                click.echo(f"{job.id} is canceled")
+                say(f"{job.id} is canceled")
 
     run(send_cancel())
 
@@ -129,7 +132,7 @@ def delete(job_id: str, server: Server) -> None:
     async def send_delete() -> None:
         async with server.composer() as composer:
             await composer.delete(job_id)
-        click.echo(f"{job_id} is deleted")
+        say(f"{job_id} is deleted")
 
     run(send_delete())
 
@@ -147,11 +150,11 @@ def why(job_id: str, server: Server, as_json: bool) -> None:
                 print_json(await composer.why_json(job_id))
                 return
             answer = await composer.why(job_id)
-        click.echo(answer.reason)
+        say(answer.reason)
         for blocker in answer.blocked_by:
-            click.echo(f"  waits for {blocker}")
+            say(f"  waits for {blocker}")
         if answer.delayed_until is not None:
-            click.echo(f"  not before {answer.delayed_until}")
+            say(f"  not before {answer.delayed_until}")
 
     run(show())
 
@@ -189,6 +192,11 @@ def jobs(
     print_table(("id", "type", "arch", "state", "priority", "queued at"), rows)
 
 
+overwrite_option = click.option(
+    "--overwrite", is_flag=True, help="With --download: replace files that exist, instead of stopping."
+)
+
+
 @click.command(epilog="Example: composerd artifacts 0b6a… --download .")
 @click.argument("job_id", metavar="ID")
 @click.option(
@@ -198,16 +206,17 @@ def jobs(
     metavar="DIR",
     help="Download the artifacts into this directory, and check their digests.",
 )
+@overwrite_option
 @server_option
 @json_option
-def artifacts(job_id: str, directory: Path | None, server: Server, as_json: bool) -> None:
+def artifacts(job_id: str, directory: Path | None, overwrite: bool, server: Server, as_json: bool) -> None:
     """List or download the artifacts of a job."""
 
     async def list_or_download() -> None:
         async with server.composer() as composer:
             found = await composer.artifacts(job_id)
             if directory is not None:
-                await download(composer, found, directory)
+                await download(composer, found, directory, overwrite=overwrite)
             if as_json:
                 print_json(await composer.artifacts_json(job_id))
         if not as_json:
@@ -216,13 +225,21 @@ def artifacts(job_id: str, directory: Path | None, server: Server, as_json: bool
     run(list_or_download())
 
 
-async def download(composer: ComposerClient, found: Sequence[Artifact], directory: Path) -> None:
-    """Download artifacts into a directory, which is created if necessary; on a terminal, show a progress bar."""
+async def download(
+    composer: ComposerClient, found: Sequence[Artifact], directory: Path, *, overwrite: bool = False
+) -> None:
+    """Download artifacts into a directory, which is created if necessary; on a terminal, show a progress bar.
+
+    Raises `Failure` if a file exists, unless `overwrite` is set.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     with _bar() as bar:
         for artifact in found:
-            task = bar.add_task(artifact.name.replace("[", "\\["), total=artifact.size)
-            await composer.download(artifact, directory, partial(_show, bar, task))
+            task = bar.add_task(escaped(artifact.name), total=artifact.size)
+            try:
+                await composer.download(artifact, directory, partial(_show, bar, task), overwrite=overwrite)
+            except FileExistsError as exc:
+                raise Failure(f"{exc.filename} exists: remove it, or replace it with --overwrite", FAILED) from exc
 
 
 def _show(bar: Progress, task: TaskID, completed: int) -> None:
@@ -231,7 +248,7 @@ def _show(bar: Progress, task: TaskID, completed: int) -> None:
 
 @contextlib.contextmanager
 def _bar() -> Iterator[Progress]:
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=progress_console, transient=True, disable=not progress_console.is_terminal) as bar:
         yield bar
 

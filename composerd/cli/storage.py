@@ -11,7 +11,7 @@ import msgspec
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from composerd import storage as storages
-from composerd.cli.console import json_option, print_json, print_table, progress_console
+from composerd.cli.console import json_option, print_json, print_table, progress_console, say
 from composerd.cli.errors import FAILED, WRONG, Failure
 from composerd.driver import StorageCheck, StorageInfo
 from composerd.driver.registry import open_driver
@@ -105,7 +105,7 @@ def check(url: str, artifacts: str | None, as_json: bool) -> None:
 
 def _print_check(found: StorageCheck) -> None:
     for problem in found.problems:
-        click.echo(problem)
+        say(problem)
     _print({"intact": "no" if found.problems else "yes"}, found.jobs, found.details)
 
 

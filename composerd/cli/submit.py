@@ -6,16 +6,24 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import msgspec
 
-from composerd.cli.console import Server, json_option, print_json, run, server_option
+from composerd.cli.console import Server, json_option, print_json, run, say, server_option
 from composerd.cli.errors import WRONG, Failure
-from composerd.cli.jobs import PATIENCE, download, follow, show_end
+from composerd.cli.jobs import PATIENCE, download, follow, overwrite_option, show_end
 from composerd.client import OutcomeUnknown
 from composerd.client.composer import BASE
+from composerd.client.downloads import checked
+
+
+class _Downloads(NamedTuple):
+    """The options for downloads."""
+
+    directory: Path
+    overwrite: bool
 
 
 @click.command(epilog="Example: composerd submit osbuild --args @manifest.json --wait --download .")
@@ -83,6 +91,7 @@ from composerd.client.composer import BASE
     metavar="DIR",
     help="With --wait: download its artifacts into this directory.",
 )
+@overwrite_option
 @server_option
 @json_option
 def submit(
@@ -91,6 +100,7 @@ def submit(
     graph: Path | None,
     waits: bool,
     directory: Path | None,
+    overwrite: bool,
     server: Server,
     as_json: bool,
     **fields: Any,
@@ -100,17 +110,20 @@ def submit(
         raise Failure("give a TYPE, or --graph with a file of jobs", WRONG)
     if directory is not None and not waits:
         raise Failure("--download needs --wait: a job has no artifacts before it has ended", WRONG)
+    downloads = None if directory is None else _Downloads(directory, overwrite)
     given = {name: value for name, value in fields.items() if value not in (None, ())}
     if graph is not None:
         if given or args_text is not None:
             raise Failure("--graph cannot be combined with other options for a job: write them into the file", WRONG)
-        run(_submit_graph(server, _read_graph(graph), waits, directory, as_json))
+        run(_submit_graph(server, _read_graph(graph), waits, downloads, as_json))
         return
     args = msgspec.UNSET if args_text is None else _read_args(args_text)
-    run(_submit(server, {"type": job_type, "args": args, **given}, waits, directory, as_json))
+    run(_submit(server, {"type": job_type, "args": args, **given}, waits, downloads, as_json))
 
 
-async def _submit(server: Server, fields: dict[str, Any], waits: bool, directory: Path | None, as_json: bool) -> None:
+async def _submit(
+    server: Server, fields: dict[str, Any], waits: bool, downloads: _Downloads | None, as_json: bool
+) -> None:
     async with server.composer() as composer:  # fail at once if the server is unreachable from the start
         with _explained(keyed="idempotency_key" in fields):
             job = await composer.submit(**fields)
@@ -118,18 +131,19 @@ async def _submit(server: Server, fields: dict[str, Any], waits: bool, directory
             if as_json:
                 print_json(await composer.get_json(job.id))
             else:
-                click.echo(job.id)
+                say(job.id)
             return
-    click.echo(job.id, err=True)
+    say(job.id, err=True)
     async with server.composer(PATIENCE) as composer:
         ended = await follow(composer, job.id)
-        if directory is not None:
-            await download(composer, await composer.artifacts(job.id), directory)
+        if downloads is not None:
+            found = await composer.artifacts(job.id)
+            await download(composer, found, downloads.directory, overwrite=downloads.overwrite)
         await show_end(composer, ended, as_json)
 
 
 async def _submit_graph(
-    server: Server, graph: Sequence[Mapping[str, Any]], waits: bool, directory: Path | None, as_json: bool
+    server: Server, graph: Sequence[Mapping[str, Any]], waits: bool, downloads: _Downloads | None, as_json: bool
 ) -> None:
     async with server.composer() as composer:
         with _explained(keyed=all("idempotency_key" in job for job in graph)):
@@ -140,14 +154,16 @@ async def _submit_graph(
                     {"kind": "JobList", "href": f"{BASE}/jobs/batch", "id": "batch", "items": jobs, "next": None}
                 )
             else:
-                click.echo("\n".join(job.id for job in jobs))
+                for job in jobs:
+                    say(job.id)
             return
     async with server.composer(PATIENCE) as composer:
         ended = [await follow(composer, job.id) for job in jobs]
-        if directory is not None:
+        if downloads is not None:
             for job in ended:
                 if found := await composer.artifacts(job.id):
-                    await download(composer, found, directory / job.id)
+                    directory = downloads.directory / checked(job.id)
+                    await download(composer, found, directory, overwrite=downloads.overwrite)
         for job in sorted(ended, key=lambda job: job.state != "finished"):
             await show_end(composer, job, as_json)
 

@@ -12,6 +12,7 @@ from composerd.cli.command import Command
 from composerd.cli.console import Server, run, server_option
 from composerd.cli.errors import FAILED
 from composerd.client import Worker
+from composerd.escaping import LineFormatter
 
 
 @click.command(
@@ -50,7 +51,9 @@ def worker(
 
     On SIGTERM running jobs are finished first; a second SIGTERM returns them to the queue.
     """
-    logging.basicConfig(level="INFO", format="%(asctime)s %(levelname)-7s %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(LineFormatter("%(asctime)s %(levelname)-7s %(message)s"))
+    logging.basicConfig(level="INFO", handlers=[handler])
     sys.exit(run(_work(types, arch, concurrency, once, server, command)))
 
 

@@ -13,9 +13,11 @@ from composerd.client.errors import (
     ServerNotTrusted,
     ServerUnreachable,
     UnexpectedAnswer,
+    UnsafeName,
 )
+from composerd.client.job_context import JobContext
 from composerd.client.values import Artifact, Job
-from composerd.client.worker import JobContext, Worker
+from composerd.client.worker import Worker
 
 __all__ = [
     "Artifact",
@@ -30,5 +32,6 @@ __all__ = [
     "ServerNotTrusted",
     "ServerUnreachable",
     "UnexpectedAnswer",
+    "UnsafeName",
     "Worker",
 ]

@@ -10,7 +10,8 @@ from urllib.parse import quote
 
 import msgspec
 
-from composerd.client.connection import DEFAULT_SERVER, Connection, decoded
+from composerd.client.connection import DEFAULT_SERVER, LARGEST_PAYLOAD, Connection, decoded
+from composerd.client.downloads import new_file
 from composerd.client.errors import DamagedDownload
 from composerd.client.values import Artifact, ArtifactList, Job, JobList, KnownWorker, Why, WorkerList
 
@@ -76,7 +77,11 @@ class ComposerClient:
         if args is not msgspec.UNSET:
             body["args"] = args
         answer = await self._connection.request(
-            "POST", f"{BASE}/jobs", body=_encode(body), repeat="idempotency_key" in body
+            "POST",
+            f"{BASE}/jobs",
+            body=_encode(body),
+            repeat="idempotency_key" in body,
+            largest=LARGEST_PAYLOAD,  # with a key it may be an ended job
         )
         return decoded(answer.body, _JOB)
 
@@ -89,7 +94,7 @@ class ComposerClient:
         """
         keyed = all(job.get("idempotency_key") is not None for job in jobs)
         answer = await self._connection.request(
-            "POST", f"{BASE}/jobs/batch", body=_encode({"jobs": jobs}), repeat=keyed
+            "POST", f"{BASE}/jobs/batch", body=_encode({"jobs": jobs}), repeat=keyed, largest=LARGEST_PAYLOAD
         )
         return decoded(answer.body, _JOBS).items
 
@@ -100,7 +105,8 @@ class ComposerClient:
     async def get_json(self, job_id: str, wait: float = 0.0) -> bytes:
         """Return a job as the server's JSON; see `get`."""
         query = {"wait": f"{wait * 1000:.0f}ms"} if wait else None
-        answer = await self._connection.request("GET", f"{BASE}/jobs/{_segment(job_id)}", query=query, wait=wait)
+        path = f"{BASE}/jobs/{_segment(job_id)}"
+        answer = await self._connection.request("GET", path, query=query, wait=wait, largest=LARGEST_PAYLOAD)
         return answer.body
 
     async def follow(self, job_id: str, every: float = WAIT) -> AsyncIterator[Job]:
@@ -127,7 +133,8 @@ class ComposerClient:
 
         Canceling a canceled job again does nothing. Raises `RequestFailed` (error 33) if the job has ended otherwise.
         """
-        answer = await self._connection.request("POST", f"{BASE}/jobs/{_segment(job_id)}/cancel", repeat=True)
+        path = f"{BASE}/jobs/{_segment(job_id)}/cancel"
+        answer = await self._connection.request("POST", path, repeat=True, largest=LARGEST_PAYLOAD)
         return decoded(answer.body, _JOB)
 
     async def delete(self, job_id: str) -> None:
@@ -152,14 +159,16 @@ class ComposerClient:
 
     async def args(self, job_id: str) -> bytes:
         """Return a job's args as JSON, byte for byte as they were submitted; `null` if it has none."""
-        return (await self._connection.request("GET", f"{BASE}/jobs/{_segment(job_id)}/args")).body
+        path = f"{BASE}/jobs/{_segment(job_id)}/args"
+        return (await self._connection.request("GET", path, largest=LARGEST_PAYLOAD)).body
 
     async def result(self, job_id: str) -> bytes:
         """Return a job's result as JSON, byte for byte as the worker reported it.
 
         It is `null` before the job has ended, and for a canceled job.
         """
-        return (await self._connection.request("GET", f"{BASE}/jobs/{_segment(job_id)}/result")).body
+        path = f"{BASE}/jobs/{_segment(job_id)}/result"
+        return (await self._connection.request("GET", path, largest=LARGEST_PAYLOAD)).body
 
     async def artifacts(self, job_id: str) -> list[Artifact]:
         """Return the artifacts of a job, by name; there are none before it has ended.
@@ -173,44 +182,45 @@ class ComposerClient:
         return (await self._connection.request("GET", f"{BASE}/jobs/{_segment(job_id)}/artifacts")).body
 
     async def read(self, artifact: Artifact) -> AsyncIterator[bytes]:
-        """Yield an artifact's bytes in parts. Raises `DamagedDownload` at the end if size or digest do not match."""
+        """Yield an artifact's bytes in parts, never more than its size.
+
+        Raises `DamagedDownload` if size or digest do not match.
+        """
         digest = hashlib.sha256()
         size = 0
         async with self._connection.open("GET", artifact.href, answer_within=60.0) as response:
             async for part in response.content.iter_chunked(_PART):
                 digest.update(part)
                 size += len(part)
+                if size > artifact.size:
+                    break
                 yield part
         if (size, digest.hexdigest()) != (artifact.size, artifact.sha256):
             raise DamagedDownload(f"{artifact.name} was damaged on the way: received {size} of {artifact.size} bytes")
 
     async def download(
-        self, artifact: Artifact, directory: Path, progress: Callable[[int], None] | None = None
+        self,
+        artifact: Artifact,
+        directory: Path,
+        progress: Callable[[int], None] | None = None,
+        *,
+        overwrite: bool = False,
     ) -> Path:
         """Download an artifact into a directory, and return the path of the file.
 
-        The file appears under the artifact's name once it is complete; an existing file of that name is replaced.
-        `progress` is called with the number of bytes received so far. Raises `DamagedDownload` if size or digest do not
-        match, and leaves no file then.
+        The file appears under the artifact's name once it is complete. `progress` is called with the number of bytes
+        received so far. Raises `FileExistsError` if something of that name exists, unless `overwrite` is set: then a
+        file or a symbolic link is replaced. Raises `UnsafeName` if the name could lead out of the directory, and
+        `DamagedDownload` if size or digest do not match. After an error there is no new file.
         """
-        path = directory / artifact.name
-        partial = directory / f".{hashlib.sha256(artifact.name.encode()).hexdigest()[:16]}.part"
         size = 0
-        file = await asyncio.to_thread(partial.open, "wb")
-        try:
-            try:
-                async for part in self.read(artifact):
-                    await asyncio.to_thread(file.write, part)
-                    size += len(part)
-                    if progress is not None:
-                        progress(size)
-            finally:
-                await asyncio.to_thread(file.close)
-            await asyncio.to_thread(partial.replace, path)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
-        return path
+        async with new_file(directory, artifact.name, overwrite=overwrite) as file:
+            async for part in self.read(artifact):
+                await asyncio.to_thread(file.write, part)
+                size += len(part)
+                if progress is not None:
+                    progress(size)
+        return directory / artifact.name
 
     async def list(self, limit: int | None = None, **filters: str | None) -> AsyncIterator[Job]:
         """Yield jobs, newest first, at most `limit` of them.
@@ -223,7 +233,7 @@ class ComposerClient:
             query["limit"] = str(min(left or 1000, 1000))
             answer = await self._connection.request("GET", f"{BASE}/jobs", query=query)
             page = decoded(answer.body, _JOBS)
-            for job in page.items:
+            for job in page.items[:left]:
                 yield job
             left = None if left is None else left - len(page.items)
             if page.next is None:

@@ -3,6 +3,7 @@
 import asyncio
 import io
 import random
+import re
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -15,6 +16,8 @@ import msgspec
 from yarl import URL
 
 from composerd.client.errors import OutcomeUnknown, RequestFailed, ServerNotTrusted, ServerUnreachable, UnexpectedAnswer
+from composerd.escaping import without_tokens
+from composerd.units import format_size
 
 DEFAULT_SERVER = "http://127.0.0.1:8700"
 
@@ -27,6 +30,23 @@ LONGEST_BACKOFF = 10.0
 _ANSWER_WITHIN = 60.0
 """Seconds that an answer may take, in addition to the time that the server was asked to wait."""
 
+LARGEST_PAYLOAD = 1024 * 1024**2
+"""Bytes of the largest answer that has args or results: the most that a server can be set to accept."""
+
+_LARGEST_ANSWER = 64 * 1024**2
+"""Bytes of the largest answer without args and results, such as a page of a listing."""
+
+_LARGEST_ERROR = 64 * 1024
+"""Bytes of the largest body of an error; a larger one is not read."""
+
+_MOST_REDIRECTS = 5
+"""Number of redirects of one request that are followed."""
+
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+
+_PATH = re.compile(r"/(?![/\\])[^\s\\\x00-\x1f\x7f-\x9f]*")
+"""A path on the server, without anything that could be read as the name of another one."""
+
 T = TypeVar("T")
 
 _LARGE = 512 * 1024
@@ -37,6 +57,9 @@ _NOTHING_DONE = frozenset({503, 507})
 
 _OUTCOME_UNKNOWN = 40
 """Number of the error of a server that does not know whether a change was stored."""
+
+_UNDECODABLE = (msgspec.DecodeError, RecursionError, ValueError)
+"""Errors of msgspec for JSON that is invalid, nested too deeply, or has a number of too many digits."""
 
 _CLOSED = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, aiohttp.ClientConnectionResetError)
 """Errors of a connection that the server has closed."""
@@ -57,6 +80,10 @@ class Connection:
     certificate of the CA that signed the server's certificate, unless the system trusts that CA anyway; `cert_file` and
     `key_file` have the client's own certificate and key, for a server that requires them. All three are PEM files.
     Raises `ValueError` if one of these is invalid.
+
+    The server is not trusted with more than its answers. A path that it names is used only if it is on this server, and
+    a redirect is followed only for GET and to this server. Answers have limits, are never decompressed, and set no
+    cookies. A proxy that the environment names is not used, because it would get the args and the tokens.
     """
 
     def __init__(
@@ -81,7 +108,13 @@ class Connection:
             if path is None
             else aiohttp.UnixConnector(path, limit=0)
         )
-        self._session = aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None))
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            timeout=aiohttp.ClientTimeout(total=None),
+            headers={"Accept-Encoding": "identity"},
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
         return self
 
     async def __aexit__(
@@ -100,12 +133,14 @@ class Connection:
         wait: float = 0.0,
         repeat: bool | None = None,
         patience: float | None = None,
+        largest: int = _LARGEST_ANSWER,
     ) -> Answer:
         """Send a request with a JSON body or none, and return the answer.
 
         `wait` is the number of seconds that the server was asked to wait before it answers. `repeat` allows sending the
         request again even if the server, or a proxy in front of it, may have processed it before it failed; by default
-        this is allowed for GET. Raises `RequestFailed`, `ServerUnreachable`.
+        this is allowed for GET. Raises `RequestFailed`, `ServerUnreachable`, and `UnexpectedAnswer` if the answer has
+        more bytes than `largest`.
         """
         if repeat is None:
             repeat = method == "GET"
@@ -116,7 +151,10 @@ class Connection:
                 async with self.open(
                     method, path, data=as_data(body), params=query, headers=headers, answer_within=wait + _ANSWER_WITHIN
                 ) as response:
-                    return Answer(response.status, await response.read())
+                    answer = await _read(response, largest)
+                    if answer is None:
+                        raise UnexpectedAnswer(f"the answer has more than {format_size(largest)}: it was not read")
+                    return Answer(response.status, answer)
             except ServerUnreachable as exc:
                 if not repeat and not isinstance(exc.__cause__, aiohttp.ClientConnectorError):
                     raise  # the server may have processed it
@@ -130,16 +168,50 @@ class Connection:
     async def open(
         self, method: str, path: str, *, answer_within: float | None = None, **kwargs: Any
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Send one request, and yield its answer with the body unread. Raises `RequestFailed`, `ServerUnreachable`."""
+        """Send one request, and yield its answer with the body unread.
+
+        Raises `RequestFailed`, `ServerUnreachable`, and `UnexpectedAnswer` if the path is not one on this server, or if
+        the answer is compressed.
+        """
         assert self._session is not None, "a connection has to be used as an async context manager"
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=answer_within)
+        url = self._url(path)
+        redirects_left = _MOST_REDIRECTS if method == "GET" else 0
         try:
-            async with self._session.request(method, self._base + path, timeout=timeout, **kwargs) as response:
-                if response.status >= 400:
-                    raise _failure(response.status, await response.read())
-                yield response
+            while True:
+                async with self._session.request(
+                    method, url, timeout=timeout, allow_redirects=False, **kwargs
+                ) as response:
+                    if response.status < 300:
+                        if response.headers.get("Content-Encoding", "identity") != "identity":
+                            raise UnexpectedAnswer("the answer is compressed, which was not asked for")
+                        yield response
+                        return
+                    if response.status >= 400:
+                        raise _failure(response.status, await _read(response, _LARGEST_ERROR) or b"")
+                    url = self._redirected(url, response, redirects_left)
+                    redirects_left -= 1
+                    kwargs.pop("params", None)  # the new URL has a query of its own
         except (aiohttp.ClientError, TimeoutError) as exc:
             raise self._unreachable(exc) from exc
+
+    def _url(self, path: str) -> URL:
+        """Return the URL of a path, which may be one that the server has named."""
+        if not _PATH.fullmatch(path):
+            raise UnexpectedAnswer(f"the server names {path[:100]!r}, which is not a path on {self.server}")
+        return URL(self._base + path)
+
+    def _redirected(self, url: URL, response: aiohttp.ClientResponse, left: int) -> URL:
+        """Return the URL of a redirect. Raises `RequestFailed` if it must not be followed."""
+        location = response.headers.get("Location", "")
+        with suppress(ValueError):
+            target = url.join(URL(location))
+            if response.status in _REDIRECTS and left and location and target.origin() == url.origin():
+                return target
+        reason = (
+            f"HTTP {response.status}: not redirected to {location[:100]!r}; only GET is, and only on the same server"
+        )
+        raise RequestFailed(response.status, {"reason": reason})
 
     def _unreachable(self, error: Exception) -> ServerUnreachable:
         if isinstance(error, aiohttp.ClientConnectorCertificateError):
@@ -148,7 +220,7 @@ class Connection:
         if self._tls is not None and type(error) in _CLOSED:
             # With TLS 1.3 a server rejects the client's certificate only after the client has finished the handshake.
             return ServerNotTrusted(f"{self.server} closed the connection: it may not trust this client's certificate")
-        return ServerUnreachable(f"{self.server} cannot be reached: {_described(error)}")
+        return ServerUnreachable(f"{self.server} cannot be reached: {without_tokens(_described(error))}")
 
 
 class Backoff:
@@ -174,8 +246,20 @@ def decoded(answer: bytes, decoder: "msgspec.json.Decoder[T]") -> T:
     """Decode an answer of the server. Raises `UnexpectedAnswer` if that fails."""
     try:
         return decoder.decode(answer)
-    except msgspec.DecodeError as exc:
+    except _UNDECODABLE as exc:
         raise UnexpectedAnswer(f"the answer is not from composerd, or from a much newer version: {exc}") from exc
+
+
+async def _read(response: aiohttp.ClientResponse, largest: int) -> bytes | None:
+    """Return the body of an answer, or None if it is larger than `largest`, of which no more is read."""
+    if (response.content_length or 0) > largest:
+        return None
+    body = bytearray()
+    async for part in response.content.iter_any():
+        body += part
+        if len(body) > largest:
+            return None
+    return bytes(body)
 
 
 def as_data(body: bytes | None) -> io.BytesIO | bytes | None:
@@ -201,7 +285,7 @@ def _parse(server: str) -> tuple[str | None, str]:
 def _failure(status: int, body: bytes) -> RequestFailed:
     try:
         decoded = msgspec.json.decode(body, type=dict[str, Any])
-    except msgspec.DecodeError:
+    except _UNDECODABLE:
         decoded = {}
     failed = RequestFailed(status, decoded)
     return OutcomeUnknown(status, decoded) if failed.number == _OUTCOME_UNKNOWN else failed

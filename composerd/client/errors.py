@@ -22,7 +22,7 @@ class RequestFailed(ClientError):
     def __init__(self, status: int, body: Mapping[str, Any]) -> None:
         self.status = status
         number = str(body.get("id", ""))
-        self.number = int(number) if number.isdecimal() else 0
+        self.number = int(number) if number.isdecimal() and len(number) < 10 else 0
         """The number of the error in the API's table; 0 if the answer was not from composerd."""
         self.code = str(body.get("code", ""))
         self.reason = str(body.get("reason", f"HTTP {status}"))
@@ -42,6 +42,10 @@ class OutcomeUnknown(RequestFailed):
 
 class UnexpectedAnswer(ClientError):
     """An answer that composerd does not send."""
+
+
+class UnsafeName(ClientError):
+    """The server names a file that must not be created under this name."""
 
 
 class DamagedDownload(ClientError):

@@ -1,6 +1,6 @@
 """The values that the server returns."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -47,7 +47,7 @@ class Artifact(msgspec.Struct, frozen=True):
     href: str
     id: str
     name: str
-    size: int
+    size: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
     sha256: str
     """The digest in hexadecimal."""
 

@@ -4,22 +4,20 @@ It keeps working while the server is unavailable, and learns of a cancel at once
 """
 
 import asyncio
-import hashlib
 import inspect
 import logging
 import platform
 import uuid
-from base64 import b64encode
-from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine
-from contextlib import ExitStack, suppress
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import quote
 
 import msgspec
 
-from composerd.client.connection import DEFAULT_SERVER, Backoff, Connection, as_data, decoded
-from composerd.client.errors import ClientError, RequestFailed, ServerUnreachable
+from composerd.client.connection import DEFAULT_SERVER, LARGEST_PAYLOAD, Backoff, Connection, decoded
+from composerd.client.errors import ClientError, RequestFailed, ServerUnreachable, UnexpectedAnswer
+from composerd.client.job_context import JobContext
 from composerd.client.values import Attempt
 
 log = logging.getLogger(__name__)
@@ -45,7 +43,7 @@ _encode = msgspec.json.Encoder().encode
 
 T = TypeVar("T")
 
-Handler = Callable[["JobContext"], Awaitable[Any] | Any]
+Handler = Callable[[JobContext], Awaitable[Any] | Any]
 
 
 class _StatusAnswer(msgspec.Struct):
@@ -60,78 +58,6 @@ class _AttemptStatus(msgspec.Struct, frozen=True):
 
     lost: str | None
     """The reason why the attempt is no longer this worker's; None while it still is."""
-
-
-class JobContext:
-    """A handler's access to its job: the args, and methods to report progress and to upload files."""
-
-    def __init__(self, connection: Connection, attempt: Attempt) -> None:
-        self._connection = connection
-        self._attempt = attempt
-        self.id = attempt.id
-        self.type = attempt.type
-
-    @property
-    def args_json(self) -> bytes:
-        """The args as JSON, byte for byte as they were submitted; empty if the job has none."""
-        return bytes(self._attempt.args)
-
-    @property
-    def args(self) -> Any:
-        """The args, decoded; None if the job has none.
-
-        Numbers and repeated keys lose their spelling; `args_json` has the bytes.
-        """
-        return msgspec.json.decode(self.args_json) if self.args_json else None
-
-    @property
-    def dynamic_args_json(self) -> bytes:
-        """The results of the dependencies as a JSON array, in the order of the dependencies."""
-        return _encode(self._attempt.dynamic_args)
-
-    @property
-    def dynamic_args(self) -> list[Any]:
-        """The results of the dependencies, decoded, in the order of the dependencies."""
-        return [msgspec.json.decode(result) for result in self._attempt.dynamic_args]
-
-    async def progress(self, partial: Any) -> None:
-        """Report progress: any JSON.
-
-        The report is dropped if the server is unavailable or full, so that the job is not delayed. Raises
-        `RequestFailed` if the server refuses the report, for example because the job was canceled.
-        """
-        body = _encode({"partial": partial})
-        try:
-            await self._connection.request("PATCH", self._attempt.location, body=body, patience=0.0)
-        except ServerUnreachable:
-            pass
-        except RequestFailed as exc:
-            if exc.status < 500:
-                raise
-
-    async def upload(self, name: str, source: Path | bytes | AsyncIterable[bytes]) -> None:
-        """Upload a file, which becomes an artifact of the job when this attempt finishes it.
-
-        A path or bytes are sent again until the server is available; an iterable is sent once, and the server ends the
-        upload if the iterable yields too little for a while. Raises `RequestFailed`, and for an iterable also
-        `ServerUnreachable`.
-        """
-        path = self._attempt.artifact_location + quote(name, safe="")
-        if isinstance(source, Path | bytes):
-            digest = await asyncio.to_thread(_sha256, source)
-            headers = {"Content-Digest": f"sha-256=:{b64encode(digest).decode()}:"}
-            await _until_available(lambda: self._put(path, source, headers))
-        else:
-            await self._put(path, source, {})
-
-    async def _put(self, path: str, source: Path | bytes | AsyncIterable[bytes], headers: dict[str, str]) -> None:
-        headers = {"Content-Type": "application/octet-stream", **headers}
-        with ExitStack() as stack:
-            data: Any = as_data(source) if isinstance(source, bytes) else source
-            if isinstance(source, Path):
-                data = stack.enter_context(await asyncio.to_thread(source.open, "rb"))
-            async with self._connection.open("PUT", path, data=data, headers=headers, answer_within=300.0):
-                pass
 
 
 class Worker:
@@ -229,16 +155,27 @@ class Worker:
         while True:
             try:
                 answer = await self._connection.request(
-                    "POST", f"{self._base}/jobs", body=body, query={"wait": f"{REQUEST_WAIT:.0f}s"}, wait=REQUEST_WAIT
+                    "POST",
+                    f"{self._base}/jobs",
+                    body=body,
+                    query={"wait": f"{REQUEST_WAIT:.0f}s"},
+                    wait=REQUEST_WAIT,
+                    largest=LARGEST_PAYLOAD,
                 )
                 backoff = Backoff()
                 if answer.status == 201:
-                    return decoded(answer.body, _ATTEMPT)
+                    return self._requested(decoded(answer.body, _ATTEMPT))
             except (ServerUnreachable, RequestFailed) as exc:
                 if isinstance(exc, RequestFailed) and exc.status < 500:
                     raise
                 log.warning("cannot request a job, trying again: %s", exc)
                 await backoff.failed(exc)
+
+    def _requested(self, attempt: Attempt) -> Attempt:
+        """Return the attempt. Raises `UnexpectedAnswer` if it is of a type that was not requested."""
+        if attempt.type not in self._handlers:
+            raise UnexpectedAnswer(f"the server sent a job of the type {attempt.type[:100]!r}, which was not requested")
+        return attempt
 
     async def _run_attempt(self, attempt: Attempt) -> None:
         # The first status request confirms the handover. If the worker is stopped meanwhile, and the server is
@@ -349,25 +286,3 @@ async def _cancel(*tasks: asyncio.Task[Any]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)
-
-
-async def _until_available(call: Callable[[], Awaitable[None]]) -> None:
-    """Repeat a call until the server is available."""
-    backoff = Backoff()
-    while True:
-        try:
-            await call()
-        except (ServerUnreachable, RequestFailed) as exc:
-            if isinstance(exc, RequestFailed) and exc.status < 500:
-                raise
-            log.warning("upload failed, trying again: %s", exc)
-            await backoff.failed(exc)
-        else:
-            return
-
-
-def _sha256(source: Path | bytes) -> bytes:
-    if isinstance(source, bytes):
-        return hashlib.sha256(source).digest()
-    with source.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()

@@ -16,11 +16,12 @@ from composerd.errors import (
     StorageFull,
     Unavailable,
 )
+from composerd.escaping import without_uuids
 from composerd.http.arguments import error_table_of
 from composerd.http.bodies import discard_body
 from composerd.http.delivery import flush_earlier_answers
 from composerd.http.errors import UNSPECIFIED, MethodNotSupported, NotAllowed, ResourceNotFound
-from composerd.http.keys import CLIENTS, CONNECTIONS, METRICS
+from composerd.http.keys import CLIENTS, COMPOSER_ERRORS, CONNECTIONS, METRICS
 from composerd.http.request_context import REQUEST_ID_HEADER, client, held_body, request_id
 from composerd.ids import new_id_text
 
@@ -89,9 +90,14 @@ class RequestBoundary:
 
 
 def _loggable_path(request: web.Request) -> str:
-    """Return the path without its token: whoever read a token in the log could finish the job."""
-    token = request.match_info.get("token")
-    return request.path.replace(token, "TOKEN") if token else request.path
+    """Return the path, with TOKEN for what may be a token: whoever read one in the log could finish the job.
+
+    The request may have matched no route, so nothing says which part of the path is the token. Only the composer API
+    has none.
+    """
+    path = request.path
+    composer = error_table_of(request) is request.app[COMPOSER_ERRORS]
+    return path if composer else without_uuids(path)
 
 
 def _hang_up(request: web.Request) -> web.Response:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from composerd.escaping import LineFormatter, escaped, without_tokens
 from composerd.http.request_context import known_job_id, request_id
 
 
@@ -19,7 +20,7 @@ def configure(level: str, form: Literal["text", "json"], process: int | None = N
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
 
 
-class TextFormatter(logging.Formatter):
+class TextFormatter(LineFormatter):
     """Formats lines as `TIME LEVEL [REQUEST ID] MESSAGE`; one of several processes adds `process N` after the level."""
 
     def __init__(self, process: int | None = None) -> None:
@@ -27,7 +28,7 @@ class TextFormatter(logging.Formatter):
         super().__init__(f"%(asctime)s %(levelname)-7s {number}[%(request_id)s] %(message)s")
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line, followed by the traceback if there is one."""
+        """Return the line, followed by the indented traceback if there is one."""
         record.request_id = request_id.get()
         return super().format(record)
 
@@ -58,7 +59,7 @@ class JSONFormatter(logging.Formatter):
             line["job_id"] = job
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return msgspec.json.encode(line).decode()
+        return escaped(without_tokens(msgspec.json.encode(line).decode()))
 
 
 def _time(record: logging.LogRecord) -> str:

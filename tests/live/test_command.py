@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -22,6 +22,7 @@ class Job:
     def __init__(self) -> None:
         self.partials: list[Any] = []
         self.refusing = False
+        self.uploads: dict[str, bytes] = {}
 
     async def progress(self, partial: Any) -> None:
         """Store the progress, or refuse it."""
@@ -29,11 +30,11 @@ class Job:
             raise RequestFailed(400, {"id": "6", "reason": "Job is not running"})
         self.partials.append(partial)
 
-    async def upload(self, name: str, source: Path) -> None:
-        """Refuse names that a server refuses."""
-        if name.startswith("."):
-            raise RequestFailed(400, {"id": "23", "reason": "Invalid artifact name"})
-        name.encode()
+    async def upload(self, name: str, source: BinaryIO) -> None:
+        """Store a file, or refuse it as a server does."""
+        if name == "large":
+            raise RequestFailed(413, {"id": "25", "reason": "Artifact too large"})
+        self.uploads[name] = source.read()
 
 
 async def run(script: str, job: Job | None = None) -> tuple[Any, Command]:
@@ -85,13 +86,14 @@ async def test_child_processes_may_clean_up(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("script", "reason"),
     [
-        ('printf \'"\\377"\' > "$COMPOSERD_RESULT"', "the file $COMPOSERD_RESULT is not JSON"),
-        (': > "$COMPOSERD_RESULT"', "the file $COMPOSERD_RESULT is not JSON"),
-        ('mkdir "$COMPOSERD_RESULT"', "result.json: Is a directory"),
+        ('printf \'"\\377"\' > "$COMPOSERD_RESULT"', "The file $COMPOSERD_RESULT is not JSON"),
+        (': > "$COMPOSERD_RESULT"', "The file $COMPOSERD_RESULT is not JSON"),
+        ('mkdir "$COMPOSERD_RESULT"', "The file $COMPOSERD_RESULT is a directory, not a regular file"),
         ('rmdir "$COMPOSERD_ARTIFACTS"', "artifacts: No such file or directory"),
-        ('mkdir "$COMPOSERD_ARTIFACTS/d"', "d in $COMPOSERD_ARTIFACTS is not a file"),
-        ('touch "$COMPOSERD_ARTIFACTS/.a"', "Invalid artifact name"),
-        ('touch "$COMPOSERD_ARTIFACTS/$(printf "\\377")"', "surrogates not allowed"),
+        ('mkdir "$COMPOSERD_ARTIFACTS/d"', "'d' is a directory, not a regular file"),
+        ('touch "$COMPOSERD_ARTIFACTS/.a"', "'.a' is not the name of an artifact, which must not have"),
+        ('touch "$COMPOSERD_ARTIFACTS/$(printf "\\377")"', "is not the name of an artifact, which must be UTF-8"),
+        ('touch "$COMPOSERD_ARTIFACTS/large"', "'large' was refused by the server: Artifact too large"),
         ('echo \'{"n":1e400}\' > "$COMPOSERD_RESULT"; exit 1', "out of range"),
     ],
 )

@@ -53,7 +53,7 @@ async def test_real_manifests(serve: Serve, tmp_path: Path) -> None:
             artifacts = {one.name: one for one in await composer.artifacts(job.id)}
             assert set(artifacts) == {"SHA256SUMS", "packages.txt"}
             for one in artifacts.values():
-                path = await composer.download(one, tmp_path)
+                path = await composer.download(one, tmp_path, overwrite=True)
                 content = path.read_bytes()
                 assert hashlib.sha256(content).hexdigest() == one.sha256
                 assert len(content) == one.size

@@ -16,7 +16,7 @@ import msgspec
 from rich.live import Live
 from rich.table import Table
 
-from composerd.cli.console import console, failure_of, print_table, run, state_text
+from composerd.cli.console import console, failure_of, print_table, run, shown
 from composerd.cli.errors import FAILED, Failure
 from composerd.cli.jobs import download
 from composerd.client import ComposerClient, Job
@@ -180,8 +180,8 @@ def _table(state: dict[str, Job]) -> Table:
     table = Table("job", "type", "arch", "state", "progress", box=None, header_style="bold", pad_edge=False)
     for job in state.values():
         partial = job.partial if isinstance(job.partial, dict) else {}
-        shown = f"{partial['pipeline']} ({partial['done']} of {partial['of']})" if "pipeline" in partial else ""
-        table.add_row(job.id[:8], job.type, job.arch or "any", state_text(job.state), shown)
+        progress = f"{partial['pipeline']} ({partial['done']} of {partial['of']})" if "pipeline" in partial else ""
+        table.add_row(*(shown(cell) for cell in (job.id[:8], job.type, job.arch or "any", job.state, progress)))
     return table
 
 

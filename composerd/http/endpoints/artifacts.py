@@ -26,6 +26,7 @@ from composerd.errors import (
     InvalidContent,
     TokenNotFound,
 )
+from composerd.file_names import problem_with
 from composerd.http import schemas
 from composerd.http.arguments import job_id_of, segment, token_of
 from composerd.http.delivery import answer
@@ -250,14 +251,8 @@ async def _send(request: web.Request, response: web.StreamResponse, part: bytes,
 def artifact_name_of(request: web.Request) -> str:
     """Return the artifact name in the path, decoded from the path as it was sent. Raises `InvalidArtifactName`."""
     sent = request.raw_path.partition("?")[0].rpartition("/")[2]
-    try:
-        name = unquote_to_bytes(sent).decode()
-    except UnicodeDecodeError:
-        raise InvalidArtifactName(problem="must be UTF-8") from None
-    if not 1 <= len(name.encode()) <= 255:
-        raise InvalidArtifactName(problem="must have 1 to 255 bytes")
-    if name[0] == "." or "/" in name or "\\" in name or any(ord(char) < 32 or 127 <= ord(char) < 160 for char in name):
-        problem = "must not have a slash, a backslash, a control character or a leading dot"
+    name = unquote_to_bytes(sent).decode(errors="surrogateescape")
+    if (problem := problem_with(name)) is not None:
         raise InvalidArtifactName(problem=problem)
     return name
 
