@@ -131,9 +131,9 @@ async def _upload(job: JobContext, files: JobFiles) -> str | None:
     if not refused:
         return None
     more = f"; and {len(refused) - _MOST_NAMED} more" if len(refused) > _MOST_NAMED else ""
-    problem = f"Not uploaded from $COMPOSERD_ARTIFACTS: {'; '.join(refused[:_MOST_NAMED])}{more}"
-    log.warning("job %s: %s", job.id, problem)
-    return problem
+    named = "; ".join(refused[:_MOST_NAMED]) + more
+    log.warning("job %s: not uploaded from $COMPOSERD_ARTIFACTS: %s", job.id, named)
+    return f"Not uploaded from $COMPOSERD_ARTIFACTS: {named}"
 
 
 def _result(files: JobFiles, output: dict[str, Any], problems: list[str | None]) -> Any:
