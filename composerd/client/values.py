@@ -23,10 +23,11 @@ class Job(msgspec.Struct, frozen=True, omit_defaults=True):
     finished_at: str | None
     retries: int
     canceled: bool
-    dependencies: list[str]
     worker_id: str | None
     idempotency_key: str | None
     expires_at: str | None
+    dependencies: list[str] = []
+    """Empty in a listing."""
     dependents: list[str] = []
     """Empty in a listing."""
     partial: Any = None
