@@ -6,15 +6,13 @@ from collections.abc import Mapping
 from aiohttp import web
 
 from composerd.artifacts.files import Files
-from composerd.http.clients import Clients
-from composerd.http.connection_limit import ConnectionLimit
+from composerd.http.admission import Admission
 from composerd.http.endpoints import artifacts, jobs, status, worker
 from composerd.http.errors import ErrorTable
 from composerd.http.keys import (
+    ADMISSION,
     ARTIFACTS,
-    CLIENTS,
     COMPOSER_ERRORS,
-    CONNECTIONS,
     METRICS,
     OPENAPI,
     QUEUE,
@@ -31,19 +29,18 @@ VERSION = importlib.metadata.version("composerd")
 
 
 def create_app(
-    queue: JobQueue, settings: Settings, metrics: RequestMetrics, files: Files | None, connections: ConnectionLimit
+    queue: JobQueue, settings: Settings, metrics: RequestMetrics, files: Files | None, admission: Admission
 ) -> web.Application:
     """Return the application that serves a running queue. Without `files`, uploads of artifacts are refused.
 
-    It is to be run with `composerd.http.malformed.Runner`, which turns failures into predefined errors.
+    It is to be run with `composerd.http.connection.Runner`, which turns failures into predefined errors.
     """
     middlewares = [only_from(settings.allowed_domains)] if settings.allowed_domains else []
     app = web.Application(middlewares=middlewares, client_max_size=settings.max_body_size)
     app[QUEUE] = queue
     app[SETTINGS] = settings
     app[ARTIFACTS] = files
-    app[CLIENTS] = Clients(settings.trusted_proxies)
-    app[CONNECTIONS] = connections
+    app[ADMISSION] = admission
     app[METRICS] = metrics
     app[WORKER_ERRORS] = ErrorTable.worker(settings.worker_base_path)
     app[COMPOSER_ERRORS] = ErrorTable.composer(COMPOSER_BASE)

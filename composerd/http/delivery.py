@@ -1,7 +1,8 @@
 """Answers with a JSON body: small ones in one write, large ones in parts as fast as the client reads them."""
 
+import asyncio
 import select
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from contextlib import aclosing
 from typing import NoReturn
 
@@ -24,6 +25,13 @@ WHOLE = 256 * 1024
 
 
 encode = msgspec.json.Encoder().encode
+
+
+def complete(headers: MutableMapping[str, str], request_id: str) -> None:
+    """Add the headers that every answer has: the request id, and what keeps a browser from running its content."""
+    headers[REQUEST_ID_HEADER] = request_id
+    headers["X-Content-Type-Options"] = "nosniff"
+    headers["Content-Security-Policy"] = "default-src 'none'; frame-ancestors 'none'"
 
 
 class Answer(web.StreamResponse):
@@ -111,13 +119,12 @@ async def write(
         async with pace:
             if len(pieces) == 1 and isinstance(pieces[0], bytes) and size <= WHOLE and on_progress is None:
                 response: web.StreamResponse = Answer(status, pieces[0])
-                response.headers[REQUEST_ID_HEADER] = request_id.get()
+                complete(response.headers, request_id.get())
                 pace.moved(size)
                 await response.prepare(request)
             else:
-                response = web.StreamResponse(
-                    status=status, headers={"Content-Type": "application/json", REQUEST_ID_HEADER: request_id.get()}
-                )
+                response = web.StreamResponse(status=status, headers={"Content-Type": "application/json"})
+                complete(response.headers, request_id.get())
                 response.content_length = size
                 await response.prepare(request)
                 if request.method != "HEAD":
@@ -188,17 +195,24 @@ async def flush_earlier_answers(request: web.Request) -> None:
         hang_up(request, "the client reads no answers")
 
 
+def close_after_answer(request: web.BaseRequest) -> None:
+    """Let the connection be closed after the answer, which nothing may have begun to make yet."""
+    request._message = request._message._replace(should_close=True)  # noqa: SLF001  # `keep_alive` reads it once
+
+
+def descriptor_of(transport: asyncio.Transport) -> int:
+    """Return the descriptor of a connection's socket, or -1 if it is closed."""
+    connection = transport.get_extra_info("socket")
+    return -1 if connection is None else connection.fileno()
+
+
 def gone(request: web.Request) -> bool:
     """Return True if the client has closed its connection, also when the event loop has not read that yet.
 
     A client that has only shut down its sending side counts as gone.
     """
     transport = request.transport
-    if transport is None or transport.is_closing():
-        return True
-    connection = transport.get_extra_info("socket")
-    descriptor = -1 if connection is None else connection.fileno()
-    if descriptor < 0:
+    if transport is None or transport.is_closing() or (descriptor := descriptor_of(transport)) < 0:
         return True
     # POLLRDHUP is set when the client has shut down its side, even if data that it sent before is still unread.
     poll = select.poll()

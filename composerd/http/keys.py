@@ -6,8 +6,7 @@ from typing import Any, Protocol
 from aiohttp import web
 
 from composerd.artifacts.files import Files
-from composerd.http.clients import Clients
-from composerd.http.connection_limit import ConnectionLimit
+from composerd.http.admission import Admission
 from composerd.http.errors import ErrorTable
 from composerd.queue import JobQueue
 from composerd.settings import Settings
@@ -35,6 +34,5 @@ ARTIFACTS: web.AppKey[Files | None] = web.AppKey("ARTIFACTS")
 OPENAPI: web.AppKey[Mapping[str, bytes]] = web.AppKey("OPENAPI")
 """The OpenAPI documents, by base path."""
 
-CLIENTS: web.AppKey[Clients] = web.AppKey("CLIENTS", Clients)
-CONNECTIONS: web.AppKey[ConnectionLimit] = web.AppKey("CONNECTIONS", ConnectionLimit)
+ADMISSION: web.AppKey[Admission] = web.AppKey("ADMISSION", Admission)
 METRICS: web.AppKey[RequestMetrics] = web.AppKey("METRICS")

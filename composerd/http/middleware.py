@@ -17,12 +17,15 @@ from composerd.errors import (
     Unavailable,
 )
 from composerd.escaping import without_uuids
+from composerd.http.admission import place_of
 from composerd.http.arguments import error_table_of
 from composerd.http.bodies import discard_body
-from composerd.http.delivery import flush_earlier_answers
+from composerd.http.browsers import BrowserGuard
+from composerd.http.delivery import close_after_answer, complete, flush_earlier_answers
 from composerd.http.errors import UNSPECIFIED, MethodNotSupported, NotAllowed, ResourceNotFound
-from composerd.http.keys import CLIENTS, COMPOSER_ERRORS, CONNECTIONS, METRICS
-from composerd.http.request_context import REQUEST_ID_HEADER, client, held_body, request_id
+from composerd.http.keys import ADMISSION, COMPOSER_ERRORS, METRICS, SETTINGS
+from composerd.http.names import matches
+from composerd.http.request_context import client, held_body, request_id
 from composerd.ids import new_id_text
 
 log = logging.getLogger(__name__)
@@ -35,32 +38,28 @@ class RequestBoundary:
     """Wraps the application: gives each request an id, and answers every failure with an error of the API's table.
 
     It is not a middleware of aiohttp, so that requests that aiohttp refuses before the middlewares go through it too.
-    Requests are refused while too many connections are open. Every answer is counted in the metrics.
+    It decides which requests reach the application at all. Every answer is counted in the metrics.
     """
 
     def __init__(self, app: web.Application, handle: Handler) -> None:
         self._app = app
         self._handle = handle
-        self._clients = app[CLIENTS]
-        self._connections = app[CONNECTIONS]
+        self._admission = app[ADMISSION]
+        self._guard = BrowserGuard(app[SETTINGS])
         self._metrics = app[METRICS]
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Return the answer to a request, whatever happens to it."""
         new_id = new_id_text()
         request_id.set(new_id)
-        client.set(self._clients.of(request))
-        connections = self._connections
+        counted = None
         response: web.StreamResponse
         try:
-            if len(connections.open) > connections.limit:
-                await self._resolve(request)
-                response = _failure(request, new_id, Unavailable("too many open connections", limit=connections.limit))
-            else:
-                await flush_earlier_answers(request)
-                if request.body_exists and request.method in _WITHOUT_BODY:
-                    await discard_body(request)
-                response = await self._handle(request)
+            counted = await self._admit(request)
+            await flush_earlier_answers(request)
+            if request.body_exists and request.method in _WITHOUT_BODY:
+                await discard_body(request)
+            response = await self._handle(request)
         except ComposerdError as exc:
             response = _failure(request, new_id, exc)
         except web.HTTPException as exc:
@@ -72,21 +71,42 @@ class RequestBoundary:
             table = error_table_of(request)
             response = table.response(table.entry(UNSPECIFIED), new_id)
         finally:
+            if counted is not None:
+                self._admission.requests.free(counted)
             if (held := held_body.get()) is not None:
                 held_body.set(None)
                 held.free()
         if not response.prepared:  # a handler that has written its answer itself has sent the id with it
             if request.writer.output_size:  # failed within an answer: the client would take an error for its rest
                 response = _hang_up(request)
-            response.headers[REQUEST_ID_HEADER] = new_id
+            complete(response.headers, new_id)
         self._metrics.served(request.match_info.handler, response.status)
         return response
 
-    async def _resolve(self, request: web.Request) -> None:
-        """Find the request's endpoint without calling it, so that the refusal is counted for it."""
-        match = await self._app.router.resolve(request)
-        match.add_app(self._app)
-        request._match_info = match  # noqa: SLF001  # aiohttp sets it only when it calls the handler
+    async def _admit(self, request: web.Request) -> str | None:
+        """Find out whose request it is, and raise an error unless it may be served.
+
+        Returns the client if the request is counted among those that came through trusted proxies.
+        """
+        place = place_of(request)
+        sender = self._admission.clients.of(request) if place.client is None else place.client
+        client.set(sender)
+        if place.surplus or request._message.upgrade:  # noqa: SLF001  # what follows is of another protocol
+            close_after_answer(request)
+        try:
+            self._guard.check(request)
+            if (place.client is not None and not place.surplus) or request.path == "/healthz":
+                return None
+            if place.surplus:
+                raise self._admission.refusal()
+            self._admission.requests.take(sender)
+        except ComposerdError:
+            # Find the endpoint without calling it, so that the refusal is counted for it.
+            match = await self._app.router.resolve(request)
+            match.add_app(self._app)
+            request._match_info = match  # noqa: SLF001  # aiohttp sets it only when it calls the handler
+            raise
+        return sender
 
 
 def _loggable_path(request: web.Request) -> str:
@@ -153,18 +173,8 @@ def only_from(domains: Sequence[str]) -> Any:
         certificate = request.get_extra_info("peercert")
         if certificate is not None:
             names = [value for kind, value in certificate.get("subjectAltName", ()) if kind == "DNS"]
-            if not any(_matches(name, domain) for name in names for domain in domains):
+            if not any(matches(name, domain) for name in names for domain in domains):
                 raise NotAllowed(certificate_names=names, problem="none of them is in an allowed domain")
         return await handler(request)
 
     return check
-
-
-def _matches(name: str, domain: str) -> bool:
-    """Return True if the name and the domain are equal. `*` as the first label of either matches any one label."""
-    name, domain = name.lower().rstrip("."), domain.lower().rstrip(".")
-    if name == domain:
-        return True
-    name_host, _, name_rest = name.partition(".")
-    domain_host, _, domain_rest = domain.partition(".")
-    return "*" in (name_host, domain_host) and name_rest == domain_rest != ""

@@ -10,7 +10,8 @@ from composerd.settings import SettingsError
 log = logging.getLogger(__name__)
 
 OWN = 96
-"""Descriptors for everything else: the storage and its connections, listening sockets, logs, looking up names."""
+"""Descriptors for everything else: the storage and its connections, listening sockets, logs, looking up names,
+and connections beyond the limit, which get one answer."""
 
 MOST_TRANSFERS = 128
 """Most uploads and downloads of files at the same time. Each has a file open besides its connection."""

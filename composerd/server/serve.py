@@ -16,13 +16,16 @@ from composerd.artifacts.stores import open_store
 from composerd.artifacts.sweeper import Sweeper
 from composerd.driver import Driver
 from composerd.driver.registry import open_driver
+from composerd.http.admission import Admission
 from composerd.http.app import create_app
-from composerd.http.connection_limit import ConnectionLimit
-from composerd.http.malformed import Runner
+from composerd.http.clients import Clients
+from composerd.http.connection import Runner, Server
+from composerd.http.inspection import Inspection
 from composerd.queue import JobQueue, QueueOptions
+from composerd.server.accepting import Listeners
 from composerd.server.descriptors import share_out
 from composerd.server.metrics import Metrics
-from composerd.server.sockets import Listeners, announce, close_sockets, open_sockets
+from composerd.server.sockets import announce, close_sockets, open_sockets
 from composerd.server.storage_start import start_storage
 from composerd.server.tls import TLSFiles
 from composerd.server.unix_sockets import UnixSocketAccess
@@ -83,19 +86,20 @@ async def _serve(settings: Settings, share: ProcessShare | None) -> int:
         queue = JobQueue(driver, _queue_options(settings))
         files = await stack.enter_async_context(_artifacts(settings, queue, descriptors.transfers))
         await stack.enter_async_context(queue.running())
-        connections = ConnectionLimit(descriptors.connections)
-        app = create_app(queue, settings, metrics, files, connections)
-        runner = await _create_runner(app, settings, connections)
-        stack.push_async_callback(runner.cleanup)
+        admission = Admission(descriptors.connections, Clients(settings.trusted_proxies))
+        app = create_app(queue, settings, metrics, files, admission)
+        server = await stack.enter_async_context(_running(app, settings))
         _tune_garbage_collection()
-        listeners = Listeners(runner, sockets, tls.context if tls else None)
-        await listeners.start()
+        listeners = Listeners(
+            sockets, tls.context if tls else None, admission, server.connection, settings.body_timeout
+        )
+        listeners.start()
         if share:
             share.on_ready()
         else:
             announce(sockets, tls=tls is not None)
         while await signals.get() == signal.SIGHUP:
-            await listeners.reload()
+            listeners.reload()
         log.info("stopping; answering the waiting requests (%d)", queue.waits)
         if driver.capabilities.shared:
             # This task is not awaited: it runs while everything above is closed.
@@ -194,8 +198,9 @@ async def _artifacts(settings: Settings, queue: JobQueue, max_transfers: int) ->
         await files.close()
 
 
-async def _create_runner(app: web.Application, settings: Settings, connections: ConnectionLimit) -> Runner:
-    """Return the runner of an application. It accepts no connections yet."""
+@asynccontextmanager
+async def _running(app: web.Application, settings: Settings) -> AsyncIterator[Server]:
+    """Run an application. At the end, requests in progress get some time, and then every connection is closed."""
     runner = Runner(
         app,
         handle_signals=False,
@@ -206,9 +211,15 @@ async def _create_runner(app: web.Application, settings: Settings, connections: 
         shutdown_timeout=max(settings.drain_timeout - 0.5, 0.1),
     )
     await runner.setup()
-    assert runner.server is not None
-    connections.open = runner.server._connections  # noqa: SLF001  # the public `connections` makes a copy every time
-    return runner
+    server = runner.server
+    assert isinstance(server, Server)
+    inspection = Inspection(server.open, settings.body_timeout)
+    task = asyncio.create_task(inspection.run(), name="inspection of connections")
+    try:
+        yield server
+    finally:
+        await runner.cleanup()
+        await stop(task)
 
 
 def _tune_garbage_collection() -> None:

@@ -4,10 +4,8 @@ import logging
 import os
 import re
 import socket
-import ssl
-from collections.abc import Callable, Sequence
-
-from aiohttp import web
+from collections.abc import Sequence
+from ipaddress import IPv6Address, ip_address
 
 from composerd.server.unix_sockets import UnixSocket, UnixSocketAccess, open_unix_socket
 from composerd.settings import TCP_ADDRESS
@@ -28,74 +26,6 @@ class _Passed(socket.socket):
     """A socket that another process has opened and goes on using, so that its file must not be removed."""
 
 
-class Listeners:
-    """Accepts connections for an application, on every socket; on TCP sockets with TLS if there is a `context`.
-
-    `context` reads the certificates again at every call.
-    """
-
-    def __init__(
-        self, runner: web.AppRunner, sockets: Sequence[socket.socket], context: Callable[[], ssl.SSLContext] | None
-    ) -> None:
-        self._runner = runner
-        self._sockets = sockets
-        self._context = context
-        self._tls_sites: list[web.SockSite] = []
-
-    async def start(self) -> None:
-        """Accept connections."""
-        if self._context is not None:
-            await self._start_with_tls(self._context())
-        for listening in self._sockets:
-            if self._plain(listening):
-                _listen(listening)
-                await web.SockSite(self._runner, listening, backlog=BACKLOG).start()
-
-    async def stop(self) -> None:
-        """Accept no more connections: new ones are refused."""
-        for site in list(self._runner.sites):
-            await site.stop()
-        close_sockets(self._sockets)
-
-    async def reload(self) -> None:
-        """Read the certificates again, and use them for new connections.
-
-        Without TLS nothing happens. If the files are wrong, log why and keep the old certificates in use.
-        """
-        if self._context is None:
-            log.info("received SIGHUP, but TLS is off: there are no certificates to reload")
-            return
-        try:
-            context = self._context()
-        except Exception as exc:  # noqa: BLE001  # whatever is wrong with the files, the server must go on
-            log.error("failed to reload the certificates, the old ones stay in use: %s", exc)  # noqa: TRY400
-            return
-        old_sites = self._tls_sites
-        await self._start_with_tls(context)
-        for site in old_sites:
-            await site.stop()
-        log.info("reloaded the certificates")
-
-    async def _start_with_tls(self, context: ssl.SSLContext) -> None:
-        """Accept connections with this context, beside sites with an older one.
-
-        Each site gets a duplicate of the socket, because it cannot change its context and closes its socket at the end.
-        """
-        for listening in self._sockets:
-            if not self._plain(listening):
-                _listen(listening)
-        self._tls_sites = [
-            web.SockSite(self._runner, listening.dup(), ssl_context=context, backlog=BACKLOG)
-            for listening in self._sockets
-            if not self._plain(listening)
-        ]
-        for site in self._tls_sites:
-            await site.start()
-
-    def _plain(self, listening: socket.socket) -> bool:
-        return self._context is None or listening.family == socket.AF_UNIX
-
-
 def open_sockets(addresses: Sequence[str], access: UnixSocketAccess) -> list[socket.socket]:
     """Return the sockets that systemd has passed, or else bind every address. Raises `ListenError`.
 
@@ -108,8 +38,6 @@ def open_sockets(addresses: Sequence[str], access: UnixSocketAccess) -> list[soc
     except BaseException:
         close_sockets(sockets)
         raise
-    for listening in sockets:
-        listening.setblocking(False)  # now, because duplicates share the flag
     return sockets
 
 
@@ -121,9 +49,7 @@ def duplicate(listening: socket.socket) -> socket.socket:
     shared.
     """
     if listening.family == socket.AF_UNIX or isinstance(listening, _Passed):
-        shared = _Passed(fileno=os.dup(listening.fileno()))
-        shared.setblocking(False)
-        return shared
+        return _Passed(fileno=os.dup(listening.fileno()))
     # Not set before the socket was bound, so that no other server could have bound the address too.
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     own = _tcp(listening.family, listening.proto)
@@ -137,9 +63,27 @@ def duplicate(listening: socket.socket) -> socket.socket:
 
 
 def announce(sockets: Sequence[socket.socket], *, tls: bool) -> None:
-    """Print the address of every socket on stdout, which tells scripts that the server is ready."""
+    """Print the address of every socket on stdout, which tells scripts that the server is ready.
+
+    Log a warning for each at which other machines can send requests without TLS and authentication.
+    """
     for listening in sockets:
-        print(f"listening on {describe(listening, 'https' if tls else 'http')}", flush=True)  # noqa: T201
+        address = describe(listening, "https" if tls else "http")
+        print(f"listening on {address}", flush=True)  # noqa: T201
+        if not tls and _is_public(listening):
+            log.warning(
+                "listening on %s without TLS and authentication: every machine that can connect may submit jobs, take "
+                "them and read what is sent; set tls_cert and tls_client_ca, or listen on a loopback address",
+                address,
+            )
+
+
+def _is_public(listening: socket.socket) -> bool:
+    if listening.family == socket.AF_UNIX:
+        return False
+    address = ip_address(listening.getsockname()[0].partition("%")[0])
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return not (mapped or address).is_loopback
 
 
 def describe(listening: socket.socket, scheme: str = "http") -> str:
@@ -185,14 +129,15 @@ def _open_tcp(address: str) -> list[socket.socket]:
     return [listening]
 
 
-def _listen(listening: socket.socket) -> None:
-    """Make a bound socket listen.
+def listen(listening: socket.socket) -> None:
+    """Make a bound socket listen, and never block.
 
     Connections inherit SO_REUSEADDR, which lets a later server bind while they are still open.
     """
     if listening.family != socket.AF_UNIX:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listening.listen(BACKLOG)
+    listening.setblocking(False)
 
 
 def _tcp(family: int, proto: int) -> socket.socket:

@@ -11,6 +11,7 @@ from composerd.settings.values import (
     base_path,
     domain,
     duration,
+    host,
     mode,
     network,
     nonempty,
@@ -234,7 +235,7 @@ SETTINGS: Sequence[Setting] = (
     ),
     Setting(
         "allowed_hosts",
-        domain,
+        host,
         "Host that requests may name, such as composer.example.com or *.example.com; others are refused.",
         without="any",
         repeatable=True,

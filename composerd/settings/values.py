@@ -5,7 +5,7 @@ A parser turns text into a value, or raises `ValueError` with a message that say
 
 import re
 from collections.abc import Callable
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 from composerd.units import parse_duration, parse_size
@@ -136,3 +136,11 @@ def domain(text: str) -> str:
     if not re.fullmatch(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?", text):
         raise ValueError(f"{text!r} is not a domain such as worker.example.com or *.example.com")
     return text
+
+
+def host(text: str) -> str:
+    """Accept a domain, as `domain` does, or an address, without brackets if it is an IPv6 one."""
+    try:
+        return str(ip_address(text.removeprefix("[").removesuffix("]")))
+    except ValueError:
+        return domain(text)

@@ -352,25 +352,57 @@ async def test_tls_client_ca_and_allowed_domains(serve: Serve, tmp_path: Path) -
 
 @row(TABLE, "--max-connections")
 async def test_max_connections(serve: Serve) -> None:
-    """One connection too many is answered with 503, until another one is closed."""
-    server = await serve("--max-connections", "2")
-    open_ones = [await asyncio.open_connection(*server.address) for _ in range(2)]
+    """One connection too many gets 503 for its first request and is closed, until another one is closed."""
+    server = await serve("--max-connections", "1")
+    _, first = await asyncio.open_connection(*server.address)
     async with aiohttp.ClientSession() as http:
 
         async def status() -> int:
-            async with http.get(f"{server.url}/healthz", headers={"Connection": "close"}) as answer:
+            async with http.get(f"{server.url}/readyz") as answer:
+                assert (answer.status == 200) is ("Connection" not in answer.headers)
                 return answer.status
 
-        async def refused() -> bool:
-            return await status() == 503
+        assert await status() == 503
+        first.close()
 
         async def accepted() -> bool:
             return await status() == 200
 
-        await server.until(refused)
-        for _, writer in open_ones:
-            writer.close()
         await server.until(accepted)
+
+
+@row(TABLE, "--trusted-proxies")
+async def test_trusted_proxies(serve: Serve) -> None:
+    """A proxy of these addresses may use all connections; each client behind it has a share of the requests."""
+    server = await serve("--trusted-proxies", "127.0.9.0/24", "--max-connections", "4")
+    connector = aiohttp.TCPConnector(limit=0, local_addr=("127.0.9.1", 0))
+    async with aiohttp.ClientSession(server.url, connector=connector) as proxy:
+
+        async def ready(client: str) -> int:
+            async with proxy.get("/readyz", headers={"X-Forwarded-For": f"192.0.2.9, {client}"}) as answer:
+                return answer.status
+
+        async def wait() -> int:
+            sent = {**JSON, "X-Forwarded-For": "192.0.2.1"}
+            body = b'{"types": ["build"], "arch": "x"}'
+            async with proxy.post(f"{WORKER}/jobs?wait=30s", data=body, headers=sent) as answer:
+                return answer.status
+
+        waits = [asyncio.create_task(wait()) for _ in range(2)]
+
+        await until_waiting(server, 2)
+        assert await ready("192.0.2.1") == 503
+        assert await ready("192.0.2.2") == 200
+        server.kill(signal.SIGTERM)
+        assert [await one for one in waits] == [204, 204]
+
+
+@row(TABLE, "--allowed-hosts")
+async def test_allowed_hosts(serve: Serve) -> None:
+    """A request that names another host is refused; tests/hostile/test_browsers.py has the ways to name one."""
+    server = await serve("--allowed-hosts", "composer.example.com", "--allowed-hosts", "*.lab.example.com")
+    for host, status in (("composer.example.com:8700", 200), ("a.lab.example.com", 200), ("other.example.com", 403)):
+        assert (await send(server, "GET", f"{COMPOSER}/jobs", Host=host))[0] == status
 
 
 @row(TABLE, "--max-waits")

@@ -29,11 +29,11 @@ from composerd.errors import (
 from composerd.file_names import problem_with
 from composerd.http import schemas
 from composerd.http.arguments import job_id_of, segment, token_of
-from composerd.http.delivery import answer
+from composerd.http.delivery import answer, complete
 from composerd.http.keys import ARTIFACTS, COMPOSER_ERRORS, QUEUE, SETTINGS
 from composerd.http.openapi import BYTES, endpoint
 from composerd.http.pace import Pace
-from composerd.http.request_context import REQUEST_ID_HEADER, client, known_job_id, request_id
+from composerd.http.request_context import client, known_job_id, request_id
 from composerd.models import Attachment
 from composerd.queue import JobQueue, check_running
 from composerd.settings import COMPOSER_BASE
@@ -200,11 +200,11 @@ async def get_artifact(request: web.Request) -> web.StreamResponse:
         raise ArtifactNotFound
     etag = f'"{found.sha256}"'
     headers = {
-        REQUEST_ID_HEADER: request_id.get(),
         "ETag": etag,
         "Accept-Ranges": "bytes",
         "Content-Disposition": f"attachment; filename*=UTF-8''{quote(name, safe='')}",
     }
+    complete(headers, request_id.get())
     if any(one.value in (found.sha256, "*") for one in request.if_none_match or ()):
         return web.Response(status=304, headers=headers)
     start, stop = 0, found.size

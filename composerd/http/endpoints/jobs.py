@@ -22,6 +22,7 @@ from composerd.http.arguments import job_id_of, segment, wait_of
 from composerd.http.bodies import IN_A_THREAD, discard_body, read_json
 from composerd.http.delivery import answer, answer_bytes, answer_pieces, encode
 from composerd.http.endpoints import submission
+from composerd.http.inspection import Wait
 from composerd.http.keys import QUEUE, SETTINGS
 from composerd.http.openapi import JSON, endpoint
 from composerd.http.outlines import check_batch, check_job
@@ -165,7 +166,11 @@ async def get_job(request: web.Request) -> web.StreamResponse:
     queue = request.app[QUEUE]
     job_id = job_id_of(request)
     wait = wait_of(request)
-    return await _job(request, await (queue.get(job_id) if wait is None else queue.wait_for_end(job_id, wait)))
+    if wait is None:
+        return await _job(request, await queue.get(job_id))
+    with Wait(request):
+        job = await queue.wait_for_end(job_id, wait)
+    return await _job(request, job)
 
 
 @endpoint("getJobArgs", "Get a job's args as they were submitted", responses={200: ("The args", JSON)})

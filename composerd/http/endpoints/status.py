@@ -11,7 +11,7 @@ from composerd.http import schemas
 from composerd.http.arguments import error_table_of, number_of, segment
 from composerd.http.delivery import answer
 from composerd.http.errors import InvalidErrorId
-from composerd.http.keys import ARTIFACTS, CONNECTIONS, METRICS, OPENAPI, QUEUE, SETTINGS
+from composerd.http.keys import ADMISSION, ARTIFACTS, METRICS, OPENAPI, QUEUE, SETTINGS
 from composerd.http.openapi import JSON, endpoint
 from composerd.queue import JobQueue
 from composerd.settings import COMPOSER_BASE
@@ -142,5 +142,5 @@ def _reason(error: ComposerdError) -> str:
 async def metrics(request: web.Request) -> web.Response:
     """Return the metrics of the server in Prometheus's format."""
     counted = request.app[METRICS]
-    text = await counted.render(request.app[QUEUE], len(request.app[CONNECTIONS].open))
+    text = await counted.render(request.app[QUEUE], request.app[ADMISSION].used)
     return web.Response(body=text, headers={"Content-Type": counted.content_type})

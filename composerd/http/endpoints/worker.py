@@ -13,11 +13,12 @@ from composerd.errors import AttemptSuperseded, InvalidContent, TokenNotFound, T
 from composerd.http import schemas
 from composerd.http.arguments import segment, token_of, wait_of
 from composerd.http.bodies import check_headers, decoded, discard_body, read_body, read_json
-from composerd.http.delivery import Answer, answer, encode, gone, hang_up, write
+from composerd.http.delivery import Answer, answer, complete, encode, gone, hang_up, write
 from composerd.http.errors import InvalidTokenForStatus, InvalidWorkerId
+from composerd.http.inspection import Wait
 from composerd.http.keys import QUEUE, SETTINGS
 from composerd.http.openapi import endpoint
-from composerd.http.request_context import REQUEST_ID_HEADER, client, known_job_id, request_id
+from composerd.http.request_context import client, known_job_id, request_id
 from composerd.ids import parse_uuid
 from composerd.models import AttemptState, Claimed, Worker
 from composerd.queue import PART, SMALL, Piece, Stored, keys_for, size_of
@@ -79,7 +80,8 @@ async def request_job(request: web.Request) -> web.StreamResponse:
     worker = None if worker_id is None else Worker(worker_id, body.arch, tuple(body.types))
     sender = client.get()
     keys = keys_for("", body.types, body.arch)
-    claimed = await queue.request(keys, worker=worker, confirm=body.confirm, wait=wait, client=sender)
+    with Wait(request):
+        claimed = await queue.request(keys, worker=worker, confirm=body.confirm, wait=wait, client=sender)
     if claimed is None:
         nothing = web.Response(status=204)
         if queue.draining:
@@ -119,7 +121,7 @@ async def _hand_over(request: web.Request, claimed: Claimed, *, confirm: bool) -
     if results:
         job.dynamic_args = [msgspec.Raw(result) for result in results if isinstance(result, bytes)]
     response = Answer(201, encode(job))
-    response.headers[REQUEST_ID_HEADER] = request_id.get()
+    complete(response.headers, request_id.get())
     await response.prepare(request)
     return response
 
@@ -185,7 +187,8 @@ async def get_job(request: web.Request) -> web.StreamResponse:
     if wait is None:
         attempt = await queue.touch(token)
     else:
-        attempt = await queue.wait_while_running(token, min(wait, queue.options.heartbeat_timeout / 3))
+        with Wait(request):
+            attempt = await queue.wait_while_running(token, min(wait, queue.options.heartbeat_timeout / 3))
     known_job_id.set(str(attempt.job_id))
     if attempt.state is AttemptState.FINISHED:
         raise TokenNotFound

@@ -1,0 +1,162 @@
+"""One HTTP connection: what aiohttp does not bound of it, and predefined errors for requests that reach no handler."""
+
+import asyncio
+import logging
+import re
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from aiohttp import web
+from aiohttp.http_exceptions import BadHttpMessage, BadHttpMethod, HttpProcessingError
+from aiohttp.streams import EMPTY_PAYLOAD
+from aiohttp.web_protocol import _ErrInfo
+
+from composerd.errors import InvalidContent
+from composerd.http.admission import Place
+from composerd.http.delivery import complete
+from composerd.http.errors import UNSPECIFIED, ErrorTable, MethodNotSupported
+from composerd.http.keys import COMPOSER_ERRORS, WORKER_ERRORS
+from composerd.http.middleware import RequestBoundary
+from composerd.http.request_context import request_id
+from composerd.ids import new_id_text
+
+log = logging.getLogger(__name__)
+
+MAX_HEAD = 32 * 1024
+"""The most bytes of a request's head that are kept until the rest of it arrives."""
+
+PIPELINED = 4
+"""Requests that may be read while an earlier one is in progress; then nothing more is read of the connection."""
+
+_BEGIN = re.compile(rb"[!#-'*+.^-z|~-]{1,32} (?:https?://[^/ ]{0,255})?(/[^ ?#]{0,64})", re.IGNORECASE)
+"""The beginning of a request: a method, and as much of the path as shows which API is meant."""
+
+
+class Waiting(Protocol):
+    """A request that waits, and is told what its client sends meanwhile."""
+
+    def received(self, size: int, requests: int) -> None:
+        """Note that so many bytes more have arrived, and that so many requests are complete behind this one."""
+
+
+class HttpConnection(web.RequestHandler):
+    """One connection. aiohttp calls its `handle_error` for input that is not a request."""
+
+    __slots__ = ("_head_size", "_latest_errors", "_server", "closing_since", "head_since", "place", "waiting")
+
+    def __init__(self, server: "Server", place: Place, **options: Any) -> None:
+        super().__init__(server, **options)
+        self._max_msg_queue_size = PIPELINED
+        self._msg_queue_resume_size = PIPELINED // 2
+        self._server = server
+        self._latest_errors: ErrorTable | None = None
+        """The error table of the API that the latest request was sent to; None before the first request."""
+        self._head_size = 0
+        """Bytes of the head that has arrived in part."""
+        self.place = place
+        self.head_since: float | None = self._loop.time()
+        """When the client began a head that is not complete; None while it may be idle, or a request is in progress."""
+        self.closing_since: float | None = None
+        """When `composerd.http.inspection` saw first that the connection is about to be closed."""
+        self.waiting: Waiting | None = None
+        """The request that waits on this connection, if it is waiting."""
+
+    def connection_made(self, transport: Any) -> None:
+        """Begin to serve."""
+        self.place.close = transport.abort
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Give up the place."""
+        self.place.free()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Remember which API the data is sent to, if a request begins in it, and pass it on. Bound incomplete heads."""
+        begin = _BEGIN.match(data, 0, 384)
+        if begin is not None:
+            server = self._server
+            to_composer = begin[1].startswith(server.composer_prefix)
+            self._latest_errors = server.composer_errors if to_composer else server.worker_errors
+        requests = self._request_count
+        super().data_received(data)
+        if self._request_count != requests:
+            self.head_since = None
+            self._head_size = 0
+        elif self._waiter is not None and not self._waiter.done():  # no request is in progress: this is part of a head
+            if self.head_since is None:
+                self.head_since = self._loop.time()
+            self._head_size += len(data)
+            if self._head_size > MAX_HEAD:
+                error = BadHttpMessage(f"the head is longer than {MAX_HEAD} bytes")
+                self._messages.append((_ErrInfo(status=400, exc=error, message=error.message), EMPTY_PAYLOAD))
+                self._waiter.set_result(None)
+        if self.waiting is not None:
+            self.waiting.received(len(data), len(self._messages))
+
+    @property
+    def pipelined(self) -> tuple[int, int]:
+        """The number of complete requests behind the one in progress, and how many bytes of their bodies have come."""
+        if not self._messages:
+            return 0, 0
+        return len(self._messages), sum(payload.total_bytes for _, payload in self._messages)
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Return the answer to a failure outside of every handler. The connection is closed after it."""
+        table = self._latest_errors or self._server.worker_errors
+        new_id = new_id_text()
+        request_id.set(new_id)
+        if not isinstance(exc, HttpProcessingError):
+            super().handle_error(request, status, exc, message)  # logs it
+            response = table.response(table.entry(UNSPECIFIED), new_id)
+        elif self._latest_errors is not None and isinstance(exc, BadHttpMethod):
+            response = table.response(table.entry_for(MethodNotSupported()), new_id)
+        else:
+            # The rest of the parser's message quotes the request, in which there may be a token.
+            problem = re.split(r"[:\n]| when reading", exc.message, maxsplit=1)[0].strip()
+            log.warning("malformed HTTP request from %s: %s", request.remote, problem)
+            details = {"field": "request", "problem": problem}
+            response = table.response(table.entry_for(InvalidContent()), new_id, details)
+        complete(response.headers, new_id)
+        response.force_close()
+        return response
+
+
+class Server(web.Server):
+    """Creates the connections, and puts the request boundary around the application."""
+
+    def __init__(self, original: web.Server, app: web.Application) -> None:
+        """Take over the handler and the options of the server that aiohttp's runner has created."""
+        super().__init__(
+            RequestBoundary(app, original.request_handler).handle,  # type: ignore[arg-type]  # `app` makes requests
+            request_factory=original.request_factory,
+            handler_cancellation=original.handler_cancellation,
+            loop=original._loop,  # noqa: SLF001  # aiohttp has no public access to these
+            **original._kwargs,  # noqa: SLF001
+        )
+        self.worker_errors = app[WORKER_ERRORS]
+        self.composer_errors = app[COMPOSER_ERRORS]
+        self.composer_prefix = f"{self.composer_errors.base}/".encode()
+
+    @property
+    def open(self) -> Mapping[HttpConnection, asyncio.Transport]:
+        """The open connections and their transports. A connection that was closed is there until its handler ends."""
+        return self._connections  # type: ignore[return-value]
+
+    def connection(self, place: Place) -> HttpConnection:
+        """Return the protocol of a new connection that has this place."""
+        return HttpConnection(self, place, loop=self._loop, **self._kwargs)
+
+
+class Runner(web.AppRunner):
+    """Runs an application over connections that answer malformed requests with predefined errors."""
+
+    async def _make_server(self) -> web.Server:
+        original = await super()._make_server()
+        return Server(original, self.app)
