@@ -29,12 +29,25 @@ class Descriptors(msgspec.Struct, frozen=True):
     connections: int
     transfers: int
     """Uploads and downloads of files."""
+    limit: int | None = None
+    """The limit of open files, if it could not be raised to what was wanted."""
+
+    def log_shortage(self, max_connections: int) -> None:
+        """Log if fewer connections are accepted than `max_connections`."""
+        if self.connections < max_connections:
+            log.warning(
+                "accepting at most %d connections, not %d as max_connections says: the limit of open files is %d; "
+                "raise it with ulimit -Hn, or LimitNOFILE= in the systemd unit",
+                self.connections,
+                max_connections,
+                self.limit,
+            )
 
 
 def share_out(max_connections: int) -> Descriptors:
     """Raise the limit of open files as far as needed and possible, and share the descriptors out.
 
-    Log if they are too few for `max_connections`. Raises `SettingsError` if they are too few for a server.
+    Raises `SettingsError` if they are too few for a server.
     """
     wanted = Descriptors(max_connections, min(max_connections, MOST_TRANSFERS))
     limit = _raised_limit(wanted.connections + wanted.transfers + OWN)
@@ -47,16 +60,7 @@ def share_out(max_connections: int) -> Descriptors:
         )
     left = limit - OWN
     transfers = min(wanted.transfers, left // _PART_FOR_TRANSFERS)
-    connections = min(wanted.connections, left - transfers)
-    if connections < wanted.connections:
-        log.warning(
-            "accepting at most %d connections, not %d as max_connections says: the limit of open files is %d; "
-            "raise it with ulimit -Hn, or LimitNOFILE= in the systemd unit",
-            connections,
-            max_connections,
-            limit,
-        )
-    return Descriptors(connections, transfers)
+    return Descriptors(min(wanted.connections, left - transfers), transfers, limit)
 
 
 def _raised_limit(need: int) -> int | None:

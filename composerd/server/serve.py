@@ -86,6 +86,7 @@ async def _serve(settings: Settings, share: ProcessShare | None) -> int:
         queue = JobQueue(driver, _queue_options(settings))
         files = await stack.enter_async_context(_artifacts(settings, queue, descriptors.transfers))
         await stack.enter_async_context(queue.running())
+        descriptors.log_shortage(settings.max_connections)  # once it is certain that the server starts
         admission = Admission(descriptors.connections, Clients(settings.trusted_proxies))
         app = create_app(queue, settings, metrics, files, admission)
         server = await stack.enter_async_context(_running(app, settings))

@@ -13,10 +13,10 @@ from composerd.settings import SettingsError
     [
         (resource.RLIM_INFINITY, 20_000, Descriptors(20_000, 128)),
         (20_000 + 128 + OWN, 20_000, Descriptors(20_000, 128)),
-        (20_000, 20_000, Descriptors(19_776, 128)),
-        (1024, 20_000, Descriptors(812, 116)),
-        (128, 20_000, Descriptors(28, 4)),
-        (128, 10, Descriptors(10, 10)),
+        (20_000, 20_000, Descriptors(19_776, 128, 20_000)),
+        (1024, 20_000, Descriptors(812, 116, 1024)),
+        (128, 20_000, Descriptors(28, 4, 128)),
+        (128, 10, Descriptors(10, 10, 128)),
     ],
 )
 def test_sharing_out(monkeypatch: pytest.MonkeyPatch, limit: int, wanted: int, expected: Descriptors) -> None:
