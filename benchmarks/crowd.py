@@ -142,7 +142,8 @@ async def run(scratch: Path, count: int) -> None:
     """Start the servers, and measure them."""
     server_cores = pin()
     with contextlib.ExitStack() as stack:
-        command = servers.composerd(scratch / "storage", connections=2 * count)
+        # Each client gets at most half of the connections, and all of these workers have one address.
+        command = servers.composerd(scratch / "storage", connections=2 * count + 1000)
         plain = stack.enter_context(servers.start(report.COMPOSERD, command, server_cores))
         answers = await loads.record_answers(plain, JOB_TYPE)
         (scratch / "answers.json").write_bytes(msgspec.json.encode(answers))

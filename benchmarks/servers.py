@@ -70,7 +70,7 @@ def start(name: str, command: Sequence[str], cores: set[int]) -> Iterator[Server
             process.stdout.close()
 
 
-def composerd(storage: Path | str, connections: int = 2000, *more: str) -> Sequence[str]:
+def composerd(storage: Path | str, connections: int = 4000, *more: str) -> Sequence[str]:
     """Return the command of composerd on a directory or a storage URL, with its defaults except for the connections."""
     script = Path(sys.executable).with_name("composerd")
     url = storage if isinstance(storage, str) else f"fs:{storage}"

@@ -16,7 +16,7 @@ from composerd.settings import SettingsError
         (20_000, 20_000, Descriptors(19_776, 128, 20_000)),
         (1024, 20_000, Descriptors(812, 116, 1024)),
         (128, 20_000, Descriptors(28, 4, 128)),
-        (128, 10, Descriptors(10, 10, 128)),
+        (128, 10, Descriptors(10, 10)),
     ],
 )
 def test_sharing_out(monkeypatch: pytest.MonkeyPatch, limit: int, wanted: int, expected: Descriptors) -> None:
