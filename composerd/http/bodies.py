@@ -60,7 +60,7 @@ async def read_body(request: web.Request, account: Account | None = None) -> Bod
     answered. Raises `BodyTooLarge`, `MalformedJSON` if the body ends early, `TooSlow`, and `Unavailable` if the client
     has no room for so many bytes.
     """
-    limit = SMALL if account is None else request.client_max_size
+    limit = request.client_max_size if account is not None else min(SMALL, request.client_max_size)
     expected = request.content_length or 0
     if expected > limit:
         raise BodyTooLarge(limit=limit)

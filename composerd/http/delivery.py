@@ -185,11 +185,10 @@ async def flush_earlier_answers(request: web.Request) -> None:
     slow.
     """
     transport = request.transport
-    if transport is None or not transport.get_write_buffer_size():
+    if transport is None:
         return
-    settings = request.app[SETTINGS]
     try:
-        async with Pace(settings.body_timeout, 0, transport.get_write_buffer_size):
+        async with Pace(request.app[SETTINGS].body_timeout, 0, transport.get_write_buffer_size):
             await flush(request)
     except TooSlow:
         hang_up(request, "the client reads no answers")

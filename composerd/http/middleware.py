@@ -56,8 +56,11 @@ class RequestBoundary:
         response: web.StreamResponse
         try:
             counted = await self._admit(request)
-            await flush_earlier_answers(request)
+            if request.transport is not None and request.transport.get_write_buffer_size():
+                await self._resolve(request)
+                await flush_earlier_answers(request)
             if request.body_exists and request.method in _WITHOUT_BODY:
+                await self._resolve(request)
                 await discard_body(request)
             response = await self._handle(request)
         except ComposerdError as exc:

@@ -52,10 +52,14 @@ class Client:
         self._http = aiohttp.ClientSession(connector=connector, auto_decompress=False)
 
     async def request(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
-        """Send a request with a JSON body, or none, and return the status and the decoded body of the answer."""
+        """Send a request with a JSON body, or none, and return the status and the decoded body."""
+        return await self.send(method, path, None if body is None else json.dumps(body).encode(), **headers)
+
+    async def send(self, method: str, path: str, body: bytes | None, **headers: str) -> tuple[int, Any]:
+        """Send a request with these bytes as its JSON body, and return the status and the decoded body."""
         data = None
         if body is not None:
-            data = io.BytesIO(json.dumps(body).encode())
+            data = io.BytesIO(body)
             headers = {"Content-Type": "application/json", **headers}
         async with self._http.request(method, self._server.url + path, data=data, headers=headers) as response:
             raw = await response.read()
