@@ -56,12 +56,7 @@ class RequestBoundary:
         response: web.StreamResponse
         try:
             counted = await self._admit(request)
-            if request.transport is not None and request.transport.get_write_buffer_size():
-                await self._resolve(request)
-                await flush_earlier_answers(request)
-            if request.body_exists and request.method in _WITHOUT_BODY:
-                await self._resolve(request)
-                await discard_body(request)
+            await self._clear(request)
             response = await self._handle(request)
         except ComposerdError as exc:
             response = _failure(request, new_id, exc)
@@ -104,12 +99,29 @@ class RequestBoundary:
                 raise self._admission.refusal()
             self._admission.requests.take(sender)
         except ComposerdError:
-            # Find the endpoint without calling it, so that the refusal is counted for it.
-            match = await self._app.router.resolve(request)
-            match.add_app(self._app)
-            request._match_info = match  # noqa: SLF001  # aiohttp sets it only when it calls the handler
+            await self._resolve(request)
             raise
         return sender
+
+    async def _clear(self, request: web.Request) -> None:
+        """Wait until the client has taken its earlier answers, and read a body that the endpoint does not need.
+
+        Nothing of either stays in memory while the request waits. Raises `BodyTooLarge`, `TooSlow`, `ConnectionError`.
+        """
+        untaken = request.transport is not None and request.transport.get_write_buffer_size()
+        useless = request.body_exists and request.method in _WITHOUT_BODY
+        if untaken or useless:
+            await self._resolve(request)
+        if untaken:
+            await flush_earlier_answers(request)
+        if useless:
+            await discard_body(request)
+
+    async def _resolve(self, request: web.Request) -> None:
+        """Find the request's endpoint without calling it, so that a refusal is counted for it."""
+        match = await self._app.router.resolve(request)
+        match.add_app(self._app)
+        request._match_info = match  # noqa: SLF001  # aiohttp sets it only when it calls the handler
 
 
 def _loggable_path(request: web.Request) -> str:
