@@ -262,6 +262,32 @@ async def test_max_body_size_of_the_storage() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("rate", "pause", "status"),
+    [
+        pytest.param("0", 0.02, 201, marks=row(TABLE, "--min-rate")),
+        pytest.param("100KiB", 0.02, 503, marks=row(TABLE, "--min-rate")),
+        pytest.param("0", 60, 503, marks=row(TABLE, "--body-timeout")),
+    ],
+)
+async def test_body_timeout_and_min_rate(serve: Serve, rate: str, pause: float, status: int) -> None:
+    """A body that stands still for this long, or is slower than this, is answered with 503."""
+    server = await serve("--body-timeout", "200ms", "--min-rate", rate)
+    reader, writer = await asyncio.open_connection(*server.address)
+    writer.write(
+        f"POST {COMPOSER}/jobs HTTP/1.1\r\nHost: a\r\n"
+        "Content-Type: application/json\r\nContent-Length: 30\r\n\r\n".encode()
+    )
+    answered = asyncio.ensure_future(reader.readuntil(b"\r\n\r\n"))
+    for byte in b'{"type":"a"}                  ':
+        writer.write(bytes([byte]))
+        await asyncio.wait([answered], timeout=pause)
+        if answered.done():
+            break
+    assert int((await answered).split()[1]) == status
+    writer.close()
+
+
 @row(TABLE, "--max-artifact-size")
 async def test_max_artifact_size(serve: Serve) -> None:
     """An artifact up to this size is accepted, and a larger one is refused."""
