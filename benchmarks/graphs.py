@@ -117,7 +117,7 @@ async def measure(table: Table, graphs: Graphs, count: int, rounds: int) -> None
 async def run(scratch: Path, count: int, rounds: int) -> None:
     """Start composerd, and measure it."""
     server_cores = pin()
-    command = servers.composerd(scratch / "storage", connections=count + 1000)
+    command = servers.composerd(scratch / "storage", connections=2 * (count + 1000))
     with servers.start(report.COMPOSERD, command, server_cores) as server:
         pool = await open_all(server.host, server.port, CONNECTIONS + 3)
         await measure(Table(disk.inspect(scratch).text()), Graphs(server, pool), count, rounds)
