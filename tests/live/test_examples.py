@@ -166,6 +166,31 @@ async def test_behind_nginx(
         await until_waiting(servers[1], 0)
 
 
+async def test_clients_behind_nginx(nginx: str, serve: Serve, tmp_path: Path, unused_tcp_port: int) -> None:
+    """Behind nginx each client has its share, whatever it says about itself, if the server trusts the proxy."""
+    (option, address) = compose()["composerd-1"]["command"][-2:]
+    assert address == compose()["proxy"]["networks"]["default"]["ipv4_address"]
+    server = await serve(option, "127.0.0.1", "--max-connections", "8", storage="memory:")
+
+    def client(address: str, claimed: str) -> aiohttp.ClientSession:
+        connector = aiohttp.TCPConnector(limit=0, local_addr=(address, 0))
+        return aiohttp.ClientSession(proxy, connector=connector, headers={"X-Forwarded-For": claimed})
+
+    async with (
+        proxied(nginx, tmp_path, unused_tcp_port, [server, server]) as proxy,
+        client("127.0.9.1", "192.0.2.1") as greedy,
+        client("127.0.9.2", "127.0.9.1") as quiet,
+    ):
+        wanted = {"types": ["build"], "arch": "x86_64"}
+        waits = [asyncio.create_task(greedy.post(f"{WORKER}/jobs", json=wanted)) for _ in range(4)]
+        await until_waiting(server, 4)
+        for http, status in ((greedy, 503), (quiet, 200)):
+            async with http.get(f"{COMPOSER}/jobs") as answer:
+                assert answer.status == status
+        for wait in waits:
+            wait.cancel()
+
+
 async def until_waiting_at(servers: list[Server], count: int) -> None:
     """Wait until this number of requests wait at all servers together."""
 
