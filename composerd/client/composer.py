@@ -154,8 +154,14 @@ class ComposerClient:
 
     async def workers(self) -> "list[KnownWorker]":
         """Return the workers that have contacted the server lately, the latest first."""
-        answer = await self._connection.request("GET", f"{BASE}/workers")
-        return decoded(answer.body, _WORKERS).items
+        workers: list[KnownWorker] = []
+        cursor = ""
+        while True:
+            page = decoded((await self._connection.request("GET", f"{BASE}/workers{cursor}")).body, _WORKERS)
+            workers += page.items
+            if page.next is None:
+                return workers
+            cursor = f"?cursor={_segment(page.next)}"
 
     async def args(self, job_id: str) -> bytes:
         """Return a job's args as JSON, byte for byte as they were submitted; `null` if it has none."""

@@ -86,6 +86,7 @@ class WorkerList(msgspec.Struct, frozen=True):
     """The workers that have contacted the server lately."""
 
     items: list[KnownWorker]
+    next: str | None = None
 
 
 class JobList(msgspec.Struct, frozen=True):

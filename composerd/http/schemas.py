@@ -220,10 +220,11 @@ class Worker(Object, kw_only=True):
     seen_at: str
 
 
-class WorkerList(Object, kw_only=True):
-    """The workers that were seen lately, the latest first."""
+class WorkerList(Object, kw_only=True, omit_defaults=True):
+    """A page of the workers that were seen lately, the latest first."""
 
     items: list[Worker]
+    next: str | UnsetType = UNSET
 
 
 class JobWhy(Object, kw_only=True):

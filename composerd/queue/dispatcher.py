@@ -53,8 +53,12 @@ class Dispatcher:
         """The beat at which the present round of claims began."""
         self._closed = False
 
-    async def wait_for_job(self, claim: Claim, wait: float | None, client: str = "") -> Claimed | None:
-        """Wait for a job of the claim's keys; return None if `wait` seconds pass, or if the dispatcher closes.
+    def waiter(self, claim: Claim, client: str = "") -> Waiter:
+        """Return a new waiter for `wait_for_job`."""
+        return Waiter(claim, client, self._loop.create_future())
+
+    async def wait_for_job(self, waiter: Waiter, wait: float | None) -> Claimed | None:
+        """Wait for a job of the waiter's keys; return None if `wait` seconds pass, or if the dispatcher closes.
 
         If the caller is canceled it gets no job, and a job that was claimed for it is released. Raises `Unavailable` if
         the storage does not answer the first claim, and if the jobs that the client is reading fill its share.
@@ -62,13 +66,12 @@ class Dispatcher:
         if self._closed:
             return None
         loop = self._loop
-        answer: asyncio.Future[Claimed | None] = loop.create_future()
-        waiter = self._list.add(claim, answer, client)
+        self._list.add(waiter)
         if self._task is None:
             self._task = loop.create_task(self._run())
-        alarm = None if wait is None else loop.call_later(wait, self._expire, waiter)
+        alarm = None if wait is None else loop.call_later(wait, self.expire, waiter)
         try:
-            return await answer
+            return await waiter.answer
         except asyncio.CancelledError:
             self._leave(waiter)
             raise
@@ -233,7 +236,8 @@ class Dispatcher:
         self._list.remove(waiter)
         return False
 
-    def _expire(self, waiter: Waiter) -> None:
+    def expire(self, waiter: Waiter) -> None:
+        """End a wait: answer None, or the outcome of the claim that is under way, or of the first one."""
         if waiter.claiming or not (waiter.claimed or self._full):
             waiter.expired = True
         else:

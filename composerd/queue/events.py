@@ -9,10 +9,17 @@ from uuid import UUID
 class Watch:
     """One watch of one job. It remembers a change that comes while nobody waits in `changed`."""
 
-    __slots__ = ("_event",)
+    __slots__ = ("_event", "over")
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
+        self.over = False
+        """True once the wait has to end, although its time is not over."""
+
+    def end_early(self) -> None:
+        """Wake the caller for the last time: another client needs its place."""
+        self.over = True
+        self._event.set()
 
     def notify(self) -> None:
         """Wake the caller that waits in `changed`."""

@@ -2,12 +2,13 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
 from uuid import UUID
 
 from composerd.driver.guard import ANSWER_WITHIN, Guard
-from composerd.errors import ComposerdError, DriverTimeout, JobNotFound, TokenNotFound, Unavailable
+from composerd.errors import ComposerdError, JobNotFound, TokenNotFound
 from composerd.free_space import FreeSpace
 from composerd.ids import new_id
 from composerd.models import (
@@ -32,7 +33,7 @@ from composerd.models import (
 from composerd.queue import payloads, remote_news
 from composerd.queue.budgets import Budgets
 from composerd.queue.dispatcher import Dispatcher
-from composerd.queue.events import Events, Watch
+from composerd.queue.events import Events
 from composerd.queue.options import QueueOptions
 from composerd.queue.pauses import Pauses
 from composerd.queue.payloads import Piece
@@ -41,20 +42,18 @@ from composerd.queue.reaper import Reaper
 from composerd.queue.refusals import check_accepted, check_running
 from composerd.queue.roster import Roster
 from composerd.queue.uploads import Uploads
+from composerd.queue.waits import Waits
+from composerd.queue.watching import Watching
 from composerd.queue.writes import Writes
 from composerd.tasks import stop
 
 log = logging.getLogger(__name__)
 
-SHARED_RECHECK = 5.0
-"""Interval in seconds at which a waiting request reads its job again if news of other servers may be lost."""
-
-
 HANGS_AFTER = 3.0
 """Age in seconds of a write from which on the storage counts as not accepting writes."""
 
-LATE_READ = 1.0
-"""Time in seconds that a request that waits gives the storage to answer after the end of the wait."""
+KEYS_OF_A_WAIT = 16
+"""Number of keys up to which a request for a job counts as one wait: each type has two, with the arch and without."""
 
 
 class JobQueue:
@@ -76,11 +75,9 @@ class JobQueue:
         """Called with news of attempts and jobs that ended."""
         self.on_removed: Callable[[Sequence[UUID]], None] | None = None
         """Called with jobs that were deleted from the storage."""
-        self.draining = False
-        """True once no request may wait any more."""
-        self.waits = 0
-        """The number of requests that wait, for a job or for a change of one."""
+        self._waits = Waits(options.max_waits)
         self._events = Events()
+        self._watching = Watching(self._events, self._waits, shared=driver.capabilities.shared)
         self._pauses = Pauses(lambda: self._reaper.due_in(0))
         self._pulse = Pulse(self._on_beat)
         self._writes = Writes(driver, self._on_news, self._pulse)
@@ -94,6 +91,16 @@ class JobQueue:
         """Return True if workers could not renew their leases since this was last called, or cannot now."""
         stood_still = self._pauses.stood_still()
         return stood_still or self.driver.outage.unrenewed() or self._writes.touch.oldest * BEAT > HANGS_AFTER
+
+    @property
+    def draining(self) -> bool:
+        """True once no request may wait any more."""
+        return self._watching.draining
+
+    @property
+    def waits(self) -> int:
+        """The number of requests that wait, for a job or for a change of one."""
+        return self._waits.count
 
     @property
     def oldest_write(self) -> float:
@@ -145,7 +152,7 @@ class JobQueue:
 
         Requests that come later do not wait.
         """
-        self.draining = True
+        self._watching.draining = True
         self._events.publish_all()
         self._dispatcher.drain()
 
@@ -167,23 +174,13 @@ class JobQueue:
             raise JobNotFound(id=str(job_id))
         return job
 
-    async def wait_for_end(self, job_id: UUID, wait: float) -> Job:
+    async def wait_for_end(self, job_id: UUID, wait: float, client: str = "") -> Job:
         """Wait until a job ends, at most `wait` seconds, and return it as it is then.
 
-        Returns at once if the queue drains. Raises `JobNotFound`, also if the job is deleted meanwhile, and
-        `Unavailable` if too many requests wait.
+        Returns at once if the queue drains, or if another client needs the place. Raises `JobNotFound`, also if the job
+        is deleted meanwhile, and `Unavailable` if too many requests wait.
         """
-        with self._watching(job_id) as watch:
-            deadline = _now() + wait
-            job = await self.get(job_id)
-            while True:
-                left = deadline - _now()
-                if job.state.ended or left <= 0 or self.draining:
-                    return job
-                del job  # its progress may be large
-                await watch.changed(min(left, SHARED_RECHECK) if self.driver.capabilities.shared else left)
-                async with _until(deadline):
-                    job = await self.get(job_id)
+        return await self._watching.until(lambda job: job.state.ended, partial(self.get, job_id), job_id, wait, client)
 
     async def list(self, filter: JobFilter, cursor: int | None, limit: int) -> JobPage:
         """Return a page of jobs; see `Driver.list`."""
@@ -247,7 +244,7 @@ class JobQueue:
 
         Returns:
             A job, which the caller must deliver or hand to `release_undelivered`, and then hand to `free`; None if the
-            time is up or the queue drains.
+            time is up, the queue drains, or another client needs the place.
 
         Raises:
             Unavailable: Too many requests wait, the client is reading too many jobs, or the storage does not answer.
@@ -259,13 +256,14 @@ class JobQueue:
             handover=self.options.handover_timeout if confirm else None,
             worker_id=None if worker is None else worker.id,
         )
-        self._begin_wait()
+        waiter = self._dispatcher.waiter(claim, client)
+        waiting = self._waits.begin(client, partial(self._dispatcher.expire, waiter), -(-len(keys) // KEYS_OF_A_WAIT))
         if worker is not None:
             self.roster.begin_wait(worker)
         try:
-            return await self._dispatcher.wait_for_job(claim, wait, client)
+            return await self._dispatcher.wait_for_job(waiter, wait)
         finally:
-            self.waits -= 1
+            self._waits.end(waiting)
             if worker is not None:
                 self.roster.end_wait(worker)
 
@@ -304,23 +302,16 @@ class JobQueue:
         """Store progress of a running attempt. Raises what `check_running` raises for any other."""
         check_running(await self.touch(token, partial))
 
-    async def wait_while_running(self, token: UUID, wait: float) -> Attempt:
+    async def wait_while_running(self, token: UUID, wait: float, client: str = "") -> Attempt:
         """Wait until an attempt is over, at most `wait` seconds, and return it.
 
-        The lease is renewed at the beginning and at the end. Raises `TokenNotFound`.
+        Returns at once if the queue drains, or if another client needs the place. The lease is renewed at the beginning
+        and at the end. Raises `TokenNotFound`.
         """
         attempt = await self.touch(token)
         if attempt.state is not AttemptState.RUNNING or attempt.job_id is None:
             return attempt
-        with self._watching(attempt.job_id) as watch:
-            deadline = _now() + wait
-            while True:
-                async with _until(deadline):
-                    attempt = await self.touch(token)
-                left = deadline - _now()
-                if attempt.state is not AttemptState.RUNNING or left <= 0 or self.draining:
-                    return attempt
-                await watch.changed(min(left, SHARED_RECHECK) if self.driver.capabilities.shared else left)
+        return await self._watching.until(_is_over, partial(self.touch, token), attempt.job_id, wait, client)
 
     async def finish(self, token: UUID, result: bytes, *, failed: bool) -> None:
         """Accept the outcome of an attempt, once; a repetition with the same result does nothing.
@@ -335,21 +326,7 @@ class JobQueue:
         """Requeue the job of a running attempt, uncounted. Raises what `check_running` raises for any other."""
         check_running(await self._writes.release.write(token))
 
-    # Waiting and news.
-
-    def _begin_wait(self) -> None:
-        if self.waits >= self.options.max_waits:
-            raise Unavailable("too many waiting requests", limit=self.options.max_waits)
-        self.waits += 1
-
-    @contextmanager
-    def _watching(self, job_id: UUID) -> Iterator[Watch]:
-        self._begin_wait()
-        try:
-            with self._events.watch(job_id) as watch:
-                yield watch
-        finally:
-            self.waits -= 1
+    # News.
 
     def _on_news(self, news: News) -> None:
         if news.ready or news.recheck:
@@ -373,18 +350,8 @@ class JobQueue:
                 self.on_removed(job_ids)
 
 
-@asynccontextmanager
-async def _until(deadline: float) -> AsyncIterator[None]:
-    """Raise `DriverTimeout` if the block has not ended a moment after the end of a wait."""
-    try:
-        async with asyncio.timeout_at(deadline + LATE_READ):
-            yield
-    except TimeoutError as exc:
-        raise DriverTimeout("the storage did not answer before the end of the wait") from exc
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()
+def _is_over(attempt: Attempt) -> bool:
+    return attempt.state is not AttemptState.RUNNING
 
 
 def _log_crash(task: "asyncio.Task[None]") -> None:

@@ -2,20 +2,32 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
 from uuid import UUID
 
 import msgspec
 
 from composerd.driver import Driver
-from composerd.errors import ComposerdError, WorkerNotFound
+from composerd.errors import ComposerdError, Unavailable, WorkerNotFound
 from composerd.ids import new_id
-from composerd.models import Worker
+from composerd.models import Worker, WorkerCursor, WorkerPage
+from composerd.shares import Shares
 
 log = logging.getLogger(__name__)
 
 REPORT_EVERY = 1.0
 """Interval in seconds at which the workers seen are reported to the driver."""
+
+REPORTED_AT_ONCE = 500
+"""The most workers in a call of the driver."""
+
+SEE_WAITING_EVERY = 60.0
+"""Age in seconds from which on a listing has the waiting workers reported again: there may be very many."""
+
+UNREPORTED = 16 * 1024 * 1024
+"""The most bytes of workers that were seen since the last report."""
+
+_Named = tuple[UUID, str]
+"""A worker's id, and the client that named it."""
 
 NIL = UUID(int=0)
 """The id that stands for no worker."""
@@ -32,43 +44,49 @@ class Roster:
     """The workers by id. A worker that was not seen for `timeout` seconds is unknown.
 
     Signs of life are gathered here and reported to the driver by `run`, so a heartbeat of a worker costs no write of
-    its own. On a shared storage the workers of other servers are known too.
+    its own. On a shared storage the workers of other servers are known too. A worker belongs to the client that named
+    it first; the driver keeps that, so it is true of every server.
     """
 
     def __init__(self, driver: Driver, timeout: float) -> None:
         self._driver = driver
         self._timeout = timeout
-        self._seen: dict[UUID, Worker] = {}
-        """Workers seen since the last report."""
-        self._waiting: dict[UUID, _Requests] = {}
+        self._seen: dict[_Named, Worker] = {}
+        """Workers seen since the last report, by the client that named them: the driver knows whose they are."""
+        self._bytes = _unreported()
+        self._waiting: dict[_Named, _Requests] = {}
         """Workers whose requests wait for a job: they count as seen as long as they wait."""
+        self._saw_waiting = float("-inf")
 
-    async def register(self, arch: str, channel: str = "") -> UUID:
+    async def register(self, arch: str, channel: str = "", client: str = "") -> UUID:
         """Store a new worker, and return its id. It is known at once, to other servers too.
 
         Raises what `Driver.seen` raises.
         """
-        worker = Worker(new_id(), arch, channel=channel)
+        worker = Worker(new_id(), arch, channel=channel, client=client)
         await self._driver.seen([worker])
         return worker.id
 
-    async def check(self, worker_id: UUID) -> None:
-        """Count a sign of life of a worker. Raises `WorkerNotFound` if the worker was not seen lately."""
-        if worker_id not in self._seen and not await self._driver.workers(self._timeout, [worker_id]):
-            raise WorkerNotFound(id=str(worker_id))
-        self.alive(worker_id)
+    async def check(self, worker_id: UUID, client: str = "") -> None:
+        """Count a sign of life of a worker. Raises `WorkerNotFound` if the worker was not seen lately.
 
-    def alive(self, worker_id: UUID) -> None:
-        """Count a sign of life of a worker, known or not."""
-        if worker_id != NIL:
-            self._seen.setdefault(worker_id, Worker(worker_id, ""))
+        Whoever gives it gets the same answer, but only the worker's own client keeps it from being forgotten.
+        """
+        if (worker_id, client) not in self._seen and not await self._driver.workers(self._timeout, [worker_id]):
+            raise WorkerNotFound(id=str(worker_id))
+        self.alive(worker_id, client)
+
+    def alive(self, worker_id: UUID, client: str = "") -> None:
+        """Count a sign of life of a worker, known or not; without a client if its attempt's token tells who it is."""
+        if worker_id != NIL and (worker_id, client) not in self._seen:
+            self._note(Worker(worker_id, "", client=client))
 
     def begin_wait(self, worker: Worker) -> None:
         """Count a worker as seen until `end_wait` has been called as often as this."""
         if worker.id == NIL:
             return
-        self._seen[worker.id] = worker
-        requests = self._waiting.setdefault(worker.id, _Requests(worker))
+        self._note(worker)
+        requests = self._waiting.setdefault((worker.id, worker.client), _Requests(worker))
         requests.worker = worker
         requests.count += 1
 
@@ -76,17 +94,26 @@ class Roster:
         """End one call of `begin_wait`."""
         if worker.id == NIL:
             return
-        requests = self._waiting[worker.id]
+        named = worker.id, worker.client
+        requests = self._waiting[named]
         requests.count -= 1
         if requests.count == 0:
-            del self._waiting[worker.id]
-        self._seen.setdefault(worker.id, worker)
+            del self._waiting[named]
+        if named not in self._seen:
+            self._note(worker)
 
-    async def workers(self) -> Sequence[Worker]:
-        """Return the workers seen lately, the latest first."""
-        self._see_waiting()
-        await self._report()
-        return await self._driver.workers(self._timeout)
+    async def page(self, after: WorkerCursor | None, limit: int) -> WorkerPage:
+        """Return a page of the workers seen lately, the latest first.
+
+        When a worker was seen that waits is up to `SEE_WAITING_EVERY` seconds old.
+        """
+        if after is None:
+            now = asyncio.get_running_loop().time()
+            if now - self._saw_waiting > SEE_WAITING_EVERY:
+                self._saw_waiting = now
+                await self._see_waiting()
+            await self._report()
+        return await self._driver.worker_page(self._timeout, after, limit)
 
     async def run(self) -> None:
         """Report to the driver until canceled."""
@@ -94,20 +121,46 @@ class Roster:
         while True:
             await asyncio.sleep(REPORT_EVERY)
             since_all += REPORT_EVERY
-            if since_all >= self._timeout / 4:
-                since_all = 0.0
-                self._see_waiting()
             try:
+                if since_all >= self._timeout / 4:
+                    since_all = 0.0
+                    await self._see_waiting()
                 await self._report()
             except ComposerdError as exc:
                 if not exc.logged:
                     log.info("storing when workers were last seen failed: %s", exc)
 
-    def _see_waiting(self) -> None:
-        for requests in self._waiting.values():
-            self._seen[requests.worker.id] = requests.worker
+    def _note(self, worker: Worker) -> None:
+        """Remember a worker until the next report; it is left out if its client has named too many since the last."""
+        named = worker.id, worker.client
+        before = self._seen.get(named)
+        try:
+            self._bytes.exchange(worker.client, 0 if before is None else _size(before), _size(worker))
+        except Unavailable:
+            return
+        self._seen[named] = worker
+
+    async def _see_waiting(self) -> None:
+        """Report the workers whose requests wait, some at a time, so that the event loop can go on."""
+        waiting = [requests.worker for requests in self._waiting.values()]
+        for begin in range(0, len(waiting), REPORTED_AT_ONCE):
+            await self._driver.seen(waiting[begin : begin + REPORTED_AT_ONCE])
+            await asyncio.sleep(0)
 
     async def _report(self) -> None:
-        seen, self._seen = self._seen, {}
-        if seen:
-            await self._driver.seen(list(seen.values()))
+        seen = list(self._seen.values())
+        self._seen = {}
+        self._bytes = _unreported()
+        for begin in range(0, len(seen), REPORTED_AT_ONCE):
+            await self._driver.seen(seen[begin : begin + REPORTED_AT_ONCE])
+            await asyncio.sleep(0)
+
+
+def _unreported() -> Shares:
+    """Return the account of the bytes of workers that have not been reported yet."""
+    return Shares("workers", UNREPORTED, least=_size(Worker(NIL, "", ("x" * 128,) * 64)))
+
+
+def _size(worker: Worker) -> int:
+    """Return about how many bytes a worker takes in memory."""
+    return 512 + sum(64 + len(type) for type in worker.types)

@@ -5,6 +5,9 @@ handed out as became ready, or a claim that covers the key, and was made after t
 is hot, the oldest waiters for it join the next round of claims. So a waiter that was woken for one key and got a job of
 another leaves the first key hot for the next waiter.
 
+Clients take turns at a key, and of each client the oldest waiter comes first. So a client that asks with thousands of
+requests gets no more jobs of a key than another one that asks with a few, as long as that one waits.
+
 No waiter sleeps while there is a ready job for it:
 
 - A waiter sleeps only after a claim of its own found nothing. Every job of its keys that is ready now became ready
@@ -16,8 +19,8 @@ So the count is never below the number of ready jobs. If it is one too high, one
 """
 
 import asyncio
-from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections import OrderedDict, deque
+from collections.abc import Iterator, Mapping, Sequence
 from operator import attrgetter
 
 import msgspec
@@ -31,11 +34,11 @@ class Waiter(msgspec.Struct, eq=False):
     """One request that waits for a job."""
 
     claim: Claim
-    age: int
-    """The waiter's number: the lowest is the oldest. It stays the same until the waiter is answered."""
-    answer: Answer
-    client: str = ""
+    client: str
     """The client that waits, in whose account the args of its job count."""
+    answer: Answer
+    age: int = 0
+    """The waiter's number in the list: the lowest is the oldest. It stays the same until the waiter is answered."""
     claiming: bool = False
     """True while a round that includes its claim is under way."""
     claimed: bool = False
@@ -54,12 +57,55 @@ class _Heat(msgspec.Struct):
 _AGE = attrgetter("age")
 
 
+class Line:
+    """The waiters for one key: the clients take turns, and of each client the oldest waiter comes first."""
+
+    __slots__ = ("clients",)
+
+    def __init__(self) -> None:
+        self.clients: OrderedDict[str, OrderedDict[int, Waiter]] = OrderedDict()
+        """The waiters by client and age; the client whose turn is next comes first."""
+
+    def add(self, waiter: Waiter) -> None:
+        """Add a waiter. A client that had none comes after all others."""
+        own = self.clients.get(waiter.client)
+        if own is None:
+            own = self.clients[waiter.client] = OrderedDict()
+        own[waiter.age] = waiter
+
+    def remove(self, waiter: Waiter) -> None:
+        """Remove a waiter."""
+        own = self.clients[waiter.client]
+        del own[waiter.age]
+        if not own:
+            del self.clients[waiter.client]
+
+    def served(self, client: str) -> None:
+        """Note that a client got a job: its next turn comes after those of all others."""
+        if client in self.clients:
+            self.clients.move_to_end(client)
+
+    def in_turns(self) -> Iterator[Waiter]:
+        """Yield the waiters in the order in which they may claim; the line must not change meanwhile."""
+        later: deque[Iterator[Waiter]] = deque()
+        for own in self.clients.values():
+            line = iter(own.values())
+            yield next(line)
+            later.append(line)
+        while later:
+            line = later.popleft()
+            for waiter in line:
+                yield waiter
+                later.append(line)
+                break
+
+
 class WaitList:
     """The waiters by key and age, and the keys that are hot."""
 
     def __init__(self) -> None:
         self._waiters: dict[int, Waiter] = {}
-        self._by_key: dict[Key, OrderedDict[int, Waiter]] = {}
+        self._by_key: dict[Key, Line] = {}
         self._fresh: OrderedDict[int, Waiter] = OrderedDict()
         """Waiters that claim in the next round, whatever is hot."""
         self._hot: OrderedDict[Key, _Heat] = OrderedDict()
@@ -74,18 +120,16 @@ class WaitList:
         """Return the waiters, oldest first."""
         return list(self._waiters.values())
 
-    def add(self, claim: Claim, answer: Answer, client: str = "") -> Waiter:
+    def add(self, waiter: Waiter) -> None:
         """Add a waiter; its first claim joins the next round, whatever is hot."""
-        self._ages = age = self._ages + 1
-        waiter = Waiter(claim, age, answer, client)
+        self._ages = waiter.age = age = self._ages + 1
         self._waiters[age] = waiter
         self._fresh[age] = waiter
-        for key in claim.keys:
+        for key in waiter.claim.keys:
             line = self._by_key.get(key)
             if line is None:
-                line = self._by_key[key] = OrderedDict()
-            line[age] = waiter
-        return waiter
+                line = self._by_key[key] = Line()
+            line.add(waiter)
 
     def remove(self, waiter: Waiter) -> None:
         """Remove a waiter that was answered or has gone. Removing it again does nothing."""
@@ -95,8 +139,8 @@ class WaitList:
         self._fresh.pop(age, None)
         for key in waiter.claim.keys:
             line = self._by_key[key]
-            del line[age]
-            if not line:
+            line.remove(waiter)
+            if not line.clients:
                 del self._by_key[key]
                 self._hot.pop(key, None)  # the next waiter for it claims anyway
 
@@ -129,11 +173,11 @@ class WaitList:
             if limit <= len(picked):
                 break
             self._hot.move_to_end(key)  # so that a key with many jobs does not crowd out the others
-            for age, waiter in self._by_key[key].items():
+            for waiter in self._by_key[key].in_turns():
                 if room == 0:
                     break
-                if age not in picked:
-                    picked[age] = waiter
+                if waiter.age not in picked:
+                    picked[waiter.age] = waiter
                     room -= 1
         self._round += 1
         for waiter in picked.values():
@@ -147,6 +191,8 @@ class WaitList:
             waiter.claimed = True
             if claimed is not None:
                 self._cool(claimed.key, 1)
+                if (line := self._by_key.get(claimed.key)) is not None:
+                    line.served(waiter.client)
             else:
                 for key in waiter.claim.keys:
                     self._cool(key, None)

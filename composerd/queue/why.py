@@ -1,16 +1,23 @@
 """The reason why a job is not running: a sentence for people, and the figures behind it."""
 
+import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from uuid import UUID
 
 import msgspec
 
-from composerd.models import Job, JobState, Worker
+from composerd.models import Job, JobState, Worker, WorkerCursor
 from composerd.queue.jobqueue import JobQueue
 
 MAX_AHEAD = 10_000
 """Number up to which the jobs ahead of a job are counted."""
+
+
+MAX_WORKERS = 10_000
+"""Number of workers that are looked at, those first that were seen last."""
+
+WORKERS_AT_ONCE = 500
 
 
 class Why(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,7 +68,7 @@ async def _waiting(queue: JobQueue, job: Job) -> Why:
 
 
 async def _ready(queue: JobQueue, job: Job) -> Why:
-    takers = [worker for worker in await queue.roster.workers() if _takes(worker, job)]
+    takers = await _takers(queue, job)
     ahead = await queue.driver.ahead(job.id, MAX_AHEAD)
     kind = (
         f"type {job.type}"
@@ -69,8 +76,7 @@ async def _ready(queue: JobQueue, job: Job) -> Why:
         + (f", channel {job.channel}" if job.channel else "")
     )
     if takers:
-        busy = sum(bool(worker.jobs) for worker in takers)
-        reason = f"{queue_reason(ahead)} Workers for {kind}: {busy_reason(len(takers), busy)}."
+        reason = f"{queue_reason(ahead)} Workers for {kind}: {busy_reason(len(takers), sum(takers))}."
     else:
         reason = f"No live worker is known for {kind}."
     return Why(job=job, reason=reason, workers=len(takers), ahead=ahead)
@@ -102,6 +108,20 @@ def busy_reason(workers: int, busy: int) -> str:
     if busy < workers:
         return f"{workers}, {busy or 'none'} busy"
     return f"{workers}, {'both ' if workers == 2 else 'all ' if workers > 2 else ''}busy"
+
+
+async def _takers(queue: JobQueue, job: Job) -> list[bool]:
+    """Return for each worker that takes a job whether it is busy; looks at the `MAX_WORKERS` that were seen last."""
+    takers: list[bool] = []
+    after: WorkerCursor | None = None
+    for _ in range(MAX_WORKERS // WORKERS_AT_ONCE):
+        page = await queue.roster.page(after, WORKERS_AT_ONCE)
+        takers += [bool(worker.jobs) for worker in page.workers if _takes(worker, job)]
+        after = page.next
+        if after is None:
+            break
+        await asyncio.sleep(0)  # so that the event loop can go on
+    return takers
 
 
 def _takes(worker: Worker, job: Job) -> bool:

@@ -73,7 +73,7 @@ class Waiters:
         """Begin to wait for a job of the keys."""
         claim = Claim(new_id(), keys or (X,), 60.0)
         self.claims.append(claim)
-        return asyncio.create_task(self.dispatcher.wait_for_job(claim, wait, client))
+        return asyncio.create_task(self.dispatcher.wait_for_job(self.dispatcher.waiter(claim, client), wait))
 
     async def sleeping(self, *keys: Key, wait: float | None = None) -> "asyncio.Task[Claimed | None]":
         """Begin to wait, and return when a claim for it has found nothing."""

@@ -55,7 +55,7 @@ async def test_a_request_names_its_worker(queue: JobQueue) -> None:
     worker = Worker(new_id(), "x86_64", ("build",))
     requesting = asyncio.create_task(queue.request(KEYS, worker=worker, confirm=False, wait=LONG))
     await turns()
-    assert [one.id for one in await queue.roster.workers()] == [worker.id]
+    assert [one.id for one in (await queue.roster.page(None, 1000)).workers] == [worker.id]
     job_id = await add(queue)
     await requesting
     assert (await queue.get(job_id)).worker_id == worker.id
@@ -227,18 +227,18 @@ async def test_a_heartbeat_renews(queue: JobQueue, driver: MemoryDriver) -> None
     await queue.progress(token, b'{"done": 1}')
     job = await queue.get(job_id)
     assert (job.state, job.partial) == (JobState.RUNNING, b'{"done": 1}')
-    assert [one.id for one in await queue.roster.workers()] == [worker.id]
+    assert [one.id for one in (await queue.roster.page(None, 1000)).workers] == [worker.id]
     await driver.shift_clock(queue.options.worker_timeout + 1)
-    assert await queue.roster.workers() == []
+    assert (await queue.roster.page(None, 1000)).workers == ()
     await queue.touch(token)
-    assert [one.id for one in await queue.roster.workers()] == [worker.id]
+    assert [one.id for one in (await queue.roster.page(None, 1000)).workers] == [worker.id]
 
 
 async def test_a_heartbeat_of_nobody(queue: JobQueue) -> None:
     """An attempt whose worker did not say who it is can be renewed, and makes no worker known."""
     await add(queue)
     assert (await queue.touch((await take(queue)).token)).worker_id is None
-    assert await queue.roster.workers() == []
+    assert (await queue.roster.page(None, 1000)).workers == ()
 
 
 ENDS: list[tuple[str, type[ComposerdError], dict[str, str]]] = [

@@ -22,7 +22,7 @@ from composerd.models import (
     News,
     Touch,
 )
-from composerd.queue import JobQueue, QueueOptions, jobqueue, remote_news
+from composerd.queue import JobQueue, QueueOptions, remote_news, watching
 from composerd_fs import MemoryDriver
 
 from .conftest import KEYS, LONG, Shared, add, running, take, turns
@@ -99,7 +99,7 @@ async def test_news_of_other_servers(caplog: pytest.LogCaptureFixture, monkeypat
 
 async def test_lost_news_of_other_servers_delays_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a shared storage a wait reads the job again now and then, in case news was lost."""
-    monkeypatch.setattr(jobqueue, "SHARED_RECHECK", 0.01)
+    monkeypatch.setattr(watching, "RECHECK", 0.01)
     driver = Shared()
     await driver.start()
     async with running(driver) as queue:
@@ -119,7 +119,7 @@ async def test_a_wait_on_a_storage_of_our_own_does_not_poll(
     queue: JobQueue, driver: MemoryDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a storage that is not shared no news is lost, and a wait reads the job only when it begins and ends."""
-    monkeypatch.setattr(jobqueue, "SHARED_RECHECK", 0.01)
+    monkeypatch.setattr(watching, "RECHECK", 0.01)
     reads: list[str] = []
     get, touch = driver.get, driver.touch
 

@@ -43,7 +43,9 @@ class World:
     served: list[int] = field(default_factory=list)
 
     def arrive(self, *keys: Key) -> Waiter:
-        return self.waitlist.add(Claim(uuid4(), keys, 60.0), self.loop.create_future())
+        waiter = Waiter(Claim(uuid4(), keys, 60.0), "", self.loop.create_future())
+        self.waitlist.add(waiter)
+        return waiter
 
     def submit(self, *jobs: tuple[Key, int]) -> None:
         """Let jobs become ready together; the news of it is on its way."""
@@ -357,3 +359,29 @@ def test_every_order_of_a_small_history(world: World, events: tuple[str, ...]) -
     world.run()
     assert len(world.got) == 2
     assert not world.stranded()
+
+
+async def test_clients_take_turns() -> None:
+    """A client with many waiters for a key gets no more jobs of it than one with a few, as long as that one waits."""
+    waitlist = WaitList()
+    loop = asyncio.get_running_loop()
+
+    def arrive(client: str) -> Waiter:
+        waiter = Waiter(Claim(uuid4(), (X,), 60.0), client, loop.create_future())
+        waitlist.add(waiter)
+        return waiter
+
+    loud = [arrive("loud") for _ in range(50)]
+    quiet = [arrive("quiet") for _ in range(3)]
+    first = waitlist.pick(1000)
+    waitlist.end_round(first, [None] * len(first))
+    got = []
+    for _ in range(6):
+        waitlist.heat({X: 1})
+        (waiter,) = waitlist.pick(1000)
+        waitlist.end_round([waiter], [Claimed(waiter.claim.token, uuid4(), X, None, (), 1)])
+        got.append(waiter)
+    assert got == [loud[0], quiet[0], loud[1], quiet[1], loud[2], quiet[2]]
+    waitlist.heat({X: 10})
+    arrive("late")
+    assert [waiter.client for waiter in waitlist.pick(4)].count("loud") >= 2

@@ -53,7 +53,6 @@ def add_routes(app: web.Application) -> None:
     app.router.add_post(f"{of_job}/cancel", cancel_job)
     app.router.add_delete(job, delete_job)
     app.router.add_get(f"{of_job}/why", why_job)
-    app.router.add_get(f"{base}/workers", list_workers)
 
 
 @endpoint(
@@ -169,7 +168,7 @@ async def get_job(request: web.Request) -> web.StreamResponse:
     if wait is None:
         return await _job(request, await queue.get(job_id))
     with Wait(request):
-        job = await queue.wait_for_end(job_id, wait)
+        job = await queue.wait_for_end(job_id, wait, client.get())
     return await _job(request, job)
 
 
@@ -207,36 +206,6 @@ async def delete_job(request: web.Request) -> web.Response:
     """
     await request.app[QUEUE].delete(job_id_of(request))
     return web.Response(status=204)
-
-
-@endpoint(
-    "listWorkers",
-    "List the workers seen lately",
-    responses={200: ("The workers, those seen last first", schemas.WorkerList)},
-)
-async def list_workers(request: web.Request) -> web.StreamResponse:
-    """List the workers that were seen lately, the latest first, with the jobs that they run.
-
-    `arch` is null for a worker that has only given a sign of life.
-    """
-    queue = request.app[QUEUE]
-    href = f"{COMPOSER_BASE}/workers"
-    items = [
-        schemas.Worker(
-            kind="Worker",
-            href=href,
-            id=str(worker.id),
-            arch=worker.arch or None,
-            types=list(worker.types),
-            channel=worker.channel,
-            jobs=schemas.strings(worker.jobs),
-            seen_at=schemas.rfc3339(worker.seen_at),
-        )
-        for worker in await queue.roster.workers()
-        if worker.seen_at is not None
-    ]
-    listed = schemas.WorkerList(kind="WorkerList", href=href, id="workers", items=items)
-    return await answer_bytes(request, encode(listed))
 
 
 @endpoint("whyJob", "Explain why a job is not running", responses={200: ("The explanation", schemas.JobWhy)})

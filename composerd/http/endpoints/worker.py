@@ -77,8 +77,8 @@ async def request_job(request: web.Request) -> web.StreamResponse:
     wait = wait_of(request)
     if settings.request_job_timeout:
         wait = settings.request_job_timeout if wait is None else min(wait, settings.request_job_timeout)
-    worker = None if worker_id is None else Worker(worker_id, body.arch, tuple(body.types))
     sender = client.get()
+    worker = None if worker_id is None else Worker(worker_id, body.arch, tuple(body.types), client=sender)
     keys = keys_for("", body.types, body.arch)
     with Wait(request):
         claimed = await queue.request(keys, worker=worker, confirm=body.confirm, wait=wait, client=sender)
@@ -188,7 +188,8 @@ async def get_job(request: web.Request) -> web.StreamResponse:
         attempt = await queue.touch(token)
     else:
         with Wait(request):
-            attempt = await queue.wait_while_running(token, min(wait, queue.options.heartbeat_timeout / 3))
+            wait = min(wait, queue.options.heartbeat_timeout / 3)
+            attempt = await queue.wait_while_running(token, wait, client.get())
     known_job_id.set(str(attempt.job_id))
     if attempt.state is AttemptState.FINISHED:
         raise TokenNotFound
@@ -264,7 +265,7 @@ async def post_workers(request: web.Request) -> web.StreamResponse:
     body = await read_json(request, _POST_WORKERS)
     if not schemas.is_word(body.arch):
         raise InvalidContent(field="arch", problem=schemas.NOT_A_WORD)
-    worker_id = str(await queue.roster.register(body.arch))
+    worker_id = str(await queue.roster.register(body.arch, client=client.get()))
     href = f"{request.app[SETTINGS].worker_base_path}/workers"
     return answer(schemas.WorkerID(kind="WorkerID", href=href, id=worker_id, worker_id=worker_id), 201)
 
@@ -276,7 +277,7 @@ async def post_worker_status(request: web.Request) -> web.Response:
     if worker_id is None:
         raise InvalidWorkerId(field="worker_id")
     await discard_body(request)
-    await request.app[QUEUE].roster.check(worker_id)
+    await request.app[QUEUE].roster.check(worker_id, client.get())
     return web.Response()
 
 

@@ -1,0 +1,83 @@
+"""The composer API's list of workers. What workers themselves send is in `worker`."""
+
+import base64
+import binascii
+import re
+from uuid import UUID
+
+from aiohttp import web
+
+from composerd.errors import InvalidCursor
+from composerd.http import schemas
+from composerd.http.delivery import answer_bytes, encode
+from composerd.http.keys import QUEUE
+from composerd.http.openapi import endpoint
+from composerd.models import WorkerCursor
+from composerd.settings import COMPOSER_BASE
+
+MAX_PAGE = 1000
+"""The most workers on a page, and how many there are if the request does not say."""
+
+
+def add_routes(app: web.Application) -> None:
+    """Add the route of the list."""
+    app.router.add_get(f"{COMPOSER_BASE}/workers", list_workers)
+
+
+@endpoint(
+    "listWorkers",
+    "List the workers seen lately",
+    responses={200: ("A page of the workers, those seen last first", schemas.WorkerList)},
+    query={
+        "limit": f"Maximum number of workers in the page, 1 to {MAX_PAGE}, which is the default",
+        "cursor": "The `next` of the previous page",
+    },
+)
+async def list_workers(request: web.Request) -> web.StreamResponse:
+    """List the workers that were seen lately, the latest first, with the jobs that they run.
+
+    `arch` is null for a worker that has only given a sign of life. A page may be short although there is a next one.
+    Raises `InvalidCursor` for an invalid limit or cursor.
+    """
+    queue = request.app[QUEUE]
+    limit = request.query.get("limit", str(MAX_PAGE))
+    if not re.fullmatch(r"[0-9]{1,4}", limit) or not 1 <= int(limit) <= MAX_PAGE:
+        raise InvalidCursor(field="limit", problem=f"must be a number from 1 to {MAX_PAGE}")
+    page = await queue.roster.page(_cursor(request.query.get("cursor")), int(limit))
+    href = f"{COMPOSER_BASE}/workers"
+    items = [
+        schemas.Worker(
+            kind="Worker",
+            href=href,
+            id=str(worker.id),
+            arch=worker.arch or None,
+            types=list(worker.types),
+            channel=worker.channel,
+            jobs=schemas.strings(worker.jobs),
+            seen_at=schemas.rfc3339(worker.seen_at),
+        )
+        for worker in page.workers
+        if worker.seen_at is not None
+    ]
+    listed = schemas.WorkerList(kind="WorkerList", href=href, id="workers", items=items)
+    if page.next is not None:
+        listed.next = _text(page.next)
+    return await answer_bytes(request, encode(listed))
+
+
+def _cursor(text: str | None) -> WorkerCursor | None:
+    if text is None:
+        return None
+    try:
+        raw = base64.urlsafe_b64decode(text.encode("ascii"))
+    except (binascii.Error, UnicodeEncodeError):
+        raw = b""
+    cursor = WorkerCursor(int.from_bytes(raw[:8]), UUID(bytes=raw[8:])) if len(raw) == 24 else None
+    # The decoder ignores unknown characters: only the exact spelling is a cursor.
+    if cursor is None or not 0 < cursor.seen < 2**63 or _text(cursor) != text:
+        raise InvalidCursor(field="cursor", problem="must be the `next` of an earlier page")
+    return cursor
+
+
+def _text(cursor: WorkerCursor) -> str:
+    return base64.urlsafe_b64encode(cursor.seen.to_bytes(8) + cursor.id.bytes).decode()

@@ -1,0 +1,63 @@
+"""The roster of workers: nobody describes another client's worker, and the list has pages."""
+
+from collections.abc import Callable
+from typing import Any
+
+from .conftest import COMPOSER, WORKER, Client, Serve, Server
+
+Clients = Callable[..., Client]
+
+
+async def ask(client: Client, worker_id: str, *types: str) -> tuple[int, Any]:
+    """Ask for a job without waiting, as a worker that names its id."""
+    body = {"types": types, "arch": "x86_64", "worker_id": worker_id}
+    return await client.request("POST", f"{WORKER}/jobs?wait=0s", body)
+
+
+async def types_of(server: Server, worker_id: str) -> list[str]:
+    """Return the types of a worker as the list shows them."""
+    _, listed = await server.request("GET", f"{COMPOSER}/workers")
+    (worker,) = (one for one in listed["items"] if one["id"] == worker_id)
+    return worker["types"]  # type: ignore[no-any-return]
+
+
+async def test_another_client_names_a_worker(serve: Serve, client: Clients) -> None:
+    """A request from another address that names a worker gets its job, and changes nothing of the worker."""
+    server = await serve()
+    owner, other = client(server), client(server)
+    status, registered = await owner.request("POST", f"{WORKER}/workers", {"arch": "x86_64"})
+    assert status == 201
+    worker_id = registered["worker_id"]
+    assert (await ask(owner, worker_id, "build"))[0] == 204
+    await server.submit("other")
+    status, got = await ask(other, worker_id, "other", "more")
+    assert status == 201
+    assert (await other.request("PATCH", got["location"], {"result": {}}))[0] == 200
+    assert (await other.request("POST", f"{WORKER}/workers/{worker_id}/status", {}))[0] == 200
+    assert await types_of(server, worker_id) == ["build"]
+    assert (await ask(owner, worker_id, "test"))[0] == 204
+    assert await types_of(server, worker_id) == ["test"]
+
+
+async def test_the_list_has_pages(serve: Serve, client: Clients) -> None:
+    """The list of workers comes in pages, each worker once, the latest first; a bad cursor or limit is an error."""
+    server = await serve()
+    quiet = client(server)
+    ids = [f"12345678-1234-4123-8123-00000000000{n}" for n in range(5)]
+    for worker_id in ids:
+        await ask(quiet, worker_id, "build")
+        await server.request("GET", f"{COMPOSER}/workers")  # so that they are reported one after the other
+    found: list[str] = []
+    path = f"{COMPOSER}/workers?limit=2"
+    cursor = ""
+    while True:
+        status, page = await quiet.request("GET", path + cursor)
+        assert (status, len(page["items"]) <= 2) == (200, True)
+        found += [one["id"] for one in page["items"]]
+        if "next" not in page:
+            break
+        cursor = f"&cursor={page['next']}"
+    assert found == ids[::-1]
+    for wrong in ("limit=0", "limit=1001", "limit=x", "cursor=x", "cursor=AAAA"):
+        status, error = await quiet.request("GET", f"{COMPOSER}/workers?{wrong}")
+        assert (status, error["id"]) == (400, "39")
