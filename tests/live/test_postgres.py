@@ -74,6 +74,32 @@ async def test_artifacts_in_a_shared_directory(serve: Serve, newest_postgres: Th
         assert (await send(server, "GET", f"{COMPOSER}/jobs/{job['id']}/artifacts/a"))[2] == b"x" * 100_000
 
 
+async def test_an_upload_to_one_of_two_servers(serve: Serve, newest_postgres: Throwaway, tmp_path: Path) -> None:
+    """Uploads to two servers keep the limits together, and one ends when another server ends its attempt."""
+    url, options = newest_postgres.fresh(), ("--artifacts", str(tmp_path / "files"), "--max-artifacts", "3")
+    first, second = [await serve(*NO_SWEEP, *options, storage=url) for _ in range(2)]
+    job = await first.submit()
+    taken = await second.ask()
+    assert taken is not None
+    path = taken["artifact_location"]
+    uploads = [send((first, second)[n % 2], "PUT", f"{path}{n}", b"x") for n in range(8)]
+    statuses = [status for status, _, _ in await asyncio.gather(*uploads)]
+    assert sorted(statuses) == [200] * 3 + [413] * 5
+    _, writer = stalled = await asyncio.open_connection(*second.address)
+    replacing = f"PUT {path}{statuses.index(200)} HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n"
+    writer.write(replacing.encode() + bytes(300_000))
+
+    async def is_uploading() -> bool:
+        return any((tmp_path / "files").rglob("*.part"))
+
+    await second.until(is_uploading)
+    began = time.monotonic()
+    assert (await first.request("POST", f"{COMPOSER}/jobs/{job['id']}/cancel"))[0] == 200
+    assert (await stalled[0].readline()).split()[1] == b"400"
+    assert time.monotonic() - began < AT_ONCE
+    writer.close()
+
+
 async def test_the_database_is_down_at_the_start(serve: Serve, own_postgres: Throwaway) -> None:
     """A server that starts without its database answers 503, and works soon after the database is available."""
     url = own_postgres.fresh()
