@@ -1,6 +1,6 @@
 """Plans a submission before anything of it is stored: known ids, idempotency keys and dependencies. No I/O."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import NamedTuple
 from uuid import UUID
 
@@ -33,6 +33,8 @@ def plan(
 ) -> Plan:
     """Decide what a submission stores and what it is answered (E3 to E9). It changes nothing.
 
+    `planned_in_steps` does the same in steps, for those who cannot wait until it is done.
+
     Args:
         submission: The jobs; one may depend on an earlier one of the same submission.
         find: Returns a stored job by its id.
@@ -43,11 +45,28 @@ def plan(
         CanceledDependency: A dependency has been canceled (details `index`, `id`).
         IdempotencyConflict: A key was used for something else (details `index`).
     """
+    steps = planned_in_steps(submission, find, find_key)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as stop:
+            planned: Plan = stop.value
+            return planned
+
+
+def planned_in_steps(
+    submission: Sequence[NewJob],
+    find: Callable[[UUID], StoredJobView | None],
+    find_key: Callable[[str, str], StoredJobView | None],
+) -> Generator[int, None, Plan]:
+    """Do what `plan` does, and yield after each job the number of jobs and dependencies that it has looked at."""
     new: dict[UUID, PlannedJob] = {}
     keys: dict[tuple[str, str], UUID] = {}
     replaced: dict[UUID, UUID] = {}
     answer: list[tuple[UUID, bool]] = []
     for index, job in enumerate(submission):
+        if index:
+            yield 1 + len(submission[index - 1].dependencies)
         if job.id in new or find(job.id) is not None:
             answer.append((job.id, True))  # a repetition: it was created by the first one
             continue

@@ -16,16 +16,17 @@ from composerd.errors import ComposerdError, DriverError, StorageFull, Unavailab
 from composerd.models import News
 from composerd_fs.journal.entries import JournalEntry, Payload
 from composerd_fs.journal.reserve import Purpose
+from composerd_fs.state.changes import Slices
 from composerd_fs.state.table import Table
 
 MAX_BYTES = 64 * 1024 * 1024
 """The most bytes of payloads in a flush, unless a single write has more."""
 
 MAX_ITEMS = 1000
-"""The most items in a flush, unless a single write has more.
+"""The most items in a flush, unless a single write has more. Other writes and queries wait for its end."""
 
-Other tasks of the event loop wait while the table changes for all of them.
-"""
+ARCHIVED_AT_ONCE = 8000
+"""How much work of `Jobs.archive_resting` is done before other tasks get a turn: about 3 ms."""
 
 GATHER = 3
 """Turns of the event loop before a flush begins, so that requests that are still in their handlers can join it.
@@ -106,7 +107,7 @@ def _drop(_entry: JournalEntry) -> None:
 class Write(msgspec.Struct, Generic[A], eq=False):
     """A write that waits for its flush."""
 
-    decide: Callable[..., A]
+    decide: Callable[..., Slices[A]]
     args: tuple[Any, ...]
     items: int
     """The number of its items."""
@@ -145,7 +146,10 @@ class Committer:
         self._task: asyncio.Task[None] | None = None
 
     def between_flushes(self, function: Callable[..., T], *args: Any) -> "asyncio.Future[T]":
-        """Call a function while the table is as it is on stable storage, and return a future of its return value."""
+        """Call a function while the table is as it is on stable storage, and return a future of its return value.
+
+        It must not take long: other tasks wait.
+        """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
         self._calls.append((function, args, future))
@@ -155,7 +159,7 @@ class Committer:
 
     def write(
         self,
-        decide: Callable[..., A],
+        decide: Callable[..., Slices[A]],
         *args: Any,
         items: int = 1,
         size: int = 0,
@@ -168,7 +172,7 @@ class Committer:
         one if a payload cannot be read; then the write stands.
 
         Args:
-            decide: Changes the table, and returns the answer.
+            decide: Changes the table in slices, and returns the answer.
             args: Its arguments.
             items: The number of items that it is about.
             size: The bytes of the payloads that it stores.
@@ -230,7 +234,7 @@ class Committer:
                 await compaction.maybe_start()
             table.base = await log.begin()
             for write in writes:
-                answer = write.decide(*write.args)
+                answer = await _in_slices(write.decide(*write.args))
                 payloads = []
                 if write.reads:
                     payloads = list(answer.payloads)
@@ -258,6 +262,8 @@ class Committer:
                 write.future.set_result(one)
             else:
                 write.future.set_exception(_for_one_caller(error))
+        while table.jobs.archive_resting(ARCHIVED_AT_ONCE):  # noqa: ASYNC110  # nothing is waited for
+            await asyncio.sleep(0)
         return None
 
     async def _refused(self, writes: list[Write[Any]], error: Exception) -> None:
@@ -283,6 +289,17 @@ class Committer:
             if isinstance(error, StorageFull):
                 _refuse(writes[nth:], error)  # larger ones find no room either
                 return
+
+
+async def _in_slices(work: Slices[A]) -> A:
+    """Do work, let other tasks have a turn between its slices, and return its answer."""
+    while True:
+        try:
+            next(work)
+        except StopIteration as stop:
+            answer: A = stop.value
+            return answer
+        await asyncio.sleep(0)
 
 
 def _size(write: Write[Any]) -> tuple[int, int]:

@@ -75,8 +75,12 @@ class TableDriver(Driver):
     # Writes.
 
     async def enqueue(self, submissions: Sequence[Sequence[NewJob]]) -> Batch[Enqueued | ComposerdError]:
-        size = sum(len(job.args) for jobs in submissions for job in jobs if job.args is not None)
-        done = await self._committer.write(self._commands.enqueue, submissions, items=len(submissions), size=size)
+        size = items = 0
+        for jobs in submissions:
+            for job in jobs:
+                items += 1 + len(job.dependencies)
+                size += 0 if job.args is None else len(job.args)
+        done = await self._committer.write(self._commands.enqueue, submissions, items=items, size=size)
         return Batch(done.answer, done.news)
 
     async def claim(self, requests: Sequence[Claim], max_bytes: int) -> Batch[Claimed | None]:
@@ -138,10 +142,23 @@ class TableDriver(Driver):
         return await self._committer.between_flushes(queries.jobs, self._table, job_ids)
 
     async def list(self, filter: JobFilter, cursor: int | None, limit: int) -> JobPage:
-        return await self._committer.between_flushes(queries.page, self._table, filter, cursor, limit)
+        found: list[Job] = []
+        searched = 0
+        while True:
+            most = min(limit - len(found), queries.JOBS_AT_ONCE)
+            page = await self._committer.between_flushes(queries.page, self._table, filter, cursor, most)
+            found += page.jobs
+            searched += queries.SEARCHED_AT_ONCE
+            cursor = page.next
+            if cursor is None or len(found) == limit or searched >= queries.SEARCHED:
+                return JobPage(tuple(found), cursor)
 
     async def listed(self, job_ids: Sequence[UUID]) -> "Sequence[Job | None]":
-        return await self._committer.between_flushes(queries.listed, self._table, job_ids)
+        found: list[Job | None] = []
+        for begin in range(0, len(job_ids), queries.JOBS_AT_ONCE):
+            some = job_ids[begin : begin + queries.JOBS_AT_ONCE]
+            found += await self._committer.between_flushes(queries.listed, self._table, some)
+        return found
 
     async def dependents(self, job_id: UUID, cursor: int | None, limit: int) -> IdPage | None:
         return await self._committer.between_flushes(queries.dependents, self._table, job_id, cursor, limit)

@@ -142,9 +142,16 @@ class RestoredEntry(msgspec.Struct, array_like=True, tag=8, gc=False):
 
 
 class PropagatedEntry(msgspec.Struct, array_like=True, tag=9, gc=False):
-    """Ends of jobs were propagated to this number of dependents; the entries before determine to which ones."""
+    """Ends of jobs were propagated to all dependents that had not ended then, of which there are so many together."""
 
     dependents: int
+
+
+class PropagatedToEntry(msgspec.Struct, array_like=True, tag=16, gc=False):
+    """Ends of jobs were propagated, not all of them to all dependents; those submitted last come first."""
+
+    lowest: list[UUID | None]
+    """For each end, in order, the dependent that was submitted first of those that were updated; None if all were."""
 
 
 class MovedEntry(msgspec.Struct, array_like=True, tag=13, gc=False):
@@ -279,6 +286,7 @@ JournalEntry: TypeAlias = (
     | DeletedEntry
     | RestoredEntry
     | PropagatedEntry
+    | PropagatedToEntry
     | MovedEntry
 )
 """An entry of a segment."""

@@ -21,7 +21,7 @@ from composerd_fs.journal.converting import (
     shape_of_fields,
     unpacked,
 )
-from composerd_fs.journal.entries import PackedJob, Payload, ShapeFields
+from composerd_fs.journal.entries import PackedJob, PackedRest, Payload, ShapeFields
 from composerd_fs.state.indexes import DigestIndex
 from composerd_fs.state.interning import Interning
 from composerd_fs.state.job import JobRecord
@@ -32,15 +32,38 @@ _encode = msgspec.msgpack.Encoder(uuid_format="bytes").encode
 _decode = msgspec.msgpack.Decoder(PackedJob).decode
 
 
-class _Head(msgspec.Struct, array_like=True, gc=False):
-    """The first fields of a `PackedJob`."""
+class _RestWithoutEdges(PackedRest, array_like=True, gc=False):
+    """The fields of `PackedRest`, without reading the edges."""
 
-    sequence: int
-    shape: int
-    id: bytes
+    dependencies: msgspec.Raw = msgspec.Raw()  # type: ignore[assignment]  # read as bytes, and dropped
+    dependents: msgspec.Raw = msgspec.Raw()  # type: ignore[assignment]
 
 
-_decode_head = msgspec.msgpack.Decoder(_Head).decode
+class _Listed(PackedJob, array_like=True, gc=False):
+    """The fields of a `PackedJob`, without reading the edges."""
+
+    rest: _RestWithoutEdges | None
+
+
+_decode_listed = msgspec.msgpack.Decoder(_Listed).decode
+
+
+_LENGTHS = {0xCC: 2, 0xCD: 3, 0xCE: 5, 0xCF: 9}
+"""The length of an integer in MessagePack by its first byte; any other first byte is the integer."""
+
+
+def _shape_in(data: bytes) -> int:
+    """Return the number of the shape of a packed job without decoding the job, which may have many edges."""
+    at = 1 + _LENGTHS.get(data[1], 1)
+    length = _LENGTHS.get(data[at], 1)
+    return data[at] if length == 1 else int.from_bytes(data[at + 1 : at + length])
+
+
+def _id_in(data: bytes) -> UUID:
+    """Return the id of a packed job without decoding the job."""
+    at = 1 + _LENGTHS.get(data[1], 1)
+    at += _LENGTHS.get(data[at], 1) + 2
+    return UUID(int=int.from_bytes(data[at : at + 16]))
 
 
 class Numbered:
@@ -129,6 +152,13 @@ class Archive:
         one = _decode(data)
         return unpacked(one, self.shapes[one.shape])
 
+    def unpack_listed(self, data: bytes) -> JobRecord:
+        """Return the record of an archived job without its edges, which is faster if there are many."""
+        one: PackedJob = _decode_listed(data)
+        if one.rest is not None:
+            one.rest.dependencies, one.rest.dependents = (), []
+        return unpacked(one, self.shapes[one.shape])
+
     def discard(self, data: bytes, job: JobRecord) -> None:
         """Remove a job, which is given packed and unpacked, from the archive."""
         self.ids.discard(job.id.bytes, job.sequence)
@@ -136,7 +166,7 @@ class Archive:
             self.tokens.discard(attempt.token.bytes, job.sequence)
         if job.idempotency_key is not None:
             self.keys.discard(key_digest(job.key.channel, job.idempotency_key), job.sequence)
-        shape = _decode(data).shape
+        shape = _shape_in(data)
         self._used[shape] -= 1
         if not self._used[shape]:
             self._unused.append(shape)
@@ -148,11 +178,11 @@ class Archive:
 
     def id_of(self, data: bytes) -> UUID:
         """Return the id of an archived job, which is faster than to unpack it."""
-        return UUID(bytes=_decode_head(data).id)
+        return _id_in(data)
 
     def state_and_key(self, data: bytes) -> tuple[JobState, Key]:
         """Return the state and the key of an archived job, which is faster than to unpack it."""
-        shape = self.shapes[_decode_head(data).shape]
+        shape = self.shapes[_shape_in(data)]
         return shape.state, shape.key
 
     def _index(self, one: PackedJob) -> None:

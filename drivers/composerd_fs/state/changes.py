@@ -5,9 +5,11 @@ are cut. The module `table` has the transitions.
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from typing import TypeAlias, TypeVar
 from uuid import UUID
 
+import msgspec
 from msgspec.structs import replace
 
 from composerd.driver import transitions
@@ -19,6 +21,43 @@ from composerd_fs.state.indexes import ReadyIndex, Timers
 from composerd_fs.state.job import AttemptRecord, JobRecord
 from composerd_fs.state.jobs import Jobs
 from composerd_fs.state.undo import Undo
+
+SLICE = 500
+"""Number of steps after which other tasks get a turn. A step is a change of a job or an edge, and takes up to 8 µs."""
+
+PROPAGATION = 500
+"""Number of steps of a flush after which no further dependent is updated in it."""
+
+
+A = TypeVar("A")
+
+Slices: TypeAlias = Generator[None, None, A]
+"""Work that lets other tasks have a turn at each `yield`, and returns the answer. The table is not used meanwhile."""
+
+
+class Propagated(msgspec.Struct, gc=False):
+    """An end that was propagated: in one go to all dependents, or to some."""
+
+    whole: int | None
+    """The number of dependents that had not ended when the job ended, if all were updated in one go."""
+    lowest: UUID | None
+    """The dependent that was submitted first of those that were updated; None if all were."""
+
+
+class Unpropagated(msgspec.Struct, eq=False):
+    """A job that has ended, and the range of its dependents to which that is still to be propagated, downwards."""
+
+    job: JobRecord
+    needed: int
+    """The number of its dependents that had not ended when it ended."""
+    below: int
+    """The sequence above the highest one. Jobs that are submitted later have not waited for this one."""
+    since: int = 0
+    """The lowest sequence."""
+    waiting: list[JobRecord] = []
+    """Those dependents; filled only in a replay."""
+    begun: bool = False
+    """True if it was propagated to some."""
 
 
 class Changes:
@@ -48,8 +87,12 @@ class Changes:
         self._replaying = True
         self._saved: set[int] = set()
         """The jobs that are to be restored if the flush is refused, by identity."""
-        self._unpropagated: deque[tuple[JobRecord, list[JobRecord]]] = deque()
-        """Ended jobs, and the dependents that their ends are still to be propagated to."""
+        self.steps = 0
+        """The number of steps of the flush so far."""
+        self._pause_at = SLICE
+        self._steps_of_propagation = 0
+        self._unpropagated: deque[Unpropagated] = deque()
+        """Ended jobs whose ends are still to be propagated, in the order in which they ended."""
         self._ready_news: dict[Key, int] = {}
         self._ended_news: list[UUID] = []
         self._requeued_news: list[UUID] = []
@@ -71,20 +114,32 @@ class Changes:
         return news
 
     def commit(self) -> None:
-        """Keep the changes of the flush, which is on stable storage. Archive the jobs that have come to rest."""
+        """Keep the changes of the flush, which is on stable storage. `Jobs.archive_resting` may follow."""
         self.undo.clear()
-        self._saved.clear()
-        self.jobs.archive_resting()
+        self._end_flush()
 
     def roll_back(self) -> None:
         """Take back the changes of the flush, which is not on stable storage."""
         self.undo.roll_back()
-        self._saved.clear()
+        self._end_flush()
         self.take_news(0)
+
+    def _end_flush(self) -> None:
+        self._saved.clear()
+        self.steps = self._steps_of_propagation = 0
+        self._pause_at = SLICE
+
+    def pauses(self) -> bool:
+        """Return True if the changes have taken so long since the last pause that other tasks should get a turn."""
+        if self.steps < self._pause_at:
+            return False
+        self._pause_at = self.steps + SLICE
+        return True
 
     def replayed(self) -> None:
         """Keep the changes of replayed entries, and forget their news."""
         self.commit()
+        self.jobs.archive_resting()
         self.take_news(0)
 
     def restart(self, now: int, jump: int = 0) -> None:
@@ -135,6 +190,7 @@ class Changes:
 
         The first time in a flush is enough: an attempt that begins later in it is forgotten altogether.
         """
+        self.steps += 1
         if self._replaying or id(job) in self._saved:
             return
         self._saved.add(id(job))
@@ -214,9 +270,11 @@ class Changes:
                     if dependency.expires_at is not None:  # `purge` has dropped it if it has found it before
                         self.jobs.expiries.add(dependency.expires_at, dependency.sequence)
         if job.needed:
-            found = [self.jobs.by_sequence.get(sequence) for sequence in job.dependents or ()]
-            dependents = [one for one in found if isinstance(one, JobRecord) and not one.state.ended]
-            self._unpropagated.append((job, dependents))
+            unpropagated = Unpropagated(job, job.needed, self.last_sequence + 1)
+            if self._replaying:
+                found = [self.jobs.by_sequence.get(sequence) for sequence in job.dependents or ()]
+                unpropagated.waiting = [one for one in found if isinstance(one, JobRecord) and not one.state.ended]
+            self._unpropagated.append(unpropagated)
             self.undo.add((self._unpropagated.pop,))
 
     def start_delayed(self, job: JobRecord) -> None:
@@ -231,19 +289,65 @@ class Changes:
         """True if ends of jobs are still to be propagated."""
         return bool(self._unpropagated)
 
-    def propagate(self, limit: int) -> int:
-        """Propagate the ends of jobs to up to `limit` dependents, and return to how many."""
-        done = 0
-        while self._unpropagated and done < limit:
-            dependency, dependents = self._unpropagated[0]
-            job = dependents.pop()
-            self.undo.add((dependents.append, job))
-            if not dependents:
-                self._unpropagated.popleft()
-                self.undo.add((self._unpropagated.appendleft, (dependency, dependents)))
-            done += 1
-            self._dependency_ended(job, dependency)
-        return done
+    def propagate(self, limit: int) -> list[Propagated]:
+        """Propagate the ends of jobs to up to `limit` dependents, in as many steps as a flush may have for that."""
+        ends: list[Propagated] = []
+        began = self.steps
+        last = began + PROPAGATION - self._steps_of_propagation
+        while self._unpropagated and limit > 0 and self.steps < last:
+            one = self._unpropagated[0]
+            whole = None if one.begun else one.needed
+            self.undo.add((_restore_fields, one, replace(one)))
+            one.begun = True
+            while limit > 0 and self.steps < last and self._propagate_one(one):
+                limit -= 1
+            lowest = self.jobs.id_at(one.below) if one.below else None
+            ends.append(Propagated(None if one.below else whole, lowest))
+            self._drop_propagated()
+        self._steps_of_propagation += self.steps - began
+        return ends
+
+    def _propagate_one(self, one: Unpropagated) -> bool:
+        """Propagate the end of a job to the next dependent; return False if there is none."""
+        sequence = None if one.job.dependents is None else one.job.dependents.last_before(one.below)
+        if sequence is None or sequence < one.since:
+            one.below = 0
+            return False
+        one.below = sequence
+        self.steps += 1
+        job = self.jobs.by_sequence.get(sequence)
+        if isinstance(job, JobRecord) and job.state is JobState.WAITING:
+            self._dependency_ended(job, one.job)
+        return True
+
+    def _drop_propagated(self) -> None:
+        """Drop the first end if it was propagated to all dependents."""
+        one = self._unpropagated[0]
+        if one.below == 0:
+            self._unpropagated.popleft()
+            self.undo.add((self._unpropagated.appendleft, one))
+
+    def propagate_to(self, lowest: UUID | None) -> None:
+        """Propagate the first end that is left down to a dependent, or to all: for a replay."""
+        one = self._unpropagated[0]
+        one.begun = True
+        job = None if lowest is None else self.jobs.find(lowest)
+        below = 0 if job is None else job.sequence
+        while one.below > below and self._propagate_one(one):
+            pass
+        while one.waiting and one.waiting[-1].sequence >= one.below:
+            one.waiting.pop()
+        self._drop_propagated()
+
+    def propagate_count(self, dependents: int) -> None:
+        """Propagate ends to a number of dependents, of those that had not ended when the jobs ended: for a replay."""
+        for _ in range(dependents):
+            one = self._unpropagated[0]
+            one.begun = True
+            job = one.waiting.pop()
+            self._dependency_ended(job, one.job)
+            one.below = job.sequence if one.waiting else 0
+            self._drop_propagated()
 
     def _dependency_ended(self, job: JobRecord, dependency: JobRecord) -> None:
         self._save(job)
@@ -257,7 +361,7 @@ class Changes:
         return [one.id for one in found if one is not None and one.state is JobState.FAILED]
 
 
-def _restore_fields(record: JobRecord | AttemptRecord, before: JobRecord | AttemptRecord) -> None:
+def _restore_fields(record: msgspec.Struct, before: msgspec.Struct) -> None:
     for name in record.__struct_fields__:
         setattr(record, name, getattr(before, name))
 

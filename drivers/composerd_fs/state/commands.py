@@ -1,16 +1,17 @@
 """The writing methods of the contract on the table: each decides which entries are written, and applies them. No I/O.
 
-What an entry changes is in `table`, what happens to a job in `composerd.driver.transitions`.
+They work in slices, so that other tasks get a turn however many items and edges there are. What an entry changes is in
+`table`, what happens to a job in `composerd.driver.transitions`.
 """
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Generator, Sequence
+from typing import NamedTuple, TypeVar
 from uuid import UUID
 
 from composerd.driver import Batch, StoredJob, transitions
 from composerd.driver.attachments import exceeded
 from composerd.driver.clock import microseconds, seconds
-from composerd.driver.submissions import plan
+from composerd.driver.submissions import planned_in_steps
 from composerd.driver.transitions import RequeueCause
 from composerd.errors import ComposerdError, JobEnded, JobNotEnded, JobNotFound
 from composerd.models import (
@@ -32,15 +33,31 @@ from composerd.models import (
 )
 from composerd_fs.journal import entries
 from composerd_fs.journal.converting import artifact_fields, job_fields, restored_entry
-from composerd_fs.journal.entries import JournalEntry, Payload
+from composerd_fs.journal.entries import JobFields, JournalEntry, Payload
 from composerd_fs.journal.frames import length_of
+from composerd_fs.state.changes import Slices
 from composerd_fs.state.job import AttemptRecord
 from composerd_fs.state.progress import Progress
 from composerd_fs.state.table import Table
 from composerd_fs.state.timekeeping import Timekeeping
 
-PROPAGATED_AT_ONCE = MAX_STEP
-"""Number of dependents that an end is propagated to before other requests get a turn."""
+JOBS_OF_AN_ENTRY = 100
+"""About how many jobs and dependencies of a submission are stored between two pauses."""
+
+JOBS_OF_AN_ADVANCE = 200
+"""The most delayed jobs and ended leases of one flush."""
+
+STEPS_TO_UNPACK = 8
+"""About how many steps it takes to unpack an archived job; an edge of it takes an eighth of one."""
+
+SORTED_AT_ONCE = 4000
+"""Number of jobs that are sorted by the end of their retention before other tasks get a turn."""
+
+STEPS_OF_A_PURGE = 2000
+"""Number of steps after which a purge deletes no further job in its flush."""
+
+
+T = TypeVar("T")
 
 
 class Claims(NamedTuple):
@@ -87,56 +104,103 @@ class Commands:
         self._table.apply(entry)
         self._record(entry)
 
-    def _propagate(self, limit: int) -> int:
-        """Propagate ends, and record to how many dependents, because later entries were decided after that."""
-        propagated = self._table.propagate(limit)
-        if propagated:
-            self._record(entries.PropagatedEntry(propagated))
-        return propagated
+    def _propagate(self, limit: int = MAX_STEP) -> None:
+        """Propagate ends to up to `limit` dependents, and record to which: later entries are decided after that."""
+        ends = self._table.propagate(min(limit, MAX_STEP))
+        whole = [one.whole for one in ends if one.whole is not None]
+        if ends and len(whole) == len(ends):
+            self._record(entries.PropagatedEntry(sum(whole)))
+        elif ends:
+            self._record(entries.PropagatedToEntry([one.lowest for one in ends]))
 
     # Submissions.
 
-    def enqueue(self, submissions: Sequence[Sequence[NewJob]]) -> list[Enqueued | ComposerdError]:
+    def enqueue(self, submissions: Sequence[Sequence[NewJob]]) -> Slices[list[Enqueued | ComposerdError]]:
         """Store submissions; see `Driver.enqueue`."""
         answers: list[Enqueued | ComposerdError] = []
         for submission in submissions:
             try:
-                answers.append(self._enqueue(submission))
+                answers.append((yield from self._enqueue(submission)))
             except ComposerdError as exc:
                 answers.append(exc)
-        self._propagate(PROPAGATED_AT_ONCE)
+        self._propagate()
         return answers
 
-    def _enqueue(self, submission: Sequence[NewJob]) -> Enqueued:
+    def _enqueue(self, submission: Sequence[NewJob]) -> Slices[Enqueued]:
+        table = self._table
+        for job in submission:
+            if job.dependencies:
+                yield from self._thaw(job.dependencies)
+        planning = planned_in_steps(submission, self._jobs.find, self._jobs.find_key)
+        planned = yield from self._paused(planning)
         now = self._now()
-        planned = plan(submission, self._jobs.find, self._jobs.find_key)
-        if planned.new:
-            fields = [job_fields(job, dependencies, now, self._store) for job, dependencies in planned.new]
+        fields: list[JobFields] = []
+        size = 0
+        for new, dependencies in planned.new:
+            fields.append(job_fields(new, dependencies, now, self._store))
+            size += 1 + len(dependencies)
+            if size >= JOBS_OF_AN_ENTRY:
+                self._write(entries.EnqueuedEntry(now, fields))  # one of several in one frame
+                fields = []
+                size = 0
+                if table.pauses():
+                    yield
+        if fields:
             self._write(entries.EnqueuedEntry(now, fields))
-        found = [self._jobs.find(job_id) for job_id, _ in planned.answer]
-        return Enqueued(
-            tuple([job.job() for job in found if job is not None]),
-            tuple([created for _, created in planned.answer]),
-        )
+        jobs: list[Job] = []
+        for job_id, _ in planned.answer:
+            record = self._jobs.find(job_id)
+            assert record is not None, "the job has just been stored or found"
+            jobs.append(record.job())
+            table.steps += 1
+            if table.pauses():
+                yield
+        return Enqueued(tuple(jobs), tuple([created for _, created in planned.answer]))
+
+    def _thaw(self, job_ids: Sequence[UUID]) -> Slices[None]:
+        """Take jobs out of the archive that will be read more than once, or changed."""
+        table, live = self._table, self._jobs.live
+        for job_id in job_ids:
+            table.steps += 1
+            if job_id.int not in live:
+                job = self._jobs.thaw(job_id)
+                table.steps += STEPS_TO_UNPACK if job is None else STEPS_TO_UNPACK + job.edges // STEPS_TO_UNPACK
+            if table.pauses():
+                yield
+
+    def _paused(self, steps: Generator[int, None, T]) -> Slices[T]:
+        """Do work that says at each `yield` how many steps it has made since the last one."""
+        while True:
+            try:
+                self._table.steps += next(steps)
+            except StopIteration as stop:
+                answer: T = stop.value
+                return answer
+            if self._table.pauses():
+                yield
 
     def _job(self, job_id: UUID) -> Job:
         job = self._jobs.find(job_id)
         assert job is not None, "the job has just been found"
-        return job.job(self._jobs.dependents_of(job).ids)
+        shown = job.job(self._jobs.dependents_of(job).ids)
+        self._table.steps += len(shown.dependents) // 2
+        return shown
 
-    def load(self, jobs: Sequence[StoredJob]) -> list[UUID]:
+    def load(self, jobs: Sequence[StoredJob]) -> Slices[list[UUID]]:
         """Store jobs from another storage, and return those that were not stored yet; see `Driver.load`."""
         loaded = []
         for stored in jobs:
             if self._jobs.find(stored.new.id) is None:
                 self._write(restored_entry(stored, self._now(), self._store))
                 loaded.append(stored.new.id)
-        self._propagate(PROPAGATED_AT_ONCE)
+            if self._table.pauses():
+                yield
+        self._propagate()
         return loaded
 
     # Attempts.
 
-    def claim(self, requests: Sequence[Claim], max_bytes: int) -> Claims:
+    def claim(self, requests: Sequence[Claim], max_bytes: int) -> Slices[Claims]:
         """Begin attempts at ready jobs; see `Driver.claim`."""
         attempts: list[AttemptRecord | None] = []
         payloads: list[Payload | None] = []
@@ -168,9 +232,11 @@ class Commands:
                 size += length_of(args) if isinstance(args, int) else len(args)
             attempts.append(attempt)
             payloads.append(args)
+            if self._table.pauses():
+                yield
         return Claims(attempts, payloads)
 
-    def attach(self, attachments: Sequence[Attachment]) -> list[Attached]:
+    def attach(self, attachments: Sequence[Attachment]) -> Slices[list[Attached]]:
         """Add files to running attempts; see `Driver.attach`."""
         answers = []
         for one in attachments:
@@ -184,10 +250,12 @@ class Commands:
                     self._write(entries.AttachedEntry(attempt.token, artifact_fields(one.artifact)))
                     replaced = None if before is None or before.location == one.artifact.location else before.location
                 self._renew(attempt)
+            if self._table.pauses():
+                yield
             answers.append(Attached(_attempt(attempt), replaced, refused))
         return answers
 
-    def finish(self, outcomes: Sequence[Outcome]) -> list[Finished]:
+    def finish(self, outcomes: Sequence[Outcome]) -> Slices[list[Finished]]:
         """End running attempts with their outcomes; see `Driver.finish`."""
         answers = []
         for outcome in outcomes:
@@ -202,10 +270,12 @@ class Commands:
                 result = self._store(outcome.result)
                 self._write(entries.FinishedEntry(self._now(), attempt.token, result, digest, outcome.failed))
             answers.append(Finished(verdict, attempt.job.id))
-        self._propagate(PROPAGATED_AT_ONCE)
+            if self._table.pauses():
+                yield
+        self._propagate()
         return answers
 
-    def release(self, tokens: Sequence[UUID]) -> list[Attempt]:
+    def release(self, tokens: Sequence[UUID]) -> Slices[list[Attempt]]:
         """Requeue the jobs of running attempts; see `Driver.release`."""
         answers = []
         for token in tokens:
@@ -213,7 +283,9 @@ class Commands:
             answers.append(_attempt(attempt))
             if attempt is not None and attempt.state is AttemptState.RUNNING:
                 self._requeue(attempt, RequeueCause.RELEASED)
-        self._propagate(PROPAGATED_AT_ONCE)
+            if self._table.pauses():
+                yield
+        self._propagate()
         return answers
 
     def _requeue(self, attempt: AttemptRecord, cause: RequeueCause) -> None:
@@ -222,7 +294,7 @@ class Commands:
 
     # Ends of jobs.
 
-    def cancel(self, job_ids: Sequence[UUID]) -> list[Job | ComposerdError]:
+    def cancel(self, job_ids: Sequence[UUID]) -> Slices[list[Job | ComposerdError]]:
         """End jobs and all that depend on them; see `Driver.cancel`."""
         answers: list[Job | ComposerdError] = []
         for job_id in job_ids:
@@ -235,10 +307,12 @@ class Commands:
                 self._write(entries.CanceledEntry(self._now(), job.id))
             canceled = job.state is JobState.CANCELED
             answers.append(self._job(job_id) if canceled else JobEnded(state=job.state.value))
-        self._propagate(PROPAGATED_AT_ONCE)
+            if self._table.pauses():
+                yield
+        self._propagate()
         return answers
 
-    def delete(self, job_ids: Sequence[UUID]) -> list[Job | None | ComposerdError]:
+    def delete(self, job_ids: Sequence[UUID]) -> Slices[list[Job | None | ComposerdError]]:
         """Delete ended jobs; see `Driver.delete`."""
         answers: list[Job | None | ComposerdError] = []
         for job_id in job_ids:
@@ -250,54 +324,74 @@ class Commands:
             else:
                 answers.append(self._job(job_id))
                 self._write(entries.DeletedEntry([job.id]))
+            if self._table.pauses():
+                yield
         return answers
 
     # Time.
 
-    def advance(self, limit: int) -> list[UUID]:
+    def advance(self, limit: int) -> Slices[list[UUID]]:
         """Process up to `limit` things that are due, and return the jobs concerned; see `Driver.advance`."""
         table = self._table
         now = self._time.observe()
         done: list[UUID] = []
-        propagated = self._propagate(min(limit, PROPAGATED_AT_ONCE))
-        while len(done) + propagated < limit and (job := table.delays.pop(now)) is not None:
+        most = min(limit, JOBS_OF_AN_ADVANCE)
+        while len(done) < most and (job := table.delays.pop(now)) is not None:
             table.start_delayed(job)
             done.append(job.id)
-        while len(done) + propagated < limit and (attempt := table.leases.pop(now)) is not None:
+            if table.pauses():
+                yield
+        while len(done) < most and (attempt := table.leases.pop(now)) is not None:
             cause = transitions.expiry(attempt, now)
             assert cause is not None, "an attempt that the index gives has expired"
             self._requeue(attempt, cause)
             done.append(attempt.job.id)
+            if table.pauses():
+                yield
+        self._propagate(limit)
         due = [at for at in (table.delays.next(), table.leases.next()) if at is not None]
-        table.due_at = now if len(done) >= limit else min(due, default=None)
+        table.due_at = now if len(done) >= most else min(due, default=None)
         return done
 
-    def purge(self, limit: int) -> list[UUID]:
+    def purge(self, limit: int) -> Slices[list[UUID]]:
         """Delete up to `limit` jobs whose retention is over, and return them; see `Driver.purge`."""
+        table = self._table
         now = self._time.observe()
         kept_before = self._time.keeper.kept_before(now)
         expiries = self._jobs.expiries
+        while expiries.sort(SORTED_AT_ONCE):
+            yield
         expiries.keep_before(kept_before)
         purged: dict[UUID, None] = {}
-        while len(purged) < limit:
+        found: list[UUID] = []
+        work = 0
+        while len(purged) < limit and (not purged or work < STEPS_OF_A_PURGE):
             sequence = expiries.pop(now)
             if sequence is None:
                 break
             job = self._jobs.at(sequence)
-            if job is None or job.finished_at is None or job.expires_at is None:
-                continue
-            if job.finished_at < kept_before:
-                expiries.set_aside(job.expires_at, sequence)
-            elif transitions.deletable(job.state, needed=job.needed > 0):
-                purged[job.id] = None
-            # else it comes back when no unended job needs it any more
-        if purged:
-            self._write(entries.DeletedEntry(list(purged)))
+            if job is not None and job.finished_at is not None and job.expires_at is not None:
+                if job.finished_at < kept_before:
+                    expiries.set_aside(job.expires_at, sequence)
+                elif transitions.deletable(job.state, needed=job.needed > 0) and job.id not in purged:
+                    purged[job.id] = None
+                    found.append(job.id)
+                # else it comes back when no unended job needs it any more
+                work += STEPS_TO_UNPACK + job.edges // STEPS_TO_UNPACK
+                table.steps += job.edges // STEPS_TO_UNPACK
+            table.steps += STEPS_TO_UNPACK
+            if table.pauses():
+                if found:
+                    self._write(entries.DeletedEntry(found))
+                    found = []
+                yield
+        if found:
+            self._write(entries.DeletedEntry(found))
         return list(purged)
 
     # Compaction.
 
-    def move(self, copied: Sequence[CopiedPayloads]) -> list[UUID]:
+    def move(self, copied: Sequence[CopiedPayloads]) -> Slices[list[UUID]]:
         """Write payloads again, unless their jobs have other payloads by now, and return those that were written."""
         moved = []
         for one in copied:
@@ -309,6 +403,8 @@ class Commands:
             if args is not None or result is not None:
                 self._write(entries.MovedEntry(one.job_id, args, result))
                 moved.append(one.job_id)
+            if self._table.pauses():
+                yield
         return moved
 
     # Heartbeats. They are not written: a crash only lengthens a lease.

@@ -17,10 +17,9 @@ class Dependents:
 
     def __init__(self, sequences: Iterable[int] = ()) -> None:
         """Begin with sequences in ascending order."""
-        self._parts: list[list[int]] = []
-        self._size = 0
-        for sequence in sequences:
-            self.add(sequence)
+        every = list(sequences)
+        self._parts = [every[begin : begin + _PART] for begin in range(0, len(every), _PART)]
+        self._size = len(every)
 
     def __len__(self) -> int:
         return self._size

@@ -66,12 +66,16 @@ class ReadyIndex:
     def ahead(self, job: JobRecord, limit: int) -> int:
         """Return how many jobs of a ready job's key are ahead of it, counted up to `limit`."""
         order = (-job.priority, job.position)
+        heap = self._heaps.get(job.key, [])
         count = 0
-        for entry in self._heaps.get(job.key, ()):
-            if entry[:2] < order and _is_ready(entry):
-                count += 1
-                if count == limit:
-                    break
+        found = [
+            0
+        ]  # entries of the heap: those that are ahead are below others that are ahead, so all others are left out
+        while found and count < limit:
+            at = found.pop()
+            if at < len(heap) and heap[at][:2] < order:
+                count += _is_ready(heap[at])
+                found += (2 * at + 1, 2 * at + 2)
         return count
 
 
@@ -148,12 +152,16 @@ class Expiries:
     now are set aside, so that no search finds them again and again.
     """
 
-    def __init__(self, expires_at: Callable[[int], int | None]) -> None:
+    def __init__(self, expires_at: Callable[[int], int | None], find: Callable[[int], object]) -> None:
+        """Make an index without jobs; `find` returns the job of a sequence, or None."""
         self._heap: list[int] = []
+        self._unsorted: list[int] = []
+        """Those that `sort` has to look at, because many have been deleted."""
         self._aside: list[int] = []
         """Those that are set aside, as a heap too."""
         self._kept_before = 0
         self._expires_at = expires_at
+        self._find = find
         self._left = 0
 
     def add(self, at: int, sequence: int) -> None:
@@ -163,14 +171,18 @@ class Expiries:
     def left(self) -> None:
         """Note that a job was deleted."""
         self._left += 1
-        if self._left > _FEW and self._left * 2 > len(self._heap) + len(self._aside):
-            self._heap, self._aside = map(self._fresh, (self._heap, self._aside))
+        if self._left > _FEW and self._left * 2 > len(self._heap) and not self._unsorted:
+            self._heap, self._unsorted = self._unsorted, self._heap
             self._left = 0
 
-    def _fresh(self, heap: list[int]) -> list[int]:
-        fresh = [entry for entry in heap if self._expires_at(entry & _SEQUENCE_MASK) is not None]
-        heapify(fresh)
-        return fresh
+    def sort(self, count: int) -> bool:
+        """Sort in again some of the jobs, without those that were deleted. Return True if any is left to sort in."""
+        unsorted = self._unsorted
+        for entry in unsorted[-count:]:
+            if self._find(entry & _SEQUENCE_MASK) is not None:
+                heappush(self._heap, entry)
+        del unsorted[-count:]
+        return bool(unsorted)
 
     def keep_before(self, time: int) -> None:
         """Set the time before which ended jobs must be kept.
@@ -180,6 +192,9 @@ class Expiries:
         """
         if time == self._kept_before:
             return
+        for entry in self._unsorted:
+            heappush(self._heap, entry)
+        self._unsorted = []
         few, many = sorted((self._heap, self._aside), key=len)
         for entry in few:
             heappush(many, entry)
@@ -194,7 +209,7 @@ class Expiries:
         heappush(self._aside, at << _SEQUENCE_BITS | sequence)
 
     def pop(self, now: int) -> int | None:
-        """Remove and return the sequence of a job that has expired, or None if none has."""
+        """Remove and return the sequence of a job that has expired, or None if none has. Call it after `sort`."""
         while self._heap and self._heap[0] >> _SEQUENCE_BITS <= now:
             sequence = heappop(self._heap) & _SEQUENCE_MASK
             at = self._expires_at(sequence)

@@ -85,6 +85,11 @@ class JobRecord(msgspec.Struct, eq=False):
         return None
 
     @property
+    def edges(self) -> int:
+        """The number of its dependencies and dependents."""
+        return len(self.dependencies) + (0 if self.dependents is None else len(self.dependents))
+
+    @property
     def expires_at(self) -> int | None:
         """Time at which its retention is over; None before it has ended, or if it is kept until it is deleted."""
         if self.finished_at is None or self.policy.retention is None:

@@ -21,6 +21,13 @@ ARCHIVED_FOR_ONE = 16
 """Number of archived jobs that take as long to write or to read as one job that is not archived."""
 
 
+MOST_PACKED_EDGES = 2000
+"""The most dependencies and dependents that an archived job may have."""
+
+_WORK_OF_A_JOB = 30
+"""How long it takes to archive a job, about, if an edge takes 1: that is a third of a microsecond."""
+
+
 class Jobs:
     """The jobs and attempts of the storage, their number by state, and their payloads in the journal."""
 
@@ -34,7 +41,7 @@ class Jobs:
         self.interning = Interning()
         self.archive = Archive(self.interning)
         self.by_sequence = Numbered()
-        self.expiries = Expiries(self._expires_at)
+        self.expiries = Expiries(self._expires_at, self.by_sequence.get)
         self.counts = dict.fromkeys(JobState, 0)
         self.live_bytes: dict[int, int] = {}
         """The bytes of payloads that jobs have, by segment."""
@@ -61,6 +68,16 @@ class Jobs:
             job = self._archived(sequence)
             if job is not None and job.id == job_id:
                 return job
+        return None
+
+    def find_listed(self, job_id: UUID) -> JobRecord | None:
+        """Return a job, or None. The copy of an archived job is without its edges."""
+        job = self.live.get(job_id.int)
+        if job is not None:
+            return job
+        for sequence in self.archive.ids.find(job_id.int.to_bytes(16)):
+            if self.id_at(sequence) == job_id:
+                return self.at_listed(sequence)
         return None
 
     def find_attempt(self, token: UUID) -> AttemptRecord | None:
@@ -91,6 +108,21 @@ class Jobs:
         job = self.by_sequence.get(sequence)
         return self.archive.unpack(job) if isinstance(job, bytes) else job
 
+    def at_listed(self, sequence: int) -> JobRecord | None:
+        """Return the job of a sequence, or None. The copy of an archived job is without its edges."""
+        job = self.by_sequence.get(sequence)
+        return self.archive.unpack_listed(job) if isinstance(job, bytes) else job
+
+    def size_at(self, sequence: int) -> int:
+        """Return the number of bytes of the archived job of a sequence; 0 for any other."""
+        job = self.by_sequence.get(sequence)
+        return len(job) if isinstance(job, bytes) else 0
+
+    def id_at(self, sequence: int) -> UUID | None:
+        """Return the id of the job of a sequence, or None."""
+        job = self.by_sequence.get(sequence)
+        return self.archive.id_of(job) if isinstance(job, bytes) else None if job is None else job.id
+
     def _archived(self, sequence: int) -> JobRecord | None:
         job = self.by_sequence.get(sequence)
         return self.archive.unpack(job) if isinstance(job, bytes) else None
@@ -112,12 +144,12 @@ class Jobs:
         """Return the first jobs from a sequence on that depend on a job; `next` is the sequence of the next one."""
         found: list[UUID] = []
         for sequence in job.dependents.since(since) if job.dependents else ():
-            one = self.by_sequence.get(sequence)
-            if one is None:
+            job_id = self.id_at(sequence)
+            if job_id is None:
                 continue  # it was deleted
             if len(found) == limit:
                 return IdPage(tuple(found), sequence)
-            found.append(self.archive.id_of(one) if isinstance(one, bytes) else one.id)
+            found.append(job_id)
         return IdPage(tuple(found), None)
 
     def _expires_at(self, sequence: int) -> int | None:
@@ -210,21 +242,29 @@ class Jobs:
         """Mark a job as a candidate for the archive: it has ended, or fewer unended jobs depend on it."""
         self._resting.append(job)
 
-    def archive_resting(self) -> None:
-        """Archive the jobs that have come to rest. Call it between two flushes.
+    def archive_resting(self, work: int | None = None) -> bool:
+        """Archive jobs that have come to rest: all, or as many as `work`. Return True if any is left.
 
+        Call it between two flushes. A job with very many edges is not archived, because unpacking it would take long.
         Dependents that were deleted while the job was archived are dropped now: earlier, the flush that deleted them
         could still be refused, and a checkpoint that has begun before has to name them.
         """
-        if not self._resting:
-            return
-        for job in self._resting:
-            if job.state.ended and not job.needed and self.by_sequence.get(job.sequence) is job:
+        resting = self._resting
+        while resting and (work is None or work > 0):
+            job = resting.pop()
+            if work is not None:
+                work -= _WORK_OF_A_JOB + job.edges
+            if (
+                job.state.ended
+                and not job.needed
+                and job.edges <= MOST_PACKED_EDGES
+                and self.by_sequence.get(job.sequence) is job
+            ):
                 if job.dependents and not self.archive.during_snapshot:
                     job.dependents = Dependents(one for one in job.dependents if self.by_sequence.get(one) is not None)
                 self.by_sequence.replace(job.sequence, self.archive.add(job))
                 self._unregister(job)
-        self._resting.clear()
+        return bool(resting)
 
     def thaw(self, job_id: UUID) -> JobRecord | None:
         """Return a job that is about to be changed, or None; take it out of the archive if necessary."""

@@ -16,8 +16,17 @@ from composerd_fs.state.table import Table
 
 T = TypeVar("T")
 
-SEARCHED_AT_ONCE = 10_000
-"""Largest number of submissions that one call of `page` searches."""
+SEARCHED = 10_000
+"""Largest number of submissions that a call of `Driver.list` searches."""
+
+SEARCHED_AT_ONCE = 1000
+"""Largest number of submissions that are searched before other tasks get a turn."""
+
+JOBS_AT_ONCE = 100
+"""Largest number of jobs that are read before other tasks get a turn."""
+
+WORK_AT_ONCE = 256 * 1024
+"""Number of bytes of archived jobs that are searched before other tasks get a turn."""
 
 _DUMPED_AT_ONCE = 16 * 1024 * 1024
 """Largest number of bytes of payloads in a part of a dump, unless a single job has more."""
@@ -31,7 +40,7 @@ def jobs(table: Table, job_ids: Sequence[UUID]) -> list[Job | None]:
 
 def listed(table: Table, job_ids: Sequence[UUID]) -> list[Job | None]:
     """Return jobs as a listing shows them; see `Driver.listed`."""
-    found = map(table.jobs.find, job_ids)
+    found = map(table.jobs.find_listed, job_ids)
     return [None if job is None else job.job(listed=True) for job in found]
 
 
@@ -75,16 +84,18 @@ def artifacts(table: Table, job_ids: Sequence[UUID]) -> list[tuple[Artifact, ...
 
 
 def page(table: Table, wanted: JobFilter, cursor: int | None, limit: int) -> JobPage:
-    """Return a part of a listing; see `Driver.list`."""
+    """Return a part of a listing that is quickly found; see `Driver.list`."""
     jobs = table.jobs
     first = table.last_sequence if cursor is None else min(cursor - 1, table.last_sequence)
     last = max(first - SEARCHED_AT_ONCE, 0)
+    work = 0
     found: list[Job] = []
     sequence = first
-    while sequence > last and len(found) < limit:
+    while sequence > last and len(found) < limit and work < WORK_AT_ONCE:
+        work += jobs.size_at(sequence)
         seen = jobs.state_and_key_at(sequence)
         if seen is not None and _passes(*seen, wanted):
-            job = jobs.at(sequence)
+            job = jobs.at_listed(sequence)
             assert job is not None, "the job has just been seen"
             found.append(job.job(listed=True))
         sequence -= 1

@@ -12,7 +12,7 @@ from composerd.models import JobState
 from composerd_fs.journal import entries
 from composerd_fs.journal.converting import add_history, artifact_of, submitted_record
 from composerd_fs.journal.entries import JobFields, JournalEntry, Payload
-from composerd_fs.state.changes import Changes
+from composerd_fs.state.changes import Changes, Unpropagated
 from composerd_fs.state.job import AttemptRecord, JobRecord
 
 
@@ -31,6 +31,7 @@ class Table(Changes):
             entries.DeletedEntry: self._deleted,
             entries.RestoredEntry: self._restored,
             entries.PropagatedEntry: self._propagated,
+            entries.PropagatedToEntry: self._propagated_to,
             entries.MovedEntry: self._moved,
         }
 
@@ -112,6 +113,7 @@ class Table(Changes):
             job = jobs.thaw(job_id)
             assert job is not None, "a job that is deleted is stored"
             self._save(job)
+            self.steps += job.edges // 4
             jobs.delete(job)
             self.undo.add((setattr, self, "freed_bytes", self.freed_bytes))
             self.freed_bytes += jobs.count_bytes(job.args, -1) + jobs.count_bytes(job.result, -1)
@@ -120,6 +122,7 @@ class Table(Changes):
                 if dependency is not None and dependency.dependents is not None:
                     self._save(dependency)
                     dependency.dependents.discard(job.sequence)
+                    jobs.rests(dependency)
                     self.undo.add((dependency.dependents.add, job.sequence))
 
     def _restored(self, entry: entries.RestoredEntry) -> None:
@@ -135,7 +138,7 @@ class Table(Changes):
                 job.pending += 1
             elif state is JobState.WAITING:  # its end may not have been propagated in the storage that the job is from
                 job.pending += 1
-                self._unpropagated.append((dependency, [job]))
+                self._unpropagated.append(Unpropagated(dependency, 1, job.sequence + 1, job.sequence, [job]))
                 self.undo.add((self._unpropagated.pop,))
         add_history(job, entry)
         self.jobs.add_attempts(job)
@@ -150,7 +153,11 @@ class Table(Changes):
         self.index(job)
 
     def _propagated(self, entry: entries.PropagatedEntry) -> None:
-        self.propagate(entry.dependents)
+        self.propagate_count(entry.dependents)
+
+    def _propagated_to(self, entry: entries.PropagatedToEntry) -> None:
+        for lowest in entry.lowest:
+            self.propagate_to(lowest)
 
     def _moved(self, entry: entries.MovedEntry) -> None:
         job = self.jobs.thaw(entry.job_id)

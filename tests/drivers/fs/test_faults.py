@@ -21,6 +21,7 @@ from composerd.models import Artifact, Attachment, Enqueued, JobState, NewJob, O
 from composerd.testing.kit.instance import BUILD, add_jobs_in_every_state
 from composerd_fs import FsDriver
 from composerd_fs.journal.frames import SEGMENT_HEADER
+from composerd_fs.state.changes import Slices
 from composerd_fs.state.commands import Commands
 
 from ..conftest import Instance, instance_of, opened
@@ -140,7 +141,7 @@ async def test_a_write_that_fails_by_itself_affects_no_other(
     """Of concurrent writes, one that fails unexpectedly gets its error, and the others are stored."""
     store = Commands._enqueue
 
-    def fail(self: Commands, submission: Sequence[NewJob]) -> Enqueued:
+    def fail(self: Commands, submission: Sequence[NewJob]) -> Slices[Enqueued]:
         if submission[0].priority == 13:
             raise RuntimeError("no such luck")
         return store(self, submission)

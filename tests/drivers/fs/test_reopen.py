@@ -85,7 +85,7 @@ def with_dependency(stored: StoredJob, dependency: UUID) -> StoredJob:
 
 async def test_many_dependents(fs: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
     """`advance` completes the propagation of an end, with the same answers before and after a restart."""
-    monkeypatch.setattr("composerd_fs.state.commands.PROPAGATED_AT_ONCE", 3)
+    monkeypatch.setattr("composerd_fs.state.changes.PROPAGATION", 6)
     root = await fs.add()
     jobs = [fs.new(root, on_dependency_failure=OnDependencyFailure.FAIL) for _ in range(10)]
     await fs.submit(*jobs)
@@ -99,7 +99,7 @@ async def test_many_dependents(fs: Instance, monkeypatch: pytest.MonkeyPatch) ->
     before = await fs.dump()
     await fs.reopen()
     assert await fs.dump() == before
-    for _ in range(20):
+    for _ in range(40):
         await fs.driver.advance(3)
     before = await fs.dump()
     states = {one.new.id: one.job.state for one in before}
