@@ -7,7 +7,7 @@ from aiohttp import web
 
 from composerd.artifacts.files import Files
 from composerd.http.admission import Admission
-from composerd.http.endpoints import artifacts, jobs, status, worker, workers
+from composerd.http.endpoints import artifacts, jobs, listings, status, worker, workers
 from composerd.http.errors import ErrorTable
 from composerd.http.keys import (
     ADMISSION,
@@ -55,6 +55,7 @@ def add_routes(app: web.Application, worker_base: str) -> None:
     artifacts.add_worker_routes(app, worker_base)
     jobs.add_routes(app)
     workers.add_routes(app)
+    listings.add_routes(app)
     artifacts.add_composer_routes(app)
     for base in (worker_base, COMPOSER_BASE):
         status.add_api_routes(app, base)

@@ -210,6 +210,13 @@ class JobList(Object, kw_only=True, omit_defaults=True):
     next: str | None | UnsetType = UNSET
 
 
+class JobIdList(Object, kw_only=True):
+    """A page of the ids of jobs."""
+
+    items: list[str]
+    next: str | None
+
+
 class Worker(Object, kw_only=True):
     """A worker that was seen lately."""
 

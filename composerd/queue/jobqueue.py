@@ -343,11 +343,8 @@ class JobQueue:
                 listener(news)
 
     def _on_purged(self, job_ids: Sequence[UUID]) -> None:
-        if job_ids:
-            jobs = "1 job" if len(job_ids) == 1 else f"{len(job_ids)} jobs"
-            log.info("removed %s whose retention is over", jobs)
-            if self.on_removed is not None:
-                self.on_removed(job_ids)
+        if self.on_removed is not None:
+            self.on_removed(job_ids)
 
 
 def _is_over(attempt: Attempt) -> bool:

@@ -122,10 +122,20 @@ class Reaper:
             self._owes_grace = False
 
     async def _purge(self) -> None:
-        while True:
-            purged = await self._driver.purge(STEP)
-            self._on_news(purged.news)
-            self._on_purged(purged.items)
-            if not purged.items:
-                break
-            await asyncio.sleep(0)
+        """Purge until nothing is left to purge, and advance in between when something else is due."""
+        clock = asyncio.get_running_loop().time
+        count = 0
+        try:
+            while True:
+                purged = await self._driver.purge(STEP)
+                self._on_news(purged.news)
+                if not purged.items:
+                    break
+                count += len(purged.items)
+                self._on_purged(purged.items)
+                await asyncio.sleep(0)
+                if self._due_at is not None and self._due_at <= clock():
+                    await self._advance()
+        finally:
+            if count:
+                log.info("removed %s whose retention is over", "1 job" if count == 1 else f"{count} jobs")

@@ -327,6 +327,24 @@ async def test_get_artifact(server: Server) -> None:
     assert (await server.request("GET", path + "b"))[1]["id"] == "35"
 
 
+@row(ON_COMPOSER, "listDependencies", "listDependents")
+@pytest.mark.parametrize("what", ["dependencies", "dependents"])
+async def test_list_edges(server: Server, what: str) -> None:
+    """The dependencies and the dependents of a job are listed in pages of ids; a listing of jobs has neither."""
+    hub = await server.submit()
+    ids = [(await server.submit(dependencies=[hub["id"]]))["id"] for _ in range(3)]
+    if what == "dependencies":
+        hub = await server.submit(dependencies=ids)
+    status, page = await server.request("GET", f"{hub['href']}/{what}?limit=2")
+    assert (status, page["kind"], page["href"], page["id"]) == (200, "JobIdList", f"{hub['href']}/{what}", hub["id"])
+    status, rest = await server.request("GET", f"{hub['href']}/{what}?limit=2&cursor={page['next']}")
+    assert (page["items"] + rest["items"], rest["next"]) == (ids, None)
+    assert (await server.request("GET", f"{hub['href']}/{what}?limit=0"))[1]["id"] == "39"
+    assert (await server.request("GET", f"{COMPOSER}/jobs/{uuid.uuid4()}/{what}"))[1]["id"] == "32"
+    _, listed = await server.request("GET", f"{COMPOSER}/jobs")
+    assert all(what not in job for job in listed["items"])
+
+
 @row(ON_COMPOSER, "listWorkers")
 async def test_list_workers(server: Server) -> None:
     """Workers that registered and workers that only requested jobs are listed with the jobs that they run."""

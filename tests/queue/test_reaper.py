@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 from uuid import UUID
 
 import pytest
@@ -52,6 +53,7 @@ class Told:
     def __init__(self) -> None:
         self.news: list[News] = []
         self.purged: list[UUID] = []
+        self.when_purged: Callable[[], None] = lambda: None
         self.rechecks: asyncio.Queue[None] = asyncio.Queue()
         self.unrenewed = False
 
@@ -63,6 +65,7 @@ class Told:
     def on_purged(self, job_ids: Sequence[UUID]) -> None:
         """Record jobs that were deleted."""
         self.purged.extend(job_ids)
+        self.when_purged()
 
 
 @pytest.fixture
@@ -162,16 +165,25 @@ async def test_what_becomes_due_meanwhile_is_done_together(
 
 @pytest.mark.usefixtures("often")
 async def test_a_sweep_purges_and_rechecks(driver: Timed, told: Told) -> None:
-    """Every interval, ended jobs are purged, as long as there are more, and waiters are woken once."""
-    full = [new_id() for _ in range(STEP)]
+    """Every interval, ended jobs are purged until none is left, and waiters are woken once."""
+    some = [new_id() for _ in range(3)]
     rest = [new_id()]
-    driver.purges = [Batch(full, News(recheck=True)), Batch(rest)]
-    for call in ("advance", "purge", "purge", "advance", "purge"):
+    driver.purges = [Batch(some, News(recheck=True)), Batch(rest)]
+    for call in ("advance", "purge", "purge", "purge", "advance", "purge"):
         assert await driver.calls.get() == (call, STEP)
-    assert told.purged == full + rest
+    assert told.purged == some + rest
     assert News(recheck=True) in told.news
     await told.rechecks.get()
     await told.rechecks.get()
+
+
+async def test_what_is_due_need_not_wait_for_a_long_purge(driver: Timed, told: Told) -> None:
+    """Between two calls of `purge` that find jobs, `advance` is called if something is due."""
+    driver.purges = [Batch([new_id()]), Batch([new_id()])]
+    async for reaper in run(driver, told, 0.01):
+        told.when_purged = partial(reaper.due_in, 0)
+        for call in ("advance", "purge", "advance", "purge", "advance", "purge"):
+            assert await driver.calls.get() == (call, STEP)
 
 
 async def test_leases_that_could_not_be_renewed(driver: Timed, told: Told, rarely: Reaper) -> None:

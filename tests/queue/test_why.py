@@ -187,10 +187,10 @@ async def test_a_job_whose_dependencies_have_just_ended(queue: JobQueue, monkeyp
     assert found[0] is not None
     ended = msgspec.structs.replace(found[0], state=JobState.FINISHED)
 
-    async def get(job_ids: Sequence[UUID]) -> Sequence[Job | None]:
+    async def listed(job_ids: Sequence[UUID]) -> Sequence[Job | None]:
         return [ended if one == first.id else found[1] for one in job_ids]
 
-    monkeypatch.setattr(queue.driver, "get", get)
+    monkeypatch.setattr(queue.driver, "listed", listed)
     why = await explain(queue, second.id)
     assert why.reason == "All its dependencies have ended; it is about to become ready."
     assert (why.job.id, why.blocked_by, why.delayed_until) == (second.id, (), None)

@@ -1,10 +1,5 @@
-"""The composer API: submitting jobs, following them, canceling them. Their artifacts are in `artifacts`."""
+"""The composer API: submitting jobs, following them, canceling them. Pages of jobs are in `listings`."""
 
-import asyncio
-import base64
-import binascii
-import re
-from collections.abc import Sequence
 from uuid import UUID
 
 import msgspec
@@ -14,26 +9,24 @@ from msgspec.structs import replace
 from composerd.errors import (
     CanceledDependency,
     IdempotencyConflict,
-    InvalidCursor,
     UnknownDependency,
 )
 from composerd.http import schemas
 from composerd.http.arguments import job_id_of, segment, wait_of
-from composerd.http.bodies import IN_A_THREAD, discard_body, read_json
+from composerd.http.bodies import discard_body, read_json
 from composerd.http.delivery import answer, answer_bytes, answer_pieces, encode
 from composerd.http.endpoints import submission
+from composerd.http.endpoints.shown import encoded, job_body, job_list
 from composerd.http.inspection import Wait
 from composerd.http.keys import QUEUE, SETTINGS
 from composerd.http.openapi import JSON, endpoint
 from composerd.http.outlines import check_batch, check_job
 from composerd.http.request_context import client
 from composerd.ids import new_id_text
-from composerd.models import Job, JobFilter, JobState, NewJob, PayloadKind
+from composerd.models import Job, PayloadKind
 from composerd.queue import SMALL, Piece, Stored, explain
 from composerd.settings import COMPOSER_BASE
-
-MAX_PAGE = 1000
-"""The most jobs that a page of a listing can have."""
+from composerd.slices import Slices
 
 _SUBMIT_JOB = msgspec.json.Decoder(schemas.SubmitJob)
 _SUBMIT_JOBS = msgspec.json.Decoder(schemas.SubmitJobs)
@@ -44,7 +37,6 @@ def add_routes(app: web.Application) -> None:
     base = COMPOSER_BASE
     app.router.add_post(f"{base}/jobs", submit_job)
     app.router.add_post(f"{base}/jobs/batch", submit_jobs)
-    app.router.add_get(f"{base}/jobs", list_jobs)
     job = f"{base}/jobs/{{id:(?!batch$)[^/]+}}"  # not `batch`, whose 405 must not name these methods
     of_job = f"{base}/jobs/{segment('id')}"
     app.router.add_get(job, get_job)
@@ -89,69 +81,29 @@ async def submit_job(request: web.Request) -> web.StreamResponse:
 async def submit_jobs(request: web.Request) -> web.StreamResponse:
     """Store several jobs in one submission, all or none.
 
-    The answer has them in the order given, existing ones included. A large batch is checked in a thread, so that the
-    event loop can go on.
+    The answer has them in the order given, existing ones included, each with those of its dependents that are in the
+    batch too. A large batch is worked on in slices, so that the event loop can go on.
     """
     queue = request.app[QUEUE]
-    settings = request.app[SETTINGS]
     queue.budgets.answers.check(client.get())  # afterwards it would be too late to refuse the answer
     body = await read_json(request, _SUBMIT_JOBS, queue.budgets.submissions, check_batch)
-    new: Sequence[NewJob]
-    if (request.content_length or IN_A_THREAD) < IN_A_THREAD:
-        new = submission.batch(body.jobs, settings)
-    else:
-        new = await asyncio.to_thread(submission.batch, body.jobs, settings)
+    slices = Slices()
+    new = await submission.batch(body.jobs, request.app[SETTINGS], slices)
     del body
     stored = await queue.submit(new)
-    items = [job_body(job) for job in _with_dependents(stored.jobs)]
-    listed = encode(schemas.JobList(kind="JobList", href=f"{COMPOSER_BASE}/jobs/batch", id="batch", items=items))
+    dependents: dict[UUID, dict[UUID, None]] = {job.id: {} for job in stored.jobs}
+    for job in stored.jobs:
+        for one in job.dependencies:
+            if one in dependents:
+                dependents[one][job.id] = None
+        await slices.pause()
+
+    def body_of(job: Job) -> schemas.Job:
+        return job_body(replace(job, dependents=tuple(dependents[job.id])))
+
+    items = await encoded(stored.jobs, body_of, slices)
+    listed = job_list("batch", f"{COMPOSER_BASE}/jobs/batch", items, msgspec.UNSET)
     return await answer_bytes(request, listed, status=201)
-
-
-@endpoint(
-    "listJobs",
-    "List jobs, newest first",
-    responses={200: ("A page of jobs", schemas.JobList)},
-    query={
-        "state": "Only jobs in this state",
-        "type": "Only jobs of this type",
-        "channel": "Only jobs of this channel",
-        "arch": "Only jobs of this arch",
-        "limit": "Maximum number of jobs in the page, 1 to 1000, default 100",
-        "cursor": "The `next` of the previous page",
-    },
-)
-async def list_jobs(request: web.Request) -> web.StreamResponse:
-    """Return a page of jobs. It may be short, or empty, although there is a next page.
-
-    Raises `InvalidCursor` for an unknown filter, and for an invalid filter, limit or cursor.
-    """
-    queue = request.app[QUEUE]
-    query = dict(request.query)
-    if unknown := query.keys() - {"state", "type", "channel", "arch", "limit", "cursor"}:
-        raise InvalidCursor(field=min(unknown), problem="there is no such filter")
-    try:
-        state = JobState(query["state"]) if "state" in query else None
-    except ValueError:
-        raise InvalidCursor(field="state", problem=f"must be one of {', '.join(JobState)}") from None
-    for name in ("type", "arch", "channel"):
-        value = query.get(name)
-        if value is not None and not (schemas.is_word(value) and (value or name == "channel") and len(value) <= 128):
-            raise InvalidCursor(field=name, problem="must be 1 to 128 printable characters without white space")
-    limit = query.get("limit", "100")
-    if not re.fullmatch(r"[0-9]{1,4}", limit) or not 1 <= int(limit) <= MAX_PAGE:
-        raise InvalidCursor(field="limit", problem=f"must be a number from 1 to {MAX_PAGE}")
-    chosen = JobFilter(state, query.get("type"), query.get("channel"), query.get("arch"))
-    queue.budgets.answers.check(client.get())
-    page = await queue.list(chosen, _cursor(query.get("cursor")), int(limit))
-    listed = schemas.JobList(
-        kind="JobList",
-        href=f"{COMPOSER_BASE}/jobs",
-        id="jobs",
-        items=[job_body(job, listed=True) for job in page.jobs],
-        next=None if page.next is None else _cursor_text(page.next),
-    )
-    return await answer_bytes(request, encode(listed))
 
 
 @endpoint(
@@ -227,54 +179,6 @@ async def why_job(request: web.Request) -> web.StreamResponse:
     )
 
 
-def _with_dependents(jobs: Sequence[Job]) -> list[Job]:
-    """Return the jobs of a batch, each with those of its dependents that are in the batch too."""
-    dependents: dict[UUID, dict[UUID, None]] = {job.id: {} for job in jobs}
-    for job in jobs:
-        for one in job.dependencies:
-            if one in dependents:
-                dependents[one][job.id] = None
-    return [replace(job, dependents=tuple(dependents[job.id])) for job in jobs]
-
-
-def job_body(
-    job: Job,
-    *,
-    result: bytes | None | msgspec.UnsetType = msgspec.UNSET,
-    listed: bool = False,
-) -> schemas.Job:
-    """Return a job as its JSON object; in a listing it has no edges, `partial` and `result`.
-
-    `result` is the job's result if the caller has read it. Without it, `result` is null in the object.
-    """
-    job_id = str(job.id)
-    body = schemas.Job(
-        kind="Job",
-        href=f"{COMPOSER_BASE}/jobs/{job_id}",
-        id=job_id,
-        type=job.type,
-        arch=job.arch,
-        channel=job.channel,
-        state=job.state,
-        priority=job.priority,
-        queued_at=schemas.rfc3339(job.queued_at),
-        not_before=None if job.not_before is None else schemas.rfc3339(job.not_before),
-        started_at=None if job.started_at is None else schemas.rfc3339(job.started_at),
-        finished_at=None if job.finished_at is None else schemas.rfc3339(job.finished_at),
-        retries=job.retries,
-        canceled=job.state is JobState.CANCELED,
-        worker_id=None if job.worker_id is None else str(job.worker_id),
-        idempotency_key=job.idempotency_key,
-        expires_at=None if job.expires_at is None else schemas.rfc3339(job.expires_at),
-    )
-    if not listed:
-        body.dependencies = schemas.strings(job.dependencies)
-        body.dependents = schemas.strings(job.dependents)
-        body.partial = None if job.partial is None else msgspec.Raw(job.partial)
-        body.result = msgspec.Raw(result) if isinstance(result, bytes) else None
-    return body
-
-
 async def _job(request: web.Request, job: Job) -> web.StreamResponse:
     queue = request.app[QUEUE]
     result = await queue.payload(job, PayloadKind.RESULT) if job.state.ended else None
@@ -296,20 +200,3 @@ async def _payload(request: web.Request, kind: PayloadKind) -> web.StreamRespons
     queue = request.app[QUEUE]
     job = await queue.get(job_id_of(request))
     return await answer_pieces(request, [await queue.payload(job, kind) or b"null"])
-
-
-def _cursor(text: str | None) -> int | None:
-    if text is None:
-        return None
-    try:
-        number = int.from_bytes(base64.urlsafe_b64decode(text.encode("ascii")))
-    except (binascii.Error, UnicodeEncodeError):
-        number = 0
-    # The decoder ignores unknown characters and accepts shorter texts: only the exact spelling is a cursor.
-    if not 0 < number < 2**63 or _cursor_text(number) != text:
-        raise InvalidCursor(field="cursor", problem="must be the `next` of an earlier page")
-    return number
-
-
-def _cursor_text(number: int) -> str:
-    return base64.urlsafe_b64encode(number.to_bytes(9)).decode()

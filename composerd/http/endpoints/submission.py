@@ -1,5 +1,6 @@
 """Submitted jobs: checks their fields, fills in defaults, and resolves references within a batch. No I/O."""
 
+import asyncio
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
@@ -9,10 +10,12 @@ from uuid import UUID
 import msgspec
 
 from composerd.errors import InvalidContent, UnknownDependency
+from composerd.http.bodies import IN_A_THREAD
 from composerd.http.schemas import NOT_A_WORD, BatchJob, SubmitJob, is_word
 from composerd.ids import new_id, parse_uuid
 from composerd.models import NewJob, OnDependencyFailure
 from composerd.settings import MAX_DURATION, Settings
+from composerd.slices import Slices
 from composerd.units import format_duration, parse_duration
 
 _encode = msgspec.json.Encoder().encode
@@ -26,8 +29,8 @@ def one(job: SubmitJob, settings: Settings) -> NewJob:
     return _new_job(job, {}, settings, "")
 
 
-def batch(jobs: Sequence[BatchJob], settings: Settings) -> list[NewJob]:
-    """Return the jobs to store for a batch, in its order.
+async def batch(jobs: Sequence[BatchJob], settings: Settings, slices: Slices) -> list[NewJob]:
+    """Return the jobs to store for a batch, in its order. It works in slices, and in a thread on large args.
 
     A dependency that is the `ref` of an earlier job of the batch becomes the id of that job. Raises `InvalidContent`
     with the path of the field, such as `jobs[3].ref`, and `UnknownDependency`.
@@ -35,7 +38,12 @@ def batch(jobs: Sequence[BatchJob], settings: Settings) -> list[NewJob]:
     refs: dict[str, UUID] = {}
     new: list[NewJob] = []
     for index, job in enumerate(jobs):
-        stored = _new_job(job, refs, settings, f"jobs[{index}].")
+        where = f"jobs[{index}]."
+        if isinstance(job.args, msgspec.Raw) and len(memoryview(job.args)) >= IN_A_THREAD:
+            stored = await asyncio.to_thread(_new_job, job, refs, settings, where)
+        else:
+            stored = _new_job(job, refs, settings, where)
+            await slices.pause()
         new.append(stored)
         if job.ref is None:
             continue
