@@ -327,7 +327,8 @@ async def test_get_artifact(server: Server) -> None:
     assert (await server.request("GET", path + "b"))[1]["id"] == "35"
 
 
-@row(ON_COMPOSER, "listDependencies", "listDependents")
+@row(ON_COMPOSER, "listDependencies")
+@row(ON_COMPOSER, "listDependents")
 @pytest.mark.parametrize("what", ["dependencies", "dependents"])
 async def test_list_edges(server: Server, what: str) -> None:
     """The dependencies and the dependents of a job are listed in pages of ids; a listing of jobs has neither."""
