@@ -29,6 +29,8 @@ from composerd.models import (
     PayloadRef,
     Touch,
     Worker,
+    WorkerCursor,
+    WorkerPage,
 )
 from composerd_postgres.calls import Calls
 from composerd_postgres.db import refusals
@@ -45,6 +47,7 @@ from composerd_postgres.jobs.load import load
 from composerd_postgres.jobs.places import catch_up
 from composerd_postgres.jobs.submit import enqueue
 from composerd_postgres.jobs.timers import Timers
+from composerd_postgres.jobs.workers import Workers
 from composerd_postgres.news.changes import Changes
 from composerd_postgres.news.watch import watch
 from composerd_postgres.session import Session
@@ -84,6 +87,7 @@ class PostgresDriver(Driver):
         self._session = Session(options)
         self._clock = StorageClock(self._session)
         self._timers = Timers(self._session, self._clock)
+        self._workers = Workers(self._session)
         self._rivals = Rivals(options, self._session.connections.hosts)
         self._calls = Calls(options.time_limit)
         self._uncertain = False
@@ -247,7 +251,7 @@ class PostgresDriver(Driver):
         await self._calls.complete(self._clock.grace())
 
     async def purge(self, limit: int) -> Batch[UUID]:
-        return Batch(await self._calls.complete(purge(self._session, self._clock, limit), Lane.CHANGE))
+        return Batch(await self._calls.complete(purge(self._session, self._clock, self._workers, limit), Lane.CHANGE))
 
     # Queries.
 
@@ -276,10 +280,13 @@ class PostgresDriver(Driver):
         return await self._calls.complete(queries.artifacts(self._session, job_ids), Lane.READ)
 
     async def seen(self, workers: Sequence[Worker]) -> None:
-        await self._calls.complete(queries.seen(self._session, workers), Lane.CHANGE)
+        await self._calls.complete(self._workers.seen(workers), Lane.CHANGE)
 
     async def workers(self, within: float, ids: "Sequence[UUID] | None" = None) -> "Sequence[Worker]":
-        return await self._calls.complete(queries.workers(self._session, within, ids), Lane.READ)
+        return await self._calls.complete(self._workers.since(within, ids), Lane.READ)
+
+    async def worker_page(self, within: float, after: WorkerCursor | None, limit: int) -> WorkerPage:
+        return await self._calls.complete(self._workers.page(within, after, limit), Lane.READ)
 
     async def ahead(self, job_id: UUID, limit: int) -> int:
         return await self._calls.complete(queries.ahead(self._session, job_id, limit), Lane.READ)

@@ -11,11 +11,9 @@ from composerd.models import Job, JobState
 from composerd_postgres.db.connection import Transaction, repeated
 from composerd_postgres.jobs.clock import StorageClock
 from composerd_postgres.jobs.records import JobRecord
+from composerd_postgres.jobs.workers import Workers
 from composerd_postgres.session import Session
 from composerd_postgres.sql.statements import array
-
-MAX_WORKERS = 100_000
-"""Largest number of workers that are remembered; those seen last are kept."""
 
 
 async def delete(session: Session, job_ids: Sequence[UUID]) -> list[Job | None | ComposerdError]:
@@ -52,9 +50,9 @@ async def _delete(session: Session, job_ids: Sequence[UUID]) -> list[Job | None 
     return answers
 
 
-async def purge(session: Session, clock: StorageClock, limit: int) -> list[UUID]:
+async def purge(session: Session, clock: StorageClock, workers: Workers, limit: int) -> list[UUID]:
     """See `Driver.purge`."""
-    await session.connections.fetch(session.statements["forget_workers"], {"most": MAX_WORKERS})
+    await workers.forget()
     now = await clock.read()
     while True:
         found, deleted = await repeated(_purge, session, now, clock.kept_before(now), limit)

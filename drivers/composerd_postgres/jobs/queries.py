@@ -5,7 +5,6 @@ from typing import Any
 from uuid import UUID
 
 from composerd.driver import StorageCheck, StorageInfo, StoredAttempt, StoredJob
-from composerd.driver.clock import to_time
 from composerd.driver.timekeeper import dispute
 from composerd.errors import Unavailable
 from composerd.models import (
@@ -18,7 +17,6 @@ from composerd.models import (
     JobState,
     PayloadKind,
     PayloadRef,
-    Worker,
 )
 from composerd_postgres.db.connection import Transaction
 from composerd_postgres.db.durability import SETTINGS, durability
@@ -136,23 +134,6 @@ async def ahead(session: Session, job_id: UUID, limit: int) -> int:
     """See `Driver.ahead`."""
     (row,) = await session.connections.fetch(session.statements["ahead"], {"id": str(job_id), "limit": limit})
     return int(row.count)
-
-
-async def seen(session: Session, workers: Sequence[Worker]) -> None:
-    """See `Driver.seen`."""
-    if not workers:
-        return
-    rows = encode([{"id": one.id, "arch": one.arch, "types": one.types, "channel": one.channel} for one in workers])
-    await session.connections.fetch(session.statements["seen"], {"shift": session.shift, "workers": rows})
-
-
-async def workers(session: Session, within: float, ids: Sequence[UUID] | None) -> list[Worker]:
-    """See `Driver.workers`."""
-    parameters = {"shift": session.shift, "within": within, "ids": None if ids is None else array(ids)}
-    return [
-        Worker(row.id, row.arch, tuple(row.types), row.channel, to_time(row.seen_at), tuple(row.jobs or ()))
-        for row in await session.connections.fetch(session.statements["workers"], parameters)
-    ]
 
 
 async def counts(session: Session) -> dict[str, int]:

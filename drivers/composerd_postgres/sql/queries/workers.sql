@@ -1,39 +1,61 @@
 -- Statements about workers.
 
 -- name: seen
--- Remember that workers were seen just now. One without arch and types is only a sign of life: its stored arch and types
--- stay as they are.
-INSERT INTO composerd.workers AS w (id, arch, types, channel, seen_at)
-SELECT r.id, r.arch, ARRAY(SELECT json_array_elements_text(r.types)), r.channel,
+-- Remember that workers were seen just now, each once. One without arch and types is only a sign of life: its stored arch and types
+-- stay as they are. A worker of another client is left as it is for an hour.
+INSERT INTO composerd.workers AS w (id, arch, types, channel, client, seen_at)
+SELECT r.id, r.arch, ARRAY(SELECT json_array_elements_text(r.types)), r.channel, r.client,
     clock_timestamp() + %(shift)s::interval + make_interval(secs => 0.000001 * r.nth)
-FROM (
-    SELECT DISTINCT ON (id) *
-    FROM ROWS FROM (json_to_recordset(%(workers)s) AS (id uuid, arch text, types json, channel text))
-        WITH ORDINALITY AS r(id, arch, types, channel, nth)
-    ORDER BY id, nth DESC
-) r
+FROM ROWS FROM (json_to_recordset(%(workers)s) AS (id uuid, arch text, types json, channel text, client text))
+    WITH ORDINALITY AS r(id, arch, types, channel, client, nth)
 ORDER BY r.id
 ON CONFLICT (id) DO UPDATE
 SET seen_at = excluded.seen_at,
     arch = CASE WHEN excluded.arch = '' AND excluded.types = '{}' THEN w.arch ELSE excluded.arch END,
     types = CASE WHEN excluded.arch = '' AND excluded.types = '{}' THEN w.types ELSE excluded.types END,
-    channel = CASE WHEN excluded.arch = '' AND excluded.types = '{}' THEN w.channel ELSE excluded.channel END
+    channel = CASE WHEN excluded.arch = '' AND excluded.types = '{}' THEN w.channel ELSE excluded.channel END,
+    client = CASE WHEN excluded.client = '' THEN w.client ELSE excluded.client END
+WHERE excluded.client IN ('', w.client) OR w.client = '' OR w.seen_at <= excluded.seen_at - interval '1 hour'
 
 -- name: workers
--- Workers that were seen lately, the latest first, with the jobs that they run.
-SELECT w.id, w.arch, w.types, w.channel, w.seen_at, l.jobs
-FROM composerd.workers w
+-- Workers that were seen lately, the latest first, with the jobs that they run: all of them, those with the given ids, or a page of
+-- them after a worker. What the workers of a page take is limited too, in bytes.
+WITH found AS MATERIALIZED (
+    SELECT w.*, row_number() OVER latest AS nth, sum(100 + octet_length(array_to_string(w.types, '", "'))) OVER latest AS size
+    FROM (
+        SELECT *
+        FROM composerd.workers
+        WHERE seen_at >= clock_timestamp() + %(shift)s::interval - make_interval(secs => %(within)s)
+            AND (%(ids)s::uuid[] IS NULL OR id = ANY (%(ids)s::uuid[]))
+            AND (%(after)s::uuid IS NULL OR (seen_at, id) < (%(seen)s::timestamptz, %(after)s::uuid))
+        ORDER BY seen_at DESC, id DESC
+        LIMIT %(limit)s
+    ) w
+    WINDOW latest AS (ORDER BY w.seen_at DESC, w.id DESC)
+)
+SELECT f.id, f.arch, f.types, f.channel, f.client, f.seen_at, l.jobs, (SELECT count(*) FROM found) AS found
+FROM found f
 LEFT JOIN (
     SELECT worker_id, array_agg(job_id ORDER BY job_id) AS jobs
     FROM composerd.leases
     WHERE worker_id IS NOT NULL
     GROUP BY worker_id
-) l ON l.worker_id = w.id
-WHERE w.seen_at >= clock_timestamp() + %(shift)s::interval - make_interval(secs => %(within)s)
-    AND (%(ids)s::uuid[] IS NULL OR w.id = ANY (%(ids)s::uuid[]))
-ORDER BY w.seen_at DESC, w.id DESC
+) l ON l.worker_id = f.id
+WHERE f.nth = 1 OR f.size <= %(most)s
+ORDER BY f.seen_at DESC, f.id DESC
 
 -- name: forget_workers
--- Delete all workers except the given number of those that were seen last.
+-- Let the workers of all clients take no more bytes than there are for them. A client that takes less than its share keeps its
+-- workers, and what it leaves is shared by the others, of which each loses those of its workers that were not seen for longest.
+WITH sizes AS MATERIALIZED (
+    SELECT w.id, w.client, sum(pg_column_size(w)) OVER (PARTITION BY w.client ORDER BY w.seen_at DESC, w.id) AS size
+    FROM composerd.workers w
+),
+clients AS (SELECT client, max(size) AS size FROM sizes GROUP BY client),
+shares AS (
+    SELECT size, (%(most)s - coalesce(sum(size) OVER (ORDER BY size, client ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0))
+        / (count(*) OVER () - row_number() OVER (ORDER BY size, client) + 1) AS share
+    FROM clients
+)
 DELETE FROM composerd.workers
-WHERE id IN (SELECT id FROM composerd.workers ORDER BY seen_at DESC OFFSET %(most)s)
+WHERE id IN (SELECT s.id FROM sizes s WHERE s.size > (SELECT min(share) FROM shares WHERE size > share))
