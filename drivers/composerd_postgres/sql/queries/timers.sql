@@ -138,29 +138,58 @@ ORDER BY l.token_hash
 FOR UPDATE
 
 -- name: needed
--- Those of the given jobs on which an unended job depends.
-SELECT DISTINCT e.dependency AS id
-FROM composerd.edges e
-JOIN composerd.jobs d ON d.id = e.dependent
-WHERE e.dependency = ANY (%(ids)s::uuid[]) AND d.state IN ('waiting', 'ready', 'running')
+-- Those of the given jobs on which an unended job depends, and those that have too many dependents to be deleted at once.
+-- Dependents are looked up one by one until one is found: the planner would rather read the whole table.
+SET LOCAL enable_seqscan = off;
+SET LOCAL enable_hashjoin = off;
+SET LOCAL enable_mergejoin = off;
+SELECT j.id, n.needed, NOT n.needed AND (
+        SELECT count(*) FROM (SELECT FROM composerd.edges e WHERE e.dependency = j.id LIMIT %(edges)s) e
+    ) >= %(edges)s AS large
+FROM unnest(%(ids)s::uuid[]) j(id)
+CROSS JOIN LATERAL (
+    SELECT EXISTS (
+        SELECT
+        FROM composerd.edges e
+        CROSS JOIN LATERAL (SELECT d.state FROM composerd.jobs d WHERE d.id = e.dependent LIMIT 1) d
+        WHERE e.dependency = j.id AND d.state IN ('waiting', 'ready', 'running')
+    ) AS needed
+) n
+
+-- name: trim_edges
+-- Delete some of the edges to the dependents of jobs that will be deleted.
+DELETE FROM composerd.edges
+WHERE (dependency, dependent) IN (
+    SELECT dependency, dependent FROM composerd.edges WHERE dependency = ANY (%(large)s::uuid[]) LIMIT %(edges)s
+)
 
 -- name: lock_expired
--- Lock some jobs whose retention is over, that ended after `kept_before`, and that no other server is deleting. Jobs that
--- ended before that are read too, but no more than `limit`.
-SELECT j.id, j.state
-FROM composerd.jobs j
-WHERE j.id IN (
-    SELECT e.id
+-- Lock some jobs whose retention is over, that ended after `kept_before`, that no other server is deleting, and that have no more
+-- edges together than can be deleted at once; but the first of them in any case. Jobs that ended before that are read too, but
+-- no more than `limit`. `more` is true if there are perhaps others.
+SET LOCAL enable_seqscan = off;
+SET LOCAL enable_hashjoin = off;
+SET LOCAL enable_mergejoin = off;
+SELECT j.id, j.state, c.more
+FROM (
+    SELECT e.id, e.finished_at, e.nth, sum(e.edges) OVER (ORDER BY e.nth) AS edges,
+        count(*) OVER () >= %(limit)s OR sum(e.edges) OVER () > %(edges)s AS more
     FROM (
-        SELECT o.id, o.finished_at
-        FROM composerd.jobs o
-        WHERE o.purge_at BETWEEN %(kept_before)s AND %(now)s
-        ORDER BY o.purge_at
-        LIMIT %(limit)s
+        SELECT o.id, o.finished_at, row_number() OVER (ORDER BY o.purge_at, o.id) AS nth,
+            cardinality(o.dependencies)
+                + (SELECT count(*) FROM (SELECT FROM composerd.edges e WHERE e.dependency = o.id LIMIT %(edges)s) e) AS edges
+        FROM (
+            SELECT *
+            FROM composerd.jobs
+            WHERE purge_at BETWEEN %(kept_before)s AND %(now)s
+            ORDER BY purge_at
+            LIMIT %(limit)s
+        ) o
     ) e
-    WHERE e.finished_at >= %(kept_before)s
-)
-FOR UPDATE SKIP LOCKED
+) c
+JOIN composerd.jobs j ON j.id = c.id
+WHERE c.finished_at >= %(kept_before)s AND (c.edges <= %(edges)s OR c.nth = 1)
+FOR UPDATE OF j SKIP LOCKED
 
 -- name: postpone
 -- Look again later at jobs whose retention is over, but which are still needed.
