@@ -14,7 +14,6 @@ from composerd.models import (
     Job,
     JobFilter,
     JobPage,
-    JobState,
     PayloadKind,
     PayloadRef,
 )
@@ -136,16 +135,9 @@ async def ahead(session: Session, job_id: UUID, limit: int) -> int:
     return int(row.count)
 
 
-async def counts(session: Session) -> dict[str, int]:
-    """Return how many jobs are in each state."""
-    found = dict.fromkeys((state.value for state in JobState), 0)
-    for row in await session.connections.fetch(session.statements["count_jobs"], {}):
-        found[row.state] = row.jobs
-    return found
-
-
 async def info(session: Session) -> StorageInfo:
     """See `Driver.info`."""
+    (counted,) = await session.connections.fetch(session.statements["counted_jobs"], {})
     (row,) = await session.connections.fetch(session.statements["server"], {"schema": session.options.schema})
     details = {
         "server": row.version,
@@ -157,7 +149,7 @@ async def info(session: Session) -> StorageInfo:
     }
     return StorageInfo(
         description=f"PostgreSQL database {session.options.target}, schema {session.options.schema}",
-        jobs=await counts(session),
+        jobs=counted._asdict(),
         details=details,
     )
 
@@ -241,8 +233,16 @@ async def check(session: Session) -> StorageCheck:
         f"the sequence of the jobs is at {row.last} and behind them, at {row.latest}; the start of a server sets it"
         for row in behind
     ]
+    counts = await session.connections.fetch(session.statements["count_jobs"], {})
+    problems += [
+        f"{row.jobs} jobs are {row.state}, and the database has counted {row.kept or 0}: execute "
+        f'SELECT "{session.options.schema}".recount()'
+        for row in counts
+        if row.jobs != (row.kept or 0)
+    ]
     details = {"durability": await _durability(session)}
-    return StorageCheck(problems=tuple(problems), jobs=await counts(session), details=details)
+    jobs = {row.state: row.jobs for row in counts}
+    return StorageCheck(problems=tuple(problems), jobs=jobs, details=details)
 
 
 def _check(job_id: UUID, kind: str, found: object, *, expected: bool) -> None:

@@ -189,9 +189,19 @@ CROSS JOIN LATERAL (
 ) o
 WHERE j.id = %(id)s::uuid AND j.state = 'ready'
 
+-- name: counted_jobs
+-- The number of jobs in each state, as a trigger keeps it (migration 010).
+SELECT coalesce(sum(waiting), 0)::bigint AS waiting, coalesce(sum(ready), 0)::bigint AS ready,
+    coalesce(sum(running), 0)::bigint AS running, coalesce(sum(finished), 0)::bigint AS finished,
+    coalesce(sum(failed), 0)::bigint AS failed, coalesce(sum(canceled), 0)::bigint AS canceled
+FROM composerd.counts
+
 -- name: count_jobs
--- The number of jobs in each state.
-SELECT state, count(*) AS jobs FROM composerd.jobs GROUP BY state
+-- The number of jobs in each state, counted, and as a trigger keeps it.
+SELECT s.state, count(j.id) AS jobs, (SELECT sum((to_jsonb(c) ->> s.state)::bigint) FROM composerd.counts c) AS kept
+FROM unnest(ARRAY['waiting', 'ready', 'running', 'finished', 'failed', 'canceled']) s(state)
+LEFT JOIN composerd.jobs j ON j.state = s.state
+GROUP BY s.state
 
 -- name: server
 -- Facts about the database, for people: its version, the size of the tables, how many programs use it, and since when its
