@@ -75,12 +75,22 @@ class Admission:
         try:
             self._within.take(counted)
         except Unavailable:
+            self._log_excess(client or f"the proxy {peer}")
             return self.admit_surplus(peer)
         return Place(client, lambda _: self._within.free(counted))
 
     def admit_surplus(self, peer: str | None) -> Place:
         """Return the place of a connection that is closed after one request."""
         client = self.clients.of_peer(peer)
+        if sum(map(len, self._surplus.values())) >= SURPLUS:
+            oldest = max(self._surplus.values(), key=len)[0]
+            oldest.close()
+            oldest.free()  # now, because more connections may come before the event loop closes this one
+        place = Place(client, lambda place: self._leave(client, place), surplus=True)
+        self._surplus.setdefault(client, deque()).append(place)
+        return place
+
+    def _log_excess(self, client: str) -> None:
         if (now := time.monotonic()) > self._log_after:
             self._log_after = now + LOG_EVERY
             log.warning(
@@ -90,13 +100,6 @@ class Admission:
                 client,
                 self._within.of(client),
             )
-        if sum(map(len, self._surplus.values())) >= SURPLUS:
-            oldest = max(self._surplus.values(), key=len)[0]
-            oldest.close()
-            oldest.free()  # now, because more connections may come before the event loop closes this one
-        place = Place(client, lambda place: self._leave(client, place), surplus=True)
-        self._surplus.setdefault(client, deque()).append(place)
-        return place
 
     def refusal(self) -> Unavailable:
         """Return the error for a request over a surplus connection. It was logged when the connection was accepted."""

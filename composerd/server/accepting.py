@@ -1,12 +1,15 @@
 """Accepting connections: each gets a place before anything is spent on it, the TLS handshake included."""
 
 import asyncio
+import contextlib
 import errno
 import logging
+import os
 import socket
 import ssl
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 from composerd.http.admission import Admission, Place
 from composerd.server.sockets import close_sockets, listen
@@ -21,6 +24,9 @@ BATCH = 100
 
 TRY_AGAIN_AFTER = 0.2
 """Pause in seconds before the next attempt to accept after descriptors or memory have run out."""
+
+LEND_FOR = 1.0
+"""Time in seconds that a connection may take which gets an answer although descriptors have run out."""
 
 _SCARCE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
@@ -103,6 +109,11 @@ class Acceptor:
         self._pause: asyncio.TimerHandle | None = None
         self._scarce = False
         """True from an attempt to accept that failed for want of descriptors or memory, until the next success."""
+        self._reserve = _spare_descriptor()
+        """A descriptor that is given up for one connection at a time when there are no others: it gets an answer."""
+        self._lent: Place | None = None
+        """The place of the connection for which the reserve was given up last."""
+        self._lent_at = 0.0
 
     def start(self) -> None:
         """Accept connections."""
@@ -111,12 +122,21 @@ class Acceptor:
 
     def _go_on(self) -> None:
         self._pause = None
+        if self._reserve is None:
+            self._reserve = _spare_descriptor()
+        if self._reserve is None:  # so there is no descriptor for a connection either
+            if self._lent is not None and self._loop.time() > self._lent_at + LEND_FOR:
+                self._lent.close()
+            self._pause = self._loop.call_later(TRY_AGAIN_AFTER, self._go_on)
+            return
         self._loop.add_reader(self._listening.fileno(), self._accept)
 
     async def stop(self) -> None:
         """Accept no more connections, and give up the TLS handshakes that are in progress."""
         if self._pause is not None:
             self._pause.cancel()
+        if self._reserve is not None:
+            os.close(self._reserve)
         self._loop.remove_reader(self._listening.fileno())
         if self.context is not None:
             for task in self._opening:
@@ -138,14 +158,20 @@ class Acceptor:
             if self._scarce:
                 self._scarce = False
                 log.info("accepting connections again")
-            connection.setblocking(False)
-            place = self._admission.admit(None if self.unix else address[0])  # the path of a peer is of its choice
-            task = self._loop.create_task(self._open(connection, place))
-            place.close = task.cancel
-            self._opening.add(task)
-            task.add_done_callback(partial(self._opened, connection, place))
+            place = self._admission.admit(self._peer(address))
+            self._serve(connection, place)
             if place.surplus:
                 return  # first the event loop closes the connection that was displaced
+
+    def _peer(self, address: Any) -> str | None:
+        return None if self.unix else address[0]  # a peer on a unix socket chooses its path
+
+    def _serve(self, connection: socket.socket, place: Place) -> None:
+        connection.setblocking(False)
+        task = self._loop.create_task(self._open(connection, place))
+        place.close = task.cancel
+        self._opening.add(task)
+        task.add_done_callback(partial(self._opened, connection, place))
 
     async def _open(self, connection: socket.socket, place: Place) -> None:
         """Shake hands if there is TLS, and connect the protocol."""
@@ -170,3 +196,19 @@ class Acceptor:
             log.error("cannot accept connections, trying again: %s", error.strerror)
         self._loop.remove_reader(self._listening.fileno())
         self._pause = self._loop.call_later(TRY_AGAIN_AFTER, self._go_on)
+        if self._reserve is None:
+            return
+        os.close(self._reserve)
+        self._reserve = None
+        with contextlib.suppress(OSError):
+            connection, address = self._listening.accept()
+            self._lent = self._admission.admit_surplus(self._peer(address))
+            self._lent_at = self._loop.time()
+            self._serve(connection, self._lent)
+
+
+def _spare_descriptor() -> int | None:
+    try:
+        return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None

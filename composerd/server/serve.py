@@ -27,7 +27,7 @@ from composerd.server.descriptors import share_out
 from composerd.server.metrics import Metrics
 from composerd.server.sockets import announce, close_sockets, open_sockets
 from composerd.server.storage_start import start_storage
-from composerd.server.tls import TLSFiles
+from composerd.server.tls import TLSFiles, bound_memory
 from composerd.server.unix_sockets import UnixSocketAccess
 from composerd.settings import Settings, SettingsError
 from composerd.tasks import stop
@@ -72,6 +72,7 @@ async def _serve(settings: Settings, share: ProcessShare | None) -> int:
     tls = TLSFiles.from_settings(settings)
     if tls is not None:
         tls.context()  # fails before anything is opened if the files are wrong
+        bound_memory()
     async with AsyncExitStack() as stack:
         access = UnixSocketAccess(settings.socket_mode, settings.socket_group)
         sockets = share.sockets if share else open_sockets(settings.listen, access)

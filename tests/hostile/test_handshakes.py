@@ -2,11 +2,12 @@
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 from ..live.test_tls import Files, answers
-from .conftest import Attacker, Serve
+from .conftest import Attacker, Serve, Server
 
 
 async def test_handshakes_that_are_not_completed(
@@ -46,3 +47,30 @@ async def test_plain_requests_to_a_server_with_tls(
         writer.close()
     assert await answers(server, ca_file=files.ca_file) == 200
     assert server.log == b""
+
+
+async def test_memory_of_connections_that_only_exist(
+    serve: Serve, attacker: Callable[..., Attacker], tmp_path: Path
+) -> None:
+    """A connection with TLS takes little memory before its client has sent anything."""
+    server = await serve(*Files(tmp_path).server_options, storage="memory:")
+    greedy = attacker(server)
+    before = resident(server)
+    for _ in range(300):
+        await greedy.connect()
+
+    async def accepted() -> bool:
+        return descriptors(server) > 300
+
+    await server.until(accepted)
+    assert (resident(server) - before) / 300 < 150 * 1024
+
+
+def resident(server: Server) -> int:
+    """Return the memory that a server has, in bytes."""
+    return int(Path(f"/proc/{server.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def descriptors(server: Server) -> int:
+    """Return how many descriptors a server has open."""
+    return len(list(Path(f"/proc/{server.pid}/fd").iterdir()))
