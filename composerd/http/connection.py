@@ -17,7 +17,7 @@ from composerd.http.delivery import complete
 from composerd.http.errors import UNSPECIFIED, ErrorTable, MethodNotSupported
 from composerd.http.keys import COMPOSER_ERRORS, WORKER_ERRORS
 from composerd.http.middleware import RequestBoundary
-from composerd.http.request_context import request_id
+from composerd.http.request_context import client, request_id
 from composerd.ids import new_id_text
 
 log = logging.getLogger(__name__)
@@ -112,6 +112,7 @@ class HttpConnection(web.RequestHandler):
         table = self._latest_errors or self._server.worker_errors
         new_id = new_id_text()
         request_id.set(new_id)
+        client.set(self.place.client or "")
         if not isinstance(exc, HttpProcessingError):
             super().handle_error(request, status, exc, message)  # logs it
             response = table.response(table.entry(UNSPECIFIED), new_id)

@@ -1,13 +1,20 @@
 """The format of the server's log: text or JSON lines, each with the id of the request that it belongs to."""
 
 import logging
+import time
 from datetime import UTC, datetime
 from typing import Any, Literal
 
 import msgspec
 
 from composerd.escaping import LineFormatter, escaped, without_tokens
-from composerd.http.request_context import known_job_id, request_id
+from composerd.http.request_context import client, known_job_id, request_id
+
+MOST_LINES = 100
+"""The most lines of one kind that the requests of one client can cause in `WINDOW`."""
+
+WINDOW = 60.0
+"""Time in seconds in which lines are counted."""
 
 
 def configure(level: str, form: Literal["text", "json"], process: int | None = None) -> None:
@@ -17,7 +24,31 @@ def configure(level: str, form: Literal["text", "json"], process: int | None = N
     """
     handler = logging.StreamHandler()
     handler.setFormatter(JSONFormatter(process) if form == "json" else TextFormatter(process))
+    handler.addFilter(FloodFilter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+
+
+class FloodFilter(logging.Filter):
+    """Leaves out warnings about requests, so that no client can fill the disk with them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lines: dict[tuple[str, str], int] = {}
+        """The number of lines in this window, by message and client."""
+        self._window_end = 0.0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return False for a line to leave out. The last one before says that lines are left out."""
+        if record.levelno != logging.WARNING or not record.name.startswith("composerd.http."):
+            return True
+        if (now := time.monotonic()) >= self._window_end:
+            self._window_end = now + WINDOW
+            self._lines.clear()
+        kind = (record.msg, client.get())
+        lines = self._lines[kind] = self._lines.get(kind, 0) + 1
+        if lines == MOST_LINES:
+            record.msg += "; further lines about this client are left out for up to a minute"
+        return lines <= MOST_LINES
 
 
 class TextFormatter(LineFormatter):

@@ -91,6 +91,17 @@ async def test_a_head_that_is_too_long(serve: Serve, attacker: Callable[..., Att
     assert b'"id":"19"' in answer
 
 
+async def test_lines_of_the_log(serve: Serve, attacker: Callable[..., Attacker]) -> None:
+    """A client cannot fill the log: of many lines about its requests, those beyond 100 a minute are left out."""
+    server = await serve(storage="memory:")
+    for address, count in (("127.0.9.1", 150), ("127.0.9.2", 1)):
+        for _ in range(count):
+            await ended(await attacker(server, address).connect(b"nothing\r\n\r\n"))
+    lines = [line for line in server.log.splitlines() if b"malformed HTTP request" in line]
+    assert [b"127.0.9.1" in line for line in lines] == [True] * 100 + [False]
+    assert b"left out" in lines[99]
+
+
 async def test_descriptors_that_run_out(serve: Serve, attacker: Callable[..., Attacker]) -> None:
     """A server without a free descriptor serves its connections, says that it lives, and recovers by itself."""
     server = await serve(storage="memory:")
