@@ -238,3 +238,9 @@ class StorageUnusable(ComposerdError):
     """A storage cannot be opened: damaged, locked by another process, of a newer format, or not permitted."""
 
     code = "storage_unusable"
+
+
+class StorageInUse(StorageUnusable):
+    """A storage is locked by another process, which may end."""
+
+    code = "storage_in_use"

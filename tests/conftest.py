@@ -133,6 +133,12 @@ def curl() -> str:
 
 
 @pytest.fixture
+def systemd_analyze() -> str:
+    """Return the path of systemd-analyze. No wheel has it: the distribution's package is needed."""
+    return _program("systemd", "systemd-analyze", "systemd-analyze")
+
+
+@pytest.fixture
 def bash() -> str:
     """Return the path of bash."""
     return _program("bash", "bash")

@@ -6,6 +6,7 @@ has died. The supervisor itself only keeps the address bound.
 """
 
 import contextlib
+import errno
 import logging
 import os
 import selectors
@@ -19,7 +20,8 @@ from types import FrameType
 import msgspec
 
 from composerd.driver.registry import open_driver
-from composerd.errors import ComposerdError
+from composerd.errors import ComposerdError, StorageFull, StorageInUse
+from composerd.escaping import escaped
 from composerd.server import serve
 from composerd.server.logs import configure
 from composerd.server.sockets import ListenError, announce, close_sockets, duplicate, open_sockets
@@ -42,6 +44,11 @@ KILL_AFTER = 5.0
 
 NEVER = float("inf")
 
+_MAY_PASS = frozenset(
+    {errno.EADDRINUSE, errno.EADDRNOTAVAIL, socket.EAI_AGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
+)
+"""Errors that may be over without anybody's doing: another process ends, or a network interface comes up."""
+
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 
 
@@ -53,8 +60,15 @@ def run(settings: Settings) -> int:
             return serve.serve(settings)
         return Supervisor(settings).run()
     except (ListenError, SettingsError, ComposerdError) as exc:
-        print(f"composerd: {exc}", file=sys.stderr)  # noqa: T201  # an error of the command line, not a log line
-        return 2
+        print(f"composerd: {escaped(str(exc))}", file=sys.stderr)  # noqa: T201  # an error of the command line
+        return _exit_code(exc)
+
+
+def _exit_code(error: Exception) -> int:
+    """Return 1 if the same start may succeed later, and 2 if somebody has to correct something before."""
+    cause = error.__cause__
+    may_pass = isinstance(cause, OSError) and cause.errno in _MAY_PASS
+    return 1 if may_pass or isinstance(error, (StorageInUse, StorageFull)) else 2
 
 
 class _Process(msgspec.Struct, eq=False):
@@ -210,8 +224,8 @@ class Supervisor:
             )
             exit_code = serve.serve(self._settings, share)
         except (ListenError, SettingsError, ComposerdError) as exc:
-            exit_code = 2
-            print(f"composerd: {exc}", file=sys.stderr)  # noqa: T201
+            exit_code = _exit_code(exc)
+            print(f"composerd: {escaped(str(exc))}", file=sys.stderr)  # noqa: T201
         except BaseException:
             log.exception("process %d failed with an unexpected exception", process.number)
         finally:

@@ -24,8 +24,8 @@ COMPOSE = TOP / "docs" / "examples" / "compose"
 
 
 def service_of(unit: str) -> configparser.SectionProxy:
-    """Return the section [Service] of a unit."""
-    parser = configparser.ConfigParser(interpolation=None, comment_prefixes=("#",))
+    """Return the section [Service] of a unit; of an option that is repeated, the last one."""
+    parser = configparser.ConfigParser(interpolation=None, comment_prefixes=("#",), strict=False)
     parser.optionxform = str  # type: ignore[method-assign,assignment]  # option names have capitals
     parser.read(UNITS / unit)
     return parser["Service"]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from composerd.directory import Directory
-from composerd.errors import StorageUnusable
+from composerd.errors import StorageInUse, StorageUnusable
 
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
@@ -122,7 +122,7 @@ class DirectoryLock:
             self._descriptor = None
 
     def _refuse(self, holder: str) -> NoReturn:
-        raise StorageUnusable(
+        raise StorageInUse(
             f"{self._directory.path} is in use by another composerd (process {holder}): "
             "stop that process, or use another directory"
         )
