@@ -1,4 +1,7 @@
-"""Cost of a thousand dependencies of one job, and of a thousand dependents: `python -m benchmarks.graphs`."""
+"""Cost of a thousand dependencies of one job, and of a thousand dependents: `python -m benchmarks.graphs`.
+
+Then the largest graphs, and how long another client waits for an answer because of them.
+"""
 
 import asyncio
 import time
@@ -6,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
-from benchmarks import disk, loads, report, servers
+from benchmarks import disk, edges, loads, report, servers
 from benchmarks.client import Connection, open_all
 from benchmarks.program import on_fastest_loop, parser_of, pin, raise_descriptors, scratch_in
 from benchmarks.servers import Server
@@ -114,13 +117,15 @@ async def measure(table: Table, graphs: Graphs, count: int, rounds: int) -> None
     await waiters.leave()
 
 
-async def run(scratch: Path, count: int, rounds: int) -> None:
+async def run(scratch: Path, count: int, rounds: int, dependents: int) -> None:
     """Start composerd, and measure it."""
     server_cores = pin()
     command = servers.composerd(scratch / "storage", connections=2 * (count + 1000))
     with servers.start(report.COMPOSERD, command, server_cores) as server:
         pool = await open_all(server.host, server.port, CONNECTIONS + 3)
-        await measure(Table(disk.inspect(scratch).text()), Graphs(server, pool), count, rounds)
+        table = Table(disk.inspect(scratch).text())
+        await measure(table, Graphs(server, pool), count, rounds)
+        await edges.measure(table, server, dependents)
         for connection in pool:
             connection.close()
 
@@ -134,10 +139,16 @@ def main() -> None:
     parser.add_argument(
         "--rounds", type=int, default=10, help="number of rounds of each measurement (default: %(default)s)"
     )
+    parser.add_argument(
+        "--dependents",
+        type=int,
+        default=10_000,
+        help="number of dependents of the largest graph, in thousands (default: %(default)s)",
+    )
     options = parser.parse_args()
     raise_descriptors()
     with scratch_in(options.directory) as scratch:
-        on_fastest_loop(run(scratch, options.jobs, options.rounds))
+        on_fastest_loop(run(scratch, options.jobs, options.rounds, options.dependents))
 
 
 if __name__ == "__main__":
