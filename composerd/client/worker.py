@@ -246,9 +246,9 @@ class Worker:
             await self._connection.request(
                 "PATCH", attempt.location, body=b'{"result":' + result + b"}", repeat=True, patience=FOREVER
             )
-        except RequestFailed as exc:
+        except (RequestFailed, UnexpectedAnswer) as exc:
             log.warning("job %s: result not accepted: %s", attempt.id, exc)
-            if exc.number in _BAD_RESULT:
+            if isinstance(exc, RequestFailed) and exc.number in _BAD_RESULT:
                 await self._report(attempt, _failure(f"The server refused the result of {len(result)} bytes: {exc}"))
         else:
             log.info("job %s: result reported", attempt.id)

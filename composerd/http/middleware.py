@@ -65,7 +65,7 @@ class RequestBoundary:
         except ConnectionError:
             response = _hang_up(request)  # the client has gone
         except Exception:
-            log.exception("%s %s failed with an unexpected exception", request.method, _loggable_path(request))
+            log.exception("%s %s failed with an unexpected exception", request.method, loggable_path(request))
             table = error_table_of(request)
             response = table.response(table.entry(UNSPECIFIED), new_id)
         finally:
@@ -124,7 +124,7 @@ class RequestBoundary:
         request._match_info = match  # noqa: SLF001  # aiohttp sets it only when it calls the handler
 
 
-def _loggable_path(request: web.Request) -> str:
+def loggable_path(request: web.Request) -> str:
     """Return the path, with TOKEN for what may be a token: whoever read one in the log could finish the job.
 
     The request may have matched no route, so nothing says which part of the path is the token. Only the composer API
@@ -148,7 +148,7 @@ def _failure(request: web.Request, new_id: str, error: ComposerdError) -> web.Re
     if entry.status >= 500 and not error.logged:
         origin = error.__cause__ if isinstance(error, OutcomeUnknown) else error
         cause = origin.__cause__ if isinstance(origin, DriverError) else None  # the others' messages say everything
-        path = _loggable_path(request)
+        path = loggable_path(request)
         log.warning("%s %s failed: %s: %s", request.method, path, error.code, error, exc_info=cause)
     # Details from the storage may name paths and addresses of the server. They belong in the log, not in the answer.
     internal = isinstance(error, (DriverError, StorageFull)) or (

@@ -10,8 +10,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
 
 from composerd.escaping import escaped
+from composerd.http.errors import ErrorTable
+from composerd.http.keys import COMPOSER_ERRORS, WORKER_ERRORS
+from composerd.http.middleware import loggable_path
 from composerd.server.logs import JSONFormatter, TextFormatter
 
 from ..live.test_cli import composerd
@@ -93,24 +98,36 @@ def test_tokens_in_lines_of_the_log(path: str, logged: bool) -> None:
         assert TOKEN not in line.lower()
 
 
+UNMATCHED = [
+    f"/api/worker/v1/jobs/{TOKEN}/nothing",
+    f"/api/worker/v1/{TOKEN}",
+    f"/elsewhere/{TOKEN.upper()}",
+    f"/api/worker/v1/jobs%2F{TOKEN}",
+    f"/api/worker/v1/jobs/{TOKEN}%0Aforged%1B[31m%C2%9B%E2%80%AE",
+    f"/api/composer/v1/../../worker/v1/jobs/{TOKEN}",
+]
+
+
+@pytest.mark.parametrize("path", UNMATCHED)
+def test_paths_that_match_no_route(path: str) -> None:
+    """The path of a failed request has no token, whatever it matched."""
+    app = web.Application()
+    app[WORKER_ERRORS] = ErrorTable.worker(WORKER)
+    app[COMPOSER_ERRORS] = ErrorTable.composer(COMPOSER)
+    line = TextFormatter().format(record("%s failed", loggable_path(make_mocked_request("GET", path, app=app))))
+    assert TOKEN not in line.lower()
+    assert controls(line) == set()
+
+
 @pytest.mark.parametrize("form", ["text", "json"])
 async def test_tokens_in_the_log_of_a_server(serve: Serve, attacker: Callable[..., Attacker], form: str) -> None:
     """A request that fails before a route is known, or has none, leaves no token and no control character behind."""
     server = await serve("--max-connections", "1", "--log-format", form, storage="memory:")
-    paths = [
-        f"/api/worker/v1/jobs/{TOKEN}/nothing",
-        f"/api/worker/v1/{TOKEN}",
-        f"/elsewhere/{TOKEN.upper()}",
-        f"/api/worker/v1/jobs%2F{TOKEN}",
-        f"/api/worker/v1/jobs/{TOKEN}%0Aforged%1B[31m%C2%9B%E2%80%AE",
-        f"/api/composer/v1/../../worker/v1/jobs/{TOKEN}",
-    ]
-    misuse = attacker(server)
-    held = [await misuse.connect() for _ in range(3)]
-    for path in paths:
-        await status_of(await misuse.connect(head("DELETE", path)))
-    for connection in held:
-        connection[1].close()
+    held = attacker(server)
+    for _ in range(3):
+        await held.connect()
+    for number, path in enumerate(UNMATCHED, 2):
+        await status_of(await attacker(server, f"127.0.9.{number}").connect(head("DELETE", path)))
     server.kill(15)
     await server.exited()
     log = server.log.decode()
