@@ -13,7 +13,7 @@ OWN = 96
 """Descriptors for everything else: the storage and its connections, listening sockets, logs, looking up names,
 and connections beyond the limit, which get one answer."""
 
-MOST_TRANSFERS = 128
+MOST_TRANSFERS = 512
 """Most uploads and downloads of files at the same time. Each has a file open besides its connection."""
 
 LEAST = 128

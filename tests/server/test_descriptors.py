@@ -11,9 +11,9 @@ from composerd.settings import SettingsError
 @pytest.mark.parametrize(
     ("limit", "wanted", "expected"),
     [
-        (resource.RLIM_INFINITY, 20_000, Descriptors(20_000, 128)),
-        (20_000 + 128 + OWN, 20_000, Descriptors(20_000, 128)),
-        (20_000, 20_000, Descriptors(19_776, 128, 20_000)),
+        (resource.RLIM_INFINITY, 20_000, Descriptors(20_000, 512)),
+        (20_000 + 512 + OWN, 20_000, Descriptors(20_000, 512)),
+        (20_000, 20_000, Descriptors(19_392, 512, 20_000)),
         (1024, 20_000, Descriptors(812, 116, 1024)),
         (128, 20_000, Descriptors(28, 4, 128)),
         (128, 10, Descriptors(10, 10)),

@@ -42,6 +42,10 @@ _REST_WITHIN = 1.0
 """Seconds that the rest of an upload may take to arrive after the upload has failed."""
 
 
+_WRITTEN_AT_ONCE = 64 * 1024
+"""Most bytes of a file that are passed to a connection at once: as many stay in memory while a client does not read."""
+
+
 def add_worker_routes(app: web.Application, base: str) -> None:
     """Add the route of the upload to the worker API."""
     path = f"{base}/jobs/{segment('token')}/artifacts/{segment('name', empty=True)}"
@@ -218,28 +222,35 @@ async def get_artifact(request: web.Request) -> web.StreamResponse:
     response.content_length = stop - start
     with files.transfer(client.get()):
         async with aclosing(files.read(found.location, start, stop)) as parts:
-            part = await anext(parts, b"")  # before the answer begins, because the job may just have been removed
+            first = [await anext(parts, b"")]  # before the answer begins, because the job may just have been removed
             await response.prepare(request)
             if request.method == "HEAD":
                 await response.write_eof()
             else:
-                await _send(request, response, part, parts)
+                await _send(request, response, first, parts)
     return response
 
 
-async def _send(request: web.Request, response: web.StreamResponse, part: bytes, parts: AsyncIterator[bytes]) -> None:
+async def _send(
+    request: web.Request, response: web.StreamResponse, first: list[bytes], parts: AsyncIterator[bytes]
+) -> None:
     """Write a file to a client, and return once all of it has left this process.
 
-    Raises `TooSlow` for a client that does not read fast enough.
+    The first part is removed from its list, so that no more than one part is in memory. Raises `TooSlow` for a client
+    that does not read fast enough.
     """
     transport = request.transport
     if transport is None:
         raise ConnectionResetError("the client has gone")
     settings = request.app[SETTINGS]
     async with Pace(settings.body_timeout, settings.min_rate, transport.get_write_buffer_size) as pace:
+        part = first.pop()
         while part:
-            pace.moved(len(part))
-            await response.write(part)
+            view = memoryview(part)
+            for begin in range(0, len(view), _WRITTEN_AT_ONCE):
+                piece = view[begin : begin + _WRITTEN_AT_ONCE]
+                pace.moved(len(piece))
+                await response.write(piece)
             with pace.paused():
                 part = await anext(parts, b"")
         await response.write_eof()
