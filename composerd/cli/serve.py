@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from composerd.cli.errors import Failure
+from composerd.driver.url import has_password
 from composerd.settings import SETTINGS, SettingsError, load
 
 
@@ -32,7 +33,7 @@ def serve(config: Path | None, **options: Any) -> None:
     # Loading the server would double the start time of the other commands.
     from composerd.server.supervisor import run  # noqa: PLC0415
 
-    sys.exit(run(settings))
+    sys.exit(run(settings, password_shown=has_password(given.get("storage", ""))))
 
 
 for _setting in SETTINGS:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import click
 import msgspec
+from click.core import ParameterSource
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from composerd import storage as storages
@@ -15,6 +16,7 @@ from composerd.cli.console import json_option, print_json, print_table, progress
 from composerd.cli.errors import FAILED, WRONG, Failure
 from composerd.driver import StorageCheck, StorageInfo
 from composerd.driver.registry import open_driver
+from composerd.driver.url import EXPOSED, has_password
 from composerd.errors import ComposerdError, StorageURLError
 from composerd.plugins import scheme_of
 
@@ -24,8 +26,23 @@ T = TypeVar("T")
 SHOWN_AFTER = 1.0
 """Seconds after which a progress bar is shown."""
 
-_url_option = click.option(
-    "--storage", "url", required=True, metavar="URL", help="Storage URL, such as fs:/var/lib/composerd."
+
+def _checked(ctx: click.Context, param: click.Parameter, url: str) -> str:
+    """Return a storage URL. Warn of a password in it that is in the command line."""
+    if ctx.get_parameter_source(str(param.name)) is ParameterSource.COMMANDLINE and has_password(url):
+        say(f"composerd: {EXPOSED}", err=True)
+    return url
+
+
+def _storage_option(*names: str, help: str, envvar: str | None = None) -> Callable[[F], F]:
+    return click.option(*names, required=True, metavar="URL", help=help, envvar=envvar, callback=_checked)
+
+
+_url_option = _storage_option(
+    "--storage",
+    "url",
+    help="Storage URL, such as fs:/var/lib/composerd. Also $COMPOSERD_STORAGE.",
+    envvar="COMPOSERD_STORAGE",
 )
 
 
@@ -129,8 +146,8 @@ def confirm_clock(url: str) -> None:
 
 
 @storage.command(epilog="Example: composerd storage move --from fs:/srv/old --to fs:/srv/new")
-@click.option("--from", "source_url", required=True, metavar="URL", help="URL of the storage to copy from.")
-@click.option("--to", "target_url", required=True, metavar="URL", help="URL of the storage to copy to.")
+@_storage_option("--from", "source_url", help="URL of the storage to copy from.")
+@_storage_option("--to", "target_url", help="URL of the storage to copy to.")
 @_artifacts_option("--from-artifacts", "Where the artifacts are. [default: the storage's own directory, if it has one]")
 @_artifacts_option(
     "--to-artifacts", "Where to copy the artifacts. [default: the storage's own directory, if it has one]"

@@ -1,10 +1,16 @@
-"""Storage URLs that name a path, for drivers that store jobs in the file system."""
+"""Storage URLs: those that name a path, for drivers that store jobs in the file system, and those with a password."""
 
 import re
 from pathlib import Path
-from urllib.parse import unquote
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from composerd.errors import StorageURLError
+
+EXPOSED = (
+    "the storage URL in the command line has a password, which every user of this machine can read: give the URL in "
+    "the environment (COMPOSERD_STORAGE) or a configuration file, or the password in a file that only you can read"
+)
+"""A warning."""
 
 
 def path_of(url: str, what: str) -> Path:
@@ -26,3 +32,13 @@ def path_of(url: str, what: str) -> Path:
     if match["query"]:
         raise StorageURLError(f"{url!r}: {scheme}: takes no options; remove {match['query']!r}")
     return Path(unquote(match["path"])).absolute()
+
+
+def has_password(url: str) -> bool:
+    """Return True if a URL contains a password, before its host or in an option whose name ends with `password`."""
+    try:
+        parts = urlsplit(url)
+        named = [name for name, value in parse_qsl(parts.query) if value]
+        return bool(parts.password) or any(name.endswith("password") for name in named)
+    except ValueError:  # the driver says what is wrong
+        return False

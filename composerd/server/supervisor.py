@@ -20,6 +20,7 @@ from types import FrameType
 import msgspec
 
 from composerd.driver.registry import open_driver
+from composerd.driver.url import EXPOSED
 from composerd.errors import ComposerdError, StorageFull, StorageInUse
 from composerd.escaping import escaped
 from composerd.server import serve
@@ -52,9 +53,14 @@ _MAY_PASS = frozenset(
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 
 
-def run(settings: Settings) -> int:
-    """Serve until SIGTERM or SIGINT, and return the exit code. If the start fails, print why on stderr."""
+def run(settings: Settings, *, password_shown: bool = False) -> int:
+    """Serve until SIGTERM or SIGINT, and return the exit code. If the start fails, print why on stderr.
+
+    Log a warning if a password is in the command line of this process (`password_shown`).
+    """
     configure(settings.log_level, settings.log_format)
+    if password_shown:
+        log.warning("%s", EXPOSED)
     try:
         if settings.processes == 1:
             return serve.serve(settings)
