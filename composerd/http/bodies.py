@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import accumulate
 from typing import TypeVar
 
@@ -22,7 +22,8 @@ MAX_DEPTH = 500
 IN_A_THREAD = 256 * 1024
 """Bodies of at least this size are decoded in a thread, so that the event loop can go on."""
 
-_SLICE = 1024 * 1024
+_SLICE = 128 * 1024
+"""Bytes of a large body that are looked at in one step; nothing else runs in Python during a step."""
 
 T = TypeVar("T")
 
@@ -127,7 +128,7 @@ def decode(body: Body, decoder: "msgspec.json.Decoder[T]", check: Callable[[Body
     Raises `MalformedJSON` if it is not JSON in UTF-8, `InvalidContent` if it is nested too deep or has the wrong shape.
     """
     _check_utf8(body)
-    if body.count(b"[") + body.count(b"{") > MAX_DEPTH and too_deep(body):
+    if _has_many_brackets(body) and too_deep(body):
         raise InvalidContent(problem=f"must not be nested deeper than {MAX_DEPTH}")
     try:
         if check is not None and len(body) > SMALL:
@@ -154,37 +155,50 @@ def _check_utf8(body: Body) -> None:
         begin = end
 
 
-def too_deep(body: Body) -> bool:
-    """Return True if brackets outside of strings are nested deeper than `MAX_DEPTH`."""
-    if escapes := body.count(b"\\"):
-        body = _without_escapes(body, escapes)  # every quote that is left begins or ends a string
-    marks = body.translate(_STEP, _NO_MARK)
-    depth = 0
-    inside = 0
-    for begin in range(0, len(marks), _SLICE):  # in slices, so that the event loop's thread can run in between
-        parts = marks[begin : begin + _SLICE].split(b'"')
-        outside = b"".join(parts[inside::2])
-        inside = (inside + len(parts) - 1) % 2
-        level = depth
-        for level in accumulate(memoryview(outside).cast("b"), initial=depth):
-            if level > MAX_DEPTH:
-                return True
-        depth = level
+def _has_many_brackets(body: Body) -> bool:
+    count = 0
+    for begin in range(0, len(body), _SLICE):
+        count += body.count(b"[", begin, begin + _SLICE) + body.count(b"{", begin, begin + _SLICE)
+        if count > MAX_DEPTH:
+            return True
     return False
 
 
-def _without_escapes(body: Body, escapes: int) -> Body:
-    r"""Return the body without its escapes `\"` and `\\`; other escapes may stay."""
-    if escapes <= _FEW_ESCAPES:
-        return _ESCAPE.sub(b"", body)  # costs more for each escape, but nearly nothing for the text in between
-    return body.replace(b"\\\\", b"").replace(b'\\"', b"")
+def too_deep(body: Body) -> bool:
+    """Return True if brackets outside of strings are nested deeper than `MAX_DEPTH`."""
+    depth = 0
+    inside = 0
+    for piece in _pieces(body):
+        marks = _without_escapes(piece).translate(_STEP, _NO_MARK)  # every quote that is left begins or ends a string
+        parts = marks.split(b'"')
+        outside = b"".join(parts[inside::2])
+        inside = (inside + len(parts) - 1) % 2
+        if max(accumulate(memoryview(outside).cast("b"), initial=depth)) > MAX_DEPTH:
+            return True
+        depth += outside.count(b"\x01") - outside.count(b"\xff")
+    return False
+
+
+def _pieces(body: Body) -> Iterator[bytes]:
+    """Yield a body in slices that end between escapes, so that the event loop's thread can run in between."""
+    begin, size = 0, len(body)
+    while begin < size:
+        end = min(begin + _SLICE, size)
+        piece = bytes(memoryview(body)[begin:end])
+        if (len(piece) - len(piece.rstrip(b"\\"))) % 2 and end < size:
+            piece += body[end : end + 1]
+        begin += len(piece)
+        yield piece
+
+
+def _without_escapes(piece: bytes) -> bytes:
+    r"""Return a part of a body without its escapes `\"` and `\\`; other escapes may stay."""
+    return piece.replace(b"\\\\", b"").replace(b'\\"', b"") if b"\\" in piece else piece
 
 
 _BRACKETS = b"[{]}"
 _STEP = bytes.maketrans(_BRACKETS, b"\x01\x01\xff\xff")  # +1 and -1 as signed bytes
 _NO_MARK = bytes(set(range(256)) - set(_BRACKETS + b'"'))
-_ESCAPE = re.compile(rb"\\.", re.DOTALL)
-_FEW_ESCAPES = 2000
 
 _ANY: "msgspec.json.Decoder[msgspec.Raw]" = msgspec.json.Decoder(msgspec.Raw)
 
@@ -214,8 +228,22 @@ def shape_error(error: msgspec.ValidationError) -> InvalidContent:
     return InvalidContent(field=path[:LONGEST_TEXT] or "body", problem=problem[:LONGEST_TEXT])
 
 
-_LONE = re.compile(rb"(?<!\\)(?:\\\\)*\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])")
+_LONE = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])")
 """The first half of a surrogate pair without the second; msgspec's error about it has no position."""
+
+
+def _lone_half(body: Body) -> int | None:
+    """Return the position of the first half of a surrogate pair that has no second half, or None."""
+    for begin in range(0, len(body), _SLICE):
+        for match in _LONE.finditer(body, begin, begin + _SLICE + 11):  # with room for one that begins in the slice
+            before = at = match.start()
+            if at >= begin + _SLICE:
+                break
+            while before and body[before - 1] == 0x5C:
+                before -= 1
+            if (at - before) % 2 == 0:  # the backslash is not escaped itself
+                return at
+    return None
 
 
 def text_error(error: msgspec.DecodeError, body: Body) -> MalformedJSON:
@@ -224,6 +252,6 @@ def text_error(error: msgspec.DecodeError, body: Body) -> MalformedJSON:
     at = _BYTE.search(text)
     if at is not None:
         return MalformedJSON(problem=text[: at.start()].removeprefix("JSON is malformed: ").strip(), at=int(at[1]))
-    if lone := _LONE.search(body):
-        return MalformedJSON(problem="half of a surrogate pair", at=lone.end() - len(r"\ud800"))
+    if (lone := _lone_half(body)) is not None:
+        return MalformedJSON(problem="half of a surrogate pair", at=lone)
     return MalformedJSON(problem=text, at=len(body))

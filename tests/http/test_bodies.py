@@ -45,16 +45,27 @@ trees = st.recursive(
     tree=trees,
     around=st.integers(MAX_DEPTH - 4, MAX_DEPTH + 2),
     slice_size=st.integers(1, 64),
-    few_escapes=st.sampled_from([0, 2000]),
 )
-def test_the_depth_check_agrees_with_counting(tree: object, around: int, slice_size: int, few_escapes: int) -> None:
+def test_the_depth_check_agrees_with_counting(tree: object, around: int, slice_size: int) -> None:
     """The depth check ignores brackets in strings, respects escapes, and does not depend on where slices are cut."""
     for levels in (0, around):
         body = b"[" * levels + msgspec.json.encode(tree) + b"]" * levels
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(bodies, "_SLICE", slice_size)
-            patch.setattr(bodies, "_FEW_ESCAPES", few_escapes)
             assert too_deep(body) == (depth_of(body) > MAX_DEPTH)
+
+
+@pytest.mark.parametrize("slice_size", [1, 3, 64])
+def test_positions_do_not_depend_on_slices(monkeypatch: pytest.MonkeyPatch, slice_size: int) -> None:
+    """The position of bytes that are not UTF-8, and of half a surrogate pair, is the same wherever slices are cut."""
+    monkeypatch.setattr(bodies, "_SLICE", slice_size)
+    for before in ("", "é" * 20, "x" * 7, "\\\\" * 5, r"\ud83d\ude00" * 4, r"\\ud83d" * 3):
+        text = f'{{"result":"{before}'.encode()
+        assert isinstance(decode(text + b'"}', UPDATE).result, msgspec.Raw)
+        for wrong, problem in ((b"\xff", "must be UTF-8"), (rb"\ud83d", "half of a surrogate pair")):
+            with pytest.raises(MalformedJSON) as failed:
+                decode(text + wrong + b'"}', UPDATE)
+            assert failed.value.details == {"problem": problem, "at": len(text)}
 
 
 def test_the_deepest_that_is_taken() -> None:
