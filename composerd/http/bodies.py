@@ -25,6 +25,7 @@ IN_A_THREAD = 256 * 1024
 _SLICE = 128 * 1024
 """Bytes of a large body that are looked at in one step; nothing else runs in Python during a step."""
 
+A = TypeVar("A")
 T = TypeVar("T")
 
 Body = bytes | bytearray
@@ -71,7 +72,8 @@ async def read_body(request: web.Request, account: Account | None = None) -> Bod
     try:
         if content.is_eof():  # everything has arrived together with the head
             body: Body = content.read_nowait()
-            _count(account, len(body), limit)
+            if len(body) > SMALL:
+                _count(account, len(body), limit)
             return body
         settings = request.app[SETTINGS]
         body = bytearray()  # grows without being copied, and is never there twice as a list of parts would be
@@ -111,6 +113,11 @@ async def decoded(body: Body, decoder: "msgspec.json.Decoder[T]", check: Callabl
     return await asyncio.to_thread(decode, body, decoder, check)
 
 
+async def off_loop(size: int, work: Callable[[A], T], item: A) -> T:
+    """Return what `work` returns; call it in a thread if it handles so many bytes that it would take long."""
+    return work(item) if size < IN_A_THREAD else await asyncio.to_thread(work, item)
+
+
 def check_content_type(value: str) -> None:
     """Raise `UnsupportedMediaType` unless a Content-Type header means JSON in UTF-8."""
     media, *parameters = (part.strip() for part in value.lower().split(";"))
@@ -128,7 +135,7 @@ def decode(body: Body, decoder: "msgspec.json.Decoder[T]", check: Callable[[Body
     Raises `MalformedJSON` if it is not JSON in UTF-8, `InvalidContent` if it is nested too deep or has the wrong shape.
     """
     _check_utf8(body)
-    if _has_many_brackets(body) and too_deep(body):
+    if len(body) > MAX_DEPTH and _has_many_brackets(body) and too_deep(body):
         raise InvalidContent(problem=f"must not be nested deeper than {MAX_DEPTH}")
     try:
         if check is not None and len(body) > SMALL:

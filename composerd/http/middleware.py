@@ -30,6 +30,9 @@ from composerd.ids import new_id_text
 
 log = logging.getLogger(__name__)
 
+_LONGEST_PATH = 200
+"""The most characters of a path in the log."""
+
 _WITHOUT_BODY = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
 """Methods whose requests need no body. One that is sent is read first, because a handler may wait for long."""
 
@@ -130,7 +133,7 @@ def loggable_path(request: web.Request) -> str:
     The request may have matched no route, so nothing says which part of the path is the token. Only the composer API
     has none.
     """
-    path = request.path
+    path = request.path[:_LONGEST_PATH]
     composer = error_table_of(request) is request.app[COMPOSER_ERRORS]
     return path if composer else without_uuids(path)
 

@@ -1,11 +1,12 @@
 """The part that the drivers `fs` and `memory` share: the contract on one table, behind a group commit."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID
 
-from composerd.driver import Batch, Driver, StoredJob
+from composerd.driver import Batch, Driver, StoredJob, transitions
 from composerd.driver.clock import Clock, microseconds
 from composerd.driver.workers import Workers
 from composerd.errors import ComposerdError, Unavailable
@@ -39,6 +40,9 @@ from composerd_fs.state.table import Table
 from composerd_fs.state.timekeeping import Timekeeping
 
 T = TypeVar("T")
+
+_LARGE = 256 * 1024
+"""Size in bytes of results from which on their digests are computed in a thread."""
 
 _Read = Callable[[Sequence[Payload | None]], Awaitable[list[bytes | None]]]
 
@@ -104,8 +108,9 @@ class TableDriver(Driver):
     async def finish(self, outcomes: Sequence[Outcome]) -> Batch[Finished]:
         size = sum(len(outcome.result) for outcome in outcomes)
         purpose = Purpose.END if size <= LARGEST_RESULT else Purpose.STORE
+        digests = await asyncio.to_thread(_digests, outcomes) if size > _LARGE else _digests(outcomes)
         done = await self._committer.write(
-            self._commands.finish, outcomes, items=len(outcomes), size=size, purpose=purpose
+            self._commands.finish, outcomes, digests, items=len(outcomes), size=size, purpose=purpose
         )
         return Batch(done.answer, done.news)
 
@@ -225,3 +230,7 @@ class TableDriver(Driver):
 
     def _counts(self) -> dict[str, int]:
         return {state.value: count for state, count in self._table.jobs.counts.items()}
+
+
+def _digests(outcomes: Sequence[Outcome]) -> list[bytes]:
+    return [transitions.result_digest(outcome.result) for outcome in outcomes]

@@ -1,5 +1,6 @@
 """The composer API: submitting jobs, following them, canceling them. Pages of jobs are in `listings`."""
 
+from functools import partial
 from uuid import UUID
 
 import msgspec
@@ -13,7 +14,7 @@ from composerd.errors import (
 )
 from composerd.http import schemas
 from composerd.http.arguments import job_id_of, segment, wait_of
-from composerd.http.bodies import discard_body, read_json
+from composerd.http.bodies import IN_A_THREAD, discard_body, off_loop, read_json
 from composerd.http.delivery import answer, answer_bytes, answer_pieces, encode
 from composerd.http.endpoints import submission
 from composerd.http.endpoints.shown import encoded, job_body, job_list
@@ -61,7 +62,7 @@ async def submit_job(request: web.Request) -> web.StreamResponse:
     """
     queue = request.app[QUEUE]
     body = await read_json(request, _SUBMIT_JOB, queue.budgets.submissions, check_job)
-    new = submission.one(body, request.app[SETTINGS])
+    new = await off_loop(_size(request), partial(submission.one, settings=request.app[SETTINGS]), body)
     del body  # the args are a copy of their part of it
     try:
         stored = await queue.submit((new,))
@@ -177,6 +178,11 @@ async def why_job(request: web.Request) -> web.StreamResponse:
             ahead=why.ahead,
         )
     )
+
+
+def _size(request: web.Request) -> int:
+    """Return the size of a body that was read, or of a large one if it is not known."""
+    return request.content_length or IN_A_THREAD
 
 
 async def _job(request: web.Request, job: Job) -> web.StreamResponse:

@@ -163,5 +163,6 @@ def _fingerprint(job: SubmitJob | BatchJob, args: bytes | None) -> bytes:
         if name not in ("args", "dependencies", "idempotency_key")
     }
     digest = hashlib.sha256(_encode(fields))
-    digest.update(b"-" if args is None else b"+" + args)
+    digest.update(b"-" if args is None else b"+")
+    digest.update(args or b"")
     return digest.digest()

@@ -12,7 +12,7 @@ from aiohttp import web
 from composerd.errors import AttemptSuperseded, InvalidContent, TokenNotFound, TypeNotAllowed
 from composerd.http import schemas
 from composerd.http.arguments import segment, token_of, wait_of
-from composerd.http.bodies import check_headers, decoded, discard_body, read_body, read_json
+from composerd.http.bodies import check_headers, decoded, discard_body, off_loop, read_body, read_json
 from composerd.http.delivery import Answer, answer, complete, encode, gone, hang_up, write
 from composerd.http.errors import InvalidTokenForStatus, InvalidWorkerId
 from composerd.http.inspection import Wait
@@ -220,10 +220,11 @@ async def update_job(request: web.Request) -> web.StreamResponse:
     if isinstance(update.partial, msgspec.Raw):
         if isinstance(update.result, msgspec.Raw):
             raise InvalidContent(field="partial", problem="must not be sent together with result")
-        await queue.progress(token, bytes(update.partial))
+        await queue.progress(token, await off_loop(len(body), bytes, update.partial))
     elif isinstance(update.result, msgspec.Raw):
-        result = bytes(update.result)
-        await queue.finish(token, result, failed=has_job_error(result))
+        result, failed = await off_loop(len(body), _outcome, update.result)
+        del body, update  # the result is a copy of its part of them
+        await queue.finish(token, result, failed=failed)
     elif body.strip()[1:-1].strip():
         raise InvalidContent(field="result", problem="either result or partial is required")
     else:
@@ -279,6 +280,11 @@ async def post_worker_status(request: web.Request) -> web.Response:
     await discard_body(request)
     await request.app[QUEUE].roster.check(worker_id, client.get())
     return web.Response()
+
+
+def _outcome(result: msgspec.Raw) -> tuple[bytes, bool]:
+    copy = bytes(result)
+    return copy, has_job_error(copy)
 
 
 def has_job_error(result: bytes) -> bool:

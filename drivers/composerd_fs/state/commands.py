@@ -255,12 +255,11 @@ class Commands:
             answers.append(Attached(_attempt(attempt), replaced, refused))
         return answers
 
-    def finish(self, outcomes: Sequence[Outcome]) -> Slices[list[Finished]]:
-        """End running attempts with their outcomes; see `Driver.finish`."""
+    def finish(self, outcomes: Sequence[Outcome], digests: Sequence[bytes]) -> Slices[list[Finished]]:
+        """End running attempts with their outcomes, whose results have these digests; see `Driver.finish`."""
         answers = []
-        for outcome in outcomes:
+        for outcome, digest in zip(outcomes, digests, strict=True):
             attempt = self._jobs.find_attempt(outcome.token)
-            digest = transitions.result_digest(outcome.result)
             verdict = transitions.verdict(attempt, digest)
             if attempt is None:
                 answers.append(Finished(verdict))
