@@ -111,29 +111,45 @@ class Command:
 
 async def _upload(job: JobContext, files: JobFiles) -> str | None:
     """Upload the artifacts, and return what is wrong with those that were refused, here or by the server."""
-    refused: list[str] = []
+    refused = _Refusals()
     try:
         with files.artifacts() as artifacts:
             for name in await asyncio.to_thread(artifacts.names):
                 try:
                     file = await asyncio.to_thread(artifacts.open, name)
                 except Refused as exc:
-                    refused.append(f"{name[:100]!r} {exc}")
+                    refused.add(f"{name[:100]!r} {exc}")
                     continue
                 with file:
                     try:
                         await job.upload(name, file)
                     except RequestFailed as exc:
-                        refused.append(f"{name[:100]!r} was refused by the server: {exc}")
+                        refused.add(f"{name[:100]!r} was refused by the server: {exc}")
                         break  # the reason may hold for all that follow
     except OSError as exc:
-        refused.append(f"{exc.filename or 'a file'}: {exc.strerror}")
-    if not refused:
+        refused.add(f"{exc.filename or 'a file'}: {exc.strerror}")
+    if not refused.count:
         return None
-    more = f"; and {len(refused) - _MOST_NAMED} more" if len(refused) > _MOST_NAMED else ""
-    named = "; ".join(refused[:_MOST_NAMED]) + more
-    log.warning("job %s: not uploaded from $COMPOSERD_ARTIFACTS: %s", job.id, named)
-    return f"Not uploaded from $COMPOSERD_ARTIFACTS: {named}"
+    log.warning("job %s: not uploaded from $COMPOSERD_ARTIFACTS: %s", job.id, refused)
+    return f"Not uploaded from $COMPOSERD_ARTIFACTS: {refused}"
+
+
+class _Refusals:
+    """The files that were refused: the first of them by name, and the number of all."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._named: list[str] = []
+
+    def add(self, reason: str) -> None:
+        """Add a file with the reason."""
+        self.count += 1
+        if self.count <= _MOST_NAMED:
+            self._named.append(reason)
+
+    def __str__(self) -> str:
+        more = [f"and {self.count - _MOST_NAMED} more"] if self.count > _MOST_NAMED else []
+        return "; ".join([*self._named, *more])
 
 
 def _result(files: JobFiles, output: dict[str, Any], problems: list[str | None]) -> Any:

@@ -183,7 +183,7 @@ class Connection:
                     method, url, timeout=timeout, allow_redirects=False, **kwargs
                 ) as response:
                     if response.status < 300:
-                        if response.headers.get("Content-Encoding", "identity") != "identity":
+                        if response.headers.get("Content-Encoding", "identity").lower() != "identity":
                             raise UnexpectedAnswer("the answer is compressed, which was not asked for")
                         yield response
                         return

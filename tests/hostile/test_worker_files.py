@@ -76,6 +76,13 @@ async def test_what_is_no_artifact(serve: Serve, tmp_path: Path, secret: Path, w
     assert ended.artifacts["a"] == ended.artifacts["z"] == b"fine\n"
 
 
+async def test_many_refused_files(serve: Serve, tmp_path: Path) -> None:
+    """Of many refused files the first ones are named, and the others counted."""
+    ended = await run(serve, tmp_path, 'cd "$COMPOSERD_ARTIFACTS"; mkdir $(seq 10 49)')
+    assert ended.reason.count("is a directory") == 10
+    assert ended.reason.endswith("'19' is a directory, not a regular file; and 30 more")
+
+
 async def test_the_commands_own_result_stays(serve: Serve, tmp_path: Path, secret: Path) -> None:
     """The result that the command wrote is reported, with a `job_error` beside it."""
     script = f'echo \'{{"built": 1}}\' > "$COMPOSERD_RESULT"; ln -s {secret} "$COMPOSERD_ARTIFACTS/x"; exit 3'
