@@ -1,6 +1,7 @@
 """TLS on a live server: its certificate, its clients' certificates, and new ones on SIGHUP."""
 
 import asyncio
+import io
 import os
 import signal
 import socket
@@ -15,7 +16,7 @@ from cryptography.hazmat.primitives import serialization
 
 from composerd.client import ComposerClient, JobContext, RequestFailed, ServerNotTrusted, Worker
 
-from .conftest import COMPOSER, HALF_SENT, LOOPBACK, Serve, Server, until_waiting
+from .conftest import COMPOSER, HALF_SENT, LOOPBACK, WORKER, Serve, Server, until_waiting
 from .test_cli import composerd
 
 
@@ -96,6 +97,28 @@ async def test_a_job_over_tls(serve: Serve, files: Files, tmp_path: Path) -> Non
         assert sum([len(part) async for part in composer.read(artifact)]) == 3_000_000
     async with ComposerClient(path) as composer:
         assert (await composer.get(job.id)).state == "finished"
+
+
+@pytest.mark.parametrize("size", [0, 1, 100_000, 5_000_000])
+async def test_downloads_over_one_connection(serve: Serve, files: Files, size: int) -> None:
+    """A connection with TLS is free for the next request as soon as a download of any size is complete."""
+    server = await serve(*files.server_options)
+    connector = aiohttp.TCPConnector(limit=1, ssl=ssl.create_default_context(cafile=files.ca_file))
+    async with (
+        asyncio.timeout(20),
+        aiohttp.ClientSession(server.url, connector=connector) as http,
+        ComposerClient(server.url, ca_file=files.ca_file) as composer,
+    ):
+        job = await composer.submit("build")
+        async with http.post(f"{WORKER}/jobs", json={"types": ["build"], "arch": "x"}) as answer:
+            attempt = await answer.json()
+        async with http.put(attempt["artifact_location"] + "a", data=io.BytesIO(bytes(size))) as answer:
+            assert answer.status == 200
+        async with http.patch(attempt["location"], json={"result": 1}) as answer:
+            assert answer.status == 200
+        for _ in range(3):
+            async with http.get(f"{COMPOSER}/jobs/{job.id}/artifacts/a") as answer:
+                assert await answer.read() == bytes(size)
 
 
 async def test_a_server_that_is_not_trusted(serve: Serve, files: Files) -> None:

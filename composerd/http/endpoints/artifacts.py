@@ -254,7 +254,7 @@ async def _send(
             with pace.paused():
                 part = await anext(parts, b"")
         await response.write_eof()
-        transport.set_write_buffer_limits(high=0)  # so that `drain` waits for the last byte
+        transport.set_write_buffer_limits(high=1)  # so that `drain` waits for the last byte; 0 blocks TLS for good
         await request.writer.drain()
         transport.set_write_buffer_limits()
 
