@@ -22,6 +22,7 @@ from composerd.http.keys import (
 )
 from composerd.http.middleware import only_from
 from composerd.http.openapi import document
+from composerd.http.turns import TURNS, Turns
 from composerd.queue import JobQueue
 from composerd.settings import COMPOSER_BASE, Settings
 
@@ -41,6 +42,7 @@ def create_app(
     app[SETTINGS] = settings
     app[ARTIFACTS] = files
     app[ADMISSION] = admission
+    app[TURNS] = Turns()
     app[METRICS] = metrics
     app[WORKER_ERRORS] = ErrorTable.worker(settings.worker_base_path)
     app[COMPOSER_ERRORS] = ErrorTable.composer(COMPOSER_BASE)

@@ -15,6 +15,7 @@ from aiohttp.http import SERVER_SOFTWARE
 from composerd.http.keys import QUEUE, SETTINGS
 from composerd.http.pace import Pace, TooSlow
 from composerd.http.request_context import REQUEST_ID_HEADER, client, request_id
+from composerd.http.turns import end_turn
 from composerd.queue import PART, SMALL, Piece, Stored, size_of
 
 CHUNK = 64 * 1024
@@ -109,6 +110,7 @@ async def write(
     When it returns, nothing of the body is in the server's memory any more. Raises `ConnectionError` if the client has
     gone or is too slow, and `Unavailable` if a payload is no longer found.
     """
+    end_turn()
     transport = request.transport
     if transport is None:
         raise ConnectionResetError("the client has gone")

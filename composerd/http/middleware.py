@@ -26,6 +26,7 @@ from composerd.http.errors import UNSPECIFIED, MethodNotSupported, NotAllowed, R
 from composerd.http.keys import ADMISSION, COMPOSER_ERRORS, METRICS, SETTINGS
 from composerd.http.names import matches
 from composerd.http.request_context import client, held_body, request_id
+from composerd.http.turns import Gate, end_turn
 from composerd.ids import new_id_text
 
 log = logging.getLogger(__name__)
@@ -49,6 +50,7 @@ class RequestBoundary:
         self._handle = handle
         self._admission = app[ADMISSION]
         self._guard = BrowserGuard(app[SETTINGS])
+        self._gate = Gate()
         self._metrics = app[METRICS]
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
@@ -59,6 +61,7 @@ class RequestBoundary:
         response: web.StreamResponse
         try:
             counted = await self._admit(request)
+            await self._gate.enter(client.get())
             await self._clear(request)
             response = await self._handle(request)
         except ComposerdError as exc:
@@ -74,6 +77,7 @@ class RequestBoundary:
         finally:
             if counted is not None:
                 self._admission.requests.free(counted)
+            end_turn()
             if (held := held_body.get()) is not None:
                 held_body.set(None)
                 held.free()

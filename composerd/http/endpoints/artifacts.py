@@ -34,6 +34,7 @@ from composerd.http.keys import ARTIFACTS, COMPOSER_ERRORS, QUEUE, SETTINGS
 from composerd.http.openapi import BYTES, endpoint
 from composerd.http.pace import Pace
 from composerd.http.request_context import client, known_job_id, request_id
+from composerd.http.turns import heavy
 from composerd.models import Attachment
 from composerd.queue import JobQueue, check_running
 from composerd.settings import COMPOSER_BASE
@@ -171,6 +172,7 @@ async def list_artifacts(request: web.Request) -> web.StreamResponse:
     """List the artifacts of a job, by name. Raises `JobNotFound`."""
     job_id = job_id_of(request)
     href = f"{COMPOSER_BASE}/jobs/{job_id}/artifacts"
+    await heavy(request)
     items = [
         schemas.Artifact(
             kind="Artifact",

@@ -23,6 +23,7 @@ from composerd.http.keys import QUEUE, SETTINGS
 from composerd.http.openapi import JSON, endpoint
 from composerd.http.outlines import check_batch, check_job
 from composerd.http.request_context import client
+from composerd.http.turns import heavy
 from composerd.ids import new_id_text
 from composerd.models import Job, PayloadKind
 from composerd.queue import SMALL, Piece, Stored, explain
@@ -88,6 +89,7 @@ async def submit_jobs(request: web.Request) -> web.StreamResponse:
     queue = request.app[QUEUE]
     queue.budgets.answers.check(client.get())  # afterwards it would be too late to refuse the answer
     body = await read_json(request, _SUBMIT_JOBS, queue.budgets.submissions, check_batch)
+    await heavy(request)
     slices = Slices()
     new = await submission.batch(body.jobs, request.app[SETTINGS], slices)
     del body
@@ -108,6 +110,7 @@ async def submit_jobs(request: web.Request) -> web.StreamResponse:
 
 
 @endpoint(
+    await heavy(request)
     "getJob",
     "Get a job",
     responses={200: ("The job", schemas.Job)},
@@ -164,6 +167,7 @@ async def delete_job(request: web.Request) -> web.Response:
 @endpoint("whyJob", "Explain why a job is not running", responses={200: ("The explanation", schemas.JobWhy)})
 async def why_job(request: web.Request) -> web.StreamResponse:
     """Explain what a job waits for."""
+    await heavy(request)
     why = await explain(request.app[QUEUE], job_id_of(request))
     return answer(
         schemas.JobWhy(

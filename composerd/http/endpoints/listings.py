@@ -16,6 +16,7 @@ from composerd.http.endpoints.shown import encoded, job_list, listed_body
 from composerd.http.keys import QUEUE
 from composerd.http.openapi import endpoint
 from composerd.http.request_context import client
+from composerd.http.turns import heavy
 from composerd.models import JobFilter, JobState
 from composerd.settings import COMPOSER_BASE
 from composerd.slices import Slices
@@ -75,6 +76,7 @@ async def list_jobs(request: web.Request) -> web.StreamResponse:
     cursor = _cursor(query.get("cursor"))
     chosen = JobFilter(state, query.get("type"), query.get("channel"), query.get("arch"))
     queue.budgets.answers.check(client.get())
+    await heavy(request)
     slices = Slices()
     items: list[bytes] = []
     size = 0
@@ -106,6 +108,7 @@ async def list_dependencies(request: web.Request) -> web.StreamResponse:
     query = _query(request)
     limit = _limit(query)
     begin = _cursor(query.get("cursor")) or 0
+    await heavy(request)
     job = await request.app[QUEUE].get(job_id_of(request))
     end = begin + limit
     following = end if end < len(job.dependencies) else None
@@ -127,6 +130,7 @@ async def list_dependents(request: web.Request) -> web.StreamResponse:
     limit = _limit(query)
     cursor = _cursor(query.get("cursor"))
     job_id = job_id_of(request)
+    await heavy(request)
     page = await request.app[QUEUE].driver.dependents(job_id, cursor, limit)
     if page is None:
         raise JobNotFound(id=str(job_id))

@@ -12,6 +12,7 @@ from composerd.http import schemas
 from composerd.http.delivery import answer_bytes, encode
 from composerd.http.keys import QUEUE
 from composerd.http.openapi import endpoint
+from composerd.http.turns import heavy
 from composerd.models import WorkerCursor
 from composerd.settings import COMPOSER_BASE
 
@@ -43,7 +44,9 @@ async def list_workers(request: web.Request) -> web.StreamResponse:
     limit = request.query.get("limit", str(MAX_PAGE))
     if not re.fullmatch(r"[0-9]{1,4}", limit) or not 1 <= int(limit) <= MAX_PAGE:
         raise InvalidCursor(field="limit", problem=f"must be a number from 1 to {MAX_PAGE}")
-    page = await queue.roster.page(_cursor(request.query.get("cursor")), int(limit))
+    after = _cursor(request.query.get("cursor"))
+    await heavy(request)
+    page = await queue.roster.page(after, int(limit))
     href = f"{COMPOSER_BASE}/workers"
     items = [
         schemas.Worker(

@@ -1,0 +1,146 @@
+"""Turns: clients that send many requests, or heavy ones, take turns with the others."""
+
+import asyncio
+from collections import OrderedDict, deque
+from contextvars import ContextVar
+
+from aiohttp import web
+
+from composerd.http.request_context import client
+from composerd.shares import Shares
+
+STARTS = 8
+"""The most requests that begin in one turn of the event loop: others are answered in between."""
+
+HEAVY_AT_ONCE = 2
+"""The most heavy requests that are worked on at one time."""
+
+HEAVY_WAITING = 256
+"""The most heavy requests that wait for their turn. A client may have half of what the others leave free."""
+
+
+class Line:
+    """Those who wait for something: one of each client in turns, and of a client the one that came first."""
+
+    def __init__(self) -> None:
+        self._clients: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
+
+    def __bool__(self) -> bool:
+        """Return True if anybody waits, or has just left."""
+        return bool(self._clients)
+
+    def join(self, client: str) -> "asyncio.Future[None]":
+        """Return a future that is done when it is the client's turn. Cancel it to leave."""
+        turn = asyncio.get_running_loop().create_future()
+        own = self._clients.get(client)
+        if own is None:
+            own = self._clients[client] = deque()
+        own.append(turn)
+        return turn
+
+    def call_next(self) -> bool:
+        """Give the next one its turn. Return False if nobody waits."""
+        while self._clients:
+            client, own = self._clients.popitem(last=False)
+            turn = own.popleft()
+            if own:
+                self._clients[client] = own
+            if not turn.done():
+                turn.set_result(None)
+                return True
+        return False
+
+
+class Gate:
+    """Lets requests begin, a few in each turn of the event loop.
+
+    However many connections a client keeps busy, a request of another one begins soon, and what it needs afterwards
+    waits for a few others only. It limits how many begin at once, not how many are in progress.
+    """
+
+    def __init__(self) -> None:
+        self._line = Line()
+        self._begun = 0
+        """The number of requests that have begun in this turn of the event loop."""
+
+    async def enter(self, client: str) -> None:
+        """Wait until a request may begin: usually not at all."""
+        if self._begun < STARTS and not self._line:
+            if not self._begun:
+                asyncio.get_running_loop().call_soon(self._next_turn)
+            self._begun += 1
+        else:
+            await self._line.join(client)
+
+    def _next_turn(self) -> None:
+        self._begun = 0
+        while self._begun < STARTS and self._line.call_next():
+            self._begun += 1
+        if self._begun:
+            asyncio.get_running_loop().call_soon(self._next_turn)
+
+
+class Turn:
+    """The turn of a heavy request."""
+
+    def __init__(self, turns: "Turns") -> None:
+        self._turns: Turns | None = turns
+
+    def give_back(self) -> None:
+        """End the turn. Doing that again changes nothing."""
+        if self._turns is not None:
+            self._turns.give_back()
+            self._turns = None
+
+
+class Turns:
+    """Lets few heavy requests be worked on at one time; the clients take turns."""
+
+    def __init__(self) -> None:
+        self._line = Line()
+        self._busy = 0
+        self._waiting = Shares("heavy requests", HEAVY_WAITING)
+
+    async def take(self, client: str) -> Turn:
+        """Wait for a turn, and return it. Raises `Unavailable` if too many requests of the client wait."""
+        if self._busy < HEAVY_AT_ONCE:
+            self._busy += 1
+            return Turn(self)
+        self._waiting.take(client)
+        turn = self._line.join(client)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self.give_back()  # it got the turn at the same time
+            raise
+        finally:
+            self._waiting.free(client)
+        return Turn(self)
+
+    def give_back(self) -> None:
+        """End a turn; the next request in line gets it."""
+        if not self._line.call_next():
+            self._busy -= 1
+
+
+TURNS: web.AppKey[Turns] = web.AppKey("TURNS", Turns)
+
+held_turn: ContextVar[Turn | None] = ContextVar("held_turn", default=None)
+"""The turn of the request, if it is heavy; it ends before the answer is written, or `RequestBoundary` ends it."""
+
+
+def end_turn() -> None:
+    """End the turn of the request, if it has one."""
+    if (turn := held_turn.get()) is not None:
+        held_turn.set(None)
+        turn.give_back()
+
+
+async def heavy(request: web.Request) -> None:
+    """Wait for a turn for a heavy request, after its body was read.
+
+    It has the turn until its answer is written, which may take long, or until it has failed. Raises `Unavailable` if
+    too many heavy requests of its client wait.
+    """
+    held_turn.set(await request.app[TURNS].take(client.get()))
