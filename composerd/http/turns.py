@@ -1,6 +1,7 @@
 """Turns: clients that send many requests, or heavy ones, take turns with the others."""
 
 import asyncio
+import time
 from collections import OrderedDict, deque
 from contextvars import ContextVar
 
@@ -9,8 +10,11 @@ from aiohttp import web
 from composerd.http.request_context import client
 from composerd.shares import Shares
 
-STARTS = 8
-"""The most requests that begin in one turn of the event loop: others are answered in between."""
+STARTS = 4
+"""The most requests of one client that begin in one turn of the event loop, if there are other clients."""
+
+CONTENDED = 60.0
+"""Time in seconds for which a client counts as there after a request."""
 
 HEAVY_AT_ONCE = 2
 """The most heavy requests that are worked on at one time."""
@@ -52,32 +56,54 @@ class Line:
 
 
 class Gate:
-    """Lets requests begin, a few in each turn of the event loop.
+    """Lets requests begin, of each client a few in each turn of the event loop.
 
-    However many connections a client keeps busy, a request of another one begins soon, and what it needs afterwards
-    waits for a few others only. It limits how many begin at once, not how many are in progress.
+    However many connections a client keeps busy, what the others do waits for a few of its requests only. It limits how
+    many begin at once, not how many are in progress, and does nothing while there is one client only.
     """
 
     def __init__(self) -> None:
-        self._line = Line()
-        self._begun = 0
-        """The number of requests that have begun in this turn of the event loop."""
+        self._loop = asyncio.get_running_loop()
+        self._begun: dict[str, int] = {}
+        """The number of requests of each client that have begun in this turn of the event loop."""
+        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
+        self._latest = ""
+        """The client of the latest request."""
+        self._contended_until = 0.0
 
     async def enter(self, client: str) -> None:
         """Wait until a request may begin: usually not at all."""
-        if self._begun < STARTS and not self._line:
-            if not self._begun:
-                asyncio.get_running_loop().call_soon(self._next_turn)
-            self._begun += 1
-        else:
-            await self._line.join(client)
+        if client != self._latest:
+            if self._latest:
+                self._contended_until = time.monotonic() + CONTENDED
+            self._latest = client
+        if time.monotonic() > self._contended_until:
+            return
+        if not self._begun:
+            self._loop.call_soon(self._next_turn)
+        begun = self._begun.get(client, 0)
+        if begun < STARTS:
+            self._begun[client] = begun + 1
+            return
+        turn = self._loop.create_future()
+        self._waiting.setdefault(client, deque()).append(turn)
+        await turn
 
     def _next_turn(self) -> None:
-        self._begun = 0
-        while self._begun < STARTS and self._line.call_next():
-            self._begun += 1
+        self._begun = {}
+        waiting, self._waiting = self._waiting, {}
+        for sender, turns in waiting.items():
+            begun = 0
+            while turns and begun < STARTS:
+                turn = turns.popleft()
+                if not turn.done():  # else its client has gone
+                    turn.set_result(None)
+                    begun += 1
+            self._begun[sender] = begun
+            if turns:
+                self._waiting[sender] = turns
         if self._begun:
-            asyncio.get_running_loop().call_soon(self._next_turn)
+            self._loop.call_soon(self._next_turn)
 
 
 class Turn:

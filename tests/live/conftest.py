@@ -170,6 +170,15 @@ async def until_waiting(server: Server, count: int, **kwargs: Any) -> None:
     await server.until(holds)
 
 
+async def until_ready(server: Server, status: int) -> None:
+    """Wait until the server says with this status whether it is ready; it asks its storage at most once a second."""
+
+    async def holds() -> bool:
+        return (await server.request("GET", "/readyz"))[0] == status
+
+    await server.until(holds)
+
+
 def clean_environment() -> dict[str, str]:
     """Return the environment without the settings of a server and of commands."""
     return {name: value for name, value in os.environ.items() if not name.startswith("COMPOSERD_")}

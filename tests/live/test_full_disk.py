@@ -12,7 +12,7 @@ import pytest
 from ..drivers.fs.mounts import mounted_by, remount
 from ..drivers.fs.small_disks import fill as fill_disk
 from ..drivers.fs.small_disks import set_quota, small_disk
-from .conftest import COMPOSER, Serve, Server, error, send
+from .conftest import COMPOSER, Serve, Server, error, send, until_ready
 from .test_cli import composerd
 from .test_storage import storage
 
@@ -132,22 +132,21 @@ async def test_an_unusable_artifacts_directory(serve: Serve, disk: Path, tmp_pat
     attempt = await server.ask()
     assert attempt is not None
 
-    async def is_accepted() -> bool:
-        ready, text = (await send(server, "GET", "/readyz"))[0::2]
-        uploaded = (await send(server, "PUT", attempt["artifact_location"] + "a", b"x"))[0]
-        assert (ready, uploaded) in ((200, 200), (503, 503)), text
-        assert ready == 200 or text.startswith(b"artifacts cannot be stored")
-        return ready == 200
+    async def answer_is(status: int) -> None:
+        assert (await send(server, "PUT", attempt["artifact_location"] + "a", b"x"))[0] == status
+        await until_ready(server, status)
+        _, _, text = await send(server, "GET", "/readyz")
+        assert status == 200 or text.startswith(b"artifacts cannot be stored")
 
-    assert await is_accepted()
+    await answer_is(200)
     files.rename(disk / "elsewhere")
-    assert not await is_accepted()
+    await answer_is(503)
     (disk / "elsewhere").rename(files)
-    assert await is_accepted()
+    await answer_is(200)
     await asyncio.to_thread(remount, disk, "ro")
-    assert not await is_accepted()
+    await answer_is(503)
     await asyncio.to_thread(remount, disk, "rw")
-    assert await is_accepted()
+    await answer_is(200)
     assert (await server.finish(attempt))[0] == 200
 
 

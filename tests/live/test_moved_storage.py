@@ -11,7 +11,7 @@ import pytest
 
 from ..drivers.fs.fuse import passthrough
 from ..drivers.fs.mounts import make_image, mounted, run, unmount
-from .conftest import COMPOSER, JSON, Serve, Server, send
+from .conftest import COMPOSER, JSON, Serve, Server, send, until_ready
 from .processes import command
 
 REASON = b"the journal was removed, moved or taken by another process"
@@ -185,10 +185,10 @@ async def test_artifacts_that_are_not_in_their_place(tmp_path: Path, serve: Serv
     assert (await send(server, "PUT", f"{place}before", b"x" * 300_000))[0] == 200
     with copied(artifacts):
         assert (await send(server, "PUT", f"{place}meanwhile", b"x" * 300_000))[0] == 503
-        assert (await send(server, "GET", "/readyz"))[0] == 503
+        await until_ready(server, 503)
         assert b"the directory of artifacts" in server.log
     assert (await send(server, "PUT", f"{place}after", b"x" * 300_000))[0] == 200
-    assert (await send(server, "GET", "/readyz"))[0] == 200
+    await until_ready(server, 200)
     assert (await send(server, "PATCH", attempt["location"], b'{"result": 1}', **JSON))[0] == 200
     listed = (await server.request("GET", f"{COMPOSER}/jobs/{attempt['id']}/artifacts"))[1]["items"]
     assert sorted(one["name"] for one in listed) == ["after", "before"]

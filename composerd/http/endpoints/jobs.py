@@ -110,7 +110,6 @@ async def submit_jobs(request: web.Request) -> web.StreamResponse:
 
 
 @endpoint(
-    await heavy(request)
     "getJob",
     "Get a job",
     responses={200: ("The job", schemas.Job)},

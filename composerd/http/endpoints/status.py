@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from functools import partial
 
 from aiohttp import web
 
@@ -12,6 +13,7 @@ from composerd.http.arguments import error_table_of, number_of, segment
 from composerd.http.delivery import answer
 from composerd.http.errors import InvalidErrorId
 from composerd.http.keys import ADMISSION, ARTIFACTS, METRICS, OPENAPI, QUEUE, SETTINGS
+from composerd.http.latest import Latest
 from composerd.http.openapi import JSON, endpoint
 from composerd.queue import JobQueue
 from composerd.settings import COMPOSER_BASE
@@ -28,8 +30,15 @@ def add_api_routes(app: web.Application, base: str) -> None:
     app.router.add_get(f"{base}/openapi", get_openapi)
 
 
+_READINESS: web.AppKey[Latest[str | None]] = web.AppKey("_READINESS", Latest)
+_METRICS_TEXT: web.AppKey[Latest[bytes]] = web.AppKey("_METRICS_TEXT", Latest)
+
+
 def add_site_routes(app: web.Application) -> None:
     """Add the routes that belong to neither API."""
+    app[_READINESS] = Latest(partial(_refusal, app))
+    app[_METRICS_TEXT] = Latest(partial(_metrics_text, app))
+    app.on_cleanup.append(_close)
     app.router.add_get("/", front_page)
     app.router.add_get("/healthz", healthz)
     app.router.add_get("/readyz", readyz)
@@ -90,6 +99,11 @@ async def get_openapi(request: web.Request) -> web.Response:
     return web.Response(body=request.app[OPENAPI][error_table_of(request).base], content_type=JSON)
 
 
+async def _close(app: web.Application) -> None:
+    await app[_READINESS].close()
+    await app[_METRICS_TEXT].close()
+
+
 async def front_page(request: web.Request) -> web.Response:
     """Name both APIs, for people with a browser."""
     return web.Response(
@@ -104,24 +118,34 @@ async def healthz(_request: web.Request) -> web.Response:
 
 
 async def readyz(request: web.Request) -> web.Response:
-    """Tell whether the server can take requests, and if not, why: 200, or 503 with the reason as text."""
+    """Tell whether the server can take requests, and if not, why: 200, or 503 with the reason as text.
+
+    The storage is asked at most once a second, whoever asks.
+    """
     queue = request.app[QUEUE]
     files = request.app[ARTIFACTS]
     if (known := _known_reason(queue, files)) is not None:
         return web.Response(status=503, text=f"{known}\n")
+    if (reason := await request.app[_READINESS].get()) is not None:
+        return web.Response(status=503, text=f"{reason}\n")
+    return web.Response(text="ready\n")
+
+
+async def _refusal(app: web.Application) -> str | None:
+    """Ask the storage, and the artifact store, why they do not accept writes; return None if both do."""
     try:
         async with asyncio.timeout(PING_WITHIN):
-            await queue.driver.ping()
+            await app[QUEUE].driver.ping()
     except TimeoutError:
-        return web.Response(status=503, text="the storage does not answer\n")
+        return "the storage does not answer"
     except ComposerdError as exc:
-        return web.Response(status=503, text=f"the storage does not accept writes: {_reason(exc)}\n")
+        return f"the storage does not accept writes: {_reason(exc)}"
     try:
-        if files is not None:
+        if (files := app[ARTIFACTS]) is not None:
             await files.check()
     except ComposerdError as exc:
-        return web.Response(status=503, text=f"artifacts cannot be stored: {_reason(exc)}\n")
-    return web.Response(text="ready\n")
+        return f"artifacts cannot be stored: {_reason(exc)}"
+    return None
 
 
 def _known_reason(queue: JobQueue, files: Files | None) -> str | None:
@@ -140,7 +164,10 @@ def _reason(error: ComposerdError) -> str:
 
 
 async def metrics(request: web.Request) -> web.Response:
-    """Return the metrics of the server in Prometheus's format."""
-    counted = request.app[METRICS]
-    text = await counted.render(request.app[QUEUE], request.app[ADMISSION].used)
-    return web.Response(body=text, headers={"Content-Type": counted.content_type})
+    """Return the metrics of the server in Prometheus's format, which are computed at most once a second."""
+    text = await request.app[_METRICS_TEXT].get()
+    return web.Response(body=text, headers={"Content-Type": request.app[METRICS].content_type})
+
+
+async def _metrics_text(app: web.Application) -> bytes:
+    return await app[METRICS].render(app[QUEUE], app[ADMISSION].used)
