@@ -15,7 +15,7 @@ async def settle() -> None:
 
 
 async def test_heavy_requests_take_turns() -> None:
-    """A few heavy requests run at one time; of those that wait, the clients take turns, and each the first one first."""
+    """A few heavy requests run at one time; the clients of those that wait take turns."""
     turns = Turns()
     order: list[str] = []
     running: list[asyncio.Event] = []
