@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from composerd.client.connection import DEFAULT_SERVER, LARGEST_PAYLOAD, Connection, decoded
+from composerd.client.connection import DEFAULT_SERVER, LARGEST_PAYLOAD, Connection, Rounds, decoded
 from composerd.client.downloads import new_file
 from composerd.client.errors import DamagedDownload
 from composerd.client.values import Artifact, ArtifactList, Job, JobList, KnownWorker, Why, WorkerList
@@ -111,7 +111,9 @@ class ComposerClient:
 
     async def follow(self, job_id: str, every: float = WAIT) -> AsyncIterator[Job]:
         """Yield the job at least every `every` seconds, and a last time once it has ended."""
+        rounds = Rounds()
         while True:
+            await rounds.begin()
             job = await self.get(job_id, wait=every)
             yield job
             if job.ended:

@@ -42,6 +42,9 @@ _LARGEST_ERROR = 64 * 1024
 _MOST_REDIRECTS = 5
 """Number of redirects of one request that are followed."""
 
+_SHORTEST_ROUND = 0.1
+"""Seconds from one request that asks the server to wait to the next one, even if the server answers at once."""
+
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 _PATH = re.compile(r"/(?![/\\])[^\s\\\x00-\x1f\x7f-\x9f]*")
@@ -240,6 +243,19 @@ class Backoff:
             raise error
         await asyncio.sleep(pause)
         self._pause = min(self._pause * 2, LONGEST_BACKOFF)
+
+
+class Rounds:
+    """Keeps a loop from asking a server without a pause, should it not wait as it is asked to."""
+
+    def __init__(self) -> None:
+        self._next = 0.0
+
+    async def begin(self) -> None:
+        """Wait until the beginning of the latest round is a moment ago."""
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(max(0.0, self._next - loop.time()))
+        self._next = loop.time() + _SHORTEST_ROUND
 
 
 def decoded(answer: bytes, decoder: "msgspec.json.Decoder[T]") -> T:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from composerd.client.connection import DEFAULT_SERVER, LARGEST_PAYLOAD, Backoff, Connection, decoded
+from composerd.client.connection import DEFAULT_SERVER, LARGEST_PAYLOAD, Backoff, Connection, Rounds, decoded
 from composerd.client.errors import ClientError, RequestFailed, ServerUnreachable, UnexpectedAnswer
 from composerd.client.job_context import JobContext
 from composerd.client.values import Attempt
@@ -152,7 +152,9 @@ class Worker:
         """
         body = _encode({"types": list(self._handlers), "arch": self.arch, "worker_id": str(self.id), "confirm": True})
         backoff = Backoff()
+        rounds = Rounds()
         while True:
+            await rounds.begin()
             try:
                 answer = await self._connection.request(
                     "POST",
@@ -227,7 +229,9 @@ class Worker:
 
     async def _until_lost(self, attempt: Attempt) -> str:
         """Keep renewing the lease; once the attempt is no longer this worker's, return the reason."""
+        rounds = Rounds()
         while True:
+            await rounds.begin()
             status = await self._status(attempt, STATUS_WAIT)
             if status.lost is not None:
                 return status.lost

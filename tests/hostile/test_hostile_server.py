@@ -8,6 +8,7 @@ import json
 import os
 import re
 import signal
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -366,6 +367,25 @@ async def test_proxies_of_the_environment(hostile: Hostile, other: Hostile, monk
     hostile.offer("a")
     async with ComposerClient(hostile.url) as composer:
         assert (await first_artifact(composer)).name == "a"
+
+
+@pytest.mark.parametrize("ask", ["a job", "a status", "an end"])
+async def test_a_server_that_does_not_wait(hostile: Hostile, ask: str) -> None:
+    """A server that answers at once although it was asked to wait is asked about ten times a second, not more."""
+    worker = Worker(hostile.url, arch="x")
+    worker.handler("a")(lambda _job: time.sleep(0.5))
+    if ask == "a job":
+        hostile.replies["POST"] = answer(b"", 204)
+    else:
+        hostile.assign()
+    job = {"kind": "", "href": "", "id": JOB, "type": "", "channel": "", "state": "ready", "priority": 0, "retries": 0}
+    absent = ("arch", "not_before", "started_at", "finished_at", "worker_id", "expires_at", "idempotency_key")
+    hostile.replies["GET /api/composer"] = answer(dict.fromkeys(absent) | job | {"queued_at": "", "canceled": False})
+    async with ComposerClient(hostile.url) as composer:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.5):
+                await (composer.wait(JOB) if ask == "an end" else worker.run(jobs=1))
+    assert 3 < len(hostile.received) < 15
 
 
 @contextlib.asynccontextmanager
