@@ -3,6 +3,7 @@
 -- name: lock_dependents
 -- Lock the next dependents of ended jobs to which the end was not propagated yet, and on to the dependents of those that end with
 -- it: as many as are reached along `limit` edges, and fewer if many dependencies have to be read to say which of them have failed.
+-- They are reached breadth first, and of one job the latest first, as in memory, so the result is the same wherever it is cut.
 -- The edges are remembered until the end of the transaction, for the next statement, which sees what changed during the wait for
 -- the locks. The planner cannot know how few rows there are: it would rather read whole tables, hence the settings.
 SET LOCAL enable_seqscan = off;
@@ -10,14 +11,23 @@ SET LOCAL enable_hashjoin = off;
 SET LOCAL enable_mergejoin = off;
 WITH RECURSIVE reached AS (
     SELECT d.id AS dependency, e.dependent, {weight} AS weight, {ends_as} AS ends
-    FROM (SELECT id, state AS ends FROM composerd.jobs WHERE id = ANY (%(ended)s::uuid[]) AND unsettled) d
-    JOIN composerd.edges e ON e.dependency = d.id AND e.open
-    JOIN composerd.jobs j ON j.id = e.dependent
+    FROM (
+        SELECT s.id, s.state AS ends
+        FROM unnest(%(ended)s::uuid[]) WITH ORDINALITY i(id, nth)
+        JOIN composerd.jobs s ON s.id = i.id AND s.unsettled
+        ORDER BY i.nth
+    ) d
+    CROSS JOIN LATERAL (
+        SELECT o.dependent FROM composerd.edges o WHERE o.dependency = d.id AND o.open ORDER BY o.seq DESC
+    ) e
+    CROSS JOIN LATERAL (SELECT * FROM composerd.jobs k WHERE k.id = e.dependent LIMIT 1) j
     UNION
     SELECT d.dependent, e.dependent, {weight}, {ends_as}
     FROM reached d
-    JOIN composerd.edges e ON e.dependency = d.dependent AND e.open
-    JOIN composerd.jobs j ON j.id = e.dependent
+    CROSS JOIN LATERAL (
+        SELECT o.dependent FROM composerd.edges o WHERE o.dependency = d.dependent AND o.open ORDER BY o.seq DESC
+    ) e
+    CROSS JOIN LATERAL (SELECT * FROM composerd.jobs k WHERE k.id = e.dependent LIMIT 1) j
     WHERE d.ends IS NOT NULL
 ),
 first AS MATERIALIZED (
