@@ -29,10 +29,10 @@ from composerd.errors import (
 from composerd.file_names import problem_with
 from composerd.http import schemas
 from composerd.http.arguments import job_id_of, segment, token_of
-from composerd.http.delivery import answer, complete
+from composerd.http.delivery import answer, close_after_answer, complete, flush, hang_up
 from composerd.http.keys import ARTIFACTS, COMPOSER_ERRORS, QUEUE, SETTINGS
 from composerd.http.openapi import BYTES, endpoint
-from composerd.http.pace import Pace
+from composerd.http.pace import Pace, TooSlow
 from composerd.http.request_context import client, known_job_id, request_id
 from composerd.http.turns import heavy
 from composerd.models import Attachment
@@ -134,7 +134,7 @@ async def _receive(request: web.Request, token: UUID, upload: Upload) -> None:
 
 
 def _close_soon(request: web.Request) -> None:
-    """Close the connection a moment after the answer, unless the rest of the body arrives by then.
+    """Let the connection be closed after the answer, and a moment later even if the rest of the body does not arrive.
 
     aiohttp would wait for that for 10 s, and the client of an upload that was ended may send nothing.
     """
@@ -143,7 +143,9 @@ def _close_soon(request: web.Request) -> None:
         if not request.content.is_eof():
             request.protocol.force_close()
 
-    asyncio.get_running_loop().call_later(_REST_WITHIN, close)
+    if not request.content.is_eof():
+        close_after_answer(request)
+        asyncio.get_running_loop().call_later(_REST_WITHIN, close)
 
 
 async def _attach(queue: JobQueue, files: Files, job_id: UUID, attachment: Attachment) -> None:
@@ -229,7 +231,10 @@ async def get_artifact(request: web.Request) -> web.StreamResponse:
             if request.method == "HEAD":
                 await response.write_eof()
             else:
-                await _send(request, response, first, parts)
+                try:
+                    await _send(request, response, first, parts)
+                except TooSlow:
+                    hang_up(request, "the client reads the file too slowly")
     return response
 
 
@@ -256,9 +261,7 @@ async def _send(
             with pace.paused():
                 part = await anext(parts, b"")
         await response.write_eof()
-        transport.set_write_buffer_limits(high=1)  # so that `drain` waits for the last byte; 0 blocks TLS for good
-        await request.writer.drain()
-        transport.set_write_buffer_limits()
+        await flush(request)
 
 
 def artifact_name_of(request: web.Request) -> str:
