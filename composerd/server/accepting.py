@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 HANDSHAKE_TIMEOUT = 10.0
 """The most time in seconds that a TLS handshake may take."""
 
-BATCH = 100
+BATCH = 16
 """Connections that are accepted before other work is done."""
 
 TRY_AGAIN_AFTER = 0.2
