@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import os
+import signal
+import ssl
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,6 +33,22 @@ async def test_handshakes_that_are_not_completed(
     for _ in range(3):
         assert await answers(server, ca_file=files.ca_file) == 200
     assert b"Traceback" not in server.log
+
+
+async def test_health_beside_handshakes(serve: Serve, attacker: Callable[..., Attacker], tmp_path: Path) -> None:
+    """`/healthz` is answered while handshakes take all connections and more, and they do not delay a stop."""
+    files = Files(tmp_path)
+    server = await serve(*files.server_options, "--max-connections", "2", storage="memory:")
+    for address in ("127.0.9.1", "127.0.9.2", "127.0.9.3"):
+        for _ in range(20):
+            await attacker(server, address).connect(b"\x16\x03\x01\x02\x00\x01")
+    context = ssl.create_default_context(cafile=files.ca_file)
+    assert await answers(server, ca_file=files.ca_file) == 503
+    assert (await server.request("GET", "/healthz", ssl=context)) == (200, b"alive\n")
+    server.kill(signal.SIGTERM)
+    assert await server.exited() == 0
+    assert b"Traceback" not in server.log
+    assert b"never retrieved" not in server.log
 
 
 async def test_plain_requests_to_a_server_with_tls(
