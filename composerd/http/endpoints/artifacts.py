@@ -29,7 +29,7 @@ from composerd.errors import (
 from composerd.file_names import problem_with
 from composerd.http import schemas
 from composerd.http.arguments import job_id_of, segment, token_of
-from composerd.http.delivery import answer, close_after_answer, complete, flush, hang_up
+from composerd.http.delivery import answer_bytes, close_after_answer, complete, encode, flush, hang_up
 from composerd.http.keys import ARTIFACTS, COMPOSER_ERRORS, QUEUE, SETTINGS
 from composerd.http.openapi import BYTES, endpoint
 from composerd.http.pace import Pace, TooSlow
@@ -186,7 +186,8 @@ async def list_artifacts(request: web.Request) -> web.StreamResponse:
         )
         for artifact in await request.app[QUEUE].artifacts(job_id)
     ]
-    return answer(schemas.ArtifactList(kind="ArtifactList", href=href, id="artifacts", items=items))
+    listed = schemas.ArtifactList(kind="ArtifactList", href=href, id="artifacts", items=items)
+    return await answer_bytes(request, encode(listed))
 
 
 @endpoint(
