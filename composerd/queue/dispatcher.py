@@ -142,7 +142,10 @@ class Dispatcher:
                     await self._wait_for_room()
                 picked = self._list.pick(MAX_ITEMS)
                 if not picked:
-                    break
+                    if not self._list.checking:
+                        break
+                    await asyncio.sleep(0)
+                    continue
                 waiters = self._within_shares(picked)
                 if not waiters:
                     continue

@@ -52,7 +52,7 @@ log = logging.getLogger(__name__)
 HANGS_AFTER = 3.0
 """Age in seconds of a write from which on the storage counts as not accepting writes."""
 
-KEYS_OF_A_WAIT = 16
+KEYS_OF_A_WAIT = 8
 """Number of keys up to which a request for a job counts as one wait: each type has two, with the arch and without."""
 
 

@@ -54,15 +54,23 @@ class _Heat(msgspec.Struct):
     round: int = 0
 
 
+KEYS_IN_ROUND = 10_000
+"""Number of keys of the waiters of a round from which on no further waiter joins it."""
+
+KEYS_CHECKED = 1_000
+"""Number of keys that are looked at in one round because news may have been lost."""
+
 _AGE = attrgetter("age")
 
 
 class Line:
     """The waiters for one key: the clients take turns, and of each client the oldest waiter comes first."""
 
-    __slots__ = ("clients",)
+    __slots__ = ("checked", "clients")
 
     def __init__(self) -> None:
+        self.checked = 0
+        """The number of the latest check in which the key was heated."""
         self.clients: OrderedDict[str, OrderedDict[int, Waiter]] = OrderedDict()
         """The waiters by client and age; the client whose turn is next comes first."""
 
@@ -109,6 +117,10 @@ class WaitList:
         self._fresh: OrderedDict[int, Waiter] = OrderedDict()
         """Waiters that claim in the next round, whatever is hot."""
         self._hot: OrderedDict[Key, _Heat] = OrderedDict()
+        self._unchecked: deque[Waiter] = deque()
+        """Waiters whose keys the check that is under way has not heated yet."""
+        self._check = 0
+        self._check_again = False
         self._ages = 0
         self._round = 0
 
@@ -156,28 +168,47 @@ class WaitList:
             heat.round = self._round
 
     def heat_all(self) -> None:
-        """Let one waiter of each key that is not hot claim, in case news of a ready job was lost."""
-        self.heat({key: 1 for key in self._by_key if key not in self._hot})
+        """Let one waiter of each key that is not hot claim, in case news of a ready job was lost.
+
+        There may be very many keys, so `pick` heats some of them at a time.
+        """
+        if self._unchecked:
+            self._check_again = True
+        else:
+            self._check += 1
+            self._unchecked.extend(self._waiters.values())
+
+    @property
+    def checking(self) -> bool:
+        """True if there are keys left to be heated: `pick` may return nobody, and somebody the next time."""
+        return bool(self._unchecked)
 
     def pick(self, limit: int) -> Sequence[Waiter]:
         """Begin a round: return the waiters that claim in it, at most `limit`, oldest first. `end_round` ends it.
 
-        The cost depends on the waiters that are picked and on the hot keys, not on the number of waiters.
+        There are fewer if they have many keys. The cost depends on the waiters that are picked and on their keys, not
+        on the number of waiters.
         """
+        if self._unchecked:
+            self._heat_some()
         picked: dict[int, Waiter] = {}
-        while self._fresh and len(picked) < limit:
+        keys = 0
+        while self._fresh and len(picked) < limit and keys < KEYS_IN_ROUND:
             age, waiter = self._fresh.popitem(last=False)
             picked[age] = waiter
-        for key in list(self._hot):
-            room = min(self._hot[key].count, limit - len(picked))
-            if limit <= len(picked):
+            keys += len(waiter.claim.keys)
+        for _ in range(len(self._hot)):
+            if len(picked) >= limit or keys >= KEYS_IN_ROUND:
                 break
+            key = next(iter(self._hot))
+            room = min(self._hot[key].count, limit - len(picked))
             self._hot.move_to_end(key)  # so that a key with many jobs does not crowd out the others
             for waiter in self._by_key[key].in_turns():
-                if room == 0:
+                if room == 0 or keys >= KEYS_IN_ROUND:
                     break
                 if waiter.age not in picked:
                     picked[waiter.age] = waiter
+                    keys += len(waiter.claim.keys)
                     room -= 1
         self._round += 1
         for waiter in picked.values():
@@ -206,6 +237,25 @@ class WaitList:
             if waiter.age in self._waiters:
                 self._fresh[waiter.age] = waiter
                 self._fresh.move_to_end(waiter.age, last=False)
+
+    def _heat_some(self) -> None:
+        """Heat keys of waiters that the check has not come to yet."""
+        keys = 0
+        while self._unchecked and keys < KEYS_CHECKED:
+            waiter = self._unchecked.popleft()
+            keys += 1
+            if waiter.age not in self._waiters:
+                continue
+            for key in waiter.claim.keys:
+                line = self._by_key[key]
+                if line.checked != self._check:
+                    line.checked = self._check
+                    if key not in self._hot:
+                        self._hot[key] = _Heat(1, self._round)
+            keys += len(waiter.claim.keys)
+        if not self._unchecked and self._check_again:
+            self._check_again = False
+            self.heat_all()
 
     def _cool(self, key: Key, handed_out: int | None) -> None:
         """Subtract jobs that were handed out; None means that none are left."""

@@ -385,3 +385,30 @@ async def test_clients_take_turns() -> None:
     waitlist.heat({X: 10})
     arrive("late")
     assert [waiter.client for waiter in waitlist.pick(4)].count("loud") >= 2
+
+
+async def test_a_check_of_very_many_keys() -> None:
+    """If news may have been lost, every waiter claims once, some keys at a time, and rounds have few keys each."""
+    waitlist = WaitList()
+    loop = asyncio.get_running_loop()
+    for waiter in range(200):
+        keys = tuple(Key("", f"{waiter} {n}", None) for n in range(128))
+        waitlist.add(Waiter(Claim(uuid4(), keys, 60.0), "", loop.create_future()))
+    claimed = 0
+    while picked := waitlist.pick(1000):
+        assert sum(len(waiter.claim.keys) for waiter in picked) <= 11_000
+        waitlist.end_round(picked, [None] * len(picked))
+        claimed += len(picked)
+    assert claimed == 200
+    waitlist.heat_all()
+    ages: list[int] = []
+    for _ in range(2):
+        while waitlist.checking:
+            picked = waitlist.pick(1000)
+            assert len(picked) < 20
+            ages += [waiter.age for waiter in picked]
+            waitlist.end_round(picked, [None] * len(picked))
+            if len(ages) == 24:
+                waitlist.heat_all()  # news is lost again meanwhile
+    assert sorted(set(ages)) == list(range(1, 201))
+    assert waitlist.pick(1000) == []
