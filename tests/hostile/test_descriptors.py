@@ -122,8 +122,10 @@ def started(tmp_path: Path, limit: int) -> Iterator[tuple[subprocess.Popen[str],
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit)),  # noqa: PLW1509  # no threads
     ) as process:
         assert process.stdout is not None
-        yield process, process.stdout
-        process.terminate()
+        try:
+            yield process, process.stdout
+        finally:
+            process.terminate()
 
 
 def test_a_start_with_too_few_descriptors(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ class Snapshot:
     def close(self) -> None:
         """End the snapshot; it takes no more jobs."""
         self._table.before_change = None
-        self._jobs.archive.during_snapshot = False
+        self._jobs.archive.end_snapshot()
 
     def _take(self, job: JobRecord) -> None:
         self._taken.append(kept_entry(job))

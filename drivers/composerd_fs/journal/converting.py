@@ -90,7 +90,7 @@ def restored_entry(stored: StoredJob, now: int, store: Store) -> RestoredEntry:
 
 
 def submitted_record(fields: JobFields, sequence: int, queued_at: int, interning: Interning) -> JobRecord:
-    """Return the record of a job as it was submitted, without its args."""
+    """Return the record of a new job as it was submitted, without its args."""
     return JobRecord(
         fields.id,
         sequence,
@@ -248,10 +248,10 @@ def shape_fields(shape: Shape) -> ShapeFields:
 
 
 def shape_of_fields(fields: ShapeFields, interning: Interning) -> Shape:
-    """Return the shape that has these fields."""
+    """Return the shape that has these fields. The jobs that have it are not counted."""
     return Shape(
-        interning.key(fields),
-        interning.policy(fields),
+        interning.key(fields, 0),
+        interning.policy(fields, 0),
         fields.priority,
         JobState(fields.state),
         AttemptState(fields.attempt),

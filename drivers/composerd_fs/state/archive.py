@@ -7,11 +7,13 @@ them, so what they find has to be compared with the job itself.
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from heapq import heappop, heappush
 from uuid import UUID
 
 import msgspec
 
-from composerd.models import JobState, Key
+from composerd.driver.records import Policy
+from composerd.models import AttemptState, JobState, Key
 from composerd_fs.journal.converting import (
     Shape,
     packed,
@@ -27,6 +29,14 @@ from composerd_fs.state.interning import Interning
 from composerd_fs.state.job import JobRecord
 
 _CHUNK = 64
+
+_DROPPED_AT_ONCE = 64
+"""The most shapes that are dropped when a job leaves the archive."""
+
+_NO_SHAPE = Shape(
+    Key("", "", None), Policy(None, 0, 0, 0, False, None), 0, JobState.CANCELED, AttemptState.UNKNOWN, 0, confirm=False
+)
+"""Stands in the place of a shape that was dropped, also in a checkpoint."""
 
 _encode = msgspec.msgpack.Encoder(uuid_format="bytes").encode
 _decode = msgspec.msgpack.Decoder(PackedJob).decode
@@ -138,6 +148,9 @@ class Archive:
         self._used: list[int] = []
         """The number of archived jobs that have each shape."""
         self._unused: list[int] = []
+        """The numbers of shapes that no job had when they were added here."""
+        self._free: list[int] = []
+        """The numbers that a new shape may get, as a heap. Some may have been given away, or be no more."""
 
     # Jobs.
 
@@ -170,6 +183,8 @@ class Archive:
         self._used[shape] -= 1
         if not self._used[shape]:
             self._unused.append(shape)
+        if not self.during_snapshot:
+            self._drop_unused()
 
     def payloads(self, data: bytes) -> tuple[Payload | None, Payload | None]:
         """Return the args and the result of an archived job."""
@@ -202,23 +217,44 @@ class Archive:
 
     def _number(self, shape: Shape) -> int:
         number = self._numbers.get(shape)
-        if number is None:
-            while self._unused and not self.during_snapshot:
-                free = self._unused.pop()
-                if self._used[free]:
-                    continue  # a job has this shape again
-                self._numbers.pop(self.shapes[free], None)
-                self.shapes[free] = shape
-                self._numbers[shape] = free
-                return free
-            number = self._append(shape)
-        return number
+        if number is not None:
+            return number
+        while self._free and not self.during_snapshot:
+            number = heappop(self._free)
+            if number < len(self.shapes) and self.shapes[number] is _NO_SHAPE:
+                self.shapes[number] = shape
+                self._numbers[shape] = number
+                return number
+        return self._append(shape)
 
     def _append(self, shape: Shape) -> int:
         number = self._numbers[shape] = len(self.shapes)
         self.shapes.append(shape)
         self._used.append(0)
         return number
+
+    def end_snapshot(self) -> None:
+        """Allow shapes to change their numbers again."""
+        self.during_snapshot = False
+        self._drop_unused()
+
+    def _drop_unused(self) -> None:
+        """Drop some of the shapes that no job has any more."""
+        if not self._unused:
+            return
+        for number in self._unused[-_DROPPED_AT_ONCE:]:
+            if number < len(self.shapes) and not self._used[number] and self.shapes[number] is not _NO_SHAPE:
+                self._numbers.pop(self.shapes[number], None)
+                self.shapes[number] = _NO_SHAPE
+                heappush(self._free, number)
+        del self._unused[-_DROPPED_AT_ONCE:]
+        while self.shapes and self.shapes[-1] is _NO_SHAPE:
+            self.shapes.pop()
+            self._used.pop()
+        if len(self._free) > 2 * len(self.shapes):
+            self._free = [number for number in range(len(self.shapes)) if self.shapes[number] is _NO_SHAPE]
+        if not self._numbers:
+            self._numbers.clear()  # gives back the memory of the dictionary too
 
     # Checkpoints.
 
@@ -238,8 +274,11 @@ class Archive:
         return one, self.shapes[one.shape]
 
     def finish_restore(self) -> None:
-        """Allow the shapes that no job has to be used again, because the whole checkpoint was restored."""
-        self._unused = [number for number, used in enumerate(self._used) if not used]
+        """Count the jobs that have each shape, because the whole checkpoint was restored."""
+        for number, used in enumerate(self._used):
+            self._interning.count(self.shapes[number].key, self.shapes[number].policy, used)
+            if not used:
+                self._unused.append(number)
 
 
 def key_digest(channel: str, key: str) -> bytes:

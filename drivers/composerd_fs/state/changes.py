@@ -93,6 +93,8 @@ class Changes:
         self._steps_of_propagation = 0
         self._unpropagated: deque[Unpropagated] = deque()
         """Ended jobs whose ends are still to be propagated, in the order in which they ended."""
+        self._not_ready: list[JobRecord] = []
+        """The jobs that are not ready after all, because the flush was refused."""
         self._ready_news: dict[Key, int] = {}
         self._ended_news: list[UUID] = []
         self._requeued_news: list[UUID] = []
@@ -121,6 +123,9 @@ class Changes:
     def roll_back(self) -> None:
         """Take back the changes of the flush, which is not on stable storage."""
         self.undo.roll_back()
+        for job in self._not_ready:
+            self.ready.left(job)
+        self._not_ready.clear()
         self._end_flush()
         self.take_news(0)
 
@@ -235,6 +240,7 @@ class Changes:
             self._requeued_news.append(job.id)
         if effects.ready:
             self.ready.add(job)
+            self.undo.add((self._not_ready.append, job))
             self._ready_news[job.key] = self._ready_news.get(job.key, 0) + 1
         elif effects.due_at is not None:
             self.delays.add(effects.due_at, job)
@@ -268,7 +274,7 @@ class Changes:
                 if not dependency.needed:
                     self.jobs.rests(dependency)
                     if dependency.expires_at is not None:  # `purge` has dropped it if it has found it before
-                        self.jobs.expiries.add(dependency.expires_at, dependency.sequence)
+                        self.jobs.expiries.add_again(dependency.expires_at, dependency.sequence)
         if job.needed:
             unpropagated = Unpropagated(job, job.needed, self.last_sequence + 1)
             if self._replaying:

@@ -38,10 +38,14 @@ class ReadyIndex:
         """Note that a job which `take` did not return is not ready any more."""
         stale = self._stale[job.key] = self._stale.get(job.key, 0) + 1
         heap = self._heaps.get(job.key, [])
-        if stale > _FEW and stale * 2 > len(heap):
-            self._heaps[job.key] = fresh = [entry for entry in heap if _is_ready(entry)]
-            heapify(fresh)
-            del self._stale[job.key]
+        if stale >= len(heap) or (stale > _FEW and stale * 2 > len(heap)):
+            fresh = [entry for entry in heap if _is_ready(entry)]
+            if fresh:
+                heapify(fresh)
+                self._heaps[job.key] = fresh
+                del self._stale[job.key]
+            else:
+                self._forget(job.key)
 
     def take(self, keys: tuple[Key, ...]) -> JobRecord | None:
         """Remove and return the first job of some keys, or None if none is ready."""
@@ -59,9 +63,21 @@ class ReadyIndex:
                     break
                 heappop(heap)
             else:
-                del heaps[key]
-                self._stale.pop(key, None)
-        return None if best is None else heappop(best)[2]
+                self._forget(key)
+        if best is None:
+            return None
+        job = heappop(best)[2]
+        if not best:
+            self._forget(job.key)
+        return job
+
+    def _forget(self, key: Key) -> None:
+        """Forget a key of which no job is ready."""
+        self._heaps.pop(key, None)
+        self._stale.pop(key, None)
+        if not self._heaps:
+            self._heaps.clear()  # gives back the memory of the dictionaries too
+            self._stale.clear()
 
     def ahead(self, job: JobRecord, limit: int) -> int:
         """Return how many jobs of a ready job's key are ahead of it, counted up to `limit`."""
@@ -160,6 +176,8 @@ class Expiries:
         self._aside: list[int] = []
         """Those that are set aside, as a heap too."""
         self._kept_before = 0
+        self._popped_until = 0
+        """The latest time for which `pop` was called: it may have returned what expired until then."""
         self._expires_at = expires_at
         self._find = find
         self._left = 0
@@ -167,6 +185,11 @@ class Expiries:
     def add(self, at: int, sequence: int) -> None:
         """Add a job that expires at that time. Later it may expire after that time, or never."""
         heappush(self._heap, at << _SEQUENCE_BITS | sequence)
+
+    def add_again(self, at: int, sequence: int) -> None:
+        """Add a job again that was added before, unless it must still be there."""
+        if at <= self._popped_until:
+            self.add(at, sequence)
 
     def left(self) -> None:
         """Note that a job was deleted."""
@@ -210,6 +233,7 @@ class Expiries:
 
     def pop(self, now: int) -> int | None:
         """Remove and return the sequence of a job that has expired, or None if none has. Call it after `sort`."""
+        self._popped_until = max(self._popped_until, now)
         while self._heap and self._heap[0] >> _SEQUENCE_BITS <= now:
             sequence = heappop(self._heap) & _SEQUENCE_MASK
             at = self._expires_at(sequence)

@@ -181,6 +181,7 @@ class Jobs:
         self._undo.add((self._undelete, job))
 
     def _undelete(self, job: JobRecord) -> None:
+        self.interning.count(job.key, job.policy, 1)
         self._insert(job)
         self.rests(job)
 
@@ -221,6 +222,7 @@ class Jobs:
         del self.by_sequence[job.sequence]
         self.counts[job.state] -= 1
         self._unregister(job)
+        self.interning.count(job.key, job.policy, -1)
 
     def _register(self, job: JobRecord) -> None:
         self.live[job.id.int] = job
@@ -235,6 +237,12 @@ class Jobs:
             del self.keys[job.key.channel, job.idempotency_key]
         for attempt in job.attempts:
             del self.attempts[attempt.token.int]
+
+    def _shrink(self) -> None:
+        """Give back the memory of dictionaries that have become empty: they keep room for what they had."""
+        self.live.clear()
+        self.attempts.clear()
+        self.keys.clear()
 
     # The archive.
 
@@ -264,6 +272,8 @@ class Jobs:
                     job.dependents = Dependents(one for one in job.dependents if self.by_sequence.get(one) is not None)
                 self.by_sequence.replace(job.sequence, self.archive.add(job))
                 self._unregister(job)
+        if not self.live:
+            self._shrink()
         return bool(resting)
 
     def thaw(self, job_id: UUID) -> JobRecord | None:

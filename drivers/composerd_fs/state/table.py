@@ -67,6 +67,8 @@ class Table(Changes):
         if self.due_at is None or expires_at < self.due_at:
             self.due_at = expires_at
         self._update(job, before, NOTHING, entry.at)
+        if self._replaying and before is JobState.READY:
+            self.ready.left(job)  # before the restart a claim took it out
 
     def _attached(self, entry: entries.AttachedEntry) -> None:
         attempt = self.jobs.attempts[entry.token.int]

@@ -7,6 +7,7 @@ A hint must never be too late. So it is dropped when a job becomes ready before 
 notification may have been lost, or the claim that led to the hint may have been rolled back.
 """
 
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 
 import msgspec
@@ -39,8 +40,8 @@ class ClaimHints:
     """
 
     def __init__(self) -> None:
-        self._hints: dict[Key, tuple[ReadyPosition, float]] = {}
-        """For each key the hint, and the time until which it is used."""
+        self._hints: OrderedDict[Key, tuple[ReadyPosition, float]] = OrderedDict()
+        """For each key the hint, and the time until which it is used; the one that ends first comes first."""
         self._running: list[RunningClaim] = []
 
     def begin(self, wanted: Iterable[Iterable[Key]], now: float) -> RunningClaim:
@@ -59,6 +60,8 @@ class ClaimHints:
     def end(self, claim: RunningClaim, taken: Mapping[Key, ReadyPosition], now: float) -> None:
         """Use what a claim found out: it took for each key all the ready jobs up to a position."""
         self._running.remove(claim)
+        while self._hints and next(iter(self._hints.values()))[1] <= now:
+            self._hints.popitem(last=False)
         if claim.outdated:
             return
         for key, position in taken.items():

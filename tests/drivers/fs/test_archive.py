@@ -80,14 +80,28 @@ async def test_an_archived_job_keeps_all_fields(steps: list[tuple[str, Any]]) ->
 
 
 async def test_numbers_of_shapes_are_used_again(tmp_path: Any) -> None:
-    """The number of a shape that no job has is used again, so kinds of jobs that come and go take no memory."""
+    """The number of a shape that no job has is used again, the lowest first, and those at the end are given back."""
     async with instance_of("memory", tmp_path) as instance:
+        table: Table = instance.driver._table  # type: ignore[attr-defined]
+        archive = table.jobs.archive
+        job_ids = [await instance.add(type=f"type{number}") for number in range(5)]
+        for job_id in job_ids:
+            await instance.cancel(job_id)
         for number in range(50):
-            job_id = await instance.add(type=f"type{number}")
+            job_id = await instance.add(type=f"another{number}")
             await instance.cancel(job_id)
             await instance.delete(job_id)
-        table: Table = instance.driver._table  # type: ignore[attr-defined]
-        assert len(table.jobs.archive.shapes) == 1
+            assert len(archive.shapes) == 5
+        await instance.delete(job_ids[1])
+        await instance.delete(job_ids[3])
+        job_ids[1] = await instance.add(type="new")
+        await instance.cancel(job_ids[1])
+        assert [shape.key.type for shape in archive.shapes] == ["type0", "new", "type2", "", "type4"]
+        await instance.delete(job_ids[4])
+        assert [shape.key.type for shape in archive.shapes] == ["type0", "new", "type2"]
+        for job_id in job_ids[:3]:
+            await instance.delete(job_id)
+        assert [len(one) for one in (archive.shapes, archive._used, archive._free)] == [0, 0, 0]
 
 
 def test_an_index_of_half_the_key() -> None:
