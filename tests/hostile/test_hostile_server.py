@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import gzip
 import hashlib
 import json
@@ -199,6 +200,24 @@ async def test_existing_files_stay(hostile: Hostile, tmp_path: Path, kind: str) 
     assert ended.code == 0, ended.err
     assert (path.is_symlink(), path.read_bytes(), files(directory)) == (False, CONTENT, {"a"})
     assert not target.exists() or target.read_text() == "mine"
+
+
+async def test_downloads_without_hard_links(hostile: Hostile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a file system without hard links a download is whole or absent too, and replaces nothing."""
+
+    def refuse(*_args: object, **_options: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    hostile.offer("a")
+    async with ComposerClient(hostile.url) as composer:
+        artifact = await first_artifact(composer)
+        path = await composer.download(artifact, tmp_path)
+        assert (path.read_bytes(), files(tmp_path)) == (CONTENT, {"a"})
+        path.write_text("mine")
+        with pytest.raises(FileExistsError):
+            await composer.download(artifact, tmp_path)
+    assert (path.read_text(), files(tmp_path)) == ("mine", {"a"})
 
 
 @pytest.mark.parametrize("how", ["damaged", "short", "long", "endless"])
