@@ -11,7 +11,7 @@ from uuid import UUID
 from composerd.driver import Batch, StoredJob, transitions
 from composerd.driver.attachments import exceeded
 from composerd.driver.clock import microseconds, seconds
-from composerd.driver.submissions import planned_in_steps
+from composerd.driver.submissions import plan, planned_in_steps
 from composerd.driver.transitions import RequeueCause
 from composerd.errors import ComposerdError, JobEnded, JobNotEnded, JobNotFound
 from composerd.models import (
@@ -131,8 +131,11 @@ class Commands:
         for job in submission:
             if job.dependencies:
                 yield from self._thaw(job.dependencies)
-        planning = planned_in_steps(submission, self._jobs.find, self._jobs.find_key)
-        planned = yield from self._paused(planning)
+        find, find_key = self._jobs.find, self._jobs.find_key
+        if len(submission) == 1:
+            planned = plan(submission, find, find_key)
+        else:
+            planned = yield from self._paused(planned_in_steps(submission, find, find_key))
         now = self._now()
         fields: list[JobFields] = []
         size = 0

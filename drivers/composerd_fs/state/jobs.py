@@ -258,14 +258,17 @@ class Jobs:
         could still be refused, and a checkpoint that has begun before has to name them.
         """
         resting = self._resting
+        if not resting:
+            return False
         while resting and (work is None or work > 0):
             job = resting.pop()
+            edges = job.edges if job.dependencies or job.dependents else 0
             if work is not None:
-                work -= _WORK_OF_A_JOB + job.edges
+                work -= _WORK_OF_A_JOB + edges
             if (
                 job.state.ended
                 and not job.needed
-                and job.edges <= MOST_PACKED_EDGES
+                and edges <= MOST_PACKED_EDGES
                 and self.by_sequence.get(job.sequence) is job
             ):
                 if job.dependents and not self.archive.during_snapshot:
