@@ -14,6 +14,8 @@ from composerd.driver import StoredJob
 from composerd.errors import StorageUnusable
 from composerd.models import JobState, OnDependencyFailure
 from composerd_fs import FsDriver
+from composerd_fs.journal import entries
+from composerd_fs.state.commands import Commands
 
 from ..conftest import Instance
 
@@ -106,6 +108,33 @@ async def test_many_dependents(fs: Instance, monkeypatch: pytest.MonkeyPatch) ->
     assert [states[job.id] for job in jobs].count(JobState.FAILED) == 9
     assert [states[leaf.id] for leaf in leaves].count(JobState.CANCELED) == 1
     assert [states[leaf.id] for leaf in leaves].count(JobState.READY) == 9
+    await fs.reopen()
+    assert await fs.dump() == before
+
+
+async def test_an_end_that_an_older_version_propagated_in_part(fs: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What older versions have written about an end that they propagated in part is read, and the rest is done."""
+
+    def as_before(self: Commands, _limit: int = 0) -> None:
+        if self._table.unpropagated:
+            self._table.propagate(3)
+            self._record(entries.PropagatedEntry(3))
+
+    root = await fs.add()
+    jobs = [fs.new(root, on_dependency_failure=OnDependencyFailure.FAIL) for _ in range(10)]
+    await fs.submit(*jobs)
+    await fs.cancel(jobs[2].id)
+    with monkeypatch.context() as patch:
+        patch.setattr(Commands, "_propagate", as_before)
+        await fs.finish(await fs.take(root), failed=True)
+        await fs.driver.advance(3)
+    before = await fs.dump()
+    assert [one.job.state for one in before].count(JobState.WAITING) == 3
+    await fs.reopen()
+    assert await fs.dump() == before
+    await fs.driver.advance(100)
+    before = await fs.dump()
+    assert [one.job.state for one in before].count(JobState.FAILED) == 10
     await fs.reopen()
     assert await fs.dump() == before
 
