@@ -13,7 +13,7 @@ import msgspec
 from composerd.client.connection import DEFAULT_SERVER, LARGEST_PAYLOAD, Connection, Rounds, decoded
 from composerd.client.downloads import new_file
 from composerd.client.errors import DamagedDownload
-from composerd.client.values import Artifact, ArtifactList, Job, JobList, KnownWorker, Why, WorkerList
+from composerd.client.values import Artifact, ArtifactList, Job, JobIdList, JobList, KnownWorker, Why, WorkerList
 
 BASE = "/api/composer/v1"
 
@@ -24,6 +24,7 @@ _PART = 256 * 1024
 
 _JOB = msgspec.json.Decoder(Job)
 _JOBS = msgspec.json.Decoder(JobList)
+_IDS = msgspec.json.Decoder(JobIdList)
 _ARTIFACTS = msgspec.json.Decoder(ArtifactList)
 _WHY = msgspec.json.Decoder(Why)
 _WORKERS = msgspec.json.Decoder(WorkerList)
@@ -244,6 +245,25 @@ class ComposerClient:
             for job in page.items[:left]:
                 yield job
             left = None if left is None else left - len(page.items)
+            if page.next is None:
+                return
+            query["cursor"] = page.next
+
+    def dependencies(self, job_id: str) -> AsyncIterator[str]:
+        """Yield the ids of the jobs that a job depends on, in the order in which it names them."""
+        return self._ids(job_id, "dependencies")
+
+    def dependents(self, job_id: str) -> AsyncIterator[str]:
+        """Yield the ids of the jobs that depend on a job, in the order of their submission. A job shows only some."""
+        return self._ids(job_id, "dependents")
+
+    async def _ids(self, job_id: str, which: str) -> AsyncIterator[str]:
+        query = {"limit": "1000"}
+        while True:
+            answer = await self._connection.request("GET", f"{BASE}/jobs/{_segment(job_id)}/{which}", query=query)
+            page = decoded(answer.body, _IDS)
+            for one in page.items:
+                yield one
             if page.next is None:
                 return
             query["cursor"] = page.next

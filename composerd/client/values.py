@@ -29,7 +29,7 @@ class Job(msgspec.Struct, frozen=True, omit_defaults=True):
     dependencies: list[str] = []
     """Empty in a listing."""
     dependents: list[str] = []
-    """Empty in a listing."""
+    """The first thousand; empty in a listing."""
     partial: Any = None
     """The latest progress that the worker reported; None in a listing."""
     result: Any = None
@@ -87,6 +87,13 @@ class WorkerList(msgspec.Struct, frozen=True):
 
     items: list[KnownWorker]
     next: str | None = None
+
+
+class JobIdList(msgspec.Struct, frozen=True):
+    """A page of the ids of jobs."""
+
+    items: list[str]
+    next: str | None
 
 
 class JobList(msgspec.Struct, frozen=True):

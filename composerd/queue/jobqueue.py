@@ -174,6 +174,13 @@ class JobQueue:
             raise JobNotFound(id=str(job_id))
         return job
 
+    async def listed(self, job_id: UUID) -> Job:
+        """Return a job as a listing shows it, which takes no longer if it has many dependents. Raises `JobNotFound`."""
+        job = (await self.driver.listed([job_id]))[0]
+        if job is None:
+            raise JobNotFound(id=str(job_id))
+        return job
+
     async def wait_for_end(self, job_id: UUID, wait: float, client: str = "") -> Job:
         """Wait until a job ends, at most `wait` seconds, and return it as it is then.
 
@@ -200,7 +207,7 @@ class JobQueue:
 
     async def artifacts(self, job_id: UUID) -> Sequence[Artifact]:
         """Return the artifacts of a job that has ended; none before its end. Raises `JobNotFound`."""
-        job = await self.get(job_id)
+        job = await self.listed(job_id)
         if not job.state.ended:
             return ()
         return (await self.driver.artifacts([job_id]))[0]

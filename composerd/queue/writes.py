@@ -10,6 +10,9 @@ from composerd.queue.batcher import Batcher, ConcurrentBatcher, weightless
 from composerd.queue.pulse import Pulse
 from composerd.queue.repeating import Call
 
+EDGE = 110
+"""Number of bytes of args that take as long to store as one dependency, about: the largest batch is a heavy item."""
+
 I = TypeVar("I")  # noqa: E741  # item
 R = TypeVar("R")
 
@@ -60,4 +63,4 @@ class Writes:
 
 
 def _submission_size(jobs: Sequence[NewJob]) -> int:
-    return sum(len(job.args) for job in jobs if job.args is not None)
+    return sum(len(job.args or b"") + EDGE * len(job.dependencies) for job in jobs)

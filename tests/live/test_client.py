@@ -151,6 +151,17 @@ async def test_errors_have_their_reason(server: Server) -> None:
         assert len(failed.value.operation_id) == 36
 
 
+async def test_pages_of_edges(server: Server) -> None:
+    """The client yields all dependents of a job, and its dependencies, however many pages they are on."""
+    hub = await server.submit()
+    async with ComposerClient(server.url) as composer:
+        fields = {"type": "build", "dependencies": [hub["id"]]}
+        ids = [job.id for count in (1000, 5) for job in await composer.submit_graph([fields] * count)]
+        assert [one async for one in composer.dependents(hub["id"])] == ids
+        assert [one async for one in composer.dependencies(ids[3])] == [hub["id"]]
+        assert (await composer.get(hub["id"])).dependents == ids[:1000]
+
+
 async def test_a_damaged_download(server: Server, tmp_path: Path) -> None:
     """A download whose digest does not match raises an error and leaves no file behind."""
     worker = Worker(server.url, arch="x86_64")

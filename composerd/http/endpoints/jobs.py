@@ -207,5 +207,5 @@ async def _job(request: web.Request, job: Job) -> web.StreamResponse:
 
 async def _payload(request: web.Request, kind: PayloadKind) -> web.StreamResponse:
     queue = request.app[QUEUE]
-    job = await queue.get(job_id_of(request))
+    job = await queue.listed(job_id_of(request))
     return await answer_pieces(request, [await queue.payload(job, kind) or b"null"])
