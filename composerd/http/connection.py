@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from aiohttp import web
 from aiohttp.http_exceptions import BadHttpMessage, BadHttpMethod, HttpProcessingError
-from aiohttp.streams import EMPTY_PAYLOAD
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import _ErrInfo
 
 from composerd.errors import InvalidContent
@@ -24,6 +24,9 @@ log = logging.getLogger(__name__)
 
 MAX_HEAD = 32 * 1024
 """The most bytes of a request's head that are kept until the rest of it arrives."""
+
+FRAMING = 8
+"""The most bytes that may arrive for each byte of a body: chunks of one byte need six, and trailers stay in memory."""
 
 PIPELINED = 4
 """Requests that may be read while an earlier one is in progress; then nothing more is read of the connection."""
@@ -42,7 +45,17 @@ class Waiting(Protocol):
 class HttpConnection(web.RequestHandler):
     """One connection. aiohttp calls its `handle_error` for input that is not a request."""
 
-    __slots__ = ("_head_size", "_latest_errors", "_server", "closing_since", "head_since", "place", "waiting")
+    __slots__ = (
+        "_body",
+        "_body_before",
+        "_latest_errors",
+        "_server",
+        "_since_request",
+        "closing_since",
+        "head_since",
+        "place",
+        "waiting",
+    )
 
     def __init__(self, server: "Server", place: Place, **options: Any) -> None:
         super().__init__(server, **options)
@@ -51,8 +64,12 @@ class HttpConnection(web.RequestHandler):
         self._server = server
         self._latest_errors: ErrorTable | None = None
         """The error table of the API that the latest request was sent to; None before the first request."""
-        self._head_size = 0
-        """Bytes of the head that has arrived in part."""
+        self._since_request = 0
+        """Bytes that have arrived since the last head became complete, or since the next one began."""
+        self._body: StreamReader | None = None
+        """The body of the latest request, if it was not complete when the head was."""
+        self._body_before = 0
+        """Bytes of that body that arrived with the head."""
         self.place = place
         self.head_since: float | None = self._loop.time()
         """When the client began a head that is not complete; None while it may be idle, or a request is in progress."""
@@ -82,15 +99,24 @@ class HttpConnection(web.RequestHandler):
         super().data_received(data)
         if self._request_count != requests:
             self.head_since = None
-            self._head_size = 0
+            self._since_request = 0
+            body = self._messages[-1][1] if self._messages else EMPTY_PAYLOAD
+            self._body = None if body.is_eof() else body
+            self._body_before = body.total_bytes
         elif self._waiter is not None and not self._waiter.done():  # no request is in progress: this is part of a head
             if self.head_since is None:
                 self.head_since = self._loop.time()
-            self._head_size += len(data)
-            if self._head_size > MAX_HEAD:
+                self._since_request = 0
+            self._since_request += len(data)
+            if self._since_request > MAX_HEAD:
                 error = BadHttpMessage(f"the head is longer than {MAX_HEAD} bytes")
                 self._messages.append((_ErrInfo(status=400, exc=error, message=error.message), EMPTY_PAYLOAD))
                 self._waiter.set_result(None)
+        else:
+            self._since_request += len(data)
+            arrived = 0 if self._body is None else self._body.total_bytes - self._body_before
+            if self._since_request > MAX_HEAD + FRAMING * arrived and self.transport is not None:
+                self.transport.abort()
         if self.waiting is not None:
             self.waiting.received(len(data), len(self._messages))
 

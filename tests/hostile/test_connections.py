@@ -91,6 +91,24 @@ async def test_a_head_that_is_too_long(serve: Serve, attacker: Callable[..., Att
     assert b'"id":"19"' in answer
 
 
+async def test_trailers_without_end(serve: Serve, attacker: Callable[..., Attacker]) -> None:
+    """A connection is closed if much more arrives than the body of its request; small chunks are taken."""
+    server = await serve(storage="memory:")
+    start = head("POST", f"{COMPOSER}/jobs", "Transfer-Encoding: chunked")
+    small = await attacker(server).connect(start)
+    body = b'{"type":"build","args":"%s"}' % (b"x" * 20_000)
+    for begin in range(0, len(body), 1000):
+        small[1].write(b"".join(b"1\r\n%c\r\n" % byte for byte in body[begin : begin + 1000]))
+        await small[1].drain()
+    small[1].write(b"0\r\n\r\n")
+    assert await status_of(small) == 201
+    reader, writer = await attacker(server).connect(start + b"2\r\n{}\r\n0\r\n")
+    for number in range(100):
+        writer.write(b"T%d: %s\r\n" % (number, b"x" * 8000))
+        await asyncio.sleep(0.001)
+    assert await ended((reader, writer)) == b""
+
+
 async def test_lines_of_the_log(serve: Serve, attacker: Callable[..., Attacker]) -> None:
     """A client cannot fill the log: of many lines about its requests, those beyond 100 a minute are left out."""
     server = await serve(storage="memory:")
