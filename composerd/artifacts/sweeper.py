@@ -8,7 +8,7 @@ from uuid import UUID
 
 from composerd.artifacts.files import Files
 from composerd.driver import Driver
-from composerd.errors import ComposerdError, Unavailable
+from composerd.errors import ComposerdError, ResourcesExhausted, Unavailable
 from composerd.ids import parse_uuid
 from composerd.models import Artifact, Job, JobState, News
 
@@ -57,8 +57,14 @@ class Sweeper:
                 for job_id in job_ids:
                     async for locations in self._files.list(f"{job_id}/"):
                         await self._sweep(locations)
+            except ResourcesExhausted as exc:
+                log.warning(
+                    "files of %s were not removed, trying again in %.0f s: %s", _jobs(job_ids), _RETRY_AFTER, exc
+                )
+                await asyncio.sleep(_RETRY_AFTER)
+                self.on_removed(job_ids)
             except ComposerdError as exc:
-                jobs = "1 job" if len(job_ids) == 1 else f"{len(job_ids)} jobs"
+                jobs = _jobs(job_ids)
                 log.warning("files of %s were not removed, the next start of the server removes them: %s", jobs, exc)
 
     async def _sweep_all(self) -> None:
@@ -107,6 +113,10 @@ class Sweeper:
                 self._files.uploading.discard(job_id)
             unused.extend(_unused(listed[job_id], job, attached))
         await self._files.remove(unused)
+
+
+def _jobs(job_ids: Sequence[UUID]) -> str:
+    return "1 job" if len(job_ids) == 1 else f"{len(job_ids)} jobs"
 
 
 def _by_job(locations: Iterable[str]) -> dict[UUID, list[str]]:

@@ -176,10 +176,14 @@ class FsDriver(TableDriver):
 
     async def info(self) -> StorageInfo:
         live = await self._committer.between_flushes(self._table.jobs.live_bytes.copy)
+        try:
+            files = await asyncio.to_thread(self._compactor.describe, live)
+        except OSError as exc:
+            raise translated(exc, f"the journal in {self.directory} cannot be listed") from exc
         return StorageInfo(
             description=f"fs at {self.directory}",
             jobs=self._counts(),
-            details={**await asyncio.to_thread(self._compactor.describe, live), **self._time.dispute()},
+            details={**files, **self._time.dispute()},
         )
 
     async def check(self) -> StorageCheck:
