@@ -47,7 +47,7 @@ async def test_large_bodies_of_small_things(serve: Serve, client: Quiet, kind: s
     status, error = await sending
     assert (status, error["id"]) in ((400, "19"), (413, "27"))
     assert len(json.dumps(error)) < 1000
-    assert slowest < 0.5
+    assert slowest < 1  # building all these values takes several seconds
 
 
 @pytest.mark.parametrize(
