@@ -10,7 +10,9 @@ import pytest
 
 from composerd.errors import ResourcesExhausted, WritesStopped
 from composerd.models import JobFilter
-from composerd_fs.journal import place, writer
+from composerd_fs.journal import writer
+from composerd_fs.journal.io import write_all
+from composerd_fs.journal.lock import DirectoryLock
 
 from ..conftest import instance_of
 from .test_full_disk import until
@@ -47,11 +49,11 @@ async def test_a_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: st
         first = await instance.add()
         with monkeypatch.context() as patch:
             if step == "write":
-                patch.setattr(writer, "write_all", failing_once(error, writer.write_all))
+                patch.setattr(writer, "write_all", failing_once(error, write_all))
             elif step == "flush":
                 patch.setattr(os, "fdatasync", failing_once(error, os.fdatasync))
             else:
-                patch.setattr(place.DirectoryLock, "lost", failing_once(error, place.DirectoryLock.lost))
+                patch.setattr(DirectoryLock, "lost", failing_once(error, DirectoryLock.lost))
             with pytest.raises(ResourcesExhausted, match=os.strerror(error)):
                 await instance.add()
         second = await instance.add()
