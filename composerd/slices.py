@@ -3,10 +3,10 @@
 import asyncio
 import time
 
-SLICE = 0.002
+SLICE = 0.001
 """Time in seconds after which other tasks have a turn."""
 
-BUSY = 0.0001
+BUSY = 0.00003
 """Time in seconds that a turn of the event loop takes from which on others count as busy."""
 
 

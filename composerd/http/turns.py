@@ -16,8 +16,8 @@ STARTS = 4
 CONTENDED = 60.0
 """Time in seconds for which a client counts as there after a request."""
 
-HEAVY_AT_ONCE = 2
-"""The most heavy requests that are worked on at one time."""
+HEAVY_AT_ONCE = 1
+"""The most heavy requests that are worked on at one time. Two would not leave each other time, nor anybody else."""
 
 HEAVY_WAITING = 256
 """The most heavy requests that wait for their turn. A client may have half of what the others leave free."""
@@ -120,7 +120,7 @@ class Turn:
 
 
 class Turns:
-    """Lets few heavy requests be worked on at one time; the clients take turns."""
+    """Lets heavy requests be worked on one at a time; the clients take turns."""
 
     def __init__(self) -> None:
         self._line = Line()
