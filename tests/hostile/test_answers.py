@@ -7,6 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from ..throwaway import Throwaway
 from .conftest import COMPOSER, WORKER, Attacker, Client, Serve, Server, head, status_of
 
 Attack = Callable[[Server], Attacker]
@@ -107,9 +110,12 @@ async def test_a_job_that_is_deleted_while_it_is_read(serve: Serve, attacker: At
     assert taken < LARGE
 
 
-async def test_large_results_of_dependencies(serve: Serve, attacker: Attack, client: Quiet) -> None:
+@pytest.mark.parametrize("driver", ["fs", "postgresql"])
+async def test_large_results_of_dependencies(
+    serve: Serve, attacker: Attack, client: Quiet, driver: str, newest_postgres: Throwaway
+) -> None:
     """A job is handed over with the results of its dependencies byte for byte, of whatever sizes, in their order."""
-    server = await serve()
+    server = await serve(storage=newest_postgres.fresh() if driver == "postgresql" else None)
     quiet, reader = client(server), attacker(server)
     results = ["a" * 3_000_000, 1, "b" * 20_000, "c" * MEBIBYTE, "d" * 600_000, "e" * 600_000]
     dependencies = []
