@@ -40,13 +40,8 @@ class Waits:
 
     def begin(self, client: str, end_early: Callable[[], None], units: int = 1) -> Wait:
         """Count a wait until `end` is called for it. Raises `Unavailable` if there is no room."""
-        while self._used + units > self.limit:
-            most = self._with_most()
-            if most is None or self._held.get(client, 0) + units >= self._held[most]:
-                raise Unavailable("too many waiting requests", limit=self.limit)
-            wait = next(iter(self._by_client[most].values()))
-            self._remove(wait)
-            wait.end_early()
+        if (lacking := self._used + units - self.limit) > 0:
+            self._make_room(client, units, lacking)
         wait = Wait(client, units, end_early)
         waits = self._by_client.get(client)
         if waits is None:
@@ -67,6 +62,18 @@ class Waits:
         self.count -= 1
         if id(wait) in self._by_client.get(wait.client, ()):
             self._remove(wait)
+
+    def _make_room(self, client: str, units: int, lacking: int) -> None:
+        """Displace waits, unless the client that has most would then have fewer than this one."""
+        most = self._with_most()
+        if most is None or self._held.get(client, 0) + units > self._held[most] - lacking:
+            raise Unavailable("too many waiting requests", limit=self.limit)
+        while self._used + units > self.limit:
+            most = self._with_most()
+            assert most is not None, "there is somebody who has enough"
+            wait = next(iter(self._by_client[most].values()))
+            self._remove(wait)
+            wait.end_early()
 
     def _remove(self, wait: Wait) -> None:
         waits = self._by_client[wait.client]

@@ -198,3 +198,33 @@ async def test_an_outage_does_not_stop_the_reports(
         running.alive(later)
         assert [one.id for one in await driver.reports.get()] == [later]
     assert caplog.messages == ["storing when workers were last seen failed: away"]
+
+
+async def test_workers_of_other_clients(driver: Reports) -> None:
+    """What one client says of another's worker is reported as its own, so that the driver can tell them apart."""
+    roster = Roster(driver, TIMEOUT)
+    known = Worker(new_id(), "x86_64", ("build",), client="owner")
+    roster.begin_wait(known)
+    assert [one.types for one in (await roster.page(None, 10)).workers] == [("build",)]
+    other = Worker(known.id, "aarch64", ("other",), client="other")
+    roster.begin_wait(other)
+    await roster.check(known.id, "other")
+    roster.end_wait(other)
+    roster.end_wait(known)
+    assert [one.types for one in (await roster.page(None, 10)).workers] == [("build",)]
+
+
+async def test_unreported_workers_are_bounded(driver: Reports, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of very many workers that a client names between two reports some are left out; another client's are not."""
+    monkeypatch.setattr(roster_module, "UNREPORTED", 256 * 1024)
+    roster = Roster(driver, TIMEOUT)
+    types = tuple(f"{n}".ljust(128) for n in range(64))
+    for _ in range(100):
+        invented = Worker(new_id(), "x86_64", types, client="loud")
+        roster.begin_wait(invented)
+        roster.end_wait(invented)
+    quiet = Worker(new_id(), "x86_64", ("build",), client="quiet")
+    roster.begin_wait(quiet)
+    shown = (await roster.page(None, 1000)).workers
+    assert quiet.id in [one.id for one in shown]
+    assert len(shown) < 20

@@ -71,7 +71,8 @@ def test_a_wait_that_counts_for_several() -> None:
     counted.begin("b", units=4)
     assert counted.displaced == [("a", number) for number in range(4)]
     with pytest.raises(Unavailable):
-        counted.begin("c", units=8)
+        counted.begin("c", units=4)  # a has 6, and would have fewer
+    assert len(counted.displaced) == 4, "nothing is displaced in vain"
 
 
 def test_any_history() -> None:
