@@ -227,7 +227,7 @@ class Changes:
             counts = self.jobs.counts
             counts[before] -= 1
             counts[state] += 1
-            self.undo.add((self._recount, state, before))
+            self.undo.add((self._recount, job, state, before))
         if before is JobState.RUNNING and state is not before:
             self.leases.left()
             job.partial = None
@@ -240,7 +240,6 @@ class Changes:
             self._requeued_news.append(job.id)
         if effects.ready:
             self.ready.add(job)
-            self.undo.add((self._not_ready.append, job))
             self._ready_news[job.key] = self._ready_news.get(job.key, 0) + 1
         elif effects.due_at is not None:
             self.delays.add(effects.due_at, job)
@@ -250,9 +249,11 @@ class Changes:
             self._ended(job, before, result if effects.result is None else effects.result)
         self.latest = max(self.latest, at)
 
-    def _recount(self, after: JobState, before: JobState) -> None:
+    def _recount(self, job: JobRecord, after: JobState, before: JobState) -> None:
         self.jobs.counts[after] -= 1
         self.jobs.counts[before] += 1
+        if after is JobState.READY:
+            self._not_ready.append(job)
 
     def _ended(self, job: JobRecord, before: JobState, result: Payload | None) -> None:
         if before is JobState.READY:
