@@ -126,3 +126,19 @@ async def test_a_kill_between_slices(serve: Serve, client: Callable[..., Client]
     assert last["state"] == "canceled"
     _, waiting = await again.request("GET", f"{COMPOSER}/jobs?state=waiting")
     assert waiting["items"] == []
+
+
+async def test_a_page_is_bounded_in_bytes(serve: Serve, client: Callable[..., Client]) -> None:
+    """A page of jobs whose names are as long as they may be is short, and the following pages have the others."""
+    greedy = client(await serve())
+    name = "\N{GRINNING FACE}" * 128
+    batch = {"jobs": [{"type": name, "channel": name, "arch": name}] * 1000}
+    ids = await submitted(greedy, batch)
+    shown: list[str] = []
+    query = "?limit=1000"
+    while query:
+        _, page = await greedy.request("GET", f"{COMPOSER}/jobs{query}")
+        assert len(json.dumps(page, ensure_ascii=False).encode()) < 1_400_000
+        shown += [job["id"] for job in page["items"]]
+        query = f"?limit=1000&cursor={page['next']}" if page["next"] else ""
+    assert shown == ids[::-1]
