@@ -48,7 +48,7 @@ async def test_listed() -> None:
     assert (shown["distribution"], shown["version"], shown["contract"]) == ("composerd-sqlite", "1.0", "1.2")
     assert (shown["capabilities"]["durable"], shown["capabilities"]["shared"]) == (True, False)
     assert shown["error"] is None
-    assert "sqlite\tcomposerd-sqlite 1.0\t1.1\tdurable\tloads\n" in (await composerd("drivers")).out
+    assert "sqlite\tcomposerd-sqlite 1.0\t1.2\tdurable\tloads\n" in (await composerd("drivers")).out
 
 
 async def test_moved_there_and_back(serve: Serve, tmp_path: Path) -> None:
