@@ -19,6 +19,9 @@ CONTENDED = 60.0
 HEAVY_AT_ONCE = 1
 """The most heavy requests that are worked on at one time. Two would not leave each other time, nor anybody else."""
 
+PAUSE = 0.002
+"""Time in seconds between two heavy requests, if one waits, in which others have the event loop for themselves."""
+
 HEAVY_WAITING = 256
 """The most heavy requests that wait for their turn. A client may have half of what the others leave free."""
 
@@ -145,7 +148,13 @@ class Turns:
         return Turn(self)
 
     def give_back(self) -> None:
-        """End a turn; the next request in line gets it."""
+        """End a turn; the next request in line gets it after a pause."""
+        if self._line:
+            asyncio.get_running_loop().call_later(PAUSE, self._call_next)
+        else:
+            self._busy -= 1
+
+    def _call_next(self) -> None:
         if not self._line.call_next():
             self._busy -= 1
 

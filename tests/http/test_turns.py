@@ -5,13 +5,13 @@ import asyncio
 import pytest
 
 from composerd.errors import Unavailable
-from composerd.http.turns import HEAVY_AT_ONCE, HEAVY_WAITING, STARTS, Gate, Turns
+from composerd.http.turns import HEAVY_AT_ONCE, HEAVY_WAITING, PAUSE, STARTS, Gate, Turns
 
 
 async def settle() -> None:
     """Let everything run that can run."""
     for _ in range(5):
-        await asyncio.sleep(0)
+        await asyncio.sleep(2 * PAUSE)
 
 
 async def test_heavy_requests_take_turns() -> None:
