@@ -7,7 +7,7 @@ from importlib.resources import files
 from typing import NamedTuple
 
 from composerd.errors import StorageUnusable
-from composerd_postgres.db.connection import Connection, Transaction
+from composerd_postgres.db.connection import Collision, Connection, Transaction, repeated
 from composerd_postgres.sql.statements import in_schema
 
 LOCK = 0x636F6D706F736572
@@ -62,7 +62,13 @@ async def migrate(connection: Connection, schema: str, steps: Sequence[Migration
     steps = migrations() if steps is None else steps
     await _prepare(connection, schema)
     for step in steps:
-        transaction = Transaction(connection)
+        await repeated(_apply, connection, schema, step)
+
+
+async def _apply(connection: Connection, schema: str, step: Migration) -> None:
+    """Apply one migration if it is missing. Servers of an earlier version may run, whose locks it may collide with."""
+    transaction = Transaction(connection)
+    try:
         await begin_alone(transaction)
         have = await applied(connection, schema)
         refuse_newer(have)
@@ -74,6 +80,9 @@ async def migrate(connection: Connection, schema: str, steps: Sequence[Migration
             )
         else:
             await transaction.commit()
+    except Collision:
+        await transaction.roll_back("SELECT")
+        raise
 
 
 def refuse_newer(have: Applied | None) -> None:

@@ -1,5 +1,7 @@
 """Tokens in the database are hashes, also those of earlier versions, and stay valid when jobs are moved."""
 
+from typing import Any
+
 import pytest
 
 from composerd.driver.guard import Guard
@@ -9,6 +11,7 @@ from composerd.models import Artifact, Attachment, AttemptState, Outcome, Touch,
 from composerd.testing.kit.instance import Instance, add_jobs_in_every_state
 from composerd_fs import MemoryDriver
 from composerd_postgres import PostgresDriver
+from composerd_postgres.db.connection import Collision, Connection, Rows
 
 from ...throwaway import Throwaway
 from ..conftest import Open
@@ -59,6 +62,27 @@ async def test_tokens_of_earlier_versions(postgres: Throwaway) -> None:
     assert await instance.finish(ENDED_TOKEN, b"1") is Verdict.ACCEPTED
     assert await instance.finish(TOKEN, b"1") is Verdict.ACCEPTED
     assert (await instance.get(JOB)).attempt == 1
+    await driver.close()
+
+
+async def test_a_migration_that_collides(newest_postgres: Throwaway, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A migration that PostgreSQL aborts, because a running server has locked what it needs, is tried again."""
+    driver = await old_storage(newest_postgres, OLD)
+    fetch = Connection.fetch
+    collided = 0
+
+    async def colliding(self: Connection, statement: str, *rest: Any) -> Rows:
+        nonlocal collided
+        if "RENAME COLUMN token" in statement and not collided:
+            collided += 1
+            await fetch(self, f'LOCK TABLE "{driver.options.schema}".leases', {})
+            raise Collision("deadlock detected")
+        return await fetch(self, statement, *rest)
+
+    monkeypatch.setattr(Connection, "fetch", colliding)
+    await driver.start()
+    assert collided == 1
+    assert newest_postgres.sql(f"SELECT token_hash FROM {driver.options.schema}.leases") == [(str(hashed(TOKEN)),)]
     await driver.close()
 
 
