@@ -53,9 +53,10 @@ WITH sizes AS MATERIALIZED (
 ),
 clients AS (SELECT client, max(size) AS size FROM sizes GROUP BY client),
 shares AS (
-    SELECT size, (%(most)s - coalesce(sum(size) OVER (ORDER BY size, client ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0))
-        / (count(*) OVER () - row_number() OVER (ORDER BY size, client) + 1) AS share
+    SELECT size, client,
+        (%(most)s - sum(size) OVER smaller + size) / (count(*) OVER () - row_number() OVER smaller + 1) AS share
     FROM clients
+    WINDOW smaller AS (ORDER BY size, client)
 )
 DELETE FROM composerd.workers
-WHERE id IN (SELECT s.id FROM sizes s WHERE s.size > (SELECT min(share) FROM shares WHERE size > share))
+WHERE id IN (SELECT s.id FROM sizes s WHERE s.size > (SELECT share FROM shares WHERE size > share ORDER BY size, client LIMIT 1))
