@@ -1,5 +1,6 @@
 """A server whose file descriptors run out goes on with what needs none, and recovers by itself."""
 
+import asyncio
 import resource
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from typing import IO, Any
 import pytest
 
 from ..live.conftest import LOOPBACK, clean_environment
+from ..throwaway import Throwaway
 from .conftest import COMPOSER, WORKER, Client, Serve, Server
 
 LARGE = "x" * (6 * 1024 * 1024)
@@ -149,3 +151,22 @@ async def test_a_start_with_few_descriptors(
         server: Any = type("Started", (), {"url": printed.readline().removeprefix("listening on ").strip()})
         await client(server).work()
     assert process.returncode == 0
+
+
+async def test_without_descriptors_for_the_database(
+    serve: Serve, client: Callable[..., Client], newest_postgres: Throwaway
+) -> None:
+    """If no connection to PostgreSQL can be opened, those that are open serve everybody, and later all are there."""
+    server = await serve(storage=newest_postgres.fresh())
+    one = client(server)
+    await one.work()
+    others = [client(server) for _ in range(12)]
+    for other in others:
+        assert (await other.request("GET", "/healthz"))[0] == 200
+    with limited(server, first_free(server)):
+        await asyncio.gather(*(submit(other, {}) for other in others))
+        status, job = await claim(one)
+        assert status == 201
+        assert (await one.request("PATCH", job["location"], {"result": {}}))[0] == 200
+    await asyncio.gather(*(submit(other, {}) for other in others))
+    assert (await one.request("GET", "/readyz"))[0] == 200
