@@ -293,6 +293,23 @@ def make_directory(path: Path) -> None:
     sync_directory(path.parent)
 
 
+def make_file(path: Path) -> None:
+    """Create an empty file for its owner only, for a library that opens files by their paths. Do nothing if it exists.
+
+    Raises `NotTrusted` if the file or its directory is another user's, or if others can write to it. A file that exists
+    is not opened: to close it would end the locks that this process has on it.
+    """
+    directory = Directory(path.parent)
+    directory.open()
+    try:
+        check(path.lstat(), path)
+    except FileNotFoundError:
+        with directory.opened(path.name, os.O_RDWR | os.O_CREAT | os.O_EXCL):
+            pass
+    finally:
+        directory.close()
+
+
 def sync_directory(path: Path) -> None:
     """Bring the names in a directory to stable storage."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

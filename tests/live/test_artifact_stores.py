@@ -99,7 +99,7 @@ async def test_moved(serve: Serve, tmp_path: Path) -> None:
     [
         ("s3://bucket/x", "no artifact store for 's3' is installed; installed: bucket, file"),
         ("bucket:", "names no file"),
-        ("bucket:/nowhere/a.db", "unable to open database file"),
+        ("bucket:/nowhere/a.db", "No such file or directory"),
     ],
 )
 async def test_wrong_stores(url: str, problem: str) -> None:

@@ -9,8 +9,10 @@ from typing import Any
 from uuid import uuid4
 
 from composerd.artifacts import ArtifactStore, Writer
+from composerd.directory import make_file
 from composerd.driver.url import path_of
-from composerd.errors import ArtifactNotFound, StorageFull, Unavailable
+from composerd.errors import ArtifactNotFound, StorageFull, StorageUnusable, Unavailable
+from composerd.ownership import NotTrusted
 
 READ_AT_ONCE = 1024 * 1024
 LISTED_AT_ONCE = 1000
@@ -49,10 +51,14 @@ class BucketStore(ArtifactStore):
     def _open(self, create: bool) -> None:
         mode = "rwc" if create else "rw"
         try:
+            if create or self._path.exists():
+                make_file(self._path)
             connection = sqlite3.connect(
                 f"{self._path.as_uri()}?mode={mode}", uri=True, isolation_level=None, check_same_thread=False
             )
-        except sqlite3.Error as exc:
+        except NotTrusted as exc:
+            raise StorageUnusable(exc.sentence) from exc
+        except (sqlite3.Error, OSError) as exc:
             raise Unavailable(f"{self._path}: {exc}") from exc
         connection.executescript(f"PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; {SCHEMA}")
         self._connection = connection

@@ -1,6 +1,5 @@
 """A storage driver for composerd that stores jobs in an SQLite file. One server has the file for itself."""
 
-import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -8,12 +7,12 @@ from pathlib import Path
 from typing import Any, Self
 from uuid import UUID
 
-from composerd.directory import Directory
+from composerd.directory import make_file
 from composerd.driver.simple import JobRecord, Shelf, SimpleDriver
 from composerd.driver.url import path_of
 from composerd.errors import OutcomeUnknown, StorageFull, StorageUnusable, Unavailable
 from composerd.models import JobFilter, Key, PayloadRef
-from composerd.ownership import NotTrusted, check
+from composerd.ownership import NotTrusted
 
 FORMAT = 1
 
@@ -53,8 +52,8 @@ class SqliteShelf(Shelf):
     def open(self, *, create: bool) -> None:
         if not create and not self.path.exists():
             raise StorageUnusable(f"there is no storage at {self.path}")
-        self.make_file()
         try:
+            make_file(self.path)  # what SQLite creates beside it has the same mode
             self.db = sqlite3.connect(self.path, timeout=0, isolation_level=None)
             # No other process may open the file until it is closed.
             self.db.execute("PRAGMA locking_mode = EXCLUSIVE")
@@ -72,24 +71,10 @@ class SqliteShelf(Shelf):
                     self.db.execute(statement)
                 self.db.execute(f"PRAGMA user_version = {FORMAT}")
             self.db.execute("COMMIT")
-        except sqlite3.Error as exc:
-            raise StorageUnusable(f"{self.path} cannot be used: {exc}") from exc
-
-    def make_file(self) -> None:
-        """Create the file for this user only, unless it exists. Refuse one that another user could have made."""
-        directory = Directory(self.path.parent)
-        try:
-            directory.open()
-            if self.path.exists():  # opening and closing it would end the locks that SQLite may have on it
-                check(self.path.lstat(), self.path)
-            else:  # what SQLite creates beside it gets the same mode
-                directory.close_descriptor(directory.descriptor_of(self.path.name, os.O_RDWR | os.O_CREAT | os.O_EXCL))
         except NotTrusted as exc:
             raise StorageUnusable(exc.sentence) from exc
-        except OSError as exc:
-            raise StorageUnusable(f"{self.path} cannot be used: {exc.strerror}") from exc
-        finally:
-            directory.close()
+        except (sqlite3.Error, OSError) as exc:
+            raise StorageUnusable(f"{self.path} cannot be used: {exc}") from exc
 
     def close(self) -> None:
         if self.db is not None:
