@@ -1,10 +1,13 @@
 """Tests of what is read of packed jobs without decoding them."""
 
+import asyncio
 from uuid import UUID
 
 import pytest
 
 from composerd.models import Key
+from composerd_fs import FsDriver
+from composerd_fs.state.jobs import MOST_PACKED_EDGES
 
 from ..conftest import Instance
 
@@ -30,3 +33,31 @@ async def test_ids_of_packed_jobs(fs: Instance, sequence: int) -> None:
         assert listed is not None
         assert (listed.id, listed.dependencies, listed.priority) == (job_id, (), shape % 100)
         assert await fs.driver.listed([UUID(int=10**9)]) == [None]
+
+
+async def test_a_job_with_very_many_dependents(fs: Instance) -> None:
+    """It is not archived, is the same after a checkpoint and a restart, and is archived when most were deleted."""
+    hub = await fs.add()
+    near = [fs.new(hub, args=None) for _ in range(MOST_PACKED_EDGES + 2)]
+    for begin in range(0, len(near), 500):
+        await fs.submit(*near[begin : begin + 500])
+    await fs.cancel(hub)
+    while (await fs.driver.advance(1000)).news.due_in == 0:
+        pass
+    driver = fs.driver
+    assert isinstance(driver, FsDriver)
+    assert list(driver._table.jobs.live) == [hub.int]
+    driver._compactor.due_at_bytes = 0
+    await fs.add()
+    while (task := driver._compactor._task) is not None:
+        await asyncio.wait([task])
+    assert driver._compactor.checkpoint is not None
+    before = await fs.dump()
+    await fs.reopen()
+    assert await fs.dump() == before
+    await fs.driver.delete([job.id for job in near[:5]])
+    assert (await fs.get(hub)).dependents == tuple(job.id for job in near[5:1005])
+    assert isinstance(fs.driver._table.jobs.by_sequence.get(1), bytes)  # type: ignore[attr-defined]
+    before = await fs.dump()
+    await fs.reopen()
+    assert await fs.dump() == before

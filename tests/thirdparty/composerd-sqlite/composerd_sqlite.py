@@ -158,6 +158,10 @@ class SqliteShelf(Shelf):
     def dependents(self, job_id: UUID) -> Sequence[UUID]:
         return self.ids("SELECT job FROM dependencies WHERE dependency = ? ORDER BY sequence", job_id.bytes)
 
+    def dependents_after(self, job_id: UUID, sequence: int, limit: int) -> Sequence[UUID]:
+        sql = "SELECT job FROM dependencies WHERE dependency = ? AND sequence > ? ORDER BY sequence LIMIT ?"
+        return self.ids(sql, job_id.bytes, sequence, limit)
+
     def first_ready(self, keys: Sequence[Key]) -> UUID | None:
         best = None
         for key in keys:
