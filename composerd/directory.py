@@ -19,7 +19,7 @@ from typing import BinaryIO
 
 from composerd.file_errors import is_exhausted
 from composerd.free_space import DiskSpace
-from composerd.ownership import check, open_directory
+from composerd.ownership import NotTrusted, check, open_directory
 
 _FILE_MODE = 0o600
 _DIRECTORY_MODE = 0o700
@@ -123,6 +123,9 @@ class Directory:
         try:
             return os.open(name, flags, _FILE_MODE, dir_fd=self._descriptor)
         except OSError as exc:
+            if exc.errno == errno.ELOOP:
+                path = self.path / name
+                raise NotTrusted(path, f"{path} is a symbolic link, which is not followed: remove it") from exc
             if exc.errno not in (errno.EMFILE, errno.ENFILE):
                 raise
             with self._spare_lock:

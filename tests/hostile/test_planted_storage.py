@@ -95,6 +95,9 @@ def test_links_to_files(tmp_path: Path, name: str, make: Callable[[Path, Path], 
     if process.stdout.readline():
         process.send_signal(signal.SIGTERM)
     assert process.wait() in (0, 2)
+    if name == "LOCK":
+        problem = "is a symbolic link, which is not followed" if make is os.symlink else "is not a lock of composerd"
+        assert f"{storage / name} {problem}" in process.said().decode()
     process.close()
     assert target.read_text() == "precious\n"
 
