@@ -225,6 +225,8 @@ class Compactor:
             finally:
                 if snapshot is not None:
                     snapshot.close()
+            while self._table.jobs.archive.drop_unused():  # noqa: ASYNC110  # nothing is waited for
+                await asyncio.sleep(0)
             if snapshot is not None:
                 before, self.checkpoint = self.checkpoint, segment
                 self._growth = max(CHECKPOINT_AFTER, size)

@@ -31,7 +31,7 @@ from composerd_fs.state.job import JobRecord
 _CHUNK = 64
 
 _DROPPED_AT_ONCE = 64
-"""The most shapes that are dropped when a job leaves the archive."""
+"""The most shapes that are dropped at once, when a job leaves the archive."""
 
 _NO_SHAPE = Shape(
     Key("", "", None), Policy(None, 0, 0, 0, False, None), 0, JobState.CANCELED, AttemptState.UNKNOWN, 0, confirm=False
@@ -184,7 +184,7 @@ class Archive:
         if not self._used[shape]:
             self._unused.append(shape)
         if not self.during_snapshot:
-            self._drop_unused()
+            self.drop_unused()
 
     def payloads(self, data: bytes) -> tuple[Payload | None, Payload | None]:
         """Return the args and the result of an archived job."""
@@ -234,14 +234,13 @@ class Archive:
         return number
 
     def end_snapshot(self) -> None:
-        """Allow shapes to change their numbers again."""
+        """Allow shapes to change their numbers again. Call `drop_unused` afterwards until it returns False."""
         self.during_snapshot = False
-        self._drop_unused()
 
-    def _drop_unused(self) -> None:
-        """Drop some of the shapes that no job has any more."""
-        if not self._unused:
-            return
+    def drop_unused(self) -> bool:
+        """Drop some of the shapes that no job has any more, and return True if there may be others."""
+        if not self._unused or self.during_snapshot:
+            return False
         for number in self._unused[-_DROPPED_AT_ONCE:]:
             if number < len(self.shapes) and not self._used[number] and self.shapes[number] is not _NO_SHAPE:
                 self._numbers.pop(self.shapes[number], None)
@@ -255,6 +254,7 @@ class Archive:
             self._free = [number for number in range(len(self.shapes)) if self.shapes[number] is _NO_SHAPE]
         if not self._numbers:
             self._numbers.clear()  # gives back the memory of the dictionary too
+        return bool(self._unused)
 
     # Checkpoints.
 
