@@ -1,4 +1,4 @@
-"""How much one client's misuse slows another down: `python -m benchmarks.fairness`.
+"""Measures how much one client's misuse slows another down: `python -m benchmarks.fairness`.
 
 A quiet client submits, claims, renews and finishes one job after the other, from an address of its own, while another
 address misuses the server in one way after the other. It prints p50 and p99 of each operation, quiet and meanwhile.

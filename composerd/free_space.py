@@ -66,7 +66,7 @@ class FreeSpace:
 
     @property
     def shortage(self) -> str:
-        """What is refused while less than the reserve is free, and why, for anybody."""
+        """The sentence for anybody that says what is refused while less than the reserve is free."""
         return f"less than min_free_space is free on the file system of {self._place}: {self._refused} are refused"
 
     def check(self, size: int = 0) -> None:

@@ -1,4 +1,4 @@
-"""What running attempts may still upload: the number and the total size of their files, with those that are on the way.
+"""Allowances of running attempts: how many files they may still upload, and how large, with those that are on the way.
 
 Concurrent uploads of an attempt through this server count together, so they never exceed its limits, not even for a
 moment. What the attempt uploads through another server counts once it is attached: there the storage decides.
@@ -85,7 +85,7 @@ class _Attempt:
 
 
 class Allowance:
-    """What one upload may still take."""
+    """The number of bytes that one upload may still take."""
 
     def __init__(self, allowances: Allowances, attempt: _Attempt, name: str) -> None:
         self._allowances = allowances

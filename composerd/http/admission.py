@@ -1,4 +1,4 @@
-"""Which connections may be open: all together at most so many, and each client at most its share of them."""
+"""The places for open connections: a number for all together, of which each client has at most its share."""
 
 import logging
 import time

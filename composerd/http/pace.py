@@ -10,7 +10,7 @@ from typing import Self
 from composerd.errors import Unavailable
 
 _LOOKS = 4
-"""How often a transfer is looked at in each period. One that stands still ends up to a quarter of a period late."""
+"""The number of looks at a transfer in each period. One that stands still ends up to a quarter of a period late."""
 
 
 class TooSlow(Unavailable):

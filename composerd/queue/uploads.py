@@ -1,4 +1,4 @@
-"""What uploads need of the queue: the files of an attempt, attaching one, and to end with the attempt."""
+"""The part of the queue for uploads: the files of an attempt, attaching one, and ending with the attempt."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence

@@ -14,7 +14,7 @@ class Wait(msgspec.Struct, eq=False):
 
     client: str
     units: int
-    """What it counts for: a request for a job of many types takes more memory."""
+    """The number of waits that it counts as: a request for a job of many types takes more memory."""
     end_early: Callable[[], None]
     """Called at most once, when the wait has to make room; its request is then answered as at the end of the wait."""
 

@@ -12,7 +12,7 @@ import msgspec
 
 
 class UnixSocketAccess(msgspec.Struct, frozen=True):
-    """Who may connect to the unix sockets of a server."""
+    """The mode and the group of the unix sockets of a server."""
 
     mode: int = 0o660
     group: str | None = None

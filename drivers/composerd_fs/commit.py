@@ -26,7 +26,7 @@ MAX_ITEMS = 1000
 """The most items in a flush, unless a single write has more. Other writes and queries wait for its end."""
 
 ARCHIVED_AT_ONCE = 8000
-"""How much work of `Jobs.archive_resting` is done before other tasks get a turn: about 3 ms."""
+"""The work of `Jobs.archive_resting` that is done before other tasks get a turn: about 3 ms."""
 
 GATHER = 3
 """Turns of the event loop before a flush begins, so that requests that are still in their handlers can join it.

@@ -33,7 +33,7 @@ EVIL = "\x1b]0;pwned\x07\x9b31m\x7f\u202e\u2028\r\x08[link=http://evil]x\\[bold]
 ESCAPES = ["\\u001b]0;pwned", "\\u009b31m", "\\u007f", "\\u202e", "\\u2028"]
 
 _OWN = re.compile("\x1b\\[[0-9;?]*[A-Za-z]|[\r\n]")
-"""What the commands themselves send to a terminal: colours, and movements of the cursor."""
+"""The sequences that the commands themselves send to a terminal: colours, and movements of the cursor."""
 
 
 def controls(text: str) -> set[str]:

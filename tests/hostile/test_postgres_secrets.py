@@ -1,4 +1,4 @@
-"""What of a job others can read who log in to its database, or read its log."""
+"""Tests of what somebody who reads the database, or its log, can read of a job."""
 
 import base64
 from collections.abc import Callable, Iterator

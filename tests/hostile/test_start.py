@@ -1,4 +1,4 @@
-"""What a server says at its start about who can send requests to it."""
+"""Tests of what a server says at its start about who can send requests to it."""
 
 from pathlib import Path
 

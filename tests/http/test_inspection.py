@@ -1,4 +1,4 @@
-"""What a look at the open connections closes, over real sockets of which nothing is read."""
+"""Tests of the looks at open connections, over real sockets of which nothing is read."""
 
 import asyncio
 import contextlib

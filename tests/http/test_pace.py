@@ -30,7 +30,7 @@ async def test_a_transfer_that_stands_still_ends() -> None:
 
 
 async def test_a_transfer_that_stops_late_ends() -> None:
-    """What was transferred before is no credit for standing still."""
+    """Bytes that were transferred before give no credit for standing still."""
 
     async def transfer() -> None:
         async with Pace(PERIOD, 10) as pace:

@@ -201,7 +201,7 @@ async def test_an_outage_does_not_stop_the_reports(
 
 
 async def test_workers_of_other_clients(driver: Reports) -> None:
-    """What one client says of another's worker is reported as its own, so that the driver can tell them apart."""
+    """The roster reports a description with the client that gave it, so that the driver can tell clients apart."""
     roster = Roster(driver, TIMEOUT)
     known = Worker(new_id(), "x86_64", ("build",), client="owner")
     roster.begin_wait(known)

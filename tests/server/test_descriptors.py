@@ -1,4 +1,4 @@
-"""How file descriptors are shared out."""
+"""Tests of how file descriptors are shared out."""
 
 import resource
 

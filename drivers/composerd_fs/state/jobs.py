@@ -25,7 +25,7 @@ MOST_PACKED_EDGES = 2000
 """The most dependencies and dependents that an archived job may have."""
 
 _WORK_OF_A_JOB = 30
-"""How long it takes to archive a job, about, if an edge takes 1: that is a third of a microsecond."""
+"""The approximate work of archiving a job, if an edge takes 1: that is a third of a microsecond."""
 
 
 class Jobs:

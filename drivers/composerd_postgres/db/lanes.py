@@ -15,7 +15,7 @@ class Lane(enum.Enum):
     """The kinds of calls."""
 
     WORK = enum.auto()
-    """What keeps workers working and jobs moving: claims, heartbeats, results, leases and delays."""
+    """Calls that keep workers working and jobs moving: claims, heartbeats, results, leases and delays."""
     CHANGE = enum.auto()
     """Other changes: submissions, cancels, deletions."""
     READ = enum.auto()

@@ -1,4 +1,4 @@
-"""What jobs of many different types took in memory is given back when they are gone."""
+"""Tests that memory for jobs of many different types is given back when they are gone."""
 
 import asyncio
 import errno

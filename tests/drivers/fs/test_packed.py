@@ -36,7 +36,7 @@ async def test_ids_of_packed_jobs(fs: Instance, sequence: int) -> None:
 
 
 async def test_a_job_with_very_many_dependents(fs: Instance) -> None:
-    """It is not archived, is the same after a checkpoint and a restart, and is archived when most were deleted."""
+    """A job with very many edges is archived when most were deleted, and is the same after a checkpoint and a restart."""
     hub = await fs.add()
     near = [fs.new(hub, args=None) for _ in range(MOST_PACKED_EDGES + 2)]
     for begin in range(0, len(near), 500):

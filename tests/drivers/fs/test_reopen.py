@@ -113,7 +113,7 @@ async def test_many_dependents(fs: Instance, monkeypatch: pytest.MonkeyPatch) ->
 
 
 async def test_an_end_that_an_older_version_propagated_in_part(fs: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What older versions have written about an end that they propagated in part is read, and the rest is done."""
+    """An end that an older version has propagated in part is propagated to the other dependents after the start."""
 
     def as_before(self: Commands, _limit: int = 0) -> None:
         if self._table.unpropagated:
