@@ -36,7 +36,7 @@ async def test_ids_of_packed_jobs(fs: Instance, sequence: int) -> None:
 
 
 async def test_a_job_with_very_many_dependents(fs: Instance) -> None:
-    """A job with very many edges is archived when most were deleted, and is the same after a checkpoint and a restart."""
+    """A job with very many edges stays the same over a checkpoint and a restart; it is archived when few are left."""
     hub = await fs.add()
     near = [fs.new(hub, args=None) for _ in range(MOST_PACKED_EDGES + 2)]
     for begin in range(0, len(near), 500):
