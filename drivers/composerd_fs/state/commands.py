@@ -4,60 +4,45 @@ They work in slices, so that other tasks get a turn however many items and edges
 `table`, what happens to a job in `composerd.driver.transitions`.
 """
 
-from collections.abc import Callable, Generator, Sequence
-from typing import NamedTuple, TypeVar
+from collections.abc import Sequence
+from typing import NamedTuple
 from uuid import UUID
 
-from composerd.driver import Batch, StoredJob, transitions
+from composerd.driver import Batch, transitions
 from composerd.driver.attachments import exceeded
 from composerd.driver.clock import microseconds, seconds
-from composerd.driver.submissions import plan, planned_in_steps
 from composerd.driver.transitions import RequeueCause
 from composerd.errors import ComposerdError, JobEnded, JobNotEnded, JobNotFound
 from composerd.models import (
-    MAX_STEP,
     UNKNOWN_ATTEMPT,
     Attached,
     Attachment,
     Attempt,
     AttemptState,
     Claim,
-    Enqueued,
     Finished,
     Job,
     JobState,
-    NewJob,
     News,
     Outcome,
     Touch,
 )
 from composerd_fs.journal import entries
-from composerd_fs.journal.converting import artifact_fields, job_fields, restored_entry
-from composerd_fs.journal.entries import JobFields, JournalEntry, Payload
+from composerd_fs.journal.converting import artifact_fields
+from composerd_fs.journal.entries import Payload
 from composerd_fs.journal.frames import length_of
 from composerd_fs.state.changes import Slices
 from composerd_fs.state.job import AttemptRecord
-from composerd_fs.state.progress import Progress
-from composerd_fs.state.table import Table
-from composerd_fs.state.timekeeping import Timekeeping
-
-JOBS_OF_AN_ENTRY = 100
-"""About how many jobs and dependencies of a submission are stored between two pauses."""
+from composerd_fs.state.storing import STEPS_TO_UNPACK, Storing
 
 JOBS_OF_AN_ADVANCE = 200
 """The most delayed jobs and ended leases of one flush."""
-
-STEPS_TO_UNPACK = 8
-"""About how many steps it takes to unpack an archived job; an edge of it takes an eighth of one."""
 
 SORTED_AT_ONCE = 4000
 """Number of jobs that are sorted by the end of their retention before other tasks get a turn."""
 
 STEPS_OF_A_PURGE = 2000
 """Number of steps after which a purge deletes no further job in its flush."""
-
-
-T = TypeVar("T")
 
 
 class Claims(NamedTuple):
@@ -78,109 +63,8 @@ class CopiedPayloads(NamedTuple):
     result_location: int | None
 
 
-class Commands:
-    """The writing methods on one table.
-
-    `store` puts a payload into the flush and returns the value that an entry has in its place; `record` puts an entry
-    into the flush.
-    """
-
-    def __init__(
-        self,
-        table: Table,
-        time: Timekeeping,
-        store: Callable[[bytes], Payload],
-        record: Callable[[JournalEntry], None],
-    ) -> None:
-        self._table = table
-        self._jobs = table.jobs
-        self._time = time
-        self._now = time.now
-        self._store = store
-        self._record = record
-        self._progress = Progress(table.jobs, table.undo)
-
-    def _write(self, entry: JournalEntry) -> None:
-        self._table.apply(entry)
-        self._record(entry)
-
-    def _propagate(self, limit: int = MAX_STEP) -> None:
-        """Propagate ends to up to `limit` dependents, and record to which: later entries are decided after that."""
-        ends = self._table.propagate(min(limit, MAX_STEP))
-        whole = [one.whole for one in ends if one.whole is not None]
-        if ends and len(whole) == len(ends):
-            self._record(entries.PropagatedEntry(sum(whole)))
-        elif ends:
-            self._record(entries.PropagatedToEntry([one.lowest for one in ends]))
-
-    # Submissions.
-
-    def enqueue(self, submissions: Sequence[Sequence[NewJob]]) -> Slices[list[Enqueued | ComposerdError]]:
-        """Store submissions; see `Driver.enqueue`."""
-        answers: list[Enqueued | ComposerdError] = []
-        for submission in submissions:
-            try:
-                answers.append((yield from self._enqueue(submission)))
-            except ComposerdError as exc:
-                answers.append(exc)
-        self._propagate()
-        return answers
-
-    def _enqueue(self, submission: Sequence[NewJob]) -> Slices[Enqueued]:
-        table = self._table
-        for job in submission:
-            if job.dependencies:
-                yield from self._thaw(job.dependencies)
-        find, find_key = self._jobs.find, self._jobs.find_key
-        if len(submission) == 1:
-            planned = plan(submission, find, find_key)
-        else:
-            planned = yield from self._paused(planned_in_steps(submission, find, find_key))
-        now = self._now()
-        fields: list[JobFields] = []
-        size = 0
-        for new, dependencies in planned.new:
-            fields.append(job_fields(new, dependencies, now, self._store))
-            size += 1 + len(dependencies)
-            if size >= JOBS_OF_AN_ENTRY:
-                self._write(entries.EnqueuedEntry(now, fields))  # one of several in one frame
-                fields = []
-                size = 0
-                if table.pauses():
-                    yield
-        if fields:
-            self._write(entries.EnqueuedEntry(now, fields))
-        jobs: list[Job] = []
-        for job_id, _ in planned.answer:
-            record = self._jobs.find(job_id)
-            assert record is not None, "the job has just been stored or found"
-            jobs.append(record.job())
-            table.steps += 1
-            if table.pauses():
-                yield
-        return Enqueued(tuple(jobs), tuple([created for _, created in planned.answer]))
-
-    def _thaw(self, job_ids: Sequence[UUID]) -> Slices[None]:
-        """Take jobs out of the archive that will be read more than once, or changed."""
-        table, live = self._table, self._jobs.live
-        for job_id in job_ids:
-            table.steps += 1
-            if job_id.int not in live:
-                job = self._jobs.thaw(job_id)
-                table.steps += STEPS_TO_UNPACK if job is None else STEPS_TO_UNPACK + job.edges // STEPS_TO_UNPACK
-            if table.pauses():
-                yield
-
-    def _paused(self, steps: Generator[int, None, T]) -> Slices[T]:
-        """Do work that says at each `yield` how many steps it has made since the last one."""
-        while True:
-            try:
-                self._table.steps += next(steps)
-            except StopIteration as stop:
-                answer: T = stop.value
-                return answer
-            if self._table.pauses():
-                yield
+class Commands(Storing):
+    """All writing methods on one table."""
 
     def _job(self, job_id: UUID) -> Job:
         job = self._jobs.find(job_id)
@@ -188,18 +72,6 @@ class Commands:
         shown = job.job(self._jobs.dependents_of(job).ids)
         self._table.steps += len(shown.dependents) // 2
         return shown
-
-    def load(self, jobs: Sequence[StoredJob]) -> Slices[list[UUID]]:
-        """Store jobs from another storage, and return those that were not stored yet; see `Driver.load`."""
-        loaded = []
-        for stored in jobs:
-            if self._jobs.find(stored.new.id) is None:
-                self._write(restored_entry(stored, self._now(), self._store))
-                loaded.append(stored.new.id)
-            if self._table.pauses():
-                yield
-        self._propagate()
-        return loaded
 
     # Attempts.
 
