@@ -60,11 +60,16 @@ class RequestBoundary:
         counted = None
         response: web.StreamResponse
         try:
-            counted = await self._admit(request)
-            await self._gate.enter(client.get())
-            await self._clear(request)
+            counted = self._admit(request)
+            if (turn := self._gate.enter(client.get())) is not None:
+                await turn
+            if _leaves_bytes(request):
+                await self._resolve(request)
+                await flush_earlier_answers(request)
+                await discard_body(request)
             response = await self._handle(request)
         except ComposerdError as exc:
+            await self._resolve(request)
             response = _failure(request, new_id, exc)
         except web.HTTPException as exc:
             response = _http_failure(request, new_id, exc)
@@ -88,7 +93,7 @@ class RequestBoundary:
         self._metrics.served(request.match_info.handler, response.status)
         return response
 
-    async def _admit(self, request: web.Request) -> str | None:
+    def _admit(self, request: web.Request) -> str | None:
         """Find out whose request it is, and raise an error unless it may be served.
 
         Returns the client if the request is counted among those that came through trusted proxies.
@@ -98,37 +103,27 @@ class RequestBoundary:
         client.set(sender)
         if place.surplus or request._message.upgrade:  # noqa: SLF001  # what follows is of another protocol
             close_after_answer(request)
-        try:
-            self._guard.check(request)
-            if (place.client is not None and not place.surplus) or request.path == "/healthz":
-                return None
-            if place.surplus:
-                raise self._admission.refusal()
-            self._admission.requests.take(sender)
-        except ComposerdError:
-            await self._resolve(request)
-            raise
+        self._guard.check(request)
+        if (place.client is not None and not place.surplus) or request.path == "/healthz":
+            return None
+        if place.surplus:
+            raise self._admission.refusal()
+        self._admission.requests.take(sender)
         return sender
-
-    async def _clear(self, request: web.Request) -> None:
-        """Wait until the client has taken its earlier answers, and read a body that the endpoint does not need.
-
-        Nothing of either stays in memory while the request waits. Raises `BodyTooLarge`, `TooSlow`, `ConnectionError`.
-        """
-        untaken = request.transport is not None and request.transport.get_write_buffer_size()
-        useless = request.body_exists and request.method in _WITHOUT_BODY
-        if untaken or useless:
-            await self._resolve(request)
-        if untaken:
-            await flush_earlier_answers(request)
-        if useless:
-            await discard_body(request)
 
     async def _resolve(self, request: web.Request) -> None:
         """Find the request's endpoint without calling it, so that a refusal is counted for it."""
-        match = await self._app.router.resolve(request)
-        match.add_app(self._app)
-        request._match_info = match  # noqa: SLF001  # aiohttp sets it only when it calls the handler
+        if request._match_info is None:  # noqa: SLF001  # aiohttp sets it only when it calls the handler
+            match = await self._app.router.resolve(request)
+            match.add_app(self._app)
+            request._match_info = match  # noqa: SLF001
+
+
+def _leaves_bytes(request: web.Request) -> bool:
+    """Return True if earlier answers, or a body that no endpoint reads, would stay in memory during a wait."""
+    if request.method in _WITHOUT_BODY and request.body_exists:
+        return True
+    return request.transport is not None and request.transport.get_write_buffer_size() > 0
 
 
 def loggable_path(request: web.Request) -> str:

@@ -74,23 +74,23 @@ class Gate:
         """The client of the latest request."""
         self._contended_until = 0.0
 
-    async def enter(self, client: str) -> None:
-        """Wait until a request may begin: usually not at all."""
+    def enter(self, client: str) -> "asyncio.Future[None] | None":
+        """Return None if a request may begin now, as usual, and otherwise a future that is done when it may."""
         if client != self._latest:
             if self._latest:
                 self._contended_until = time.monotonic() + CONTENDED
             self._latest = client
         if time.monotonic() > self._contended_until:
-            return
+            return None
         if not self._begun:
             self._loop.call_soon(self._next_turn)
         begun = self._begun.get(client, 0)
         if begun < STARTS:
             self._begun[client] = begun + 1
-            return
+            return None
         turn = self._loop.create_future()
         self._waiting.setdefault(client, deque()).append(turn)
-        await turn
+        return turn
 
     def _next_turn(self) -> None:
         self._begun = {}

@@ -78,7 +78,8 @@ async def test_one_client_begins_at_once() -> None:
 
     async def request(client: str) -> None:
         nonlocal begun
-        await gate.enter(client)
+        if (turn := gate.enter(client)) is not None:
+            await turn
         begun += 1
 
     tasks = [asyncio.create_task(request("a")) for _ in range(50)]
@@ -93,7 +94,8 @@ async def test_others_begin_beside_a_flood() -> None:
     begun: list[str] = []
 
     async def request(client: str) -> None:
-        await gate.enter(client)
+        if (turn := gate.enter(client)) is not None:
+            await turn
         begun.append(client)
 
     await request("quiet")
