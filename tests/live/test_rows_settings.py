@@ -1,10 +1,12 @@
 """Every setting of `composerd serve` and its effect on a live server: one test for each row."""
 
 import asyncio
+import grp
 import json
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -374,6 +376,24 @@ async def test_tls_client_ca_and_allowed_domains(serve: Serve, tmp_path: Path) -
     files.issue("other", "elsewhere.example.com")
     assert await answers(server, ca_file=files.ca_file, **files.pair("worker")) == 200
     assert await answers(server, ca_file=files.ca_file, **files.pair("other")) == 403
+
+
+@row(TABLE, "--socket-mode")
+@pytest.mark.parametrize(("given", "mode"), [((), 0o660), (("--socket-mode", "0600"), 0o600)])
+async def test_socket_mode(serve: Serve, tmp_path: Path, given: tuple[str, ...], mode: int) -> None:
+    """A unix socket has these permissions, whatever the umask."""
+    path = tmp_path / "a.sock"
+    await serve("--listen", f"unix:{path}", *given)
+    assert stat.S_IMODE(path.stat().st_mode) == mode
+
+
+@row(TABLE, "--socket-group")
+async def test_socket_group(serve: Serve, tmp_path: Path) -> None:
+    """A unix socket belongs to this group."""
+    group = grp.getgrgid(max(os.getgroups(), default=os.getgid()))
+    path = tmp_path / "a.sock"
+    await serve("--listen", f"unix:{path}", "--socket-group", group.gr_name)
+    assert path.stat().st_gid == group.gr_gid
 
 
 @row(TABLE, "--max-connections")
