@@ -114,7 +114,7 @@ class Dispatcher:
         error = Unavailable("the storage has not answered")
         error.logged = True
         for waiter in self._list.everyone():
-            self._list.remove(waiter)
+            self._remove(waiter)
             if not waiter.answer.done():
                 waiter.answer.set_exception(error)
 
@@ -182,7 +182,7 @@ class Dispatcher:
             if account.room(waiter.client):
                 within.append(waiter)
                 continue
-            self._list.remove(waiter)
+            self._remove(waiter)
             if not waiter.answer.done():
                 waiter.answer.set_exception(Unavailable(f"too many {account.what}", limit=account.limit))
         return within
@@ -202,6 +202,7 @@ class Dispatcher:
                 if self._fail(waiter, outcome):
                     unknown.append(waiter)
                 continue
+            waiter.unknown = False
             known.append(waiter)
             answers.append(outcome)
             if waiter.answer.done():
@@ -229,6 +230,7 @@ class Dispatcher:
         """
         stays = waiter.claimed or isinstance(error, DriverTimeout)
         if stays and not waiter.expired and not waiter.answer.done():
+            waiter.unknown = True
             return True
         self._release(waiter.claim.token)
         if not waiter.answer.done():
@@ -247,12 +249,18 @@ class Dispatcher:
             self._dismiss(waiter)
 
     def _dismiss(self, waiter: Waiter) -> None:
-        self._list.remove(waiter)
+        self._remove(waiter)
         if not waiter.answer.done():
             waiter.answer.set_result(None)
 
-    def _leave(self, waiter: Waiter) -> None:
+    def _remove(self, waiter: Waiter) -> None:
+        """Remove a waiter, and release the job that a claim of it may have got whose outcome is unknown."""
         self._list.remove(waiter)
+        if waiter.unknown:
+            self._release(waiter.claim.token)
+
+    def _leave(self, waiter: Waiter) -> None:
+        self._remove(waiter)
         answer = waiter.answer  # canceled with its caller, unless it was set before
         if not answer.cancelled() and answer.exception() is None and (claimed := answer.result()) is not None:
             self._release(claimed.token)

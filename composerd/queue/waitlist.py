@@ -43,6 +43,8 @@ class Waiter(msgspec.Struct, eq=False):
     """True while a round that includes its claim is under way."""
     claimed: bool = False
     """True once a claim for it was answered. Every waiter gets one claim, however short its wait."""
+    unknown: bool = False
+    """True after a claim whose outcome is unknown, until it was repeated, with the same token."""
     expired: bool = False
     """True once its time is up: the outcome of the claim under way, or of its first claim, is then its answer."""
 

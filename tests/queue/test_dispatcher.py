@@ -307,6 +307,30 @@ async def test_a_waiter_that_left_during_a_failed_claim(waiters: Waiters) -> Non
     assert waiters.released == [waiters.claims[1].token]
 
 
+@pytest.mark.parametrize("end", ["deadline", "share", "gone"])
+async def test_a_wait_that_ends_before_a_claim_is_repeated(
+    waiters: Waiters, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    """A job that a failed claim may have taken is released if the wait ends before the claim is made again."""
+    monkeypatch.setattr(dispatcher_module, "RETRY_AFTER", 0.1)
+    waiting = await waiters.sleeping(X)
+    waiters.driver.errors = [DriverTimeout("slow")] * 2
+    waiters.submit(X)
+    (waiter,) = waiters.dispatcher._list.everyone()
+    await until(lambda: waiter.unknown and not waiter.claiming)
+    if end == "deadline":
+        waiters.dispatcher.expire(waiter)
+        assert await waiting is None
+    elif end == "share":
+        waiters.account.hold("", ROOM // 2)
+        with pytest.raises(Unavailable):
+            await waiting
+    else:
+        waiting.cancel()
+        await asyncio.wait([waiting])
+    assert waiters.released == [waiter.claim.token]
+
+
 async def test_no_claims_while_too_much_is_in_memory(waiters: Waiters) -> None:
     """While the budget is used up no job is claimed, because its args need memory; a job is claimed after that."""
     waiters.driver.ready = [X]
