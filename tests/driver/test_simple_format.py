@@ -9,8 +9,8 @@ from uuid import UUID
 import msgspec
 
 from composerd.driver.simple import JobRecord
+from composerd.driver.simple.changes import Memo
 from composerd.driver.simple.records import AttemptRecord
-from composerd.driver.simple.transaction import Memo
 from composerd.models import Artifact, AttemptState, JobState, NewJob, OnDependencyFailure
 
 RECORD = bytes.fromhex(
