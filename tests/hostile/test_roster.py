@@ -1,11 +1,18 @@
-"""The roster of workers: nobody describes another client's worker, and the list has pages."""
+"""The roster of workers: nobody describes another client's worker, and the list has pages and a bound."""
 
+import asyncio
+import json
 from collections.abc import Callable
 from typing import Any
 
-from .conftest import COMPOSER, WORKER, Client, Serve, Server
+from .conftest import COMPOSER, WORKER, Attacker, Client, Serve, Server, head
 
 Clients = Callable[..., Client]
+
+INVENTED = 4000
+"""Workers with the most and longest types: 52 MB if all were remembered, and one client may have half of 64 MiB."""
+
+PARTS = 8
 
 
 async def ask(client: Client, worker_id: str, *types: str) -> tuple[int, Any]:
@@ -61,3 +68,31 @@ async def test_the_list_has_pages(serve: Serve, client: Clients) -> None:
     for wrong in ("limit=0", "limit=1001", "limit=x", "cursor=x", "cursor=AAAA"):
         status, error = await quiet.request("GET", f"{COMPOSER}/workers?{wrong}")
         assert (status, error["id"]) == (400, "39")
+
+
+async def test_invented_workers(serve: Serve, client: Clients, attacker: Callable[..., Attacker]) -> None:
+    """Workers that one client invents have a bound in bytes, its latest are listed, and so are those of others."""
+    server = await serve()
+    quiet, loud = client(server), attacker(server)
+    mine = "22345678-1234-4123-8123-000000000000"
+    await ask(quiet, mine, "build")
+    types = [f"{n:03}".ljust(128, "x") for n in range(63)]
+
+    async def invent(part: int) -> None:
+        reader, writer = await loud.connect()
+        for n in range(part, INVENTED, PARTS):
+            worker_id = f"12345678-1234-4123-8123-{n:012}"
+            body = json.dumps({"types": [f"{n}".ljust(128, "y"), *types], "arch": "a", "worker_id": worker_id}).encode()
+            writer.write(head("POST", f"{WORKER}/jobs?wait=0s", f"Content-Length: {len(body)}") + body)
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 204")
+
+    await asyncio.gather(*map(invent, range(PARTS)))
+    listed: list[str] = []
+    cursor: str | None = ""
+    while cursor is not None:
+        _, page = await quiet.request("GET", f"{COMPOSER}/workers?limit=1000{cursor}")
+        assert len(json.dumps(page)) < 2 * 1024 * 1024
+        listed += [one["id"] for one in page["items"]]
+        cursor = f"&cursor={page['next']}" if "next" in page else None
+    assert mine in listed
+    assert 100 < len(listed) < INVENTED * 3 // 4
