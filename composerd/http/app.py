@@ -20,7 +20,6 @@ from composerd.http.keys import (
     WORKER_ERRORS,
     RequestMetrics,
 )
-from composerd.http.middleware import only_from
 from composerd.http.openapi import document
 from composerd.http.turns import TURNS, Turns
 from composerd.queue import JobQueue
@@ -36,8 +35,7 @@ def create_app(
 
     It is to be run with `composerd.http.connection.Runner`, which turns failures into predefined errors.
     """
-    middlewares = [only_from(settings.allowed_domains)] if settings.allowed_domains else []
-    app = web.Application(middlewares=middlewares, client_max_size=settings.max_body_size)
+    app = web.Application(client_max_size=settings.max_body_size)
     app[QUEUE] = queue
     app[SETTINGS] = settings
     app[ARTIFACTS] = files

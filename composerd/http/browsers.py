@@ -7,6 +7,7 @@ from aiohttp import hdrs, web
 
 from composerd.http.errors import NotAllowed, UnsupportedMediaType
 from composerd.http.names import matches
+from composerd.http.openapi import JSON
 from composerd.settings import COMPOSER_BASE, Settings
 
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -35,7 +36,7 @@ class BrowserGuard:
         """Raise `NotAllowed` or `UnsupportedMediaType` for a request that is to be refused."""
         headers = request.headers
         reads = request.method in _READING
-        if not reads and (content_type := headers.get(hdrs.CONTENT_TYPE)) and _is_form(content_type):
+        if not reads and _is_form(headers.get(hdrs.CONTENT_TYPE, JSON)):
             raise UnsupportedMediaType(problem="forms cannot be sent to this server")
         if (hdrs.ORIGIN in headers or _SITE in headers) and not (reads and self._public.fullmatch(request.path)):
             _check_origin(headers)
@@ -54,7 +55,7 @@ class BrowserGuard:
 
 
 def _is_form(content_type: str) -> bool:
-    return content_type.partition(";")[0].strip().lower() in _FORMS
+    return content_type != JSON and content_type.partition(";")[0].strip().lower() in _FORMS
 
 
 def _check_origin(headers: Mapping[str, str]) -> None:

@@ -13,10 +13,10 @@ from aiohttp.web_protocol import _ErrInfo
 
 from composerd.errors import InvalidContent
 from composerd.http.admission import Place
+from composerd.http.boundary import RequestBoundary
 from composerd.http.delivery import complete
 from composerd.http.errors import UNSPECIFIED, ErrorTable, MethodNotSupported
 from composerd.http.keys import COMPOSER_ERRORS, WORKER_ERRORS
-from composerd.http.middleware import RequestBoundary
 from composerd.http.request_context import client, request_id
 from composerd.ids import new_id_text
 
@@ -161,7 +161,7 @@ class Server(web.Server):
     def __init__(self, original: web.Server, app: web.Application) -> None:
         """Take over the handler and the options of the server that aiohttp's runner has created."""
         super().__init__(
-            RequestBoundary(app, original.request_handler).handle,  # type: ignore[arg-type]  # `app` makes requests
+            RequestBoundary(app).handle,  # type: ignore[arg-type]  # `app` makes requests
             request_factory=original.request_factory,
             handler_cancellation=original.handler_cancellation,
             loop=original._loop,  # noqa: SLF001  # aiohttp has no public access to these

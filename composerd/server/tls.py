@@ -1,6 +1,6 @@
 """The TLS configuration: the server's certificate, and the CA of the clients' certificates.
 
-The names in clients' certificates are checked in `composerd.http.middleware`.
+The names in clients' certificates are checked in `composerd.http.boundary`.
 """
 
 import ssl

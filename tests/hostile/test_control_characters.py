@@ -14,9 +14,9 @@ from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
 from composerd.escaping import escaped
+from composerd.http.boundary import loggable_path
 from composerd.http.errors import ErrorTable
 from composerd.http.keys import COMPOSER_ERRORS, WORKER_ERRORS
-from composerd.http.middleware import loggable_path
 from composerd.server.logs import JSONFormatter, TextFormatter
 
 from ..live.test_cli import composerd

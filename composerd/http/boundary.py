@@ -1,11 +1,9 @@
-"""Around every endpoint: the boundary that turns exceptions into predefined errors, and the certificate check."""
+"""Around every endpoint: the boundary that decides what is served, and turns exceptions into predefined errors."""
 
 import logging
 from collections.abc import Sequence
-from typing import Any
 
-from aiohttp import web
-from aiohttp.typedefs import Handler
+from aiohttp import hdrs, web
 
 from composerd.errors import (
     BodyTooLarge,
@@ -39,15 +37,16 @@ _WITHOUT_BODY = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
 
 
 class RequestBoundary:
-    """Wraps the application: gives each request an id, and answers every failure with an error of the API's table.
+    """Finds the endpoint of each request, and answers every failure with an error of the API's table.
 
-    It is not a middleware of aiohttp, so that requests that aiohttp refuses before the middlewares go through it too.
-    It decides which requests reach the application at all. Every answer is counted in the metrics.
+    It takes the place of the part of aiohttp that calls endpoints and middlewares, so that requests that this would
+    refuse get a predefined error too. It decides which requests reach their endpoint. Every answer is counted.
     """
 
-    def __init__(self, app: web.Application, handle: Handler) -> None:
+    def __init__(self, app: web.Application) -> None:
         self._app = app
-        self._handle = handle
+        self._resolve = app.router.resolve
+        self._domains: Sequence[str] = app[SETTINGS].allowed_domains
         self._admission = app[ADMISSION]
         self._guard = BrowserGuard(app[SETTINGS])
         self._gate = Gate()
@@ -60,16 +59,19 @@ class RequestBoundary:
         counted = None
         response: web.StreamResponse
         try:
+            endpoint = await self._resolve(request)
+            endpoint.add_app(self._app)
+            request._match_info = endpoint  # noqa: SLF001
             counted = self._admit(request)
             if (turn := self._gate.enter(client.get())) is not None:
                 await turn
             if _leaves_bytes(request):
-                await self._resolve(request)
                 await flush_earlier_answers(request)
                 await discard_body(request)
-            response = await self._handle(request)
+            if hdrs.EXPECT in request.headers:
+                await endpoint.expect_handler(request)
+            response = await endpoint.handler(request)
         except ComposerdError as exc:
-            await self._resolve(request)
             response = _failure(request, new_id, exc)
         except web.HTTPException as exc:
             response = _http_failure(request, new_id, exc)
@@ -104,19 +106,14 @@ class RequestBoundary:
         if place.surplus or request._message.upgrade:  # noqa: SLF001  # what follows is of another protocol
             close_after_answer(request)
         self._guard.check(request)
+        if self._domains:
+            _check_certificate(request, self._domains)
         if (place.client is not None and not place.surplus) or request.path == "/healthz":
             return None
         if place.surplus:
             raise self._admission.refusal()
         self._admission.requests.take(sender)
         return sender
-
-    async def _resolve(self, request: web.Request) -> None:
-        """Find the request's endpoint without calling it, so that a refusal is counted for it."""
-        if request._match_info is None:  # noqa: SLF001  # aiohttp sets it only when it calls the handler
-            match = await self._app.router.resolve(request)
-            match.add_app(self._app)
-            request._match_info = match  # noqa: SLF001
 
 
 def _leaves_bytes(request: web.Request) -> bool:
@@ -179,19 +176,13 @@ def _http_failure(request: web.Request, new_id: str, error: web.HTTPException) -
     return response
 
 
-def only_from(domains: Sequence[str]) -> Any:
-    """Return a middleware that refuses TLS clients whose certificate has no DNS name in one of the domains.
+def _check_certificate(request: web.BaseRequest, domains: Sequence[str]) -> None:
+    """Raise `NotAllowed` for a TLS client whose certificate has no DNS name in one of the domains.
 
     Connections without TLS are let through: if client certificates are required, they come through a unix socket.
     """
-
-    @web.middleware
-    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
-        certificate = request.get_extra_info("peercert")
-        if certificate is not None:
-            names = [value for kind, value in certificate.get("subjectAltName", ()) if kind == "DNS"]
-            if not any(matches(name, domain) for name in names for domain in domains):
-                raise NotAllowed(certificate_names=names, problem="none of them is in an allowed domain")
-        return await handler(request)
-
-    return check
+    certificate = request.get_extra_info("peercert")
+    if certificate is not None:
+        names = [value for kind, value in certificate.get("subjectAltName", ()) if kind == "DNS"]
+        if not any(matches(name, domain) for name in names for domain in domains):
+            raise NotAllowed(certificate_names=names, problem="none of them is in an allowed domain")
