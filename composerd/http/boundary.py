@@ -66,8 +66,7 @@ class RequestBoundary:
             if (turn := self._gate.enter(client.get())) is not None:
                 await turn
             if _leaves_bytes(request):
-                await flush_earlier_answers(request)
-                await discard_body(request)
+                await _clear(request)
             if hdrs.EXPECT in request.headers:
                 await endpoint.expect_handler(request)
             response = await endpoint.handler(request)
@@ -121,6 +120,16 @@ def _leaves_bytes(request: web.Request) -> bool:
     if request.method in _WITHOUT_BODY and request.body_exists:
         return True
     return request.transport is not None and request.transport.get_write_buffer_size() > 0
+
+
+async def _clear(request: web.Request) -> None:
+    """Wait until the client has taken its earlier answers, and read a body that no endpoint reads.
+
+    Raises `BodyTooLarge`, `TooSlow`, `ConnectionError`.
+    """
+    await flush_earlier_answers(request)
+    if request.method in _WITHOUT_BODY:
+        await discard_body(request)
 
 
 def loggable_path(request: web.Request) -> str:

@@ -91,6 +91,28 @@ async def test_small_answers_that_nobody_reads(serve: Serve, attacker: Attack, c
     await quiet.work("other")
 
 
+async def test_bodies_behind_answers_that_are_not_read_yet(serve: Serve, client: Quiet) -> None:
+    """A body is read as ever if earlier answers on its connection are still on their way."""
+    server = await serve()
+    job = await submitted(client(server), args="x" * 10_000)
+    body = b'{"arch": "a"}'
+    register = head("POST", f"{WORKER}/workers", f"Content-Length: {len(body)}") + body
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * 1024)
+        connection.connect(server.address)
+        connection.sendall((head("GET", f"{job['href']}/args") + register) * 700)
+        connection.settimeout(0)
+        statuses: list[bytes] = []
+        rest = b""
+        async with asyncio.timeout(20):
+            while len(statuses) < 1400:
+                rest += await asyncio.get_running_loop().sock_recv(connection, 16_384)
+                statuses += re.findall(rb"HTTP/1.1 (...)", rest)
+                rest = rest[rest.rfind(b"\n") + 1 :]
+                await asyncio.sleep(0.001)  # slower than the server answers
+    assert statuses == [b"200", b"201"] * 700
+
+
 async def test_a_job_that_is_deleted_while_it_is_read(serve: Serve, attacker: Attack, client: Quiet) -> None:
     """If a job is deleted in the middle of an answer the connection is closed, and the answer is not complete."""
     server = await serve()
