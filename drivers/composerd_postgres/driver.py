@@ -51,7 +51,7 @@ from composerd_postgres.jobs.workers import Workers
 from composerd_postgres.news.changes import Changes
 from composerd_postgres.news.watch import watch
 from composerd_postgres.session import Session
-from composerd_postgres.sql.migrate import applied, migrate, refuse_newer
+from composerd_postgres.sql.migrate import applied, migrate, refuse_newer, refuse_older
 
 log = logging.getLogger(__name__)
 
@@ -196,6 +196,7 @@ class PostgresDriver(Driver):
         connection = await self._session.connections.dedicated()
         try:
             await self._check_database(connection, create=False)
+            refuse_older(await applied(connection, self.options.schema))
         finally:
             connection.close()
         session = Session(msgspec.structs.replace(self.options, time_limit=CHECK_TIME_LIMIT))

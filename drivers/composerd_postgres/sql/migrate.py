@@ -95,6 +95,16 @@ def refuse_newer(have: Applied | None) -> None:
         )
 
 
+def refuse_older(have: Applied | None) -> None:
+    """Raise `StorageUnusable` if the schema has to be upgraded before it can be read."""
+    known = migrations()[-1].number
+    if have is not None and have.number < known:
+        raise StorageUnusable(
+            f"the schema in the database is of version {have.number}, and this composerd ({_our_version()}) reads "
+            f"version {known}: upgrade it with `composerd migrate`, or read it with composerd {have.composerd}"
+        )
+
+
 async def begin_alone(transaction: Transaction) -> None:
     """Begin a transaction once no other server migrates."""
     await transaction.begin("SELECT pg_advisory_xact_lock(%(lock)s)", {"lock": LOCK}, time_limit=MIGRATION_LIMIT)

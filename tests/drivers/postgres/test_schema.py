@@ -18,6 +18,7 @@ from composerd_postgres.db.url import parse
 from composerd_postgres.sql.migrate import LOCK, applied, migrate, migrations
 
 from ...throwaway import Throwaway
+from .old_schemas import old_storage
 
 
 def test_migrations_are_numbered_without_a_gap() -> None:
@@ -40,6 +41,15 @@ async def test_one_by_one(postgres: Throwaway) -> None:
     await started.start()
     await started.close()
     assert _shape(postgres, options.schema) == _shape(postgres, started.options.schema)
+
+
+async def test_checking_an_older_schema(postgres: Throwaway) -> None:
+    """`check` changes nothing, so it refuses an older schema and says how to upgrade it; afterwards it reads it."""
+    driver = await old_storage(postgres, 6)
+    with pytest.raises(StorageUnusable, match=r"of version 6, .* upgrade it with `composerd migrate`"):
+        await driver.check()
+    await driver.migrate()
+    assert (await driver.check()).problems == ()
 
 
 def _shape(postgres: Throwaway, schema: str) -> list[tuple[str, ...]]:
