@@ -13,7 +13,7 @@ from composerd.settings import COMPOSER_BASE, Settings
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 
 _FORMS = frozenset({"application/x-www-form-urlencoded", "multipart/form-data", "text/plain"})
-"""The content types that a form of any page can send to any server, without that the browser asks the server first."""
+"""The content types that a form of any page can send to any server, without the browser asking the server first."""
 
 _ORIGIN_OF_ITSELF = frozenset({"same-origin", "none"})
 """Values of Sec-Fetch-Site for a request of a page of this server, and one that the person at the browser has made."""
