@@ -75,7 +75,8 @@ class Admission:
         try:
             self._within.take(counted)
         except Unavailable:
-            self._log_excess(client or f"the proxy {peer}")
+            held = f"{client} has {self._within.of(client)} of them" if client else f"the next is from the proxy {peer}"
+            self._log_excess(held)
             return self.admit_surplus(peer)
         return Place(client, lambda _: self._within.free(counted))
 
@@ -90,15 +91,14 @@ class Admission:
         self._surplus.setdefault(client, deque()).append(place)
         return place
 
-    def _log_excess(self, client: str) -> None:
+    def _log_excess(self, held: str) -> None:
         if (now := time.monotonic()) > self._log_after:
             self._log_after = now + LOG_EVERY
             log.warning(
-                "too many connections: %d of %d are open, and %s has %d of them; further ones get one answer",
+                "too many connections: %d of %d are open, and %s; further ones get one answer",
                 self._within.used,
                 self.limit,
-                client,
-                self._within.of(client),
+                held,
             )
 
     def refusal(self) -> Unavailable:
