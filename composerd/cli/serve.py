@@ -12,7 +12,7 @@ from composerd.driver.url import has_password
 from composerd.settings import SETTINGS, SettingsError, load
 
 
-@click.command(epilog="Example: composerd serve --listen 0.0.0.0:8700 --storage fs:/srv/composerd")
+@click.command(epilog="Example: composerd serve --listen 127.0.0.1:8700 --storage fs:/srv/composerd")
 @click.option(
     "--config",
     type=click.Path(path_type=Path, dir_okay=False),

@@ -182,8 +182,12 @@ SETTINGS: Sequence[Setting] = (
     ),
     Setting("max_body_size", positive_size, "Maximum size of a request body.", default="32MiB"),
     Setting("max_artifact_size", positive_size, "Maximum size of an artifact.", default="64GiB"),
-    Setting("max_artifacts", number(1, 100_000), "Maximum number of artifacts of a job; 1 to 100000.", default="1000"),
-    Setting("max_artifacts_size", positive_size, "Maximum total size of the artifacts of a job.", default="256GiB"),
+    Setting(
+        "max_artifacts", number(1, 100_000), "Maximum number of artifacts of an attempt; 1 to 100000.", default="1000"
+    ),
+    Setting(
+        "max_artifacts_size", positive_size, "Maximum total size of the artifacts of an attempt.", default="256GiB"
+    ),
     Setting(
         "min_free_space",
         size,

@@ -143,4 +143,9 @@ def host(text: str) -> str:
     try:
         return str(ip_address(text.removeprefix("[").removesuffix("]")))
     except ValueError:
+        pass
+    try:
         return domain(text)
+    except ValueError:
+        problem = f"{text!r} is not a host such as composer.example.com, *.example.com or 127.0.0.1, without a port"
+        raise ValueError(problem) from None
