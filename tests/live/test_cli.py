@@ -134,8 +134,8 @@ async def test_exit_codes(serve: Serve, tmp_path: Path) -> None:
         (2, ("nonsense",), "nonsense"),
         (2, ("wait", unknown, "--timeout", "soon"), "not a duration"),
         (2, ("jobs", "--server", "ftp://x"), "is not a server"),
-        (2, ("serve", "--storage", "nosuch:x"), "no storage driver for 'nosuch'"),
-        (2, ("serve", "--storage", "fs:/tmp/x?y=1"), "takes no options"),
+        (2, ("serve", "--listen", "127.0.0.1:0", "--storage", "nosuch:x"), "no storage driver for 'nosuch'"),
+        (2, ("serve", "--listen", "127.0.0.1:0", "--storage", "fs:/tmp/x?y=1"), "takes no options"),
         (2, ("serve", "--listen", "nowhere"), "invalid value for --listen"),
         (2, ("serve", "--heartbeat-timeout", "soon"), "--heartbeat-timeout"),
     )
