@@ -21,10 +21,10 @@ from composerd.http.bodies import discard_body
 from composerd.http.browsers import BrowserGuard
 from composerd.http.delivery import close_after_answer, complete, flush_earlier_answers
 from composerd.http.errors import UNSPECIFIED, MethodNotSupported, NotAllowed, ResourceNotFound
-from composerd.http.keys import ADMISSION, COMPOSER_ERRORS, METRICS, SETTINGS
+from composerd.http.keys import ADMISSION, COMPOSER_ERRORS, METRICS, QUEUE, SETTINGS
 from composerd.http.names import matches
 from composerd.http.request_context import client, held_body, request_id
-from composerd.http.turns import Gate, end_turn
+from composerd.http.turns import end_turn
 from composerd.ids import new_id_text
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class RequestBoundary:
         self._domains: Sequence[str] = app[SETTINGS].allowed_domains
         self._admission = app[ADMISSION]
         self._guard = BrowserGuard(app[SETTINGS])
-        self._gate = Gate()
+        self._gate = app[QUEUE].gate
         self._metrics = app[METRICS]
 
     async def handle(self, request: web.Request) -> web.StreamResponse:

@@ -1,7 +1,6 @@
-"""Turns: clients that send many requests, or heavy ones, take turns with the others."""
+"""Turns: clients that send heavy requests take turns with the others."""
 
 import asyncio
-import time
 from collections import OrderedDict, deque
 from contextvars import ContextVar
 
@@ -9,12 +8,6 @@ from aiohttp import web
 
 from composerd.http.request_context import client
 from composerd.shares import Shares
-
-STARTS = 4
-"""The most requests of one client that begin in one turn of the event loop, if there are other clients."""
-
-CONTENDED = 60.0
-"""Time in seconds for which a client counts as there after a request."""
 
 HEAVY_AT_ONCE = 1
 """The most heavy requests that are worked on at one time. Two would not leave each other time, nor anybody else."""
@@ -56,57 +49,6 @@ class Line:
                 turn.set_result(None)
                 return True
         return False
-
-
-class Gate:
-    """Lets requests begin, of each client a few in each turn of the event loop.
-
-    However many connections a client keeps busy, what the others do waits for a few of its requests only. It limits how
-    many begin at once, not how many are in progress, and does nothing while there is one client only.
-    """
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._begun: dict[str, int] = {}
-        """The number of requests of each client that have begun in this turn of the event loop."""
-        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
-        self._latest = ""
-        """The client of the latest request."""
-        self._contended_until = 0.0
-
-    def enter(self, client: str) -> "asyncio.Future[None] | None":
-        """Return None if a request may begin now, as usual, and otherwise a future that is done when it may."""
-        if client != self._latest:
-            if self._latest:
-                self._contended_until = time.monotonic() + CONTENDED
-            self._latest = client
-        if time.monotonic() > self._contended_until:
-            return None
-        if not self._begun:
-            self._loop.call_soon(self._next_turn)
-        begun = self._begun.get(client, 0)
-        if begun < STARTS:
-            self._begun[client] = begun + 1
-            return None
-        turn = self._loop.create_future()
-        self._waiting.setdefault(client, deque()).append(turn)
-        return turn
-
-    def _next_turn(self) -> None:
-        self._begun = {}
-        waiting, self._waiting = self._waiting, {}
-        for sender, turns in waiting.items():
-            begun = 0
-            while turns and begun < STARTS:
-                turn = turns.popleft()
-                if not turn.done():  # else its client has gone
-                    turn.set_result(None)
-                    begun += 1
-            self._begun[sender] = begun
-            if turns:
-                self._waiting[sender] = turns
-        if self._begun:
-            self._loop.call_soon(self._next_turn)
 
 
 class Turn:

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from composerd.driver import Driver
 from composerd.errors import ComposerdError, DriverTimeout, Unavailable
+from composerd.gate import Gate
 from composerd.models import Claim, Claimed, Key, News
 from composerd.queue.batcher import MAX_BYTES, MAX_ITEMS
 from composerd.queue.budgets import SMALL, Account
@@ -34,6 +35,7 @@ class Dispatcher:
         self,
         driver: Driver,
         account: Account,
+        gate: Gate,
         release: Callable[[UUID], None],
         on_news: Callable[[News], None],
         pulse: Pulse,
@@ -41,6 +43,7 @@ class Dispatcher:
         self._loop = asyncio.get_running_loop()  # once: Python 3.11 makes a system call at each look
         self._driver = driver
         self._account = account
+        self._gate = gate
         self._full = False
         """True while no job is claimed because there is no room for its args."""
         self._release = release
@@ -69,7 +72,9 @@ class Dispatcher:
         self._list.add(waiter)
         if self._task is None:
             self._task = loop.create_task(self._run())
-        alarm = None if wait is None else loop.call_later(wait, self.expire, waiter)
+        alarm = None
+        if wait is not None:  # many waits may be over at the same moment
+            alarm = loop.call_later(wait, self._gate.call, waiter.client, partial(self.expire, waiter))
         try:
             return await waiter.answer
         except asyncio.CancelledError:

@@ -5,13 +5,17 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from uuid import UUID
 
+from composerd.gate import Gate
+
 
 class Watch:
     """One watch of one job. It remembers a change that comes while nobody waits in `changed`."""
 
-    __slots__ = ("_event", "over")
+    __slots__ = ("_client", "_event", "_gate", "over")
 
-    def __init__(self) -> None:
+    def __init__(self, gate: Gate, client: str) -> None:
+        self._gate = gate
+        self._client = client
         self._event = asyncio.Event()
         self.over = False
         """True once the wait has to end, although its time is not over."""
@@ -22,18 +26,25 @@ class Watch:
         self._event.set()
 
     def notify(self) -> None:
-        """Wake the caller that waits in `changed`."""
-        self._event.set()
+        """Wake the caller that waits in `changed`: a few of a client at a time."""
+        self._gate.call(self._client, self._event.set)
 
     async def changed(self, timeout: float) -> bool:
         """Wait until the job may have changed since the last call; return False if `timeout` seconds passed first."""
+        late = False
+
+        def wake() -> None:
+            nonlocal late
+            late = not self._event.is_set()
+            self._event.set()
+
+        alarm = asyncio.get_running_loop().call_later(timeout, self._gate.call, self._client, wake)
         try:
-            async with asyncio.timeout(timeout):
-                await self._event.wait()
-        except TimeoutError:
-            return False
+            await self._event.wait()
+        finally:
+            alarm.cancel()
         self._event.clear()
-        return True
+        return not late
 
 
 class Events:
@@ -42,16 +53,17 @@ class Events:
     A watch only says that a job may have changed: the request that waits reads the job again.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
         self._watches: dict[UUID, set[Watch]] = {}
 
     @contextmanager
-    def watch(self, job_id: UUID) -> Iterator[Watch]:
-        """Watch a job for the length of a block.
+    def watch(self, job_id: UUID, client: str = "") -> Iterator[Watch]:
+        """Watch a job for a client, for the length of a block.
 
         Read the job inside of the block, so that no change is missed between the read and the wait.
         """
-        watch = Watch()
+        watch = Watch(self._gate, client)
         watches = self._watches.setdefault(job_id, set())
         watches.add(watch)
         try:

@@ -10,6 +10,7 @@ from uuid import UUID
 from composerd.driver.guard import ANSWER_WITHIN, Guard
 from composerd.errors import ComposerdError, JobNotFound, TokenNotFound
 from composerd.free_space import FreeSpace
+from composerd.gate import Gate
 from composerd.ids import new_id
 from composerd.models import (
     Artifact,
@@ -76,13 +77,17 @@ class JobQueue:
         self.on_removed: Callable[[Sequence[UUID]], None] | None = None
         """Called with jobs that were deleted from the storage."""
         self._waits = Waits(options.max_waits)
-        self._events = Events()
+        self.gate = Gate()
+        """Lets requests begin, and go on after a wait, a few of each client at a time."""
+        self._events = Events(self.gate)
         self._watching = Watching(self._events, self._waits, shared=driver.capabilities.shared)
         self._pauses = Pauses(lambda: self._reaper.due_in(0))
         self._pulse = Pulse(self._on_beat)
         self._writes = Writes(driver, self._on_news, self._pulse)
         self.uploads = Uploads(driver, self._writes, self._events)
-        self._dispatcher = Dispatcher(driver, self.budgets.claims, self.release_undelivered, self._on_news, self._pulse)
+        self._dispatcher = Dispatcher(
+            driver, self.budgets.claims, self.gate, self.release_undelivered, self._on_news, self._pulse
+        )
         self._reaper = Reaper(
             driver, options.sweep_interval, self._on_news, self._on_purged, self._dispatcher.recheck, self._unrenewed
         )

@@ -39,7 +39,7 @@ class Uploads:
         return attached
 
     @asynccontextmanager
-    async def while_running(self, token: UUID, job_id: UUID) -> AsyncIterator[None]:
+    async def while_running(self, token: UUID, job_id: UUID, client: str = "") -> AsyncIterator[None]:
         """Run a block for as long as an attempt runs. The lease is not renewed.
 
         When the attempt is over, what the block awaits is canceled, and `check_running` raises the error for its state.
@@ -48,7 +48,7 @@ class Uploads:
         over: list[Attempt] = []
 
         async def follow() -> None:
-            with self._events.watch(job_id) as watch:
+            with self._events.watch(job_id, client) as watch:
                 while True:
                     try:
                         attempt = await self._writes.touch.write(Touch(token, confirm=False))

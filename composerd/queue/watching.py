@@ -37,7 +37,7 @@ class Watching:
         Returns as soon as it has read if requests may not wait any more, or if another client needs the place. Raises
         `Unavailable` if too many requests wait, and `DriverTimeout` if the storage does not answer at the end.
         """
-        with self._events.watch(job_id) as watch:
+        with self._events.watch(job_id, client) as watch:
             waiting = self._waits.begin(client, watch.end_early)
             try:
                 deadline = _now() + wait
@@ -58,7 +58,7 @@ class Watching:
 async def _until(deadline: float) -> AsyncIterator[None]:
     """Raise `DriverTimeout` if the block has not ended a moment after the end of a wait."""
     try:
-        async with asyncio.timeout_at(deadline + LATE_READ):
+        async with asyncio.timeout_at(max(deadline, _now()) + LATE_READ):  # it may begin late, see `Gate`
             yield
     except TimeoutError as exc:
         raise DriverTimeout("the storage did not answer before the end of the wait") from exc

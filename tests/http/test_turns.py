@@ -1,11 +1,11 @@
-"""Turns of requests: heavy ones one at a time, and of each client a few beginnings in a turn of the event loop."""
+"""Turns of heavy requests: one at a time, and the clients in turns."""
 
 import asyncio
 
 import pytest
 
 from composerd.errors import Unavailable
-from composerd.http.turns import HEAVY_AT_ONCE, HEAVY_WAITING, PAUSE, STARTS, Gate, Turns
+from composerd.http.turns import HEAVY_AT_ONCE, HEAVY_WAITING, PAUSE, Turns
 
 
 async def settle() -> None:
@@ -69,43 +69,3 @@ async def test_too_many_heavy_requests() -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def test_one_client_begins_at_once() -> None:
-    """While there is one client only, all its requests begin at once."""
-    gate = Gate()
-    begun = 0
-
-    async def request(client: str) -> None:
-        nonlocal begun
-        if (turn := gate.enter(client)) is not None:
-            await turn
-        begun += 1
-
-    tasks = [asyncio.create_task(request("a")) for _ in range(50)]
-    await asyncio.sleep(0)
-    assert begun == 50
-    await asyncio.gather(*tasks)
-
-
-async def test_others_begin_beside_a_flood() -> None:
-    """A client's many requests begin a few in each turn of the event loop; the first ones of another begin at once."""
-    gate = Gate()
-    begun: list[str] = []
-
-    async def request(client: str) -> None:
-        if (turn := gate.enter(client)) is not None:
-            await turn
-        begun.append(client)
-
-    await request("quiet")
-    flood = [asyncio.create_task(request("loud")) for _ in range(50)]
-    await asyncio.sleep(0)
-    assert begun.count("loud") == STARTS
-    other = asyncio.create_task(request("quiet"))
-    await asyncio.sleep(0)
-    assert other.done()
-    assert begun.count("loud") <= 2 * STARTS
-    flood[20].cancel()
-    await asyncio.gather(*flood, return_exceptions=True)
-    assert begun.count("loud") == 49

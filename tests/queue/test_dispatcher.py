@@ -8,6 +8,7 @@ import pytest
 
 from composerd.driver import Batch
 from composerd.errors import ComposerdError, DriverTimeout, Unavailable
+from composerd.gate import Gate
 from composerd.ids import new_id
 from composerd.models import Claim, Claimed, Key, News
 from composerd.queue import Account, keys_for
@@ -66,7 +67,9 @@ class Waiters:
         self.news: list[News] = []
         self.account = Account("jobs", ROOM, 1)
         self.pulse = Pulse(lambda: None)
-        self.dispatcher = Dispatcher(self.driver, self.account, self.released.append, self.news.append, self.pulse)
+        self.dispatcher = Dispatcher(
+            self.driver, self.account, Gate(), self.released.append, self.news.append, self.pulse
+        )
         self.claims: list[Claim] = []
 
     def wait(self, *keys: Key, wait: float | None = None, client: str = "") -> "asyncio.Task[Claimed | None]":

@@ -2,13 +2,14 @@
 
 import pytest
 
+from composerd.gate import Gate
 from composerd.ids import new_id
 from composerd.queue.events import Events
 
 
 async def test_a_watch_is_woken_by_its_job() -> None:
     """A watch is woken by news of its own job, also by news from before it waited, and once for each piece of news."""
-    events = Events()
+    events = Events(Gate())
     job, other = new_id(), new_id()
     with events.watch(job) as watch, events.watch(job) as second, events.watch(other) as third:
         events.publish([new_id(), job])
@@ -20,7 +21,7 @@ async def test_a_watch_is_woken_by_its_job() -> None:
 
 async def test_every_watch_can_be_woken() -> None:
     """Lost news wakes every watch, of every job."""
-    events = Events()
+    events = Events(Gate())
     with events.watch(new_id()) as first, events.watch(new_id()) as second:
         events.publish_all()
         assert await first.changed(60)
@@ -29,7 +30,7 @@ async def test_every_watch_can_be_woken() -> None:
 
 async def test_a_watch_that_ended_leaves_nothing() -> None:
     """When the last watch of a job ends, also with an exception, nothing is kept of the job."""
-    events = Events()
+    events = Events(Gate())
     job = new_id()
     with events.watch(job):
         with pytest.raises(KeyError), events.watch(job):

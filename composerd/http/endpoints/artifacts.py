@@ -95,7 +95,7 @@ async def upload_job_artifact(request: web.Request) -> web.Response:
             try:
                 async with (
                     files.upload(job_id, attempt.number, allowance) as upload,
-                    queue.uploads.while_running(token, job_id),
+                    queue.uploads.while_running(token, job_id, client.get()),
                 ):
                     await _receive(request, token, upload)
                     artifact = await upload.complete(name)
