@@ -1,4 +1,4 @@
-"""The gate: of a client that has much to do at once, a little begins in each turn of the event loop."""
+"""The gate: of a client that has much to do at once, a little begins at a time."""
 
 import asyncio
 import time
@@ -6,14 +6,21 @@ from collections import deque
 from collections.abc import Callable
 
 STARTS = 4
-"""The most requests of one client that begin or go on in one turn of the event loop, if there are other clients."""
+"""The most requests of one client that begin or go on at once, if there are other clients."""
+
+PACE = 0.0005
+"""The least time in seconds until as many more begin.
+
+They are answered together when the storage was busy, for example with a flush: the loop must not have taken as many
+turns meanwhile as it can, and begun some in each.
+"""
 
 CONTENDED = 60.0
 """Time in seconds for which a client counts as there after a request."""
 
 
 class Gate:
-    """Lets requests begin, and those that have waited go on: of each client a few in each turn of the event loop.
+    """Lets requests begin, and those that have waited go on: of each client a few at a time.
 
     However many connections a client keeps busy, what the others do waits for a few of its requests only. It limits how
     many begin at once, not how many are in progress, and does nothing while there is one client only.
@@ -22,7 +29,7 @@ class Gate:
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._begun: dict[str, int] = {}
-        """The number of requests of each client that have begun in this turn of the event loop."""
+        """The number of requests of each client that have begun in this turn."""
         self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
         self._latest = ""
         """The client of the latest request."""
@@ -48,7 +55,7 @@ class Gate:
         if time.monotonic() > self._contended_until and client not in self._waiting:
             return None
         if not self._begun:
-            self._loop.call_soon(self._next_turn)
+            self._loop.call_later(PACE, self._next_turn)
         begun = self._begun.get(client, 0)
         if begun < STARTS:
             self._begun[client] = begun + 1
@@ -71,4 +78,4 @@ class Gate:
             if turns:
                 self._waiting[client] = turns
         if self._begun:
-            self._loop.call_soon(self._next_turn)
+            self._loop.call_later(PACE, self._next_turn)

@@ -1,7 +1,7 @@
 """The JSON bodies of both APIs as types, which check requests and from which the OpenAPI documents are generated."""
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 from uuid import UUID
 
 import msgspec
@@ -273,8 +273,8 @@ def rfc3339(time: datetime) -> str:
 
 
 def strings(ids: tuple[UUID, ...]) -> list[str]:
-    """Return ids as text."""
-    return [str(one) for one in ids] if ids else []
+    """Return ids for a field of texts: the encoder writes them as text, in much less time than `str` takes."""
+    return cast(list[str], ids)
 
 
 def is_word(text: str) -> bool:

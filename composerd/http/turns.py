@@ -2,7 +2,9 @@
 
 import asyncio
 from collections import OrderedDict, deque
+from collections.abc import Sequence
 from contextvars import ContextVar
+from uuid import UUID
 
 from aiohttp import web
 
@@ -14,6 +16,9 @@ HEAVY_AT_ONCE = 1
 
 PAUSE = 0.002
 """Time in seconds between two heavy requests, if one waits, in which others have the event loop for themselves."""
+
+FEW_EDGES = 100
+"""The most dependencies and dependents of a job, together, with which a request about it is not heavy."""
 
 HEAVY_WAITING = 256
 """The most heavy requests that wait for their turn. A client may have half of what the others leave free."""
@@ -115,9 +120,15 @@ def end_turn() -> None:
 
 
 async def heavy(request: web.Request) -> None:
-    """Wait for a turn for a heavy request, after its body was read.
+    """Wait for a turn for a heavy request, after its body was read. If it has one, nothing happens.
 
     It has the turn until its answer is written, which may take long, or until it has failed. Raises `Unavailable` if
     too many heavy requests of its client wait.
     """
-    held_turn.set(await request.app[TURNS].take(client.get()))
+    if held_turn.get() is None:
+        held_turn.set(await request.app[TURNS].take(client.get()))
+
+
+def is_heavy(*edges: Sequence[UUID]) -> bool:
+    """Return True if a request about a job with these dependencies and dependents needs a turn."""
+    return sum(map(len, edges)) > FEW_EDGES

@@ -187,12 +187,14 @@ class JobQueue:
         return job
 
     async def wait_for_end(self, job_id: UUID, wait: float, client: str = "") -> Job:
-        """Wait until a job ends, at most `wait` seconds, and return it as it is then.
+        """Wait until a job ends, at most `wait` seconds, and return it as a listing shows it then.
 
         Returns at once if the queue drains, or if another client needs the place. Raises `JobNotFound`, also if the job
         is deleted meanwhile, and `Unavailable` if too many requests wait.
         """
-        return await self._watching.until(lambda job: job.state.ended, partial(self.get, job_id), job_id, wait, client)
+        return await self._watching.until(
+            lambda job: job.state.ended, partial(self.listed, job_id), job_id, wait, client
+        )
 
     async def list(self, filter: JobFilter, cursor: int | None, limit: int) -> JobPage:
         """Return a page of jobs; see `Driver.list`."""

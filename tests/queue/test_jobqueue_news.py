@@ -121,23 +121,23 @@ async def test_a_wait_on_a_storage_of_our_own_does_not_poll(
     """On a storage that is not shared no news is lost, and a wait reads the job only when it begins and ends."""
     monkeypatch.setattr(watching, "RECHECK", 0.01)
     reads: list[str] = []
-    get, touch = driver.get, driver.touch
+    listed, touch = driver.listed, driver.touch
 
     async def read(job_ids: Sequence[UUID]) -> Sequence[Job | None]:
-        reads.append("get")
-        return await get(job_ids)
+        reads.append("listed")
+        return await listed(job_ids)
 
     async def renew(touches: Sequence[Touch]) -> Batch[Attempt]:
         reads.append("touch")
         return await touch(touches)
 
-    monkeypatch.setattr(driver, "get", read)
+    monkeypatch.setattr(driver, "listed", read)
     monkeypatch.setattr(queue._writes.touch, "_call", renew)
     job_id = await add(queue)
     token = (await take(queue)).token
     await queue.wait_for_end(job_id, 0.1)
     await queue.wait_while_running(token, 0.1)
-    assert reads == ["get"] * 2 + ["touch"] * 3
+    assert reads == ["listed"] * 2 + ["touch"] * 3
 
 
 async def test_lost_news_lets_the_driver_do_what_is_due(queue: JobQueue, monkeypatch: pytest.MonkeyPatch) -> None:

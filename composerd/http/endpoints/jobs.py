@@ -15,7 +15,7 @@ from composerd.errors import (
 from composerd.http import schemas
 from composerd.http.arguments import job_id_of, segment, wait_of
 from composerd.http.bodies import IN_A_THREAD, discard_body, off_loop, read_json
-from composerd.http.delivery import answer, answer_bytes, answer_pieces, encode
+from composerd.http.delivery import answer_bytes, answer_pieces, encode
 from composerd.http.endpoints import submission
 from composerd.http.endpoints.shown import encoded, job_body, job_list
 from composerd.http.inspection import Wait
@@ -23,7 +23,7 @@ from composerd.http.keys import QUEUE, SETTINGS
 from composerd.http.openapi import JSON, endpoint
 from composerd.http.outlines import check_batch, check_job
 from composerd.http.request_context import client
-from composerd.http.turns import heavy
+from composerd.http.turns import heavy, is_heavy
 from composerd.ids import new_id_text
 from composerd.models import Job, PayloadKind
 from composerd.queue import SMALL, Piece, Stored, explain
@@ -65,13 +65,15 @@ async def submit_job(request: web.Request) -> web.StreamResponse:
     body = await read_json(request, _SUBMIT_JOB, queue.budgets.submissions, check_job)
     new = await off_loop(_size(request), partial(submission.one, settings=request.app[SETTINGS]), body)
     del body  # the args are a copy of their part of it
+    if is_heavy(new.dependencies):
+        await heavy(request)
     try:
         stored = await queue.submit((new,))
     except (UnknownDependency, CanceledDependency, IdempotencyConflict) as exc:
         raise type(exc)(**{name: value for name, value in exc.details.items() if name != "index"}) from None
     if stored.created[0]:
-        return answer(job_body(stored.jobs[0], result=None), 201)
-    return await _job(request, await request.app[QUEUE].get(stored.jobs[0].id))
+        return await answer_bytes(request, encode(job_body(stored.jobs[0], result=None)), status=201)
+    return await _job(request, stored.jobs[0].id)
 
 
 @endpoint(
@@ -120,11 +122,10 @@ async def get_job(request: web.Request) -> web.StreamResponse:
     queue = request.app[QUEUE]
     job_id = job_id_of(request)
     wait = wait_of(request)
-    if wait is None:
-        return await _job(request, await queue.get(job_id))
-    with Wait(request):
-        job = await queue.wait_for_end(job_id, wait, client.get())
-    return await _job(request, job)
+    if wait is not None:
+        with Wait(request):
+            await queue.wait_for_end(job_id, wait, client.get())
+    return await _job(request, job_id)
 
 
 @endpoint("getJobArgs", "Get a job's args as they were submitted", responses={200: ("The args", JSON)})
@@ -150,7 +151,10 @@ async def cancel_job(request: web.Request) -> web.StreamResponse:
     Raises `JobNotFound`, and `JobEnded` if it has ended otherwise.
     """
     await discard_body(request)
-    return answer(job_body(await request.app[QUEUE].cancel(job_id_of(request)), result=None))
+    job = await request.app[QUEUE].cancel(job_id_of(request))
+    if is_heavy(job.dependencies, job.dependents):
+        await heavy(request)
+    return await answer_bytes(request, encode(job_body(job, result=None)))
 
 
 @endpoint("deleteJob", "Delete an ended job and its artifacts", responses={204: ("The job is deleted", None)})
@@ -168,7 +172,7 @@ async def why_job(request: web.Request) -> web.StreamResponse:
     """Explain what a job waits for."""
     await heavy(request)
     why = await explain(request.app[QUEUE], job_id_of(request))
-    return answer(
+    answered = encode(
         schemas.JobWhy(
             kind="JobWhy",
             href=f"{COMPOSER_BASE}/jobs/{why.job.id}/why",
@@ -181,6 +185,7 @@ async def why_job(request: web.Request) -> web.StreamResponse:
             ahead=why.ahead,
         )
     )
+    return await answer_bytes(request, answered)
 
 
 def _size(request: web.Request) -> int:
@@ -188,8 +193,13 @@ def _size(request: web.Request) -> int:
     return request.content_length or IN_A_THREAD
 
 
-async def _job(request: web.Request, job: Job) -> web.StreamResponse:
+async def _job(request: web.Request, job_id: UUID) -> web.StreamResponse:
     queue = request.app[QUEUE]
+    job = await queue.get(job_id)
+    if is_heavy(job.dependencies, job.dependents):
+        del job  # very many requests may wait for their turn
+        await heavy(request)
+        job = await queue.get(job_id)
     result = await queue.payload(job, PayloadKind.RESULT) if job.state.ended else None
     if not isinstance(result, Stored) and len(job.partial or b"") <= SMALL:
         return await answer_bytes(request, encode(job_body(job, result=result)))
