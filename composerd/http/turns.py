@@ -20,6 +20,9 @@ PAUSE = 0.002
 FEW_EDGES = 100
 """The most dependencies and dependents of a job, together, with which a request about it is not heavy."""
 
+LARGE_JOBS = 1000
+"""The most jobs that are remembered because requests about them are heavy."""
+
 HEAVY_WAITING = 256
 """The most heavy requests that wait for their turn. A client may have half of what the others leave free."""
 
@@ -69,10 +72,28 @@ class Turn:
             self._turns = None
 
 
+class LargeJobs:
+    """The jobs that lately turned out to have many dependencies or dependents: it takes long only to look."""
+
+    def __init__(self) -> None:
+        self._ids: OrderedDict[UUID, None] = OrderedDict()
+
+    def __contains__(self, job_id: UUID) -> bool:
+        """Return True if a request about the job is heavy, as far as known."""
+        return job_id in self._ids
+
+    def add(self, job_id: UUID) -> None:
+        """Remember a job, and forget the oldest one if there are many."""
+        self._ids[job_id] = None
+        if len(self._ids) > LARGE_JOBS:
+            self._ids.popitem(last=False)
+
+
 class Turns:
     """Lets heavy requests be worked on one at a time; the clients take turns."""
 
     def __init__(self) -> None:
+        self.large_jobs = LargeJobs()
         self._line = Line()
         self._busy = 0
         self._waiting = Shares("heavy requests", HEAVY_WAITING)

@@ -23,9 +23,9 @@ from composerd.http.keys import QUEUE, SETTINGS
 from composerd.http.openapi import JSON, endpoint
 from composerd.http.outlines import check_batch, check_job
 from composerd.http.request_context import client
-from composerd.http.turns import heavy, is_heavy
+from composerd.http.turns import TURNS, heavy, is_heavy
 from composerd.ids import new_id_text
-from composerd.models import Job, PayloadKind
+from composerd.models import Job, JobState, PayloadKind
 from composerd.queue import SMALL, Piece, Stored, explain
 from composerd.settings import COMPOSER_BASE
 from composerd.slices import Slices
@@ -151,7 +151,11 @@ async def cancel_job(request: web.Request) -> web.StreamResponse:
     Raises `JobNotFound`, and `JobEnded` if it has ended otherwise.
     """
     await discard_body(request)
-    job = await request.app[QUEUE].cancel(job_id_of(request))
+    queue = request.app[QUEUE]
+    job_id = job_id_of(request)
+    if (await queue.listed(job_id)).state is JobState.CANCELED:
+        return await _job(request, job_id)
+    job = await queue.cancel(job_id)
     if is_heavy(job.dependencies, job.dependents):
         await heavy(request)
     return await answer_bytes(request, encode(job_body(job, result=None)))
@@ -195,8 +199,12 @@ def _size(request: web.Request) -> int:
 
 async def _job(request: web.Request, job_id: UUID) -> web.StreamResponse:
     queue = request.app[QUEUE]
+    large = request.app[TURNS].large_jobs
+    if job_id in large:
+        await heavy(request)
     job = await queue.get(job_id)
-    if is_heavy(job.dependencies, job.dependents):
+    if job_id not in large and is_heavy(job.dependencies, job.dependents):
+        large.add(job_id)
         del job  # very many requests may wait for their turn
         await heavy(request)
         job = await queue.get(job_id)

@@ -1,0 +1,58 @@
+"""Requests that are answered together, because what they wait for has come, or because they ask for the same."""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from ..live.conftest import until_waiting
+from .conftest import COMPOSER, WORKER, Attacker, Client, Serve, Server, head, status_of
+
+Attackers = Callable[..., Attacker]
+Clients = Callable[..., Client]
+
+WAITS = 1500
+
+
+async def longest_answer(client: Client, over: Callable[[], bool]) -> float:
+    """Ask for the errors again and again until something is over, and return the longest time that an answer took."""
+    longest = 0.0
+    while not over():
+        began = time.monotonic()
+        assert (await client.request("GET", f"{COMPOSER}/errors/19"))[0] == 200
+        longest = max(longest, time.monotonic() - began)
+    return longest
+
+
+async def test_waits_that_end_together(serve: Serve, attacker: Attackers, client: Clients) -> None:
+    """While very many waits for one job of one client end, another client is answered."""
+    server: Server = await serve()
+    loud, quiet = attacker(server), client(server)
+    job = await server.submit("build")
+    _, got = await quiet.request("POST", f"{WORKER}/jobs", {"types": ["build"], "arch": "x"})
+    wait = head("GET", f"{COMPOSER}/jobs/{job['id']}?wait=10m")
+    held = [await loud.connect(wait) for _ in range(WAITS)]
+    await until_waiting(server, WAITS)
+    answers = asyncio.gather(*(status_of(one) for one in held))
+    assert (await quiet.request("PATCH", got["location"], {"result": "r" * 10_000}))[0] == 200
+    assert await longest_answer(quiet, answers.done) < 0.25
+    assert set(await answers) == {200}
+
+
+async def test_a_job_with_many_edges(serve: Serve, attacker: Attackers, client: Clients) -> None:
+    """Canceling a job with very many dependencies and dependents again and again delays nobody else for long."""
+    server: Server = await serve()
+    loud, quiet = attacker(server), client(server)
+    status, listed = await quiet.request("POST", f"{COMPOSER}/jobs/batch", {"jobs": [{"type": "a"}] * 1000})
+    dependencies = [job["id"] for job in listed["items"]]
+    status, job = await quiet.request("POST", f"{COMPOSER}/jobs", {"type": "b", "dependencies": dependencies})
+    dependents = [{"type": "c", "dependencies": [job["id"]]}] * 1000
+    assert (await quiet.request("POST", f"{COMPOSER}/jobs/batch", {"jobs": dependents}))[0] == 201
+    path = f"{COMPOSER}/jobs/{job['id']}/cancel"
+    status, canceled = await quiet.request("POST", path)
+    assert (status, len(canceled["dependencies"]), len(canceled["dependents"])) == (200, 1000, 1000)
+    held = [await loud.connect(head("POST", path, "Content-Length: 0")) for _ in range(400)]
+    answers = asyncio.gather(*(status_of(one) for one in held))
+    assert await longest_answer(quiet, answers.done) < 0.25
+    assert set(await answers) <= {200, 503}
+    status, again = await quiet.request("POST", path)
+    assert (status, again) == (200, canceled)
