@@ -14,6 +14,7 @@ from composerd.http.errors import LONGEST_TEXT, UnsupportedMediaType
 from composerd.http.keys import SETTINGS
 from composerd.http.pace import Pace
 from composerd.http.request_context import HeldBody, client, held_body
+from composerd.http.turns import heavy
 from composerd.queue import SMALL, Account
 
 MAX_DEPTH = 500
@@ -43,7 +44,10 @@ async def read_json(
     `UnsupportedMediaType`.
     """
     check_headers(request)
-    return await decoded(await read_body(request, account), decoder, check)
+    body = await read_body(request, account)
+    if len(body) >= IN_A_THREAD:
+        await heavy(request)
+    return await decoded(body, decoder, check)
 
 
 def check_headers(request: web.Request) -> None:

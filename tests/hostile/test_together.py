@@ -56,3 +56,18 @@ async def test_a_job_with_many_edges(serve: Serve, attacker: Attackers, client: 
     assert set(await answers) <= {200, 503}
     status, again = await quiet.request("POST", path)
     assert (status, again) == (200, canceled)
+
+
+async def test_large_bodies(serve: Serve, attacker: Attackers, client: Clients) -> None:
+    """Clients take turns with large bodies: one that sends many at once does not delay another's until its last."""
+    server: Server = await serve()
+    loud, quiet = attacker(server), client(server)
+    body = b'{"type":"large","args":[' + b"[]," * (2 << 20) + b"1]}"
+    held = await asyncio.gather(
+        *(loud.connect(head("POST", f"{COMPOSER}/jobs", f"Content-Length: {len(body)}") + body) for _ in range(12))
+    )
+    answers = [asyncio.create_task(status_of(one)) for one in held]
+    status, _ = await quiet.send("POST", f"{COMPOSER}/jobs", body)
+    assert status == 201
+    assert sum(not answer.done() for answer in answers) >= 4
+    assert {await answer for answer in answers} == {201}
