@@ -73,13 +73,13 @@ class FsDriver(TableDriver):
         try:
             await self._journal.open(self._replay)
             await asyncio.to_thread(self._compactor.tidy)
+            stored = await asyncio.to_thread(self._clock_file.read)
         except NotTrusted as exc:
             raise StorageUnusable(exc.sentence) from exc
         except OSError as exc:
             raise translated(exc, f"the journal in {self.directory} cannot be used") from exc
         finally:
             gc.enable()
-        stored = await asyncio.to_thread(self._clock_file.read)
         self._time.open(stored if stored.seen else ClockState(self._table.latest), stored.timeouts)
         self._opened = True
 

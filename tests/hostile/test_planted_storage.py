@@ -82,6 +82,21 @@ def test_writable_by_others(tmp_path: Path, name: str, mode: int) -> None:
     process.close()
 
 
+@pytest.mark.parametrize("name", ["journal/CLEAN", "journal/CLOCK", "journal/00000001.log"])
+def test_a_file_that_others_can_write_to(tmp_path: Path, name: str) -> None:
+    """Each file that says something about the storage is refused if others can write to it, and not read as damaged."""
+    storage = tmp_path / "storage"
+    process = serve_in(storage)
+    assert process.stdout.readline().startswith(b"listening on ")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == 0
+    process.close()
+    (storage / name).chmod(0o606)
+    said = refused(storage)
+    assert f"{storage / name} can be written to by other users (mode 0606)" in said
+    assert f"`chmod go-w {storage / name}`" in said
+
+
 @pytest.mark.parametrize("name", ["LOCK", "journal/CLOCK.tmp", "journal/1.reserve", "journal/00000001.log.tmp"])
 @pytest.mark.parametrize("make", [os.symlink, os.link], ids=["symbolic", "hard"])
 def test_links_to_files(tmp_path: Path, name: str, make: Callable[[Path, Path], None]) -> None:

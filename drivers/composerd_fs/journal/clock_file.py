@@ -8,6 +8,7 @@ import msgspec
 
 from composerd.directory import Directory
 from composerd.driver.timekeeper import ClockState
+from composerd.ownership import NotTrusted
 
 log = logging.getLogger(__name__)
 
@@ -31,12 +32,17 @@ class ClockFile:
         self._failed = False
 
     def read(self) -> StoredClock:
-        """Return the state that was stored last; an empty one if there is none or if it cannot be read."""
+        """Return the state that was stored last; an empty one if there is none or if it cannot be read.
+
+        Raises `NotTrusted` if another user could have written it.
+        """
         try:
             with self._directory.reading(CLOCK) as file:
                 return msgspec.json.decode(file.read(), type=StoredClock)
         except FileNotFoundError:
             return StoredClock()
+        except NotTrusted:
+            raise
         except (OSError, msgspec.DecodeError) as exc:
             log.warning("%s: cannot read when the storage was last open: %s", self._directory.path / CLOCK, exc)
             return StoredClock()

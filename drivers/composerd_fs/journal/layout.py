@@ -8,6 +8,7 @@ import logging
 import msgspec
 
 from composerd.directory import Directory
+from composerd.ownership import NotTrusted
 
 log = logging.getLogger(__name__)
 
@@ -53,12 +54,17 @@ def _numbers_in(directory: Directory, suffix: str) -> list[int]:
 
 
 def read_marker(directory: Directory) -> Marker | None:
-    """Return the marker of a clean stop, or None if there is none or if it cannot be read: then a crash is assumed."""
+    """Return the marker of a clean stop, or None if there is none or if it cannot be read: then a crash is assumed.
+
+    Raises `NotTrusted` if another user could have written it.
+    """
     try:
         with directory.reading(MARKER) as file:
             return msgspec.json.decode(file.read(), type=Marker)
     except FileNotFoundError:
         return None
+    except NotTrusted:
+        raise
     except (OSError, msgspec.DecodeError):
         log.warning("%s: the marker of a clean stop is damaged; starting as after a crash", directory.path / MARKER)
         return None
