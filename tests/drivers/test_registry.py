@@ -104,6 +104,7 @@ def test_what_is_shown(installed: Installed) -> None:
             "max_submission": 10_000,
             "max_payload": 256 * 1024**2,
             "coalesces": False,
+            "hashes_tokens": False,
         },
         "error": None,
     }

@@ -255,7 +255,7 @@ def test_without_the_extra(missing: str) -> None:
         sys.argv = ["composerd", *sys.argv[1:]]
         main()
     """
-    for arguments in (["drivers"], ["serve", "--storage", "postgresql://localhost/db"]):
+    for arguments in (["drivers"], ["serve", "--listen", "127.0.0.1:0", "--storage", "postgresql://localhost/db"]):
         ran = subprocess.run(
             [sys.executable, "-c", textwrap.dedent(program), *arguments], capture_output=True, text=True, check=False
         )
