@@ -23,6 +23,7 @@ from composerd.client import (
     ServerUnreachable,
 )
 from composerd.escaping import escaped
+from composerd.models import MAX_SHOWN_DEPENDENTS
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -156,6 +157,8 @@ def print_job(job: Job) -> None:
             text = text if len(text) <= 2000 else text[:2000] + "…"
         else:
             text = ", ".join(value) if isinstance(value, list) else str(value)
+            if name == "dependents" and len(value) >= MAX_SHOWN_DEPENDENTS:
+                text += ", …"  # there may be more, which the server does not show with the job
         if console.is_terminal:
             console.print(Text.assemble((f"{name:16} ", "bold"), shown(text)))
         else:

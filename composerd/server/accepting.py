@@ -190,7 +190,7 @@ class Acceptor:
                 log.error("failed to serve a connection", exc_info=error)
 
     def _wait_for_room(self, error: OSError) -> None:
-        """Stop to accept for a moment: the connections that wait in the kernel make the socket ready all the time."""
+        """Stop accepting for a moment: the connections that wait in the kernel make the socket ready all the time."""
         if not self._scarce:
             self._scarce = True
             log.error("cannot accept connections, trying again: %s", error.strerror)
