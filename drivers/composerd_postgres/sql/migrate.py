@@ -101,7 +101,7 @@ def refuse_older(have: Applied | None) -> None:
     if have is not None and have.number < known:
         raise StorageUnusable(
             f"the schema in the database is of version {have.number}, and this composerd ({_our_version()}) reads "
-            f"version {known}: upgrade it with `composerd migrate`, or read it with composerd {have.composerd}"
+            f"version {known}: upgrade it with `composerd migrate`"
         )
 
 
