@@ -16,7 +16,7 @@ from composerd.http.admission import Place
 from composerd.http.boundary import RequestBoundary
 from composerd.http.delivery import complete
 from composerd.http.errors import UNSPECIFIED, ErrorTable, MethodNotSupported
-from composerd.http.keys import COMPOSER_ERRORS, WORKER_ERRORS
+from composerd.http.keys import COMPOSER_ERRORS, QUEUE, WORKER_ERRORS
 from composerd.http.request_context import client, request_id
 from composerd.ids import new_id_text
 
@@ -27,6 +27,12 @@ MAX_HEAD = 32 * 1024
 
 FRAMING = 8
 """The most bytes that may arrive for each byte of a body: chunks of one byte need six, and trailers stay in memory."""
+
+DENSE = 64
+"""Bytes for each line end: with fewer, what arrives counts as small chunks, and each takes as long as a large one."""
+
+DENSE_SLICE = 512
+"""The most bytes of such data that are looked at in one turn."""
 
 PIPELINED = 4
 """Requests that may be read while an earlier one is in progress; then nothing more is read of the connection."""
@@ -48,6 +54,8 @@ class HttpConnection(web.RequestHandler):
     __slots__ = (
         "_body",
         "_body_before",
+        "_chunked",
+        "_held",
         "_latest_errors",
         "_server",
         "_since_request",
@@ -70,6 +78,10 @@ class HttpConnection(web.RequestHandler):
         """The body of the latest request, if it was not complete when the head was."""
         self._body_before = 0
         """Bytes of that body that arrived with the head."""
+        self._chunked = True
+        """True unless that body is known to have no chunks."""
+        self._held: bytearray | None = None
+        """Data with many line ends that has arrived and is looked at in turns; None if there is none."""
         self.place = place
         self.head_since: float | None = self._loop.time()
         """When the client began a head that is not complete; None while it may be idle, or a request is in progress."""
@@ -86,9 +98,50 @@ class HttpConnection(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         """Give up the place."""
         self.place.free()
+        self._held = None
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        """Look at what has arrived: usually at once, but in slices, as it is the client's turn, if that takes long."""
+        if not data:  # the parser is to go on with what it has
+            self._received(data)
+        elif self._held is not None:
+            self._held += data
+            self._pause()
+        elif len(data) > DENSE_SLICE and self._chunked and data.count(b"\r\n") * DENSE > len(data):
+            self._held = bytearray(data)
+            self._pause()
+            self._look_at_held()
+        else:
+            self._received(data)
+
+    def resume_reading(self, resume_parser: bool = True) -> None:  # as aiohttp calls it
+        """Read on, as soon as all that has arrived was looked at."""
+        if self._held is None:
+            super().resume_reading(resume_parser)
+            return
+        self._reading_paused = False
+        if resume_parser:
+            self._received(b"")
+
+    def _pause(self) -> None:
+        if self.transport is not None:
+            self.transport.pause_reading()
+
+    def _look_at_held(self) -> None:
+        if self._held is None:
+            return
+        data = bytes(self._held[:DENSE_SLICE])
+        del self._held[:DENSE_SLICE]
+        self._received(data)
+        if self._held:
+            self._server.gate.call(self.place.client or "", self._look_at_held)
+            return
+        self._held = None
+        if not self._reading_paused:
+            super().resume_reading(resume_parser=False)
+
+    def _received(self, data: bytes) -> None:
         """Remember which API the data is sent to, if a request begins in it, and pass it on. Bound incomplete heads."""
         begin = _BEGIN.match(data, 0, 384)
         if begin is not None:
@@ -103,6 +156,7 @@ class HttpConnection(web.RequestHandler):
             body = self._messages[-1][1] if self._messages else EMPTY_PAYLOAD
             self._body = None if body.is_eof() else body
             self._body_before = body.total_bytes
+            self._chunked = self._body is None or not self._messages or getattr(self._messages[-1][0], "chunked", True)
         elif self._waiter is not None and not self._waiter.done():  # no request is in progress: this is part of a head
             if self.head_since is None:
                 self.head_since = self._loop.time()
@@ -167,6 +221,7 @@ class Server(web.Server):
             loop=original._loop,  # noqa: SLF001  # aiohttp has no public access to these
             **original._kwargs,  # noqa: SLF001
         )
+        self.gate = app[QUEUE].gate
         self.worker_errors = app[WORKER_ERRORS]
         self.composer_errors = app[COMPOSER_ERRORS]
         self.composer_prefix = f"{self.composer_errors.base}/".encode()

@@ -71,3 +71,19 @@ async def test_large_bodies(serve: Serve, attacker: Attackers, client: Clients) 
     assert status == 201
     assert sum(not answer.done() for answer in answers) >= 4
     assert {await answer for answer in answers} == {201}
+
+
+async def test_small_chunks(serve: Serve, attacker: Attackers, client: Clients) -> None:
+    """Bodies in chunks of one byte are read, a little of each client at a time, so that others are answered."""
+    server: Server = await serve()
+    loud, quiet = attacker(server), client(server)
+    await quiet.work()
+    begin = head("POST", f"{COMPOSER}/jobs", "Transfer-Encoding: chunked")
+    held = [await loud.connect(begin) for _ in range(8)]
+    for _, writer in held:
+        writer.write(b"1\r\n \r\n" * 80_000)
+    until = time.monotonic() + 1.5
+    assert await longest_answer(quiet, lambda: time.monotonic() > until) < 0.25
+    body = b'{"type":"a","args":"' + b"x" * 5000 + b'"}'
+    chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in body)
+    assert await status_of(await loud.connect(begin + chunks + b"0\r\n\r\n")) == 201
