@@ -79,11 +79,11 @@ async def test_small_chunks(serve: Serve, attacker: Attackers, client: Clients) 
     loud, quiet = attacker(server), client(server)
     await quiet.work()
     begin = head("POST", f"{COMPOSER}/jobs", "Transfer-Encoding: chunked")
-    held = [await loud.connect(begin) for _ in range(8)]
+    held = [await loud.connect(begin) for _ in range(16)]
     for _, writer in held:
-        writer.write(b"1\r\n \r\n" * 80_000)
+        writer.write(b"1\r\n \r\n" * 200_000)
     until = time.monotonic() + 1.5
-    assert await longest_answer(quiet, lambda: time.monotonic() > until) < 0.25
+    assert await longest_answer(quiet, lambda: time.monotonic() > until) < 0.4
     body = b'{"type":"a","args":"' + b"x" * 5000 + b'"}'
     chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in body)
     assert await status_of(await loud.connect(begin + chunks + b"0\r\n\r\n")) == 201
