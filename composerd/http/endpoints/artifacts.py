@@ -38,6 +38,7 @@ from composerd.http.turns import heavy
 from composerd.models import Attachment
 from composerd.queue import JobQueue, check_running
 from composerd.settings import COMPOSER_BASE
+from composerd.slices import Slices
 
 _REST_WITHIN = 1.0
 """Seconds that the rest of an upload may take to arrive after the upload has failed."""
@@ -175,17 +176,21 @@ async def list_artifacts(request: web.Request) -> web.StreamResponse:
     job_id = job_id_of(request)
     href = f"{COMPOSER_BASE}/jobs/{job_id}/artifacts"
     await heavy(request)
-    items = [
-        schemas.Artifact(
-            kind="Artifact",
-            href=f"{href}/{quote(artifact.name, safe='')}",
-            id=artifact.name,
-            name=artifact.name,
-            size=artifact.size,
-            sha256=artifact.sha256,
+    slices = Slices()
+    items = []
+    for artifact in await request.app[QUEUE].artifacts(job_id):
+        quoted = quote(artifact.name, safe="")
+        items.append(
+            schemas.Artifact(
+                kind="Artifact",
+                href=f"{href}/{quoted}",
+                id=artifact.name,
+                name=artifact.name,
+                size=artifact.size,
+                sha256=artifact.sha256,
+            )
         )
-        for artifact in await request.app[QUEUE].artifacts(job_id)
-    ]
+        await slices.pause()
     listed = schemas.ArtifactList(kind="ArtifactList", href=href, id="artifacts", items=items)
     return await answer_bytes(request, encode(listed))
 
