@@ -35,6 +35,11 @@ class Gate:
         """The client of the latest request."""
         self._contended_until = 0.0
 
+    @property
+    def contended(self) -> bool:
+        """True if there was more than one client lately."""
+        return time.monotonic() <= self._contended_until
+
     def enter(self, client: str) -> "asyncio.Future[None] | None":
         """Return None if a request may begin now, as usual, and otherwise a future that is done when it may."""
         if client != self._latest:
@@ -52,7 +57,7 @@ class Gate:
 
     def _turn(self, client: str) -> "asyncio.Future[None] | None":
         """Return what to wait for; None if the client may begin something now."""
-        if time.monotonic() > self._contended_until and client not in self._waiting:
+        if not self.contended and client not in self._waiting:
             return None
         if not self._begun:
             self._loop.call_later(PACE, self._next_turn)

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from composerd.errors import BodyTooLarge, InvalidContent, MalformedJSON
 from composerd.http.errors import LONGEST_TEXT, UnsupportedMediaType
-from composerd.http.keys import SETTINGS
+from composerd.http.keys import QUEUE, SETTINGS
 from composerd.http.pace import Pace
 from composerd.http.request_context import HeldBody, client, held_body
 from composerd.http.turns import heavy
@@ -45,8 +45,7 @@ async def read_json(
     """
     check_headers(request)
     body = await read_body(request, account)
-    if len(body) >= IN_A_THREAD:
-        await heavy(request)
+    await take_turn(request, body)
     return await decoded(body, decoder, check)
 
 
@@ -108,6 +107,12 @@ async def discard_body(request: web.Request) -> None:
     """Read the body of a request that needs none, and ignore it. Raises what `read_body` raises for a small one."""
     if request.body_exists:
         await read_body(request)
+
+
+async def take_turn(request: web.Request, body: Body) -> None:
+    """Wait for a turn to decode and store a large body, unless there is one client only: it is faster with many."""
+    if len(body) >= IN_A_THREAD and request.app[QUEUE].gate.contended:
+        await heavy(request)
 
 
 async def decoded(body: Body, decoder: "msgspec.json.Decoder[T]", check: Callable[[Body], None] | None = None) -> T:

@@ -12,14 +12,13 @@ from aiohttp import web
 from composerd.errors import AttemptSuperseded, InvalidContent, TokenNotFound, TypeNotAllowed
 from composerd.http import schemas
 from composerd.http.arguments import segment, token_of, wait_of
-from composerd.http.bodies import IN_A_THREAD, check_headers, decoded, discard_body, off_loop, read_body, read_json
+from composerd.http.bodies import check_headers, decoded, discard_body, off_loop, read_body, read_json, take_turn
 from composerd.http.delivery import Answer, answer, complete, encode, gone, hang_up, write
 from composerd.http.errors import InvalidTokenForStatus, InvalidWorkerId
 from composerd.http.inspection import Wait
 from composerd.http.keys import QUEUE, SETTINGS
 from composerd.http.openapi import endpoint
 from composerd.http.request_context import client, known_job_id, request_id
-from composerd.http.turns import heavy
 from composerd.ids import parse_uuid
 from composerd.models import AttemptState, Claimed, Worker
 from composerd.queue import PART, SMALL, Piece, Stored, keys_for, size_of
@@ -217,8 +216,7 @@ async def update_job(request: web.Request) -> web.StreamResponse:
     token = token_of(request)
     check_headers(request)
     body = await read_body(request, queue.budgets.results)
-    if len(body) >= IN_A_THREAD:
-        await heavy(request)
+    await take_turn(request, body)
     update = await decoded(body, _UPDATE_JOB)
     if isinstance(update.partial, msgspec.Raw):
         if isinstance(update.result, msgspec.Raw):
