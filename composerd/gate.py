@@ -46,17 +46,17 @@ class Gate:
             if self._latest:
                 self._contended_until = time.monotonic() + CONTENDED
             self._latest = client
-        return self._turn(client)
+        return self.turn(client)
 
     def call(self, client: str, go_on: Callable[[], object]) -> None:
         """Call something that lets a request of the client go on: usually at once, otherwise when it is its turn."""
-        if (turn := self._turn(client)) is None:
+        if (turn := self.turn(client)) is None:
             go_on()
         else:
             turn.add_done_callback(lambda _: go_on())
 
-    def _turn(self, client: str) -> "asyncio.Future[None] | None":
-        """Return what to wait for; None if the client may begin something now."""
+    def turn(self, client: str) -> "asyncio.Future[None] | None":
+        """Return a future that is done when a request of the client may begin, or go on; None if it may now."""
         if not self.contended and client not in self._waiting:
             return None
         if not self._begun:

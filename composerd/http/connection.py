@@ -59,6 +59,7 @@ class HttpConnection(web.RequestHandler):
         "_latest_errors",
         "_server",
         "_since_request",
+        "_turn",
         "closing_since",
         "head_since",
         "place",
@@ -82,6 +83,8 @@ class HttpConnection(web.RequestHandler):
         """True unless that body is known to have no chunks."""
         self._held: bytearray | None = None
         """Data with many line ends that has arrived and is looked at in turns; None if there is none."""
+        self._turn: asyncio.Future[None] | None = None
+        """Done when it is the client's turn that more of that data is looked at."""
         self.place = place
         self.head_since: float | None = self._loop.time()
         """When the client began a head that is not complete; None while it may be idle, or a request is in progress."""
@@ -123,23 +126,30 @@ class HttpConnection(web.RequestHandler):
         self._reading_paused = False
         if resume_parser:
             self._received(b"")
+        self._loop.call_soon(self._look_at_held)
 
     def _pause(self) -> None:
         if self.transport is not None:
             self.transport.pause_reading()
 
     def _look_at_held(self) -> None:
-        if self._held is None:
-            return
-        data = bytes(self._held[:DENSE_SLICE])
-        del self._held[:DENSE_SLICE]
-        self._received(data)
-        if self._held:
-            self._server.gate.call(self.place.client or "", self._look_at_held)
+        """Look at held data until others have their turn, or until the body of the request is read that has it."""
+        while self._held and not self._reading_paused and self._turn is None:
+            data = bytes(self._held[:DENSE_SLICE])
+            del self._held[:DENSE_SLICE]
+            self._received(data)
+            if self._held and (turn := self._server.gate.turn(self.place.client or "")) is not None:
+                self._turn = turn
+                turn.add_done_callback(self._go_on)
+        if self._held is None or self._held:
             return
         self._held = None
         if not self._reading_paused:
             super().resume_reading(resume_parser=False)
+
+    def _go_on(self, _: "asyncio.Future[None]") -> None:
+        self._turn = None
+        self._look_at_held()
 
     def _received(self, data: bytes) -> None:
         """Remember which API the data is sent to, if a request begins in it, and pass it on. Bound incomplete heads."""

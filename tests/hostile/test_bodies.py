@@ -67,6 +67,13 @@ async def _is_zero(quiet: Client) -> bool:
     return await held(quiet, "submissions") == 0
 
 
+async def test_a_body_in_small_chunks(serve: Serve, attacker: Attack) -> None:
+    """A body in very small chunks that arrives at once is read, also while there is one client only."""
+    body = json.dumps({"type": "build", "args": "x" * 200_000}).encode()
+    chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in body) + b"0\r\n\r\n"
+    assert await status_of(await attacker(await serve()).connect(CHUNKED + chunks)) == 201
+
+
 async def test_a_body_that_stands_still(serve: Serve, attacker: Attack, client: Quiet) -> None:
     """A body of which nothing more arrives is answered with 503, a small one too, and its bytes are given back."""
     server = await serve("--body-timeout", "300ms")
