@@ -62,6 +62,7 @@ async def test_large_bodies(serve: Serve, attacker: Attackers, client: Clients) 
     """Clients take turns with large bodies: one that sends many at once does not delay another's until its last."""
     server: Server = await serve()
     loud, quiet = attacker(server), client(server)
+    await quiet.work()  # so that the server knows of two clients
     body = b'{"type":"large","args":[' + b"[]," * (2 << 20) + b"1]}"
     held = await asyncio.gather(
         *(loud.connect(head("POST", f"{COMPOSER}/jobs", f"Content-Length: {len(body)}") + body) for _ in range(12))
