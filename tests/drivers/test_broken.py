@@ -13,6 +13,8 @@ from .broken import attempts, queries, storages, submissions  # noqa: F401  # im
 from .broken.registry import BROKEN, Broken
 from .test_clauses import cited, clauses
 
+pytestmark = pytest.mark.timeout(600)  # the first test waits for the whole kit on more than a hundred drivers
+
 HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "specs" / "driver-kit.md"
 

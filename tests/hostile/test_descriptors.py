@@ -128,6 +128,7 @@ def started(tmp_path: Path, limit: int) -> Iterator[tuple[subprocess.Popen[str],
             yield process, process.stdout
         finally:
             process.terminate()
+            process.wait()  # before its output is closed, to which it writes at the end
 
 
 def test_a_start_with_too_few_descriptors(tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ def started(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
             yield process, process.stdout.readline().removeprefix("listening on ").strip()
         finally:
             process.terminate()
+            process.wait()  # before its output is closed, to which it writes at the end
 
 
 def blocks(process: subprocess.Popen[str]) -> int:
