@@ -109,7 +109,8 @@ class PostgresDriver(Driver):
         connection = await connections.dedicated()
         try:
             await self._check_database(connection, create=create)
-            await migrate(connection, self.options.schema)
+            if create:
+                await migrate(connection, self.options.schema)
             connections.open(connection)
             await catch_up(self._session)
             await self._clock.open()
@@ -133,11 +134,15 @@ class PostgresDriver(Driver):
             log.warning("the database may lose acknowledged jobs: %s", danger)
 
     async def _check_schema(self, connection: Connection) -> None:
-        """Raise `StorageUnusable` if there is no storage in the schema, or one of a later composerd."""
+        """Raise `StorageUnusable` if there is no storage in the schema, or one of another version.
+
+        Servers of an earlier version may run: only a server of this one, or `migrate`, upgrades the tables.
+        """
         have = await applied(connection, self.options.schema)
         if have is None:
             raise StorageUnusable(f"there is no storage in the schema {self.options.schema} of {self.options.target}")
         refuse_newer(have)
+        refuse_older(have)
 
     async def close(self) -> None:
         self._rivals.end()
@@ -196,7 +201,6 @@ class PostgresDriver(Driver):
         connection = await self._session.connections.dedicated()
         try:
             await self._check_database(connection, create=False)
-            refuse_older(await applied(connection, self.options.schema))
         finally:
             connection.close()
         session = Session(msgspec.structs.replace(self.options, time_limit=CHECK_TIME_LIMIT))

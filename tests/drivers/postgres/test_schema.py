@@ -43,11 +43,13 @@ async def test_one_by_one(postgres: Throwaway) -> None:
     assert _shape(postgres, options.schema) == _shape(postgres, started.options.schema)
 
 
-async def test_checking_an_older_schema(postgres: Throwaway) -> None:
-    """`check` changes nothing, so it refuses an older schema and says how to upgrade it; afterwards it reads it."""
+async def test_an_older_schema_that_is_not_upgraded(postgres: Throwaway) -> None:
+    """Commands that only look at a storage refuse an older schema and say how to upgrade it: servers may use it."""
     driver = await old_storage(postgres, 6)
     with pytest.raises(StorageUnusable, match=r"of version 6, .* upgrade it with `composerd migrate`"):
         await driver.check()
+    with pytest.raises(StorageUnusable, match=r"of version 6, .* upgrade it with `composerd migrate`"):
+        await driver.start(create=False)
     await driver.migrate()
     assert (await driver.check()).problems == ()
 
