@@ -43,9 +43,7 @@ async def by_token(
     """
     if driver.capabilities.hashes_tokens:
         return await method(items)
-    if any(is_hash(_token(one)) for one in items):
-        items = [_with_hash(one) if is_hash(_token(one)) else one for one in items]
-    batch = await method(items)
+    batch = await method([_with_hash(one) if is_hash(_token(one)) else one for one in items])
     unknown = [nth for nth, answer in enumerate(batch.items) if _is_unknown(answer)]
     if not unknown or len(batch.items) != len(items):
         return batch

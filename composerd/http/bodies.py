@@ -161,11 +161,15 @@ def _check_utf8(body: Body) -> None:
     """Raise `MalformedJSON` if a body is not UTF-8. It is looked at in slices, so that no large text is made."""
     begin, size = 0, len(body)
     while begin < size:
-        end = min(begin + _SLICE, size)
-        while end < size and body[end] & 0xC0 == 0x80:  # within a character
-            end += 1
+        part: Body | memoryview = body
+        end = size
+        if size > _SLICE:
+            end = min(begin + _SLICE, size)
+            while end < size and body[end] & 0xC0 == 0x80:  # within a character
+                end += 1
+            part = memoryview(body)[begin:end]
         try:
-            str(memoryview(body)[begin:end], "utf-8")
+            str(part, "utf-8")
         except UnicodeDecodeError as exc:
             raise MalformedJSON(problem="must be UTF-8", at=begin + exc.start) from None
         begin = end

@@ -153,13 +153,18 @@ class HttpConnection(web.RequestHandler):
 
     def _received(self, data: bytes) -> None:
         """Remember which API the data is sent to, if a request begins in it, and pass it on. Bound incomplete heads."""
-        begin = _BEGIN.match(data, 0, 384)
-        if begin is not None:
-            server = self._server
-            to_composer = begin[1].startswith(server.composer_prefix)
-            self._latest_errors = server.composer_errors if to_composer else server.worker_errors
         requests = self._request_count
-        super().data_received(data)
+        if not data:  # twice in most requests
+            super().data_received(data)
+            if self._request_count == requests:
+                return
+        else:
+            begin = _BEGIN.match(data, 0, 384)
+            if begin is not None:
+                server = self._server
+                to_composer = begin[1].startswith(server.composer_prefix)
+                self._latest_errors = server.composer_errors if to_composer else server.worker_errors
+            super().data_received(data)
         if self._request_count != requests:
             self.head_since = None
             self._since_request = 0
