@@ -133,6 +133,12 @@ def curl() -> str:
 
 
 @pytest.fixture
+def chromium() -> str:
+    """Return the path of Chromium. No wheel has it: the distribution's package is needed."""
+    return _program("chromium", "Chromium")
+
+
+@pytest.fixture
 def systemd_analyze() -> str:
     """Return the path of systemd-analyze. No wheel has it: the distribution's package is needed."""
     return _program("systemd", "systemd-analyze", "systemd-analyze")

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -199,11 +198,8 @@ async def other_site(page: str) -> AsyncIterator[tuple[str, asyncio.Event]]:
         await runner.cleanup()
 
 
-async def test_a_page_in_a_real_browser(server: Server, tmp_path: Path) -> None:
+async def test_a_page_in_a_real_browser(server: Server, chromium: str, tmp_path: Path) -> None:
     """A page of another site that is open in a browser on the same machine changes nothing and reads nothing."""
-    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if browser is None:
-        pytest.skip("there is no Chromium here; the requests that it would make are tested without it too")
     job = await server.submit()
     async with other_site(PAGE.replace("SERVER", server.url).replace("JOB", job["id"])) as (url, done):
         options = (
@@ -215,7 +211,7 @@ async def test_a_page_in_a_real_browser(server: Server, tmp_path: Path) -> None:
         )
         sandbox = ("--no-sandbox",) if os.geteuid() == 0 else ()
         process = await asyncio.create_subprocess_exec(
-            browser, *options, *sandbox, url, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL
+            chromium, *options, *sandbox, url, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL
         )
         try:
             async with asyncio.timeout(60):
