@@ -228,10 +228,13 @@ class Queries:
     async def test_sizes_and_parts_are_bytes(self, instance: Instance, payload: bytes) -> None:
         """Sizes and parts count bytes, whatever the payload is: the parts of a payload together are the payload."""
         ref = PayloadRef(await instance.add(args=payload), PayloadKind.ARGS)
-        assert await instance.driver.payloads_up_to([ref], len(payload) - 1) == [len(payload)]
+        (size,) = await instance.driver.payloads_up_to([ref], len(payload) - 1)
+        assert isinstance(size, int), "the payload is larger than was allowed"
+        assert size == len(payload)
         step = max(len(payload) // 3, 1)
         parts = [await instance.driver.payload_part(ref, at, at + step) for at in range(0, len(payload), step)]
-        assert b"".join(part or b"" for part in parts) == payload
+        is_whole = b"".join(part or b"" for part in parts) == payload  # pytest takes minutes to compare large bytes
+        assert is_whole, "the parts of the payload together are not the payload"
 
     @clause("V11")
     async def test_parts_of_payloads(self, instance: Instance) -> None:
@@ -242,7 +245,8 @@ class Queries:
         for kind, payload in ((PayloadKind.ARGS, args), (PayloadKind.RESULT, result)):
             for start, stop in ((0, 1), (0, 10**6), (1, 3), (20, 50), (30, 10**6), (10**6, 10**6 + 1)):
                 part = await instance.driver.payload_part(PayloadRef(job_id, kind), start, stop)
-                assert part == payload[start:stop]
+                is_part = part == payload[start:stop]
+                assert is_part, f"the bytes from {start} to {stop} are not those of the payload"
 
     @clause("V11")
     async def test_parts_that_do_not_exist(self, instance: Instance) -> None:
