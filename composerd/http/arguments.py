@@ -1,16 +1,20 @@
 """Arguments that a request carries in its path and its query, and the path pattern that takes them."""
 
 import re
+from collections.abc import Mapping
 from uuid import UUID
 
 from aiohttp import web
 
-from composerd.errors import InvalidContent, JobNotFound
+from composerd.errors import InvalidContent, InvalidCursor, JobNotFound
 from composerd.http.errors import ErrorTable, InvalidToken
 from composerd.http.keys import COMPOSER_ERRORS, WORKER_ERRORS
 from composerd.http.request_context import known_job_id
 from composerd.ids import parse_uuid
 from composerd.units import parse_duration
+
+MAX_PAGE = 1000
+"""The most items that a page of a listing can have."""
 
 MAX_WAIT = 600.0
 """The longest `wait` that a request may ask for, in seconds."""
@@ -65,6 +69,14 @@ def number_of(request: web.Request, name: str, *, default: int, least: int, most
     if not re.fullmatch(r"[0-9]{1,4}", text) or not least <= int(text) <= most:
         raise InvalidContent(field=name, problem=f"must be a number from {least} to {most}")
     return int(text)
+
+
+def limit_of(query: Mapping[str, str], default: int) -> int:
+    """Return how many items the page of a listing may have. Raises `InvalidCursor` if that is not allowed."""
+    limit = query.get("limit", str(default))
+    if not re.fullmatch(r"[0-9]{1,4}", limit) or not 1 <= int(limit) <= MAX_PAGE:
+        raise InvalidCursor(field="limit", problem=f"must be a number from 1 to {MAX_PAGE}")
+    return int(limit)
 
 
 def error_table_of(request: web.Request) -> ErrorTable:

@@ -2,15 +2,13 @@
 
 import base64
 import binascii
-import re
-from collections.abc import Mapping
 from uuid import UUID
 
 from aiohttp import web
 
 from composerd.errors import InvalidCursor, JobNotFound
 from composerd.http import schemas
-from composerd.http.arguments import job_id_of, segment
+from composerd.http.arguments import job_id_of, limit_of, segment
 from composerd.http.delivery import answer_bytes, encode
 from composerd.http.endpoints.shown import encoded, job_list, listed_body
 from composerd.http.keys import QUEUE
@@ -20,9 +18,6 @@ from composerd.http.turns import heavy
 from composerd.models import JobFilter, JobState
 from composerd.settings import COMPOSER_BASE
 from composerd.slices import Slices
-
-MAX_PAGE = 1000
-"""The most jobs that a page can have."""
 
 MAX_PAGE_SIZE = 1024 * 1024
 """Size in bytes of its jobs at which a page ends, although there may be more."""
@@ -72,7 +67,7 @@ async def list_jobs(request: web.Request) -> web.StreamResponse:
         value = query.get(name)
         if value is not None and not (schemas.is_word(value) and (value or name == "channel") and len(value) <= 128):
             raise InvalidCursor(field=name, problem="must be 1 to 128 printable characters without white space")
-    left = _limit(query)
+    left = limit_of(query, 100)
     cursor = _cursor(query.get("cursor"))
     chosen = JobFilter(state, query.get("type"), query.get("channel"), query.get("arch"))
     queue.budgets.answers.check(client.get())
@@ -106,7 +101,7 @@ async def list_dependencies(request: web.Request) -> web.StreamResponse:
     Raises `JobNotFound`, and `InvalidCursor` for an invalid limit or cursor.
     """
     query = _query(request)
-    limit = _limit(query)
+    limit = limit_of(query, 100)
     begin = _cursor(query.get("cursor")) or 0
     await heavy(request)
     job = await request.app[QUEUE].get(job_id_of(request))
@@ -127,7 +122,7 @@ async def list_dependents(request: web.Request) -> web.StreamResponse:
     Raises `JobNotFound`, and `InvalidCursor` for an invalid limit or cursor.
     """
     query = _query(request)
-    limit = _limit(query)
+    limit = limit_of(query, 100)
     cursor = _cursor(query.get("cursor"))
     job_id = job_id_of(request)
     await heavy(request)
@@ -155,13 +150,6 @@ def _query(request: web.Request, *filters: str) -> dict[str, str]:
     if unknown := query.keys() - {*filters, *_PAGE}:
         raise InvalidCursor(field=min(unknown), problem="there is no such filter")
     return query
-
-
-def _limit(query: Mapping[str, str]) -> int:
-    limit = query.get("limit", "100")
-    if not re.fullmatch(r"[0-9]{1,4}", limit) or not 1 <= int(limit) <= MAX_PAGE:
-        raise InvalidCursor(field="limit", problem=f"must be a number from 1 to {MAX_PAGE}")
-    return int(limit)
 
 
 def _cursor(text: str | None) -> int | None:

@@ -2,22 +2,19 @@
 
 import base64
 import binascii
-import re
 from uuid import UUID
 
 from aiohttp import web
 
 from composerd.errors import InvalidCursor
 from composerd.http import schemas
+from composerd.http.arguments import MAX_PAGE, limit_of
 from composerd.http.delivery import answer_bytes, encode
 from composerd.http.keys import QUEUE
 from composerd.http.openapi import endpoint
 from composerd.http.turns import heavy
 from composerd.models import WorkerCursor
 from composerd.settings import COMPOSER_BASE
-
-MAX_PAGE = 1000
-"""The most workers on a page, and how many there are if the request does not say."""
 
 
 def add_routes(app: web.Application) -> None:
@@ -41,12 +38,10 @@ async def list_workers(request: web.Request) -> web.StreamResponse:
     Raises `InvalidCursor` for an invalid limit or cursor.
     """
     queue = request.app[QUEUE]
-    limit = request.query.get("limit", str(MAX_PAGE))
-    if not re.fullmatch(r"[0-9]{1,4}", limit) or not 1 <= int(limit) <= MAX_PAGE:
-        raise InvalidCursor(field="limit", problem=f"must be a number from 1 to {MAX_PAGE}")
+    limit = limit_of(request.query, MAX_PAGE)
     after = _cursor(request.query.get("cursor"))
     await heavy(request)
-    page = await queue.roster.page(after, int(limit))
+    page = await queue.roster.page(after, limit)
     href = f"{COMPOSER_BASE}/workers"
     items = [
         schemas.Worker(
