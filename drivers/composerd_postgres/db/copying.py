@@ -75,7 +75,8 @@ async def execute(connection: aiopg.Connection, statements: bytes, tables: Seque
     try:
         await copying.execute(statements, iter(tables))
     finally:
-        loop.add_reader(raw.fileno(), connection._ready, connection._weakref)  # noqa: SLF001  # as before
+        if (descriptor := raw.fileno()) >= 0:  # libpq has closed the socket if the connection was lost
+            loop.add_reader(descriptor, connection._ready, connection._weakref)  # noqa: SLF001  # as before
 
 
 class _Copying:

@@ -11,6 +11,7 @@ import pytest
 
 from composerd.models import Claim, Outcome, PayloadKind, PayloadRef
 from composerd.testing.kit.instance import BUILD, PLENTY
+from composerd_postgres.db.connection import Broken
 from composerd_postgres.db.copying import CHUNK
 from composerd_postgres.sql.payloads import LARGE
 
@@ -91,3 +92,23 @@ async def test_something_arrives_while_payloads_are_sent(open_instance: Open, ne
         (row,) = await connection.fetch("SELECT sha256(body) AS digest FROM large", {})
         connection.close()
     assert bytes(row.digest) == hashlib.sha256(body).digest()
+
+
+async def test_the_connection_is_lost_while_payloads_are_sent(open_instance: Open, newest_postgres: Throwaway) -> None:
+    """A connection that the database ends within a COPY counts as lost, and nothing is left of its socket."""
+    instance = await open_instance()
+    session: Any = instance.driver._session  # type: ignore[attr-defined]
+    async with session.connections.one() as connection:
+        (row,) = await connection.fetch(
+            "CREATE TEMPORARY TABLE large (job_id uuid, body bytea); SELECT pg_backend_pid() AS pid", {}
+        )
+        text = "SELECT pg_sleep(60); COPY large FROM STDIN (FORMAT binary)"
+        copying = asyncio.create_task(connection.copy(text, {}, [[(instance.id(), b"x")]]))
+        sleeping = f"SELECT FROM pg_stat_activity WHERE pid = {row.pid} AND wait_event = 'PgSleep'"
+        while not newest_postgres.sql(sleeping):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        newest_postgres.sql(f"SELECT pg_terminate_backend({row.pid})")
+        with pytest.raises(Broken, match="terminating connection"):
+            await copying
+        assert connection.closed
+    assert await instance.add(args=b"[1]")
