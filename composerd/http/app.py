@@ -21,9 +21,10 @@ from composerd.http.keys import (
     RequestMetrics,
 )
 from composerd.http.openapi import document
+from composerd.http.paths import BASES, Bases
 from composerd.http.turns import TURNS, Turns
 from composerd.queue import JobQueue
-from composerd.settings import COMPOSER_BASE, Settings
+from composerd.settings import Settings
 
 VERSION = importlib.metadata.version("composerd")
 
@@ -42,29 +43,31 @@ def create_app(
     app[ADMISSION] = admission
     app[TURNS] = Turns()
     app[METRICS] = metrics
-    app[WORKER_ERRORS] = ErrorTable.worker(settings.worker_base_path)
-    app[COMPOSER_ERRORS] = ErrorTable.composer(COMPOSER_BASE)
-    add_routes(app, settings.worker_base_path)
-    app[OPENAPI] = openapi_documents(app, settings.worker_base_path)
+    app[BASES] = bases = Bases.of(settings)
+    app[WORKER_ERRORS] = ErrorTable.worker(bases.worker)
+    app[COMPOSER_ERRORS] = ErrorTable.composer(bases.composer)
+    add_routes(app)
+    app[OPENAPI] = openapi_documents(app)
     return app
 
 
-def add_routes(app: web.Application, worker_base: str) -> None:
-    """Add the routes of every endpoint."""
-    worker.add_routes(app, worker_base)
-    artifacts.add_worker_routes(app, worker_base)
+def add_routes(app: web.Application) -> None:
+    """Add the routes of every endpoint, below the base paths of `app`."""
+    worker.add_routes(app)
+    artifacts.add_worker_routes(app)
     jobs.add_routes(app)
     workers.add_routes(app)
     listings.add_routes(app)
     artifacts.add_composer_routes(app)
-    for base in (worker_base, COMPOSER_BASE):
+    for base in (app[BASES].worker, app[BASES].composer):
         status.add_api_routes(app, base)
     status.add_site_routes(app)
 
 
-def openapi_documents(app: web.Application, worker_base: str) -> Mapping[str, bytes]:
+def openapi_documents(app: web.Application) -> Mapping[str, bytes]:
     """Return the OpenAPI documents of both APIs, by base path."""
+    worker_base, composer_base = app[BASES].worker, app[BASES].composer
     return {
         worker_base: document(app, "composerd worker API", VERSION, worker_base),
-        COMPOSER_BASE: document(app, "composerd composer API", VERSION, COMPOSER_BASE),
+        composer_base: document(app, "composerd composer API", VERSION, composer_base),
     }

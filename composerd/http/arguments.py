@@ -8,16 +8,17 @@ from aiohttp import web
 
 from composerd.errors import InvalidContent, InvalidCursor, JobNotFound
 from composerd.http.errors import ErrorTable, InvalidToken
-from composerd.http.keys import COMPOSER_ERRORS, WORKER_ERRORS
+from composerd.http.keys import COMPOSER_ERRORS, SETTINGS, WORKER_ERRORS
 from composerd.http.request_context import known_job_id
 from composerd.ids import parse_uuid
-from composerd.units import parse_duration
+from composerd.units import format_duration, parse_duration
 
 MAX_PAGE = 1000
 """The most items that a page of a listing can have."""
 
-MAX_WAIT = 600.0
-"""The longest `wait` that a request may ask for, in seconds."""
+
+LONGEST_WAIT = 600.0
+"""The longest `wait` in seconds that is not an error, whatever the server allows."""
 
 
 def segment(name: str, *, empty: bool = False) -> str:
@@ -46,16 +47,20 @@ def token_of(request: web.Request) -> UUID:
 
 
 def wait_of(request: web.Request) -> float | None:
-    """Return the `wait` of the query in seconds, or None if there is none. Raises `InvalidContent`."""
+    """Return the `wait` of the query in seconds, at most the server's limit, or None if there is none.
+
+    Raises `InvalidContent`.
+    """
     if not request.query_string or (text := request.query.get("wait")) is None:
         return None
     try:
         wait = parse_duration(text)
     except ValueError as exc:
         raise InvalidContent(field="wait", problem=str(exc)) from None
-    if wait > MAX_WAIT:
-        raise InvalidContent(field="wait", problem="must be at most 10m")
-    return wait
+    longest = request.app[SETTINGS].max_wait
+    if wait > max(longest, LONGEST_WAIT):
+        raise InvalidContent(field="wait", problem=f"must be at most {format_duration(max(longest, LONGEST_WAIT))}")
+    return min(wait, longest)
 
 
 def number_of(request: web.Request, name: str, *, default: int, least: int, most: int = 1000) -> int:

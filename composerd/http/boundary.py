@@ -23,6 +23,7 @@ from composerd.http.delivery import close_after_answer, complete, flush_earlier_
 from composerd.http.errors import UNSPECIFIED, MethodNotSupported, NotAllowed, ResourceNotFound
 from composerd.http.keys import ADMISSION, COMPOSER_ERRORS, METRICS, QUEUE, SETTINGS
 from composerd.http.names import matches
+from composerd.http.paths import BASES, PREFIX_HEADER, bases, forwarded_prefix
 from composerd.http.request_context import client, held_body, request_id
 from composerd.http.turns import end_turn
 from composerd.ids import new_id_text
@@ -51,11 +52,14 @@ class RequestBoundary:
         self._guard = BrowserGuard(app[SETTINGS])
         self._gate = app[QUEUE].gate
         self._metrics = app[METRICS]
+        self._bases = app[BASES]
+        self._health = f"{app[BASES].site}/healthz"
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Return the answer to a request, whatever happens to it."""
         new_id = new_id_text()
         request_id.set(new_id)
+        bases.set(self._bases)
         counted = None
         response: web.StreamResponse
         try:
@@ -102,12 +106,14 @@ class RequestBoundary:
         place = place_of(request)
         sender = self._admission.clients.of(request) if place.client is None else place.client
         client.set(sender)
+        if PREFIX_HEADER in request.headers and self._admission.clients.is_trusted(request.remote):
+            bases.set(self._bases.behind(forwarded_prefix(request)))
         if place.surplus or request._message.upgrade:  # noqa: SLF001  # what follows is of another protocol
             close_after_answer(request)
         self._guard.check(request)
         if self._domains:
             _check_certificate(request, self._domains)
-        if (place.client is not None and not place.surplus) or request.path == "/healthz":
+        if (place.client is not None and not place.surplus) or request.path == self._health:
             return None
         if place.surplus:
             raise self._admission.refusal()

@@ -8,7 +8,8 @@ from aiohttp import hdrs, web
 from composerd.http.errors import NotAllowed, UnsupportedMediaType
 from composerd.http.names import matches
 from composerd.http.openapi import JSON
-from composerd.settings import COMPOSER_BASE, Settings
+from composerd.http.paths import Bases
+from composerd.settings import Settings
 
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -27,10 +28,13 @@ class BrowserGuard:
     """Decides which requests are refused because a page in somebody's browser may have made them."""
 
     def __init__(self, settings: Settings) -> None:
-        bases = "|".join(map(re.escape, (settings.worker_base_path, COMPOSER_BASE)))
-        self._public = re.compile(rf"/|/healthz|/readyz|(?:{bases})/(?:status|openapi|errors(?:/[^/]*)?)")
+        bases = Bases.of(settings)
+        site, worker, composer = map(re.escape, (bases.site, bases.worker, bases.composer))
+        of_apis = r"(?:status|openapi|errors(?:/[^/]*)?)"
+        self._public = re.compile(rf"{site}/?|{site}/healthz|{site}/readyz|(?:{worker}|{composer})/{of_apis}")
         """The paths that say the same to everybody, and nothing about jobs."""
         self._hosts: Sequence[str] = settings.allowed_hosts
+        self._health = f"{bases.site}/healthz"
 
     def check(self, request: web.BaseRequest) -> None:
         """Raise `NotAllowed` or `UnsupportedMediaType` for a request that is to be refused."""
@@ -40,7 +44,7 @@ class BrowserGuard:
             raise UnsupportedMediaType(problem="forms cannot be sent to this server")
         if (hdrs.ORIGIN in headers or _SITE in headers) and not (reads and self._public.fullmatch(request.path)):
             _check_origin(headers)
-        if self._hosts and request.path != "/healthz":
+        if self._hosts and request.path != self._health:
             self._check_host(request)
 
     def _check_host(self, request: web.BaseRequest) -> None:

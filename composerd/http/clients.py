@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 UNIX = "unix"
 """The client that stands for all peers on unix sockets, which have no address."""
+
+_PROXY_HEADERS = (hdrs.VIA, hdrs.FORWARDED, hdrs.X_FORWARDED_FOR, hdrs.X_FORWARDED_PROTO)
+"""Headers that a proxy adds, whatever they say."""
 
 _NETWORK_BITS = 64
 """Bits of an IPv6 address that tell clients apart: one host can usually have every address with the same first 64."""
@@ -31,6 +34,11 @@ class Clients:
             return self._trust_unix
         address = _parse(peer) if self._trusted else None
         return address is not None and any(address in network for network in self._trusted)
+
+    def is_proxied(self, request: web.BaseRequest) -> bool:
+        """Return True if a request came through something that may not tell when its client has gone."""
+        headers = request.headers
+        return any(name in headers for name in _PROXY_HEADERS) or self.is_trusted(request.remote)
 
     def of_peer(self, peer: str | None) -> str:
         """Return the client that a peer is, if it is no proxy."""

@@ -17,6 +17,7 @@ from composerd.http.boundary import RequestBoundary
 from composerd.http.delivery import complete
 from composerd.http.errors import UNSPECIFIED, ErrorTable, MethodNotSupported
 from composerd.http.keys import COMPOSER_ERRORS, QUEUE, WORKER_ERRORS
+from composerd.http.paths import BASES, bases
 from composerd.http.request_context import client, request_id
 from composerd.ids import new_id_text
 
@@ -37,7 +38,7 @@ DENSE_SLICE = 512
 PIPELINED = 4
 """Requests that may be read while an earlier one is in progress; then nothing more is read of the connection."""
 
-_BEGIN = re.compile(rb"[!#-'*+.^-z|~-]{1,32} (?:https?://[^/ ]{0,255})?(/[^ ?#]{0,64})", re.IGNORECASE)
+_BEGIN = re.compile(rb"[!#-'*+.^-z|~-]{1,32} (?:https?://[^/ ]{0,255})?(/[^ ?#]{0,320})", re.IGNORECASE)
 """The beginning of a request: a method, and as much of the path as shows which API is meant."""
 
 
@@ -159,7 +160,7 @@ class HttpConnection(web.RequestHandler):
             if self._request_count == requests:
                 return
         else:
-            begin = _BEGIN.match(data, 0, 384)
+            begin = _BEGIN.match(data, 0, 640)
             if begin is not None:
                 server = self._server
                 to_composer = begin[1].startswith(server.composer_prefix)
@@ -207,6 +208,7 @@ class HttpConnection(web.RequestHandler):
         table = self._latest_errors or self._server.worker_errors
         new_id = new_id_text()
         request_id.set(new_id)
+        bases.set(self._server.bases)
         client.set(self.place.client or "")
         if not isinstance(exc, HttpProcessingError):
             super().handle_error(request, status, exc, message)  # logs it
@@ -237,6 +239,7 @@ class Server(web.Server):
             **original._kwargs,  # noqa: SLF001
         )
         self.gate = app[QUEUE].gate
+        self.bases = app[BASES]
         self.worker_errors = app[WORKER_ERRORS]
         self.composer_errors = app[COMPOSER_ERRORS]
         self.composer_prefix = f"{self.composer_errors.base}/".encode()

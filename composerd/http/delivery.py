@@ -29,8 +29,12 @@ encode = msgspec.json.Encoder().encode
 
 
 def complete(headers: MutableMapping[str, str], request_id: str) -> None:
-    """Add the headers that every answer has: the request id, and what keeps a browser from running its content."""
+    """Add the headers that every answer has.
+
+    These are the request id, and what keeps caches from storing the answer and browsers from running its content.
+    """
     headers[REQUEST_ID_HEADER] = request_id
+    headers.setdefault("Cache-Control", "no-store")
     headers["X-Content-Type-Options"] = "nosniff"
     headers["Content-Security-Policy"] = "default-src 'none'; frame-ancestors 'none'"
 

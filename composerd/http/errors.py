@@ -8,6 +8,7 @@ from aiohttp import web
 
 from composerd import errors
 from composerd.errors import ComposerdError
+from composerd.http.paths import bases
 
 
 class UnsupportedMediaType(ComposerdError):
@@ -217,6 +218,11 @@ class ErrorTable:
         """Return the composer API's table."""
         return cls(base, "COMPOSERD-", _COMPOSER)
 
+    @property
+    def href(self) -> str:
+        """The base path of the API, as the client of the request in progress knows it."""
+        return bases.get().prefix + self.base
+
     def entry(self, number: int) -> ErrorEntry:
         """Return the error with this number. Raises `ErrorNotFound`."""
         try:
@@ -243,7 +249,7 @@ class ErrorTable:
         """
         body: dict[str, Any] = {
             "kind": "Error",
-            "href": f"{self.base}/errors/{entry.id}",
+            "href": f"{self.href}/errors/{entry.id}",
             "id": str(entry.id),
             "code": f"{self.prefix}{entry.id}",
             "reason": entry.reason,

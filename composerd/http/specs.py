@@ -8,6 +8,7 @@ import msgspec
 from aiohttp import web
 
 from composerd.http.app import add_routes, openapi_documents
+from composerd.http.paths import BASES, Bases
 from composerd.settings import COMPOSER_BASE, WORKER_BASE
 
 FILES = {WORKER_BASE: "worker.openapi.json", COMPOSER_BASE: "composer.openapi.json"}
@@ -16,8 +17,9 @@ FILES = {WORKER_BASE: "worker.openapi.json", COMPOSER_BASE: "composer.openapi.js
 def documents() -> Mapping[str, str]:
     """Return the documents as they are committed, by file name."""
     app = web.Application()
-    add_routes(app, WORKER_BASE)
-    generated = openapi_documents(app, WORKER_BASE)
+    app[BASES] = Bases()
+    add_routes(app)
+    generated = openapi_documents(app)
     return {name: msgspec.json.format(generated[base], indent=2).decode() + "\n" for base, name in FILES.items()}
 
 

@@ -20,6 +20,7 @@ from composerd.settings.values import (
     positive_duration,
     positive_size,
     readable_file,
+    site_path,
     size,
 )
 
@@ -33,9 +34,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     listen: tuple[str, ...]
     storage: str
     artifacts: str | None
+    base_path: str | None
+    """Path below which everything is served; None for the root."""
     worker_base_path: str
+    """Base path of the worker API, below `base_path`."""
     request_job_timeout: float
-    """Seconds that a worker's request for a job may wait; 0 for no limit."""
+    """Seconds that a worker's request for a job waits if it does not say how long; 0 for no limit."""
+    proxied_wait: float
+    """The same for one that came through a proxy, if `request_job_timeout` is not shorter."""
+    max_wait: float
+    """Longest wait in seconds of a request that says how long."""
     heartbeat_timeout: float
     handover_timeout: float
     sweep_interval: float
@@ -134,12 +142,25 @@ SETTINGS: Sequence[Setting] = (
         "Where uploaded files are stored: a directory, the URL of an artifact store, or `none`.",
         without="what the driver offers, else none",
     ),
-    Setting("worker_base_path", base_path, "Base path of the worker API.", default=WORKER_BASE),
+    Setting("base_path", site_path, "Path below which everything is served, such as /ci."),
+    Setting("worker_base_path", base_path, "Base path of the worker API, below base_path.", default=WORKER_BASE),
     Setting(
         "request_job_timeout",
         duration,
-        "How long a worker's request for a job may wait; 0: no limit.",
+        "How long a worker's request for a job waits if it does not say how long; 0: no limit.",
         default="0",
+    ),
+    Setting(
+        "proxied_wait",
+        positive_duration,
+        "The same for a request that came through a proxy, if that is shorter.",
+        default="20s",
+    ),
+    Setting(
+        "max_wait",
+        positive_duration,
+        "Longest wait of a request that says how long; longer ones are shortened to it.",
+        default="10m",
     ),
     Setting(
         "heartbeat_timeout",

@@ -16,6 +16,9 @@ WORKER_BASE = "/api/worker/v1"
 COMPOSER_BASE = "/api/composer/v1"
 """The base path of the composer API."""
 
+LONGEST_PATH = 128
+"""The most characters of a base path."""
+
 MAX_DURATION = 3650 * 86400.0
 """The longest duration that a setting or a job can have, in seconds: ten years."""
 
@@ -97,14 +100,26 @@ def nonempty(text: str) -> str:
     return text
 
 
+def site_path(text: str) -> str:
+    """Accept a path that clients send unchanged."""
+    return _path(text, "/ci")
+
+
 def base_path(text: str) -> str:
     """Accept a path that clients send unchanged, and that is not within the composer API's."""
-    if not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", text):
-        raise ValueError(f"{text!r} is not a path such as {WORKER_BASE}")
-    if {".", ".."} & set(text.split("/")):
-        raise ValueError(f"{text!r} has a segment . or .., which clients remove from the path")
+    _path(text, WORKER_BASE)
     if text == COMPOSER_BASE or text.startswith(f"{COMPOSER_BASE}/"):
         raise ValueError(f"{text!r} is the path of the composer API")
+    return text
+
+
+def _path(text: str, example: str) -> str:
+    if not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", text):
+        raise ValueError(f"{text!r} is not a path such as {example}")
+    if {".", ".."} & set(text.split("/")):
+        raise ValueError(f"{text!r} has a segment . or .., which clients remove from the path")
+    if len(text) > LONGEST_PATH:
+        raise ValueError(f"{text!r} is longer than {LONGEST_PATH} characters")
     return text
 
 

@@ -119,7 +119,8 @@ class Server:
         """Send a request with a JSON body, or none, and return the status and the decoded body of the answer."""
         assert self._http is not None
         if body is not None:
-            kwargs.update(data=io.BytesIO(json.dumps(body).encode()), headers={"Content-Type": "application/json"})
+            headers = {"Content-Type": "application/json", **kwargs.get("headers", {})}
+            kwargs.update(data=io.BytesIO(json.dumps(body).encode()), headers=headers)
         async with self._http.request(method, self.url + path, **kwargs) as response:
             data = await response.read()
             if response.content_type != "application/json" or not data:

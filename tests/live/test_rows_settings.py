@@ -24,6 +24,8 @@ from .test_tls import Files, answers
 row = pytest.mark.row
 TABLE = "Settings"
 
+ASK = {"types": ["build"], "arch": "x86_64"}
+
 
 @row(TABLE, "--listen")
 async def test_listen(serve: Serve, tmp_path: Path) -> None:
@@ -138,6 +140,63 @@ async def test_request_job_timeout(serve: Serve) -> None:
     status, _ = await server.request("POST", f"{WORKER}/jobs", {"types": ["build"], "arch": "x"})
     assert status == 204
     assert 0.2 <= time.monotonic() - began < 20
+
+
+@row(TABLE, "--proxied-wait")
+@pytest.mark.parametrize(
+    "header", ["Via: 1.1 proxy", "Forwarded: for=192.0.2.1", "X-Forwarded-For: x", "X-Forwarded-Proto: https"]
+)
+async def test_proxied_wait(serve: Serve, header: str) -> None:
+    """A request that came through a proxy waits this long, unless it says how long; a direct one does not end."""
+    server = await serve("--proxied-wait", "200ms")
+    name, _, value = header.partition(": ")
+    began = time.monotonic()
+    assert (await server.request("POST", f"{WORKER}/jobs", ASK, headers={name: value}))[0] == 204
+    assert 0.2 <= time.monotonic() - began < 20
+    asking = [
+        asyncio.create_task(server.request("POST", f"{WORKER}/jobs", ASK)),
+        asyncio.create_task(server.request("POST", f"{WORKER}/jobs?wait=1m", ASK, headers={name: value})),
+    ]
+    done, _ = await asyncio.wait(asking, timeout=0.6)
+    assert not done
+    for _ in asking:
+        await server.submit()
+    assert [status for status, _ in await asyncio.gather(*asking)] == [201, 201]
+
+
+@row(TABLE, "--max-wait")
+async def test_max_wait(serve: Serve) -> None:
+    """A longer wait of a worker or of a submitter is shortened to this."""
+    server = await serve("--max-wait", "200ms")
+    job = await server.submit("other")
+    for method, path, body in (("POST", f"{WORKER}/jobs", ASK), ("GET", f"{COMPOSER}/jobs/{job['id']}", None)):
+        began = time.monotonic()
+        assert (await server.request(method, f"{path}?wait=10m", body))[0] in (200, 204)
+        assert 0.2 <= time.monotonic() - began < 20
+
+
+@row(TABLE, "--base-path")
+async def test_base_path(serve: Serve) -> None:
+    """Everything is served below this path and nowhere else, and the answers contain it."""
+    server = await serve("--base-path", "/ci")
+    for path in (
+        "/ci",
+        "/ci/",
+        "/ci/healthz",
+        "/ci/readyz",
+        "/ci/metrics",
+        f"/ci{WORKER}/status",
+        f"/ci{COMPOSER}/status",
+    ):
+        assert (await server.request("GET", path))[0] == 200, path
+        assert (await server.request("GET", path.removeprefix("/ci") or "/"))[0] == 404, path
+    status, job = await server.request("POST", f"/ci{COMPOSER}/jobs", {"type": "build"})
+    assert (status, job["href"]) == (201, f"/ci{COMPOSER}/jobs/{job['id']}")
+    _, attempt = await server.request("POST", f"/ci{WORKER}/jobs", ASK)
+    assert attempt["location"].startswith(f"/ci{WORKER}/jobs/")
+    assert (await server.request("GET", attempt["location"]))[0] == 200
+    _, refused = await server.request("GET", f"/ci{COMPOSER}/jobs/none")
+    assert refused["href"] == f"/ci{COMPOSER}/errors/32"
 
 
 @row(TABLE, "--heartbeat-timeout")
@@ -261,6 +320,32 @@ async def test_socket_group(serve: Serve, tmp_path: Path) -> None:
     path = tmp_path / "a.sock"
     await serve("--listen", f"unix:{path}", "--socket-group", group.gr_name)
     assert path.stat().st_gid == group.gr_gid
+
+
+@row(TABLE, "--trusted-proxies")
+async def test_a_prefix_that_a_trusted_proxy_removes(serve: Serve) -> None:
+    """Every path in an answer begins with the prefix that a trusted proxy has removed, and that others only claim."""
+    prefix = {"X-Forwarded-Prefix": "/outer, /ci/"}
+    trusting = await serve("--trusted-proxies", "127.0.0.1")
+    for server, said in ((trusting, "/outer/ci"), (await serve(storage="memory:"), "")):
+        _, job = await server.request("POST", f"{COMPOSER}/jobs", {"type": "build"}, headers=prefix)
+        assert job["href"] == f"{said}{COMPOSER}/jobs/{job['id']}"
+        _, page = await server.request("GET", f"{COMPOSER}/jobs", headers=prefix)
+        assert [page["href"], page["items"][0]["href"]] == [f"{said}{COMPOSER}/jobs", job["href"]]
+        _, attempt = await server.request("POST", f"{WORKER}/jobs", ASK, headers=prefix)
+        assert attempt["location"].startswith(f"{said}{WORKER}/jobs/")
+        assert attempt["artifact_location"] == f"{attempt['location']}/artifacts/"
+        _, said_again = await server.request("GET", attempt["location"].removeprefix(said), headers=prefix)
+        assert said_again["href"] == attempt["location"]
+        _, refused = await server.request("GET", f"{WORKER}/jobs/x", headers=prefix)
+        assert refused["href"] == f"{said}{WORKER}/errors/8"
+        _, document = await server.request("GET", f"{COMPOSER}/openapi", headers=prefix)
+        assert document["servers"] == [{"url": f"{said}{COMPOSER}"}]
+    _, job = await trusting.request("POST", f"{COMPOSER}/jobs", {"type": "build"})
+    assert job["href"].startswith(COMPOSER)
+    for bad in ("//elsewhere", "https://elsewhere", "/a/../b", "ci", "/a b", "/" + 300 * "x"):
+        status, refused = await trusting.request("GET", f"{COMPOSER}/status", headers={"X-Forwarded-Prefix": bad})
+        assert (status, refused["id"]) == (400, "19"), bad
 
 
 @row(TABLE, "--trusted-proxies")

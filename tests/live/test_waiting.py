@@ -147,7 +147,7 @@ async def test_workers_that_come_and_go(serve: Serve) -> None:
 
 async def test_the_wait_ends_with_204(serve: Serve) -> None:
     """A wait without a job ends with 204, at the limit of the server or of the request, whichever is earlier."""
-    server = await serve("--request-job-timeout", "2s")
+    server = await serve("--max-wait", "2s")
     began = time.monotonic()
     assert await server.ask(wait="10m") is None
     assert 2 <= time.monotonic() - began < 30

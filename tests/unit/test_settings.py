@@ -25,8 +25,11 @@ def test_the_defaults() -> None:
         listen=("127.0.0.1:8700",),
         storage="fs:/home/somebody/.local/share/composerd",
         artifacts=None,
+        base_path=None,
         worker_base_path="/api/worker/v1",
         request_job_timeout=0,
+        proxied_wait=20,
+        max_wait=600,
         heartbeat_timeout=120,
         handover_timeout=10,
         sweep_interval=5,
@@ -62,7 +65,7 @@ def test_the_defaults() -> None:
 def test_the_shown_defaults() -> None:
     """Setting every default as the help shows it gives the same settings as setting nothing."""
     shown = {setting.name: setting.shown_default for setting in SETTINGS if setting.default is not None}
-    assert len(shown) == len(SETTINGS) - 11
+    assert len(shown) == len(SETTINGS) - 12
     assert load(shown, HOME, None) == load({}, HOME, None)
 
 
@@ -135,7 +138,10 @@ BAD = {
     "listen": "",
     "storage": "",
     "artifacts": "",
+    "base_path": "ci",
     "worker_base_path": "api",
+    "proxied_wait": "0",
+    "max_wait": "0s",
     "request_job_timeout": "soon",
     "heartbeat_timeout": "0s",
     "handover_timeout": "-1s",

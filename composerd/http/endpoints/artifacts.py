@@ -33,11 +33,11 @@ from composerd.http.delivery import answer_bytes, close_after_answer, complete, 
 from composerd.http.keys import ARTIFACTS, COMPOSER_ERRORS, QUEUE, SETTINGS
 from composerd.http.openapi import BYTES, endpoint
 from composerd.http.pace import Pace, TooSlow
+from composerd.http.paths import BASES, bases
 from composerd.http.request_context import client, known_job_id, request_id
 from composerd.http.turns import heavy
 from composerd.models import Attachment
 from composerd.queue import JobQueue, check_running
-from composerd.settings import COMPOSER_BASE
 from composerd.slices import Slices
 
 _REST_WITHIN = 1.0
@@ -48,15 +48,15 @@ _WRITTEN_AT_ONCE = 64 * 1024
 """Most bytes of a file that are passed to a connection at once: as many stay in memory while a client does not read."""
 
 
-def add_worker_routes(app: web.Application, base: str) -> None:
+def add_worker_routes(app: web.Application) -> None:
     """Add the route of the upload to the worker API."""
-    path = f"{base}/jobs/{segment('token')}/artifacts/{segment('name', empty=True)}"
+    path = f"{app[BASES].worker}/jobs/{segment('token')}/artifacts/{segment('name', empty=True)}"
     app.router.add_put(path, upload_job_artifact)
 
 
 def add_composer_routes(app: web.Application) -> None:
     """Add the routes of the list and the download to the composer API."""
-    path = f"{COMPOSER_BASE}/jobs/{segment('id')}/artifacts"
+    path = f"{app[BASES].composer}/jobs/{segment('id')}/artifacts"
     app.router.add_get(path, list_artifacts)
     app.router.add_get(f"{path}/{segment('name', empty=True)}", get_artifact)
 
@@ -174,7 +174,7 @@ async def _attach(queue: JobQueue, files: Files, job_id: UUID, attachment: Attac
 async def list_artifacts(request: web.Request) -> web.StreamResponse:
     """List the artifacts of a job, by name. Raises `JobNotFound`."""
     job_id = job_id_of(request)
-    href = f"{COMPOSER_BASE}/jobs/{job_id}/artifacts"
+    href = f"{bases.get().composer}/jobs/{job_id}/artifacts"
     await heavy(request)
     slices = Slices()
     items = []
@@ -216,6 +216,7 @@ async def get_artifact(request: web.Request) -> web.StreamResponse:
     headers = {
         "ETag": etag,
         "Accept-Ranges": "bytes",
+        "Cache-Control": "private, no-cache",
         "Content-Disposition": f"attachment; filename*=UTF-8''{quote(name, safe='')}",
     }
     complete(headers, request_id.get())

@@ -22,12 +22,12 @@ from composerd.http.inspection import Wait
 from composerd.http.keys import QUEUE, SETTINGS
 from composerd.http.openapi import JSON, endpoint
 from composerd.http.outlines import check_batch, check_job
+from composerd.http.paths import BASES, bases
 from composerd.http.request_context import client
 from composerd.http.turns import TURNS, heavy, is_heavy
 from composerd.ids import new_id_text
 from composerd.models import Job, JobState, PayloadKind
 from composerd.queue import SMALL, Piece, Stored, explain
-from composerd.settings import COMPOSER_BASE
 from composerd.slices import Slices
 
 _SUBMIT_JOB = msgspec.json.Decoder(schemas.SubmitJob)
@@ -36,7 +36,7 @@ _SUBMIT_JOBS = msgspec.json.Decoder(schemas.SubmitJobs)
 
 def add_routes(app: web.Application) -> None:
     """Add the routes of the composer API."""
-    base = COMPOSER_BASE
+    base = app[BASES].composer
     app.router.add_post(f"{base}/jobs", submit_job)
     app.router.add_post(f"{base}/jobs/batch", submit_jobs)
     job = f"{base}/jobs/{{id:(?!batch$)[^/]+}}"  # not `batch`, whose 405 must not name these methods
@@ -107,7 +107,7 @@ async def submit_jobs(request: web.Request) -> web.StreamResponse:
         return job_body(replace(job, dependents=tuple(dependents[job.id])))
 
     items = await encoded(stored.jobs, body_of, slices)
-    listed = job_list("batch", f"{COMPOSER_BASE}/jobs/batch", items, msgspec.UNSET)
+    listed = job_list("batch", f"{bases.get().composer}/jobs/batch", items, msgspec.UNSET)
     return await answer_bytes(request, listed, status=201)
 
 
@@ -179,7 +179,7 @@ async def why_job(request: web.Request) -> web.StreamResponse:
     answered = encode(
         schemas.JobWhy(
             kind="JobWhy",
-            href=f"{COMPOSER_BASE}/jobs/{why.job.id}/why",
+            href=f"{bases.get().composer}/jobs/{why.job.id}/why",
             id=str(why.job.id),
             state=why.job.state,
             reason=why.reason,

@@ -13,10 +13,10 @@ from composerd.http.delivery import answer_bytes, encode
 from composerd.http.endpoints.shown import encoded, job_list, listed_body
 from composerd.http.keys import QUEUE
 from composerd.http.openapi import endpoint
+from composerd.http.paths import BASES, bases
 from composerd.http.request_context import client
 from composerd.http.turns import heavy
 from composerd.models import JobFilter, JobState
-from composerd.settings import COMPOSER_BASE
 from composerd.slices import Slices
 
 MAX_PAGE_SIZE = 1024 * 1024
@@ -33,7 +33,7 @@ _PAGE = {
 
 def add_routes(app: web.Application) -> None:
     """Add the routes of listings."""
-    base = f"{COMPOSER_BASE}/jobs"
+    base = f"{app[BASES].composer}/jobs"
     app.router.add_get(base, list_jobs)
     app.router.add_get(f"{base}/{segment('id')}/dependencies", list_dependencies)
     app.router.add_get(f"{base}/{segment('id')}/dependents", list_dependents)
@@ -86,7 +86,7 @@ async def list_jobs(request: web.Request) -> web.StreamResponse:
         if cursor is None or left == 0 or len(some) < wanted or size >= MAX_PAGE_SIZE:
             break
     following = None if cursor is None else _cursor_text(cursor)
-    return await answer_bytes(request, job_list("jobs", f"{COMPOSER_BASE}/jobs", items, following))
+    return await answer_bytes(request, job_list("jobs", f"{bases.get().composer}/jobs", items, following))
 
 
 @endpoint(
@@ -137,7 +137,7 @@ async def _ids(
 ) -> web.StreamResponse:
     listed = schemas.JobIdList(
         kind="JobIdList",
-        href=f"{COMPOSER_BASE}/jobs/{job_id}/{what}",
+        href=f"{bases.get().composer}/jobs/{job_id}/{what}",
         id=str(job_id),
         items=schemas.strings(ids),
         next=None if following is None else _cursor_text(following),

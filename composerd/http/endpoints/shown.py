@@ -7,8 +7,8 @@ import msgspec
 
 from composerd.http import schemas
 from composerd.http.delivery import encode
+from composerd.http.paths import bases
 from composerd.models import MAX_SHOWN_DEPENDENTS, Job, JobState
-from composerd.settings import COMPOSER_BASE
 from composerd.slices import Slices
 
 
@@ -25,7 +25,7 @@ def job_body(
     job_id = str(job.id)
     body = schemas.Job(
         kind="Job",
-        href=f"{COMPOSER_BASE}/jobs/{job_id}",
+        href=f"{bases.get().composer}/jobs/{job_id}",
         id=job_id,
         type=job.type,
         arch=job.arch,

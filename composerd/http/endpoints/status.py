@@ -4,6 +4,7 @@ import asyncio
 import re
 from functools import partial
 
+import msgspec
 from aiohttp import web
 
 from composerd.artifacts.files import Files
@@ -12,11 +13,11 @@ from composerd.http import schemas
 from composerd.http.arguments import error_table_of, number_of, segment
 from composerd.http.delivery import answer
 from composerd.http.errors import InvalidErrorId
-from composerd.http.keys import ADMISSION, ARTIFACTS, METRICS, OPENAPI, QUEUE, SETTINGS
+from composerd.http.keys import ADMISSION, ARTIFACTS, METRICS, OPENAPI, QUEUE
 from composerd.http.latest import Latest
 from composerd.http.openapi import JSON, endpoint
+from composerd.http.paths import BASES, bases
 from composerd.queue import JobQueue
-from composerd.settings import COMPOSER_BASE
 
 PING_WITHIN = 5.0
 """Time in seconds that the storage may take to say that it accepts writes."""
@@ -24,7 +25,7 @@ PING_WITHIN = 5.0
 
 def add_api_routes(app: web.Application, base: str) -> None:
     """Add the routes that each API has below its base path."""
-    app.router.add_get(f"{base}/status", get_status if base == COMPOSER_BASE else get_worker_status)
+    app.router.add_get(f"{base}/status", get_status if base == app[BASES].composer else get_worker_status)
     app.router.add_get(f"{base}/errors", get_errors)
     app.router.add_get(f"{base}/errors/{segment('id')}", get_error)
     app.router.add_get(f"{base}/openapi", get_openapi)
@@ -39,16 +40,19 @@ def add_site_routes(app: web.Application) -> None:
     app[_READINESS] = Latest(partial(_refusal, app))
     app[_METRICS_TEXT] = Latest(partial(_metrics_text, app))
     app.on_cleanup.append(_close)
-    app.router.add_get("/", front_page)
-    app.router.add_get("/healthz", healthz)
-    app.router.add_get("/readyz", readyz)
-    app.router.add_get("/metrics", metrics)
+    site = app[BASES].site
+    app.router.add_get(f"{site}/", front_page)
+    if site:
+        app.router.add_get(site, front_page)
+    app.router.add_get(f"{site}/healthz", healthz)
+    app.router.add_get(f"{site}/readyz", readyz)
+    app.router.add_get(f"{site}/metrics", metrics)
 
 
 @endpoint("getStatus", "Check that the server answers", responses={200: ("The server answers", schemas.Status)})
 async def get_status(request: web.Request) -> web.StreamResponse:
     """Answer that the server is running."""
-    base = error_table_of(request).base
+    base = error_table_of(request).href
     return answer(schemas.Status(kind="Status", href=f"{base}/status", id="status", status="OK"))
 
 
@@ -73,7 +77,7 @@ async def get_errors(request: web.Request) -> web.StreamResponse:
     return answer(
         {
             "kind": "ErrorList",
-            "href": f"{table.base}/errors",
+            "href": f"{table.href}/errors",
             "id": "errors",
             "page": page,
             "size": size,
@@ -95,8 +99,12 @@ async def get_error(request: web.Request) -> web.StreamResponse:
 
 @endpoint("getOpenapi", "Get this document", responses={200: ("The OpenAPI document", JSON)})
 async def get_openapi(request: web.Request) -> web.Response:
-    """Return the OpenAPI document of the API."""
-    return web.Response(body=request.app[OPENAPI][error_table_of(request).base], content_type=JSON)
+    """Return the OpenAPI document of the API, whose server is the base path as the client knows it."""
+    table = error_table_of(request)
+    body = request.app[OPENAPI][table.base]
+    if table.href != table.base:
+        body = msgspec.json.encode({**msgspec.json.decode(body), "servers": [{"url": table.href}]})
+    return web.Response(body=body, content_type=JSON)
 
 
 async def _close(app: web.Application) -> None:
@@ -104,11 +112,10 @@ async def _close(app: web.Application) -> None:
     await app[_METRICS_TEXT].close()
 
 
-async def front_page(request: web.Request) -> web.Response:
+async def front_page(_request: web.Request) -> web.Response:
     """Name both APIs, for people with a browser."""
     return web.Response(
-        text=f"composerd\n\nworker API:   {request.app[SETTINGS].worker_base_path}/openapi\n"
-        f"composer API: {COMPOSER_BASE}/openapi\n"
+        text=f"composerd\n\nworker API:   {bases.get().worker}/openapi\ncomposer API: {bases.get().composer}/openapi\n"
     )
 
 

@@ -16,8 +16,9 @@ from composerd.http.bodies import check_headers, decoded, discard_body, off_loop
 from composerd.http.delivery import Answer, answer, complete, encode, gone, hang_up, write
 from composerd.http.errors import InvalidTokenForStatus, InvalidWorkerId
 from composerd.http.inspection import Wait
-from composerd.http.keys import QUEUE, SETTINGS
+from composerd.http.keys import ADMISSION, QUEUE, SETTINGS
 from composerd.http.openapi import endpoint
+from composerd.http.paths import BASES, bases
 from composerd.http.request_context import client, known_job_id, request_id
 from composerd.ids import parse_uuid
 from composerd.models import AttemptState, Claimed, Worker
@@ -36,8 +37,9 @@ class _Result(msgspec.Struct):
 _RESULT = msgspec.json.Decoder(_Result)
 
 
-def add_routes(app: web.Application, base: str) -> None:
+def add_routes(app: web.Application) -> None:
     """Add the routes of the worker API."""
+    base = app[BASES].worker
     app.router.add_post(f"{base}/jobs", request_job)
     location = f"{base}/jobs/{segment('token')}"
     app.router.add_get(location, get_job)
@@ -52,7 +54,7 @@ def add_routes(app: web.Application, base: str) -> None:
     "Wait for a job of one of the types, for the arch",
     request=schemas.RequestJob,
     responses={201: ("A job", schemas.RequestJobResponse), 204: ("No job became ready in time", None)},
-    query={"wait": "How long to wait, if shorter than the server's limit; at most 10m"},
+    query={"wait": "How long to wait, at most 10m; the server may answer sooner"},
 )
 async def request_job(request: web.Request) -> web.StreamResponse:
     """Wait until there is a job, and write it to the worker. A job that cannot be delivered is released.
@@ -75,8 +77,10 @@ async def request_job(request: web.Request) -> web.StreamResponse:
     if body.worker_id is not None and (worker_id := parse_uuid(body.worker_id)) is None:
         raise InvalidWorkerId(field="worker_id")
     wait = wait_of(request)
-    if settings.request_job_timeout:
-        wait = settings.request_job_timeout if wait is None else min(wait, settings.request_job_timeout)
+    if wait is None:
+        wait = settings.request_job_timeout or None
+        if request.app[ADMISSION].clients.is_proxied(request):
+            wait = settings.proxied_wait if wait is None else min(wait, settings.proxied_wait)
     sender = client.get()
     worker = None if worker_id is None else Worker(worker_id, body.arch, tuple(body.types), client=sender)
     keys = keys_for("", body.types, body.arch)
@@ -99,7 +103,7 @@ async def request_job(request: web.Request) -> web.StreamResponse:
 async def _hand_over(request: web.Request, claimed: Claimed, *, confirm: bool) -> web.StreamResponse:
     """Write a claimed job to its worker. Raises `ConnectionError` if the client has gone."""
     queue = request.app[QUEUE]
-    base = request.app[SETTINGS].worker_base_path
+    base = bases.get().worker
     location = f"{base}/jobs/{claimed.token}"
     job_id = str(claimed.job_id)
     known_job_id.set(job_id)
@@ -195,7 +199,7 @@ async def get_job(request: web.Request) -> web.StreamResponse:
         raise TokenNotFound
     if attempt.state is AttemptState.SUPERSEDED and attempt.confirm:
         raise AttemptSuperseded
-    location = f"{request.app[SETTINGS].worker_base_path}/jobs/{token}"
+    location = f"{bases.get().worker}/jobs/{token}"
     canceled = attempt.state is not AttemptState.RUNNING
     return answer(schemas.JobStatus(kind="JobStatus", href=location, id=str(token), canceled=canceled))
 
@@ -231,7 +235,7 @@ async def update_job(request: web.Request) -> web.StreamResponse:
     else:
         await queue.finish(token, b"null", failed=False)  # older workers finish with an empty object
     attempt_id = str(token)
-    location = f"{request.app[SETTINGS].worker_base_path}/jobs/{attempt_id}"
+    location = f"{bases.get().worker}/jobs/{attempt_id}"
     return answer(schemas.UpdateJobResponse(kind="UpdateJobResponse", href=location, id=attempt_id))
 
 
@@ -251,7 +255,7 @@ async def release_job(request: web.Request) -> web.StreamResponse:
     if request.body_exists:
         await read_json(request, _RELEASE_JOB)
     await queue.release(token)
-    location = f"{request.app[SETTINGS].worker_base_path}/jobs/{token}"
+    location = f"{bases.get().worker}/jobs/{token}"
     return answer(schemas.UpdateJobResponse(kind="UpdateJobResponse", href=location, id=str(token)))
 
 
@@ -268,7 +272,7 @@ async def post_workers(request: web.Request) -> web.StreamResponse:
     if not schemas.is_word(body.arch):
         raise InvalidContent(field="arch", problem=schemas.NOT_A_WORD)
     worker_id = str(await queue.roster.register(body.arch, client=client.get()))
-    href = f"{request.app[SETTINGS].worker_base_path}/workers"
+    href = f"{bases.get().worker}/workers"
     return answer(schemas.WorkerID(kind="WorkerID", href=href, id=worker_id, worker_id=worker_id), 201)
 
 

@@ -12,14 +12,14 @@ from composerd.http.arguments import MAX_PAGE, limit_of
 from composerd.http.delivery import answer_bytes, encode
 from composerd.http.keys import QUEUE
 from composerd.http.openapi import endpoint
+from composerd.http.paths import BASES, bases
 from composerd.http.turns import heavy
 from composerd.models import WorkerCursor
-from composerd.settings import COMPOSER_BASE
 
 
 def add_routes(app: web.Application) -> None:
     """Add the route of the list."""
-    app.router.add_get(f"{COMPOSER_BASE}/workers", list_workers)
+    app.router.add_get(f"{app[BASES].composer}/workers", list_workers)
 
 
 @endpoint(
@@ -42,7 +42,7 @@ async def list_workers(request: web.Request) -> web.StreamResponse:
     after = _cursor(request.query.get("cursor"))
     await heavy(request)
     page = await queue.roster.page(after, limit)
-    href = f"{COMPOSER_BASE}/workers"
+    href = f"{bases.get().composer}/workers"
     items = [
         schemas.Worker(
             kind="Worker",
