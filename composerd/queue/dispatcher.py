@@ -16,14 +16,15 @@ from composerd.queue.batcher import MAX_BYTES, MAX_ITEMS
 from composerd.queue.budgets import SMALL, Account
 from composerd.queue.pulse import Pulse
 from composerd.queue.repeating import Call, call_until_answered
-from composerd.queue.waitlist import Waiter, WaitList
+from composerd.queue.line import Waiter
+from composerd.queue.waitlist import WaitList
 
 RETRY_AFTER = 1.0
 """Pause in seconds before the next claim after the storage failed to answer one."""
 
 
 class Dispatcher:
-    """Hands ready jobs to waiters: each job to one waiter, the oldest waiter first.
+    """Hands ready jobs to waiters, each job to one waiter.
 
     It makes one round of claims at a time, in a task that runs only while a round has work to do. `WaitList` decides
     which waiters take part in a round. A job that was claimed for a waiter that has left meanwhile is released.
@@ -58,7 +59,7 @@ class Dispatcher:
 
     def waiter(self, claim: Claim, client: str = "") -> Waiter:
         """Return a new waiter for `wait_for_job`."""
-        return Waiter(claim, client, self._loop.create_future())
+        return Waiter(claim, client, self._loop.create_future(), self._loop.time())
 
     async def wait_for_job(self, waiter: Waiter, wait: float | None) -> Claimed | None:
         """Wait for a job of the waiter's keys; return None if `wait` seconds pass, or if the dispatcher closes.
@@ -145,7 +146,7 @@ class Dispatcher:
             while not self._closed:
                 if self._account.used >= self._account.limit:
                     await self._wait_for_room()
-                picked = self._list.pick(MAX_ITEMS)
+                picked = self._list.pick(MAX_ITEMS, self._loop.time())
                 if not picked:
                     if not self._list.checking:
                         break

@@ -2,11 +2,12 @@
 
 Waking is level-triggered. A key is *hot* from the moment a job of it becomes ready until either as many jobs of it were
 handed out as became ready, or a claim that covers the key, and was made after that moment, found nothing. While a key
-is hot, the oldest waiters for it join the next round of claims. So a waiter that was woken for one key and got a job of
+is hot, the first waiters for it join the next round of claims. So a waiter that was woken for one key and got a job of
 another leaves the first key hot for the next waiter.
 
-Clients take turns at a key, and of each client the oldest waiter comes first. So a client that asks with thousands of
-requests gets no more jobs of a key than another one that asks with a few, as long as that one waits.
+Which waiters for a key are the first is decided in `line`: clients take turns, and of each client the newest request
+comes first, unless another one has waited long. So a client that asks with thousands of requests gets no more jobs of a
+key than another one that asks with a few, as long as that one waits.
 
 No waiter sleeps while there is a ready job for it:
 
@@ -18,36 +19,13 @@ No waiter sleeps while there is a ready job for it:
 So the count is never below the number of ready jobs. If it is one too high, one claim finds nothing, and cools the key.
 """
 
-import asyncio
 from collections import OrderedDict, deque
-from collections.abc import Iterator, Mapping, Sequence
-from operator import attrgetter
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from composerd.models import Claim, Claimed, Key
-
-Answer = asyncio.Future[Claimed | None]
-
-
-class Waiter(msgspec.Struct, eq=False):
-    """One request that waits for a job."""
-
-    claim: Claim
-    client: str
-    """The client that waits, in whose account the args of its job count."""
-    answer: Answer
-    age: int = 0
-    """The waiter's number in the list: the lowest is the oldest. It stays the same until the waiter is answered."""
-    claiming: bool = False
-    """True while a round that includes its claim is under way."""
-    claimed: bool = False
-    """True once a claim for it was answered. Every waiter gets one claim, however short its wait."""
-    unknown: bool = False
-    """True after a claim whose outcome is unknown, until it was repeated, with the same token."""
-    expired: bool = False
-    """True once its time is up: the outcome of the claim under way, or of its first claim, is then its answer."""
-
+from composerd.models import Claimed, Key
+from composerd.queue.line import Line, Waiter
 
 class _Heat(msgspec.Struct):
     """Number of ready jobs of a key, as far as known, and the round in which the last of them became ready."""
@@ -61,53 +39,6 @@ KEYS_IN_ROUND = 10_000
 
 KEYS_CHECKED = 1_000
 """Number of keys that are looked at in one round because news may have been lost."""
-
-_AGE = attrgetter("age")
-
-
-class Line:
-    """The waiters for one key: the clients take turns, and of each client the oldest waiter comes first."""
-
-    __slots__ = ("checked", "clients")
-
-    def __init__(self) -> None:
-        self.checked = 0
-        """The number of the latest check in which the key was heated."""
-        self.clients: OrderedDict[str, OrderedDict[int, Waiter]] = OrderedDict()
-        """The waiters by client and age; the client whose turn is next comes first."""
-
-    def add(self, waiter: Waiter) -> None:
-        """Add a waiter. A client that had none comes after all others."""
-        own = self.clients.get(waiter.client)
-        if own is None:
-            own = self.clients[waiter.client] = OrderedDict()
-        own[waiter.age] = waiter
-
-    def remove(self, waiter: Waiter) -> None:
-        """Remove a waiter."""
-        own = self.clients[waiter.client]
-        del own[waiter.age]
-        if not own:
-            del self.clients[waiter.client]
-
-    def served(self, client: str) -> None:
-        """Note that a client got a job: its next turn comes after those of all others."""
-        if client in self.clients:
-            self.clients.move_to_end(client)
-
-    def in_turns(self) -> Iterator[Waiter]:
-        """Yield the waiters in the order in which they may claim; the line must not change meanwhile."""
-        later: deque[Iterator[Waiter]] = deque()
-        for own in self.clients.values():
-            line = iter(own.values())
-            yield next(line)
-            later.append(line)
-        while later:
-            line = later.popleft()
-            for waiter in line:
-                yield waiter
-                later.append(line)
-                break
 
 
 class WaitList:
@@ -154,7 +85,7 @@ class WaitList:
         for key in waiter.claim.keys:
             line = self._by_key[key]
             line.remove(waiter)
-            if not line.clients:
+            if not line:
                 del self._by_key[key]
                 self._hot.pop(key, None)  # the next waiter for it claims anyway
 
@@ -185,37 +116,43 @@ class WaitList:
         """True if there are keys left to be heated: `pick` may return nobody, and somebody the next time."""
         return bool(self._unchecked)
 
-    def pick(self, limit: int) -> Sequence[Waiter]:
-        """Begin a round: return the waiters that claim in it, at most `limit`, oldest first. `end_round` ends it.
+    def pick(self, limit: int, now: float) -> Sequence[Waiter]:
+        """Begin a round: return the waiters that claim in it, at most `limit`, in their order. `end_round` ends it.
 
+        First come the waiters of keys that are hot, then those that have just arrived and that no hot key has picked.
         There are fewer if they have many keys. The cost depends on the waiters that are picked and on their keys, not
         on the number of waiters.
         """
         if self._unchecked:
             self._heat_some()
-        picked: dict[int, Waiter] = {}
+        fresh: dict[int, Waiter] = {}
         keys = 0
-        while self._fresh and len(picked) < limit and keys < KEYS_IN_ROUND:
+        while self._fresh and len(fresh) < limit and keys < KEYS_IN_ROUND:
             age, waiter = self._fresh.popitem(last=False)
-            picked[age] = waiter
+            fresh[age] = waiter
             keys += len(waiter.claim.keys)
+        picked: dict[int, Waiter] = {}
         for _ in range(len(self._hot)):
-            if len(picked) >= limit or keys >= KEYS_IN_ROUND:
+            if len(fresh) + len(picked) >= limit or keys >= KEYS_IN_ROUND:
                 break
             key = next(iter(self._hot))
-            room = min(self._hot[key].count, limit - len(picked))
+            room = self._hot[key].count
             self._hot.move_to_end(key)  # so that a key with many jobs does not crowd out the others
-            for waiter in self._by_key[key].in_turns():
-                if room == 0 or keys >= KEYS_IN_ROUND:
+            for waiter in self._by_key[key].in_order(now):
+                if room == 0 or len(fresh) + len(picked) >= limit or keys >= KEYS_IN_ROUND:
                     break
-                if waiter.age not in picked:
-                    picked[waiter.age] = waiter
+                age = waiter.age
+                if age in picked:
+                    continue
+                if fresh.pop(age, None) is None:
                     keys += len(waiter.claim.keys)
-                    room -= 1
+                picked[age] = waiter
+                room -= 1
+        picked.update(fresh)
         self._round += 1
         for waiter in picked.values():
             waiter.claiming = True
-        return sorted(picked.values(), key=_AGE)
+        return list(picked.values())
 
     def end_round(self, waiters: Sequence[Waiter], outcomes: Sequence[Claimed | None]) -> None:
         """Take in the outcomes of claims of the round, and remove the waiters that got a job or whose time is up."""
@@ -231,6 +168,11 @@ class WaitList:
                     self._cool(key, None)
             if claimed is not None or waiter.expired:
                 self.remove(waiter)
+
+    def doubt(self, client: str, key: Key, now: float) -> None:
+        """Let a client that has not answered a hand-over of a job of a key come last there."""
+        if (line := self._by_key.get(key)) is not None:
+            line.doubt(client, now)
 
     def retry(self, waiters: Sequence[Waiter]) -> None:
         """Put waiters of the round whose claims were not answered at the head of the next round."""

@@ -162,17 +162,17 @@ async def test_time_that_is_up_during_a_later_claim(waiters: Waiters) -> None:
     assert waiters.released == []
 
 
-async def test_news_wakes_the_oldest_waiter(waiters: Waiters) -> None:
+async def test_news_wakes_the_newest_waiter(waiters: Waiters) -> None:
     """One job that becomes ready wakes one waiter of its key."""
     older = await waiters.sleeping(X)
-    younger = await waiters.sleeping(X)
+    newer = await waiters.sleeping(X)
     other = await waiters.sleeping(Y)
     waiters.driver.calls.clear()
     waiters.submit(X)
-    claimed = await older
+    claimed = await newer
     assert claimed is not None
-    assert waiters.driver.calls == [[waiters.claims[0].token]]
-    assert not younger.done()
+    assert waiters.driver.calls == [[waiters.claims[1].token]]
+    assert not older.done()
     assert not other.done()
 
 

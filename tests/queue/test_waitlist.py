@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from composerd.models import Claim, Claimed, Key
-from composerd.queue.waitlist import Waiter, WaitList
+from composerd.queue.line import LONG, Waiter
+from composerd.queue.waitlist import WaitList
 
 X, Y, Z = (Key("", name, None) for name in "XYZ")
 
@@ -41,9 +42,10 @@ class World:
     claims_in_vain: int = 0
     positions: Iterator[int] = field(default_factory=itertools.count)
     served: list[int] = field(default_factory=list)
+    now: float = 0.0
 
     def arrive(self, *keys: Key) -> Waiter:
-        waiter = Waiter(Claim(uuid4(), keys, 60.0), "", self.loop.create_future())
+        waiter = Waiter(Claim(uuid4(), keys, 60.0), "", self.loop.create_future(), self.now)
         self.waitlist.add(waiter)
         return waiter
 
@@ -57,7 +59,7 @@ class World:
         self.waitlist.heat({self.unheard.pop(index): 1})
 
     def pick(self, limit: int = 1000) -> None:
-        self.picked = self.waitlist.pick(limit)
+        self.picked = self.waitlist.pick(limit, self.now)
         self.outcomes = None
 
     def decide(self, prefix: int | None = None) -> None:
@@ -145,13 +147,13 @@ def test_the_classical_stranding(world: World, order: tuple[int, ...], first: st
 
 
 def test_one_ready_job_wakes_one_waiter(world: World) -> None:
-    """Of a thousand waiters, only the oldest claims when a job becomes ready."""
+    """Of a thousand waiters, only the newest claims when a job becomes ready."""
     waiters = [world.arrive(X) for _ in range(1000)]
     world.run()
     world.claims_in_vain = 0
     world.submit((X, 0))
     world.run()
-    assert world.got == {waiters[0].age: X}
+    assert world.got == {waiters[-1].age: X}
     assert world.claims_in_vain == 0
 
 
@@ -181,7 +183,7 @@ def test_a_round_that_takes_fewer_than_are_ready_leaves_the_key_hot(world: World
     world.decide(prefix=1)
     world.end_round()
     world.run()
-    assert world.served == [waiter.age for waiter in waiters]
+    assert world.served == [waiter.age for waiter in reversed(waiters)]
 
 
 def test_a_job_that_becomes_ready_while_a_claim_is_on_its_way_is_not_missed(world: World) -> None:
@@ -197,9 +199,10 @@ def test_a_job_that_becomes_ready_while_a_claim_is_on_its_way_is_not_missed(worl
 
 
 def test_a_waiter_keeps_its_age(world: World) -> None:
-    """A waiter that claimed in vain is still ahead of those that came later."""
+    """A waiter that claimed in vain is ahead of those that came later, once it has waited long."""
     first = world.arrive(X)
     world.run()
+    world.now = LONG
     world.arrive(X)
     world.run()
     world.submit((X, 0))
@@ -228,11 +231,11 @@ def test_a_check_wakes_one_waiter_of_a_key(world: World) -> None:
     world.hear()
     world.waitlist.heat_all()
     world.pick()
-    assert list(world.picked) == [waiters[0], waiters[3]]
+    assert list(world.picked) == [waiters[2], waiters[5]]
 
 
 def test_a_round_has_a_limit(world: World) -> None:
-    """A round has no more waiters than its limit, new ones and woken ones together; the oldest new waiters go first."""
+    """A round has no more waiters than its limit, new ones and woken ones together."""
     waiters = [world.arrive(X) for _ in range(5)] + [world.arrive(Y)]
     world.pick(limit=2)
     assert list(world.picked) == waiters[:2]
@@ -244,7 +247,7 @@ def test_a_round_has_a_limit(world: World) -> None:
         world.hear()
     late = world.arrive(X)
     world.pick(limit=2)
-    assert list(world.picked) == [waiters[0], late]
+    assert list(world.picked) == [late, waiters[4]]
 
 
 def test_jobs_that_were_handed_out_wake_nobody_else(world: World) -> None:
@@ -262,7 +265,7 @@ def test_jobs_that_were_handed_out_wake_nobody_else(world: World) -> None:
         world.end_round()
     world.pick()
     assert not world.picked
-    assert world.served == [waiter.age for waiter in waiters[:3]]
+    assert world.served == [waiter.age for waiter in reversed(waiters[3:])]
     assert world.claims_in_vain == 0
 
 
@@ -373,18 +376,18 @@ async def test_clients_take_turns() -> None:
 
     loud = [arrive("loud") for _ in range(50)]
     quiet = [arrive("quiet") for _ in range(3)]
-    first = waitlist.pick(1000)
+    first = waitlist.pick(1000, 0.0)
     waitlist.end_round(first, [None] * len(first))
     got = []
     for _ in range(6):
         waitlist.heat({X: 1})
-        (waiter,) = waitlist.pick(1000)
+        (waiter,) = waitlist.pick(1000, 0.0)
         waitlist.end_round([waiter], [Claimed(waiter.claim.token, uuid4(), X, None, (), 1)])
         got.append(waiter)
-    assert got == [loud[0], quiet[0], loud[1], quiet[1], loud[2], quiet[2]]
+    assert got == [quiet[2], loud[49], quiet[1], loud[48], quiet[0], loud[47]]
     waitlist.heat({X: 10})
     arrive("late")
-    assert [waiter.client for waiter in waitlist.pick(4)].count("loud") >= 2
+    assert [waiter.client for waiter in waitlist.pick(4, 0.0)].count("loud") >= 2
 
 
 async def test_a_check_of_very_many_keys() -> None:
@@ -395,7 +398,7 @@ async def test_a_check_of_very_many_keys() -> None:
         keys = tuple(Key("", f"{waiter} {n}", None) for n in range(128))
         waitlist.add(Waiter(Claim(uuid4(), keys, 60.0), "", loop.create_future()))
     claimed = 0
-    while picked := waitlist.pick(1000):
+    while picked := waitlist.pick(1000, 0.0):
         assert sum(len(waiter.claim.keys) for waiter in picked) <= 11_000
         waitlist.end_round(picked, [None] * len(picked))
         claimed += len(picked)
@@ -404,11 +407,11 @@ async def test_a_check_of_very_many_keys() -> None:
     ages: list[int] = []
     for _ in range(2):
         while waitlist.checking:
-            picked = waitlist.pick(1000)
+            picked = waitlist.pick(1000, 0.0)
             assert len(picked) < 20
             ages += [waiter.age for waiter in picked]
             waitlist.end_round(picked, [None] * len(picked))
             if len(ages) == 24:
                 waitlist.heat_all()  # news is lost again meanwhile
     assert sorted(set(ages)) == list(range(1, 201))
-    assert waitlist.pick(1000) == []
+    assert waitlist.pick(1000, 0.0) == []
