@@ -14,9 +14,9 @@ from composerd.gate import Gate
 from composerd.models import Claim, Claimed, Key, News
 from composerd.queue.batcher import MAX_BYTES, MAX_ITEMS
 from composerd.queue.budgets import SMALL, Account
+from composerd.queue.line import Waiter
 from composerd.queue.pulse import Pulse
 from composerd.queue.repeating import Call, call_until_answered
-from composerd.queue.line import Waiter
 from composerd.queue.waitlist import WaitList
 
 RETRY_AFTER = 1.0

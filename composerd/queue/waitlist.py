@@ -27,6 +27,7 @@ import msgspec
 from composerd.models import Claimed, Key
 from composerd.queue.line import Line, Waiter
 
+
 class _Heat(msgspec.Struct):
     """Number of ready jobs of a key, as far as known, and the round in which the last of them became ready."""
 
