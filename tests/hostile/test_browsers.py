@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -82,7 +83,7 @@ async def test_pages_of_the_server(server: Server, headers: dict[str, str]) -> N
 
 
 async def test_headers_of_every_answer(server: Server) -> None:
-    """Every answer tells browsers to guess no type and to run nothing: errors, jobs, files and malformed HTTP."""
+    """Every answer tells browsers to run nothing, and caches to store nothing: errors, jobs, files, malformed HTTP."""
     await server.submit("big", args="x" * 300_000)
     body = b'{"types":["big"],"arch":"x"}'
     _, headers, given = await send(server, "POST", f"{WORKER}/jobs", body, Content_Type="application/json")
@@ -104,6 +105,7 @@ async def test_headers_of_every_answer(server: Server) -> None:
         heads.append((await send(server, method, path, data, Content_Type="application/json"))[1])
     assert {one["X-Content-Type-Options"] for one in heads} == {"nosniff"}
     assert {one["Content-Security-Policy"] for one in heads} == {"default-src 'none'; frame-ancestors 'none'"}
+    assert Counter(one["Cache-Control"] for one in heads) == {"no-store": 11, "private, no-cache": 1}
 
 
 @pytest.mark.parametrize(
