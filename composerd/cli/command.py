@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from composerd.cli.job_files import JobFiles, Progress, Refused
-from composerd.client import ClientError, JobContext, RequestFailed
+from composerd.client import ClientError, JobContext, ProxyAnswered, RequestFailed
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +124,8 @@ async def _upload(job: JobContext, files: JobFiles) -> str | None:
                     try:
                         await job.upload(name, file)
                     except RequestFailed as exc:
-                        refused.add(f"{name[:100]!r} was refused by the server: {exc}")
+                        by = "" if isinstance(exc, ProxyAnswered) else " by the server"
+                        refused.add(f"{name[:100]!r} was refused{by}: {exc}")
                         break  # the reason may hold for all that follow
     except OSError as exc:
         refused.add(f"{exc.filename or 'a file'}: {exc.strerror}")

@@ -10,15 +10,19 @@ from urllib.parse import quote
 
 import msgspec
 
-from composerd.client.connection import DEFAULT_SERVER, LARGEST_PAYLOAD, Connection, Rounds, decoded
+from composerd.client.connection import DEFAULT_SERVER, LARGEST_PAYLOAD, Connection, decoded
 from composerd.client.downloads import new_file
-from composerd.client.errors import DamagedDownload
+from composerd.client.errors import DamagedDownload, RequestFailed, ServerUnreachable
+from composerd.client.repeating import Rounds, may_pass
 from composerd.client.values import Artifact, ArtifactList, Job, JobIdList, JobList, KnownWorker, Why, WorkerList
 
 BASE = "/api/composer/v1"
 
-WAIT = 30.0
-"""Seconds that one request of `ComposerClient.wait` asks the server to wait."""
+WAIT = 20.0
+"""Seconds that one request of `ComposerClient.wait` asks the server to wait: less than most proxies allow."""
+
+_SHORTEST_WAIT = 5.0
+"""Seconds that such a request asks for at least, if a proxy ends longer ones."""
 
 _PART = 256 * 1024
 
@@ -38,9 +42,10 @@ class ComposerClient:
     ...     job = await composer.submit("build", args={"what": "an image"})
     ...     job = await composer.wait(job.id)
 
-    `server` is a URL or `unix:/path`. While the server is unavailable, requests that are safe to repeat are repeated
-    for `patience` seconds. For https, `ca_file` has the certificate of the CA that signed the server's certificate,
-    and `cert_file` and `key_file` have the client's own certificate and key; all three are PEM files.
+    `server` is a URL, with a path if composerd is served below one, or `unix:/path`. While the server is unavailable,
+    requests that are safe to repeat are repeated for `patience` seconds. For https, `ca_file` has the certificate of
+    the CA that signed the server's certificate, and `cert_file` and `key_file` have the client's own certificate and
+    key; all three are PEM files.
 
     Every method raises `RequestFailed` if the server refuses the request, and `ServerUnreachable`. Methods that change
     something raise `OutcomeUnknown` if it may have been changed or not: a submission with idempotency keys, and a
@@ -105,17 +110,32 @@ class ComposerClient:
 
     async def get_json(self, job_id: str, wait: float = 0.0) -> bytes:
         """Return a job as the server's JSON; see `get`."""
+        return await self._get(job_id, wait)
+
+    async def _get(self, job_id: str, wait: float, patience: float | None = None) -> bytes:
         query = {"wait": f"{wait * 1000:.0f}ms"} if wait else None
         path = f"{BASE}/jobs/{_segment(job_id)}"
-        answer = await self._connection.request("GET", path, query=query, wait=wait, largest=LARGEST_PAYLOAD)
+        answer = await self._connection.request(
+            "GET", path, query=query, wait=wait, patience=patience, largest=LARGEST_PAYLOAD
+        )
         return answer.body
 
     async def follow(self, job_id: str, every: float = WAIT) -> AsyncIterator[Job]:
-        """Yield the job at least every `every` seconds, and a last time once it has ended."""
+        """Yield the job at least every `every` seconds, and a last time once it has ended.
+
+        If a wait fails, for example because a proxy allows only shorter ones, the job is looked up without a wait, and
+        the next waits are shorter.
+        """
         rounds = Rounds()
         while True:
             await rounds.begin()
-            job = await self.get(job_id, wait=every)
+            try:
+                job = decoded(await self._get(job_id, every, patience=0.0), _JOB)
+            except (RequestFailed, ServerUnreachable) as exc:
+                if isinstance(exc, RequestFailed) and not may_pass(exc):
+                    raise
+                job = await self.get(job_id)
+                every = min(every, max(every / 2, _SHORTEST_WAIT))
             yield job
             if job.ended:
                 return

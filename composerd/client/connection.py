@@ -1,11 +1,7 @@
 """Sends requests to one server over TCP or a unix socket, and repeats them with backoff and jitter if that is safe."""
 
-import asyncio
 import io
-import random
-import re
-import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -15,20 +11,27 @@ import aiohttp
 import msgspec
 from yarl import URL
 
-from composerd.client.errors import OutcomeUnknown, RequestFailed, ServerNotTrusted, ServerUnreachable, UnexpectedAnswer
+from composerd.client.address import Address, tls_context
+from composerd.client.errors import (
+    ClientError,
+    OutcomeUnknown,
+    RequestFailed,
+    ServerNotTrusted,
+    ServerUnreachable,
+    UnexpectedAnswer,
+)
+from composerd.client.proxies import REQUEST_ID_HEADER, proxy_answer
+from composerd.client.repeating import Backoff, may_pass, nothing_done
 from composerd.escaping import without_tokens
 from composerd.units import format_size
 
 DEFAULT_SERVER = "http://127.0.0.1:8700"
 
-FIRST_BACKOFF = 0.1
-"""Seconds of the first pause before a request is repeated."""
-
-LONGEST_BACKOFF = 10.0
-"""Seconds of the longest pause before a request is repeated."""
-
 _ANSWER_WITHIN = 60.0
-"""Seconds that an answer may take, in addition to the time that the server was asked to wait."""
+"""Seconds that an answer may take if the server was not asked to wait."""
+
+_ANSWER_AFTER_WAIT = 20.0
+"""Seconds that an answer may take after the time that the server was asked to wait, which counts as 20 s at least."""
 
 LARGEST_PAYLOAD = 1024 * 1024**2
 """Bytes of the largest answer that has args or results: the most that a server can be set to accept."""
@@ -42,21 +45,12 @@ _LARGEST_ERROR = 64 * 1024
 _MOST_REDIRECTS = 5
 """Number of redirects of one request that are followed."""
 
-_SHORTEST_ROUND = 0.1
-"""Seconds from one request that asks the server to wait to the next one, even if the server answers at once."""
-
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-
-_PATH = re.compile(r"/(?![/\\])[^\s\\\x00-\x1f\x7f-\x9f]*")
-"""A path on the server, without anything that could be read as the name of another one."""
 
 T = TypeVar("T")
 
 _LARGE = 512 * 1024
 """Size in bytes above which a body is sent in parts."""
-
-_NOTHING_DONE = frozenset({503, 507})
-"""Statuses of a server that is unavailable, stopping or full, and has not done anything."""
 
 _OUTCOME_UNKNOWN = 40
 """Number of the error of a server that does not know whether a change was stored."""
@@ -78,8 +72,8 @@ class Answer(NamedTuple):
 class Connection:
     """Sends requests to one server. Use it as an async context manager.
 
-    `server` is a URL (`http://host:8700`, `https://…`) or `unix:/path`. While the server cannot be reached or is
-    unavailable, a request that is safe to repeat is repeated for `patience` seconds. For https, `ca_file` has the
+    `server` is a URL (`http://host:8700`, `https://host/prefix`) or `unix:/path`. While the server cannot be reached or
+    is unavailable, a request that is safe to repeat is repeated for `patience` seconds. For https, `ca_file` has the
     certificate of the CA that signed the server's certificate, unless the system trusts that CA anyway; `cert_file` and
     `key_file` have the client's own certificate and key, for a server that requires them. All three are PEM files.
     Raises `ValueError` if one of these is invalid.
@@ -101,11 +95,11 @@ class Connection:
         self.server = server
         self.patience = patience
         self._session: aiohttp.ClientSession | None = None
-        self._socket_path, self._base = _parse(server)
-        self._tls = _tls(ca_file, cert_file, key_file) if self._base.startswith("https://") else None
+        self._address = Address(server)
+        self._tls = tls_context(ca_file, cert_file, key_file) if self._address.https else None
 
     async def __aenter__(self) -> Self:
-        path = self._socket_path
+        path = self._address.socket_path
         connector = (
             aiohttp.TCPConnector(limit=0, ssl=self._tls or True)
             if path is None
@@ -137,35 +131,38 @@ class Connection:
         repeat: bool | None = None,
         patience: float | None = None,
         largest: int = _LARGEST_ANSWER,
+        on_failure: Callable[[ClientError], None] | None = None,
     ) -> Answer:
         """Send a request with a JSON body or none, and return the answer.
 
         `wait` is the number of seconds that the server was asked to wait before it answers. `repeat` allows sending the
         request again even if the server, or a proxy in front of it, may have processed it before it failed; by default
-        this is allowed for GET. Raises `RequestFailed`, `ServerUnreachable`, and `UnexpectedAnswer` if the answer has
-        more bytes than `largest`.
+        this is allowed for GET. `on_failure` is called before each repetition. Raises `RequestFailed`,
+        `ServerUnreachable`, and `UnexpectedAnswer` if the answer has more bytes than `largest`.
         """
         if repeat is None:
             repeat = method == "GET"
         headers = {} if body is None else {"Content-Type": "application/json"}
+        answer_within = _ANSWER_AFTER_WAIT + max(wait, _ANSWER_AFTER_WAIT) if wait else _ANSWER_WITHIN
         backoff = Backoff(self.patience if patience is None else patience)
         while True:
             try:
                 async with self.open(
-                    method, path, data=as_data(body), params=query, headers=headers, answer_within=wait + _ANSWER_WITHIN
+                    method, path, data=as_data(body), params=query, headers=headers, answer_within=answer_within
                 ) as response:
-                    answer = await _read(response, largest)
+                    answer = await read_answer(response, largest)
                     if answer is None:
                         raise UnexpectedAnswer(f"the answer has more than {format_size(largest)}: it was not read")
                     return Answer(response.status, answer)
             except ServerUnreachable as exc:
                 if not repeat and not isinstance(exc.__cause__, aiohttp.ClientConnectorError):
                     raise  # the server may have processed it
-                await backoff.failed(exc)
+                failure: ClientError = exc
             except RequestFailed as exc:
-                if exc.status < 500 or not (repeat or exc.status in _NOTHING_DONE):
+                if not may_pass(exc) or not (repeat or nothing_done(exc)):
                     raise
-                await backoff.failed(exc)
+                failure = exc
+            await backoff.failed(failure, on_failure)
 
     @asynccontextmanager
     async def open(
@@ -173,48 +170,32 @@ class Connection:
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Send one request, and yield its answer with the body unread.
 
-        Raises `RequestFailed`, `ServerUnreachable`, and `UnexpectedAnswer` if the path is not one on this server, or if
-        the answer is compressed.
+        Raises `RequestFailed`, which is a `ProxyAnswered` for any answer without composerd's request id,
+        `ServerUnreachable`, and `UnexpectedAnswer` if the path is not one on this server, or if the answer is
+        compressed.
         """
         assert self._session is not None, "a connection has to be used as an async context manager"
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=answer_within)
-        url = self._url(path)
+        url = self._address.url(path)
         redirects_left = _MOST_REDIRECTS if method == "GET" else 0
         try:
             while True:
                 async with self._session.request(
                     method, url, timeout=timeout, allow_redirects=False, **kwargs
                 ) as response:
-                    if response.status < 300:
+                    if response.status < 300 and REQUEST_ID_HEADER in response.headers:
                         if response.headers.get("Content-Encoding", "identity").lower() != "identity":
                             raise UnexpectedAnswer("the answer is compressed, which was not asked for")
                         yield response
                         return
-                    if response.status >= 400:
-                        raise _failure(response.status, await _read(response, _LARGEST_ERROR) or b"")
-                    url = self._redirected(url, response, redirects_left)
+                    target = _target(url, response) if redirects_left else None
+                    if target is None:
+                        raise await _failure(response)
+                    url = target
                     redirects_left -= 1
                     kwargs.pop("params", None)  # the new URL has a query of its own
         except (aiohttp.ClientError, TimeoutError) as exc:
             raise self._unreachable(exc) from exc
-
-    def _url(self, path: str) -> URL:
-        """Return the URL of a path, which may be one that the server has named."""
-        if not _PATH.fullmatch(path):
-            raise UnexpectedAnswer(f"the server names {path[:100]!r}, which is not a path on {self.server}")
-        return URL(self._base + path)
-
-    def _redirected(self, url: URL, response: aiohttp.ClientResponse, left: int) -> URL:
-        """Return the URL of a redirect. Raises `RequestFailed` if it must not be followed."""
-        location = response.headers.get("Location", "")
-        with suppress(ValueError):
-            target = url.join(URL(location))
-            if response.status in _REDIRECTS and left and location and target.origin() == url.origin():
-                return target
-        reason = (
-            f"HTTP {response.status}: not redirected to {location[:100]!r}; only GET is, and only on the same server"
-        )
-        raise RequestFailed(response.status, {"reason": reason})
 
     def _unreachable(self, error: Exception) -> ServerUnreachable:
         if isinstance(error, aiohttp.ClientConnectorCertificateError):
@@ -226,38 +207,6 @@ class Connection:
         return ServerUnreachable(f"{self.server} cannot be reached: {without_tokens(_described(error))}")
 
 
-class Backoff:
-    """Pauses between attempts to reach a server.
-
-    Each pause is longer than the one before, and partly random, so that many clients do not return at the same moment.
-    """
-
-    def __init__(self, patience: float = float("inf")) -> None:
-        self._deadline = asyncio.get_running_loop().time() + patience
-        self._pause = FIRST_BACKOFF
-
-    async def failed(self, error: Exception) -> None:
-        """Wait before the next attempt; raise `error` instead if that would exceed the patience."""
-        pause = self._pause * random.uniform(0.5, 1.0)
-        if asyncio.get_running_loop().time() + pause > self._deadline:
-            raise error
-        await asyncio.sleep(pause)
-        self._pause = min(self._pause * 2, LONGEST_BACKOFF)
-
-
-class Rounds:
-    """Keeps a loop from asking a server without a pause, should it not wait as it is asked to."""
-
-    def __init__(self) -> None:
-        self._next = 0.0
-
-    async def begin(self) -> None:
-        """Wait until the beginning of the latest round is a moment ago."""
-        loop = asyncio.get_running_loop()
-        await asyncio.sleep(max(0.0, self._next - loop.time()))
-        self._next = loop.time() + _SHORTEST_ROUND
-
-
 def decoded(answer: bytes, decoder: "msgspec.json.Decoder[T]") -> T:
     """Decode an answer of the server. Raises `UnexpectedAnswer` if that fails."""
     try:
@@ -266,7 +215,7 @@ def decoded(answer: bytes, decoder: "msgspec.json.Decoder[T]") -> T:
         raise UnexpectedAnswer(f"the answer is not from composerd, or from a much newer version: {exc}") from exc
 
 
-async def _read(response: aiohttp.ClientResponse, largest: int) -> bytes | None:
+async def read_answer(response: aiohttp.ClientResponse, largest: int) -> bytes | None:
     """Return the body of an answer, or None if it is larger than `largest`, of which no more is read."""
     if (response.content_length or 0) > largest:
         return None
@@ -283,57 +232,33 @@ def as_data(body: bytes | None) -> io.BytesIO | bytes | None:
     return io.BytesIO(body) if body is not None and len(body) > _LARGE else body
 
 
-def _parse(server: str) -> tuple[str | None, str]:
-    """Return the path of a unix socket, or None for TCP, and the base of URLs.
-
-    Raises `ValueError` if `server` is not valid.
-    """
-    if server.startswith("unix:") and len(server) > len("unix:"):
-        return server.removeprefix("unix:"), "http://localhost"
-    with suppress(ValueError):  # raised by yarl and IDNA
-        url = URL(server)
-        if url.scheme in ("http", "https") and url.host and url.port and not url.query_string and not url.fragment:
-            url.host.encode("idna")  # as the resolver does
-            return None, str(url).rstrip("/")
-    raise ValueError(f"{server!r} is not a server: write http://HOST:PORT, https://HOST:PORT or unix:/path")
+def _target(url: URL, response: aiohttp.ClientResponse) -> URL | None:
+    """Return the URL that an answer redirects to; None unless it is on the same server."""
+    location = response.headers.get("Location", "")
+    with suppress(ValueError):
+        target = url.join(URL(location))
+        if response.status in _REDIRECTS and location and target.origin() == url.origin():
+            return target
+    return None
 
 
-def _failure(status: int, body: bytes) -> RequestFailed:
+async def _failure(response: aiohttp.ClientResponse) -> RequestFailed:
+    """Return the error for an answer that is no success, or not composerd's."""
+    status = response.status
+    location = response.headers.get("Location", "")[:100]
+    body = await read_answer(response, _LARGEST_ERROR) or b""
+    if REQUEST_ID_HEADER not in response.headers:
+        moved = f"it redirects to {without_tokens(location)!r}; if composerd is there, change the URL of the server"
+        return proxy_answer(status, response.headers, body, response.method, moved if location else None)
     try:
         decoded = msgspec.json.decode(body, type=dict[str, Any])
     except _UNDECODABLE:
         decoded = {}
+    if status < 400:
+        reason = f"HTTP {status}: not redirected to {location!r}; only GET is, and only on the same server"
+        return RequestFailed(status, {"reason": reason})
     failed = RequestFailed(status, decoded)
     return OutcomeUnknown(status, decoded) if failed.number == _OUTCOME_UNKNOWN else failed
-
-
-def _tls(ca_file: Path | str | None, cert_file: Path | str | None, key_file: Path | str | None) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=ca_file)
-    except OSError as exc:
-        raise ValueError(f"{ca_file} has no PEM certificates: {exc.strerror or exc}") from exc
-    if cert_file is not None:
-        try:
-            context.load_cert_chain(cert_file, key_file, password=_no_password)
-        except OSError as exc:
-            if key_file is None and not _has_key(cert_file):
-                raise ValueError(f"no private key in {cert_file}; name its file with --key-file (key_file)") from exc
-            pair = f"{cert_file} with the key in {key_file or cert_file}"
-            raise ValueError(f"cannot load the PEM certificate {pair}: {exc.strerror or exc}") from exc
-    elif key_file is not None:
-        raise ValueError(f"{key_file} needs a certificate; name its file with --cert-file (cert_file)")
-    return context
-
-
-def _has_key(file: Path | str) -> bool:
-    try:
-        return b"PRIVATE KEY-----" in Path(file).read_bytes()
-    except OSError:
-        return True  # the file itself is the problem
-
-
-def _no_password() -> str:
-    raise ValueError("the private key is protected by a password, which is not supported; remove the password")
 
 
 def _described(error: Exception) -> str:

@@ -17,7 +17,7 @@ class ServerNotTrusted(ServerUnreachable):
 
 
 class RequestFailed(ClientError):
-    """The server refused a request with one of its predefined errors."""
+    """The server refused a request with one of its predefined errors; a proxy's refusal is a `ProxyAnswered`."""
 
     def __init__(self, status: int, body: Mapping[str, Any]) -> None:
         self.status = status
@@ -44,12 +44,28 @@ class UnexpectedAnswer(ClientError):
     """An answer that composerd does not send."""
 
 
+class ProxyAnswered(RequestFailed, UnexpectedAnswer):
+    """Something in between, such as a proxy, has answered instead of composerd, with any status.
+
+    The request may have reached composerd or not. The reason says what to change.
+    """
+
+    def __init__(self, status: int, reason: str, proxy: str) -> None:
+        super().__init__(status, {"reason": reason})
+        self.proxy = proxy
+        """The name of the proxy, such as `nginx`; empty if it is not known."""
+
+
 class UnsafeName(ClientError):
     """The server names a file that must not be created under this name."""
 
 
 class DamagedDownload(ClientError):
     """A download does not match the size or the digest of the artifact."""
+
+
+class DamagedUpload(ClientError):
+    """The server has stored other bytes than the client has sent."""
 
 
 def _in_brackets(details: Mapping[str, Any]) -> str:

@@ -1,23 +1,17 @@
 """JobContext: a handler's access to its job, through which it reports progress and uploads files."""
 
-import asyncio
-import hashlib
-import logging
-from base64 import b64encode
-from collections.abc import AsyncIterable, Awaitable, Callable
-from contextlib import ExitStack
+from collections.abc import AsyncIterable
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import msgspec
 
-from composerd.client.connection import Backoff, Connection, as_data
+from composerd.client.connection import Connection
 from composerd.client.errors import RequestFailed, ServerUnreachable
+from composerd.client.repeating import may_pass
+from composerd.client.uploads import Uploaded, Uploads
 from composerd.client.values import Attempt
-
-log = logging.getLogger(__name__)
 
 _encode = msgspec.json.Encoder().encode
 
@@ -28,6 +22,7 @@ class JobContext:
     def __init__(self, connection: Connection, attempt: Attempt) -> None:
         self._connection = connection
         self._attempt = attempt
+        self._uploads = Uploads(connection, attempt.artifact_location)
         self.id = attempt.id
         self.type = attempt.type
 
@@ -66,62 +61,19 @@ class JobContext:
         except ServerUnreachable:
             pass
         except RequestFailed as exc:
-            if exc.status < 500:
+            if not may_pass(exc):
                 raise
 
     async def upload(self, name: str, source: Path | bytes | BufferedReader | AsyncIterable[bytes]) -> None:
         """Upload a file, which becomes an artifact of the job when this attempt finishes it.
 
         A path, bytes or an open file are sent again until the server is available; an iterable is sent once, and the
-        server ends the upload if the iterable yields too little for a while. Raises `RequestFailed`, and for an
-        iterable also `ServerUnreachable`.
+        server ends the upload if the iterable yields too little for a while. Raises `RequestFailed`, `DamagedUpload` if
+        the server has stored other bytes, and for an iterable also `ServerUnreachable`.
         """
-        path = self._attempt.artifact_location + quote(name, safe="")
-        if isinstance(source, Path | bytes | BufferedReader):
-            digest = await asyncio.to_thread(_sha256, source)
-            headers = {"Content-Digest": f"sha-256=:{b64encode(digest).decode()}:"}
-            await _until_available(lambda: self._put(path, source, headers))
-        else:
-            await self._put(path, source, {})
+        await self._uploads.upload(name, source)
 
-    async def _put(
-        self, path: str, source: Path | bytes | BufferedReader | AsyncIterable[bytes], headers: dict[str, str]
-    ) -> None:
-        headers = {"Content-Type": "application/octet-stream", **headers}
-        with ExitStack() as stack:
-            data: Any = as_data(source) if isinstance(source, bytes) else source
-            if isinstance(source, Path):
-                data = stack.enter_context(await asyncio.to_thread(source.open, "rb"))
-            elif isinstance(source, BufferedReader):
-                data = stack.enter_context(_again(source))
-            async with self._connection.open("PUT", path, data=data, headers=headers, answer_within=300.0):
-                pass
-
-
-async def _until_available(call: Callable[[], Awaitable[None]]) -> None:
-    """Repeat a call until the server is available."""
-    backoff = Backoff()
-    while True:
-        try:
-            await call()
-        except (ServerUnreachable, RequestFailed) as exc:
-            if isinstance(exc, RequestFailed) and exc.status < 500:
-                raise
-            log.warning("upload failed, trying again: %s", exc)
-            await backoff.failed(exc)
-        else:
-            return
-
-
-def _again(file: BufferedReader) -> BufferedReader:
-    """Return a reader of the whole of an open file, which stays open when the reader is closed."""
-    reader = open(file.fileno(), "rb", closefd=False)  # noqa: SIM115  # of a descriptor; the caller closes it
-    reader.seek(0)
-    return reader
-
-
-def _sha256(source: Path | bytes | BufferedReader) -> bytes:
-    if isinstance(source, bytes):
-        return hashlib.sha256(source).digest()
-    with source.open("rb") if isinstance(source, Path) else _again(source) as file:
-        return hashlib.file_digest(file, "sha256").digest()
+    @property
+    def uploaded(self) -> list[Uploaded] | None:
+        """The files that the server has stored for this attempt; None if an upload has failed in an unknown way."""
+        return self._uploads.stored

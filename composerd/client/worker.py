@@ -7,17 +7,21 @@ import asyncio
 import inspect
 import logging
 import platform
+import random
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
-from composerd.client.connection import DEFAULT_SERVER, LARGEST_PAYLOAD, Backoff, Connection, Rounds, decoded
-from composerd.client.errors import ClientError, RequestFailed, ServerUnreachable, UnexpectedAnswer
+from composerd.client.connection import DEFAULT_SERVER, LARGEST_PAYLOAD, Answer, Connection, decoded
+from composerd.client.errors import ClientError, ProxyAnswered, RequestFailed, ServerUnreachable, UnexpectedAnswer
 from composerd.client.job_context import JobContext
+from composerd.client.repeating import FOREVER, Backoff, Rounds, may_pass
+from composerd.client.uploads import Uploaded
 from composerd.client.values import Attempt
 
 log = logging.getLogger(__name__)
@@ -27,16 +31,26 @@ BASE = "/api/worker/v1"
 REQUEST_WAIT = 20.0
 """Seconds that a request for a job waits: less than the idle timeout of common proxies."""
 
-STATUS_WAIT = 30.0
+EARLY = 1.0
+"""Seconds by which an answer without a job has to come before the end of the wait to be taken for an early one."""
+
+PAUSE = (0.5, 2.0)
+"""Seconds of the shortest and the longest pause after such an answer: the server stops, or needs the place."""
+
+STATUS_WAIT = 20.0
 """Seconds that a request for an attempt's status waits; the server limits it to a third of the lease."""
 
 RELEASE_WITHIN = 5.0
 """Seconds that a worker tries to release a job; after that, the server waits until its lease expires."""
 
-FOREVER = float("inf")
+_BAD_RESULT = frozenset({10, 19, 27, 41})
+"""Numbers of errors that mean that a result can never be accepted.
 
-_BAD_RESULT = frozenset({10, 19, 27})
-"""Numbers of errors that mean that a result can never be accepted: not JSON, nested too deeply, too large."""
+It is not JSON, nested too deeply, too large, or the artifacts are not those that it lists.
+"""
+
+_ID_WAS_USED = 44
+"""Number of the error for a `request_id` whose job has gone elsewhere since."""
 
 _ATTEMPT = msgspec.json.Decoder(Attempt)
 _encode = msgspec.json.Encoder().encode
@@ -148,30 +162,51 @@ class Worker:
     async def _request_job(self) -> Attempt:
         """Request a job until there is one.
 
-        If this is canceled, the connection is closed, and the server releases a job that it has just assigned.
+        If this is canceled, the connection is closed, and the server releases a job that it has just assigned. A
+        request that is repeated after a failure has the same id, so that a job whose answer was lost is answered again.
         """
-        body = _encode({"types": list(self._handlers), "arch": self.arch, "worker_id": str(self.id), "confirm": True})
-        backoff = Backoff()
+        loop = asyncio.get_running_loop()
+        request_id = uuid.uuid4()
+        backoff = Backoff(refused_for=FOREVER)
         rounds = Rounds()
         while True:
             await rounds.begin()
+            began = loop.time()
             try:
-                answer = await self._connection.request(
-                    "POST",
-                    f"{self._base}/jobs",
-                    body=body,
-                    query={"wait": f"{REQUEST_WAIT:.0f}s"},
-                    wait=REQUEST_WAIT,
-                    largest=LARGEST_PAYLOAD,
-                )
-                backoff = Backoff()
-                if answer.status == 201:
-                    return self._requested(decoded(answer.body, _ATTEMPT))
+                answer = await self._ask(request_id)
             except (ServerUnreachable, RequestFailed) as exc:
-                if isinstance(exc, RequestFailed) and exc.status < 500:
+                if isinstance(exc, RequestFailed) and exc.number == _ID_WAS_USED:
+                    request_id = uuid.uuid4()
+                    continue
+                if isinstance(exc, RequestFailed) and not may_pass(exc):
                     raise
-                log.warning("cannot request a job, trying again: %s", exc)
-                await backoff.failed(exc)
+                await backoff.failed(exc, partial(log.warning, "cannot request a job, trying again: %s"))
+                continue
+            if answer.status == 201:
+                return self._requested(decoded(answer.body, _ATTEMPT))
+            request_id = uuid.uuid4()
+            backoff = Backoff(refused_for=FOREVER)
+            if loop.time() - began < REQUEST_WAIT - EARLY:
+                await asyncio.sleep(random.uniform(*PAUSE))
+
+    async def _ask(self, request_id: uuid.UUID) -> Answer:
+        """Request a job once."""
+        body = {
+            "types": list(self._handlers),
+            "arch": self.arch,
+            "worker_id": str(self.id),
+            "slots": self.concurrency,
+            "request_id": str(request_id),
+            "confirm": True,
+        }
+        return await self._connection.request(
+            "POST",
+            f"{self._base}/jobs",
+            body=_encode(body),
+            query={"wait": f"{REQUEST_WAIT:.0f}s"},
+            wait=REQUEST_WAIT,
+            largest=LARGEST_PAYLOAD,
+        )
 
     def _requested(self, attempt: Attempt) -> Attempt:
         """Return the attempt. Raises `UnexpectedAnswer` if it is of a type that was not requested."""
@@ -197,7 +232,7 @@ class Worker:
         try:
             await asyncio.wait([work, *others], return_when=asyncio.FIRST_COMPLETED)
             if work.done():
-                report = asyncio.create_task(self._report(attempt, _outcome(work)))
+                report = asyncio.create_task(self._report(attempt, _outcome(work), context.uploaded))
                 others.append(report)
                 await asyncio.wait([report, aborting], return_when=asyncio.FIRST_COMPLETED)
                 await asyncio.wait([report], timeout=RELEASE_WITHIN)  # a server that is available accepts it in time
@@ -238,24 +273,39 @@ class Worker:
 
     async def _status(self, attempt: Attempt, wait: float) -> _AttemptStatus:
         query = {"wait": f"{wait:.0f}s"} if wait else None
+        warn = partial(log.warning, "job %s: cannot renew the lease, trying again: %s", attempt.id)
         try:
-            answer = await self._connection.request("GET", attempt.location, query=query, wait=wait, patience=FOREVER)
+            answer = await self._connection.request(
+                "GET", attempt.location, query=query, wait=wait, patience=FOREVER, on_failure=warn
+            )
         except RequestFailed as exc:
             return _AttemptStatus(lost=str(exc))
         return _AttemptStatus(lost="Job was canceled" if decoded(answer.body, _STATUS).canceled else None)
 
-    async def _report(self, attempt: Attempt, result: bytes) -> None:
-        """Report the result, and repeat the report until the server is available."""
+    async def _report(self, attempt: Attempt, result: bytes, artifacts: list[Uploaded] | None) -> None:
+        """Report the result; if it can never be accepted, report a failure with the reason instead."""
+        listed = b"" if artifacts is None else b',"artifacts":' + _encode(artifacts)
+        refusal = await self._accepted(attempt, b'{"result":' + result + listed + b"}")
+        if isinstance(refusal, ProxyAnswered):
+            reason = f"The result of {len(result)} bytes was refused: {refusal}"
+        elif isinstance(refusal, RequestFailed) and refusal.number in _BAD_RESULT:
+            reason = f"The server refused the result of {len(result)} bytes: {refusal}"
+        else:
+            return
+        await self._accepted(attempt, b'{"result":' + _failure(reason) + b"}")
+
+    async def _accepted(self, attempt: Attempt, body: bytes) -> ClientError | None:
+        """Send a report, and repeat it until the server is available. Return the error if it is refused."""
+        warn = partial(log.warning, "job %s: cannot report the result, trying again: %s", attempt.id)
         try:
             await self._connection.request(
-                "PATCH", attempt.location, body=b'{"result":' + result + b"}", repeat=True, patience=FOREVER
+                "PATCH", attempt.location, body=body, repeat=True, patience=FOREVER, on_failure=warn
             )
         except (RequestFailed, UnexpectedAnswer) as exc:
             log.warning("job %s: result not accepted: %s", attempt.id, exc)
-            if isinstance(exc, RequestFailed) and exc.number in _BAD_RESULT:
-                await self._report(attempt, _failure(f"The server refused the result of {len(result)} bytes: {exc}"))
-        else:
-            log.info("job %s: result reported", attempt.id)
+            return exc
+        log.info("job %s: result reported", attempt.id)
+        return None
 
     async def _release(self, attempt: Attempt) -> None:
         with suppress(ClientError, TimeoutError):

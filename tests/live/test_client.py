@@ -9,8 +9,16 @@ from typing import Any
 
 import pytest
 
-from composerd.client import ComposerClient, DamagedDownload, JobContext, RequestFailed, ServerUnreachable, Worker
-from composerd.client.connection import Backoff
+from composerd.client import (
+    ClientError,
+    ComposerClient,
+    DamagedDownload,
+    JobContext,
+    RequestFailed,
+    ServerUnreachable,
+    Worker,
+)
+from composerd.client.repeating import Backoff
 
 from .conftest import NOBODY, Serve, Server
 
@@ -130,9 +138,9 @@ async def test_patience_outlives_a_restart(serve: Serve, monkeypatch: pytest.Mon
         tried = asyncio.Event()
         failed = Backoff.failed
 
-        async def observed(backoff: Backoff, error: Exception) -> None:
+        async def observed(backoff: Backoff, error: ClientError, *more: Any) -> None:
             tried.set()
-            await failed(backoff, error)
+            await failed(backoff, error, *more)
 
         monkeypatch.setattr(Backoff, "failed", observed)
         request = asyncio.create_task(composer.get(job["id"]))

@@ -24,14 +24,16 @@ from .conftest import NOBODY, Serve
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Answers = list[web.Response | None]
 
+OURS = {"X-Operation-Id": "1"}
+"""The header of every answer of composerd."""
+
 
 def refusal(status: int, number: int = 0) -> web.Response:
     """Return one of composerd's errors, or without a number an error page of a proxy."""
     if not number:
         return web.Response(status=status, text="<html>no</html>", content_type="text/html")
-    return web.json_response(
-        {"kind": "Error", "id": str(number), "reason": "It is so.", "details": "who knows"}, status=status
-    )
+    error = {"kind": "Error", "id": str(number), "reason": "It is so.", "details": "who knows"}
+    return web.json_response(error, status=status, headers=OURS)
 
 
 class Double:
@@ -50,21 +52,21 @@ class Double:
         body = await request.read()
         if request.path == "/api/worker/v1/jobs":
             if self._assigned:
-                return web.Response(status=204)
+                return web.Response(status=204, headers=OURS)
             self._assigned = True
             location = f"/api/worker/v1/jobs/{NOBODY}"
             attempt = {"id": NOBODY, "type": "a", "location": location, "artifact_location": f"{location}/artifacts/"}
-            return web.json_response(attempt, status=201)
+            return web.json_response(attempt, status=201, headers=OURS)
         planned = self.answers[request.method]
         if planned and (answer := planned.pop(0)) is not None:
             return answer
         if request.method == "GET":
             if "wait" in request.query:
                 await asyncio.sleep(0.2)  # wait, like a real server
-            return web.json_response({"canceled": False})
+            return web.json_response({"canceled": False}, headers=OURS)
         if request.method == "PATCH" and "result" in (report := json.loads(body)):
             self.results.append(report["result"])
-        return web.json_response({})
+        return web.json_response({}, headers=OURS)
 
 
 @contextlib.asynccontextmanager
@@ -164,16 +166,16 @@ async def test_answers_of_another_server(double: Double) -> None:
     async with ComposerClient(double.url) as composer:
         with pytest.raises(UnexpectedAnswer, match="not from composerd"):
             await composer.get(NOBODY)
-        with pytest.raises(RequestFailed, match="HTTP 418") as failed:
+        with pytest.raises(RequestFailed, match=r"418 from a proxy \(Python.*not from composerd") as failed:
             await composer.get(NOBODY)
     assert (failed.value.number, failed.value.details) == (0, {})
 
 
 async def test_patience_with_a_full_disk(double: Double) -> None:
-    """A submit without a key is repeated after error 507, because nothing was stored, but not after error 502."""
+    """A submit without a key is repeated after composerd's error 31, but not after a page of a proxy."""
     async with ComposerClient(double.url, patience=20) as composer:
-        for status, expected in ((507, UnexpectedAnswer), (502, RequestFailed)):
-            double.answers["POST"] = [refusal(status)]
+        for status, number, expected in ((507, 31, UnexpectedAnswer), (502, 0, RequestFailed), (503, 0, RequestFailed)):
+            double.answers["POST"] = [refusal(status, number)]
             with pytest.raises(expected):  # the fake server answers `{}`, which is not a job
                 await composer.submit("a")
             assert double.answers["POST"] == []
@@ -213,7 +215,8 @@ async def test_an_unknown_outcome(*, keyed: bool) -> None:
         posts.append(request.path)
         if posts.count(request.path) == 1:
             return refusal(504, 40)
-        return web.json_response({"items": [job]} if request.path.endswith("batch") else job, status=201)
+        answer = {"items": [job]} if request.path.endswith("batch") else job
+        return web.json_response(answer, status=201, headers=OURS)
 
     async with serving(answer) as url, ComposerClient(url, patience=30) as composer:
         new: dict[str, Any] = {"type": "a", **({"idempotency_key": "k"} if keyed else {})}

@@ -1,0 +1,165 @@
+"""The uploads of one attempt: each is checked against the digest in its answer, and listed with the result."""
+
+import asyncio
+import hashlib
+import logging
+from base64 import b64decode, b64encode
+from collections.abc import AsyncIterable, AsyncIterator
+from contextlib import ExitStack, suppress
+from io import BufferedReader
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import aiohttp
+import msgspec
+
+from composerd.client.connection import Connection, as_data, read_answer
+from composerd.client.errors import DamagedUpload, OutcomeUnknown, ProxyAnswered, RequestFailed, ServerUnreachable
+from composerd.client.repeating import Backoff, may_pass
+
+log = logging.getLogger(__name__)
+
+_ANSWER_WITHIN = 3600.0
+"""Seconds that the answer to a complete upload may take: a proxy may keep the file, and send it on only then.
+
+Heartbeats notice meanwhile that the attempt is over.
+"""
+
+_LARGEST_ANSWER = 64 * 1024
+"""Bytes of the largest answer to an upload."""
+
+
+class Uploaded(msgspec.Struct, frozen=True):
+    """A file that the server has stored."""
+
+    name: str
+    size: int
+    sha256: str
+    """The digest in hexadecimal."""
+
+
+class _Stored(msgspec.Struct):
+    sha256: str = ""
+
+
+_STORED = msgspec.json.Decoder(_Stored)
+
+
+class Uploads:
+    """Uploads files of one attempt, and knows which of them the server has."""
+
+    def __init__(self, connection: Connection, location: str) -> None:
+        self._connection = connection
+        self._location = location
+        self._stored: dict[str, Uploaded] = {}
+        self._unknown: set[str] = set()
+        """The names of files of which the server may have another version than `_stored` says."""
+
+    @property
+    def stored(self) -> list[Uploaded] | None:
+        """The files that the server has, by name; None if that is not known for all of them."""
+        return None if self._unknown else [self._stored[name] for name in sorted(self._stored)]
+
+    async def upload(self, name: str, source: Path | bytes | BufferedReader | AsyncIterable[bytes]) -> None:
+        """Upload a file; see `JobContext.upload`."""
+        path = self._location + quote(name, safe="")
+        self._unknown.add(name)
+        try:
+            if isinstance(source, Path | bytes | BufferedReader):
+                size, digest = await asyncio.to_thread(_size_and_sha256, source)
+                await self._put_until_available(path, source, digest)
+            else:
+                sums = _Sums(source)
+                await self._put(path, sums.parts(), sums=sums)
+                size, digest = sums.size, sums.sha256.digest()
+        except RequestFailed as exc:
+            if not isinstance(exc, ProxyAnswered | OutcomeUnknown):
+                self._unknown.discard(name)  # the server has what it had
+            raise
+        self._stored[name] = Uploaded(name, size, digest.hex())
+        self._unknown.discard(name)
+
+    async def _put_until_available(self, path: str, source: Path | bytes | BufferedReader, digest: bytes) -> None:
+        backoff = Backoff()
+        while True:
+            try:
+                with ExitStack() as stack:
+                    data: Any = as_data(source) if isinstance(source, bytes) else source
+                    if isinstance(source, Path):
+                        data = stack.enter_context(await asyncio.to_thread(source.open, "rb"))
+                    elif isinstance(source, BufferedReader):
+                        data = stack.enter_context(_again(source))
+                    await self._put(path, data, digest=digest)
+            except (ServerUnreachable, RequestFailed) as exc:
+                if isinstance(exc, RequestFailed) and not may_pass(exc):
+                    raise
+                await backoff.failed(exc, _warn)
+            else:
+                return
+
+    async def _put(self, path: str, data: Any, digest: bytes | None = None, sums: "_Sums | None" = None) -> None:
+        """Send a file once. Raises `DamagedUpload` if the server says that it has stored other bytes."""
+        headers = {"Content-Type": "application/octet-stream", "Accept": "application/json"}
+        if digest is not None:
+            headers["Content-Digest"] = _content_digest(digest)
+        async with self._connection.open(
+            "PUT", path, data=data, headers=headers, answer_within=_ANSWER_WITHIN
+        ) as response:
+            stored = await _stored_digest(response)
+        sent = sums.sha256.digest() if sums is not None else digest
+        if stored is not None and sent is not None and stored != sent.hex():
+            raise DamagedUpload(f"the server has stored other bytes than were sent: sha256 {stored[:64]}")
+
+
+class _Sums:
+    """The size and the digest of parts that are being sent."""
+
+    def __init__(self, source: AsyncIterable[bytes]) -> None:
+        self._source = source
+        self.size = 0
+        self.sha256 = hashlib.sha256()
+
+    async def parts(self) -> AsyncIterator[bytes]:
+        """Yield the parts of the source, and count them."""
+        async for part in self._source:
+            self.size += len(part)
+            self.sha256.update(part)
+            yield part
+
+
+async def _stored_digest(response: aiohttp.ClientResponse) -> str | None:
+    """Return the digest in the answer to an upload, in hexadecimal; None for a server of before, which sends none."""
+    for member in response.headers.get("Content-Digest", "").split(","):
+        algorithm, _, value = member.strip().partition("=")
+        if algorithm.lower() == "sha-256":
+            with suppress(ValueError):  # of binascii
+                return b64decode(value.partition(";")[0].strip().strip(":")).hex()
+    body = await read_answer(response, _LARGEST_ANSWER)
+    try:
+        return (_STORED.decode(body).sha256 or None) if body else None
+    except (msgspec.DecodeError, RecursionError, ValueError):
+        return None
+
+
+def _content_digest(digest: bytes) -> str:
+    return f"sha-256=:{b64encode(digest).decode()}:"
+
+
+def _again(file: BufferedReader) -> BufferedReader:
+    """Return a reader of the whole of an open file, which stays open when the reader is closed."""
+    reader = open(file.fileno(), "rb", closefd=False)  # noqa: SIM115  # of a descriptor; the caller closes it
+    reader.seek(0)
+    return reader
+
+
+def _size_and_sha256(source: Path | bytes | BufferedReader) -> tuple[int, bytes]:
+    if isinstance(source, bytes):
+        return len(source), hashlib.sha256(source).digest()
+    with source.open("rb") if isinstance(source, Path) else _again(source) as file:
+        digest = hashlib.file_digest(file, "sha256").digest()
+        return file.tell(), digest
+
+
+def _warn(error: Exception) -> None:
+    log.warning("upload failed, trying again: %s", error)
