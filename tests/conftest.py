@@ -3,7 +3,7 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -148,6 +148,12 @@ def systemd_analyze() -> str:
 def bash() -> str:
     """Return the path of bash."""
     return _program("bash", "bash")
+
+
+@pytest.fixture
+def installed() -> Callable[[str, str, str], str]:
+    """Return a function that returns the path of a program: it takes its package, its name and its file."""
+    return _program
 
 
 def _program(package: str, name: str, program: str = "") -> str:

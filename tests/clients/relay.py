@@ -1,0 +1,123 @@
+"""A relay between a client and a server, which records requests, shortens waits and cuts an answer."""
+
+import asyncio
+import contextlib
+import re
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Request:
+    """The head of a request, and which connection it came on."""
+
+    connection: int
+    head: str
+
+    @property
+    def call(self) -> str:
+        """The method, a space and the last part of the path, without the query."""
+        method, path = self.head.split(" ")[:2]
+        return f"{method} {path.partition('?')[0].rpartition('/')[2]}"
+
+    def header(self, name: str) -> str | None:
+        """Return the value of a header, or None."""
+        found = re.search(rf"^{name}: *(.*?)\r$", self.head, re.IGNORECASE | re.MULTILINE)
+        return found and found[1]
+
+
+class Relay:
+    """Passes bytes between clients and a server, one connection to the server for each to itself."""
+
+    def __init__(self, address: tuple[str, int]) -> None:
+        self._address = address
+        self._server: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._connections = 0
+        self.requests: list[Request] = []
+        self.short_waits = False
+        """True while a wait of 20 s is sent on as one of 50 ms."""
+        self.cut: str | None = None
+        """The call whose next answer is cut: half of its body is passed on, and the connection is closed."""
+
+    async def start(self) -> str:
+        """Listen on an address of the loopback network, and return the URL."""
+        self._server = await asyncio.start_server(self._accept, self._address[0], 0)
+        host, port = self._server.sockets[0].getsockname()
+        return f"http://{host}:{port}"
+
+    async def close(self) -> None:
+        """Close the relay and its connections."""
+        assert self._server is not None
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        self._connections += 1
+        number = self._connections
+        theirs, server = await asyncio.open_connection(*self._address)
+        # The answers belong to the requests in their order: no client of the tests sends two requests at once.
+        calls: list[str] = []
+        pumps = [
+            asyncio.create_task(self._requests(reader, server, number, calls)),
+            asyncio.create_task(self._answers(theirs, writer, calls)),
+        ]
+        try:
+            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for pump in pumps:
+                pump.cancel()
+            await asyncio.gather(*pumps, return_exceptions=True)
+            for side in (writer, server):
+                side.close()
+                with contextlib.suppress(ConnectionError):
+                    await side.wait_closed()
+            self._tasks.discard(task)
+
+    async def _requests(
+        self, client: asyncio.StreamReader, server: asyncio.StreamWriter, number: int, calls: list[str]
+    ) -> None:
+        async for is_head, data in _pieces(client):
+            if is_head:
+                request = Request(number, data.decode("latin-1"))
+                self.requests.append(request)
+                calls.append(request.call)
+            server.write(data.replace(b"wait=20s", b"wait=50ms") if is_head and self.short_waits else data)
+            await server.drain()
+
+    async def _answers(self, server: asyncio.StreamReader, client: asyncio.StreamWriter, calls: list[str]) -> None:
+        cut = False
+        async for is_head, data in _pieces(server):
+            if is_head and not data.startswith(b"HTTP/1.1 100 "):
+                call = calls.pop(0)
+                cut = call == self.cut and data.startswith(b"HTTP/1.1 20") and b" 204 " not in data[:13]
+            elif not is_head and cut:
+                self.cut = None
+                client.write(data[: len(data) // 2])
+                await client.drain()
+                return
+            client.write(data)
+            await client.drain()
+
+
+async def _pieces(reader: asyncio.StreamReader) -> AsyncIterator[tuple[bool, bytes]]:
+    """Yield heads and pieces of bodies until the connection ends. Each comes with True if it is a head."""
+    while True:
+        try:
+            head = await reader.readuntil(b"\r\n\r\n")
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return
+        yield True, head
+        length = re.search(rb"\r\ncontent-length: *(\d+)", head, re.IGNORECASE)
+        left = int(length[1]) if length else 0
+        while left:
+            data = await reader.read(min(left, 1 << 18))
+            if not data:
+                return
+            left -= len(data)
+            yield False, data

@@ -1,0 +1,95 @@
+// A composerd worker with the fetch of Node.js: node node_fetch_worker.mjs SERVER TYPE FILE
+//
+// For each job of the type it prints the server's answer, uploads the file, and reports the field "text" of the args.
+import { createHash, randomUUID } from "node:crypto";
+import { createReadStream, openAsBlob } from "node:fs";
+import { pipeline } from "node:stream/promises";
+import { setTimeout as sleep } from "node:timers/promises";
+
+const [server, type, file] = process.argv.slice(2);
+const arch = { x64: "x86_64", arm64: "aarch64" }[process.arch] ?? process.arch;
+
+// Send a request until there is a whole answer that is no 5xx. Return its status and its text.
+async function send(method, path, body, headers = {}) {
+  for (;;) {
+    try {
+      // A file is opened for each attempt. A blob has a length; a stream is sent in chunks.
+      const sent = method === "PUT" ? await openAsBlob(file) : body;
+      const answer = await fetch(server + path, {
+        method, // in capitals: fetch sends "patch" as it is, and the server knows only "PATCH"
+        body: sent,
+        headers,
+        redirect: "manual",
+        signal: method === "PUT" ? undefined : AbortSignal.timeout(40_000),
+      });
+      const text = await answer.text();
+      if (answer.status < 500 && answer.headers.has("X-Operation-Id")) {
+        if (text) JSON.parse(text); // throws an error if the answer was cut
+        return { status: answer.status, text };
+      }
+      console.error("trying again:", answer.status, text.slice(0, 200));
+    } catch (error) {
+      console.error("trying again:", error.message, error.cause?.code ?? "");
+    }
+    await sleep(1000);
+  }
+}
+
+// Send a value as JSON. What is sent again has the same bytes. Without the header, fetch calls it text/plain.
+const sendJson = (method, path, value) =>
+  send(method, path, JSON.stringify(value), { "Content-Type": "application/json" });
+
+// Return what the server said about a request that it did not accept.
+function refusal(text) {
+  const { id, reason } = JSON.parse(text);
+  return `error ${id}, ${reason}`;
+}
+
+// Return true if the job is still this worker's. Each call is a heartbeat.
+async function isOurs(location) {
+  const { status, text } = await send("GET", location);
+  return status === 200 && !JSON.parse(text).canceled;
+}
+
+async function work(job) {
+  // Confirm the job, and later send heartbeats. A job that takes longer needs one every 20 s, from a timer.
+  if (!(await isOurs(job.location))) return;
+
+  const digest = createHash("sha256");
+  let size = 0;
+  await pipeline(createReadStream(file), async (chunks) => {
+    for await (const chunk of chunks) {
+      digest.update(chunk);
+      size += chunk.length;
+    }
+  });
+  const sha256 = digest.digest();
+  const upload = await send("PUT", job.artifact_location + "output", undefined, {
+    "Content-Type": "application/octet-stream",
+    "Content-Digest": `sha-256=:${sha256.toString("base64")}:`,
+  });
+  let report;
+  if (upload.status === 200) {
+    const artifacts = [{ name: "output", size, sha256: sha256.toString("hex") }];
+    report = { result: { text: job.args.text }, artifacts };
+  } else {
+    report = { result: { job_error: { id: 10, reason: `upload: ${refusal(upload.text)}`, details: null } } };
+  }
+
+  if (!(await isOurs(job.location))) return;
+  const { status, text } = await sendJson("PATCH", job.location, report);
+  if (status !== 200) console.error("result refused:", refusal(text));
+}
+
+for (;;) {
+  // The same id is sent again if there was no answer, so that a job that was on its way is not lost.
+  const request = { types: [type], arch, confirm: true, request_id: randomUUID() };
+  const { status, text } = await sendJson("POST", "/api/worker/v1/jobs?wait=20s", request);
+  if (status === 201) {
+    console.log(text); // JSON.parse rounds integers above 2^53: what must keep them reads the text
+    await work(JSON.parse(text));
+  } else if (status !== 204) {
+    console.error("request refused:", refusal(text));
+    process.exit(1);
+  }
+}

@@ -1,0 +1,89 @@
+"""A composerd worker with requests: python requests_worker.py SERVER TYPE FILE.
+
+For each job of the type it prints the server's answer, uploads the file, and reports the field "text" of the args.
+"""
+
+import base64
+import hashlib
+import json
+import platform
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import requests
+
+SERVER, TYPE = sys.argv[1:3]
+FILE = Path(sys.argv[3])
+session = requests.Session()
+
+
+def send(method, path, body=None, headers=None):
+    """Send a request until there is a whole answer that is no 5xx. Return the answer."""
+    while True:
+        try:
+            # A file is opened for each attempt: what is sent again begins at its first byte.
+            data = FILE.open("rb") if method == "PUT" else body
+            answer = session.request(
+                method, SERVER + path, data=data, headers=headers, timeout=(5, 40), allow_redirects=False
+            )
+            if answer.status_code < 500 and "X-Operation-Id" in answer.headers:
+                if answer.content:
+                    answer.json()  # raises an exception if the answer was cut
+                return answer
+            print("trying again:", answer.status_code, answer.text[:200], file=sys.stderr)
+        except requests.RequestException as error:
+            print("trying again:", error, file=sys.stderr)
+        time.sleep(1)
+
+
+def send_json(method, path, value):
+    """Send a value as JSON. What is sent again has the same bytes."""
+    return send(method, path, json.dumps(value).encode(), {"Content-Type": "application/json"})
+
+
+def refusal(answer):
+    """Return what the server said about a request that it did not accept."""
+    error = answer.json()
+    return f"error {error['id']}, {error['reason']}"
+
+
+def work(job):
+    """Do one job."""
+    location = job["location"]
+    # Confirm the job, and later send heartbeats. A job that takes longer needs one every 20 s, from a thread.
+    answer = send("GET", location)
+    if answer.status_code != 200 or answer.json()["canceled"]:
+        return
+
+    with FILE.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
+        size = file.tell()
+    # The length is that of the file: requests sends Content-Length for a file, and not for a generator.
+    headers = {"Content-Digest": f"sha-256=:{base64.b64encode(digest.digest()).decode()}:"}
+    answer = send("PUT", job["artifact_location"] + "output", headers=headers)
+    if answer.status_code == 200:
+        result = {"text": job["args"]["text"]}
+        artifacts = [{"name": "output", "size": size, "sha256": digest.hexdigest()}]
+    else:
+        result = {"job_error": {"id": 10, "reason": f"upload: {refusal(answer)}", "details": None}}
+        artifacts = []
+
+    answer = send("GET", location)
+    if answer.status_code != 200 or answer.json()["canceled"]:
+        return
+    answer = send_json("PATCH", location, {"result": result, "artifacts": artifacts})
+    if answer.status_code != 200:
+        print("result refused:", refusal(answer), file=sys.stderr)
+
+
+while True:
+    # The same id is sent again if there was no answer, so that a job that was on its way is not lost.
+    request = {"types": [TYPE], "arch": platform.machine(), "confirm": True, "request_id": str(uuid.uuid4())}
+    answer = send_json("POST", "/api/worker/v1/jobs?wait=20s", request)
+    if answer.status_code == 201:
+        print(answer.text, flush=True)
+        work(answer.json())
+    elif answer.status_code != 204:
+        sys.exit(f"request refused: {refusal(answer)}")
