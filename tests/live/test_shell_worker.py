@@ -1,7 +1,10 @@
 """The worker in docs/how-to/worker-in-shell.md."""
 
 import asyncio
+import base64
 import contextlib
+import hashlib
+import json
 import os
 import re
 import signal
@@ -9,8 +12,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
-from .conftest import COMPOSER, Server, send
+from .conftest import COMPOSER, Serve, Server, send
+from .http_relay import Relay, relaying
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "worker-in-shell.md"
 
@@ -18,13 +23,13 @@ pytestmark = pytest.mark.usefixtures("curl")
 
 
 @contextlib.asynccontextmanager
-async def working(server: Server, directory: Path, *command: str) -> AsyncIterator[None]:
+async def working(url: str, directory: Path, *command: str) -> AsyncIterator[None]:
     """Run the page's worker in a process group of its own."""
     script = re.search(r"```sh\n(.*?)```", PAGE.read_text(), re.DOTALL)
     assert script is not None
     (directory / "worker.sh").write_text(script[1])
     process = await asyncio.create_subprocess_exec(
-        "sh", str(directory / "worker.sh"), server.url, "build", *command, start_new_session=True
+        "sh", str(directory / "worker.sh"), url, "build", *command, start_new_session=True
     )
     try:
         yield
@@ -36,7 +41,7 @@ async def working(server: Server, directory: Path, *command: str) -> AsyncIterat
 async def test_a_finished_job(server: Server, tmp_path: Path) -> None:
     """The output of the command becomes an artifact, and its exit status the result, whatever the args contain."""
     args = {"location": '","location":"nowhere', "args": 1}
-    async with working(server, tmp_path, "cat"):
+    async with working(server.url, tmp_path, "cat"):
         for _ in range(2):
             job = await server.submit(args=args)
             ended = await server.job(job["id"], wait="20s")
@@ -47,7 +52,7 @@ async def test_a_finished_job(server: Server, tmp_path: Path) -> None:
 
 async def test_a_failed_job(server: Server, tmp_path: Path) -> None:
     """A job fails if its command fails."""
-    async with working(server, tmp_path, "sh", "-c", "echo no >&2; exit 3"):
+    async with working(server.url, tmp_path, "sh", "-c", "echo no >&2; exit 3"):
         job = await server.submit()
         ended = await server.job(job["id"], wait="20s")
         assert (ended["state"], ended["result"]["exit_status"]) == ("failed", 3)
@@ -57,7 +62,7 @@ async def test_a_failed_job(server: Server, tmp_path: Path) -> None:
 async def test_a_cancel(server: Server, tmp_path: Path) -> None:
     """A cancel stops the command at once, and the worker runs the next job."""
     script = f"echo x >> {tmp_path}/up; exec sleep 60"
-    async with working(server, tmp_path, "sh", "-c", script):
+    async with working(server.url, tmp_path, "sh", "-c", script):
         for ups in (2, 4):
             job = await server.submit()
 
@@ -66,3 +71,90 @@ async def test_a_cancel(server: Server, tmp_path: Path) -> None:
 
             await server.until(up)
             await server.request("POST", f"{COMPOSER}/jobs/{job['id']}/cancel")
+
+
+async def test_heartbeats_while_a_proxy_keeps_the_upload(serve: Serve, tmp_path: Path) -> None:
+    """A proxy that keeps an upload for longer than the lease costs nothing, because the heartbeats go on meanwhile."""
+    server = await serve("--heartbeat-timeout", "2s", "--sweep-interval", "100ms")
+    async with relaying(server.url) as relay:
+        keep_uploads(relay)
+        job = await server.submit()
+        async with working(relay.url, tmp_path, "cat"):
+            ended = await server.job(job["id"], wait="30s")
+    assert (ended["state"], ended["retries"]) == ("finished", 0)
+
+
+def keep_uploads(relay: Relay) -> None:
+    """Let a relay pass an upload on after five more heartbeats, which take longer than the lease, or after 6 s."""
+    heartbeats = 0
+    enough = asyncio.Event()
+
+    async def keep(request: web.Request) -> None:
+        nonlocal heartbeats
+        if request.method == "PUT":
+            heartbeats = 0
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(enough.wait(), 6)
+        elif request.method == "GET":
+            heartbeats += 1
+            if heartbeats == 5:
+                enough.set()
+
+    relay.hook = keep
+
+
+async def test_what_a_proxy_answers(server: Server, tmp_path: Path) -> None:
+    """What a proxy answers itself to a heartbeat, an upload or a result ends nothing, and passes for no success."""
+    left = {"GET": 404, "PUT": 200, "PATCH": 403}
+    async with relaying(server.url, prefix="/ci") as relay:
+
+        async def refuse(request: web.Request) -> web.StreamResponse | None:
+            if request.method == "GET" and "wait" not in request.query:
+                return None
+            status = left.pop(request.method, None)
+            return None if status is None else relay.page(status)
+
+        relay.hook = refuse
+        job = await server.submit()
+        async with working(relay.url, tmp_path, "sh", "-c", "cat; sleep 1"):
+            ended = await server.job(job["id"], wait="30s")
+        assert not left
+        assert (ended["state"], ended["retries"], ended["result"]) == ("finished", 0, {"exit_status": 0})
+        _, _, output = await send(server, "GET", f"{COMPOSER}/jobs/{job['id']}/artifacts/output")
+        reported = [json.loads(await one.read()) for one in relay.requests if one.method == "PATCH"]
+        digests = {one.headers["Content-Digest"] for one in relay.requests if one.method == "PUT"}
+    sha256 = hashlib.sha256(output)
+    listed = {"name": "output", "size": len(output), "sha256": sha256.hexdigest()}
+    assert [report["artifacts"] for report in reported] == [[listed], [listed]]
+    assert digests == {f"sha-256=:{base64.b64encode(sha256.digest()).decode()}:"}
+
+
+async def test_an_output_that_is_too_large_for_a_proxy(server: Server, tmp_path: Path) -> None:
+    """The job fails once, and its reason names the proxy."""
+    async with relaying(server.url) as relay:
+
+        async def refuse(request: web.Request) -> web.StreamResponse | None:
+            return relay.page(413) if request.method == "PUT" else None
+
+        relay.hook = refuse
+        job = await server.submit()
+        async with working(relay.url, tmp_path, "cat"):
+            ended = await server.job(job["id"], wait="20s")
+    why = "The output was not uploaded: HTTP status 413 from a proxy, not from composerd."
+    assert (ended["state"], ended["retries"], ended["result"]["job_error"]["reason"]) == ("failed", 0, why)
+
+
+async def test_an_upload_that_arrives_changed(server: Server, tmp_path: Path) -> None:
+    """A job fails if the answer to its upload has another digest than was sent."""
+    async with relaying(server.url) as relay:
+
+        async def answer(request: web.Request) -> web.StreamResponse | None:
+            headers = {"X-Operation-Id": "1", "Content-Digest": f"sha-256=:{'A' * 43}=:"}
+            return web.Response(headers=headers) if request.method == "PUT" else None
+
+        relay.hook = answer
+        job = await server.submit()
+        async with working(relay.url, tmp_path, "cat"):
+            ended = await server.job(job["id"], wait="20s")
+    assert ended["state"] == "failed"
+    assert "the server has stored other bytes" in ended["result"]["job_error"]["reason"]
