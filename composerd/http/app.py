@@ -28,6 +28,20 @@ from composerd.settings import Settings
 
 VERSION = importlib.metadata.version("composerd")
 
+_WORKER_API = """Hands jobs to workers, and takes their files and results. Wire compatible with osbuild-composer's.
+
+`location` and `artifact_location` of a job are to be used as they are: resolve them against the address of the server.
+Integers of `args` may have any length, and numbers any exponent: decode them with that in mind.
+
+A request has no credentials. A server may ask for a client certificate when the connection is made.
+"""
+_COMPOSER_API = """Takes jobs, and tells how they go on and what came of them.
+
+`args`, `result` and `partial` are kept byte for byte: `GET /jobs/{id}/args` and `GET /jobs/{id}/result` return them so.
+
+A request has no credentials. A server may ask for a client certificate when the connection is made.
+"""
+
 
 def create_app(
     queue: JobQueue, settings: Settings, metrics: RequestMetrics, files: Files | None, admission: Admission
@@ -68,6 +82,6 @@ def openapi_documents(app: web.Application) -> Mapping[str, bytes]:
     """Return the OpenAPI documents of both APIs, by base path."""
     worker_base, composer_base = app[BASES].worker, app[BASES].composer
     return {
-        worker_base: document(app, "composerd worker API", VERSION, worker_base),
-        composer_base: document(app, "composerd composer API", VERSION, composer_base),
+        worker_base: document(app, "composerd worker API", _WORKER_API, VERSION, worker_base),
+        composer_base: document(app, "composerd composer API", _COMPOSER_API, VERSION, composer_base),
     }

@@ -1,13 +1,13 @@
 """The JSON bodies of both APIs as types, which check requests and from which the OpenAPI documents are generated."""
 
 from datetime import datetime
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal, cast
 from uuid import UUID
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
-from composerd.models import MAX_DEPENDENCIES, JobState
+from composerd.models import MAX_DEPENDENCIES, JobState, OnDependencyFailure
 
 MAX_BATCH = 1000
 """The most jobs in a batch."""
@@ -36,7 +36,20 @@ Duration = Annotated[
         extra_json_schema={"pattern": DURATION},
     ),
 ]
-Json = Annotated[Raw, Meta(description="Any JSON value; it is kept byte for byte.")]
+Json = Annotated[
+    Raw,
+    Meta(
+        description="Any JSON value; it is kept byte for byte.",
+        # For oapi-codegen, whose own type loses large integers and refuses numbers beyond a float's range.
+        extra_json_schema={
+            "x-go-type": "json.RawMessage",
+            "x-go-type-import": {"path": "encoding/json"},
+            "x-go-type-skip-optional-pointer": True,
+        },
+    ),
+]
+Uuid = Annotated[str, Meta(extra_json_schema={"format": "uuid"})]
+Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
 
 
 class Object(msgspec.Struct, kw_only=True):
@@ -47,6 +60,14 @@ class Object(msgspec.Struct, kw_only=True):
     id: str
 
 
+class Identified(msgspec.Struct, kw_only=True):
+    """The fields of a returned object whose id is a UUID."""
+
+    kind: str
+    href: str
+    id: Uuid
+
+
 # The worker API.
 
 
@@ -55,12 +76,17 @@ class RequestJob(msgspec.Struct):
 
     types: Annotated[list[Word], Meta(min_length=1, max_length=64)]
     arch: Word
-    worker_id: str | None = None
-    confirm: bool = False
-    """Promises that the worker will call `location` as soon as it has read the answer."""
+    worker_id: Uuid | None = None
+    confirm: (
+        Annotated[
+            bool,
+            Meta(description="Promises that the worker will call `location` as soon as it has read the answer."),
+        ]
+        | None
+    ) = None
 
 
-class RequestJobResponse(Object, kw_only=True, omit_defaults=True):
+class RequestedJob(Identified, kw_only=True, omit_defaults=True):
     """A job that is handed to the worker."""
 
     type: str
@@ -68,19 +94,37 @@ class RequestJobResponse(Object, kw_only=True, omit_defaults=True):
     artifact_location: str
     args: Json | UnsetType = UNSET
     dynamic_args: Annotated[
-        list[Raw] | UnsetType,
+        list[Json] | UnsetType,
         Meta(description="The results of the dependencies, in the order in which the job names them."),
     ] = UNSET
 
 
+class FinishJob(msgspec.Struct):
+    """The result of a job, which finishes it."""
+
+    result: Json
+
+
+class ReportProgress(msgspec.Struct):
+    """The progress of a job, which goes on."""
+
+    partial: Json
+
+
 class UpdateJob(msgspec.Struct):
-    """An update of a job: `result` finishes it, `partial` reports progress, `{}` finishes it with the result null."""
+    """Either `result`, which finishes the job, or `partial`, which reports progress.
+
+    A null beside the other counts as left out. An empty object finishes the job with the result null.
+    """
+
+    either: ClassVar[tuple[type, ...]] = (FinishJob, ReportProgress)
+    """The types that the OpenAPI document has for it, so that no generated client sends both fields."""
 
     result: Json | UnsetType = UNSET
     partial: Json | UnsetType = UNSET
 
 
-class UpdateJobResponse(Object, kw_only=True):
+class UpdatedJob(Identified, kw_only=True):
     """The answer to an update that was accepted."""
 
 
@@ -94,13 +138,13 @@ class PostWorkers(msgspec.Struct):
     arch: Word
 
 
-class WorkerID(Object, kw_only=True):
+class WorkerID(Identified, kw_only=True):
     """The id of a registered worker."""
 
-    worker_id: str
+    worker_id: Uuid
 
 
-class JobStatus(Object, kw_only=True):
+class JobStatus(Identified, kw_only=True):
     """The status of a job for its worker, which stops working on a canceled job."""
 
     canceled: bool
@@ -119,7 +163,16 @@ class Error(Object, kw_only=True, omit_defaults=True):
     reason: str
     message: str
     operation_id: str | UnsetType = UNSET
-    details: dict[str, Any] | UnsetType = UNSET
+    details: (
+        Annotated[
+            dict[str, Any],
+            Meta(
+                description="What was wrong with the request, such as the `field`, the `problem` or the `limit`.",
+                extra_json_schema={"additionalProperties": True},
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
 
 
 class ErrorList(Object, kw_only=True):
@@ -135,25 +188,28 @@ class ErrorList(Object, kw_only=True):
 
 
 class JobBase(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """The fields of a submitted job."""
+    """The fields of a submitted job. A null counts as left out, except for `args`."""
 
     type: Word
     arch: Word | None = None
-    channel: OptionalWord = ""
+    channel: OptionalWord | None = None
     args: Json | UnsetType = UNSET
-    dependencies: Annotated[
-        list[str],
-        Meta(max_length=MAX_DEPENDENCIES, description="Ids of jobs, or `ref`s of earlier jobs of the same batch."),
-    ] = []
-    priority: Annotated[int, Meta(ge=-100, le=100)] = 0
+    dependencies: (
+        Annotated[
+            list[str],
+            Meta(max_length=MAX_DEPENDENCIES, description="Ids of jobs, or `ref`s of earlier jobs of the same batch."),
+        ]
+        | None
+    ) = None
+    priority: Annotated[int, Meta(ge=-100, le=100, description="0 if it is left out.")] | None = None
     not_before: (
         Annotated[str, Meta(description="The earliest start: a time (RFC 3339), or a duration from now.")] | None
     ) = None
     timeout: Duration | None = None
     max_retries: Annotated[int, Meta(ge=0, le=100)] | None = None
-    retry_on_failure: Annotated[int, Meta(ge=0, le=100)] = 0
-    retry_backoff: Duration = "10s"
-    on_dependency_failure: Literal["run", "fail"] = "run"
+    retry_on_failure: Annotated[int, Meta(ge=0, le=100, description="0 if it is left out.")] | None = None
+    retry_backoff: Annotated[Duration, Meta(description="A duration; `10s` if it is left out.")] | None = None
+    on_dependency_failure: OnDependencyFailure | None = None
     idempotency_key: Word | None = None
     retention: Duration | None = None
 
@@ -180,7 +236,7 @@ class SubmitJobs(msgspec.Struct, forbid_unknown_fields=True):
     jobs: Annotated[list[BatchJob], Meta(min_length=1, max_length=MAX_BATCH)]
 
 
-class Job(Object, kw_only=True, omit_defaults=True):
+class Job(Identified, kw_only=True, omit_defaults=True):
     """A job as the composer API returns it."""
 
     type: str
@@ -188,19 +244,19 @@ class Job(Object, kw_only=True, omit_defaults=True):
     channel: str
     state: JobState
     priority: int
-    queued_at: str
-    not_before: str | None
-    started_at: str | None
-    finished_at: str | None
+    queued_at: Time
+    not_before: Time | None
+    started_at: Time | None
+    finished_at: Time | None
     retries: int
     canceled: bool
-    dependencies: list[str] | UnsetType = UNSET
-    dependents: list[str] | UnsetType = UNSET
-    worker_id: str | None
+    dependencies: list[Uuid] | UnsetType = UNSET
+    dependents: list[Uuid] | UnsetType = UNSET
+    worker_id: Uuid | None
     partial: Json | None | UnsetType = UNSET
     result: Json | None | UnsetType = UNSET
     idempotency_key: str | None
-    expires_at: str | None
+    expires_at: Time | None
 
 
 class JobList(Object, kw_only=True, omit_defaults=True):
@@ -210,21 +266,21 @@ class JobList(Object, kw_only=True, omit_defaults=True):
     next: str | None | UnsetType = UNSET
 
 
-class JobIdList(Object, kw_only=True):
+class JobIdList(Identified, kw_only=True):
     """A page of the ids of jobs."""
 
-    items: list[str]
+    items: list[Uuid]
     next: str | None
 
 
-class Worker(Object, kw_only=True):
+class Worker(Identified, kw_only=True):
     """A worker that was seen lately."""
 
     arch: str | None
     types: list[str]
     channel: str
-    jobs: list[str]
-    seen_at: str
+    jobs: list[Uuid]
+    seen_at: Time
 
 
 class WorkerList(Object, kw_only=True, omit_defaults=True):
@@ -234,13 +290,13 @@ class WorkerList(Object, kw_only=True, omit_defaults=True):
     next: str | UnsetType = UNSET
 
 
-class JobWhy(Object, kw_only=True):
+class JobWhy(Identified, kw_only=True):
     """The reason why a job is not running."""
 
     state: JobState
     reason: str
-    blocked_by: Annotated[list[str], Meta(description="The dependencies that have not ended.")]
-    delayed_until: str | None
+    blocked_by: Annotated[list[Uuid], Meta(description="The dependencies that have not ended.")]
+    delayed_until: Time | None
     workers: Annotated[
         int | None, Meta(description="Number of live workers that run such jobs; null unless the job is ready.")
     ]

@@ -19,7 +19,7 @@ def test_the_committed_document_is_what_the_code_says(name: str) -> None:
 
 @pytest.mark.parametrize("name", FILES.values())
 def test_the_document_is_valid_openapi(name: str) -> None:
-    """The documents are valid OpenAPI 3.0.3."""
+    """The documents are valid OpenAPI 3.1.0."""
     document = json.loads((SPECS / name).read_text())
-    assert document["openapi"] == "3.0.3"
+    assert document["openapi"] == "3.1.0"
     validate(document)

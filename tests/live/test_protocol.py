@@ -85,13 +85,38 @@ async def test_the_same_result_again(server: Server) -> None:
 
 @pytest.mark.parametrize(
     ("body", "number"),
-    [(b"{}", 0), (b" { } ", 0), (b'{"resutl":1}', 19), (b'{"result":1,"partial":1}', 19), (b"[]", 19), (b"null", 19)],
+    [
+        *[(b"{}", 0), (b" { } ", 0), (b'{"resutl":1}', 19), (b"[]", 19), (b"null", 19)],
+        *[(b'{"result":1,"partial":1}', 19), (b'{"result":null,"partial":null}', 19)],
+    ],
 )
 async def test_patch_bodies(server: Server, body: bytes, number: int) -> None:
     """An empty object finishes with the result null; both or neither of result and partial are error 19."""
     location = await attempt(server, "running")
     status, _, raw = await send(server, "PATCH", location, body, **JSON)
     assert (status, int(json.loads(raw)["id"]) if number else 0) == (400 if number else 200, number)
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (b'{"result": 1, "partial": null}', ("finished", None, 1)),
+        (b'{"partial" : null , "result" : {"job_error": 1}}', ("failed", None, {"job_error": 1})),
+        (b'{"partial": 1, "result": null }', ("running", 1, None)),
+        (b'{"partial": null}', ("running", None, None)),
+        (b'{"result": null}', ("finished", None, None)),
+    ],
+)
+async def test_a_null_beside_the_other_counts_as_left_out(
+    server: Server, body: bytes, expected: tuple[str, Any, Any]
+) -> None:
+    """A generated client may send null for what it was not given; null alone is a result, or progress."""
+    job = await server.submit()
+    assigned = await server.ask()
+    assert assigned is not None
+    assert (await send(server, "PATCH", assigned["location"], body, **JSON))[0] == 200
+    shown = await server.job(job["id"])
+    assert (shown["state"], shown["partial"], shown["result"]) == expected
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ async def taken(server: Server, **fields: Any) -> tuple[dict[str, Any], dict[str
 async def test_get_openapi(server: Server, base: str) -> None:
     """The OpenAPI document has this server's base path and endpoints."""
     status, document = await server.request("GET", f"{base}/openapi")
-    assert (status, document["openapi"], document["servers"]) == (200, "3.0.3", [{"url": base}])
+    assert (status, document["openapi"], document["servers"]) == (200, "3.1.0", [{"url": base}])
     names = {one["operationId"] for path in document["paths"].values() for one in path.values() if "operationId" in one}
     assert {"getOpenapi", "getErrors", "getError"} <= names
 

@@ -18,6 +18,17 @@ request-timeout = 30.0
 [parameters]
 "query.wait" = "50ms"
 "path.token" = "{token}"
+
+[checks]
+# A schema cannot express every rule: a wait of at most ten minutes, refs of the batch.
+positive_data_acceptance.enabled = false
+
+[[operations]]
+include-name = "PATCH /jobs/{{token}}"
+
+# More is taken than the document says, for older workers: an empty object, and a null beside the other field.
+[operations.checks]
+negative_data_rejection.enabled = false
 """
 
 
@@ -40,11 +51,6 @@ async def test_what_schemathesis_finds(serve: Serve, tmp_path: Path, base: str) 
         str(config),
         "run",
         f"{server.url}{base}/openapi",
-        "--checks",
-        "all",
-        "--exclude-checks",
-        # A schema cannot express every rule: a wait of at most ten minutes, refs of the batch, result without partial.
-        "positive_data_acceptance",
         "--max-examples",
         str(CASES),
         "--seed",

@@ -64,8 +64,11 @@ def add_composer_routes(app: web.Application) -> None:
 @endpoint(
     "UploadJobArtifact",
     "Upload a file of the job",
+    description="Upload a file, which the job has once this attempt finishes it. A further upload of the "
+    "same name replaces it.",
     request=BYTES,
     responses={200: ("The file is stored completely", None)},
+    takes=("Content-Digest",),
 )
 async def upload_job_artifact(request: web.Request) -> web.Response:
     """Store a file, and attach it to the attempt once it is on stable storage.
@@ -169,6 +172,7 @@ async def _attach(queue: JobQueue, files: Files, job_id: UUID, attachment: Attac
 @endpoint(
     "listArtifacts",
     "List a job's artifacts; the list is empty until the job has ended",
+    description="List the files of a job by name. The list is empty until the job has ended.",
     responses={200: ("The artifacts", schemas.ArtifactList)},
 )
 async def list_artifacts(request: web.Request) -> web.StreamResponse:
@@ -198,7 +202,20 @@ async def list_artifacts(request: web.Request) -> web.StreamResponse:
 @endpoint(
     "getArtifact",
     "Download an artifact",
-    responses={200: ("The file", BYTES), 206: ("The requested part of the file", BYTES)},
+    description="Download a file, or one part of it.",
+    responses={
+        200: ("The file", BYTES),
+        206: ("The requested part of the file", BYTES),
+        304: ("The file has the ETag that `If-None-Match` names", None),
+        416: ("The file has no such part", schemas.Error),
+    },
+    takes=("If-None-Match", "If-Range", "Range"),
+    gives={
+        200: ("ETag", "Accept-Ranges", "Content-Disposition"),
+        206: ("ETag", "Accept-Ranges", "Content-Disposition", "Content-Range"),
+        304: ("ETag", "Accept-Ranges", "Content-Disposition"),
+        416: ("ETag", "Content-Range"),
+    },
 )
 async def get_artifact(request: web.Request) -> web.StreamResponse:
     """Stream a file, or the part of it that a single Range selects.

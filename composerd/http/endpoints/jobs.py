@@ -52,6 +52,7 @@ def add_routes(app: web.Application) -> None:
 @endpoint(
     "submitJob",
     "Submit a job",
+    description="Store a job. With an `idempotency_key`, a repetition of the request gets the job that exists.",
     request=schemas.SubmitJob,
     responses={201: ("The job is stored", schemas.Job), 200: ("The existing job of the idempotency key", schemas.Job)},
 )
@@ -79,6 +80,8 @@ async def submit_job(request: web.Request) -> web.StreamResponse:
 @endpoint(
     "submitJobs",
     "Submit jobs, all or none; a job may name the `ref` of an earlier job of the batch as a dependency",
+    description="Store jobs, either all of them or none. A job may name the `ref` of an earlier job of the "
+    "batch as a dependency.",
     request=schemas.SubmitJobs,
     responses={201: ("The stored jobs, in the order submitted", schemas.JobList)},
 )
@@ -114,6 +117,7 @@ async def submit_jobs(request: web.Request) -> web.StreamResponse:
 @endpoint(
     "getJob",
     "Get a job",
+    description="Get a job with its progress and its result.",
     responses={200: ("The job", schemas.Job)},
     query={"wait": "Answer when the job has ended, or after this wait; at most 10m"},
 )
@@ -128,13 +132,23 @@ async def get_job(request: web.Request) -> web.StreamResponse:
     return await _job(request, job_id)
 
 
-@endpoint("getJobArgs", "Get a job's args as they were submitted", responses={200: ("The args", JSON)})
+@endpoint(
+    "getJobArgs",
+    "Get a job's args as they were submitted",
+    description="Get the args of a job byte for byte, or `null` if it has none.",
+    responses={200: ("The args", JSON)},
+)
 async def get_job_args(request: web.Request) -> web.StreamResponse:
     """Return the args byte for byte, or `null` if the job has none."""
     return await _payload(request, PayloadKind.ARGS)
 
 
-@endpoint("getJobResult", "Get a job's result as it was reported", responses={200: ("The result", JSON)})
+@endpoint(
+    "getJobResult",
+    "Get a job's result as it was reported",
+    description="Get the result of a job byte for byte, or `null` if it has not ended.",
+    responses={200: ("The result", JSON)},
+)
 async def get_job_result(request: web.Request) -> web.StreamResponse:
     """Return the result byte for byte, or `null` if the job has not ended."""
     return await _payload(request, PayloadKind.RESULT)
@@ -143,6 +157,7 @@ async def get_job_result(request: web.Request) -> web.StreamResponse:
 @endpoint(
     "cancelJob",
     "Cancel a job and the jobs that depend on it",
+    description="Cancel a job that has not ended, and all jobs that depend on it.",
     responses={200: ("The canceled job", schemas.Job)},
 )
 async def cancel_job(request: web.Request) -> web.StreamResponse:
@@ -161,7 +176,12 @@ async def cancel_job(request: web.Request) -> web.StreamResponse:
     return await answer_bytes(request, encode(job_body(job, result=None)))
 
 
-@endpoint("deleteJob", "Delete an ended job and its artifacts", responses={204: ("The job is deleted", None)})
+@endpoint(
+    "deleteJob",
+    "Delete an ended job and its artifacts",
+    description="Delete an ended job and its artifacts. Every job that depends on it must have ended too.",
+    responses={204: ("The job is deleted", None)},
+)
 async def delete_job(request: web.Request) -> web.Response:
     """Delete an ended job. Every job that depends on it must have ended too.
 
@@ -171,7 +191,12 @@ async def delete_job(request: web.Request) -> web.Response:
     return web.Response(status=204)
 
 
-@endpoint("whyJob", "Explain why a job is not running", responses={200: ("The explanation", schemas.JobWhy)})
+@endpoint(
+    "whyJob",
+    "Explain why a job is not running",
+    description="Get the reason why a job is not running.",
+    responses={200: ("The explanation", schemas.JobWhy)},
+)
 async def why_job(request: web.Request) -> web.StreamResponse:
     """Explain what a job waits for."""
     await heavy(request)

@@ -42,6 +42,7 @@ def add_routes(app: web.Application) -> None:
 @endpoint(
     "listJobs",
     "List jobs, newest first",
+    description="List jobs, the newest first, without their dependencies, progress and results.",
     responses={200: ("A page of jobs", schemas.JobList)},
     query={
         "state": "Only jobs in this state",
@@ -92,6 +93,7 @@ async def list_jobs(request: web.Request) -> web.StreamResponse:
 @endpoint(
     "listDependencies",
     "List the jobs that a job depends on",
+    description="List the ids of the jobs that a job depends on, also of those that were deleted.",
     responses={200: ("A page of ids, in the order in which the job names them", schemas.JobIdList)},
     query=_PAGE,
 )
@@ -113,6 +115,7 @@ async def list_dependencies(request: web.Request) -> web.StreamResponse:
 @endpoint(
     "listDependents",
     "List the jobs that depend on a job",
+    description="List the ids of the jobs that depend on a job.",
     responses={200: ("A page of ids, those submitted first come first", schemas.JobIdList)},
     query=_PAGE,
 )

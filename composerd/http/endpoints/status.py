@@ -49,14 +49,24 @@ def add_site_routes(app: web.Application) -> None:
     app.router.add_get(f"{site}/metrics", metrics)
 
 
-@endpoint("getStatus", "Check that the server answers", responses={200: ("The server answers", schemas.Status)})
+@endpoint(
+    "getStatus",
+    "Check that the server answers",
+    description="Check that the server answers. This asks no storage.",
+    responses={200: ("The server answers", schemas.Status)},
+)
 async def get_status(request: web.Request) -> web.StreamResponse:
     """Answer that the server is running."""
     base = error_table_of(request).href
     return answer(schemas.Status(kind="Status", href=f"{base}/status", id="status", status="OK"))
 
 
-@endpoint("GetStatus", "Check that the server answers", responses={200: ("The server answers", schemas.Status)})
+@endpoint(
+    "GetStatus",
+    "Check that the server answers",
+    description="Check that the server answers. This asks no storage.",
+    responses={200: ("The server answers", schemas.Status)},
+)
 async def get_worker_status(request: web.Request) -> web.StreamResponse:
     """Answer that the server is running, under the endpoint name of osbuild-composer's worker API."""
     return await get_status(request)
@@ -65,6 +75,7 @@ async def get_worker_status(request: web.Request) -> web.StreamResponse:
 @endpoint(
     "getErrors",
     "List the predefined errors",
+    description="List the predefined errors of this API, by number.",
     responses={200: ("A page of errors", schemas.ErrorList)},
     query={"page": "Number of the page, from 0", "size": "Errors in a page, 1 to 1000, default 100"},
 )
@@ -87,7 +98,12 @@ async def get_errors(request: web.Request) -> web.StreamResponse:
     )
 
 
-@endpoint("getError", "Get one predefined error", responses={200: ("The error", schemas.Error)})
+@endpoint(
+    "getError",
+    "Get one predefined error",
+    description="Get one predefined error of this API.",
+    responses={200: ("The error", schemas.Error)},
+)
 async def get_error(request: web.Request) -> web.StreamResponse:
     """Return one error of the API. Raises `InvalidErrorId` and `ErrorNotFound`."""
     table = error_table_of(request)
@@ -97,7 +113,12 @@ async def get_error(request: web.Request) -> web.StreamResponse:
     return answer(table.body(table.entry(int(text))))
 
 
-@endpoint("getOpenapi", "Get this document", responses={200: ("The OpenAPI document", JSON)})
+@endpoint(
+    "getOpenapi",
+    "Get this document",
+    description="Get this document, with the base path as the client knows it.",
+    responses={200: ("The OpenAPI document", JSON)},
+)
 async def get_openapi(request: web.Request) -> web.Response:
     """Return the OpenAPI document of the API, whose server is the base path as the client knows it."""
     table = error_table_of(request)

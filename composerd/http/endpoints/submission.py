@@ -63,16 +63,18 @@ def _new_job(job: SubmitJob | BatchJob, refs: Mapping[str, UUID], settings: Sett
         id=new_id(),
         type=job.type,
         arch=job.arch,
-        channel=job.channel,
+        channel=job.channel or "",
         args=args,
         dependencies=tuple([_dependency(named, refs, where) for named in job.dependencies]) if job.dependencies else (),
-        priority=job.priority,
+        priority=job.priority or 0,
         not_before=None if job.not_before is None else _not_before(job.not_before, where),
         timeout=None if job.timeout is None else _positive(job.timeout, where + "timeout"),
         max_retries=settings.max_retries if job.max_retries is None else job.max_retries,
-        retry_on_failure=job.retry_on_failure,
-        retry_backoff=_duration(job.retry_backoff, where + "retry_backoff"),
-        on_dependency_failure=_RUN if job.on_dependency_failure == "run" else OnDependencyFailure.FAIL,
+        retry_on_failure=job.retry_on_failure or 0,
+        retry_backoff=_RETRY_BACKOFF
+        if job.retry_backoff is None
+        else _duration(job.retry_backoff, where + "retry_backoff"),
+        on_dependency_failure=job.on_dependency_failure or _RUN,
         idempotency_key=job.idempotency_key,
         fingerprint=b"" if job.idempotency_key is None else _fingerprint(job, args),
         retention=(settings.retention or None) if job.retention is None else _retention(job.retention, settings, where),
@@ -81,11 +83,16 @@ def _new_job(job: SubmitJob | BatchJob, refs: Mapping[str, UUID], settings: Sett
 
 _RUN = OnDependencyFailure.RUN
 
+_LEFT_OUT = {"channel": "", "priority": 0, "retry_on_failure": 0, "retry_backoff": "10s", "on_dependency_failure": _RUN}
+"""The values of fields that are left out, other than None."""
+
+_RETRY_BACKOFF = parse_duration(str(_LEFT_OUT["retry_backoff"]))
+
 
 def _check_words(job: SubmitJob | BatchJob, where: str) -> None:
     if (
         is_word(job.type)
-        and is_word(job.channel)
+        and (job.channel is None or is_word(job.channel))
         and (job.arch is None or is_word(job.arch))
         and (job.idempotency_key is None or is_word(job.idempotency_key))
     ):
@@ -158,7 +165,7 @@ def _fingerprint(job: SubmitJob | BatchJob, args: bytes | None) -> bytes:
     It leaves out the dependencies, because the driver compares the job ids that they resolve to.
     """
     fields = {
-        name: getattr(job, name)
+        name: _LEFT_OUT.get(name) if (value := getattr(job, name)) is None else value
         for name in SubmitJob.__struct_fields__
         if name not in ("args", "dependencies", "idempotency_key")
     }

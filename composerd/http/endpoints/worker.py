@@ -52,8 +52,10 @@ def add_routes(app: web.Application) -> None:
 @endpoint(
     "RequestJob",
     "Wait for a job of one of the types, for the arch",
+    description="Wait until there is a job of one of the types, for the arch or for any, and take it. The "
+    "worker then calls `location`.",
     request=schemas.RequestJob,
-    responses={201: ("A job", schemas.RequestJobResponse), 204: ("No job became ready in time", None)},
+    responses={201: ("A job", schemas.RequestedJob), 204: ("No job became ready in time", None)},
     query={"wait": "How long to wait, at most 10m; the server may answer sooner"},
 )
 async def request_job(request: web.Request) -> web.StreamResponse:
@@ -85,14 +87,14 @@ async def request_job(request: web.Request) -> web.StreamResponse:
     worker = None if worker_id is None else Worker(worker_id, body.arch, tuple(body.types), client=sender)
     keys = keys_for("", body.types, body.arch)
     with Wait(request):
-        claimed = await queue.request(keys, worker=worker, confirm=body.confirm, wait=wait, client=sender)
+        claimed = await queue.request(keys, worker=worker, confirm=bool(body.confirm), wait=wait, client=sender)
     if claimed is None:
         nothing = web.Response(status=204)
         if queue.draining:
             nothing.force_close()
         return nothing
     try:
-        return await _hand_over(request, claimed, confirm=body.confirm)
+        return await _hand_over(request, claimed, confirm=bool(body.confirm))
     except BaseException:  # for whatever reason, the job was not delivered
         queue.release_undelivered(claimed.token)
         raise
@@ -107,7 +109,7 @@ async def _hand_over(request: web.Request, claimed: Claimed, *, confirm: bool) -
     location = f"{base}/jobs/{claimed.token}"
     job_id = str(claimed.job_id)
     known_job_id.set(job_id)
-    job = schemas.RequestJobResponse(
+    job = schemas.RequestedJob(
         kind="RequestJob",
         href=f"{base}/jobs",
         id=job_id,
@@ -130,7 +132,7 @@ async def _hand_over(request: web.Request, claimed: Claimed, *, confirm: bool) -
     return response
 
 
-def _pieces(job: schemas.RequestJobResponse, claimed: Claimed, results: Sequence[Piece]) -> list[Piece]:
+def _pieces(job: schemas.RequestedJob, claimed: Claimed, results: Sequence[Piece]) -> list[Piece]:
     """Return the JSON of a job in pieces, so that what is large is not copied, or not even read yet."""
     pieces: list[Piece] = [encode(job)[:-1]]
     if claimed.args is not None:
@@ -171,6 +173,8 @@ async def _hand_over_large(
 @endpoint(
     "GetJob",
     "Renew the lease, and ask whether to go on",
+    description="Renew the lease of the attempt. A worker calls this often enough while it works, and "
+    "stops when `canceled` is true.",
     responses={200: ("Whether the job was canceled", schemas.JobStatus)},
     query={
         "wait": "Answer when the job is canceled or the attempt superseded, or after this wait; "
@@ -207,14 +211,16 @@ async def get_job(request: web.Request) -> web.StreamResponse:
 @endpoint(
     "UpdateJob",
     "Finish the job with a result, or report progress",
+    description="Finish the job with a result, which fails it if it is an object with a `job_error`, or "
+    "report progress, which renews the lease.",
     request=schemas.UpdateJob,
-    responses={200: ("Accepted", schemas.UpdateJobResponse)},
+    responses={200: ("Accepted", schemas.UpdatedJob)},
 )
 async def update_job(request: web.Request) -> web.StreamResponse:
     """Accept the outcome of an attempt, or its progress.
 
-    An empty object is the result null. Raises `InvalidContent` for any other body with neither or both of `result` and
-    `partial`, and what `JobQueue.finish` and `JobQueue.progress` raise.
+    An empty object is the result null, and a null beside the other counts as left out. Raises `InvalidContent` for any
+    other body with neither or both of `result` and `partial`, and what `JobQueue.finish` and `JobQueue.progress` raise.
     """
     queue = request.app[QUEUE]
     token = token_of(request)
@@ -222,9 +228,13 @@ async def update_job(request: web.Request) -> web.StreamResponse:
     body = await read_body(request, queue.budgets.results)
     await take_turn(request, body)
     update = await decoded(body, _UPDATE_JOB)
+    if isinstance(update.partial, msgspec.Raw) and isinstance(update.result, msgspec.Raw):
+        if is_null(update.partial) == is_null(update.result):
+            raise InvalidContent(
+                field="partial", problem="must not be sent together with result: leave one of them out"
+            )
+        update = schemas.UpdateJob(*(msgspec.UNSET if is_null(one) else one for one in (update.result, update.partial)))
     if isinstance(update.partial, msgspec.Raw):
-        if isinstance(update.result, msgspec.Raw):
-            raise InvalidContent(field="partial", problem="must not be sent together with result")
         await queue.progress(token, await off_loop(len(body), bytes, update.partial))
     elif isinstance(update.result, msgspec.Raw):
         result, failed = await off_loop(len(body), _outcome, update.result)
@@ -236,14 +246,15 @@ async def update_job(request: web.Request) -> web.StreamResponse:
         await queue.finish(token, b"null", failed=False)  # older workers finish with an empty object
     attempt_id = str(token)
     location = f"{bases.get().worker}/jobs/{attempt_id}"
-    return answer(schemas.UpdateJobResponse(kind="UpdateJobResponse", href=location, id=attempt_id))
+    return answer(schemas.UpdatedJob(kind="UpdateJobResponse", href=location, id=attempt_id))
 
 
 @endpoint(
     "ReleaseJob",
     "Return the job to the queue without counting a retry",
+    description="Return the job to the queue, for another worker, without counting a retry.",
     request=schemas.ReleaseJob,
-    responses={200: ("The job is in the queue again", schemas.UpdateJobResponse)},
+    responses={200: ("The job is in the queue again", schemas.UpdatedJob)},
 )
 async def release_job(request: web.Request) -> web.StreamResponse:
     """Return the job of a running attempt to the queue.
@@ -256,12 +267,13 @@ async def release_job(request: web.Request) -> web.StreamResponse:
         await read_json(request, _RELEASE_JOB)
     await queue.release(token)
     location = f"{bases.get().worker}/jobs/{token}"
-    return answer(schemas.UpdateJobResponse(kind="UpdateJobResponse", href=location, id=str(token)))
+    return answer(schemas.UpdatedJob(kind="UpdateJobResponse", href=location, id=str(token)))
 
 
 @endpoint(
     "postWorkers",
     "Register a worker",
+    description="Get an id for a worker, under which the list of workers shows it.",
     request=schemas.PostWorkers,
     responses={201: ("The worker's id", schemas.WorkerID)},
 )
@@ -276,7 +288,12 @@ async def post_workers(request: web.Request) -> web.StreamResponse:
     return answer(schemas.WorkerID(kind="WorkerID", href=href, id=worker_id, worker_id=worker_id), 201)
 
 
-@endpoint("postWorkerStatus", "Report that the worker is alive", responses={200: ("The worker is known", None)})
+@endpoint(
+    "postWorkerStatus",
+    "Report that the worker is alive",
+    description="Keep a worker in the list of workers while it has no job. A body is ignored.",
+    responses={200: ("The worker is known", None)},
+)
 async def post_worker_status(request: web.Request) -> web.Response:
     """Note that a worker is alive; the body is ignored. An unknown worker gets an error, and then registers again."""
     worker_id = parse_uuid(request.match_info["worker_id"])
@@ -285,6 +302,11 @@ async def post_worker_status(request: web.Request) -> web.Response:
     await discard_body(request)
     await request.app[QUEUE].roster.check(worker_id, client.get())
     return web.Response()
+
+
+def is_null(value: msgspec.Raw) -> bool:
+    """Return True if a JSON value is null."""
+    return bytes(memoryview(value)[:5]) == b"null"
 
 
 def _outcome(result: msgspec.Raw) -> tuple[bytes, bool]:

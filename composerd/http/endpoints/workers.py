@@ -25,6 +25,8 @@ def add_routes(app: web.Application) -> None:
 @endpoint(
     "listWorkers",
     "List the workers seen lately",
+    description="List the workers that were seen lately, those seen last first. A page may be short "
+    "although there is a next one.",
     responses={200: ("A page of the workers, those seen last first", schemas.WorkerList)},
     query={
         "limit": f"Maximum number of workers in the page, 1 to {MAX_PAGE}, which is the default",
