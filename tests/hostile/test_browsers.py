@@ -51,7 +51,7 @@ ELSEWHERE = [
 @pytest.fixture
 async def server(serve: Serve) -> Server:
     """Start a server."""
-    return await serve(storage="memory:")
+    return await serve()
 
 
 async def test_forms(server: Server) -> None:
