@@ -1,5 +1,42 @@
-"""Servers and relays for workers in other languages."""
+"""Servers with a relay before each, for clients in other languages."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
 
 from ..live.conftest import COMPOSER, JSON, WORKER, Serve, Server, no_process_left, send, serve, until_waiting
+from .relay import Relay
 
-__all__ = ["COMPOSER", "JSON", "WORKER", "Serve", "Server", "no_process_left", "send", "serve", "until_waiting"]
+__all__ = [
+    "COMPOSER",
+    "JSON",
+    "WORKER",
+    "Relay",
+    "Serve",
+    "ServeRelayed",
+    "Server",
+    "no_process_left",
+    "relayed",
+    "send",
+    "serve",
+    "until_waiting",
+]
+
+ServeRelayed = Callable[..., Awaitable[tuple[Server, Relay]]]
+
+
+@pytest.fixture
+async def relayed(serve: Serve) -> AsyncIterator[ServeRelayed]:
+    """Return a function that starts a server with options and a relay before it, and returns both."""
+    relays: list[Relay] = []
+
+    async def start(*options: str) -> tuple[Server, Relay]:
+        server = await serve(*options)
+        relay = Relay(server.address)
+        await relay.start()
+        relays.append(relay)
+        return server, relay
+
+    yield start
+    for relay in relays:
+        await relay.close()

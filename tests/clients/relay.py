@@ -34,17 +34,22 @@ class Relay:
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._connections = 0
+        self.url = ""
         self.requests: list[Request] = []
         self.short_waits = False
         """True while a wait of 20 s is sent on as one of 50 ms."""
         self.cut: str | None = None
         """The call whose next answer is cut: half of its body is passed on, and the connection is closed."""
+        self.lose: str | None = None
+        """The call whose next answer is lost: the connection is closed instead."""
+        self.sever: str | None = None
+        """The call whose next request is broken off: the connection is closed after some of the body."""
 
-    async def start(self) -> str:
-        """Listen on an address of the loopback network, and return the URL."""
+    async def start(self) -> None:
+        """Listen on an address of the loopback network."""
         self._server = await asyncio.start_server(self._accept, self._address[0], 0)
         host, port = self._server.sockets[0].getsockname()
-        return f"http://{host}:{port}"
+        self.url = f"http://{host}:{port}"
 
     async def close(self) -> None:
         """Close the relay and its connections."""
@@ -87,6 +92,9 @@ class Relay:
                 request = Request(number, data.decode("latin-1"))
                 self.requests.append(request)
                 calls.append(request.call)
+            elif self.sever is not None and calls[-1:] == [self.sever] and len(data) > 1000:
+                self.sever = None
+                return
             server.write(data.replace(b"wait=20s", b"wait=50ms") if is_head and self.short_waits else data)
             await server.drain()
 
@@ -95,6 +103,9 @@ class Relay:
         async for is_head, data in _pieces(server):
             if is_head and not data.startswith(b"HTTP/1.1 100 "):
                 call = calls.pop(0)
+                if call == self.lose:
+                    self.lose = None
+                    return
                 cut = call == self.cut and data.startswith(b"HTTP/1.1 20") and b" 204 " not in data[:13]
             elif not is_head and cut:
                 self.cut = None
@@ -107,17 +118,29 @@ class Relay:
 
 async def _pieces(reader: asyncio.StreamReader) -> AsyncIterator[tuple[bool, bytes]]:
     """Yield heads and pieces of bodies until the connection ends. Each comes with True if it is a head."""
-    while True:
-        try:
+    with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+        while True:
             head = await reader.readuntil(b"\r\n\r\n")
-        except (asyncio.IncompleteReadError, ConnectionError):
-            return
-        yield True, head
-        length = re.search(rb"\r\ncontent-length: *(\d+)", head, re.IGNORECASE)
-        left = int(length[1]) if length else 0
-        while left:
-            data = await reader.read(min(left, 1 << 18))
-            if not data:
-                return
-            left -= len(data)
-            yield False, data
+            yield True, head
+            length = re.search(rb"\r\ncontent-length: *(\d+)", head, re.IGNORECASE)
+            if length:
+                async for piece in _exactly(reader, int(length[1])):
+                    yield False, piece
+            elif re.search(rb"\r\ntransfer-encoding: *chunked", head, re.IGNORECASE):
+                size = -1
+                while size != 0:
+                    line = await reader.readuntil(b"\r\n")
+                    yield False, line
+                    size = int(line, 16)
+                    async for piece in _exactly(reader, size + 2):
+                        yield False, piece
+
+
+async def _exactly(reader: asyncio.StreamReader, count: int) -> AsyncIterator[bytes]:
+    """Yield this number of bytes as they arrive."""
+    while count:
+        data = await reader.read(min(count, 1 << 18))
+        if not data:
+            raise asyncio.IncompleteReadError(b"", count)
+        count -= len(data)
+        yield data

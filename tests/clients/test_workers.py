@@ -14,8 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import COMPOSER, JSON, Serve, Server, send, until_waiting
-from .relay import Relay
+from .conftest import COMPOSER, JSON, Relay, Server, ServeRelayed, send, until_waiting
 
 WORKERS = Path(__file__).parent / "workers"
 
@@ -91,16 +90,6 @@ async def running(client: Client, *arguments: str) -> AsyncIterator[asyncio.subp
         await process.wait()
 
 
-@pytest.fixture
-async def relayed(serve: Serve) -> AsyncIterator[tuple[Server, Relay, str]]:
-    """Start a server and a relay before it, and return both with the URL of the relay."""
-    server = await serve("--max-artifact-size", f"{LIMIT}", "--handover-timeout", "1s", "--sweep-interval", "200ms")
-    relay = Relay(server.address)
-    url = await relay.start()
-    yield server, relay, url
-    await relay.close()
-
-
 async def until_asked(server: Server, relay: Relay, worker: asyncio.subprocess.Process, count: int) -> None:
     """Wait until the worker has sent this number of requests."""
 
@@ -121,17 +110,17 @@ async def submit(server: Server) -> str:
 
 @pytest.mark.parametrize("client", CLIENTS, ids=lambda client: client.file)
 async def test_a_worker(
-    relayed: tuple[Server, Relay, str], client: Client, installed: Callable[[str, str, str], str], tmp_path: Path
+    relayed: ServeRelayed, client: Client, installed: Callable[[str, str, str], str], tmp_path: Path
 ) -> None:
     """A worker waits, takes a job whose answer was cut, uploads, reports, sees a refusal, and takes no job with it."""
     if client.package:
         installed(client.package, client.command[0], client.command[0])
-    server, relay, url = relayed
+    server, relay = await relayed("--max-artifact-size", f"{LIMIT}", "--handover-timeout", "1s")
     file = tmp_path / "output file"
     file.write_bytes(os.urandom(1 << 20))
     relay.short_waits = True
     relay.cut = "POST jobs"
-    async with running(client, url, "build", str(file)) as worker:
+    async with running(client, relay.url, "build", str(file)) as worker:
         # It asks before there is a job, and again after a 204.
         await until_asked(server, relay, worker, 4)
         connections = {request.connection for request in relay.requests[:4]}

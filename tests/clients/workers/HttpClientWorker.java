@@ -4,6 +4,7 @@
 // Java has no JSON of its own, and this program uses no library, so it takes fields out of the text.
 
 import java.io.IOException;
+import java.io.OutputStream;
 import java.io.PrintStream;
 import java.net.URI;
 import java.net.http.HttpClient;
@@ -87,7 +88,7 @@ public class HttpClientWorker {
         MessageDigest sha256 = MessageDigest.getInstance("SHA-256");
         long size;
         try (var stream = new DigestInputStream(Files.newInputStream(file), sha256)) {
-            size = stream.transferTo(java.io.OutputStream.nullOutputStream());
+            size = stream.transferTo(OutputStream.nullOutputStream());
         }
         byte[] digest = sha256.digest();
         HttpResponse<String> answer = send("PUT", field(job, "artifact_location") + "output", null,
