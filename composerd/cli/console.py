@@ -22,6 +22,7 @@ from composerd.client import (
     ServerNotTrusted,
     ServerUnreachable,
 )
+from composerd.client.composer import BASE
 from composerd.escaping import escaped
 from composerd.models import MAX_SHOWN_DEPENDENTS
 
@@ -75,7 +76,7 @@ _SERVER_OPTIONS = (
         default=DEFAULT_SERVER,
         show_default=True,
         metavar="URL",
-        help="Server: http://HOST:PORT, https://HOST:PORT or unix:/path. Environment: COMPOSERD_SERVER.",
+        help="Server: http://HOST:PORT, https://HOST/PREFIX or unix:/path. Environment: COMPOSERD_SERVER.",
     ),
     _file_option("ca_file", "For https: PEM file of the CA that signed the server's certificate"),
     _file_option("cert_file", "For https: PEM file of the client certificate"),
@@ -127,6 +128,13 @@ def print_json(value: Any) -> None:
     sys.stdout.flush()
     sys.stdout.buffer.write(data + b"\n")
     sys.stdout.buffer.flush()
+
+
+def print_jobs(jobs: Sequence[Job], id: str) -> None:
+    """Print jobs as the JSON of a list, which has the path that their own begin with."""
+    href = jobs[0].href.rpartition("/")[0] if jobs else f"{BASE}/jobs"
+    href = href if id == "jobs" else f"{href}/{id}"
+    print_json({"kind": "JobList", "href": href, "id": id, "items": jobs, "next": None})
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -16,6 +16,7 @@ from composerd.cli.console import (
     failure_of,
     json_option,
     print_job,
+    print_jobs,
     print_json,
     print_table,
     progress_console,
@@ -26,7 +27,6 @@ from composerd.cli.console import (
 )
 from composerd.cli.errors import FAILED, WRONG, Failure
 from composerd.client import Artifact, ComposerClient, Job
-from composerd.client.composer import BASE
 from composerd.escaping import escaped
 from composerd.units import format_size, parse_duration
 
@@ -183,7 +183,7 @@ def jobs(
 
     found = run(find())
     if as_json:
-        print_json({"kind": "JobList", "href": f"{BASE}/jobs", "id": "jobs", "items": found, "next": None})
+        print_jobs(found, "jobs")
         return
     rows = [
         (job.id, job.type, job.arch or "any", job.state, str(job.priority), job.queued_at[:19].replace("T", " "))

@@ -11,11 +11,10 @@ from typing import Any, NamedTuple
 import click
 import msgspec
 
-from composerd.cli.console import Server, json_option, print_json, run, say, server_option
+from composerd.cli.console import Server, json_option, print_jobs, print_json, run, say, server_option
 from composerd.cli.errors import WRONG, Failure
 from composerd.cli.jobs import PATIENCE, download, follow, overwrite_option, show_end
 from composerd.client import OutcomeUnknown
-from composerd.client.composer import BASE
 from composerd.client.downloads import checked
 
 
@@ -150,9 +149,7 @@ async def _submit_graph(
             jobs = await composer.submit_graph(graph)
         if not waits:
             if as_json:
-                print_json(
-                    {"kind": "JobList", "href": f"{BASE}/jobs/batch", "id": "batch", "items": jobs, "next": None}
-                )
+                print_jobs(jobs, "batch")
             else:
                 for job in jobs:
                     say(job.id)

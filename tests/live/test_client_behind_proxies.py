@@ -302,7 +302,9 @@ async def test_a_server_below_a_prefix(serve: Serve, tmp_path: Path, how: str) -
             job = (await run("submit", "build")).strip()
             assert "finished" in await run("wait", job)
             assert job in await run("status", job)
-            assert job in await run("jobs")
+            listed = json.loads(await run("jobs", "--json"))
+            base = "/api" if how == "stripped" else "/ci/api"
+            assert (listed["href"], listed["items"][0]["id"]) == (f"{base}/composer/v1/jobs", job)
             (tmp_path / "in").mkdir()
             await run("artifacts", job, "--download", str(tmp_path / "in"))
             assert (tmp_path / "in" / "a").read_text() == "1\n"
