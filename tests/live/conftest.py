@@ -158,7 +158,7 @@ class Server:
             await asyncio.sleep(0.01)
 
 
-async def until_waiting(server: Server, count: int, **kwargs: Any) -> None:
+async def until_waiting(server: Server, count: int, seconds: float = 30, **kwargs: Any) -> None:
     """Wait until exactly `count` requests wait on the server, for a job or for news of one.
 
     The number is one of the server's own metrics. `kwargs` are for the request that fetches them.
@@ -168,7 +168,7 @@ async def until_waiting(server: Server, count: int, **kwargs: Any) -> None:
         _, text = await server.request("GET", "/metrics", **kwargs)
         return f"\ncomposerd_waits {count}.0\n".encode() in text
 
-    await server.until(holds)
+    await server.until(holds, seconds)
 
 
 async def until_ready(server: Server, status: int) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import io
 import re
 import shlex
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,10 @@ def test_references_between_services() -> None:
     assert re.fullmatch(r"postgresql://composerd:\$\{POSTGRES_PASSWORD:\?\}@database/composerd", storage)
     assert services["database"]["environment"]["POSTGRES_USER"] == "composerd"
     proxied = re.findall(r"server (\S+):8700 ", (COMPOSE / "nginx.conf").read_text())
-    assert proxied == services["proxy"]["depends_on"] == [name for name in services if name.startswith("composerd-")]
+    assert proxied[:2] == proxied[2:]  # each is there again as its own backup
+    assert (
+        proxied[:2] == services["proxy"]["depends_on"] == [name for name in services if name.startswith("composerd-")]
+    )
     assert services["proxy"]["volumes"] == ["./nginx.conf:/etc/nginx/nginx.conf:ro"]
     build = services["composerd-1"]["build"]
     assert (COMPOSE / build["context"]).resolve() == TOP
@@ -164,6 +168,28 @@ async def test_behind_nginx(
             async with http.post(f"{COMPOSER}/jobs", json={"type": "build"}) as answer:
                 assert answer.status == 201
         await until_waiting(servers[1], 0)
+
+
+async def test_restarts_behind_nginx(nginx: str, serve: Serve, tmp_path: Path, unused_tcp_port: int) -> None:
+    """Behind nginx, servers are reached once one is back after both had stopped, and one that stops is avoided."""
+    servers = [await serve(storage="memory:") for _ in range(2)]
+    async with proxied(nginx, tmp_path, unused_tcp_port, servers) as proxy, aiohttp.ClientSession(proxy) as http:
+
+        async def status() -> int:
+            async with http.get("/healthz") as answer:
+                return answer.status
+
+        for server in servers:
+            server.kill(signal.SIGTERM)
+        for server in servers:
+            await server.exited()
+        assert [await status() for _ in range(4)] == [502] * 4
+        await servers[1].start()
+        assert [await status() for _ in range(4)] == [200] * 4
+        await servers[0].start()
+        servers[1].kill(signal.SIGTERM)
+        await servers[1].exited()
+        assert [await status() for _ in range(4)] == [200] * 4
 
 
 async def test_clients_behind_nginx(nginx: str, serve: Serve, tmp_path: Path, unused_tcp_port: int) -> None:

@@ -1,0 +1,114 @@
+"""Proxies in front of a server, each started for one test."""
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from ..live.conftest import LOOPBACK, Server, no_process_left, serve
+from .kinds import Proxy
+
+__all__ = ["no_process_left", "serve"]
+
+
+class Running:
+    """A proxy that runs in front of a server."""
+
+    def __init__(self, proxy: Proxy, url: str, process: asyncio.subprocess.Process, log: Path) -> None:
+        self.name = proxy.name
+        self.url = url
+        self.log = log
+        """The file with its output."""
+        self._process = process
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """The host and the port that the proxy listens on."""
+        host, _, port = self.url.rpartition("/")[2].rpartition(":")
+        return host, int(port)
+
+    def kill(self, number: int = signal.SIGTERM) -> None:
+        """Send a signal to the proxy and its processes, unless it has exited."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, number)
+
+    async def close(self) -> None:
+        """Stop the proxy: it may take its time, so that it is killed."""
+        self.kill()
+        try:
+            async with asyncio.timeout(1):
+                await self._process.wait()
+        except TimeoutError:
+            pass
+        self.kill(signal.SIGKILL)
+        await self._process.wait()
+
+
+Run = Callable[..., Awaitable[Running]]
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    """Create a directory for proxies that give up root; pytest's own are for one user."""
+    made = Path(tempfile.mkdtemp(prefix="composerd-proxies-"))
+    made.chmod(0o755)
+    yield made
+    shutil.rmtree(made)
+
+
+@pytest.fixture
+async def run(directory: Path, installed: Callable[[str, str, str], str]) -> AsyncIterator[Run]:
+    """Return a function that starts a proxy in front of a server and returns when it answers."""
+    running: list[Running] = []
+
+    async def start(proxy: Proxy, server: Server | tuple[str, int], address: str = LOOPBACK) -> Running:
+        installed(proxy.package, proxy.name, proxy.program)
+        scratch = directory / f"{proxy.name}-{len(running)}"
+        scratch.mkdir()
+        port = free_port(address)
+        upstream = server.address if isinstance(server, Server) else server
+        with (scratch / "log").open("wb") as log:
+            process = await asyncio.create_subprocess_exec(
+                *proxy.command(address, port, upstream, scratch),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env={**os.environ, "HOME": str(scratch)},
+            )
+        one = Running(proxy, f"http://{address}:{port}", process, scratch / "log")
+        running.append(one)
+        await until_listening(one, process)
+        return one
+
+    yield start
+    await asyncio.gather(*(one.close() for one in running))
+
+
+async def until_listening(proxy: Running, process: asyncio.subprocess.Process) -> None:
+    """Wait until a proxy accepts connections and has found its server."""
+    async with aiohttp.ClientSession() as http:
+        for _ in range(1000):
+            assert process.returncode is None, proxy.log.read_text(errors="replace")
+            with contextlib.suppress(aiohttp.ClientError):
+                async with http.get(f"{proxy.url}/healthz") as answer:
+                    if answer.status == 200:
+                        return
+            await asyncio.sleep(0.02)
+    pytest.fail(f"{proxy.name} does not answer: {proxy.log.read_text(errors='replace')}")
+
+
+def free_port(address: str) -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as one:
+        one.bind((address, 0))
+        port: int = one.getsockname()[1]
+        return port

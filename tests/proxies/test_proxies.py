@@ -1,0 +1,271 @@
+"""composerd behind real proxies, with the configurations that docs/how-to/behind-a-proxy.md documents."""
+
+import asyncio
+import contextlib
+import hashlib
+import io
+import json
+import signal
+import socket
+import struct
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from ..live.conftest import COMPOSER, WORKER, Serve, Server, until_waiting
+from .conftest import Run
+from .kinds import RIGHT, UNTOUCHED, Proxy, nginx_adapted
+from .vanishing import machine
+
+ASK = {"types": ["build"], "arch": "x86_64"}
+
+every_proxy = pytest.mark.parametrize("proxy", RIGHT.values(), ids=RIGHT)
+
+DEAF = {"apache"}
+"""Proxies that do not notice that a client has gone, with any configuration."""
+
+COMPOSE = Path(__file__).parents[2] / "docs" / "examples" / "compose" / "nginx.conf"
+
+
+def request(path: str, body: bytes, *headers: str, method: str = "POST", length: bool = True) -> bytes:
+    """Return a request as bytes."""
+    lines = [f"{method} {path} HTTP/1.1", "Host: localhost", *headers]
+    lines += [f"Content-Length: {len(body)}"] if length else []
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+def ask(wait: str) -> bytes:
+    """Return a request for a job as bytes."""
+    return request(f"{WORKER}/jobs?wait={wait}", json.dumps(ASK).encode(), "Content-Type: application/json")
+
+
+def reset(writer: asyncio.StreamWriter) -> None:
+    """Close a connection with a reset."""
+    connection = writer.get_extra_info("socket")
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
+
+
+@every_proxy
+@pytest.mark.parametrize("how", ["closes", "resets"])
+async def test_leave(proxy: Proxy, how: str, serve: Serve, run: Run) -> None:
+    """The server notices when a worker that waits leaves, and the next job stays ready; where not, the wait ends."""
+    server = await serve("--proxied-wait", "3s", storage="memory:")
+    running = await run(proxy, server)
+    _, writer = await asyncio.open_connection(*running.address)
+    writer.write(ask("30s") if proxy.name not in DEAF else ask("30s").replace(b"?wait=30s", b""))
+    await until_waiting(server, 1)
+    if how == "closes":
+        writer.close()
+        await writer.wait_closed()
+    else:
+        reset(writer)
+    await until_waiting(server, 0)
+    job = await server.submit()
+    assert (await server.job(job["id"]))["state"] == "ready"
+
+
+async def test_vanish(serve: Serve, run: Run) -> None:
+    """The server notices a worker whose machine vanishes without a packet within 35 s; where not, the wait ends."""
+    server = await serve("--proxied-wait", "20s", storage="memory:")
+    compose = RIGHT["nginx"]._replace(name="compose", configuration=COMPOSE, adapted=_compose)
+    async with machine() as other:
+        proxies = await asyncio.gather(*(run(proxy, server, other.host) for proxy in (*RIGHT.values(), compose)))
+        await other.ask([(*proxy.address, "" if proxy.name in DEAF else "?wait=60s") for proxy in proxies])
+        await until_waiting(server, len(proxies))
+        await other.vanish()
+        await until_waiting(server, 0, seconds=35)
+    job = await server.submit()
+    assert (await server.job(job["id"]))["state"] == "ready"
+
+
+def _compose(text: str) -> str:
+    for number in (1, 2):
+        text = text.replace(f"composerd-{number}:8700", "127.0.0.1:8700")
+    return nginx_adapted(text)
+
+
+async def attempt_at(server: Server, **fields: Any) -> dict[str, Any]:
+    """Submit a job, and take it."""
+    await server.submit(**fields)
+    attempt = await server.ask(confirm=False)
+    assert attempt is not None
+    return attempt
+
+
+def arriving(files: Path) -> int:
+    """Return the number of bytes that the server has stored of files."""
+    return sum(path.stat().st_size for path in files.rglob("*") if path.is_file())
+
+
+@every_proxy
+async def test_large_files(proxy: Proxy, serve: Serve, run: Run, tmp_path: Path) -> None:
+    """An upload of 300 MiB arrives at the server while it is sent, and a download of it arrives whole."""
+    files = tmp_path / "files"
+    server = await serve("--artifacts", str(files), storage="memory:")
+    running = await run(proxy, server)
+    attempt = await attempt_at(server)
+    part = bytes(range(256)) * 4096
+    digest = hashlib.sha256()
+
+    async def parts() -> AsyncIterator[bytes]:
+        for number in range(300):
+            digest.update(part)
+            yield part
+            if number == 10:
+                await server.until(lambda: _arrived(files), seconds=20)
+
+    async with aiohttp.ClientSession(running.url) as http:
+        async with http.put(attempt["artifact_location"] + "disk", data=parts()) as answer:
+            assert answer.status == 200, await answer.text()
+        await server.finish(attempt)
+        async with http.get(f"{COMPOSER}/jobs/{attempt['id']}/artifacts/disk") as answer:
+            downloaded = hashlib.sha256()
+            async for data in answer.content.iter_any():
+                downloaded.update(data)
+    assert downloaded.digest() == digest.digest()
+
+
+async def _arrived(files: Path) -> bool:
+    return arriving(files) > 0
+
+
+@every_proxy
+@pytest.mark.parametrize("how", ["closes", "resets"])
+@pytest.mark.parametrize("length", [True, False], ids=["length", "chunked"])
+async def test_cut_upload(proxy: Proxy, how: str, length: bool, serve: Serve, run: Run, tmp_path: Path) -> None:
+    """An upload that its client cuts is not stored."""
+    server = await serve("--artifacts", str(tmp_path / "files"), storage="memory:")
+    running = await run(proxy, server)
+    attempt = await attempt_at(server)
+    reader, writer = await asyncio.open_connection(*running.address)
+    framing = f"Content-Length: {4 << 20}" if length else "Transfer-Encoding: chunked"
+    half = bytes(2 << 20)
+    body = half if length else b"200000\r\n" + half + b"\r\n"
+    path = attempt["artifact_location"] + "disk"
+    writer.write(
+        request(path, b"", framing, "Content-Type: application/octet-stream", method="PUT", length=False) + body
+    )
+    await writer.drain()
+    await server.until(lambda: _arrived(tmp_path / "files"), seconds=20)
+    if how == "closes":
+        writer.close()
+    else:
+        reset(writer)
+    with contextlib.suppress(ConnectionError):
+        assert b" 200 " not in await reader.read()
+
+    async def over() -> bool:
+        return not arriving(tmp_path / "files")
+
+    await server.until(over)
+    await server.finish(attempt)
+    assert (await server.request("GET", f"{COMPOSER}/jobs/{attempt['id']}/artifacts"))[1]["items"] == []
+
+
+@every_proxy
+async def test_restart(proxy: Proxy, serve: Serve, run: Run) -> None:
+    """When the server stops, waits end with 204; once it is back, it is reached again within 2 s."""
+    server = await serve()
+    running = await run(proxy, server)
+    async with aiohttp.ClientSession(running.url) as http:
+        waiting = asyncio.create_task(http.post(f"{WORKER}/jobs?wait=60s", json=ASK))
+        await until_waiting(server, 1)
+        server.kill(signal.SIGTERM)
+        assert (await waiting).status == 204
+        await server.exited()
+        with contextlib.suppress(aiohttp.ClientConnectionError):
+            async with http.get(f"{WORKER}/status") as answer:
+                assert answer.status in (502, 503)
+                assert "X-Operation-Id" not in answer.headers
+        await server.start()
+
+        async def back() -> bool:
+            with contextlib.suppress(aiohttp.ClientConnectionError):
+                async with http.get(f"{WORKER}/status") as answer:
+                    return answer.status == 200
+            return False
+
+        await server.until(back, seconds=2)
+
+
+@every_proxy
+async def test_three_hundred_workers(proxy: Proxy, serve: Serve, run: Run) -> None:
+    """Heartbeats are answered while 300 workers wait."""
+    server = await serve(storage="memory:")
+    running = await run(proxy, server)
+    attempt = await attempt_at(server)
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(running.url, connector=connector) as http:
+        waits = [asyncio.create_task(http.post(f"{WORKER}/jobs?wait=60s", json=ASK)) for _ in range(300)]
+        await until_waiting(server, 300)
+        for _ in range(3):
+            async with asyncio.timeout(5), http.get(attempt["location"]) as answer:
+                assert answer.status == 200
+        for wait in waits:
+            wait.cancel()
+        await asyncio.gather(*waits, return_exceptions=True)
+
+
+async def test_server_that_hangs(serve: Serve, run: Run, tmp_path: Path) -> None:
+    """HAProxy sends no more requests to a server that hangs."""
+    servers = [await serve(storage="memory:") for _ in range(2)]
+    configuration = tmp_path / "haproxy.cfg"
+    text = RIGHT["haproxy"].configuration.read_text()
+    configuration.write_text(text + "    server two {}:{}\n".format(*servers[1].address))
+    running = await run(RIGHT["haproxy"]._replace(configuration=configuration), servers[0])
+    async with aiohttp.ClientSession(running.url) as http:
+
+        async def answers() -> bool:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.5):
+                    for _ in range(4):
+                        async with http.get(f"{WORKER}/status") as answer:
+                            assert answer.status == 200
+                    return True
+            return False
+
+        servers[0].kill(signal.SIGSTOP)
+        try:
+            assert not await answers()
+            await servers[1].until(answers, seconds=10)
+        finally:
+            servers[0].kill(signal.SIGCONT)
+
+
+async def test_cache(serve: Serve, run: Run, tmp_path: Path) -> None:
+    """Varnish, as it comes, answers nothing from its cache, and passes on a download that is larger than its cache."""
+    server = await serve("--artifacts", str(tmp_path / "files"), storage="memory:")
+    running = await run(UNTOUCHED["varnish"], server)
+    job = await server.submit()
+    shown = f"{COMPOSER}/jobs/{job['id']}"
+    async with aiohttp.ClientSession(running.url) as http:
+
+        async def get(path: str) -> tuple[str, Any]:
+            async with http.get(path) as answer:
+                return answer.headers["X-Operation-Id"], await answer.json()
+
+        assert (await get(shown))[1]["state"] == "ready"
+        attempt = await server.ask()
+        assert attempt is not None
+        assert (await get(shown))[1]["state"] == "running"
+        heartbeats = [await get(attempt["location"]) for _ in range(3)]
+        assert len({number for number, _ in heartbeats}) == 3
+        async with http.put(attempt["artifact_location"] + "disk", data=io.BytesIO(bytes(150 << 20))) as answer:
+            assert answer.status == 200
+        await server.finish(attempt)
+        assert (await get(f"{shown}?wait=10s"))[1]["state"] == "finished"
+        async with http.get(f"{shown}/artifacts/disk") as answer:
+            size = 0
+            async for data in answer.content.iter_any():
+                size += len(data)
+        assert size == 150 << 20
+        canceled = await server.submit()
+        attempt = await server.ask()
+        assert attempt is not None
+        assert not (await get(attempt["location"]))[1]["canceled"]
+        await server.request("POST", f"{COMPOSER}/jobs/{canceled['id']}/cancel")
+        assert (await get(attempt["location"]))[1]["canceled"]
