@@ -90,6 +90,12 @@ class AttemptFinished(ComposerdError):
     code = "attempt_finished"
 
 
+class RequestIdUsed(ComposerdError):
+    """The request id was used before, for an attempt that its worker has answered."""
+
+    code = "request_id_used"
+
+
 class ResultConflict(ComposerdError):
     """The attempt has already finished with a different result."""
 

@@ -192,6 +192,8 @@ class Attempt(msgspec.Struct, frozen=True):
     """True if the worker has promised to confirm the handover."""
     worker_id: UUID | None = None
     """The id of the worker, if the worker has sent one."""
+    confirmed: bool = False
+    """True if the attempt runs and its worker had called before; only `touch` says it."""
 
 
 UNKNOWN_ATTEMPT = Attempt(AttemptState.UNKNOWN)
@@ -220,6 +222,8 @@ class Claimed(msgspec.Struct, frozen=True):
     args: bytes | None
     dependencies: tuple[UUID, ...]
     attempt: int
+    confirmed: bool = False
+    """True if the claim is a repetition, and the worker of its attempt has called."""
 
 
 class Touch(msgspec.Struct, frozen=True):

@@ -112,6 +112,7 @@ _WORKER = (
     ErrorEntry(24, 400, "Incomplete or mismatching upload"),
     ErrorEntry(25, 413, "Artifact too large"),
     ErrorEntry(26, 400, "Artifacts are not accepted"),
+    ErrorEntry(44, 409, "The request_id was used before"),
     ErrorEntry(1000, 500, "Error discarding artifact"),
     ErrorEntry(1001, 500, "Error creating artifact"),
     ErrorEntry(1002, 500, "Error writing artifact"),
@@ -173,6 +174,7 @@ _NUMBERS: Mapping[type[ComposerdError], int] = {
     errors.CanceledDependency: 37,
     errors.IdempotencyConflict: 38,
     errors.InvalidCursor: 39,
+    errors.RequestIdUsed: 44,
 }
 
 UNSPECIFIED = 10000

@@ -84,6 +84,29 @@ class RequestJob(msgspec.Struct):
         ]
         | None
     ) = None
+    request_id: (
+        Annotated[
+            str,
+            Meta(
+                description="A random UUID (version 4) of the worker's choosing. The same id from the same worker gets "
+                "the same job again, until the worker has called `location`. It is as secret as a token.",
+                extra_json_schema={"format": "uuid"},
+            ),
+        ]
+        | None
+    ) = None
+    slots: (
+        Annotated[
+            int,
+            Meta(
+                ge=1,
+                le=1000,
+                description="The most requests with which the worker waits for jobs of these types at one time. Beyond "
+                "that, the oldest requests of the same `worker_id` and types are answered with 204.",
+            ),
+        ]
+        | None
+    ) = None
 
 
 class RequestedJob(Identified, kw_only=True, omit_defaults=True):
@@ -91,6 +114,7 @@ class RequestedJob(Identified, kw_only=True, omit_defaults=True):
 
     type: str
     location: str
+    token: Annotated[str, Meta(description="The token in `location`.", extra_json_schema={"format": "uuid"})]
     artifact_location: str
     args: Json | UnsetType = UNSET
     dynamic_args: Annotated[

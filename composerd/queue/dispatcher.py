@@ -6,12 +6,11 @@ Which waiters claim in a round is decided in `waitlist`.
 import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
-from uuid import UUID
 
 from composerd.driver import Driver
 from composerd.errors import ComposerdError, DriverTimeout, Unavailable
 from composerd.gate import Gate
-from composerd.models import Claim, Claimed, Key, News
+from composerd.models import AttemptState, Claim, Claimed, Key, News, Touch
 from composerd.queue.batcher import MAX_BYTES, MAX_ITEMS
 from composerd.queue.budgets import SMALL, Account
 from composerd.queue.line import Waiter
@@ -21,6 +20,14 @@ from composerd.queue.waitlist import WaitList
 
 RETRY_AFTER = 1.0
 """Pause in seconds before the next claim after the storage failed to answer one."""
+
+
+class TokenUsed(ComposerdError):
+    """The token of a claim has stood for an attempt before."""
+
+    def __init__(self, state: AttemptState) -> None:
+        super().__init__()
+        self.state = state
 
 
 class Dispatcher:
@@ -37,7 +44,7 @@ class Dispatcher:
         driver: Driver,
         account: Account,
         gate: Gate,
-        release: Callable[[UUID], None],
+        release: Callable[[Waiter], None],
         on_news: Callable[[News], None],
         pulse: Pulse,
     ) -> None:
@@ -47,7 +54,7 @@ class Dispatcher:
         self._gate = gate
         self._full = False
         """True while no job is claimed because there is no room for its args."""
-        self._release = release
+        self._give_back = release
         self._on_news = on_news
         self._pulse = pulse
         self._list = WaitList()
@@ -57,15 +64,16 @@ class Dispatcher:
         """The beat at which the present round of claims began."""
         self._closed = False
 
-    def waiter(self, claim: Claim, client: str = "") -> Waiter:
-        """Return a new waiter for `wait_for_job`."""
-        return Waiter(claim, client, self._loop.create_future(), self._loop.time())
+    def waiter(self, claim: Claim, client: str = "", *, named: bool = False) -> Waiter:
+        """Return a new waiter for `wait_for_job`. `named` is True if an earlier request may have used its token."""
+        return Waiter(claim, client, self._loop.create_future(), self._loop.time(), named=named)
 
     async def wait_for_job(self, waiter: Waiter, wait: float | None) -> Claimed | None:
         """Wait for a job of the waiter's keys; return None if `wait` seconds pass, or if the dispatcher closes.
 
-        If the caller is canceled it gets no job, and a job that was claimed for it is released. Raises `Unavailable` if
-        the storage does not answer the first claim, and if the jobs that the client is reading fill its share.
+        If the caller is canceled it gets no job, and a job that was claimed for it is released. Raises `TokenUsed` if
+        the claim of a named waiter finds that its attempt has ended, and `Unavailable` if the storage does not answer
+        the first claim, and if the jobs that the client is reading fill its share.
         """
         if self._closed:
             return None
@@ -198,35 +206,85 @@ class Dispatcher:
         most = min(MAX_BYTES, self._account.limit - self._account.used)
         call: Call[Claim, Claimed | None] = partial(self._driver.claim, max_bytes=most)
         outcomes, news, _ = await call_until_answered(call, [waiter.claim for waiter in waiters], changes=False)
+        unsure = []
+        known: list[Waiter] = []
+        answers: list[Claimed | ComposerdError | None] = []
+        for waiter, outcome in zip(waiters, outcomes, strict=False):
+            if outcome is None and waiter.named:
+                unsure.append(waiter)
+            else:
+                known.append(waiter)
+                answers.append(outcome)
+        failed = self._take_in(known, answers, waiters[len(outcomes) :])
+        if unsure:
+            failed |= await self._take_in_unsure(unsure)
+        for one in news:
+            self._on_news(one)
+        return not failed
+
+    def _take_in(
+        self,
+        waiters: Sequence[Waiter],
+        outcomes: Sequence[Claimed | ComposerdError | None],
+        unanswered: Sequence[Waiter] = (),
+    ) -> bool:
+        """Answer waiters with the outcomes of their claims. Return True if the storage failed for any.
+
+        Waiters whose claims were not answered claim again.
+        """
         known: list[Waiter] = []
         answers: list[Claimed | None] = []
-        unknown = list(waiters[len(outcomes) :])
+        again = list(unanswered)
         failed = False
-        for waiter, outcome in zip(waiters, outcomes, strict=False):
+        for waiter, outcome in zip(waiters, outcomes, strict=True):
             if isinstance(outcome, ComposerdError):
                 failed = True
                 if self._fail(waiter, outcome):
-                    unknown.append(waiter)
+                    again.append(waiter)
                 continue
             waiter.unknown = False
             known.append(waiter)
             answers.append(outcome)
             if waiter.answer.done():
                 if outcome is not None:
-                    self._release(outcome.token)
+                    self._give_back(waiter)
             elif outcome is not None or waiter.expired:
                 waiter.answer.set_result(outcome)
                 if outcome is not None and (size := _counted(outcome)):
                     self._account.hold(waiter.client, size)
         self._list.end_round(known, answers)
-        if unknown:
-            self._list.retry(unknown)
+        if again:
+            self._list.retry(again)
             if self._closed:
-                for waiter in unknown:
+                for waiter in again:
                     self._dismiss(waiter)
-        for one in news:
-            self._on_news(one)
-        return not failed
+        return failed
+
+    async def _take_in_unsure(self, waiters: Sequence[Waiter]) -> bool:
+        """Find out why claims of named waiters have found nothing, and answer them. Return True if the storage failed.
+
+        A driver also answers a claim with None if the attempt of its token has ended, which says nothing about the jobs
+        of its keys. A touch tells, and renews nothing but the time of a handover that is under way.
+        """
+        touches = [Touch(waiter.claim.token, confirm=False) for waiter in waiters]
+        attempts, *_ = await call_until_answered(self._driver.touch, touches, changes=False)
+        known = []
+        outcomes: list[ComposerdError | None] = []
+        again = []
+        for waiter, attempt in zip(waiters, attempts, strict=True):
+            if isinstance(attempt, ComposerdError):
+                known.append(waiter)
+                outcomes.append(attempt)
+            elif attempt.state is AttemptState.UNKNOWN:
+                known.append(waiter)
+                outcomes.append(None)
+            elif attempt.state is AttemptState.RUNNING:  # since a moment ago: the next claim is a repetition
+                again.append(waiter)
+            else:
+                self._list.remove(waiter)
+                if not waiter.answer.done():
+                    waiter.answer.set_exception(TokenUsed(attempt.state))
+        return self._take_in(known, outcomes, again)
 
     def _fail(self, waiter: Waiter, error: ComposerdError) -> bool:
         """Handle a claim whose outcome is unknown. Return True if the waiter should claim again, with the same token.
@@ -238,7 +296,7 @@ class Dispatcher:
         if stays and not waiter.expired and not waiter.answer.done():
             waiter.unknown = True
             return True
-        self._release(waiter.claim.token)
+        self._give_back(waiter)
         if not waiter.answer.done():
             if stays:
                 waiter.answer.set_result(None)
@@ -263,13 +321,13 @@ class Dispatcher:
         """Remove a waiter, and release the job that a claim of it may have got whose outcome is unknown."""
         self._list.remove(waiter)
         if waiter.unknown:
-            self._release(waiter.claim.token)
+            self._give_back(waiter)
 
     def _leave(self, waiter: Waiter) -> None:
         self._remove(waiter)
         answer = waiter.answer  # canceled with its caller, unless it was set before
         if not answer.cancelled() and answer.exception() is None and (claimed := answer.result()) is not None:
-            self._release(claimed.token)
+            self._give_back(waiter)
             self.delivered(claimed, waiter.client)
 
 

@@ -8,15 +8,13 @@ from functools import partial
 from uuid import UUID
 
 from composerd.driver.guard import ANSWER_WITHIN, Guard
-from composerd.errors import ComposerdError, JobNotFound, TokenNotFound
+from composerd.errors import JobNotFound, TokenNotFound
 from composerd.free_space import FreeSpace
 from composerd.gate import Gate
-from composerd.ids import new_id
 from composerd.models import (
     Artifact,
     Attempt,
     AttemptState,
-    Claim,
     Claimed,
     Enqueued,
     Finished,
@@ -41,7 +39,9 @@ from composerd.queue.payloads import Piece
 from composerd.queue.pulse import BEAT, Pulse
 from composerd.queue.reaper import Reaper
 from composerd.queue.refusals import check_accepted, check_running
+from composerd.queue.requests import JobRequest, JobRequests
 from composerd.queue.roster import Roster
+from composerd.queue.undelivered import Undelivered
 from composerd.queue.uploads import Uploads
 from composerd.queue.waits import Waits
 from composerd.queue.watching import Watching
@@ -52,9 +52,6 @@ log = logging.getLogger(__name__)
 
 HANGS_AFTER = 3.0
 """Age in seconds of a write from which on the storage counts as not accepting writes."""
-
-KEYS_OF_A_WAIT = 8
-"""Number of keys up to which a request for a job counts as one wait: each type has two, with the arch and without."""
 
 
 class JobQueue:
@@ -85,9 +82,16 @@ class JobQueue:
         self._pulse = Pulse(self._on_beat)
         self._writes = Writes(driver, self._on_news, self._pulse)
         self.uploads = Uploads(driver, self._writes, self._events)
+        self._undelivered = Undelivered(self._writes)
         self._dispatcher = Dispatcher(
-            driver, self.budgets.claims, self.gate, self.release_undelivered, self._on_news, self._pulse
+            driver,
+            self.budgets.claims,
+            self.gate,
+            lambda waiter: self._undelivered.release(waiter.claim.token, named=waiter.named),
+            self._on_news,
+            self._pulse,
         )
+        self._requests = JobRequests(options, self._dispatcher, self._waits, self.roster, self._undelivered)
         self._reaper = Reaper(
             driver, options.sweep_interval, self._on_news, self._on_purged, self._dispatcher.recheck, self._unrenewed
         )
@@ -149,6 +153,7 @@ class JobQueue:
         finally:
             self.drain()
             await self._dispatcher.close()
+            await self._undelivered.close()
             await self._writes.close()
             await stop(*background)
 
@@ -246,6 +251,8 @@ class JobQueue:
         confirm: bool,
         wait: float | None,
         client: str = "",
+        request_id: UUID | None = None,
+        slots: int | None = None,
     ) -> Claimed | None:
         """Wait for a job of the keys, and begin an attempt at it.
 
@@ -255,42 +262,30 @@ class JobQueue:
             confirm: True if the worker promises to confirm the handover.
             wait: How long to wait, in seconds; None to wait without a limit.
             client: The client that sent the request.
+            request_id: The id under which the worker may repeat the request, if it has one.
+            slots: The most requests with which the worker waits for jobs of these keys, if it says so.
 
         Returns:
             A job, which the caller must deliver or hand to `release_undelivered`, and then hand to `free`; None if the
-            time is up, the queue drains, or another client needs the place.
+            time is up, the queue drains, or another request needs the place.
 
         Raises:
+            RequestIdUsed: The worker has called about the job that it got for this request id.
             Unavailable: Too many requests wait, the client is reading too many jobs, or the storage does not answer.
         """
-        claim = Claim(
-            token=new_id(),
-            keys=keys,
-            lease=self.options.heartbeat_timeout,
-            handover=self.options.handover_timeout if confirm else None,
-            worker_id=None if worker is None else worker.id,
-        )
-        waiter = self._dispatcher.waiter(claim, client)
-        waiting = self._waits.begin(client, partial(self._dispatcher.expire, waiter), -(-len(keys) // KEYS_OF_A_WAIT))
-        if worker is not None:
-            self.roster.begin_wait(worker)
-        try:
-            return await self._dispatcher.wait_for_job(waiter, wait)
-        finally:
-            self._waits.end(waiting)
-            if worker is not None:
-                self.roster.end_wait(worker)
+        request = JobRequest(keys, worker, confirm, client, request_id, slots)
+        return await self._requests.wait(request, wait)
 
     def free(self, claimed: Claimed, client: str) -> None:
         """Stop counting the bytes of a job that was requested, because they are no longer in memory."""
         self._dispatcher.delivered(claimed, client)
 
-    def release_undelivered(self, token: UUID) -> None:
+    def release_undelivered(self, token: UUID, *, named: bool = False) -> None:
         """Release a job that could not be delivered, uncounted, without waiting for the storage.
 
-        If that fails, it is logged, and the job is requeued when its lease or its handover expires.
+        `named` is True if its request had an id.
         """
-        self._writes.release.write(token).add_done_callback(_log_failure)
+        self._undelivered.release(token, named=named)
 
     async def delivered(self, token: UUID) -> Attempt:
         """Restart the handover time of an unconfirmed attempt, because a part of its job was written to the worker.
@@ -368,12 +363,3 @@ def _is_over(attempt: Attempt) -> bool:
 def _log_crash(task: "asyncio.Task[None]") -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
         log.critical("the task %s crashed; restart composerd", task.get_name(), exc_info=error)
-
-
-def _log_failure(released: "asyncio.Future[Attempt]") -> None:
-    if not released.cancelled() and (error := released.exception()) is not None and not _is_logged(error):
-        log.warning("releasing an undelivered job failed; it is requeued when its lease expires: %s", error)
-
-
-def _is_logged(error: BaseException) -> bool:
-    return isinstance(error, ComposerdError) and error.logged

@@ -32,6 +32,8 @@ class Waiter(msgspec.Struct, eq=False):
     """True once a claim for it was answered. Every waiter gets one claim, however short its wait."""
     unknown: bool = False
     """True after a claim whose outcome is unknown, until it was repeated, with the same token."""
+    named: bool = False
+    """True if its token is derived from the id of its request, so that an earlier request may have used it."""
     expired: bool = False
     """True once its time is up: the outcome of the claim under way, or of its first claim, is then its answer."""
 

@@ -68,7 +68,12 @@ class Waiters:
         self.account = Account("jobs", ROOM, 1)
         self.pulse = Pulse(lambda: None)
         self.dispatcher = Dispatcher(
-            self.driver, self.account, Gate(), self.released.append, self.news.append, self.pulse
+            self.driver,
+            self.account,
+            Gate(),
+            lambda waiter: self.released.append(waiter.claim.token),
+            self.news.append,
+            self.pulse,
         )
         self.claims: list[Claim] = []
 

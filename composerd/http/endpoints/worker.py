@@ -5,6 +5,7 @@ Its wire format is compatible with osbuild-composer's worker API.
 
 import time
 from collections.abc import Sequence
+from uuid import UUID
 
 import msgspec
 from aiohttp import web
@@ -62,8 +63,8 @@ async def request_job(request: web.Request) -> web.StreamResponse:
     """Wait until there is a job, and write it to the worker. A job that cannot be delivered is released.
 
     If the client goes away, aiohttp cancels the handler, and the claim of the request with it. Without a job in time,
-    or when the server stops, the answer is 204. Raises `TypeNotAllowed`, `InvalidContent`, `InvalidWorkerId`, and
-    `Unavailable` if too many requests wait.
+    or when the server stops, the answer is 204. Raises `TypeNotAllowed`, `InvalidContent`, `InvalidWorkerId`,
+    `RequestIdUsed`, and `Unavailable` if too many requests wait.
     """
     queue = request.app[QUEUE]
     settings = request.app[SETTINGS]
@@ -86,8 +87,17 @@ async def request_job(request: web.Request) -> web.StreamResponse:
     sender = client.get()
     worker = None if worker_id is None else Worker(worker_id, body.arch, tuple(body.types), client=sender)
     keys = keys_for("", body.types, body.arch)
+    name = _request_id_of(body)
     with Wait(request):
-        claimed = await queue.request(keys, worker=worker, confirm=bool(body.confirm), wait=wait, client=sender)
+        claimed = await queue.request(
+            keys,
+            worker=worker,
+            confirm=bool(body.confirm),
+            wait=wait,
+            client=sender,
+            request_id=name,
+            slots=body.slots,
+        )
     if claimed is None:
         nothing = web.Response(status=204)
         if queue.draining:
@@ -96,10 +106,20 @@ async def request_job(request: web.Request) -> web.StreamResponse:
     try:
         return await _hand_over(request, claimed, confirm=bool(body.confirm))
     except BaseException:  # for whatever reason, the job was not delivered
-        queue.release_undelivered(claimed.token)
+        queue.release_undelivered(claimed.token, named=name is not None)
         raise
     finally:
         queue.free(claimed, sender)
+
+
+def _request_id_of(body: schemas.RequestJob) -> UUID | None:
+    """Return the id of a request for a job, if it has one. Raises `InvalidContent` for one that is not random."""
+    if body.request_id is None:
+        return None
+    request_id = parse_uuid(body.request_id)
+    if request_id is None or request_id.version != 4:
+        raise InvalidContent(field="request_id", problem="must be a random UUID (version 4)")
+    return request_id
 
 
 async def _hand_over(request: web.Request, claimed: Claimed, *, confirm: bool) -> web.StreamResponse:
@@ -115,6 +135,7 @@ async def _hand_over(request: web.Request, claimed: Claimed, *, confirm: bool) -
         id=job_id,
         type=claimed.key.type,
         location=location,
+        token=str(claimed.token),
         artifact_location=f"{location}/artifacts/",
     )
     results = await queue.results(claimed.dependencies) if claimed.dependencies else ()

@@ -1,0 +1,183 @@
+"""The requests for jobs: how they wait, which of them end early, and what a repeated one gets."""
+
+import asyncio
+import hashlib
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from uuid import UUID
+
+import msgspec
+
+from composerd.errors import RequestIdUsed
+from composerd.ids import new_id
+from composerd.models import AttemptState, Claim, Claimed, Key, Worker
+from composerd.queue.dispatcher import Dispatcher, TokenUsed
+from composerd.queue.line import Waiter
+from composerd.queue.options import QueueOptions
+from composerd.queue.roster import Roster
+from composerd.queue.undelivered import Undelivered
+from composerd.queue.waits import Waits
+
+KEYS_OF_A_WAIT = 8
+"""Number of keys up to which a request for a job counts as one wait: each type has two, with the arch and without."""
+
+TOKENS_OF_A_REQUEST = 16
+"""Number of tokens that stand for one request id: each attempt that is given back uses up one."""
+
+NO_WORKER = UUID(int=0)
+"""Stands for the worker of requests without a worker id."""
+
+_LABEL = b"composerd: token of a request for a job\0"
+
+_Slots = tuple[UUID, str, frozenset[Key]]
+"""A worker, its client, and the keys that it waits for."""
+
+_Named = tuple[UUID, UUID]
+"""A worker, and the id of a request."""
+
+
+class JobRequest(msgspec.Struct, frozen=True):
+    """A request for a job of some keys."""
+
+    keys: tuple[Key, ...]
+    """The keys that the worker accepts, without repetitions."""
+    worker: Worker | None = None
+    """The worker, if the request names it."""
+    confirm: bool = False
+    """True if the worker promises to confirm the handover."""
+    client: str = ""
+    """The client that sent the request."""
+    id: UUID | None = None
+    """The id of the request, which the worker has chosen, if it has one."""
+    slots: int | None = None
+    """Number of requests with which the worker waits for jobs of these keys at the most, if it says so."""
+
+    @property
+    def named(self) -> _Named | None:
+        """The name under which the worker may repeat the request."""
+        if self.id is None:
+            return None
+        return NO_WORKER if self.worker is None else self.worker.id, self.id
+
+
+class JobRequests:
+    """Lets requests for jobs wait.
+
+    A request with an id may be repeated by its worker, here or at another server of the storage, before a restart or
+    after it. The token of its attempt is derived from the id, and a driver answers a claim with the same token with the
+    same job. So a request id never gets a second job while the attempt of the first may run. An attempt that was given
+    back, or that is over because nobody has called, uses up its token; the next token is derived then.
+    """
+
+    def __init__(
+        self, options: QueueOptions, dispatcher: Dispatcher, waits: Waits, roster: Roster, undelivered: Undelivered
+    ) -> None:
+        self._options = options
+        self._dispatcher = dispatcher
+        self._waits = waits
+        self._roster = roster
+        self._undelivered = undelivered
+        self._by_worker: dict[_Slots, OrderedDict[int, Waiter]] = {}
+        """The waiters of workers that have declared their slots, oldest first."""
+        self._by_id: dict[_Named, tuple[Waiter, asyncio.Event]] = {}
+        """For each request with an id that waits, its waiter, and what is set when it no longer waits."""
+
+    async def wait(self, request: JobRequest, wait: float | None) -> Claimed | None:
+        """Wait for a job of the request's keys at most `wait` seconds, and begin an attempt at it.
+
+        Returns None if the time is up, the queue drains, or another request needs the place. Raises `RequestIdUsed`,
+        and `Unavailable` if too many requests wait, if the client is reading too many jobs, or if the storage does not
+        answer.
+        """
+        named = request.named
+        if named is None:
+            return await self._wait(request, new_id(), wait)
+        loop = asyncio.get_running_loop()
+        deadline = None if wait is None else loop.time() + wait
+        while (earlier := self._by_id.get(named)) is not None:
+            waiter, over = earlier
+            self._dispatcher.expire(waiter)
+            await over.wait()
+        for number in range(TOKENS_OF_A_REQUEST):
+            token = token_of(named, number)
+            await self._undelivered.released(token)
+            left = None if deadline is None else max(0.0, deadline - loop.time())
+            try:
+                claimed = await self._wait(request, token, left)
+            except TokenUsed as exc:
+                if exc.state is AttemptState.FINISHED:
+                    break
+                continue
+            if claimed is None or not claimed.confirmed:
+                return claimed
+            self._dispatcher.delivered(claimed, request.client)
+            break
+        raise RequestIdUsed(field="request_id")
+
+    async def _wait(self, request: JobRequest, token: UUID, wait: float | None) -> Claimed | None:
+        worker = request.worker
+        handover = self._options.handover_timeout if request.confirm else None
+        worker_id = None if worker is None else worker.id
+        claim = Claim(token, request.keys, self._options.heartbeat_timeout, handover, worker_id)
+        waiter = self._dispatcher.waiter(claim, request.client, named=request.id is not None)
+        end = partial(self._dispatcher.expire, waiter)
+        waiting = self._waits.begin(request.client, end, -(-len(request.keys) // KEYS_OF_A_WAIT))
+        if worker is not None:
+            self._roster.begin_wait(worker)
+        try:
+            if request.id is None and request.slots is None:
+                return await self._dispatcher.wait_for_job(waiter, wait)
+            with self._noted(request, waiter):
+                return await self._dispatcher.wait_for_job(waiter, wait)
+        finally:
+            self._waits.end(waiting)
+            if worker is not None:
+                self._roster.end_wait(worker)
+
+    @contextmanager
+    def _noted(self, request: JobRequest, waiter: Waiter) -> Iterator[None]:
+        """Let later requests find a waiter by its id, and end it early beyond the slots of its worker."""
+        with self._in_slot(request, waiter) if request.slots is not None else nullcontext():
+            named = request.named
+            if named is None:
+                yield
+                return
+            over = asyncio.Event()
+            self._by_id[named] = waiter, over
+            try:
+                yield
+            finally:
+                del self._by_id[named]
+                over.set()
+
+    @contextmanager
+    def _in_slot(self, request: JobRequest, waiter: Waiter) -> Iterator[None]:
+        """Count a waiter among those of its worker, and end the oldest ones beyond its slots.
+
+        Only requests of the same client end each other, because the ids of workers are no secret: otherwise anybody
+        could end the waits of others.
+        """
+        if request.worker is None or request.worker.id == NO_WORKER or request.slots is None:
+            yield
+            return
+        slots = request.worker.id, request.client, frozenset(request.keys)
+        own = self._by_worker.setdefault(slots, OrderedDict())
+        while len(own) >= request.slots:
+            _, oldest = own.popitem(last=False)
+            self._dispatcher.expire(oldest)
+        own[id(waiter)] = waiter
+        try:
+            yield
+        finally:
+            own.pop(id(waiter), None)
+            if not own and self._by_worker.get(slots) is own:
+                del self._by_worker[slots]
+
+
+def token_of(named: _Named, number: int) -> UUID:
+    """Return the token of the attempt that a request with an id gets, the `number`-th after attempts given back."""
+    worker, request_id = named
+    digest = hashlib.sha256(_LABEL + worker.bytes + request_id.bytes + number.to_bytes(1, "big")).digest()
+    return UUID(bytes=digest[:16], version=4)
