@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import json
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -58,6 +60,21 @@ def submitted(method: str, path: str, body: bytes | None = None, after: str = ""
     return make
 
 
+def asked_again() -> Cause:
+    """Return a request for a job with an id whose job is finished."""
+
+    async def make(server: Server) -> Request:
+        name = str(uuid4())
+        await server.submit()
+        attempt = await server.ask(request_id=name)
+        assert attempt is not None
+        await server.finish(attempt, 1)
+        body = {"types": ["build"], "arch": "x86_64", "request_id": name}
+        return "POST", f"{WORKER}/jobs", json.dumps(body).encode(), JSON
+
+    return make
+
+
 ASK = b'{"types":["build"],"arch":"x86_64"}'
 LARGE = b'"' + b"x" * 2**21 + b'"'
 DIGEST = "sha-256=:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=:"
@@ -84,6 +101,7 @@ WORKER_CAUSES: Mapping[str, Cause] = {
     "24": attempted("PUT", "/artifacts/a", b"x", Content_Digest=DIGEST),
     "25": attempted("PUT", "/artifacts/a", LARGE),
     "27": attempted("PATCH", "", b'{"result":' + LARGE + b"}", **JSON),
+    "44": asked_again(),
 }
 
 COMPOSER_CAUSES: Mapping[str, Cause] = {
