@@ -111,6 +111,7 @@ async def test_request_job(server: Server) -> None:
         "id": second["id"],
         "type": "build",
         "location": f"{WORKER}/jobs/{token}",
+        "token": token,
         "artifact_location": f"{WORKER}/jobs/{token}/artifacts/",
         "args": {"b": 1, "a": 2},
         "dynamic_args": [{"n": 1}],
