@@ -115,7 +115,7 @@ async def test_a_worker(
     """A worker waits, takes a job whose answer was cut, uploads, reports, sees a refusal, and takes no job with it."""
     if client.package:
         installed(client.package, client.command[0], client.command[0])
-    server, relay = await relayed("--max-artifact-size", f"{LIMIT}", "--handover-timeout", "1s")
+    server, relay = await relayed("--max-artifact-size", f"{LIMIT}", "--handover-timeout", "1h")
     file = tmp_path / "output file"
     file.write_bytes(os.urandom(1 << 20))
     relay.short_waits = True
@@ -128,7 +128,7 @@ async def test_a_worker(
         relay.short_waits = False
         await until_waiting(server, 1)
 
-        # The answer is cut at first. The worker gets the same job again, with its args as they were sent.
+        # The answer is cut at first. The same request gets the same job at once, with its args as they were sent.
         job_id = await submit(server)
         answer = await printed(worker)
         assert json.loads(answer)["id"] == job_id

@@ -146,7 +146,7 @@ public class HttpUrlConnectionWorker {
             if (answer.statusCode() == 201) {
                 out.println(answer.body());
                 work(answer.body());
-            } else if (answer.statusCode() != 204) {
+            } else if (answer.statusCode() != 204 && answer.statusCode() != 409) { // 409: the id is used up
                 System.err.println("request refused: " + refusal(answer));
                 System.exit(1);
             }

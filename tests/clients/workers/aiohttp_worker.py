@@ -93,7 +93,7 @@ async def main():
             if status == 201:
                 print(text, flush=True)
                 await work(session, json.loads(text))
-            elif status != 204:
+            elif status not in (204, 409):  # 409: the id is used up
                 sys.exit(f"request refused: {refusal(text)}")
 
 

@@ -164,7 +164,7 @@ func main() {
 			var job Job
 			check(json.Unmarshal(text, &job))
 			work(job)
-		case 204:
+		case 204, 409: // no job; the id is used up
 		default:
 			log.Fatal("request refused: ", refusal(text))
 		}

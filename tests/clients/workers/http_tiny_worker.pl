@@ -96,7 +96,7 @@ while (1) {
     if ($status == 201) {
         print "$text\n";
         work($json->decode($text));
-    } elsif ($status != 204) {
+    } elsif ($status != 204 && $status != 409) { # 409: the id is used up
         die 'request refused: ', refusal($text), "\n";
     }
 }

@@ -83,5 +83,5 @@ while True:
     if answer.status_code == 201:
         print(answer.text, flush=True)
         work(answer.json())
-    elif answer.status_code != 204:
+    elif answer.status_code not in (204, 409):  # 409: the id is used up
         sys.exit(f"request refused: {refusal(answer)}")

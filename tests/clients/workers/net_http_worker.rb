@@ -95,7 +95,7 @@ loop do
   if status == 201
     puts text
     work(JSON.parse(text))
-  elsif status != 204
+  elsif ![204, 409].include?(status) # 409: the id is used up
     abort "request refused: #{refusal(text)}"
   end
 end

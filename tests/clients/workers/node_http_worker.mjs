@@ -103,7 +103,7 @@ for (;;) {
   if (status === 201) {
     console.log(text); // JSON.parse rounds integers above 2^53: what must keep them reads the text
     await work(JSON.parse(text));
-  } else if (status !== 204) {
+  } else if (status !== 204 && status !== 409) { // 409: the id is used up
     console.error("request refused:", refusal(text));
     process.exit(1);
   }

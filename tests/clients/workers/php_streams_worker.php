@@ -113,7 +113,7 @@ for (;;) {
     if ($status === 201) {
         echo $text, "\n";
         work(decode($text));
-    } elseif ($status !== 204) {
+    } elseif ($status !== 204 && $status !== 409) { // 409: the id is used up
         exit('request refused: ' . refusal($text) . "\n");
     }
 }

@@ -111,5 +111,5 @@ while True:
     if status == 201:
         print(text, flush=True)
         work(json.loads(text))
-    elif status != 204:
+    elif status not in (204, 409):  # 409: the id is used up
         sys.exit(f"request refused: {refusal(text)}")

@@ -87,5 +87,5 @@ while True:
     if answer.status == 201:
         print(answer.data.decode(), flush=True)
         work(answer.json())
-    elif answer.status != 204:
+    elif answer.status not in (204, 409):  # 409: the id is used up
         sys.exit(f"request refused: {refusal(answer)}")

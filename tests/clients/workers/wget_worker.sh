@@ -74,7 +74,7 @@ while :; do
         cat "$scratch/job" && echo
         work
         ;;
-    204) ;;
+    204 | 409) ;; # no job; the id is used up
     *)
         echo "request refused: $(refusal)" >&2
         exit 1

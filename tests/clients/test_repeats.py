@@ -1,0 +1,37 @@
+"""Requests and uploads that clients send again by themselves, with their defaults."""
+
+import asyncio
+import io
+import json
+import uuid
+
+import pycurl
+
+from .conftest import WORKER, ServeRelayed
+
+
+async def test_a_repeated_request_for_a_job(relayed: ServeRelayed) -> None:
+    """With `request_id`, a POST that libcurl sends again by itself on a new connection gets the same job."""
+    server, relay = await relayed("--handover-timeout", "1h")
+    body = {"types": ["build"], "arch": "x86_64", "confirm": True, "request_id": str(uuid.uuid4())}
+    curl = pycurl.Curl()
+
+    def ask(wait: str) -> tuple[int, bytes]:
+        answer = io.BytesIO()
+        curl.setopt(pycurl.URL, f"{relay.url}{WORKER}/jobs?wait={wait}")
+        curl.setopt(pycurl.HTTPHEADER, ["Content-Type: application/json"])
+        curl.setopt(pycurl.POSTFIELDS, json.dumps(body))
+        curl.setopt(pycurl.WRITEDATA, answer)
+        curl.perform()
+        return curl.getinfo(pycurl.RESPONSE_CODE), answer.getvalue()
+
+    assert (await asyncio.to_thread(ask, "10ms"))[0] == 204
+    relay.lose = "POST jobs"
+    job = await server.submit()
+    status, answer = await asyncio.to_thread(ask, "20s")
+    assert (status, json.loads(answer)["id"]) == (201, job["id"])
+    assert [(request.call, request.connection) for request in relay.requests] == [("POST jobs", 1)] * 2 + [
+        ("POST jobs", 2)
+    ]
+    assert (await server.finish(json.loads(answer)))[0] == 200
+    assert (await server.job(job["id"]))["retries"] == 0
