@@ -180,6 +180,18 @@ class ArtifactsTooLarge(ArtifactTooLarge):
     code = "artifacts_too_large"
 
 
+class ShorterUpload(ComposerdError):
+    """An upload whose length and digest were not announced would replace a longer file."""
+
+    code = "shorter_upload"
+
+
+class ArtifactsDiffer(ComposerdError):
+    """The files that are attached to the attempt are not those that the outcome lists."""
+
+    code = "artifacts_differ"
+
+
 class ArtifactNotFound(ComposerdError):
     """The job has no artifact with this name."""
 

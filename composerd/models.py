@@ -13,6 +13,8 @@ from uuid import UUID
 
 import msgspec
 
+from composerd.artifact_values import Difference, Exceeded, ListedArtifact
+
 MAX_DEPENDENCIES = 1000
 """Maximum number of dependencies of a job."""
 
@@ -249,13 +251,8 @@ class Attachment(msgspec.Struct, frozen=True):
     """Maximum number of files of the attempt, with this one; None for no limit."""
     max_bytes: int | None = None
     """Maximum size of all files of the attempt together, in bytes; None for no limit."""
-
-
-class Exceeded(enum.StrEnum):
-    """The limits that a file would exceed."""
-
-    FILES = "files"
-    BYTES = "bytes"
+    known_whole: bool = True
+    """False if neither length nor digest was announced, so that the file may lack a part: it replaces no longer one."""
 
 
 class Attached(msgspec.Struct, frozen=True):
@@ -266,7 +263,7 @@ class Attached(msgspec.Struct, frozen=True):
     replaced: str | None = None
     """The location of the file that the name belonged to before, if it is another one; it is no longer attached."""
     exceeded: Exceeded | None = None
-    """The limit because of which the file of a running attempt was not attached."""
+    """The reason for which the file of a running attempt was not attached."""
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -276,6 +273,8 @@ class Outcome(msgspec.Struct, frozen=True):
     result: bytes
     failed: bool = False
     """True if the result has a `job_error` that is not null."""
+    artifacts: tuple[ListedArtifact, ...] | None = None
+    """The files, each named once, that have to be attached for the outcome to be accepted; None if any may be."""
 
 
 class Verdict(enum.StrEnum):
@@ -285,6 +284,8 @@ class Verdict(enum.StrEnum):
     """The outcome ended the job, or requeued it after a failure; also the answer to a repetition of that outcome."""
     CONFLICT = "conflict"
     """The attempt has already finished with a different result."""
+    DIFFERS = "differs"
+    """The attempt has other files than the outcome lists, and goes on running."""
     CANCELED = "canceled"
     SUPERSEDED = "superseded"
     UNKNOWN = "unknown"
@@ -295,6 +296,8 @@ class Finished(msgspec.Struct, frozen=True):
 
     verdict: Verdict
     job_id: UUID | None = None
+    difference: Difference | None = None
+    """Set if the verdict is `DIFFERS`."""
 
 
 class Enqueued(msgspec.Struct, frozen=True):

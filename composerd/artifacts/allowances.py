@@ -9,8 +9,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from uuid import UUID
 
-from composerd.errors import ArtifactsTooLarge, ArtifactTooLarge, TooManyArtifacts
-from composerd.models import Artifact, Exceeded
+from composerd.artifact_values import Exceeded
+from composerd.errors import ArtifactsTooLarge, ArtifactTooLarge, ShorterUpload, TooManyArtifacts
+from composerd.models import Artifact
 
 
 class Allowances:
@@ -50,8 +51,10 @@ class Allowances:
             if not attempt.users:
                 del self._attempts[token]
 
-    def error(self, exceeded: Exceeded) -> ArtifactTooLarge:
-        """Return the error for a limit of an attempt that a file would exceed."""
+    def error(self, exceeded: Exceeded) -> ArtifactTooLarge | ShorterUpload:
+        """Return the error for the reason for which an attempt may not have a file."""
+        if exceeded is Exceeded.SHORTER:
+            return ShorterUpload(problem="a longer artifact of this name is stored; replace it with a Content-Digest")
         if exceeded is Exceeded.FILES:
             problem = f"the attempt would have more than {self.max_files} artifacts"
             return TooManyArtifacts(problem, problem=problem, limit=self.max_files)

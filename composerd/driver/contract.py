@@ -209,18 +209,18 @@ class Driver(abc.ABC):
 
     @abc.abstractmethod
     async def attach(self, attachments: Sequence[Attachment]) -> Batch[Attached]:
-        """Add uploaded files to running attempts, each replacing a file of the same name, and renew them (U1 to U7).
+        """Add uploaded files to running attempts, each replacing a file of the same name, and renew them (U1 to U8).
 
-        `composerd.driver.attachments` decides whether a file would exceed a limit of its attempt.
+        `composerd.driver.attachments` decides whether a running attempt may have a file.
 
         Returns:
-            The attempts as they are now. An attempt that is not running refused the file, and so did one that would
-            have exceeded a limit, which the answer names.
+            The attempts as they are now. An attempt that is not running refused the file, and so did one that may not
+            have it, for the reason that the answer names in `exceeded`.
         """
 
     @abc.abstractmethod
     async def finish(self, outcomes: Sequence[Outcome]) -> Batch[Finished]:
-        """End running attempts with their outcomes, each accepted once (F1 to F5, D1 to D4).
+        """End running attempts with their outcomes, each accepted once (F1 to F6, D1 to D4).
 
         The job ends, `failed` if the outcome says so. The result and the files that are attached to the attempt become
         the job's in the same write, and the end is propagated to its dependents: to at most `MAX_STEP` of them by this
@@ -230,7 +230,8 @@ class Driver(abc.ABC):
 
         Returns:
             Verdicts: the same outcome again is accepted again; another one is a conflict, or refused with the state of
-            the attempt.
+            the attempt. An outcome that lists other files than are attached (`composerd.driver.attachments`) is refused
+            and changes nothing.
         """
 
     @abc.abstractmethod

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Seque
 from typing import Any, Self, TypeVar, cast
 from uuid import UUID
 
+from composerd.driver import listed
 from composerd.driver.contract import Driver
 from composerd.driver.outage import Outage
 from composerd.driver.tokens import by_token
@@ -187,7 +188,7 @@ class Guard(Driver):
         return self._call("attach", by_token(self.driver, self.driver.attach, attachments), attachments)
 
     def finish(self, outcomes: Sequence[Outcome]) -> Call[Batch[Finished]]:
-        return self._call("finish", by_token(self.driver, self.driver.finish, outcomes), outcomes)
+        return self._call("finish", listed.finish(self.driver, outcomes), outcomes)
 
     def release(self, tokens: Sequence[UUID]) -> Call[Batch[Attempt]]:
         return self._call("release", by_token(self.driver, self.driver.release, tokens), tokens)

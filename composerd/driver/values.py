@@ -36,6 +36,9 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     hashes_tokens: bool = False
     """True if the storage keeps the hashes of tokens only (`composerd.driver.tokens`). The driver then finds an attempt
     by the hash of the token that it is given, and `dump` yields hashes."""
+    compares_artifacts: bool = False
+    """True if `finish` refuses an outcome that lists other files than the attempt has. If it is false, composerd
+    compares them before it calls `finish`, and a file that is attached in between is published unlisted."""
 
 
 class StorageInfo(msgspec.Struct, frozen=True, kw_only=True):

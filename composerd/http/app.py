@@ -7,7 +7,7 @@ from aiohttp import web
 
 from composerd.artifacts.files import Files
 from composerd.http.admission import Admission
-from composerd.http.endpoints import artifacts, jobs, listings, status, worker, workers
+from composerd.http.endpoints import artifacts, downloads, jobs, listings, status, worker, workers
 from composerd.http.errors import ErrorTable
 from composerd.http.keys import (
     ADMISSION,
@@ -68,11 +68,11 @@ def create_app(
 def add_routes(app: web.Application) -> None:
     """Add the routes of every endpoint, below the base paths of `app`."""
     worker.add_routes(app)
-    artifacts.add_worker_routes(app)
+    artifacts.add_routes(app)
     jobs.add_routes(app)
     workers.add_routes(app)
     listings.add_routes(app)
-    artifacts.add_composer_routes(app)
+    downloads.add_routes(app)
     for base in (app[BASES].worker, app[BASES].composer):
         status.add_api_routes(app, base)
     status.add_site_routes(app)

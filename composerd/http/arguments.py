@@ -2,11 +2,13 @@
 
 import re
 from collections.abc import Mapping
+from urllib.parse import unquote_to_bytes
 from uuid import UUID
 
 from aiohttp import web
 
-from composerd.errors import InvalidContent, InvalidCursor, JobNotFound
+from composerd.errors import InvalidArtifactName, InvalidContent, InvalidCursor, JobNotFound
+from composerd.file_names import problem_with
 from composerd.http.errors import ErrorTable, InvalidToken
 from composerd.http.keys import COMPOSER_ERRORS, SETTINGS, WORKER_ERRORS
 from composerd.http.request_context import known_job_id
@@ -44,6 +46,15 @@ def token_of(request: web.Request) -> UUID:
     if token is None:
         raise InvalidToken
     return token
+
+
+def artifact_name_of(request: web.Request) -> str:
+    """Return the artifact name in the path, decoded from the path as it was sent. Raises `InvalidArtifactName`."""
+    sent = request.raw_path.partition("?")[0].rpartition("/")[2]
+    name = unquote_to_bytes(sent).decode(errors="surrogateescape")
+    if (problem := problem_with(name)) is not None:
+        raise InvalidArtifactName(problem=problem)
+    return name
 
 
 def wait_of(request: web.Request) -> float | None:

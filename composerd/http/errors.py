@@ -65,6 +65,12 @@ class NotAllowed(ComposerdError):
     code = "not_allowed"
 
 
+class PreconditionFailed(ComposerdError):
+    """A condition that the request names does not hold."""
+
+    code = "precondition_failed"
+
+
 class ErrorEntry(msgspec.Struct, frozen=True):
     """One predefined error, as the table of an API lists it."""
 
@@ -112,6 +118,8 @@ _WORKER = (
     ErrorEntry(24, 400, "Incomplete or mismatching upload"),
     ErrorEntry(25, 413, "Artifact too large"),
     ErrorEntry(26, 400, "Artifacts are not accepted"),
+    ErrorEntry(41, 409, "Artifacts differ from those that the result lists"),
+    ErrorEntry(42, 411, "Upload of unknown length replaces a longer one, send Content-Digest or Content-Length"),
     ErrorEntry(44, 409, "The request_id was used before"),
     ErrorEntry(1000, 500, "Error discarding artifact"),
     ErrorEntry(1001, 500, "Error creating artifact"),
@@ -135,6 +143,7 @@ _COMPOSER = (
     ErrorEntry(37, 409, "Dependency was canceled"),
     ErrorEntry(38, 409, "Idempotency key used for another job"),
     ErrorEntry(39, 400, "Invalid cursor, limit or filter"),
+    ErrorEntry(43, 412, "Precondition failed"),
 )
 
 _NUMBERS: Mapping[type[ComposerdError], int] = {
@@ -174,6 +183,9 @@ _NUMBERS: Mapping[type[ComposerdError], int] = {
     errors.CanceledDependency: 37,
     errors.IdempotencyConflict: 38,
     errors.InvalidCursor: 39,
+    errors.ArtifactsDiffer: 41,
+    errors.ShorterUpload: 42,
+    PreconditionFailed: 43,
     errors.RequestIdUsed: 44,
 }
 

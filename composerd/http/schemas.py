@@ -7,6 +7,8 @@ from uuid import UUID
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
+from composerd import models
+from composerd.artifact_values import ListedArtifact
 from composerd.models import MAX_DEPENDENCIES, JobState, OnDependencyFailure
 
 MAX_BATCH = 1000
@@ -127,6 +129,10 @@ class FinishJob(msgspec.Struct):
     """The result of a job, which finishes it."""
 
     result: Json
+    artifacts: Annotated[
+        list[ListedArtifact] | None,
+        Meta(description="The files that have to be uploaded, and no others, for the result to be accepted."),
+    ] = None
 
 
 class ReportProgress(msgspec.Struct):
@@ -146,6 +152,7 @@ class UpdateJob(msgspec.Struct):
 
     result: Json | UnsetType = UNSET
     partial: Json | UnsetType = UNSET
+    artifacts: Raw | UnsetType = UNSET
 
 
 class UpdatedJob(Identified, kw_only=True):
@@ -341,6 +348,13 @@ class ArtifactList(Object, kw_only=True):
     """The files that workers have uploaded for a job."""
 
     items: list[Artifact]
+
+
+def artifact(stored: models.Artifact, href: str) -> Artifact:
+    """Return an artifact as both APIs show it."""
+    return Artifact(
+        kind="Artifact", href=href, id=stored.name, name=stored.name, size=stored.size, sha256=stored.sha256
+    )
 
 
 NOT_A_WORD = "must not have white space or control characters"

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from uuid import UUID
 
+from composerd.artifact_values import ListedArtifact
 from composerd.driver.guard import ANSWER_WITHIN, Guard
 from composerd.errors import JobNotFound, TokenNotFound
 from composerd.free_space import FreeSpace
@@ -17,7 +18,6 @@ from composerd.models import (
     AttemptState,
     Claimed,
     Enqueued,
-    Finished,
     Job,
     JobFilter,
     JobPage,
@@ -217,12 +217,9 @@ class JobQueue:
         """Yield the bytes of pieces, a part at a time; see `payloads.contents`."""
         return payloads.contents(self.driver, pieces)
 
-    async def artifacts(self, job_id: UUID) -> Sequence[Artifact]:
-        """Return the artifacts of a job that has ended; none before its end. Raises `JobNotFound`."""
-        job = await self.listed(job_id)
-        if not job.state.ended:
-            return ()
-        return (await self.driver.artifacts([job_id]))[0]
+    async def artifacts(self, job: Job) -> Sequence[Artifact]:
+        """Return the artifacts of a job that has ended; none of one that has not."""
+        return (await self.driver.artifacts([job.id]))[0] if job.state.ended else ()
 
     async def cancel(self, job_id: UUID) -> Job:
         """Cancel a job and all jobs that depend on it, and return the job.
@@ -322,14 +319,16 @@ class JobQueue:
             return attempt
         return await self._watching.until(_is_over, partial(self.touch, token), attempt.job_id, wait, client)
 
-    async def finish(self, token: UUID, result: bytes, *, failed: bool) -> None:
+    async def finish(
+        self, token: UUID, result: bytes, *, failed: bool, artifacts: tuple[ListedArtifact, ...] | None = None
+    ) -> None:
         """Accept the outcome of an attempt, once; a repetition with the same result does nothing.
 
+        Raises `ArtifactsDiffer` if `artifacts` is given and other files are attached, after which the attempt goes on.
         Raises `ResultConflict` for a different result, and for an attempt that is over otherwise `TokenNotFound`,
         `AttemptCanceled` or `AttemptSuperseded`.
         """
-        finished: Finished = await self._writes.finish.write(Outcome(token, result, failed))
-        check_accepted(finished.verdict)
+        check_accepted(await self._writes.finish.write(Outcome(token, result, failed, artifacts)))
 
     async def release(self, token: UUID) -> None:
         """Requeue the job of a running attempt, uncounted. Raises what `check_running` raises for any other."""

@@ -13,6 +13,9 @@ from composerd.queue.repeating import Call
 EDGE = 110
 """Number of bytes of args that take as long to store as one dependency, about: the largest batch is a heavy item."""
 
+LISTED = 1000
+"""Number of bytes of a result that take as long to store as the comparison of one listed artifact, about."""
+
 I = TypeVar("I")  # noqa: E741  # item
 R = TypeVar("R")
 
@@ -29,7 +32,7 @@ class Writes:
         self.touch: Batcher[Touch, Attempt] = self._batcher(
             driver.touch, lambda touch: len(touch.partial or b""), changes=False
         )
-        self.finish: Batcher[Outcome, Finished] = self._batcher(driver.finish, lambda outcome: len(outcome.result))
+        self.finish: Batcher[Outcome, Finished] = self._batcher(driver.finish, _outcome_size)
         self.attach: Batcher[Attachment, Attached] = self._batcher(driver.attach)
         self.cancel: Batcher[UUID, Job] = self._batcher(driver.cancel)
         self.delete: Batcher[UUID, Job | None] = self._batcher(driver.delete)
@@ -60,6 +63,10 @@ class Writes:
         """
         for batcher in self._batchers:
             await batcher.close()
+
+
+def _outcome_size(outcome: Outcome) -> int:
+    return len(outcome.result) + (0 if outcome.artifacts is None else LISTED * len(outcome.artifacts))
 
 
 def _submission_size(jobs: Sequence[NewJob]) -> int:

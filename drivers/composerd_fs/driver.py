@@ -44,7 +44,14 @@ class FsDriver(TableDriver):
     """
 
     name = "fs"
-    capabilities = Capabilities(durable=True, shared=False, max_submission=100_000, max_payload=1024**3, coalesces=True)
+    capabilities = Capabilities(
+        durable=True,
+        shared=False,
+        max_submission=100_000,
+        max_payload=1024**3,
+        coalesces=True,
+        compares_artifacts=True,
+    )
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory

@@ -17,7 +17,12 @@ class MemoryDriver(TableDriver):
 
     name = "memory"
     capabilities = Capabilities(
-        durable=False, shared=False, max_submission=100_000, max_payload=1024**3, coalesces=True
+        durable=False,
+        shared=False,
+        max_submission=100_000,
+        max_payload=1024**3,
+        coalesces=True,
+        compares_artifacts=True,
     )
 
     def __init__(self) -> None:

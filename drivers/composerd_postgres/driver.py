@@ -79,7 +79,12 @@ class PostgresDriver(Driver):
     contract = "1.2"
     name = "postgresql"
     capabilities = Capabilities(
-        durable=True, shared=True, max_submission=100_000, max_payload=128 * 1024**2, hashes_tokens=True
+        durable=True,
+        shared=True,
+        max_submission=100_000,
+        max_payload=128 * 1024**2,
+        hashes_tokens=True,
+        compares_artifacts=True,
     )
 
     def __init__(self, options: Options) -> None:

@@ -105,6 +105,7 @@ def test_what_is_shown(installed: Installed) -> None:
             "max_payload": 256 * 1024**2,
             "coalesces": False,
             "hashes_tokens": False,
+            "compares_artifacts": True,
         },
         "error": None,
     }

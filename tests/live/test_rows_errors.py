@@ -3,16 +3,16 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
 from ..rows import Row, table_of
-from .conftest import COMPOSER, JSON, NOBODY, WORKER, Serve, Server, error, until_waiting
+from .conftest import COMPOSER, JSON, NOBODY, WORKER, Serve, Server, error, send, until_waiting
 
-Request = tuple[str, str, bytes | None, Mapping[str, str]]
+Request = tuple[str, str, bytes | AsyncIterator[bytes] | None, Mapping[str, str]]
 Cause = Callable[[Server], Awaitable[Request]]
 
 
@@ -75,6 +75,28 @@ def asked_again() -> Cause:
     return make
 
 
+async def shorter(server: Server) -> Request:
+    """Return an upload without length and digest of a name that has a longer file."""
+    method, path, _, _ = await attempted("PUT", "/artifacts/a")(server)
+    assert (await send(server, method, path, b"longer"))[0] == 200
+    return method, path, chunks(b"short"), {}
+
+
+async def chunks(*parts: bytes) -> AsyncIterator[bytes]:
+    """Yield the parts of a body of unknown length."""
+    for part in parts:
+        yield part
+
+
+async def changed(server: Server) -> Request:
+    """Return a download of an artifact on the condition that it is another one."""
+    method, path, _, _ = await attempted("PUT", "/artifacts/a")(server)
+    assert (await send(server, method, path, b"x"))[0] == 200
+    await server.finish({"location": path.removesuffix("/artifacts/a")})
+    (job,) = (await server.request("GET", f"{COMPOSER}/jobs"))[1]["items"]
+    return "GET", f"{job['href']}/artifacts/a", None, {"If_Match": '"other"'}
+
+
 ASK = b'{"types":["build"],"arch":"x86_64"}'
 LARGE = b'"' + b"x" * 2**21 + b'"'
 DIGEST = "sha-256=:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=:"
@@ -102,6 +124,8 @@ WORKER_CAUSES: Mapping[str, Cause] = {
     "25": attempted("PUT", "/artifacts/a", LARGE),
     "27": attempted("PATCH", "", b'{"result":' + LARGE + b"}", **JSON),
     "44": asked_again(),
+    "41": attempted("PATCH", "", b'{"result":1,"artifacts":[{"name":"a"}]}', **JSON),
+    "42": shorter,
 }
 
 COMPOSER_CAUSES: Mapping[str, Cause] = {
@@ -122,6 +146,7 @@ COMPOSER_CAUSES: Mapping[str, Cause] = {
     "37": submitted("POST", f"{COMPOSER}/jobs", b'{"type":"a","dependencies":["JOB"]}', "cancel", **JSON),
     "38": submitted("POST", f"{COMPOSER}/jobs", b'{"type":"other","idempotency_key":"k"}', **JSON),
     "39": plain("GET", f"{COMPOSER}/jobs?limit=0"),
+    "43": changed,
 }
 
 

@@ -1,6 +1,7 @@
 """Every endpoint of both APIs in normal use: one test for each row of their tables."""
 
 import asyncio
+import base64
 import hashlib
 import json
 import uuid
@@ -161,12 +162,16 @@ async def test_release_job(server: Server) -> None:
 
 @row(ON_WORKER, "UploadJobArtifact")
 async def test_upload_job_artifact(server: Server) -> None:
-    """An uploaded file is an artifact of the job once that has finished."""
+    """An uploaded file, which is answered with what is stored, is an artifact of the job once that has finished."""
     job, attempt, _ = await taken(server)
-    status, _, body = await send(
-        server, "PUT", attempt["artifact_location"] + "a.txt", b"hello", Content_Type="application/octet-stream"
+    path = attempt["artifact_location"] + "a.txt"
+    status, headers, body = await send(server, "PUT", path, b"hello", Content_Type="application/octet-stream")
+    digest = hashlib.sha256(b"hello")
+    assert (status, json.loads(body)) == (
+        200,
+        {"kind": "Artifact", "href": path, "id": "a.txt", "name": "a.txt", "size": 5, "sha256": digest.hexdigest()},
     )
-    assert (status, body) == (200, b"")
+    assert headers["Content-Digest"] == f"sha-256=:{base64.b64encode(digest.digest()).decode()}:"
     await server.finish(attempt)
     assert (await send(server, "GET", f"{COMPOSER}/jobs/{job['id']}/artifacts/a.txt"))[2] == b"hello"
 

@@ -57,7 +57,9 @@ T = TypeVar("T")
 class SimpleDriver(Driver):
     """A driver made of a shelf. A subclass sets `name` and `contract`, and passes the shelf in its `from_url`."""
 
-    capabilities = Capabilities(durable=True, shared=False, max_submission=10_000, max_payload=256 * 1024 * 1024)
+    capabilities = Capabilities(
+        durable=True, shared=False, max_submission=10_000, max_payload=256 * 1024 * 1024, compares_artifacts=True
+    )
 
     transaction_class: type[Transaction] = Transaction
     """Implements the contract's writing methods; tests override it."""

@@ -9,7 +9,7 @@ from uuid import UUID
 import msgspec
 
 from composerd.driver import transitions
-from composerd.driver.attachments import exceeded
+from composerd.driver.attachments import difference, exceeded
 from composerd.driver.records import StoredJobView
 from composerd.driver.simple.changes import Changes
 from composerd.driver.simple.records import AttemptRecord, JobRecord
@@ -37,6 +37,7 @@ from composerd.models import (
     PayloadKind,
     PayloadRef,
     Touch,
+    Verdict,
 )
 
 
@@ -155,6 +156,8 @@ class Transaction(Changes):
         if record is None or running is None:
             ended = None if answer.job_id is None else self.get(answer.job_id).with_token(outcome.token)
             return Finished(transitions.verdict(ended, digest), answer.job_id)
+        if outcome.artifacts is not None and (differs := difference(running.artifacts, outcome.artifacts)) is not None:
+            return Finished(Verdict.DIFFERS, record.id, differs)
         verdict = transitions.verdict(running, digest)
         effects = transitions.finish(
             record,

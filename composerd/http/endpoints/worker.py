@@ -15,6 +15,7 @@ from composerd.http import schemas
 from composerd.http.arguments import segment, token_of, wait_of
 from composerd.http.bodies import check_headers, decoded, discard_body, off_loop, read_body, read_json, take_turn
 from composerd.http.delivery import Answer, answer, complete, encode, gone, hang_up, write
+from composerd.http.endpoints.artifact_lists import listed_artifacts
 from composerd.http.errors import InvalidTokenForStatus, InvalidWorkerId
 from composerd.http.inspection import Wait
 from composerd.http.keys import ADMISSION, QUEUE, SETTINGS
@@ -241,7 +242,8 @@ async def update_job(request: web.Request) -> web.StreamResponse:
     """Accept the outcome of an attempt, or its progress.
 
     An empty object is the result null, and a null beside the other counts as left out. Raises `InvalidContent` for any
-    other body with neither or both of `result` and `partial`, and what `JobQueue.finish` and `JobQueue.progress` raise.
+    other body with neither or both of `result` and `partial`, and for `artifacts` that are wrong or not with a result;
+    and what `JobQueue.finish` and `JobQueue.progress` raise.
     """
     queue = request.app[QUEUE]
     token = token_of(request)
@@ -254,13 +256,20 @@ async def update_job(request: web.Request) -> web.StreamResponse:
             raise InvalidContent(
                 field="partial", problem="must not be sent together with result: leave one of them out"
             )
-        update = schemas.UpdateJob(*(msgspec.UNSET if is_null(one) else one for one in (update.result, update.partial)))
+        for name, value in (("result", update.result), ("partial", update.partial)):
+            if is_null(value):
+                setattr(update, name, msgspec.UNSET)
     if isinstance(update.partial, msgspec.Raw):
+        if isinstance(update.artifacts, msgspec.Raw) and not is_null(update.artifacts):
+            raise InvalidContent(field="artifacts", problem="must be sent together with result")
         await queue.progress(token, await off_loop(len(body), bytes, update.partial))
     elif isinstance(update.result, msgspec.Raw):
+        artifacts = None
+        if isinstance(update.artifacts, msgspec.Raw):
+            artifacts = await listed_artifacts(update.artifacts, request.app[SETTINGS].max_artifacts)
         result, failed = await off_loop(len(body), _outcome, update.result)
         del body, update  # the result is a copy of its part of them
-        await queue.finish(token, result, failed=failed)
+        await queue.finish(token, result, failed=failed, artifacts=artifacts)
     elif body.strip()[1:-1].strip():
         raise InvalidContent(field="result", problem="either result or partial is required")
     else:

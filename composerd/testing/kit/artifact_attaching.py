@@ -5,7 +5,8 @@ from uuid import UUID
 
 import pytest
 
-from composerd.models import Artifact, Attached, Attachment, AttemptState, Exceeded
+from composerd.artifact_values import Exceeded
+from composerd.models import Artifact, Attached, Attachment, AttemptState
 from composerd.testing.kit.clause import clause
 from composerd.testing.kit.instance import Instance
 
@@ -151,6 +152,49 @@ class Artifacts:
         assert (await _attach(instance, token, "c", 10, max_bytes=100)).exceeded is None
         assert [(one.name, one.size) for one in await instance.artifacts(job_id)] == [("a", 50), ("b", 40), ("c", 10)]
 
+    @clause("U8")
+    async def test_a_file_that_may_lack_a_part(self, instance: Instance) -> None:
+        """A file that may lack a part replaces none that is longer, and one that is known to be whole does."""
+        job_id = await instance.add()
+        token = await instance.take(handover=50.0)
+        assert (await _attach(instance, token, "a", 5, known_whole=False)).exceeded is None
+        refused = await _attach(instance, token, "a", 4, location="new", known_whole=False)
+        assert (refused.attempt.state, refused.replaced, refused.exceeded) == (
+            AttemptState.RUNNING,
+            None,
+            Exceeded.SHORTER,
+        )
+        assert [one.size for one in await instance.artifacts(job_id)] == [5]
+        assert await instance.pass_time(500.0) == []
+        for size, whole in ((5, False), (6, False), (0, True)):
+            answer = await _attach(instance, token, "a", size, location=f"{size}", known_whole=whole)
+            assert (answer.exceeded, answer.replaced is None) == (None, False)
+        assert [one.size for one in await instance.artifacts(job_id)] == [0]
+
+    @clause("U8")
+    async def test_files_that_may_lack_a_part_race(self, instance: Instance) -> None:
+        """Of files of one name that may lack a part and are attached at one time, the longest stays."""
+        job_id = await instance.add()
+        token = await instance.take()
+        sizes = (3, 8, 1, 7, 5, 2, 6, 4)
+        await asyncio.gather(
+            *[_attach(instance, token, "a", n, location=f"{n}", known_whole=False) for n in sizes],
+        )
+        assert [one.size for one in await instance.artifacts(job_id)] == [8]
+
+    @clause("U8", needs="shared")
+    async def test_files_that_may_lack_a_part_race_on_two_servers(self, instance: Instance) -> None:
+        """Of files that may lack a part and that two servers attach at one time, the longest stays."""
+        other = await instance.another_server()
+        job_id = await instance.add()
+        token = await instance.take()
+        calls = [
+            _attach((instance, other)[n % 2], token, "a", n, location=f"{n}", known_whole=False)
+            for n in (3, 8, 1, 7, 5, 2, 6, 4)
+        ]
+        await asyncio.gather(*calls)
+        assert [one.size for one in await instance.artifacts(job_id)] == [8]
+
 
 async def _attach(
     instance: Instance,
@@ -161,10 +205,11 @@ async def _attach(
     location: str = "",
     max_files: int | None = None,
     max_bytes: int | None = None,
+    known_whole: bool = True,
 ) -> Attached:
     """Attach a file under limits, and return the answer. Its location is its name unless another one is given."""
     artifact = Artifact(name, size, "ab" * 32, location or name)
-    batch = await instance.driver.attach([Attachment(token, artifact, max_files, max_bytes)])
+    batch = await instance.driver.attach([Attachment(token, artifact, max_files, max_bytes, known_whole)])
     await instance.advance_until_idle(batch.news)
     (attached,) = batch.items
     return attached

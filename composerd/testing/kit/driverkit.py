@@ -7,6 +7,7 @@ import pytest
 from composerd.driver import Driver
 from composerd.testing.kit.absences import Absences
 from composerd.testing.kit.artifact_attaching import Artifacts
+from composerd.testing.kit.artifact_lists import ArtifactLists
 from composerd.testing.kit.claims import Claims
 from composerd.testing.kit.clocks import Clocks
 from composerd.testing.kit.dependencies import Dependencies
@@ -36,6 +37,7 @@ class DriverKit(
     Requeues,
     Ends,
     Artifacts,
+    ArtifactLists,
     Queries,
     RememberedWorkers,
     NewsOfCalls,

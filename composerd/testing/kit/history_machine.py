@@ -17,6 +17,7 @@ from hypothesis.stateful import (
     rule,
 )
 
+from composerd.artifact_values import ListedArtifact
 from composerd.errors import ComposerdError, JobEnded, JobNotEnded, JobNotFound
 from composerd.models import (
     Artifact,
@@ -44,6 +45,7 @@ from composerd.testing.kit.steps import (
     UNIT,
     heartbeats,
     index,
+    lists,
     queries,
     repetitions,
     storage_steps,
@@ -206,7 +208,7 @@ class History(Comparison, RuleBasedStateMachine):
     def work(self, failed: bool) -> None:
         """Claim a job and finish it."""
         self.claim_of(range(3), 1, handover=False)
-        self.finish([(0, 0, failed)])
+        self.finish([(0, 0, failed, None)])
 
     def claim_again(self, n: int, key: int) -> None:
         """Claim with a token that was used before."""
@@ -254,10 +256,14 @@ class History(Comparison, RuleBasedStateMachine):
         self.check_news(batch.news)
 
     @precondition(_has_tokens)
-    @rule(which=st.lists(st.tuples(index, st.integers(0, 1), st.booleans()), min_size=1, max_size=2))
-    def finish(self, which: list[tuple[int, int, bool]]) -> None:
-        """Report outcomes."""
-        outcomes = [Outcome(self.token(n), b"%d" % result, failed) for n, result, failed in which]
+    @rule(which=st.lists(st.tuples(index, st.integers(0, 1), st.booleans(), lists), min_size=1, max_size=2))
+    def finish(self, which: list[tuple[int, int, bool, tuple[ListedArtifact, ...] | None]]) -> None:
+        """Report outcomes, some of which list the artifacts of their attempt."""
+        compares = self.instance.driver.capabilities.compares_artifacts
+        outcomes = [
+            Outcome(self.token(n), b"%d" % result, failed, files if compares else None)
+            for n, result, failed, files in which
+        ]
         expected = []
         for outcome in outcomes:
             found = self.model.find(outcome.token)

@@ -249,6 +249,8 @@ class Model:
             return Verdict.CANCELED
         if attempt.state is AttemptState.SUPERSEDED:
             return Verdict.SUPERSEDED
+        if outcome.artifacts is not None and [one.name for one in outcome.artifacts] != sorted(attempt.artifacts):
+            return Verdict.DIFFERS
         attempt.state, attempt.result = AttemptState.FINISHED, outcome.result
         if outcome.failed and job.failures < job.new.retry_on_failure:
             job.failures += 1

@@ -2,6 +2,7 @@
 
 from hypothesis import strategies as st
 
+from composerd.artifact_values import ListedArtifact
 from composerd.models import JobState, Key
 
 UNIT = 1000.0
@@ -50,6 +51,9 @@ heartbeats = st.one_of(
     st.tuples(st.just("touch"), index, st.sampled_from([None, b"1", b"2"]), st.booleans()),
     st.tuples(st.just("attach"), index, st.sampled_from("ab"), st.sampled_from("xy")),
 )
+lists = st.sampled_from([None, None, *[tuple(map(ListedArtifact, names)) for names in ("", "a", "b", "ab")]])
+"""The artifacts that an outcome lists, or None."""
+
 repetitions = st.one_of(
     st.tuples(st.just("submit_again"), index),
     st.tuples(st.just("claim_again"), index, st.integers(0, 2)),

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from composerd.driver import Batch, transitions
-from composerd.driver.attachments import exceeded
+from composerd.driver.attachments import difference, exceeded
 from composerd.driver.clock import microseconds, seconds
 from composerd.driver.transitions import RequeueCause
 from composerd.errors import ComposerdError, JobEnded, JobNotEnded, JobNotFound
@@ -26,6 +26,7 @@ from composerd.models import (
     News,
     Outcome,
     Touch,
+    Verdict,
 )
 from composerd_fs.journal import entries
 from composerd_fs.journal.converting import artifact_fields
@@ -139,11 +140,17 @@ class Commands(Storing):
             if attempt is None:
                 answers.append(Finished(verdict))
                 continue
-            if attempt.state is AttemptState.RUNNING:
+            differs = None
+            if attempt.state is AttemptState.RUNNING and outcome.artifacts is not None:
+                self._table.steps += len(outcome.artifacts)
+                differs = difference(attempt.artifacts or {}, outcome.artifacts)
+            if differs is not None:
+                verdict = Verdict.DIFFERS
+            elif attempt.state is AttemptState.RUNNING:
                 self._progress.end(attempt.job)
                 result = self._store(outcome.result)
                 self._write(entries.FinishedEntry(self._now(), attempt.token, result, digest, outcome.failed))
-            answers.append(Finished(verdict, attempt.job.id))
+            answers.append(Finished(verdict, attempt.job.id, differs))
             if self._table.pauses():
                 yield
         self._propagate()

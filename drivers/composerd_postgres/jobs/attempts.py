@@ -5,7 +5,7 @@ from typing import Any
 from uuid import UUID
 
 from composerd.driver import transitions
-from composerd.driver.attachments import exceeded
+from composerd.driver.attachments import difference, exceeded
 from composerd.driver.tokens import hashed
 from composerd.driver.transitions import RequeueCause
 from composerd.errors import ComposerdError, JobEnded, JobNotFound
@@ -21,6 +21,7 @@ from composerd.models import (
     JobState,
     Outcome,
     Touch,
+    Verdict,
 )
 from composerd_postgres.db.connection import Parameters, Rows, Transaction, repeated
 from composerd_postgres.jobs.decisions import Decisions
@@ -124,9 +125,20 @@ async def _finish(
         may_requeue = any(outcome.failed for outcome in outcomes)
         locked = await lock_attempts(session, transaction, hashes, draw_positions=may_requeue)
         decisions = Decisions(session, locked.now)
+        listed = [
+            locked.attempts.get(one)
+            for one, outcome in zip(hashes, outcomes, strict=True)
+            if outcome.artifacts is not None
+        ]
+        attached = await _attached(session, transaction, listed)
         answers = []
         for outcome, token_hash, digest in zip(outcomes, hashes, digests, strict=True):
             attempt = locked.attempts.get(token_hash)
+            if attempt is not None and attempt.running and outcome.artifacts is not None:
+                differs = difference(attached[attempt.job_id], outcome.artifacts)
+                if differs is not None:
+                    answers.append(Finished(Verdict.DIFFERS, attempt.job_id, differs))
+                    continue
             verdict = transitions.verdict(attempt, digest)
             answers.append(Finished(verdict, None if attempt is None else attempt.job_id))
             if attempt is not None and attempt.running:
@@ -182,6 +194,18 @@ async def attach(session: Session, attachments: Sequence[Attachment]) -> list[At
     return await repeated(_attach, session, attachments)
 
 
+async def _attached(
+    session: Session, transaction: Transaction, attempts: Sequence[AttemptRecord | None]
+) -> dict[UUID, dict[str, Artifact]]:
+    """Return the files of those attempts that are running, by job and name. The transaction has locked their jobs."""
+    attached: dict[UUID, dict[str, Artifact]] = {one.job_id: {} for one in attempts if one is not None and one.running}
+    if attached:
+        parameters = {"ids": array(attached)}
+        for row in await transaction.fetch(session.statements["artifacts"], parameters):
+            attached[row.job_id][row.name] = artifact_of(row)
+    return attached
+
+
 async def _attach(session: Session, attachments: Sequence[Attachment]) -> list[Attached]:
     statements = session.statements
     async with session.connections.one() as connection:
@@ -189,11 +213,7 @@ async def _attach(session: Session, attachments: Sequence[Attachment]) -> list[A
         hashes = [hashed(one.token) for one in attachments]
         locked = await lock_attempts(session, transaction, hashes, draw_positions=False)
         running = [attempt for attempt in locked.attempts.values() if attempt.running]
-        attached: dict[UUID, dict[str, Artifact]] = {attempt.job_id: {} for attempt in running}
-        if running:
-            parameters = {"ids": array(attempt.job_id for attempt in running)}
-            for row in await transaction.fetch(statements["artifacts"], parameters):
-                attached[row.job_id][row.name] = artifact_of(row)
+        attached = await _attached(session, transaction, running)
         answers: list[Attached] = []
         written: dict[tuple[UUID, str], Any] = {}
         for one, token_hash in zip(attachments, hashes, strict=True):

@@ -255,6 +255,17 @@ class SharesOneBudget(Transaction):
         super().requeue(record, attempt, cause)
 
 
+@breaks("F6")
+class LooksAtNoDigests(Transaction):
+    """Compares the names and sizes of listed artifacts, and no digests."""
+
+    def finish(self, outcome: Outcome) -> Finished:
+        listed = outcome.artifacts
+        if listed is not None:
+            listed = tuple(msgspec.structs.replace(one, sha256=None) for one in listed)
+        return super().finish(msgspec.structs.replace(outcome, artifacts=listed))
+
+
 @breaks("R1")
 class CountsReleases(Transaction):
     """Counts a release."""

@@ -211,7 +211,9 @@ class CorrectShared(Correct):
     """A driver that keeps every clause, on a shared storage. News reaches other instances in the same process."""
 
     name = "shared"
-    capabilities = Capabilities(durable=True, shared=True, max_submission=1000, max_payload=64 * 1024 * 1024)
+    capabilities = Capabilities(
+        durable=True, shared=True, max_submission=1000, max_payload=64 * 1024 * 1024, compares_artifacts=True
+    )
     shelf_type = SharedShelf
     listening: ClassVar[dict[Path, list[asyncio.Queue[News]]]] = {}
 

@@ -126,6 +126,14 @@ class CountsReplacedBytes(Transaction):
         return super().attach(msgspec.structs.replace(attachment, max_bytes=attachment.max_bytes - before.size))
 
 
+@breaks("U8")
+class ReplacesLongerFiles(Transaction):
+    """Replaces a file by a shorter one that may lack a part."""
+
+    def attach(self, attachment: Attachment) -> Attached:
+        return super().attach(msgspec.structs.replace(attachment, known_whole=True))
+
+
 @breaks("P1")
 class KeepsPayloadsOfDeletedJobs(DictShelf):
     """Keeps the payloads of deleted jobs."""
