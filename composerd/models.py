@@ -237,8 +237,8 @@ class Touch(msgspec.Struct, frozen=True):
     confirm: bool = True
     """True to confirm the handover and renew the lease.
 
-    False to restart only the time of an unconfirmed handover, because the answer has just been written; a confirmed
-    attempt is not changed.
+    False to restart only the handover time of an unconfirmed attempt, because the answer has just been written; an
+    attempt that is confirmed or has no handover time is not changed.
     """
 
 

@@ -59,7 +59,7 @@ from composerd.models import (
     WorkerPage,
 )
 
-CONTRACT_VERSION = "1.2"
+CONTRACT_VERSION = "1.3"
 """The version of this contract. A driver that was written for another major version is refused.
 
 A new minor version only adds things that a driver may ignore.
@@ -70,7 +70,7 @@ class Driver(abc.ABC):
     """A storage of jobs. One instance is one opened storage; it is used from one event loop."""
 
     contract: ClassVar[str]
-    """The CONTRACT_VERSION for which the driver was written, as a literal: `contract = "1.2"`."""
+    """The CONTRACT_VERSION for which the driver was written, as a literal: `contract = "1.3"`."""
 
     name: ClassVar[str]
     """The driver's name in errors and logs: its scheme."""
@@ -93,11 +93,11 @@ class Driver(abc.ABC):
 
     @abc.abstractmethod
     async def start(self, *, create: bool = True) -> None:
-        """Open the storage, after upgrading it (`migrate`) if necessary (S2, S8, L11).
+        """Open the storage, after upgrading it (`migrate`) if necessary (S2, S8, L11, L20).
 
         If no storage exists, create it; if `create` is false, raise `StorageUnusable` instead. No running attempt ends
-        because no server had the storage open. If `Capabilities.shared` is true, `start` may be called again after
-        `Unavailable`. Until it has returned, every other method raises `Unavailable`.
+        because no server had the storage open, and none is confirmed by a start. If `Capabilities.shared` is true,
+        `start` may be called again after `Unavailable`. Until it has returned, every other method raises `Unavailable`.
 
         Raises:
             StorageUnusable: The storage is damaged, in use by another process, of a newer format, or not permitted.
@@ -188,8 +188,8 @@ class Driver(abc.ABC):
 
         The job is, among the ready jobs of the request's keys, the one of highest priority, and among those the one of
         the earliest position. Its state, the token and the lease are one atomic write. However many requests race, a
-        job is given to one of them only. With `handover` the attempt is unconfirmed: it lives for that time until its
-        first touch that confirms, or an attach or a finish, and for its lease from then on. A token that has a running
+        job is given to one of them only. The attempt is unconfirmed until its first touch that confirms, or an attach.
+        With `handover` it lives for that time until then, and for its lease from then on. A token that has a running
         attempt is a repetition, and is answered with the same job.
 
         Returns:
@@ -199,7 +199,7 @@ class Driver(abc.ABC):
 
     @abc.abstractmethod
     async def touch(self, touches: Sequence[Touch]) -> Batch[Attempt]:
-        """Renew the leases of running attempts, and confirm them (L1, L4, L5, L7 to L10).
+        """Renew the leases of running attempts, and confirm them (L1, L4, L5, L7 to L10, L21).
 
         An attempt that has ended is not changed. A renewal may be lost in a crash: the start makes up for it.
 
@@ -265,11 +265,12 @@ class Driver(abc.ABC):
 
     @abc.abstractmethod
     async def advance(self, limit: int) -> Batch[UUID]:
-        """Process up to `limit` jobs for which something is due (L2, L3, L6, L12, L13, L17), and notice jumps (L14).
+        """Process up to `limit` jobs for which something is due (L2, L3, L6, L12 to L14, L17 to L19).
 
         Due are expired leases and handovers, attempts that have run for longer than their job's `timeout`, delayed jobs
         whose time has come, and ends that were not propagated yet, also because of a crash. An attempt whose time is
-        over is superseded, and its job is requeued or fails.
+        over is superseded, and its job is requeued or fails; that of an attempt that was never confirmed is requeued
+        uncounted. A jump of the clock is noticed.
 
         Returns:
             The jobs concerned. `news.due_in` says when there is more to do: 0 if the limit was reached, None if nothing

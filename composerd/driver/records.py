@@ -104,8 +104,9 @@ class LeaseRecord(Protocol):
     """The lease of a running attempt. A driver may keep it in the attempt's record or apart from it."""
 
     confirmed: bool
+    """True once the worker has called. An attempt that ends before that was never run as far as anybody knows."""
     deadline: int
-    """Time at which the lease expires, or the handover as long as the attempt is not confirmed."""
+    """Time at which the lease expires, or the handover if there is one, as long as the attempt is not confirmed."""
     timeout_at: int | None
     """Time at which the attempt reaches the job's `timeout`; None if the job has none."""
 

@@ -42,11 +42,11 @@ class RequeueCause(enum.StrEnum):
     RELEASED = "released"
     """The worker, or the server on its behalf, handed the job back."""
     HANDOVER_EXPIRED = "handover"
-    """The worker promised to confirm the handover and did not."""
+    """The worker never called after the job was handed over to it, whether it had promised to confirm that or not."""
     LEASE_EXPIRED = "lease"
-    """The worker sent no heartbeat for the length of the lease."""
+    """The worker has called, and sent no heartbeat for the length of the lease since."""
     TIMED_OUT = "timeout"
-    """The attempt ran for longer than the job's `timeout`."""
+    """The worker has called, and the attempt ran for longer than the job's `timeout`."""
 
 
 class Effects(NamedTuple):
@@ -138,8 +138,8 @@ def shorten_backoff(job: JobRecord, now: int) -> bool:
 def begin(job: JobRecord, attempt: NewAttempt, now: int) -> None:
     """Begin an attempt at a ready job (J6, A1).
 
-    The attempt gets the next number, and the deadline of its handover if it has one, otherwise that of its lease. With
-    a handover it is not confirmed yet. The time limit of the job counts from now.
+    The attempt gets the next number, and the deadline of its handover if it has one, otherwise that of its lease. It is
+    not confirmed before its worker calls. The time limit of the job counts from now.
     """
     job.state = JobState.RUNNING
     job.attempt_number += 1
@@ -147,7 +147,7 @@ def begin(job: JobRecord, attempt: NewAttempt, now: int) -> None:
     job.worker_id = attempt.worker_id
     attempt.number = job.attempt_number
     attempt.state = AttemptState.RUNNING
-    attempt.confirmed = attempt.handover is None
+    attempt.confirmed = False
     attempt.deadline = now + (attempt.lease if attempt.handover is None else attempt.handover)
     timeout = job.policy.timeout
     attempt.timeout_at = None if timeout is None else now + timeout
@@ -163,9 +163,9 @@ def renew(lease: LeaseRecord, now: int) -> None:
 
 
 def restart_handover(lease: LeaseRecord, now: int) -> None:
-    """Restart the handover time of an attempt that is not confirmed; leave the lease of any other as it is (A3)."""
-    if not lease.confirmed:
-        lease.deadline = now + (lease.handover or 0)
+    """Restart the handover time of an attempt that is not confirmed, if it has one; leave other leases alone (A3)."""
+    if lease.handover is not None and not lease.confirmed:
+        lease.deadline = now + lease.handover
 
 
 def grant_grace(lease: LeaseRecord, now: int, jump: int = 0) -> None:
@@ -204,11 +204,13 @@ def extend_lease(lease: LeaseRecord, now: int, gap: int) -> None:
 
 
 def resume(lease: LeaseRecord, now: int, jump: int = 0) -> None:
-    """Confirm a running attempt and give it a full lease, because a storage that is not shared was opened (A8).
+    """Give a running attempt a full lease, because a storage that is not shared was opened (A8).
+
+    The attempt is as confirmed as the storage knows: its worker may have called before a crash that lost the call, and
+    then the attempt counts as never confirmed until its worker calls again.
 
     `jump` is the time by which the clock may have jumped while the storage was closed.
     """
-    lease.confirmed = True
     grant_grace(lease, now, jump)
 
 
@@ -222,13 +224,15 @@ def expires_at(lease: LeaseRecord) -> int:
 def expiry(lease: LeaseRecord, now: int) -> RequeueCause | None:
     """Return the cause that ends a running attempt now, or None if its time is not over.
 
-    If the job's `timeout` and the lease are both over, the timeout is the cause.
+    If the job's `timeout` and the lease are both over, the timeout is the cause. But an attempt that was never
+    confirmed was never run as far as anybody knows, so the handover is its cause, whichever time is over.
     """
-    if lease.timeout_at is not None and lease.timeout_at <= now:
-        return RequeueCause.TIMED_OUT
-    if lease.deadline > now:
+    if expires_at(lease) > now:
         return None
-    return RequeueCause.LEASE_EXPIRED if lease.confirmed else RequeueCause.HANDOVER_EXPIRED
+    if not lease.confirmed:
+        return RequeueCause.HANDOVER_EXPIRED
+    timed_out = lease.timeout_at is not None and lease.timeout_at <= now
+    return RequeueCause.TIMED_OUT if timed_out else RequeueCause.LEASE_EXPIRED
 
 
 # Ends of attempts and of jobs.

@@ -87,7 +87,7 @@ class FsDriver(TableDriver):
             raise translated(exc, f"the journal in {self.directory} cannot be used") from exc
         finally:
             gc.enable()
-        self._time.open(stored if stored.seen else ClockState(self._table.latest), stored.timeouts)
+        self._time.open(stored if stored.seen else ClockState(self._table.latest), stored.timeouts, stored.confirmed)
         self._opened = True
 
     def _prepare(self, create: bool) -> None:
@@ -165,7 +165,7 @@ class FsDriver(TableDriver):
             self._clock_file.store(self._clock_to_store(state))
 
     def _clock_to_store(self, state: ClockState) -> StoredClock:
-        return StoredClock(state.seen, state.disputed_since, self._time.timeouts())
+        return StoredClock(state.seen, state.disputed_since, self._time.timeouts(), self._time.confirmed())
 
     # For operators.
 

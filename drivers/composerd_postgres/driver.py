@@ -76,7 +76,7 @@ class PostgresDriver(Driver):
     Artifacts are not in the database: servers need a directory or an artifact store that all of them can reach.
     """
 
-    contract = "1.2"
+    contract = "1.3"
     name = "postgresql"
     capabilities = Capabilities(
         durable=True,

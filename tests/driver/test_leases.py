@@ -12,14 +12,14 @@ from .records import HOUR, NOW, POLICY, SECOND, Attempt, Job
 
 
 def test_an_attempt_begins_with_a_lease() -> None:
-    """An attempt without a handover begins confirmed, with a full lease and the next number (J6, A1)."""
+    """An attempt without a handover begins unconfirmed, with a full lease and the next number (J6, A1)."""
     worker = uuid4()
-    job, attempt = Job(state=JobState.READY, attempt_number=3), Attempt(worker_id=worker, confirmed=False)
+    job, attempt = Job(state=JobState.READY, attempt_number=3), Attempt(worker_id=worker, confirmed=True)
 
     transitions.begin(job, attempt, NOW)
 
     assert (job.state, job.started_at, job.worker_id, job.attempt_number) == (JobState.RUNNING, NOW, worker, 4)
-    assert (attempt.number, attempt.state, attempt.confirmed) == (4, AttemptState.RUNNING, True)
+    assert (attempt.number, attempt.state, attempt.confirmed) == (4, AttemptState.RUNNING, False)
     assert (attempt.deadline, attempt.timeout_at) == (NOW + 20 * SECOND, None)
 
 
@@ -50,30 +50,32 @@ def test_renewing_confirms_and_begins_the_lease_again() -> None:
     assert (attempt.confirmed, attempt.deadline, attempt.timeout_at) == (True, NOW + 20 * SECOND, NOW + 7)
 
 
-def test_only_an_unconfirmed_attempt_gets_its_handover_time_again() -> None:
-    """An unconfirmed attempt gets its full handover time again, and a confirmed one is not changed (A3)."""
-    unconfirmed, confirmed = Attempt(confirmed=False, handover=SECOND), Attempt(confirmed=True, deadline=NOW + 5)
+@pytest.mark.parametrize("handover", [None, SECOND])
+@pytest.mark.parametrize("confirmed", [False, True])
+def test_only_an_unconfirmed_attempt_gets_its_handover_time_again(handover: int | None, confirmed: bool) -> None:
+    """An unconfirmed attempt gets its full handover time again if it has one; no other one is changed (A3)."""
+    attempt = Attempt(confirmed=confirmed, handover=handover, deadline=NOW + 5)
 
-    transitions.restart_handover(unconfirmed, NOW)
-    transitions.restart_handover(confirmed, NOW)
+    transitions.restart_handover(attempt, NOW)
 
-    assert (unconfirmed.confirmed, unconfirmed.deadline) == (False, NOW + SECOND)
-    assert (confirmed.confirmed, confirmed.deadline) == (True, NOW + 5)
+    restarted = handover is not None and not confirmed
+    assert (attempt.confirmed, attempt.deadline) == (confirmed, NOW + SECOND if restarted else NOW + 5)
 
 
+@pytest.mark.parametrize("confirmed", [False, True])
 @pytest.mark.parametrize(
     ("timeout_at", "expected"),
     [(None, None), (NOW - SECOND, NOW + 20 * SECOND), (NOW + HOUR, NOW + HOUR)],
 )
 def test_opening_a_storage_gives_a_full_lease_over_the_timeout_too(
-    timeout_at: int | None, expected: int | None
+    timeout_at: int | None, expected: int | None, confirmed: bool
 ) -> None:
-    """When a storage is opened, a running attempt is confirmed and gets a full lease, even beyond its timeout."""
-    attempt = Attempt(confirmed=False, handover=SECOND, deadline=NOW - HOUR, timeout_at=timeout_at)
+    """When a storage is opened, a running attempt gets a full lease, even beyond its timeout, and is not confirmed."""
+    attempt = Attempt(confirmed=confirmed, handover=SECOND, deadline=NOW - HOUR, timeout_at=timeout_at)
 
     transitions.resume(attempt, NOW)
 
-    assert (attempt.confirmed, attempt.deadline, attempt.timeout_at) == (True, NOW + 20 * SECOND, expected)
+    assert (attempt.confirmed, attempt.deadline, attempt.timeout_at) == (confirmed, NOW + 20 * SECOND, expected)
 
 
 @pytest.mark.parametrize(
@@ -144,13 +146,15 @@ def test_an_attempt_expires_with_its_lease_or_its_timeout(deadline: int, timeout
         (NOW, NOW + 1, True, RequeueCause.LEASE_EXPIRED),
         (NOW, None, False, RequeueCause.HANDOVER_EXPIRED),
         (NOW + 1, NOW, True, RequeueCause.TIMED_OUT),
-        (NOW, NOW, False, RequeueCause.TIMED_OUT),
+        (NOW, NOW, True, RequeueCause.TIMED_OUT),
+        (NOW + 1, NOW, False, RequeueCause.HANDOVER_EXPIRED),
+        (NOW, NOW, False, RequeueCause.HANDOVER_EXPIRED),
     ],
 )
 def test_an_expiry_has_one_cause(
     deadline: int, timeout_at: int | None, confirmed: bool, cause: RequeueCause | None
 ) -> None:
-    """The cause of an expiry is the timeout, or else the handover or the lease; before that there is none."""
+    """The cause of an expiry is the handover if nobody confirmed it, or else the timeout or the lease."""
     attempt = Attempt(deadline=deadline, timeout_at=timeout_at, confirmed=confirmed)
 
     assert transitions.expiry(attempt, NOW) is cause

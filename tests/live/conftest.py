@@ -140,6 +140,13 @@ class Server:
         assert status in (201, 204), job
         return job if status == 201 else None
 
+    async def ask_and_confirm(self, *types: str, **fields: Any) -> dict[str, Any]:
+        """Request a job, which there must be, and send one heartbeat: what is lost after that counts as a retry."""
+        job = await self.ask(*types, **fields)
+        assert job is not None
+        assert (await self.request("GET", job["location"]))[0] == 200
+        return job
+
     async def finish(self, job: dict[str, Any], result: Any = None) -> tuple[int, Any]:
         """Report the result of an attempt, and return the status and the body of the answer."""
         return await self.request("PATCH", job["location"], {"result": result})

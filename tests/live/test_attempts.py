@@ -38,10 +38,8 @@ async def test_an_expired_lease_requeues_the_job(serve: Serve) -> None:
     """A job is requeued when its worker falls silent; it fails once that happens more than `max_retries` times."""
     server = await serve("--heartbeat-timeout", "1s", "--sweep-interval", "100ms", "--max-retries", "1")
     submitted = await server.submit()
-    first = await server.ask()
-    second = await server.ask(wait="10s")
-    assert first is not None
-    assert second is not None
+    first = await server.ask_and_confirm()
+    second = await server.ask_and_confirm(wait="10s")
     assert first["id"] == second["id"] == submitted["id"]
     assert (await server.job(submitted["id"]))["retries"] == 1
     status, error = await server.finish(first, {})

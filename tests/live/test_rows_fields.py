@@ -137,7 +137,7 @@ async def test_max_retries(serve: Serve, retries: int) -> None:
     server = await serve("--heartbeat-timeout", "200ms", "--sweep-interval", "50ms")
     job = await server.submit(max_retries=retries)
     for _ in range(retries + 1):
-        assert await server.ask() is not None
+        await server.ask_and_confirm()
     ended = await server.job(job["id"], wait="10s")
     assert ended["result"]["job_error"] == {"id": 27, "reason": LOST.format(retries), "details": None}
     assert ended["retries"] == retries

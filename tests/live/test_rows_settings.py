@@ -246,7 +246,7 @@ async def test_max_retries(serve: Serve) -> None:
     """A job without its own number is tried again after this many lost workers."""
     server = await serve("--max-retries", "0", "--heartbeat-timeout", "200ms", "--sweep-interval", "50ms")
     job = await server.submit()
-    assert await server.ask()
+    await server.ask_and_confirm()
     ended = await server.job(job["id"], wait="10s")
     assert "more than 0 times" in ended["result"]["job_error"]["reason"]
 

@@ -54,7 +54,7 @@ class AttemptRecord(msgspec.Struct):
             worker_id=claim.worker_id,
             deadline=0,
             timeout_at=None,
-            confirmed=claim.handover is None,
+            confirmed=False,
             confirm=claim.handover is not None,
         )
 
@@ -259,6 +259,7 @@ class JobRecord(msgspec.Struct):
         )
         timeout = record.policy.timeout
         timeout_at = None if timeout is None or record.started_at is None else record.started_at + timeout
+        confirmed = bool(files)  # a worker has called at least to attach them
         record.attempts = [
             AttemptRecord(
                 token=one.token,
@@ -268,7 +269,7 @@ class JobRecord(msgspec.Struct):
                 worker_id=one.worker_id,
                 deadline=now,
                 timeout_at=timeout_at,
-                confirmed=True,
+                confirmed=confirmed,
                 confirm=one.confirm,
                 state=one.state,
                 digest=one.digest,

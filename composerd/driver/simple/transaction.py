@@ -214,9 +214,10 @@ class Transaction(Changes):
         return done
 
     def resume(self, jump: int) -> None:
-        """Give every running attempt a full lease and confirm it, because the storage was opened."""
+        """Give every running attempt a full lease, because the storage was opened."""
         for record, running in self.running():
             transitions.resume(running, self.now, jump)
+            running.handover_seconds = None  # nothing is being delivered any more
             self.save(record)
         self.shorten_backoffs(jump)
 

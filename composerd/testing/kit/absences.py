@@ -1,5 +1,7 @@
 """Tests of what is due after nobody could renew a lease: the storage was closed, or its server stood still."""
 
+import pytest
+
 from composerd.models import AttemptState
 from composerd.testing.kit.clause import clause
 from composerd.testing.kit.instance import LEASE, Instance
@@ -8,21 +10,40 @@ from composerd.testing.kit.instance import LEASE, Instance
 class Absences:
     """Leases after the storage was closed, or after its server stood still."""
 
-    @clause("L11", needs="durable")
-    async def test_running_attempts_have_a_full_lease(self, instance: Instance) -> None:
-        """After the storage was closed for more than half a lease, running attempts are confirmed with a full lease."""
-        if instance.driver.capabilities.shared:
-            handover, closed = None, LEASE - 100.0
-        else:
-            handover, closed = 50.0, 0.0
+    @pytest.mark.parametrize("handover", [None, 50.0], ids=["lease", "handover"])
+    @clause("L11", "L20", needs="durable")
+    async def test_running_attempts_have_a_full_lease(self, instance: Instance, handover: float | None) -> None:
+        """After the storage was closed for more than half a lease, running attempts have a full lease, unconfirmed."""
         job_id = await instance.add()
         token = await instance.take(handover=handover)
-        instance.shifted += closed
+        instance.shifted += LEASE - 100.0
         await instance.reopen()
         assert await instance.pass_time(LEASE - 10.0) == []
         assert await instance.pass_time(20.0) == [job_id]
-        assert (await instance.get(job_id)).retries == 1
+        assert (await instance.get(job_id)).retries == 0
         assert await instance.touch(token) is AttemptState.SUPERSEDED
+
+    @clause("L20", needs="durable")
+    async def test_a_start_ends_the_handover(self, instance: Instance) -> None:
+        """After a start of a storage that is not shared, a touch that does not confirm leaves the full lease."""
+        if instance.driver.capabilities.shared:
+            return
+        job_id = await instance.add()
+        token = await instance.take(handover=50.0)
+        await instance.reopen()
+        assert await instance.touch(token, confirm=False) is AttemptState.RUNNING
+        assert await instance.pass_time(LEASE - 10.0) == []
+        assert await instance.pass_time(20.0) == [job_id]
+
+    @clause("L20", needs="shared")
+    async def test_a_confirmation_lasts(self, instance: Instance) -> None:
+        """An attempt that was confirmed before the storage was closed ends counted after it."""
+        job_id = await instance.add()
+        await instance.take_confirmed()
+        instance.shifted += LEASE - 100.0
+        await instance.reopen()
+        assert await instance.pass_time(LEASE + 10.0) == [job_id]
+        assert (await instance.get(job_id)).retries == 1
 
     @clause("L11", needs="durable")
     async def test_an_expired_attempt_gets_another_lease(self, instance: Instance) -> None:
@@ -51,7 +72,7 @@ class Absences:
     async def test_grace(self, instance: Instance) -> None:
         """After a server stood still, running attempts have a full lease, and end after it."""
         job_id = await instance.add()
-        token = await instance.take()
+        token = await instance.take_confirmed()
         await instance.driver.advance(10)
         await instance.freeze(LEASE + 100.0)
         assert await instance.pass_time(LEASE - 50.0) == []

@@ -66,7 +66,7 @@ class Clocks:
     async def test_a_jump_ends_no_attempt(self, instance: Instance, jump: float) -> None:
         """After a jump every running attempt has a full lease, and ends after it."""
         job_id = await instance.add()
-        token = await instance.take()
+        token = await instance.take_confirmed()
         await instance.pass_time(LEASE - 50.0)
         await instance.jump(jump)
         assert await instance.pass_time(0.0) == []

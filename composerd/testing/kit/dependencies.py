@@ -144,7 +144,7 @@ class Dependencies:
         """A dependency that failed because its lease expired has ended like any other (J4)."""
         job_id = await instance.add(max_retries=0)
         dependent = await instance.add(job_id)
-        await instance.take(job_id)
+        await instance.take_confirmed(job_id)
         assert await instance.pass_time(610.0) == [job_id]
         assert await instance.state(job_id) is JobState.FAILED
         assert await instance.state(dependent) is JobState.READY

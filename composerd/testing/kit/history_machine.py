@@ -370,7 +370,17 @@ class History(Comparison, RuleBasedStateMachine):
         self.take_over_delayed_jobs()
         self.partials_known = False
         self.forget_workers()
+        self.call_again()
         self.advance()  # as a server does when it starts
+
+    def call_again(self) -> None:
+        """Let workers that have called call again: the storage may have lost that they have (G4)."""
+        running = [attempt for job in self.model.jobs.values() if (attempt := job.running) is not None]
+        touches = [Touch(attempt.claim.token) for attempt in running if attempt.confirmed]
+        batch = self.do(self.instance.driver.touch(touches))
+        for touch in touches:
+            self.model.touch(touch)
+        self.check_news(batch.news)
 
     def take_over_delayed_jobs(self) -> None:
         """Find out which jobs whose time has not come are ready: they were so before the clock was set back (G5)."""
@@ -407,6 +417,7 @@ class History(Comparison, RuleBasedStateMachine):
         self.do(self.instance.driver.load(dumped))
         self.model.reload()
         self.partials_known = False
+        self.call_again()
         self.advance()
 
     # Workers.

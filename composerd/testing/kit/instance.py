@@ -122,6 +122,12 @@ class Instance:
         assert job_id is None or claimed.job_id == job_id
         return claimed.token
 
+    async def take_confirmed(self, job_id: UUID | None = None, **how: Any) -> UUID:
+        """Claim the next job as `take` does, and touch the attempt, as a worker does that has got the job."""
+        token = await self.take(job_id, **how)
+        assert await self.touch(token) is AttemptState.RUNNING
+        return token
+
     def token_of(self, attempt: StoredAttempt) -> UUID:
         """Return the token of an attempt that was claimed here, of which the storage may keep the hash only."""
         return self._tokens.get(attempt.token, attempt.token)

@@ -12,9 +12,9 @@ class Leases:
 
     @clause("L2")
     async def test_a_lease_expires(self, instance: Instance) -> None:
-        """An attempt that is not touched is superseded when its lease expires, and the requeue is counted (J10, A6)."""
+        """An attempt that is not touched again is superseded when its lease expires, and that is counted (J10, A6)."""
         job_id = await instance.add()
-        token = await instance.take()
+        token = await instance.take_confirmed()
         assert await instance.pass_time(590.0) == []
         assert await instance.touch(token, confirm=False) is AttemptState.RUNNING
         assert await instance.pass_time(15.0) == [job_id]
@@ -66,6 +66,21 @@ class Leases:
         assert (job.state, job.retries) == (JobState.READY, 0)
         assert await instance.touch(token) is AttemptState.SUPERSEDED
 
+    @clause("L18")
+    async def test_nobody_asks_about_an_attempt(self, instance: Instance) -> None:
+        """An attempt without a handover that is never touched has its full lease, and the requeue is not counted."""
+        job_id = await instance.add(max_retries=0)
+        for _ in range(3):
+            token = await instance.take()
+            assert await instance.pass_time(590.0) == []
+            assert await instance.pass_time(15.0) == [job_id]
+            job = await instance.get(job_id)
+            assert (job.state, job.retries) == (JobState.READY, 0)
+            assert await instance.touch(token) is AttemptState.SUPERSEDED
+        await instance.take_confirmed()
+        assert await instance.pass_time(605.0) == [job_id]
+        assert await instance.state(job_id) is JobState.FAILED
+
     @clause("L4")
     async def test_a_confirmed_handover_has_a_lease(self, instance: Instance) -> None:
         """The first touch confirms an attempt; from then on its lease decides when it ends (A2)."""
@@ -94,6 +109,17 @@ class Leases:
             assert await instance.pass_time(40.0) == []
             assert await instance.touch(token, confirm=False) is AttemptState.RUNNING
         assert await instance.pass_time(55.0) == [job_id]
+        assert (await instance.get(job_id)).retries == 0
+
+    @clause("L21")
+    async def test_touched_without_a_handover(self, instance: Instance) -> None:
+        """A touch that does not confirm changes nothing about an attempt that has no handover time (A3)."""
+        job_id = await instance.add()
+        token = await instance.take(lease=100.0)
+        assert await instance.pass_time(50.0) == []
+        assert await instance.touch(token, confirm=False) is AttemptState.RUNNING
+        assert await instance.pass_time(40.0) == []
+        assert await instance.pass_time(20.0) == [job_id]
         assert (await instance.get(job_id)).retries == 0
 
     @pytest.mark.parametrize("handover", [10.0, 1000.0], ids=["shorter", "longer"])
@@ -146,6 +172,18 @@ class Leases:
             b'{"job_error":{"id":27,'
             b'"reason":"Workers ran this job for longer than its timeout more than 1 times.","details":null}}'
         )
+
+    @pytest.mark.parametrize("handover", [None, 300.0], ids=["lease", "handover"])
+    @clause("L19")
+    async def test_a_timeout_of_what_nobody_asks_about(self, instance: Instance, handover: float | None) -> None:
+        """An attempt that is never touched ends with its job's timeout too, and the requeue is not counted."""
+        job_id = await instance.add(timeout=200.0, max_retries=0)
+        token = await instance.take(handover=handover)
+        assert await instance.pass_time(190.0) == []
+        assert await instance.pass_time(15.0) == [job_id]
+        job = await instance.get(job_id)
+        assert (job.state, job.retries) == (JobState.READY, 0)
+        assert await instance.touch(token) is AttemptState.SUPERSEDED
 
     @clause("L13")
     async def test_waits_for_its_time(self, instance: Instance) -> None:

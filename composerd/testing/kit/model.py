@@ -69,7 +69,9 @@ class ModelAttempt:
     deadline: float
     """Time at which the lease expires, or the handover as long as the attempt is not confirmed."""
     timeout_at: float | None
-    confirmed: bool
+    handover: float | None
+    """Time that a touch which does not confirm gives it, in seconds; None if it changes nothing."""
+    confirmed: bool = False
     state: AttemptState = AttemptState.RUNNING
     result: bytes | None = None
     artifacts: dict[str, Artifact] = field(default_factory=dict)
@@ -204,7 +206,7 @@ class Model:
         job.worker_id = claim.worker_id
         first_deadline = self.now + (claim.lease if claim.handover is None else claim.handover)
         timeout_at = None if job.new.timeout is None else self.now + job.new.timeout
-        attempt = ModelAttempt(claim, job.attempt, first_deadline, timeout_at, claim.handover is None)
+        attempt = ModelAttempt(claim, job.attempt, first_deadline, timeout_at, claim.handover)
         job.attempts = [*job.attempts, attempt][-REMEMBERED_TOKENS:]
 
     def find(self, token: UUID) -> tuple[ModelJob, ModelAttempt] | None:
@@ -222,8 +224,8 @@ class Model:
         job, attempt = running
         if touch.confirm:
             self._renew(attempt)
-        elif not attempt.confirmed:
-            attempt.deadline = self.now + (attempt.claim.handover or 0)
+        elif attempt.handover is not None and not attempt.confirmed:
+            attempt.deadline = self.now + attempt.handover
         if touch.partial is not None:
             job.partial = touch.partial
 
@@ -300,11 +302,12 @@ class Model:
         for job in due:
             if (attempt := job.running) is None:
                 self._ready(job)
+            elif not attempt.confirmed:
+                self._requeue(job, attempt, Cause.HANDOVER_EXPIRED, position)
             elif attempt.timeout_at is not None and attempt.timeout_at <= self.now:
                 self._requeue(job, attempt, Cause.TIMED_OUT, position)
             else:
-                cause = Cause.LEASE_EXPIRED if attempt.confirmed else Cause.HANDOVER_EXPIRED
-                self._requeue(job, attempt, cause, position)
+                self._requeue(job, attempt, Cause.LEASE_EXPIRED, position)
         return {job.new.id for job in due}
 
     def next_due(self) -> float | None:
@@ -314,17 +317,17 @@ class Model:
     def restart(self, *, shared: bool) -> None:
         """Open the storage again, a moment after it was closed.
 
-        If it is not shared, every running attempt is confirmed and has a full lease (L11).
+        If it is not shared, every running attempt has a full lease, and none has a handover any more (L11).
         """
         self._steady_since = self.now
         if not shared:
-            self._renew_all()
+            self._end_handovers()
 
-    def _renew_all(self) -> None:
+    def _end_handovers(self) -> None:
         self.grant_grace()
         for job in self.jobs.values():
             if (attempt := job.running) is not None:
-                attempt.confirmed = True
+                attempt.handover = None
 
     def grant_grace(self, jump: float = 0.0) -> None:
         """Give every running attempt a full lease; its job's timeout jumps with the clock (L14, L15)."""
@@ -353,7 +356,7 @@ class Model:
 
     def reload(self) -> None:
         """Dump everything, delete it, and load it again: every job gets the position of its submission."""
-        self._renew_all()
+        self._end_handovers()
         for job in self.jobs.values():
             job.position = self._next_position()
 

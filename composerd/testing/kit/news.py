@@ -58,7 +58,7 @@ class NewsOfCalls:
     async def test_news_of_a_lost_job(self, instance: Instance) -> None:
         """The news of `advance` says which job failed because its last lease expired."""
         job_id = await instance.add(max_retries=0)
-        await instance.take()
+        await instance.take_confirmed()
         await instance.shift(610.0)
         assert job_id in (await instance.advance_until_idle((await instance.driver.advance(10)).news)).ended
 

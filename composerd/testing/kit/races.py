@@ -71,7 +71,7 @@ class Races:
         """Of a finish, a cancel, an expired lease and a release at the same time, exactly one ends the attempt."""
         for ordered in itertools.permutations(ways):
             job_id = await instance.add(max_retries=0)
-            token = await instance.take(job_id)
+            token = await instance.take_confirmed(job_id)
             await instance.shift(LEASE + 10.0)
             ended = await asyncio.gather(*[_end(instance, way, job_id, token) for way in ordered])
             answers = dict(zip(ordered, ended, strict=True))

@@ -24,18 +24,18 @@ class Requeues:
         assert (await instance.release(token)).state is AttemptState.SUPERSEDED
         assert (await instance.release(instance.id())).state is AttemptState.UNKNOWN
 
-    @pytest.mark.parametrize("handover", [False, True], ids=["release", "handover"])
-    @clause("R2", "R3")
-    async def test_ten_uncounted_requeues_in_a_row(self, instance: Instance, handover: bool) -> None:
-        """Ten releases or expired handovers in a row are not counted; each further one is (J11)."""
+    @pytest.mark.parametrize("cause", ["release", "handover", "lease"])
+    @clause("R2", "R3", "L18")
+    async def test_ten_uncounted_requeues_in_a_row(self, instance: Instance, cause: str) -> None:
+        """Ten releases, or ends of attempts that were never confirmed, are not counted; each further one is (J11)."""
         job_id = await instance.add(max_retries=1)
         retries = []
         for _ in range(12):
-            token = await instance.take(handover=10.0)
-            if handover:
-                await instance.pass_time(15.0)
-            else:
+            token = await instance.take(lease=10.0, handover=None if cause == "lease" else 10.0)
+            if cause == "release":
                 await instance.release(token)
+            else:
+                await instance.pass_time(15.0)
             retries.append((await instance.get(job_id)).retries)
         assert retries == [0] * 10 + [1, 1]
         assert await instance.state(job_id) is JobState.FAILED
@@ -50,7 +50,7 @@ class Requeues:
         job_id = await instance.add(max_retries=5)
         for _ in range(10):
             await instance.release(await instance.take())
-        await instance.take()
+        await instance.take_confirmed()
         await instance.pass_time(610.0)
         assert (await instance.get(job_id)).retries == 1
         for _ in range(10):
@@ -79,10 +79,10 @@ class Requeues:
         """A lease that expires when `max_retries` is used up fails the job, with error 27 as its result (J11)."""
         job_id = await instance.add(max_retries=2)
         for retries in (1, 2):
-            await instance.take()
+            await instance.take_confirmed()
             await instance.pass_time(610.0)
             assert (await instance.get(job_id)).retries == retries
-        token = await instance.take()
+        token = await instance.take_confirmed()
         await instance.pass_time(610.0)
         assert await instance.state(job_id) is JobState.FAILED
         assert await instance.result(job_id) == (
@@ -98,11 +98,11 @@ class Requeues:
         job_id = await instance.add(max_retries=1, retry_on_failure=1, retry_backoff=10.0)
         await instance.finish(await instance.take(), failed=True)
         await instance.pass_time(15.0)
-        await instance.take()
+        await instance.take_confirmed()
         await instance.pass_time(610.0)
         job = await instance.get(job_id)
         assert (job.state, job.retries) == (JobState.READY, 2)
-        await instance.take()
+        await instance.take_confirmed()
         await instance.pass_time(610.0)
         assert await instance.state(job_id) is JobState.FAILED
 

@@ -1,4 +1,4 @@
-"""The file `CLOCK` in the journal's directory: what the next start has to know of the clock."""
+"""The file `CLOCK` in the journal's directory: what the next start has to know of the clock and of heartbeats."""
 
 import asyncio
 import logging
@@ -21,6 +21,8 @@ class StoredClock(ClockState, frozen=True):
 
     timeouts: dict[UUID, int] = msgspec.field(default_factory=dict)
     """For running attempts during which the clock has jumped, the times at which their jobs' timeouts end them."""
+    confirmed: tuple[UUID, ...] = ()
+    """The running attempts whose workers have called."""
 
 
 class ClockFile:

@@ -151,6 +151,7 @@ def add_attempts(job: JobRecord, attempts: list[AttemptFields], artifacts: Seque
         attempt.digest = fields.digest
         if attempt.state is AttemptState.RUNNING:
             attempt.artifacts = {one.name: artifact_of(one) for one in artifacts}
+            attempt.confirmed = bool(artifacts)  # its worker has called at least to attach them
             if job.policy.timeout is not None and job.started_at is not None:
                 attempt.timeout_at = job.started_at + job.policy.timeout
         job.attempt_number = max(job.attempt_number, attempt.number)

@@ -158,6 +158,7 @@ class Changes:
         for attempt in self.jobs.attempts.values():
             if attempt.state is AttemptState.RUNNING:
                 transitions.resume(attempt, now, jump)
+                attempt.handover = None  # nothing is being delivered any more
                 self.leases.add(transitions.expires_at(attempt), attempt)
         self._replaying = False
         self.replayed()

@@ -28,7 +28,7 @@ class AttemptRecord(msgspec.Struct, eq=False):
     """True if its worker promised to confirm the handover."""
     number: int = 0
     state: AttemptState = AttemptState.RUNNING
-    confirmed: bool = True
+    confirmed: bool = False
     deadline: int = 0
     timeout_at: int | None = None
     digest: bytes = b""

@@ -75,6 +75,7 @@ class Table(Changes):
         self._save(attempt.job)
         artifact = artifact_of(entry.artifact)
         attempt.artifacts = {**(attempt.artifacts or {}), artifact.name: artifact}
+        attempt.confirmed = True
 
     def _finished(self, entry: entries.FinishedEntry) -> None:
         attempt = self.jobs.attempts[entry.token.int]

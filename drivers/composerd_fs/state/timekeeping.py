@@ -1,6 +1,6 @@
 """The time of one table: the clock, what its jumps change, and which ended jobs may be purged."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from uuid import UUID
 
 from composerd.driver.clock import Clock
@@ -23,8 +23,8 @@ class Timekeeping:
         self._shifted: set[UUID] = set()
         """Attempts during which the clock has jumped, if their jobs have a timeout; some may have ended."""
 
-    def open(self, stored: ClockState, timeouts: Mapping[UUID, int]) -> None:
-        """Begin to keep the time, and finish the replay of the table, with what `timeouts` returned before."""
+    def open(self, stored: ClockState, timeouts: Mapping[UUID, int], confirmed: Sequence[UUID] = ()) -> None:
+        """Begin to keep the time, and finish the replay, with what `timeouts` and `confirmed` returned before."""
         moment = self._clock.read()
         jump = self.keeper.open(stored, *moment)
         for token, timeout_at in timeouts.items():
@@ -32,6 +32,10 @@ class Timekeeping:
             if attempt is not None and attempt.timeout_at is not None:
                 attempt.timeout_at = timeout_at
                 self._shifted.add(token)
+        for token in confirmed:
+            attempt = self._table.jobs.attempts.get(token.int)
+            if attempt is not None:
+                attempt.confirmed = True
         self._table.restart(moment.now, jump)
         if jump:
             self._note_shifted()
@@ -69,6 +73,10 @@ class Timekeeping:
         }
         self._shifted = set(found)
         return found
+
+    def confirmed(self) -> tuple[UUID, ...]:
+        """Return the running attempts whose workers have called: no entry says that of a heartbeat."""
+        return tuple({one.token for one in self._table.leases if one.confirmed})
 
     def _keep_ended_jobs(self, now: int) -> None:
         self._table.jobs.expiries.keep_before(self.keeper.kept_before(now))

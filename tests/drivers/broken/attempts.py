@@ -207,6 +207,48 @@ class CountsDelays(Transaction):
                 self.save(record)
 
 
+@breaks("L18")
+class CountsWhatNobodyRan(Transaction):
+    """Counts the requeue after a lease during which nobody ever asked about the attempt."""
+
+    def requeue(self, record: JobRecord, attempt: AttemptRecord, cause: RequeueCause) -> None:
+        counted = cause is RequeueCause.HANDOVER_EXPIRED and attempt.handover is None
+        super().requeue(record, attempt, RequeueCause.LEASE_EXPIRED if counted else cause)
+
+
+@breaks("L19")
+class CountsTimeoutsThatNobodySaw(Transaction):
+    """Counts a timeout of an attempt about which nobody ever asked."""
+
+    def requeue(self, record: JobRecord, attempt: AttemptRecord, cause: RequeueCause) -> None:
+        timed_out = cause is not RequeueCause.RELEASED and (attempt.timeout_at or self.now + 1) <= self.now
+        super().requeue(record, attempt, RequeueCause.TIMED_OUT if timed_out else cause)
+
+
+@breaks("L20")
+class ConfirmsAtTheStart(Transaction):
+    """Confirms running attempts when the storage is opened, so that one which nobody ever saw is counted."""
+
+    def resume(self, jump: int) -> None:
+        super().resume(jump)
+        for record, running in self.running():
+            running.confirmed = True
+            self.save(record)
+
+
+@breaks("L21")
+class RenewsOnEveryTouch(Transaction):
+    """Renews the lease of an attempt without a handover on a touch that does not confirm."""
+
+    def touch(self, touch: Touch) -> Attempt:
+        attempt = super().touch(touch)
+        record, running, _ = self.attempt(touch.token)
+        if record is not None and running is not None and running.handover is None:
+            running.deadline = self.now + running.lease
+            self.save(record)
+        return attempt
+
+
 @breaks("F1")
 class FinishesFailedJobs(Transaction):
     """Ends a job with a failed outcome as finished."""

@@ -174,7 +174,7 @@ def by_ready_order(record: JobRecord) -> tuple[int, int]:
 class Correct(SimpleDriver):
     """A driver that keeps every clause."""
 
-    contract = "1.2"
+    contract = "1.3"
     name = "correct"
     shelf_type: type[DictShelf] = DictShelf
 

@@ -26,6 +26,7 @@ from composerd.models import (
     NewJob,
     OnDependencyFailure,
     Outcome,
+    Touch,
 )
 from composerd_fs import FsDriver, MemoryDriver
 from composerd_fs.journal.clock_file import CLOCK
@@ -96,7 +97,7 @@ async def history(driver: Any, time: Time) -> None:
     await claim(driver, 106, handover=2.0)
     time.pass_by(3)
     await driver.advance(100)
-    await claim(driver, 107)
+    await driver.touch([Touch(await claim(driver, 107))])  # no entry says that, but the timeout is counted
     time.pass_by(25)
     await driver.advance(100)
     await driver.enqueue([[job(7), job(8, 7), job(9, 8, args=LARGE)]])

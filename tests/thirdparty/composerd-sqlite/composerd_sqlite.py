@@ -227,7 +227,7 @@ class SqliteShelf(Shelf):
 class SqliteDriver(SimpleDriver):
     """Jobs in an SQLite file: `sqlite:/var/lib/jobs.db`, `sqlite:///var/lib/jobs.db`."""
 
-    contract = "1.2"
+    contract = "1.3"
     name = "sqlite"
 
     @classmethod

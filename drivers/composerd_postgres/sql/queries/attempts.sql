@@ -1,7 +1,7 @@
 -- Statements about attempts, which are named by the hashes of their tokens.
 
 -- name: claim
--- Begin attempts at ready jobs: see the function in migration 007. Does the same as `begin` of composerd.driver.transitions.
+-- Begin attempts at ready jobs: see the function in migration 011. Does the same as `begin` of composerd.driver.transitions.
 -- `lost` is true if the job has to have args that are not found.
 SELECT c.request, c.job_id, c.channel, c.type, c.arch, c.rank, c.place AS position, encode(c.args, 'base64') AS args, c.dependencies,
     c.attempt AS attempt_number, c.lapses_in AS due_in, c.fresh, c.contended,
@@ -55,7 +55,7 @@ renewed AS (
     SET confirmed = l.confirmed OR a.confirm,
         deadline = CASE
             WHEN a.confirm THEN clock_timestamp() + %(shift)s::interval + make_interval(secs => l.lease)
-            WHEN l.confirmed THEN l.deadline
+            WHEN l.confirmed OR l.handover IS NULL THEN l.deadline
             ELSE clock_timestamp() + %(shift)s::interval + make_interval(secs => l.handover)
         END
     FROM (SELECT token_hash, bool_or(confirm) AS confirm FROM touches GROUP BY token_hash) a

@@ -77,9 +77,11 @@ FROM json_to_recordset(%(attempts)s) AS r(
 
 -- name: insert_leases
 -- Give running attempts from another storage a full lease, over their jobs' timeouts too. Does the same as `resume` of
--- composerd.driver.transitions.
+-- composerd.driver.transitions. That a worker has called is known only of those that have files.
 INSERT INTO composerd.leases (token_hash, job_id, worker_id, lease, handover, confirmed, began, timeout_at, deadline)
-SELECT a.token_hash, a.job_id, a.worker_id, a.lease, NULL, true, b.began,
+SELECT a.token_hash, a.job_id, a.worker_id, a.lease, NULL,
+    EXISTS (SELECT FROM composerd.artifacts f WHERE f.job_id = a.job_id), -- which a worker has called at least to attach
+    b.began,
     CASE WHEN j.timeout IS NOT NULL THEN greatest(b.began + make_interval(secs => j.timeout), b.deadline) END, b.deadline
 FROM composerd.attempts a
 JOIN composerd.jobs j ON j.id = a.job_id
