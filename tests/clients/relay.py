@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import re
+import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -42,13 +43,18 @@ class Relay:
         """The call whose next answer is cut: half of its body is passed on, and the connection is closed."""
         self.lose: str | None = None
         """The call whose next answer is lost: the connection is closed instead."""
+        self.rate: float | None = None
+        """The most bytes of bodies a second that are passed to the server, for each connection."""
         self.sever: str | None = None
         """The call whose next request is broken off: the connection is closed after some of the body."""
 
     async def start(self) -> None:
         """Listen on an address of the loopback network."""
-        self._server = await asyncio.start_server(self._accept, self._address[0], 0)
-        host, port = self._server.sockets[0].getsockname()
+        listener = socket.create_server((self._address[0], 0))
+        # A client cannot send much more than the relay has passed on. Connections inherit the size of the buffer.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+        self._server = await asyncio.start_server(self._accept, sock=listener, limit=1 << 16)
+        host, port = listener.getsockname()
         self.url = f"http://{host}:{port}"
 
     async def close(self) -> None:
@@ -95,6 +101,8 @@ class Relay:
             elif self.sever is not None and calls[-1:] == [self.sever] and len(data) > 1000:
                 self.sever = None
                 return
+            elif self.rate is not None:
+                await asyncio.sleep(len(data) / self.rate)
             server.write(data.replace(b"wait=20s", b"wait=50ms") if is_head and self.short_waits else data)
             await server.drain()
 
