@@ -34,6 +34,7 @@ class Relay:
         self._address = address
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._clients: set[asyncio.StreamWriter] = set()
         self._connections = 0
         self.url = ""
         self.requests: list[Request] = []
@@ -61,14 +62,15 @@ class Relay:
         """Close the relay and its connections."""
         assert self._server is not None
         self._server.close()
-        for task in self._tasks:
-            task.cancel()
+        for client in self._clients:
+            client.transport.abort()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
+        self._clients.add(writer)
         self._connections += 1
         number = self._connections
         theirs, server = await asyncio.open_connection(*self._address)
@@ -89,6 +91,7 @@ class Relay:
                 with contextlib.suppress(ConnectionError):
                     await side.wait_closed()
             self._tasks.discard(task)
+            self._clients.discard(writer)
 
     async def _requests(
         self, client: asyncio.StreamReader, server: asyncio.StreamWriter, number: int, calls: list[str]

@@ -6,6 +6,7 @@ import json
 import uuid
 
 import pycurl
+import urllib3
 
 from .conftest import WORKER, ServeRelayed
 
@@ -35,3 +36,19 @@ async def test_a_repeated_request_for_a_job(relayed: ServeRelayed) -> None:
     ]
     assert (await server.finish(json.loads(answer)))[0] == 200
     assert (await server.job(job["id"]))["retries"] == 0
+
+
+async def test_a_repeated_stream(relayed: ServeRelayed) -> None:
+    """urllib3 sends only the rest of a stream again: the result that lists the whole file is refused, and names why."""
+    server, relay = await relayed()
+    await server.submit()
+    attempt = await server.ask()
+    assert attempt is not None
+    relay.sever = "PUT output"
+    chunks = [b"a" * 100_000 for _ in range(10)]
+    url = f"{relay.url}{attempt['artifact_location']}output"
+    answer = await asyncio.to_thread(urllib3.request, "PUT", url, body=iter(chunks))
+    assert answer.status == 200
+    artifacts = [{"name": "output", "size": 1_000_000}]
+    status, error = await server.request("PATCH", attempt["location"], {"result": None, "artifacts": artifacts})
+    assert (status, error["id"]) == (409, "41"), error

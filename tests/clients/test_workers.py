@@ -61,6 +61,7 @@ CLIENTS = [
     Client("php_curl_worker.php", ("php",), "php-curl"),
     Client("php_streams_worker.php", ("php",), "php-cli", keeps=False),
     Client("go_worker.go", ("go", "run"), "golang-go"),
+    Client("httpc_worker.escript", ("escript",), "erlang-inets"),
 ]
 
 
