@@ -107,6 +107,13 @@ class Admission:
         error.logged = True
         return error
 
+    @staticmethod
+    def stopping() -> Unavailable:
+        """Return the error for a request that came after the server has begun to stop, which the log says already."""
+        error = Unavailable("the server is stopping")
+        error.logged = True
+        return error
+
     def _leave(self, client: str, place: Place) -> None:
         places = self._surplus[client]
         places.remove(place)

@@ -7,7 +7,7 @@ from aiohttp import web
 
 from composerd.artifacts.files import Files
 from composerd.http.admission import Admission
-from composerd.http.endpoints import artifacts, downloads, jobs, listings, status, worker, workers
+from composerd.http.endpoints import artifacts, attempts, downloads, jobs, listings, status, worker, workers
 from composerd.http.errors import ErrorTable
 from composerd.http.keys import (
     ADMISSION,
@@ -68,6 +68,7 @@ def create_app(
 def add_routes(app: web.Application) -> None:
     """Add the routes of every endpoint, below the base paths of `app`."""
     worker.add_routes(app)
+    attempts.add_routes(app)
     artifacts.add_routes(app)
     jobs.add_routes(app)
     workers.add_routes(app)

@@ -7,7 +7,7 @@ from itertools import accumulate
 from typing import TypeVar
 
 import msgspec
-from aiohttp import web
+from aiohttp import HttpVersion11, hdrs, web
 
 from composerd.errors import BodyTooLarge, InvalidContent, MalformedJSON
 from composerd.http.errors import LONGEST_TEXT, UnsupportedMediaType
@@ -54,8 +54,9 @@ def check_headers(request: web.Request) -> None:
     content_type = request.headers.get("Content-Type", "")
     if content_type != "application/json":
         check_content_type(content_type)
-    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise UnsupportedMediaType(problem="the body must not be encoded")
+    encoding = request.headers.get("Content-Encoding", "identity")
+    if encoding.lower() != "identity":
+        raise UnsupportedMediaType(content_encoding=encoding, problem="the body must not be encoded")
 
 
 async def read_body(request: web.Request, account: Account | None = None) -> Body:
@@ -65,12 +66,7 @@ async def read_body(request: web.Request, account: Account | None = None) -> Bod
     answered. Raises `BodyTooLarge`, `MalformedJSON` if the body ends early, `TooSlow`, and `Unavailable` if the client
     has no room for so many bytes.
     """
-    limit = request.client_max_size if account is not None else min(SMALL, request.client_max_size)
-    expected = request.content_length or 0
-    if expected > limit:
-        raise BodyTooLarge(limit=limit)
-    if expected > SMALL and account is not None:
-        account.check(client.get(), expected)
+    limit = check_size(request, account)
     content = request.content
     try:
         if content.is_eof():  # everything has arrived together with the head
@@ -78,6 +74,7 @@ async def read_body(request: web.Request, account: Account | None = None) -> Bod
             if len(body) > SMALL:
                 _count(account, len(body), limit)
             return body
+        await invite(request)
         settings = request.app[SETTINGS]
         body = bytearray()  # grows without being copied, and is never there twice as a list of parts would be
         async with Pace(settings.body_timeout, settings.min_rate) as pace:
@@ -88,6 +85,17 @@ async def read_body(request: web.Request, account: Account | None = None) -> Bod
     except web.RequestPayloadError as exc:
         raise MalformedJSON(problem=f"the body ended early: {exc}") from None
     return body
+
+
+def check_size(request: web.Request, account: Account | None = None) -> int:
+    """Return how large the body of a request may be. Raises what `read_body` raises if the announced one is larger."""
+    limit = request.client_max_size if account is not None else min(SMALL, request.client_max_size)
+    expected = request.content_length or 0
+    if expected > limit:
+        raise BodyTooLarge(limit=limit)
+    if expected > SMALL and account is not None:
+        account.check(client.get(), expected)
+    return limit
 
 
 def _count(account: Account | None, size: int, limit: int) -> None:
@@ -101,6 +109,27 @@ def _count(account: Account | None, size: int, limit: int) -> None:
         held = HeldBody(account, client.get())
         held_body.set(held)
     held.grow(size)
+
+
+async def invite(request: web.BaseRequest) -> None:
+    """Tell a client that waits for it (`Expect: 100-continue`) to send the body: the head was found right."""
+    if hdrs.EXPECT in request.headers and request.version >= HttpVersion11:
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # the answer itself has not begun
+
+
+async def read_optional_json(request: web.Request, decoder: "msgspec.json.Decoder[T]") -> None:
+    """Read a small body and check that it can be decoded; none, or an empty one, is right too.
+
+    Raises what `read_json` raises.
+    """
+    if not request.body_exists:
+        return
+    if request.content_length:
+        check_headers(request)
+    if body := await read_body(request):
+        check_headers(request)
+        decode(body, decoder)
 
 
 async def discard_body(request: web.Request) -> None:
@@ -130,12 +159,14 @@ async def off_loop(size: int, work: Callable[[A], T], item: A) -> T:
 def check_content_type(value: str) -> None:
     """Raise `UnsupportedMediaType` unless a Content-Type header means JSON in UTF-8."""
     media, *parameters = (part.strip() for part in value.lower().split(";"))
+    if not media:
+        raise UnsupportedMediaType(problem="there is no Content-Type")
     if media != "application/json":
-        raise UnsupportedMediaType
+        raise UnsupportedMediaType(content_type=value)
     for parameter in parameters:
         name, _, charset = parameter.partition("=")
         if parameter and (name.strip() != "charset" or charset.strip().strip('"') not in ("utf-8", "utf8")):
-            raise UnsupportedMediaType
+            raise UnsupportedMediaType(content_type=value)
 
 
 def decode(body: Body, decoder: "msgspec.json.Decoder[T]", check: Callable[[Body], None] | None = None) -> T:

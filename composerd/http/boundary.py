@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Sequence
 
-from aiohttp import hdrs, web
+from aiohttp import HttpVersion11, hdrs, web
 
 from composerd.errors import (
     BodyTooLarge,
@@ -22,6 +22,7 @@ from composerd.http.browsers import BrowserGuard
 from composerd.http.delivery import close_after_answer, complete, flush_earlier_answers
 from composerd.http.errors import UNSPECIFIED, MethodNotSupported, NotAllowed, ResourceNotFound
 from composerd.http.keys import ADMISSION, COMPOSER_ERRORS, METRICS, QUEUE, SETTINGS
+from composerd.http.lingering import Lingering
 from composerd.http.names import matches
 from composerd.http.paths import BASES, PREFIX_HEADER, bases, forwarded_prefix
 from composerd.http.request_context import client, held_body, request_id
@@ -32,6 +33,10 @@ log = logging.getLogger(__name__)
 
 _LONGEST_PATH = 200
 """The most characters of a path in the log."""
+
+_REPEATED = frozenset({"GET", "HEAD"})
+"""Methods with `Retry-After` on 503. Some clients repeat every request with it by themselves, some of them for ever,
+and a body that they have sent is not there any more."""
 
 _WITHOUT_BODY = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
 """Methods whose requests need no body. One that is sent is read first, because a handler may wait for long."""
@@ -50,10 +55,13 @@ class RequestBoundary:
         self._domains: Sequence[str] = app[SETTINGS].allowed_domains
         self._admission = app[ADMISSION]
         self._guard = BrowserGuard(app[SETTINGS])
+        self._queue = app[QUEUE]
         self._gate = app[QUEUE].gate
         self._metrics = app[METRICS]
         self._bases = app[BASES]
         self._health = f"{app[BASES].site}/healthz"
+        self._readiness = f"{app[BASES].site}/readyz"
+        self._lingering = Lingering(app[SETTINGS])
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Return the answer to a request, whatever happens to it."""
@@ -63,39 +71,50 @@ class RequestBoundary:
         counted = None
         response: web.StreamResponse
         try:
-            endpoint = await self._resolve(request)
-            endpoint.add_app(self._app)
-            request._match_info = endpoint  # noqa: SLF001
-            counted = self._admit(request)
-            if (turn := self._gate.enter(client.get())) is not None:
-                await turn
-            if _leaves_bytes(request):
-                await _clear(request)
-            if hdrs.EXPECT in request.headers:
-                await endpoint.expect_handler(request)
-            response = await endpoint.handler(request)
-        except ComposerdError as exc:
-            response = _failure(request, new_id, exc)
-        except web.HTTPException as exc:
-            response = _http_failure(request, new_id, exc)
-        except ConnectionError:
-            response = _hang_up(request)  # the client has gone
-        except Exception:
-            log.exception("%s %s failed with an unexpected exception", request.method, loggable_path(request))
-            table = error_table_of(request)
-            response = table.response(table.entry(UNSPECIFIED), new_id)
+            try:
+                endpoint = await self._resolve(request)
+                endpoint.add_app(self._app)
+                request._match_info = endpoint  # noqa: SLF001
+                counted = self._admit(request)
+                if (turn := self._gate.enter(client.get())) is not None:
+                    await turn
+                if hdrs.EXPECT in request.headers:
+                    _check_expectation(request)
+                if _leaves_bytes(request):
+                    await _clear(request)
+                response = await endpoint.handler(request)
+            except ComposerdError as exc:
+                response = _failure(request, new_id, exc)
+            except web.HTTPException as exc:
+                response = _http_failure(request, new_id, exc)
+            except ConnectionError:
+                response = _hang_up(request)  # the client has gone
+            except Exception:
+                log.exception("%s %s failed with an unexpected exception", request.method, loggable_path(request))
+                table = error_table_of(request)
+                response = table.response(table.entry(UNSPECIFIED), new_id)
+            finally:
+                end_turn()
+                if (held := held_body.get()) is not None:
+                    held_body.set(None)
+                    held.free()
+            response = self._completed(request, response, new_id)
+            if not request.content.is_eof():
+                await self._lingering.answer_early(request, response)
+            return response
         finally:
             if counted is not None:
                 self._admission.requests.free(counted)
-            end_turn()
-            if (held := held_body.get()) is not None:
-                held_body.set(None)
-                held.free()
+
+    def _completed(self, request: web.Request, response: web.StreamResponse, new_id: str) -> web.StreamResponse:
+        """Return the answer that is to be written, with what every answer has, and count it."""
         if not response.prepared:  # a handler that has written its answer itself has sent the id with it
             if request.writer.output_size:  # failed within an answer: the client would take an error for its rest
                 response = _hang_up(request)
             complete(response.headers, new_id)
         self._metrics.served(request.match_info.handler, response.status)
+        if self._queue.draining:
+            response.force_close()
         return response
 
     def _admit(self, request: web.Request) -> str | None:
@@ -110,6 +129,8 @@ class RequestBoundary:
             bases.set(self._bases.behind(forwarded_prefix(request)))
         if place.surplus or request._message.upgrade:  # noqa: SLF001  # what follows is of another protocol
             close_after_answer(request)
+        if self._queue.draining and request.path not in (self._health, self._readiness):
+            raise self._admission.stopping()
         self._guard.check(request)
         if self._domains:
             _check_certificate(request, self._domains)
@@ -168,7 +189,10 @@ def _failure(request: web.Request, new_id: str, error: ComposerdError) -> web.Re
     internal = isinstance(error, (DriverError, StorageFull)) or (
         isinstance(error, Unavailable) and "limit" not in error.details
     )
-    return table.response(entry, new_id, None if internal else error.details)
+    response = table.response(entry, new_id, None if internal else error.details)
+    if entry.status == 503 and request.method in _REPEATED:
+        response.headers["Retry-After"] = "1"
+    return response
 
 
 def _http_failure(request: web.Request, new_id: str, error: web.HTTPException) -> web.StreamResponse:
@@ -179,16 +203,29 @@ def _http_failure(request: web.Request, new_id: str, error: web.HTTPException) -
         mapped = MethodNotSupported(allowed=sorted(error.allowed_methods))
     elif isinstance(error, web.HTTPRequestEntityTooLarge):
         mapped = BodyTooLarge(limit=request.client_max_size)
-    elif isinstance(error, web.HTTPExpectationFailed):
-        mapped = InvalidContent(field="Expect", problem="only 100-continue is supported")
     elif error.status < 400:
         return error
     else:
-        mapped = ResourceNotFound()
+        mapped = _not_found(request.path)
     response = table.response(table.entry_for(mapped), new_id, mapped.details)
     if "Allow" in error.headers:
         response.headers["Allow"] = error.headers["Allow"]
     return response
+
+
+def _not_found(path: str) -> ResourceNotFound:
+    """Return the error for a path at which nothing is, with the slash in its details that may be too much."""
+    if "//" in path:
+        return ResourceNotFound(field="path", problem="there are two slashes in a row: send only one")
+    if path.endswith("/") and path != "/":
+        return ResourceNotFound(field="path", problem="there is a slash at the end: leave it away")
+    return ResourceNotFound()
+
+
+def _check_expectation(request: web.BaseRequest) -> None:
+    """Raise `InvalidContent` for an expectation that is not known. What reads the body meets the one that is."""
+    if request.version >= HttpVersion11 and request.headers[hdrs.EXPECT].lower() != "100-continue":
+        raise InvalidContent(field="Expect", problem="only 100-continue is supported")
 
 
 def _check_certificate(request: web.BaseRequest, domains: Sequence[str]) -> None:

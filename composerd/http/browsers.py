@@ -41,7 +41,8 @@ class BrowserGuard:
         headers = request.headers
         reads = request.method in _READING
         if not reads and _is_form(headers.get(hdrs.CONTENT_TYPE, JSON)):
-            raise UnsupportedMediaType(problem="forms cannot be sent to this server")
+            problem = "forms cannot be sent to this server"
+            raise UnsupportedMediaType(content_type=headers[hdrs.CONTENT_TYPE], problem=problem)
         if (hdrs.ORIGIN in headers or _SITE in headers) and not (reads and self._public.fullmatch(request.path)):
             _check_origin(headers)
         if self._hosts and request.path != self._health:

@@ -3,10 +3,10 @@
 import asyncio
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.http_exceptions import BadHttpMessage, BadHttpMethod, HttpProcessingError
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import _ErrInfo
@@ -16,7 +16,8 @@ from composerd.http.admission import Place
 from composerd.http.boundary import RequestBoundary
 from composerd.http.delivery import complete
 from composerd.http.errors import UNSPECIFIED, ErrorTable, MethodNotSupported
-from composerd.http.keys import COMPOSER_ERRORS, QUEUE, WORKER_ERRORS
+from composerd.http.keys import COMPOSER_ERRORS, QUEUE, SETTINGS, WORKER_ERRORS
+from composerd.http.lingering import Lingering
 from composerd.http.paths import BASES, bases
 from composerd.http.request_context import client, request_id
 from composerd.ids import new_id_text
@@ -40,6 +41,10 @@ PIPELINED = 4
 
 _BEGIN = re.compile(rb"[!#-'*+.^-z|~-]{1,32} (?:https?://[^/ ]{0,255})?(/[^ ?#]{0,320})", re.IGNORECASE)
 """The beginning of a request: a method, and as much of the path as shows which API is meant."""
+
+
+_WORDS = re.compile(r"b['\"]([A-Za-z]{1,32}) (/[^ ?#'\"]{0,1024})")
+"""The method and the path in what the parser says of a request whose method it does not know."""
 
 
 class Waiting(Protocol):
@@ -191,6 +196,17 @@ class HttpConnection(web.RequestHandler):
             self.waiting.received(len(data), len(self._messages))
 
     @property
+    def idle(self) -> bool:
+        """True if nothing of a request has arrived that is not answered."""
+        waits = self._waiter is not None and not self._waiter.done()
+        return waits and (self.head_since is None or self._since_request == 0)
+
+    @property
+    def serving(self) -> "asyncio.Task[None] | None":
+        """The task that ends with the connection."""
+        return self._task_handler
+
+    @property
     def pipelined(self) -> tuple[int, int]:
         """The number of complete requests behind the one in progress, and how many bytes of their bodies have come."""
         if not self._messages:
@@ -203,6 +219,7 @@ class HttpConnection(web.RequestHandler):
         status: int = 500,
         exc: BaseException | None = None,
         message: str | None = None,
+        details: Mapping[str, str] | None = None,
     ) -> web.StreamResponse:
         """Return the answer to a failure outside of every handler. The connection is closed after it."""
         table = self._latest_errors or self._server.worker_errors
@@ -214,7 +231,7 @@ class HttpConnection(web.RequestHandler):
             super().handle_error(request, status, exc, message)  # logs it
             response = table.response(table.entry(UNSPECIFIED), new_id)
         elif self._latest_errors is not None and isinstance(exc, BadHttpMethod):
-            response = table.response(table.entry_for(MethodNotSupported()), new_id)
+            response = table.response(table.entry_for(MethodNotSupported()), new_id, details)
         else:
             # The rest of the parser's message quotes the request, in which there may be a token.
             problem = re.split(r"[:\n]| when reading", exc.message, maxsplit=1)[0].strip()
@@ -222,8 +239,22 @@ class HttpConnection(web.RequestHandler):
             details = {"field": "request", "problem": problem}
             response = table.response(table.entry_for(InvalidContent()), new_id, details)
         complete(response.headers, new_id)
+        response.headers["Connection"] = "close"  # aiohttp answers in HTTP/1.0, in which it leaves that away
         response.force_close()
         return response
+
+    def _make_error_handler(self, err_info: _ErrInfo) -> Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]:
+        """Return a handler that answers what is not a request, as aiohttp calls it, and lets its client read that."""
+
+        async def handler(request: web.BaseRequest) -> web.StreamResponse:
+            details = None
+            if isinstance(err_info.exc, BadHttpMethod):
+                details = await self._server.method_meant(request, err_info.message)
+            response = self.handle_error(request, err_info.status, err_info.exc, err_info.message, details)
+            await self._server.lingering.answer_malformed(request, response)
+            return response
+
+        return handler
 
 
 class Server(web.Server):
@@ -239,6 +270,8 @@ class Server(web.Server):
             **original._kwargs,  # noqa: SLF001
         )
         self.gate = app[QUEUE].gate
+        self.lingering = Lingering(app[SETTINGS])
+        self._resolve = app.router.resolve
         self.bases = app[BASES]
         self.worker_errors = app[WORKER_ERRORS]
         self.composer_errors = app[COMPOSER_ERRORS]
@@ -248,6 +281,30 @@ class Server(web.Server):
     def open(self) -> Mapping[HttpConnection, asyncio.Transport]:
         """The open connections and their transports. A connection that was closed is there until its handler ends."""
         return self._connections  # type: ignore[return-value]
+
+    async def drain(self, seconds: float) -> None:
+        """Wait until requests in progress are answered, their bodies read to the end, and close idle connections now.
+
+        aiohttp's own shutdown, which comes next, drops everything that arrives from its beginning on. `RequestBoundary`
+        refuses requests that come now, and lets each connection be closed after its answer.
+        """
+        await asyncio.sleep(0)  # what has arrived is read first
+        for connection in list(self.open):
+            if connection.idle:
+                connection.force_close()
+        serving = [connection.serving for connection in self.open if connection.serving is not None]
+        if serving:
+            await asyncio.wait(serving, timeout=seconds)
+
+    async def method_meant(self, request: web.BaseRequest, message: str) -> Mapping[str, str] | None:
+        """Return details of the error for an unknown method, if it is a known one that is not in capitals."""
+        if (sent := _WORDS.search(message)) is None or (meant := sent[1].upper()) not in hdrs.METH_ALL:
+            return None
+        path = sent[2]
+        found = await self._resolve(request.clone(method=meant, rel_url=path))  # type: ignore[arg-type]  # see `__init__`
+        if found.http_exception is not None:
+            return None
+        return {"method": sent[1], "problem": f"names of methods are case sensitive: send {meant}"}
 
     def connection(self, place: Place) -> HttpConnection:
         """Return the protocol of a new connection that has this place."""

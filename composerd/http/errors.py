@@ -276,12 +276,9 @@ class ErrorTable:
         return body
 
     def response(self, entry: ErrorEntry, request_id: str, details: Mapping[str, Any] | None = None) -> web.Response:
-        """Return an error as the answer to a request; a 503 gets a `Retry-After` header."""
-        response = web.Response(
+        """Return an error as the answer to a request."""
+        return web.Response(
             status=entry.status,
             body=msgspec.json.encode(self.body(entry, request_id, details)),
             content_type="application/json",
         )
-        if entry.status == 503:
-            response.headers["Retry-After"] = "1"
-        return response

@@ -40,6 +40,9 @@ KEEP_ALIVE = 120.0
 Go's HTTP client closes an idle connection after 90 s, so it never uses one that the server has just closed.
 """
 
+CANCEL_WITHIN = 0.1
+"""Time in seconds that a request may take to end once it is canceled, after the drain timeout."""
+
 GIVE_UP_AFTER = 2.0
 """Time in seconds, after the drain timeout, that a stopping server waits for a shared storage that does not answer."""
 
@@ -210,7 +213,8 @@ async def _running(app: web.Application, settings: Settings) -> AsyncIterator[Se
         access_log=None,
         auto_decompress=False,
         keepalive_timeout=KEEP_ALIVE,
-        shutdown_timeout=max(settings.drain_timeout - 0.5, 0.1),
+        shutdown_timeout=CANCEL_WITHIN,
+        lingering_time=0,  # `composerd.http.lingering` does that
     )
     await runner.setup()
     server = runner.server
@@ -220,6 +224,7 @@ async def _running(app: web.Application, settings: Settings) -> AsyncIterator[Se
     try:
         yield server
     finally:
+        await server.drain(max(settings.drain_timeout - 0.5, 0.1))
         await runner.cleanup()
         await stop(task)
 

@@ -6,7 +6,7 @@ import uuid
 
 import pytest
 
-from .conftest import COMPOSER, WORKER, Serve, Server, send, until_waiting
+from .conftest import COMPOSER, NOBODY, WORKER, Serve, Server, error, send, until_waiting
 
 
 async def answer(server: Server, request: bytes) -> tuple[int, dict[str, str], bytes]:
@@ -105,3 +105,106 @@ async def test_the_head_of_an_answer(server: Server, request_: bytes, connection
     assert len(raw) == 0 if request_.startswith(b"HEAD") else json.loads(body)["status"] == "OK"
     if connection == "keep-alive":
         assert raw[len(body) :].startswith(b"HTTP/1.0 200 OK")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "details"),
+    [
+        ("patch", f"{WORKER}/jobs/{NOBODY}", {"method": "patch", "problem": "PATCH"}),
+        ("Post", f"{COMPOSER}/jobs?x=1", {"method": "Post", "problem": "POST"}),
+        ("patch", f"{WORKER}/jobs", None),
+        ("patch", f"{WORKER}/nothing", None),
+        ("foo", f"{WORKER}/jobs", None),
+    ],
+)
+async def test_methods_are_case_sensitive(
+    server: Server, method: str, path: str, details: dict[str, str] | None
+) -> None:
+    """Error 12 names the method that is meant if it was sent in lower case, and would be allowed."""
+    body = b'{"result": 1}'
+    sent = f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+    status, headers, raw = await answer(server, sent)
+    refused = json.loads(raw)
+    assert (status, refused["id"], headers["Connection"]) == (405, "12", "close")
+    if details is not None:
+        details["problem"] = f"names of methods are case sensitive: send {details['problem']}"
+    assert refused.get("details") == details
+    assert NOBODY not in raw.decode()
+
+
+async def test_the_content_type_that_came(server: Server) -> None:
+    """Error 3 names the content type, or the encoding, that was sent."""
+    path = f"{COMPOSER}/jobs"
+    assert await error(server, "POST", path, b"{}", Content_Type="application/xml") == (
+        415,
+        3,
+        {"content_type": "application/xml"},
+    )
+    assert await error(server, "POST", path, b"{}", Content_Type="application/json; charset=latin1") == (
+        415,
+        3,
+        {"content_type": "application/json; charset=latin1"},
+    )
+    _, number, details = await error(server, "POST", path, b"{}", Content_Type="text/plain;charset=UTF-8")
+    assert (number, details["content_type"]) == (3, "text/plain;charset=UTF-8")
+    _, number, details = await error(
+        server, "POST", path, b"{}", Content_Type="application/json", Content_Encoding="gzip"
+    )
+    assert (number, details["content_encoding"]) == (3, "gzip")
+    _, _, raw = await answer(
+        server, b"POST " + path.encode() + HOST + b"Connection: close\r\nContent-Length: 2\r\n\r\n{}"
+    )
+    assert json.loads(raw)["details"] == {"problem": "there is no Content-Type"}
+
+
+@pytest.mark.parametrize(
+    ("path", "problem"),
+    [
+        (f"{WORKER}/jobs/", "there is a slash at the end: leave it away"),
+        (f"{COMPOSER}/jobs/{NOBODY}/", "there is a slash at the end: leave it away"),
+        (f"/{WORKER}/jobs", "there are two slashes in a row: send only one"),
+        (f"{WORKER}/jobs/{NOBODY}/artifacts//log", "there are two slashes in a row: send only one"),
+        (f"{WORKER}/nothing", None),
+    ],
+)
+async def test_slashes_that_are_too_much(server: Server, path: str, problem: str | None) -> None:
+    """Error 11 names the slash that is too much in a path."""
+    status, _, raw = await send(
+        server, "PUT" if "log" in path else "POST", path, b"{}", Content_Type="application/json"
+    )
+    refused = json.loads(raw)
+    assert (status, refused["id"]) == (404, "11")
+    assert refused.get("details") == (None if problem is None else {"field": "path", "problem": problem})
+
+
+@pytest.mark.parametrize("body", [b"0\r\n\r\n", b"2\r\n{}\r\n0\r\n\r\n"])
+@pytest.mark.parametrize("typed", [False, True])
+async def test_chunked_bodies_that_may_be_empty(server: Server, body: bytes, typed: bool) -> None:
+    """A release with an empty chunked body needs no content type; one that has a body does."""
+    await server.submit()
+    attempt = await server.ask()
+    assert attempt is not None
+    head = f"POST {attempt['location']}/release HTTP/1.1\r\nHost: x\r\nConnection: close\r\n".encode()
+    if typed:
+        head += b"Content-Type: application/json\r\n"
+    status, _, _ = await answer(server, head + b"Transfer-Encoding: chunked\r\n\r\n" + body)
+    assert status == (200 if typed or body.startswith(b"0") else 415)
+
+
+async def test_who_is_told_to_repeat(serve: Serve) -> None:
+    """Error 28 has `Retry-After` for GET and HEAD only: some clients repeat all that has it, without end."""
+    server = await serve("--max-waits", "1")
+    await server.submit()
+    attempt = await server.ask()
+    assert attempt is not None
+    waiting = asyncio.create_task(server.request("GET", f"{attempt['location']}?wait=20s"))
+    await until_waiting(server, 1)
+    path = f"{COMPOSER}/jobs/{attempt['id']}?wait=20s"
+    for method in ("GET", "HEAD"):
+        status, headers, _ = await send(server, method, path)
+        assert (status, headers["Retry-After"]) == (503, "1")
+    body = json.dumps({"types": ["other"], "arch": "a"}).encode()
+    status, headers, _ = await send(server, "POST", f"{WORKER}/jobs?wait=20s", body, Content_Type="application/json")
+    assert (status, headers.get("Retry-After")) == (503, None)
+    await server.finish(attempt)
+    await waiting

@@ -150,6 +150,18 @@ async def test_update_job(server: Server) -> None:
     assert (await server.job(job["id"]))["result"] == {"ok": True}
 
 
+@row(ON_WORKER, "UpdateJobWithPost")
+async def test_update_job_with_post(server: Server) -> None:
+    """A POST to the location of an attempt reports progress and finishes the job, as a PATCH does."""
+    job, attempt, token = await taken(server)
+    expected = (200, {"kind": "UpdateJobResponse", "href": attempt["location"], "id": token})
+    assert await server.request("POST", attempt["location"], {"partial": {"percent": 5}}) == expected
+    assert (await server.job(job["id"]))["partial"] == {"percent": 5}
+    assert await server.request("POST", attempt["location"], {"result": [1]}) == expected
+    ended = await server.job(job["id"])
+    assert (ended["state"], ended["result"]) == ("finished", [1])
+
+
 @row(ON_WORKER, "ReleaseJob")
 async def test_release_job(server: Server) -> None:
     """A released job is ready again, and no retry is counted."""

@@ -17,14 +17,14 @@ from composerd.errors import (
     AttemptCanceled,
     AttemptFinished,
     AttemptSuperseded,
-    ComposerdError,
     IncompleteUpload,
     ShorterUpload,
     TokenNotFound,
 )
 from composerd.http import schemas
 from composerd.http.arguments import artifact_name_of, segment, token_of
-from composerd.http.delivery import answer, close_after_answer
+from composerd.http.bodies import invite
+from composerd.http.delivery import answer
 from composerd.http.keys import ARTIFACTS, QUEUE, SETTINGS
 from composerd.http.openapi import BYTES, endpoint
 from composerd.http.pace import Pace
@@ -32,9 +32,6 @@ from composerd.http.paths import BASES, bases
 from composerd.http.request_context import client, known_job_id
 from composerd.models import Artifact, Attachment
 from composerd.queue import JobQueue, check_running
-
-_REST_WITHIN = 1.0
-"""Seconds that the rest of an upload may take to arrive after the upload has failed."""
 
 
 def add_routes(app: web.Application) -> None:
@@ -79,16 +76,13 @@ async def upload_job_artifact(request: web.Request) -> web.StreamResponse:
             announced = request.content_length or 0
             allowance.check(announced)
             files.space.check(announced)
-            try:
-                async with (
-                    files.upload(job_id, attempt.number, allowance) as upload,
-                    queue.uploads.while_running(token, job_id, client.get()),
-                ):
-                    await _receive(request, token, upload)
-                    artifact = await upload.complete(name)
-            except ComposerdError:
-                _close_soon(request)
-                raise
+            async with (
+                files.upload(job_id, attempt.number, allowance) as upload,
+                queue.uploads.while_running(token, job_id, client.get()),
+            ):
+                await invite(request)
+                await _receive(request, token, upload)
+                artifact = await upload.complete(name)
             if expected is not None and artifact.sha256 != expected:
                 await files.remove([artifact.location])
                 raise IncompleteUpload(expected_sha256=expected, received_sha256=artifact.sha256)
@@ -143,21 +137,6 @@ async def _receive(request: web.Request, token: UUID, upload: Upload) -> None:
         raise IncompleteUpload(problem=str(exc)) from None
     if request.content_length is not None and upload.size != request.content_length:
         raise IncompleteUpload(expected=request.content_length, received=upload.size)
-
-
-def _close_soon(request: web.Request) -> None:
-    """Let the connection be closed after the answer, and a moment later even if the rest of the body does not arrive.
-
-    aiohttp would wait for that for 10 s, and the client of an upload that was ended may send nothing.
-    """
-
-    def close() -> None:
-        if not request.content.is_eof():
-            request.protocol.force_close()
-
-    if not request.content.is_eof():
-        close_after_answer(request)
-        asyncio.get_running_loop().call_later(_REST_WITHIN, close)
 
 
 async def _attach(queue: JobQueue, files: Files, job_id: UUID, attachment: Attachment) -> None:

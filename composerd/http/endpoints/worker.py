@@ -1,4 +1,4 @@
-"""The worker API: requesting a job, renewing its lease, reporting its outcome. Uploads are in `artifacts`.
+"""The worker API without what needs a token: requesting a job, registering a worker. `attempts` has the rest.
 
 Its wire format is compatible with osbuild-composer's worker API.
 """
@@ -10,13 +10,12 @@ from uuid import UUID
 import msgspec
 from aiohttp import web
 
-from composerd.errors import AttemptSuperseded, InvalidContent, TokenNotFound, TypeNotAllowed
+from composerd.errors import InvalidContent, TypeNotAllowed
 from composerd.http import schemas
-from composerd.http.arguments import segment, token_of, wait_of
-from composerd.http.bodies import check_headers, decoded, discard_body, off_loop, read_body, read_json, take_turn
+from composerd.http.arguments import segment, wait_of
+from composerd.http.bodies import discard_body, read_json
 from composerd.http.delivery import Answer, answer, complete, encode, gone, hang_up, write
-from composerd.http.endpoints.artifact_lists import listed_artifacts
-from composerd.http.errors import InvalidTokenForStatus, InvalidWorkerId
+from composerd.http.errors import InvalidWorkerId
 from composerd.http.inspection import Wait
 from composerd.http.keys import ADMISSION, QUEUE, SETTINGS
 from composerd.http.openapi import endpoint
@@ -27,26 +26,13 @@ from composerd.models import AttemptState, Claimed, Worker
 from composerd.queue import PART, SMALL, Piece, Stored, keys_for, size_of
 
 _REQUEST_JOB = msgspec.json.Decoder(schemas.RequestJob)
-_UPDATE_JOB = msgspec.json.Decoder(schemas.UpdateJob)
 _POST_WORKERS = msgspec.json.Decoder(schemas.PostWorkers)
-_RELEASE_JOB = msgspec.json.Decoder(schemas.ReleaseJob)
-
-
-class _Result(msgspec.Struct):
-    job_error: msgspec.Raw = msgspec.Raw(b"null")
-
-
-_RESULT = msgspec.json.Decoder(_Result)
 
 
 def add_routes(app: web.Application) -> None:
-    """Add the routes of the worker API."""
+    """Add the routes."""
     base = app[BASES].worker
     app.router.add_post(f"{base}/jobs", request_job)
-    location = f"{base}/jobs/{segment('token')}"
-    app.router.add_get(location, get_job)
-    app.router.add_patch(location, update_job)
-    app.router.add_post(f"{location}/release", release_job)
     app.router.add_post(f"{base}/workers", post_workers)
     app.router.add_post(f"{base}/workers/{segment('worker_id')}/status", post_worker_status)
 
@@ -193,114 +179,6 @@ async def _hand_over_large(
 
 
 @endpoint(
-    "GetJob",
-    "Renew the lease, and ask whether to go on",
-    description="Renew the lease of the attempt. A worker calls this often enough while it works, and "
-    "stops when `canceled` is true.",
-    responses={200: ("Whether the job was canceled", schemas.JobStatus)},
-    query={
-        "wait": "Answer when the job is canceled or the attempt superseded, or after this wait; "
-        "at most a third of the server's heartbeat timeout"
-    },
-)
-async def get_job(request: web.Request) -> web.StreamResponse:
-    """Renew the lease of an attempt, and tell whether its job was canceled.
-
-    An attempt that was superseded gets `canceled: true` too, unless its worker has promised to confirm: such a worker
-    knows error 22 (`AttemptSuperseded`). Raises `TokenNotFound` for a finished attempt and an unknown token.
-    """
-    queue = request.app[QUEUE]
-    token = parse_uuid(request.match_info["token"])
-    if token is None:
-        raise InvalidTokenForStatus
-    wait = wait_of(request)
-    if wait is None:
-        attempt = await queue.touch(token)
-    else:
-        with Wait(request):
-            wait = min(wait, queue.options.heartbeat_timeout / 3)
-            attempt = await queue.wait_while_running(token, wait, client.get())
-    known_job_id.set(str(attempt.job_id))
-    if attempt.state is AttemptState.FINISHED:
-        raise TokenNotFound
-    if attempt.state is AttemptState.SUPERSEDED and attempt.confirm:
-        raise AttemptSuperseded
-    location = f"{bases.get().worker}/jobs/{token}"
-    canceled = attempt.state is not AttemptState.RUNNING
-    return answer(schemas.JobStatus(kind="JobStatus", href=location, id=str(token), canceled=canceled))
-
-
-@endpoint(
-    "UpdateJob",
-    "Finish the job with a result, or report progress",
-    description="Finish the job with a result, which fails it if it is an object with a `job_error`, or "
-    "report progress, which renews the lease.",
-    request=schemas.UpdateJob,
-    responses={200: ("Accepted", schemas.UpdatedJob)},
-)
-async def update_job(request: web.Request) -> web.StreamResponse:
-    """Accept the outcome of an attempt, or its progress.
-
-    An empty object is the result null, and a null beside the other counts as left out. Raises `InvalidContent` for any
-    other body with neither or both of `result` and `partial`, and for `artifacts` that are wrong or not with a result;
-    and what `JobQueue.finish` and `JobQueue.progress` raise.
-    """
-    queue = request.app[QUEUE]
-    token = token_of(request)
-    check_headers(request)
-    body = await read_body(request, queue.budgets.results)
-    await take_turn(request, body)
-    update = await decoded(body, _UPDATE_JOB)
-    if isinstance(update.partial, msgspec.Raw) and isinstance(update.result, msgspec.Raw):
-        if is_null(update.partial) == is_null(update.result):
-            raise InvalidContent(
-                field="partial", problem="must not be sent together with result: leave one of them out"
-            )
-        for name, value in (("result", update.result), ("partial", update.partial)):
-            if is_null(value):
-                setattr(update, name, msgspec.UNSET)
-    if isinstance(update.partial, msgspec.Raw):
-        if isinstance(update.artifacts, msgspec.Raw) and not is_null(update.artifacts):
-            raise InvalidContent(field="artifacts", problem="must be sent together with result")
-        await queue.progress(token, await off_loop(len(body), bytes, update.partial))
-    elif isinstance(update.result, msgspec.Raw):
-        artifacts = None
-        if isinstance(update.artifacts, msgspec.Raw):
-            artifacts = await listed_artifacts(update.artifacts, request.app[SETTINGS].max_artifacts)
-        result, failed = await off_loop(len(body), _outcome, update.result)
-        del body, update  # the result is a copy of its part of them
-        await queue.finish(token, result, failed=failed, artifacts=artifacts)
-    elif body.strip()[1:-1].strip():
-        raise InvalidContent(field="result", problem="either result or partial is required")
-    else:
-        await queue.finish(token, b"null", failed=False)  # older workers finish with an empty object
-    attempt_id = str(token)
-    location = f"{bases.get().worker}/jobs/{attempt_id}"
-    return answer(schemas.UpdatedJob(kind="UpdateJobResponse", href=location, id=attempt_id))
-
-
-@endpoint(
-    "ReleaseJob",
-    "Return the job to the queue without counting a retry",
-    description="Return the job to the queue, for another worker, without counting a retry.",
-    request=schemas.ReleaseJob,
-    responses={200: ("The job is in the queue again", schemas.UpdatedJob)},
-)
-async def release_job(request: web.Request) -> web.StreamResponse:
-    """Return the job of a running attempt to the queue.
-
-    The body may be missing. Raises what `JobQueue.release` raises.
-    """
-    queue = request.app[QUEUE]
-    token = token_of(request)
-    if request.body_exists:
-        await read_json(request, _RELEASE_JOB)
-    await queue.release(token)
-    location = f"{bases.get().worker}/jobs/{token}"
-    return answer(schemas.UpdatedJob(kind="UpdateJobResponse", href=location, id=str(token)))
-
-
-@endpoint(
     "postWorkers",
     "Register a worker",
     description="Get an id for a worker, under which the list of workers shows it.",
@@ -332,21 +210,3 @@ async def post_worker_status(request: web.Request) -> web.Response:
     await discard_body(request)
     await request.app[QUEUE].roster.check(worker_id, client.get())
     return web.Response()
-
-
-def is_null(value: msgspec.Raw) -> bool:
-    """Return True if a JSON value is null."""
-    return bytes(memoryview(value)[:5]) == b"null"
-
-
-def _outcome(result: msgspec.Raw) -> tuple[bytes, bool]:
-    copy = bytes(result)
-    return copy, has_job_error(copy)
-
-
-def has_job_error(result: bytes) -> bool:
-    """Return True if a result reports a failure: an object whose `job_error` is not null.
-
-    `result` is valid JSON. If the key is repeated, the last one counts.
-    """
-    return result[:1] == b"{" and bytes(_RESULT.decode(result).job_error) != b"null"
