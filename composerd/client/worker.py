@@ -49,6 +49,9 @@ _BAD_RESULT = frozenset({10, 19, 27, 41})
 It is not JSON, nested too deeply, too large, or the artifacts are not those that it lists.
 """
 
+_MOST_SLOTS = 1000
+"""The largest number of slots that a server accepts."""
+
 _ID_WAS_USED = 44
 """Number of the error for a `request_id` whose job has gone elsewhere since."""
 
@@ -195,10 +198,11 @@ class Worker:
             "types": list(self._handlers),
             "arch": self.arch,
             "worker_id": str(self.id),
-            "slots": self.concurrency,
             "request_id": str(request_id),
             "confirm": True,
         }
+        if self.concurrency <= _MOST_SLOTS:
+            body["slots"] = self.concurrency
         return await self._connection.request(
             "POST",
             f"{self._base}/jobs",

@@ -16,8 +16,9 @@ import pytest
 from aiohttp import web
 
 from composerd.client import ComposerClient, DamagedUpload, JobContext, ProxyAnswered, RequestFailed, Worker
+from composerd.client.repeating import Backoff
 
-from .conftest import Serve, Server
+from .conftest import Serve, Server, send
 from .http_relay import Relay, relaying
 from .test_cli import composerd, working
 from .test_shell_worker import keep_uploads
@@ -339,3 +340,81 @@ async def test_heartbeats_while_a_proxy_keeps_the_upload(serve: Serve) -> None:
         async with worker(relay, lambda job: job.upload("a", DATA)):
             ended = await server.job(job["id"], wait="30s")
     assert (ended["state"], ended["retries"]) == ("finished", 0)
+
+
+@pytest.mark.parametrize("said", [True, False])
+async def test_an_upload_of_which_only_a_part_arrives(server: Server, relay: Relay, *, said: bool) -> None:
+    """If only a part of an upload is stored, the job fails: the answer says what is stored, or else the result does."""
+
+    async def cut(request: web.Request) -> web.StreamResponse | None:
+        if request.method != "PUT":
+            return None
+        part = (await request.read())[: len(DATA) // 2]
+        status, headers, body = await send(server, "PUT", request.path, part)
+        assert status == 200
+        kept = ("X-Operation-Id", "Content-Digest") if said else ("X-Operation-Id",)
+        return web.Response(body=body if said else b"", headers={name: headers[name] for name in kept})
+
+    relay.hook = cut
+    job = await server.submit()
+    async with worker(relay, lambda job: job.upload("a", DATA)):
+        ended = await server.job(job["id"], wait="20s")
+    why = "DamagedUpload: the server has stored other bytes than were sent" if said else "The server refused the result"
+    assert (ended["state"], ended["retries"]) == ("failed", 0)
+    assert why in ended["result"]["job_error"]["reason"]
+
+
+async def test_an_upload_that_fails_in_an_unknown_way(server: Server, relay: Relay) -> None:
+    """A result lists no artifacts if the handler goes on although it is not known whether an upload was stored."""
+
+    async def forget(request: web.Request) -> web.StreamResponse | None:
+        if request.method != "PUT":
+            return None
+        await send(server, "PUT", request.path, await request.read())
+        return relay.page(502)
+
+    async def parts() -> AsyncIterator[bytes]:
+        yield b"x"
+
+    async def handler(job: JobContext) -> None:
+        with contextlib.suppress(ProxyAnswered):
+            await job.upload("a", parts())
+
+    relay.hook = forget
+    job = await server.submit()
+    async with worker(relay, handler):
+        ended = await server.job(job["id"], wait="20s")
+    assert ended["state"] == "finished"
+
+
+async def test_a_job_whose_answer_was_lost(server: Server, relay: Relay) -> None:
+    """A worker that gets a proxy's 502 instead of its job gets that job again at once, in the same attempt."""
+    lost: list[bytes] = []
+
+    async def lose(request: web.Request) -> web.StreamResponse | None:
+        if lost or not request.path.endswith("/jobs"):
+            return None
+        asked = await request.read()
+        lost.append((await send(server, "POST", request.path_qs, asked, Content_Type="application/json"))[2])
+        return relay.page(502)
+
+    relay.hook = lose
+    job = await server.submit()
+    async with worker(relay, lambda _job: 1):
+        ended = await server.job(job["id"], wait="5s")  # less than the time for the handover
+    location = json.loads(lost[0])["location"]
+    assert (ended["state"], ended["retries"]) == ("finished", 0)
+    assert {request.path for request in relay.requests if request.method == "PATCH"} == {location}
+
+
+async def test_the_end_of_patience_with_refusals() -> None:
+    """Refusals of a proxy are repeated only for a while, and other failures for as long as the patience."""
+    backoff = Backoff(refused_for=0.3)
+
+    async def fail(status: int, times: int) -> None:
+        for _ in range(times):
+            await backoff.failed(ProxyAnswered(status, "no", "nginx"))
+
+    with pytest.raises(ProxyAnswered):
+        await fail(403, 100)
+    await fail(502, 1)
