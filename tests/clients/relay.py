@@ -4,16 +4,18 @@ import asyncio
 import contextlib
 import re
 import socket
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Request:
-    """The head of a request, and which connection it came on."""
+    """The head of a request, which connection it came on, and when by the monotonic clock."""
 
     connection: int
     head: str
+    at: float
 
     @property
     def call(self) -> str:
@@ -98,7 +100,7 @@ class Relay:
     ) -> None:
         async for is_head, data in _pieces(client):
             if is_head:
-                request = Request(number, data.decode("latin-1"))
+                request = Request(number, data.decode("latin-1"), time.monotonic())
                 self.requests.append(request)
                 calls.append(request.call)
             elif self.sever is not None and calls[-1:] == [self.sever] and len(data) > 1000:

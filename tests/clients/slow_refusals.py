@@ -1,7 +1,7 @@
 """A slow upload that is refused before it has been read.
 
 This takes half a minute for each worker, and is therefore not among the tests that are run by default. Run it with
-`pytest -n 20 tests/clients/slow_refusals.py`: the workers mostly sleep.
+`pytest -n 20 -rP tests/clients/slow_refusals.py`: the workers mostly sleep. Each test prints when the worker saw it.
 """
 
 import os
@@ -35,4 +35,7 @@ async def test_a_slow_upload_that_is_refused(
     assert ended["state"] == "failed", "the worker did not see the refusal"
     assert ended["result"]["job_error"]["reason"] == "upload: error 25, Artifact too large"
     # A worker that did not see the refusal at first has sent the upload again.
-    assert [request.call for request in relay.requests].count("PUT output") == 1
+    calls = [request.call for request in relay.requests]
+    assert calls.count("PUT output") == 1
+    began = calls.index("PUT output")
+    print(f"{client.file} saw the refusal after {relay.requests[began + 1].at - relay.requests[began].at:.0f} s")  # noqa: T201

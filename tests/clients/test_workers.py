@@ -55,6 +55,7 @@ CLIENTS = [
     Client("node_fetch_worker.mjs", ("node",), "nodejs"),
     Client("node_http_worker.mjs", ("node",), "nodejs"),
     Client("HttpClientWorker.java", ("java",), "default-jdk-headless"),
+    Client("HttpUrlConnectionWorker.java", ("java",), "default-jdk-headless"),
     Client("net_http_worker.rb", ("ruby",), "ruby"),
     Client("lwp_worker.pl", ("perl",), "libwww-perl"),
     Client("http_tiny_worker.pl", ("perl",), "perl"),
