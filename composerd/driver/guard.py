@@ -188,7 +188,10 @@ class Guard(Driver):
         return self._call("attach", by_token(self.driver, self.driver.attach, attachments), attachments)
 
     def finish(self, outcomes: Sequence[Outcome]) -> Call[Batch[Finished]]:
-        return self._call("finish", listed.finish(self.driver, outcomes), outcomes)
+        driver = self.driver
+        compares = driver.capabilities.compares_artifacts
+        call = by_token(driver, driver.finish, outcomes) if compares else listed.finish(driver, outcomes)
+        return self._call("finish", call, outcomes)
 
     def release(self, tokens: Sequence[UUID]) -> Call[Batch[Attempt]]:
         return self._call("release", by_token(self.driver, self.driver.release, tokens), tokens)

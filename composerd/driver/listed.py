@@ -10,12 +10,12 @@ from composerd.models import AttemptState, Finished, Outcome, Touch, Verdict
 
 
 async def finish(driver: Driver, outcomes: Sequence[Outcome]) -> Batch[Finished]:
-    """Call `finish` of any driver, and compare the artifacts that outcomes list if the driver does not.
+    """Call `finish` of a driver that ignores the artifacts that outcomes list, and compare them before.
 
-    Such a driver is asked for the files first, so a file that is attached before it finishes the attempt is published
+    The driver is asked for the files first, so a file that is attached before it finishes the attempt is published
     unlisted: the comparison is not atomic.
     """
-    if driver.capabilities.compares_artifacts or all(one.artifacts is None for one in outcomes):
+    if all(one.artifacts is None for one in outcomes):
         return await by_token(driver, driver.finish, outcomes)
     refused = await _differing(driver, outcomes)
     passed_on = [one for nth, one in enumerate(outcomes) if nth not in refused]

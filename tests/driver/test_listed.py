@@ -90,7 +90,7 @@ async def test_a_repetition_is_accepted_whatever_it_lists(driver: Guard) -> None
 
 
 async def test_nothing_is_asked_without_a_list() -> None:
-    """A call without lists is one call of the driver, as is one with lists of a driver that compares them."""
+    """A call without lists is one call of the driver."""
     calls: list[str] = []
     driver = Earlier()
     guarded = Guard(driver, lambda method, _seconds, _raised: calls.append(method))

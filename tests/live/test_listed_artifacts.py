@@ -139,7 +139,7 @@ async def test_uploads_and_results_that_race(serve: Serve, newest_postgres: Thro
         assert (await send(first, "GET", f"{COMPOSER}/jobs/{job['id']}/artifacts/a"))[2] == b"hello"
 
 
-async def test_an_upload_of_unknown_length(listing: Server) -> None:
+async def test_an_upload_of_unknown_length(listing: Server, tmp_path: Path) -> None:
     """It replaces a file that is not longer, and a longer one only with a digest; a known length replaces any."""
     job, attempt = await taken(listing)
     path = attempt["artifact_location"] + "a"
@@ -153,6 +153,7 @@ async def test_an_upload_of_unknown_length(listing: Server) -> None:
     assert (await send(listing, "PUT", path, chunks(b"ab"), Content_Digest=digest))[0] == 200
     assert (await send(listing, "PUT", path, b"a"))[0] == 200
     assert (await finish(listing, attempt, [{"name": "a", "size": 1}]))[0] == 200
+    assert len([*(tmp_path / "files").rglob("*/*/*")]) == 1  # nothing is left of the others
     assert (await send(listing, "GET", f"{COMPOSER}/jobs/{job['id']}/artifacts/a"))[2] == b"a"
 
 
