@@ -18,7 +18,7 @@ NEWEST = [*POSTGRES][-1]
 MOST_PROCESSES = 4
 """Largest number of processes that `--numprocesses=auto` starts: with more, the tests take hardly less time."""
 
-TOGETHER = ("tests/drivers/test_broken.py", "tests/drivers/postgres/test_plans.py")
+TOGETHER = ("tests/drivers/test_broken.py", "tests/drivers/postgres/test_plans.py", "tests/proxies/test_probe.py")
 """Modules whose tests share something that is slow to create, so that one process runs all of them."""
 
 
@@ -150,7 +150,7 @@ def bash() -> str:
     return _program("bash", "bash")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def installed() -> Callable[[str, str, str], str]:
     """Return a function that returns the path of a program: it takes its package, its name and its file."""
     return _program

@@ -49,7 +49,15 @@ class Server(NamedTuple):
 
 def server_option(command: F) -> F:
     """Add the options that name the server to a command, and pass it a `Server` as `server`."""
+    return _with_server(command, (_SERVER_OPTION, *_FILE_OPTIONS))
 
+
+def server_argument(command: F) -> F:
+    """Add an argument that names the server, and the options for its files; pass them on as `server_option` does."""
+    return _with_server(command, (click.argument("server", metavar="URL"), *_FILE_OPTIONS))
+
+
+def _with_server(command: F, options: Sequence[Callable[[Any], Any]]) -> F:
     @functools.wraps(command)
     def with_server(*args: Any, server: str, **options: Any) -> Any:
         names = ("ca_file", "cert_file", "key_file")
@@ -57,7 +65,7 @@ def server_option(command: F) -> F:
         files = {name: path for name, path in given.items() if path is not None}
         return command(*args, server=Server(server, files), **options)
 
-    for option in reversed(_SERVER_OPTIONS):
+    for option in reversed(options):
         option(with_server)
     return cast("F", with_server)
 
@@ -69,15 +77,15 @@ def _file_option(name: str, help: str) -> Callable[[F], F]:
     )
 
 
-_SERVER_OPTIONS = (
-    click.option(
-        "--server",
-        envvar="COMPOSERD_SERVER",
-        default=DEFAULT_SERVER,
-        show_default=True,
-        metavar="URL",
-        help="Server: http://HOST:PORT, https://HOST/PREFIX or unix:/path. Environment: COMPOSERD_SERVER.",
-    ),
+_SERVER_OPTION = click.option(
+    "--server",
+    envvar="COMPOSERD_SERVER",
+    default=DEFAULT_SERVER,
+    show_default=True,
+    metavar="URL",
+    help="Server: http://HOST:PORT, https://HOST/PREFIX or unix:/path. Environment: COMPOSERD_SERVER.",
+)
+_FILE_OPTIONS = (
     _file_option("ca_file", "For https: PEM file of the CA that signed the server's certificate"),
     _file_option("cert_file", "For https: PEM file of the client certificate"),
     _file_option("key_file", "For https: PEM file of the client certificate's key"),

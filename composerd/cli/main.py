@@ -22,6 +22,7 @@ _COMMANDS = {
     "why": "composerd.cli.jobs",
     "artifacts": "composerd.cli.jobs",
     "worker": "composerd.cli.worker",
+    "probe": "composerd.cli.probe",
     "drivers": "composerd.cli.drivers",
     "migrate": "composerd.cli.storage",
     "storage": "composerd.cli.storage",

@@ -136,16 +136,25 @@ def proxy_answer(
     return ProxyAnswered(status, f"{status} from a proxy{shown}, not from composerd: {advice}", name)
 
 
-def _sender(headers: Mapping[str, str], body: bytes) -> tuple[_Proxy, str]:
-    """Return the proxy that has sent an answer, and its name: empty if nothing tells."""
-    server = headers.get("Server", "")
-    words = _WORD.findall(server)[:1] + _WORD.findall(headers.get("Via", ""))
+def known_proxy(headers: Mapping[str, str], body: bytes) -> str:
+    """Return the name of a known proxy that has sent an answer or passed it on; empty if nothing tells."""
+    proxy = _known(headers, body)
+    return "" if proxy is None else proxy.name
+
+
+def _known(headers: Mapping[str, str], body: bytes) -> _Proxy | None:
+    words = _WORD.findall(headers.get("Server", ""))[:1] + _WORD.findall(headers.get("Via", ""))
     words += [word for header, word in _HEADERS.items() if header in headers]
     words += [word for page, word in _PAGES if page.search(body, 0, 1024)]
-    for word in words:
-        if (proxy := _PROXIES.get(word.lower())) is not None:
-            return proxy, proxy.name
-    name = "".join(one for one in server if one.isprintable())[:_LONGEST_NAME]
+    return next((_PROXIES[word.lower()] for word in words if word.lower() in _PROXIES), None)
+
+
+def _sender(headers: Mapping[str, str], body: bytes) -> tuple[_Proxy, str]:
+    """Return the proxy that has sent an answer, and its name: empty if nothing tells."""
+    proxy = _known(headers, body)
+    if proxy is not None:
+        return proxy, proxy.name
+    name = "".join(one for one in headers.get("Server", "") if one.isprintable())[:_LONGEST_NAME]
     return _Proxy(name), name
 
 

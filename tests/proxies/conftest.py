@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 
 from ..live.conftest import LOOPBACK, Server, no_process_left, serve
-from .kinds import Proxy
+from .kinds import RIGHT, Proxy
 
 __all__ = ["no_process_left", "serve"]
 
@@ -55,24 +55,30 @@ class Running:
 Run = Callable[..., Awaitable[Running]]
 
 
-@pytest.fixture
-def directory() -> Iterator[Path]:
-    """Create a directory for proxies that give up root; pytest's own are for one user."""
-    made = Path(tempfile.mkdtemp(prefix="composerd-proxies-"))
-    made.chmod(0o755)
+@pytest.fixture(scope="module")
+def directory(installed: Callable[[str, str, str], str]) -> Iterator[Path]:
+    """Create a directory for the files of proxies. If a proxy is not installed, skip the test, or fail it in CI."""
+    for proxy in RIGHT.values():
+        installed(proxy.package, proxy.name, proxy.program)
+    made = create()
     yield made
     shutil.rmtree(made)
 
 
-@pytest.fixture
-async def run(directory: Path, installed: Callable[[str, str, str], str]) -> AsyncIterator[Run]:
-    """Return a function that starts a proxy in front of a server and returns when it answers."""
+def create(parent: Path | None = None) -> Path:
+    """Create a directory that everybody may read: proxies give up root."""
+    made = Path(tempfile.mkdtemp(prefix="composerd-proxies-", dir=parent))
+    made.chmod(0o755)
+    return made
+
+
+@contextlib.asynccontextmanager
+async def starting(directory: Path) -> AsyncIterator[Run]:
+    """Yield a function that starts a proxy in front of a server and returns when it answers; they stop at the end."""
     running: list[Running] = []
 
     async def start(proxy: Proxy, server: Server | tuple[str, int], address: str = LOOPBACK) -> Running:
-        installed(proxy.package, proxy.name, proxy.program)
-        scratch = directory / f"{proxy.name}-{len(running)}"
-        scratch.mkdir()
+        scratch = create(directory)
         port = free_port(address)
         upstream = server.address if isinstance(server, Server) else server
         with (scratch / "log").open("wb") as log:
@@ -89,8 +95,17 @@ async def run(directory: Path, installed: Callable[[str, str, str], str]) -> Asy
         await until_listening(one, process)
         return one
 
-    yield start
-    await asyncio.gather(*(one.close() for one in running))
+    try:
+        yield start
+    finally:
+        await asyncio.gather(*(one.close() for one in running))
+
+
+@pytest.fixture
+async def run(directory: Path) -> AsyncIterator[Run]:
+    """Return the function of `starting`."""
+    async with starting(directory) as start:
+        yield start
 
 
 async def until_listening(proxy: Running, process: asyncio.subprocess.Process) -> None:

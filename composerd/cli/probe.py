@@ -1,0 +1,52 @@
+"""`composerd probe`: tries a server from outside, through whatever is between."""
+
+import sys
+
+import click
+import msgspec
+
+from composerd.cli.console import Server, json_option, print_json, run, say, server_argument
+from composerd.cli.errors import FAILED, WRONG, Failure
+from composerd.probe import Finding, Options, Target
+from composerd.probe import probe as run_checks
+from composerd.units import parse_duration, parse_size
+
+
+@click.command(epilog="Example: composerd probe https://composer.example.com --wait 10m")
+@click.option("--wait", "wait", default="70s", show_default=True, metavar="DURATION", help="Duration of the long wait.")
+@click.option(
+    "--waiters",
+    type=click.IntRange(1, 20_000),
+    default=300,
+    show_default=True,
+    metavar="N",
+    help="Number of workers that wait at the same time.",
+)
+@click.option("--size", default="8MiB", show_default=True, metavar="SIZE", help="Size of each slow upload.")
+@server_argument
+@json_option
+def probe(wait: str, waiters: int, size: str, server: Server, as_json: bool) -> None:
+    """Try the server at URL from outside, through the proxies in between, and print what to change there.
+
+    It submits jobs of types that nobody else has, and removes them at the end. Exits with 1 if something is wrong.
+    """
+    try:
+        options = Options(parse_duration(wait), waiters, parse_size(size))
+    except ValueError as exc:
+        raise Failure(str(exc), WRONG) from exc
+    found: list[Finding] = []
+
+    def report(finding: Finding) -> None:
+        found.append(finding)
+        if not as_json:
+            say(f"{finding.outcome.value:6}{finding.check}: {finding.seen}")
+            if finding.change:
+                say(f"      {finding.change}")
+
+    async def check() -> bool:
+        return await run_checks(Target(server.url, server.files), options, report)
+
+    right = run(check())
+    if as_json:
+        print_json(msgspec.json.encode(found))
+    sys.exit(0 if right else FAILED)

@@ -1,0 +1,75 @@
+"""The order of the checks. Jobs of the probe are removed at its end, however it ends."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import NamedTuple
+
+from composerd.client.errors import ServerUnreachable
+from composerd.probe import answers, findings, uploads, waiting
+from composerd.probe.findings import Finding, Outcome
+from composerd.probe.target import Target, Unexpected
+
+
+class Options(NamedTuple):
+    """How much a probe does."""
+
+    wait: float
+    """Seconds of the long wait."""
+    waiters: int
+    """Number of workers that wait at the same time."""
+    size: int
+    """Bytes of each slow upload."""
+
+
+async def probe(target: Target, options: Options, report: Callable[[Finding], None]) -> bool:
+    """Run all checks, report each finding when it is there, and return True if nothing is wrong.
+
+    Raises `ServerUnreachable` if there is nothing at the URL.
+    """
+    found = True
+
+    def add(finding: Finding) -> None:
+        nonlocal found
+        found = found and finding.outcome is not Outcome.WRONG
+        report(finding)
+
+    async def run(name: str, check: AsyncIterator[Finding]) -> None:
+        try:
+            async for finding in check:
+                add(finding)
+        except (Unexpected, ServerUnreachable, ConnectionError) as exc:
+            add(Finding(name, Outcome.WRONG, str(exc) or "the connection was closed", findings.OURS.general))
+
+    await answers.recognise(target)
+    await run("the answers are composerd's", _one(answers.whose, target))
+    if not found:
+        return False
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(run("a long wait", _one(waiting.long_wait, target, options.wait)))
+            tasks.create_task(run("a wait that says no time", _one(waiting.bounded_wait, target, options.wait)))
+            slow = tasks.create_task(run("slow uploads", uploads.slow(target, options.size)))
+            await run("workers that leave", waiting.leaving(target))
+            for check in (answers.prefix, answers.keep_alive, answers.repeats, waiting.equal_waits):
+                await run(check.__name__, _one(check, target))
+            for check in (uploads.large_body, uploads.expecting):
+                await run(check.__name__, _one(check, target))
+            await run("cut uploads", uploads.cut(target))
+            await slow  # many workers may take all that a proxy has
+            await run("many workers", waiting.many(target, options.waiters))
+    finally:
+        left = await asyncio.shield(target.remove_jobs())
+    if left:
+        add(
+            Finding(
+                "the probe removes its jobs",
+                Outcome.WRONG,
+                f"{left} may be left",
+                "delete those of types composerd-probe-…",
+            )
+        )
+    return found
+
+
+async def _one(check: Callable[..., object], *arguments: object) -> AsyncIterator[Finding]:
+    yield await check(*arguments)  # type: ignore[misc]

@@ -1,0 +1,164 @@
+"""The server that is probed: requests to it, jobs of types that nobody else has, and their removal."""
+
+import asyncio
+import contextlib
+import json
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from yarl import URL
+
+from composerd.client.address import Address, tls_context
+from composerd.client.errors import ServerUnreachable
+from composerd.client.proxies import REQUEST_ID_HEADER, known_proxy, proxy_answer
+from composerd.probe.wire import Answer, Cut, Wire, ending
+
+WORKER = "/api/worker/v1"
+COMPOSER = "/api/composer/v1"
+
+ARCH = "probe"
+
+JSON = {"Content-Type": "application/json"}
+
+_ANSWER_WITHIN = 20.0
+"""Seconds that an answer may take that needs no wait."""
+
+_AT_ONCE = 10
+"""Number of requests with which jobs are removed at the same time."""
+
+
+class Unexpected(Exception):
+    """An answer with which a check cannot go on."""
+
+
+class Target:
+    """A server, and what is in front of it."""
+
+    def __init__(self, server: str, files: Mapping[str, str]) -> None:
+        """Take the URL and the files for TLS. Raises `ValueError` if one of them is invalid."""
+        self.server = server
+        self._address = Address(server)
+        named = {name: files.get(name) for name in ("ca_file", "cert_file", "key_file")}
+        self._tls = tls_context(**named) if self._address.https else None
+        self.proxy = ""
+        """The name of the proxy in between, once an answer has told it."""
+        self._types = f"composerd-probe-{uuid.uuid4().hex[:12]}"
+        self._jobs: dict[str, None] = {}
+
+    def type(self, purpose: str) -> str:
+        """Return a job type that only this probe has."""
+        return f"{self._types}-{purpose}"
+
+    def url(self, path: str) -> URL:
+        """Return the URL of a path."""
+        return self._address.url(path)
+
+    async def open(self) -> Wire:
+        """Connect. Raises `ServerUnreachable`."""
+        try:
+            return await Wire.open(self.url("/"), self._tls, self._address.socket_path)
+        except (OSError, TimeoutError) as exc:
+            reason = getattr(exc, "strerror", None) or str(exc) or "no answer in time"
+            raise ServerUnreachable(f"{self.server} cannot be reached: {reason}") from exc
+
+    def look(self, answer: Answer) -> Answer:
+        """Take note of the proxy that an answer names, and return the answer."""
+        self.proxy = self.proxy or known_proxy(answer.headers, answer.body)
+        return answer
+
+    async def call(self, method: str, path: str, value: Any = None, *, within: float = _ANSWER_WITHIN) -> Answer:
+        """Send a request with a JSON body, or none, on a connection of its own, and return the answer.
+
+        Raises `Unexpected` if there is none within the time.
+        """
+        wire = await self.open()
+        try:
+            body = b"" if value is None else json.dumps(value).encode()
+            async with asyncio.timeout(within):
+                await wire.send(method, self.url(path), body, JSON if body else {})
+                return self.look(await wire.answer(method))
+        except (Cut, ConnectionError) as exc:
+            raise Unexpected(f"{method} {_shown(path)}: the other side {ending(exc)}") from exc
+        except TimeoutError as exc:
+            raise Unexpected(f"{method} {_shown(path)}: no answer within {within:g} s") from exc
+        finally:
+            await wire.close()
+
+    async def must(self, method: str, path: str, value: Any = None) -> Any:
+        """Send a request as `call` does, and return the decoded answer. Raises `Unexpected` if it was refused."""
+        answer = await self.call(method, path, value)
+        if answer.status >= 300 or not ours(answer):
+            raise Unexpected(f"{method} {_shown(path)}: {described(answer)}")
+        return decoded(answer)
+
+    async def submit(self, type: str, **fields: Any) -> str:
+        """Submit a job, and return its id. It is removed at the end."""
+        job = await self.must("POST", f"{COMPOSER}/jobs", {"type": type, "retention": "1h", **fields})
+        self._jobs[job["id"]] = None
+        return str(job["id"])
+
+    async def state(self, job_id: str) -> str:
+        """Return the state of a job."""
+        return str((await self.must("GET", f"{COMPOSER}/jobs/{job_id}"))["state"])
+
+    async def attempt(self, type: str) -> tuple[str, dict[str, Any]]:
+        """Submit a job and request it. Return its id and the answer; it is not confirmed yet."""
+        job_id = await self.submit(type)
+        wanted = {"types": [type], "arch": ARCH, "confirm": True}
+        answer = await self.must("POST", f"{WORKER}/jobs?wait=10s", wanted)
+        if not isinstance(answer, dict) or answer.get("id") != job_id:
+            raise Unexpected("a request for a job did not get the job that was there")
+        return job_id, answer
+
+    async def remove_jobs(self) -> int:
+        """Cancel and delete the jobs of the probe. Return how many may be left."""
+        turns = asyncio.Semaphore(_AT_ONCE)
+
+        async def remove(job_id: str) -> None:
+            async with turns:
+                with contextlib.suppress(Unexpected, ServerUnreachable):
+                    await self.call("POST", f"{COMPOSER}/jobs/{job_id}/cancel", {})
+                    answer = await self.call("DELETE", f"{COMPOSER}/jobs/{job_id}")
+                    if answer.status in (204, 404):
+                        self._jobs.pop(job_id)
+
+        async with asyncio.TaskGroup() as tasks:
+            for job_id in self._jobs:
+                tasks.create_task(remove(job_id))
+        return len(self._jobs)
+
+
+def ours(answer: Answer) -> bool:
+    """Return True if an answer is composerd's."""
+    return REQUEST_ID_HEADER in answer.headers
+
+
+def decoded(answer: Answer) -> Any:
+    """Return the JSON of an answer; None if it is not JSON."""
+    with contextlib.suppress(ValueError, RecursionError):
+        return json.loads(answer.body)
+    return None
+
+
+def described(answer: Answer) -> str:
+    """Return the status of an answer, who has sent it, and the reason if the server gives one."""
+    if not ours(answer):
+        return _said(answer)[0]
+    error = decoded(answer)
+    reason = error.get("reason", "") if isinstance(error, dict) else ""
+    return f"{answer.status} from composerd" + (f": {reason}" if reason else "")
+
+
+def advised(answer: Answer) -> str:
+    """Return what to change after an answer that is not the server's."""
+    return _said(answer)[2]
+
+
+def _said(answer: Answer) -> tuple[str, str, str]:
+    return proxy_answer(answer.status, answer.headers, answer.body, "GET").reason.partition(": ")
+
+
+def _shown(path: str) -> str:
+    """Return the shape of a path, without ids and tokens."""
+    return "/".join("…" if len(part) == 36 else part for part in path.partition("?")[0].split("/"))

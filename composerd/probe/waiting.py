@@ -1,0 +1,177 @@
+"""Checks of requests that wait: leaving one, long ones, many, and equal ones."""
+
+import asyncio
+import json
+import time
+import uuid
+from collections.abc import AsyncIterator
+
+from composerd.client.errors import ServerUnreachable
+from composerd.probe import findings
+from composerd.probe.findings import Finding, Outcome, wrong
+from composerd.probe.target import ARCH, COMPOSER, JSON, WORKER, Target, Unexpected, described, ours
+from composerd.probe.wire import Cut, Wire
+
+_LEAVES = 3
+"""Number of workers that leave in each way: some proxies notice it only sometimes."""
+
+_NOTICED_WITHIN = 1.0
+"""Seconds that a server may take to notice that a worker has left."""
+
+_CAPACITY_WAIT = 10.0
+"""Seconds that each of many workers waits."""
+
+_HEARTBEAT_WITHIN = 5.0
+"""Seconds that a heartbeat may take while many workers wait."""
+
+_EQUAL_WAIT = 2.0
+
+
+async def _ask(target: Target, query: str, **fields: str) -> Wire:
+    """Request a job, and return the connection on which the answer will come."""
+    wire = await target.open()
+    body = json.dumps({"types": [fields.pop("type")], "arch": ARCH, **fields}).encode()
+    await wire.send("POST", target.url(f"{WORKER}/jobs{query}"), body, JSON)
+    return wire
+
+
+async def leaving(target: Target) -> AsyncIterator[Finding]:
+    """Leave waits with a close and with a reset, then see who gets the next job."""
+    for how, ending in (("closes its connection", Wire.close), ("resets its connection", Wire.reset)):
+        eaten = sum(await asyncio.gather(*(_is_eaten(target, ending is Wire.reset) for _ in range(_LEAVES))))
+        check = f"a waiting worker {how}"
+        if eaten:
+            seen = f"the server did not notice: {eaten} of {_LEAVES} jobs were handed over to nobody"
+            yield wrong(check, seen, findings.LEAVE, target.proxy)
+        else:
+            yield Finding(check, Outcome.OK, "the server noticed")
+
+
+async def _is_eaten(target: Target, reset: bool) -> bool:
+    """Leave a wait, then submit a job. Return True if the job was handed over all the same."""
+    worker_id = str(uuid.uuid4())
+    type = target.type(f"leave-{worker_id[:8]}")
+    wire = await _ask(target, "?wait=60s", type=type, worker_id=worker_id)
+    await _until_seen(target, worker_id)
+    if reset:
+        wire.reset()
+    else:
+        await wire.close()
+    await asyncio.sleep(_NOTICED_WITHIN)
+    job_id = await target.submit(type)
+    await asyncio.sleep(0.2)
+    return await target.state(job_id) != "ready"
+
+
+async def _until_seen(target: Target, worker_id: str) -> None:
+    """Wait until the server lists a worker, so that its request has arrived; at most 5 s."""
+    for _ in range(25):
+        listed = await target.must("GET", f"{COMPOSER}/workers?limit=100")
+        if any(worker["id"] == worker_id for worker in listed["items"]):
+            return
+        await asyncio.sleep(0.2)
+
+
+async def long_wait(target: Target, seconds: float) -> Finding:
+    """Wait for as long as is wanted, and see whether the answer is the server's."""
+    check = f"a wait of {seconds:g} s"
+    began = time.monotonic()
+    problem = await _waited(target, f"?wait={round(seconds)}s", seconds + 15)
+    after = time.monotonic() - began
+    if problem is None:
+        early = ", which was the server's own decision" if after < seconds - 1 else ""
+        return Finding(check, Outcome.OK, f"ended by the server after {after:.1f} s{early}")
+    return wrong(check, f"after {after:.1f} s: {problem}", findings.WAIT, target.proxy)
+
+
+async def bounded_wait(target: Target, seconds: float) -> Finding:
+    """Wait without saying how long, and see whether the server ends that before something in between does."""
+    check = "a wait that says no time"
+    began = time.monotonic()
+    problem = await _waited(target, "", seconds)
+    after = time.monotonic() - began
+    if problem is None:
+        return Finding(check, Outcome.OK, f"ended by the server after {after:.1f} s")
+    if after >= seconds:
+        return Finding(check, Outcome.OK, f"not ended within {after:.0f} s")
+    return wrong(check, f"after {after:.1f} s: {problem}", findings.BOUNDED, target.proxy)
+
+
+async def _waited(target: Target, query: str, within: float) -> str | None:
+    """Wait for a job that does not come. Return what was wrong with the answer, or None."""
+    wire = await _ask(target, query, type=target.type("long"))
+    try:
+        async with asyncio.timeout(within):
+            answer = target.look(await wire.answer("POST"))
+    except Cut as exc:
+        return f"the other side {exc}"
+    except TimeoutError:
+        return "no answer"
+    finally:
+        await wire.close()
+    return None if answer.status == 204 and ours(answer) else described(answer)
+
+
+async def many(target: Target, count: int) -> AsyncIterator[Finding]:
+    """Let many workers wait at the same time, and send heartbeats meanwhile."""
+    check = f"{count} workers wait at the same time"
+    _, attempt = await target.attempt(target.type("heartbeat"))
+    await target.must("GET", attempt["location"])
+    opening = asyncio.Semaphore(50)
+    type = target.type("many")
+
+    async def one() -> str:
+        """Return an empty text if the server has answered in time, else what happened."""
+        try:
+            async with opening:
+                wire = await _ask(target, f"?wait={_CAPACITY_WAIT:g}s", type=type)
+        except (ServerUnreachable, ConnectionError) as exc:
+            return f"not connected: {exc}"
+        try:
+            async with asyncio.timeout(_CAPACITY_WAIT + 5):
+                answer = target.look(await wire.answer("POST"))
+        except Cut as exc:
+            return f"the other side {exc}"
+        except TimeoutError:
+            return "no answer in time"
+        finally:
+            await wire.close()
+        return "" if answer.status == 204 and ours(answer) else described(answer)
+
+    waits = [asyncio.create_task(one()) for _ in range(count)]
+    await asyncio.sleep(_CAPACITY_WAIT / 3)
+    slowest, missed = 0.0, 0
+    for _ in range(3):
+        began = time.monotonic()
+        try:
+            answer = await target.call("GET", attempt["location"], within=_HEARTBEAT_WITHIN)
+            missed += answer.status != 200
+        except (Unexpected, ServerUnreachable):
+            missed += 1
+        slowest = max(slowest, time.monotonic() - began)
+    problems = [problem for problem in await asyncio.gather(*waits) if problem]
+    if problems:
+        seen = f"{count - len(problems)} did; {problems[0]}"
+        yield wrong(check, seen, findings.CAPACITY, target.proxy)
+    else:
+        yield Finding(check, Outcome.OK, "all do")
+    check = f"heartbeats while {count} workers wait"
+    if missed:
+        seen = f"{missed} of 3 were not answered within {_HEARTBEAT_WITHIN:g} s"
+        yield wrong(check, seen, findings.CAPACITY, target.proxy)
+    else:
+        yield Finding(check, Outcome.OK, f"answered within {slowest:.2f} s")
+
+
+async def equal_waits(target: Target) -> Finding:
+    """Wait for the same job three times at the same time: a cache may let one request wait for another."""
+    check = "three equal waits for a job"
+    job_id = await target.submit(target.type("equal"))
+    began = time.monotonic()
+    path = f"{COMPOSER}/jobs/{job_id}?wait={_EQUAL_WAIT:g}s"
+    await asyncio.gather(*(target.must("GET", path) for _ in range(3)))
+    after = time.monotonic() - began
+    if after > 1.8 * _EQUAL_WAIT:
+        seen = f"answered one after the other: in {after:.1f} s instead of {_EQUAL_WAIT:g} s"
+        return wrong(check, seen, findings.SERIAL, target.proxy)
+    return Finding(check, Outcome.OK, f"answered together, after {after:.1f} s")

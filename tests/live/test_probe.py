@@ -1,0 +1,68 @@
+"""The command `composerd probe` without a proxy, below a prefix, and at something that is not composerd."""
+
+import json
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from .conftest import COMPOSER, Serve
+from .test_cli import composerd
+
+QUICK = ("--wait", "2s", "--waiters", "20", "--size", "1MiB")
+FAST = ("--handover-timeout", "1s", "--sweep-interval", "1s")
+
+
+@pytest.mark.row("Commands", "composerd probe")
+async def test_probe(serve: Serve) -> None:
+    """A probe of a server finds nothing wrong, prints a line for each check, and leaves no job."""
+    server = await serve(*FAST)
+    probed = await composerd("probe", server.url, *QUICK)
+    assert (probed.code, probed.err) == (0, "")
+    lines = probed.out.splitlines()
+    assert len(lines) == 17
+    assert all(line.startswith("ok    ") for line in lines)
+    assert (await server.request("GET", f"{COMPOSER}/jobs"))[1]["items"] == []
+
+
+async def test_probe_below_a_base_path(serve: Serve) -> None:
+    """A probe of a server with a base path finds nothing wrong below it, and nothing of composerd beside it."""
+    server = await serve(*FAST, "--base-path", "/builds")
+    probed = await composerd("probe", f"{server.url}/builds", *QUICK)
+    assert probed.code == 0, probed.out
+    assert "ok    paths in answers: begin with /builds/api/worker/v1/" in probed.out
+    probed = await composerd("probe", server.url, *QUICK)
+    assert probed.code == 1
+    assert "wrong the answers are composerd's: GET /api/worker/v1/status: 404 from composerd" in probed.out
+
+
+async def test_probe_of_something_else() -> None:
+    """A probe of a server that is not composerd says so, and who it is."""
+
+    async def page(_: web.Request) -> web.Response:
+        return web.Response(text="Welcome", headers={"Server": "nginx/1.22.1"})
+
+    app = web.Application()
+    app.router.add_get("/{path:.*}", page)
+    async with TestServer(app) as other:
+        probed = await composerd("probe", str(other.make_url("")), *QUICK, "--json")
+    assert probed.code == 1
+    (finding,) = json.loads(probed.out)
+    assert finding["outcome"] == "wrong"
+    assert finding["seen"] == "GET /api/worker/v1/status: 200 from a proxy (nginx), not from composerd"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("nonsense",), ("http://127.0.0.1:1", "--wait", "soon"), ("http://127.0.0.1:1", "--waiters", "0"), ()],
+    ids=["URL", "wait", "waiters", "nothing"],
+)
+async def test_probe_with_wrong_arguments(arguments: tuple[str, ...]) -> None:
+    """Wrong arguments of a probe exit with 2."""
+    assert (await composerd("probe", *arguments)).code == 2
+
+
+async def test_probe_of_nothing() -> None:
+    """A probe of an address where nothing listens exits with 3."""
+    probed = await composerd("probe", "http://127.0.0.1:1")
+    assert (probed.code, probed.out) == (3, "")
