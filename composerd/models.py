@@ -396,6 +396,8 @@ class News(msgspec.Struct, frozen=True):
     """Seconds until `advance` has work to do because of this call."""
     recheck: bool = False
     """True if news may have been lost, so that everything has to be checked again."""
+    unanswered: tuple[UUID, ...] = ()
+    """Jobs whose attempt has ended because its worker never called after the job was handed over."""
 
 
 NO_NEWS = News()

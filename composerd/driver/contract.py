@@ -20,7 +20,7 @@ The rules for every method (G1 to G10):
   (G10). Let `asyncio.CancelledError` pass; the queue never cancels a write, except `seen`.
 - **Races.** Methods may be called concurrently, and by several servers if `Capabilities.shared` is true. The answers
   are those of some order of the calls.
-- **News** (N1 to N5). `Batch.news` reports changes that requests may wait for. It is a hint: a driver may leave news
+- **News** (N1 to N6). `Batch.news` reports changes that requests may wait for. It is a hint: a driver may leave news
   out when it cannot know it, as in a repetition, and may report too much. It must not report a job as ready or ended
   before that is on stable storage. With `due_in` 0 it asks for a call of `advance` at once, because work is left.
 
@@ -184,7 +184,7 @@ class Driver(abc.ABC):
 
     @abc.abstractmethod
     async def claim(self, requests: Sequence[Claim], max_bytes: int) -> Batch[Claimed | None]:
-        """Begin an attempt at a ready job for each request, or answer None. Never waits (C1 to C8).
+        """Begin an attempt at a ready job for each request, or answer None. Never waits (C1 to C9).
 
         The job is, among the ready jobs of the request's keys, the one of highest priority, and among those the one of
         the earliest position. Its state, the token and the lease are one atomic write. However many requests race, a
@@ -199,7 +199,7 @@ class Driver(abc.ABC):
 
     @abc.abstractmethod
     async def touch(self, touches: Sequence[Touch]) -> Batch[Attempt]:
-        """Renew the leases of running attempts, and confirm them (L1, L4, L5, L7 to L10, L21).
+        """Renew the leases of running attempts, and confirm them (L1, L4, L5, L7 to L10, L21, L22).
 
         An attempt that has ended is not changed. A renewal may be lost in a crash: the start makes up for it.
 

@@ -77,6 +77,7 @@ def _both(one: News, other: News) -> News:
         ready={key: one.ready.get(key, 0) + other.ready.get(key, 0) for key in {**one.ready, **other.ready}},
         ended=one.ended + other.ended,
         requeued=one.requeued + other.requeued,
+        unanswered=one.unanswered + other.unanswered,
         due_in=min(due, default=None),
         recheck=one.recheck or other.recheck,
     )

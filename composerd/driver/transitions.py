@@ -62,6 +62,8 @@ class Effects(NamedTuple):
     """Time at which a job that waits only for its `not_before` becomes ready; None for any other job."""
     result: bytes | None = None
     """The result to store for a job that ended without a result from a worker; None otherwise."""
+    unanswered: bool = False
+    """True if the attempt ended because its worker never called: the job belongs into `News.unanswered`."""
     publish: bool = False
     """True if the files attached to the attempt become the job's; after any other end they are dropped."""
 
@@ -289,6 +291,13 @@ def requeue(
     that a job which crashes every worker that reads it fails in the end. An expired lease or a timeout is counted, and
     the count of uncounted requeues starts again from 0.
     """
+    effects = _requeue_or_fail(job, attempt, cause, now=now, next_position=next_position)
+    return effects._replace(unanswered=True) if cause is RequeueCause.HANDOVER_EXPIRED else effects
+
+
+def _requeue_or_fail(
+    job: JobRecord, attempt: AttemptRecord, cause: RequeueCause, *, now: int, next_position: NextPosition
+) -> Effects:
     attempt.state = AttemptState.SUPERSEDED
     counted = True
     if cause in _UNCOUNTED:

@@ -95,7 +95,9 @@ class TableDriver(Driver):
                 claimed.append(None)
             else:  # of the job only what never changes: another write of the same flush may have ended the attempt
                 job = attempt.job
-                claimed.append(Claimed(attempt.token, job.id, job.key, args, job.dependencies, attempt.number))
+                claimed.append(
+                    Claimed(attempt.token, job.id, job.key, args, job.dependencies, attempt.number, attempt.confirmed)
+                )
         return Batch(claimed, done.news)
 
     async def touch(self, touches: Sequence[Touch]) -> Batch[Attempt]:

@@ -94,7 +94,7 @@ async def test_two_servers_give_one_job(queue: JobQueue, elsewhere: JobQueue) ->
     assert await running_jobs(queue, *jobs) == 1
 
 
-@pytest.mark.parametrize("end", ["finished"])
+@pytest.mark.parametrize("end", ["finished", "running"])
 async def test_an_id_whose_attempt_was_answered_is_refused(queue: JobQueue, end: str) -> None:
     """Once the worker has called about its job, the id is used up: nothing is claimed for it."""
     job, other = await add(queue), await add(queue)
@@ -128,6 +128,16 @@ async def test_an_id_whose_attempt_was_given_back_gets_another(queue: JobQueue, 
     assert (again.job_id == job) is (end != "canceled")
     assert await take(queue, confirm=True, request_id=name) == again
     assert (await queue.touch(claimed.token)).state is not AttemptState.RUNNING
+
+
+async def test_an_answered_attempt_is_not_released(queue: JobQueue) -> None:
+    """An answer that could not be delivered releases nothing if the worker got the job by a repetition and called."""
+    await add(queue)
+    claimed = await take(queue, confirm=True, request_id=uuid4())
+    await queue.touch(claimed.token)
+    queue.release_undelivered(claimed.token, named=True)
+    await turns()
+    assert (await queue.touch(claimed.token)).state is AttemptState.RUNNING
 
 
 async def test_many_tokens_were_given_back(queue: JobQueue) -> None:

@@ -40,6 +40,7 @@ class Changes:
         self.ready: dict[Key, int] = {}
         self.ended: list[UUID] = []
         self.requeued: list[UUID] = []
+        self.unanswered: list[UUID] = []
         self.due_at: int | None = None
         self.steps_left = MAX_STEP
         """The number of dependents that may still be updated because jobs have ended."""
@@ -50,7 +51,13 @@ class Changes:
         """Store the memo and return the news of this transaction."""
         self.memo.seen = self.now
         self.shelf.store_memo(msgspec.msgpack.encode(self.memo))
-        return News(self.ready, tuple(self.ended), tuple(self.requeued), due_in(self.due_at, self.now))
+        return News(
+            self.ready,
+            tuple(self.ended),
+            tuple(self.requeued),
+            due_in(self.due_at, self.now),
+            unanswered=tuple(self.unanswered),
+        )
 
     def apply(self, record: JobRecord, effects: Effects) -> None:
         """Store a job after a transition, together with its effects; propagate its end if it ended."""
@@ -62,6 +69,8 @@ class Changes:
             self.ready[record.new.key] = self.ready.get(record.new.key, 0) + 1
         if effects.requeued:
             self.requeued.append(record.id)
+        if effects.unanswered:
+            self.unanswered.append(record.id)
         if effects.ended:
             self.ended.append(record.id)
         self.save(record)

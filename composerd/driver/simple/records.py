@@ -70,7 +70,8 @@ class AttemptRecord(msgspec.Struct):
 
     def attempt(self, job_id: UUID) -> Attempt:
         """Return the attempt as the contract describes it."""
-        return Attempt(self.state, job_id, self.number, self.confirm, self.worker_id)
+        confirmed = self.confirmed and self.state is AttemptState.RUNNING
+        return Attempt(self.state, job_id, self.number, self.confirm, self.worker_id, confirmed)
 
 
 class JobRecord(msgspec.Struct):

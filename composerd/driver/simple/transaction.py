@@ -109,7 +109,8 @@ class Transaction(Changes):
             record = self.get(job_id)
             attempt = self.begin(record, request)
         args = self.shelf.payload(PayloadRef(record.id, PayloadKind.ARGS))
-        return Claimed(request.token, record.id, record.new.key, args, record.new.dependencies, attempt.number)
+        dependencies = record.new.dependencies
+        return Claimed(request.token, record.id, record.new.key, args, dependencies, attempt.number, attempt.confirmed)
 
     def begin(self, record: JobRecord, request: Claim) -> AttemptRecord:
         """Begin an attempt at a ready job and return it."""

@@ -4,7 +4,7 @@ from uuid import UUID
 
 import pytest
 
-from composerd.models import AttemptState, Claim, JobState, Key
+from composerd.models import AttemptState, Claim, JobState, Key, Touch
 from composerd.testing.kit.clause import clause
 from composerd.testing.kit.instance import BUILD, LEASE, PLENTY, Instance
 
@@ -100,6 +100,23 @@ class Claims:
         assert await instance.claim(token=UUID(int=99)) == claimed
         assert await instance.claim(Key("", "other", None), token=UUID(int=99)) == claimed
         assert len([job for job in await instance.dump() if job.job.state is JobState.RUNNING]) == 1
+
+    @clause("C9")
+    async def test_a_repetition_says_if_the_attempt_is_confirmed(self, instance: Instance) -> None:
+        """A claim says whether the worker of its attempt has called: not when the attempt begins."""
+        for confirms in (False, True):
+            await instance.add()
+            token = instance.id()
+            begun = await instance.claim(token=token)
+            assert begun is not None
+            assert not begun.confirmed
+            if confirms:
+                await instance.touch(token)
+            else:
+                await instance.driver.touch([Touch(token, confirm=False)])
+            again = await instance.claim(token=token)
+            assert again is not None
+            assert again.confirmed is confirms
 
     @pytest.mark.parametrize(("most", "answered"), [(0, 1), (1, 1), (10, 1), (11, 2), (30, 3), (31, 4)])
     @clause("C8")

@@ -68,6 +68,7 @@ class Instance:
     async def advance_until_idle(self, news: News) -> News:
         """Call `advance` until nothing is left to do at once; return `news` with the news of these calls."""
         ready, ended, requeued = dict(news.ready), list(news.ended), list(news.requeued)
+        unanswered = list(news.unanswered)
         due_in = news.due_in
         for _ in range(STEPS):
             if due_in != 0:
@@ -77,10 +78,11 @@ class Instance:
                 ready[key] = ready.get(key, 0) + count
             ended += more.ended
             requeued += more.requeued
+            unanswered += more.unanswered
             due_in = more.due_in
         else:
             raise AssertionError(f"`advance` asked to be called again at once {STEPS} times in a row")
-        return News(ready, tuple(ended), tuple(requeued), due_in)
+        return News(ready, tuple(ended), tuple(requeued), due_in, unanswered=tuple(unanswered))
 
     def id(self) -> UUID:
         """Return a new id or token."""

@@ -144,6 +144,18 @@ class Leases:
         released = await instance.release(await instance.take())
         assert (released.confirm, released.number) == (False, 2)
 
+    @clause("L22")
+    async def test_an_attempt_says_if_it_is_confirmed(self, instance: Instance) -> None:
+        """A touch says whether the worker of a running attempt had called before, and a repeated claim says it too."""
+        for handover in (50.0, None):
+            await instance.add()
+            token = await instance.take(handover=handover)
+            touches = [Touch(token, confirm=False), Touch(token), Touch(token, confirm=False), Touch(token)]
+            said = [(await instance.driver.touch([one])).items[0].confirmed for one in touches]
+            assert said == [False, False, True, True]
+            await instance.finish(token)
+        assert not (await instance.driver.touch([Touch(instance.id())])).items[0].confirmed
+
     @clause("L7")
     async def test_progress(self, instance: Instance) -> None:
         """Progress is stored, left as it is by a touch without progress, and dropped when the attempt ends."""

@@ -90,6 +90,19 @@ class NewsOfCalls:
         assert news.ready.get(BUILD, 0) >= 1
         assert news.due_in != 0
 
+    @clause("N6")
+    async def test_news_of_what_nobody_answered(self, instance: Instance) -> None:
+        """The news of `advance` says which attempts have ended because their workers never called, and names no others."""
+        answered, unanswered = await instance.add(), await instance.add(max_retries=0)
+        await instance.touch(await instance.take(answered))
+        await instance.take(unanswered)
+        await instance.shift(LEASE + 10.0)
+        news = await instance.advance_until_idle((await instance.driver.advance(10)).news)
+        assert news.unanswered == (unanswered,)
+        assert set(news.requeued) == {answered, unanswered}
+        released = (await instance.driver.release([await instance.take()])).news
+        assert released.unanswered == ()
+
     @clause("N1", "N4")
     async def test_news_of_a_delay(self, instance: Instance) -> None:
         """The news of `advance` says that a delayed job became ready, and before that when it does."""

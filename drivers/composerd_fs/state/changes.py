@@ -98,6 +98,7 @@ class Changes:
         self._ready_news: dict[Key, int] = {}
         self._ended_news: list[UUID] = []
         self._requeued_news: list[UUID] = []
+        self._unanswered_news: list[UUID] = []
 
     # Flushes, and the start.
 
@@ -111,8 +112,10 @@ class Changes:
             ended=tuple(self._ended_news),
             requeued=tuple(self._requeued_news),
             due_in=0.0 if self._unpropagated else None if due_at is None else max(seconds(due_at - now), 0.0),
+            unanswered=tuple(self._unanswered_news),
         )
         self._ready_news, self._ended_news, self._requeued_news, self.due_at = {}, [], [], None
+        self._unanswered_news = []
         return news
 
     def commit(self) -> None:
@@ -239,6 +242,8 @@ class Changes:
                 attempt.artifacts = None
         if effects.requeued:
             self._requeued_news.append(job.id)
+        if effects.unanswered:
+            self._unanswered_news.append(job.id)
         if effects.ready:
             self.ready.add(job)
             self._ready_news[job.key] = self._ready_news.get(job.key, 0) + 1

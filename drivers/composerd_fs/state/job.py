@@ -37,7 +37,8 @@ class AttemptRecord(msgspec.Struct, eq=False):
 
     def attempt(self) -> Attempt:
         """Return the attempt as the contract describes it."""
-        return Attempt(self.state, self.job.id, self.number, self.confirm, self.worker_id)
+        confirmed = self.confirmed and self.state is AttemptState.RUNNING
+        return Attempt(self.state, self.job.id, self.number, self.confirm, self.worker_id, confirmed)
 
 
 class JobRecord(msgspec.Struct, eq=False):

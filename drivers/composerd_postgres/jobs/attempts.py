@@ -49,7 +49,8 @@ async def touch(session: Session, touches: Sequence[Touch]) -> list[Attempt]:
         if row.state is None:
             attempts.append(UNKNOWN_ATTEMPT)
         else:
-            attempts.append(Attempt(AttemptState(row.state), row.job_id, row.number, row.confirm, row.worker_id))
+            state = AttemptState(row.state)
+            attempts.append(Attempt(state, row.job_id, row.number, row.confirm, row.worker_id, row.confirmed))
     return attempts
 
 

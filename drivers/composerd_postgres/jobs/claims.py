@@ -60,7 +60,13 @@ async def claim(session: Session, requests: Sequence[Claim], max_bytes: int) -> 
                 key = Key(row.channel, row.type, row.arch or None)
                 nth = rest[row.request - 1]
                 answers[nth] = Claimed(
-                    requests[nth].token, row.job_id, key, args, tuple(row.dependencies), row.attempt_number
+                    requests[nth].token,
+                    row.job_id,
+                    key,
+                    args,
+                    tuple(row.dependencies),
+                    row.attempt_number,
+                    row.confirmed,
                 )
                 max_bytes -= len(args or b"")
                 if row.due_in is not None and (due_in is None or row.due_in < due_in):

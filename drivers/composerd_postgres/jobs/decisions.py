@@ -57,6 +57,8 @@ class Decisions:
             self.changes.due(seconds(effects.due_at - self.now))
         if effects.requeued:
             self.changes.requeued.append(job.id)
+        if effects.unanswered:
+            self.changes.unanswered.append(job.id)
         if effects.ended:
             self.changes.ended.append(job.id)
             job.unpropagated = job.has_waiting_dependents

@@ -30,6 +30,7 @@ class Changes:
         """The first of those jobs, for each key."""
         self.ended: list[UUID] = []
         self.requeued: list[UUID] = []
+        self.unanswered: list[UUID] = []
         self.due_in: float | None = None
         self.recheck = False
 
@@ -49,6 +50,7 @@ class Changes:
             self.first[key] = min(other.first[key], self.first.get(key, other.first[key]))
         self.ended += other.ended
         self.requeued += other.requeued
+        self.unanswered += other.unanswered
         self.recheck |= other.recheck
         if other.due_in is not None:
             self.due(other.due_in)
@@ -61,6 +63,7 @@ class Changes:
             requeued=tuple(self.requeued),
             due_in=self.due_in,
             recheck=self.recheck,
+            unanswered=tuple(self.unanswered),
         )
 
 
@@ -74,6 +77,7 @@ class Notice(msgspec.Struct, array_like=True):
     ended: list[UUID] = []
     requeued: list[UUID] = []
     recheck: bool = False
+    unanswered: list[UUID] = []
 
 
 def notices(origin: str, changes: Changes) -> list[str]:
@@ -83,6 +87,7 @@ def notices(origin: str, changes: Changes) -> list[str]:
         *(Notice(origin, ready=part) for part in _parts(ready)),
         *(Notice(origin, ended=part) for part in _parts(changes.ended)),
         *(Notice(origin, requeued=part) for part in _parts(changes.requeued)),
+        *(Notice(origin, unanswered=part) for part in _parts(changes.unanswered)),
     ]
     if len(found) > MAX_NOTICES:
         found = [Notice(origin, recheck=True)]
@@ -119,6 +124,7 @@ def read_notice(text: str) -> tuple[str, Changes]:
     changes.ended = notice.ended
     changes.requeued = notice.requeued
     changes.recheck = notice.recheck
+    changes.unanswered = notice.unanswered
     return notice.origin, changes
 
 

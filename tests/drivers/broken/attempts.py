@@ -249,6 +249,14 @@ class RenewsOnEveryTouch(Transaction):
         return attempt
 
 
+@breaks("L22")
+class SaysThatNobodyHasCalled(Transaction):
+    """Never says of an attempt that its worker has called."""
+
+    def touch(self, touch: Touch) -> Attempt:
+        return msgspec.structs.replace(super().touch(touch), confirmed=False)
+
+
 @breaks("F1")
 class FinishesFailedJobs(Transaction):
     """Ends a job with a failed outcome as finished."""

@@ -334,6 +334,15 @@ class OmitsDueTimes(Transaction):
         return msgspec.structs.replace(super().complete(), due_in=None)
 
 
+@breaks("N6")
+class TakesEveryRequeueForUnanswered(Transaction):
+    """Reports all jobs that were requeued as jobs about which no worker has called."""
+
+    def complete(self) -> News:
+        news = super().complete()
+        return msgspec.structs.replace(news, unanswered=news.requeued)
+
+
 @breaks("N5")
 class WatchesNothing(CorrectShared):
     """Reports nothing of what other servers did."""

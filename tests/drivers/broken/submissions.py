@@ -231,6 +231,15 @@ class IgnoresMaxBytes(Correct):
         return await super().claim(requests, 2**62)
 
 
+@breaks("C9")
+class SaysThatABegunAttemptIsConfirmed(Transaction):
+    """Says of each attempt that a claim begins, and of its repetitions, that the worker has called."""
+
+    def claim(self, request: Claim) -> Claimed | None:
+        claimed = super().claim(request)
+        return claimed and msgspec.structs.replace(claimed, confirmed=True)
+
+
 @breaks("D1")
 class WaitsForOneDependency(Transaction):
     """Makes a job ready when the first of its dependencies has ended."""

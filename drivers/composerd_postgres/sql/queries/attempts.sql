@@ -5,7 +5,9 @@
 -- `lost` is true if the job has to have args that are not found.
 SELECT c.request, c.job_id, c.channel, c.type, c.arch, c.rank, c.place AS position, encode(c.args, 'base64') AS args, c.dependencies,
     c.attempt AS attempt_number, c.lapses_in AS due_in, c.fresh, c.contended,
-    c.args IS NULL AND composerd.has_args(c.job_id) AS lost
+    c.args IS NULL AND composerd.has_args(c.job_id) AS lost,
+    CASE WHEN c.fresh THEN false ELSE coalesce((SELECT l.confirmed FROM composerd.leases l WHERE l.token_hash = c.token_hash), false)
+    END AS confirmed
 FROM composerd.begin_attempts(%(requests)s, %(wanted)s, %(most)s, %(shift)s::interval) c
 
 -- name: lock_attempts
@@ -44,7 +46,7 @@ WITH touches AS MATERIALIZED (
         WITH ORDINALITY AS r(token_hash, confirm, nth)
 ),
 alive AS MATERIALIZED (
-    SELECT l.token_hash
+    SELECT l.token_hash, l.confirmed
     FROM composerd.leases l
     WHERE l.token_hash IN (SELECT token_hash FROM touches)
     ORDER BY l.token_hash
@@ -61,8 +63,8 @@ renewed AS (
     FROM (SELECT token_hash, bool_or(confirm) AS confirm FROM touches GROUP BY token_hash) a
     WHERE l.token_hash = a.token_hash AND l.token_hash IN (SELECT token_hash FROM alive)
 )
-SELECT t.state, t.job_id, t.number, t.confirm, t.worker_id, a.token_hash IN (SELECT token_hash FROM alive) AS renewed
-FROM touches a LEFT JOIN composerd.attempts t USING (token_hash)
+SELECT t.state, t.job_id, t.number, t.confirm, t.worker_id, l.token_hash IS NOT NULL AS renewed, coalesce(l.confirmed, false) AS confirmed
+FROM touches a LEFT JOIN composerd.attempts t USING (token_hash) LEFT JOIN alive l USING (token_hash)
 ORDER BY a.nth
 
 -- name: copy_progress
