@@ -98,6 +98,10 @@ class Dispatcher:
         if size := _counted(claimed):
             self._account.free(client, size)
 
+    def doubt(self, client: str, key: Key) -> None:
+        """Let a client that has not answered a hand-over of a job of a key come last there."""
+        self._list.doubt(client, key, self._loop.time())
+
     def heat(self, news: News) -> None:
         """Let waiters claim the jobs that became ready."""
         if not self._list:

@@ -33,6 +33,7 @@ from composerd.queue import payloads, remote_news
 from composerd.queue.budgets import Budgets
 from composerd.queue.dispatcher import Dispatcher
 from composerd.queue.events import Events
+from composerd.queue.handovers import Handovers
 from composerd.queue.options import QueueOptions
 from composerd.queue.pauses import Pauses
 from composerd.queue.payloads import Piece
@@ -91,6 +92,7 @@ class JobQueue:
             self._on_news,
             self._pulse,
         )
+        self.handovers = Handovers(asyncio.get_running_loop().time, self._dispatcher.doubt)
         self._requests = JobRequests(options, self._dispatcher, self._waits, self.roster, self._undelivered)
         self._reaper = Reaper(
             driver, options.sweep_interval, self._on_news, self._on_purged, self._dispatcher.recheck, self._unrenewed
@@ -344,6 +346,8 @@ class JobQueue:
             self._reaper.due_in(0)
         if news.due_in is not None:
             self._reaper.due_in(news.due_in)
+        if news.unanswered:
+            self.handovers.ended_unanswered(news.unanswered)
         if news.ended or news.requeued:
             self._events.publish(news.ended)
             self._events.publish(news.requeued)

@@ -66,6 +66,11 @@ class Metrics:
             "Age of the oldest write or claim that the storage has not answered.",
             queue.oldest_write,
         )
+        yield CounterMetricFamily(
+            "composerd_unanswered_handovers",
+            "Jobs that were handed over and that no worker has called about.",
+            queue.handovers.unanswered,
+        )
         yield GaugeMetricFamily("composerd_connections", "Number of open connections.", connections)
         held = GaugeMetricFamily(
             "composerd_held_bytes", "Bytes of request bodies and answers that are in memory.", labels=["account"]

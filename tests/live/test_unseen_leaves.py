@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import re
 from typing import Any
 
+from ..throwaway import Throwaway
 from .conftest import Serve, Server, until_waiting
 from .relay import Relay, relay_to
 from .test_waiting import raw_request
@@ -73,3 +75,57 @@ async def test_jobs_go_to_those_that_are_surely_there(serve: Serve) -> None:
                     assert (await took.get())["id"] == submitted["id"]
             for worker in workers:
                 worker.cancel()
+
+
+async def unanswered(server: Server) -> int:
+    """Return how many hand-overs went unanswered, as the server's metrics say."""
+    _, text = await server.request("GET", "/metrics")
+    return int(float(re.findall(rb"^composerd_unanswered_handovers_total (\S+)$", text, re.MULTILINE)[0]))
+
+
+async def test_hand_overs_that_nobody_answers_are_said(serve: Serve) -> None:
+    """Jobs that go to clients that have gone are counted, and the log and `/readyz` name the address of the proxy."""
+    server = await serve("--handover-timeout", "300ms", "--sweep-interval", "1s")
+    assert await server.request("GET", "/readyz") == (200, b"ready\n")
+    async with relay_to(server.address) as relay:
+        await ask_and_leave(relay, server, 4)
+        for _ in range(4):
+            await server.submit()
+
+        async def counted() -> bool:
+            return await unanswered(server) == 4
+
+        await server.until(counted)
+    status, text = await server.request("GET", "/readyz")
+    assert status == 200
+    ready, problem = text.decode().splitlines()
+    assert (ready, problem) == (
+        "ready",
+        "jobs that were handed over go unanswered: 4 within a minute, 4 of them at 127.0.0.1",
+    )
+    assert b"jobs that were handed over went unanswered within a minute" in server.log
+    assert b"at 127.0.0.1: if a proxy is there" in server.log
+    for _ in range(4):
+        job = await server.ask()
+        assert job is not None
+        assert (await server.job(job["id"]))["retries"] == 0
+
+
+async def test_a_call_to_another_server_is_an_answer(serve: Serve, newest_postgres: Throwaway) -> None:
+    """A hand-over counts at the server that made it, and not if its worker has called another server."""
+    url = newest_postgres.fresh()
+    options = ("--handover-timeout", "500ms", "--heartbeat-timeout", "3s", "--sweep-interval", "1s")
+    first, second = [await serve(*options, storage=url) for _ in range(2)]
+    for _ in range(2):
+        await first.submit()
+    answered, ignored = [await first.ask(confirm=True) for _ in range(2)]
+    assert answered is not None
+    assert ignored is not None
+    assert (await second.request("GET", answered["location"]))[0] == 200
+
+    async def over() -> bool:
+        return (await first.job(answered["id"]))["retries"] == 1 and await unanswered(first) > 0
+
+    await first.until(over)
+    assert [await unanswered(one) for one in (first, second)] == [1, 0]
+    assert (await first.job(ignored["id"]))["retries"] == 0

@@ -148,6 +148,8 @@ async def healthz(_request: web.Request) -> web.Response:
 async def readyz(request: web.Request) -> web.Response:
     """Tell whether the server can take requests, and if not, why: 200, or 503 with the reason as text.
 
+    If hand-overs go unanswered, a second line says so; the server is ready all the same.
+
     The storage is asked at most once a second, whoever asks.
     """
     queue = request.app[QUEUE]
@@ -156,7 +158,8 @@ async def readyz(request: web.Request) -> web.Response:
         return web.Response(status=503, text=f"{known}\n")
     if (reason := await request.app[_READINESS].get()) is not None:
         return web.Response(status=503, text=f"{reason}\n")
-    return web.Response(text="ready\n")
+    problem = queue.handovers.problem
+    return web.Response(text="ready\n" if problem is None else f"ready\n{problem}\n")
 
 
 async def _refusal(app: web.Application) -> str | None:

@@ -91,7 +91,9 @@ async def request_job(request: web.Request) -> web.StreamResponse:
             nothing.force_close()
         return nothing
     try:
-        return await _hand_over(request, claimed, confirm=bool(body.confirm))
+        response = await _hand_over(request, claimed, confirm=bool(body.confirm))
+        queue.handovers.delivered(claimed, sender, request.remote or "a unix socket")
+        return response
     except BaseException:  # for whatever reason, the job was not delivered
         queue.release_undelivered(claimed.token, named=name is not None)
         raise

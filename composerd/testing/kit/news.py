@@ -92,7 +92,7 @@ class NewsOfCalls:
 
     @clause("N6")
     async def test_news_of_what_nobody_answered(self, instance: Instance) -> None:
-        """The news of `advance` says which attempts have ended because their workers never called, and names no others."""
+        """The news of `advance` says which attempts have ended because no worker called, and names no others."""
         answered, unanswered = await instance.add(), await instance.add(max_retries=0)
         await instance.touch(await instance.take(answered))
         await instance.take(unanswered)
