@@ -1,18 +1,21 @@
 """The web application with both APIs over a queue. Creating it opens nothing and starts nothing."""
 
 import importlib.metadata
+import time
 from collections.abc import Mapping
 
 from aiohttp import web
 
 from composerd.artifacts.files import Files
 from composerd.http.admission import Admission
+from composerd.http.cut_answers import CutAnswers
 from composerd.http.endpoints import artifacts, attempts, downloads, jobs, listings, status, worker, workers
 from composerd.http.errors import ErrorTable
 from composerd.http.keys import (
     ADMISSION,
     ARTIFACTS,
     COMPOSER_ERRORS,
+    CUT_ANSWERS,
     METRICS,
     OPENAPI,
     QUEUE,
@@ -56,6 +59,7 @@ def create_app(
     app[ARTIFACTS] = files
     app[ADMISSION] = admission
     app[TURNS] = Turns()
+    app[CUT_ANSWERS] = CutAnswers(time.monotonic, queue.options.handover_timeout)
     app[METRICS] = metrics
     app[BASES] = bases = Bases.of(settings)
     app[WORKER_ERRORS] = ErrorTable.worker(bases.worker)

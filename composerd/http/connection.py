@@ -14,9 +14,10 @@ from aiohttp.web_protocol import _ErrInfo
 from composerd.errors import InvalidContent
 from composerd.http.admission import Place
 from composerd.http.boundary import RequestBoundary
+from composerd.http.cut_answers import HandedOver
 from composerd.http.delivery import complete
 from composerd.http.errors import UNSPECIFIED, ErrorTable, MethodNotSupported
-from composerd.http.keys import COMPOSER_ERRORS, QUEUE, SETTINGS, WORKER_ERRORS
+from composerd.http.keys import COMPOSER_ERRORS, CUT_ANSWERS, QUEUE, SETTINGS, WORKER_ERRORS
 from composerd.http.lingering import Lingering
 from composerd.http.paths import BASES, bases
 from composerd.http.request_context import client, request_id
@@ -67,6 +68,7 @@ class HttpConnection(web.RequestHandler):
         "_since_request",
         "_turn",
         "closing_since",
+        "handed_over",
         "head_since",
         "place",
         "waiting",
@@ -96,6 +98,8 @@ class HttpConnection(web.RequestHandler):
         """When the client began a head that is not complete; None while it may be idle, or a request is in progress."""
         self.closing_since: float | None = None
         """When `composerd.http.inspection` saw first that the connection is about to be closed."""
+        self.handed_over: HandedOver | None = None
+        """The job in the latest answer, until the client sends something else or closes the connection."""
         self.waiting: Waiting | None = None
         """The request that waits on this connection, if it is waiting."""
 
@@ -106,9 +110,21 @@ class HttpConnection(web.RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Give up the place."""
+        if self.handed_over is not None and isinstance(exc, OSError):
+            self._server.cut_answers.lost(self.handed_over, self.transport, reset=True)
         self.place.free()
         self._held = None
         super().connection_lost(exc)
+
+    def eof_received(self) -> None:
+        """Find out whether a client that closes its connection has got the whole answer.
+
+        Whatever breaks the connection after that says nothing.
+        """
+        if self.handed_over is not None:
+            self._server.cut_answers.lost(self.handed_over, self.transport, reset=False)
+            self.handed_over = None
+        super().eof_received()
 
     def data_received(self, data: bytes) -> None:
         """Look at what has arrived: usually at once, but in slices, as it is the client's turn, if that takes long."""
@@ -173,6 +189,7 @@ class HttpConnection(web.RequestHandler):
             super().data_received(data)
         if self._request_count != requests:
             self.head_since = None
+            self.handed_over = None
             self._since_request = 0
             body = self._messages[-1][1] if self._messages else EMPTY_PAYLOAD
             self._body = None if body.is_eof() else body
@@ -270,6 +287,7 @@ class Server(web.Server):
             **original._kwargs,  # noqa: SLF001
         )
         self.gate = app[QUEUE].gate
+        self.cut_answers = app[CUT_ANSWERS]
         self.lingering = Lingering(app[SETTINGS])
         self._resolve = app.router.resolve
         self.bases = app[BASES]

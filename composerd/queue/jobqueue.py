@@ -286,6 +286,11 @@ class JobQueue:
         """
         self._undelivered.release(token, named=named)
 
+    async def release_unconfirmed(self, token: UUID) -> None:
+        """Release a job that its worker has not got, uncounted, unless the worker has called meanwhile."""
+        self._undelivered.release(token, named=True)
+        await self._undelivered.released(token)
+
     async def delivered(self, token: UUID) -> Attempt:
         """Restart the handover time of an unconfirmed attempt, because a part of its job was written to the worker.
 

@@ -4,7 +4,8 @@ Its wire format is compatible with osbuild-composer's worker API.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import cast
 from uuid import UUID
 
 import msgspec
@@ -13,11 +14,13 @@ from aiohttp import web
 from composerd.errors import InvalidContent, TypeNotAllowed
 from composerd.http import schemas
 from composerd.http.arguments import segment, wait_of
-from composerd.http.bodies import discard_body, read_json
+from composerd.http.bodies import check_headers, decoded, discard_body, read_body, read_json
+from composerd.http.connection import HttpConnection
+from composerd.http.cut_answers import HandedOver
 from composerd.http.delivery import Answer, answer, complete, encode, gone, hang_up, write
 from composerd.http.errors import InvalidWorkerId
 from composerd.http.inspection import Wait
-from composerd.http.keys import ADMISSION, QUEUE, SETTINGS
+from composerd.http.keys import ADMISSION, CUT_ANSWERS, QUEUE, SETTINGS
 from composerd.http.openapi import endpoint
 from composerd.http.paths import BASES, bases
 from composerd.http.request_context import client, known_job_id, request_id
@@ -55,26 +58,21 @@ async def request_job(request: web.Request) -> web.StreamResponse:
     """
     queue = request.app[QUEUE]
     settings = request.app[SETTINGS]
-    body = await read_json(request, _REQUEST_JOB)
-    if not schemas.is_word(body.arch):
-        raise InvalidContent(field="arch", problem=schemas.NOT_A_WORD)
-    for index, type in enumerate(body.types):
-        if type in settings.undequeueable_types:
-            raise TypeNotAllowed(type=type)
-        if not schemas.is_word(type):
-            raise InvalidContent(field=f"types[{index}]", problem=schemas.NOT_A_WORD)
-    worker_id = None
-    if body.worker_id is not None and (worker_id := parse_uuid(body.worker_id)) is None:
-        raise InvalidWorkerId(field="worker_id")
+    check_headers(request)
+    sent = await read_body(request)
+    body = await decoded(sent, _REQUEST_JOB)
+    sender = client.get()
+    worker = _checked_worker(body, settings.undequeueable_types, sender)
     wait = wait_of(request)
     if wait is None:
         wait = settings.request_job_timeout or None
         if request.app[ADMISSION].clients.is_proxied(request):
             wait = settings.proxied_wait if wait is None else min(wait, settings.proxied_wait)
-    sender = client.get()
-    worker = None if worker_id is None else Worker(worker_id, body.arch, tuple(body.types), client=sender)
     keys = keys_for("", body.types, body.arch)
     name = _request_id_of(body)
+    same = hash((sender, request.path_qs, bytes(sent)))
+    if (cut_off := request.app[CUT_ANSWERS].take(same)) is not None:
+        await queue.release_unconfirmed(cut_off)
     with Wait(request):
         claimed = await queue.request(
             keys,
@@ -93,12 +91,34 @@ async def request_job(request: web.Request) -> web.StreamResponse:
     try:
         response = await _hand_over(request, claimed, confirm=bool(body.confirm))
         queue.handovers.delivered(claimed, sender, request.remote or "a unix socket")
+        if name is None:
+            cast(HttpConnection, request.protocol).handed_over = HandedOver(claimed.token, same, bool(body.confirm))
         return response
     except BaseException:  # for whatever reason, the job was not delivered
         queue.release_undelivered(claimed.token, named=name is not None)
         raise
     finally:
         queue.free(claimed, sender)
+
+
+def _checked_worker(body: schemas.RequestJob, undequeueable_types: Collection[str], sender: str) -> Worker | None:
+    """Return the worker that a request for a job names, or None.
+
+    Raises `TypeNotAllowed`, `InvalidContent` and `InvalidWorkerId`.
+    """
+    if not schemas.is_word(body.arch):
+        raise InvalidContent(field="arch", problem=schemas.NOT_A_WORD)
+    for index, type in enumerate(body.types):
+        if type in undequeueable_types:
+            raise TypeNotAllowed(type=type)
+        if not schemas.is_word(type):
+            raise InvalidContent(field=f"types[{index}]", problem=schemas.NOT_A_WORD)
+    if body.worker_id is None:
+        return None
+    worker_id = parse_uuid(body.worker_id)
+    if worker_id is None:
+        raise InvalidWorkerId(field="worker_id")
+    return Worker(worker_id, body.arch, tuple(body.types), client=sender)
 
 
 def _request_id_of(body: schemas.RequestJob) -> UUID | None:
