@@ -33,7 +33,9 @@ async def test_the_same_id_gets_the_same_job_after_a_crash(serve: Serve) -> None
     assert (status, error["id"]) == (409, "44")
 
 
-@pytest.mark.parametrize("name", ["x", "", 7, str(uuid4())[:-1], "12345678-1234-1123-8123-123456789abc"])
+@pytest.mark.parametrize(
+    "name", ["x", "", 7, "12345678-1234-4123-8123-12345678", "12345678-1234-1123-8123-123456789abc"]
+)
 async def test_an_id_is_a_random_uuid(server: Server, name: object) -> None:
     """A request id that is no UUID of version 4 is error 19, and so are slots that are no number from 1 to 1,000."""
     body = {"types": ["build"], "arch": "x86_64"}
