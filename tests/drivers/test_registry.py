@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from composerd.driver import CONTRACT_VERSION
+
 DRIVER = """
 from composerd.driver.simple import SimpleDriver
 
@@ -137,7 +139,7 @@ def test_another_major_contract(installed: Installed) -> None:
     """A driver written for another major version is refused with both versions, even if it lacks methods."""
     source = "from composerd.driver import Driver as Base\nclass Driver(Base):\n    contract = '2.0'"
     installed.install("acme-box", source, "box")
-    error = "the storage driver 'box' of acme-box was written for contract 2.0; this composerd has 1.2"
+    error = f"the storage driver 'box' of acme-box was written for contract 2.0; this composerd has {CONTRACT_VERSION}"
     shown = installed.drivers()
     assert shown["box", "acme-box"]["error"] == error
     assert ours_load(shown)
