@@ -3,7 +3,9 @@
 import asyncio
 import io
 import json
+import time
 import uuid
+from collections.abc import Iterator
 
 import pycurl
 import urllib3
@@ -52,3 +54,24 @@ async def test_a_repeated_stream(relayed: ServeRelayed) -> None:
     artifacts = [{"name": "output", "size": 1_000_000}]
     status, error = await server.request("PATCH", attempt["location"], {"result": None, "artifacts": artifacts})
     assert (status, error["id"]) == (409, "41"), error
+
+
+async def test_an_upload_that_is_unavailable(relayed: ServeRelayed) -> None:
+    """urllib3 does not repeat an upload that was answered 503, because the answer has no `Retry-After`."""
+    server, relay = await relayed("--body-timeout", "300ms")
+    await server.submit()
+    attempt = await server.ask()
+    assert attempt is not None
+
+    def stalled() -> Iterator[bytes]:
+        yield b"a"
+        time.sleep(2)
+        yield b"b"
+
+    url = f"{relay.url}{attempt['artifact_location']}output"
+    answer = await asyncio.to_thread(urllib3.request, "PUT", url, body=stalled())
+    assert (answer.status, answer.json()["id"], [request.call for request in relay.requests]) == (
+        503,
+        "28",
+        ["PUT output"],
+    )
