@@ -1,5 +1,6 @@
 """Servers with a relay before each, for clients in other languages."""
 
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
@@ -20,9 +21,15 @@ __all__ = [
     "send",
     "serve",
     "until_waiting",
+    "without_proxies",
 ]
 
 ServeRelayed = Callable[..., Awaitable[tuple[Server, Relay]]]
+
+
+def without_proxies() -> dict[str, str]:
+    """Return the environment without proxies, which most clients would use for addresses of the tests too."""
+    return {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
 
 
 @pytest.fixture

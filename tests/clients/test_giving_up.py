@@ -3,7 +3,7 @@
 import asyncio
 import sys
 
-from .conftest import WORKER, Serve, until_waiting
+from .conftest import WORKER, Serve, until_waiting, without_proxies
 
 IMPATIENT = {
     "aiohttp": """
@@ -39,7 +39,9 @@ async def test_clients_that_give_up(serve: Serve) -> None:
     body = {"types": ["build"], "arch": "x86_64", "confirm": True}
     start = f"URL = '{server.url}{WORKER}/jobs?wait=20s'\nBODY = {body}\n"
     processes = [
-        await asyncio.create_subprocess_exec(sys.executable, "-c", start + program, stderr=asyncio.subprocess.PIPE)
+        await asyncio.create_subprocess_exec(
+            sys.executable, "-c", start + program, stderr=asyncio.subprocess.PIPE, env=without_proxies()
+        )
         for program in IMPATIENT.values()
     ]
     for name, process in zip(IMPATIENT, processes, strict=True):

@@ -18,6 +18,7 @@ async def test_a_repeated_request_for_a_job(relayed: ServeRelayed) -> None:
     server, relay = await relayed("--handover-timeout", "1h")
     body = {"types": ["build"], "arch": "x86_64", "confirm": True, "request_id": str(uuid.uuid4())}
     curl = pycurl.Curl()
+    curl.setopt(pycurl.PROXY, "")
 
     def ask(wait: str) -> tuple[int, bytes]:
         answer = io.BytesIO()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import COMPOSER, JSON, Relay, Server, ServeRelayed, send, until_waiting
+from .conftest import COMPOSER, JSON, Relay, Server, ServeRelayed, send, until_waiting, without_proxies
 
 WORKERS = Path(__file__).parent / "workers"
 
@@ -81,6 +81,7 @@ async def running(client: Client, *arguments: str) -> AsyncIterator[asyncio.subp
         str(WORKERS / client.file),
         *arguments,
         stdout=asyncio.subprocess.PIPE,
+        env=without_proxies(),
         start_new_session=True,
         limit=1 << 20,
     )
