@@ -4,9 +4,13 @@ import asyncio
 import contextlib
 import re
 import socket
+import struct
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+
+RESET = struct.pack("ii", 1, 0)
+"""A socket that lingers for 0 seconds resets its connection when it is closed."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class Relay:
         self.cut: str | None = None
         """The call whose next answer is cut: half of its body is passed on, and the connection is closed."""
         self.lose: str | None = None
-        """The call whose next answer is lost: the connection is closed instead."""
+        """The call whose next answer is lost: the connections to the server and to the client are reset instead."""
         self.rate: float | None = None
         """The most bytes of bodies a second that are passed to the server, for each connection."""
         self.sever: str | None = None
@@ -80,7 +84,7 @@ class Relay:
         calls: list[str] = []
         pumps = [
             asyncio.create_task(self._requests(reader, server, number, calls)),
-            asyncio.create_task(self._answers(theirs, writer, calls)),
+            asyncio.create_task(self._answers(theirs, server, writer, calls)),
         ]
         try:
             await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
@@ -111,13 +115,22 @@ class Relay:
             server.write(data.replace(b"wait=20s", b"wait=50ms") if is_head and self.short_waits else data)
             await server.drain()
 
-    async def _answers(self, server: asyncio.StreamReader, client: asyncio.StreamWriter, calls: list[str]) -> None:
+    async def _answers(
+        self,
+        answers: asyncio.StreamReader,
+        server: asyncio.StreamWriter,
+        client: asyncio.StreamWriter,
+        calls: list[str],
+    ) -> None:
         cut = False
-        async for is_head, data in _pieces(server):
+        async for is_head, data in _pieces(answers):
             if is_head and not data.startswith(b"HTTP/1.1 100 "):
                 call = calls.pop(0)
                 if call == self.lose:
                     self.lose = None
+                    for side in (server, client):
+                        side.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+                        side.transport.abort()
                     return
                 cut = call == self.cut and data.startswith(b"HTTP/1.1 20") and b" 204 " not in data[:13]
             elif not is_head and cut:

@@ -8,15 +8,17 @@ import uuid
 from collections.abc import Iterator
 
 import pycurl
+import pytest
 import urllib3
 
 from .conftest import WORKER, ServeRelayed
 
 
-async def test_a_repeated_request_for_a_job(relayed: ServeRelayed) -> None:
-    """With `request_id`, a POST that libcurl sends again by itself on a new connection gets the same job."""
+@pytest.mark.parametrize("fields", [{"request_id": str(uuid.uuid4())}, {}], ids=["request_id", "same_bytes"])
+async def test_a_repeated_request_for_a_job(relayed: ServeRelayed, fields: dict[str, str]) -> None:
+    """A POST that libcurl sends again by itself on a new connection gets the same job at once."""
     server, relay = await relayed("--handover-timeout", "1h")
-    body = {"types": ["build"], "arch": "x86_64", "confirm": True, "request_id": str(uuid.uuid4())}
+    body = {"types": ["build"], "arch": "x86_64", "confirm": True, **fields}
     curl = pycurl.Curl()
     curl.setopt(pycurl.PROXY, "")
 
