@@ -32,8 +32,10 @@ ERROR_ID = {"type": "string", "pattern": "^[0-9]{1,9}$"}
 REQUEST_HEADERS: Mapping[str, str] = {
     "Content-Digest": "The SHA-256 of the body as RFC 9530 writes it: `sha-256=:BASE64:`.",
     "If-Match": "Answer only if the file has this ETag.",
+    "If-Modified-Since": "Answer 304 if the job ended at this time or before, unless there is an `If-None-Match`.",
     "If-None-Match": "Answer 304 if the file has this ETag.",
-    "If-Range": "Answer with the whole file if it does not have this ETag.",
+    "If-Range": "Answer with the whole file if it does not have this ETag, or `Last-Modified`.",
+    "If-Unmodified-Since": "Answer only if the job ended at this time or before, unless there is an `If-Match`.",
     "Range": "The part of the file to answer with, such as `bytes=0-1023`.",
 }
 """The headers of requests that operations take, by name."""

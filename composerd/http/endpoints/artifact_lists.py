@@ -6,6 +6,7 @@ from composerd.artifact_values import ListedArtifact
 from composerd.errors import InvalidContent
 from composerd.file_names import problem_with
 from composerd.http.bodies import decoded
+from composerd.slices import Slices
 
 _LARGEST_ENTRY = 2048
 """The most bytes of an entry, about: a name of 255 bytes may be written with 1530."""
@@ -30,6 +31,7 @@ async def listed_artifacts(sent: msgspec.Raw, most: int) -> tuple[ListedArtifact
         return None
     if len(found) > most:
         raise _too_many(most)
+    slices = Slices()
     names = set()
     for index, one in enumerate(found):
         problem = problem_with(one.name)
@@ -38,6 +40,7 @@ async def listed_artifacts(sent: msgspec.Raw, most: int) -> tuple[ListedArtifact
         if problem is not None:
             raise InvalidContent(field=f"artifacts[{index}].name", problem=problem)
         names.add(one.name)
+        await slices.pause()
     return tuple(found)
 
 

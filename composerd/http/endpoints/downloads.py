@@ -68,7 +68,7 @@ async def list_artifacts(request: web.Request) -> web.StreamResponse:
         412: ("The file is another one, as `If-Match` or `If-Unmodified-Since` says", schemas.Error),
         416: ("The file has no such part", schemas.Error),
     },
-    takes=("If-Match", "If-None-Match", "If-Range", "Range"),
+    takes=("If-Match", "If-Modified-Since", "If-None-Match", "If-Range", "If-Unmodified-Since", "Range"),
     gives={
         200: (*_VALIDATORS, "Accept-Ranges", "Content-Disposition"),
         206: (*_VALIDATORS, "Accept-Ranges", "Content-Disposition", "Content-Range"),
