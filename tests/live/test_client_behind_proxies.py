@@ -57,7 +57,7 @@ async def upload(job: JobContext) -> dict[str, int]:
     return {"n": 1}
 
 
-@pytest.mark.parametrize("status", [200, 204, 302, 401, 403, 404, 405, 408, 429, 500, 501, 502, 503, 504])
+@pytest.mark.parametrize("status", [200, 204, 302, 403, 404, 429, 501, 502])
 async def test_a_proxy_that_answers_itself_for_a_while(
     server: Server, relay: Relay, status: int, caplog: pytest.LogCaptureFixture
 ) -> None:
