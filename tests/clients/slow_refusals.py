@@ -23,7 +23,7 @@ async def test_a_slow_upload_that_is_refused(
 ) -> None:
     """A worker sees why an upload was refused that takes half a minute."""
     if client.package:
-        installed(client.package, client.command[0], client.command[0])
+        installed(client.package, client.file, client.program or client.command[0])
     server, relay = await relayed("--max-artifact-size", "1MiB")
     file = tmp_path / "file"
     file.touch()

@@ -38,6 +38,8 @@ class Client:
     """The program and its arguments, before the file."""
     package: str = ""
     """The package of the distribution that has the program; without one, the tests' own Python runs the worker."""
+    program: str = ""
+    """The program that the package has, if it is not the one that runs the file."""
     keeps: bool = True
     """True if it sends the next request on the same connection, also after a 204."""
 
@@ -50,8 +52,8 @@ CLIENTS = [
     Client("requests_worker.py", PYTHON),
     Client("urllib_worker.py", PYTHON, keeps=False),
     Client("urllib3_worker.py", PYTHON),
-    Client("curl_worker.sh", ("sh",), "curl", keeps=False),
-    Client("wget_worker.sh", ("sh",), "wget", keeps=False),
+    Client("curl_worker.sh", ("sh",), "curl", "curl", keeps=False),
+    Client("wget_worker.sh", ("sh",), "wget", "wget", keeps=False),
     Client("node_fetch_worker.mjs", ("node",), "nodejs"),
     Client("node_http_worker.mjs", ("node",), "nodejs"),
     Client("HttpClientWorker.java", ("java",), "default-jdk-headless"),
@@ -117,7 +119,7 @@ async def test_a_worker(
 ) -> None:
     """A worker waits, takes a job whose answer was cut, uploads, reports, sees a refusal, and takes no job with it."""
     if client.package:
-        installed(client.package, client.command[0], client.command[0])
+        installed(client.package, client.file, client.program or client.command[0])
     server, relay = await relayed("--max-artifact-size", f"{LIMIT}", "--handover-timeout", "1h")
     file = tmp_path / "output file"
     file.write_bytes(os.urandom(1 << 20))
