@@ -138,7 +138,7 @@ async def test_a_worker(
         answer = await printed(worker)
         assert json.loads(answer)["id"] == job_id
         assert ARGS.encode() in answer
-        job = await server.job(job_id, wait="20s")
+        job = await server.job(job_id, wait="60s")
         assert (job["state"], job["result"], job["retries"]) == ("finished", {"text": TEXT}, 0)
         assert relay.cut is None
 
@@ -154,7 +154,7 @@ async def test_a_worker(
 
         # The reason of a refusal is in the result.
         file.write_bytes(bytes(LIMIT + 1))
-        job = await server.job(await submit(server), wait="20s")
+        job = await server.job(await submit(server), wait="60s")
         assert job["state"] == "failed"
         assert job["result"]["job_error"]["reason"] == "upload: error 25, Artifact too large"
 
