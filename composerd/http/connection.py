@@ -191,6 +191,8 @@ class HttpConnection(web.RequestHandler):
             self.head_since = None
             self.handed_over = None
             self._since_request = 0
+            if self._body is not None and not self._body.is_eof():  # aiohttp's parser lets its reader wait for more
+                self._body.set_exception(web.RequestPayloadError("a chunk of it is malformed"))
             body = self._messages[-1][1] if self._messages else EMPTY_PAYLOAD
             self._body = None if body.is_eof() else body
             self._body_before = body.total_bytes
@@ -312,7 +314,9 @@ class Server(web.Server):
                 connection.force_close()
         serving = [connection.serving for connection in self.open if connection.serving is not None]
         if serving:
-            await asyncio.wait(serving, timeout=seconds)
+            _, cut = await asyncio.wait(serving, timeout=seconds)
+            if cut:
+                log.warning("closing connections whose requests did not end within drain_timeout (%d)", len(cut))
 
     async def method_meant(self, request: web.BaseRequest, message: str) -> Mapping[str, str] | None:
         """Return details of the error for an unknown method, if it is a known one that is not in capitals."""

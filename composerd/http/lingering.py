@@ -37,15 +37,18 @@ class Lingering:
         if not await _write(request, response):
             return
         left = LINGER_BYTES
+        seconds = AFTER_THE_END
         try:
             async with asyncio.timeout(LINGER), Pace(self._pause, self._rate) as pace:
                 while left > 0 and (part := await request.content.readany()):
                     pace.moved(len(part))
                     left -= len(part)
-        except (TooSlow, TimeoutError, web.RequestPayloadError):
+        except (TooSlow, TimeoutError):
             pass
+        except web.RequestPayloadError:  # what follows a malformed chunk is no body, but is sent
+            seconds = LINGER
         if not request.content.is_eof():
-            await self._drop(request, AFTER_THE_END)
+            await self._drop(request, seconds)
 
     async def answer_malformed(self, request: web.BaseRequest, response: web.StreamResponse) -> None:
         """Answer what is not a request, and drop all that follows it. The connection is to be closed."""

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import shutil
+import ssl
 import subprocess
 import sys
 import time
@@ -12,8 +13,11 @@ from typing import Any
 
 import pytest
 
+from ..live.test_tls import Files, files
 from .conftest import COMPOSER, WORKER, Attacker, Client, Connection, Serve, head, status_of
-from .test_uploads import attempt_of, files_of, is_closed
+from .test_uploads import attempt_of, files_of, is_closed, until_uploading
+
+__all__ = ["files"]
 
 MAKE = Callable[..., Any]
 NOBODY = "12345678-1234-4123-8123-123456789abc"
@@ -195,6 +199,38 @@ async def test_what_is_not_http_is_read_on(serve: Serve, attacker: MAKE) -> None
     answer = await connection[0].read()
     assert answer.split()[1] == b"405"
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["id"] == "12"
+
+
+@pytest.mark.parametrize("method", ["PUT", "put"])
+async def test_the_rest_over_tls(serve: Serve, files: Files, method: str) -> None:
+    """Over TLS too, a client may send on after it was refused, and then reads the answer."""
+    server = await serve(*files.server_options)
+    context = ssl.create_default_context(cafile=files.ca_file)
+    connection = await asyncio.open_connection(*server.address, ssl=context)
+    size = 40_000 * 100
+    begin = f"{method} {UPLOAD} HTTP/1.1\r\nHost: a\r\nContent-Length: {size}\r\n\r\n"
+    connection[1].write(begin.encode())
+    assert await flowing(connection, 2)
+    head_read = await connection[0].readuntil(b"\r\n\r\n")
+    assert head_read.split()[1] == (b"404" if method == "PUT" else b"405")
+    assert await is_closed(connection, 6)
+    connection[1].close()
+    assert b"Traceback" not in server.log, server.log.decode()
+
+
+async def test_what_follows_a_malformed_chunk(serve: Serve, attacker: MAKE) -> None:
+    """After a malformed chunk the client may send on too, and reads that its upload is incomplete."""
+    server = await serve()
+    attempt = await attempt_of(server)
+    begin = f"PUT {attempt['artifact_location']}a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+    connection = await attacker(server).connect(begin.encode() + b"4\r\nfile\r\n")
+    await until_uploading(server, 1)
+    connection[1].write(b"no size\r\n")
+    assert await flowing(connection, 2)
+    answer = await connection[0].read()
+    assert answer.split()[1] == b"400"
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["id"] == "24"
+    assert b"Traceback" not in server.log, server.log.decode()
 
 
 EXPECTED = {

@@ -169,6 +169,7 @@ async def test_waits_end_while_a_body_is_read(serve: Serve) -> None:
     assert await answer_of(reading) == (0, b"", b"")  # its body does not end
     assert await server.exited() == 0
     assert time.monotonic() - began < 4
+    assert b"closing connections whose requests did not end within drain_timeout (1)" in server.log
     assert b"Traceback" not in server.log, server.log.decode()
     for _, writer in (waiting, reading):
         writer.close()
