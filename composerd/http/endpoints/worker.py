@@ -84,10 +84,7 @@ async def request_job(request: web.Request) -> web.StreamResponse:
             slots=body.slots,
         )
     if claimed is None:
-        nothing = web.Response(status=204)
-        if queue.draining:
-            nothing.force_close()
-        return nothing
+        return web.Response(status=204)
     try:
         response = await _hand_over(request, claimed, confirm=bool(body.confirm))
         queue.handovers.delivered(claimed, sender, request.remote or "a unix socket")
