@@ -15,6 +15,7 @@ from composerd.client.address import Address, tls_context
 from composerd.client.errors import (
     ClientError,
     OutcomeUnknown,
+    ProxyAnswered,
     RequestFailed,
     ServerNotTrusted,
     ServerUnreachable,
@@ -131,20 +132,22 @@ class Connection:
         repeat: bool | None = None,
         patience: float | None = None,
         largest: int = _LARGEST_ANSWER,
+        backoff: Backoff | None = None,
         on_failure: Callable[[ClientError], None] | None = None,
     ) -> Answer:
         """Send a request with a JSON body or none, and return the answer.
 
         `wait` is the number of seconds that the server was asked to wait before it answers. `repeat` allows sending the
         request again even if the server, or a proxy in front of it, may have processed it before it failed; by default
-        this is allowed for GET. `on_failure` is called before each repetition. Raises `RequestFailed`,
-        `ServerUnreachable`, and `UnexpectedAnswer` if the answer has more bytes than `largest`.
+        this is allowed for GET. `backoff` replaces the one for the patience, and `on_failure` is called before each
+        repetition. Raises `RequestFailed`, `ServerUnreachable`, and `UnexpectedAnswer` if the answer has more bytes
+        than `largest`.
         """
         if repeat is None:
             repeat = method == "GET"
         headers = {} if body is None else {"Content-Type": "application/json"}
         answer_within = _ANSWER_AFTER_WAIT + max(wait, _ANSWER_AFTER_WAIT) if wait else _ANSWER_WITHIN
-        backoff = Backoff(self.patience if patience is None else patience)
+        backoff = backoff or Backoff(self.patience if patience is None else patience)
         while True:
             try:
                 async with self.open(
@@ -163,6 +166,14 @@ class Connection:
                     raise
                 failure = exc
             await backoff.failed(failure, on_failure)
+
+    async def answers(self, path: str) -> bool:
+        """Return True if composerd itself answers a GET, with whatever status."""
+        try:
+            await self.request("GET", path, patience=0.0)
+        except ClientError as exc:
+            return isinstance(exc, RequestFailed) and not isinstance(exc, ProxyAnswered)
+        return True
 
     @asynccontextmanager
     async def open(

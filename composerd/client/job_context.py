@@ -22,7 +22,7 @@ class JobContext:
     def __init__(self, connection: Connection, attempt: Attempt) -> None:
         self._connection = connection
         self._attempt = attempt
-        self._uploads = Uploads(connection, attempt.artifact_location)
+        self._uploads = Uploads(connection, attempt)
         self.id = attempt.id
         self.type = attempt.type
 
@@ -69,7 +69,7 @@ class JobContext:
 
         A path, bytes or an open file are sent again until the server is available; an iterable is sent once, and the
         server ends the upload if the iterable yields too little for a while. Raises `RequestFailed`, `DamagedUpload` if
-        the server has stored other bytes, and for an iterable also `ServerUnreachable`.
+        the server has stored other bytes, and `ServerUnreachable` for an iterable, or if the connection always breaks.
         """
         await self._uploads.upload(name, source)
 

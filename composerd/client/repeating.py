@@ -2,9 +2,9 @@
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
-from composerd.client.errors import ClientError, ProxyAnswered, RequestFailed
+from composerd.client.errors import ClientError, ProxyAnswered, RequestFailed, ServerUnreachable
 
 FIRST_BACKOFF = 0.1
 """Seconds of the first pause before a request is repeated."""
@@ -14,6 +14,9 @@ LONGEST_BACKOFF = 10.0
 
 REFUSED_FOR = 120.0
 """Seconds for which a proxy may refuse a request before the client gives up: the usual lease of a job."""
+
+MOST_FAILURES = 6
+"""Number of failures to send a body, one after the other, while composerd answers other requests."""
 
 FOREVER = float("inf")
 
@@ -73,6 +76,33 @@ class Backoff:
             tell(error)
         await asyncio.sleep(pause)
         self._pause = min(self._pause * 2, LONGEST_BACKOFF)
+
+
+class BodyBackoff(Backoff):
+    """Pauses between attempts to send a body that something in between, or composerd, may never accept.
+
+    A proxy may answer 502 or close the connection because composerd, or the proxy itself, has refused the request
+    before its end. Nothing says so, but other requests are answered. So it gives up after some failures in a row, if
+    `answers` says after each of them that composerd answers.
+    """
+
+    def __init__(self, answers: Callable[[], Awaitable[bool]]) -> None:
+        super().__init__()
+        self._answers = answers
+        self._failures = 0
+
+    async def failed(self, error: ClientError, tell: Callable[[ClientError], None] | None = None) -> None:
+        """Call `tell`, and wait before the next attempt; raise an error instead if there should be none."""
+        if isinstance(error, ProxyAnswered | ServerUnreachable) and await self._answers():
+            self._failures += 1
+        else:
+            self._failures = 0
+        if self._failures == MOST_FAILURES:
+            why = f"{error}; composerd answers other requests, so it or a proxy refuses this one; their logs say why"
+            if isinstance(error, ProxyAnswered):
+                raise ProxyAnswered(error.status, why, error.proxy) from error
+            raise ServerUnreachable(why) from error
+        await super().failed(error, tell)
 
 
 class Rounds:

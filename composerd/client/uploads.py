@@ -6,6 +6,7 @@ import logging
 from base64 import b64decode, b64encode
 from collections.abc import AsyncIterable, AsyncIterator
 from contextlib import ExitStack, suppress
+from functools import partial
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ import msgspec
 
 from composerd.client.connection import Connection, as_data, read_answer
 from composerd.client.errors import DamagedUpload, OutcomeUnknown, ProxyAnswered, RequestFailed, ServerUnreachable
-from composerd.client.repeating import Backoff, may_pass
+from composerd.client.repeating import BodyBackoff, may_pass
+from composerd.client.values import Attempt
 
 log = logging.getLogger(__name__)
 
@@ -49,9 +51,9 @@ _STORED = msgspec.json.Decoder(_Stored)
 class Uploads:
     """Uploads files of one attempt, and knows which of them the server has."""
 
-    def __init__(self, connection: Connection, location: str) -> None:
+    def __init__(self, connection: Connection, attempt: Attempt) -> None:
         self._connection = connection
-        self._location = location
+        self._attempt = attempt
         self._stored: dict[str, Uploaded] = {}
         self._unknown: set[str] = set()
         """The names of files of which the server may have another version than `_stored` says."""
@@ -63,7 +65,7 @@ class Uploads:
 
     async def upload(self, name: str, source: Path | bytes | BufferedReader | AsyncIterable[bytes]) -> None:
         """Upload a file; see `JobContext.upload`."""
-        path = self._location + quote(name, safe="")
+        path = self._attempt.artifact_location + quote(name, safe="")
         self._unknown.add(name)
         try:
             if isinstance(source, Path | bytes | BufferedReader):
@@ -81,7 +83,7 @@ class Uploads:
         self._unknown.discard(name)
 
     async def _put_until_available(self, path: str, source: Path | bytes | BufferedReader, digest: bytes) -> None:
-        backoff = Backoff()
+        backoff = BodyBackoff(partial(self._connection.answers, self._attempt.location))
         while True:
             try:
                 with ExitStack() as stack:

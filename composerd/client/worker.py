@@ -20,7 +20,7 @@ import msgspec
 from composerd.client.connection import DEFAULT_SERVER, LARGEST_PAYLOAD, Answer, Connection, decoded
 from composerd.client.errors import ClientError, ProxyAnswered, RequestFailed, ServerUnreachable, UnexpectedAnswer
 from composerd.client.job_context import JobContext
-from composerd.client.repeating import FOREVER, Backoff, Rounds, may_pass
+from composerd.client.repeating import FOREVER, Backoff, BodyBackoff, Rounds, may_pass
 from composerd.client.uploads import Uploaded
 from composerd.client.values import Attempt
 
@@ -290,7 +290,7 @@ class Worker:
         """Report the result; if it can never be accepted, report a failure with the reason instead."""
         listed = b"" if artifacts is None else b',"artifacts":' + _encode(artifacts)
         refusal = await self._accepted(attempt, b'{"result":' + result + listed + b"}")
-        if isinstance(refusal, ProxyAnswered):
+        if isinstance(refusal, ProxyAnswered | ServerUnreachable):
             reason = f"The result of {len(result)} bytes was refused: {refusal}"
         elif isinstance(refusal, RequestFailed) and refusal.number in _BAD_RESULT:
             reason = f"The server refused the result of {len(result)} bytes: {refusal}"
@@ -301,11 +301,12 @@ class Worker:
     async def _accepted(self, attempt: Attempt, body: bytes) -> ClientError | None:
         """Send a report, and repeat it until the server is available. Return the error if it is refused."""
         warn = partial(log.warning, "job %s: cannot report the result, trying again: %s", attempt.id)
+        backoff = BodyBackoff(partial(self._connection.answers, attempt.location))
         try:
             await self._connection.request(
-                "PATCH", attempt.location, body=body, repeat=True, patience=FOREVER, on_failure=warn
+                "PATCH", attempt.location, body=body, repeat=True, backoff=backoff, on_failure=warn
             )
-        except (RequestFailed, UnexpectedAnswer) as exc:
+        except ClientError as exc:
             log.warning("job %s: result not accepted: %s", attempt.id, exc)
             return exc
         log.info("job %s: result reported", attempt.id)

@@ -16,7 +16,7 @@ import pytest
 from aiohttp import web
 
 from composerd.client import ComposerClient, DamagedUpload, JobContext, ProxyAnswered, RequestFailed, Worker
-from composerd.client.repeating import Backoff
+from composerd.client.repeating import MOST_FAILURES, Backoff
 
 from .conftest import Serve, Server, send
 from .http_relay import Relay, relaying
@@ -418,3 +418,40 @@ async def test_the_end_of_patience_with_refusals() -> None:
     with pytest.raises(ProxyAnswered):
         await fail(403, 100)
     await fail(502, 1)
+
+
+@pytest.mark.parametrize("method", ["PUT", "PATCH"])
+@pytest.mark.parametrize("how", ["502", "broken"])
+async def test_a_body_that_never_arrives(
+    server: Server, relay: Relay, method: str, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If only an upload or a result fails again and again, the job fails; if all requests fail, it goes on later."""
+    monkeypatch.setattr("composerd.client.repeating.LONGEST_BACKOFF", 0.2)
+    left = Counter({"all": 2 * MOST_FAILURES})
+    seen = Counter[str]()
+
+    async def refuse(request: web.Request) -> web.StreamResponse | None:
+        large = len(await request.read()) > 1000
+        if large and request.method == method:
+            seen["large"] += 1
+            assert request.transport is not None
+            if how == "broken":
+                request.transport.close()
+            return relay.page(502)
+        if seen["large"] and left["all"]:
+            left["all"] -= 1
+            return relay.page(502)
+        return None
+
+    async def handler(job: JobContext) -> str:
+        await job.upload("a", DATA)
+        return "x" * 2000
+
+    relay.hook = refuse
+    job = await server.submit()
+    async with worker(relay, handler):
+        ended = await server.job(job["id"], wait="60s")
+    assert not left["all"]
+    assert seen["large"] > MOST_FAILURES
+    assert (ended["state"], ended["retries"]) == ("failed", 0)
+    assert "composerd answers other requests" in ended["result"]["job_error"]["reason"]

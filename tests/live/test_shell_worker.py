@@ -158,3 +158,45 @@ async def test_an_upload_that_arrives_changed(server: Server, tmp_path: Path) ->
             ended = await server.job(job["id"], wait="20s")
     assert ended["state"] == "failed"
     assert "the server has stored other bytes" in ended["result"]["job_error"]["reason"]
+
+
+async def test_an_output_that_never_arrives(server: Server, tmp_path: Path) -> None:
+    """A job fails if a proxy has no answer to its upload again and again, while the server answers other requests."""
+    async with relaying(server.url) as relay:
+
+        async def refuse(request: web.Request) -> web.StreamResponse | None:
+            return relay.page(502) if request.method == "PUT" else None
+
+        relay.hook = refuse
+        job = await server.submit()
+        async with working(relay.url, tmp_path, "cat"):
+            ended = await server.job(job["id"], wait="30s")
+    assert "HTTP status 502 from a proxy" in ended["result"]["job_error"]["reason"]
+    assert sum(request.method == "PUT" for request in relay.requests) == 6
+
+
+async def test_a_pause_after_an_early_answer(server: Server, tmp_path: Path) -> None:
+    """A worker whose wait ends early waits at least a second before it asks again."""
+    times: list[float] = []
+    enough = asyncio.Event()
+    async with relaying(server.url) as relay:
+
+        async def answer(_request: web.Request) -> web.StreamResponse | None:
+            times.append(asyncio.get_running_loop().time())
+            if len(times) == 2:
+                enough.set()
+            return web.Response(status=204, headers={"X-Operation-Id": "1"})
+
+        relay.hook = answer
+        async with working(relay.url, tmp_path, "cat"), asyncio.timeout(20):
+            await enough.wait()
+    assert times[1] - times[0] > 0.9
+
+
+async def test_a_server_below_a_base_path(serve: Serve, tmp_path: Path) -> None:
+    """The worker uses the paths that a server names as they are if they have its base path already."""
+    server = await serve("--base-path", "/ci")
+    _, job = await server.request("POST", f"/ci{COMPOSER}/jobs", {"type": "build"})
+    async with working(f"{server.url}/ci/", tmp_path, "cat"):
+        _, ended = await server.request("GET", f"{job['href']}?wait=20s")
+    assert ended["state"] == "finished"
