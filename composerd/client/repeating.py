@@ -98,7 +98,9 @@ class BodyBackoff(Backoff):
         else:
             self._failures = 0
         if self._failures == MOST_FAILURES:
-            why = f"{error}; composerd answers other requests, so it or a proxy refuses this one; their logs say why"
+            what = error.reason.partition(": ")[0] if isinstance(error, ProxyAnswered) else str(error)
+            why = f"{what}, {MOST_FAILURES} times in a row: composerd answers other requests, so it or a proxy refuses "
+            why += "this one, probably as too large"
             if isinstance(error, ProxyAnswered):
                 raise ProxyAnswered(error.status, why, error.proxy) from error
             raise ServerUnreachable(why) from error
