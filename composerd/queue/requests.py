@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from uuid import UUID
 
@@ -62,6 +62,16 @@ class JobRequest(msgspec.Struct, frozen=True):
         return NO_WORKER if self.worker is None else self.worker.id, self.id
 
 
+class _Asking(msgspec.Struct, eq=False):
+    """A request with an id, as long as it waits."""
+
+    over: asyncio.Event
+    """Set when it no longer waits."""
+    waiter: Waiter | None = None
+    repeated: bool = False
+    """True once there is a later request with its id, which waits until this one has ended."""
+
+
 class JobRequests:
     """Lets requests for jobs wait.
 
@@ -81,8 +91,8 @@ class JobRequests:
         self._undelivered = undelivered
         self._by_worker: dict[_Slots, OrderedDict[int, Waiter]] = {}
         """The waiters of workers that have declared their slots, oldest first."""
-        self._by_id: dict[_Named, tuple[Waiter, asyncio.Event]] = {}
-        """For each request with an id that waits, its waiter, and what is set when it no longer waits."""
+        self._by_id: dict[_Named, _Asking] = {}
+        """The latest request with each id, as long as it waits."""
 
     async def wait(self, request: JobRequest, wait: float | None) -> Claimed | None:
         """Wait for a job of the request's keys at most `wait` seconds, and begin an attempt at it.
@@ -94,18 +104,38 @@ class JobRequests:
         named = request.named
         if named is None:
             return await self._wait(request, new_id(), wait)
+        asking = _Asking(asyncio.Event())
+        earlier = self._by_id.get(named)
+        self._by_id[named] = asking
+        try:
+            if earlier is not None:
+                earlier.repeated = True
+                if earlier.waiter is not None:
+                    self._dispatcher.expire(earlier.waiter)
+                await earlier.over.wait()
+            return await self._wait_with(named, asking, request, wait)
+        finally:
+            asking.over.set()
+            if self._by_id.get(named) is asking:
+                if earlier is not None and not earlier.over.is_set():  # this one has left while it waited for that one
+                    self._by_id[named] = earlier
+                else:
+                    del self._by_id[named]
+
+    async def _wait_with(
+        self, named: _Named, asking: _Asking, request: JobRequest, wait: float | None
+    ) -> Claimed | None:
+        """Wait with the tokens that stand for a request id, one after the other."""
         loop = asyncio.get_running_loop()
         deadline = None if wait is None else loop.time() + wait
-        while (earlier := self._by_id.get(named)) is not None:
-            waiter, over = earlier
-            self._dispatcher.expire(waiter)
-            await over.wait()
         for number in range(TOKENS_OF_A_REQUEST):
             token = token_of(named, number)
             await self._undelivered.released(token)
+            if asking.repeated:
+                return None
             left = None if deadline is None else max(0.0, deadline - loop.time())
             try:
-                claimed = await self._wait(request, token, left)
+                claimed = await self._wait(request, token, left, asking)
             except TokenUsed as exc:
                 if exc.state is AttemptState.FINISHED:
                     break
@@ -116,41 +146,29 @@ class JobRequests:
             break
         raise RequestIdUsed(field="request_id")
 
-    async def _wait(self, request: JobRequest, token: UUID, wait: float | None) -> Claimed | None:
+    async def _wait(
+        self, request: JobRequest, token: UUID, wait: float | None, asking: _Asking | None = None
+    ) -> Claimed | None:
         worker = request.worker
         handover = self._options.handover_timeout if request.confirm else None
         worker_id = None if worker is None else worker.id
         claim = Claim(token, request.keys, self._options.heartbeat_timeout, handover, worker_id)
-        waiter = self._dispatcher.waiter(claim, request.client, named=request.id is not None)
+        waiter = self._dispatcher.waiter(claim, request.client, named=asking is not None)
+        if asking is not None:
+            asking.waiter = waiter
         end = partial(self._dispatcher.expire, waiter)
         waiting = self._waits.begin(request.client, end, -(-len(request.keys) // KEYS_OF_A_WAIT))
         if worker is not None:
             self._roster.begin_wait(worker)
         try:
-            if request.id is None and request.slots is None:
+            if request.slots is None:
                 return await self._dispatcher.wait_for_job(waiter, wait)
-            with self._noted(request, waiter):
+            with self._in_slot(request, waiter):
                 return await self._dispatcher.wait_for_job(waiter, wait)
         finally:
             self._waits.end(waiting)
             if worker is not None:
                 self._roster.end_wait(worker)
-
-    @contextmanager
-    def _noted(self, request: JobRequest, waiter: Waiter) -> Iterator[None]:
-        """Let later requests find a waiter by its id, and end it early beyond the slots of its worker."""
-        with self._in_slot(request, waiter) if request.slots is not None else nullcontext():
-            named = request.named
-            if named is None:
-                yield
-                return
-            over = asyncio.Event()
-            self._by_id[named] = waiter, over
-            try:
-                yield
-            finally:
-                del self._by_id[named]
-                over.set()
 
     @contextmanager
     def _in_slot(self, request: JobRequest, waiter: Waiter) -> Iterator[None]:

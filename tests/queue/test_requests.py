@@ -83,6 +83,32 @@ async def test_repetitions_that_come_together(queue: JobQueue) -> None:
     assert await running_jobs(queue, *jobs) == 1
 
 
+async def test_a_repetition_that_leaves(queue: JobQueue, driver: MemoryDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the storage has not answered the claim of the first request, later ones wait for that, if they stay."""
+    name = uuid4()
+    claim, let_go = driver.claim, asyncio.Event()
+
+    async def slow(*args: Any) -> Any:
+        await let_go.wait()
+        return await claim(*args)
+
+    monkeypatch.setattr(driver, "claim", slow)
+    first, second = asking(queue, name), asking(queue, name)
+    await turns()
+    second.cancel()
+    await asyncio.wait([second])
+    third = asking(queue, name)
+    await turns()
+    assert [len(queue._dispatcher._list), first.done(), third.done()] == [1, False, False]
+    job = await add(queue)
+    let_go.set()
+    got = await first
+    assert got is not None
+    assert got.job_id == job
+    assert await third == got
+    assert queue._requests._by_id == {}
+
+
 async def test_two_servers_give_one_job(queue: JobQueue, elsewhere: JobQueue) -> None:
     """Of two requests with one id that wait at two servers, both get the same attempt, and no second job."""
     name = uuid4()
