@@ -70,7 +70,7 @@ async def request_job(request: web.Request) -> web.StreamResponse:
             wait = settings.proxied_wait if wait is None else min(wait, settings.proxied_wait)
     keys = keys_for("", body.types, body.arch)
     name = _request_id_of(body)
-    same = hash((sender, request.path_qs, bytes(sent)))
+    same = hash((sender, request.raw_path, bytes(sent)))
     if (cut_off := request.app[CUT_ANSWERS].take(same)) is not None:
         await queue.release_unconfirmed(cut_off)
     with Wait(request):
@@ -132,7 +132,8 @@ async def _hand_over(request: web.Request, claimed: Claimed, *, confirm: bool) -
     """Write a claimed job to its worker. Raises `ConnectionError` if the client has gone."""
     queue = request.app[QUEUE]
     base = bases.get().worker
-    location = f"{base}/jobs/{claimed.token}"
+    token = str(claimed.token)
+    location = f"{base}/jobs/{token}"
     job_id = str(claimed.job_id)
     known_job_id.set(job_id)
     job = schemas.RequestedJob(
@@ -141,7 +142,7 @@ async def _hand_over(request: web.Request, claimed: Claimed, *, confirm: bool) -
         id=job_id,
         type=claimed.key.type,
         location=location,
-        token=str(claimed.token),
+        token=token,
         artifact_location=f"{location}/artifacts/",
     )
     results = await queue.results(claimed.dependencies) if claimed.dependencies else ()
