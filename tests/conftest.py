@@ -18,7 +18,13 @@ NEWEST = [*POSTGRES][-1]
 MOST_PROCESSES = 4
 """Largest number of processes that `--numprocesses=auto` starts: with more, the tests take hardly less time."""
 
-TOGETHER = ("tests/drivers/test_broken.py", "tests/drivers/postgres/test_plans.py", "tests/proxies/test_probe.py")
+TOGETHER = (
+    "tests/clients/generated/test_node.py",
+    "tests/clients/generated/test_python.py",
+    "tests/drivers/postgres/test_plans.py",
+    "tests/drivers/test_broken.py",
+    "tests/proxies/test_probe.py",
+)
 """Modules whose tests share something that is slow to create, so that one process runs all of them."""
 
 

@@ -152,6 +152,7 @@ EXAMPLES: Mapping[str, Any] = {
         "href": f"{_WORKER}/jobs",
         "id": _ID,
         "type": "checksum",
+        "token": _TOKEN,
         "location": f"{_WORKER}/jobs/{_TOKEN}",
         "artifact_location": f"{_WORKER}/jobs/{_TOKEN}/artifacts/",
         "args": {"hello": "world"},
