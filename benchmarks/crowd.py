@@ -18,12 +18,14 @@ from benchmarks.client import Connection, open_all
 from benchmarks.program import on_fastest_loop, parser_of, pin, progress, raise_descriptors, scratch_in
 from benchmarks.servers import Server
 from benchmarks.table import Table, p99
-from benchmarks.workers import Running, Waiters, probed
+from benchmarks.workers import Asking, Running, Waiters, probed
 
 CONNECTIONS = 32
 HANDOVERS = 100
 HEARTBEAT = 15.0
 """Seconds between two heartbeats of a worker, as for osbuild-worker."""
+ASKING = 20.0
+"""Seconds that a worker waits before it asks again, as our own and those behind a proxy do."""
 ROUND = 2_000
 ROUNDS = 5
 SINGLE = 0.005
@@ -57,6 +59,22 @@ async def measure_waits(table: Table, server: Server, count: int) -> None:
     table.figure("  handover after it, p50", median(after) * 1000, "ms")
     table.figure("  memory of one idle wait afterwards", (server.memory() - before) / count / 1024, "KiB")
     await waiters.leave()
+
+
+async def measure_asking(table: Table, server: Server, count: int) -> None:
+    """Measure workers that ask again after each wait, while there are no jobs."""
+    crowd = Asking(server, JOB_TYPE, count, ASKING)
+    async with crowd.asking():
+        answered, cpu, began = crowd.answered, server.cpu_seconds(), time.perf_counter()
+        with probed(server) as probes:
+            await asyncio.sleep(ASKING)
+        seconds, cpu, answered = time.perf_counter() - began, server.cpu_seconds() - cpu, crowd.answered - answered
+    table.figure(
+        f"{server.name}: answers a second to {count:,} workers that ask every {ASKING:g} s", answered / seconds
+    )
+    table.figure("  share of a core that they take", cpu / seconds * 100, "%")
+    table.figure("  CPU for each", cpu / answered * 1e6, "µs")
+    table.figure("  longest time without an answer of the server meanwhile", max(probes), "s")
 
 
 async def handovers(server: Server, waiters: Waiters) -> Sequence[float]:
@@ -152,6 +170,8 @@ async def run(scratch: Path, count: int) -> None:
         progress("waiting")
         for server in (bare, plain):
             await measure_waits(table, server, count)
+        progress("asking again and again")
+        await measure_asking(table, plain, count)
         progress("sending heartbeats")
         await measure_heartbeats(table, plain, bare, count)
 

@@ -84,9 +84,9 @@ class Waiters:
                 task.result()
 
 
-def _request_of_worker(job_type: str) -> bytes:
+def _request_of_worker(job_type: str, query: str = "") -> bytes:
     wanted = {"types": [job_type], "arch": ARCH, "worker_id": str(uuid4())}
-    return request("POST", f"{WORKER}/jobs", msgspec.json.encode(wanted))
+    return request("POST", f"{WORKER}/jobs{query}", msgspec.json.encode(wanted))
 
 
 class Running:
@@ -131,6 +131,39 @@ class Running:
         """Close the connections."""
         for connection, _ in self._workers:
             connection.close()
+
+
+class Asking:
+    """Workers that ask for a job again and again, each on a connection of its own, while there is none."""
+
+    def __init__(self, server: Server, job_type: str, count: int, wait: float) -> None:
+        self.answered = 0
+        """The number of answers so far."""
+        self._server = server
+        self._wait = wait
+        self._requests = [_request_of_worker(job_type, f"?wait={wait:g}s") for _ in range(count)]
+
+    @contextlib.asynccontextmanager
+    async def asking(self) -> AsyncIterator[None]:
+        """Let them ask during the block, which begins when each has had an answer. They begin evenly spread."""
+        connections = await open_all(self._server.host, self._server.port, len(self._requests))
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(self._ask(connection, message, self._wait * number / len(connections)))
+                for number, (connection, message) in enumerate(zip(connections, self._requests, strict=True))
+            ]
+            await asyncio.sleep(2 * self._wait)
+            yield
+            for task in tasks:
+                task.cancel()
+        for connection in connections:
+            connection.close()
+
+    async def _ask(self, connection: Connection, message: bytes, delay: float) -> None:
+        await asyncio.sleep(delay)
+        while True:
+            await connection.send(message, 204)
+            self.answered += 1
 
 
 @contextlib.contextmanager

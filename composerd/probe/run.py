@@ -45,29 +45,27 @@ async def probe(target: Target, options: Options, report: Callable[[Finding], No
     if not found:
         return False
     try:
+        with_uploads = await uploads.accepted(target)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(run("a long wait", _one(waiting.long_wait, target, options.wait)))
             tasks.create_task(run("a wait that says no time", _one(waiting.bounded_wait, target, options.wait)))
-            slow = tasks.create_task(run("slow uploads", uploads.slow(target, options.size)))
+            slow = tasks.create_task(run("slow uploads", uploads.slow(target, options.size))) if with_uploads else None
             await run("workers that leave", waiting.leaving(target))
-            for check in (answers.prefix, answers.keep_alive, answers.repeats, waiting.equal_waits):
-                await run(check.__name__, _one(check, target))
-            for check in (uploads.large_body, uploads.expecting):
-                await run(check.__name__, _one(check, target))
-            await run("cut uploads", uploads.cut(target))
-            await slow  # many workers may take all that a proxy has
+            singles = (answers.prefix, answers.keep_alive, answers.repeats, waiting.equal_waits, uploads.large_body)
+            for check in singles:
+                await run(check.__name__.replace("_", " "), _one(check, target))
+            if slow is None:
+                add(Finding("uploads", Outcome.OK, "not tried, because the server accepts no artifacts"))
+            else:
+                await run("Expect: 100-continue", _one(uploads.expecting, target))
+                await run("cut uploads", uploads.cut(target))
+                await slow  # many workers may take all that a proxy has
             await run("many workers", waiting.many(target, options.waiters))
     finally:
         left = await asyncio.shield(target.remove_jobs())
     if left:
-        add(
-            Finding(
-                "the probe removes its jobs",
-                Outcome.WRONG,
-                f"{left} may be left",
-                "delete those of types composerd-probe-…",
-            )
-        )
+        change = "delete the jobs whose types begin with composerd-probe-"
+        add(Finding("the probe removes its jobs", Outcome.WRONG, f"{left} may be left", change))
     return found
 
 

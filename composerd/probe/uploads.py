@@ -9,7 +9,7 @@ from typing import Any
 
 from composerd.probe import findings
 from composerd.probe.findings import Finding, Outcome, wrong
-from composerd.probe.target import COMPOSER, Target, Unexpected, described, ours
+from composerd.probe.target import COMPOSER, Target, Unexpected, decoded, described, ours
 from composerd.probe.wire import Answer, Cut, Wire, ending
 
 _PACE = 0.5
@@ -20,6 +20,9 @@ _SLOW_PARTS = 120
 
 _CONTINUE_WITHIN = 3.0
 """Seconds that `100 Continue` may take."""
+
+_NOT_ACCEPTED = "26"
+"""The error of a server that accepts no artifacts."""
 
 _PART = 64 * 1024
 _CUT_SIZE = 2 * 1024**2
@@ -72,6 +75,17 @@ class _Upload:
     def end(self) -> None:
         """Say that nothing more is sent."""
         self._wire.end()
+
+
+async def accepted(target: Target) -> bool:
+    """Return False if the server says that it accepts no artifacts."""
+    try:
+        _, attempt = await target.attempt(target.type("accepted"))
+        answer = await target.call("PUT", attempt["artifact_location"] + "disk")
+    except Unexpected:
+        return True  # the checks will say why
+    error = decoded(answer)
+    return not (ours(answer) and isinstance(error, dict) and error.get("id") == _NOT_ACCEPTED)
 
 
 async def slow(target: Target, size: int) -> AsyncIterator[Finding]:

@@ -1,6 +1,7 @@
 """Checks of requests that wait: leaving one, long ones, many, and equal ones."""
 
 import asyncio
+import contextlib
 import json
 import time
 import uuid
@@ -10,7 +11,7 @@ from composerd.client.errors import ServerUnreachable
 from composerd.probe import findings
 from composerd.probe.findings import Finding, Outcome, wrong
 from composerd.probe.target import ARCH, COMPOSER, JSON, WORKER, Target, Unexpected, described, ours
-from composerd.probe.wire import Cut, Wire
+from composerd.probe.wire import Answer, Cut, Wire
 
 _LEAVES = 3
 """Number of workers that leave in each way: some proxies notice it only sometimes."""
@@ -25,6 +26,8 @@ _HEARTBEAT_WITHIN = 5.0
 """Seconds that a heartbeat may take while many workers wait."""
 
 _EQUAL_WAIT = 2.0
+
+_OWN_BOUNDS = "raise --max-waits and --max-connections of the server, or name the proxy in its --trusted-proxies"
 
 
 async def _ask(target: Target, query: str, **fields: str) -> Wire:
@@ -76,40 +79,56 @@ async def long_wait(target: Target, seconds: float) -> Finding:
     """Wait for as long as is wanted, and see whether the answer is the server's."""
     check = f"a wait of {seconds:g} s"
     began = time.monotonic()
-    problem = await _waited(target, f"?wait={round(seconds)}s", seconds + 15)
+    answer = await _waited(target, f"?wait={round(seconds)}s", seconds + 15)
     after = time.monotonic() - began
-    if problem is None:
+    if _is_end_of_wait(answer):
         early = ", which was the server's own decision" if after < seconds - 1 else ""
         return Finding(check, Outcome.OK, f"ended by the server after {after:.1f} s{early}")
-    return wrong(check, f"after {after:.1f} s: {problem}", findings.WAIT, target.proxy)
+    seen = f"after {after:.1f} s: {_said(answer)}"
+    if isinstance(answer, Answer) and ours(answer):
+        return Finding(check, Outcome.WRONG, seen, "choose a shorter --wait, or raise --max-wait of the server")
+    return wrong(check, seen, findings.WAIT, target.proxy)
 
 
 async def bounded_wait(target: Target, seconds: float) -> Finding:
     """Wait without saying how long, and see whether the server ends that before something in between does."""
     check = "a wait that says no time"
     began = time.monotonic()
-    problem = await _waited(target, "", seconds)
+    answer = await _waited(target, "", seconds)
     after = time.monotonic() - began
-    if problem is None:
+    if _is_end_of_wait(answer):
         return Finding(check, Outcome.OK, f"ended by the server after {after:.1f} s")
     if after >= seconds:
         return Finding(check, Outcome.OK, f"not ended within {after:.0f} s")
-    return wrong(check, f"after {after:.1f} s: {problem}", findings.BOUNDED, target.proxy)
+    return wrong(check, f"after {after:.1f} s: {_said(answer)}", findings.BOUNDED, target.proxy)
 
 
-async def _waited(target: Target, query: str, within: float) -> str | None:
-    """Wait for a job that does not come. Return what was wrong with the answer, or None."""
-    wire = await _ask(target, query, type=target.type("long"))
+async def _waited(
+    target: Target, query: str, within: float, purpose: str = "long", turn: asyncio.Semaphore | None = None
+) -> Answer | str:
+    """Wait for a job that does not come. Return the answer, or what happened instead.
+
+    With `turn`, connect only when that allows it.
+    """
+    async with turn or contextlib.nullcontext():
+        wire = await _ask(target, query, type=target.type(purpose))
     try:
         async with asyncio.timeout(within):
-            answer = target.look(await wire.answer("POST"))
+            return target.look(await wire.answer("POST"))
     except Cut as exc:
         return f"the other side {exc}"
     except TimeoutError:
-        return "no answer"
+        return "no answer in time"
     finally:
         await wire.close()
-    return None if answer.status == 204 and ours(answer) else described(answer)
+
+
+def _is_end_of_wait(answer: Answer | str) -> bool:
+    return isinstance(answer, Answer) and answer.status == 204 and ours(answer)
+
+
+def _said(answer: Answer | str) -> str:
+    return described(answer) if isinstance(answer, Answer) else answer
 
 
 async def many(target: Target, count: int) -> AsyncIterator[Finding]:
@@ -118,25 +137,12 @@ async def many(target: Target, count: int) -> AsyncIterator[Finding]:
     _, attempt = await target.attempt(target.type("heartbeat"))
     await target.must("GET", attempt["location"])
     opening = asyncio.Semaphore(50)
-    type = target.type("many")
 
-    async def one() -> str:
-        """Return an empty text if the server has answered in time, else what happened."""
+    async def one() -> Answer | str:
         try:
-            async with opening:
-                wire = await _ask(target, f"?wait={_CAPACITY_WAIT:g}s", type=type)
+            return await _waited(target, f"?wait={_CAPACITY_WAIT:g}s", _CAPACITY_WAIT + 5, "many", opening)
         except (ServerUnreachable, ConnectionError) as exc:
             return f"not connected: {exc}"
-        try:
-            async with asyncio.timeout(_CAPACITY_WAIT + 5):
-                answer = target.look(await wire.answer("POST"))
-        except Cut as exc:
-            return f"the other side {exc}"
-        except TimeoutError:
-            return "no answer in time"
-        finally:
-            await wire.close()
-        return "" if answer.status == 204 and ours(answer) else described(answer)
 
     waits = [asyncio.create_task(one()) for _ in range(count)]
     await asyncio.sleep(_CAPACITY_WAIT / 3)
@@ -149,10 +155,13 @@ async def many(target: Target, count: int) -> AsyncIterator[Finding]:
         except (Unexpected, ServerUnreachable):
             missed += 1
         slowest = max(slowest, time.monotonic() - began)
-    problems = [problem for problem in await asyncio.gather(*waits) if problem]
-    if problems:
-        seen = f"{count - len(problems)} did; {problems[0]}"
-        yield wrong(check, seen, findings.CAPACITY, target.proxy)
+    failed = [answer for answer in await asyncio.gather(*waits) if not _is_end_of_wait(answer)]
+    if failed:
+        seen = f"{count - len(failed)} did; {_said(failed[0])}"
+        if isinstance(failed[0], Answer) and ours(failed[0]):
+            yield Finding(check, Outcome.WRONG, seen, _OWN_BOUNDS)
+        else:
+            yield wrong(check, seen, findings.CAPACITY, target.proxy)
     else:
         yield Finding(check, Outcome.OK, "all do")
     check = f"heartbeats while {count} workers wait"

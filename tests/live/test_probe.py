@@ -36,6 +36,14 @@ async def test_probe_below_a_base_path(serve: Serve) -> None:
     assert "wrong the answers are composerd's: GET /api/worker/v1/status: 404 from composerd" in probed.out
 
 
+async def test_probe_without_artifacts(serve: Serve) -> None:
+    """A probe of a server that accepts no artifacts tries no uploads, and finds nothing wrong."""
+    server = await serve(*FAST, "--artifacts", "none")
+    probed = await composerd("probe", server.url, *QUICK)
+    assert probed.code == 0, probed.out
+    assert "ok    uploads: not tried, because the server accepts no artifacts\n" in probed.out
+
+
 async def test_probe_of_something_else() -> None:
     """A probe of a server that is not composerd says so, and who it is."""
 
@@ -66,3 +74,17 @@ async def test_probe_of_nothing() -> None:
     """A probe of an address where nothing listens exits with 3."""
     probed = await composerd("probe", "http://127.0.0.1:1")
     assert (probed.code, probed.out) == (3, "")
+
+
+async def test_bounds_of_the_server(serve: Serve) -> None:
+    """A probe tells bounds of the server itself from those of a proxy."""
+    server = await serve(*FAST, "--max-waits", "10", "--request-job-timeout", "1s", storage="memory:")
+    probed = await composerd("probe", server.url, *QUICK)
+    assert probed.code == 1
+    assert (
+        "from composerd: Unavailable, try again\n      raise --max-waits and --max-connections of the server"
+        in probed.out
+    )
+    probed = await composerd("probe", server.url, *QUICK[2:], "--waiters", "5", "--wait", "11m")
+    assert probed.code == 1
+    assert "      choose a shorter --wait, or raise --max-wait of the server\n" in probed.out

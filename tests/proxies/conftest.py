@@ -77,7 +77,9 @@ async def starting(directory: Path) -> AsyncIterator[Run]:
     """Yield a function that starts a proxy in front of a server and returns when it answers; they stop at the end."""
     running: list[Running] = []
 
-    async def start(proxy: Proxy, server: Server | tuple[str, int], address: str = LOOPBACK) -> Running:
+    async def start(
+        proxy: Proxy, server: Server | tuple[str, int], address: str = LOOPBACK, path: str = "/healthz"
+    ) -> Running:
         scratch = create(directory)
         port = free_port(address)
         upstream = server.address if isinstance(server, Server) else server
@@ -92,7 +94,7 @@ async def starting(directory: Path) -> AsyncIterator[Run]:
             )
         one = Running(proxy, f"http://{address}:{port}", process, scratch / "log")
         running.append(one)
-        await until_listening(one, process)
+        await until_listening(one, process, path)
         return one
 
     try:
@@ -108,13 +110,13 @@ async def run(directory: Path) -> AsyncIterator[Run]:
         yield start
 
 
-async def until_listening(proxy: Running, process: asyncio.subprocess.Process) -> None:
-    """Wait until a proxy accepts connections and has found its server."""
+async def until_listening(proxy: Running, process: asyncio.subprocess.Process, path: str) -> None:
+    """Wait until a proxy accepts connections and has found its server: until it answers a path with 200."""
     async with aiohttp.ClientSession() as http:
         for _ in range(1000):
             assert process.returncode is None, proxy.log.read_text(errors="replace")
             with contextlib.suppress(aiohttp.ClientError):
-                async with http.get(f"{proxy.url}/healthz") as answer:
+                async with http.get(proxy.url + path) as answer:
                     if answer.status == 200:
                         return
             await asyncio.sleep(0.02)

@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import io
 import json
+import re
 import signal
 import socket
 import struct
@@ -16,6 +17,7 @@ import aiohttp
 import pytest
 
 from ..live.conftest import COMPOSER, WORKER, Serve, Server, until_waiting
+from ..live.test_cli import composerd
 from .conftest import Run
 from .kinds import RIGHT, UNTOUCHED, Proxy, nginx_adapted
 from .vanishing import machine
@@ -27,6 +29,7 @@ every_proxy = pytest.mark.parametrize("proxy", RIGHT.values(), ids=RIGHT)
 DEAF = {"apache"}
 """Proxies that do not notice that a client has gone, with any configuration."""
 
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "behind-a-proxy.md"
 COMPOSE = Path(__file__).parents[2] / "docs" / "examples" / "compose" / "nginx.conf"
 
 
@@ -86,6 +89,40 @@ def _compose(text: str) -> str:
     for number in (1, 2):
         text = text.replace(f"composerd-{number}:8700", "127.0.0.1:8700")
     return nginx_adapted(text)
+
+
+def documented_locations() -> list[str]:
+    """Return the configurations of nginx for a prefix that the page has."""
+    blocks = re.findall(r"^```nginx\n(location .*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 2
+    return blocks
+
+
+@pytest.mark.parametrize(
+    ("location", "options", "code"),
+    [
+        (0, ("--trusted-proxies", "127.0.0.1"), 0),
+        (0, (), 1),
+        (1, ("--base-path", "/builds"), 0),
+    ],
+    ids=["removed and named", "not trusted", "kept"],
+)
+async def test_prefix(
+    location: int, options: tuple[str, ...], code: int, serve: Serve, run: Run, tmp_path: Path
+) -> None:
+    """Behind nginx, paths in answers are right below a prefix that it removes and names, or that the server knows."""
+    server = await serve("--handover-timeout", "1s", "--sweep-interval", "1s", *options, storage="memory:")
+    text = RIGHT["nginx"].configuration.read_text()
+    (others,) = re.findall(
+        r"location / \{\n.*?proxy_pass .*?\n(.*?) +proxy_set_header X-Forwarded-Prefix", text, re.DOTALL
+    )
+    added = documented_locations()[location].replace("# and the other lines of the location above\n", others)
+    configuration = tmp_path / "nginx.conf"
+    configuration.write_text(text.replace("location / {", f"{added}\nlocation / {{"))
+    running = await run(RIGHT["nginx"]._replace(configuration=configuration), server, path="/builds/healthz")
+    probed = await composerd("probe", f"{running.url}/builds", "--wait", "2s", "--waiters", "10", "--size", "1MiB")
+    assert probed.code == code, probed.out
+    assert ("wrong paths in answers: " in probed.out) == bool(code)
 
 
 async def attempt_at(server: Server, **fields: Any) -> dict[str, Any]:
