@@ -12,6 +12,7 @@ import pytest
 
 from composerd.driver.timekeeper import ClockState
 from composerd.errors import StorageFull
+from composerd.models import Touch
 from composerd.testing.kit.instance import LEASE
 from composerd_fs import FsDriver
 from composerd_fs.journal.clock_file import CLOCK
@@ -152,6 +153,14 @@ async def test_a_needed_job_is_found_once(fs: Instance) -> None:
     assert (await fs.driver.purge(10)).items == [first]
 
 
+async def killed(fs: Instance) -> None:
+    """Open the storage again as after a kill, with the file `CLOCK` as it was stored last."""
+    assert isinstance(fs.driver, FsDriver)
+    fs.driver._journal.broken = "the server is killed"  # so it leaves no marker
+    with patch("composerd_fs.journal.clock_file.ClockFile.close", AsyncMock()):
+        await fs.reopen()
+
+
 @pytest.mark.parametrize("jump", [8 * 3600.0, -8 * 3600.0], ids=["forward", "back"])
 async def test_a_kill_after_a_jump(fs: Instance, jump: float) -> None:
     """A timeout counts the time that passes also if the server is killed after the clock has jumped."""
@@ -161,13 +170,26 @@ async def test_a_kill_after_a_jump(fs: Instance, jump: float) -> None:
     assert await fs.pass_time(0.0) == []
     assert isinstance(fs.driver, FsDriver)
     await fs.driver._clock_file._ended()
-    fs.driver._journal.broken = "the server is killed"  # so it leaves no marker
-    with patch("composerd_fs.journal.clock_file.ClockFile.close", AsyncMock()):
-        await fs.reopen()
+    await killed(fs)
     for _ in range(3):
         assert await fs.pass_time(LEASE - 50.0) == []
         await fs.touch(token)
     assert await fs.pass_time(200.0) == [job_id]
+
+
+async def test_who_has_called_is_known_after_a_kill(fs: Instance) -> None:
+    """After a kill, a worker that attached a file or called more than a minute ago is lost counted, another is not."""
+    await fs.submit(*[fs.new() for _ in range(3)])
+    called, attached, unseen = [await fs.take() for _ in range(3)]
+    await fs.touch(called)
+    await fs.pass_time(70.0)  # the file `CLOCK` is written once a minute
+    assert isinstance(fs.driver, FsDriver)
+    await fs.driver._clock_file._ended()
+    await fs.attach(attached, "log")
+    await killed(fs)
+    jobs = [(await fs.driver.touch([Touch(one, confirm=False)])).items[0].job_id for one in (called, attached, unseen)]
+    assert len(await fs.pass_time(LEASE + 10.0)) == 3
+    assert [(await fs.get(one)).retries for one in jobs if one is not None] == [1, 1, 0]
 
 
 async def test_the_clock_stands_still_in_no_file(fs: Instance) -> None:
