@@ -110,7 +110,7 @@ class HttpConnection(web.RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Give up the place."""
-        if self.handed_over is not None and isinstance(exc, OSError):
+        if self.handed_over is not None and isinstance(exc, ConnectionError):
             self._server.cut_answers.lost(self.handed_over, self.transport, reset=True)
         self.place.free()
         self._held = None

@@ -1,20 +1,24 @@
 """Requests for jobs that a client sends again by itself, because the connection broke before it had read the answer."""
 
 import asyncio
+import contextlib
 import io
 import json
 import select
 import socket
+import ssl
 import struct
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pycurl
 import pytest
 
-from .conftest import WORKER, Serve, Server, until_waiting
+from .conftest import COMPOSER, WORKER, Serve, Server, until_waiting
+from .test_tls import Files
 from .test_waiting import raw_request
 
 ASK = {"types": ["build"], "arch": "x86_64", "confirm": True}
@@ -113,6 +117,49 @@ async def until_connections(server: Server, count: int) -> None:
         return float(line.split()[1]) <= count + 1
 
     await server.until(holds)
+
+
+async def test_a_second_slot_releases_nothing(serve: Serve) -> None:
+    """A machine that asks for a second job with equal bytes, while the first connection is open, gets another job."""
+    server = await serve(*OPTIONS)
+    with connected(server) as connection:
+        job_id = await ask(server, connection, ASK)
+        assert not await requeued_or_not(server, job_id, ASK)
+        answer = await asyncio.to_thread(read_answer, connection)
+        assert (await server.request("GET", answer["location"]))[1]["canceled"] is False
+
+
+@pytest.mark.parametrize("end", ["notified", "closed"])
+@pytest.mark.parametrize("confirm", [True, False])
+async def test_an_answer_that_was_read_over_tls(serve: Serve, tmp_path: Path, end: str, confirm: bool) -> None:
+    """A TLS client that reads its answer and closes releases nothing, whether or not it says that it closes."""
+    files = Files(tmp_path)
+    server = await serve(*OPTIONS, *files.server_options)
+    context = ssl.create_default_context(cafile=files.ca_file)
+    body = ASK | {"confirm": confirm}
+
+    def send_and_close(message: bytes) -> bytes:
+        with context.wrap_socket(connected(server), server_hostname=server.address[0]) as connection:
+            connection.sendall(message)
+            data = b""
+            while not (data.endswith(b"}") or data.startswith(b"HTTP/1.1 204")):
+                data += connection.recv(65536)
+            if end == "notified":
+                with contextlib.suppress(OSError):
+                    connection.unwrap()
+        return data
+
+    async def submit(priority: int) -> str:
+        job = json.dumps({"type": "build", "priority": priority}).encode()
+        data = await asyncio.to_thread(send_and_close, raw_request(json.loads(job), f"{COMPOSER}/jobs"))
+        return str(json.loads(data.partition(b"\r\n\r\n")[2])["id"])
+
+    jobs = [await submit(5), await submit(0)]  # a job that is released goes first again
+    got = []
+    for _ in jobs:
+        data = await asyncio.to_thread(send_and_close, raw_request(body, f"{WORKER}/jobs?wait=0s"))
+        got.append(json.loads(data.partition(b"\r\n\r\n")[2])["id"])
+    assert got == jobs
 
 
 async def test_an_answer_of_which_bytes_are_missing(serve: Serve) -> None:

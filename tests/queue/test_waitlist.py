@@ -4,6 +4,7 @@ import asyncio
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -44,8 +45,8 @@ class World:
     served: list[int] = field(default_factory=list)
     now: float = 0.0
 
-    def arrive(self, *keys: Key) -> Waiter:
-        waiter = Waiter(Claim(uuid4(), keys, 60.0), "", self.loop.create_future(), self.now)
+    def arrive(self, *keys: Key, client: str = "") -> Waiter:
+        waiter = Waiter(Claim(uuid4(), keys, 60.0), client, self.loop.create_future(), self.now)
         self.waitlist.add(waiter)
         return waiter
 
@@ -293,7 +294,9 @@ def test_nothing_is_kept_of_waiters_that_left(world: World) -> None:
 
 keysets = st.lists(st.sampled_from([X, Y, Z]), min_size=1, max_size=3, unique=True)
 steps = st.one_of(
-    st.tuples(st.just("arrive"), keysets),
+    st.tuples(st.just("arrive"), st.tuples(keysets, st.sampled_from("abc"))),
+    st.tuples(st.just("doubt"), st.tuples(st.sampled_from("abc"), st.sampled_from([X, Y, Z]))),
+    st.tuples(st.just("pass"), st.sampled_from([1.0, LONG])),
     st.tuples(
         st.just("submit"), st.lists(st.tuples(st.sampled_from([X, Y, Z]), st.integers(-2, 2)), min_size=1, max_size=3)
     ),
@@ -308,25 +311,30 @@ steps = st.one_of(
 
 @settings(max_examples=1500, deadline=None)
 @given(st.lists(steps, max_size=60))
-def test_no_waiter_sleeps_while_there_is_a_job_for_it(script: list[tuple[str, object]]) -> None:
-    """Whatever the order of arrivals, jobs, departures, news and rounds, in the end no ready job fits a waiter."""
+def test_no_waiter_sleeps_while_there_is_a_job_for_it(script: list[tuple[str, Any]]) -> None:
+    """Whatever the order of arrivals, jobs, departures, news and rounds of clients, no ready job fits a waiter then."""
     loop = asyncio.new_event_loop()
     world = World(loop)
     everyone: list[Waiter] = []
     try:
         for step, what in script:
             if step == "arrive":
-                everyone.append(world.arrive(*what))  # type: ignore[misc]
+                keys, client = what
+                everyone.append(world.arrive(*keys, client=client))
+            elif step == "doubt":
+                world.waitlist.doubt(*what, world.now)
+            elif step == "pass":
+                world.now += what
             elif step == "submit":
-                world.submit(*what)  # type: ignore[misc]
+                world.submit(*what)
             elif step == "leave" and everyone:
-                world.leave(everyone[what % len(everyone)])  # type: ignore[operator]
+                world.leave(everyone[what % len(everyone)])
             elif step == "hear" and world.unheard:
-                world.hear(what % len(world.unheard))  # type: ignore[operator]
+                world.hear(what % len(world.unheard))
             elif step == "pick" and not world.picked:
-                world.pick(what)  # type: ignore[arg-type]
+                world.pick(what)
             elif step == "decide" and world.picked and world.outcomes is None:
-                world.decide(what)  # type: ignore[arg-type]
+                world.decide(what)
             elif step == "end_round" and world.outcomes is not None:
                 world.end_round()
             elif step == "run":
