@@ -322,7 +322,8 @@ def test_no_waiter_sleeps_while_there_is_a_job_for_it(script: list[tuple[str, An
                 keys, client = what
                 everyone.append(world.arrive(*keys, client=client))
             elif step == "doubt":
-                world.waitlist.doubt(*what, world.now)
+                doubted, key = what
+                world.waitlist.doubt(doubted, key, world.now)
             elif step == "pass":
                 world.now += what
             elif step == "submit":
