@@ -2,7 +2,7 @@
 //
 // For each job of the type it prints the server's answer, uploads the file, and reports the field "text" of the args.
 import { createHash, randomUUID } from "node:crypto";
-import { createReadStream, openAsBlob } from "node:fs";
+import { createReadStream } from "node:fs";
 import { pipeline } from "node:stream/promises";
 import { setTimeout as sleep } from "node:timers/promises";
 
@@ -13,11 +13,12 @@ const arch = { x64: "x86_64", arm64: "aarch64" }[process.arch] ?? process.arch;
 async function send(method, path, body, headers = {}) {
   for (;;) {
     try {
-      // A file is opened for each attempt. A blob has a length; a stream is sent in chunks.
-      const sent = method === "PUT" ? await openAsBlob(file) : body;
+      // A file is opened for each attempt. Without the length in the headers, a stream is sent in chunks.
+      const sent = method === "PUT" ? createReadStream(file) : body;
       const answer = await fetch(server + path, {
         method, // in capitals: fetch sends "patch" as it is, and the server knows only "PATCH"
         body: sent,
+        duplex: "half", // which fetch wants to be told with a stream
         headers,
         redirect: "manual",
         signal: method === "PUT" ? undefined : AbortSignal.timeout(40_000),
@@ -66,6 +67,7 @@ async function work(job) {
   const sha256 = digest.digest();
   const upload = await send("PUT", job.artifact_location + "output", undefined, {
     "Content-Type": "application/octet-stream",
+    "Content-Length": `${size}`,
     "Content-Digest": `sha-256=:${sha256.toString("base64")}:`,
   });
   let report;
