@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import logging
-from base64 import b64decode, b64encode
 from collections.abc import AsyncIterable, AsyncIterator
 from contextlib import ExitStack, suppress
 from functools import partial
@@ -19,6 +18,7 @@ from composerd.client.connection import Connection, as_data, read_answer
 from composerd.client.errors import DamagedUpload, OutcomeUnknown, ProxyAnswered, RequestFailed, ServerUnreachable
 from composerd.client.repeating import BodyBackoff, may_pass
 from composerd.client.values import Attempt
+from composerd.content_digest import content_digest, sha256_in
 
 log = logging.getLogger(__name__)
 
@@ -69,20 +69,20 @@ class Uploads:
         self._unknown.add(name)
         try:
             if isinstance(source, Path | bytes | BufferedReader):
-                size, digest = await asyncio.to_thread(_size_and_sha256, source)
-                await self._put_until_available(path, source, digest)
+                size, sha256 = await asyncio.to_thread(_size_and_sha256, source)
+                await self._put_until_available(path, source, sha256)
             else:
                 sums = _Sums(source)
                 await self._put(path, sums.parts(), sums=sums)
-                size, digest = sums.size, sums.sha256.digest()
+                size, sha256 = sums.size, sums.digest.hexdigest()
         except RequestFailed as exc:
             if not isinstance(exc, ProxyAnswered | OutcomeUnknown):
                 self._unknown.discard(name)  # the server has what it had
             raise
-        self._stored[name] = Uploaded(name, size, digest.hex())
+        self._stored[name] = Uploaded(name, size, sha256)
         self._unknown.discard(name)
 
-    async def _put_until_available(self, path: str, source: Path | bytes | BufferedReader, digest: bytes) -> None:
+    async def _put_until_available(self, path: str, source: Path | bytes | BufferedReader, sha256: str) -> None:
         backoff = BodyBackoff(partial(self._connection.answers, self._attempt.location))
         while True:
             try:
@@ -92,7 +92,7 @@ class Uploads:
                         data = stack.enter_context(await asyncio.to_thread(source.open, "rb"))
                     elif isinstance(source, BufferedReader):
                         data = stack.enter_context(_again(source))
-                    await self._put(path, data, digest=digest)
+                    await self._put(path, data, sha256=sha256)
             except (ServerUnreachable, RequestFailed) as exc:
                 if isinstance(exc, RequestFailed) and not may_pass(exc):
                     raise
@@ -100,17 +100,17 @@ class Uploads:
             else:
                 return
 
-    async def _put(self, path: str, data: Any, digest: bytes | None = None, sums: "_Sums | None" = None) -> None:
+    async def _put(self, path: str, data: Any, sha256: str | None = None, sums: "_Sums | None" = None) -> None:
         """Send a file once. Raises `DamagedUpload` if the server says that it has stored other bytes."""
         headers = {"Content-Type": "application/octet-stream", "Accept": "application/json"}
-        if digest is not None:
-            headers["Content-Digest"] = _content_digest(digest)
+        if sha256 is not None:
+            headers["Content-Digest"] = content_digest(sha256)
         async with self._connection.open(
             "PUT", path, data=data, headers=headers, answer_within=_ANSWER_WITHIN
         ) as response:
             stored = await _stored_digest(response)
-        sent = sums.sha256.digest() if sums is not None else digest
-        if stored is not None and sent is not None and stored != sent.hex():
+        sent = sums.digest.hexdigest() if sums is not None else sha256
+        if stored is not None and stored != sent:
             raise DamagedUpload(f"the server has stored other bytes than were sent: sha256 {stored[:64]}")
 
 
@@ -120,32 +120,26 @@ class _Sums:
     def __init__(self, source: AsyncIterable[bytes]) -> None:
         self._source = source
         self.size = 0
-        self.sha256 = hashlib.sha256()
+        self.digest = hashlib.sha256()
 
     async def parts(self) -> AsyncIterator[bytes]:
         """Yield the parts of the source, and count them."""
         async for part in self._source:
             self.size += len(part)
-            self.sha256.update(part)
+            self.digest.update(part)
             yield part
 
 
 async def _stored_digest(response: aiohttp.ClientResponse) -> str | None:
     """Return the digest in the answer to an upload, in hexadecimal; None for a server of before, which sends none."""
-    for member in response.headers.get("Content-Digest", "").split(","):
-        algorithm, _, value = member.strip().partition("=")
-        if algorithm.lower() == "sha-256":
-            with suppress(ValueError):  # of binascii
-                return b64decode(value.partition(";")[0].strip().strip(":")).hex()
+    with suppress(ValueError):
+        if (sha256 := sha256_in(response.headers.get("Content-Digest", ""))) is not None:
+            return sha256
     body = await read_answer(response, _LARGEST_ANSWER)
     try:
         return (_STORED.decode(body).sha256 or None) if body else None
     except (msgspec.DecodeError, RecursionError, ValueError):
         return None
-
-
-def _content_digest(digest: bytes) -> str:
-    return f"sha-256=:{b64encode(digest).decode()}:"
 
 
 def _again(file: BufferedReader) -> BufferedReader:
@@ -155,12 +149,12 @@ def _again(file: BufferedReader) -> BufferedReader:
     return reader
 
 
-def _size_and_sha256(source: Path | bytes | BufferedReader) -> tuple[int, bytes]:
+def _size_and_sha256(source: Path | bytes | BufferedReader) -> tuple[int, str]:
     if isinstance(source, bytes):
-        return len(source), hashlib.sha256(source).digest()
+        return len(source), hashlib.sha256(source).hexdigest()
     with source.open("rb") if isinstance(source, Path) else _again(source) as file:
-        digest = hashlib.file_digest(file, "sha256").digest()
-        return file.tell(), digest
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        return file.tell(), sha256
 
 
 def _warn(error: Exception) -> None:

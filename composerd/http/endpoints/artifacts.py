@@ -1,9 +1,6 @@
 """Artifacts in the worker API: uploading a file. Listing and downloading them are in `downloads`."""
 
 import asyncio
-import base64
-import binascii
-import hashlib
 import re
 from urllib.parse import quote
 from uuid import UUID
@@ -11,6 +8,7 @@ from uuid import UUID
 from aiohttp import web
 
 from composerd.artifacts.files import Files, Upload
+from composerd.content_digest import content_digest, sha256_in
 from composerd.errors import (
     ArtifactsDisabled,
     ArtifactTooLarge,
@@ -70,7 +68,7 @@ async def upload_job_artifact(request: web.Request) -> web.StreamResponse:
     job_id = attempt.job_id
     assert job_id is not None
     known_job_id.set(str(job_id))
-    expected = _content_digest(request.headers.get("Content-Digest"))
+    expected = _content_digest(request)
     with files.transfer(client.get()):
         async with files.allowances.upload(token, name, lambda: queue.uploads.attached(job_id)) as allowance:
             announced = request.content_length or 0
@@ -100,7 +98,7 @@ def _stored(request: web.Request, token: UUID, artifact: Artifact) -> web.Stream
     if _takes_json(request.headers.get("Accept", "")):
         href = f"{bases.get().worker}/jobs/{token}/artifacts/{quote(artifact.name, safe='')}"
         response = answer(schemas.artifact(artifact, href))
-    response.headers["Content-Digest"] = f"sha-256=:{base64.b64encode(bytes.fromhex(artifact.sha256)).decode()}:"
+    response.headers["Content-Digest"] = content_digest(artifact.sha256)
     return response
 
 
@@ -156,20 +154,9 @@ async def _attach(queue: JobQueue, files: Files, job_id: UUID, attachment: Attac
         await files.remove([attached.replaced])
 
 
-def _content_digest(header: str | None) -> str | None:
-    """Return the SHA-256 of a Content-Digest header (RFC 9530) in hexadecimal, or None if the header has none.
-
-    Raises `IncompleteUpload` if it is malformed.
-    """
-    for member in (header or "").split(","):
-        algorithm, _, value = member.strip().partition("=")
-        if algorithm.lower() == "sha-256":
-            try:
-                encoded = value.partition(";")[0].strip().removeprefix(":").removesuffix(":")
-                digest = base64.b64decode(encoded, validate=True)
-            except (binascii.Error, ValueError):
-                digest = b""
-            if len(digest) != hashlib.sha256().digest_size:
-                raise IncompleteUpload(problem="the Content-Digest header is malformed")
-            return digest.hex()
-    return None
+def _content_digest(request: web.Request) -> str | None:
+    """Return the SHA-256 in the header Content-Digest, or None if there is none. Raises `IncompleteUpload`."""
+    try:
+        return sha256_in(request.headers.get("Content-Digest", ""))
+    except ValueError:
+        raise IncompleteUpload(problem="the Content-Digest header is malformed") from None
