@@ -3,11 +3,12 @@
 import asyncio
 import hashlib
 import logging
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from contextlib import ExitStack, suppress
 from functools import partial
 from io import BufferedReader
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote
 
@@ -30,6 +31,10 @@ Heartbeats notice meanwhile that the attempt is over.
 
 _LARGEST_ANSWER = 64 * 1024
 """Bytes of the largest answer to an upload."""
+
+
+_PART = 1024 * 1024
+"""Bytes of a file that are read at once for its digest."""
 
 
 class Uploaded(msgspec.Struct, frozen=True):
@@ -66,23 +71,24 @@ class Uploads:
     async def upload(self, name: str, source: Path | bytes | BufferedReader | AsyncIterable[bytes]) -> None:
         """Upload a file; see `JobContext.upload`."""
         path = self._attempt.artifact_location + quote(name, safe="")
+        sums = _Sums()
+        if isinstance(source, Path | bytes | BufferedReader):
+            await asyncio.to_thread(sums.of, source)
         self._unknown.add(name)
         try:
             if isinstance(source, Path | bytes | BufferedReader):
-                size, sha256 = await asyncio.to_thread(_size_and_sha256, source)
-                await self._put_until_available(path, source, sha256)
+                await self._put_until_available(path, source, sums)
             else:
-                sums = _Sums(source)
-                await self._put(path, sums.parts(), sums=sums)
-                size, sha256 = sums.size, sums.digest.hexdigest()
+                await self._put(path, sums.counted(source), sums)
         except RequestFailed as exc:
             if not isinstance(exc, ProxyAnswered | OutcomeUnknown):
                 self._unknown.discard(name)  # the server has what it had
             raise
-        self._stored[name] = Uploaded(name, size, sha256)
+        self._stored[name] = Uploaded(name, sums.size, sums.digest.hexdigest())
         self._unknown.discard(name)
 
-    async def _put_until_available(self, path: str, source: Path | bytes | BufferedReader, sha256: str) -> None:
+    async def _put_until_available(self, path: str, source: Path | bytes | BufferedReader, sums: "_Sums") -> None:
+        headers = {"Content-Digest": content_digest(sums.digest.hexdigest())}
         backoff = BodyBackoff(partial(self._connection.answers, self._attempt.location))
         while True:
             try:
@@ -92,7 +98,7 @@ class Uploads:
                         data = stack.enter_context(await asyncio.to_thread(source.open, "rb"))
                     elif isinstance(source, BufferedReader):
                         data = stack.enter_context(_again(source))
-                    await self._put(path, data, sha256=sha256)
+                    await self._put(path, data, sums, headers)
             except (ServerUnreachable, RequestFailed) as exc:
                 if isinstance(exc, RequestFailed) and not may_pass(exc):
                     raise
@@ -100,34 +106,44 @@ class Uploads:
             else:
                 return
 
-    async def _put(self, path: str, data: Any, sha256: str | None = None, sums: "_Sums | None" = None) -> None:
+    async def _put(
+        self, path: str, data: Any, sums: "_Sums", headers: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
         """Send a file once. Raises `DamagedUpload` if the server says that it has stored other bytes."""
-        headers = {"Content-Type": "application/octet-stream", "Accept": "application/json"}
-        if sha256 is not None:
-            headers["Content-Digest"] = content_digest(sha256)
+        headers = {"Content-Type": "application/octet-stream", "Accept": "application/json", **headers}
         async with self._connection.open(
             "PUT", path, data=data, headers=headers, answer_within=_ANSWER_WITHIN
         ) as response:
             stored = await _stored_digest(response)
-        sent = sums.digest.hexdigest() if sums is not None else sha256
-        if stored is not None and stored != sent:
+        if stored is not None and stored != sums.digest.hexdigest():
             raise DamagedUpload(f"the server has stored other bytes than were sent: sha256 {stored[:64]}")
 
 
 class _Sums:
-    """The size and the digest of parts that are being sent."""
+    """The size and the digest of a file."""
 
-    def __init__(self, source: AsyncIterable[bytes]) -> None:
-        self._source = source
+    def __init__(self) -> None:
         self.size = 0
         self.digest = hashlib.sha256()
 
-    async def parts(self) -> AsyncIterator[bytes]:
-        """Yield the parts of the source, and count them."""
-        async for part in self._source:
-            self.size += len(part)
-            self.digest.update(part)
+    def of(self, source: Path | bytes | BufferedReader) -> None:
+        """Read a file. This blocks."""
+        if isinstance(source, bytes):
+            self._add(source)
+            return
+        with source.open("rb") if isinstance(source, Path) else _again(source) as file:
+            while part := file.read(_PART):
+                self._add(part)
+
+    async def counted(self, source: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+        """Yield the parts of a file that are about to be sent."""
+        async for part in source:
+            self._add(part)
             yield part
+
+    def _add(self, part: bytes) -> None:
+        self.size += len(part)
+        self.digest.update(part)
 
 
 async def _stored_digest(response: aiohttp.ClientResponse) -> str | None:
@@ -147,14 +163,6 @@ def _again(file: BufferedReader) -> BufferedReader:
     reader = open(file.fileno(), "rb", closefd=False)  # noqa: SIM115  # of a descriptor; the caller closes it
     reader.seek(0)
     return reader
-
-
-def _size_and_sha256(source: Path | bytes | BufferedReader) -> tuple[int, str]:
-    if isinstance(source, bytes):
-        return len(source), hashlib.sha256(source).hexdigest()
-    with source.open("rb") if isinstance(source, Path) else _again(source) as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        return file.tell(), sha256
 
 
 def _warn(error: Exception) -> None:

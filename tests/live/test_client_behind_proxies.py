@@ -177,15 +177,12 @@ async def test_the_digest_in_the_answer_to_an_upload(server: Server, relay: Rela
             await job.upload("a", DATA)
         except DamagedUpload as exc:
             failure.append(exc)
-        listed.append(job.uploaded)
 
-    listed: list[Any] = []
     relay.hook = answer
     job = await server.submit()
     async with worker(relay, handler):
         await server.job(job["id"], wait="20s")
     assert bool(failure) == ("other" in answered)
-    assert (listed[0] is None) == ("other" in answered)
 
 
 async def test_a_wait_longer_than_a_proxy_allows(server: Server, relay: Relay) -> None:
@@ -359,7 +356,7 @@ async def test_an_upload_of_which_only_a_part_arrives(server: Server, relay: Rel
     job = await server.submit()
     async with worker(relay, lambda job: job.upload("a", DATA)):
         ended = await server.job(job["id"], wait="20s")
-    why = "DamagedUpload: the server has stored other bytes than were sent" if said else "The server refused the result"
+    why = "DamagedUpload: the server has stored other" if said else "The server refused the result"
     assert (ended["state"], ended["retries"]) == ("failed", 0)
     assert why in ended["result"]["job_error"]["reason"]
 
