@@ -15,12 +15,6 @@ import msgspec
 
 from composerd.artifact_values import Difference, Exceeded, ListedArtifact
 
-MAX_DEPENDENCIES = 1000
-"""Maximum number of dependencies of a job."""
-
-MAX_EDGES = 10_000
-"""Maximum number of dependencies of all jobs of a submission together."""
-
 MAX_SHOWN_DEPENDENTS = 1000
 """Maximum number of dependents that a job shows; `Driver.dependents` has all of them."""
 

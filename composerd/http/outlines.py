@@ -7,12 +7,13 @@ outside of args has to be small, and dependencies are counted first.
 import msgspec
 
 from composerd.errors import InvalidContent
-from composerd.http.schemas import MAX_BATCH
-from composerd.models import MAX_DEPENDENCIES, MAX_EDGES
+from composerd.http.schemas import MAX_BATCH, MAX_DEPENDENCIES
 
 MAX_OUTSIDE = 4 * 1024 * 1024
 """The most bytes that a submission may have outside of args."""
 
+MAX_EDGES = 10_000
+"""The most dependencies of all jobs of a submission together."""
 
 MOST_COMMAS = MAX_DEPENDENCIES * 65
 """More commas than a job's dependencies can have, with a `ref` of 64 characters for each."""

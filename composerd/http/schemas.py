@@ -9,10 +9,13 @@ from msgspec import UNSET, Meta, Raw, UnsetType
 
 from composerd import models
 from composerd.artifact_values import ListedArtifact
-from composerd.models import MAX_DEPENDENCIES, JobState, OnDependencyFailure
+from composerd.models import JobState, OnDependencyFailure
 
 MAX_BATCH = 1000
 """The most jobs in a batch."""
+
+MAX_DEPENDENCIES = 1000
+"""The most dependencies of a job."""
 
 # The patterns only document; `is_word` and `composerd.units` check the values.
 WORD = r"^\S+$"
