@@ -233,6 +233,21 @@ async def test_what_follows_a_malformed_chunk(serve: Serve, attacker: MAKE) -> N
     assert b"Traceback" not in server.log, server.log.decode()
 
 
+async def test_places_are_given_back(serve: Serve, attacker: MAKE, client: MAKE) -> None:
+    """A connection that is left after an early answer takes no place any more, whichever side closes it."""
+    server = await serve("--max-connections", "8")
+    for method in ("PUT", "put"):
+        begin = f"{method} {UPLOAD} HTTP/1.1\r\nHost: a\r\nContent-Length: {SIZE}\r\n\r\n".encode()
+        for _ in range(20):
+            hostile: Attacker = attacker(server)
+            connection = await hostile.connect(begin + bytes(1000))
+            assert await status_of(connection) in (404, 405, 503)  # 503 while the last one is being closed
+            await hostile.close()
+    quiet: Client = client(server)
+    await quiet.work()
+    assert b"Traceback" not in server.log, server.log.decode()
+
+
 EXPECTED = {
     "an unknown token": ("PUT", UPLOAD, (), 5),
     "a bad name": ("PUT", f"{WORKER}/jobs/{NOBODY}/artifacts/.a", (), 23),
