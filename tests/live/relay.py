@@ -15,8 +15,6 @@ class Relay:
         self._tasks: set[asyncio.Task[None]] = set()
         self.address = ("", 0)
         """The host and the port on which it listens."""
-        self.ended = 0
-        """Number of clients that have gone."""
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Relay one connection."""
@@ -29,7 +27,6 @@ class Relay:
                 group.create_task(_copy(from_server, writer))
                 with suppress(ConnectionError):
                     await _copy(reader, to_server)
-                self.ended += 1
         finally:
             to_server.close()
             writer.close()

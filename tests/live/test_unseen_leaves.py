@@ -7,51 +7,58 @@ from typing import Any
 
 from ..throwaway import Throwaway
 from .conftest import Serve, Server, until_waiting
-from .relay import Relay, relay_to
+from .relay import relay_to
 from .test_waiting import raw_request
 
 ASK = {"types": ["build"], "arch": "x86_64", "confirm": True}
 
 
-async def ask_and_leave(relay: Relay, server: Server, count: int, **fields: Any) -> None:
-    """Let so many clients ask for a job through the proxy, and go away."""
-    ended = relay.ended
+Address = tuple[str, int]
+Jobs = asyncio.Queue[dict[str, Any]]
+
+
+async def ask_and_leave(proxy: Address, server: Server, count: int) -> None:
+    """Let so many clients ask for a job through a proxy, and go away."""
     writers = []
     for _ in range(count):
-        _, writer = await asyncio.open_connection(*relay.address)
-        writer.write(raw_request(ASK | fields))
+        _, writer = await asyncio.open_connection(*proxy)
+        writer.write(raw_request(ASK))
         writers.append(writer)
     await until_waiting(server, count)
     for writer in writers:
         writer.close()
-
-    async def holds() -> bool:
-        return relay.ended == ended + count
-
-    await server.until(holds)
+        await writer.wait_closed()
 
 
-class Live:
-    """A worker behind the proxy: it takes a job, finishes it, and asks again on the same connection."""
+async def work(proxy: Address, took: Jobs) -> None:
+    """Take one job after the other through a proxy, finish it, and ask again on the same connection, until canceled."""
+    reader, writer = await asyncio.open_connection(*proxy)
+    try:
+        while True:
+            writer.write(raw_request(ASK))
+            job = await _answer(reader)
+            data = b'{"result": null}'
+            head = f"PATCH {job['location']} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            writer.write(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
+            await _answer(reader)
+            took.put_nowait(job)
+    finally:
+        writer.close()
 
-    def __init__(self, relay: Relay, took: "asyncio.Queue[dict[str, Any]]") -> None:
-        self._relay = relay
-        self._took = took
 
-    async def run(self) -> None:
-        """Work until canceled."""
-        reader, writer = await asyncio.open_connection(*self._relay.address)
-        try:
-            while True:
-                writer.write(raw_request(ASK))
-                job = await _answer(reader)
-                data = b'{"result": null}'
-                head = f"PATCH {job['location']} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-                writer.write(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
-                await _answer(reader)
-                self._took.put_nowait(job)
-        finally:
-            writer.close()
+async def hand_over_past_the_dead(server: Server, proxy: Address) -> None:
+    """Let 3 dead and 6 live requests wait behind a proxy, and check that 12 jobs all go to live ones, at once."""
+    await ask_and_leave(proxy, server, 3)
+    took: Jobs = asyncio.Queue()
+    async with asyncio.TaskGroup() as group:
+        workers = [group.create_task(work(proxy, took)) for _ in range(6)]
+        for _ in range(12):
+            await until_waiting(server, 9)  # the server still counts the dead ones
+            submitted = await server.submit()
+            async with asyncio.timeout(30):
+                assert (await took.get())["id"] == submitted["id"]
+        for worker in workers:
+            worker.cancel()
 
 
 async def _answer(reader: asyncio.StreamReader) -> dict[str, Any]:
@@ -64,17 +71,7 @@ async def test_jobs_go_to_those_that_are_surely_there(serve: Serve) -> None:
     """With 3 dead and 6 live requests behind one proxy, 12 jobs one after the other all go to the live ones."""
     server = await serve("--handover-timeout", "60s")
     async with relay_to(server.address) as relay:
-        await ask_and_leave(relay, server, 3)
-        took: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-        async with asyncio.TaskGroup() as group:
-            workers = [group.create_task(Live(relay, took).run()) for _ in range(6)]
-            for _ in range(12):
-                await until_waiting(server, 9)
-                submitted = await server.submit()
-                async with asyncio.timeout(30):
-                    assert (await took.get())["id"] == submitted["id"]
-            for worker in workers:
-                worker.cancel()
+        await hand_over_past_the_dead(server, relay.address)
 
 
 async def unanswered(server: Server) -> int:
@@ -88,7 +85,7 @@ async def test_hand_overs_that_nobody_answers_are_said(serve: Serve) -> None:
     server = await serve("--handover-timeout", "300ms", "--sweep-interval", "1s")
     assert await server.request("GET", "/readyz") == (200, b"ready\n")
     async with relay_to(server.address) as relay:
-        await ask_and_leave(relay, server, 4)
+        await ask_and_leave(relay.address, server, 4)
         for _ in range(4):
             await server.submit()
 
