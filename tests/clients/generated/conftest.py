@@ -50,7 +50,9 @@ def python_tools(tmp_path_factory: pytest.TempPathFactory) -> Tools:
     folder = tmp_path_factory.mktemp("packages")
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
     tools = Tools(folder, folder / "bin")
-    subprocess.run([tools.programs / "pip", "install", "--quiet", "-r", HERE / "requirements.txt"], check=True)
+    subprocess.run(
+        [tools.programs / "pip", "install", "--quiet", "--no-compile", "-r", HERE / "requirements.txt"], check=True
+    )
     return tools
 
 
