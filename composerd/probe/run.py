@@ -4,10 +4,9 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import NamedTuple
 
-from composerd.client.errors import ServerUnreachable
 from composerd.probe import answers, findings, uploads, waiting
 from composerd.probe.findings import Finding, Outcome
-from composerd.probe.target import Target, Unexpected
+from composerd.probe.target import FAILURES, Target, failure
 
 
 class Options(NamedTuple):
@@ -37,8 +36,8 @@ async def probe(target: Target, options: Options, report: Callable[[Finding], No
         try:
             async for finding in check:
                 add(finding)
-        except (Unexpected, ServerUnreachable, ConnectionError) as exc:
-            add(Finding(name, Outcome.WRONG, str(exc) or "the connection was closed", findings.OURS.general))
+        except FAILURES as exc:
+            add(Finding(name, Outcome.WRONG, failure(exc), findings.OURS.general))
 
     await answers.recognise(target)
     await run("the answers are composerd's", _one(answers.whose, target))

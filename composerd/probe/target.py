@@ -10,8 +10,9 @@ from typing import Any
 from yarl import URL
 
 from composerd.client.address import Address, tls_context
-from composerd.client.errors import ServerUnreachable
+from composerd.client.errors import ClientError, ServerUnreachable
 from composerd.client.proxies import REQUEST_ID_HEADER, known_proxy, proxy_answer
+from composerd.ids import parse_uuid
 from composerd.probe.wire import Answer, Cut, Wire, ending
 
 WORKER = "/api/worker/v1"
@@ -32,6 +33,10 @@ class Unexpected(Exception):
     """An answer with which a check cannot go on."""
 
 
+FAILURES = (Unexpected, ClientError, ConnectionError, LookupError, TypeError, AttributeError)
+"""What a check may raise; the last three, if the answers are not composerd's."""
+
+
 class Target:
     """A server, and what is in front of it."""
 
@@ -45,6 +50,7 @@ class Target:
         """The name of the proxy in between, once an answer has told it."""
         self._types = f"composerd-probe-{uuid.uuid4().hex[:12]}"
         self._jobs: dict[str, None] = {}
+        self._submissions: set[asyncio.Task[str]] = set()
 
     def type(self, purpose: str) -> str:
         """Return a job type that only this probe has."""
@@ -93,10 +99,18 @@ class Target:
         return decoded(answer)
 
     async def submit(self, type: str, **fields: Any) -> str:
-        """Submit a job, and return its id. It is removed at the end."""
-        job = await self.must("POST", f"{COMPOSER}/jobs", {"type": type, "retention": "1h", **fields})
-        self._jobs[job["id"]] = None
-        return str(job["id"])
+        """Submit a job, and return its id. It is removed at the end, also if this is canceled."""
+        submission = asyncio.create_task(self._submit({"type": type, "retention": "1h", **fields}))
+        self._submissions.add(submission)
+        submission.add_done_callback(self._submissions.discard)
+        return await asyncio.shield(submission)
+
+    async def _submit(self, job: dict[str, Any]) -> str:
+        job_id = parse_uuid((await self.must("POST", f"{COMPOSER}/jobs", job))["id"])
+        if job_id is None:
+            raise Unexpected("the answer to a submission has no id")
+        self._jobs[str(job_id)] = None
+        return str(job_id)
 
     async def state(self, job_id: str) -> str:
         """Return the state of a job."""
@@ -113,11 +127,12 @@ class Target:
 
     async def remove_jobs(self) -> int:
         """Cancel and delete the jobs of the probe. Return how many may be left."""
+        await asyncio.gather(*self._submissions, return_exceptions=True)
         turns = asyncio.Semaphore(_AT_ONCE)
 
         async def remove(job_id: str) -> None:
             async with turns:
-                with contextlib.suppress(Unexpected, ServerUnreachable):
+                with contextlib.suppress(*FAILURES):
                     await self.call("POST", f"{COMPOSER}/jobs/{job_id}/cancel", {})
                     answer = await self.call("DELETE", f"{COMPOSER}/jobs/{job_id}")
                     if answer.status in (204, 404):
@@ -153,6 +168,13 @@ def described(answer: Answer) -> str:
 def advised(answer: Answer) -> str:
     """Return what to change after an answer that is not the server's."""
     return _said(answer)[2]
+
+
+def failure(error: Exception) -> str:
+    """Return a text for one of `FAILURES`."""
+    if isinstance(error, LookupError | TypeError | AttributeError):
+        return "an answer that composerd does not send"
+    return str(error) or "the connection was closed"
 
 
 def _said(answer: Answer) -> tuple[str, str, str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from composerd.probe import findings
 from composerd.probe.findings import Finding, Outcome, wrong
-from composerd.probe.target import COMPOSER, Target, Unexpected, decoded, described, ours
+from composerd.probe.target import COMPOSER, FAILURES, Target, Unexpected, decoded, described, ours
 from composerd.probe.wire import Answer, Cut, Wire, ending
 
 _PACE = 0.5
@@ -82,7 +82,7 @@ async def accepted(target: Target) -> bool:
     try:
         _, attempt = await target.attempt(target.type("accepted"))
         answer = await target.call("PUT", attempt["artifact_location"] + "disk")
-    except Unexpected:
+    except FAILURES:
         return True  # the checks will say why
     error = decoded(answer)
     return not (ours(answer) and isinstance(error, dict) and error.get("id") == _NOT_ACCEPTED)

@@ -1,13 +1,15 @@
 """The command `composerd probe` without a proxy, below a prefix, and at something that is not composerd."""
 
 import json
+import signal
+from pathlib import Path
 
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from .conftest import COMPOSER, Serve
-from .test_cli import composerd
+from .test_cli import composerd, start
 
 QUICK = ("--wait", "2s", "--waiters", "20", "--size", "1MiB")
 FAST = ("--handover-timeout", "1s", "--sweep-interval", "1s")
@@ -58,6 +60,45 @@ async def test_probe_of_something_else() -> None:
     (finding,) = json.loads(probed.out)
     assert finding["outcome"] == "wrong"
     assert finding["seen"] == "GET /api/worker/v1/status: 200 from a proxy (nginx), not from composerd"
+
+
+@pytest.mark.parametrize("body", ["{}", "[]", "1", '{"id": "x", "location": "//evil"}', '{"items": 3}', "{"])
+async def test_probe_of_a_server_that_answers_nonsense(body: str) -> None:
+    """A probe of a server whose answers are not those of composerd ends with findings, not with a traceback."""
+
+    async def nonsense(request: web.Request) -> web.Response:
+        status = 200 if request.method == "GET" else 201
+        headers = {"X-Operation-Id": "1", "Content-Type": "application/json"}
+        return web.Response(status=status, text=body, headers=headers)
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", nonsense)
+    async with TestServer(app) as other:
+        probed = await composerd("probe", str(other.make_url("")), "--wait", "1s", "--waiters", "3", "--size", "1KiB")
+    assert probed.code == 1
+    assert "wrong many workers: " in probed.out
+
+
+async def test_interrupt(serve: Serve) -> None:
+    """A probe that is interrupted removes its jobs."""
+    server = await serve()
+    process = await start("probe", server.url)
+
+    async def begun() -> bool:
+        return len((await server.request("GET", f"{COMPOSER}/jobs"))[1]["items"]) > 3
+
+    await server.until(begun)
+    process.send_signal(signal.SIGINT)
+    _, err = await process.communicate()
+    assert (process.returncode, err.strip()) == (130, b"")
+    assert (await server.request("GET", f"{COMPOSER}/jobs"))[1]["items"] == []
+
+
+async def test_probe_of_a_unix_socket(serve: Serve, tmp_path: Path) -> None:
+    """A probe works on a unix socket."""
+    await serve(*FAST, "--listen", f"unix:{tmp_path / 'socket'}")
+    probed = await composerd("probe", f"unix:{tmp_path / 'socket'}", *QUICK)
+    assert probed.code == 0, probed.out
 
 
 @pytest.mark.parametrize(

@@ -205,7 +205,7 @@ async def test_cut_upload(proxy: Proxy, how: str, length: bool, serve: Serve, ru
 
 @every_proxy
 async def test_restart(proxy: Proxy, serve: Serve, run: Run) -> None:
-    """When the server stops, waits end with 204; once it is back, it is reached again within 2 s."""
+    """When the server stops, waits end with 204; once it is back, it is reached again within 5 s."""
     server = await serve()
     running = await run(proxy, server)
     async with aiohttp.ClientSession(running.url) as http:
@@ -226,7 +226,7 @@ async def test_restart(proxy: Proxy, serve: Serve, run: Run) -> None:
                     return answer.status == 200
             return False
 
-        await server.until(back, seconds=2)
+        await server.until(back, seconds=5)
 
 
 @every_proxy
