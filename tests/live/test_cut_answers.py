@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import io
+import itertools
 import json
 import select
 import socket
@@ -17,7 +18,7 @@ from typing import Any
 import pycurl
 import pytest
 
-from .conftest import COMPOSER, WORKER, Serve, Server, until_waiting
+from .conftest import COMPOSER, NOBODY, WORKER, Serve, Server, until_waiting
 from .test_tls import Files
 from .test_waiting import raw_request
 
@@ -129,37 +130,28 @@ async def test_a_second_slot_releases_nothing(serve: Serve) -> None:
         assert (await server.request("GET", answer["location"]))[1]["canceled"] is False
 
 
-@pytest.mark.parametrize("end", ["notified", "closed"])
-@pytest.mark.parametrize("confirm", [True, False])
-async def test_an_answer_that_was_read_over_tls(serve: Serve, tmp_path: Path, end: str, confirm: bool) -> None:
+async def test_an_answer_that_was_read_over_tls(serve: Serve, tmp_path: Path) -> None:
     """A TLS client that reads its answer and closes releases nothing, whether or not it says that it closes."""
     files = Files(tmp_path)
     server = await serve(*OPTIONS, *files.server_options)
     context = ssl.create_default_context(cafile=files.ca_file)
-    body = ASK | {"confirm": confirm}
 
-    def send_and_close(message: bytes) -> bytes:
+    def send(path: str, body: dict[str, Any], *, notify: bool) -> str:
         with context.wrap_socket(connected(server), server_hostname=server.address[0]) as connection:
-            connection.sendall(message)
+            connection.sendall(raw_request(body, path))
             data = b""
-            while not (data.endswith(b"}") or data.startswith(b"HTTP/1.1 204")):
+            while not data.endswith(b"}"):
                 data += connection.recv(65536)
-            if end == "notified":
+            if notify:
                 with contextlib.suppress(OSError):
                     connection.unwrap()
-        return data
-
-    async def submit(priority: int) -> str:
-        job = json.dumps({"type": "build", "priority": priority}).encode()
-        data = await asyncio.to_thread(send_and_close, raw_request(json.loads(job), f"{COMPOSER}/jobs"))
         return str(json.loads(data.partition(b"\r\n\r\n")[2])["id"])
 
-    jobs = [await submit(5), await submit(0)]  # a job that is released goes first again
-    got = []
-    for _ in jobs:
-        data = await asyncio.to_thread(send_and_close, raw_request(body, f"{WORKER}/jobs?wait=0s"))
-        got.append(json.loads(data.partition(b"\r\n\r\n")[2])["id"])
-    assert got == jobs
+    for notify, confirm in itertools.product([True, False], [True, False]):
+        # A job that is released would go first again.
+        jobs = [send(f"{COMPOSER}/jobs", {"type": "build", "priority": one}, notify=notify) for one in (5, 0)]
+        body = ASK | {"confirm": confirm}
+        assert [send(f"{WORKER}/jobs?wait=20s", body, notify=notify) for _ in jobs] == jobs
 
 
 async def test_an_answer_of_which_bytes_are_missing(serve: Serve) -> None:
@@ -186,15 +178,16 @@ async def test_a_job_that_was_called_about_stays(serve: Serve) -> None:
     assert (await server.request("GET", answer["location"]))[1]["canceled"] is False
 
 
-@pytest.mark.parametrize("other", [{"worker_id": "12345678-1234-4123-8123-123456789abc"}, {"arch": "aarch64"}])
-async def test_another_request_releases_nothing(serve: Serve, other: dict[str, Any]) -> None:
+async def test_another_request_releases_nothing(serve: Serve) -> None:
     """Only an equal request is a repetition."""
     server = await serve(*OPTIONS)
-    connection = connected(server)
-    job_id = await ask(server, connection, ASK)
-    reset(connection)
-    await until_connections(server, 0)
-    assert not await requeued_or_not(server, job_id, ASK | other)
+    for other in ({"worker_id": NOBODY}, {"arch": "aarch64"}):
+        body = ASK | {"types": ["build", next(iter(other))]}
+        connection = connected(server)
+        job_id = await ask(server, connection, body)
+        reset(connection)
+        await until_connections(server, 0)
+        assert not await requeued_or_not(server, job_id, body | other)
 
 
 class Cutting:
