@@ -35,8 +35,8 @@ _LONGEST_PATH = 200
 """The most characters of a path in the log."""
 
 _REPEATED = frozenset({"GET", "HEAD"})
-"""Methods with `Retry-After` on 503. Some clients repeat every request with it by themselves, some of them for ever,
-and a body that they have sent is not there any more."""
+"""Methods whose 503 has `Retry-After`. Some clients repeat such requests by themselves, a few of them without end, and
+some then send only what is left of a stream."""
 
 _WITHOUT_BODY = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
 """Methods whose requests need no body. One that is sent is read first, because a handler may wait for long."""
