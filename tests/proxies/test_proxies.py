@@ -40,9 +40,9 @@ def request(path: str, body: bytes, *headers: str, method: str = "POST", length:
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
-def ask(wait: str) -> bytes:
+def ask(query: str) -> bytes:
     """Return a request for a job as bytes."""
-    return request(f"{WORKER}/jobs?wait={wait}", json.dumps(ASK).encode(), "Content-Type: application/json")
+    return request(f"{WORKER}/jobs{query}", json.dumps(ASK).encode(), "Content-Type: application/json")
 
 
 def reset(writer: asyncio.StreamWriter) -> None:
@@ -59,14 +59,14 @@ async def test_leave(proxy: Proxy, how: str, serve: Serve, run: Run) -> None:
     server = await serve("--proxied-wait", "3s", storage="memory:")
     running = await run(proxy, server)
     _, writer = await asyncio.open_connection(*running.address)
-    writer.write(ask("30s") if proxy.name not in DEAF else ask("30s").replace(b"?wait=30s", b""))
+    writer.write(ask("" if proxy.name in DEAF else "?wait=60s"))
     await until_waiting(server, 1)
     if how == "closes":
         writer.close()
         await writer.wait_closed()
     else:
         reset(writer)
-    await until_waiting(server, 0)
+    await until_waiting(server, 0, seconds=10)
     job = await server.submit()
     assert (await server.job(job["id"]))["state"] == "ready"
 
