@@ -12,15 +12,17 @@ from worker_api.exceptions import NotFoundException
 URL, FILE, OUT, ODD = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), json.loads(sys.argv[4])
 NAME = "grüße 1.bin"
 
-composer = composer_api.ApiClient(composer_api.Configuration(host=f"{URL}/api/composer/v1"))
-worker = worker_api.ApiClient(worker_api.Configuration(host=f"{URL}/api/worker/v1"))
+composer = composer_api.ApiClient(composer_api.Configuration(host=f"{URL}/api/composer/v1", retries=0))
+worker = worker_api.ApiClient(worker_api.Configuration(host=f"{URL}/api/worker/v1", retries=0))
 jobs = worker_api.JobsApi(worker)
 submitting = composer_api.JobsApi(composer)
 
 
 def take(type: str) -> tuple[worker_api.RequestedJob, UUID]:
     """Return a job and the token of its attempt."""
-    job = jobs.request_job(worker_api.RequestJob(types=[type], arch="x86_64", confirm=True), wait="20s")
+    job = jobs.request_job(
+        worker_api.RequestJob(types=[type], arch="x86_64", confirm=True), wait="20s", _request_timeout=40
+    )
     assert job.token is not None
     return job, job.token
 

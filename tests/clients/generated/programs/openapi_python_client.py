@@ -18,7 +18,16 @@ from httpx import Timeout
 from worker_api import Client as Worker
 from worker_api.api.artifacts import upload_job_artifact
 from worker_api.api.jobs import get_job, request_job, update_job
-from worker_api.models import Error, FinishJob, JobStatus, ReportProgress, RequestedJob, RequestJob, UpdatedJob
+from worker_api.models import (
+    Error,
+    FinishJob,
+    JobStatus,
+    ListedArtifact,
+    ReportProgress,
+    RequestedJob,
+    RequestJob,
+    UpdatedJob,
+)
 from worker_api.types import File, Unset
 
 URL, FILE, OUT, ODD = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), json.loads(sys.argv[4])
@@ -35,9 +44,9 @@ def take(type: str) -> tuple[RequestedJob, UUID]:
     return job, job.token
 
 
-def finish(token: UUID, result: Any) -> Any:
-    """Report a result, and return the answer."""
-    return update_job.sync(token, client=worker, body=FinishJob(result=result))
+def finish(token: UUID, result: Any, *files: ListedArtifact) -> Any:
+    """Report a result with the files that were uploaded, and return the answer."""
+    return update_job.sync(token, client=worker, body=FinishJob(result=result, artifacts=list(files)))
 
 
 job, token = take("raw")
@@ -61,7 +70,7 @@ assert isinstance(update_job.sync(token, client=worker, body=ReportProgress(part
 status = get_job.sync(token, client=worker)
 assert isinstance(status, JobStatus), status
 assert status.canceled is False
-assert isinstance(finish(token, job.args), UpdatedJob)
+assert isinstance(finish(token, job.args, ListedArtifact(NAME, size=FILE.stat().st_size)), UpdatedJob)
 
 ended = get_submitted.sync(submitted.id, client=composer, wait="20s")
 assert isinstance(ended, Job), ended
