@@ -12,9 +12,6 @@ from aiohttp import hdrs, web
 UNIX = "unix"
 """The client that stands for all peers on unix sockets, which have no address."""
 
-_PROXY_HEADERS = (hdrs.VIA, hdrs.FORWARDED, hdrs.X_FORWARDED_FOR, hdrs.X_FORWARDED_PROTO)
-"""Headers that a proxy adds, whatever they say."""
-
 _NETWORK_BITS = 64
 """Bits of an IPv6 address that tell clients apart: one host can usually have every address with the same first 64."""
 
@@ -38,7 +35,13 @@ class Clients:
     def is_proxied(self, request: web.BaseRequest) -> bool:
         """Return True if a request came through something that may not tell when its client has gone."""
         headers = request.headers
-        return any(name in headers for name in _PROXY_HEADERS) or self.is_trusted(request.remote)
+        return (
+            hdrs.VIA in headers
+            or hdrs.FORWARDED in headers
+            or hdrs.X_FORWARDED_FOR in headers
+            or hdrs.X_FORWARDED_PROTO in headers
+            or self.is_trusted(request.remote)
+        )
 
     def of_peer(self, peer: str | None) -> str:
         """Return the client that a peer is, if it is no proxy."""

@@ -74,6 +74,8 @@ class JobQueue:
         """Called with news of attempts and jobs that ended."""
         self.on_removed: Callable[[Sequence[UUID]], None] | None = None
         """Called with jobs that were deleted from the storage."""
+        self.draining = False
+        """True once no request may wait any more."""
         self._waits = Waits(options.max_waits)
         self.gate = Gate()
         """Lets requests begin, and go on after a wait, a few of each client at a time."""
@@ -102,11 +104,6 @@ class JobQueue:
         """Return True if workers could not renew their leases since this was last called, or cannot now."""
         stood_still = self._pauses.stood_still()
         return stood_still or self.driver.outage.unrenewed() or self._writes.touch.oldest * BEAT > HANGS_AFTER
-
-    @property
-    def draining(self) -> bool:
-        """True once no request may wait any more."""
-        return self._watching.draining
 
     @property
     def waits(self) -> int:
@@ -164,7 +161,7 @@ class JobQueue:
 
         Requests that come later do not wait.
         """
-        self._watching.draining = True
+        self.draining = self._watching.draining = True
         self._events.publish_all()
         self._dispatcher.drain()
 

@@ -7,6 +7,7 @@ from uuid import UUID
 
 import msgspec
 from aiohttp import hdrs, web
+from msgspec import UNSET
 
 from composerd.errors import AttemptSuperseded, InvalidContent, TokenNotFound
 from composerd.http import schemas
@@ -137,14 +138,14 @@ async def update_job(request: web.Request) -> web.StreamResponse:
         update = await decoded(body, _UPDATE_JOB)
         _settle(update, body)
         artifacts = None
-        if isinstance(update.artifacts, msgspec.Raw) and isinstance(update.result, msgspec.Raw):
+        if update.artifacts is not UNSET and update.result is not UNSET:
             artifacts = await listed_artifacts(update.artifacts, request.app[SETTINGS].max_artifacts)
     except InvalidContent:
         await _check_token(queue, token)  # what is wrong with the token is said first
         raise
-    if isinstance(update.partial, msgspec.Raw):
+    if update.partial is not UNSET:
         await queue.progress(token, await off_loop(len(body), bytes, update.partial))
-    elif isinstance(update.result, msgspec.Raw):
+    elif update.result is not UNSET:
         result, failed = await off_loop(len(body), _outcome, update.result)
         del body, update  # the result is a copy of its part of them
         await queue.finish(token, result, failed=failed, artifacts=artifacts)
@@ -172,17 +173,17 @@ def _settle(update: schemas.UpdateJob, body: Body) -> None:
 
     That is for both of them, for neither in an object that is not empty, and for artifacts without a result.
     """
-    if isinstance(update.partial, msgspec.Raw) and isinstance(update.result, msgspec.Raw):
+    if update.partial is not UNSET and update.result is not UNSET:
         if is_null(update.partial) == is_null(update.result):
             problem = "must not be sent together with result: leave one of them out"
             raise InvalidContent(field="partial", problem=problem)
         for name, value in (("result", update.result), ("partial", update.partial)):
             if is_null(value):
-                setattr(update, name, msgspec.UNSET)
-    if isinstance(update.partial, msgspec.Raw):
-        if isinstance(update.artifacts, msgspec.Raw) and not is_null(update.artifacts):
+                setattr(update, name, UNSET)
+    if update.partial is not UNSET:
+        if update.artifacts is not UNSET and not is_null(update.artifacts):
             raise InvalidContent(field="artifacts", problem="must be sent together with result")
-    elif not isinstance(update.result, msgspec.Raw) and body.strip()[1:-1].strip():
+    elif update.result is UNSET and body.strip()[1:-1].strip():
         raise InvalidContent(field="result", problem="either result or partial is required")
 
 
