@@ -1,6 +1,6 @@
 // A job from end to end, with openapi-fetch and the types that openapi-typescript has generated.
 import { createHash, randomUUID } from "node:crypto";
-import { openAsBlob, readFileSync, writeFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import { deepStrictEqual, ok, strictEqual } from "node:assert";
 import createClient from "openapi-fetch";
 import type { components as Components, paths as Composer } from "./composer.js";
@@ -44,7 +44,7 @@ deepStrictEqual(job.args, JSON.parse(odd));
 const digest = `sha-256=:${createHash("sha256").update(readFileSync(file)).digest("base64")}:`;
 const upload = await worker.PUT("/jobs/{token}/artifacts/{name}", {
   params: { path: { token, name }, header: { "Content-Digest": digest } },
-  body: (await openAsBlob(file)) as unknown as string,
+  body: new Blob([readFileSync(file)]) as unknown as string,
   bodySerializer: (body) => body,
   headers: { "Content-Type": "application/octet-stream" },
 });
