@@ -99,7 +99,7 @@ class Dispatcher:
             self._account.free(client, size)
 
     def doubt(self, client: str, key: Key) -> None:
-        """Let a client that has not answered a hand-over of a job of a key come last there."""
+        """Let a client that has not answered a handover of a job of a key come last there."""
         self._list.doubt(client, key, self._loop.time())
 
     def heat(self, news: News) -> None:

@@ -12,23 +12,23 @@ from composerd.models import Claimed, Key
 log = logging.getLogger(__name__)
 
 REMEMBERED = 10_000
-"""The most hand-overs of which it is remembered to whom they went."""
+"""The most handovers of which it is remembered to whom they went."""
 
 ADDRESSES = 100
 """The most addresses that are counted in a span of time; what went to others counts as well, without its address."""
 
 SPAN = 10.0
-"""Length in seconds of the spans of time in which hand-overs are counted."""
+"""Length in seconds of the spans of time in which handovers are counted."""
 
 SPANS = 6
 """Number of spans that are looked at together: a minute."""
 
 TOO_MANY = 3
-"""Number of unanswered hand-overs within a minute from which on they are reported, if they are more than a tenth."""
+"""Number of unanswered handovers within a minute from which on they are reported, if they are more than a tenth."""
 
 
 class _To(msgspec.Struct, frozen=True):
-    """The receiver of a hand-over."""
+    """The receiver of a handover."""
 
     client: str
     address: str
@@ -39,11 +39,11 @@ class _Span(msgspec.Struct):
     number: int
     handed_over: int = 0
     unanswered: Counter[str] = msgspec.field(default_factory=Counter)
-    """The unanswered hand-overs by address; those beyond `ADDRESSES` have none."""
+    """The unanswered handovers by address; those beyond `ADDRESSES` have none."""
 
 
 class Handovers:
-    """Counts hand-overs, and says when they go unanswered more often than they should.
+    """Counts handovers, and says when they go unanswered more often than they should.
 
     Some do at any time, because workers crash. Many do if there is a proxy that does not tell when its client has gone.
     The storage knows which attempts were never confirmed, also if the worker called another server, and its news say
@@ -51,15 +51,15 @@ class Handovers:
     """
 
     def __init__(self, clock: Callable[[], float], doubt: Callable[[str, Key], None]) -> None:
-        """Make one; `doubt` is called with the client, and the key of the job, of each unanswered hand-over."""
+        """Make one; `doubt` is called with the client, and the key of the job, of each unanswered handover."""
         self._clock = clock
         self._doubt = doubt
         self._latest: OrderedDict[UUID, _To] = OrderedDict()
-        """The receivers of the latest hand-overs, by job."""
+        """The receivers of the latest handovers, by job."""
         self._spans: deque[_Span] = deque()
         self._logged_at = float("-inf")
         self.unanswered = 0
-        """Number of hand-overs that went unanswered since the start."""
+        """Number of handovers that went unanswered since the start."""
 
     def delivered(self, claimed: Claimed, client: str, address: str) -> None:
         """Note that a job was written to a client, whose connection comes from an address."""
@@ -89,7 +89,7 @@ class Handovers:
 
     @property
     def problem(self) -> str | None:
-        """A sentence that says that hand-overs go unanswered more often than they should; None if they do not."""
+        """A sentence that says that handovers go unanswered more often than they should; None if they do not."""
         found = self._too_many()
         if found is None:
             return None
@@ -97,7 +97,7 @@ class Handovers:
         return f"jobs that were handed over go unanswered: {count} within a minute, {most} of them at {address}"
 
     def _too_many(self) -> tuple[int, int, str] | None:
-        """Return how many hand-overs went unanswered within a minute, how many of them at the address that has most.
+        """Return how many handovers went unanswered within a minute, how many of them at the address that has most.
 
         None if that is not too many.
         """

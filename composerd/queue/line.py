@@ -52,7 +52,7 @@ class Line:
     - Of one client, a request that has waited for `LONG` seconds comes before all newer ones, and the one that has
       waited longest is the first. Then comes the newest request. So no request is passed over for longer than that by
       requests of its own client.
-    - A client that did not answer a hand-over comes after all others until it asks again, or for `LONG` seconds.
+    - A client that did not answer a handover comes after all others until it asks again, or for `LONG` seconds.
 
     Adding, removing and finding the next waiter take the same time, however many wait.
     """
@@ -106,7 +106,7 @@ class Line:
             self._served.move_to_end(client)
 
     def doubt(self, client: str, now: float) -> None:
-        """Let a client that has not answered a hand-over come last."""
+        """Let a client that has not answered a handover come last."""
         own = self._due.pop(client, None) or self._served.pop(client, None)
         if own is not None:
             self._last[client] = own

@@ -171,7 +171,7 @@ class WaitList:
                 self.remove(waiter)
 
     def doubt(self, client: str, key: Key, now: float) -> None:
-        """Let a client that has not answered a hand-over of a job of a key come last there."""
+        """Let a client that has not answered a handover of a job of a key come last there."""
         if (line := self._by_key.get(key)) is not None:
             line.doubt(client, now)
 

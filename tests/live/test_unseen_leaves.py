@@ -75,7 +75,7 @@ async def test_jobs_go_to_those_that_are_surely_there(serve: Serve) -> None:
 
 
 async def unanswered(server: Server) -> int:
-    """Return how many hand-overs went unanswered, as the server's metrics say."""
+    """Return how many handovers went unanswered, as the server's metrics say."""
     _, text = await server.request("GET", "/metrics")
     return int(float(re.findall(rb"^composerd_unanswered_handovers_total (\S+)$", text, re.MULTILINE)[0]))
 
@@ -109,7 +109,7 @@ async def test_hand_overs_that_nobody_answers_are_said(serve: Serve) -> None:
 
 
 async def test_a_call_to_another_server_is_an_answer(serve: Serve, newest_postgres: Throwaway) -> None:
-    """A hand-over counts at the server that made it, and not if its worker has called another server."""
+    """A handover counts at the server that made it, and not if its worker has called another server."""
     url = newest_postgres.fresh()
     options = ("--handover-timeout", "500ms", "--heartbeat-timeout", "3s", "--sweep-interval", "1s")
     first, second = [await serve(*options, storage=url) for _ in range(2)]

@@ -1,4 +1,4 @@
-"""Counting hand-overs that nobody answers, and saying when there are too many."""
+"""Counting handovers that nobody answers, and saying when there are too many."""
 
 from uuid import UUID, uuid4
 
@@ -69,7 +69,7 @@ def test_too_many_go_unanswered(world: World, caplog: pytest.LogCaptureFixture) 
 
 
 def test_memory_is_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The latest hand-overs and a number of addresses are remembered; others count without their address."""
+    """The latest handovers and a number of addresses are remembered; others count without their address."""
     monkeypatch.setattr(handovers_module, "REMEMBERED", 5)
     world.handovers.ended_unanswered(world.hand_over(count=10))
     assert world.handovers.unanswered == 5

@@ -100,7 +100,7 @@ def test_a_client_that_asks_again_and_again_waits_for_its_turn(waiting: Waiting)
 
 
 def test_a_client_that_did_not_answer_comes_last(waiting: Waiting) -> None:
-    """A client with a hand-over that went unanswered comes after all others until it asks again, or for 30 s."""
+    """A client with a handover that went unanswered comes after all others until it asks again, or for 30 s."""
     for client in "abbc":
         waiting.arrive(client)
     waiting.line.doubt("c", waiting.now)

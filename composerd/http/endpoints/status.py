@@ -148,7 +148,7 @@ async def healthz(_request: web.Request) -> web.Response:
 async def readyz(request: web.Request) -> web.Response:
     """Tell whether the server can take requests, and if not, why: 200, or 503 with the reason as text.
 
-    If hand-overs go unanswered, a second line says so; the server is ready all the same.
+    If handovers go unanswered, a second line says so; the server is ready all the same.
 
     The storage is asked at most once a second, whoever asks.
     """
