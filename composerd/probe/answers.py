@@ -85,6 +85,7 @@ async def prefix(target: Target) -> Finding:
     check = "paths in answers"
     _, attempt = await target.attempt(target.type("prefix"))
     location = attempt["location"]
+    await target.must("GET", location)
     expected = target.url(f"{WORKER}/").raw_path
     if not location.startswith(expected):
         seen = f"the server names {location.rpartition('/')[0]}/…, and the URL needs {expected}"

@@ -59,7 +59,7 @@ async def probe(target: Target, options: Options, report: Callable[[Finding], No
                 await run("Expect: 100-continue", _one(uploads.expecting, target))
                 await run("cut uploads", uploads.cut(target))
                 await slow  # many workers may take all that a proxy has
-            await run("many workers", waiting.many(target, options.waiters))
+            await run("many workers", waiting.many(target, options.waiters, options.wait))
     finally:
         left = await asyncio.shield(target.remove_jobs())
     if left:

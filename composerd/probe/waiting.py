@@ -20,7 +20,7 @@ _NOTICED_WITHIN = 1.0
 """Seconds that a server may take to notice that a worker has left."""
 
 _CAPACITY_WAIT = 10.0
-"""Seconds that each of many workers waits."""
+"""Seconds that each of many workers waits, unless the long wait is shorter."""
 
 _HEARTBEAT_WITHIN = 5.0
 """Seconds that a heartbeat may take while many workers wait."""
@@ -131,21 +131,22 @@ def _said(answer: Answer | str) -> str:
     return described(answer) if isinstance(answer, Answer) else answer
 
 
-async def many(target: Target, count: int) -> AsyncIterator[Finding]:
+async def many(target: Target, count: int, longest: float) -> AsyncIterator[Finding]:
     """Let many workers wait at the same time, and send heartbeats meanwhile."""
     check = f"{count} workers wait at the same time"
     _, attempt = await target.attempt(target.type("heartbeat"))
     await target.must("GET", attempt["location"])
     opening = asyncio.Semaphore(50)
+    wait = min(_CAPACITY_WAIT, longest)
 
     async def one() -> Answer | str:
         try:
-            return await _waited(target, f"?wait={_CAPACITY_WAIT:g}s", _CAPACITY_WAIT + 5, "many", opening)
+            return await _waited(target, f"?wait={round(wait * 1000)}ms", wait + 5, "many", opening)
         except (ServerUnreachable, ConnectionError) as exc:
             return f"not connected: {exc}"
 
     waits = [asyncio.create_task(one()) for _ in range(count)]
-    await asyncio.sleep(_CAPACITY_WAIT / 3)
+    await asyncio.sleep(wait / 3)
     slowest, missed = 0.0, 0
     for _ in range(3):
         began = time.monotonic()

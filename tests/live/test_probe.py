@@ -24,6 +24,7 @@ async def test_probe(serve: Serve) -> None:
     lines = probed.out.splitlines()
     assert len(lines) == 17
     assert all(line.startswith("ok    ") for line in lines)
+    assert b"went unanswered" not in server.log  # a hand-over without an answer is one of the checks
     assert (await server.request("GET", f"{COMPOSER}/jobs"))[1]["items"] == []
 
 
@@ -62,7 +63,7 @@ async def test_probe_of_something_else() -> None:
     assert finding["seen"] == "GET /api/worker/v1/status: 200 from a proxy (nginx), not from composerd"
 
 
-@pytest.mark.parametrize("body", ["{}", "[]", "1", '{"id": "x", "location": "//evil"}', '{"items": 3}', "{"])
+@pytest.mark.parametrize("body", ["{", "[]", '{"id": "x", "location": "//evil", "items": 3}'])
 async def test_probe_of_a_server_that_answers_nonsense(body: str) -> None:
     """A probe of a server whose answers are not those of composerd ends with findings, not with a traceback."""
 
@@ -119,7 +120,9 @@ async def test_probe_of_nothing() -> None:
 
 async def test_bounds_of_the_server(serve: Serve) -> None:
     """A probe tells bounds of the server itself from those of a proxy."""
-    server = await serve(*FAST, "--max-waits", "10", "--request-job-timeout", "1s", storage="memory:")
+    server = await serve(
+        *FAST, "--max-waits", "10", "--request-job-timeout", "1s", "--artifacts", "none", storage="memory:"
+    )
     probed = await composerd("probe", server.url, *QUICK)
     assert probed.code == 1
     assert (
