@@ -9,7 +9,7 @@ import re
 import signal
 import socket
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +71,9 @@ async def test_leave(proxy: Proxy, how: str, serve: Serve, run: Run) -> None:
     assert (await server.job(job["id"]))["state"] == "ready"
 
 
-async def test_vanish(serve: Serve, run: Run) -> None:
+async def test_vanish(serve: Serve, run: Run, installed: Callable[[str, str, str], str]) -> None:
     """The server notices a worker whose machine vanishes without a packet within 35 s; where not, the wait ends."""
+    installed("iproute2", "ip", "ip")
     server = await serve("--proxied-wait", "20s", storage="memory:")
     compose = RIGHT["nginx"]._replace(name="compose", configuration=COMPOSE, adapted=_compose)
     async with machine() as other:
