@@ -109,6 +109,18 @@ async def test_a_repetition_that_leaves(queue: JobQueue, driver: MemoryDriver, m
     assert queue._requests._by_id == {}
 
 
+async def test_repetitions_while_the_job_is_released(queue: JobQueue) -> None:
+    """Of requests with one id that come while the job of an earlier one is released, one gets the job, once."""
+    job = await add(queue)
+    name = uuid4()
+    claimed = await take(queue, confirm=True, request_id=name)
+    queue.release_undelivered(claimed.token, named=True)
+    asked = [asking(queue, name) for _ in range(3)]
+    got = [one for one in await asyncio.gather(*asked) if one is not None]
+    assert {one.job_id for one in got} == {job}
+    assert {one.token for one in got} - {claimed.token} == {(await take(queue, confirm=True, request_id=name)).token}
+
+
 async def test_two_servers_give_one_job(queue: JobQueue, elsewhere: JobQueue) -> None:
     """Of two requests with one id that wait at two servers, both get the same attempt, and no second job."""
     name = uuid4()
