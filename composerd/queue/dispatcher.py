@@ -79,7 +79,7 @@ class Dispatcher:
             return None
         loop = self._loop
         self._list.add(waiter)
-        if self._task is None:
+        if self._task is None and not waiter.claimed:
             self._task = loop.create_task(self._run())
         alarm = None
         if wait is not None:  # many waits may be over at the same moment

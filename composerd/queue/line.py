@@ -29,7 +29,9 @@ class Waiter(msgspec.Struct, eq=False):
     claiming: bool = False
     """True while a round that includes its claim is under way."""
     claimed: bool = False
-    """True once a claim for it was answered. Every waiter gets one claim, however short its wait."""
+    """True once a claim for it was answered, or none was needed. Every other waiter gets one, however short its wait."""
+    asleep: bool = False
+    """True while it waits for news: no job of its keys was ready, and each that became ready since then is counted."""
     unknown: bool = False
     """True after a claim whose outcome is unknown, until it was repeated, with the same token."""
     named: bool = False
@@ -57,11 +59,13 @@ class Line:
     Adding, removing and finding the next waiter take the same time, however many wait.
     """
 
-    __slots__ = ("_due", "_last", "_served", "_until", "checked")
+    __slots__ = ("_due", "_last", "_served", "_until", "asleep", "checked")
 
     def __init__(self) -> None:
         self.checked = 0
         """The number of the latest check in which the key was heated."""
+        self.asleep = 0
+        """Number of waiters that are asleep."""
         self._due: OrderedDict[str, _Own] = OrderedDict()
         """The clients that have not had their turn yet."""
         self._served: OrderedDict[str, _Own] = OrderedDict()

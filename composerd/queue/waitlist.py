@@ -13,6 +13,8 @@ No waiter sleeps while there is a ready job for it:
 
 - A waiter sleeps only after a claim of its own found nothing. Every job of its keys that is ready now became ready
   after that claim, and was counted.
+- Or it sleeps because others did for each of its keys when it arrived, so that what is ready now was counted too. A
+  claim of its own could only take a job away from those whose turn it is, before the news of that job is heard.
 - A job that was handed out is subtracted from the count only if the key was not heated again since the claim was made,
   because the claim may not have seen the later job.
 
@@ -67,15 +69,24 @@ class WaitList:
         return list(self._waiters.values())
 
     def add(self, waiter: Waiter) -> None:
-        """Add a waiter; its first claim joins the next round, whatever is hot."""
+        """Add a waiter; its first claim joins the next round, unless it is known already that there is no job for it.
+
+        A named waiter always claims, because it may have a job already.
+        """
         self._ages = waiter.age = age = self._ages + 1
         self._waiters[age] = waiter
-        self._fresh[age] = waiter
+        vain = not waiter.named
         for key in waiter.claim.keys:
             line = self._by_key.get(key)
             if line is None:
                 line = self._by_key[key] = Line()
+            vain = vain and line.asleep > 0 and key not in self._hot
             line.add(waiter)
+        if vain:
+            waiter.claimed = True
+            self._sleep(waiter)
+        else:
+            self._fresh[age] = waiter
 
     def remove(self, waiter: Waiter) -> None:
         """Remove a waiter that was answered or has gone. Removing it again does nothing."""
@@ -83,6 +94,7 @@ class WaitList:
         if self._waiters.pop(age, None) is None:
             return
         self._fresh.pop(age, None)
+        self._wake(waiter)
         for key in waiter.claim.keys:
             line = self._by_key[key]
             line.remove(waiter)
@@ -153,6 +165,7 @@ class WaitList:
         self._round += 1
         for waiter in picked.values():
             waiter.claiming = True
+            self._wake(waiter)
         return list(picked.values())
 
     def end_round(self, waiters: Sequence[Waiter], outcomes: Sequence[Claimed | None]) -> None:
@@ -169,6 +182,8 @@ class WaitList:
                     self._cool(key, None)
             if claimed is not None or waiter.expired:
                 self.remove(waiter)
+            elif waiter.age in self._waiters:
+                self._sleep(waiter)
 
     def doubt(self, client: str, key: Key, now: float) -> None:
         """Let a client that has not answered a handover of a job of a key come last there."""
@@ -182,6 +197,17 @@ class WaitList:
             if waiter.age in self._waiters:
                 self._fresh[waiter.age] = waiter
                 self._fresh.move_to_end(waiter.age, last=False)
+
+    def _sleep(self, waiter: Waiter) -> None:
+        waiter.asleep = True
+        for key in waiter.claim.keys:
+            self._by_key[key].asleep += 1
+
+    def _wake(self, waiter: Waiter) -> None:
+        if waiter.asleep:
+            waiter.asleep = False
+            for key in waiter.claim.keys:
+                self._by_key[key].asleep -= 1
 
     def _heat_some(self) -> None:
         """Heat keys of waiters that the check has not come to yet."""

@@ -84,10 +84,10 @@ class Waiters:
         return asyncio.create_task(self.dispatcher.wait_for_job(self.dispatcher.waiter(claim, client), wait))
 
     async def sleeping(self, *keys: Key, wait: float | None = None) -> "asyncio.Task[Claimed | None]":
-        """Begin to wait, and return when a claim for it has found nothing."""
+        """Begin to wait, and return when it is known that there is no job."""
         waiting = self.wait(*keys, wait=wait)
         token = self.claims[-1].token
-        await until(lambda: any(token in call for call in self.driver.calls))
+        await until(lambda: any(one.claim.token == token and one.asleep for one in self.dispatcher._list.everyone()))
         await self.idle()
         return waiting
 

@@ -211,6 +211,39 @@ def test_a_waiter_keeps_its_age(world: World) -> None:
     assert list(world.got) == [first.age]
 
 
+def test_a_new_waiter_takes_no_job_from_those_that_wait(world: World) -> None:
+    """While others sleep, a waiter that arrives before the news of a job makes no claim: they would lose their turn."""
+    waiting = world.arrive(X)
+    world.run()
+    world.submit((X, 0))
+    late = world.arrive(X)
+    world.pick()
+    assert not world.picked
+    world.leave(late)
+    world.run()
+    assert list(world.got) == [waiting.age]
+
+
+def test_a_new_waiter_claims_if_a_job_is_known_or_nobody_sleeps(world: World) -> None:
+    """A waiter makes a claim of its own if a key of it is hot, if nobody else sleeps for one, or if it is named."""
+    first = world.arrive(X)
+    assert world.waitlist.pick(10, 0.0) == [first]
+    second = world.arrive(X)
+    world.waitlist.end_round([first], [None])
+    assert world.waitlist.pick(10, 0.0) == [second]
+    world.waitlist.end_round([second], [None])
+    other = world.arrive(X, Y)
+    named = Waiter(Claim(uuid4(), (X,), 60.0), "", world.loop.create_future(), named=True)
+    world.waitlist.add(named)
+    assert world.waitlist.pick(10, 0.0) == [other, named]
+    world.waitlist.end_round([other, named], [None, None])
+    world.waitlist.heat({X: 3})
+    late = world.arrive(X)
+    world.leave(first)
+    world.leave(second)
+    assert set(world.waitlist.pick(10, 0.0)) == {other, named, late}
+
+
 def test_a_lost_event_costs_latency_only(world: World) -> None:
     """A job whose news never arrives is found by the periodic check."""
     world.arrive(X)
