@@ -301,6 +301,8 @@ class JobQueue:
         `partial` replaces the progress of the job unless it is None. An attempt that is not running is returned
         unchanged. Raises `TokenNotFound`.
         """
+        if token in self._undelivered.releasing:  # or else the worker could be told to go on just before it is released
+            await self._undelivered.released(token)
         attempt = await self._writes.touch.write(Touch(token, partial))
         if attempt.state is AttemptState.UNKNOWN:
             raise TokenNotFound

@@ -29,7 +29,7 @@ class Waiter(msgspec.Struct, eq=False):
     claiming: bool = False
     """True while a round that includes its claim is under way."""
     claimed: bool = False
-    """True once a claim for it was answered, or none was needed. Every other waiter gets one, however short its wait."""
+    """True once a claim for it was answered, or was not needed: every other waiter gets one, however short its wait."""
     asleep: bool = False
     """True while it waits for news: no job of its keys was ready, and each that became ready since then is counted."""
     unknown: bool = False

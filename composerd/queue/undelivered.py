@@ -20,8 +20,8 @@ class Undelivered:
 
     def __init__(self, writes: Writes) -> None:
         self._writes = writes
-        self._releasing: dict[UUID, asyncio.Task[None]] = {}
-        """The tokens of requests with an id, until their jobs are released."""
+        self.releasing: dict[UUID, asyncio.Task[None]] = {}
+        """The tokens of jobs that are being released unless their workers have called."""
 
     def release(self, token: UUID, *, named: bool = False) -> None:
         """Release a job.
@@ -31,20 +31,20 @@ class Undelivered:
         """
         if not named:
             self._writes.release.write(token).add_done_callback(_log_failure)
-        elif token not in self._releasing:
-            task = self._releasing[token] = asyncio.create_task(self._release_unconfirmed(token))
+        elif token not in self.releasing:
+            task = self.releasing[token] = asyncio.create_task(self._release_unconfirmed(token))
             task.add_done_callback(_log_failure)
-            task.add_done_callback(lambda _: self._releasing.pop(token))
+            task.add_done_callback(lambda _: self.releasing.pop(token))
 
     async def released(self, token: UUID) -> None:
         """Wait until the job of a request with an id is released, if it is being released."""
-        if (task := self._releasing.get(token)) is not None:
+        if (task := self.releasing.get(token)) is not None:
             await asyncio.wait([task])
 
     async def close(self) -> None:
         """Wait until the jobs of all requests with an id are released, or that has failed."""
-        while self._releasing:
-            await asyncio.wait(list(self._releasing.values()))
+        while self.releasing:
+            await asyncio.wait(list(self.releasing.values()))
 
     async def _release_unconfirmed(self, token: UUID) -> None:
         attempt = await self._writes.touch.write(Touch(token, confirm=False))

@@ -190,6 +190,22 @@ async def test_another_request_releases_nothing(serve: Serve) -> None:
         assert not await requeued_or_not(server, job_id, body | other)
 
 
+async def test_workers_of_one_client_with_equal_requests(serve: Serve) -> None:
+    """A worker that resets its connection after it has read its job keeps it if an equal request waited beside it."""
+    server = await serve(*OPTIONS)
+    other = connected(server)
+    other.sendall(raw_request(ASK))
+    await until_waiting(server, 1)
+    connection = connected(server)
+    connection.sendall(raw_request(ASK))
+    await until_waiting(server, 2)
+    job = await server.submit()  # for the newest
+    await asyncio.to_thread(read_and_reset, connection)
+    other.close()
+    await until_connections(server, 0)
+    assert not await requeued_or_not(server, job["id"], ASK)
+
+
 class Cutting:
     """A proxy that resets the connection to the client instead of passing on the second answer."""
 

@@ -178,6 +178,18 @@ async def test_an_answered_attempt_is_not_released(queue: JobQueue) -> None:
     assert (await queue.touch(claimed.token)).state is AttemptState.RUNNING
 
 
+@pytest.mark.parametrize("later", range(8))
+async def test_a_call_while_the_job_is_released(queue: JobQueue, later: int) -> None:
+    """A worker that calls while its job is being released is not told to go on with a job that it then loses."""
+    await add(queue)
+    claimed = await take(queue, confirm=True)
+    releasing = asyncio.create_task(queue.release_unconfirmed(claimed.token))
+    await turns(later)
+    told = (await queue.touch(claimed.token)).state
+    await releasing
+    assert (await queue.touch(claimed.token)).state is told
+
+
 async def test_many_tokens_were_given_back(queue: JobQueue) -> None:
     """An id whose attempts were given back 16 times is used up."""
     await add(queue, max_retries=100)

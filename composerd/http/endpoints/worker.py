@@ -71,18 +71,23 @@ async def request_job(request: web.Request) -> web.StreamResponse:
     keys = keys_for("", body.types, body.arch)
     name = _request_id_of(body)
     same = hash((sender, request.raw_path, bytes(sent)))
-    if (cut_off := request.app[CUT_ANSWERS].take(same)) is not None:
-        await queue.release_unconfirmed(cut_off)
-    with Wait(request):
-        claimed = await queue.request(
-            keys,
-            worker=worker,
-            confirm=bool(body.confirm),
-            wait=wait,
-            client=sender,
-            request_id=name,
-            slots=body.slots,
-        )
+    cut_answers = request.app[CUT_ANSWERS]
+    cut_off = cut_answers.begin(same)
+    try:
+        if cut_off is not None:
+            await queue.release_unconfirmed(cut_off)
+        with Wait(request):
+            claimed = await queue.request(
+                keys,
+                worker=worker,
+                confirm=bool(body.confirm),
+                wait=wait,
+                client=sender,
+                request_id=name,
+                slots=body.slots,
+            )
+    finally:
+        cut_answers.end(same)
     if claimed is None:
         return web.Response(status=204)
     try:
