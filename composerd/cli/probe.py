@@ -1,5 +1,7 @@
 """`composerd probe`: tries a server from outside, through whatever is between."""
 
+import asyncio
+import signal
 import sys
 
 import click
@@ -44,9 +46,15 @@ def probe(wait: str, waiters: int, size: str, server: Server, as_json: bool) -> 
                 say(f"      {finding.change}")
 
     async def check() -> bool:
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)  # its jobs are removed then too
         return await run_checks(Target(server.url, server.files), options, report)
 
-    right = run(check())
+    try:
+        right = run(check())
+    except asyncio.CancelledError:
+        sys.exit(128 + signal.SIGTERM)
     if as_json:
         print_json(msgspec.json.encode(found))
     sys.exit(0 if right else FAILED)

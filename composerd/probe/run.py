@@ -4,9 +4,14 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import NamedTuple
 
+import msgspec
+
 from composerd.probe import answers, findings, uploads, waiting
 from composerd.probe.findings import Finding, Outcome
 from composerd.probe.target import FAILURES, Target, failure
+
+_LONGEST = 500
+"""The most characters that are shown of what a check has seen, in which there may be words of the server."""
 
 
 class Options(NamedTuple):
@@ -30,7 +35,7 @@ async def probe(target: Target, options: Options, report: Callable[[Finding], No
     def add(finding: Finding) -> None:
         nonlocal found
         found = found and finding.outcome is not Outcome.WRONG
-        report(finding)
+        report(msgspec.structs.replace(finding, seen=finding.seen[:_LONGEST]))
 
     async def run(name: str, check: AsyncIterator[Finding]) -> None:
         try:

@@ -107,9 +107,9 @@ class Wire:
         if "chunked" in headers.get("Transfer-Encoding", "").lower():
             body = bytearray()
             while size := int((await self._reader.readuntil(b"\r\n")).split(b";")[0], 16):
-                body += (await self._reader.readexactly(size + 2))[:-2]
-                if len(body) > LARGEST:
+                if len(body) + size > LARGEST:
                     raise Cut("sent an answer that is too large")
+                body += (await self._reader.readexactly(size + 2))[:-2]
             while await self._reader.readuntil(b"\r\n") != b"\r\n":
                 pass
             return bytes(body)
@@ -129,6 +129,6 @@ class Wire:
     def reset(self) -> None:
         """End the connection with a reset."""
         connection = self._writer.get_extra_info("socket")
-        if connection.family != socket.AF_UNIX:
+        if connection.family != socket.AF_UNIX and connection.fileno() >= 0:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._writer.transport.abort()

@@ -1,5 +1,7 @@
 """The command `composerd probe` without a proxy, below a prefix, and at something that is not composerd."""
 
+import asyncio
+import contextlib
 import json
 import signal
 from pathlib import Path
@@ -63,7 +65,11 @@ async def test_probe_of_something_else() -> None:
     assert finding["seen"] == "GET /api/worker/v1/status: 200 from a proxy (nginx), not from composerd"
 
 
-@pytest.mark.parametrize("body", ["{", "[]", '{"id": "x", "location": "//evil", "items": 3}'])
+@pytest.mark.parametrize(
+    "body",
+    ["{", "[]", '{"id": "x", "location": "//evil", "items": 3}', f'{{"reason": "{"x" * 100_000}"}}'],
+    ids=["no JSON", "a list", "other values", "a long text"],
+)
 async def test_probe_of_a_server_that_answers_nonsense(body: str) -> None:
     """A probe of a server whose answers are not those of composerd ends with findings, not with a traceback."""
 
@@ -78,10 +84,30 @@ async def test_probe_of_a_server_that_answers_nonsense(body: str) -> None:
         probed = await composerd("probe", str(other.make_url("")), "--wait", "1s", "--waiters", "3", "--size", "1KiB")
     assert probed.code == 1
     assert "wrong many workers: " in probed.out
+    assert len(probed.out) < 20_000
 
 
-async def test_interrupt(serve: Serve) -> None:
-    """A probe that is interrupted removes its jobs."""
+async def test_an_answer_without_an_end() -> None:
+    """A probe gives up an answer that says it is huge, however fast it comes, without reading it into memory."""
+
+    async def endless(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nffffffffff\r\n")
+            while True:
+                writer.write(bytes(100_000))
+                await writer.drain()
+
+    async with await asyncio.start_server(endless, "127.0.0.1", 0) as server:
+        host, port = server.sockets[0].getsockname()
+        probed = await composerd("probe", f"http://{host}:{port}", *QUICK)
+    assert probed.code == 1
+    assert "the other side sent an answer that is too large" in probed.out
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"])
+async def test_interrupt(serve: Serve, number: signal.Signals, code: int) -> None:
+    """A probe that is interrupted or terminated removes its jobs."""
     server = await serve()
     process = await start("probe", server.url)
 
@@ -89,9 +115,9 @@ async def test_interrupt(serve: Serve) -> None:
         return len((await server.request("GET", f"{COMPOSER}/jobs"))[1]["items"]) > 3
 
     await server.until(begun)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, err = await process.communicate()
-    assert (process.returncode, err.strip()) == (130, b"")
+    assert (process.returncode, err.strip()) == (code, b"")
     assert (await server.request("GET", f"{COMPOSER}/jobs"))[1]["items"] == []
 
 
