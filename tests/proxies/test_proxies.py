@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import io
 import json
+import os
 import re
 import signal
 import socket
@@ -134,9 +135,19 @@ async def attempt_at(server: Server, **fields: Any) -> dict[str, Any]:
     return attempt
 
 
-def arriving(files: Path) -> int:
-    """Return the number of bytes that the server has stored of files."""
-    return sum(path.stat().st_size for path in files.rglob("*") if path.is_file())
+async def is_stored(files: Path) -> bool:
+    """Return True if the server has stored a part of a file, or all of it."""
+    return bool(sizes(files))
+
+
+def sizes(directory: Path) -> int:
+    """Return the number of bytes of the files in a directory, some of which may be removed meanwhile."""
+    total = 0
+    for parent, _, names in os.walk(directory):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                total += (Path(parent) / name).stat().st_size
+    return total
 
 
 @every_proxy
@@ -154,7 +165,7 @@ async def test_large_files(proxy: Proxy, serve: Serve, run: Run, tmp_path: Path)
             digest.update(part)
             yield part
             if number == 10:
-                await server.until(lambda: _arrived(files), seconds=20)
+                await server.until(lambda: is_stored(files), seconds=20)
 
     async with aiohttp.ClientSession(running.url) as http:
         async with http.put(attempt["artifact_location"] + "disk", data=parts()) as answer:
@@ -165,10 +176,6 @@ async def test_large_files(proxy: Proxy, serve: Serve, run: Run, tmp_path: Path)
             async for data in answer.content.iter_any():
                 downloaded.update(data)
     assert downloaded.digest() == digest.digest()
-
-
-async def _arrived(files: Path) -> bool:
-    return arriving(files) > 0
 
 
 @every_proxy
@@ -188,7 +195,7 @@ async def test_cut_upload(proxy: Proxy, how: str, length: bool, serve: Serve, ru
         request(path, b"", framing, "Content-Type: application/octet-stream", method="PUT", length=False) + body
     )
     await writer.drain()
-    await server.until(lambda: _arrived(tmp_path / "files"), seconds=20)
+    await server.until(lambda: is_stored(tmp_path / "files"), seconds=20)
     if how == "closes":
         writer.close()
     else:
@@ -197,7 +204,7 @@ async def test_cut_upload(proxy: Proxy, how: str, length: bool, serve: Serve, ru
         assert b" 200 " not in await reader.read()
 
     async def over() -> bool:
-        return not arriving(tmp_path / "files")
+        return not await is_stored(tmp_path / "files")
 
     await server.until(over)
     await server.finish(attempt)
