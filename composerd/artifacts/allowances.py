@@ -54,7 +54,8 @@ class Allowances:
     def error(self, exceeded: Exceeded) -> ArtifactTooLarge | ShorterUpload:
         """Return the error for the reason for which an attempt may not have a file."""
         if exceeded is Exceeded.SHORTER:
-            return ShorterUpload(problem="a longer artifact of this name is stored; replace it with a Content-Digest")
+            problem = "a longer artifact of this name is stored; repeat with a Content-Length or a Content-Digest"
+            return ShorterUpload(problem=problem)
         if exceeded is Exceeded.FILES:
             problem = f"the attempt would have more than {self.max_files} artifacts"
             return TooManyArtifacts(problem, problem=problem, limit=self.max_files)

@@ -51,6 +51,8 @@ def worker(
 
     On SIGTERM running jobs are finished first; a second SIGTERM returns them to the queue.
     """
+    if command[0].startswith("-"):
+        raise click.NoSuchOption(command[0])
     handler = logging.StreamHandler()
     handler.setFormatter(LineFormatter("%(asctime)s %(levelname)-7s %(message)s"))
     logging.basicConfig(level="INFO", handlers=[handler])

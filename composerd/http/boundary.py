@@ -206,19 +206,24 @@ def _http_failure(request: web.Request, new_id: str, error: web.HTTPException) -
     elif error.status < 400:
         return error
     else:
-        mapped = _not_found(request.path)
+        mapped = _not_found(request)
     response = table.response(table.entry_for(mapped), new_id, mapped.details)
     if "Allow" in error.headers:
         response.headers["Allow"] = error.headers["Allow"]
     return response
 
 
-def _not_found(path: str) -> ResourceNotFound:
-    """Return the error for a path at which nothing is, with the slash in its details that may be too much."""
+def _not_found(request: web.Request) -> ResourceNotFound:
+    """Return the error for an unknown path; its details name a superfluous slash, or where the APIs are."""
+    path, served = request.path, request.app[BASES]
     if "//" in path:
         return ResourceNotFound(field="path", problem="there are two slashes in a row: send only one")
     if path.endswith("/") and path != "/":
-        return ResourceNotFound(field="path", problem="there is a slash at the end: leave it away")
+        return ResourceNotFound(field="path", problem="there is a slash at the end: remove it")
+    if not path.startswith((f"{served.worker}/", f"{served.composer}/")):
+        known = bases.get()
+        problem = f"the APIs are below {known.worker} and {known.composer}: compare the URL of the server"
+        return ResourceNotFound(field="path", problem=problem)
     return ResourceNotFound()
 
 

@@ -41,7 +41,7 @@ class BrowserGuard:
         headers = request.headers
         reads = request.method in _READING
         if not reads and _is_form(headers.get(hdrs.CONTENT_TYPE, JSON)):
-            problem = "forms cannot be sent to this server"
+            problem = "this is the type of a form: send application/json, or application/octet-stream for an upload"
             raise UnsupportedMediaType(content_type=headers[hdrs.CONTENT_TYPE], problem=problem)
         if (hdrs.ORIGIN in headers or _SITE in headers) and not (reads and self._public.fullmatch(request.path)):
             _check_origin(headers)

@@ -144,7 +144,7 @@ class JobRequests:
                 return claimed
             self._dispatcher.delivered(claimed, request.client)
             break
-        raise RequestIdUsed(field="request_id")
+        raise RequestIdUsed(field="request_id", problem="choose a new id for each job that you ask for")
 
     async def _wait(
         self, request: JobRequest, token: UUID, wait: float | None, asking: _Asking | None = None

@@ -132,6 +132,8 @@ async def test_exit_codes(serve: Serve, tmp_path: Path) -> None:
         (2, ("submit", "build", "--priority", "high"), "priority"),
         (2, ("submit", "build", "--nonsense"), "nonsense"),
         (2, ("nonsense",), "nonsense"),
+        (2, ("worker", "--type", "build", "--job", "1", "--", "true"), "--job"),
+        (3, ("probe", "http://127.0.0.1:9"), "check URL"),
         (2, ("wait", unknown, "--timeout", "soon"), "not a duration"),
         (2, ("jobs", "--server", "ftp://x"), "is not a server"),
         (2, ("serve", "--listen", "127.0.0.1:0", "--storage", "nosuch:x"), "no storage driver for 'nosuch'"),

@@ -160,8 +160,8 @@ async def test_the_content_type_that_came(server: Server) -> None:
 @pytest.mark.parametrize(
     ("path", "problem"),
     [
-        (f"{WORKER}/jobs/", "there is a slash at the end: leave it away"),
-        (f"{COMPOSER}/jobs/{NOBODY}/", "there is a slash at the end: leave it away"),
+        (f"{WORKER}/jobs/", "there is a slash at the end: remove it"),
+        (f"{COMPOSER}/jobs/{NOBODY}/", "there is a slash at the end: remove it"),
         (f"/{WORKER}/jobs", "there are two slashes in a row: send only one"),
         (f"{WORKER}/jobs/{NOBODY}/artifacts//log", "there are two slashes in a row: send only one"),
         (f"{WORKER}/nothing", None),

@@ -197,6 +197,9 @@ async def test_base_path(serve: Serve) -> None:
     assert (await server.request("GET", attempt["location"]))[0] == 200
     _, refused = await server.request("GET", f"/ci{COMPOSER}/jobs/none")
     assert refused["href"] == f"/ci{COMPOSER}/errors/32"
+    status, beside = await server.request("GET", f"{WORKER}/jobs/none")
+    assert status == 404
+    assert f"the APIs are below /ci{WORKER} and /ci{COMPOSER}" in beside["details"]["problem"]
 
 
 @row(TABLE, "--heartbeat-timeout")
