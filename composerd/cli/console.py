@@ -94,16 +94,17 @@ _FILE_OPTIONS = (
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 
 
-def run(work: Coroutine[Any, Any, T]) -> T:
-    """Run a command's work and return its result; errors of the client become a `Failure`."""
+def run(work: Coroutine[Any, Any, T], unreachable: str = "set --server or COMPOSERD_SERVER") -> T:
+    """Run a command's work and return its result; errors of the client become a `Failure`.
+
+    `unreachable` says what to do if there is no server.
+    """
     try:
         return asyncio.run(work)
     except ServerNotTrusted as exc:
         raise Failure(f"{exc}; check --ca-file, --cert-file and --key-file", UNREACHABLE) from exc
     except ServerUnreachable as exc:
-        raise Failure(
-            f"{exc}; is `composerd serve` running there? Set --server or COMPOSERD_SERVER", UNREACHABLE
-        ) from exc
+        raise Failure(f"{exc}; if `composerd serve` does not run there, {unreachable}", UNREACHABLE) from exc
     except OutcomeUnknown as exc:
         raise Failure(
             "the server's storage did not answer: this may have been done or not; look with `composerd jobs` or "

@@ -1,4 +1,4 @@
-"""`composerd probe`: tries a server from outside, through whatever is between."""
+"""`composerd probe`: tries a server from outside, through the proxies in between."""
 
 import asyncio
 import signal
@@ -30,7 +30,8 @@ from composerd.units import parse_duration, parse_size
 def probe(wait: str, waiters: int, size: str, server: Server, as_json: bool) -> None:
     """Try the server at URL from outside, through the proxies in between, and print what to change there.
 
-    It submits jobs of types that nobody else has, and removes them at the end. Exits with 1 if something is wrong.
+    It submits jobs of types that nobody else has, and removes them at the end. It takes as long as the long wait, and
+    at least 40 s. Exits with 1 if something is wrong.
     """
     try:
         options = Options(parse_duration(wait), waiters, parse_size(size))
@@ -52,7 +53,7 @@ def probe(wait: str, waiters: int, size: str, server: Server, as_json: bool) -> 
         return await run_checks(Target(server.url, server.files), options, report)
 
     try:
-        right = run(check())
+        right = run(check(), unreachable="check URL")
     except asyncio.CancelledError:
         sys.exit(128 + signal.SIGTERM)
     if as_json:

@@ -1,4 +1,4 @@
-"""Tries a server from outside, through whatever is between, and says what to change there."""
+"""Tries a server from outside, through the proxies in between, and says what to change there."""
 
 from composerd.probe.findings import Finding, Outcome
 from composerd.probe.run import Options, probe

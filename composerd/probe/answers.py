@@ -71,7 +71,7 @@ async def keep_alive(target: Target) -> Finding:
             await wire.send("GET", url, b"", {})
             await wire.answer()
     except (Cut, ConnectionError) as exc:
-        seen = f"not both were answered: the other side {ending(exc)}"
+        seen = f"only one was answered: the other side {ending(exc)}"
         return wrong(check, seen, findings.KEEP_ALIVE, target.proxy)
     except TimeoutError:
         return wrong(check, "not both were answered within 10 s", findings.KEEP_ALIVE, target.proxy)

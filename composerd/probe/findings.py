@@ -48,7 +48,7 @@ _NO_LEAVE = (
 )
 
 LEAVE = Advice(
-    "let the proxy end its request to the server when the client closes the connection",
+    "make the proxy end its request to the server when the client closes the connection",
     {
         "nginx": "proxy_ignore_client_abort off",
         "HAProxy": "option abortonclose",
@@ -59,7 +59,7 @@ LEAVE = Advice(
 )
 
 WAIT = Advice(
-    "raise its time limit for an answer above the longest wait (660 s for all), or let workers wait for less",
+    "raise the proxy's time limit for an answer above the longest wait (660 s for all), or let workers wait for less",
     {
         "nginx": "proxy_read_timeout 11m",
         "HAProxy": "timeout client 11m and timeout server 11m",
@@ -76,7 +76,7 @@ WAIT = Advice(
 )
 
 BOUNDED = Advice(
-    "let it send X-Forwarded-For or name it in --trusted-proxies, so that the server ends such waits after "
+    "make the proxy send X-Forwarded-For or name it in --trusted-proxies, so that the server ends such waits after "
     "--proxied-wait (20 s)",
     {
         "nginx": "proxy_set_header X-Forwarded-For $remote_addr",
@@ -86,7 +86,7 @@ BOUNDED = Advice(
 )
 
 SIZE = Advice(
-    "raise its limit for the size of requests, or take it away: the server has limits of its own",
+    "raise the proxy's limit for the size of requests, or take it away: the server has limits of its own",
     {
         "nginx": "client_max_body_size 0",
         "Apache": "LimitRequestBody 0",
@@ -97,13 +97,13 @@ SIZE = Advice(
 )
 
 BUFFERING = Advice(
-    "let it pass uploads on as they arrive: a lease is renewed only by what reaches the server",
+    "make the proxy pass uploads on as they arrive: a lease is renewed only by what reaches the server",
     {"nginx": "proxy_request_buffering off", "lighttpd": "server.stream-request-body = 2"},
     {"h2o": "it always stores the whole upload first; let workers send heartbeats while they upload"},
 )
 
 SLOW_UPLOAD = Advice(
-    "raise its time limit for a whole request",
+    "raise the proxy's time limit for a whole request",
     {
         "nginx": "client_body_timeout 60s",
         "HAProxy": "timeout client 11m, and no option http-buffer-request",
@@ -113,25 +113,25 @@ SLOW_UPLOAD = Advice(
     },
 )
 
-CUT_UPLOAD = Advice("let it pass on no upload that its client did not end")
+CUT_UPLOAD = Advice("make the proxy pass on no upload that its client did not end")
 
 HALF_CLOSED = Advice(
     "let workers check the digest in the answer to an upload: this answer is not the server's",
-    incurable={"Caddy": "no setting changes this; workers that check the digest in the answer are told"},
+    incurable={"Caddy": "no setting changes this; let workers check the digest in the answer, which is missing here"},
 )
 
 CACHE = Advice(
-    "let it store no answers, and honour Cache-Control: no-store",
+    "make the proxy store no answers, and honour Cache-Control: no-store",
     {"Varnish": "return (pipe) or return (pass) in vcl_recv", "Squid": "cache deny all"},
 )
 
 SERIAL = Advice(
-    "let it pass equal requests on at the same time",
+    "make the proxy pass equal requests on at the same time",
     {"Varnish": "return (pipe) or return (pass) in vcl_recv"},
 )
 
 CAPACITY = Advice(
-    "raise the number of requests that it has in progress at the same time, and of its open files",
+    "raise the number of requests that the proxy has in progress at the same time, and of its open files",
     {
         "nginx": "worker_connections 32768 and worker_rlimit_nofile 65536",
         "Apache": "ServerLimit 64, ThreadsPerChild 64 and MaxRequestWorkers 4096",
@@ -142,15 +142,16 @@ CAPACITY = Advice(
     },
 )
 
-EXPECT = Advice("let it pass Expect: 100-continue on, or answer it")
+EXPECT = Advice("make the proxy pass Expect: 100-continue on, or answer it")
 
-OURS = Advice("let it pass these requests on to the server, and the answers back unchanged")
+OURS = Advice("make the proxy pass these requests on to the server, and the answers back unchanged")
 
 PREFIX = Advice(
-    "let it send the prefix that it removes as X-Forwarded-Prefix and name it in --trusted-proxies, or let it keep the "
-    "prefix and start the server with --base-path"
+    "make the proxy send the prefix that it removes as X-Forwarded-Prefix and name it in --trusted-proxies, or make it "
+    "keep the prefix and start the server with --base-path"
 )
 
 KEEP_ALIVE = Advice(
-    "let it keep connections of clients open between requests; Varnish cannot where requests are piped, and should be"
+    "make the proxy keep connections of clients open between requests; "
+    "Varnish closes them where requests are piped, which is right"
 )

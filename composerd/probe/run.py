@@ -1,7 +1,7 @@
 """The order of the checks. Jobs of the probe are removed at its end, however it ends."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import NamedTuple
 
 import msgspec
@@ -23,6 +23,16 @@ class Options(NamedTuple):
     """Number of workers that wait at the same time."""
     size: int
     """Bytes of each slow upload."""
+
+
+_SINGLES: dict[str, Callable[[Target], Awaitable[Finding]]] = {
+    "paths in answers": answers.prefix,
+    "two requests on one connection": answers.keep_alive,
+    "nothing is answered from a cache": answers.repeats,
+    "three equal waits for a job": waiting.equal_waits,
+    "args of 1.5 MiB": uploads.large_body,
+}
+"""The checks that are made one after the other, by the name that a check has if it fails with an exception."""
 
 
 async def probe(target: Target, options: Options, report: Callable[[Finding], None]) -> bool:
@@ -52,12 +62,12 @@ async def probe(target: Target, options: Options, report: Callable[[Finding], No
         with_uploads = await uploads.accepted(target)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(run("a long wait", _one(waiting.long_wait, target, options.wait)))
-            tasks.create_task(run("a wait that says no time", _one(waiting.bounded_wait, target, options.wait)))
+            bounded = _one(waiting.bounded_wait, target, options.wait)
+            tasks.create_task(run("a wait that does not say how long", bounded))
             slow = tasks.create_task(run("slow uploads", uploads.slow(target, options.size))) if with_uploads else None
             await run("workers that leave", waiting.leaving(target))
-            singles = (answers.prefix, answers.keep_alive, answers.repeats, waiting.equal_waits, uploads.large_body)
-            for check in singles:
-                await run(check.__name__.replace("_", " "), _one(check, target))
+            for name, check in _SINGLES.items():
+                await run(name, _one(check, target))
             if slow is None:
                 add(Finding("uploads", Outcome.OK, "not tried, because the server accepts no artifacts"))
             else:

@@ -205,13 +205,13 @@ async def cut(target: Target) -> AsyncIterator[Finding]:
         yield wrong(check, f"{len(wrongly)} of 5 were stored: {sorted(wrongly)}", findings.CUT_UPLOAD, target.proxy)
     else:
         yield Finding(check, Outcome.OK, "none of 5 was stored")
-    check = "uploads after which the client sends no more"
+    check = "uploads after which the client closes its side"
     false = [name for name, answer in halves.items() if answer and f"ended-{name}" not in stored]
     if false:
-        seen = f"{len(false)} of 2 were answered with success, and not stored"
+        seen = f"{len(false)} of 2 were answered with success and are not stored"
         yield wrong(check, seen, findings.HALF_CLOSED, target.proxy)
     else:
-        yield Finding(check, Outcome.OK, "none was answered with success that was not stored")
+        yield Finding(check, Outcome.OK, "each that was answered with success is stored")
 
 
 async def _within(upload: _Upload, seconds: float) -> bool:

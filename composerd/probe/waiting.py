@@ -92,7 +92,7 @@ async def long_wait(target: Target, seconds: float) -> Finding:
 
 async def bounded_wait(target: Target, seconds: float) -> Finding:
     """Wait without saying how long, and see whether the server ends that before something in between does."""
-    check = "a wait that says no time"
+    check = "a wait that does not say how long"
     began = time.monotonic()
     answer = await _waited(target, "", seconds)
     after = time.monotonic() - began

@@ -23,13 +23,18 @@ NOTED = {"apache": {"a waiting worker"}, "varnish": {"two requests"}, "caddy": {
 WRONG = {
     "nginx": {
         "a wait of 90 s",
-        "a wait that says no time",
+        "a wait that does not say how long",
         "an upload with a length",
         "an upload in chunks",
         "args of",
         "300 workers",
     },
-    "haproxy": {"a waiting worker closes", "a waiting worker resets", "a wait of 90 s", "a wait that says no time"},
+    "haproxy": {
+        "a waiting worker closes",
+        "a waiting worker resets",
+        "a wait of 90 s",
+        "a wait that does not say how long",
+    },
     "apache": {"300 workers", "heartbeats while"},
     "varnish": {"a waiting worker closes", "a waiting worker resets", "a wait of 90 s", "three equal waits"},
     "caddy": set[str](),
