@@ -235,6 +235,8 @@ async def _completed(call: Coroutine[Any, Any, R]) -> R:
         return await asyncio.shield(calling)
     except asyncio.CancelledError:
         await asyncio.wait([calling])
+        if not calling.cancelled():
+            calling.exception()  # or else it is logged that nobody looked at it
         raise
     finally:
         del calling  # or else its exception and this frame would keep each other in memory

@@ -1,6 +1,7 @@
 """Files and their sweeping, with a store and a driver whose timing the test decides."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -181,3 +182,38 @@ async def test_a_job_that_ends_while_it_is_listed(tmp_path: Path) -> None:
     for name in "ab":
         await _put(files, f"{JOB}/1/{name}")
     assert await _left(files, driver) == [f"{JOB}/1/a"]
+
+
+async def test_a_file_is_gone_when_its_upload_is_canceled(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """An upload that ends with its attempt says nothing in the log if its file has been removed already."""
+    files = Files(DirectoryStore(tmp_path))
+    await files.start()
+    committing, gone = asyncio.Event(), asyncio.Event()
+
+    async def commit() -> None:
+        committing.set()
+        await gone.wait()
+        raise Unavailable("no such file")
+
+    async def nothing() -> Sequence[Artifact]:
+        return ()
+
+    async def upload() -> None:
+        async with (
+            files.allowances.upload(uuid4(), "disk", nothing) as allowance,
+            files.upload(JOB, 1, allowance) as upload,
+        ):
+            upload._writer.commit = commit  # type: ignore[union-attr,method-assign]
+            await upload.complete("disk")
+
+    uploading = asyncio.create_task(upload())
+    await committing.wait()
+    uploading.cancel()
+    await asyncio.sleep(0)
+    gone.set()
+    await asyncio.wait([uploading])
+    assert uploading.cancelled()
+    del uploading
+    gc.collect()
+    assert not caplog.records
+    await files.close()

@@ -18,6 +18,7 @@ from composerd.errors import (
     IncompleteUpload,
     ShorterUpload,
     TokenNotFound,
+    Unavailable,
 )
 from composerd.http import schemas
 from composerd.http.arguments import artifact_name_of, segment, token_of
@@ -80,7 +81,7 @@ async def upload_job_artifact(request: web.Request) -> web.StreamResponse:
             ):
                 await invite(request)
                 await _receive(request, token, upload)
-                artifact = await upload.complete(name)
+                artifact = await _complete(queue, token, upload, name)
             if expected is not None and artifact.sha256 != expected:
                 await files.remove([artifact.location])
                 raise IncompleteUpload(expected_sha256=expected, received_sha256=artifact.sha256)
@@ -135,6 +136,18 @@ async def _receive(request: web.Request, token: UUID, upload: Upload) -> None:
         raise IncompleteUpload(problem=str(exc)) from None
     if request.content_length is not None and upload.size != request.content_length:
         raise IncompleteUpload(expected=request.content_length, received=upload.size)
+
+
+async def _complete(queue: JobQueue, token: UUID, upload: Upload, name: str) -> Artifact:
+    """Publish an uploaded file.
+
+    If that fails because the attempt is over, and a server has removed its files, the error for its state is raised.
+    """
+    try:
+        return await upload.complete(name)
+    except Unavailable:
+        check_running(await queue.delivered(token))
+        raise
 
 
 async def _attach(queue: JobQueue, files: Files, job_id: UUID, attachment: Attachment) -> None:
