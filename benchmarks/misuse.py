@@ -9,6 +9,7 @@ import json
 import os
 import ssl
 import sys
+import uuid
 from collections.abc import Awaitable, Callable, Sequence
 
 from benchmarks.client import Answer, Connection, request
@@ -243,6 +244,34 @@ async def uploads(target: Target) -> None:
     await target.repeat(4, lambda n: request("PUT", f"{location}/artifacts/file-{n % 8}", body), pause=0.25)
 
 
+async def refused(target: Target) -> None:
+    """Send 100 bodies to paths at which nothing is, half of them in small chunks, and go on after the answer."""
+    lengths = ("Content-Length: 60000000", "Transfer-Encoding: chunked")
+
+    async def one(number: int) -> None:
+        head = _head(f"{WORKER}/nothing", lengths[number % 2], method="PUT")
+        part = (b"x" * 1200, b"1\r\nx\r\n" * 200)[number % 2]
+        while True:
+            opened = await target.connect(head)
+            while opened is not None and not opened[1].is_closing():
+                opened[1].write(part)
+                await asyncio.sleep(0.05)
+            await asyncio.sleep(0.05)
+
+    begun()
+    await asyncio.gather(*(one(number) for number in range(100)))
+
+
+async def asking(target: Target) -> None:
+    """Ask for jobs of 64 types without an end, with an id of the request each time, on 16 connections."""
+
+    def message(_: int) -> bytes:
+        body = {"types": ["misuse", *MANY_TYPES[:63]], "arch": "x86_64", "request_id": str(uuid.uuid4()), "slots": 8}
+        return request("POST", f"{WORKER}/jobs?wait=1ms", _json(body))
+
+    await target.repeat(16, message)
+
+
 async def metrics(target: Target) -> None:
     """Ask for the metrics, and whether the server is ready, on 16 connections."""
     pages = [request("GET", page, b"") for page in ("/metrics", "/readyz")]
@@ -305,6 +334,8 @@ MISUSES: Sequence[Misuse] = (
     submissions,
     pipelined,
     uploads,
+    refused,
+    asking,
     metrics,
     errors,
     graphs,
