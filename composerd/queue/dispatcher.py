@@ -206,20 +206,22 @@ class Dispatcher:
         return within
 
     async def _claim_for(self, waiters: Sequence[Waiter]) -> bool:
-        """Make one claim for all waiters of a round, and answer them. Return False if the storage failed for any."""
-        most = min(MAX_BYTES, self._account.limit - self._account.used)
-        call: Call[Claim, Claimed | None] = partial(self._driver.claim, max_bytes=most)
-        outcomes, news, _ = await call_until_answered(call, [waiter.claim for waiter in waiters], changes=False)
-        unsure = []
-        known: list[Waiter] = []
-        answers: list[Claimed | ComposerdError | None] = []
-        for waiter, outcome in zip(waiters, outcomes, strict=False):
-            if outcome is None and waiter.named:
-                unsure.append(waiter)
-            else:
-                known.append(waiter)
-                answers.append(outcome)
-        failed = self._take_in(known, answers, waiters[len(outcomes) :])
+        """Make one claim for the waiters of a round, and answer them. Return False if the storage failed for any."""
+        unsure = [waiter for waiter in waiters if waiter.vain]
+        failed = False
+        news: Sequence[News] = ()
+        if claiming := [waiter for waiter in waiters if not waiter.vain]:
+            most = min(MAX_BYTES, self._account.limit - self._account.used)
+            call: Call[Claim, Claimed | None] = partial(self._driver.claim, max_bytes=most)
+            outcomes, news, _ = await call_until_answered(call, [waiter.claim for waiter in claiming], changes=False)
+            known, answers = list[Waiter](), list[Claimed | ComposerdError | None]()
+            for waiter, outcome in zip(claiming, outcomes, strict=False):
+                if outcome is None and waiter.named:
+                    unsure.append(waiter)
+                else:
+                    known.append(waiter)
+                    answers.append(outcome)
+            failed = self._take_in(known, answers, claiming[len(outcomes) :])
         if unsure:
             failed |= await self._take_in_unsure(unsure)
         for one in news:
@@ -232,10 +234,7 @@ class Dispatcher:
         outcomes: Sequence[Claimed | ComposerdError | None],
         unanswered: Sequence[Waiter] = (),
     ) -> bool:
-        """Answer waiters with the outcomes of their claims. Return True if the storage failed for any.
-
-        Waiters whose claims were not answered claim again.
-        """
+        """Answer waiters with outcomes; those without one claim again. Return True if the storage failed for any."""
         known: list[Waiter] = []
         answers: list[Claimed | None] = []
         again = list(unanswered)
@@ -265,7 +264,7 @@ class Dispatcher:
         return failed
 
     async def _take_in_unsure(self, waiters: Sequence[Waiter]) -> bool:
-        """Find out why claims of named waiters have found nothing, and answer them. Return True if the storage failed.
+        """Find out why there is no job for named waiters, and answer them. Return True if the storage failed for any.
 
         A driver also answers a claim with None if the attempt of its token has ended, which says nothing about the jobs
         of its keys. A touch tells, and renews nothing but the time of a handover that is under way.

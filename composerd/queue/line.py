@@ -36,6 +36,8 @@ class Waiter(msgspec.Struct, eq=False):
     """True after a claim whose outcome is unknown, until it was repeated, with the same token."""
     named: bool = False
     """True if its token is derived from the id of its request, so that an earlier request may have used it."""
+    vain: bool = False
+    """True if it is known that there is no job of its keys, so that it need not claim unless its token has a job."""
     expired: bool = False
     """True once its time is up: the outcome of the claim under way, or of its first claim, is then its answer."""
 

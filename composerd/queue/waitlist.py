@@ -71,21 +71,22 @@ class WaitList:
     def add(self, waiter: Waiter) -> None:
         """Add a waiter; its first claim joins the next round, unless it is known already that there is no job for it.
 
-        A named waiter always claims, because it may have a job already.
+        A named waiter joins the next round in any case, because it may have a job already.
         """
         self._ages = waiter.age = age = self._ages + 1
         self._waiters[age] = waiter
-        vain = not waiter.named
+        vain = True
         for key in waiter.claim.keys:
             line = self._by_key.get(key)
             if line is None:
                 line = self._by_key[key] = Line()
             vain = vain and line.asleep > 0 and key not in self._hot
             line.add(waiter)
-        if vain:
+        if vain and not waiter.named:
             waiter.claimed = True
             self._sleep(waiter)
         else:
+            waiter.vain = vain
             self._fresh[age] = waiter
 
     def remove(self, waiter: Waiter) -> None:
@@ -160,7 +161,10 @@ class WaitList:
                 if fresh.pop(age, None) is None:
                     keys += len(waiter.claim.keys)
                 picked[age] = waiter
+                waiter.vain = False
                 room -= 1
+        for waiter in fresh.values():
+            waiter.vain = waiter.vain and not any(key in self._hot for key in waiter.claim.keys)
         picked.update(fresh)
         self._round += 1
         for waiter in picked.values():
@@ -193,7 +197,7 @@ class WaitList:
     def retry(self, waiters: Sequence[Waiter]) -> None:
         """Put waiters of the round whose claims were not answered at the head of the next round."""
         for waiter in reversed(waiters):
-            waiter.claiming = False
+            waiter.claiming = waiter.vain = False
             if waiter.age in self._waiters:
                 self._fresh[waiter.age] = waiter
                 self._fresh.move_to_end(waiter.age, last=False)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
+from unittest import mock
 from uuid import UUID, uuid4
 
 import pytest
@@ -119,6 +120,31 @@ async def test_repetitions_while_the_job_is_released(queue: JobQueue) -> None:
     got = [one for one in await asyncio.gather(*asked) if one is not None]
     assert {one.job_id for one in got} == {job}
     assert {one.token for one in got} - {claimed.token} == {(await take(queue, confirm=True, request_id=name)).token}
+
+
+async def test_a_request_with_an_id_takes_no_job_from_those_that_wait(
+    queue: JobQueue, driver: MemoryDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While others wait, a new request with an id makes no claim, and a repeated one gets its job all the same."""
+    await add(queue)
+    name = uuid4()
+    claimed = await take(queue, confirm=True, request_id=name)
+    other = asking(queue)
+    await turns()
+    calls = mock.AsyncMock(side_effect=driver.claim)
+    monkeypatch.setattr(driver, "claim", calls)
+    new = asking(queue, uuid4())
+    await turns(50)
+    assert not calls.called
+    assert await take(queue, confirm=True, request_id=name) == claimed
+    await queue.release(claimed.token)
+    assert (await asyncio.wait([new, other], return_when=asyncio.FIRST_COMPLETED))[0] == {new}
+    again = asking(queue, name)
+    await turns(50)
+    job = await add(queue)
+    got = await again
+    assert got is not None
+    assert (got.job_id, got.token == claimed.token) == (job, False)
 
 
 async def test_two_servers_give_one_job(queue: JobQueue, elsewhere: JobQueue) -> None:

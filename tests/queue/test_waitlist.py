@@ -225,7 +225,7 @@ def test_a_new_waiter_takes_no_job_from_those_that_wait(world: World) -> None:
 
 
 def test_a_new_waiter_claims_if_a_job_is_known_or_nobody_sleeps(world: World) -> None:
-    """A waiter makes a claim of its own if a key of it is hot, if nobody else sleeps for one, or if it is named."""
+    """A waiter makes a claim of its own if a key of it is hot, if nobody else sleeps for one, or if it has a job."""
     first = world.arrive(X)
     assert world.waitlist.pick(10, 0.0) == [first]
     second = world.arrive(X)
@@ -236,7 +236,12 @@ def test_a_new_waiter_claims_if_a_job_is_known_or_nobody_sleeps(world: World) ->
     named = Waiter(Claim(uuid4(), (X,), 60.0), "", world.loop.create_future(), named=True)
     world.waitlist.add(named)
     assert world.waitlist.pick(10, 0.0) == [other, named]
-    world.waitlist.end_round([other, named], [None, None])
+    assert [other.vain, named.vain] == [False, True]
+    world.waitlist.end_round([other], [None])
+    world.waitlist.retry([named])  # its token has a job
+    assert world.waitlist.pick(10, 0.0) == [named]
+    assert not named.vain
+    world.waitlist.end_round([named], [None])
     world.waitlist.heat({X: 3})
     late = world.arrive(X)
     world.leave(first)
