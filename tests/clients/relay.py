@@ -52,6 +52,8 @@ class Relay:
         """The call whose next answer is lost: the connections to the server and to the client are reset instead."""
         self.rate: float | None = None
         """The most bytes of bodies a second that are passed to the server, for each connection."""
+        self.prefix = ""
+        """The beginning of paths, which the relay removes and names to the server; there is nothing at other paths."""
         self.sever: str | None = None
         """The call whose next request is broken off: the connection is closed after some of the body."""
 
@@ -112,8 +114,18 @@ class Relay:
                 return
             elif self.rate is not None:
                 await asyncio.sleep(len(data) / self.rate)
-            server.write(data.replace(b"wait=20s", b"wait=50ms") if is_head and self.short_waits else data)
+            server.write(self._passed_on(data) if is_head else data)
             await server.drain()
+
+    def _passed_on(self, head: bytes) -> bytes:
+        """Return the head of a request as the server gets it."""
+        if self.prefix:
+            method, path, rest = head.split(b" ", 2)
+            below = path.startswith(f"{self.prefix}/".encode())
+            path = path[len(self.prefix) :] if below else b"/nothing-beside-the-prefix"
+            head = b" ".join((method, path, rest))
+            head = head.replace(b"\r\n", f"\r\nX-Forwarded-Prefix: {self.prefix}\r\n".encode(), 1)
+        return head.replace(b"wait=20s", b"wait=50ms") if self.short_waits else head
 
     async def _answers(
         self,

@@ -117,15 +117,17 @@ async def submit(server: Server) -> str:
 async def test_a_worker(
     relayed: ServeRelayed, client: Client, installed: Callable[[str, str, str], str], tmp_path: Path
 ) -> None:
-    """A worker waits, takes a job whose answer was cut, uploads, reports, sees a refusal, and takes no job with it."""
+    """A worker below a prefix waits, takes a job whose answer was cut, uploads, reports, and sees a refusal."""
     if client.package:
         installed(client.package, client.file, client.program or client.command[0])
-    server, relay = await relayed("--max-artifact-size", f"{LIMIT}", "--handover-timeout", "1h")
+    options = ("--max-artifact-size", f"{LIMIT}", "--handover-timeout", "1h", "--trusted-proxies", "127.0.0.0/8")
+    server, relay = await relayed(*options)
+    relay.prefix = "/ci"
     file = tmp_path / "output file"
     file.write_bytes(os.urandom(1 << 20))
     relay.short_waits = True
     relay.cut = "POST jobs"
-    async with running(client, relay.url, "build", str(file)) as worker:
+    async with running(client, relay.url + relay.prefix, "build", str(file)) as worker:
         # It asks before there is a job, and again after a 204.
         await until_asked(server, relay, worker, 4)
         connections = {request.connection for request in relay.requests[:4]}

@@ -26,7 +26,7 @@ import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 
 public class HttpClientWorker {
-    static String server, type;
+    static String server, path, type;
     static Path file;
     static final HttpClient client = HttpClient.newBuilder()
             .version(HttpClient.Version.HTTP_1_1).connectTimeout(Duration.ofSeconds(5)).build();
@@ -111,7 +111,10 @@ public class HttpClientWorker {
     }
 
     public static void main(String[] arguments) throws Exception {
-        server = arguments[0];
+        // The server may be below a path, as in https://host/path. A location has that path already.
+        URI given = URI.create(arguments[0]);
+        server = given.getScheme() + "://" + given.getRawAuthority();
+        path = given.getRawPath().replaceAll("/$", "");
         type = arguments[1];
         file = Path.of(arguments[2]);
         String arch = System.getProperty("os.arch").replace("amd64", "x86_64");
@@ -120,7 +123,7 @@ public class HttpClientWorker {
             String request = """
                     {"types": ["%s"], "arch": "%s", "confirm": true, "request_id": "%s"}"""
                     .formatted(type, arch, UUID.randomUUID());
-            HttpResponse<String> answer = sendJson("POST", "/api/worker/v1/jobs?wait=20s", request);
+            HttpResponse<String> answer = sendJson("POST", path + "/api/worker/v1/jobs?wait=20s", request);
             if (answer.statusCode() == 201) {
                 out.println(answer.body());
                 work(answer.body());

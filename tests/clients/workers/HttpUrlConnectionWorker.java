@@ -21,7 +21,7 @@ import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 
 public class HttpUrlConnectionWorker {
-    static String server, type;
+    static String server, path, type;
     static Path file;
     static final PrintStream out = new PrintStream(System.out, true, StandardCharsets.UTF_8);
 
@@ -133,7 +133,10 @@ public class HttpUrlConnectionWorker {
 
     public static void main(String[] arguments) throws Exception {
         System.setProperty("sun.net.http.retryPost", "false"); // else a POST without an answer is sent again silently
-        server = arguments[0];
+        // The server may be below a path, as in https://host/path. A location has that path already.
+        URI given = URI.create(arguments[0]);
+        server = given.getScheme() + "://" + given.getRawAuthority();
+        path = given.getRawPath().replaceAll("/$", "");
         type = arguments[1];
         file = Path.of(arguments[2]);
         String arch = System.getProperty("os.arch").replace("amd64", "x86_64");
@@ -142,7 +145,7 @@ public class HttpUrlConnectionWorker {
             String request = """
                     {"types": ["%s"], "arch": "%s", "confirm": true, "request_id": "%s"}"""
                     .formatted(type, arch, UUID.randomUUID());
-            Answer answer = sendJson("POST", "/api/worker/v1/jobs?wait=20s", request);
+            Answer answer = sendJson("POST", path + "/api/worker/v1/jobs?wait=20s", request);
             if (answer.statusCode() == 201) {
                 out.println(answer.body());
                 work(answer.body());

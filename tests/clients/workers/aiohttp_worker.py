@@ -11,10 +11,13 @@ import platform
 import sys
 import uuid
 from pathlib import Path
+from urllib.parse import urljoin, urlsplit
 
 import aiohttp
 
 SERVER, TYPE = sys.argv[1:3]
+# The server may be below a path, as in https://host/path. A location has that path already.
+HOST, PATH = urljoin(SERVER, "/").rstrip("/"), urlsplit(SERVER).path.rstrip("/")
 FILE = Path(sys.argv[3])
 
 
@@ -25,7 +28,7 @@ async def send(session, method, path, body=None, headers=None):
             # A file is opened for each attempt: what is sent again begins at its first byte.
             data = FILE.open("rb") if method == "PUT" else body
             async with session.request(
-                method, SERVER + path, data=data, headers=headers, allow_redirects=False
+                method, HOST + path, data=data, headers=headers, allow_redirects=False
             ) as answer:
                 text = await answer.text()
                 if answer.status < 500 and "X-Operation-Id" in answer.headers:
@@ -89,7 +92,7 @@ async def main():
         while True:
             # The same id is sent again if there was no answer, so that a job that was on its way is not lost.
             request = {"types": [TYPE], "arch": platform.machine(), "confirm": True, "request_id": str(uuid.uuid4())}
-            status, text = await send_json(session, "POST", "/api/worker/v1/jobs?wait=20s", request)
+            status, text = await send_json(session, "POST", PATH + "/api/worker/v1/jobs?wait=20s", request)
             if status == 201:
                 print(text, flush=True)
                 await work(session, json.loads(text))

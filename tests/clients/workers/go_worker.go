@@ -14,13 +14,18 @@ import (
 	"io"
 	"log"
 	"net/http"
+	"net/url"
 	"os"
 	"runtime"
+	"strings"
 	"time"
 )
 
 var (
-	server, kind, file = os.Args[1], os.Args[2], os.Args[3]
+	// The server may be below a path, as in https://host/path. A location has that path already.
+	given, _      = url.Parse(os.Args[1])
+	server, below = given.Scheme + "://" + given.Host, strings.TrimSuffix(given.Path, "/")
+	kind, file    = os.Args[2], os.Args[3]
 
 	arch   = map[string]string{"amd64": "x86_64", "arm64": "aarch64"}[runtime.GOARCH]
 	client = &http.Client{
@@ -157,7 +162,7 @@ func main() {
 	for {
 		// The same id is sent again if there was no answer, so that a job that was on its way is not lost.
 		request := object{"types": []string{kind}, "arch": arch, "confirm": true, "request_id": uuid()}
-		status, text := sendJSON("POST", "/api/worker/v1/jobs?wait=20s", request)
+		status, text := sendJSON("POST", below+"/api/worker/v1/jobs?wait=20s", request)
 		switch status {
 		case 201:
 			fmt.Println(string(text))

@@ -8,7 +8,9 @@ use HTTP::Tiny;
 use JSON::PP;
 use POSIX ();
 
-my ($server, $type, $file) = @ARGV;
+my ($given, $type, $file) = @ARGV;
+# The server may be below a path, as in https://host/path. A location has that path already.
+my ($server, $path) = $given =~ m{^(\w+://[^/]+)(.*?)/?$};
 my $arch = (POSIX::uname())[4];
 my $json = JSON::PP->new->utf8->canonical;
 my $http = HTTP::Tiny->new(timeout => 40, max_redirect => 0);
@@ -92,7 +94,7 @@ sub work {
 while (1) {
     # The same id is sent again if there was no answer, so that a job that was on its way is not lost.
     my $request = { types => [$type], arch => $arch, confirm => JSON::PP::true, request_id => uuid() };
-    my ($status, $text) = ask_json('POST', '/api/worker/v1/jobs?wait=20s', $request);
+    my ($status, $text) = ask_json('POST', "$path/api/worker/v1/jobs?wait=20s", $request);
     if ($status == 201) {
         print "$text\n";
         work($json->decode($text));

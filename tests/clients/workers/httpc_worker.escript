@@ -9,14 +9,17 @@
 main([Server, Type, File]) ->
     {ok, _} = application:ensure_all_started(inets),
     ok = io:setopts([{encoding, unicode}]),
-    put(server, Server),
+    %% The server may be below a path, as in https://host/path. A location has that path already.
+    {match, [Host, Path]} = re:run(Server, "^(\\w+://[^/]+)(.*?)/?$", [{capture, all_but_first, list}]),
+    put(host, Host),
+    put(path, Path),
     loop(Type, File).
 
 loop(Type, File) ->
     %% The same id is sent again if there was no answer, so that a job that was on its way is not lost.
     Request = io_lib:format("{\"types\": [\"~s\"], \"arch\": \"~s\", \"confirm\": true, \"request_id\": \"~s\"}",
                             [Type, string:trim(os:cmd("uname -m")), uuid()]),
-    case send_json(post, "/api/worker/v1/jobs?wait=20s", Request) of
+    case send_json(post, get(path) ++ "/api/worker/v1/jobs?wait=20s", Request) of
         {201, Job} ->
             io:put_chars([Job, "\n"]),
             work(Job, File);
@@ -95,7 +98,7 @@ send_json(Method, Path, Json) ->
 %% httpc repeats a request that got 503 with Retry-After without end, whatever its timeout is, so a process that can be
 %% killed sends it.
 send(Method, Path, Type, Body, Headers) ->
-    Url = get(server) ++ binary_to_list(iolist_to_binary(Path)),
+    Url = get(host) ++ binary_to_list(iolist_to_binary(Path)),
     Request = case Method of
         get -> {Url, Headers};
         _ -> {Url, Headers, Type, Body}

@@ -11,10 +11,13 @@ import sys
 import time
 import uuid
 from pathlib import Path
+from urllib.parse import urljoin, urlsplit
 
 import httpx
 
 SERVER, TYPE = sys.argv[1:3]
+# The server may be below a path, as in https://host/path. A location has that path already.
+HOST, PATH = urljoin(SERVER, "/").rstrip("/"), urlsplit(SERVER).path.rstrip("/")
 FILE = Path(sys.argv[3])
 client = httpx.Client(timeout=httpx.Timeout(40, connect=5))  # the default is 5 s
 
@@ -25,7 +28,7 @@ def send(method, path, body=None, headers=None):
         try:
             # A file is opened for each attempt: what is sent again begins at its first byte.
             content = FILE.open("rb") if method == "PUT" else body
-            answer = client.request(method, SERVER + path, content=content, headers=headers)
+            answer = client.request(method, HOST + path, content=content, headers=headers)
             if answer.status_code < 500 and "X-Operation-Id" in answer.headers:
                 if answer.content:
                     answer.json()  # raises an exception if the answer was cut
@@ -79,7 +82,7 @@ def work(job):
 while True:
     # The same id is sent again if there was no answer, so that a job that was on its way is not lost.
     request = {"types": [TYPE], "arch": platform.machine(), "confirm": True, "request_id": str(uuid.uuid4())}
-    answer = send_json("POST", "/api/worker/v1/jobs?wait=20s", request)
+    answer = send_json("POST", PATH + "/api/worker/v1/jobs?wait=20s", request)
     if answer.status_code == 201:
         print(answer.text, flush=True)
         work(answer.json())

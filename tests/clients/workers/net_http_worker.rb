@@ -8,6 +8,8 @@ require "net/http"
 require "securerandom"
 
 SERVER, TYPE, FILE = ARGV
+# The server may be below a path, as in https://host/path. A location has that path already.
+PATH = URI(SERVER).path.chomp("/")
 $stdout.sync = true
 
 # Return a new connection. What Net::HTTP sends again by itself is the rest of a stream, so it may not.
@@ -91,7 +93,7 @@ end
 loop do
   # The same id is sent again if there was no answer, so that a job that was on its way is not lost.
   request = { types: [TYPE], arch: Etc.uname[:machine], confirm: true, request_id: SecureRandom.uuid }
-  status, text = send_json(Net::HTTP::Post, "/api/worker/v1/jobs?wait=20s", request)
+  status, text = send_json(Net::HTTP::Post, "#{PATH}/api/worker/v1/jobs?wait=20s", request)
   if status == 201
     puts text
     work(JSON.parse(text))

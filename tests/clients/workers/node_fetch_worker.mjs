@@ -7,6 +7,8 @@ import { pipeline } from "node:stream/promises";
 import { setTimeout as sleep } from "node:timers/promises";
 
 const [server, type, file] = process.argv.slice(2);
+// The server may be below a path, as in https://host/path. A location has that path already.
+const { origin, pathname } = new URL(server);
 const arch = { x64: "x86_64", arm64: "aarch64" }[process.arch] ?? process.arch;
 
 // Send a request until there is a whole answer that is no 5xx. Return its status and its text.
@@ -15,7 +17,7 @@ async function send(method, path, body, headers = {}) {
     try {
       // A file is opened for each attempt. Without the length in the headers, a stream is sent in chunks.
       const sent = method === "PUT" ? createReadStream(file) : body;
-      const answer = await fetch(server + path, {
+      const answer = await fetch(origin + path, {
         method, // in capitals: fetch sends "patch" as it is, and the server knows only "PATCH"
         body: sent,
         duplex: "half", // which fetch wants to be told with a stream
@@ -86,7 +88,7 @@ async function work(job) {
 for (;;) {
   // The same id is sent again if there was no answer, so that a job that was on its way is not lost.
   const request = { types: [type], arch, confirm: true, request_id: randomUUID() };
-  const { status, text } = await sendJson("POST", "/api/worker/v1/jobs?wait=20s", request);
+  const { status, text } = await sendJson("POST", pathname.replace(/\/$/, "") + "/api/worker/v1/jobs?wait=20s", request);
   if (status === 201) {
     console.log(text); // JSON.parse rounds integers above 2^53: what must keep them reads the text
     await work(JSON.parse(text));

@@ -8,13 +8,15 @@ import { pipeline } from "node:stream/promises";
 import { setTimeout as sleep } from "node:timers/promises";
 
 const [server, type, file] = process.argv.slice(2);
+// The server may be below a path, as in https://host/path. A location has that path already.
+const { origin, pathname } = new URL(server);
 const agent = new http.Agent({ keepAlive: true });
 const arch = { x64: "x86_64", arm64: "aarch64" }[process.arch] ?? process.arch;
 
 // Send a request, and return the status, the headers and the text of the answer.
 function ask(method, path, body, headers) {
   return new Promise((resolve, reject) => {
-    const request = http.request(server + path, { method, headers, agent }, (answer) => {
+    const request = http.request(origin + path, { method, headers, agent }, (answer) => {
       answer.setEncoding("utf8");
       let text = "";
       answer.on("data", (chunk) => (text += chunk));
@@ -99,7 +101,7 @@ async function work(job) {
 for (;;) {
   // The same id is sent again if there was no answer, so that a job that was on its way is not lost.
   const request = { types: [type], arch, confirm: true, request_id: randomUUID() };
-  const { status, text } = await sendJson("POST", "/api/worker/v1/jobs?wait=20s", request);
+  const { status, text } = await sendJson("POST", pathname.replace(/\/$/, "") + "/api/worker/v1/jobs?wait=20s", request);
   if (status === 201) {
     console.log(text); // JSON.parse rounds integers above 2^53: what must keep them reads the text
     await work(JSON.parse(text));

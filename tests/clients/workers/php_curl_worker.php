@@ -4,7 +4,10 @@
 // For each job of the type it prints the server's answer, uploads the file, and reports the field "text" of the args.
 declare(strict_types=1);
 
-[, $server, $type, $file] = $argv;
+[, $given, $type, $file] = $argv;
+// The server may be below a path, as in https://host/path. A location has that path already.
+preg_match('~^(\w+://[^/]+)(.*?)/?$~', $given, $parts);
+[, $server, $path] = $parts;
 $curl = curl_init();
 
 // Send a request, and return the status, the headers and the text of the answer.
@@ -121,7 +124,7 @@ for (;;) {
     // The same id is sent again if there was no answer, so that a job that was on its way is not lost.
     $id = trim(file_get_contents('/proc/sys/kernel/random/uuid'));
     $request = ['types' => [$type], 'arch' => php_uname('m'), 'confirm' => true, 'request_id' => $id];
-    [$status, $text] = sendJson('POST', '/api/worker/v1/jobs?wait=20s', $request);
+    [$status, $text] = sendJson('POST', $path . '/api/worker/v1/jobs?wait=20s', $request);
     if ($status === 201) {
         echo $text, "\n";
         work(decode($text));

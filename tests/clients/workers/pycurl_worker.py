@@ -12,10 +12,13 @@ import sys
 import time
 import uuid
 from pathlib import Path
+from urllib.parse import urljoin, urlsplit
 
 import pycurl
 
 SERVER, TYPE = sys.argv[1:3]
+# The server may be below a path, as in https://host/path. A location has that path already.
+HOST, PATH = urljoin(SERVER, "/").rstrip("/"), urlsplit(SERVER).path.rstrip("/")
 FILE = Path(sys.argv[3])
 curl = pycurl.Curl()
 
@@ -50,7 +53,7 @@ def send(method, path, body=None, headers=None):
                 data, size = FILE.open("rb"), FILE.stat().st_size
             else:
                 data, size = body and io.BytesIO(body), len(body or b"")
-            status, answered, text = ask(method, SERVER + path, data, size, headers or {})
+            status, answered, text = ask(method, HOST + path, data, size, headers or {})
             if status < 500 and b"x-operation-id:" in answered.lower():
                 if text:
                     json.loads(text)  # raises an exception if the answer was cut
@@ -107,7 +110,7 @@ def work(job):
 while True:
     # The same id is sent again if there was no answer, so that a job that was on its way is not lost.
     request = {"types": [TYPE], "arch": platform.machine(), "confirm": True, "request_id": str(uuid.uuid4())}
-    status, text = send_json("POST", "/api/worker/v1/jobs?wait=20s", request)
+    status, text = send_json("POST", PATH + "/api/worker/v1/jobs?wait=20s", request)
     if status == 201:
         print(text, flush=True)
         work(json.loads(text))

@@ -11,10 +11,13 @@ import sys
 import time
 import uuid
 from pathlib import Path
+from urllib.parse import urljoin, urlsplit
 
 import requests
 
 SERVER, TYPE = sys.argv[1:3]
+# The server may be below a path, as in https://host/path. A location has that path already.
+HOST, PATH = urljoin(SERVER, "/").rstrip("/"), urlsplit(SERVER).path.rstrip("/")
 FILE = Path(sys.argv[3])
 session = requests.Session()
 
@@ -26,7 +29,7 @@ def send(method, path, body=None, headers=None):
             # A file is opened for each attempt: what is sent again begins at its first byte.
             data = FILE.open("rb") if method == "PUT" else body
             answer = session.request(
-                method, SERVER + path, data=data, headers=headers, timeout=(5, 40), allow_redirects=False
+                method, HOST + path, data=data, headers=headers, timeout=(5, 40), allow_redirects=False
             )
             if answer.status_code < 500 and "X-Operation-Id" in answer.headers:
                 if answer.content:
@@ -81,7 +84,7 @@ def work(job):
 while True:
     # The same id is sent again if there was no answer, so that a job that was on its way is not lost.
     request = {"types": [TYPE], "arch": platform.machine(), "confirm": True, "request_id": str(uuid.uuid4())}
-    answer = send_json("POST", "/api/worker/v1/jobs?wait=20s", request)
+    answer = send_json("POST", PATH + "/api/worker/v1/jobs?wait=20s", request)
     if answer.status_code == 201:
         print(answer.text, flush=True)
         work(answer.json())

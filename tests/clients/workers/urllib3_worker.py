@@ -11,10 +11,13 @@ import sys
 import time
 import uuid
 from pathlib import Path
+from urllib.parse import urljoin, urlsplit
 
 import urllib3
 
 SERVER, TYPE = sys.argv[1:3]
+# The server may be below a path, as in https://host/path. A location has that path already.
+HOST, PATH = urljoin(SERVER, "/").rstrip("/"), urlsplit(SERVER).path.rstrip("/")
 FILE = Path(sys.argv[3])
 # urllib3 repeats by itself unless it is told not to, and sends the rest of a stream as if it were the whole.
 http = urllib3.PoolManager(timeout=urllib3.Timeout(connect=5, read=40), retries=False)
@@ -26,7 +29,7 @@ def send(method, path, body=None, headers=None):
         try:
             # A file is opened for each attempt: what is sent again begins at its first byte.
             data = FILE.open("rb") if method == "PUT" else body
-            answer = http.request(method, SERVER + path, body=data, headers=headers, redirect=False)
+            answer = http.request(method, HOST + path, body=data, headers=headers, redirect=False)
             if answer.status < 500 and "X-Operation-Id" in answer.headers:
                 if answer.data:
                     answer.json()  # raises an exception if the answer was cut
@@ -83,7 +86,7 @@ def work(job):
 while True:
     # The same id is sent again if there was no answer, so that a job that was on its way is not lost.
     request = {"types": [TYPE], "arch": platform.machine(), "confirm": True, "request_id": str(uuid.uuid4())}
-    answer = send_json("POST", "/api/worker/v1/jobs?wait=20s", request)
+    answer = send_json("POST", PATH + "/api/worker/v1/jobs?wait=20s", request)
     if answer.status == 201:
         print(answer.data.decode(), flush=True)
         work(answer.json())

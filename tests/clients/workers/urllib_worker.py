@@ -10,12 +10,15 @@ import platform
 import sys
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 import uuid
 from http.client import HTTPException
 from pathlib import Path
 
 SERVER, TYPE = sys.argv[1:3]
+# The server may be below a path, as in https://host/path. A location has that path already.
+HOST, PATH = urllib.parse.urljoin(SERVER, "/").rstrip("/"), urllib.parse.urlsplit(SERVER).path.rstrip("/")
 FILE = Path(sys.argv[3])
 
 
@@ -45,7 +48,7 @@ def send(method, path, body=None, headers=None):
         try:
             # A file is opened for each attempt: what is sent again begins at its first byte.
             data = FILE.open("rb") if method == "PUT" else body
-            status, answered, text = ask(urllib.request.Request(SERVER + path, data, headers or {}, method=method))
+            status, answered, text = ask(urllib.request.Request(HOST + path, data, headers or {}, method=method))
             if status < 500 and "X-Operation-Id" in answered:
                 if text:
                     json.loads(text)  # raises an exception if the answer was cut
@@ -103,7 +106,7 @@ def work(job):
 while True:
     # The same id is sent again if there was no answer, so that a job that was on its way is not lost.
     request = {"types": [TYPE], "arch": platform.machine(), "confirm": True, "request_id": str(uuid.uuid4())}
-    status, text = send_json("POST", "/api/worker/v1/jobs?wait=20s", request)
+    status, text = send_json("POST", PATH + "/api/worker/v1/jobs?wait=20s", request)
     if status == 201:
         print(text, flush=True)
         work(json.loads(text))

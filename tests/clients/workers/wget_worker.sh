@@ -3,7 +3,12 @@
 #
 # For each job of the type it prints the server's answer, uploads the file, and reports the field "text" of the args.
 set -u
-server=$1 type=$2 file=$3
+server=${1%/} type=$2 file=$3
+
+# The server may be below a path, as in https://host/path. A location has that path already.
+host=${server#*://}
+path=${host#"${host%%/*}"}
+server=${server%"$path"}
 
 umask 077
 scratch=$(mktemp -d)
@@ -67,7 +72,7 @@ while :; do
     # The same id is sent again if there was no answer, so that a job that was on its way is not lost.
     id=$(cat /proc/sys/kernel/random/uuid)
     request='{"types": ["'$type'"], "arch": "'$(uname -m)'", "confirm": true, "request_id": "'$id'"}'
-    status=$(send_json POST '/api/worker/v1/jobs?wait=20s' "$request")
+    status=$(send_json POST "$path/api/worker/v1/jobs?wait=20s" "$request")
     case $status in
     201)
         mv "$scratch/answer" "$scratch/job"
