@@ -236,7 +236,7 @@ async def _completed(call: Coroutine[Any, Any, R]) -> R:
     except asyncio.CancelledError:
         await asyncio.wait([calling])
         if not calling.cancelled():
-            calling.exception()  # or else it is logged that nobody looked at it
+            calling.exception()  # otherwise asyncio logs that it was never retrieved
         raise
     finally:
         del calling  # or else its exception and this frame would keep each other in memory

@@ -254,7 +254,7 @@ def _target(url: URL, response: aiohttp.ClientResponse) -> URL | None:
 
 
 async def _failure(response: aiohttp.ClientResponse) -> RequestFailed:
-    """Return the error for an answer that is no success, or not composerd's."""
+    """Return the error for an answer that is not a success, or not from composerd."""
     status = response.status
     location = response.headers.get("Location", "")[:100]
     body = await read_answer(response, _LARGEST_ERROR) or b""

@@ -137,7 +137,7 @@ def proxy_answer(
 
 
 def known_proxy(headers: Mapping[str, str], body: bytes) -> str:
-    """Return the name of a known proxy that has sent an answer or passed it on; empty if nothing tells."""
+    """Return the name of a known proxy that has sent an answer or passed it on; empty if nothing names it."""
     proxy = _known(headers, body)
     return "" if proxy is None else proxy.name
 
@@ -150,7 +150,7 @@ def _known(headers: Mapping[str, str], body: bytes) -> _Proxy | None:
 
 
 def _sender(headers: Mapping[str, str], body: bytes) -> tuple[_Proxy, str]:
-    """Return the proxy that has sent an answer, and its name: empty if nothing tells."""
+    """Return the proxy that has sent an answer, and its name: empty if nothing names it."""
     proxy = _known(headers, body)
     if proxy is not None:
         return proxy, proxy.name

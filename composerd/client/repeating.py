@@ -108,7 +108,7 @@ class BodyBackoff(Backoff):
 
 
 class Rounds:
-    """Keeps a loop from asking a server without a pause, should it not wait as it is asked to."""
+    """Keeps a loop from asking without a pause, if the server does not wait as it is asked to."""
 
     def __init__(self) -> None:
         self._next = 0.0

@@ -147,7 +147,7 @@ class _Sums:
 
 
 async def _stored_digest(response: aiohttp.ClientResponse) -> str | None:
-    """Return the digest in the answer to an upload, in hexadecimal; None for a server of before, which sends none."""
+    """Return the digest in the answer to an upload, in hexadecimal; None for an older server, which sends none."""
     with suppress(ValueError):
         if (sha256 := sha256_in(response.headers.get("Content-Digest", ""))) is not None:
             return sha256

@@ -53,7 +53,7 @@ _MOST_SLOTS = 1000
 """The largest number of slots that a server accepts."""
 
 _ID_WAS_USED = 44
-"""Number of the error for a `request_id` whose job has gone elsewhere since."""
+"""Number of the error for a `request_id` that was used before."""
 
 _ATTEMPT = msgspec.json.Decoder(Attempt)
 _encode = msgspec.json.Encoder().encode

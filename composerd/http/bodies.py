@@ -112,14 +112,14 @@ def _count(account: Account | None, size: int, limit: int) -> None:
 
 
 async def invite(request: web.BaseRequest) -> None:
-    """Tell a client that waits for it (`Expect: 100-continue`) to send the body: the head was found right."""
+    """Tell a client that waits for it (`Expect: 100-continue`) to send the body, after the head was checked."""
     if hdrs.EXPECT in request.headers and request.version >= HttpVersion11:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0  # the answer itself has not begun
 
 
 async def read_optional_json(request: web.Request, decoder: "msgspec.json.Decoder[T]") -> None:
-    """Read a small body and check that it can be decoded; none, or an empty one, is right too.
+    """Read a small body and check that it can be decoded; it may be missing or empty.
 
     Raises what `read_json` raises.
     """

@@ -228,7 +228,7 @@ def _not_found(request: web.Request) -> ResourceNotFound:
 
 
 def _check_expectation(request: web.BaseRequest) -> None:
-    """Raise `InvalidContent` for an expectation that is not known. What reads the body meets the one that is."""
+    """Raise `InvalidContent` for an unknown expectation. `100-continue` is met when the body is read."""
     if request.version >= HttpVersion11 and request.headers[hdrs.EXPECT].lower() != "100-continue":
         raise InvalidContent(field="Expect", problem="only 100-continue is supported")
 

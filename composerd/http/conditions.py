@@ -11,7 +11,7 @@ from composerd.http.errors import PreconditionFailed
 
 
 class Validators(msgspec.Struct, frozen=True):
-    """The values by which a client knows a version of a file again."""
+    """The values by which a client recognizes a version of a file."""
 
     tag: str
     """The value of the ETag, without quotes."""

@@ -117,7 +117,7 @@ class HttpConnection(web.RequestHandler):
         super().connection_lost(exc)
 
     def eof_received(self) -> None:
-        """Find out whether a client that closes its connection has got the whole answer.
+        """Determine if a client that closes its connection has got the whole answer.
 
         Whatever breaks the connection after that says nothing.
         """
@@ -216,7 +216,7 @@ class HttpConnection(web.RequestHandler):
 
     @property
     def idle(self) -> bool:
-        """True if nothing of a request has arrived that is not answered."""
+        """True if no part of an unanswered request has arrived."""
         waits = self._waiter is not None and not self._waiter.done()
         return waits and (self.head_since is None or self._since_request == 0)
 
@@ -258,7 +258,7 @@ class HttpConnection(web.RequestHandler):
             details = {"field": "request", "problem": problem}
             response = table.response(table.entry_for(InvalidContent()), new_id, details)
         complete(response.headers, new_id)
-        response.headers["Connection"] = "close"  # aiohttp answers in HTTP/1.0, in which it leaves that away
+        response.headers["Connection"] = "close"  # aiohttp answers in HTTP/1.0, where it omits this header
         response.force_close()
         return response
 

@@ -84,7 +84,7 @@ async def _write(request: web.BaseRequest, response: web.StreamResponse) -> bool
 
 
 class _Dropped(asyncio.Protocol):
-    """Takes the place of the protocol of a connection on which nothing is looked at any more."""
+    """Replaces the protocol of a connection, and drops whatever arrives there."""
 
     def __init__(self, protocol: asyncio.Protocol, moved: Callable[[int], None]) -> None:
         self._protocol = protocol
@@ -101,13 +101,13 @@ class _Dropped(asyncio.Protocol):
             self.enough.set_result(None)
 
     def pause_writing(self) -> None:
-        """Pass it on: a part of the answer may still be in memory."""
+        """Tell the replaced protocol: a part of the answer may still be in memory."""
         self._protocol.pause_writing()
 
     def resume_writing(self) -> None:
-        """Pass it on."""
+        """Tell the replaced protocol."""
         self._protocol.resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Pass it on, which also ends the task that drops the data."""
+        """Tell the replaced protocol, which also ends the task that drops the data."""
         self._protocol.connection_lost(exc)

@@ -301,7 +301,7 @@ class JobQueue:
         `partial` replaces the progress of the job unless it is None. An attempt that is not running is returned
         unchanged. Raises `TokenNotFound`.
         """
-        if token in self._undelivered.releasing:  # or else the worker could be told to go on just before it is released
+        if token in self._undelivered.releasing:  # the worker must not go on with a job that is about to go
             await self._undelivered.released(token)
         attempt = await self._writes.touch.write(Touch(token, partial))
         if attempt.state is AttemptState.UNKNOWN:

@@ -158,7 +158,7 @@ async def test_the_connection_of_an_early_413(serve: Serve, attacker: MAKE, fram
 
 
 async def test_the_rest_is_bounded(serve: Serve, attacker: MAKE, client: MAKE) -> None:
-    """Who trickles, and who sends more than the bound, is cut off after an early answer; others work meanwhile."""
+    """A client that trickles, or sends more than the bound, is cut off after an early answer; others work meanwhile."""
     server = await serve("--min-rate", "100KiB")
     hostile: Attacker = attacker(server)
     begin = f"PUT {UPLOAD} HTTP/1.1\r\nHost: a\r\nContent-Length: {1 << 30}\r\n\r\n".encode()

@@ -1,4 +1,4 @@
-"""A proxy that does not pass on that its client has gone, as HAProxy, Apache and others are as they come."""
+"""A proxy that does not pass on that its client has gone, like HAProxy and Apache in their default configuration."""
 
 import asyncio
 from collections.abc import AsyncIterator

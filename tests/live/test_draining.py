@@ -1,4 +1,4 @@
-"""What becomes of requests and connections when the server gets SIGTERM."""
+"""What happens to requests and connections when the server gets SIGTERM."""
 
 import asyncio
 import hashlib
@@ -35,7 +35,7 @@ async def answer_of(connection: Connection) -> tuple[int, bytes, bytes]:
 
 
 async def until_stopping(server: Server) -> None:
-    """Send SIGTERM, and wait until the server has begun to stop and takes no more connections."""
+    """Send SIGTERM, and wait until the server has begun to stop and accepts no more connections."""
     server.kill(signal.SIGTERM)
 
     async def refuses() -> bool:

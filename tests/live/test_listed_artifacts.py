@@ -140,7 +140,7 @@ async def test_uploads_and_results_that_race(serve: Serve, newest_postgres: Thro
 
 
 async def test_an_upload_of_unknown_length(listing: Server, tmp_path: Path) -> None:
-    """It replaces a file that is not longer, and a longer one only with a digest; a known length replaces any."""
+    """An upload of unknown length replaces a longer file only with a digest; one of known length replaces any."""
     job, attempt = await taken(listing)
     path = attempt["artifact_location"] + "a"
     digest = f"sha-256=:{base64.b64encode(hashlib.sha256(b'ab').digest()).decode()}:"

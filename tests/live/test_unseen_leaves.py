@@ -18,7 +18,7 @@ Jobs = asyncio.Queue[dict[str, Any]]
 
 
 async def ask_and_leave(proxy: Address, server: Server, count: int) -> None:
-    """Let so many clients ask for a job through a proxy, and go away."""
+    """Make this number of clients ask for a job through a proxy, and go away."""
     writers = []
     for _ in range(count):
         _, writer = await asyncio.open_connection(*proxy)
@@ -47,7 +47,7 @@ async def work(proxy: Address, took: Jobs) -> None:
 
 
 async def hand_over_past_the_dead(server: Server, proxy: Address) -> None:
-    """Let 3 dead and 6 live requests wait behind a proxy, and check that 12 jobs all go to live ones, at once."""
+    """Make 3 dead and 6 live requests wait behind a proxy, and check that 12 jobs all go to live ones, at once."""
     await ask_and_leave(proxy, server, 3)
     took: Jobs = asyncio.Queue()
     async with asyncio.TaskGroup() as group:

@@ -1,4 +1,4 @@
-"""The proxies that tests run: how each is started with a configuration, the documented one or as it comes."""
+"""The proxies that tests run: how each is started with the documented or the default configuration."""
 
 import shlex
 import shutil
@@ -137,4 +137,4 @@ RIGHT = {proxy.name: proxy for proxy in _proxies(DOCUMENTED, documented_paramete
 """The proxies with the documented configurations, by name."""
 
 UNTOUCHED = {proxy.name: proxy for proxy in _proxies(AS_THEY_COME, [])}
-"""The proxies as they come: only the addresses are set."""
+"""The proxies with their default configuration: only the addresses are set."""

@@ -1,4 +1,4 @@
-"""The command `composerd probe`, through each proxy with the documented configuration, and as it comes."""
+"""The command `composerd probe`, through each proxy with the documented and with the default configuration."""
 
 import asyncio
 import json
@@ -39,7 +39,7 @@ WRONG = {
     "varnish": {"a waiting worker closes", "a waiting worker resets", "a wait of 90 s", "three equal waits"},
     "caddy": set[str](),
 }
-"""What is wrong with the proxies as they come."""
+"""What is wrong with the proxies in their default configuration."""
 
 PERHAPS = {"nginx": ("heartbeats while",)}
 """What may be wrong as well, by what gets the connections that there are."""
@@ -115,7 +115,7 @@ def test_documented(name: str, probed: Mapping[tuple[str, str], Probed]) -> None
 
 @pytest.mark.parametrize("name", UNTOUCHED)
 def test_as_they_come(name: str, probed: Mapping[tuple[str, str], Probed]) -> None:
-    """What is wrong with a proxy as it comes is named, with the setting that changes it."""
+    """What is wrong with a proxy in its default configuration is named, with the setting that changes it."""
     found = probed["untouched", name]
     wrong = found.having("wrong")
     assert found.code == (1 if WRONG[name] else 0)

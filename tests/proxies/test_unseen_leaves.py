@@ -1,4 +1,4 @@
-"""Requests for jobs whose clients have gone, behind real proxies that as they come do not tell the server."""
+"""Requests for jobs whose clients have gone, behind real proxies that by default do not tell the server."""
 
 import pytest
 

@@ -169,7 +169,7 @@ async def update_job_with_post(request: web.Request) -> web.StreamResponse:
 
 
 def _settle(update: schemas.UpdateJob, body: Body) -> None:
-    """Take a null for absent if the other of result and partial is there. Raises `InvalidContent`.
+    """Treat a null as absent if the other of `result` and `partial` is present. Raises `InvalidContent`.
 
     That is for both of them, for neither in an object that is not empty, and for artifacts without a result.
     """

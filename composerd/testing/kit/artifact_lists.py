@@ -93,7 +93,7 @@ class ArtifactLists:
 
     @clause("F6", needs="compares_artifacts")
     async def test_an_upload_that_races_with_the_end(self, instance: Instance) -> None:
-        """No file is published unlisted, however an attachment and the outcome race."""
+        """No unlisted file is published, however an attachment and the outcome race."""
         await _race(instance, instance)
 
     @clause("F6", needs="shared")

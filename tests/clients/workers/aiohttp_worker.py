@@ -85,7 +85,7 @@ async def work(session, job):
 
 
 async def main():
-    """Do jobs for ever."""
+    """Do jobs until the process is killed."""
     # The wait is 20 s. An upload may take longer, as long as it does not stand still.
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=40)
     async with aiohttp.ClientSession(timeout=timeout) as session:
