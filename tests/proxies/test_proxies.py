@@ -282,7 +282,7 @@ async def test_server_that_hangs(serve: Serve, run: Run, tmp_path: Path) -> None
 
 
 async def test_cache(serve: Serve, run: Run, tmp_path: Path) -> None:
-    """Varnish in its default configuration answers nothing from its cache, and passes on a download that is larger than its cache."""
+    """Varnish by default answers nothing from its cache, and passes on a download that is larger than its cache."""
     server = await serve("--artifacts", str(tmp_path / "files"), storage="memory:")
     running = await run(UNTOUCHED["varnish"], server)
     job = await server.submit()
