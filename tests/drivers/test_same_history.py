@@ -15,6 +15,7 @@ from uuid import UUID
 import msgspec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from composerd.driver import StoredJob
 from composerd.driver.tokens import hashed, is_hash
@@ -109,10 +110,12 @@ class History:
 
     async def _attach(self, which: int) -> Any:
         artifact = Artifact(f"a{which % 2}", which, "ab" * 32, str(which))
-        return (await self.driver.attach([Attachment(self.pick(self.tokens, which), artifact)])).items
+        answers = (await self.driver.attach([Attachment(self.pick(self.tokens, which), artifact)])).items
+        return [replace(answer, attempt=replace(answer.attempt, confirmed=False)) for answer in answers]
 
     async def _release(self, which: int) -> Any:
-        return (await self.driver.release([self.pick(self.tokens, which)])).items
+        answers = (await self.driver.release([self.pick(self.tokens, which)])).items
+        return [replace(answer, confirmed=False) for answer in answers]  # only `touch` says it
 
     async def _cancel(self, which: int) -> Any:
         return _known((await self.driver.cancel([self.pick(self.jobs, which)])).items)

@@ -32,7 +32,8 @@ async def upload(attacker: Attacker, attempt: dict[str, Any], name: str, sent: b
 
 def files_of(server: Server) -> list[Path]:
     """Return the files of all artifacts, and of unfinished uploads."""
-    return [path for path in (Path(server.storage.removeprefix("fs:")) / "artifacts").rglob("*") if path.is_file()]
+    directory = Path(server.storage.removeprefix("fs:")) / "artifacts"
+    return [Path(folder) / name for folder, _, names in os.walk(directory) for name in names]
 
 
 async def until_uploading(server: Server, count: int) -> None:

@@ -46,6 +46,9 @@ SAYS = {
     "--from-artifacts": (__file__, "--from-artifacts"),
     "--to-artifacts": (__file__, "--to-artifacts"),
     "--manifest": ("/nowhere.json", "--manifest"),
+    "--wait": ("soon", "--wait"),
+    "--waiters": ("0", "--waiters"),
+    "--size": ("large", "--size"),
 }
 SETTING = {setting.option: (BAD[setting.name], setting.option) for setting in SETTINGS}
 
@@ -58,6 +61,7 @@ REST = {
     "delete": [NOBODY],
     "why": [NOBODY],
     "artifacts": [NOBODY],
+    "probe": ["http://127.0.0.1:1"],
     "worker": ["--type", "build", "--once", "--", "true"],
     "migrate": ["--storage", "memory:"],
     "storage info": ["--storage", "memory:"],
@@ -92,7 +96,8 @@ async def test_options(server: Server, command: str, option: str) -> None:
     value, named = (SETTING if command == "serve" and option in SETTING else SAYS)[option]
     rest = [] if option == "--graph" else REST.get(command, [])
     if option in ("--ca-file", "--cert-file", "--key-file"):
-        rest = ["--server", "https://127.0.0.1:1", *rest]
+        elsewhere = "https://127.0.0.1:1"
+        rest = [elsewhere] if command == "probe" else ["--server", elsewhere, *rest]
     if command == "submit" and option == "--download":
         rest = ["--wait", *rest]
     given = (*rest[:-2], option, value, *rest[-2:]) if "--" in rest else (*rest, option, value)

@@ -106,6 +106,7 @@ async def test_a_call_has_one_time_limit(open_instance: Open, newest_postgres: T
     schema = instance.driver.options.schema  # type: ignore[attr-defined]
     touch, claim = [Touch(token)], [Claim(instance.id(), (BUILD, OTHER), 60.0)]
     blocker = psycopg2.connect(host=str(newest_postgres.directory), user="tests", dbname="postgres")
+    busy = "SELECT FROM pg_stat_activity WHERE application_name = 'composerd' AND state = 'active'"
     for call in (
         lambda: instance.driver.touch(touch),
         lambda: instance.driver.claim(claim, PLENTY),
@@ -114,6 +115,8 @@ async def test_a_call_has_one_time_limit(open_instance: Open, newest_postgres: T
         lambda: instance.driver.cancel([job_id]),
     ):
         with blocker.cursor() as cursor:
+            while newest_postgres.sql(busy):  # noqa: ASYNC110  # the statement of the call before may still run
+                await asyncio.sleep(0.01)
             cursor.execute(f"LOCK TABLE {schema}.jobs, {schema}.leases IN ACCESS EXCLUSIVE MODE")
             lent = asyncio.Event()
 
