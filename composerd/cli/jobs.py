@@ -25,7 +25,7 @@ from composerd.cli.console import (
     server_option,
     shown,
 )
-from composerd.cli.errors import FAILED, WRONG, Failure
+from composerd.cli.errors import FAILED, Failure, parsed
 from composerd.client import Artifact, ComposerClient, Job
 from composerd.escaping import escaped
 from composerd.units import format_size, parse_duration
@@ -44,7 +44,8 @@ def wait(job_id: str, timeout: str | None, server: Server, as_json: bool) -> Non
 
     Exits with 1 if it failed or was canceled.
     """
-    run(_wait(server, job_id, _duration("--timeout", timeout), as_json))
+    seconds = None if timeout is None else parsed("--timeout", parse_duration, timeout)
+    run(_wait(server, job_id, seconds, as_json))
 
 
 async def _wait(server: Server, job_id: str, timeout: float | None, as_json: bool) -> None:
@@ -251,12 +252,3 @@ def _bar() -> Iterator[Progress]:
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=progress_console, transient=True, disable=not progress_console.is_terminal) as bar:
         yield bar
-
-
-def _duration(option: str, text: str | None) -> float | None:
-    if text is None:
-        return None
-    try:
-        return parse_duration(text)
-    except ValueError as exc:
-        raise Failure(f"{option}: {exc}", WRONG) from exc

@@ -3,19 +3,15 @@
 import asyncio
 import signal
 import sys
-from collections.abc import Callable
-from typing import TypeVar
 
 import click
 import msgspec
 
 from composerd.cli.console import Server, json_option, print_json, run, say, server_argument
-from composerd.cli.errors import FAILED, WRONG, Failure
+from composerd.cli.errors import FAILED, parsed
 from composerd.probe import Finding, Options, Target
 from composerd.probe import probe as run_checks
 from composerd.units import parse_duration, parse_size
-
-T = TypeVar("T")
 
 
 @click.command(epilog="Example: composerd probe https://composer.example.com --wait 10m")
@@ -37,7 +33,7 @@ def probe(wait: str, waiters: int, size: str, server: Server, as_json: bool) -> 
     It submits jobs of types that nobody else has, and removes them at the end. It takes as long as the long wait, and
     at least 40 s. Exits with 1 if something is wrong.
     """
-    options = Options(_parsed("--wait", parse_duration, wait), waiters, _parsed("--size", parse_size, size))
+    options = Options(parsed("--wait", parse_duration, wait), waiters, parsed("--size", parse_size, size))
     found: list[Finding] = []
 
     def report(finding: Finding) -> None:
@@ -60,10 +56,3 @@ def probe(wait: str, waiters: int, size: str, server: Server, as_json: bool) -> 
     if as_json:
         print_json(msgspec.json.encode(found))
     sys.exit(0 if right else FAILED)
-
-
-def _parsed(option: str, parse: Callable[[str], T], text: str) -> T:
-    try:
-        return parse(text)
-    except ValueError as exc:
-        raise Failure(f"{option}: {exc}", WRONG) from exc
