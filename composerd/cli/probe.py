@@ -3,15 +3,18 @@
 import asyncio
 import signal
 import sys
+import textwrap
 
 import click
 import msgspec
 
-from composerd.cli.console import Server, json_option, print_json, run, say, server_argument
+from composerd.cli.console import Server, console, json_option, print_json, run, say, server_argument
 from composerd.cli.errors import FAILED, parsed
 from composerd.probe import Finding, Options, Target
 from composerd.probe import probe as run_checks
 from composerd.units import parse_duration, parse_size
+
+_INDENT = " " * 6
 
 
 @click.command(epilog="Example: composerd probe https://composer.example.com --wait 10m")
@@ -30,8 +33,8 @@ from composerd.units import parse_duration, parse_size
 def probe(wait: str, waiters: int, size: str, server: Server, as_json: bool) -> None:
     """Try the server at URL from outside, through the proxies in between, and print what to change there.
 
-    It submits jobs of types that nobody else has, and removes them at the end. It takes as long as the long wait, and
-    at least 40 s. Exits with 1 if something is wrong.
+    It submits jobs of types that nobody else has, and removes them at the end. It takes about as long as the long
+    wait. Exits with 1 if something is wrong.
     """
     options = Options(parsed("--wait", parse_duration, wait), waiters, parsed("--size", parse_size, size))
     found: list[Finding] = []
@@ -39,9 +42,9 @@ def probe(wait: str, waiters: int, size: str, server: Server, as_json: bool) -> 
     def report(finding: Finding) -> None:
         found.append(finding)
         if not as_json:
-            say(f"{finding.outcome.value:6}{finding.check}: {finding.seen}")
+            _print(f"{finding.outcome.value:6}{finding.check}: {finding.seen}")
             if finding.change:
-                say(f"      {finding.change}")
+                _print(f"{_INDENT}{finding.change}")
 
     async def check() -> bool:
         task = asyncio.current_task()
@@ -56,3 +59,10 @@ def probe(wait: str, waiters: int, size: str, server: Server, as_json: bool) -> 
     if as_json:
         print_json(msgspec.json.encode(found))
     sys.exit(0 if right else FAILED)
+
+
+def _print(text: str) -> None:
+    """Print a text, on a terminal in lines that are no longer than it is wide."""
+    width = console.width if console.is_terminal else len(text) + 1
+    for line in textwrap.wrap(text, width, subsequent_indent=_INDENT, break_on_hyphens=False):
+        say(line)

@@ -31,7 +31,7 @@ async def test_probe(serve: Serve) -> None:
 
 
 async def test_probe_below_a_base_path(serve: Serve) -> None:
-    """A probe of a server with a base path finds nothing wrong below it, and nothing of composerd beside it."""
+    """A probe below a base path finds nothing wrong, and beside it no composerd; a terminal gets short lines."""
     server = await serve(*FAST, "--base-path", "/builds")
     probed = await composerd("probe", f"{server.url}/builds", *QUICK)
     assert probed.code == 0, probed.out
@@ -39,6 +39,9 @@ async def test_probe_below_a_base_path(serve: Serve) -> None:
     probed = await composerd("probe", server.url, *QUICK)
     assert probed.code == 1
     assert "wrong the answers are composerd's: GET /api/worker/v1/status: 404 from composerd" in probed.out
+    terminal = await composerd("probe", server.url, *QUICK, FORCE_COLOR="1", COLUMNS="60")
+    assert terminal.out.split() == probed.out.split()
+    assert max(map(len, terminal.out.splitlines())) <= 60
 
 
 async def test_probe_without_artifacts(serve: Serve) -> None:
