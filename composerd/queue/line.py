@@ -88,7 +88,7 @@ class Line:
             self._due.move_to_end(client, last=False)
         else:
             if (own := self._served.get(client)) is None:
-                own = self._served[client] = self._pardon(client) or OrderedDict()
+                own = self._served[client] = (self._last and self._pardon(client)) or OrderedDict()
             self._served.move_to_end(client, last=False)
         own[waiter.age] = waiter
 
@@ -100,7 +100,8 @@ class Line:
                 del own[waiter.age]
                 if not own:
                     del clients[client]
-                    self._until.pop(client, None)
+                    if clients is self._last:
+                        del self._until[client]
                 return
 
     def served(self, client: str) -> None:
