@@ -27,6 +27,9 @@ _HEARTBEAT_WITHIN = 5.0
 
 _EQUAL_WAIT = 2.0
 
+_UNNAMED_WAIT = 70.0
+"""Most seconds of the wait that does not say how long it is: the long wait finds limits above that."""
+
 _OWN_BOUNDS = "raise --max-waits and --max-connections of the server, or name the proxy in its --trusted-proxies"
 
 
@@ -93,6 +96,7 @@ async def long_wait(target: Target, seconds: float) -> Finding:
 async def bounded_wait(target: Target, seconds: float) -> Finding:
     """Wait without saying how long, and see whether the server ends that before something in between does."""
     check = "a wait that does not say how long"
+    seconds = min(seconds, _UNNAMED_WAIT)
     began = time.monotonic()
     answer = await _waited(target, "", seconds)
     after = time.monotonic() - began
