@@ -60,21 +60,28 @@ class Command:
         return result
 
     async def _run(self, job: JobContext, files: JobFiles) -> Any:
-        process = await asyncio.create_subprocess_exec(
-            *self._arguments,
-            cwd=files.path / "work",
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            start_new_session=True,
-            env={
-                **os.environ,
-                "COMPOSERD_JOB_ID": job.id,
-                "COMPOSERD_JOB_TYPE": job.type,
-                "COMPOSERD_ARCH": self._arch,
-                **files.environment,
-            },
+        starting = asyncio.create_task(
+            asyncio.create_subprocess_exec(
+                *self._arguments,
+                cwd=files.path / "work",
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                start_new_session=True,
+                env={
+                    **os.environ,
+                    "COMPOSERD_JOB_ID": job.id,
+                    "COMPOSERD_JOB_TYPE": job.type,
+                    "COMPOSERD_ARCH": self._arch,
+                    **files.environment,
+                },
+            )
         )
+        try:
+            process = await asyncio.shield(starting)
+        except asyncio.CancelledError:  # asyncio itself would kill the command, and leave what it has started
+            await asyncio.shield(_stop(await asyncio.shield(starting), ()))
+            raise
         assert process.stdout is not None
         assert process.stderr is not None
         stdout, stderr = bytearray(), bytearray()

@@ -1,5 +1,7 @@
 """The class `Command` without a server: progress, remaining processes, invalid results."""
 
+import asyncio
+import subprocess
 import time
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -102,3 +104,21 @@ async def test_errors_of_a_command(script: str, reason: str) -> None:
     result, runner = await run(script)
     assert reason in result["job_error"]["reason"]
     assert runner.failed
+
+
+async def test_a_cancel_while_the_command_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that has begun to run is stopped with SIGTERM, also if asyncio has not finished starting it."""
+    script = f'trap "echo > {tmp_path}/said; exit" TERM; echo > {tmp_path}/up; while :; do sleep 0.1; done'
+    running = asyncio.create_task(run(script))
+
+    class Started(subprocess.Popen[bytes]):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            while not (tmp_path / "up").exists():
+                time.sleep(0.01)
+            running.cancel()
+
+    monkeypatch.setattr(subprocess, "Popen", Started)
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert (tmp_path / "said").exists()
