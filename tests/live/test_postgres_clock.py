@@ -15,10 +15,8 @@ async def test_a_stopped_server_ends_no_attempt(serve: Serve, newest_postgres: T
     server = await serve(
         "--heartbeat-timeout", f"{LEASE}s", "--sweep-interval", "100ms", storage=newest_postgres.fresh()
     )
-    jobs = []
-    for _ in range(30):
-        await server.submit()
-        jobs.append(await server.ask())
+    await asyncio.gather(*[server.submit() for _ in range(30)])
+    jobs = await asyncio.gather(*[server.ask() for _ in range(30)])  # together, as their leases are short
     locations = [job["location"] for job in jobs if job is not None]
     assert await _beats(server, locations) == [False] * 30
     server.kill(signal.SIGSTOP)
