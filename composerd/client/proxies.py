@@ -77,7 +77,7 @@ _PAGES = ((re.compile(rb"<html><body><h1>\d{3} "), "haproxy"), (re.compile(rb"<c
 
 
 class _Advice(NamedTuple):
-    """What to change after an answer with one status."""
+    """Advice after an answer with one status."""
 
     text: str
     """A sentence, with `{setting}` for the name of the setting."""

@@ -1,4 +1,4 @@
-"""What the OpenAPI documents say beside the types: parameters, headers, tags, security, and an example of each body."""
+"""Parts of the OpenAPI documents beside the types: parameters, headers, tags, security, and an example of each body."""
 
 from collections.abc import Mapping
 from typing import Any

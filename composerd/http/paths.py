@@ -25,7 +25,7 @@ class Bases(msgspec.Struct, frozen=True):
     composer: str = COMPOSER_BASE
     site: str = ""
     prefix: str = ""
-    """What a proxy has removed from the path; the others begin with it."""
+    """Prefix that a proxy has removed from the path; the others begin with it."""
 
     @classmethod
     def of(cls, settings: Settings) -> Self:

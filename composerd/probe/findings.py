@@ -1,4 +1,4 @@
-"""What a check has found, and what to change at the proxy that is known."""
+"""Results of checks, with advice for the proxy that is known."""
 
 import enum
 
@@ -6,7 +6,7 @@ import msgspec
 
 
 class Outcome(enum.Enum):
-    """How a check has ended."""
+    """Outcome of a check."""
 
     OK = "ok"
     NOTE = "note"
@@ -15,17 +15,17 @@ class Outcome(enum.Enum):
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """What a check has found."""
+    """Result of a check."""
 
     check: str
     outcome: Outcome
     seen: str
     change: str = ""
-    """What to change."""
+    """Advice on what to change."""
 
 
 class Advice(msgspec.Struct, frozen=True):
-    """What to change after a check has found something, by proxy."""
+    """Advice after a check has found something, by proxy."""
 
     general: str
     """For a proxy that is not known."""

@@ -15,7 +15,7 @@ _LONGEST = 500
 
 
 class Options(NamedTuple):
-    """How much a probe does."""
+    """Extent of a probe."""
 
     wait: float
     """Seconds of the long wait."""

@@ -34,7 +34,7 @@ class Unexpected(Exception):
 
 
 FAILURES = (Unexpected, ClientError, ConnectionError, LookupError, TypeError, AttributeError)
-"""What a check may raise; the last three, if the answers are not composerd's."""
+"""Errors that a check may raise; the last three, if the answers are not composerd's."""
 
 
 class Target:

@@ -41,7 +41,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     request_job_timeout: float
     """Seconds that a worker's request for a job waits if it does not say how long; 0 for no limit."""
     proxied_wait: float
-    """The same for one that came through a proxy, if `request_job_timeout` is not shorter."""
+    """Seconds that a request which came through a proxy waits instead, if `request_job_timeout` is not shorter."""
     max_wait: float
     """Longest wait in seconds of a request that says how long."""
     heartbeat_timeout: float

@@ -26,7 +26,7 @@ def test_the_document_is_valid_openapi(name: str) -> None:
 
 
 OF_OAPI_CODEGEN = ("Response", "Params", "JSONBody", "JSONRequestBody", "Request")
-"""What oapi-codegen appends to the name of an operation for a type of its own."""
+"""Suffixes that oapi-codegen appends to the name of an operation for types of its own."""
 
 
 @pytest.mark.parametrize("name", FILES.values())

@@ -9,7 +9,7 @@ from aiohttp import web
 from yarl import URL
 
 NAME = "nginx/1.22.1"
-"""What the relay calls itself in its own answers."""
+"""Name of the relay in its own answers."""
 
 _KEPT = ("Content-Type", "X-Operation-Id", "Content-Digest", "Retry-After", "ETag", "Content-Disposition")
 """The headers of the server's answers that are passed on."""

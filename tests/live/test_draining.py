@@ -1,4 +1,4 @@
-"""What happens to requests and connections when the server gets SIGTERM."""
+"""Requests and connections when the server gets SIGTERM."""
 
 import asyncio
 import hashlib

@@ -120,7 +120,7 @@ async def test_a_list_without_a_result(server: Server) -> None:
 
 
 async def test_uploads_and_results_that_race(serve: Serve, newest_postgres: Throwaway, tmp_path: Path) -> None:
-    """What is published is what the result lists, while another server goes on replacing the file."""
+    """A job publishes exactly the files that its result lists, while another server goes on replacing one."""
     url, files = newest_postgres.fresh(), str(tmp_path / "files")
     first, second = [await serve("--artifacts", files, storage=url) for _ in range(2)]
     for _ in range(10):

@@ -1,4 +1,4 @@
-"""Which error a request gets that has several faults: the order is that of osbuild-composer."""
+"""Errors of requests that have several faults: the order is that of osbuild-composer."""
 
 import asyncio
 import io
@@ -24,7 +24,7 @@ FAULTS: dict[str, tuple[str, ...]] = {
     "postWorkers": ("content type", "size", "json", "meaning"),
     "postWorkerStatus": ("id", "size", "worker"),
 }
-"""What can be wrong with a request for each operation, in the order in which it is said."""
+"""Faults of a request for each operation, in the order in which they are reported."""
 
 METHODS = {"UpdateJob": "PATCH", "GetJob": "GET", "UploadJobArtifact": "PUT"}
 NUMBERS = {"content type": 3, "size": 27, "json": 10, "meaning": 19, "name": 23, "digest": 24, "worker": 18}

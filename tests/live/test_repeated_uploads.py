@@ -133,7 +133,7 @@ def path(tmp_path: Path) -> str:
 
 @pytest.mark.parametrize("client", CLIENTS)
 async def test_an_upload_that_breaks_half_way(serve: Serve, client: str, path: str) -> None:
-    """What a client sends again is less than the file: the answer's digest shows it, and a list refuses the result."""
+    """A client that sends less of a file again sees it in the answer's digest, and its list refuses the result."""
     server = await serve()
     job = await server.submit()
     attempt = await server.ask()

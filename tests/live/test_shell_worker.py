@@ -104,7 +104,7 @@ def keep_uploads(relay: Relay) -> None:
 
 
 async def test_what_a_proxy_answers(server: Server, tmp_path: Path) -> None:
-    """What a proxy answers itself to a heartbeat, an upload or a result ends nothing, and passes for no success."""
+    """A proxy's own answer to a heartbeat, an upload or a result ends nothing, and passes for no success."""
     left = {"GET": 404, "PUT": 200, "PATCH": 403}
     async with relaying(server.url, prefix="/ci") as relay:
 

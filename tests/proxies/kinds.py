@@ -43,7 +43,7 @@ MaxConnectionsPerChild 0
 RequestReadTimeout header=20-40,minrate=500
 RequestReadTimeout body=10,minrate=500
 """
-"""What Debian's files set."""
+"""Settings of Debian's files."""
 
 
 class Proxy(NamedTuple):

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.timeout(240)
 WAIT = 90
 
 NOTED = {"apache": {"a waiting worker"}, "varnish": {"two requests"}, "caddy": {"uploads after which"}}
-"""What stays wrong with the documented configurations: beginnings of the checks."""
+"""Faults that stay with the documented configurations: beginnings of the checks."""
 
 WRONG = {
     "nginx": {
@@ -39,10 +39,10 @@ WRONG = {
     "varnish": {"a waiting worker closes", "a waiting worker resets", "a wait of 90 s", "three equal waits"},
     "caddy": set[str](),
 }
-"""What is wrong with the proxies in their default configuration."""
+"""Faults of the proxies in their default configuration."""
 
 PERHAPS = {"nginx": ("heartbeats while",)}
-"""What may be wrong as well, by what gets the connections that there are."""
+"""Faults that may be found as well, by what gets the connections that there are."""
 
 CHANGE = {
     "nginx": [
@@ -56,11 +56,11 @@ CHANGE = {
     "varnish": ["return (pipe)"],
     "caddy": [],
 }
-"""What has to be changed."""
+"""Advice on what has to be changed."""
 
 
 class Probed(NamedTuple):
-    """How a probe has ended."""
+    """Outcome of a probe."""
 
     code: int
     findings: list[dict[str, Any]]
@@ -115,7 +115,7 @@ def test_documented(name: str, probed: Mapping[tuple[str, str], Probed]) -> None
 
 @pytest.mark.parametrize("name", UNTOUCHED)
 def test_as_they_come(name: str, probed: Mapping[tuple[str, str], Probed]) -> None:
-    """What is wrong with a proxy in its default configuration is named, with the setting that changes it."""
+    """A probe names what is wrong with a proxy in its default configuration, and the setting that changes it."""
     found = probed["untouched", name]
     wrong = found.having("wrong")
     assert found.code == (1 if WRONG[name] else 0)

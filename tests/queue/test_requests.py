@@ -39,7 +39,7 @@ async def running_jobs(queue: JobQueue, *jobs: UUID) -> int:
 
 
 async def test_a_repeated_request_gets_the_same_attempt(queue: JobQueue, elsewhere: JobQueue) -> None:
-    """The same id gets the same attempt again, at this server and at another one, and takes no second job."""
+    """A repeated id gets the same attempt again, at this server and at another one, and takes no second job."""
     jobs = [await add(queue) for _ in range(3)]
     name = uuid4()
     claimed = await take(queue, confirm=True, request_id=name)

@@ -23,7 +23,7 @@ DOCUMENTS = {name: SPECS / f"{name}.openapi.json" for name in ("worker", "compos
 
 @dataclass(frozen=True)
 class Tools:
-    """Where programs are installed that the tests run."""
+    """Directories of the programs that the tests run."""
 
     folder: Path
     programs: Path
