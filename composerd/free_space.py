@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 from composerd.errors import ComposerdError, StorageFull
-from composerd.units import format_size
+from composerd_protocol.units import format_size
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from composerd.cli.errors import FAILED, UNREACHABLE, WRONG, Failure
-from composerd.client import (
+from composerd.models import MAX_SHOWN_DEPENDENTS
+from composerd_client import (
     DEFAULT_SERVER,
     ClientError,
     ComposerClient,
@@ -22,9 +23,8 @@ from composerd.client import (
     ServerNotTrusted,
     ServerUnreachable,
 )
-from composerd.client.composer import BASE
-from composerd.escaping import escaped
-from composerd.models import MAX_SHOWN_DEPENDENTS
+from composerd_client.composer import BASE
+from composerd_protocol.escaping import escaped
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")

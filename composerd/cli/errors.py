@@ -5,7 +5,7 @@ from typing import TypeVar
 
 import click
 
-from composerd.escaping import escaped
+from composerd_protocol.escaping import escaped
 
 T = TypeVar("T")
 

@@ -26,9 +26,9 @@ from composerd.cli.console import (
     shown,
 )
 from composerd.cli.errors import FAILED, Failure, parsed
-from composerd.client import Artifact, ComposerClient, Job
-from composerd.escaping import escaped
-from composerd.units import format_size, parse_duration
+from composerd_client import Artifact, ComposerClient, Job
+from composerd_protocol.escaping import escaped
+from composerd_protocol.units import format_size, parse_duration
 
 PATIENCE = 60.0
 """Seconds that following a job continues while the server is unavailable."""

@@ -12,7 +12,7 @@ from composerd.cli.console import Server, console, json_option, print_json, run,
 from composerd.cli.errors import FAILED, parsed
 from composerd.probe import Finding, Options, Target
 from composerd.probe import probe as run_checks
-from composerd.units import parse_duration, parse_size
+from composerd_protocol.units import parse_duration, parse_size
 
 _INDENT = " " * 6
 

@@ -14,8 +14,8 @@ import msgspec
 from composerd.cli.console import Server, json_option, print_jobs, print_json, run, say, server_option
 from composerd.cli.errors import WRONG, Failure
 from composerd.cli.jobs import PATIENCE, download, follow, overwrite_option, show_end
-from composerd.client import OutcomeUnknown
-from composerd.client.downloads import checked
+from composerd_client import OutcomeUnknown
+from composerd_client.downloads import checked
 
 
 class _Downloads(NamedTuple):

@@ -8,11 +8,11 @@ import sys
 
 import click
 
-from composerd.cli.command import Command
 from composerd.cli.console import Server, run, server_option
 from composerd.cli.errors import FAILED
-from composerd.client import Worker
-from composerd.escaping import LineFormatter
+from composerd_client import Worker
+from composerd_client.worker.command import Command
+from composerd_protocol.escaping import LineFormatter
 
 
 @click.command(

@@ -8,12 +8,12 @@ from uuid import UUID
 from aiohttp import web
 
 from composerd.errors import InvalidArtifactName, InvalidContent, InvalidCursor, JobNotFound
-from composerd.file_names import problem_with
 from composerd.http.errors import ErrorTable, InvalidToken
 from composerd.http.keys import COMPOSER_ERRORS, SETTINGS, WORKER_ERRORS
 from composerd.http.request_context import known_job_id
 from composerd.ids import parse_uuid
-from composerd.units import format_duration, parse_duration
+from composerd_protocol.file_names import problem_with
+from composerd_protocol.units import format_duration, parse_duration
 
 MAX_PAGE = 1000
 """The most items that a page of a listing can have."""

@@ -14,7 +14,6 @@ from composerd.errors import (
     StorageFull,
     Unavailable,
 )
-from composerd.escaping import without_uuids
 from composerd.http.admission import place_of
 from composerd.http.arguments import error_table_of
 from composerd.http.bodies import discard_body
@@ -28,6 +27,7 @@ from composerd.http.paths import BASES, PREFIX_HEADER, bases, forwarded_prefix
 from composerd.http.request_context import client, held_body, request_id
 from composerd.http.turns import end_turn
 from composerd.ids import new_id_text
+from composerd_protocol.escaping import without_uuids
 
 log = logging.getLogger(__name__)
 

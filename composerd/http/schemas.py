@@ -17,7 +17,7 @@ MAX_BATCH = 1000
 MAX_DEPENDENCIES = 1000
 """The most dependencies of a job."""
 
-# The patterns only document; `is_word` and `composerd.units` check the values.
+# The patterns only document; `is_word` and `composerd_protocol.units` check the values.
 WORD = r"^\S+$"
 DURATION = r"^([0-9]{1,15}(\.[0-9]{1,9})?(ms|s|m|h|d)|0)$"
 

@@ -9,11 +9,12 @@ from typing import Any
 
 from yarl import URL
 
-from composerd.client.address import Address, tls_context
-from composerd.client.errors import ClientError, ServerUnreachable
-from composerd.client.proxies import REQUEST_ID_HEADER, known_proxy, proxy_answer
 from composerd.ids import parse_uuid
 from composerd.probe.wire import Answer, Cut, Wire, ending
+from composerd_client.address import Address
+from composerd_client.errors import ClientError, ServerUnreachable
+from composerd_client.proxies import REQUEST_ID_HEADER, known_proxy, proxy_answer
+from composerd_client.tls import tls_context
 
 WORKER = "/api/worker/v1"
 COMPOSER = "/api/composer/v1"
@@ -58,7 +59,7 @@ class Target:
 
     def url(self, path: str) -> URL:
         """Return the URL of a path."""
-        return self._address.url(path)
+        return URL(self._address.url(path))
 
     async def open(self) -> Wire:
         """Connect. Raises `ServerUnreachable`."""

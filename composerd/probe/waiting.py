@@ -7,11 +7,11 @@ import time
 import uuid
 from collections.abc import AsyncIterator
 
-from composerd.client.errors import ServerUnreachable
 from composerd.probe import findings
 from composerd.probe.findings import Finding, Outcome, wrong
 from composerd.probe.target import ARCH, COMPOSER, JSON, WORKER, Target, Unexpected, described, ours
 from composerd.probe.wire import Answer, Cut, Wire
+from composerd_client.errors import ServerUnreachable
 
 _LEAVES = 3
 """Number of workers that leave in each way: some proxies notice it only sometimes."""

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from composerd.escaping import LineFormatter, escaped, without_tokens
 from composerd.http.request_context import client, known_job_id, request_id
+from composerd_protocol.escaping import LineFormatter, escaped, without_tokens
 
 MOST_LINES = 100
 """The most lines of one kind that the requests of one client can cause in `WINDOW`."""

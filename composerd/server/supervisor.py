@@ -22,12 +22,12 @@ import msgspec
 from composerd.driver.registry import open_driver
 from composerd.driver.url import EXPOSED
 from composerd.errors import ComposerdError, StorageFull, StorageInUse
-from composerd.escaping import escaped
 from composerd.server import serve
 from composerd.server.logs import configure
 from composerd.server.sockets import ListenError, announce, close_sockets, duplicate, open_sockets
 from composerd.server.unix_sockets import UnixSocketAccess
 from composerd.settings import Settings, SettingsError
+from composerd_protocol.escaping import escaped
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from composerd.settings.table import PREFIX, SETTINGS, Setting, Settings
-from composerd.units import format_duration
+from composerd_protocol.units import format_duration
 
 CLIENT_VARIABLES = frozenset({"COMPOSERD_SERVER", "COMPOSERD_CA_FILE", "COMPOSERD_CERT_FILE", "COMPOSERD_KEY_FILE"})
 """Environment variables that belong to the client commands, not to the server."""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
-from composerd.units import parse_duration, parse_size
+from composerd_protocol.units import parse_duration, parse_size
 
 WORKER_BASE = "/api/worker/v1"
 """The base path of the worker API, unless `worker_base_path` sets another."""

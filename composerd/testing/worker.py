@@ -7,17 +7,17 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
-from composerd.client import JobContext, Worker
+from composerd_client import JobContext, Worker
 
 Play = Any
-"""The result of a job, any JSON; or a handler as for `composerd.client.Worker`."""
+"""The result of a job, any JSON; or a handler as for `composerd_client.Worker`."""
 
 
 class ScriptedWorker:
     """A worker that runs in a thread of its own during a `with` block; at the end, running jobs are finished first.
 
     `plays` maps each type of job to a result, or to a function or coroutine function that takes the `JobContext` and
-    returns a result; if it raises an exception, the job fails. `options` are options of `composerd.client.Worker`. If
+    returns a result; if it raises an exception, the job fails. `options` are options of `composerd_client.Worker`. If
     the worker itself fails, for example because the server refuses a type, the error is raised at the end of the block.
     """
 

@@ -13,11 +13,11 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
-from composerd.escaping import escaped
 from composerd.http.boundary import loggable_path
 from composerd.http.errors import ErrorTable
 from composerd.http.keys import COMPOSER_ERRORS, WORKER_ERRORS
 from composerd.server.logs import JSONFormatter, TextFormatter
+from composerd_protocol.escaping import escaped
 
 from ..live.test_cli import composerd
 from ..live.test_terminal import Terminal

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from composerd.client import ClientError, ComposerClient, JobContext, RequestFailed, UnexpectedAnswer, Worker
-from composerd.client.values import Artifact
+from composerd_client import ClientError, ComposerClient, JobContext, RequestFailed, UnexpectedAnswer, Worker
+from composerd_client.values import Artifact
 
 from ..live.test_cli import composerd
 from ..live.test_shell_worker import PAGE

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from composerd.cli.command import Command
-from composerd.client import ComposerClient, Worker
+from composerd_client import ComposerClient, Worker
+from composerd_client.worker.command import Command
 
 from .conftest import COMPOSER, Serve
 

@@ -20,7 +20,7 @@ _PACKET = 1 << 17
 
 _FORKER = f"""
 import atexit, json, os, select, signal, socket, sys, threading, traceback
-import click, composerd.server.supervisor, composerd.client, composerd_fs, rich.progress, rich.table
+import click, composerd.server.supervisor, composerd_client, composerd_fs, rich.progress, rich.table
 
 control = socket.socket(fileno=int(sys.argv[1]))
 wake, woken = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from composerd.client import (
+from composerd_client import (
     ClientError,
     ComposerClient,
     DamagedDownload,
@@ -18,7 +18,7 @@ from composerd.client import (
     ServerUnreachable,
     Worker,
 )
-from composerd.client.repeating import Backoff
+from composerd_client.repeating import Backoff
 
 from .conftest import NOBODY, Serve, Server
 

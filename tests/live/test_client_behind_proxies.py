@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from composerd.client import ComposerClient, DamagedUpload, JobContext, ProxyAnswered, RequestFailed, Worker
-from composerd.client.repeating import MOST_FAILURES, Backoff
+from composerd_client import ComposerClient, DamagedUpload, JobContext, ProxyAnswered, RequestFailed, Worker
+from composerd_client.repeating import MOST_FAILURES, Backoff
 
 from .conftest import Serve, Server, send
 from .http_relay import Relay, relaying
@@ -423,7 +423,7 @@ async def test_a_body_that_never_arrives(
     server: Server, relay: Relay, method: str, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If only an upload or a result fails again and again, the job fails; if all requests fail, it goes on later."""
-    monkeypatch.setattr("composerd.client.repeating.LONGEST_BACKOFF", 0.2)
+    monkeypatch.setattr("composerd_client.repeating.LONGEST_BACKOFF", 0.2)
     left = Counter({"all": 2 * MOST_FAILURES})
     seen = Counter[str]()
 

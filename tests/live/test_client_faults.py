@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from composerd.client import (
+from composerd_client import (
     ClientError,
     ComposerClient,
     JobContext,

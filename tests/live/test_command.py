@@ -8,9 +8,9 @@ from typing import Any, BinaryIO
 
 import pytest
 
-from composerd.cli import command
-from composerd.cli.command import Command
-from composerd.client import RequestFailed
+from composerd_client import RequestFailed
+from composerd_client.worker import command
+from composerd_client.worker.command import Command
 
 
 class Job:

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from composerd.cli.demo.show import graph
-from composerd.client import ComposerClient
+from composerd_client import ComposerClient
 
 from .conftest import Serve
 

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from composerd.client import ComposerClient, JobContext, RequestFailed
 from composerd.testing import LiveServer
+from composerd_client import ComposerClient, JobContext, RequestFailed
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "test-against-composerd.md"
 
 SUBMITTER = """
 import asyncio
-from composerd.client import ComposerClient
+from composerd_client import ComposerClient
 
 def my_submitter(url, args):
     async def submit():

@@ -14,7 +14,7 @@ import pytest
 import trustme
 from cryptography.hazmat.primitives import serialization
 
-from composerd.client import ComposerClient, JobContext, RequestFailed, ServerNotTrusted, Worker
+from composerd_client import ComposerClient, JobContext, RequestFailed, ServerNotTrusted, Worker
 
 from .conftest import COMPOSER, HALF_SENT, LOOPBACK, WORKER, Serve, Server, until_waiting
 from .test_cli import composerd

@@ -2,8 +2,8 @@
 
 import pytest
 
-from composerd.client.address import Address
-from composerd.client.proxies import proxy_answer
+from composerd_client.address import Address
+from composerd_client.proxies import proxy_answer
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from composerd.settings import SETTINGS, Setting, Settings, SettingsError, load
-from composerd.units import parse_duration
+from composerd_protocol.units import parse_duration
 
 from ..rows import table_of
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from composerd.units import format_duration, format_size, parse_duration, parse_size
+from composerd_protocol.units import format_duration, format_size, parse_duration, parse_size
 
 
 @pytest.mark.parametrize(

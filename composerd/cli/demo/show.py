@@ -19,8 +19,8 @@ from rich.table import Table
 from composerd.cli.console import console, failure_of, print_table, run, shown
 from composerd.cli.errors import FAILED, Failure
 from composerd.cli.jobs import download
-from composerd.client import ComposerClient, Job
-from composerd.units import format_size
+from composerd_client import ComposerClient, Job
+from composerd_protocol.units import format_size
 
 WORKERS = 2
 """Number of workers for each architecture."""

@@ -4,9 +4,9 @@ import msgspec
 
 from composerd.artifact_values import ListedArtifact
 from composerd.errors import InvalidContent
-from composerd.file_names import problem_with
 from composerd.http.bodies import decoded
 from composerd.slices import Slices
+from composerd_protocol.file_names import problem_with
 
 _LARGEST_ENTRY = 2048
 """The most bytes of an entry, about: a name of 255 bytes may be written with 1530."""

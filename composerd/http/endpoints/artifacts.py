@@ -8,7 +8,6 @@ from uuid import UUID
 from aiohttp import web
 
 from composerd.artifacts.files import Files, Upload
-from composerd.content_digest import content_digest, sha256_in
 from composerd.errors import (
     ArtifactsDisabled,
     ArtifactTooLarge,
@@ -31,6 +30,7 @@ from composerd.http.paths import BASES, bases
 from composerd.http.request_context import client, known_job_id
 from composerd.models import Artifact, Attachment
 from composerd.queue import JobQueue, check_running
+from composerd_protocol.content_digest import content_digest, sha256_in
 
 
 def add_routes(app: web.Application) -> None:

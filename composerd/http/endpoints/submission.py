@@ -16,7 +16,7 @@ from composerd.ids import new_id, parse_uuid
 from composerd.models import NewJob, OnDependencyFailure
 from composerd.settings import MAX_DURATION, Settings
 from composerd.slices import Slices
-from composerd.units import format_duration, parse_duration
+from composerd_protocol.units import format_duration, parse_duration
 
 _encode = msgspec.json.Encoder().encode
 

@@ -8,7 +8,7 @@ import psycopg2
 from psycopg2.extensions import parse_dsn
 
 from composerd.errors import StorageURLError
-from composerd.units import parse_duration
+from composerd_protocol.units import parse_duration
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,7 +4,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable
 
-from composerd.client.errors import ClientError, ProxyAnswered, RequestFailed, ServerUnreachable
+from composerd_client.errors import ClientError, ProxyAnswered, RequestFailed, ServerUnreachable
 
 FIRST_BACKOFF = 0.1
 """Seconds of the first pause before a request is repeated."""

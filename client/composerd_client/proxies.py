@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from composerd.client.errors import ProxyAnswered
+from composerd_client.errors import ProxyAnswered
 
 REQUEST_ID_HEADER = "X-Operation-Id"
 """The header that every answer of composerd has, and no answer of a proxy."""

@@ -10,8 +10,9 @@ from typing import Any
 
 import msgspec
 
-from composerd.cli.job_files import JobFiles, Progress, Refused
-from composerd.client import ClientError, JobContext, ProxyAnswered, RequestFailed
+from composerd_client.errors import ClientError, ProxyAnswered, RequestFailed
+from composerd_client.job_context import JobContext
+from composerd_client.worker.job_files import JobFiles, Progress, Refused
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ _JOB_ERROR_ID = 10
 
 
 class Command:
-    """Runs a command for each job. The object is a handler for `composerd.client.Worker`."""
+    """Runs a command for each job. The object is a handler for `composerd_client.Worker`."""
 
     def __init__(self, arguments: Sequence[str], arch: str) -> None:
         self._arguments = arguments

@@ -9,17 +9,19 @@ from functools import partial
 from io import BufferedReader
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-import aiohttp
 import msgspec
 
-from composerd.client.connection import Connection, as_data, read_answer
-from composerd.client.errors import DamagedUpload, OutcomeUnknown, ProxyAnswered, RequestFailed, ServerUnreachable
-from composerd.client.repeating import BodyBackoff, may_pass
-from composerd.client.values import Attempt
-from composerd.content_digest import content_digest, sha256_in
+from composerd_client.connection import UNDECODABLE, Connection
+from composerd_client.errors import DamagedUpload, OutcomeUnknown, ProxyAnswered, RequestFailed, ServerUnreachable
+from composerd_client.repeating import BodyBackoff, may_pass
+from composerd_client.values import Attempt
+from composerd_protocol.content_digest import content_digest, sha256_in
+
+if TYPE_CHECKING:
+    from composerd_client.transport import Response
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +95,7 @@ class Uploads:
         while True:
             try:
                 with ExitStack() as stack:
-                    data: Any = as_data(source) if isinstance(source, bytes) else source
+                    data: Any = source
                     if isinstance(source, Path):
                         data = stack.enter_context(await asyncio.to_thread(source.open, "rb"))
                     elif isinstance(source, BufferedReader):
@@ -112,7 +114,7 @@ class Uploads:
         """Send a file once. Raises `DamagedUpload` if the server says that it has stored other bytes."""
         headers = {"Content-Type": "application/octet-stream", "Accept": "application/json", **headers}
         async with self._connection.open(
-            "PUT", path, data=data, headers=headers, answer_within=_ANSWER_WITHIN
+            "PUT", path, body=data, headers=headers, answer_within=_ANSWER_WITHIN
         ) as response:
             stored = await _stored_digest(response)
         if stored is not None and stored != sums.digest.hexdigest():
@@ -146,15 +148,15 @@ class _Sums:
         self.digest.update(part)
 
 
-async def _stored_digest(response: aiohttp.ClientResponse) -> str | None:
+async def _stored_digest(response: "Response") -> str | None:
     """Return the digest in the answer to an upload, in hexadecimal; None for an older server, which sends none."""
     with suppress(ValueError):
         if (sha256 := sha256_in(response.headers.get("Content-Digest", ""))) is not None:
             return sha256
-    body = await read_answer(response, _LARGEST_ANSWER)
+    body = await response.read(_LARGEST_ANSWER)
     try:
         return (_STORED.decode(body).sha256 or None) if body else None
-    except (msgspec.DecodeError, RecursionError, ValueError):
+    except UNDECODABLE:
         return None
 
 

@@ -10,11 +10,11 @@ from urllib.parse import quote
 
 import msgspec
 
-from composerd.client.connection import DEFAULT_SERVER, LARGEST_PAYLOAD, Connection, decoded
-from composerd.client.downloads import new_file
-from composerd.client.errors import DamagedDownload, RequestFailed, ServerUnreachable
-from composerd.client.repeating import Rounds, may_pass
-from composerd.client.values import Artifact, ArtifactList, Job, JobIdList, JobList, KnownWorker, Why, WorkerList
+from composerd_client.connection import DEFAULT_SERVER, LARGEST_PAYLOAD, Connection, decoded
+from composerd_client.downloads import new_file
+from composerd_client.errors import DamagedDownload, RequestFailed, ServerUnreachable
+from composerd_client.repeating import Rounds, may_pass
+from composerd_client.values import Artifact, ArtifactList, Job, JobIdList, JobList, KnownWorker, Why, WorkerList
 
 BASE = "/api/composer/v1"
 
@@ -218,7 +218,7 @@ class ComposerClient:
         digest = hashlib.sha256()
         size = 0
         async with self._connection.open("GET", artifact.href, answer_within=60.0) as response:
-            async for part in response.content.iter_chunked(_PART):
+            async for part in response.parts(_PART):
                 digest.update(part)
                 size += len(part)
                 if size > artifact.size:

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from io import BufferedReader
 from pathlib import Path
 
-from composerd.client import JobContext
-from composerd.client.connection import LARGEST_PAYLOAD
-from composerd.file_names import problem_with
-from composerd.units import format_size
+from composerd_client.connection import LARGEST_PAYLOAD
+from composerd_client.job_context import JobContext
+from composerd_protocol.file_names import problem_with
+from composerd_protocol.units import format_size
 
 LARGEST_PROGRESS = 32 * 1024**2
 """Bytes of progress that are read at once; of more, only the end is read."""

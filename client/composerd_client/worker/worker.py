@@ -17,12 +17,12 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from composerd.client.connection import DEFAULT_SERVER, LARGEST_PAYLOAD, Answer, Connection, decoded
-from composerd.client.errors import ClientError, ProxyAnswered, RequestFailed, ServerUnreachable, UnexpectedAnswer
-from composerd.client.job_context import JobContext
-from composerd.client.repeating import FOREVER, Backoff, BodyBackoff, Rounds, may_pass
-from composerd.client.uploads import Uploaded
-from composerd.client.values import Attempt
+from composerd_client.connection import DEFAULT_SERVER, LARGEST_PAYLOAD, Answer, Connection, decoded
+from composerd_client.errors import ClientError, ProxyAnswered, RequestFailed, ServerUnreachable, UnexpectedAnswer
+from composerd_client.job_context import JobContext
+from composerd_client.repeating import FOREVER, Backoff, BodyBackoff, Rounds, may_pass
+from composerd_client.uploads import Uploaded
+from composerd_client.values import Attempt
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from composerd.client.errors import UnsafeName
-from composerd.file_names import problem_with
+from composerd_client.errors import UnsafeName
+from composerd_protocol.file_names import problem_with
 
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 """Errors of file systems that have no hard links."""

@@ -1,13 +1,11 @@
-"""The address of a server: where it is, below which prefix, and the files for TLS."""
+"""The address of a server: where it is, and below which prefix."""
 
 import re
-import ssl
 from contextlib import suppress
-from pathlib import Path
 
 from yarl import URL
 
-from composerd.client.errors import UnexpectedAnswer
+from composerd_client.errors import UnexpectedAnswer
 
 _PATH = re.compile(r"/(?![/\\])[^\s\\\x00-\x1f\x7f-\x9f]*")
 """A path on the server, without anything that could be read as the name of another one."""
@@ -45,7 +43,7 @@ class Address:
         """True if the connection has TLS."""
         return self._origin.startswith("https://")
 
-    def url(self, path: str) -> URL:
+    def url(self, path: str) -> str:
         """Return the URL of a path, which the client has built without the prefix, or which the server has named.
 
         A server that knows its prefix names paths with it, and one behind a proxy that strips the prefix does not.
@@ -55,36 +53,4 @@ class Address:
             raise UnexpectedAnswer(f"the server names {path[:100]!r}, which is not a path on {self.server}")
         prefix = self._prefix
         complete = path.startswith(prefix + _APIS) or (not path.startswith(_APIS) and path.startswith(f"{prefix}/"))
-        return URL(self._origin + (path if complete else prefix + path))
-
-
-def tls_context(
-    ca_file: Path | str | None, cert_file: Path | str | None, key_file: Path | str | None
-) -> ssl.SSLContext:
-    """Return the context for a server with TLS. Raises `ValueError` if a file cannot be used."""
-    try:
-        context = ssl.create_default_context(cafile=ca_file)
-    except OSError as exc:
-        raise ValueError(f"{ca_file} has no PEM certificates: {exc.strerror or exc}") from exc
-    if cert_file is not None:
-        try:
-            context.load_cert_chain(cert_file, key_file, password=_no_password)
-        except OSError as exc:
-            if key_file is None and not _has_key(cert_file):
-                raise ValueError(f"no private key in {cert_file}; name its file with --key-file (key_file)") from exc
-            pair = f"{cert_file} with the key in {key_file or cert_file}"
-            raise ValueError(f"cannot load the PEM certificate {pair}: {exc.strerror or exc}") from exc
-    elif key_file is not None:
-        raise ValueError(f"{key_file} needs a certificate; name its file with --cert-file (cert_file)")
-    return context
-
-
-def _has_key(file: Path | str) -> bool:
-    try:
-        return b"PRIVATE KEY-----" in Path(file).read_bytes()
-    except OSError:
-        return True  # the file itself is the problem
-
-
-def _no_password() -> str:
-    raise ValueError("the private key is protected by a password, which is not supported; remove the password")
+        return self._origin + (path if complete else prefix + path)

@@ -3,9 +3,9 @@
 It depends on the protocol only, and imports nothing of the server.
 """
 
-from composerd.client.composer import ComposerClient
-from composerd.client.connection import DEFAULT_SERVER
-from composerd.client.errors import (
+from composerd_client.composer import ComposerClient
+from composerd_client.connection import DEFAULT_SERVER
+from composerd_client.errors import (
     ClientError,
     DamagedDownload,
     DamagedUpload,
@@ -17,9 +17,9 @@ from composerd.client.errors import (
     UnexpectedAnswer,
     UnsafeName,
 )
-from composerd.client.job_context import JobContext
-from composerd.client.values import Artifact, Job
-from composerd.client.worker import Worker
+from composerd_client.job_context import JobContext
+from composerd_client.values import Artifact, Job
+from composerd_client.worker import Worker
 
 __all__ = [
     "Artifact",

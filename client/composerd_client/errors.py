@@ -11,6 +11,11 @@ class ClientError(Exception):
 class ServerUnreachable(ClientError):
     """The server cannot be reached or does not answer; it may have processed the request or not."""
 
+    def __init__(self, message: str, *, sent: bool = True) -> None:
+        super().__init__(message)
+        self.sent = sent
+        """False if the request was certainly not sent, because there was no connection."""
+
 
 class ServerNotTrusted(ServerUnreachable):
     """The server's certificate is not trusted, or the server probably does not trust the client's."""

@@ -7,11 +7,11 @@ from typing import Any
 
 import msgspec
 
-from composerd.client.connection import Connection
-from composerd.client.errors import RequestFailed, ServerUnreachable
-from composerd.client.repeating import may_pass
-from composerd.client.uploads import Uploaded, Uploads
-from composerd.client.values import Attempt
+from composerd_client.connection import Connection
+from composerd_client.errors import RequestFailed, ServerUnreachable
+from composerd_client.repeating import may_pass
+from composerd_client.uploads import Uploaded, Uploads
+from composerd_client.values import Attempt
 
 _encode = msgspec.json.Encoder().encode
 

@@ -1,0 +1,5 @@
+"""Workers: `Worker` runs handlers, and `Command` is a handler that runs a command in a scratch directory."""
+
+from composerd_client.worker.worker import Worker
+
+__all__ = ["Worker"]

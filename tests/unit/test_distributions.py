@@ -1,0 +1,36 @@
+"""The distribution of the client, beside that of the server."""
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def _project(path: Path) -> dict[str, object]:
+    project: dict[str, object] = tomllib.loads(path.read_text(encoding="utf-8"))["project"]
+    return project
+
+
+def test_the_server_needs_the_client_of_its_own_version() -> None:
+    """Both distributions have the same version, and the server depends on exactly that of the client."""
+    server, client = _project(ROOT / "pyproject.toml"), _project(ROOT / "client/pyproject.toml")
+    assert server["version"] == client["version"]
+    assert f"composerd-client=={client['version']}" in server["dependencies"]  # type: ignore[operator]
+
+
+def test_the_client_depends_on_two_packages_that_the_server_needs_in_the_same_versions() -> None:
+    """The client is light: aiohttp and msgspec, and nothing else."""
+    server, client = _project(ROOT / "pyproject.toml"), _project(ROOT / "client/pyproject.toml")
+    dependencies = client["dependencies"]
+    assert isinstance(dependencies, list)
+    assert [one.partition(">")[0] for one in dependencies] == ["aiohttp", "msgspec"]
+    assert set(dependencies) < set(server["dependencies"])  # type: ignore[call-overload]
+
+
+def test_importing_the_client_imports_no_http_library() -> None:
+    """The library that takes most of the time is imported when a client connects, and nothing of the server ever."""
+    program = "import sys, composerd_client; print([name for name in ('aiohttp', 'composerd') if name in sys.modules])"
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ran.stdout == "[]\n"
