@@ -155,6 +155,7 @@ EXAMPLES: Mapping[str, Any] = {
         "token": _TOKEN,
         "location": f"{_WORKER}/jobs/{_TOKEN}",
         "artifact_location": f"{_WORKER}/jobs/{_TOKEN}/artifacts/",
+        "lease": "120s",
         "args": {"hello": "world"},
     },
     "Status": {"kind": "Status", "href": f"{_WORKER}/status", "id": "status", "status": "OK"},

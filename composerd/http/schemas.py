@@ -121,6 +121,15 @@ class RequestedJob(Identified, kw_only=True, omit_defaults=True):
     location: str
     token: Annotated[str, Meta(description="The token in `location`.", extra_json_schema={"format": "uuid"})]
     artifact_location: str
+    lease: Annotated[
+        str,
+        Meta(
+            description="How long the job stays with the worker without a sign of life, once it has called `location`: "
+            "a duration in seconds.",
+            examples=["120s"],
+            extra_json_schema={"pattern": DURATION},
+        ),
+    ]
     args: Json | UnsetType = UNSET
     dynamic_args: Annotated[
         list[Json] | UnsetType,

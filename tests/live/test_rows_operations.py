@@ -114,6 +114,7 @@ async def test_request_job(server: Server) -> None:
         "location": f"{WORKER}/jobs/{token}",
         "token": token,
         "artifact_location": f"{WORKER}/jobs/{token}/artifacts/",
+        "lease": "120s",
         "args": {"b": 1, "a": 2},
         "dynamic_args": [{"n": 1}],
     }

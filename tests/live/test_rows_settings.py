@@ -204,11 +204,13 @@ async def test_base_path(serve: Serve) -> None:
 
 @row(TABLE, "--heartbeat-timeout")
 async def test_heartbeat_timeout(serve: Serve) -> None:
-    """A job is taken back from a worker that has been silent for this long."""
+    """A job is taken back from a worker that has been silent for this long, as the answer with the job has said."""
     server = await serve("--heartbeat-timeout", "300ms", "--sweep-interval", "50ms")
     job = await server.submit()
     began = time.monotonic()
-    assert await server.ask()
+    first = await server.ask()
+    assert first is not None
+    assert first["lease"] == "0.3s"
     again = await server.ask()
     assert again is not None
     assert again["id"] == job["id"]

@@ -5,6 +5,7 @@ Its wire format is compatible with osbuild-composer's worker API.
 
 import time
 from collections.abc import Collection, Sequence
+from functools import lru_cache
 from typing import cast
 from uuid import UUID
 
@@ -149,6 +150,7 @@ async def _hand_over(request: web.Request, claimed: Claimed, *, confirm: bool) -
         location=location,
         token=token,
         artifact_location=f"{location}/artifacts/",
+        lease=_lease(queue.options.heartbeat_timeout),
     )
     results = await queue.results(claimed.dependencies) if claimed.dependencies else ()
     if gone(request):
@@ -163,6 +165,12 @@ async def _hand_over(request: web.Request, claimed: Claimed, *, confirm: bool) -
     complete(response.headers, request_id.get())
     await response.prepare(request)
     return response
+
+
+@lru_cache(maxsize=4)
+def _lease(seconds: float) -> str:
+    """Return a lease as a duration that is always in seconds, so that a worker without a parser can read it."""
+    return f"{seconds:.3f}".rstrip("0").rstrip(".") + "s"
 
 
 def _pieces(job: schemas.RequestedJob, claimed: Claimed, results: Sequence[Piece]) -> list[Piece]:
