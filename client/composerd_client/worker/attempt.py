@@ -1,0 +1,182 @@
+"""Running one attempt: its lease is renewed while the handler runs, and then its result is reported."""
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from composerd_client.connection import Connection, decoded
+from composerd_client.errors import ClientError, ProxyAnswered, RequestFailed, ServerUnreachable
+from composerd_client.job_context import JobContext
+from composerd_client.repeating import FOREVER, BodyBackoff, Rounds
+from composerd_client.uploads import Uploaded
+from composerd_client.values import Attempt
+from composerd_client.worker.tasks import cancel, unless
+
+log = logging.getLogger(__name__)
+
+STATUS_WAIT = 20.0
+"""Seconds that a request for an attempt's status waits; the server limits it to a third of the lease."""
+
+RELEASE_WITHIN = 5.0
+"""Seconds that a worker tries to release a job; after that, the server waits until its lease expires."""
+
+_BAD_RESULT = frozenset({10, 19, 27, 41})
+"""Numbers of errors that mean that a result can never be accepted.
+
+It is not JSON, nested too deeply, too large, or the artifacts are not those that it lists.
+"""
+
+_encode = msgspec.json.Encoder().encode
+
+Handler = Callable[[JobContext], Awaitable[Any] | Any]
+
+
+class _StatusAnswer(msgspec.Struct):
+    canceled: bool
+
+
+_STATUS = msgspec.json.Decoder(_StatusAnswer)
+
+
+class _AttemptStatus(msgspec.Struct, frozen=True):
+    """The status of an attempt."""
+
+    lost: str | None
+    """The reason why the attempt is no longer this worker's; None while it still is."""
+
+
+class Stop:
+    """The wish to stop a worker."""
+
+    def __init__(self) -> None:
+        self.requested = asyncio.Event()
+        """Set once no more jobs should be requested."""
+        self.at_once = asyncio.Event()
+        """Set once running jobs should be released."""
+
+
+class RunningAttempt:
+    """One attempt of this worker, and the handler that runs it."""
+
+    def __init__(self, connection: Connection, attempt: Attempt, handler: Handler, stop: Stop) -> None:
+        self._connection = connection
+        self._attempt = attempt
+        self._handler = handler
+        self._stop = stop
+
+    async def run(self) -> None:
+        """Run the handler, and report its result, unless the attempt is lost or released meanwhile."""
+        # The first status request confirms the handover. If the worker is stopped meanwhile, and the server is
+        # unavailable, it is not waited for.
+        status = await unless(self._stop.requested, self._status(0.0))
+        if status is not None and status.lost is not None:
+            log.info("job %s: not started: %s", self._attempt.id, status.lost)
+            return
+        if status is None or self._stop.requested.is_set():
+            await self._release()
+            return
+        context = JobContext(self._connection, self._attempt)
+        work = asyncio.create_task(self._work(context), name=f"job {self._attempt.id}")
+        losing = asyncio.create_task(self._until_lost())
+        aborting = asyncio.create_task(self._stop.at_once.wait())
+        others: list[asyncio.Task[Any]] = [losing, aborting]
+        try:
+            await asyncio.wait([work, *others], return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                report = asyncio.create_task(self._report(_outcome(work), context.uploaded))
+                others.append(report)
+                await asyncio.wait([report, aborting], return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait([report], timeout=RELEASE_WITHIN)  # a server that is available accepts it in time
+                if report.done():
+                    report.result()
+                    return
+            if aborting.done():
+                await cancel(*others, work)
+                await self._release()
+            else:
+                log.info("job %s: stopped: %s", self._attempt.id, losing.exception() or losing.result())
+        except asyncio.CancelledError:  # `run` was canceled: let another worker run the job
+            await cancel(work)
+            await self._release()
+            raise
+        finally:
+            await cancel(work, *others)
+
+    async def _work(self, context: JobContext) -> bytes:
+        handler = self._handler
+        try:
+            if inspect.iscoroutinefunction(handler):
+                return _encode(await handler(context))
+            result = await asyncio.to_thread(handler, context)
+            return _encode(await result if inspect.isawaitable(result) else result)
+        except Exception as exc:  # any exception of a handler is a failure of the job
+            log.warning("job %s failed", context.id, exc_info=exc)
+            return _failure(f"{type(exc).__name__}: {exc}")
+
+    async def _until_lost(self) -> str:
+        """Keep renewing the lease; once the attempt is no longer this worker's, return the reason."""
+        rounds = Rounds()
+        while True:
+            await rounds.begin()
+            status = await self._status(STATUS_WAIT)
+            if status.lost is not None:
+                return status.lost
+
+    async def _status(self, wait: float) -> _AttemptStatus:
+        query = {"wait": f"{wait:.0f}s"} if wait else None
+        warn = partial(log.warning, "job %s: cannot renew the lease, trying again: %s", self._attempt.id)
+        try:
+            answer = await self._connection.request(
+                "GET", self._attempt.location, query=query, wait=wait, patience=FOREVER, on_failure=warn
+            )
+        except RequestFailed as exc:
+            return _AttemptStatus(lost=str(exc))
+        return _AttemptStatus(lost="Job was canceled" if decoded(answer.body, _STATUS).canceled else None)
+
+    async def _report(self, result: bytes, artifacts: list[Uploaded] | None) -> None:
+        """Report the result; if it can never be accepted, report a failure with the reason instead."""
+        listed = b"" if artifacts is None else b',"artifacts":' + _encode(artifacts)
+        refusal = await self._accepted(b'{"result":' + result + listed + b"}")
+        if isinstance(refusal, ProxyAnswered | ServerUnreachable):
+            reason = f"The result of {len(result)} bytes was refused: {refusal}"
+        elif isinstance(refusal, RequestFailed) and refusal.number in _BAD_RESULT:
+            reason = f"The server refused the result of {len(result)} bytes: {refusal}"
+        else:
+            return
+        await self._accepted(b'{"result":' + _failure(reason) + b"}")
+
+    async def _accepted(self, body: bytes) -> ClientError | None:
+        """Send a report, and repeat it until the server is available. Return the error if it is refused."""
+        warn = partial(log.warning, "job %s: cannot report the result, trying again: %s", self._attempt.id)
+        backoff = BodyBackoff(partial(self._connection.answers, self._attempt.location))
+        try:
+            await self._connection.request(
+                "PATCH", self._attempt.location, body=body, repeat=True, backoff=backoff, on_failure=warn
+            )
+        except ClientError as exc:
+            log.warning("job %s: result not accepted: %s", self._attempt.id, exc)
+            return exc
+        log.info("job %s: result reported", self._attempt.id)
+        return None
+
+    async def _release(self) -> None:
+        with suppress(ClientError, TimeoutError):
+            async with asyncio.timeout(RELEASE_WITHIN):
+                await self._connection.request("POST", f"{self._attempt.location}/release", body=b"{}", repeat=True)
+
+
+def _failure(reason: str) -> bytes:
+    """Return the result of a job that failed in this worker."""
+    reason = reason.encode(errors="replace").decode()  # file names need not be valid text
+    return _encode({"job_error": {"id": 10, "reason": reason, "details": None}})
+
+
+def _outcome(work: "asyncio.Task[bytes]") -> bytes:
+    """Return the result of a handler's task, which is a failure if the task has canceled itself."""
+    return _failure("The handler was canceled, but not the job.") if work.cancelled() else work.result()
