@@ -5,11 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from composerd.settings.table import PREFIX, SETTINGS, Setting, Settings
+from composerd.settings.environment import PREFIX, is_foreign
+from composerd.settings.table import SETTINGS, Setting, Settings
 from composerd_protocol.units import format_duration
-
-CLIENT_VARIABLES = frozenset({"COMPOSERD_SERVER", "COMPOSERD_CA_FILE", "COMPOSERD_CERT_FILE", "COMPOSERD_KEY_FILE"})
-"""Environment variables that belong to the client commands, not to the server."""
 
 
 class SettingsError(Exception):
@@ -78,7 +76,7 @@ def default_storage(environ: Mapping[str, str]) -> str:
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for variable in sorted(environ):
-        if not variable.startswith(PREFIX) or variable in CLIENT_VARIABLES:
+        if not variable.startswith(PREFIX) or is_foreign(variable, environ):
             continue
         name = variable.removeprefix(PREFIX).lower()
         setting = _BY_NAME.get(name)

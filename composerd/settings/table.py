@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from composerd.settings.environment import PREFIX
 from composerd.settings.values import (
     WORKER_BASE,
     address,
@@ -23,9 +24,6 @@ from composerd.settings.values import (
     site_path,
     size,
 )
-
-PREFIX = "COMPOSERD_"
-"""Prefix of the names of settings in the environment."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):

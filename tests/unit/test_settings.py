@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from composerd.settings import SETTINGS, Setting, Settings, SettingsError, load
+from composerd.settings.environment import is_foreign
 from composerd_protocol.units import parse_duration
 
 from ..rows import table_of
@@ -227,11 +228,78 @@ def test_no_file(tmp_path: Path) -> None:
         load({}, HOME, tmp_path / "none.toml")
 
 
-def test_an_unknown_variable() -> None:
-    """An unknown variable in the environment is an error, except for those of the client."""
-    with pytest.raises(SettingsError, match="COMPOSERD_MAX_RETRYS"):
-        load({}, HOME | {"COMPOSERD_MAX_RETRYS": "5"}, None)
-    load({}, HOME | {"COMPOSERD_SERVER": "http://x"}, None)
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("COMPOSERD_MAX_RETRYS", "5"),
+        ("COMPOSERD_PORT", "8700"),
+        ("COMPOSERD_SERVICE", "x"),
+        ("COMPOSERD_TCP", "x"),
+        ("COMPOSERD_ARCH", "x86_64"),
+        ("COMPOSERD_JOBS", "5"),
+    ],
+)
+def test_an_unknown_variable(variable: str, value: str) -> None:
+    """An unknown variable in the environment is an error."""
+    with pytest.raises(SettingsError, match=f"{variable} is set, but there is no setting"):
+        load({}, HOME | {variable: value}, None)
+
+
+def test_variables_of_the_client() -> None:
+    """The variables of client commands are ignored."""
+    names = ("SERVER", "PROXY", "CA_FILE", "CERT_FILE", "KEY_FILE")
+    assert load({}, HOME | {f"COMPOSERD_{name}": "x" for name in names}, None) == load({}, HOME, None)
+
+
+SERVICES = ("", "_SERVER", "_JOB", "_STORAGE", "_MAX_RETRIES", "_1")
+"""Ends of the names of services that begin with `composerd`, as Kubernetes writes them in variables."""
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_variables_that_kubernetes_makes(service: str) -> None:
+    """The variables that Kubernetes makes for services whose names begin with `composerd` are ignored."""
+    made = {
+        "SERVICE_HOST": "10.0.0.11",
+        "SERVICE_PORT": "8700",
+        "SERVICE_PORT_HTTP": "8700",
+        "SERVICE_PORT_WEB_2": "8701",
+        "PORT": "tcp://10.0.0.11:8700",
+        **{
+            f"PORT_8700_{protocol}{end}": value
+            for protocol in ("TCP", "UDP", "SCTP")
+            for end, value in (
+                ("", "tcp://10.0.0.11:8700"),
+                ("_PROTO", "tcp"),
+                ("_PORT", "8700"),
+                ("_ADDR", "10.0.0.11"),
+            )
+        },
+    }
+    assert load({}, HOME | {f"COMPOSERD{service}_{end}": text for end, text in made.items()}, None) == load(
+        {}, HOME, None
+    )
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_no_setting_is_ignored(setting: Setting) -> None:
+    """The variable of a setting is never taken for one of Kubernetes, of a client or of a job."""
+    for value in ("x", "tcp://10.0.0.11:8700"):
+        assert not is_foreign(setting.variable, {setting.variable: value})
+
+
+def test_variables_of_a_job() -> None:
+    """A job's own variables are ignored; one with an earlier name only if the value is the job's."""
+    own = {
+        f"COMPOSERD_JOB_{name}": f"/job/{name}"
+        for name in ("ID", "TYPE", "ARCH", "ARTIFACTS", "RESULT", "PROGRESS", "DYNAMIC_ARGS", "LATER")
+    }
+    aliases = {
+        f"COMPOSERD_{name}": f"/job/{name}" for name in ("ARCH", "ARTIFACTS", "RESULT", "PROGRESS", "DYNAMIC_ARGS")
+    }
+    assert load({}, HOME | own | aliases, None) == load({}, HOME, None)
+    assert load({}, HOME | own | {"COMPOSERD_ARTIFACTS": "/srv"}, None).artifacts == "/srv"
+    with pytest.raises(SettingsError, match="COMPOSERD_RESULT"):
+        load({}, HOME | own | {"COMPOSERD_RESULT": "/srv"}, None)
 
 
 @pytest.mark.parametrize(

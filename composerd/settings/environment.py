@@ -1,0 +1,39 @@
+"""The variables with the prefix of the settings that are none: of client commands, of a job, and of Kubernetes."""
+
+import re
+from collections.abc import Mapping
+
+PREFIX = "COMPOSERD_"
+"""Prefix of the names of settings in the environment."""
+
+JOB_PREFIX = "COMPOSERD_JOB_"
+"""Prefix of the variables that a worker sets for a job's command; no setting may have it."""
+
+_CLIENT = frozenset(
+    {"COMPOSERD_SERVER", "COMPOSERD_PROXY", "COMPOSERD_CA_FILE", "COMPOSERD_CERT_FILE", "COMPOSERD_KEY_FILE"}
+)
+
+_JOB_ALIASES = frozenset(f"{PREFIX}{name}" for name in ("ARCH", "ARTIFACTS", "RESULT", "PROGRESS", "DYNAMIC_ARGS"))
+"""Earlier names of a job's variables, which have the same values."""
+
+_KUBERNETES = re.compile(
+    PREFIX + r"(?:[A-Z0-9_]+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_[A-Z0-9_]+)?|PORT_\d+_(?:TCP|UDP|SCTP)(?:_[A-Z]+)?)"
+)
+_KUBERNETES_ADDRESS = re.compile(PREFIX + r"(?:[A-Z0-9_]+_)?PORT")
+
+
+def is_foreign(variable: str, environ: Mapping[str, str]) -> bool:
+    """Return True if a variable with the prefix is not a setting, although nobody has made a mistake.
+
+    Kubernetes gives every container the addresses of the services in its namespace. For a service whose name begins
+    with `composerd` they have the prefix: `COMPOSERD_PORT=tcp://10.0.0.1:80`, `COMPOSERD_SERVICE_HOST` and so on. The
+    one that ends in `_PORT` is ignored only if its value is an address: a number is a mistake of somebody who looks for
+    a setting of that name.
+    """
+    if variable in _CLIENT or variable.startswith(JOB_PREFIX):
+        return True
+    if variable in _JOB_ALIASES:
+        return environ[variable] == environ.get(JOB_PREFIX + variable.removeprefix(PREFIX))
+    if _KUBERNETES_ADDRESS.fullmatch(variable) and "://" in environ[variable]:
+        return True
+    return _KUBERNETES.fullmatch(variable) is not None
