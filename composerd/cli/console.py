@@ -20,10 +20,13 @@ from composerd_client import (
     ComposerClient,
     Job,
     OutcomeUnknown,
+    ProxyAnswered,
+    RequestFailed,
     ServerNotTrusted,
     ServerUnreachable,
 )
 from composerd_client.composer import BASE
+from composerd_client.repeating import may_pass
 from composerd_protocol.escaping import escaped
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -111,6 +114,8 @@ def run(work: Coroutine[Any, Any, T], unreachable: str = "set --server or COMPOS
             "`composerd status` before you repeat it",
             FAILED,
         ) from exc
+    except RequestFailed as exc:
+        raise Failure(str(exc), UNREACHABLE if _is_unavailable(exc) else FAILED) from exc
     except ClientError as exc:
         raise Failure(str(exc), FAILED) from exc
     except UnicodeEncodeError:
@@ -121,6 +126,11 @@ def run(work: Coroutine[Any, Any, T], unreachable: str = "set --server or COMPOS
         if exc.filename is None:
             raise  # writing the output failed
         raise Failure(f"{exc.filename}: {exc.strerror}", FAILED) from exc
+
+
+def _is_unavailable(error: RequestFailed) -> bool:
+    """Return True if composerd says that it is unavailable, or if something else answers instead of composerd."""
+    return may_pass(error) if isinstance(error, ProxyAnswered) else error.status == 503
 
 
 def say(text: str, *, err: bool = False) -> None:

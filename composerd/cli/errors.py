@@ -14,7 +14,9 @@ FAILED = 1
 WRONG = 2
 """The command line or the configuration is wrong."""
 UNREACHABLE = 3
-"""The server cannot be reached."""
+"""The server cannot be reached or is unavailable."""
+TIMED_OUT = 4
+"""The timeout of a wait is over."""
 
 
 class Failure(click.ClickException):

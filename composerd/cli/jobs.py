@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 
@@ -25,13 +27,22 @@ from composerd.cli.console import (
     server_option,
     shown,
 )
-from composerd.cli.errors import FAILED, Failure, parsed
-from composerd_client import Artifact, ComposerClient, Job
+from composerd.cli.errors import FAILED, TIMED_OUT, Failure, parsed
+from composerd_client import Artifact, ComposerClient, Job, ServerUnreachable
 from composerd_protocol.escaping import escaped
 from composerd_protocol.units import format_size, parse_duration
 
 PATIENCE = 60.0
 """Seconds that following a job continues while the server is unavailable."""
+
+_MOST_DEPENDENTS = 100
+"""Number of dependents of a canceled job that are looked at."""
+
+_MOST_NAMED = 20
+"""Number of jobs that are named as canceled with another."""
+
+_LOOK_WITHIN = 5.0
+"""Seconds that the server may take to show a job after the timeout of a wait."""
 
 
 @click.command(epilog="Example: composerd wait 0b6a… --timeout 10m")
@@ -42,48 +53,60 @@ PATIENCE = 60.0
 def wait(job_id: str, timeout: str | None, server: Server, as_json: bool) -> None:
     """Wait until a job has ended.
 
-    Exits with 1 if it failed or was canceled.
+    Exits with 1 if it failed or was canceled, with 3 if the server is unavailable, and with 4 after the timeout.
     """
     seconds = None if timeout is None else parsed("--timeout", parse_duration, timeout)
     run(_wait(server, job_id, seconds, as_json))
 
 
 async def _wait(server: Server, job_id: str, timeout: float | None, as_json: bool) -> None:
-    async with server.composer() as composer:
-        await composer.get(job_id)  # fail at once if the server is unreachable from the start
-    async with server.composer(PATIENCE) as composer:
-        try:
-            job = await follow(composer, job_id, timeout)
-        except TimeoutError:
-            raise Failure(f"job {job_id} has not ended yet", FAILED) from None
-        await show_end(composer, job, as_json)
-
-
-async def follow(composer: ComposerClient, job_id: str, timeout: float | None = None) -> Job:
-    """Wait until a job has ended, and return it; on a terminal, show its state and progress meanwhile.
-
-    Raises `TimeoutError` after `timeout` seconds.
-    """
-    if not progress_console.is_terminal:
-        return await composer.wait(job_id, timeout)
-    with progress_console.status("") as line:
+    try:
         async with asyncio.timeout(timeout):
-            async for job in composer.follow(job_id, every=0.5):
-                partial = "" if job.partial is None else f" · {msgspec.json.encode(job.partial).decode()[:200]}"
-                line.update(Text.assemble(shown(f"{job.type} {job.id}: "), shown(job.state), shown(partial)))
-                if job.ended:
-                    return job
+            async with server.composer() as composer:
+                await composer.get(job_id)  # fail at once if the server is unreachable from the start
+            async with server.composer(PATIENCE) as composer:
+                job = await follow(composer, job_id)
+    except TimeoutError:
+        job = await _look(server, job_id)
+        if not job.ended:
+            raise Failure(f"job {job_id} has not ended yet", TIMED_OUT) from None
+    async with server.composer(PATIENCE) as composer:
+        await show_ends(composer, [job], as_json)
+
+
+async def _look(server: Server, job_id: str) -> Job:
+    """Return a job, so that a wait whose timeout is over says so only if the server is available."""
+    try:
+        async with asyncio.timeout(_LOOK_WITHIN), server.composer() as composer:
+            return await composer.get(job_id)
+    except TimeoutError:
+        raise ServerUnreachable(f"{server.url} cannot be reached: no answer in time") from None
+
+
+async def follow(composer: ComposerClient, job_id: str) -> Job:
+    """Wait until a job has ended, and return it; on a terminal, show its state and progress meanwhile."""
+    if not progress_console.is_terminal:
+        return await composer.wait(job_id)
+    with progress_console.status("") as line:
+        async for job in composer.follow(job_id, every=0.5):
+            partial = "" if job.partial is None else f" · {msgspec.json.encode(job.partial).decode()[:200]}"
+            line.update(Text.assemble(shown(f"{job.type} {job.id}: "), shown(job.state), shown(partial)))
+            if job.ended:
+                return job
     raise AssertionError("follow() ends only after the job")
 
 
-async def show_end(composer: ComposerClient, job: Job, as_json: bool) -> None:
-    """Print an ended job. Raises `Failure` unless it finished."""
-    if as_json:
-        print_json(await composer.get_json(job.id))
-    else:
-        print_job(job)
-    if job.state != "finished":
-        raise Failure(failure_of(job), FAILED)
+async def show_ends(composer: ComposerClient, jobs: Sequence[Job], as_json: bool) -> None:
+    """Print ended jobs, those that finished first. Raises `Failure` unless all finished."""
+    for job in sorted(jobs, key=lambda job: job.state != "finished"):
+        if as_json:
+            print_json(await composer.get_json(job.id))
+        else:
+            print_job(job)
+    failed = [job for job in jobs if job.state != "finished"]
+    if failed:
+        others = f" ({len(failed)} of {len(jobs)} jobs did not finish)" if len(failed) > 1 else ""
+        raise Failure(failure_of(failed[0]) + others, FAILED)
 
 
 @click.command(epilog="Example: composerd status 0b6a…")
@@ -115,10 +138,42 @@ def cancel(job_id: str, server: Server, as_json: bool) -> None:
             job = await composer.cancel(job_id)
             if as_json:
                 print_json(await composer.get_json(job.id))
-            else:
-                say(f"{job.id} is canceled")
+                return
+            say(f"{job.id} is canceled")
+            await _show_canceled_with(composer, job)
 
     run(send_cancel())
+
+
+async def _show_canceled_with(composer: ComposerClient, job: Job) -> None:
+    """Print the jobs that were canceled because they depend on a canceled job.
+
+    Asks for at most `_MOST_DEPENDENTS` of them, one after the other, and prints the first `_MOST_NAMED`.
+    """
+    asked = set[str]()
+    canceled: list[Job] = []
+    left = deque(job.dependents)
+    while left and len(asked) < _MOST_DEPENDENTS:
+        one = left.popleft()
+        if one not in asked:
+            asked.add(one)
+            dependent = await composer.get(one)
+            if dependent.canceled and _end(dependent) >= _end(job):  # it was not canceled before
+                canceled.append(dependent)
+                left += dependent.dependents
+    if not canceled:
+        return
+    count = f"At least {len(canceled)}" if set(left) - asked else str(len(canceled))
+    say(f"{count} {'job that depends on it is' if count == '1' else 'jobs that depend on it are'} canceled too:")
+    for dependent in canceled[:_MOST_NAMED]:
+        say(f"  {dependent.id} {dependent.type}")
+    if len(canceled) > _MOST_NAMED:
+        say(f"  and {len(canceled) - _MOST_NAMED} more")
+
+
+def _end(job: Job) -> datetime:
+    assert job.finished_at is not None
+    return datetime.fromisoformat(job.finished_at)
 
 
 @click.command(epilog="Example: composerd delete 0b6a…")

@@ -1,6 +1,7 @@
 """`composerd submit`: submits a job from the command line, or a graph of jobs from a file."""
 
 import os
+import re
 import sys
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,9 +14,13 @@ import msgspec
 
 from composerd.cli.console import Server, json_option, print_jobs, print_json, run, say, server_option
 from composerd.cli.errors import WRONG, Failure
-from composerd.cli.jobs import PATIENCE, download, follow, overwrite_option, show_end
+from composerd.cli.jobs import PATIENCE, download, follow, overwrite_option, show_ends
 from composerd_client import OutcomeUnknown
 from composerd_client.downloads import checked
+from composerd_protocol.escaping import escaped
+
+_PATH = re.compile(r"[\w./~-]*(?:/[\w.-]+|\w\.[A-Za-z]\w*)")
+"""A text that looks like the path of a file, such as `args.json` or `./args`."""
 
 
 class _Downloads(NamedTuple):
@@ -138,7 +143,7 @@ async def _submit(
         if downloads is not None:
             found = await composer.artifacts(job.id)
             await download(composer, found, downloads.directory, overwrite=downloads.overwrite)
-        await show_end(composer, ended, as_json)
+        await show_ends(composer, [ended], as_json)
 
 
 async def _submit_graph(
@@ -154,6 +159,8 @@ async def _submit_graph(
                 for job in jobs:
                     say(job.id)
             return
+    for given, job in zip(graph, jobs, strict=True):  # now, so that somebody who stops waiting has the ids
+        click.echo("\t".join(escaped(str(one)) for one in (job.id, job.type, given.get("ref", ""))), err=True)
     async with server.composer(PATIENCE) as composer:
         ended = [await follow(composer, job.id) for job in jobs]
         if downloads is not None:
@@ -161,8 +168,7 @@ async def _submit_graph(
                 if found := await composer.artifacts(job.id):
                     directory = downloads.directory / checked(job.id)
                     await download(composer, found, directory, overwrite=downloads.overwrite)
-        for job in sorted(ended, key=lambda job: job.state != "finished"):
-            await show_end(composer, job, as_json)
+        await show_ends(composer, ended, as_json)
 
 
 @contextmanager
@@ -187,14 +193,25 @@ def _read_args(text: str) -> msgspec.Raw:
         try:
             source, data = str(path), path.read_bytes()
         except OSError as exc:
-            raise Failure(f"--args: {path}: {exc.strerror}", WRONG) from exc
+            hint = "; to read stdin write --args -" if text == "@-" else ""
+            raise Failure(f"--args: {path}: {exc.strerror}{hint}", WRONG) from exc
     else:
         source, data = "--args", os.fsencode(text)
     try:
         str(data, "utf-8")
         return msgspec.json.decode(data, type=msgspec.Raw)
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        if source == "--args" and _is_path(text):
+            raise Failure(f"--args: {text} is not JSON; to read a file write --args @{text}", WRONG) from exc
         raise Failure(f"{source} is not JSON: {exc}", WRONG) from exc
+
+
+def _is_path(text: str) -> bool:
+    """Return True if a text is the path of a file, or looks like one."""
+    try:
+        return Path(text).is_file() or _PATH.fullmatch(text) is not None
+    except ValueError:  # a null byte
+        return False
 
 
 def _read_graph(path: Path) -> Sequence[Mapping[str, Any]]:
@@ -203,8 +220,11 @@ def _read_graph(path: Path) -> Sequence[Mapping[str, Any]]:
         content = tomllib.loads(data.decode()) if path.suffix == ".toml" else msgspec.json.decode(data)
     except OSError as exc:
         raise Failure(f"{path}: {exc.strerror}", WRONG) from exc
-    except (tomllib.TOMLDecodeError, msgspec.DecodeError, UnicodeDecodeError) as exc:
-        raise Failure(f"cannot read {path}: {exc}", WRONG) from exc
+    except tomllib.TOMLDecodeError as exc:
+        raise Failure(f"{path} is not TOML: {exc}", WRONG) from exc
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        hint = "" if path.suffix in (".json", ".toml") else "; write the jobs as JSON, or as TOML in a file *.toml"
+        raise Failure(f"{path} is not JSON: {exc}{hint}", WRONG) from exc
     jobs = content.get("jobs") if isinstance(content, dict) else content
     if not isinstance(jobs, list) or not all(isinstance(job, dict) for job in jobs):
         raise Failure(f'{path} has no list of jobs: write {{"jobs": [{{"ref": "a", "type": "…"}}, …]}}', WRONG)

@@ -114,6 +114,87 @@ async def test_args_from_stdin_and_a_graph_from_a_file(serve: Serve, tmp_path: P
     assert (await server.job(second))["dependencies"] == [first]
 
 
+@pytest.mark.row("Commands", "composerd submit --graph")
+async def test_ids_before_the_wait(serve: Serve, tmp_path: Path) -> None:
+    """With `--wait` the ids are printed before the wait, those of a graph with types and refs, so that ^C leaves them.
+
+    All jobs are shown at the end, and the failure says how many did not finish.
+    """
+    server = await serve()
+    (tmp_path / "graph.json").write_text(
+        '[{"ref": "a", "type": "build"}, {"ref": "b", "type": "test", "dependencies": ["a"]}, {"type": "test"}]'
+    )
+    for arguments in (("--graph", str(tmp_path / "graph.json")), ("build",)):
+        process = await start("submit", *arguments, "--wait", server=server)
+        assert process.stderr is not None
+        lines = [(await process.stderr.readline()).decode().rstrip("\n").split("\t") for _ in arguments]
+        _, listed = await server.request("GET", f"{COMPOSER}/jobs")
+        if len(arguments) == 1:
+            assert lines == [[listed["items"][0]["id"]]]
+        else:
+            lines.append((await process.stderr.readline()).decode().rstrip("\n").split("\t"))
+            ids = [job["id"] for job in reversed(listed["items"])]
+            assert lines == [[ids[0], "build", "a"], [ids[1], "test", "b"], [ids[2], "test", ""]]
+        for job in listed["items"]:
+            await server.request("POST", f"{job['href']}/cancel")
+        out, err = await process.communicate()
+        assert process.returncode == 1
+        assert out.decode().count("state\tcanceled\n") == len(lines)
+        others = " (3 of 3 jobs did not finish)" if len(lines) == 3 else ""
+        assert err.decode() == f"composerd: job {lines[0][0]} was canceled{others}\n"
+
+
+@pytest.mark.row("Commands", "composerd cancel")
+async def test_what_a_cancel_cancels(serve: Serve) -> None:
+    """`composerd cancel` names the jobs that depend on the job and are canceled too, the first 20 of them."""
+    server = await serve()
+    first = await server.submit()
+    before = await server.submit("early", dependencies=[first["id"]])
+    assert (await composerd("cancel", before["id"], server=server)).out == f"{before['id']} is canceled\n"
+    second = await server.submit("test", dependencies=[first["id"]])
+    third = await server.submit("upload", dependencies=[first["id"], second["id"]])
+    for _ in range(2):
+        canceled = await composerd("cancel", second["id"], server=server)
+        assert canceled.out.splitlines() == [
+            f"{second['id']} is canceled",
+            "1 job that depends on it is canceled too:",
+            f"  {third['id']} upload",
+        ]
+    many = [await server.submit("test", dependencies=[first["id"]]) for _ in range(21)]
+    canceled = await composerd("cancel", first["id"], server=server)
+    named = [f"  {job['id']} test" for job in many]
+    assert canceled.out.splitlines() == [
+        f"{first['id']} is canceled",
+        "21 jobs that depend on it are canceled too:",
+        *named[:20],
+        "  and 1 more",
+    ]
+    wide = await server.submit()
+    for _ in range(101):
+        await server.submit("test", dependencies=[wide["id"]])
+    canceled = await composerd("cancel", wide["id"], server=server)
+    assert canceled.out.splitlines()[1] == "At least 100 jobs that depend on it are canceled too:"
+    assert canceled.out.splitlines()[-1] == "  and 80 more"
+
+
+async def test_args_that_name_a_file(serve: Serve, tmp_path: Path) -> None:
+    """The path of a file in `--args` is an error that says how to read a file, and no other text is."""
+    server = await serve()
+    (tmp_path / "my args").write_text("{}")
+    for path in (str(tmp_path / "my args"), "args.json", "./args", "a/b", "../x.JSON"):
+        ended = await composerd("submit", "build", "--args", path, server=server)
+        assert (ended.code, ended.out) == (2, "")
+        assert ended.err == f"composerd: --args: {path} is not JSON; to read a file write --args @{path}\n"
+    for text in ("{a.b", "hello", "", "1.", "[/a]", '{"a": "b/c"'):
+        ended = await composerd("submit", "build", "--args", text, server=server)
+        assert (ended.code, "write --args @" in ended.err) == (2, False), ended
+    ended = await composerd("submit", "build", "--args", "@-", server=server)
+    assert ended.err == "composerd: --args: -: No such file or directory; to read stdin write --args -\n"
+    (tmp_path / "graph.yaml").write_text("jobs:\n")
+    ended = await composerd("submit", "--graph", str(tmp_path / "graph.yaml"), server=server)
+    assert (ended.code, "is not JSON" in ended.err, "as TOML in a file *.toml" in ended.err) == (2, True, True)
+
+
 @pytest.mark.row("Exit codes", "1")
 @pytest.mark.row("Exit codes", "2")
 @pytest.mark.row("Exit codes", "3")

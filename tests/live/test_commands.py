@@ -6,11 +6,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from .conftest import COMPOSER, JSON, NOBODY, Server, send, until_waiting
-from .test_cli import composerd
+from .conftest import COMPOSER, JSON, NOBODY, Serve, Server, send, until_waiting
+from .test_cli import Ended, composerd
 
 
 @pytest.mark.parametrize(
@@ -43,12 +44,62 @@ async def test_an_unknown_job(server: Server, command: str) -> None:
     assert "Job not found" in ended.err
 
 
+async def test_a_server_that_is_unavailable(serve: Serve) -> None:
+    """A server that answers nothing but 503, and a proxy that answers in its place, are exit code 3."""
+    server = await serve(storage="postgresql://nobody@127.0.0.1:1/none")
+    for command in (["jobs"], ["submit", "a"], ["submit", "a", "--wait"], ["cancel", NOBODY], ["wait", NOBODY]):
+        ended = await composerd(*command, server=server)
+        assert (ended.code, ended.out) == (3, ""), ended
+        assert ended.err.count("\n") == 1
+
+    async def page(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 404 Not Found\r\nServer: nginx\r\nContent-Length: 4\r\nConnection: close\r\n\r\nnone")
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(page, "127.0.0.1", 0) as proxy:
+        port = proxy.sockets[0].getsockname()[1]
+        for command in (["jobs"], ["cancel", NOBODY]):
+            ended = await composerd(*command, "--server", f"http://127.0.0.1:{port}")
+            assert (ended.code, "nginx" in ended.err) == (3, True), ended
+
+
+@pytest.mark.row("Exit codes", "4")
+async def test_how_a_wait_ends(serve: Serve) -> None:
+    """A wait that ends by its timeout, by a failed job, a canceled job or a lost server has another exit code each.
+
+    After its timeout a wait says that the job has not ended only if the server is there to say so.
+    """
+    server = await serve()
+    timed, failed, canceled, finished, lost = [await server.submit(type) for type in "abcde"]
+
+    def waiting(job: dict[str, Any], *options: str) -> "asyncio.Task[Ended]":
+        return asyncio.create_task(composerd("wait", job["id"], *options, server=server))
+
+    waits = [waiting(failed), waiting(canceled, "--timeout", "5m"), waiting(finished, "--timeout", "5m")]
+    for job, result in ((failed, {"job_error": {"id": 1, "reason": "no luck"}}), (finished, None)):
+        attempt = await server.ask(job["type"])
+        assert attempt is not None
+        await server.finish(attempt, result)
+    await server.request("POST", f"{canceled['href']}/cancel")
+    assert [one.code for one in await asyncio.gather(*waits)] == [1, 1, 0]
+    ended = await waiting(timed, "--timeout", "100ms")
+    assert (ended.code, ended.out, ended.err) == (4, "", f"composerd: job {timed['id']} has not ended yet\n")
+    stopped = waiting(lost, "--timeout", "2s")
+    await until_waiting(server, 1)
+    server.kill()
+    await server.exited()
+    ended = await stopped
+    assert (ended.code, ended.out, "cannot be reached" in ended.err) == (3, "", True)
+
+
 @pytest.mark.row("Commands", "composerd wait")
 async def test_wait(server: Server) -> None:
     """`composerd wait` ends with the job or after the timeout, and its exit code is the job's."""
     job = await server.submit()
     late = await composerd("wait", job["id"], "--timeout", "100ms", server=server)
-    assert (late.code, late.err) == (1, f"composerd: job {job['id']} has not ended yet\n")
+    assert (late.code, late.err) == (4, f"composerd: job {job['id']} has not ended yet\n")
     waiting = asyncio.create_task(composerd("wait", job["id"], "--json", server=server))
     await until_waiting(server, 1)
     attempt = await server.ask()
