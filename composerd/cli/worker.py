@@ -44,10 +44,10 @@ def worker(
     """Request jobs from the server, and run COMMAND for each.
 
     COMMAND starts in an empty directory, with the job's args as JSON on stdin. Files that it leaves in the directory
-    $COMPOSERD_ARTIFACTS are uploaded. If it writes JSON to the file $COMPOSERD_RESULT, that is the result; without it
-    the result is the exit status and the output. Each line of JSON that it appends to the file $COMPOSERD_PROGRESS is
-    shown as progress. The file $COMPOSERD_DYNAMIC_ARGS has the results of the job's dependencies. $COMPOSERD_JOB_ID,
-    $COMPOSERD_JOB_TYPE and $COMPOSERD_ARCH describe the job.
+    $COMPOSERD_JOB_ARTIFACTS are uploaded. If it writes JSON to the file $COMPOSERD_JOB_RESULT, that is the result;
+    without it the result is the exit status and the output. Each line of JSON that it appends to the file
+    $COMPOSERD_JOB_PROGRESS is shown as progress. The file $COMPOSERD_JOB_DYNAMIC_ARGS has the results of the job's
+    dependencies. $COMPOSERD_JOB_ID, $COMPOSERD_JOB_TYPE and $COMPOSERD_JOB_ARCH describe the job.
 
     On SIGTERM running jobs are finished first; a second SIGTERM returns them to the queue.
     """

@@ -3,18 +3,14 @@
 import re
 from collections.abc import Mapping
 
+from composerd_protocol import job_variables
+
 PREFIX = "COMPOSERD_"
 """Prefix of the names of settings in the environment."""
-
-JOB_PREFIX = "COMPOSERD_JOB_"
-"""Prefix of the variables that a worker sets for a job's command; no setting may have it."""
 
 _CLIENT = frozenset(
     {"COMPOSERD_SERVER", "COMPOSERD_PROXY", "COMPOSERD_CA_FILE", "COMPOSERD_CERT_FILE", "COMPOSERD_KEY_FILE"}
 )
-
-_JOB_ALIASES = frozenset(f"{PREFIX}{name}" for name in ("ARCH", "ARTIFACTS", "RESULT", "PROGRESS", "DYNAMIC_ARGS"))
-"""Earlier names of a job's variables, which have the same values."""
 
 _KUBERNETES = re.compile(
     PREFIX + r"(?:[A-Z0-9_]+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_[A-Z0-9_]+)?|PORT_\d+_(?:TCP|UDP|SCTP)(?:_[A-Z]+)?)"
@@ -30,10 +26,10 @@ def is_foreign(variable: str, environ: Mapping[str, str]) -> bool:
     one that ends in `_PORT` is ignored only if its value is an address: a number is a mistake of somebody who looks for
     a setting of that name.
     """
-    if variable in _CLIENT or variable.startswith(JOB_PREFIX):
+    if variable in _CLIENT or variable.startswith(job_variables.PREFIX):
         return True
-    if variable in _JOB_ALIASES:
-        return environ[variable] == environ.get(JOB_PREFIX + variable.removeprefix(PREFIX))
+    if variable in job_variables.ALIASES:
+        return environ[variable] == environ.get(job_variables.ALIASES[variable])
     if _KUBERNETES_ADDRESS.fullmatch(variable) and "://" in environ[variable]:
         return True
     return _KUBERNETES.fullmatch(variable) is not None

@@ -110,9 +110,9 @@ async def test_a_refusal_of_the_server(serve: Serve, tmp_path: Path) -> None:
     ("script", "reason"),
     [
         ('rmdir "$COMPOSERD_ARTIFACTS"; ln -s {directory} "$COMPOSERD_ARTIFACTS"', "artifacts: Not a directory"),
-        ('ln -s {secret} "$COMPOSERD_RESULT"', "The file $COMPOSERD_RESULT is a symbolic link, not a regular file"),
-        ('mkfifo "$COMPOSERD_RESULT"', "The file $COMPOSERD_RESULT is a named pipe, not a regular file"),
-        ('truncate -s 1T "$COMPOSERD_RESULT"', "The file $COMPOSERD_RESULT is larger than 1 GiB"),
+        ('ln -s {secret} "$COMPOSERD_RESULT"', "The file $COMPOSERD_JOB_RESULT is a symbolic link, not a regular file"),
+        ('mkfifo "$COMPOSERD_RESULT"', "The file $COMPOSERD_JOB_RESULT is a named pipe, not a regular file"),
+        ('truncate -s 1T "$COMPOSERD_RESULT"', "The file $COMPOSERD_JOB_RESULT is larger than 1 GiB"),
     ],
 )
 async def test_replaced_files(serve: Serve, tmp_path: Path, secret: Path, script: str, reason: str) -> None:

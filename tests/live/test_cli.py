@@ -245,6 +245,58 @@ async def test_input_and_output_of_a_command(serve: Serve) -> None:
     assert [(one["name"], one["size"]) for one in artifacts["items"]] == [("a b.txt", 6)]
 
 
+async def test_variables_of_a_command(serve: Serve) -> None:
+    """Each variable of a job begins with COMPOSERD_JOB_, and those with an earlier name have it as well."""
+    server = await serve()
+    job = await server.submit()
+    async with working(server, "--arch", "s390x", "--", "env"):
+        done = await ended(server, job)
+    variables = dict(line.split("=", 1) for line in done["result"]["stdout"].splitlines() if "=" in line)
+    own = {name: value for name, value in variables.items() if name.startswith("COMPOSERD_JOB_")}
+    assert (own["COMPOSERD_JOB_ID"], own["COMPOSERD_JOB_TYPE"], own["COMPOSERD_JOB_ARCH"]) == (
+        job["id"],
+        "build",
+        "s390x",
+    )
+    for name in ("ARCH", "ARTIFACTS", "DYNAMIC_ARGS", "PROGRESS", "RESULT"):
+        assert variables[f"COMPOSERD_{name}"] == own[f"COMPOSERD_JOB_{name}"]
+    assert len(own) == 7
+
+
+async def test_a_server_in_a_job(serve: Serve, tmp_path: Path) -> None:
+    """A command may start a server, and client commands, whose settings the variables of the job do not change."""
+    server = await serve()
+    job = await server.submit()
+    program = f"{sys.executable} -m composerd.cli.main"
+    script = (
+        f"{program} serve --listen 127.0.0.1:0 --storage fs:{tmp_path}/inner > {tmp_path}/said & "
+        f"until grep -q listening {tmp_path}/said || ! kill -0 $!; do sleep 0.05; done; "
+        f"url=$(sed -n 's/listening on //p' {tmp_path}/said); "
+        f"export COMPOSERD_SERVER=$url; id=$({program} submit inner) && {program} jobs; kill $!; wait $!"
+    )
+    async with working(server, "--", "sh", "-c", script):
+        done = await ended(server, job)
+    assert done["state"] == "finished", done["result"]
+    assert "\tinner\tany\tready" in done["result"]["stdout"]
+    assert (tmp_path / "inner" / "artifacts").is_dir()  # where the driver has them, not where the job has its own
+
+
+async def test_a_server_in_kubernetes(serve: Serve) -> None:
+    """A server starts with the variables that Kubernetes makes for a Service with the name composerd."""
+    made = {
+        "COMPOSERD_SERVICE_HOST": "10.0.0.11",
+        "COMPOSERD_SERVICE_PORT": "8700",
+        "COMPOSERD_SERVICE_PORT_HTTP": "8700",
+        "COMPOSERD_PORT": "tcp://10.0.0.11:8700",
+        "COMPOSERD_PORT_8700_TCP": "tcp://10.0.0.11:8700",
+        "COMPOSERD_PORT_8700_TCP_PROTO": "tcp",
+        "COMPOSERD_PORT_8700_TCP_PORT": "8700",
+        "COMPOSERD_PORT_8700_TCP_ADDR": "10.0.0.11",
+    }
+    server = await serve(environment=made)
+    assert (await composerd("jobs", server=server, **made)).code == 0
+
+
 async def test_a_failing_command(serve: Serve) -> None:
     """A non-zero exit status adds a `job_error`, and a missing command fails the job instead of the worker."""
     server = await serve()

@@ -88,9 +88,9 @@ async def test_child_processes_may_clean_up(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("script", "reason"),
     [
-        ('printf \'"\\377"\' > "$COMPOSERD_RESULT"', "The file $COMPOSERD_RESULT is not JSON"),
-        (': > "$COMPOSERD_RESULT"', "The file $COMPOSERD_RESULT is not JSON"),
-        ('mkdir "$COMPOSERD_RESULT"', "The file $COMPOSERD_RESULT is a directory, not a regular file"),
+        ('printf \'"\\377"\' > "$COMPOSERD_RESULT"', "The file $COMPOSERD_JOB_RESULT is not JSON"),
+        (': > "$COMPOSERD_RESULT"', "The file $COMPOSERD_JOB_RESULT is not JSON"),
+        ('mkdir "$COMPOSERD_RESULT"', "The file $COMPOSERD_JOB_RESULT is a directory, not a regular file"),
         ('rmdir "$COMPOSERD_ARTIFACTS"', "artifacts: No such file or directory"),
         ('mkdir "$COMPOSERD_ARTIFACTS/d"', "'d' is a directory, not a regular file"),
         ('touch "$COMPOSERD_ARTIFACTS/.a"', "'.a' is not the name of an artifact, which must not have"),

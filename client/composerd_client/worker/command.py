@@ -13,6 +13,7 @@ import msgspec
 from composerd_client.errors import ClientError, ProxyAnswered, RequestFailed
 from composerd_client.job_context import JobContext
 from composerd_client.worker.job_files import JobFiles, Progress, Refused
+from composerd_protocol.job_variables import with_aliases
 
 log = logging.getLogger(__name__)
 
@@ -71,10 +72,14 @@ class Command:
                 start_new_session=True,
                 env={
                     **os.environ,
-                    "COMPOSERD_JOB_ID": job.id,
-                    "COMPOSERD_JOB_TYPE": job.type,
-                    "COMPOSERD_ARCH": self._arch,
-                    **files.environment,
+                    **with_aliases(
+                        {
+                            "COMPOSERD_JOB_ID": job.id,
+                            "COMPOSERD_JOB_TYPE": job.type,
+                            "COMPOSERD_JOB_ARCH": self._arch,
+                            **files.environment,
+                        }
+                    ),
                 },
             )
         )
@@ -139,8 +144,8 @@ async def _upload(job: JobContext, files: JobFiles) -> str | None:
         refused.add(f"{exc.filename or 'a file'}: {exc.strerror}")
     if not refused.count:
         return None
-    log.warning("job %s: not uploaded from $COMPOSERD_ARTIFACTS: %s", job.id, refused)
-    return f"Not uploaded from $COMPOSERD_ARTIFACTS: {refused}"
+    log.warning("job %s: not uploaded from $COMPOSERD_JOB_ARTIFACTS: %s", job.id, refused)
+    return f"Not uploaded from $COMPOSERD_JOB_ARTIFACTS: {refused}"
 
 
 class _Refusals:
@@ -173,11 +178,11 @@ def _result(files: JobFiles, output: dict[str, Any], problems: list[str | None])
             str(data, "utf-8")  # msgspec does not check the encoding of strings in a Raw value
             written = msgspec.json.decode(data, type=msgspec.Raw)
     except Refused as exc:
-        problems.append(f"The file $COMPOSERD_RESULT {exc}")
+        problems.append(f"The file $COMPOSERD_JOB_RESULT {exc}")
     except OSError as exc:
-        problems.append(f"The file $COMPOSERD_RESULT cannot be read: {exc.strerror}")
+        problems.append(f"The file $COMPOSERD_JOB_RESULT cannot be read: {exc.strerror}")
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as exc:
-        problems.append(f"The file $COMPOSERD_RESULT is not JSON: {exc}")
+        problems.append(f"The file $COMPOSERD_JOB_RESULT is not JSON: {exc}")
     problem = " ".join(filter(None, problems))
     if not problem:
         return written

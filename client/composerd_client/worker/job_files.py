@@ -59,10 +59,10 @@ class JobFiles:
     def environment(self) -> dict[str, str]:
         """The environment variables that tell the command the paths of its files."""
         return {
-            "COMPOSERD_DYNAMIC_ARGS": str(self.path / "dynamic_args.json"),
-            "COMPOSERD_ARTIFACTS": str(self.path / "artifacts"),
-            "COMPOSERD_RESULT": str(self.path / "result.json"),
-            "COMPOSERD_PROGRESS": str(self.path / "progress"),
+            "COMPOSERD_JOB_DYNAMIC_ARGS": str(self.path / "dynamic_args.json"),
+            "COMPOSERD_JOB_ARTIFACTS": str(self.path / "artifacts"),
+            "COMPOSERD_JOB_RESULT": str(self.path / "result.json"),
+            "COMPOSERD_JOB_PROGRESS": str(self.path / "progress"),
         }
 
     def close(self) -> None:
