@@ -61,6 +61,14 @@ class ProxyAnswered(RequestFailed, UnexpectedAnswer):
         """The name of the proxy, such as `nginx`; empty if it is not known."""
 
 
+class LocalFault(Exception):
+    """This machine cannot run a job now; the job itself is not at fault.
+
+    A handler raises it, with the reason: the worker then releases the job, so that another worker runs it and no retry
+    is counted, and pauses before it requests another one.
+    """
+
+
 class UnsafeName(ClientError):
     """The server names a file that must not be created under this name."""
 

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 import pytest
 
 from composerd_client import RequestFailed
-from composerd_client.worker import command
+from composerd_client.worker import processes
 from composerd_client.worker.command import Command
 
 
@@ -68,7 +68,7 @@ async def test_refused_progress() -> None:
 )
 async def test_remaining_processes_do_not_delay_the_job(left: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The job ends with its command, even if other processes keep the output open or have left the group."""
-    monkeypatch.setattr(command, "KILL_AFTER", 0.3)
+    monkeypatch.setattr(processes, "KILL_AFTER", 0.3)
     began = time.monotonic()
     result, _ = await run(f"{left} echo done")
     assert (result["exit_status"], result["stdout"]) == (0, "done\n")
@@ -80,7 +80,7 @@ async def test_child_processes_may_clean_up(tmp_path: Path, monkeypatch: pytest.
     child = f'(trap "sleep 0.5; echo clean > {tmp_path}/said; exit" TERM; while :; do sleep 0.05; done) & sleep 0.2'
     await run(child)
     assert (tmp_path / "said").read_text() == "clean\n"
-    monkeypatch.setattr(command, "KILL_AFTER", 0.3)
+    monkeypatch.setattr(processes, "KILL_AFTER", 0.3)
     result, _ = await run('(trap "" TERM; while :; do sleep 0.05; done) & sleep 0.2; echo done')
     assert result["stdout"] == "done\n"
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import signal
@@ -10,9 +11,12 @@ from typing import Any
 
 import msgspec
 
-from composerd_client.errors import ClientError, ProxyAnswered, RequestFailed
+from composerd_client.errors import ClientError, LocalFault, ProxyAnswered, RequestFailed
 from composerd_client.job_context import JobContext
+from composerd_client.worker.executable import find_executable, problem_with_executable
 from composerd_client.worker.job_files import JobFiles, Progress, Refused
+from composerd_client.worker.processes import Process
+from composerd_client.worker.scratch import try_scratch
 from composerd_protocol.job_variables import with_aliases
 
 log = logging.getLogger(__name__)
@@ -20,14 +24,8 @@ log = logging.getLogger(__name__)
 TAIL = 64 * 1024
 """Size in bytes of the end of each output that goes into the result."""
 
-KILL_AFTER = 10.0
-"""Seconds that a command may take to exit after SIGTERM, before it gets SIGKILL."""
-
 _PROGRESS_INTERVAL = 0.25
 """Seconds between two reads of the progress file."""
-
-_EOF_WITHIN = 1.0
-"""Seconds that the output of a killed process group may stay open."""
 
 _MOST_NAMED = 10
 """Number of refused files that a `job_error` names."""
@@ -35,12 +33,20 @@ _MOST_NAMED = 10
 _JOB_ERROR_ID = 10
 """The `id` in the `job_error` of a command that failed."""
 
+_LOCAL_FAULTS = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN}
+)
+"""Errors of the worker's own calls that are not due to what a command has left behind."""
+
 
 class Command:
-    """Runs a command for each job. The object is a handler for `composerd_client.Worker`."""
+    """Runs a command for each job. The object is a handler for `composerd_client.Worker`.
+
+    Raises `ValueError` if the command cannot be executed. A job for which it cannot be started raises `LocalFault`.
+    """
 
     def __init__(self, arguments: Sequence[str], arch: str) -> None:
-        self._arguments = arguments
+        self._arguments = [find_executable(arguments[0]), *arguments[1:]]
         self._arch = arch
         self.failed = False
         """True once a job has failed."""
@@ -50,76 +56,71 @@ class Command:
         result: Any
         try:
             files = await asyncio.to_thread(JobFiles, job)
-            try:
-                result = await self._run(job, files)
-            finally:
-                await asyncio.to_thread(files.close)
         except OSError as exc:
-            result = {"job_error": _error(f"{exc.filename or self._arguments[0]}: {exc.strerror}")}
+            raise LocalFault(f"no scratch directory can be made: {_described(exc)}") from exc
+        try:
+            result = await self._run(job, files)
+        except OSError as exc:
+            if exc.errno in _LOCAL_FAULTS:
+                raise LocalFault(_described(exc)) from exc
+            result = {"job_error": _error(_described(exc))}
         except (ClientError, ValueError) as exc:  # the server is lost; a number that JSON cannot represent
             result = {"job_error": _error(str(exc))}
+        finally:
+            await asyncio.to_thread(files.close)
         self.failed = self.failed or (isinstance(result, dict) and result.get("job_error") is not None)
         return result
 
+    async def problem(self) -> str | None:
+        """Return why no job can be run now, or None: the command, or a scratch directory, may be missing."""
+        return await asyncio.to_thread(self._problem)
+
+    def _problem(self) -> str | None:
+        problem = problem_with_executable(self._arguments[0])
+        if problem is None:
+            try:
+                try_scratch()
+            except OSError as exc:
+                problem = f"no scratch directory can be made: {_described(exc)}"
+        return problem
+
     async def _run(self, job: JobContext, files: JobFiles) -> Any:
-        starting = asyncio.create_task(
-            asyncio.create_subprocess_exec(
-                *self._arguments,
-                cwd=files.path / "work",
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-                start_new_session=True,
-                env={
-                    **os.environ,
-                    **with_aliases(
-                        {
-                            "COMPOSERD_JOB_ID": job.id,
-                            "COMPOSERD_JOB_TYPE": job.type,
-                            "COMPOSERD_JOB_ARCH": self._arch,
-                            **files.environment,
-                        }
-                    ),
-                },
-            )
+        variables = {
+            "COMPOSERD_JOB_ID": job.id,
+            "COMPOSERD_JOB_TYPE": job.type,
+            "COMPOSERD_JOB_ARCH": self._arch,
+            **files.environment,
+        }
+        process = await Process.start(
+            self._arguments, files.path / "work", {**os.environ, **with_aliases(variables)}, files.scratch
         )
-        try:
-            process = await asyncio.shield(starting)
-        except asyncio.CancelledError:  # asyncio itself would kill the command, and leave what it has started
-            await asyncio.shield(_stop(await asyncio.shield(starting), ()))
-            raise
-        assert process.stdout is not None
-        assert process.stderr is not None
         stdout, stderr = bytearray(), bytearray()
         tails = [
             asyncio.create_task(_tail(process.stdout, stdout)),
             asyncio.create_task(_tail(process.stderr, stderr)),
         ]
-        feeding = asyncio.create_task(_feed(process, job.args_json or b"null"))
+        feeding = asyncio.create_task(_feed(process.stdin, job.args_json or b"null"))
         try:
             status = await self._watch(job, process, files.progress)
         finally:
             feeding.cancel()
-            await asyncio.shield(_stop(process, [*tails, feeding]))
+            await asyncio.shield(process.end([*tails, feeding]))
         problems = [_exit_problem(status, stderr), await _upload(job, files)]
         output = {"exit_status": status, "stdout": _text(stdout), "stderr": _text(stderr)}
         return await asyncio.to_thread(_result, files, output, problems)
 
     @staticmethod
-    async def _watch(job: JobContext, process: asyncio.subprocess.Process, progress: Progress) -> int:
-        """Report progress until the command has exited, and return its exit status.
-
-        Does not wait for its output to be closed: processes that the command has left behind may keep it open.
-        """
-        waiting = asyncio.create_task(process.wait())  # also waits until the output is closed
+    async def _watch(job: JobContext, process: Process, progress: Progress) -> int:
+        """Report progress until the command has exited, and return its exit status."""
+        exited = asyncio.create_task(process.exited())
         try:
-            while process.returncode is None:
-                await asyncio.wait([waiting], timeout=_PROGRESS_INTERVAL)
+            while not exited.done():
+                await asyncio.wait([exited], timeout=_PROGRESS_INTERVAL)
                 await _report_progress(job, progress.lines())
             await _report_progress(job, progress.lines(ended=True))
         finally:
-            waiting.cancel()
-        return process.returncode
+            exited.cancel()
+        return exited.result()
 
 
 async def _upload(job: JobContext, files: JobFiles) -> str | None:
@@ -141,6 +142,8 @@ async def _upload(job: JobContext, files: JobFiles) -> str | None:
                         refused.add(f"{name[:100]!r} was refused{by}: {exc}")
                         break  # the reason may hold for all that follow
     except OSError as exc:
+        if exc.errno in _LOCAL_FAULTS:
+            raise
         refused.add(f"{exc.filename or 'a file'}: {exc.strerror}")
     if not refused.count:
         return None
@@ -180,6 +183,8 @@ def _result(files: JobFiles, output: dict[str, Any], problems: list[str | None])
     except Refused as exc:
         problems.append(f"The file $COMPOSERD_JOB_RESULT {exc}")
     except OSError as exc:
+        if exc.errno in _LOCAL_FAULTS:
+            raise
         problems.append(f"The file $COMPOSERD_JOB_RESULT cannot be read: {exc.strerror}")
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as exc:
         problems.append(f"The file $COMPOSERD_JOB_RESULT is not JSON: {exc}")
@@ -201,16 +206,19 @@ def _exit_problem(status: int, stderr: bytearray) -> str | None:
     return f"The command {why}" + (f": {last}" if last else ".")
 
 
+def _described(error: OSError) -> str:
+    return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
+
+
 def _error(reason: str) -> dict[str, Any]:
     return {"id": _JOB_ERROR_ID, "reason": reason, "details": None}
 
 
-async def _feed(process: asyncio.subprocess.Process, data: bytes) -> None:
-    assert process.stdin is not None
+async def _feed(stdin: asyncio.StreamWriter, data: bytes) -> None:
     with contextlib.suppress(ConnectionError):  # the command may close stdin without reading it
-        process.stdin.write(data)
-        await process.stdin.drain()
-    process.stdin.close()
+        stdin.write(data)
+        await stdin.drain()
+    stdin.close()
 
 
 async def _tail(stream: asyncio.StreamReader, tail: bytearray) -> None:
@@ -233,24 +241,3 @@ async def _report_progress(job: JobContext, lines: Sequence[bytes]) -> None:
         with contextlib.suppress(ClientError):  # if the job was canceled, the worker stops it elsewhere
             await job.progress(partial)
         break
-
-
-async def _stop(process: asyncio.subprocess.Process, outputs: Sequence["asyncio.Task[Any]"]) -> None:
-    """Stop the processes that are left in the command's group: SIGTERM first, then SIGKILL after `KILL_AFTER` seconds.
-
-    A process may have left the group, as daemons do. If it keeps the command's output open, the pipes are closed here.
-    """
-    _signal_group(process.pid, signal.SIGTERM)
-    waiting = asyncio.create_task(process.wait())
-    await asyncio.wait([waiting, *outputs], timeout=KILL_AFTER)
-    _signal_group(process.pid, signal.SIGKILL)
-    _, still_open = await asyncio.wait([waiting, *outputs], timeout=_EOF_WITHIN)
-    for task in still_open:
-        task.cancel()
-    if still_open:
-        process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001  # no public way
-
-
-def _signal_group(pid: int, number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, number)

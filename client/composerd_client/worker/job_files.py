@@ -2,15 +2,13 @@
 
 import contextlib
 import os
-import shutil
 import stat
-import tempfile
 from collections.abc import Iterator
 from io import BufferedReader
-from pathlib import Path
 
 from composerd_client.connection import LARGEST_PAYLOAD
 from composerd_client.job_context import JobContext
+from composerd_client.worker.scratch import DIRECTORY, Scratch
 from composerd_protocol.file_names import problem_with
 from composerd_protocol.units import format_size
 
@@ -26,7 +24,6 @@ _KINDS = {
     stat.S_IFBLK: "a device",
 }
 
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
@@ -42,17 +39,18 @@ class JobFiles:
     """
 
     def __init__(self, job: JobContext) -> None:
-        """Create the directory, and in it what the command gets."""
-        self.path = Path(tempfile.mkdtemp(prefix="composerd-job-"))
+        """Create the directory, and in it what the command gets. Raises `OSError`."""
+        self.scratch = Scratch()
+        self.path = self.scratch.path
+        self._descriptor = self.scratch.descriptor
         try:
             (self.path / "work").mkdir()
             (self.path / "artifacts").mkdir()
             (self.path / "progress").touch()
             (self.path / "dynamic_args.json").write_bytes(job.dynamic_args_json)
             self.progress = Progress((self.path / "progress").open("rb"))
-            self._descriptor = os.open(self.path, _DIRECTORY)
         except BaseException:
-            shutil.rmtree(self.path, ignore_errors=True)
+            self.scratch.close()
             raise
 
     @property
@@ -68,8 +66,7 @@ class JobFiles:
     def close(self) -> None:
         """Remove the directory with everything in it."""
         self.progress.close()
-        os.close(self._descriptor)
-        shutil.rmtree(self.path, ignore_errors=True)
+        self.scratch.close()
 
     def result(self) -> bytes | None:
         """Return what the command wrote into the file for the result; None without the file. Raises `Refused`."""
@@ -85,7 +82,7 @@ class JobFiles:
     @contextlib.contextmanager
     def artifacts(self) -> Iterator["Artifacts"]:
         """Open the directory of the artifacts for a block. Raises `OSError` if it is not a directory any more."""
-        directory = os.open("artifacts", _DIRECTORY, dir_fd=self._descriptor)
+        directory = os.open("artifacts", DIRECTORY, dir_fd=self._descriptor)
         try:
             yield Artifacts(directory)
         finally:
@@ -113,7 +110,7 @@ class Artifacts:
             raise Refused(f"is not the name of an artifact, which {problem}")
         try:
             file = _open_regular(self._descriptor, name)
-        except OSError as exc:
+        except (FileNotFoundError, PermissionError, NotADirectoryError) as exc:
             raise Refused(f"cannot be opened: {exc.strerror}") from exc
         found = os.fstat(file.fileno())
         if found.st_nlink > 1 and found.st_uid != self._owner:

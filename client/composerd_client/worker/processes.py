@@ -1,0 +1,127 @@
+"""Commands as processes that do not outlive their worker: each runs below a guardian, which ends what it has started."""
+
+import asyncio
+import os
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from composerd_client.errors import LocalFault
+from composerd_client.worker import guardian
+from composerd_client.worker.scratch import Scratch
+
+KILL_AFTER = 10.0
+"""Seconds that processes may take to exit after SIGTERM, before they get SIGKILL."""
+
+_GIVE_UP_AFTER = 7.0
+"""Seconds after that for which the end of all processes is waited for."""
+
+_EOF_WITHIN = 1.0
+"""Seconds that the output of processes may stay open once they should have ended."""
+
+_PROGRAM = "import sys; sys.path.append(sys.argv.pop(1)); import guardian; guardian.run()"
+"""The program of a guardian. A file as the program would be compiled at each start."""
+
+_DIRECTORY = str(Path(guardian.__file__).parent)
+
+
+class Process:
+    """A command that was started, and everything that it starts. Create it with `start`, and end it with `end`."""
+
+    def __init__(
+        self, guarded: asyncio.subprocess.Process, told: asyncio.StreamReader, telling: asyncio.StreamWriter
+    ) -> None:
+        self._guarded = guarded
+        self._told = told
+        self._telling = telling
+        assert guarded.stdin is not None
+        assert guarded.stdout is not None
+        assert guarded.stderr is not None
+        self.stdin = guarded.stdin
+        self.stdout = guarded.stdout
+        self.stderr = guarded.stderr
+
+    @classmethod
+    async def start(
+        cls, command: Sequence[str], directory: Path, environment: Mapping[str, str], scratch: Scratch | None = None
+    ) -> "Process":
+        """Start a command, of which the first argument is an absolute path.
+
+        If the worker is killed, the guardian removes `scratch`, whose lock it keeps until then. Raises `LocalFault` if
+        the command cannot be started. If this is canceled, the command is ended first, if it was started.
+        """
+        starting = asyncio.create_task(cls._start(command, directory, environment, scratch))
+        try:
+            return await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            await asyncio.shield(_end_started(starting))
+            raise
+
+    @classmethod
+    async def _start(
+        cls, command: Sequence[str], directory: Path, environment: Mapping[str, str], scratch: Scratch | None
+    ) -> "Process":
+        lock = -1 if scratch is None else scratch.descriptor
+        try:
+            ours, theirs = socket.socketpair()
+            with theirs:
+                told, telling = await asyncio.open_connection(sock=ours)
+                try:
+                    guarded = await asyncio.create_subprocess_exec(
+                        *(sys.executable, "-I", "-S", "-c", _PROGRAM, _DIRECTORY),
+                        *(str(theirs.fileno()), str(lock), str(scratch.path) if scratch else "", str(KILL_AFTER)),
+                        *command,
+                        cwd=directory,
+                        stdin=asyncio.subprocess.PIPE,
+                        stdout=asyncio.subprocess.PIPE,
+                        stderr=asyncio.subprocess.PIPE,
+                        start_new_session=True,
+                        pass_fds=[each for each in (theirs.fileno(), lock) if each >= 0],
+                        env=environment,
+                    )
+                except BaseException:
+                    telling.close()
+                    raise
+        except OSError as exc:
+            raise LocalFault(f"{command[0]} cannot be started: {exc.strerror}") from exc
+        process = cls(guarded, told, telling)
+        answer, _, number = (await told.readline()).decode().partition(" ")
+        if answer == "started\n":
+            return process
+        said = (await guarded.stderr.read()).decode(errors="replace").strip() if guarded.stderr is not None else ""
+        await process.end()
+        why = os.strerror(int(number)) if answer == "failed" else f"the process that guards it failed: {said[-500:]}"
+        raise LocalFault(f"{command[0]} cannot be started: {why}")
+
+    async def exited(self) -> int:
+        """Wait until the command itself has exited, and return its status. Raises `LocalFault` if it was not guarded.
+
+        Other processes that it has started may still run.
+        """
+        answer, _, status = (await self._told.readline()).decode().partition(" ")
+        if answer != "exited":
+            raise LocalFault("the process that guards the command was killed")
+        return int(status)
+
+    async def end(self, outputs: Sequence["asyncio.Task[None]"] = ()) -> None:
+        """End the processes that are left: SIGTERM first, then SIGKILL after `KILL_AFTER` seconds.
+
+        `outputs` are tasks that read the output. They are canceled if the output stays open.
+        """
+        if not self._telling.is_closing():
+            self._telling.write_eof()
+        waiting = asyncio.create_task(self._guarded.wait())
+        await asyncio.wait([waiting, *outputs], timeout=KILL_AFTER + _GIVE_UP_AFTER)
+        _, still_open = await asyncio.wait([waiting, *outputs], timeout=_EOF_WITHIN)
+        for task in still_open:
+            task.cancel()
+        self._telling.close()
+        if still_open:
+            self._guarded._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001  # no public way
+
+
+async def _end_started(starting: "asyncio.Task[Process]") -> None:
+    await asyncio.wait([starting])
+    if not starting.cancelled() and starting.exception() is None:
+        await starting.result().end()
