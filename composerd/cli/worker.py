@@ -12,6 +12,7 @@ from composerd.cli.console import Server, run, server_option
 from composerd.cli.errors import FAILED
 from composerd_client import Worker
 from composerd_client.worker.command import Command
+from composerd_client.worker.scratch import remove_left_directories
 from composerd_protocol.escaping import LineFormatter
 
 
@@ -69,5 +70,6 @@ async def _work(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, runner.stop)
+    remove_left_directories()
     await runner.run(jobs=1 if once else None)
     return FAILED if once and handler.failed else 0

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from composerd_client.connection import Connection, decoded
-from composerd_client.errors import ClientError, ProxyAnswered, RequestFailed, ServerUnreachable
+from composerd_client.errors import ClientError, LocalFault, ProxyAnswered, RequestFailed, ServerUnreachable
 from composerd_client.job_context import JobContext
 from composerd_client.repeating import FOREVER, BodyBackoff, Rounds
 from composerd_client.uploads import Uploaded
@@ -88,6 +88,10 @@ class RunningAttempt:
         others: list[asyncio.Task[Any]] = [losing, aborting]
         try:
             await asyncio.wait([work, *others], return_when=asyncio.FIRST_COMPLETED)
+            if work.done() and not work.cancelled() and isinstance(fault := work.exception(), LocalFault):
+                log.warning("job %s: released: %s", self._attempt.id, fault)
+                await self._release()
+                return
             if work.done():
                 report = asyncio.create_task(self._report(_outcome(work), context.uploaded))
                 others.append(report)
@@ -115,7 +119,9 @@ class RunningAttempt:
                 return _encode(await handler(context))
             result = await asyncio.to_thread(handler, context)
             return _encode(await result if inspect.isawaitable(result) else result)
-        except Exception as exc:  # any exception of a handler is a failure of the job
+        except LocalFault:
+            raise
+        except Exception as exc:  # any other exception of a handler is a failure of the job
             log.warning("job %s failed", context.id, exc_info=exc)
             return _failure(f"{type(exc).__name__}: {exc}")
 

@@ -51,16 +51,20 @@ def problem_with_executable(path: str) -> str | None:
 
 def _problem_with_head(path: str, head: bytes) -> str | None:
     """Return what is wrong with the beginning of a file; only scripts are looked at."""
+    if head.startswith(b"#!"):
+        return _problem_with_interpreter(path, os.fsdecode(head[2:].split(b"\n", 1)[0]))
     if not head:
         return f"the command {path!r} is an empty file"
-    if not head.startswith(b"#!"):
-        if b"\0" in head:
-            return None
-        return f"the command {path!r} is a text without a first line such as #!/bin/sh, which names its interpreter"
-    words = os.fsdecode(head[2:].split(b"\n", 1)[0]).strip(" \t").split(None, 1)
+    if b"\0" in head:
+        return None
+    return f"the command {path!r} is a text without a first line such as #!/bin/sh, which names its interpreter"
+
+
+def _problem_with_interpreter(path: str, line: str) -> str | None:
+    words = line.split(None, 1)
     interpreter = words[0] if words else ""
-    if head[2:].split(b"\n", 1)[0].endswith(b"\r"):
-        return f"the lines of the command {path!r} end with CR and LF; its interpreter is looked up with the CR"
+    if line.endswith("\r"):
+        return f"the lines of the command {path!r} end with CR LF, so its interpreter is not found; end them with LF"
     if not Path(interpreter).is_file() or not os.access(interpreter, os.X_OK):
         return f"the interpreter {interpreter!r} in the first line of the command {path!r} was not found"
     program = words[1].strip() if len(words) > 1 else ""

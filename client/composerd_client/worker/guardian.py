@@ -6,6 +6,7 @@ session. It imports only what starts fast, and nothing of this package: `process
 """
 
 import ctypes
+import errno
 import os
 import select
 import signal
@@ -70,7 +71,7 @@ def _start(command: list[str], prctl: "ctypes._NamedFuncPointer", ignored: list[
     try:
         pid = os.fork()
     except OSError as exc:
-        return 0, exc.errno
+        return 0, exc.errno or errno.EAGAIN
     if not pid:
         try:
             os.setsid()
@@ -160,10 +161,10 @@ def _children() -> set[int]:
     """
     own = str(os.getpid()).encode()
     found = set()
-    for name in os.listdir("/proc"):
+    for name in os.listdir("/proc"):  # noqa: PTH208  # pathlib takes long to import
         if name.isdecimal():
             try:
-                with open(f"/proc/{name}/stat", "rb") as file:
+                with open(f"/proc/{name}/stat", "rb") as file:  # noqa: PTH123
                     stat = file.read()
             except OSError:
                 continue
@@ -173,7 +174,7 @@ def _children() -> set[int]:
 
 
 def _send(send: "Callable[[int, int], None]", pid: int, number: signal.Signals) -> None:
-    try:
+    try:  # noqa: SIM105  # contextlib takes long to import
         send(pid, number)
     except (ProcessLookupError, PermissionError):
         pass

@@ -1,4 +1,4 @@
-"""Commands as processes that do not outlive their worker: each runs below a guardian, which ends what it has started."""
+"""Commands as processes that do not outlive their worker: each has a guardian, which ends what it has started."""
 
 import asyncio
 import os
