@@ -150,7 +150,12 @@ class Directory:
 
     def names(self) -> list[str]:
         """Return the names in the directory."""
-        return os.listdir(self._descriptor)  # noqa: PTH208  # pathlib knows no descriptors
+        # Opened anew: on btrfs an older descriptor does not show files that were made since it was opened or last read.
+        descriptor = self._open(".", os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            return os.listdir(descriptor)  # noqa: PTH208  # pathlib knows no descriptors
+        finally:
+            self.close_descriptor(descriptor)
 
     def exists(self, name: str) -> bool:
         """Return True if there is a file of this name."""

@@ -258,6 +258,12 @@ class StorageUnusable(ComposerdError):
     code = "storage_unusable"
 
 
+class StorageMissing(StorageUnusable):
+    """There is no storage where the URL says."""
+
+    code = "storage_missing"
+
+
 class StorageInUse(StorageUnusable):
     """A storage is locked by another process, which may end."""
 

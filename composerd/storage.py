@@ -1,16 +1,20 @@
-"""Checks a storage, and copies everything in it to another one, while no server runs on it; works with every driver."""
+"""Looks at a storage, checks it, and copies everything in it to another one; works with every driver."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import aclosing, asynccontextmanager
+from uuid import UUID
 
 import msgspec
 
 from composerd.artifacts.files import Files
 from composerd.artifacts.stores import open_store
-from composerd.driver import Driver, StorageCheck, StoredJob
+from composerd.driver import Driver, StorageCheck, StorageInfo, StoredJob
 from composerd.driver.registry import open_driver
-from composerd.errors import ArtifactNotFound, ComposerdError
-from composerd.models import Artifact
+from composerd.errors import ArtifactNotFound, ComposerdError, StorageMissing
+from composerd.models import Artifact, JobFilter
+
+JOBS_AT_ONCE = 1000
+"""Maximum number of jobs whose artifacts are listed in one call."""
 
 MOVED_AT_ONCE = 100
 """Maximum number of jobs that are stored in one call."""
@@ -51,6 +55,18 @@ async def started(driver: Driver, *, create: bool) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
+async def reading(driver: Driver, *, alone: bool = False) -> AsyncIterator[Sequence[str]]:
+    """Open a driver to read its storage, and close it at the end of the block. Yield what cannot be read.
+
+    Raises what `Driver.start_reading` raises.
+    """
+    try:
+        yield await driver.start_reading(alone=alone)
+    finally:
+        await driver.close()
+
+
+@asynccontextmanager
 async def _files(directory_or_url: str | None, *, create: bool) -> AsyncIterator[Files | None]:
     """Open the files in a directory or an artifact store for the block; yield None if neither is named."""
     if directory_or_url is None:
@@ -64,36 +80,101 @@ async def _files(directory_or_url: str | None, *, create: bool) -> AsyncIterator
         await files.close()
 
 
+async def migrate(url: str, *, create: bool) -> str:
+    """Upgrade the format of a storage, and return what was done: `is up to date`, for example.
+
+    With `create`, a storage that does not exist is created. Raises what `Driver.start` raises.
+    """
+    driver = open_driver(url)
+    try:
+        done = await driver.migrate()
+    except StorageMissing:
+        if not create:
+            raise
+        async with started(open_driver(url), create=True):
+            return "was created"
+    finally:
+        await driver.close()
+    return "is up to date" if done is None else f"was {done}"
+
+
+async def info(url: str) -> StorageInfo:
+    """Return a summary of a storage, and change nothing. Raises what `Driver.start_reading` raises."""
+    driver = open_driver(url)
+    async with reading(driver) as not_read:
+        found = await driver.info()
+    return msgspec.structs.replace(found, not_checked=(*found.not_checked, *not_read))
+
+
 async def check(url: str, artifacts: str | None, progress: Progress) -> StorageCheck:
     """Read everything in a storage, then compare every artifact with its file, and return the problems found.
 
-    `artifacts` is the directory of the files or the URL of an artifact store; None: the directory that the driver
-    offers. If the driver finds problems, the artifacts are not checked.
+    Nothing is changed, and a server may use the storage meanwhile. `artifacts` is the directory of the files or the URL
+    of an artifact store; None: the directory that the driver offers. If the driver finds problems, the artifacts are
+    not checked.
     """
-    found = await open_driver(url).check()
-    if found.problems:
-        return found
-    problems: list[str] = []
     driver = open_driver(url)
-    async with (
-        started(driver, create=False),
-        _files(artifacts or driver.artifacts_directory, create=False) as files,
-    ):
+    try:
+        found = await driver.check()
+    finally:
+        await driver.close()
+    if found.problems:
+        return _without_artifacts(found, "the storage is damaged")
+    driver = open_driver(url)
+    directory = artifacts or driver.artifacts_directory
+    if directory is None:
+        return _without_artifacts(found, "name their directory, or the URL of their store, with --artifacts")
+    async with reading(driver), _files(directory, create=False) as files:
         total = sum((await driver.info()).jobs.values())
-        done = unchecked = 0
-        async for job in driver.dump():
-            if files is None:
-                unchecked += len(job.artifacts)
-            else:
-                for artifact in job.artifacts:
-                    problem = await _problem(files, artifact)
-                    if problem is not None:
-                        problems.append(f"job {job.new.id}: {artifact.name!r}: {problem}")
+        done = compared = 0
+        wrong: dict[tuple[UUID, str], str] = {}
+        async for job_id, listed in artifacts_of(driver):
+            for artifact in listed:
+                compared += 1
+                if files is not None and (problem := await _problem(files, artifact)) is not None:
+                    wrong[job_id, artifact.location] = f"job {job_id}: {artifact.name!r}: {problem}"
             done += 1
             progress(done, total)
-    if unchecked:
-        problems.append("Artifacts were not checked: name their directory with --artifacts.")
-    return msgspec.structs.replace(found, problems=tuple(problems))
+    still = await _still_listed(url, wrong)
+    problems = [problem for key, problem in wrong.items() if key in still]
+    not_checked = found.not_checked
+    if compared:
+        not_checked = (
+            *not_checked,
+            f"the contents of {compared} artifacts: only the sizes of their files were compared",
+        )
+    return msgspec.structs.replace(found, problems=tuple(problems), not_checked=not_checked)
+
+
+def _without_artifacts(found: StorageCheck, why: str) -> StorageCheck:
+    return msgspec.structs.replace(found, not_checked=(*found.not_checked, f"the artifacts: {why}"))
+
+
+async def artifacts_of(driver: Driver) -> AsyncIterator[tuple[UUID, Sequence[Artifact]]]:
+    """Yield the id of every job with its artifacts, newest first."""
+    cursor: int | None = None
+    while True:
+        page = await driver.list(JobFilter(), cursor, JOBS_AT_ONCE)
+        ids = [job.id for job in page.jobs]
+        for job_id, artifacts in zip(ids, await driver.artifacts(ids), strict=True):
+            yield job_id, artifacts
+        if page.next is None:
+            return
+        cursor = page.next
+
+
+async def _still_listed(url: str, found: Collection[tuple[UUID, str]]) -> set[tuple[UUID, str]]:
+    """Return which of some files of jobs are still those of the jobs, once the files were found to be wrong.
+
+    A server may have deleted a job and its files since they were listed.
+    """
+    if not found:
+        return set()
+    ids = list({job_id for job_id, _ in found})
+    driver = open_driver(url)
+    async with reading(driver):
+        listed = await driver.artifacts(ids)
+    return {(job_id, one.location) for job_id, artifacts in zip(ids, listed, strict=True) for one in artifacts}
 
 
 async def move(
@@ -101,9 +182,10 @@ async def move(
 ) -> Moved:
     """Copy every job, with its history and its files, into another storage, and return the counts.
 
-    Both drivers have to be started, and no server may run on either storage. The source is not changed. A job's files
-    are copied before the job. Jobs and files that the target has already are skipped, so an interrupted move can be
-    repeated. Raises `ArtifactsElsewhere`, and the errors of the drivers and the artifact stores.
+    The source has to be open for reading, the target started, and no server may run on either storage. The source is
+    not changed. A job's files are copied before the job. Jobs and files that the target has already are skipped, so an
+    interrupted move can be repeated. Raises `ArtifactsElsewhere`, and the errors of the drivers and the artifact
+    stores.
     """
     async with (
         _files(files_from or source.artifacts_directory, create=False) as old,

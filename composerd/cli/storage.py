@@ -1,4 +1,4 @@
-"""`composerd migrate` and `composerd storage`: commands for a storage that no server uses."""
+"""`composerd migrate` and `composerd storage`: commands that work on a storage without a server."""
 
 import asyncio
 import contextlib
@@ -59,44 +59,33 @@ def _artifacts_option(name: str, help: str) -> Callable[[F], F]:
 
 @click.command(epilog="Example: composerd migrate --storage fs:/var/lib/composerd")
 @_url_option
-def migrate(url: str) -> None:
+@click.option("--create", is_flag=True, help="Create the storage if it does not exist.")
+def migrate(url: str, create: bool) -> None:
     """Upgrade the format of a storage.
 
     This is optional: a server also does it when it starts.
     """
-
-    async def upgrade() -> None:
-        driver = open_driver(url)
-        try:
-            await driver.migrate()
-        finally:
-            await driver.close()
-
-    _run(upgrade())
-    click.echo("the storage is up to date")
+    click.echo(f"the storage {_run(storages.migrate(url, create=create))}")
 
 
 @click.group()
 def storage() -> None:
-    """Inspect or move a storage while no server uses it."""
+    """Inspect, check or move a storage."""
 
 
 @storage.command(epilog="Example: composerd storage info --storage fs:/var/lib/composerd")
 @_url_option
 @json_option
 def info(url: str, as_json: bool) -> None:
-    """Count the jobs in a storage, and show details of it."""
+    """Count the jobs in a storage, and show details of it.
 
-    async def read_info() -> StorageInfo:
-        driver = open_driver(url)
-        async with storages.started(driver, create=False):
-            return await driver.info()
-
-    found = _run(read_info())
+    Changes nothing. A server may use the storage meanwhile.
+    """
+    found = _run(storages.info(url))
     if as_json:
         print_json({"kind": "StorageInfo", **msgspec.to_builtins(found)})
         return
-    _print({"storage": found.description}, found.jobs, found.details)
+    _print({"storage": found.description}, found)
 
 
 @storage.command(epilog="Example: composerd storage check --storage fs:/var/lib/composerd")
@@ -108,7 +97,8 @@ def info(url: str, as_json: bool) -> None:
 def check(url: str, artifacts: str | None, as_json: bool) -> None:
     """Check a storage and its artifacts for damage.
 
-    Reads everything in the storage. Exits with 1 if anything is damaged.
+    Reads everything in the storage and changes nothing. A server may use the storage meanwhile. Exits with 1 if
+    anything is damaged.
     """
     with _progress("jobs") as progress:
         found = _run(storages.check(url, artifacts, progress))
@@ -123,7 +113,7 @@ def check(url: str, artifacts: str | None, as_json: bool) -> None:
 def _print_check(found: StorageCheck) -> None:
     for problem in found.problems:
         say(problem)
-    _print({"intact": "no" if found.problems else "yes"}, found.jobs, found.details)
+    _print({"intact": "no" if found.problems else "yes"}, found)
 
 
 @storage.command(epilog="Example: composerd storage confirm-clock --storage fs:/var/lib/composerd")
@@ -163,7 +153,7 @@ def move(source_url: str, target_url: str, from_artifacts: str | None, to_artifa
 
     async def copy(progress: storages.Progress) -> storages.Moved:
         source, target = open_driver(source_url), open_driver(target_url)
-        async with storages.started(source, create=False), storages.started(target, create=True):
+        async with storages.reading(source, alone=True), storages.started(target, create=True):
             return await storages.move(source, target, from_artifacts, to_artifacts, progress)
 
     with _progress("jobs") as progress:
@@ -183,9 +173,10 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
         raise Failure(str(exc), FAILED) from exc
 
 
-def _print(first: Mapping[str, str], jobs: Mapping[str, int], details: Mapping[str, Any]) -> None:
-    rows = [*first.items(), *((f"jobs {state}", str(count)) for state, count in jobs.items())]
-    rows.extend((name.replace("_", " "), str(value)) for name, value in details.items())
+def _print(first: Mapping[str, str], found: StorageInfo | StorageCheck) -> None:
+    rows = [*first.items(), *((f"jobs {state}", str(count)) for state, count in found.jobs.items())]
+    rows.extend((name.replace("_", " "), str(value)) for name, value in found.details.items())
+    rows.extend(("not checked", sentence) for sentence in found.not_checked)
     print_table(("", ""), rows)
 
 

@@ -104,6 +104,19 @@ class Driver(abc.ABC):
             Unavailable: The storage does not answer.
         """
 
+    async def start_reading(self, *, alone: bool = False) -> Sequence[str]:  # noqa: ARG002  # `start` is alone anyway
+        """Open the storage for its queries, `info` and `dump` only, and change nothing, not even its clock (S12).
+
+        It works without the right to write. If another process has the storage open and goes on, everything is read as
+        it was at one moment, or as it is at the moment of each query. If `alone` is true and the storage is not shared,
+        raise `StorageUnusable` if another process has it open, and keep others out. Raises what `start` raises.
+
+        Returns:
+            A sentence for each part that cannot be read now, such as a write that is not complete.
+        """
+        await self.start(create=False)  # for drivers of contract 1.3
+        return ()
+
     @abc.abstractmethod
     async def close(self) -> None:
         """Close the storage; everything that was answered is stored (S3).
@@ -112,10 +125,14 @@ class Driver(abc.ABC):
         """
 
     @abc.abstractmethod
-    async def migrate(self) -> None:
-        """Upgrade the format of the storage. Called on a driver that is not open (S4).
+    async def migrate(self) -> str | None:
+        """Upgrade the format of the storage, and say from what to what. Called on a driver that is not open (S4).
 
-        It may be repeated, and be called by two servers at once if `Capabilities.shared` is true.
+        It may be repeated, and be called by two servers at once if `Capabilities.shared` is true. Raises what `start`
+        raises, also if there is no storage: none is created.
+
+        Returns:
+            `upgraded from version 3 to 4`; None if the storage has the latest format.
         """
 
     @abc.abstractmethod
@@ -137,7 +154,7 @@ class Driver(abc.ABC):
     async def check(self) -> StorageCheck:
         """Read everything, change nothing, and return what is wrong. Called on a driver that is not open (S7).
 
-        Raises what `start` raises if there is no storage, or if it may not be read now.
+        Whatever `start_reading` can open, this can read. Raises what `start` raises if there is no storage.
         """
 
     @abc.abstractmethod

@@ -142,10 +142,13 @@ class Guard(Driver):
     def start(self, *, create: bool = True) -> Call[None]:
         return self._call("start", self.driver.start(create=create))
 
+    def start_reading(self, *, alone: bool = False) -> Call[Sequence[str]]:
+        return self._call("start_reading", self.driver.start_reading(alone=alone))
+
     def close(self) -> Call[None]:
         return self._call("close", self.driver.close())
 
-    def migrate(self) -> Call[None]:
+    def migrate(self) -> Call[str | None]:
         return self._call("migrate", self.driver.migrate())
 
     def ping(self) -> Call[None]:
@@ -289,4 +292,4 @@ _LIMITED = frozenset(
 )
 """Methods whose calls may be canceled when they take too long."""
 
-_LONG_CALLS = frozenset({"start", "close", "migrate", "check", "load"})
+_LONG_CALLS = frozenset({"start", "start_reading", "close", "migrate", "check", "load"})

@@ -50,6 +50,8 @@ class StorageInfo(msgspec.Struct, frozen=True, kw_only=True):
     """The number of jobs by state; approximate where counting is expensive."""
     details: Mapping[str, Any] = {}
     """Further figures of the driver, as plain values."""
+    not_checked: tuple[str, ...] = ()
+    """A sentence for each part of the storage that was not read; the command adds what `start_reading` returned."""
 
 
 class StorageCheck(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,6 +63,8 @@ class StorageCheck(msgspec.Struct, frozen=True, kw_only=True):
     """The number of jobs that can be read, by state."""
     details: Mapping[str, Any] = {}
     """Further figures of the driver, as plain values."""
+    not_checked: tuple[str, ...] = ()
+    """A sentence for each part of the storage that was not checked, and why; it is no problem."""
 
 
 class StoredAttempt(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,17 +1,19 @@
 """The driver `fs`: the contract on one table, with a journal in a directory."""
 
 import asyncio
+import errno
 import gc
-from collections.abc import Sequence
+from collections.abc import Awaitable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 from uuid import UUID
 
 from composerd.directory import Directory, make_directory
 from composerd.driver import Batch, Capabilities, DiskSpace, StorageCheck, StorageInfo
 from composerd.driver.timekeeper import ClockState
 from composerd.driver.url import path_of
-from composerd.errors import StorageUnusable
+from composerd.errors import StorageMissing, StorageUnusable
 from composerd.file_errors import is_full, translated
 from composerd.ownership import NotTrusted
 from composerd_fs.journal.checkpoint import Restoration
@@ -26,12 +28,15 @@ from composerd_fs.journal.entries import (
     Payload,
     ShapesEntry,
 )
+from composerd_fs.journal.files import JournalFiles
 from composerd_fs.journal.lock import DirectoryLock
-from composerd_fs.journal.reader import Reader
+from composerd_fs.journal.reader import Reader, Replay
 from composerd_fs.journal.reserve import Purpose
 from composerd_fs.journal.writer import Journal
 from composerd_fs.state.commands import CopiedPayloads
 from composerd_fs.table_driver import TableDriver
+
+T = TypeVar("T")
 
 _CHECKPOINT_ENTRIES = (BegunEntry, KeptEntry, ShapesEntry, ArchivedEntry, CompleteEntry)
 
@@ -76,23 +81,16 @@ class FsDriver(TableDriver):
 
     async def start(self, *, create: bool = True) -> None:
         await asyncio.to_thread(self._prepare, create)
-        gc.disable()  # the start creates millions of small objects, and no garbage
-        try:
-            await self._journal.open(self._replay)
+        await self._loaded(self._journal.open(self._replay))
+        with self._reported():
             await asyncio.to_thread(self._compactor.tidy)
-            stored = await asyncio.to_thread(self._clock_file.read)
-        except NotTrusted as exc:
-            raise StorageUnusable(exc.sentence) from exc
-        except OSError as exc:
-            raise translated(exc, f"the journal in {self.directory} cannot be used") from exc
-        finally:
-            gc.enable()
+        stored = await self._stored_clock()
         self._time.open(stored if stored.seen else ClockState(self._table.latest), stored.timeouts, stored.confirmed)
         self._opened = True
 
     def _prepare(self, create: bool) -> None:
         if not create and not (self.directory / "journal").is_dir():
-            raise StorageUnusable(f"there is no storage in {self.directory}")
+            raise self._missing()
         try:
             make_directory(self.directory)
             self._root.open()
@@ -102,9 +100,65 @@ class FsDriver(TableDriver):
         except NotTrusted as exc:
             raise StorageUnusable(exc.sentence) from exc
         except OSError as exc:
+            if exc.errno == errno.EROFS:
+                message = f"{self.directory} is on a read-only file system: mount it read-write"
+                raise StorageUnusable(message) from exc
             raise StorageUnusable(f"{self.directory} cannot be used: {exc.strerror}") from exc
-        if create and self._lock.read_only:
-            raise StorageUnusable(f"{self.directory} is on a read-only file system: mount it read-write")
+
+    async def start_reading(self, *, alone: bool = False) -> Sequence[str]:
+        await asyncio.to_thread(self._open_directories, alone)
+        reader = await self._loaded(asyncio.to_thread(self._read_journal, self._replay))
+        self._time.show(await self._stored_clock())
+        return [] if reader.incomplete is None else [reader.incomplete]
+
+    def _open_directories(self, alone: bool = False) -> None:
+        """Open the directories of a storage that exists, and change nothing."""
+        try:
+            self._root.open()
+            self._journal.directory.open()
+            if alone:
+                self._lock.keep_writers_out()
+        except NotTrusted as exc:
+            raise StorageUnusable(exc.sentence) from exc
+        except (FileNotFoundError, NotADirectoryError) as exc:
+            raise self._missing() from exc
+        except OSError as exc:
+            raise StorageUnusable(f"{self.directory} cannot be used: {exc.strerror}") from exc
+
+    def _missing(self) -> StorageMissing:
+        return StorageMissing(f"there is no storage in {self.directory}")
+
+    def _read_journal(self, replay: Replay) -> Reader:
+        """Read the journal as it is at one moment, change nothing, and return the reader."""
+        with closing(JournalFiles(self._journal.directory)) as files:
+            files.hold()
+            self._compactor.checkpoint = files.checkpoint or None
+            reader = Reader(files, repair=False)
+            reader.read(replay)
+            return reader
+
+    async def _loaded(self, reading: Awaitable[T]) -> T:
+        """Wait until the journal is read, without looking for garbage meanwhile."""
+        gc.disable()  # reading creates millions of small objects, and no garbage
+        try:
+            with self._reported():
+                return await reading
+        finally:
+            gc.enable()
+
+    async def _stored_clock(self) -> StoredClock:
+        with self._reported():
+            return await asyncio.to_thread(self._clock_file.read)
+
+    @contextmanager
+    def _reported(self) -> Iterator[None]:
+        """Turn errors of files into those of the contract."""
+        try:
+            yield
+        except NotTrusted as exc:
+            raise StorageUnusable(exc.sentence) from exc
+        except OSError as exc:
+            raise translated(exc, f"the journal in {self.directory} cannot be used") from exc
 
     def _replay(self, base: int, entries: "list[Entry]") -> None:
         self._table.base = base
@@ -121,7 +175,7 @@ class FsDriver(TableDriver):
         self._closed = True
         await self._compactor.close()
         await self._committer.close()
-        if self._opened and not self._lock.read_only:
+        if self._opened:
             self._time.keep_seen()
             await self._clock_file.close(self._clock_to_store(self._time.keeper.state))
         await self._journal.close()
@@ -131,8 +185,14 @@ class FsDriver(TableDriver):
         self._lock.release()
         self._root.close()
 
-    async def migrate(self) -> None:
-        """Do nothing, because the format has only one version."""
+    async def migrate(self) -> str | None:
+        """Read the journal, which raises if it is of a newer format or damaged: there is no older format."""
+        try:
+            await asyncio.to_thread(self._open_directories)
+            await self._loaded(asyncio.to_thread(self._read_journal, _ignore))
+        finally:
+            await asyncio.to_thread(self._close_directories)
+        return None
 
     # Time.
 
@@ -161,7 +221,7 @@ class FsDriver(TableDriver):
     def _store_clock(self) -> None:
         """Store the state of the clock now and then, after calls that a server makes regularly."""
         state = self._time.keeper.to_store()
-        if state is not None and not self._lock.read_only:
+        if state is not None:
             self._clock_file.store(self._clock_to_store(state))
 
     def _clock_to_store(self, state: ClockState) -> StoredClock:
@@ -194,25 +254,31 @@ class FsDriver(TableDriver):
         )
 
     async def check(self) -> StorageCheck:
-        await asyncio.to_thread(self._prepare, False)
         try:
-            return await asyncio.to_thread(self._read_all)
+            await asyncio.to_thread(self._open_directories)
+            return await self._loaded(asyncio.to_thread(self._read_all))
         finally:
-            self._journal.directory.close()
-            self._release()
+            await asyncio.to_thread(self._close_directories)
+
+    def _close_directories(self) -> None:
+        self._journal.directory.close()
+        self._release()
 
     def _read_all(self) -> StorageCheck:
-        reader = Reader(self._journal.directory, repair=False)
         problems: list[str] = []
-        try:
-            reader.read(self._replay)
-            problems += map(str, self._compactor.missing_segments())
-            problems += reader.verify_old_segments()
-        except StorageUnusable as exc:
-            problems.append(str(exc))
-        except OSError as exc:
-            problems.append(f"the journal in {self.directory} cannot be read: {exc.strerror}")
-        return StorageCheck(problems=tuple(problems), jobs=self._counts())
+        with closing(JournalFiles(self._journal.directory)) as files:
+            files.hold()
+            reader = Reader(files, repair=False)
+            try:
+                reader.read(self._replay)
+                problems += map(str, self._compactor.missing_segments(files.names))
+                problems += reader.verify_old_segments()
+            except StorageUnusable as exc:
+                problems.append(str(exc))
+            except OSError as exc:
+                problems.append(f"the journal in {self.directory} cannot be read: {exc.strerror}")
+        not_checked = () if reader.incomplete is None else (reader.incomplete,)
+        return StorageCheck(problems=tuple(problems), jobs=self._counts(), not_checked=not_checked)
 
     # Payloads.
 
@@ -234,3 +300,7 @@ class FsDriver(TableDriver):
             else payload[start:stop]
             for payload in payloads
         ]
+
+
+def _ignore(_base: int, _entries: "list[Entry]") -> None:
+    """Replay nothing."""

@@ -3,13 +3,14 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, Self, TypeVar
 from uuid import UUID
 
 import msgspec
 
 from composerd.driver import Batch, Capabilities, Driver, StorageCheck, StorageInfo, StoredJob
-from composerd.errors import ComposerdError, DriverTimeout, StorageUnusable, Unavailable
+from composerd.errors import ComposerdError, DriverTimeout, StorageMissing, StorageUnusable, Unavailable
 from composerd.models import (
     Artifact,
     Attached,
@@ -51,7 +52,7 @@ from composerd_postgres.jobs.workers import Workers
 from composerd_postgres.news.changes import Changes
 from composerd_postgres.news.watch import watch
 from composerd_postgres.session import Session
-from composerd_postgres.sql.migrate import applied, migrate, refuse_newer, refuse_older
+from composerd_postgres.sql.migrate import Applied, applied, migrate, refuse_newer, refuse_older
 
 log = logging.getLogger(__name__)
 
@@ -110,22 +111,34 @@ class PostgresDriver(Driver):
     # The storage itself.
 
     async def start(self, *, create: bool = True) -> None:
-        connections = self._session.connections
-        connection = await connections.dedicated()
-        try:
+        async with self._opening() as connection:
             await self._check_database(connection, create=create)
             if create:
                 await migrate(connection, self.options.schema)
-            connections.open(connection)
+            self._session.connections.open(connection)
             await catch_up(self._session)
             await self._clock.open()
+        self._rivals.begin()
+
+    async def start_reading(self, *, alone: bool = False) -> Sequence[str]:  # noqa: ARG002  # servers share the storage
+        async with self._opening() as connection:
+            await self._check_database(connection, create=False)
+            self._session.connections.open(connection)
+        return ()
+
+    @asynccontextmanager
+    async def _opening(self) -> AsyncIterator[Connection]:
+        """Open the first connection for the block, and close all if the block fails."""
+        connections = self._session.connections
+        connection = await connections.dedicated()
+        try:
+            yield connection
         except BaseException as exc:
             connection.close()
             connections.close()
             if isinstance(exc, Broken) and refusals.lasts(str(exc)):
                 raise StorageUnusable(str(exc)) from exc
             raise
-        self._rivals.begin()
 
     async def _check_database(self, connection: Connection, *, create: bool) -> None:
         """Raise `StorageUnusable` if the database cannot store every text, or has no storage and may not get one."""
@@ -143,11 +156,15 @@ class PostgresDriver(Driver):
 
         Servers of an earlier version may run: only a server of this one, or `migrate`, upgrades the tables.
         """
+        refuse_older(await self._applied(connection))
+
+    async def _applied(self, connection: Connection) -> Applied:
+        """Return the version of the storage. Raises `StorageUnusable` if there is none, or a newer one."""
         have = await applied(connection, self.options.schema)
         if have is None:
-            raise StorageUnusable(f"there is no storage in the schema {self.options.schema} of {self.options.target}")
+            raise StorageMissing(f"there is no storage in the schema {self.options.schema} of {self.options.target}")
         refuse_newer(have)
-        refuse_older(have)
+        return have
 
     async def close(self) -> None:
         self._rivals.end()
@@ -157,13 +174,16 @@ class PostgresDriver(Driver):
             self._session.connections.close()
             self._calls.cancel()
 
-    async def migrate(self) -> None:
+    async def migrate(self) -> str | None:
         connection = await self._session.connections.dedicated()
         try:
             await self._check_database(connection, create=True)
+            have = await self._applied(connection)
             await migrate(connection, self.options.schema)
+            now = await self._applied(connection)
         finally:
             connection.close()
+        return None if now.number == have.number else f"upgraded from version {have.number} to {now.number}"
 
     async def ping(self) -> None:
         query = "SELECT pg_is_in_recovery() AS standby, current_setting('transaction_read_only')::boolean AS read_only"

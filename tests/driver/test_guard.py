@@ -196,6 +196,7 @@ async def test_slow_calls_that_overlap_are_logged_once(
     ("method", "arguments", "named"),
     [
         ("start", (), {"create": False}),
+        ("start_reading", (), {"alone": True}),
         ("close", (), {}),
         ("migrate", (), {}),
         ("ping", (), {}),

@@ -53,6 +53,14 @@ async def opened(directory: Path, shifted: float = 0.0) -> FsDriver:
     return driver
 
 
+async def created(url: str) -> PostgresDriver:
+    """Create an empty storage in a database, and return an unopened driver on it."""
+    driver = PostgresDriver.from_url(url)
+    await driver.start()
+    await driver.close()
+    return PostgresDriver.from_url(url)
+
+
 @contextlib.asynccontextmanager
 async def instance_of(kind: str, directory: Path) -> AsyncIterator[Instance]:
     """Open a driver on an empty storage for the length of a block."""

@@ -59,7 +59,7 @@ def test_commands_on_a_storage(guarded: Throwaway, where: str) -> None:
     url = _storage(guarded, f":{PASSWORD}")
     given = ("--storage", url) if where == "command line" else ()
     environment = {} if given else {"COMPOSERD_STORAGE": url}
-    process = command("migrate", *given, **clean_environment(), **environment)
+    process = command("migrate", "--create", *given, **clean_environment(), **environment)
     assert process.wait() == 0, process.said()
     assert (EXPOSED.encode() in process.said()) == (where == "command line")
     process.close()
@@ -69,7 +69,7 @@ def test_what_the_revokes_are_for(guarded: Throwaway) -> None:
     """A role that may only connect hears notifications and makes tables, until the documented REVOKEs are executed."""
     url = _storage(guarded)
     database = url.partition("@/")[2].partition("?")[0]
-    process = command("migrate", "--storage", url, **clean_environment(), PGPASSWORD=PASSWORD)
+    process = command("migrate", "--create", "--storage", url, **clean_environment(), PGPASSWORD=PASSWORD)
     assert process.wait() == 0, process.said()
     process.close()
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from uuid import UUID
@@ -22,6 +23,15 @@ from .test_cli import Ended, composerd, start
 async def storage(*arguments: str) -> Ended:
     """Run a subcommand of `composerd storage`."""
     return await composerd("storage", *arguments)
+
+
+def state_of(directory: Path) -> dict[str, tuple[int, int, int, bytes]]:
+    """Return of all files and directories below one, and of itself, the modes, times of change, sizes and contents."""
+    found = {}
+    for path in (directory, *directory.rglob("*")):
+        seen = path.lstat()
+        found[str(path)] = seen.st_mode, seen.st_mtime_ns, seen.st_ctime_ns, b"" if path.is_dir() else path.read_bytes()
+    return found
 
 
 async def filled(serve: Serve, directory: Path) -> tuple[str, dict[str, object]]:
@@ -150,11 +160,13 @@ async def test_wrong_urls(command: list[str]) -> None:
 
 
 async def test_a_storage_in_use(serve: Serve, tmp_path: Path) -> None:
-    """While a server uses the storage, the commands fail and say so."""
+    """While a server uses the storage, a move fails and says so, from it and to it."""
     server = await serve(storage=f"fs:{tmp_path / 'a'}")
-    for command in ("info", "check"):
-        ended = await storage(command, "--storage", server.storage)
+    await (await serve(storage=f"fs:{tmp_path / 'b'}")).close()
+    for source, target in ("ab", "ba"):
+        ended = await storage("move", "--from", f"fs:{tmp_path / source}", "--to", f"fs:{tmp_path / target}")
         assert (ended.code, "is in use by another composerd" in ended.err) == (1, True)
+    assert (await server.submit())["state"] == "ready"
 
 
 @pytest.mark.row("Commands", "composerd storage move")
@@ -294,11 +306,44 @@ async def test_a_move_without_a_directory_for_files(serve: Serve, tmp_path: Path
     assert [one.read_bytes() for one in files.rglob("*") if one.is_file()] == [b"hello"]
 
 
+async def test_migrating_what_is_not_there(tmp_path: Path) -> None:
+    """`migrate` refuses a path without a storage and creates nothing, unless it is told to."""
+    url = f"fs:{tmp_path / 'a'}"
+    for _ in range(2):
+        before = state_of(tmp_path)
+        ended = await composerd("migrate", "--storage", url)
+        assert ended == (1, "", f"composerd: there is no storage in {tmp_path / 'a'}\n")
+        assert state_of(tmp_path) == before
+        (tmp_path / "a").mkdir(exist_ok=True)
+    assert await composerd("migrate", "--create", "--storage", url) == (0, "the storage was created\n", "")
+    assert await composerd("migrate", "--create", "--storage", url) == (0, "the storage is up to date\n", "")
+
+
+@pytest.mark.parametrize("damage", ["damaged", "newer"])
+async def test_migrating_what_cannot_be_read(serve: Serve, tmp_path: Path, damage: str) -> None:
+    """`migrate` refuses a storage that is damaged or of a newer format with the reason, and changes nothing."""
+    url, _ = await filled(serve, tmp_path / "a")
+    journal = tmp_path / "a" / "journal" / "00000001.log"
+    data = bytearray(journal.read_bytes())
+    if damage == "damaged":
+        data[-100] ^= 1
+    else:
+        data[8] = 2
+        data[28:32] = zlib.crc32(data[:28]).to_bytes(4, "little")
+    journal.write_bytes(data)
+    before = state_of(tmp_path / "a")
+    for option in ([], ["--create"]):
+        ended = await composerd("migrate", *option, "--storage", url)
+        assert (ended.code, ended.out, ended.err.count("\n")) == (1, "", 1)
+        assert (f"{journal} at byte" if damage == "damaged" else "has format version 2") in ended.err
+    assert state_of(tmp_path / "a") == before
+
+
 @pytest.mark.row("Commands", "composerd migrate")
 async def test_migrate(serve: Serve, tmp_path: Path) -> None:
-    """A storage can be migrated repeatedly, and works afterwards."""
+    """A storage can be migrated repeatedly, also beside a server, and works afterwards."""
     url, before = await filled(serve, tmp_path / "a")
-    for _ in range(2):
-        assert await composerd("migrate", "--storage", url) == (0, "the storage is up to date\n", "")
+    assert await composerd("migrate", "--storage", url) == (0, "the storage is up to date\n", "")
     server = await serve(storage=url)
+    assert await composerd("migrate", "--storage", url) == (0, "the storage is up to date\n", "")
     assert await everything(server) == before

@@ -91,17 +91,28 @@ class SimpleDriver(Driver):
             transaction.resume(jump)
             transaction.complete()
 
+    async def start_reading(self, *, alone: bool = False) -> Sequence[str]:  # noqa: ARG002  # a shelf is always alone
+        await self._run(lambda: self.shelf.open(create=False))
+        await self._run(self._look)
+        return ()
+
+    def _look(self) -> None:
+        with self.shelf.transaction():
+            memo = self.transaction_class(self.shelf, self._clock.now()).memo
+            self._timekeeper.state = ClockState(memo.seen, memo.disputed_since)
+
     async def close(self) -> None:
         if not self._closed:
             self._closed = True
             await asyncio.get_running_loop().run_in_executor(self._thread, self.shelf.close)
             self._thread.shutdown()
 
-    async def migrate(self) -> None:
+    async def migrate(self) -> str | None:
         try:
-            await self._run(lambda: self.shelf.open(create=True))
+            await self._run(lambda: self.shelf.open(create=False))
         finally:
             await self._run(self.shelf.close)
+        return None
 
     async def ping(self) -> None:
         await self._write([None], lambda _transaction, _: None)

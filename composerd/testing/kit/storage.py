@@ -1,14 +1,14 @@
 """Tests of the storage itself: URLs, opening, ownership, closing, migrating, checking, the limits."""
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 
-from composerd.driver import Driver
 from composerd.errors import StorageUnusable, StorageURLError
-from composerd.models import JobState
+from composerd.models import Artifact, JobFilter, JobState
 from composerd.testing.kit.clause import clause
-from composerd.testing.kit.instance import BUILD, PLENTY, Instance
+from composerd.testing.kit.instance import BUILD, PLENTY, Instance, add_jobs_in_every_state
 
 LEAST_SUBMISSION = 1000
 """The number of jobs that every driver has to take in one submission."""
@@ -63,16 +63,28 @@ class Storage:
 
     @clause("S4", needs="durable", opened=False)
     async def test_migrated_again(self, instance: Instance) -> None:
-        """`migrate` can be repeated, before and after the storage exists, and keeps what is stored."""
-        for _ in range(2):
-            await (await _closed_after_migrating(instance)).close()
+        """`migrate` can be repeated, says that there is nothing to do, and keeps what is stored."""
         await instance.driver.start()
         job_id = await instance.add()
         await instance.driver.close()
-        await (await _closed_after_migrating(instance)).close()
+        for _ in range(2):
+            driver = await instance.another()
+            assert await driver.migrate() is None
+            await driver.close()
         instance.driver = instance.make_driver()
         await instance.driver.start()
         assert await instance.state(job_id) is JobState.READY
+
+    @clause("S4", needs="durable", opened=False)
+    async def test_migrating_a_missing_storage(self, instance: Instance) -> None:
+        """`migrate` refuses a storage that does not exist, and does not create it."""
+        for _ in range(2):
+            driver = await instance.another()
+            with pytest.raises(StorageUnusable):
+                await driver.migrate()
+            await driver.close()
+        await instance.driver.start()
+        assert await instance.dump() == []
 
     @clause("S4", needs="shared", opened=False)
     async def test_migrated_by_two_at_once(self, instance: Instance) -> None:
@@ -132,6 +144,48 @@ class Storage:
         await instance.driver.start()
         assert await instance.dump() == before
         assert (await instance.release(running)).state == "running"
+
+    @clause("S12", needs="durable", opened=False)
+    async def test_reading(self, instance: Instance) -> None:
+        """`start_reading` opens a storage that exists for `info` and the queries, and creates none."""
+        for _ in range(2):
+            driver = await instance.another()
+            with pytest.raises(StorageUnusable):
+                await driver.start_reading()
+            await driver.close()
+        await instance.driver.start()
+        assert await instance.dump() == []
+        await add_jobs_in_every_state(instance)
+        before, counted = await instance.dump(), (await instance.driver.info()).jobs
+        await instance.driver.close()
+        reader = await instance.another()
+        await instance.set_clock(reader)
+        assert list(await reader.start_reading(alone=True)) == []
+        assert [job async for job in reader.dump()] == before
+        assert (await reader.info()).jobs == counted
+        ids = [one.new.id for one in reversed(before)]
+        assert [job.id for job in (await reader.list(JobFilter(), None, 1000)).jobs] == ids
+        assert list(await reader.artifacts(ids)) == [_by_name(one.artifacts) for one in reversed(before)]
+        await reader.close()
+
+    @clause("S12", needs="durable")
+    async def test_a_reader_is_no_server(self, instance: Instance) -> None:
+        """After a storage was only read, a start finds the clock as the last server has left it."""
+        job_id = await instance.add(retention=5000.0)
+        await instance.end(job_id)
+        await instance.driver.close()
+        instance.jumped += 3000.0
+        reader = await instance.another()
+        await instance.set_clock(reader)
+        await reader.start_reading()
+        await reader.info()
+        await reader.close()
+        instance.jumped += 3000.0
+        instance.driver = instance.make_driver()
+        await instance.set_clock(instance.driver)
+        await instance.driver.start()
+        await instance.pass_time(70.0)
+        assert list((await instance.driver.purge(10)).items) == []
 
     @clause("S8", needs="durable")
     async def test_one_owner(self, instance: Instance) -> None:
@@ -198,8 +252,5 @@ class Storage:
         assert list(await driver.artifacts([])) == []
 
 
-async def _closed_after_migrating(instance: Instance) -> Driver:
-    driver = await instance.another()
-    await driver.migrate()
-    await driver.close()
-    return driver
+def _by_name(artifacts: Sequence[Artifact]) -> tuple[Artifact, ...]:
+    return tuple(sorted(artifacts, key=lambda one: one.name))

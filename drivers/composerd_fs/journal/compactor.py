@@ -15,7 +15,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, BinaryIO
 
 import msgspec
@@ -26,7 +26,7 @@ from composerd.file_errors import is_full
 from composerd_fs.journal import frames
 from composerd_fs.journal.checkpoint import Snapshot
 from composerd_fs.journal.io import write_all
-from composerd_fs.journal.layout import checkpoint_name, checkpoints_in, segment_name, segments_in
+from composerd_fs.journal.layout import checkpoint_name, checkpoints_among, segment_name, segments_among, segments_in
 from composerd_fs.journal.sparse import BetweenFlushes, SparseSegments
 from composerd_fs.journal.turn import Turn
 from composerd_fs.journal.writer import Journal
@@ -166,30 +166,29 @@ class Compactor:
         Raises `StorageUnusable` if a segment is missing in which jobs have payloads.
         """
         directory = self._journal.directory
-        checkpoints = checkpoints_in(directory)
+        names = directory.names()
+        checkpoints = checkpoints_among(names)
         self.checkpoint = checkpoints[-1] if checkpoints else None
         if self.checkpoint is not None:
             self._growth = max(CHECKPOINT_AFTER, directory.size(checkpoint_name(self.checkpoint)))
             self.due_at_bytes = self._growth
         live = self._table.jobs.live_bytes
-        for missing in self.missing_segments():
+        for missing in self.missing_segments(names):
             raise missing
         unneeded = [checkpoint_name(number) for number in checkpoints[:-1]]
         unneeded += [
             segment_name(number)
-            for number in segments_in(directory)
+            for number in segments_among(names)
             if number not in live and number < (self.checkpoint or 0)
         ]
-        unneeded += [name for name in directory.names() if name.endswith(directory.unfinished)]
-        if self._journal.broken is None:  # otherwise it is on a read-only file system
-            for name in unneeded:
-                directory.remove(name)
+        unneeded += [name for name in names if name.endswith(directory.unfinished)]
+        for name in unneeded:
+            directory.remove(name)
 
-    def missing_segments(self) -> list[StorageUnusable]:
-        """Return an error for each segment that is missing on the disk although jobs have payloads in it."""
-        directory = self._journal.directory
-        names = map(segment_name, sorted(self._table.jobs.live_bytes))
-        paths = [directory.path / name for name in names if not directory.exists(name)]
+    def missing_segments(self, names: Collection[str]) -> list[StorageUnusable]:
+        """Return an error for each segment that is not among some names although jobs have payloads in it."""
+        needed = map(segment_name, sorted(self._table.jobs.live_bytes))
+        paths = [self._journal.directory.path / name for name in needed if name not in names]
         return [
             StorageUnusable(f"the journal is damaged: {path} is missing; restore it from a backup", file=str(path))
             for path in paths

@@ -4,6 +4,7 @@ docs/reference/fs-format.md describes the files and their contents.
 """
 
 import logging
+from collections.abc import Iterable
 
 import msgspec
 
@@ -40,17 +41,22 @@ def piece_name(number: int) -> str:
 
 def segments_in(directory: Directory) -> list[int]:
     """Return the numbers of the segments in a directory, in order."""
-    return _numbers_in(directory, "log")
+    return segments_among(directory.names())
 
 
-def checkpoints_in(directory: Directory) -> list[int]:
-    """Return the numbers of the checkpoints in a directory, in order; only the last one counts."""
-    return _numbers_in(directory, "checkpoint")
+def segments_among(names: Iterable[str]) -> list[int]:
+    """Return the numbers of the segments among some names, in order."""
+    return _numbers_among(names, "log")
 
 
-def _numbers_in(directory: Directory, suffix: str) -> list[int]:
-    names = [name.partition(".") for name in directory.names()]
-    return sorted(int(stem) for stem, _, rest in names if rest == suffix and stem.isdigit())
+def checkpoints_among(names: Iterable[str]) -> list[int]:
+    """Return the numbers of the checkpoints among some names, in order; only the last one counts."""
+    return _numbers_among(names, "checkpoint")
+
+
+def _numbers_among(names: Iterable[str], suffix: str) -> list[int]:
+    split = [name.partition(".") for name in names]
+    return sorted(int(stem) for stem, _, rest in split if rest == suffix and stem.isdigit())
 
 
 def read_marker(directory: Directory) -> Marker | None:

@@ -5,7 +5,6 @@ lock is not enough: the file was removed, or the file system does not know such 
 """
 
 import contextlib
-import errno
 import fcntl
 import os
 import re
@@ -37,8 +36,6 @@ class DirectoryLock:
 
     def __init__(self, directory: Directory) -> None:
         """Take the directory, which must be open before the lock is acquired."""
-        self.read_only = False
-        """True if the lock was taken on a read-only file system, where nothing can be written."""
         self._directory = directory
         self._path_name = str(directory.path / _LOCK)
         self._descriptor: int | None = None
@@ -53,17 +50,9 @@ class DirectoryLock:
         Raises `StorageUnusable` if another process, or another driver of this one, has it, or if the file is not a
         lock. Raises `OSError` if it cannot be opened, or if it is not trusted.
         """
+        descriptor = self._directory.descriptor_of(_LOCK, os.O_RDWR | os.O_CREAT)
         try:
-            descriptor = self._directory.descriptor_of(_LOCK, os.O_RDWR | os.O_CREAT)
-        except OSError as exc:
-            if exc.errno != errno.EROFS:
-                raise
-            self.read_only = True
-            if not self._directory.exists(_LOCK):
-                return  # no process that writes has the directory open
-            descriptor = self._directory.descriptor_of(_LOCK, os.O_RDONLY)
-        try:
-            kind = self._lock(descriptor)
+            kind = self._lock(descriptor, fcntl.LOCK_EX)
         except BaseException:
             os.close(descriptor)
             raise
@@ -71,19 +60,32 @@ class DirectoryLock:
         try:
             os.pwrite(descriptor, self._name, 0)
             os.ftruncate(descriptor, len(self._name))
-        except OSError:  # a full or read-only disk: the kernel's lock is enough
+        except OSError:  # a full disk: the kernel's lock is enough
             self._name = b""
         self._known = _state(os.fstat(descriptor))
         self._descriptor = descriptor
 
-    def _lock(self, descriptor: int) -> str:
+    def keep_writers_out(self) -> None:
+        """Take a lock that other readers may take too, and change nothing. Raises as `acquire` does."""
+        try:
+            descriptor = self._directory.descriptor_of(_LOCK, os.O_RDONLY)
+        except FileNotFoundError:
+            return  # no process that writes has the directory open
+        try:
+            self._lock(descriptor, fcntl.LOCK_SH)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        self._descriptor = descriptor
+
+    def _lock(self, descriptor: int, how: int) -> str:
         """Lock the file, and return the name of its file system. Raises `StorageUnusable` if that is not possible."""
         content = os.pread(descriptor, _MOST_BYTES + 1, 0)
         if len(content) > _MOST_BYTES or not _OURS.fullmatch(content):
             raise StorageUnusable(f"{self._path_name} is not a lock of composerd: move that file elsewhere")
         written = content.decode("ascii", "replace")
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, how | fcntl.LOCK_NB)
         except BlockingIOError:
             self._refuse(written.partition("\n")[0] or "unknown")
         kind = _file_system(os.fstat(descriptor).st_dev)
@@ -116,7 +118,7 @@ class DirectoryLock:
         """Release the lock, if it was acquired."""
         if self._descriptor is not None:
             with contextlib.suppress(OSError):  # on a disk that fails the file may not even be found
-                if self.lost() is None:
+                if self._name and self.lost() is None:
                     os.ftruncate(self._descriptor, 0)  # this process may go on running without the lock
             os.close(self._descriptor)
             self._descriptor = None

@@ -1,7 +1,8 @@
-"""Reads a journal at the start: the last checkpoint, then every frame after it, in order.
+"""Reads a journal: the last checkpoint, then every frame after it, in order.
 
-A last frame that a crash has torn is cut off; damage anywhere else is refused. Segments from before the checkpoint have
-only payloads and are not read. Nothing here knows what a job is.
+A start cuts off a last frame that a crash has torn; whoever only looks stops before it, because a server may be writing
+it. Damage anywhere else is refused. Segments from before the checkpoint have only payloads and are not read. Nothing
+here knows what a job is.
 """
 
 import logging
@@ -12,20 +13,13 @@ from typing import IO, NamedTuple, NoReturn, TypeAlias
 
 import msgspec
 
-from composerd.directory import Directory
 from composerd.errors import StorageUnusable
 from composerd.file_errors import is_full
 from composerd_fs.journal import frames
 from composerd_fs.journal.entries import ArchivedEntry, BegunEntry, CompleteEntry, Entry, KeptEntry
+from composerd_fs.journal.files import JournalFiles
 from composerd_fs.journal.frames import FRAME_HEADER, FRAME_MAGIC, SEGMENT_HEADER, FrameHeader, SegmentHeader
-from composerd_fs.journal.layout import (
-    Marker,
-    checkpoint_name,
-    checkpoints_in,
-    read_marker,
-    segment_name,
-    segments_in,
-)
+from composerd_fs.journal.layout import checkpoint_name, segment_name
 from composerd_fs.journal.renewal import renew
 
 log = logging.getLogger(__name__)
@@ -58,13 +52,17 @@ class Damage(Exception):  # caught here, never raised to others
 
 
 class Reader:
-    """Reads one directory's journal. It blocks, and is called in a thread.
+    """Reads the journal in these files. It blocks, and is called in a thread.
 
-    With `repair` it also makes good what a crash has left: it writes the last segment again, and cuts off a torn end.
+    `repair` is for the process that has locked the directory: it then also makes good what a crash has left, writes the
+    last segment again, and cuts off a torn end. Otherwise nothing is changed.
     """
 
-    def __init__(self, directory: Directory, *, repair: bool) -> None:
-        self._directory = directory
+    def __init__(self, files: JournalFiles, *, repair: bool) -> None:
+        self.incomplete: str | None = None
+        """A sentence about the end of the journal that was not read, because it is not complete."""
+        self._files = files
+        self._directory = files.directory
         self._repair = repair
         self._frame = 0
         self._bytes_read = 0
@@ -75,21 +73,18 @@ class Reader:
 
         Raises `StorageUnusable` if it is damaged or of a newer format.
         """
-        numbers = segments_in(self._directory)
-        marker = read_marker(self._directory)
+        files = self._files
+        checkpoint, marker, numbers = files.checkpoint, files.marker, files.segments
         if self._repair and marker is None and numbers:
             renew(self._directory, segment_name(numbers[-1]))
-        checkpoint = max(checkpoints_in(self._directory), default=0)
         end = End(0, b"", 0, 0)
         if checkpoint:
             self._checkpoint(checkpoint, replay)
             end = End(checkpoint - 1, b"", 0, 0)
-        for number in numbers:
-            if number < checkpoint:
-                continue
+        for number in files.read:
             if number != end.segment + 1:
                 self._refuse(segment_name(end.segment + 1), 0, "the segment is missing")
-            end = self._segment(number, number == numbers[-1], marker, replay) or end
+            end = self._segment(number, may_be_torn=number == numbers[-1] and marker is None, replay=replay) or end
         if checkpoint > end.segment:
             self._refuse(segment_name(checkpoint), 0, "the segment is missing")
         if marker is not None and (marker.segment, marker.end) != (end.segment, end.offset):
@@ -97,34 +92,35 @@ class Reader:
         return end
 
     def verify_old_segments(self) -> list[str]:
-        """Read the segments from before the checkpoint, which have only payloads, and return what is damaged."""
-        checkpoint = max(checkpoints_in(self._directory), default=0)
-        old = [number for number in segments_in(self._directory) if number < checkpoint]
-        return [problem for problem in map(self._verify, old) if problem is not None]
+        """Read the segments from before the checkpoint, which have only payloads, and return what is damaged.
+
+        One that is not there any more was removed by a server since the files were looked at.
+        """
+        return [problem for problem in map(self._verify, self._files.old) if problem is not None]
 
     def _verify(self, number: int) -> str | None:
         path = self._directory.path / segment_name(number)
-        with self._directory.reading(path.name) as file:
-            size = os.fstat(file.fileno()).st_size
-            head = frames.unpack_segment_header(file.read(SEGMENT_HEADER))
-            if head is None or head.number != number:
-                return f"{path} at byte 0: the header is damaged"
-            offset = SEGMENT_HEADER
-            try:
+        try:
+            with self._files.opened(path.name) as (file, size):
+                head = frames.unpack_segment_header(file.read(SEGMENT_HEADER))
+                if head is None or head.number != number:
+                    return f"{path} at byte 0: the header is damaged"
+                offset = SEGMENT_HEADER
                 while offset < size:
                     frame = self._frame_header(file, offset, size, head.salt)
                     self._body(file, frame, offset)
                     offset += frame.size
-            except Damage as damage:
-                return f"{path} at byte {damage.offset}: {damage}"
+        except FileNotFoundError:
+            return None
+        except Damage as damage:
+            return f"{path} at byte {damage.offset}: {damage}"
         return None
 
     def _checkpoint(self, number: int, replay: Replay) -> None:
         name = checkpoint_name(number)
         jobs = 0
         complete: CompleteEntry | None = None
-        with self._directory.reading(name) as file:
-            size = os.fstat(file.fileno()).st_size
+        with self._files.opened(name) as (file, size):
             head = self._header(file.read(SEGMENT_HEADER), name, number, frames.CHECKPOINT)
             offset = SEGMENT_HEADER
             while offset < size:
@@ -156,11 +152,9 @@ class Reader:
             self._refuse(name, 0, f"the header is that of {owner} {head.number}")
         return head
 
-    def _segment(self, number: int, last: bool, marker: Marker | None, replay: Replay) -> End | None:
+    def _segment(self, number: int, *, may_be_torn: bool, replay: Replay) -> End | None:
         name = segment_name(number)
-        may_be_torn = last and marker is None
-        with self._directory.reading(name) as file:
-            size = os.fstat(file.fileno()).st_size
+        with self._files.opened(name) as (file, size):
             start = file.read(SEGMENT_HEADER)
             if may_be_torn and size <= SEGMENT_HEADER and frames.unpack_segment_header(start) is None:
                 self._cut(name, 0, size, "its header is not complete")
@@ -216,6 +210,10 @@ class Reader:
 
     def _cut(self, name: str, offset: int, size: int, why: str) -> None:
         if not self._repair:
+            self.incomplete = (
+                f"the last {size - offset} bytes of {self._directory.path / name}, from byte {offset} on: they are not "
+                "complete, as while a server writes them, and nothing in them was acknowledged"
+            )
             return
         log.warning(
             "%s: cut off at byte %d of %d: %s; a crash interrupted a write that was not acknowledged",

@@ -7,7 +7,6 @@ The segment is written to a new file. In the old one ext4 may lose the data agai
 failed write for written ones, and so they read as zeros after the memory is reused.
 """
 
-import errno
 import os
 
 from composerd.directory import Directory
@@ -29,7 +28,7 @@ def renew(directory: Directory, name: str) -> None:
             directory.publish(copy, name)
     except OSError as exc:
         directory.discard(name)
-        if not is_full(exc) and exc.errno != errno.EROFS:
+        if not is_full(exc):
             raise
         _forget(directory, name)
 

@@ -19,6 +19,7 @@ from composerd.errors import OutcomeUnknown, ResourcesExhausted, StorageFull, Un
 from composerd.file_errors import is_exhausted, is_full, translated
 from composerd_fs.journal import frames, layout
 from composerd_fs.journal.entries import Entry, JournalEntry, Payload
+from composerd_fs.journal.files import JournalFiles
 from composerd_fs.journal.frames import FRAME_HEADER, SEGMENT_HEADER
 from composerd_fs.journal.io import DiskThread, write_all
 from composerd_fs.journal.lock import DirectoryLock
@@ -303,27 +304,23 @@ class Journal:
     async def open(self, replay: Callable[[int, list[Entry]], None]) -> None:
         """Read the journal, pass the base and the entries of every frame to `replay`, and get ready to write.
 
-        On a read-only file system it can only be read then. Raises `StorageUnusable` if the journal is damaged or of a
-        newer format.
+        Raises `StorageUnusable` if the journal is damaged or of a newer format.
         """
         await self._disk.call(self._start, replay)
         self._open = True
 
     def _start(self, replay: Callable[[int, list[Entry]], None]) -> None:
-        read_only = self._lock.read_only
-        end = Reader(self.directory, repair=not read_only).read(replay)
-        if end.segment == 0 and not read_only:
+        files = JournalFiles(self.directory)
+        files.look()
+        end = Reader(files, repair=True).read(replay)
+        if end.segment == 0:
             self._create(1)
-        elif end.segment:
-            flags = os.O_RDONLY if read_only else os.O_RDWR
-            self._descriptor = self.directory.descriptor_of(layout.segment_name(end.segment), flags)
+        else:
+            self._descriptor = self.directory.descriptor_of(layout.segment_name(end.segment), os.O_RDWR)
             self.segment, self._salt, self._end = end.segment, end.salt, end.offset
             self._ragged = os.fstat(self._descriptor).st_size > end.offset
         self.frame = end.frame
         self.written_bytes, self.written_entries = end.bytes_read, end.entries
-        if read_only:
-            self.broken = "the file system is read-only: nothing can be written"
-            return
         layout.remove_marker(self.directory)
         self.directory.keep_spare()
         self.reserve.fill()

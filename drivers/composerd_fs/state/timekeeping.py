@@ -41,6 +41,11 @@ class Timekeeping:
             self._note_shifted()
         self._keep_ended_jobs(moment.now)
 
+    def show(self, stored: ClockState) -> None:
+        """Finish the replay of a storage that is only read, and have `dispute` say what was stored."""
+        self.keeper.state = stored
+        self._table.replayed()
+
     def now(self) -> int:
         """Return the time."""
         return self._clock.now()

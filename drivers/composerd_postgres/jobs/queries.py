@@ -33,6 +33,9 @@ JOBS_OF_A_DUMP = 100
 BYTES_OF_A_DUMP = 16 * 1024 * 1024
 """The size of their payloads at which it reads no further job."""
 
+_SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+"""The beginning of a transaction whose statements all see the same moment."""
+
 NEWEST = 2**63 - 1
 """A cursor before all jobs."""
 
@@ -186,7 +189,7 @@ async def _dump_some(session: Session, sequences: Sequence[int]) -> list[StoredJ
         rows = await transaction.begin(
             statements["dump"],
             {"sequences": array(sequences)},
-            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",  # all statements see the same moment
+            _SNAPSHOT,
         )
         parameters = {"ids": array(row.id for row in rows)}
         attempts: dict[UUID, list[StoredAttempt]] = {}
@@ -225,15 +228,19 @@ def _stored(
 
 
 async def check(session: Session) -> StorageCheck:
-    """Check that rows do not contradict each other; that each can be read is up to the database."""
-    rows = await session.connections.fetch(session.statements["contradictions"], {})
+    """Check that rows do not contradict each other at one moment; that each can be read is up to the database."""
+    statements, parameters = session.statements, {"schema": session.options.schema}
+    async with session.connections.one() as connection:
+        transaction = Transaction(connection)
+        rows = await transaction.begin(statements["contradictions"], {}, _SNAPSHOT)
+        behind = await transaction.fetch(statements["places_behind"], parameters)
+        counts = await transaction.fetch(statements["count_jobs"], {})
+        await transaction.commit()
     problems = [f"job {row.job_id}: {row.problem}" for row in rows]
-    behind = await session.connections.fetch(session.statements["places_behind"], {"schema": session.options.schema})
     problems += [
         f"the sequence of the jobs is at {row.last} and behind them, at {row.latest}; the start of a server sets it"
         for row in behind
     ]
-    counts = await session.connections.fetch(session.statements["count_jobs"], {})
     problems += [
         f"{row.jobs} jobs are {row.state}, and the database has counted {row.kept or 0}: execute "
         f'SELECT "{session.options.schema}".recount()'

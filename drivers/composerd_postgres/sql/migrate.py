@@ -95,10 +95,10 @@ def refuse_newer(have: Applied | None) -> None:
         )
 
 
-def refuse_older(have: Applied | None) -> None:
+def refuse_older(have: Applied) -> None:
     """Raise `StorageUnusable` if the schema has to be upgraded before it can be read."""
     known = migrations()[-1].number
-    if have is not None and have.number < known:
+    if have.number < known:
         raise StorageUnusable(
             f"the schema in the database is of version {have.number}, and this composerd ({_our_version()}) reads "
             f"version {known}: upgrade it with `composerd migrate`"

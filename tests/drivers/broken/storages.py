@@ -167,9 +167,11 @@ class FailsOnSecondClose(Correct):
 class DeletesOnMigrate(Correct):
     """Deletes what is stored when it migrates."""
 
-    async def migrate(self) -> None:
+    async def migrate(self) -> str | None:
+        done = await super().migrate()
         assert isinstance(self.shelf, DictShelf)
-        self.shelf.path.unlink(missing_ok=True)
+        self.shelf.path.unlink()
+        return done
 
 
 @breaks("S5")
@@ -228,3 +230,12 @@ class SaysWhatIsUsed(Correct):
 
     async def free_space(self) -> DiskSpace:
         return DiskSpace(free=1024**3, size=0)
+
+
+@breaks("S12")
+class StartsToRead(Correct):
+    """Opens a storage for reading as a server does, and so stores the time."""
+
+    async def start_reading(self, *, alone: bool = False) -> Sequence[str]:
+        await self.start(create=False)
+        return ()

@@ -18,6 +18,7 @@ from composerd.testing.kit.instance import BUILD, PLENTY, Instance
 from composerd_postgres import PostgresDriver
 
 from ...throwaway import Throwaway
+from ..conftest import created
 
 ROWS = 100_000
 
@@ -74,7 +75,7 @@ def filled() -> Iterator[Filled]:
 
 async def _fill(postgres: Throwaway) -> str:
     database = postgres.fresh_database()
-    await PostgresDriver.from_url(postgres.url(database)).migrate()
+    await created(postgres.url(database))
     await asyncio.to_thread(postgres.sql, FILL, database)
     await asyncio.to_thread(postgres.sql, "VACUUM ANALYZE", database)
     return database
@@ -182,7 +183,7 @@ async def test_every_call(explained: Any) -> None:
 async def test_a_plan_made_when_there_was_nothing(postgres: Throwaway) -> None:
     """A session that planned its claims while the tables were empty still uses the indexes when there are many jobs."""
     database = postgres.fresh_database()
-    await PostgresDriver.from_url(postgres.url(database)).migrate()
+    await created(postgres.url(database))
     for table in sorted(BIG):  # otherwise autovacuum would have the plans replaced within seconds
         postgres.sql(f"ALTER TABLE composerd.{table} SET (autovacuum_enabled = off)", database)
     postgres.sql("VACUUM ANALYZE", database)

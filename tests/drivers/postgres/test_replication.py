@@ -11,7 +11,7 @@ from composerd.testing.kit.instance import Instance, add_jobs_in_every_state
 from composerd_postgres import PostgresDriver
 
 from ...throwaway import Throwaway
-from ..conftest import Open
+from ..conftest import Open, created
 
 Fill = Callable[[Instance], Awaitable[None]]
 
@@ -40,8 +40,7 @@ async def test_a_publication_of_all_tables(postgres: Throwaway) -> None:
 
 async def test_every_table_has_a_primary_key(newest_postgres: Throwaway) -> None:
     """Every table that replication can contain has a primary key, which identifies its rows to a subscriber."""
-    driver = PostgresDriver.from_url(newest_postgres.fresh())
-    await driver.migrate()
+    driver = await created(newest_postgres.fresh())
     without = (
         "SELECT c.relname FROM pg_class c WHERE c.relkind = 'r' AND c.relpersistence = 'p' "
         f"AND c.relnamespace = '{driver.options.schema}'::regnamespace "
@@ -57,8 +56,7 @@ async def _moved(publisher: Throwaway, subscriber: Throwaway, fill: Fill) -> str
     await source.start()
     await fill(Instance(source, lambda: PostgresDriver(source.options)))
     await source.close()
-    moved = PostgresDriver.from_url(subscriber.url(target))
-    await moved.migrate()
+    await created(subscriber.url(target))
     subscriber.sql("TRUNCATE composerd.clock, composerd.migrations", target)
     publisher.sql("CREATE PUBLICATION everything FOR ALL TABLES", origin)
     # The slot is created apart, because one server may be both.

@@ -1,6 +1,7 @@
 """The schema of the PostgreSQL driver, its migrations, and its storage URLs."""
 
 import asyncio
+import re
 import subprocess
 import sys
 import textwrap
@@ -18,6 +19,7 @@ from composerd_postgres.db.url import parse
 from composerd_postgres.sql.migrate import LOCK, applied, migrate, migrations
 
 from ...throwaway import Throwaway
+from ..conftest import created
 from .old_schemas import old_storage
 
 
@@ -50,7 +52,8 @@ async def test_an_older_schema_that_is_not_upgraded(postgres: Throwaway) -> None
         await driver.check()
     with pytest.raises(StorageUnusable, match=r"of version 6, .* upgrade it with `composerd migrate`"):
         await driver.start(create=False)
-    await driver.migrate()
+    assert re.fullmatch(r"upgraded from version 6 to \d+", await driver.migrate() or "")
+    assert await driver.migrate() is None
     assert (await driver.check()).problems == ()
 
 
@@ -69,7 +72,7 @@ async def test_many_servers_at_once(postgres: Throwaway) -> None:
     """Servers that start at once on an empty database apply each migration once."""
     url = postgres.fresh()
     drivers = [PostgresDriver.from_url(url) for _ in range(8)]
-    await asyncio.gather(*[driver.start() for driver in drivers[:4]], *[driver.migrate() for driver in drivers[4:]])
+    await asyncio.gather(*[driver.start() for driver in drivers])
     assert len(postgres.sql(f"SELECT number FROM {drivers[0].options.schema}.migrations")) == len(migrations())
     for driver in drivers:
         await driver.close()
@@ -88,8 +91,7 @@ async def test_a_schema_that_was_made_for_the_role(newest_postgres: Throwaway) -
 
 async def test_a_role_that_owns_nothing(newest_postgres: Throwaway) -> None:
     """A role with the documented rights on tables of another role can do everything that a server does."""
-    owner = PostgresDriver.from_url(newest_postgres.fresh())
-    await owner.migrate()
+    owner = await created(newest_postgres.fresh())
     schema = owner.options.schema
     newest_postgres.sql("CREATE ROLE server LOGIN")
     newest_postgres.sql(f"GRANT USAGE ON SCHEMA {schema} TO server")
@@ -130,11 +132,10 @@ async def test_another_server_migrates(newest_postgres: Throwaway) -> None:
 
 
 async def test_a_newer_schema_is_refused(newest_postgres: Throwaway) -> None:
-    """Start, migrate and check refuse a schema of a later composerd, and name the version that it needs."""
-    driver = PostgresDriver.from_url(newest_postgres.fresh())
-    await driver.migrate()
+    """Start, migrate, check and a reader refuse a schema of a later composerd, and name the version that it needs."""
+    driver = await created(newest_postgres.fresh())
     newest_postgres.sql(f"INSERT INTO {driver.options.schema}.migrations VALUES (999, 'later', '9.9.9')")
-    for call in (driver.start, driver.migrate, driver.check):
+    for call in (driver.start, driver.migrate, driver.check, driver.start_reading):
         with pytest.raises(StorageUnusable, match=r"of version 999.* needs composerd 9\.9\.9 or newer"):
             await call()
     await driver.close()
@@ -143,7 +144,7 @@ async def test_a_newer_schema_is_refused(newest_postgres: Throwaway) -> None:
 async def test_no_schema_is_created_unless_wanted(newest_postgres: Throwaway) -> None:
     """Without `create`, an empty database is refused, and stays empty."""
     driver = PostgresDriver.from_url(newest_postgres.fresh())
-    for call in (driver.start(create=False), driver.check()):
+    for call in (driver.start(create=False), driver.check(), driver.start_reading(), driver.migrate()):
         with pytest.raises(StorageUnusable, match="no storage"):
             await call
     assert newest_postgres.sql(f"SELECT nspname FROM pg_namespace WHERE nspname = '{driver.options.schema}'") == []

@@ -1,0 +1,166 @@
+"""`composerd storage info` and `check` change nothing, need no right to write, and work beside a running server."""
+
+import asyncio
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from composerd import storage as storages
+
+from ..throwaway import Throwaway
+from .conftest import COMPOSER, Serve, Server, send
+from .test_storage import filled, state_of, storage
+
+NOBODY = 65534
+
+
+async def shown(*arguments: str) -> dict[str, Any]:
+    """Run a subcommand of `composerd storage` that must succeed, and return its JSON."""
+    ended = await storage(*arguments, "--json")
+    assert ended.code == 0, (ended.out, ended.err)
+    found: dict[str, Any] = json.loads(ended.out)
+    return found
+
+
+@pytest.mark.row("Commands", "composerd storage info")
+@pytest.mark.row("Commands", "composerd storage check")
+@pytest.mark.parametrize("stop", ["stopped", "killed", "torn"])
+async def test_nothing_changes(serve: Serve, tmp_path: Path, stop: str) -> None:
+    """Whether the server was stopped, killed, or killed in a write, no byte, time or name in the directory changes."""
+    url, _ = await filled(serve, tmp_path / "a")
+    journal = tmp_path / "a" / "journal"
+    if stop != "stopped":
+        (journal / "CLEAN").unlink()
+    if stop == "torn":
+        with (journal / "00000001.log").open("ab") as file:
+            file.write(b"cdF\n torn")
+    before = state_of(tmp_path / "a")
+    check, info = await shown("check", "--storage", url), await shown("info", "--storage", url)
+    lines = [(await storage(command, "--storage", url)).out for command in ("check", "info")]
+    assert state_of(tmp_path / "a") == before
+    assert check["whole"]
+    assert check["problems"] == []
+    assert check["jobs"] == info["jobs"] == {
+        "waiting": 0, "ready": 1, "running": 1, "finished": 1, "failed": 1, "canceled": 0,
+    }  # fmt: skip
+    sizes = "the contents of 1 artifacts: only the sizes of their files were compared"
+    assert check["not_checked"][-1] == sizes
+    assert f"not checked\t{sizes}\n" in lines[0]
+    torn = [one for found in (check, info) for one in found["not_checked"] if one != sizes]
+    if stop == "torn":
+        end = (journal / "00000001.log").stat().st_size - 9
+        why = "they are not complete, as while a server writes them, and nothing in them was acknowledged"
+        assert torn == [f"the last 9 bytes of {journal / '00000001.log'}, from byte {end} on: {why}"] * 2
+        assert all(f"not checked\t{torn[0]}\n" in one for one in lines)
+    else:
+        assert torn == []
+
+
+@pytest.fixture
+def public_directory() -> Iterator[Path]:
+    """Provide a directory that other users can reach."""
+    directory = Path(tempfile.mkdtemp(dir="/tmp"))
+    directory.chmod(0o755)
+    yield directory
+    shutil.rmtree(directory)
+
+
+async def test_without_the_right_to_write(serve: Serve, public_directory: Path) -> None:
+    """A user who may not write to the directory and its files can read and check them."""
+    directory = public_directory / "a"
+    url, _ = await filled(serve, directory)
+    for path in (directory, *directory.rglob("*")):
+        path.chmod(0o500 if path.is_dir() else 0o400)
+        os.chown(path, NOBODY if os.geteuid() == 0 else -1, -1)
+    before = state_of(directory)
+    root = os.geteuid()
+    os.seteuid(NOBODY if root == 0 else root)
+    try:
+        with pytest.raises(PermissionError):
+            (directory / "new").touch()
+        check = await storages.check(url, None, lambda _done, _total: None)
+        info = await storages.info(url)
+    finally:
+        os.seteuid(root)
+    assert check.problems == ()
+    assert check.jobs == info.jobs
+    assert state_of(directory) == before
+    for path in (directory, *directory.rglob("*")):
+        path.chmod(0o700)
+
+
+async def test_beside_a_server(serve: Serve, tmp_path: Path) -> None:
+    """While a server writes, `info` and `check` find what was acknowledged before they began, and disturb nothing."""
+    server = await serve(storage=f"fs:{tmp_path / 'a'}")
+    began, done = asyncio.Event(), asyncio.Event()
+
+    async def work() -> None:
+        while not done.is_set():
+            await server.submit(args="x" * 10_000)
+            began.set()
+            job = await server.ask()
+            assert job is not None
+            assert (await send(server, "PUT", job["artifact_location"] + "log.txt", b"hello"))[0] == 200
+            assert (await server.finish(job, {"ok": True}))[0] == 200
+            await send(server, "DELETE", f"{COMPOSER}/jobs/{job['id']}")
+
+    await server.submit("kept")
+    working = [asyncio.create_task(work()) for _ in range(4)]
+    try:
+        for command in ("info", "check", "info", "check"):
+            await began.wait()
+            found = await shown(command, "--storage", server.storage)
+            assert found["jobs"]["ready"] >= 1
+            assert not found.get("problems")
+    finally:
+        done.set()
+        await asyncio.gather(*working)
+    await server.close()
+    assert (await shown("check", "--storage", server.storage))["whole"]
+
+
+async def test_a_database_without_artifacts(serve: Serve, newest_postgres: Throwaway) -> None:
+    """Artifacts that are not checked because nobody says where they are are no problem, and are named."""
+    server = await serve(storage=newest_postgres.fresh())
+    await server.submit()
+    found = await shown("check", "--storage", server.storage)
+    assert (found["whole"], found["problems"]) == (True, [])
+    assert found["not_checked"] == ["the artifacts: name their directory, or the URL of their store, with --artifacts"]
+
+
+async def test_a_file_that_a_server_removes_meanwhile(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file of a job that a server deletes during a check is not reported as missing."""
+    server = await serve(storage=f"fs:{tmp_path / 'a'}")
+    await _finished(server)
+    checked = storages._problem
+
+    async def deleted_before(*arguments: Any) -> str | None:
+        (job,) = (await server.request("GET", f"{COMPOSER}/jobs"))[1]["items"]
+        await send(server, "DELETE", f"{COMPOSER}/jobs/{job['id']}")
+
+        async def removed() -> bool:
+            return not any(one.is_file() for one in (tmp_path / "a" / "artifacts").rglob("*"))
+
+        await server.until(removed)
+        return await checked(*arguments)
+
+    monkeypatch.setattr(storages, "_problem", deleted_before)
+    found = await storages.check(server.storage, None, lambda _done, _total: None)
+    assert found.problems == ()
+
+
+async def _finished(server: Server) -> None:
+    """Finish a job with an artifact."""
+    await server.submit()
+    job = await server.ask()
+    assert job is not None
+    await send(server, "PUT", job["artifact_location"] + "log.txt", b"hello")
+    await server.finish(job, {"ok": True})
