@@ -1,6 +1,6 @@
 """Sends requests to one server, and repeats them with backoff and jitter if that is safe."""
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 import msgspec
 
 from composerd_client.errors import ClientError, ProxyAnswered, RequestFailed, ServerUnreachable, UnexpectedAnswer
+from composerd_client.hedging import first_answer
 from composerd_client.repeating import Backoff, may_pass, nothing_done
 from composerd_protocol.units import format_size
 
@@ -95,6 +96,8 @@ class Connection:
         repeat: bool | None = None,
         patience: float | None = None,
         largest: int = _LARGEST_ANSWER,
+        answer_within: float | None = None,
+        again_after: Sequence[float] = (),
         backoff: Backoff | None = None,
         on_failure: Callable[[ClientError], None] | None = None,
     ) -> Answer:
@@ -102,28 +105,37 @@ class Connection:
 
         `wait` is the number of seconds that the server was asked to wait before it answers. `repeat` allows sending the
         request again even if the server, or a proxy in front of it, may have processed it before it failed; by default
-        this is allowed for GET. `backoff` replaces the one for the patience, and `on_failure` is called before each
-        repetition. Raises `RequestFailed`, `ServerUnreachable`, and `UnexpectedAnswer` if the answer has more bytes
-        than `largest`.
+        this is allowed for GET. `answer_within` replaces the seconds that an answer may take; after silence they are
+        doubled, up to a minute. While there is no answer, the request is sent again after each pause of `again_after`:
+        on a new connection, and without the query, so that the server does not wait. `backoff` replaces the one for the
+        patience, and `on_failure` is called before each repetition. Raises `RequestFailed`, `ServerUnreachable`, and
+        `UnexpectedAnswer` if the answer has more bytes than `largest`.
         """
         if repeat is None:
             repeat = method == "GET"
         headers = {} if body is None else {"Content-Type": "application/json"}
-        answer_within = _ANSWER_AFTER_WAIT + max(wait, _ANSWER_AFTER_WAIT) if wait else _ANSWER_WITHIN
+        if answer_within is None:
+            answer_within = _ANSWER_AFTER_WAIT + max(wait, _ANSWER_AFTER_WAIT) if wait else _ANSWER_WITHIN
         backoff = backoff or Backoff(self.patience if patience is None else patience)
+
+        async def send(again: bool) -> Answer:
+            asked = None if again else query
+            async with self.open(
+                method, path, body=body, query=asked, headers=headers, answer_within=answer_within, fresh=again
+            ) as response:
+                answer = await response.read(largest)
+                if answer is None:
+                    raise UnexpectedAnswer(f"the answer has more than {format_size(largest)}: it was not read")
+                return Answer(response.status, answer)
+
         while True:
             try:
-                async with self.open(
-                    method, path, body=body, query=query, headers=headers, answer_within=answer_within
-                ) as response:
-                    answer = await response.read(largest)
-                    if answer is None:
-                        raise UnexpectedAnswer(f"the answer has more than {format_size(largest)}: it was not read")
-                    return Answer(response.status, answer)
+                return await first_answer(send, again_after)
             except ServerUnreachable as exc:
                 if exc.sent and not repeat:
                     raise  # the server may have processed it
                 failure: ClientError = exc
+                answer_within = max(answer_within, min(answer_within * 2, _ANSWER_WITHIN))
             except RequestFailed as exc:
                 if not may_pass(exc) or not (repeat or nothing_done(exc)):
                     raise
@@ -148,11 +160,12 @@ class Connection:
         query: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
         answer_within: float | None = None,
+        fresh: bool = False,
     ) -> "AsyncIterator[Response]":
         """Send one request, and yield its answer with the body unread; see `Transport.open`."""
         assert self._transport is not None, "a connection has to be used as an async context manager"
         async with self._transport.open(
-            method, path, body=body, query=query, headers=headers, answer_within=answer_within
+            method, path, body=body, query=query, headers=headers, answer_within=answer_within, fresh=fresh
         ) as response:
             yield response
 

@@ -13,6 +13,9 @@ from composerd_client.repeating import may_pass
 from composerd_client.uploads import Uploaded, Uploads
 from composerd_client.values import Attempt
 
+_PROGRESS_WITHIN = 10.0
+"""Seconds that the answer to a report of progress may take, before the report is dropped."""
+
 _encode = msgspec.json.Encoder().encode
 
 
@@ -57,7 +60,9 @@ class JobContext:
         """
         body = _encode({"partial": partial})
         try:
-            await self._connection.request("PATCH", self._attempt.location, body=body, patience=0.0)
+            await self._connection.request(
+                "PATCH", self._attempt.location, body=body, patience=0.0, answer_within=_PROGRESS_WITHIN
+            )
         except ServerUnreachable:
             pass
         except RequestFailed as exc:

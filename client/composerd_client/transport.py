@@ -1,6 +1,9 @@
 """Sends single requests with aiohttp over TCP or a unix socket. No other module of the client imports aiohttp."""
 
+import asyncio
+import errno
 import io
+import socket
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -42,6 +45,22 @@ _CLOSED = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, aiohttp.Clien
 _CONNECT_WITHIN = 30.0
 """Seconds that a connection may take to be established."""
 
+_IDLE_FOR = 15.0
+"""Seconds that a connection without a request is kept for the next one."""
+
+_KEEPALIVE = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 60_000),
+)
+"""The options of each TCP connection: probes after 15 s of silence, and an end after 60 s without an acknowledgement.
+
+With a user timeout the kernel does not count the probes, and it ends a connection too whose receiver reads nothing for
+so long. An upload may rest for 30 s at most, so 60 s end none that the server still wants.
+"""
+
 
 class Response:
     """An answer with a status below 400, whose body is not read yet."""
@@ -71,12 +90,18 @@ class Transport:
     def __init__(self, address: Address, tls: ssl.SSLContext | None) -> None:
         self._address = address
         self._tls = tls
-        path = address.socket_path
-        connector = (
-            aiohttp.TCPConnector(limit=0, ssl=tls or True) if path is None else aiohttp.UnixConnector(path, limit=0)
-        )
-        self._session = aiohttp.ClientSession(
-            connector=connector,
+        self._pooled = self._session(keepalive_timeout=_IDLE_FOR)
+        self._single = self._session(force_close=True)
+        """Makes a new connection for each request."""
+        self._suspect_until = 0.0
+        """The time until which the pool may have connections of before the latest silence, which may be silent too."""
+
+    def _session(self, **options: Any) -> aiohttp.ClientSession:
+        path = self._address.socket_path
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, ssl=self._tls or True, socket_factory=_new_socket, **options)
+            if path is None
+            else aiohttp.UnixConnector(path, limit=0, **options),
             timeout=aiohttp.ClientTimeout(total=None),
             headers={"Accept-Encoding": "identity"},
             auto_decompress=False,
@@ -85,7 +110,8 @@ class Transport:
 
     async def close(self) -> None:
         """Close all connections."""
-        await self._session.close()
+        await self._pooled.close()
+        await self._single.close()
 
     @asynccontextmanager
     async def open(
@@ -97,20 +123,24 @@ class Transport:
         query: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
         answer_within: float | None = None,
+        fresh: bool = False,
     ) -> AsyncIterator[Response]:
         """Send one request, and yield its answer with the body unread.
 
         `body` is bytes, an open file, or an async iterable of bytes. `answer_within` is the number of seconds for which
-        the server may send nothing. Raises `RequestFailed`, which is a `ProxyAnswered` for any answer without
-        composerd's request id, `ServerUnreachable`, and `UnexpectedAnswer` if the path is not one on this server, or if
-        the answer is compressed.
+        the server may send nothing. `fresh` says that an older connection was silent, and asks for a new one. Raises
+        `RequestFailed`, which is a `ProxyAnswered` for any answer without composerd's request id, `ServerUnreachable`,
+        and `UnexpectedAnswer` if the path is not one on this server, or if the answer is compressed.
         """
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_WITHIN, sock_read=answer_within)
+        timeout = aiohttp.ClientTimeout(total=None, connect=_CONNECT_WITHIN, sock_read=answer_within)
+        if fresh:
+            self._suspect()
+        session = self._single if self._suspect_until > asyncio.get_running_loop().time() else self._pooled
         url = URL(self._address.url(path))
         redirects_left = _MOST_REDIRECTS if method == "GET" else 0
         try:
             while True:
-                async with self._session.request(
+                async with session.request(
                     method,
                     url,
                     data=_as_data(body),
@@ -131,7 +161,13 @@ class Transport:
                     redirects_left -= 1
                     query = None  # the new URL has a query of its own
         except (aiohttp.ClientError, TimeoutError) as exc:
+            if _is_silence(exc):
+                self._suspect()
             raise self._unreachable(exc) from exc
+
+    def _suspect(self) -> None:
+        """Use none of the idle connections; each of them is closed by the time at which the pool is used again."""
+        self._suspect_until = asyncio.get_running_loop().time() + _IDLE_FOR
 
     def _unreachable(self, error: Exception) -> ServerUnreachable:
         server = self._address.server
@@ -141,8 +177,22 @@ class Transport:
         if self._tls is not None and type(error) in _CLOSED:
             # With TLS 1.3 a server rejects the client's certificate only after the client has finished the handshake.
             return ServerNotTrusted(f"{server} closed the connection: it may not trust this client's certificate")
-        sent = not isinstance(error, aiohttp.ClientConnectorError)
+        sent = not isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
         return ServerUnreachable(f"{server} cannot be reached: {without_tokens(_described(error))}", sent=sent)
+
+
+def _new_socket(address: aiohttp.AddrInfoType) -> socket.socket:
+    """Return a socket for a connection, on which the kernel notices that the other side is gone."""
+    family, kind, protocol, _, _ = address
+    made = socket.socket(family, kind, protocol)
+    for level, option, value in _KEEPALIVE:
+        made.setsockopt(level, option, value)
+    return made
+
+
+def _is_silence(error: Exception) -> bool:
+    """Return True if a connection was silent, so that others that are as old may be silent too."""
+    return isinstance(error, TimeoutError) or (isinstance(error, OSError) and error.errno == errno.ETIMEDOUT)
 
 
 async def _read(response: aiohttp.ClientResponse, largest: int) -> bytes | None:

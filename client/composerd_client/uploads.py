@@ -25,11 +25,18 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_ANSWER_WITHIN = 3600.0
-"""Seconds that the answer to a complete upload may take: a proxy may keep the file, and send it on only then.
+_ANSWER_WITHIN = 60.0
+"""Seconds that the server may take to answer a complete upload."""
 
-Heartbeats notice meanwhile that the attempt is over.
+_SLOWEST = 16 * 1024
+"""Bytes of an upload that arrive in a second at least, because the server refuses slower ones.
+
+This counts after the upload, because a proxy may keep a file before it sends it on. Heartbeats notice meanwhile that
+the attempt is over.
 """
+
+_LONGEST = 3600.0
+"""Seconds that the answer to a large upload may take, and to one whose size is not known before it is sent."""
 
 _LARGEST_ANSWER = 64 * 1024
 """Bytes of the largest answer to an upload."""
@@ -81,7 +88,7 @@ class Uploads:
             if isinstance(source, Path | bytes | BufferedReader):
                 await self._put_until_available(path, source, sums)
             else:
-                await self._put(path, sums.counted(source), sums)
+                await self._put(path, sums.counted(source), sums, answer_within=_LONGEST)
         except RequestFailed as exc:
             if not isinstance(exc, ProxyAnswered | OutcomeUnknown):
                 self._unknown.discard(name)  # the server has what it had
@@ -91,6 +98,7 @@ class Uploads:
 
     async def _put_until_available(self, path: str, source: Path | bytes | BufferedReader, sums: "_Sums") -> None:
         headers = {"Content-Digest": content_digest(sums.digest.hexdigest())}
+        answer_within = min(_ANSWER_WITHIN + sums.size / _SLOWEST, _LONGEST)
         backoff = BodyBackoff(partial(self._connection.answers, self._attempt.location))
         while True:
             try:
@@ -100,7 +108,7 @@ class Uploads:
                         data = stack.enter_context(await asyncio.to_thread(source.open, "rb"))
                     elif isinstance(source, BufferedReader):
                         data = stack.enter_context(_again(source))
-                    await self._put(path, data, sums, headers)
+                    await self._put(path, data, sums, headers, answer_within=answer_within)
             except (ServerUnreachable, RequestFailed) as exc:
                 if isinstance(exc, RequestFailed) and not may_pass(exc):
                     raise
@@ -109,12 +117,18 @@ class Uploads:
                 return
 
     async def _put(
-        self, path: str, data: Any, sums: "_Sums", headers: Mapping[str, str] = MappingProxyType({})
+        self,
+        path: str,
+        data: Any,
+        sums: "_Sums",
+        headers: Mapping[str, str] = MappingProxyType({}),
+        *,
+        answer_within: float,
     ) -> None:
         """Send a file once. Raises `DamagedUpload` if the server says that it has stored other bytes."""
         headers = {"Content-Type": "application/octet-stream", "Accept": "application/json", **headers}
         async with self._connection.open(
-            "PUT", path, body=data, headers=headers, answer_within=_ANSWER_WITHIN
+            "PUT", path, body=data, headers=headers, answer_within=answer_within
         ) as response:
             stored = await _stored_digest(response)
         if stored is not None and stored != sums.digest.hexdigest():

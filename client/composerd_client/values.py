@@ -119,6 +119,8 @@ class Attempt(msgspec.Struct, frozen=True):
     """The path of the attempt, to which the worker reports."""
     artifact_location: str
     """The path for uploads, to which the name of the file is appended."""
+    lease: str = ""
+    """The duration of the lease; empty if the server is older, and does not tell it."""
     args: msgspec.Raw = msgspec.Raw(b"")
     """The args of the job; empty if it has none."""
     dynamic_args: list[msgspec.Raw] = []

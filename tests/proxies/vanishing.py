@@ -36,6 +36,8 @@ class Machine:
         self.host = f"{subnet[0]}.{int(subnet[2]) + 1}"
         """The address of this machine, as the other one sees it."""
         self._address = f"{subnet[0]}.{int(subnet[2]) + 2}"
+        self._other = self._address.replace("10.213.", "10.214.")
+        """The address that the machine gets when its connections are forgotten."""
         self._worker: asyncio.subprocess.Process | None = None
 
     def start(self) -> None:
@@ -52,16 +54,28 @@ class Machine:
 
     async def ask(self, places: Sequence[tuple[str, int, str]]) -> None:
         """Send a request for a job from the machine to each place: a host, a port and the query."""
+        worker = await self.run(sys.executable, "-c", _WORKER)
+        assert worker.stdin is not None
+        assert worker.stdout is not None
+        worker.stdin.write(json.dumps(list(places)).encode())
+        worker.stdin.close()
+        assert await worker.stdout.readline() == b"sent\n"
+
+    async def run(self, *command: str) -> asyncio.subprocess.Process:
+        """Start a command on the machine, which ends with it."""
         self._worker = await asyncio.create_subprocess_exec(
-            *("ip", "netns", "exec", self._namespace, sys.executable, "-c", _WORKER),
+            *("ip", "netns", "exec", self._namespace, *command),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
         )
-        assert self._worker.stdin is not None
-        assert self._worker.stdout is not None
-        self._worker.stdin.write(json.dumps(list(places)).encode())
-        self._worker.stdin.close()
-        assert await self._worker.stdout.readline() == b"sent\n"
+        return self._worker
+
+    async def forget(self) -> None:
+        """Let the packets of the machine's connections go nowhere any more. New connections work."""
+        _ip("-n", self._namespace, "addr", "flush", "dev", self._its)
+        _ip("-n", self._namespace, "addr", "add", f"{self._other}/32", "dev", self._its)
+        _ip("-n", self._namespace, "route", "add", f"{self.host}/32", "dev", self._its)
+        _ip("route", "replace", f"{self._other}/32", "dev", self._ours)
 
     async def vanish(self) -> None:
         """Let no packet of the machine arrive any more, and end its processes."""

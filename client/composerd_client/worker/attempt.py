@@ -3,7 +3,7 @@
 import asyncio
 import inspect
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -13,15 +13,14 @@ import msgspec
 from composerd_client.connection import Connection, decoded
 from composerd_client.errors import ClientError, LocalFault, ProxyAnswered, RequestFailed, ServerUnreachable
 from composerd_client.job_context import JobContext
+from composerd_client.lease import Lease
 from composerd_client.repeating import FOREVER, BodyBackoff, Rounds
 from composerd_client.uploads import Uploaded
 from composerd_client.values import Attempt
 from composerd_client.worker.tasks import cancel, unless
+from composerd_protocol.units import format_duration
 
 log = logging.getLogger(__name__)
-
-STATUS_WAIT = 20.0
-"""Seconds that a request for an attempt's status waits; the server limits it to a third of the lease."""
 
 RELEASE_WITHIN = 5.0
 """Seconds that a worker tries to release a job; after that, the server waits until its lease expires."""
@@ -67,6 +66,7 @@ class RunningAttempt:
     def __init__(self, connection: Connection, attempt: Attempt, handler: Handler, stop: Stop) -> None:
         self._connection = connection
         self._attempt = attempt
+        self._lease = Lease(attempt.lease)
         self._handler = handler
         self._stop = stop
 
@@ -74,7 +74,7 @@ class RunningAttempt:
         """Run the handler, and report its result, unless the attempt is lost or released meanwhile."""
         # The first status request confirms the handover. If the worker is stopped meanwhile, and the server is
         # unavailable, it is not waited for.
-        status = await unless(self._stop.requested, self._status(0.0))
+        status = await unless(self._stop.requested, self._status(0.0, self._lease.call_again_after))
         if status is not None and status.lost is not None:
             log.info("job %s: not started: %s", self._attempt.id, status.lost)
             return
@@ -130,16 +130,22 @@ class RunningAttempt:
         rounds = Rounds()
         while True:
             await rounds.begin()
-            status = await self._status(STATUS_WAIT)
+            status = await self._status(self._lease.wait, self._lease.heartbeat_again_after)
             if status.lost is not None:
                 return status.lost
 
-    async def _status(self, wait: float) -> _AttemptStatus:
-        query = {"wait": f"{wait:.0f}s"} if wait else None
+    async def _status(self, wait: float, again_after: Sequence[float]) -> _AttemptStatus:
+        query = {"wait": format_duration(round(wait, 3))} if wait else None
         warn = partial(log.warning, "job %s: cannot renew the lease, trying again: %s", self._attempt.id)
         try:
             answer = await self._connection.request(
-                "GET", self._attempt.location, query=query, wait=wait, patience=FOREVER, on_failure=warn
+                "GET",
+                self._attempt.location,
+                query=query,
+                answer_within=self._lease.seconds,
+                again_after=again_after,
+                patience=FOREVER,
+                on_failure=warn,
             )
         except RequestFailed as exc:
             return _AttemptStatus(lost=str(exc))
@@ -163,7 +169,13 @@ class RunningAttempt:
         backoff = BodyBackoff(partial(self._connection.answers, self._attempt.location))
         try:
             await self._connection.request(
-                "PATCH", self._attempt.location, body=body, repeat=True, backoff=backoff, on_failure=warn
+                "PATCH",
+                self._attempt.location,
+                body=body,
+                repeat=True,
+                answer_within=self._lease.result_within(len(body)),
+                backoff=backoff,
+                on_failure=warn,
             )
         except ClientError as exc:
             log.warning("job %s: result not accepted: %s", self._attempt.id, exc)
@@ -174,7 +186,13 @@ class RunningAttempt:
     async def _release(self) -> None:
         with suppress(ClientError, TimeoutError):
             async with asyncio.timeout(RELEASE_WITHIN):
-                await self._connection.request("POST", f"{self._attempt.location}/release", body=b"{}", repeat=True)
+                await self._connection.request(
+                    "POST",
+                    f"{self._attempt.location}/release",
+                    body=b"{}",
+                    repeat=True,
+                    again_after=self._lease.call_again_after,
+                )
 
 
 def _failure(reason: str) -> bytes:
