@@ -32,6 +32,7 @@ from benchmarks.loads import COMPOSER, WORKER
 from benchmarks.program import parser_of, scratch_in
 from composerd.server.serve import serve
 from composerd.settings import load
+from composerd_protocol.service_manager import ServiceManager
 
 ROOTS = {package.__name__: Path(package.__path__[0]) for package in (composerd, composerd_fs, composerd_postgres)}
 """The packages whose functions are counted, with their directories."""
@@ -190,7 +191,7 @@ def measure(storage: str, scratch: Path) -> Sequence[Hops]:
     try:
         with ThreadPoolExecutor() as executor, contextlib.redirect_stdout(sys.stderr):
             driving = executor.submit(_drive, socket_path, profiler)
-            serve(settings)
+            serve(settings, ServiceManager())
             return driving.result()
     finally:
         profiler.remove()

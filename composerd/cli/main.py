@@ -82,7 +82,9 @@ def _run(arguments: Sequence[str] | None) -> int:
     except click.exceptions.Abort:
         code = 130
     except click.ClickException as exc:
-        click.echo(f"composerd: {exc.format_message()}", err=True)
+        from composerd_protocol.journald import error_for_stderr  # noqa: PLC0415  # most commands end without an error
+
+        click.echo(error_for_stderr(f"composerd: {exc.format_message()}"), err=True)
         code = exc.exit_code
     except click.exceptions.Exit as exc:
         code = exc.exit_code

@@ -14,6 +14,7 @@ from composerd_client import Worker
 from composerd_client.worker.command import Command
 from composerd_client.worker.scratch import remove_left_directories
 from composerd_protocol.escaping import LineFormatter
+from composerd_protocol.journald import formatter_for_stderr
 
 
 @click.command(
@@ -55,7 +56,7 @@ def worker(
     if command[0].startswith("-"):
         raise click.NoSuchOption(command[0])
     handler = logging.StreamHandler()
-    handler.setFormatter(LineFormatter("%(asctime)s %(levelname)-7s %(message)s"))
+    handler.setFormatter(formatter_for_stderr(LineFormatter("%(asctime)s %(levelname)-7s %(message)s")))
     logging.basicConfig(level="INFO", handlers=[handler])
     sys.exit(run(_work(types, arch, concurrency, once, server, command)))
 

@@ -9,6 +9,7 @@ import msgspec
 
 from composerd.http.request_context import client, known_job_id, request_id
 from composerd_protocol.escaping import LineFormatter, escaped, without_tokens
+from composerd_protocol.journald import formatter_for_stderr
 
 MOST_LINES = 100
 """The most lines of one kind that the requests of one client can cause in `WINDOW`."""
@@ -23,7 +24,7 @@ def configure(level: str, form: Literal["text", "json"], process: int | None = N
     `level` is the least severe level to log, in lower case. `process` is the number of one of several processes.
     """
     handler = logging.StreamHandler()
-    handler.setFormatter(JSONFormatter(process) if form == "json" else TextFormatter(process))
+    handler.setFormatter(formatter_for_stderr(JSONFormatter(process) if form == "json" else TextFormatter(process)))
     handler.addFilter(FloodFilter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
 

@@ -5,7 +5,7 @@ import gc
 import logging
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import msgspec
@@ -25,12 +25,14 @@ from composerd.queue import JobQueue, QueueOptions
 from composerd.server.accepting import Listeners
 from composerd.server.descriptors import share_out
 from composerd.server.metrics import Metrics
-from composerd.server.sockets import announce, close_sockets, open_sockets
+from composerd.server.processes import SupervisorPipe
+from composerd.server.sockets import announce, close_sockets, open_sockets, serving
 from composerd.server.storage_start import start_storage
 from composerd.server.tls import TLSFiles, bound_memory
 from composerd.server.unix_sockets import UnixSocketAccess
 from composerd.settings import Settings, SettingsError
 from composerd.tasks import stop
+from composerd_protocol.service_manager import ServiceManager
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +44,9 @@ Go's HTTP client closes an idle connection after 90 s, so it never uses one that
 
 CANCEL_WITHIN = 0.1
 """Time in seconds that a request may take to end once it is canceled, after the drain timeout."""
+
+END_WITHIN = 10.0
+"""Time in seconds, after the drain timeout, in which a stopping server closes everything and ends."""
 
 GIVE_UP_AFTER = 2.0
 """Time in seconds, after the drain timeout, that a stopping server waits for a shared storage that does not answer."""
@@ -55,19 +60,17 @@ class ProcessShare(msgspec.Struct, frozen=True):
     """The sockets to listen on."""
     supervisor_alive: int
     """The descriptor of a pipe that is closed when the supervisor dies."""
-    on_ready: Callable[[], None]
-    """To be called when the process listens."""
 
 
-def serve(settings: Settings, share: ProcessShare | None = None) -> int:
-    """Serve until SIGTERM or SIGINT, and return the exit code.
+def serve(settings: Settings, manager: ServiceManager | SupervisorPipe, share: ProcessShare | None = None) -> int:
+    """Serve until SIGTERM or SIGINT, and return the exit code. Tell `manager` how that goes.
 
     Raises `ListenError`, `SettingsError` or what the storage raises if the server cannot start.
     """
-    return asyncio.run(_serve(settings, share))
+    return asyncio.run(_serve(settings, manager, share))
 
 
-async def _serve(settings: Settings, share: ProcessShare | None) -> int:
+async def _serve(settings: Settings, manager: ServiceManager | SupervisorPipe, share: ProcessShare | None) -> int:
     signals = _receive_signals()
     if share:
         _stop_with_the_supervisor(share, signals)
@@ -77,6 +80,7 @@ async def _serve(settings: Settings, share: ProcessShare | None) -> int:
         tls.context()  # fails before anything is opened if the files are wrong
         bound_memory()
     async with AsyncExitStack() as stack:
+        stack.push_async_callback(stop, asyncio.create_task(_give_signs_of_life(manager), name="signs of life"))
         access = UnixSocketAccess(settings.socket_mode, settings.socket_group)
         sockets = share.sockets if share else open_sockets(settings.listen, access)
         stack.callback(close_sockets, sockets)
@@ -99,12 +103,15 @@ async def _serve(settings: Settings, share: ProcessShare | None) -> int:
             sockets, tls.context if tls else None, admission, server.connection, settings.body_timeout
         )
         listeners.start()
-        if share:
-            share.on_ready()
-        else:
+        if not share:
             announce(sockets, tls=tls is not None)
+        status = serving(sockets, settings)
+        _tell_ready(manager, status, starting)
         while await signals.get() == signal.SIGHUP:
+            manager.reloading()
             listeners.reload()
+            _tell_ready(manager, status, starting)
+        manager.stopping(f"stopping; waiting requests: {queue.waits}", settings.drain_timeout + END_WITHIN)
         log.info("stopping; answering the waiting requests (%d)", queue.waits)
         if driver.capabilities.shared:
             # This task is not awaited: it runs while everything above is closed.
@@ -115,6 +122,27 @@ async def _serve(settings: Settings, share: ProcessShare | None) -> int:
         if starting is not None and starting.done():
             starting.result()  # raises why the storage could not start, if that is what stopped the server
     return 0
+
+
+async def _give_signs_of_life(manager: ServiceManager | SupervisorPipe) -> None:
+    """Tell again and again that this event loop runs, until canceled; return if nobody wants to know."""
+    while (every := manager.sign_of_life_every) is not None:
+        manager.alive()
+        await asyncio.sleep(every)
+
+
+def _tell_ready(manager: ServiceManager | SupervisorPipe, status: str, starting: "asyncio.Task[None] | None") -> None:
+    """Tell that the server listens, and whether its storage has started, for which nobody has to wait."""
+    if starting is None or starting.done():
+        manager.ready(status)
+        return
+
+    def tell(done: "asyncio.Task[None]") -> None:
+        if not done.cancelled() and done.exception() is None:
+            manager.status(status)
+
+    manager.ready(f"{status}; the storage does not answer yet")
+    starting.add_done_callback(tell)
 
 
 async def _give_up(driver: Driver, seconds: float) -> None:

@@ -4,11 +4,11 @@ import logging
 import os
 import re
 import socket
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from ipaddress import IPv6Address, ip_address
 
 from composerd.server.unix_sockets import UnixSocket, UnixSocketAccess, open_unix_socket
-from composerd.settings import TCP_ADDRESS
+from composerd.settings import DEFAULT_ADDRESS, TCP_ADDRESS, Settings
 
 log = logging.getLogger(__name__)
 
@@ -27,14 +27,15 @@ class _Passed(socket.socket):
 
 
 def open_sockets(addresses: Sequence[str], access: UnixSocketAccess) -> list[socket.socket]:
-    """Return the sockets that systemd has passed, or else bind every address. Raises `ListenError`.
+    """Return the sockets that systemd has passed, and bind every other address. Raises `ListenError`.
 
-    `access` says who may connect to unix sockets that are bound.
+    Without both, the default address is bound. `access` says who may connect to unix sockets that are bound.
     """
     sockets: list[socket.socket] = list(_passed_sockets())
+    passed = {_name(listening) for listening in sockets}
     try:
-        for address in () if sockets else addresses:
-            sockets.extend(_open(address, access))
+        for address in addresses or (() if sockets else (DEFAULT_ADDRESS,)):
+            sockets.extend(_open(address, access, passed))
     except BaseException:
         close_sockets(sockets)
         raise
@@ -78,6 +79,12 @@ def announce(sockets: Sequence[socket.socket], *, tls: bool) -> None:
             )
 
 
+def serving(sockets: Sequence[socket.socket], settings: Settings) -> str:
+    """Return a sentence for people about where the server can be reached."""
+    scheme = "http" if settings.tls_cert is None else "https"
+    return f"serving on {', '.join(describe(listening, scheme) for listening in sockets)}"
+
+
 def _is_public(listening: socket.socket) -> bool:
     if listening.family == socket.AF_UNIX:
         return False
@@ -103,21 +110,31 @@ def close_sockets(sockets: Sequence[socket.socket]) -> None:
         listening.close()
 
 
-def _open(address: str, access: UnixSocketAccess) -> list[socket.socket]:
+def _name(listening: socket.socket) -> object:
+    """Return the path of a unix socket, or the address and the port of another one."""
+    name = listening.getsockname()
+    return name if listening.family == socket.AF_UNIX else name[:2]
+
+
+def _open(address: str, access: UnixSocketAccess, passed: Collection[object]) -> list[socket.socket]:
+    """Bind an address, unless it is that of a socket that was passed."""
     try:
-        if address.startswith("unix:"):
-            return [open_unix_socket(address.removeprefix("unix:"), access)]
-        return _open_tcp(address)
+        if not address.startswith("unix:"):
+            return _open_tcp(address, passed)
+        path = address.removeprefix("unix:")
+        return [] if path in passed else [open_unix_socket(path, access)]
     except OSError as exc:
         raise ListenError(f"cannot listen on {address}: {exc.strerror or exc}") from exc
 
 
-def _open_tcp(address: str) -> list[socket.socket]:
+def _open_tcp(address: str, passed: Collection[object]) -> list[socket.socket]:
     match = TCP_ADDRESS.fullmatch(address)
     assert match is not None, "the settings have checked the address"
     host = match["v6"] or match["host"]
     found = socket.getaddrinfo(host or None, int(match["port"]), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     family, _, proto, _, target = found[0]
+    if target[:2] in passed:
+        return []
     listening = _tcp(family, proto)
     try:
         listening.bind(target)

@@ -5,7 +5,6 @@ its own on the same address. The kernel spreads connections over these sockets, 
 has died. The supervisor itself only keeps the address bound.
 """
 
-import contextlib
 import errno
 import logging
 import os
@@ -17,17 +16,18 @@ import time
 from collections.abc import Iterable, Sequence
 from types import FrameType
 
-import msgspec
-
 from composerd.driver.registry import open_driver
 from composerd.driver.url import EXPOSED
 from composerd.errors import ComposerdError, StorageFull, StorageInUse
 from composerd.server import serve
 from composerd.server.logs import configure
-from composerd.server.sockets import ListenError, announce, close_sockets, duplicate, open_sockets
+from composerd.server.processes import ServerProcess, SupervisorPipe
+from composerd.server.sockets import ListenError, announce, close_sockets, duplicate, open_sockets, serving
 from composerd.server.unix_sockets import UnixSocketAccess
 from composerd.settings import Settings, SettingsError
 from composerd_protocol.escaping import escaped
+from composerd_protocol.journald import error_for_stderr
+from composerd_protocol.service_manager import ServiceManager
 
 log = logging.getLogger(__name__)
 
@@ -61,37 +61,24 @@ def run(settings: Settings, *, password_shown: bool = False) -> int:
     configure(settings.log_level, settings.log_format)
     if password_shown:
         log.warning("%s", EXPOSED)
+    manager = ServiceManager.of()
     try:
         if settings.processes == 1:
-            return serve.serve(settings)
-        return Supervisor(settings).run()
+            return serve.serve(settings, manager)
+        return Supervisor(settings, manager).run()
     except (ListenError, SettingsError, ComposerdError) as exc:
-        print(f"composerd: {escaped(str(exc))}", file=sys.stderr)  # noqa: T201  # an error of the command line
-        return _exit_code(exc)
+        return _report_error(exc)
 
 
-def _exit_code(error: Exception) -> int:
-    """Return 1 if the same start may succeed later, and 2 if somebody has to correct something before."""
+def _report_error(error: Exception) -> int:
+    """Print why a start has failed, and return the exit code.
+
+    It is 1 if the same start may succeed later, and 2 if somebody has to correct something before.
+    """
+    print(error_for_stderr(f"composerd: {escaped(str(error))}"), file=sys.stderr)  # noqa: T201
     cause = error.__cause__
     may_pass = isinstance(cause, OSError) and cause.errno in _MAY_PASS
     return 1 if may_pass or isinstance(error, (StorageInUse, StorageFull)) else 2
-
-
-class _Process(msgspec.Struct, eq=False):
-    """One of the server processes, whether it is alive or waits to be started."""
-
-    number: int
-    pid: int = 0
-    """The process id; 0 while the process is not alive."""
-    started_at: float = 0.0
-    """Time of its latest start, by the monotonic clock."""
-    ready: bool = False
-    ready_pipe: int = -1
-    """The end of a pipe to read from; the process writes to the other end when it is ready. -1 when it is closed."""
-    failures: int = 0
-    """The number of its failures in a row."""
-    start_at: float = 0.0
-    """Time of its next start, by the monotonic clock."""
 
 
 class Supervisor:
@@ -101,7 +88,7 @@ class Supervisor:
     processes.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, manager: ServiceManager) -> None:
         """Raise `SettingsError` if servers cannot share the storage, and what opening the storage URL raises."""
         if not open_driver(settings.storage).capabilities.shared:
             raise SettingsError(
@@ -109,11 +96,16 @@ class Supervisor:
                 "servers can share (`composerd drivers` lists them), or set --processes 1"
             )
         self._settings = settings
-        self._processes = [_Process(number) for number in range(settings.processes)]
+        self._manager = manager
+        self._alive_at = NEVER if manager.sign_of_life_every is None else 0.0
+        """Time of the next sign of life for the service manager, by the monotonic clock."""
+        self._processes = [ServerProcess(number) for number in range(settings.processes)]
         self._selector = selectors.DefaultSelector()
         self._sockets: Sequence[socket.socket] = ()
         self._started = False
         """True once all processes have been ready."""
+        self._reloads = False
+        """True from a SIGHUP until every process has reloaded."""
         self._exit_code: int | None = None
         """Set when the supervisor is stopping."""
         self._kill_at = NEVER
@@ -140,9 +132,10 @@ class Supervisor:
             for key, _ in self._selector.select(None if due_at == NEVER else max(due_at - time.monotonic(), 0.0)):
                 if key.fileobj is wakeup:
                     wakeup.recv(4096)
-                elif key.data.ready_pipe == key.fileobj:
-                    self._read_ready_pipe(key.data)
+                elif key.data.reports == key.fileobj:
+                    self._read_reports(key.data)
             self._handle_signals()
+            self._give_sign_of_life()
             if time.monotonic() > self._kill_at:
                 log.error("killing the processes that have not stopped in time")
                 self._kill_at += KILL_AFTER
@@ -152,16 +145,16 @@ class Supervisor:
     def _receive_signal(self, number: int, _frame: FrameType | None) -> None:
         self._pending_signals.append(number)
 
-    def _living(self) -> list[_Process]:
+    def _living(self) -> list[ServerProcess]:
         return [process for process in self._processes if process.pid]
 
     def _next_due(self) -> float:
         """Return when something has to be done even if nothing happens before, by the monotonic clock."""
         if self._exit_code is not None:
-            return self._kill_at
-        return min((process.start_at for process in self._to_start()), default=NEVER)
+            return min(self._kill_at, self._alive_at)
+        return min(self._alive_at, *(process.start_at for process in self._to_start()), NEVER)
 
-    def _to_start(self) -> list[_Process]:
+    def _to_start(self) -> list[ServerProcess]:
         """Return the processes to start.
 
         At first that is only one: what keeps it from starting would stop all of them, and is reported once this way.
@@ -176,9 +169,9 @@ class Supervisor:
             if process.start_at <= time.monotonic():
                 self._start(process)
 
-    def _start(self, process: _Process) -> None:
+    def _start(self, process: ServerProcess) -> None:
         try:
-            ready_pipe, report_pipe = os.pipe()
+            reports, report_pipe = os.pipe()
         except OSError as exc:
             log.error("cannot start process %d: %s", process.number, exc)  # noqa: TRY400  # needs no traceback
             self._schedule_restart(process)
@@ -189,24 +182,25 @@ class Supervisor:
             sockets.extend(duplicate(listening) for listening in self._sockets)
             process.pid = os.fork()
             if not process.pid:
-                os.close(ready_pipe)
+                os.close(reports)
                 self._become(process, sockets, report_pipe, old_mask)
         except OSError as exc:
             log.error("cannot start process %d: %s", process.number, exc)  # noqa: TRY400  # needs no traceback
-            os.close(ready_pipe)
+            os.close(reports)
             self._schedule_restart(process)
         else:
-            process.ready_pipe = ready_pipe
-            self._selector.register(ready_pipe, selectors.EVENT_READ, process)
+            process.reports = reports
+            process.reported_at = time.monotonic()
+            self._selector.register(reports, selectors.EVENT_READ, process)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, old_mask)
             os.close(report_pipe)
             close_sockets(sockets)
         process.started_at = time.monotonic()
-        process.ready = False
+        process.ready = process.reloads = False
 
     def _become(
-        self, process: _Process, sockets: Sequence[socket.socket], report_pipe: int, signal_mask: Iterable[int]
+        self, process: ServerProcess, sockets: Sequence[socket.socket], report_pipe: int, signal_mask: Iterable[int]
     ) -> None:
         """Run as one of the server processes, in the child of a fork. It never returns."""
         exit_code = 1
@@ -219,19 +213,19 @@ class Supervisor:
             self._selector.close()
             os.close(self._alive_pipe[1])
             for other in self._living():
-                if other is not process and other.ready_pipe >= 0:
-                    os.close(other.ready_pipe)
+                if other is not process and other.reports >= 0:
+                    os.close(other.reports)
+            self._manager.close()
             configure(self._settings.log_level, self._settings.log_format, process.number)
             share = serve.ProcessShare(
                 number=process.number,
                 sockets=sockets,
                 supervisor_alive=self._alive_pipe[0],
-                on_ready=lambda: _report_ready(report_pipe),
             )
-            exit_code = serve.serve(self._settings, share)
+            supervisor = SupervisorPipe(report_pipe, self._manager.sign_of_life_every)
+            exit_code = serve.serve(self._settings, supervisor, share)
         except (ListenError, SettingsError, ComposerdError) as exc:
-            exit_code = _exit_code(exc)
-            print(f"composerd: {escaped(str(exc))}", file=sys.stderr)  # noqa: T201
+            exit_code = _report_error(exc)
         except BaseException:
             log.exception("process %d failed with an unexpected exception", process.number)
         finally:
@@ -239,19 +233,48 @@ class Supervisor:
             sys.stderr.flush()
             os._exit(exit_code)
 
-    def _read_ready_pipe(self, process: _Process) -> None:
-        """Read from a process that it is ready, or nothing if it has died."""
-        process.ready = bool(os.read(process.ready_pipe, 1))
-        self._close_ready_pipe(process)
+    def _read_reports(self, process: ServerProcess) -> None:
+        """Read from a process that it is ready, has reloaded or is alive, or nothing if it has died."""
+        if not process.read_reports():
+            self._close_reports(process)
         if not self._started and all(process.ready for process in self._processes):
             self._started = True
             announce(self._sockets, tls=self._settings.tls_cert is not None)
+            self._manager.ready(self._status())
+        self._end_reload()
 
-    def _close_ready_pipe(self, process: _Process) -> None:
-        if process.ready_pipe >= 0:
-            self._selector.unregister(process.ready_pipe)
-            os.close(process.ready_pipe)
-            process.ready_pipe = -1
+    def _close_reports(self, process: ServerProcess) -> None:
+        if process.reports >= 0:
+            self._selector.unregister(process.reports)
+            os.close(process.reports)
+            process.reports = -1
+
+    def _status(self) -> str:
+        return f"{serving(self._sockets, self._settings)}, with {len(self._processes)} processes"
+
+    def _reload(self) -> None:
+        if self._started:
+            self._manager.reloading()
+            self._reloads = True
+        for process in self._living():
+            process.reloads = process.ready
+            os.kill(process.pid, signal.SIGHUP)
+        self._end_reload()
+
+    def _end_reload(self) -> None:
+        """Tell the service manager that every process has reloaded, once that is so."""
+        if self._reloads and not any(process.reloads for process in self._living()):
+            self._reloads = False
+            self._manager.ready(self._status())
+
+    def _give_sign_of_life(self) -> None:
+        """Give a sign of life if it is due and every process has given its own in time."""
+        every = self._manager.sign_of_life_every
+        if every is None or time.monotonic() < self._alive_at:
+            return
+        self._alive_at = time.monotonic() + every
+        if all(process.answers(2 * every) for process in self._processes):
+            self._manager.alive()
 
     def _handle_signals(self) -> None:
         while self._pending_signals:
@@ -259,7 +282,7 @@ class Supervisor:
             if number == signal.SIGCHLD:
                 self._reap()
             elif number == signal.SIGHUP:
-                self._signal_all(signal.SIGHUP)
+                self._reload()
             elif self._exit_code is None:
                 self._stop(0)
 
@@ -268,10 +291,11 @@ class Supervisor:
             pid, status = os.waitpid(process.pid, os.WNOHANG)
             if pid:
                 process.pid = 0
-                self._close_ready_pipe(process)
+                self._close_reports(process)
                 self._handle_end(process, os.waitstatus_to_exitcode(status))
+                self._end_reload()
 
-    def _handle_end(self, process: _Process, code: int) -> None:
+    def _handle_end(self, process: ServerProcess, code: int) -> None:
         """Restart a process that has ended, or stop all of them if not all have been ready once."""
         if self._exit_code is not None:
             return
@@ -284,13 +308,15 @@ class Supervisor:
             log.error("process %d ended with %s before it was ready", process.number, cause)
             self._stop(max(code, 1))
 
-    def _schedule_restart(self, process: _Process) -> None:
+    def _schedule_restart(self, process: ServerProcess) -> None:
         now = time.monotonic()
         process.failures = 0 if now - process.started_at > STABLE_AFTER else process.failures + 1
         process.start_at = now + min(RESTART_AFTER * 2 ** min(process.failures, 10), RESTART_AFTER_AT_MOST)
 
     def _stop(self, code: int) -> None:
         self._exit_code = code
+        self._reloads = False
+        self._manager.stopping("stopping", self._settings.drain_timeout + 2 * KILL_AFTER)
         self._kill_at = time.monotonic() + self._settings.drain_timeout + KILL_AFTER
         close_sockets(self._sockets)  # new connections are refused from now on
         self._signal_all(signal.SIGTERM)
@@ -298,9 +324,3 @@ class Supervisor:
     def _signal_all(self, number: signal.Signals) -> None:
         for process in self._living():
             os.kill(process.pid, number)
-
-
-def _report_ready(pipe: int) -> None:
-    with contextlib.suppress(BrokenPipeError):  # the supervisor has died, which this process is about to notice
-        os.write(pipe, b"!")
-    os.close(pipe)

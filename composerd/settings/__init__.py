@@ -5,10 +5,11 @@ A setting comes from, strongest first: the command line, the environment, a TOML
 
 from composerd.settings.reading import SettingsError, load
 from composerd.settings.table import SETTINGS, Setting, Settings
-from composerd.settings.values import COMPOSER_BASE, MAX_DURATION, TCP_ADDRESS, WORKER_BASE
+from composerd.settings.values import COMPOSER_BASE, DEFAULT_ADDRESS, MAX_DURATION, TCP_ADDRESS, WORKER_BASE
 
 __all__ = [
     "COMPOSER_BASE",
+    "DEFAULT_ADDRESS",
     "MAX_DURATION",
     "SETTINGS",
     "TCP_ADDRESS",

@@ -7,6 +7,7 @@ import msgspec
 
 from composerd.settings.environment import PREFIX
 from composerd.settings.values import (
+    DEFAULT_ADDRESS,
     WORKER_BASE,
     address,
     base_path,
@@ -30,6 +31,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The settings of a server. Durations are in seconds, sizes in bytes. `load` fills in the defaults."""
 
     listen: tuple[str, ...]
+    """Addresses to listen on besides the sockets that systemd passes; empty for the default if it passes none."""
     storage: str
     artifacts: str | None
     base_path: str | None
@@ -125,7 +127,7 @@ SETTINGS: Sequence[Setting] = (
         "listen",
         address,
         "Address to listen on: HOST:PORT, [IPV6]:PORT or unix:/path. Port 0 picks a free port.",
-        default="127.0.0.1:8700",
+        without=f"{DEFAULT_ADDRESS}, unless systemd passes a socket",
         repeatable=True,
     ),
     Setting(

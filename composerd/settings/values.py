@@ -22,6 +22,9 @@ LONGEST_PATH = 128
 MAX_DURATION = 3650 * 86400.0
 """The longest duration that a setting or a job can have, in seconds: ten years."""
 
+DEFAULT_ADDRESS = "127.0.0.1:8700"
+"""The address to listen on if none is given and no socket is passed."""
+
 TCP_ADDRESS = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<host>[^:\[\]/]*)):(?P<port>[0-9]{1,5})")
 
 

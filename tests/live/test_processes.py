@@ -16,6 +16,7 @@ import pytest
 
 from composerd.server.supervisor import RESTART_AFTER_AT_MOST, Supervisor
 from composerd.settings import load
+from composerd_protocol.service_manager import ServiceManager
 
 from ..throwaway import Throwaway
 from .conftest import LOOPBACK, Serve, Server, send
@@ -292,7 +293,7 @@ async def test_a_database_that_is_not_there(serve: Serve, own_postgres: Throwawa
 
 def test_one_that_has_failed_for_weeks() -> None:
     """The wait before a restart has an upper limit after very many failures."""
-    supervisor = Supervisor(load({"storage": "postgresql:///composerd", "processes": "2"}, {}, None))
+    supervisor = Supervisor(load({"storage": "postgresql:///composerd", "processes": "2"}, {}, None), ServiceManager())
     process = supervisor._processes[0]
     process.failures = 100_000
     supervisor._schedule_restart(process)

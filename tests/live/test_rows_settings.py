@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import aiohttp
@@ -18,6 +19,7 @@ import pytest
 from composerd.settings import SETTINGS
 
 from ..rows import table_of
+from ..throwaway import Throwaway
 from .conftest import COMPOSER, HALF_SENT, JSON, NOBODY, WORKER, Serve, error, send, until_waiting
 from .test_tls import Files, answers
 
@@ -41,11 +43,12 @@ async def test_listen(serve: Serve, tmp_path: Path) -> None:
         assert answer.status == 200
 
 
-def passed(descriptor: int, count: str, stderr: int | None = None) -> "subprocess.Popen[str]":
+def passed(descriptor: int, count: str, *options: str, stderr: int | None = None) -> "subprocess.Popen[str]":
     """Start a server to which systemd passes a descriptor as number 3."""
+    arguments = ["serve", "--storage", "memory:", *options]
     script = (
         f"import os; os.dup2({descriptor}, 3); os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS={count!r}); "
-        "from composerd.cli.main import main; main(['serve', '--storage', 'memory:', '--listen', '127.0.0.1:1'])"
+        f"from composerd.cli.main import main; main({arguments!r})"
     )
     return subprocess.Popen(
         [sys.executable, "-c", script], pass_fds=[descriptor], stdout=subprocess.PIPE, stderr=stderr, text=True
@@ -55,7 +58,7 @@ def passed(descriptor: int, count: str, stderr: int | None = None) -> "subproces
 @row(TABLE, "--listen")
 @pytest.mark.parametrize("unix", [False, True])
 def test_listen_to_a_socket_of_systemd(tmp_path: Path, unix: bool) -> None:
-    """A socket passed by systemd replaces the configured addresses, and its file stays for the next start."""
+    """A socket passed by systemd replaces the default address, and its file stays for the next start."""
     path = tmp_path / "a.sock"
     with socket.socket(socket.AF_UNIX) if unix else socket.create_server(("127.0.0.1", 0)) as listening:
         if unix:
@@ -74,11 +77,38 @@ def test_listen_to_a_socket_of_systemd(tmp_path: Path, unix: bool) -> None:
 
 
 @row(TABLE, "--listen")
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_listen_to_a_socket_of_systemd_and_to_others(
+    tmp_path: Path, processes: str, newest_postgres: Throwaway
+) -> None:
+    """A socket passed by systemd and the addresses that are set are all served, one that is both once."""
+    path = tmp_path / "a.sock"
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        same = f"127.0.0.1:{listening.getsockname()[1]}"
+        options = ("--storage", newest_postgres.fresh(), "--processes", processes)
+        addresses = (f"unix:{path}", same, "127.0.0.1:0")
+        process = passed(listening.fileno(), "1", *options, *(f"--listen={one}" for one in addresses))
+        assert process.stdout is not None
+        told = [process.stdout.readline().split()[-1] for _ in range(3)]
+        assert told[:2] == [f"http://{same}", f"http+unix:{path}"]
+        for url in (told[0], told[2]):
+            assert urllib.request.urlopen(f"{url}/healthz").read() == b"alive\n"
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+            client.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
+            assert client.recv(100).startswith(b"HTTP/1.0 200")
+        process.terminate()
+        assert process.wait(20) == 0
+        assert process.stdout.read() == ""
+        process.stdout.close()
+
+
+@row(TABLE, "--listen")
 @pytest.mark.parametrize("count", ["some", "", "1", "2"])
 def test_listen_to_what_is_no_socket(tmp_path: Path, count: str) -> None:
     """A passed descriptor that is not a listening socket stops the start with one sentence."""
     with (tmp_path / "file").open("w") as file:
-        process = passed(file.fileno(), count, subprocess.PIPE)
+        process = passed(file.fileno(), count, stderr=subprocess.PIPE)
         _, said = process.communicate(timeout=20)
     assert process.returncode == 2
     assert said.startswith("composerd: cannot listen on ")
