@@ -15,6 +15,11 @@ import msgspec
 
 from composerd.artifact_values import Difference, Exceeded, ListedArtifact
 
+# Drivers find all values of the contract here, these too.
+from composerd.worker_values import Worker as Worker  # noqa: PLC0414
+from composerd.worker_values import WorkerCursor as WorkerCursor  # noqa: PLC0414
+from composerd.worker_values import WorkerPage as WorkerPage  # noqa: PLC0414
+
 MAX_SHOWN_DEPENDENTS = 1000
 """Maximum number of dependents that a job shows; `Driver.dependents` has all of them."""
 
@@ -323,6 +328,8 @@ class JobFilter(msgspec.Struct, frozen=True):
     type: str | None = None
     channel: str | None = None
     arch: str | None = None
+    states: tuple[JobState, ...] = ()
+    """Several states, of which a job must be in any; empty matches everything."""
 
 
 class JobPage(msgspec.Struct, frozen=True):
@@ -339,39 +346,6 @@ class IdPage(msgspec.Struct, frozen=True):
     ids: tuple[UUID, ...]
     next: int | None
     """The cursor of the next page; None after the last one."""
-
-
-class Worker(msgspec.Struct, frozen=True):
-    """A worker that has contacted a server, or a sign of life of one."""
-
-    id: UUID
-    arch: str
-    """The architecture; empty, like `types`, if the contact was only a sign of life."""
-    types: tuple[str, ...] = ()
-    """The types of jobs in its latest request; empty if it has not requested any."""
-    channel: str = ""
-    seen_at: datetime | None = None
-    """The time of the latest contact. The driver sets it."""
-    jobs: tuple[UUID, ...] = ()
-    """The jobs that it is running. The driver sets it."""
-    client: str = ""
-    """The client that named it, an opaque text; empty if that is not known. The worker belongs to that client."""
-
-
-class WorkerCursor(msgspec.Struct, frozen=True):
-    """The place of a worker in a listing. Workers that were seen earlier, or at that moment, come after it."""
-
-    seen: int
-    """When the worker was seen, as the driver counts time: positive, and below 2**63."""
-    id: UUID
-
-
-class WorkerPage(msgspec.Struct, frozen=True):
-    """A page of the workers."""
-
-    workers: tuple[Worker, ...]
-    next: WorkerCursor | None
-    """The cursor of the next page; None after the last one. A page may be short, or empty, before the last one."""
 
 
 class News(msgspec.Struct, frozen=True):

@@ -59,7 +59,7 @@ from composerd.models import (
     WorkerPage,
 )
 
-CONTRACT_VERSION = "1.3"
+CONTRACT_VERSION = "1.4"
 """The version of this contract. A driver that was written for another major version is refused.
 
 A new minor version only adds things that a driver may ignore.
@@ -70,7 +70,7 @@ class Driver(abc.ABC):
     """A storage of jobs. One instance is one opened storage; it is used from one event loop."""
 
     contract: ClassVar[str]
-    """The CONTRACT_VERSION for which the driver was written, as a literal: `contract = "1.3"`."""
+    """The CONTRACT_VERSION for which the driver was written, as a literal: `contract = "1.4"`."""
 
     name: ClassVar[str]
     """The driver's name in errors and logs: its scheme."""
@@ -334,11 +334,12 @@ class Driver(abc.ABC):
 
     @abc.abstractmethod
     async def list(self, filter: JobFilter, cursor: int | None, limit: int) -> JobPage:
-        """Return up to `limit` jobs that match the filter, newest submission first, from the cursor on (V1 to V3).
+        """Return up to `limit` jobs that match the filter, newest submission first, from the cursor on (V1 to V3, V12).
 
         They are without dependencies, dependents and progress, so that a page is not larger than its jobs are many.
         The order is stable: no job is shown twice or left out because others are added or deleted. A call looks at a
         bounded number of jobs. A cursor is a positive integer below 2**63; one that was never returned is accepted.
+        The guard looks for `states` itself if the driver was written for contract 1.3 or earlier.
         """
 
     @abc.abstractmethod
@@ -375,11 +376,18 @@ class Driver(abc.ABC):
 
     @abc.abstractmethod
     async def seen(self, workers: Sequence[Worker]) -> None:
-        """Remember that workers were seen just now (W2, W5, W6).
+        """Remember that workers were seen just now (W2, W5 to W7, W9).
 
-        A worker without arch and types is a sign of life: its stored arch and types stay as they are. A worker that
-        belongs to another client is left as it is, and is not seen. The driver limits what it remembers, so that
-        a client that names many workers makes it forget its own, and may forget workers in a crash.
+        A worker without arch and types is a sign of life: its stored arch and types stay as they are. What a worker has
+        sent earlier (`age`) than what is stored of it is a sign of life too. A worker that belongs to another client is
+        left as it is, and is not seen. The driver limits what it remembers, so that a client that names many workers
+        makes it forget its own, and may forget workers in a crash.
+        """
+
+    async def sign_off(self, workers: Sequence[Worker]) -> None:  # noqa: B027  # drivers of contract 1.3 have none
+        """Show workers no longer, because they have ended, until they describe themselves again (W8).
+
+        A worker that belongs to another client is left as it is.
         """
 
     @abc.abstractmethod

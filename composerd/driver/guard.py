@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Seque
 from typing import Any, Self, TypeVar, cast
 from uuid import UUID
 
-from composerd.driver import listed
+from composerd.driver import listed, several_states
 from composerd.driver.contract import Driver
 from composerd.driver.outage import Outage
 from composerd.driver.tokens import by_token
@@ -68,7 +68,7 @@ class Guard(Driver):
     Its methods return the coroutine of `_call` instead of being coroutines themselves: one layer less on each call.
     """
 
-    contract = "1.3"
+    contract = "1.4"
     name = "guard"
 
     def __init__(self, driver: Driver, observe: Observer = unobserved) -> None:
@@ -224,7 +224,10 @@ class Guard(Driver):
         return self._call("dependents", self.driver.dependents(job_id, cursor, limit))
 
     def list(self, filter: JobFilter, cursor: int | None, limit: int) -> Call[JobPage]:
-        return self._call("list", self.driver.list(filter, cursor, limit))
+        driver = self.driver
+        if filter.states and not several_states.known_to(driver):
+            return self._call("list", several_states.page(driver, filter, cursor, limit))
+        return self._call("list", driver.list(filter, cursor, limit))
 
     def payload(self, refs: Sequence[PayloadRef]) -> Call[Sequence[bytes | None]]:
         return self._call("payload", self.driver.payload(refs), refs)
@@ -240,6 +243,9 @@ class Guard(Driver):
 
     def seen(self, workers: Sequence[Worker]) -> Call[None]:
         return self._call("seen", self.driver.seen(workers))
+
+    def sign_off(self, workers: Sequence[Worker]) -> Call[None]:
+        return self._call("sign_off", self.driver.sign_off(workers))
 
     def workers(self, within: float, ids: Sequence[UUID] | None = None) -> Call[Sequence[Worker]]:
         return self._call("workers", self.driver.workers(within, ids))
@@ -286,6 +292,7 @@ _LIMITED = frozenset(
         "worker_page",
         "ahead",
         "seen",
+        "sign_off",
         "ping",
         "info",
     ]

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import msgspec
 
-from composerd.driver.clock import MICRO, Moment, to_time
+from composerd.driver.clock import MICRO, Moment, microseconds, to_time
 from composerd.models import Worker, WorkerCursor, WorkerPage
 from composerd.shares import Shares
 
@@ -21,18 +21,26 @@ MAX_PAGE_BYTES = 1024 * 1024
 OWNED = 3600 * MICRO
 """Time in microseconds for which a worker that is not seen belongs to its client; then to the next that names it."""
 
-_EACH = 768
+_EACH = 864
 """Bytes of one worker without its types, measured, with the entries in which it is found."""
 
-_LEAST = 32 * 1024
+_LEAST = 40 * 1024
 """Bytes that a client may always have if they are free: one worker with the most and longest types."""
+
+_NEVER = -(2**63)
+"""A time before all others, at which a worker was described of which there was only a sign of life."""
 
 
 class _Seen(NamedTuple):
-    """A worker, and when it was seen, in microseconds of the time that passes: the wall clock may jump."""
+    """A worker, with times in microseconds of the time that passes: the wall clock may jump."""
 
     worker: Worker
     elapsed: int
+    """When it was seen."""
+    sent: int
+    """When it sent what is known of it, or signed off."""
+    gone: bool
+    """True if it has signed off; it is kept so that no earlier news of it lists it again."""
 
 
 class Workers:
@@ -54,22 +62,41 @@ class Workers:
         """Remember that workers were seen; see `Driver.seen`."""
         for worker in workers:
             known = self._workers.get(worker.id)
+            sent = moment.elapsed - microseconds(worker.age) if _says_something(worker) else _NEVER
             if known is None:
-                self._add(worker, moment)
+                self._add(worker, moment, sent)
                 continue
             before = known.worker
-            described = worker if worker.types or worker.arch else before
-            if worker.client and before.client and worker.client != before.client:
-                if moment.elapsed - known.elapsed < OWNED:
-                    continue
-                described = msgspec.structs.replace(described, client=worker.client)
-            else:
-                described = msgspec.structs.replace(described, client=before.client or worker.client)
+            foreign = _belongs_to_another(before, worker)
+            if known.gone:
+                if foreign or ((worker.arch or worker.types) and sent > known.sent):
+                    self._forget(before)
+                    self._add(worker, moment, sent)
+                continue
+            if foreign and moment.elapsed - known.elapsed < OWNED:
+                continue
+            described = before
+            if sent >= known.sent:
+                described = _described(before, worker)
+            sent = max(sent, known.sent)
+            described = msgspec.structs.replace(described, client=worker.client or before.client)
             if _same(described, before):
-                self._place(msgspec.structs.replace(before, seen_at=to_time(moment.now)), moment)
+                self._place(msgspec.structs.replace(before, seen_at=to_time(moment.now)), moment, sent)
             else:
-                self._bytes.exchange(before.client, self._remove(before), 0)
-                self._add(described, moment)
+                self._forget(before)
+                self._add(described, moment, sent)
+
+    def sign_off(self, workers: Sequence[Worker], moment: Moment) -> None:
+        """Show workers no longer; see `Driver.sign_off`."""
+        for worker in workers:
+            client = worker.client
+            known = self._workers.get(worker.id)
+            if known is not None:
+                if _belongs_to_another(known.worker, worker):
+                    continue
+                client = client or known.worker.client
+                self._forget(known.worker)
+            self._add(Worker(worker.id, "", client=client), moment, moment.elapsed, gone=True)
 
     def since(self, elapsed: int, ids: Sequence[UUID] | None = None) -> list[Worker]:
         """Return the workers that were seen since then, the latest first; only those of `ids`, if given."""
@@ -82,7 +109,8 @@ class Workers:
         for one in known:
             if one.elapsed < elapsed:
                 break
-            found.append(one.worker)
+            if not one.gone:
+                found.append(one.worker)
         return found
 
     def page(self, elapsed: int, after: WorkerCursor | None, limit: int) -> WorkerPage:
@@ -93,24 +121,32 @@ class Workers:
         for one in reversed(self._workers.values()):
             if one.elapsed < elapsed:
                 break
-            if after is not None and one.elapsed >= after.seen:
+            if one.gone or (after is not None and one.elapsed >= after.seen):
                 continue
             if last is not None and (len(found) == limit or size >= MAX_PAGE_BYTES):
                 return WorkerPage(tuple(found), WorkerCursor(last.elapsed, last.worker.id))
             found.append(one.worker)
-            size += _EACH + _size(one.worker.types)
+            size += _own_size(one.worker) + _size(one.worker.types)
             last = one
         return WorkerPage(tuple(found), None)
 
-    def _add(self, worker: Worker, moment: Moment) -> None:
+    def _add(self, worker: Worker, moment: Moment, sent: int, *, gone: bool = False) -> None:
         """Add a worker that is not known. The client's own workers make room for it; without room it is left out."""
         described = worker.client, worker.types
         shared, count = self._types.get(described, (worker.types, 0))
         self._types[described] = shared, count + 1
-        if self._make_room(worker.client, _EACH if count else _EACH + _size(shared)):
-            self._place(msgspec.structs.replace(worker, types=shared, seen_at=to_time(moment.now)), moment)
+        own = _own_size(worker)
+        if self._make_room(worker.client, own if count else own + _size(shared)):
+            seen_at = to_time(moment.now)
+            problem = worker.problem or None
+            added = msgspec.structs.replace(worker, types=shared, seen_at=seen_at, problem=problem, age=0.0)
+            self._place(added, moment, sent, gone=gone)
         else:
             self._drop_types(worker)
+
+    def _forget(self, worker: Worker) -> None:
+        """Remove a worker, whose bytes its client may use again."""
+        self._bytes.exchange(worker.client, self._remove(worker), 0)
 
     def _make_room(self, client: str, amount: int) -> bool:
         """Take bytes for a client, and forget workers of its own for that as necessary. Return False without room."""
@@ -124,10 +160,10 @@ class Workers:
         self._bytes.exchange(client, freed, amount)
         return True
 
-    def _place(self, worker: Worker, moment: Moment) -> None:
+    def _place(self, worker: Worker, moment: Moment, sent: int, *, gone: bool = False) -> None:
         """Put a worker where the worker is that was seen last. No two are at the same moment."""
         self._latest = max(moment.elapsed, self._latest + 1)
-        self._workers[worker.id] = _Seen(worker, self._latest)
+        self._workers[worker.id] = _Seen(worker, self._latest, sent, gone)
         self._workers.move_to_end(worker.id)
         own = self._by_client.setdefault(worker.client, OrderedDict())
         own[worker.id] = None
@@ -140,7 +176,7 @@ class Workers:
         del own[worker.id]
         if not own:
             del self._by_client[worker.client]
-        return _EACH + self._drop_types(worker)
+        return _own_size(worker) + self._drop_types(worker)
 
     def _drop_types(self, worker: Worker) -> int:
         """Note that one worker less has these types, and return how many bytes that makes free."""
@@ -153,9 +189,37 @@ class Workers:
         return _size(shared)
 
 
+def _says_something(worker: Worker) -> bool:
+    """Return True if a contact says something of its worker, and is not only a sign of life."""
+    return bool(worker.arch or worker.types) or worker.problem is not None
+
+
+def _belongs_to_another(known: Worker, worker: Worker) -> bool:
+    """Return True if a contact names a worker that belongs to another client."""
+    return bool(worker.client and known.client) and worker.client != known.client
+
+
+def _described(before: Worker, worker: Worker) -> Worker:
+    """Return a worker with what its contact says of it."""
+    if worker.arch or worker.types:
+        return worker
+    if worker.problem is None:
+        return before
+    return msgspec.structs.replace(before, problem=worker.problem)
+
+
 def _same(one: Worker, other: Worker) -> bool:
     """Return True if two workers are described in the same way, and belong to the same client."""
-    return (one.arch, one.types, one.channel, one.client) == (other.arch, other.types, other.channel, other.client)
+    return _description(one) == _description(other)
+
+
+def _description(worker: Worker) -> tuple[object, ...]:
+    return worker.arch, worker.types, worker.channel, worker.client, worker.problem or None
+
+
+def _own_size(worker: Worker) -> int:
+    """Return how many bytes a worker takes in memory without its types."""
+    return _EACH + (sys.getsizeof(worker.problem) if worker.problem else 0)
 
 
 def _size(types: tuple[str, ...]) -> int:

@@ -9,7 +9,17 @@ from aiohttp import web
 from composerd.artifacts.files import Files
 from composerd.http.admission import Admission
 from composerd.http.cut_answers import CutAnswers
-from composerd.http.endpoints import artifacts, attempts, downloads, jobs, listings, status, worker, workers
+from composerd.http.endpoints import (
+    artifacts,
+    attempts,
+    downloads,
+    jobs,
+    listings,
+    registration,
+    status,
+    worker,
+    workers,
+)
 from composerd.http.errors import ErrorTable
 from composerd.http.keys import (
     ADMISSION,
@@ -72,6 +82,7 @@ def create_app(
 def add_routes(app: web.Application) -> None:
     """Add the routes of every endpoint, below the base paths of `app`."""
     worker.add_routes(app)
+    registration.add_routes(app)
     attempts.add_routes(app)
     artifacts.add_routes(app)
     jobs.add_routes(app)

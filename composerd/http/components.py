@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from composerd.http.schemas import DURATION, WORD
+from composerd.http.fields import DURATION, WORD
 
 _UUID = {"type": "string", "format": "uuid"}
 _WORD = {"type": "string", "minLength": 1, "maxLength": 128, "pattern": WORD}
@@ -18,7 +18,7 @@ PARAMETERS: Mapping[str, Mapping[str, Any]] = {
     "page": {"type": "integer", "minimum": 0, "maximum": 1000},
     "size": _PAGE,
     "limit": _PAGE,
-    "state": {"$ref": "#/components/schemas/JobState"},
+    "state": {"type": "array", "items": {"$ref": "#/components/schemas/JobState"}},
     "type": _WORD,
     "channel": {"type": "string", "maxLength": 128},
     "arch": _WORD,
@@ -142,6 +142,7 @@ EXAMPLES: Mapping[str, Any] = {
         "blocked_by": [_TOKEN],
         "delayed_until": None,
         "workers": None,
+        "paused": None,
         "ahead": None,
     },
     "PostWorkers": {"arch": "x86_64"},
@@ -180,8 +181,10 @@ EXAMPLES: Mapping[str, Any] = {
                 "channel": "",
                 "jobs": [],
                 "seen_at": "2026-01-31T12:00:00.000000Z",
+                "problem": None,
             }
         ],
     },
+    "WorkerStatus": {"arch": "x86_64", "types": ["checksum"], "problem": "the disk is full"},
 }
 """An example of each body, by the name of its schema."""

@@ -134,8 +134,10 @@ class _Document(AiohttpApiSpec):  # type: ignore[misc]  # aiohttp_apispec ships 
         if any(parameter["name"] == "state" for parameter in found["parameters"]):
             self.types[JobState.__name__] = JobState
         if found["x-request"] is not None:
-            has_fields = bool(getattr(found["x-request"], "__struct_fields__", ()))  # a file may be empty
-            documented["requestBody"] = {"required": has_fields, "content": self._content(found["x-request"])}
+            body = found["x-request"]
+            has_fields = bool(getattr(body, "__struct_fields__", ()))  # a file may be empty
+            required = has_fields and not getattr(body, "may_be_missing", False)
+            documented["requestBody"] = {"required": required, "content": self._content(body)}
         for status, response in found["responses"].items():
             body, more = response.pop("x-body"), response.pop("x-headers")
             documented["responses"][status] = response | {"headers": self._headers(*EVERYWHERE, *more)}

@@ -9,6 +9,7 @@ from msgspec import UNSET, Meta, Raw, UnsetType
 
 from composerd import models
 from composerd.artifact_values import ListedArtifact
+from composerd.http.fields import DURATION, Duration, Identified, Json, Object, OptionalWord, Time, Uuid, Word
 from composerd.models import JobState, OnDependencyFailure
 
 MAX_BATCH = 1000
@@ -17,61 +18,8 @@ MAX_BATCH = 1000
 MAX_DEPENDENCIES = 1000
 """The most dependencies of a job."""
 
-# The patterns only document; `is_word` and `composerd_protocol.units` check the values.
-WORD = r"^\S+$"
-DURATION = r"^([0-9]{1,15}(\.[0-9]{1,9})?(ms|s|m|h|d)|0)$"
-
-Word = Annotated[
-    str,
-    Meta(
-        min_length=1,
-        max_length=128,
-        description="1 to 128 printable characters without white space.",
-        extra_json_schema={"pattern": WORD},
-    ),
-]
-OptionalWord = Annotated[
-    str, Meta(max_length=128, description="Up to 128 printable characters without white space; may be empty.")
-]
-Duration = Annotated[
-    str,
-    Meta(
-        description="A duration, such as `300ms`, `20s`, `2m`, `1h` or `14d`.",
-        examples=["20s"],
-        extra_json_schema={"pattern": DURATION},
-    ),
-]
-Json = Annotated[
-    Raw,
-    Meta(
-        description="Any JSON value; it is kept byte for byte.",
-        # For oapi-codegen, whose own type loses large integers and refuses numbers beyond a float's range.
-        extra_json_schema={
-            "x-go-type": "json.RawMessage",
-            "x-go-type-import": {"path": "encoding/json"},
-            "x-go-type-skip-optional-pointer": True,
-        },
-    ),
-]
-Uuid = Annotated[str, Meta(extra_json_schema={"format": "uuid"})]
-Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
-
-
-class Object(msgspec.Struct, kw_only=True):
-    """The fields that every returned object has."""
-
-    kind: str
-    href: str
-    id: str
-
-
-class Identified(msgspec.Struct, kw_only=True):
-    """The fields of a returned object whose id is a UUID."""
-
-    kind: str
-    href: str
-    id: Uuid
-
+MAX_PROBLEM = 500
+"""The most characters of the text with which a worker says why it asks for no jobs."""
 
 # The worker API.
 
@@ -179,6 +127,25 @@ class PostWorkers(msgspec.Struct):
     """A worker that registers."""
 
     arch: Word
+
+
+class WorkerStatus(msgspec.Struct):
+    """What a worker says of itself while it has no job. The body may be missing."""
+
+    may_be_missing: ClassVar[bool] = True
+
+    arch: Word | None = None
+    types: Annotated[list[Word], Meta(min_length=1, max_length=64)] | None = None
+    problem: (
+        Annotated[
+            str,
+            Meta(
+                max_length=MAX_PROBLEM,
+                description="Why the worker asks for no jobs now; without it, the worker has no problem any more.",
+            ),
+        ]
+        | None
+    ) = None
 
 
 class WorkerID(Identified, kw_only=True):
@@ -324,6 +291,9 @@ class Worker(Identified, kw_only=True):
     channel: str
     jobs: list[Uuid]
     seen_at: Time
+    problem: Annotated[
+        str | None, Meta(description="Why it asks for no jobs now, in its own words; null without a problem.")
+    ]
 
 
 class WorkerList(Object, kw_only=True, omit_defaults=True):
@@ -342,6 +312,10 @@ class JobWhy(Identified, kw_only=True):
     delayed_until: Time | None
     workers: Annotated[
         int | None, Meta(description="Number of live workers that run such jobs; null unless the job is ready.")
+    ]
+    paused: Annotated[
+        int | None,
+        Meta(description="Number of live workers that would run such jobs, but have a problem; null as `workers`."),
     ]
     ahead: Annotated[
         int | None, Meta(description="Number of similar jobs ahead of it in the queue, counted up to 10,000.")

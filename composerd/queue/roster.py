@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import time
+from collections.abc import Sequence
 from uuid import UUID
 
 import msgspec
@@ -33,10 +35,23 @@ NIL = UUID(int=0)
 """The id that stands for no worker."""
 
 
-class _Requests(msgspec.Struct):
-    """Number of requests with which a worker waits for a job."""
+class _News(msgspec.Struct):
+    """A worker, and when it sent what this says of it."""
 
     worker: Worker
+    sent: float
+
+    def now(self) -> Worker:
+        """Return the worker with the age of what is said of it."""
+        if not (self.worker.arch or self.worker.types or self.worker.problem is not None):
+            return self.worker  # a sign of life, which says nothing
+        return msgspec.structs.replace(self.worker, age=max(0.0, time.monotonic() - self.sent))
+
+
+class _Requests(msgspec.Struct):
+    """Number of requests with which a worker waits for a job, and what the latest one says."""
+
+    latest: _News
     count: int = 0
 
 
@@ -45,13 +60,14 @@ class Roster:
 
     Signs of life are gathered here and reported to the driver by `run`, so a heartbeat of a worker costs no write of
     its own. On a shared storage the workers of other servers are known too. A worker belongs to the client that named
-    it first; the driver keeps that, so it is true of every server.
+    it first; the driver keeps that, so it is true of every server. It is told how old a report is, because a worker may
+    have said something else, or have signed off, at another server meanwhile.
     """
 
     def __init__(self, driver: Driver, timeout: float) -> None:
         self._driver = driver
         self._timeout = timeout
-        self._seen: dict[_Named, Worker] = {}
+        self._seen: dict[_Named, _News] = {}
         """Workers seen since the last report, by the client that named them: the driver knows whose they are."""
         self._bytes = _unreported()
         self._waiting: dict[_Named, _Requests] = {}
@@ -67,28 +83,56 @@ class Roster:
         await self._driver.seen([worker])
         return worker.id
 
-    async def check(self, worker_id: UUID, client: str = "") -> None:
-        """Count a sign of life of a worker. Raises `WorkerNotFound` if the worker was not seen lately.
+    async def check(self, worker_id: UUID, client: str = "", problem: str = "") -> None:
+        """Count a sign of life of a known worker, and store its problem, or that it has none if that is empty.
 
-        Whoever gives it gets the same answer, but only the worker's own client keeps it from being forgotten.
+        Whoever gives it gets the same answer, but only the worker's own client keeps it from being forgotten. Raises
+        `WorkerNotFound` if the worker was not seen lately.
         """
         if (worker_id, client) not in self._seen and not await self._driver.workers(self._timeout, [worker_id]):
             raise WorkerNotFound(id=str(worker_id))
-        self.alive(worker_id, client)
+        self.describe(Worker(worker_id, "", client=client, problem=problem))
+
+    def describe(self, worker: Worker) -> None:
+        """Store what a worker, known or not, says of itself."""
+        if worker.id == NIL:
+            return
+        named = worker.id, worker.client
+        before = self._seen.get(named)
+        if before is not None and not (worker.arch or worker.types):
+            worker = msgspec.structs.replace(before.worker, problem=worker.problem)
+        self._note(worker, time.monotonic())
 
     def alive(self, worker_id: UUID, client: str = "") -> None:
         """Count a sign of life of a worker, known or not; without a client if its attempt's token tells who it is."""
         if worker_id != NIL and (worker_id, client) not in self._seen:
-            self._note(Worker(worker_id, "", client=client))
+            self._note(Worker(worker_id, "", client=client), time.monotonic())
+
+    async def sign_off(self, worker_id: UUID, client: str) -> None:
+        """Show a worker no longer, at no server of the storage, until it describes itself again.
+
+        A worker of another client is left as it is. Raises what `Driver.sign_off` raises.
+        """
+        if worker_id == NIL:
+            return
+        unreported = self._seen.pop((worker_id, client), None)
+        if unreported is not None:
+            self._bytes.exchange(client, _size(unreported.worker), 0)
+        await self._driver.sign_off([Worker(worker_id, "", client=client)])
 
     def begin_wait(self, worker: Worker) -> None:
         """Count a worker as seen until `end_wait` has been called as often as this."""
         if worker.id == NIL:
             return
-        self._note(worker)
-        requests = self._waiting.setdefault((worker.id, worker.client), _Requests(worker))
-        requests.worker = worker
-        requests.count += 1
+        sent = time.monotonic()
+        self._note(worker, sent)
+        named = worker.id, worker.client
+        requests = self._waiting.get(named)
+        if requests is None:
+            self._waiting[named] = _Requests(_News(worker, sent), 1)
+        else:
+            requests.latest = _News(worker, sent)
+            requests.count += 1
 
     def end_wait(self, worker: Worker) -> None:
         """End one call of `begin_wait`."""
@@ -100,7 +144,7 @@ class Roster:
         if requests.count == 0:
             del self._waiting[named]
         if named not in self._seen:
-            self._note(worker)
+            self._note(requests.latest.worker, requests.latest.sent)
 
     async def page(self, after: WorkerCursor | None, limit: int) -> WorkerPage:
         """Return a page of the workers seen lately, the latest first.
@@ -130,29 +174,30 @@ class Roster:
                 if not exc.logged:
                     log.info("storing when workers were last seen failed: %s", exc)
 
-    def _note(self, worker: Worker) -> None:
+    def _note(self, worker: Worker, sent: float) -> None:
         """Remember a worker until the next report; it is left out if its client has named too many since the last."""
         named = worker.id, worker.client
         before = self._seen.get(named)
         try:
-            self._bytes.exchange(worker.client, 0 if before is None else _size(before), _size(worker))
+            self._bytes.exchange(worker.client, 0 if before is None else _size(before.worker), _size(worker))
         except Unavailable:
             return
-        self._seen[named] = worker
+        self._seen[named] = _News(worker, sent)
 
     async def _see_waiting(self) -> None:
-        """Report the workers whose requests wait, some at a time, so that the event loop can go on."""
-        waiting = [requests.worker for requests in self._waiting.values()]
-        for begin in range(0, len(waiting), REPORTED_AT_ONCE):
-            await self._driver.seen(waiting[begin : begin + REPORTED_AT_ONCE])
-            await asyncio.sleep(0)
+        """Report the workers whose requests wait."""
+        await self._tell([requests.latest for requests in self._waiting.values()])
 
     async def _report(self) -> None:
-        seen = list(self._seen.values())
+        seen = [*self._seen.values()]
         self._seen = {}
         self._bytes = _unreported()
-        for begin in range(0, len(seen), REPORTED_AT_ONCE):
-            await self._driver.seen(seen[begin : begin + REPORTED_AT_ONCE])
+        await self._tell(seen)
+
+    async def _tell(self, news: Sequence[_News]) -> None:
+        """Report workers to the driver, some at a time, so that the event loop can go on."""
+        for begin in range(0, len(news), REPORTED_AT_ONCE):
+            await self._driver.seen([one.now() for one in news[begin : begin + REPORTED_AT_ONCE]])
             await asyncio.sleep(0)
 
 
@@ -163,4 +208,4 @@ def _unreported() -> Shares:
 
 def _size(worker: Worker) -> int:
     """Return about how many bytes a worker takes in memory."""
-    return 512 + sum(64 + len(type) for type in worker.types)
+    return 512 + sum(64 + len(type) for type in worker.types) + len(worker.problem or "")

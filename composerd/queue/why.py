@@ -32,8 +32,32 @@ class Why(msgspec.Struct, frozen=True, kw_only=True):
     """The time before which the job may not start."""
     workers: int | None = None
     """The number of known workers that take such jobs; None unless the job is ready."""
+    paused: int | None = None
+    """The number of known workers that would take such jobs, but have a problem; None unless the job is ready."""
     ahead: int | None = None
     """The number of ready jobs of its key that are ahead of it, up to `MAX_AHEAD`; None unless the job is ready."""
+
+
+class _Takers(msgspec.Struct):
+    """The workers that take a job."""
+
+    workers: int = 0
+    """The number of those that have no problem."""
+    busy: int = 0
+    """The number of those among them that run a job."""
+    paused: int = 0
+    """The number of those that have a problem."""
+    problem: str = ""
+    """The problem of the one that was seen last."""
+
+    def count(self, worker: Worker) -> None:
+        """Count a worker, after those that were seen later."""
+        if worker.problem is not None:
+            self.problem = self.problem or worker.problem
+            self.paused += 1
+        else:
+            self.workers += 1
+            self.busy += bool(worker.jobs)
 
 
 async def explain(queue: JobQueue, job_id: UUID) -> Why:
@@ -75,11 +99,15 @@ async def _ready(queue: JobQueue, job: Job) -> Why:
         + (f", arch {job.arch}" if job.arch else "")
         + (f", channel {job.channel}" if job.channel else "")
     )
-    if takers:
-        reason = f"{queue_reason(ahead)} Workers for {kind}: {busy_reason(len(takers), sum(takers))}."
+    if takers.workers:
+        reason = f"{queue_reason(ahead)} Workers for {kind}: {busy_reason(takers.workers, takers.busy)}."
+    elif takers.paused:
+        reason = f"No live worker for {kind} asks for jobs."
     else:
         reason = f"No live worker is known for {kind}."
-    return Why(job=job, reason=reason, workers=len(takers), ahead=ahead)
+    if takers.paused:
+        reason += f" {paused_reason(takers.paused, takers.problem)}"
+    return Why(job=job, reason=reason, workers=takers.workers, paused=takers.paused, ahead=ahead)
 
 
 def delay_reason(until: datetime, now: datetime) -> str:
@@ -110,13 +138,22 @@ def busy_reason(workers: int, busy: int) -> str:
     return f"{workers}, {'both ' if workers == 2 else 'all ' if workers > 2 else ''}busy"
 
 
-async def _takers(queue: JobQueue, job: Job) -> list[bool]:
-    """Return for each worker that takes a job whether it is busy; looks at the `MAX_WORKERS` that were seen last."""
-    takers: list[bool] = []
+def paused_reason(workers: int, problem: str) -> str:
+    """Return a sentence that says how many workers have a problem, and the one of the worker that was seen last."""
+    if workers == 1:
+        return f"1 worker for it is paused: {problem.rstrip('.')}."
+    return f"{workers} workers for it are paused, the one that was seen last because of: {problem.rstrip('.')}."
+
+
+async def _takers(queue: JobQueue, job: Job) -> _Takers:
+    """Count the workers that take a job; looks at the `MAX_WORKERS` that were seen last."""
+    takers = _Takers()
     after: WorkerCursor | None = None
     for _ in range(MAX_WORKERS // WORKERS_AT_ONCE):
         page = await queue.roster.page(after, WORKERS_AT_ONCE)
-        takers += [bool(worker.jobs) for worker in page.workers if _takes(worker, job)]
+        for worker in page.workers:
+            if _takes(worker, job):
+                takers.count(worker)
         after = page.next
         if after is None:
             break

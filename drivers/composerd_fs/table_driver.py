@@ -50,7 +50,7 @@ _Read = Callable[[Sequence[Payload | None]], Awaitable[list[bytes | None]]]
 class TableDriver(Driver):
     """The contract on a table behind a group commit; `log` is the journal, or nothing."""
 
-    contract = "1.3"
+    contract = "1.4"
 
     def __init__(self, log: FlushLog) -> None:
         self._clock = Clock()
@@ -220,6 +220,9 @@ class TableDriver(Driver):
 
     async def seen(self, workers: Sequence[Worker]) -> None:
         self._workers.seen(workers, self._clock.read())
+
+    async def sign_off(self, workers: Sequence[Worker]) -> None:
+        self._workers.sign_off(workers, self._clock.read())
 
     async def workers(self, within: float, ids: "Sequence[UUID] | None" = None) -> "Sequence[Worker]":
         found = self._workers.since(self._clock.elapsed() - microseconds(within), ids)

@@ -77,7 +77,7 @@ class PostgresDriver(Driver):
     Artifacts are not in the database: servers need a directory or an artifact store that all of them can reach.
     """
 
-    contract = "1.3"
+    contract = "1.4"
     name = "postgresql"
     capabilities = Capabilities(
         durable=True,
@@ -311,6 +311,9 @@ class PostgresDriver(Driver):
 
     async def seen(self, workers: Sequence[Worker]) -> None:
         await self._calls.complete(self._workers.seen(workers), Lane.CHANGE)
+
+    async def sign_off(self, workers: Sequence[Worker]) -> None:
+        await self._calls.complete(self._workers.sign_off(workers), Lane.CHANGE)
 
     async def workers(self, within: float, ids: "Sequence[UUID] | None" = None) -> "Sequence[Worker]":
         return await self._calls.complete(self._workers.since(within, ids), Lane.READ)

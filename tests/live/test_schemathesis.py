@@ -29,6 +29,13 @@ include-name = "PATCH /jobs/{{token}}"
 # More is taken than the document says, for older workers: an empty object, and a null beside the other field.
 [operations.checks]
 negative_data_rejection.enabled = false
+
+[[operations]]
+include-name = "POST /workers/{{worker_id}}/status"
+
+# A body that is no object is ignored, for older workers.
+[operations.checks]
+negative_data_rejection.enabled = false
 """
 
 

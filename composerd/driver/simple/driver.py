@@ -304,6 +304,9 @@ class SimpleDriver(Driver):
     async def seen(self, workers: Sequence[Worker]) -> None:
         self._workers.seen(workers, self._clock.read())
 
+    async def sign_off(self, workers: Sequence[Worker]) -> None:
+        self._workers.sign_off(workers, self._clock.read())
+
     async def workers(self, within: float, ids: "Sequence[UUID] | None" = None) -> "Sequence[Worker]":
         return list(await self._with_jobs(self._workers.since(self._clock.elapsed() - microseconds(within), ids)))
 

@@ -211,6 +211,7 @@ async def why_job(request: web.Request) -> web.StreamResponse:
             blocked_by=schemas.strings(why.blocked_by),
             delayed_until=None if why.delayed_until is None else schemas.rfc3339(why.delayed_until),
             workers=why.workers,
+            paused=why.paused,
             ahead=why.ahead,
         )
     )

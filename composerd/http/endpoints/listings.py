@@ -45,7 +45,7 @@ def add_routes(app: web.Application) -> None:
     description="List jobs, the newest first, without their dependencies, progress and results.",
     responses={200: ("A page of jobs", schemas.JobList)},
     query={
-        "state": "Only jobs in this state",
+        "state": "Only jobs in this state, or in one of these if it is there several times",
         "type": "Only jobs of this type",
         "channel": "Only jobs of this channel",
         "arch": "Only jobs of this arch",
@@ -59,9 +59,9 @@ async def list_jobs(request: web.Request) -> web.StreamResponse:
     invalid filter, limit or cursor.
     """
     queue = request.app[QUEUE]
-    query = _query(request, "state", "type", "channel", "arch")
+    query = _query(request, "state", "type", "channel", "arch", repeatable="state")
     try:
-        state = JobState(query["state"]) if "state" in query else None
+        states = tuple({JobState(state): None for state in request.query.getall("state", ())})
     except ValueError:
         raise InvalidCursor(field="state", problem=f"must be one of {', '.join(JobState)}") from None
     for name in ("type", "arch", "channel"):
@@ -70,7 +70,8 @@ async def list_jobs(request: web.Request) -> web.StreamResponse:
             raise InvalidCursor(field=name, problem="must be 1 to 128 printable characters without white space")
     left = limit_of(query, 100)
     cursor = _cursor(query.get("cursor"))
-    chosen = JobFilter(state, query.get("type"), query.get("channel"), query.get("arch"))
+    state, states = (states[0], ()) if len(states) == 1 else (None, states)
+    chosen = JobFilter(state, query.get("type"), query.get("channel"), query.get("arch"), states)
     queue.budgets.answers.check(client.get())
     await heavy(request)
     slices = Slices()
@@ -148,10 +149,14 @@ async def _ids(
     return await answer_bytes(request, encode(listed))
 
 
-def _query(request: web.Request, *filters: str) -> dict[str, str]:
+def _query(request: web.Request, *filters: str, repeatable: str | None = None) -> dict[str, str]:
+    """Return the parameters of a request. Raises `InvalidCursor` for one that is unknown, or is there twice."""
     query = dict(request.query)
     if unknown := query.keys() - {*filters, *_PAGE}:
         raise InvalidCursor(field=min(unknown), problem="there is no such filter")
+    for name in query:
+        if name != repeatable and len(request.query.getall(name)) > 1:
+            raise InvalidCursor(field=name, problem="must be given once")
     return query
 
 

@@ -1,4 +1,4 @@
-"""The worker API without what needs a token: requesting a job, registering a worker. `attempts` has the rest.
+"""The worker API: requesting a job. `attempts` has what needs a token, and `registration` what a worker says of itself.
 
 Its wire format is compatible with osbuild-composer's worker API.
 """
@@ -12,13 +12,14 @@ from uuid import UUID
 import msgspec
 from aiohttp import web
 
-from composerd.errors import InvalidContent, TypeNotAllowed
+from composerd.errors import InvalidContent
 from composerd.http import schemas
-from composerd.http.arguments import segment, wait_of
-from composerd.http.bodies import check_headers, decoded, discard_body, read_body, read_json
+from composerd.http.arguments import wait_of
+from composerd.http.bodies import check_headers, decoded, read_body
 from composerd.http.connection import HttpConnection
 from composerd.http.cut_answers import HandedOver
-from composerd.http.delivery import Answer, answer, complete, encode, gone, hang_up, write
+from composerd.http.delivery import Answer, complete, encode, gone, hang_up, write
+from composerd.http.endpoints.registration import check_description
 from composerd.http.errors import InvalidWorkerId
 from composerd.http.inspection import Wait
 from composerd.http.keys import ADMISSION, CUT_ANSWERS, QUEUE, SETTINGS
@@ -30,15 +31,12 @@ from composerd.models import AttemptState, Claimed, Worker
 from composerd.queue import PART, SMALL, Piece, Stored, keys_for, size_of
 
 _REQUEST_JOB = msgspec.json.Decoder(schemas.RequestJob)
-_POST_WORKERS = msgspec.json.Decoder(schemas.PostWorkers)
 
 
 def add_routes(app: web.Application) -> None:
     """Add the routes."""
     base = app[BASES].worker
     app.router.add_post(f"{base}/jobs", request_job)
-    app.router.add_post(f"{base}/workers", post_workers)
-    app.router.add_post(f"{base}/workers/{segment('worker_id')}/status", post_worker_status)
 
 
 @endpoint(
@@ -109,13 +107,7 @@ def _checked_worker(body: schemas.RequestJob, undequeueable_types: Collection[st
 
     Raises `TypeNotAllowed`, `InvalidContent` and `InvalidWorkerId`.
     """
-    if not schemas.is_word(body.arch):
-        raise InvalidContent(field="arch", problem=schemas.NOT_A_WORD)
-    for index, type in enumerate(body.types):
-        if type in undequeueable_types:
-            raise TypeNotAllowed(type=type)
-        if not schemas.is_word(type):
-            raise InvalidContent(field=f"types[{index}]", problem=schemas.NOT_A_WORD)
+    check_description(body.arch, body.types, undequeueable_types)
     if body.worker_id is None:
         return None
     worker_id = parse_uuid(body.worker_id)
@@ -209,37 +201,3 @@ async def _hand_over_large(
     buffered = min(sum(piece.size for piece in pieces if isinstance(piece, Stored)), PART)
     with queue.budgets.claims.held(client.get(), buffered):
         return await write(request, 201, pieces, go_on)
-
-
-@endpoint(
-    "postWorkers",
-    "Register a worker",
-    description="Get an id for a worker, under which the list of workers shows it.",
-    request=schemas.PostWorkers,
-    responses={201: ("The worker's id", schemas.WorkerID)},
-)
-async def post_workers(request: web.Request) -> web.StreamResponse:
-    """Register a worker, and return its new id."""
-    queue = request.app[QUEUE]
-    body = await read_json(request, _POST_WORKERS)
-    if not schemas.is_word(body.arch):
-        raise InvalidContent(field="arch", problem=schemas.NOT_A_WORD)
-    worker_id = str(await queue.roster.register(body.arch, client=client.get()))
-    href = f"{bases.get().worker}/workers"
-    return answer(schemas.WorkerID(kind="WorkerID", href=href, id=worker_id, worker_id=worker_id), 201)
-
-
-@endpoint(
-    "postWorkerStatus",
-    "Report that the worker is alive",
-    description="Keep a worker in the list of workers while it has no job. A body is ignored.",
-    responses={200: ("The worker is known", None)},
-)
-async def post_worker_status(request: web.Request) -> web.Response:
-    """Note that a worker is alive; the body is ignored. An unknown worker gets an error, and then registers again."""
-    worker_id = parse_uuid(request.match_info["worker_id"])
-    if worker_id is None:
-        raise InvalidWorkerId(field="worker_id")
-    await discard_body(request)
-    await request.app[QUEUE].roster.check(worker_id, client.get())
-    return web.Response()

@@ -55,6 +55,7 @@ async def list_workers(request: web.Request) -> web.StreamResponse:
             channel=worker.channel,
             jobs=schemas.strings(worker.jobs),
             seen_at=schemas.rfc3339(worker.seen_at),
+            problem=worker.problem,
         )
         for worker in page.workers
         if worker.seen_at is not None

@@ -114,6 +114,29 @@ class Queries:
         ]:
             assert {job.id for job in (await instance.driver.list(chosen, None, 100)).jobs} == expected
 
+    @clause("V12", "V1")
+    async def test_several_states(self, instance: Instance) -> None:
+        """`list` shows the jobs in any of several states together, newest first, over all pages."""
+        ids = [await instance.add(type="build" if n % 2 else "a") for n in range(9)]
+        for one in ids[::3]:
+            await instance.cancel(one)
+        await instance.end(ids[1])
+        for states, type, expected in [
+            ((JobState.READY, JobState.CANCELED), None, [one for one in ids if one != ids[1]]),
+            ((JobState.CANCELED, JobState.FINISHED), None, [ids[0], ids[1], ids[3], ids[6]]),
+            ((JobState.CANCELED, JobState.FINISHED, JobState.WAITING), "a", [ids[0], ids[6]]),
+            ((JobState.FAILED, JobState.WAITING), None, []),
+        ]:
+            shown: list[UUID] = []
+            cursor: int | None = None
+            while True:
+                page = await instance.driver.list(JobFilter(type=type, states=states), cursor, 2)
+                shown += [job.id for job in page.jobs]
+                cursor = page.next
+                if cursor is None:
+                    break
+            assert shown == expected[::-1]
+
     @clause("V3")
     async def test_a_listing_is_stable(self, instance: Instance) -> None:
         """While jobs are submitted, requeued and deleted, those that stay are listed once, in the same order."""

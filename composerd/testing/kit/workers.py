@@ -1,6 +1,10 @@
 """Tests of the workers that a storage remembers: who they are, whose they are, and their pages."""
 
-from composerd.models import Claim, Worker, WorkerCursor
+from uuid import UUID
+
+import msgspec
+
+from composerd.models import AttemptState, Claim, Worker, WorkerCursor
 from composerd.testing.kit.clause import clause
 from composerd.testing.kit.instance import BUILD, PLENTY, Instance
 
@@ -121,3 +125,82 @@ class RememberedWorkers:
         for _ in range(10):
             await instance.driver.seen([Worker(instance.id(), "x86_64", ("build",), client="loud") for _ in range(100)])
         assert [one.types for one in await instance.driver.workers(60, [worker])] == [("build",)]
+
+    async def shown(self, instance: Instance) -> dict[UUID, Worker]:
+        """Return the workers that were seen in the last minute, which both methods have to show in the same way."""
+        found = await instance.driver.workers(60)
+        page = await instance.driver.worker_page(60, None, 100)
+        assert list(page.workers) == list(found)
+        return {one.id: one for one in found}
+
+    @clause("W7")
+    async def test_the_problem_of_a_worker(self, instance: Instance) -> None:
+        """A worker is shown with its problem until it describes itself again without one, or says that it has none."""
+        worker = instance.id()
+        described = Worker(worker, "x86_64", ("build",), client="a")
+        for problem in ("the disk is full", 'caf\u00e9 \U0001f525 is "down"\\', "x" * 500):
+            await instance.driver.seen([msgspec.structs.replace(described, problem=problem)])
+            assert (await self.shown(instance))[worker].problem == problem
+        await instance.driver.seen([Worker(worker, "", client="a"), Worker(worker, "")])
+        assert (await self.shown(instance))[worker].problem == "x" * 500
+        await instance.driver.seen([described])
+        assert (await self.shown(instance))[worker].problem is None
+        await instance.driver.seen([Worker(worker, "", client="a", problem="no network")])
+        shown = (await self.shown(instance))[worker]
+        assert (shown.types, shown.problem) == (("build",), "no network")
+        await instance.driver.seen([Worker(worker, "", client="b", problem="not mine")])
+        assert (await self.shown(instance))[worker].problem == "no network"
+        await instance.driver.seen([Worker(worker, "", client="a", problem="")])
+        shown = (await self.shown(instance))[worker]
+        assert (shown.types, shown.problem) == (("build",), None)
+
+    @clause("W8", "W9")
+    async def test_a_worker_that_signs_off(self, instance: Instance) -> None:
+        """A worker that signed off is not shown until it describes itself again, whatever is reported late of it."""
+        worker, other = instance.id(), instance.id()
+        described = Worker(worker, "x86_64", ("build",), client="a")
+        await instance.driver.seen([described, Worker(other, "x86_64", ("build",), client="a")])
+        job_id, token = await instance.add(), instance.id()
+        await instance.driver.claim([Claim(token, (BUILD,), 600.0, worker_id=worker)], PLENTY)
+        await instance.driver.sign_off([Worker(worker, "", client="a")])
+        late = msgspec.structs.replace(described, age=10.0)
+        alive = [Worker(worker, "", client="a"), Worker(worker, ""), Worker(worker, "", client="a", problem="full")]
+        await instance.driver.seen([late, *alive])
+        assert list(await self.shown(instance)) == [other]
+        assert await instance.driver.workers(60, [worker]) == []
+        assert await instance.touch(token) is AttemptState.RUNNING
+        await instance.driver.sign_off([Worker(worker, "", client="a"), Worker(instance.id(), "", client="a")])
+        await instance.pass_time(1.0)
+        await instance.driver.seen([msgspec.structs.replace(described, types=("test",))])
+        shown = await self.shown(instance)
+        assert list(shown) == [worker, other]
+        assert (shown[worker].types, shown[worker].jobs) == (("test",), (job_id,))
+
+    @clause("W8")
+    async def test_another_client_signs_off(self, instance: Instance) -> None:
+        """Only the client of a worker signs it off; after that, the id belongs to the next client that names it."""
+        worker = instance.id()
+        await instance.driver.seen([Worker(worker, "x86_64", ("build",), client="a")])
+        await instance.driver.sign_off([Worker(worker, "", client="b")])
+        assert (await self.shown(instance))[worker].types == ("build",)
+        await instance.driver.sign_off([Worker(worker, "", client="a")])
+        assert await self.shown(instance) == {}
+        await instance.driver.seen([Worker(worker, "aarch64", ("test",), client="b")])
+        assert (await self.shown(instance))[worker].types == ("test",)
+        await instance.driver.seen([Worker(worker, "x86_64", ("build",), client="a")])
+        assert (await self.shown(instance))[worker].types == ("test",)
+
+    @clause("W9")
+    async def test_what_is_reported_late(self, instance: Instance) -> None:
+        """What a worker sent last is shown, also if another server reports later what it had sent before."""
+        worker = instance.id()
+        await instance.driver.seen([Worker(worker, "")])
+        await instance.driver.seen([Worker(worker, "x86_64", ("build",), problem="full", age=5.0)])
+        await instance.driver.seen(
+            [Worker(worker, "x86_64", ("old",), age=20.0), Worker(worker, "", problem="", age=20.0)]
+        )
+        shown = (await self.shown(instance))[worker]
+        assert (shown.types, shown.problem) == (("build",), "full")
+        await instance.driver.seen([Worker(worker, "x86_64", ("test",), age=1.0)])
+        shown = (await self.shown(instance))[worker]
+        assert (shown.types, shown.problem, shown.age) == (("test",), None, 0.0)

@@ -157,6 +157,7 @@ def _name_of(artifact: Artifact) -> str:
 def _passes(state: JobState, key: Key, wanted: JobFilter) -> bool:
     return (
         (wanted.state is None or state is wanted.state)
+        and (not wanted.states or state in wanted.states)
         and (wanted.type is None or key.type == wanted.type)
         and (wanted.channel is None or key.channel == wanted.channel)
         and (wanted.arch is None or key.arch == wanted.arch)

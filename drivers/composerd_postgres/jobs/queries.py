@@ -79,6 +79,7 @@ async def page(session: Session, chosen: JobFilter, cursor: int | None, limit: i
             "most": most,
             "limit": limit + 1,
             "state": None if chosen.state is None else chosen.state.value,
+            "states": array(chosen.states) if chosen.states else None,
             "type": chosen.type,
             "channel": chosen.channel,
             "arch": chosen.arch,

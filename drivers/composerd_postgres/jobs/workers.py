@@ -1,4 +1,4 @@
-"""The workers that were seen lately (`Driver.seen`, `Driver.workers`, `Driver.worker_page`)."""
+"""The workers that were seen lately (`Driver.seen`, `sign_off`, `workers`, `worker_page`)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -30,22 +30,38 @@ class Workers:
 
     async def seen(self, workers: Sequence[Worker]) -> None:
         """See `Driver.seen`."""
+        await self._write("seen", workers)
+
+    async def sign_off(self, workers: Sequence[Worker]) -> None:
+        """See `Driver.sign_off`."""
+        await self._write("sign_off", workers)
+
+    async def _write(self, statement: str, workers: Sequence[Worker]) -> None:
         rest = list(workers)
         while rest:
             once = {one.id: one for one in reversed(rest)}  # a statement writes a row once
-            await self._seen([*once.values()])
+            await self._write_once(statement, [*once.values()][::-1])
             rest = [one for one in rest if once[one.id] is not one]
         self._named += len(workers)
         if self._named >= FORGET_EVERY:
             await self.forget()
 
-    async def _seen(self, workers: Sequence[Worker]) -> None:
+    async def _write_once(self, statement: str, workers: Sequence[Worker]) -> None:
         session = self._session
         rows = [
-            {"id": one.id, "arch": one.arch, "types": one.types, "channel": one.channel, "client": one.client}
+            {
+                "id": one.id,
+                "arch": one.arch,
+                "types": one.types,
+                "channel": one.channel,
+                "client": one.client,
+                "problem": one.problem,
+                "age": one.age,
+            }
             for one in workers
         ]
-        await session.connections.fetch(session.statements["seen"], {"shift": session.shift, "workers": encode(rows)})
+        values = {"shift": session.shift, "workers": encode(rows)}
+        await session.connections.fetch(session.statements[statement], values)
 
     async def forget(self) -> None:
         """Delete the workers that do not fit."""
@@ -84,5 +100,12 @@ class Workers:
 
 def _worker(row: Any) -> Worker:
     return Worker(
-        row.id, row.arch, tuple(row.types), row.channel, to_time(row.seen_at), tuple(row.jobs or ()), row.client
+        row.id,
+        row.arch,
+        tuple(row.types),
+        row.channel,
+        to_time(row.seen_at),
+        tuple(row.jobs or ()),
+        row.client,
+        row.problem or None,
     )

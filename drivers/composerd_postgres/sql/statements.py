@@ -40,7 +40,7 @@ def in_schema(text: str, schema: str) -> str:
     return _SCHEMA.sub(f'"{schema}".', text)
 
 
-def array(values: Iterable[UUID | int]) -> str:
+def array(values: Iterable[UUID | int | str]) -> str:
     """Return values as the text of an SQL array, which is like a JSON array but for the brackets."""
     return f"{{{msgspec.json.encode(list(values))[1:-1].decode()}}}"
 

@@ -139,6 +139,7 @@ class DictShelf(Shelf):
             has = (one.state, one.new.type, one.new.channel, one.new.arch)
             filtered = (filter.state, filter.type, filter.channel, filter.arch)
             passes = all(wanted in (None, value) for wanted, value in zip(filtered, has, strict=True))
+            passes = passes and (not filter.states or one.state in filter.states)
             return passes and (before is None or one.sequence < before)
 
         return self.find(shown, by_sequence)[::-1][:limit]
@@ -174,7 +175,7 @@ def by_ready_order(record: JobRecord) -> tuple[int, int]:
 class Correct(SimpleDriver):
     """A driver that keeps every clause."""
 
-    contract = "1.3"
+    contract = "1.4"
     name = "correct"
     shelf_type: type[DictShelf] = DictShelf
 

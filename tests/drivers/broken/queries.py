@@ -1,4 +1,4 @@
-"""Drivers that break the clauses of artifacts, deletion, queries, news, workers and moving (U, P, V, N, W, M)."""
+"""Drivers that break the clauses of artifacts, deletion, queries, news and moving (U, P, V, N, M)."""
 
 import asyncio
 import contextlib
@@ -27,9 +27,6 @@ from composerd.models import (
     News,
     Outcome,
     PayloadRef,
-    Worker,
-    WorkerCursor,
-    WorkerPage,
 )
 
 from .correct import Correct, CorrectShared, DictShelf
@@ -352,58 +349,6 @@ class WatchesNothing(CorrectShared):
         yield News()
 
 
-@breaks("W1")
-class ListsOldestWorkersFirst(Correct):
-    """Lists the worker first that was not seen for the longest time."""
-
-    async def workers(self, within: float, ids: "Sequence[UUID] | None" = None) -> "Sequence[Worker]":
-        return (await super().workers(within, ids))[::-1]
-
-
-@breaks("W2")
-class ForgetsDescriptions(Correct):
-    """Forgets a worker's description when the worker is seen without one."""
-
-    async def seen(self, workers: "Sequence[Worker]") -> None:
-        await super().seen(
-            [one if one.arch or one.types else msgspec.structs.replace(one, arch="?") for one in workers]
-        )
-
-
-@breaks("W3")
-class OmitsJobsOfWorkers(Correct):
-    """Does not say which jobs a worker is running."""
-
-    async def workers(self, within: float, ids: "Sequence[UUID] | None" = None) -> "Sequence[Worker]":
-        return [msgspec.structs.replace(one, jobs=()) for one in await super().workers(within, ids)]
-
-
-@breaks("W4")
-class SkipsAWorkerAfterEachPage(Correct):
-    """Begins a page one worker too late."""
-
-    async def worker_page(self, within: float, after: WorkerCursor | None, limit: int) -> WorkerPage:
-        page = await super().worker_page(within, after, limit + 1 if after else limit)
-        return WorkerPage(page.workers[1:], page.next) if after else page
-
-
-@breaks("W5")
-class LetsAnyClientDescribeAWorker(Correct):
-    """Replaces the description of a worker, whoever sends it."""
-
-    async def seen(self, workers: "Sequence[Worker]") -> None:
-        await super().seen([msgspec.structs.replace(one, client="") for one in workers])
-
-
-@breaks("W6")
-class ForgetsTheOldestWorkersOfAll(Correct):
-    """Remembers 100 workers, and forgets those that were not seen for longest, whichever client has named them."""
-
-    async def workers(self, within: float, ids: "Sequence[UUID] | None" = None) -> "Sequence[Worker]":
-        remembered = (await super().workers(within))[:100]
-        return [one for one in remembered if ids is None or one.id in ids]
-
-
 @breaks("M1")
 class DoesNotDumpCanceledJobs(Correct):
     """Leaves canceled jobs out of a dump."""
@@ -431,3 +376,11 @@ class OverwritesOnLoad(Transaction):
         if record is not None:
             self.shelf.remove(record)
         super().load(stored)
+
+
+@breaks("V12")
+class KnowsOneStateOfAFilter(DictShelf):
+    """Looks only for the first of the states that a filter has."""
+
+    def page(self, filter: JobFilter, before: int | None, limit: int) -> Sequence[UUID]:
+        return super().page(msgspec.structs.replace(filter, states=filter.states[:1]), before, limit)

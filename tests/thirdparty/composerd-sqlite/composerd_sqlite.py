@@ -200,8 +200,10 @@ class SqliteShelf(Shelf):
         fields = {"state": filter.state, "type": filter.type, "channel": filter.channel, "arch": filter.arch}
         given = {name: value for name, value in fields.items() if value is not None}
         conditions = ["sequence < ?", *[f"{name} = ?" for name in given]]
+        if filter.states:
+            conditions.append(f"state IN ({', '.join('?' * len(filter.states))})")
         sql = f"SELECT id FROM jobs WHERE {' AND '.join(conditions)} ORDER BY sequence DESC LIMIT ?"
-        return self.ids(sql, 2**63 - 1 if before is None else before, *given.values(), limit)
+        return self.ids(sql, 2**63 - 1 if before is None else before, *given.values(), *filter.states, limit)
 
     def counts(self) -> dict[str, int]:
         return dict(self.execute("SELECT state, count(*) FROM jobs GROUP BY state"))
@@ -227,7 +229,7 @@ class SqliteShelf(Shelf):
 class SqliteDriver(SimpleDriver):
     """Jobs in an SQLite file: `sqlite:/var/lib/jobs.db`, `sqlite:///var/lib/jobs.db`."""
 
-    contract = "1.3"
+    contract = "1.4"
     name = "sqlite"
 
     @classmethod

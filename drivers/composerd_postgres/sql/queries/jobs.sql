@@ -115,6 +115,7 @@ LEFT JOIN LATERAL (
     SELECT *
     FROM read
     WHERE (%(state)s::text IS NULL OR state = %(state)s) AND (%(type)s::text IS NULL OR type = %(type)s)
+        AND (%(states)s::text[] IS NULL OR state = ANY (%(states)s::text[]))
         AND (%(channel)s::text IS NULL OR channel = %(channel)s) AND (%(arch)s::text IS NULL OR arch = %(arch)s)
     ORDER BY sequence DESC
     LIMIT %(limit)s

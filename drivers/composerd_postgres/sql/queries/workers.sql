@@ -2,30 +2,62 @@
 
 -- name: seen
 -- Remember that workers were seen just now, each once. One without arch and types is only a sign of life: its stored arch and types
--- stay as they are. A worker of another client is left as it is for an hour.
-INSERT INTO composerd.workers AS w (id, arch, types, channel, client, seen_at)
-SELECT r.id, r.arch, ARRAY(SELECT json_array_elements_text(r.types)), r.channel, r.client,
-    clock_timestamp() + %(shift)s::interval + make_interval(secs => 0.000001 * r.nth)
-FROM ROWS FROM (json_to_recordset(%(workers)s) AS (id uuid, arch text, types json, channel text, client text))
-    WITH ORDINALITY AS r(id, arch, types, channel, client, nth)
+-- stay as they are. So does what it sent later than this. A worker of another client is left as it is for an hour, and one that has
+-- signed off until it describes itself again. (If the clock was set back, `sent_at` may be in the future; then it does not count.)
+INSERT INTO composerd.workers AS w (id, arch, types, channel, client, problem, seen_at, sent_at)
+SELECT r.id, r.arch, ARRAY(SELECT json_array_elements_text(r.types)), r.channel, r.client, r.problem,
+    n.now + make_interval(secs => 0.000001 * r.nth),
+    CASE WHEN r.arch = '' AND json_array_length(r.types) = 0 AND r.problem IS NULL THEN '-infinity'
+        ELSE n.now - make_interval(secs => r.age) END
+FROM ROWS FROM (json_to_recordset(%(workers)s) AS (
+        id uuid, arch text, types json, channel text, client text, problem text, age double precision
+    )) WITH ORDINALITY AS r(id, arch, types, channel, client, problem, age, nth),
+    (SELECT clock_timestamp() + %(shift)s::interval AS now OFFSET 0) n
 ORDER BY r.id
 ON CONFLICT (id) DO UPDATE
 SET seen_at = excluded.seen_at,
-    arch = CASE WHEN excluded.arch = '' AND excluded.types = '{}' THEN w.arch ELSE excluded.arch END,
-    types = CASE WHEN excluded.arch = '' AND excluded.types = '{}' THEN w.types ELSE excluded.types END,
-    channel = CASE WHEN excluded.arch = '' AND excluded.types = '{}' THEN w.channel ELSE excluded.channel END,
+    client = CASE WHEN excluded.client = '' THEN w.client ELSE excluded.client END,
+    gone = false,
+    (arch, types, channel, problem, sent_at) = (
+        SELECT
+            CASE WHEN s.newer AND s.described THEN excluded.arch ELSE w.arch END,
+            CASE WHEN s.newer AND s.described THEN excluded.types ELSE w.types END,
+            CASE WHEN s.newer AND s.described THEN excluded.channel ELSE w.channel END,
+            CASE WHEN s.newer AND (s.described OR excluded.problem IS NOT NULL) THEN excluded.problem ELSE w.problem END,
+            CASE WHEN s.newer THEN excluded.sent_at ELSE w.sent_at END
+        FROM (
+            SELECT excluded.sent_at >= w.sent_at OR w.sent_at > excluded.seen_at OR w.gone AS newer,
+                excluded.arch <> '' OR excluded.types <> '{}' AS described
+        ) s
+    )
+WHERE CASE
+    WHEN excluded.client NOT IN ('', w.client) AND w.client <> '' THEN w.gone OR w.seen_at <= excluded.seen_at - interval '1 hour'
+    WHEN w.gone THEN (excluded.arch <> '' OR excluded.types <> '{}')
+        AND (excluded.sent_at > w.sent_at OR w.sent_at > excluded.seen_at)
+    ELSE true
+END
+
+-- name: sign_off
+-- Show workers no longer, each once. The row stays, so that no earlier news of a worker shows it again. A worker of another client is
+-- left as it is.
+INSERT INTO composerd.workers AS w (id, arch, types, channel, client, seen_at, sent_at, gone)
+SELECT r.id, '', '{}', '', r.client, n.now, n.now, true
+FROM json_to_recordset(%(workers)s) AS r(id uuid, client text), (SELECT clock_timestamp() + %(shift)s::interval AS now OFFSET 0) n
+ORDER BY r.id
+ON CONFLICT (id) DO UPDATE
+SET arch = '', types = '{}', channel = '', problem = NULL, seen_at = excluded.seen_at, sent_at = excluded.sent_at, gone = true,
     client = CASE WHEN excluded.client = '' THEN w.client ELSE excluded.client END
-WHERE excluded.client IN ('', w.client) OR w.client = '' OR w.seen_at <= excluded.seen_at - interval '1 hour'
+WHERE excluded.client IN ('', w.client) OR w.client = ''
 
 -- name: workers
 -- Workers that were seen lately, the latest first, with the jobs that they run: all of them, those with the given ids, or a page of
 -- them after a worker. What the workers of a page take is limited too, in bytes.
 WITH found AS MATERIALIZED (
-    SELECT w.*, row_number() OVER latest AS nth, sum(100 + octet_length(array_to_string(w.types, '", "'))) OVER latest AS size
+    SELECT w.*, row_number() OVER latest AS nth, sum(100 + octet_length(w.said)) OVER latest AS size
     FROM (
-        SELECT *
+        SELECT *, array_to_string(types, '", "') || coalesce(problem, '') AS said
         FROM composerd.workers
-        WHERE seen_at >= clock_timestamp() + %(shift)s::interval - make_interval(secs => %(within)s)
+        WHERE NOT gone AND seen_at >= clock_timestamp() + %(shift)s::interval - make_interval(secs => %(within)s)
             AND (%(ids)s::uuid[] IS NULL OR id = ANY (%(ids)s::uuid[]))
             AND (%(after)s::uuid IS NULL OR (seen_at, id) < (%(seen)s::timestamptz, %(after)s::uuid))
         ORDER BY seen_at DESC, id DESC
@@ -33,7 +65,7 @@ WITH found AS MATERIALIZED (
     ) w
     WINDOW latest AS (ORDER BY w.seen_at DESC, w.id DESC)
 )
-SELECT f.id, f.arch, f.types, f.channel, f.client, f.seen_at, l.jobs, (SELECT count(*) FROM found) AS found
+SELECT f.id, f.arch, f.types, f.channel, f.client, f.problem, f.seen_at, l.jobs, (SELECT count(*) FROM found) AS found
 FROM found f
 LEFT JOIN (
     SELECT worker_id, array_agg(job_id ORDER BY job_id) AS jobs
