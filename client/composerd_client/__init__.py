@@ -1,6 +1,7 @@
 """The client library: `ComposerClient` submits jobs and follows them, `Worker` runs them.
 
-It depends on the protocol only, and imports nothing of the server.
+It depends on the protocol only, and imports nothing of the server. Every type that a public method takes or returns can
+be imported from here.
 """
 
 from composerd_client.composer import ComposerClient
@@ -19,8 +20,10 @@ from composerd_client.errors import (
     UnsafeName,
 )
 from composerd_client.job_context import JobContext
-from composerd_client.values import Artifact, Job
-from composerd_client.worker import Worker
+from composerd_client.submitted_job import GraphJob, JobFields
+from composerd_client.uploads import Uploaded
+from composerd_client.values import Artifact, Job, JobState, KnownWorker, Why
+from composerd_client.worker import Handler, Worker
 
 __all__ = [
     "Artifact",
@@ -29,8 +32,13 @@ __all__ = [
     "DEFAULT_SERVER",
     "DamagedDownload",
     "DamagedUpload",
+    "GraphJob",
+    "Handler",
     "Job",
     "JobContext",
+    "JobFields",
+    "JobState",
+    "KnownWorker",
     "LocalFault",
     "OutcomeUnknown",
     "ProxyAnswered",
@@ -39,5 +47,7 @@ __all__ = [
     "ServerUnreachable",
     "UnexpectedAnswer",
     "UnsafeName",
+    "Uploaded",
+    "Why",
     "Worker",
 ]

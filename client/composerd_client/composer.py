@@ -2,10 +2,11 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, Unpack
 from urllib.parse import quote
 
 import msgspec
@@ -14,12 +15,29 @@ from composerd_client.connection import DEFAULT_SERVER, LARGEST_PAYLOAD, Connect
 from composerd_client.downloads import new_file
 from composerd_client.errors import DamagedDownload, RequestFailed, ServerUnreachable
 from composerd_client.repeating import Rounds, may_pass
-from composerd_client.values import Artifact, ArtifactList, Job, JobIdList, JobList, KnownWorker, Why, WorkerList
+from composerd_client.submitted_job import GraphJob, JobFields, submitted
+from composerd_client.values import (
+    Artifact,
+    ArtifactList,
+    Job,
+    JobIdList,
+    JobList,
+    JobState,
+    KnownWorker,
+    Why,
+    WorkerList,
+)
 
 BASE = "/api/composer/v1"
 
+PATIENCE = 60.0
+"""Seconds for which a request that is safe to repeat is repeated, unless the client is told otherwise."""
+
 WAIT = 20.0
 """Seconds that one request of `ComposerClient.wait` asks the server to wait: less than most proxies allow."""
+
+LOOK = 1.0
+"""Seconds after which `ComposerClient.progress` asks again: a wait for the end of a job does not end with progress."""
 
 _SHORTEST_WAIT = 5.0
 """Seconds that such a request asks for at least, if a proxy ends longer ones."""
@@ -55,13 +73,15 @@ class ComposerClient:
     def __init__(
         self,
         server: str = DEFAULT_SERVER,
-        patience: float = 0.0,
+        patience: float | timedelta = PATIENCE,
         *,
         ca_file: Path | str | None = None,
         cert_file: Path | str | None = None,
         key_file: Path | str | None = None,
     ) -> None:
-        self._connection = Connection(server, patience, ca_file=ca_file, cert_file=cert_file, key_file=key_file)
+        self._connection = Connection(
+            server, _seconds(patience), ca_file=ca_file, cert_file=cert_file, key_file=key_file
+        )
 
     async def __aenter__(self) -> Self:
         await self._connection.__aenter__()
@@ -72,14 +92,14 @@ class ComposerClient:
     ) -> None:
         await self._connection.__aexit__(type, exc, tb)
 
-    async def submit(self, type: str, args: Any = msgspec.UNSET, **fields: Any) -> Job:
+    async def submit(self, type: str, args: Any = msgspec.UNSET, **fields: Unpack[JobFields]) -> Job:
         """Submit a job, and return it.
 
-        `fields` are the other fields of a submitted job, as docs/reference/protocol.md describes them; fields that are
-        None are left out. `args` may be any JSON; a `msgspec.Raw` is sent byte for byte. With an `idempotency_key` the
-        request is safe to repeat: if a job with this key exists, that job is returned.
+        `args` may be any JSON; a `msgspec.Raw` is sent byte for byte. `fields` are the fields of `JobFields`. With an
+        `idempotency_key` the request is safe to repeat: if a job with this key exists, that job is returned. Raises
+        `TypeError` for a field that does not exist, and `ValueError` for a time without a time zone.
         """
-        body = {"type": type, **_without_none(fields)}
+        body = submitted({"type": type, **fields})
         if args is not msgspec.UNSET:
             body["args"] = args
         answer = await self._connection.request(
@@ -91,26 +111,26 @@ class ComposerClient:
         )
         return decoded(answer.body, _JOB)
 
-    async def submit_graph(self, jobs: Sequence[Mapping[str, Any]]) -> list[Job]:
+    async def submit_graph(self, jobs: Sequence[GraphJob]) -> list[Job]:
         """Submit all jobs or none, and return them in the order given.
 
-        Each job is a dictionary with the fields of a submitted job, as docs/reference/protocol.md describes them. A job
-        may name the `ref` of an earlier one in its `dependencies`. If every job has an `idempotency_key` the request is
-        safe to repeat.
+        A job may name the `ref` of an earlier one in its `dependencies`. If every job has an `idempotency_key` the
+        request is safe to repeat. Raises `TypeError` and `ValueError` as `submit` does.
         """
-        keyed = all(job.get("idempotency_key") is not None for job in jobs)
+        bodies = [submitted(job) for job in jobs]
+        keyed = all("idempotency_key" in body for body in bodies)
         answer = await self._connection.request(
-            "POST", f"{BASE}/jobs/batch", body=_encode({"jobs": jobs}), repeat=keyed, largest=LARGEST_PAYLOAD
+            "POST", f"{BASE}/jobs/batch", body=_encode({"jobs": bodies}), repeat=keyed, largest=LARGEST_PAYLOAD
         )
         return decoded(answer.body, _JOBS).items
 
-    async def get(self, job_id: str, wait: float = 0.0) -> Job:
+    async def get(self, job_id: str, wait: float | timedelta = 0.0) -> Job:
         """Return a job: at once, or, with `wait`, as soon as it has ended, but at most after that many seconds."""
         return decoded(await self.get_json(job_id, wait), _JOB)
 
-    async def get_json(self, job_id: str, wait: float = 0.0) -> bytes:
+    async def get_json(self, job_id: str, wait: float | timedelta = 0.0) -> bytes:
         """Return a job as the server's JSON; see `get`."""
-        return await self._get(job_id, wait)
+        return await self._get(job_id, _seconds(wait))
 
     async def _get(self, job_id: str, wait: float, patience: float | None = None) -> bytes:
         query = {"wait": f"{wait * 1000:.0f}ms"} if wait else None
@@ -120,12 +140,13 @@ class ComposerClient:
         )
         return answer.body
 
-    async def follow(self, job_id: str, every: float = WAIT) -> AsyncIterator[Job]:
-        """Yield the job at least every `every` seconds, and a last time once it has ended.
+    async def follow(self, job_id: str, every: float | timedelta = WAIT) -> AsyncIterator[Job]:
+        """Yield a job at least every `every` seconds, and a last time once it has ended, however it ended.
 
         If a wait fails, for example because a proxy allows only shorter ones, the job is looked up without a wait, and
         the next waits are shorter.
         """
+        every = _seconds(every)
         rounds = Rounds()
         while True:
             await rounds.begin()
@@ -140,12 +161,24 @@ class ComposerClient:
             if job.ended:
                 return
 
-    async def wait(self, job_id: str, timeout: float | None = None) -> Job:
+    async def progress(self, job_id: str, every: float | timedelta = LOOK) -> AsyncIterator[Any]:
+        """Yield the progress that a job's worker has reported, any JSON, and each change of it; end when the job ends.
+
+        The server keeps only the latest progress, and is asked for it every `every` seconds, so that what is replaced
+        sooner is not seen. Each retry of the job begins without progress. `get` then returns the ended job.
+        """
+        latest: Any = None
+        async for job in self.follow(job_id, every):
+            if job.partial is not None and job.partial != latest:
+                yield job.partial
+            latest = job.partial
+
+    async def wait(self, job_id: str, timeout: float | timedelta | None = None) -> Job:
         """Return a job once it has ended, however it ended: see its `state`.
 
         Raises `TimeoutError` after `timeout` seconds; the job itself goes on.
         """
-        async with asyncio.timeout(timeout):
+        async with asyncio.timeout(None if timeout is None else _seconds(timeout)):
             async for job in self.follow(job_id):
                 if job.ended:
                     return job
@@ -230,18 +263,19 @@ class ComposerClient:
     async def download(
         self,
         artifact: Artifact,
-        directory: Path,
-        progress: Callable[[int], None] | None = None,
+        directory: Path | str,
+        progress: Callable[[int], object] | None = None,
         *,
         overwrite: bool = False,
     ) -> Path:
-        """Download an artifact into a directory, and return the path of the file.
+        """Download an artifact into a directory, which is created if necessary, and return the path of the file.
 
         The file appears under the artifact's name once it is complete. `progress` is called with the number of bytes
         received so far. Raises `FileExistsError` if something of that name exists, unless `overwrite` is set: then a
         file or a symbolic link is replaced. Raises `UnsafeName` if the name could lead out of the directory, and
         `DamagedDownload` if size or digest do not match. After an error there is no new file.
         """
+        directory = Path(directory)
         size = 0
         async with new_file(directory, artifact.name, overwrite=overwrite) as file:
             async for part in self.read(artifact):
@@ -251,11 +285,21 @@ class ComposerClient:
                     progress(size)
         return directory / artifact.name
 
-    async def list(self, limit: int | None = None, **filters: str | None) -> AsyncIterator[Job]:
+    async def list(
+        self,
+        limit: int | None = None,
+        *,
+        state: JobState | str | None = None,
+        type: str | None = None,
+        channel: str | None = None,
+        arch: str | None = None,
+    ) -> AsyncIterator[Job]:
         """Yield jobs, newest first, at most `limit` of them.
 
-        `filters` are `state`, `type`, `channel` and `arch`; a filter that is None is ignored.
+        With `state`, `type`, `channel` or `arch`, only jobs that have this one are yielded. In a listing, jobs have no
+        `dependencies`, `dependents`, `partial` and `result`.
         """
+        filters = {"state": state, "type": type, "channel": channel, "arch": arch}
         query = {name: value for name, value in filters.items() if value is not None}
         left = limit
         while left is None or left > 0:
@@ -293,5 +337,5 @@ def _segment(job_id: str) -> str:
     return quote(job_id, safe="")
 
 
-def _without_none(fields: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in fields.items() if value is not None}
+def _seconds(time: float | timedelta) -> float:
+    return time.total_seconds() if isinstance(time, timedelta) else time

@@ -28,13 +28,14 @@ def checked(name: str) -> str:
 async def new_file(directory: Path, name: str, *, overwrite: bool) -> AsyncIterator[BinaryIO]:
     """Yield a file to write to, which appears in the directory under a name when the block ends.
 
-    If the block raises an exception, no file is left. Raises `UnsafeName`, and `FileExistsError` if something has the
-    name, unless `overwrite` is set: then a file or a symbolic link of that name is replaced.
+    The directory is created if necessary. If the block raises an exception, no file is left. Raises `UnsafeName`, and
+    `FileExistsError` if something has the name, unless `overwrite` is set: then a file or a symbolic link of that name
+    is replaced.
     """
     checked(name)
     path = str(directory / name)
     # These calls do not run in threads: a canceled download could not wait for them, and would leave a file.
-    parent = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    parent = _opened(directory)
     unfinished = f".{secrets.token_hex(8)}.part"
     try:
         if not overwrite and _exists(parent, name):
@@ -48,6 +49,16 @@ async def new_file(directory: Path, name: str, *, overwrite: bool) -> AsyncItera
                 os.unlink(unfinished, dir_fd=parent)
     finally:
         os.close(parent)
+
+
+def _opened(directory: Path) -> int:
+    """Open a directory, which is created if it does not exist."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+    try:
+        return os.open(directory, flags)
+    except FileNotFoundError:
+        directory.mkdir(parents=True, exist_ok=True)
+        return os.open(directory, flags)
 
 
 def _create(parent: int, name: str) -> int:

@@ -1,54 +1,109 @@
 """The values that the server returns."""
 
-from typing import Annotated, Any
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any, Self
 
 import msgspec
 
+Time = Annotated[datetime, msgspec.Meta(tz=True)]
 
-class Job(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A job as the composer API returns it. docs/reference/protocol.md describes its fields."""
 
-    kind: str
-    href: str
-    id: str
-    type: str
-    arch: str | None
-    channel: str
-    state: str
-    """`waiting`, `ready`, `running`, `finished`, `failed` or `canceled`."""
-    priority: int
-    queued_at: str
-    not_before: str | None
-    started_at: str | None
-    finished_at: str | None
-    retries: int
-    canceled: bool
-    worker_id: str | None
-    idempotency_key: str | None
-    expires_at: str | None
-    dependencies: list[str] = []
-    """Empty in a listing."""
-    dependents: list[str] = []
-    """The first thousand; empty in a listing."""
-    partial: Any = None
-    """The latest progress that the worker reported; None in a listing."""
-    result: Any = None
-    """The result; None before the job has ended, and in a listing."""
+class JobState(StrEnum):
+    """The state of a job. Each compares equal to its text, such as `"running"`.
+
+    A state that only a newer server knows is a further `JobState` with the name `UNKNOWN` and the server's text.
+    """
+
+    WAITING = "waiting"
+    """The job waits until its dependencies have ended and its time has come."""
+    READY = "ready"
+    """The job waits for a worker."""
+    RUNNING = "running"
+    """A worker runs the job."""
+    FINISHED = "finished"
+    """The job has ended with a result that has no `job_error`."""
+    FAILED = "failed"
+    """The job has ended with a result whose `job_error` is not null."""
+    CANCELED = "canceled"
+    """The job, or one that it depends on, was canceled."""
 
     @property
     def ended(self) -> bool:
         """True if the job is finished, failed or canceled."""
-        return self.state in ("finished", "failed", "canceled")
+        return self in _ENDED
+
+    @classmethod
+    def _missing_(cls, value: object) -> Self | None:
+        if not isinstance(value, str):
+            return None
+        unknown = str.__new__(cls, value)
+        unknown._name_ = "UNKNOWN"
+        unknown._value_ = value
+        return unknown
+
+
+_ENDED = frozenset({JobState.FINISHED, JobState.FAILED, JobState.CANCELED})
+
+
+class Job(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A job as the server returns it. Times are in UTC."""
+
+    kind: str
+    """`Job`."""
+    href: str
+    """The path of the job on the server."""
+    id: str
+    type: str
+    arch: str | None
+    """The architecture of the workers that may run the job; None for any."""
+    channel: str
+    state: JobState
+    priority: int
+    """The priority, from -100 to 100; jobs with a higher one run first."""
+    queued_at: Time
+    """The time of the submission."""
+    not_before: Time | None
+    """The earliest start, as submitted or after a failed attempt; None if the job was not delayed."""
+    started_at: Time | None
+    """The start of the latest attempt; None if there was none."""
+    finished_at: Time | None
+    """The end of the job, however it ended; None before."""
+    retries: int
+    """The number of attempts so far that were tried again, after a lost worker or a failure."""
+    canceled: bool
+    worker_id: str | None
+    """The id of the worker that had the latest attempt, if it has told one."""
+    idempotency_key: str | None
+    expires_at: Time | None
+    """The time when the ended job will be deleted; None before its end, and if it is kept until it is deleted."""
+    dependencies: list[str] = []
+    """The ids of the jobs that this one depends on; empty in a listing."""
+    dependents: list[str] = []
+    """The ids of the first thousand jobs that depend on this one; empty in a listing."""
+    partial: Any = None
+    """The latest progress that the worker of a running job has reported, any JSON; None in a listing."""
+    result: Any = None
+    """The result, any JSON; None before the job has ended, and in a listing."""
+
+    @property
+    def ended(self) -> bool:
+        """True if the job is finished, failed or canceled."""
+        return self.state.ended
 
 
 class Artifact(msgspec.Struct, frozen=True):
     """A file that an attempt has uploaded for its job."""
 
     kind: str
+    """`Artifact`."""
     href: str
+    """The path of the file on the server."""
     id: str
+    """The name once more."""
     name: str
     size: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+    """The number of bytes."""
     sha256: str
     """The digest in hexadecimal."""
 
@@ -57,12 +112,14 @@ class Why(msgspec.Struct, frozen=True):
     """The reason why a job is not running."""
 
     id: str
-    state: str
+    """The id of the job."""
+    state: JobState
     reason: str
     """The reason, in a sentence."""
     blocked_by: list[str]
-    """Dependencies that have not ended."""
-    delayed_until: str | None
+    """The ids of dependencies that have not ended."""
+    delayed_until: Time | None
+    """The earliest start, if it is still to come."""
     workers: int | None
     """Number of workers that request such jobs; None unless the job is ready."""
     ahead: int | None
@@ -74,12 +131,14 @@ class KnownWorker(msgspec.Struct, frozen=True):
 
     id: str
     arch: str | None
+    """Its architecture; None if it has told none."""
     types: list[str]
     """The types of jobs in its latest request."""
     channel: str
     jobs: list[str]
     """The ids of the jobs that it is running."""
-    seen_at: str
+    seen_at: Time
+    """The time, in UTC, when it contacted the server last."""
 
 
 class WorkerList(msgspec.Struct, frozen=True):

@@ -4,6 +4,7 @@ import asyncio
 import functools
 import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from datetime import datetime
 from typing import Any, NamedTuple, TypeVar, cast
 
 import click
@@ -28,6 +29,7 @@ from composerd_client import (
 from composerd_client.composer import BASE
 from composerd_client.repeating import may_pass
 from composerd_protocol.escaping import escaped
+from composerd_protocol.times import rfc3339
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -153,7 +155,13 @@ def print_jobs(jobs: Sequence[Job], id: str) -> None:
     """Print jobs as the JSON of a list, which has the path that their own begin with."""
     href = jobs[0].href.rpartition("/")[0] if jobs else f"{BASE}/jobs"
     href = href if id == "jobs" else f"{href}/{id}"
-    print_json({"kind": "JobList", "href": href, "id": id, "items": jobs, "next": None})
+    print_json({"kind": "JobList", "href": href, "id": id, "items": [_as_sent(job) for job in jobs], "next": None})
+
+
+def _as_sent(job: Job) -> dict[str, Any]:
+    """Return the JSON of a job, with its times as the server writes them."""
+    fields = msgspec.to_builtins(job, builtin_types=(datetime,))
+    return {name: rfc3339(value) if isinstance(value, datetime) else value for name, value in fields.items()}
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -182,6 +190,8 @@ def print_job(job: Job) -> None:
         if name in ("result", "partial"):
             text = msgspec.json.encode(value).decode()
             text = text if len(text) <= 2000 else text[:2000] + "…"
+        elif isinstance(value, datetime):
+            text = rfc3339(value)
         else:
             text = ", ".join(value) if isinstance(value, list) else str(value)
             if name == "dependents" and len(value) >= MAX_SHOWN_DEPENDENTS:

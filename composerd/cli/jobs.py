@@ -30,6 +30,7 @@ from composerd.cli.console import (
 from composerd.cli.errors import FAILED, TIMED_OUT, Failure, parsed
 from composerd_client import Artifact, ComposerClient, Job, ServerUnreachable
 from composerd_protocol.escaping import escaped
+from composerd_protocol.times import rfc3339
 from composerd_protocol.units import format_size, parse_duration
 
 PATIENCE = 60.0
@@ -173,7 +174,7 @@ async def _show_canceled_with(composer: ComposerClient, job: Job) -> None:
 
 def _end(job: Job) -> datetime:
     assert job.finished_at is not None
-    return datetime.fromisoformat(job.finished_at)
+    return job.finished_at
 
 
 @click.command(epilog="Example: composerd delete 0b6a…")
@@ -210,7 +211,7 @@ def why(job_id: str, server: Server, as_json: bool) -> None:
         for blocker in answer.blocked_by:
             say(f"  waits for {blocker}")
         if answer.delayed_until is not None:
-            say(f"  not before {answer.delayed_until}")
+            say(f"  not before {rfc3339(answer.delayed_until)}")
 
     run(show())
 
@@ -242,7 +243,7 @@ def jobs(
         print_jobs(found, "jobs")
         return
     rows = [
-        (job.id, job.type, job.arch or "any", job.state, str(job.priority), job.queued_at[:19].replace("T", " "))
+        (job.id, job.type, job.arch or "any", job.state, str(job.priority), f"{job.queued_at:%Y-%m-%d %H:%M:%S}")
         for job in found
     ]
     print_table(("id", "type", "arch", "state", "priority", "queued at"), rows)

@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import click
 import msgspec
@@ -15,8 +15,9 @@ import msgspec
 from composerd.cli.console import Server, json_option, print_jobs, print_json, run, say, server_option
 from composerd.cli.errors import WRONG, Failure
 from composerd.cli.jobs import PATIENCE, download, follow, overwrite_option, show_ends
-from composerd_client import OutcomeUnknown
+from composerd_client import GraphJob, OutcomeUnknown
 from composerd_client.downloads import checked
+from composerd_client.submitted_job import submitted
 from composerd_protocol.escaping import escaped
 
 _PATH = re.compile(r"[\w./~-]*(?:/[\w.-]+|\w\.[A-Za-z]\w*)")
@@ -147,7 +148,7 @@ async def _submit(
 
 
 async def _submit_graph(
-    server: Server, graph: Sequence[Mapping[str, Any]], waits: bool, downloads: _Downloads | None, as_json: bool
+    server: Server, graph: Sequence[GraphJob], waits: bool, downloads: _Downloads | None, as_json: bool
 ) -> None:
     async with server.composer() as composer:
         with _explained(keyed=all("idempotency_key" in job for job in graph)):
@@ -214,7 +215,7 @@ def _is_path(text: str) -> bool:
         return False
 
 
-def _read_graph(path: Path) -> Sequence[Mapping[str, Any]]:
+def _read_graph(path: Path) -> list[GraphJob]:
     try:
         data = path.read_bytes()
         content = tomllib.loads(data.decode()) if path.suffix == ".toml" else msgspec.json.decode(data)
@@ -228,4 +229,11 @@ def _read_graph(path: Path) -> Sequence[Mapping[str, Any]]:
     jobs = content.get("jobs") if isinstance(content, dict) else content
     if not isinstance(jobs, list) or not all(isinstance(job, dict) for job in jobs):
         raise Failure(f'{path} has no list of jobs: write {{"jobs": [{{"ref": "a", "type": "…"}}, …]}}', WRONG)
-    return jobs
+    return [_checked(path, number, job) for number, job in enumerate(jobs, 1)]
+
+
+def _checked(path: Path, number: int, job: Mapping[str, Any]) -> GraphJob:
+    try:
+        return cast("GraphJob", submitted(job))
+    except (TypeError, ValueError) as exc:
+        raise Failure(f"{path}: job {number}: {exc}", WRONG) from exc

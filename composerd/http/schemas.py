@@ -1,6 +1,5 @@
 """The JSON bodies of both APIs as types, which check requests and from which the OpenAPI documents are generated."""
 
-from datetime import datetime
 from typing import Annotated, Any, ClassVar, Literal, cast
 from uuid import UUID
 
@@ -345,11 +344,6 @@ def artifact(stored: models.Artifact, href: str) -> Artifact:
 
 NOT_A_WORD = "must not have white space or control characters"
 """The problem with a text that is not a word (see `is_word`)."""
-
-
-def rfc3339(time: datetime) -> str:
-    """Return a time in UTC as text (RFC 3339) with microseconds."""
-    return time.isoformat(timespec="microseconds")[:26] + "Z"
 
 
 def strings(ids: tuple[UUID, ...]) -> list[str]:

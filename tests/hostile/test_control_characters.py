@@ -137,14 +137,15 @@ async def test_tokens_in_the_log_of_a_server(serve: Serve, attacker: Callable[..
 
 async def test_a_terminal(hostile: Hostile) -> None:
     """Commands print types, reasons, progress and results of others without control characters and without markup."""
-    job: dict[str, Any] = dict.fromkeys(("not_before", "started_at", "worker_id", "expires_at"), EVIL)
+    times = ("queued_at", "not_before", "started_at", "finished_at", "expires_at")
+    job: dict[str, Any] = dict.fromkeys(times, "2026-01-31T12:00:00.000000Z")
     job |= {"kind": "Job", "href": "", "id": JOB, "type": EVIL, "arch": EVIL, "channel": EVIL, "state": "failed"}
-    job |= {"queued_at": EVIL, "finished_at": EVIL, "idempotency_key": EVIL, "retries": 1, "canceled": False}
+    job |= {"worker_id": EVIL, "idempotency_key": EVIL, "retries": 1, "canceled": False}
     job |= {"priority": 0, "dependencies": [EVIL], "partial": {EVIL: EVIL}}
     job |= {"result": {EVIL: EVIL, "job_error": {"id": 1, "reason": EVIL}}}
     raw = json.dumps(job, ensure_ascii=False).encode()
-    why = {"id": "", "state": "ready", "reason": EVIL, "blocked_by": [EVIL], "delayed_until": EVIL}
-    hostile.replies[f"GET {COMPOSER}/jobs"] = answer({"items": [job]})
+    why = {"id": "", "state": EVIL, "reason": EVIL, "blocked_by": [EVIL], "delayed_until": None}
+    hostile.replies[f"GET {COMPOSER}/jobs"] = answer({"items": [{**job, "state": EVIL}]})
     hostile.replies[f"GET {COMPOSER}/jobs/"] = answer(raw)
     hostile.replies[f"GET {COMPOSER}/jobs/{JOB}/why"] = answer({**why, "workers": None, "ahead": None})
     hostile.offer("a\u202eb")

@@ -143,7 +143,7 @@ async def test_names_that_lead_elsewhere(hostile: Hostile, tmp_path: Path, name:
     name = str(tmp_path / "x") if name == "/x" else name
     hostile.offer(name)
     (tmp_path / "in").mkdir()
-    async with ComposerClient(hostile.url) as composer:
+    async with ComposerClient(hostile.url, patience=0) as composer:
         with pytest.raises(ClientError, match="the server names a file"):
             await composer.download(await first_artifact(composer), tmp_path / "in")
     assert files(tmp_path) == {"in"}
@@ -164,7 +164,13 @@ async def test_ids_that_lead_elsewhere(hostile: Hostile, tmp_path: Path) -> None
     """`composerd submit --graph --download` makes a directory for each job, but not for an id that is a path."""
     job: dict[str, Any] = dict.fromkeys(("arch", "not_before", "started_at", "finished_at", "worker_id", "expires_at"))
     job |= {"kind": "Job", "href": "", "id": "..", "type": "a", "channel": "", "state": "finished", "priority": 0}
-    job |= {"queued_at": "", "retries": 0, "canceled": False, "dependencies": [], "idempotency_key": None}
+    job |= {
+        "queued_at": "2026-01-31T12:00:00.000000Z",
+        "retries": 0,
+        "canceled": False,
+        "dependencies": [],
+        "idempotency_key": None,
+    }
     hostile.replies[f"POST {COMPOSER}/jobs/batch"] = answer({"items": [job]}, 201)
     hostile.replies["GET /api/composer/v1/jobs"] = answer(job)
     hostile.replies["GET /api/composer/v1/"] = answer(job)
@@ -210,7 +216,7 @@ async def test_downloads_without_hard_links(hostile: Hostile, tmp_path: Path, mo
 
     monkeypatch.setattr(os, "link", refuse)
     hostile.offer("a")
-    async with ComposerClient(hostile.url) as composer:
+    async with ComposerClient(hostile.url, patience=0) as composer:
         artifact = await first_artifact(composer)
         path = await composer.download(artifact, tmp_path)
         assert (path.read_bytes(), files(tmp_path)) == (CONTENT, {"a"})
@@ -230,7 +236,7 @@ async def test_a_broken_download_leaves_no_file(hostile: Hostile, tmp_path: Path
         "long": answer(CONTENT + b"x"),
         "endless": hostile.endless(b"HTTP/1.1 200 OK\r\nX-Operation-Id: 1\r\nTransfer-Encoding: chunked\r\n\r\n"),
     }[how]
-    async with ComposerClient(hostile.url) as composer:
+    async with ComposerClient(hostile.url, patience=0) as composer:
         with pytest.raises(ClientError):
             await composer.download(await first_artifact(composer), tmp_path)
     assert files(tmp_path) == set()
@@ -261,7 +267,7 @@ async def test_an_href_elsewhere(hostile: Hostile, other: Hostile, tmp_path: Pat
     list_of = f"GET {COMPOSER}/jobs/{JOB}/artifacts"
     items = [{"kind": "Artifact", "href": elsewhere(other)[trick], "id": "a", "name": "a", "size": 0, "sha256": ""}]
     hostile.replies[list_of] = answer({"items": items})
-    async with ComposerClient(hostile.url) as composer:
+    async with ComposerClient(hostile.url, patience=0) as composer:
         with pytest.raises(UnexpectedAnswer, match="which is not a path on http://127"):
             await composer.download(await first_artifact(composer), tmp_path)
     assert len(hostile.received) == 1
@@ -309,7 +315,7 @@ async def test_a_job_that_was_not_requested(hostile: Hostile) -> None:
 async def test_redirects(hostile: Hostile, other: Hostile, status: int) -> None:
     """Only a GET is redirected, and only on the same server: nothing is sent twice or to another one."""
     path = f"{COMPOSER}/jobs/{JOB}/args"
-    async with ComposerClient(hostile.url) as composer:
+    async with ComposerClient(hostile.url, patience=0) as composer:
         hostile.replies[f"GET {path}"] = answer(b"", status, "Location: /elsewhere?x=1")
         hostile.replies["GET /elsewhere?x=1"] = answer({"found": 1})
         assert json.loads(await composer.args(JOB)) == {"found": 1}
@@ -333,7 +339,7 @@ async def test_compressed_answers(hostile: Hostile, tmp_path: Path) -> None:
     """Nothing is decompressed: the client asks for no compression, and refuses a compressed answer or download."""
     bomb = gzip.compress(b" " * (100 << 20), 1)
     hostile.offer("a")
-    async with ComposerClient(hostile.url) as composer:
+    async with ComposerClient(hostile.url, patience=0) as composer:
         artifact = await first_artifact(composer)
         for path in ("args", "artifacts/"):
             hostile.replies[f"GET {COMPOSER}/jobs/{JOB}/{path}"] = answer(bomb, 200, "Content-Encoding: gzip")
@@ -352,7 +358,7 @@ async def test_endless_answers(hostile: Hostile) -> None:
     """An answer that is larger than any of its kind is not read to its end, and one that says so not at all."""
     head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nX-Operation-Id: 1\r\n"
     endless = head + b"Transfer-Encoding: chunked\r\n\r\n"
-    async with ComposerClient(hostile.url) as composer:
+    async with ComposerClient(hostile.url, patience=0) as composer:
         hostile.replies[f"GET {COMPOSER}/workers"] = hostile.endless(endless)
         with pytest.raises(UnexpectedAnswer, match="more than 64 MiB"):
             await composer.workers()
@@ -375,7 +381,7 @@ async def test_endless_answers(hostile: Hostile) -> None:
 async def test_json_that_breaks_decoders(hostile: Hostile, body: bytes, status: int) -> None:
     """JSON that is nested too deeply or has numbers without end raises an error of the client."""
     hostile.replies["GET"] = answer(body, status)
-    async with ComposerClient(hostile.url) as composer:
+    async with ComposerClient(hostile.url, patience=0) as composer:
         with pytest.raises(ClientError):
             await composer.get(JOB)
 
@@ -385,7 +391,7 @@ async def test_proxies_of_the_environment(hostile: Hostile, other: Hostile, monk
     for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY"):
         monkeypatch.setenv(name, other.url)
     hostile.offer("a")
-    async with ComposerClient(hostile.url) as composer:
+    async with ComposerClient(hostile.url, patience=0) as composer:
         assert (await first_artifact(composer)).name == "a"
 
 
@@ -403,8 +409,10 @@ async def test_a_server_that_does_not_wait(hostile: Hostile, ask: str) -> None:
         hostile.assign()
     job = {"kind": "", "href": "", "id": JOB, "type": "", "channel": "", "state": "ready", "priority": 0, "retries": 0}
     absent = ("arch", "not_before", "started_at", "finished_at", "worker_id", "expires_at", "idempotency_key")
-    hostile.replies["GET /api/composer"] = answer(dict.fromkeys(absent) | job | {"queued_at": "", "canceled": False})
-    async with ComposerClient(hostile.url) as composer:
+    hostile.replies["GET /api/composer"] = answer(
+        dict.fromkeys(absent) | job | {"queued_at": "2026-01-31T12:00:00.000000Z", "canceled": False}
+    )
+    async with ComposerClient(hostile.url, patience=0) as composer:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(0.5):
                 await (composer.wait(JOB) if ask == "an end" else worker.run(jobs=1))

@@ -4,6 +4,7 @@ import asyncio
 import re
 import threading
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from composerd_client import (
     ClientError,
     ComposerClient,
     DamagedDownload,
+    GraphJob,
     JobContext,
+    JobState,
     RequestFailed,
     ServerUnreachable,
     Worker,
@@ -35,9 +38,11 @@ async def test_the_examples_of_the_page(
     names: dict[str, Any] = {}
     exec(compile(code.replace("http://127.0.0.1:8700", server.url), str(PAGE), "exec"), names)
     job_id = await names["submit"]()
+    assert datetime.fromisoformat(await names["submit_for_tonight"]()) > datetime.now(UTC)
     graph = await names["submit_graph"]()
     await names["work"]()
     await names["follow"](graph[1])
+    await names["watch"](graph[1])
     await names["look_around"]()
     shown = capsys.readouterr().out
     assert "finished {'built': True}" in shown
@@ -126,15 +131,15 @@ async def test_an_aborted_worker_releases_its_job(server: Server, how: str) -> N
 
 
 async def test_patience_outlives_a_restart(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With patience, a request succeeds after a restart of the server; without, it fails at once."""
+    """A request succeeds after a restart of the server; without patience, it fails at once."""
     server = await serve()
     job = await server.submit()
     server.kill()
     await server.exited()
-    async with ComposerClient(server.url) as composer:
+    async with ComposerClient(server.url, patience=0) as composer:
         with pytest.raises(ServerUnreachable, match="cannot be reached"):
             await composer.get(job["id"])
-    async with ComposerClient(server.url, patience=20) as composer:
+    async with ComposerClient(server.url) as composer:
         tried = asyncio.Event()
         failed = Backoff.failed
 
@@ -147,6 +152,75 @@ async def test_patience_outlives_a_restart(serve: Serve, monkeypatch: pytest.Mon
         await tried.wait()
         await server.start()
         assert (await request).id == job["id"]
+
+
+async def test_progress(server: Server) -> None:
+    """Each value that the worker reports is yielded once, and the iteration ends with the job."""
+    worker = Worker(server.url, arch="x86_64")
+    seen: asyncio.Queue[Any] = asyncio.Queue()
+
+    @worker.handler("build")
+    async def build(job: JobContext) -> Any:
+        for done in (0, {"done": 50}, "nearly"):
+            await job.progress(done)
+            await seen.get()
+            await job.progress(done)
+        return "built"
+
+    job = await server.submit()
+    running = asyncio.create_task(worker.run(jobs=1))
+    got = []
+    async with ComposerClient(server.url) as composer:
+        async for done in composer.progress(job["id"], every=timedelta(milliseconds=50)):
+            got.append(done)
+            await seen.put(done)
+        assert got == [0, {"done": 50}, "nearly"]
+        assert (await composer.get(job["id"])).result == "built"
+    await running
+
+
+async def test_a_download_creates_its_directory(server: Server, tmp_path: Path) -> None:
+    """A directory that does not exist is created, with those above it; a file in its place is an error."""
+    worker = Worker(server.url, arch="x86_64")
+
+    @worker.handler("build")
+    async def build(job: JobContext) -> None:
+        await job.upload("file", b"hello")
+
+    job = await server.submit()
+    await worker.run(jobs=1)
+    async with ComposerClient(server.url) as composer:
+        (artifact,) = await composer.artifacts(job["id"])
+        path = await composer.download(artifact, str(tmp_path / "new" / "er"))
+        assert (path, path.read_bytes()) == (tmp_path / "new" / "er" / "file", b"hello")
+        for directory in (path, path / "below"):
+            with pytest.raises(NotADirectoryError):
+                await composer.download(artifact, directory)
+
+
+async def test_a_misspelled_field_is_not_sent(server: Server) -> None:
+    """A field that does not exist and a time without a zone are errors, and no job is submitted."""
+    fields: dict[str, Any] = {"prioriti": 1}
+    async with ComposerClient(server.url) as composer:
+        with pytest.raises(TypeError, match="no field 'prioriti'"):
+            await composer.submit("build", **fields)
+        with pytest.raises(ValueError, match="time zone"):
+            await composer.submit_graph([{"type": "a"}, {"type": "b", "not_before": datetime(2030, 1, 1)}])  # noqa: DTZ001
+        assert [job async for job in composer.list()] == []
+
+
+async def test_what_is_submitted_comes_back(server: Server) -> None:
+    """Times come back as they were given, and why says until when the job is delayed."""
+    tomorrow = datetime.now(UTC) + timedelta(days=1)
+    async with ComposerClient(server.url) as composer:
+        job = await composer.submit("build", not_before=tomorrow, retention=timedelta(days=2), timeout="1h")
+        assert (job.not_before, job.state) == (tomorrow, JobState.WAITING)
+        assert abs(datetime.now(UTC) - job.queued_at) < timedelta(minutes=1)
+        assert (await composer.why(job.id)).delayed_until == tomorrow
+        assert [one.id async for one in composer.list(state=JobState.WAITING, type="build")] == [job.id]
+        ended = await composer.cancel(job.id)
+        assert ended.finished_at is not None
+        assert ended.expires_at == ended.finished_at + timedelta(days=2)
 
 
 async def test_errors_have_their_reason(server: Server) -> None:
@@ -163,7 +237,7 @@ async def test_pages_of_edges(server: Server) -> None:
     """The client yields all dependents of a job, and its dependencies, however many pages they are on."""
     hub = await server.submit()
     async with ComposerClient(server.url) as composer:
-        fields = {"type": "build", "dependencies": [hub["id"]]}
+        fields: GraphJob = {"type": "build", "dependencies": [hub["id"]]}
         ids = [job.id for count in (1000, 5) for job in await composer.submit_graph([fields] * count)]
         assert [one async for one in composer.dependents(hub["id"])] == ids
         assert [one async for one in composer.dependencies(ids[3])] == [hub["id"]]

@@ -201,7 +201,7 @@ async def test_a_wait_longer_than_a_proxy_allows(server: Server, relay: Relay) -
 
     relay.hook = end
     job = await server.submit()
-    async with ComposerClient(relay.url) as composer:
+    async with ComposerClient(relay.url, patience=0) as composer:
         waiting = asyncio.create_task(composer.wait(job["id"]))
         async with asyncio.timeout(20):
             await ended.wait()
@@ -319,7 +319,10 @@ async def test_a_server_below_a_prefix(serve: Serve, tmp_path: Path, how: str) -
 
 async def test_a_wrong_prefix(server: Server, relay: Relay) -> None:
     """A proxy's 404 says that the path is not passed on, and composerd's own 404 is its own error."""
-    async with relaying(server.url, prefix="/ci") as prefixed, ComposerClient(prefixed.url + "x") as composer:
+    async with (
+        relaying(server.url, prefix="/ci") as prefixed,
+        ComposerClient(prefixed.url + "x", patience=0) as composer,
+    ):
         with pytest.raises(ProxyAnswered, match=r"404 from a proxy .*compare its routes with the URL of the server"):
             await composer.workers()
     async with ComposerClient(relay.url + "/x") as composer:

@@ -12,6 +12,7 @@ from aiohttp import web
 from composerd_client import (
     ClientError,
     ComposerClient,
+    GraphJob,
     JobContext,
     OutcomeUnknown,
     RequestFailed,
@@ -163,7 +164,7 @@ async def test_answers_of_another_server(double: Double) -> None:
         web.Response(text="<html>welcome</html>", content_type="text/html"),
         web.json_response({"id": "teapot", "details": ["no"]}, status=418),
     ]
-    async with ComposerClient(double.url) as composer:
+    async with ComposerClient(double.url, patience=0) as composer:
         with pytest.raises(UnexpectedAnswer, match="not from composerd"):
             await composer.get(NOBODY)
         with pytest.raises(RequestFailed, match=r"418 from a proxy \(Python.*not from composerd") as failed:
@@ -209,7 +210,13 @@ async def test_an_unknown_outcome(*, keyed: bool) -> None:
     posts: list[str] = []
     job: dict[str, Any] = dict.fromkeys(("arch", "not_before", "started_at", "finished_at", "worker_id", "expires_at"))
     job |= {"kind": "Job", "href": "", "id": NOBODY, "type": "a", "channel": "", "state": "ready", "priority": 0}
-    job |= {"queued_at": "", "retries": 0, "canceled": False, "dependencies": [], "idempotency_key": None}
+    job |= {
+        "queued_at": "2026-01-31T12:00:00Z",
+        "retries": 0,
+        "canceled": False,
+        "dependencies": [],
+        "idempotency_key": None,
+    }
 
     async def answer(request: web.Request) -> web.StreamResponse:
         posts.append(request.path)
@@ -219,8 +226,9 @@ async def test_an_unknown_outcome(*, keyed: bool) -> None:
         return web.json_response(answer, status=201, headers=OURS)
 
     async with serving(answer) as url, ComposerClient(url, patience=30) as composer:
-        new: dict[str, Any] = {"type": "a", **({"idempotency_key": "k"} if keyed else {})}
-        for submit in (lambda: composer.submit(**new), lambda: composer.submit_graph([new])):
+        key = "k" if keyed else None
+        graph: list[GraphJob] = [{"type": "a", "idempotency_key": key}]
+        for submit in (lambda: composer.submit("a", idempotency_key=key), lambda: composer.submit_graph(graph)):
             if keyed:
                 await submit()
             else:

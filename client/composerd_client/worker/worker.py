@@ -8,6 +8,7 @@ import platform
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from composerd_client.connection import DEFAULT_SERVER, Connection
 from composerd_client.worker.attempt import Handler, RunningAttempt, Stop
@@ -15,6 +16,8 @@ from composerd_client.worker.requests import JobRequests
 from composerd_client.worker.tasks import unless
 
 BASE = "/api/worker/v1"
+
+H = TypeVar("H", bound=Handler)
 
 
 class Worker:
@@ -58,14 +61,14 @@ class Worker:
         self._stop = Stop()
         self._jobs_left: int | None = None
 
-    def handler(self, type: str) -> Callable[[Handler], Handler]:
+    def handler(self, type: str) -> Callable[[H], H]:
         """Return a decorator that registers the handler for a type of job.
 
         The handler gets a `JobContext`. It may be a coroutine function or a plain function. Register all handlers
         before `run`.
         """
 
-        def register(handler: Handler) -> Handler:
+        def register(handler: H) -> H:
             self._handlers[type] = handler
             return handler
 

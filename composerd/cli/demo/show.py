@@ -19,7 +19,7 @@ from rich.table import Table
 from composerd.cli.console import console, failure_of, print_table, run, shown
 from composerd.cli.errors import FAILED, Failure
 from composerd.cli.jobs import download
-from composerd_client import ComposerClient, Job
+from composerd_client import ComposerClient, GraphJob, Job
 from composerd_protocol.units import format_size
 
 WORKERS = 2
@@ -81,23 +81,16 @@ async def _demo(manifests: dict[str, bytes], keep: bool) -> None:
     _say("cleaned up")
 
 
-def graph(manifests: dict[str, bytes]) -> list[dict[str, Any]]:
+def graph(manifests: dict[str, bytes]) -> list[GraphJob]:
     """Return the jobs: for each manifest a depsolve and an osbuild that depends on it, and one summary of all."""
-    jobs: list[dict[str, Any]] = []
+    jobs: list[GraphJob] = []
+    builds: list[str] = []
     for name, args in manifests.items():
         raw = msgspec.Raw(args)
-        arch = _arch(name)
-        jobs.append({"ref": f"depsolve-{name}"[:64], "type": "depsolve", "args": raw})
-        jobs.append(
-            {
-                "ref": f"osbuild-{name}"[:64],
-                "type": "osbuild",
-                "arch": arch,
-                "args": raw,
-                "dependencies": [f"depsolve-{name}"[:64]],
-            }
-        )
-    builds = [job["ref"] for job in jobs if job["type"] == "osbuild"]
+        depsolve, build = f"depsolve-{name}"[:64], f"osbuild-{name}"[:64]
+        jobs.append({"ref": depsolve, "type": "depsolve", "args": raw})
+        jobs.append({"ref": build, "type": "osbuild", "arch": _arch(name), "args": raw, "dependencies": [depsolve]})
+        builds.append(build)
     jobs.append({"ref": "summary", "type": "summary", "dependencies": builds})
     return jobs
 

@@ -29,6 +29,7 @@ from composerd.ids import new_id_text
 from composerd.models import Job, JobState, PayloadKind
 from composerd.queue import SMALL, Piece, Stored, explain
 from composerd.slices import Slices
+from composerd_protocol.times import rfc3339
 
 _SUBMIT_JOB = msgspec.json.Decoder(schemas.SubmitJob)
 _SUBMIT_JOBS = msgspec.json.Decoder(schemas.SubmitJobs)
@@ -209,7 +210,7 @@ async def why_job(request: web.Request) -> web.StreamResponse:
             state=why.job.state,
             reason=why.reason,
             blocked_by=schemas.strings(why.blocked_by),
-            delayed_until=None if why.delayed_until is None else schemas.rfc3339(why.delayed_until),
+            delayed_until=None if why.delayed_until is None else rfc3339(why.delayed_until),
             workers=why.workers,
             paused=why.paused,
             ahead=why.ahead,

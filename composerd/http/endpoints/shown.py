@@ -10,6 +10,7 @@ from composerd.http.delivery import encode
 from composerd.http.paths import bases
 from composerd.models import MAX_SHOWN_DEPENDENTS, Job, JobState
 from composerd.slices import Slices
+from composerd_protocol.times import rfc3339
 
 
 def job_body(
@@ -32,15 +33,15 @@ def job_body(
         channel=job.channel,
         state=job.state,
         priority=job.priority,
-        queued_at=schemas.rfc3339(job.queued_at),
-        not_before=None if job.not_before is None else schemas.rfc3339(job.not_before),
-        started_at=None if job.started_at is None else schemas.rfc3339(job.started_at),
-        finished_at=None if job.finished_at is None else schemas.rfc3339(job.finished_at),
+        queued_at=rfc3339(job.queued_at),
+        not_before=None if job.not_before is None else rfc3339(job.not_before),
+        started_at=None if job.started_at is None else rfc3339(job.started_at),
+        finished_at=None if job.finished_at is None else rfc3339(job.finished_at),
         retries=job.retries,
         canceled=job.state is JobState.CANCELED,
         worker_id=None if job.worker_id is None else str(job.worker_id),
         idempotency_key=job.idempotency_key,
-        expires_at=None if job.expires_at is None else schemas.rfc3339(job.expires_at),
+        expires_at=None if job.expires_at is None else rfc3339(job.expires_at),
     )
     if not listed:
         body.dependencies = schemas.strings(job.dependencies)

@@ -15,6 +15,7 @@ from composerd.http.openapi import endpoint
 from composerd.http.paths import BASES, bases
 from composerd.http.turns import heavy
 from composerd.models import WorkerCursor
+from composerd_protocol.times import rfc3339
 
 
 def add_routes(app: web.Application) -> None:
@@ -54,7 +55,7 @@ async def list_workers(request: web.Request) -> web.StreamResponse:
             types=list(worker.types),
             channel=worker.channel,
             jobs=schemas.strings(worker.jobs),
-            seen_at=schemas.rfc3339(worker.seen_at),
+            seen_at=rfc3339(worker.seen_at),
             problem=worker.problem,
         )
         for worker in page.workers
