@@ -1,6 +1,5 @@
 """The web application with both APIs over a queue. Creating it opens nothing and starts nothing."""
 
-import importlib.metadata
 import time
 from collections.abc import Mapping
 
@@ -38,8 +37,7 @@ from composerd.http.paths import BASES, Bases
 from composerd.http.turns import TURNS, Turns
 from composerd.queue import JobQueue
 from composerd.settings import Settings
-
-VERSION = importlib.metadata.version("composerd")
+from composerd.version import VERSION
 
 _WORKER_API = """Hands jobs to workers, and takes their files and results. Wire compatible with osbuild-composer's.
 

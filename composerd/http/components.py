@@ -42,6 +42,7 @@ REQUEST_HEADERS: Mapping[str, str] = {
 
 HEADERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "X-Operation-Id": ("The id of the request, which the log of the server has too.", {"type": "string"}),
+    "Composerd-Version": ("The version of the server.", {"type": "string"}),
     "Cache-Control": ("`no-store`, or `private, no-cache` for the bytes of an artifact.", {"type": "string"}),
     "Retry-After": ("Seconds to wait before the request is repeated; only with error 28.", {"type": "integer"}),
     "Accept-Ranges": ("Always `bytes`.", {"type": "string"}),
@@ -53,7 +54,7 @@ HEADERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 }
 """The headers of answers: a description and a schema, by name."""
 
-EVERYWHERE = ("X-Operation-Id", "Cache-Control")
+EVERYWHERE = ("X-Operation-Id", "Composerd-Version", "Cache-Control")
 """The headers that every answer has."""
 
 TAGS: Mapping[str, str] = {
@@ -159,7 +160,13 @@ EXAMPLES: Mapping[str, Any] = {
         "lease": "120s",
         "args": {"hello": "world"},
     },
-    "Status": {"kind": "Status", "href": f"{_WORKER}/status", "id": "status", "status": "OK"},
+    "Status": {
+        "kind": "Status",
+        "href": f"{_WORKER}/status",
+        "id": "status",
+        "status": "OK",
+        "version": "1.0.0",
+    },
     "SubmitJob": {"type": "checksum", "args": {"hello": "world"}, "timeout": "1h"},
     "SubmitJobs": {
         "jobs": [{"ref": "build", "type": "build"}, {"type": "test", "dependencies": ["build"]}],

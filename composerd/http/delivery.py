@@ -17,6 +17,7 @@ from composerd.http.pace import Pace, TooSlow
 from composerd.http.request_context import REQUEST_ID_HEADER, client, request_id
 from composerd.http.turns import end_turn
 from composerd.queue import PART, SMALL, Piece, Stored, size_of
+from composerd.version import VERSION
 
 CHUNK = 64 * 1024
 """The most bytes that are passed to the kernel in one write."""
@@ -31,9 +32,11 @@ encode = msgspec.json.Encoder().encode
 def complete(headers: MutableMapping[str, str], request_id: str) -> None:
     """Add the headers that every answer has.
 
-    These are the request id, and what keeps caches from storing the answer and browsers from running its content.
+    These are the request id, the version of the server, and what keeps caches from storing the answer and browsers from
+    running its content.
     """
     headers[REQUEST_ID_HEADER] = request_id
+    headers["Composerd-Version"] = VERSION
     headers.setdefault("Cache-Control", "no-store")
     headers["X-Content-Type-Options"] = "nosniff"
     headers["Content-Security-Policy"] = "default-src 'none'; frame-ancestors 'none'"

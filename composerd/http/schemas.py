@@ -163,6 +163,8 @@ class Status(Object, kw_only=True):
     """The status of the server."""
 
     status: Literal["OK"]
+    version: str
+    """The version of the server."""
 
 
 class Error(Object, kw_only=True, omit_defaults=True):

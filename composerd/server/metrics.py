@@ -1,5 +1,6 @@
 """The metrics in Prometheus's format, counted in plain dictionaries and converted when they are scraped."""
 
+import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -10,8 +11,13 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from composerd.driver import StorageInfo
+from composerd.errors import ComposerdError
 from composerd.http.openapi import ENDPOINT_NAMES
 from composerd.queue import JobQueue
+from composerd.version import VERSION
+
+STORAGE_WITHIN = 2.0
+"""Time in seconds that the storage may take to answer when the metrics are read."""
 
 
 class Metrics:
@@ -45,17 +51,28 @@ class Metrics:
         calls[2] += raised
 
     async def render(self, queue: JobQueue, connections: int) -> bytes:
-        """Return all metrics as text. Raises what `Driver.info` raises."""
+        """Return the metrics as text, without those of the storage if it does not answer in time."""
+        info = await _info(queue)
         own = [*ProcessCollector(registry=None).collect(), *self._families(queue, connections)]
+        own.append(
+            GaugeMetricFamily(
+                "composerd_storage_up",
+                "1 if the storage has answered when the metrics were read, 0 if not.",
+                info is not None,
+            )
+        )
         if self._process is not None:
             process_label = {"process": str(self._process)}
             for family in own:
                 family.samples = [sample._replace(labels=sample.labels | process_label) for sample in family.samples]
         registry = CollectorRegistry()
-        registry.register(_Families([*own, _jobs(await queue.driver.info())]))
+        registry.register(_Families(own if info is None else [*own, _jobs(info)]))
         return generate_latest(registry)
 
     def _families(self, queue: JobQueue, connections: int) -> Iterator[Metric]:
+        version = GaugeMetricFamily("composerd_build_info", "Always 1; the version is a label.", labels=["version"])
+        version.add_metric([VERSION], 1)
+        yield version
         yield self._request_family()
         yield from self._storage_families()
         yield GaugeMetricFamily(
@@ -100,6 +117,14 @@ class Metrics:
             durations.add_metric([method], int(count), seconds)
             failures.add_metric([method], errors)
         return durations, failures
+
+
+async def _info(queue: JobQueue) -> StorageInfo | None:
+    try:
+        async with asyncio.timeout(STORAGE_WITHIN):
+            return await queue.driver.info()
+    except (ComposerdError, TimeoutError):
+        return None
 
 
 def _jobs(info: StorageInfo) -> Metric:

@@ -93,6 +93,8 @@ async def _serve(settings: Settings, manager: ServiceManager | SupervisorPipe, s
             stack.push_async_callback(stop, starting)
         queue = JobQueue(driver, _queue_options(settings))
         files = await stack.enter_async_context(_artifacts(settings, queue, descriptors.transfers))
+        if files is None and (share is None or share.number == 0):
+            _log_missing_artifacts(settings)
         await stack.enter_async_context(queue.running())
         descriptors.log_shortage(settings.max_connections)  # once it is certain that the server starts
         admission = Admission(descriptors.connections, Clients(settings.trusted_proxies))
@@ -229,6 +231,17 @@ async def _artifacts(settings: Settings, queue: JobQueue, max_transfers: int) ->
     finally:
         await stop(*tasks)
         await files.close()
+
+
+def _log_missing_artifacts(settings: Settings) -> None:
+    """Log that uploads are refused, so that nobody finds out at the first upload."""
+    if settings.artifacts is None:
+        log.warning(
+            "artifacts are switched off, because this storage has no place for them: uploads are refused; set "
+            "artifacts to a directory, or to none if no job has files"
+        )
+    else:
+        log.info("artifacts are switched off, as the setting artifacts says: uploads are refused")
 
 
 @asynccontextmanager

@@ -25,7 +25,8 @@ ENDS = "the storage answers again after"
 
 
 @contextlib.contextmanager
-def _locked(postgres: Throwaway, schema: str) -> Iterator[None]:
+def locked(postgres: Throwaway, schema: str) -> Iterator[None]:
+    """Let every statement that needs jobs wait, for the length of a block."""
     connection = psycopg2.connect(host=str(postgres.directory), user="tests", dbname="postgres")
     with connection.cursor() as cursor:
         cursor.execute(f"LOCK TABLE {schema}.jobs, {schema}.leases IN ACCESS EXCLUSIVE MODE")
@@ -66,7 +67,7 @@ def _lines(server: Server, *levels: str) -> list[str]:
     return [line for line in server.log.decode().splitlines() if any(f" {level} " in f" {line} " for level in levels)]
 
 
-@pytest.mark.parametrize("hang", [_locked, _stopped, _unconfirmed])
+@pytest.mark.parametrize("hang", [locked, _stopped, _unconfirmed])
 async def test_a_database_that_hangs(serve: Serve, newest_postgres: Throwaway, hang: Any) -> None:
     """Twenty submissions at once have their answers within twice `time_limit`, and the log has one line."""
     storage = newest_postgres.fresh(time_limit=f"{TIME_LIMIT}s")

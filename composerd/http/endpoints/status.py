@@ -18,6 +18,7 @@ from composerd.http.latest import Latest
 from composerd.http.openapi import JSON, endpoint
 from composerd.http.paths import BASES, bases
 from composerd.queue import JobQueue
+from composerd.version import VERSION
 
 PING_WITHIN = 5.0
 """Time in seconds that the storage may take to say that it accepts writes."""
@@ -58,7 +59,7 @@ def add_site_routes(app: web.Application) -> None:
 async def get_status(request: web.Request) -> web.StreamResponse:
     """Answer that the server is running."""
     base = error_table_of(request).href
-    return answer(schemas.Status(kind="Status", href=f"{base}/status", id="status", status="OK"))
+    return answer(schemas.Status(kind="Status", href=f"{base}/status", id="status", status="OK", version=VERSION))
 
 
 @endpoint(

@@ -1,0 +1,5 @@
+"""The version of composerd, as it was installed."""
+
+import importlib.metadata
+
+VERSION = importlib.metadata.version("composerd")
