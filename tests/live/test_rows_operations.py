@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from composerd.version import VERSION
+
 from .conftest import COMPOSER, NOBODY, WORKER, Server, send, until_waiting
 
 row = pytest.mark.row
@@ -46,10 +48,10 @@ async def test_get_openapi(server: Server, base: str) -> None:
     ],
 )
 async def test_get_status(server: Server, base: str) -> None:
-    """The status is an object that says OK."""
+    """The status is an object that says OK, and the version of the server."""
     assert await server.request("GET", f"{base}/status") == (
         200,
-        {"kind": "Status", "href": f"{base}/status", "id": "status", "status": "OK"},
+        {"kind": "Status", "href": f"{base}/status", "id": "status", "status": "OK", "version": VERSION},
     )
 
 
