@@ -1,6 +1,7 @@
-"""Durations and sizes in human-readable form: `300ms`, `20s`, `2m`, `1h`, `14d`; `64KiB`, `32MiB`, `64GiB`."""
+"""Durations and sizes in human-readable form: `300ms`, `20s`, `2m`, `1h`, `14d`; `64KiB`, `32MiB`, `64GiB`. Numbers."""
 
 import re
+from collections.abc import Callable
 
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -61,3 +62,14 @@ def format_size(size: int) -> str:
             return f"{amount:.0f} {unit}" if unit == "B" or amount == int(amount) else f"{amount:.1f} {unit}"
         amount /= 1024
     return f"{amount:.1f} TiB"
+
+
+def number(least: int, most: int) -> Callable[[str], int]:
+    """Return a parser of whole numbers from `least` to `most`."""
+
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"-?[0-9]{1,9}", text) or not least <= int(text) <= most:
+            raise ValueError(f"{text[:40]!r} is not a number from {least} to {most}")
+        return int(text)
+
+    return parse

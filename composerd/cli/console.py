@@ -13,21 +13,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from composerd.cli.errors import FAILED, UNREACHABLE, WRONG, Failure
+from composerd.cli.errors import Failure
+from composerd.cli.options import with_options
 from composerd.models import MAX_SHOWN_DEPENDENTS
-from composerd_client import (
-    DEFAULT_SERVER,
-    ClientError,
-    ComposerClient,
-    Job,
-    OutcomeUnknown,
-    ProxyAnswered,
-    RequestFailed,
-    ServerNotTrusted,
-    ServerUnreachable,
-)
+from composerd_client import ComposerClient, Job
 from composerd_client.composer import BASE
-from composerd_client.repeating import may_pass
+from composerd_client.failures import CHANGE_SERVER, explain
+from composerd_client.options import SERVER_OPTIONS
 from composerd_protocol.escaping import escaped
 from composerd_protocol.times import rfc3339
 
@@ -54,85 +46,40 @@ class Server(NamedTuple):
 
 def server_option(command: F) -> F:
     """Add the options that name the server to a command, and pass it a `Server` as `server`."""
-    return _with_server(command, (_SERVER_OPTION, *_FILE_OPTIONS))
+    return _with_server(command, with_options(SERVER_OPTIONS))
 
 
 def server_argument(command: F) -> F:
-    """Add an argument that names the server, and the options for its files; pass them on as `server_option` does."""
-    return _with_server(command, (click.argument("server", metavar="URL"), *_FILE_OPTIONS))
+    """Add an argument that names the server, and the other options; pass them on as `server_option` does."""
+    files = with_options([option for option in SERVER_OPTIONS if option.name != "server"])
+    return click.argument("server", metavar="URL")(_with_server(command, files))
 
 
-def _with_server(command: F, options: Sequence[Callable[[Any], Any]]) -> F:
+def _with_server(command: F, decorate: Callable[[F], F]) -> F:
     @functools.wraps(command)
     def with_server(*args: Any, server: str, **options: Any) -> Any:
-        names = ("ca_file", "cert_file", "key_file")
-        given = {name: options.pop(name) for name in names}
+        given = {option.name: options.pop(option.name, None) for option in SERVER_OPTIONS if option.name != "server"}
         files = {name: path for name, path in given.items() if path is not None}
         return command(*args, server=Server(server, files), **options)
 
-    for option in reversed(options):
-        option(with_server)
-    return cast("F", with_server)
+    return decorate(cast("F", with_server))
 
-
-def _file_option(name: str, help: str) -> Callable[[F], F]:
-    variable = f"COMPOSERD_{name.upper()}"
-    return click.option(
-        "--" + name.replace("_", "-"), name, envvar=variable, metavar="FILE", help=f"{help}. Environment: {variable}."
-    )
-
-
-_SERVER_OPTION = click.option(
-    "--server",
-    envvar="COMPOSERD_SERVER",
-    default=DEFAULT_SERVER,
-    show_default=True,
-    metavar="URL",
-    help="Server: http://HOST:PORT, https://HOST/PREFIX or unix:/path. Environment: COMPOSERD_SERVER.",
-)
-_FILE_OPTIONS = (
-    _file_option("ca_file", "For https: PEM file of the CA that signed the server's certificate"),
-    _file_option("cert_file", "For https: PEM file of the client certificate"),
-    _file_option("key_file", "For https: PEM file of the client certificate's key"),
-)
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 
 
-def run(work: Coroutine[Any, Any, T], unreachable: str = "set --server or COMPOSERD_SERVER") -> T:
+def run(work: Coroutine[Any, Any, T], unreachable: str = CHANGE_SERVER) -> T:
     """Run a command's work and return its result; errors of the client become a `Failure`.
 
     `unreachable` says what to do if there is no server.
     """
     try:
         return asyncio.run(work)
-    except ServerNotTrusted as exc:
-        raise Failure(f"{exc}; check --ca-file, --cert-file and --key-file", UNREACHABLE) from exc
-    except ServerUnreachable as exc:
-        raise Failure(f"{exc}; if `composerd serve` does not run there, {unreachable}", UNREACHABLE) from exc
-    except OutcomeUnknown as exc:
-        raise Failure(
-            "the server's storage did not answer: this may have been done or not; look with `composerd jobs` or "
-            "`composerd status` before you repeat it",
-            FAILED,
-        ) from exc
-    except RequestFailed as exc:
-        raise Failure(str(exc), UNREACHABLE if _is_unavailable(exc) else FAILED) from exc
-    except ClientError as exc:
-        raise Failure(str(exc), FAILED) from exc
-    except UnicodeEncodeError:
-        raise  # an argument is not valid text: main says which
-    except ValueError as exc:
-        raise Failure(str(exc), WRONG) from exc
-    except OSError as exc:
-        if exc.filename is None:
-            raise  # writing the output failed
-        raise Failure(f"{exc.filename}: {exc.strerror}", FAILED) from exc
-
-
-def _is_unavailable(error: RequestFailed) -> bool:
-    """Return True if composerd says that it is unavailable, or if something else answers instead of composerd."""
-    return may_pass(error) if isinstance(error, ProxyAnswered) else error.status == 503
+    except Exception as exc:
+        explained = explain(exc, unreachable)
+        if explained is None:
+            raise
+        raise Failure(*explained) from exc
 
 
 def say(text: str, *, err: bool = False) -> None:

@@ -6,17 +6,9 @@ from typing import TypeVar
 import click
 
 from composerd_protocol.escaping import escaped
+from composerd_protocol.exit_codes import FAILED, WRONG
 
 T = TypeVar("T")
-
-FAILED = 1
-"""The job or the request failed."""
-WRONG = 2
-"""The command line or the configuration is wrong."""
-UNREACHABLE = 3
-"""The server cannot be reached or is unavailable."""
-TIMED_OUT = 4
-"""The timeout of a wait is over."""
 
 
 class Failure(click.ClickException):

@@ -27,11 +27,13 @@ from composerd.cli.console import (
     server_option,
     shown,
 )
-from composerd.cli.errors import FAILED, TIMED_OUT, Failure, parsed
+from composerd.cli.errors import Failure, parsed
+from composerd.cli.options import Parsed
 from composerd_client import Artifact, ComposerClient, Job, ServerUnreachable
 from composerd_protocol.escaping import escaped
+from composerd_protocol.exit_codes import FAILED, TIMED_OUT
 from composerd_protocol.times import rfc3339
-from composerd_protocol.units import format_size, parse_duration
+from composerd_protocol.units import format_size, number, parse_duration
 
 PATIENCE = 60.0
 """Seconds that following a job continues while the server is unavailable."""
@@ -225,7 +227,12 @@ def why(job_id: str, server: Server, as_json: bool) -> None:
 @click.option("--type", "job_type", metavar="TYPE", help="List only jobs of this type.")
 @click.option("--channel", metavar="CHANNEL", help="List only jobs of this channel.")
 @click.option(
-    "--limit", type=click.IntRange(1), metavar="N", default=100, show_default=True, help="List at most this many."
+    "--limit",
+    type=Parsed(number(1, 999_999_999)),
+    metavar="N",
+    default=100,
+    show_default=True,
+    help="List at most this many.",
 )
 @server_option
 @json_option

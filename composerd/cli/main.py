@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import click
 
-from composerd.cli.errors import FAILED, WRONG
+from composerd_protocol.exit_codes import FAILED, WRONG
 
 _COMMANDS = {
     "serve": "composerd.cli.serve",

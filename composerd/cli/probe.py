@@ -9,10 +9,12 @@ import click
 import msgspec
 
 from composerd.cli.console import Server, console, json_option, print_json, run, say, server_argument
-from composerd.cli.errors import FAILED, parsed
+from composerd.cli.errors import parsed
+from composerd.cli.options import Parsed
 from composerd.probe import Finding, Options, Target
 from composerd.probe import probe as run_checks
-from composerd_protocol.units import parse_duration, parse_size
+from composerd_protocol.exit_codes import FAILED
+from composerd_protocol.units import number, parse_duration, parse_size
 
 _INDENT = " " * 6
 
@@ -21,7 +23,7 @@ _INDENT = " " * 6
 @click.option("--wait", "wait", default="70s", show_default=True, metavar="DURATION", help="Duration of the long wait.")
 @click.option(
     "--waiters",
-    type=click.IntRange(1, 20_000),
+    type=Parsed(number(1, 20_000)),
     default=300,
     show_default=True,
     metavar="N",

@@ -13,12 +13,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from composerd import storage as storages
 from composerd.cli.console import json_option, print_json, print_table, progress_console, say
-from composerd.cli.errors import FAILED, WRONG, Failure
+from composerd.cli.errors import Failure
 from composerd.driver import StorageCheck, StorageInfo
 from composerd.driver.registry import open_driver
 from composerd.driver.url import EXPOSED, has_password
 from composerd.errors import ComposerdError, StorageURLError
 from composerd.plugins import scheme_of
+from composerd_protocol.exit_codes import FAILED, WRONG
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")

@@ -13,12 +13,15 @@ import click
 import msgspec
 
 from composerd.cli.console import Server, json_option, print_jobs, print_json, run, say, server_option
-from composerd.cli.errors import WRONG, Failure
+from composerd.cli.errors import Failure
 from composerd.cli.jobs import PATIENCE, download, follow, overwrite_option, show_ends
+from composerd.cli.options import Parsed
 from composerd_client import GraphJob, OutcomeUnknown
 from composerd_client.downloads import checked
 from composerd_client.submitted_job import submitted
 from composerd_protocol.escaping import escaped
+from composerd_protocol.exit_codes import WRONG
+from composerd_protocol.units import number
 
 _PATH = re.compile(r"[\w./~-]*(?:/[\w.-]+|\w\.[A-Za-z]\w*)")
 """A text that looks like the path of a file, such as `args.json` or `./args`."""
@@ -42,7 +45,7 @@ class _Downloads(NamedTuple):
     "--depends-on", "dependencies", metavar="ID", multiple=True, help="ID of a job that must end first; repeatable."
 )
 @click.option(
-    "--priority", type=click.IntRange(-100, 100), metavar="N", help="Priority from -100 to 100; higher ones run first."
+    "--priority", type=Parsed(number(-100, 100)), metavar="N", help="Priority from -100 to 100; higher ones run first."
 )
 @click.option(
     "--not-before", metavar="TIME", help="Earliest start: a time (RFC 3339) or a duration from now, such as 10m."
@@ -50,13 +53,13 @@ class _Downloads(NamedTuple):
 @click.option("--timeout", metavar="DURATION", help="Longest time that one attempt may run, such as 2h.")
 @click.option(
     "--max-retries",
-    type=click.IntRange(0, 100),
+    type=Parsed(number(0, 100)),
     metavar="N",
     help="How many times the job is tried again after its worker disappears. [default: the server's setting]",
 )
 @click.option(
     "--retry-on-failure",
-    type=click.IntRange(0, 100),
+    type=Parsed(number(0, 100)),
     metavar="N",
     help="How many times the job is tried again after it fails. [default: 0]",
 )

@@ -17,7 +17,6 @@ from composerd.settings.values import (
     mode,
     network,
     nonempty,
-    number,
     one_of,
     positive_duration,
     positive_size,
@@ -25,6 +24,7 @@ from composerd.settings.values import (
     site_path,
     size,
 )
+from composerd_protocol.units import number
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):

@@ -74,17 +74,6 @@ def network(text: str) -> str:
         raise ValueError(f"{text!r} is not an address or a network such as 10.0.0.0/8, nor `unix`") from None
 
 
-def number(least: int, most: int) -> Callable[[str], int]:
-    """Return a parser of whole numbers from `least` to `most`."""
-
-    def parse(text: str) -> int:
-        if not re.fullmatch(r"[0-9]{1,9}", text) or not least <= int(text) <= most:
-            raise ValueError(f"{text!r} is not a number from {least} to {most}")
-        return int(text)
-
-    return parse
-
-
 def one_of(*words: str) -> Callable[[str], str]:
     """Return a parser that accepts only these words."""
 

@@ -294,7 +294,7 @@ async def test_a_server_in_kubernetes(serve: Serve) -> None:
         "COMPOSERD_PORT_8700_TCP_ADDR": "10.0.0.11",
     }
     server = await serve(environment=made)
-    assert (await composerd("jobs", server=server, **made)).code == 0
+    assert (await composerd("jobs", server=server, stdin=b"", **made)).code == 0
 
 
 async def test_a_failing_command(serve: Serve) -> None:

@@ -17,9 +17,10 @@ from rich.live import Live
 from rich.table import Table
 
 from composerd.cli.console import console, failure_of, print_table, run, shown
-from composerd.cli.errors import FAILED, Failure
+from composerd.cli.errors import Failure
 from composerd.cli.jobs import download
 from composerd_client import ComposerClient, GraphJob, Job
+from composerd_protocol.exit_codes import FAILED
 from composerd_protocol.units import format_size
 
 WORKERS = 2

@@ -1,0 +1,60 @@
+"""The sentence and the exit code with which a command ends if its work raises an error."""
+
+from typing import NamedTuple
+
+from composerd_client.errors import (
+    ClientError,
+    OutcomeUnknown,
+    ProxyAnswered,
+    RequestFailed,
+    ServerNotTrusted,
+    ServerUnreachable,
+)
+from composerd_client.repeating import may_pass
+from composerd_protocol.exit_codes import FAILED, UNREACHABLE, WRONG
+
+CHANGE_SERVER = "set --server or COMPOSERD_SERVER"
+"""The advice if there is no server."""
+
+
+class Explained(NamedTuple):
+    """The end of a command."""
+
+    message: str
+    code: int
+
+
+def explain(error: Exception, unreachable: str = CHANGE_SERVER) -> Explained | None:
+    """Return the message and the exit code for an error; None for one that is neither the user's nor the server's.
+
+    `unreachable` says what to do if there is no server.
+    """
+    message, code = str(error), FAILED
+    match error:
+        case ServerNotTrusted():
+            message, code = f"{error}; check --ca-file, --cert-file and --key-file", UNREACHABLE
+        case ServerUnreachable():
+            message, code = f"{error}; if `composerd serve` does not run there, {unreachable}", UNREACHABLE
+        case OutcomeUnknown():
+            message = (
+                "the server's storage did not answer: this may have been done or not; look with `composerd jobs` or "
+                "`composerd status` before you repeat it"
+            )
+        case RequestFailed():
+            code = UNREACHABLE if _is_unavailable(error) else FAILED
+        case ClientError():
+            pass
+        case UnicodeEncodeError():
+            message, code = f"{error.object!r} is not UTF-8", WRONG
+        case ValueError():
+            code = WRONG
+        case OSError() if error.filename is not None:
+            message = f"{error.filename}: {error.strerror}"
+        case _:
+            return None
+    return Explained(message, code)
+
+
+def _is_unavailable(error: RequestFailed) -> bool:
+    """Return True if composerd says that it is unavailable, or if something else answers instead of composerd."""
+    return may_pass(error) if isinstance(error, ProxyAnswered) else error.status == 503

@@ -1,0 +1,67 @@
+"""The options of commands: a table row says all about one, so that every command line that has it is built alike."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from composerd_client.connection import DEFAULT_SERVER
+
+
+class Option(msgspec.Struct, frozen=True, kw_only=True):
+    """One option of a command."""
+
+    flag: str
+    """Its name on the command line."""
+    name: str
+    """The name of the argument that gets its value."""
+    help: str
+    metavar: str | None = None
+    """The word for its value in the help; None if it takes no value."""
+    parse: Callable[[str], Any] = str
+    """Turns text into a value. Raises `ValueError` with a message that says what is wrong."""
+    default: str | None = None
+    variable: str | None = None
+    """The environment variable that has its value if the command line has none."""
+    repeatable: bool = False
+    required: bool = False
+
+    @property
+    def shown_help(self) -> str:
+        """Its help with the variable and the default."""
+        text = self.help if self.variable is None else f"{self.help} Environment: {self.variable}."
+        return text if self.default is None else f"{text}  [default: {self.default}]"
+
+
+SERVER_OPTIONS: Sequence[Option] = (
+    Option(
+        flag="--server",
+        name="server",
+        metavar="URL",
+        variable="COMPOSERD_SERVER",
+        default=DEFAULT_SERVER,
+        help="Server: http://HOST:PORT, https://HOST/PREFIX or unix:/path.",
+    ),
+    Option(
+        flag="--ca-file",
+        name="ca_file",
+        metavar="FILE",
+        variable="COMPOSERD_CA_FILE",
+        help="For https: PEM file of the CA that signed the server's certificate.",
+    ),
+    Option(
+        flag="--cert-file",
+        name="cert_file",
+        metavar="FILE",
+        variable="COMPOSERD_CERT_FILE",
+        help="For https: PEM file of the client certificate.",
+    ),
+    Option(
+        flag="--key-file",
+        name="key_file",
+        metavar="FILE",
+        variable="COMPOSERD_KEY_FILE",
+        help="For https: PEM file of the client certificate's key.",
+    ),
+)
+"""The options that every command for a server has. The clients have keyword arguments with their names."""

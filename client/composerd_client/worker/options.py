@@ -1,0 +1,50 @@
+"""The options and the help of the commands `composerd-worker` and `composerd worker`, which are the same."""
+
+import platform
+from collections.abc import Sequence
+
+from composerd_client.options import SERVER_OPTIONS, Option
+from composerd_protocol.units import number
+
+OPTIONS: Sequence[Option] = (
+    Option(
+        flag="--type",
+        name="types",
+        metavar="TYPE",
+        repeatable=True,
+        required=True,
+        help="Type of job to run; repeatable.",
+    ),
+    Option(
+        flag="--arch",
+        name="arch",
+        metavar="ARCH",
+        default=platform.machine(),
+        help="Architecture this worker runs jobs for.",
+    ),
+    Option(
+        flag="--concurrency",
+        name="concurrency",
+        metavar="N",
+        parse=number(1, 1000),
+        default="1",
+        help="Number of jobs to run at the same time, 1 to 1000.",
+    ),
+    Option(flag="--once", name="once", help="Run one job, then exit; exit with 1 if it failed."),
+    *SERVER_OPTIONS,
+)
+
+HELP = """\
+Request jobs from the server, and run COMMAND for each.
+
+COMMAND starts in an empty directory, with the job's args as JSON on stdin. Files that it leaves in the directory
+$COMPOSERD_JOB_ARTIFACTS are uploaded. If it writes JSON to the file $COMPOSERD_JOB_RESULT, that is the result; without
+it the result is the exit status and the output. Each line of JSON that it appends to the file $COMPOSERD_JOB_PROGRESS
+is shown as progress. The file $COMPOSERD_JOB_DYNAMIC_ARGS has the results of the job's dependencies.
+$COMPOSERD_JOB_ID, $COMPOSERD_JOB_TYPE and $COMPOSERD_JOB_ARCH describe the job.
+
+On SIGTERM running jobs are finished first; a second SIGTERM returns them to the queue.
+"""
+
+EXAMPLE = "--type build --arch aarch64 -- ./build-image"
+"""The arguments of the example in the help."""

@@ -1,0 +1,36 @@
+"""The work of a worker that was started from a command line: it runs a command for each job, until it is stopped."""
+
+import asyncio
+import logging
+import signal
+from collections.abc import Sequence
+from typing import Any
+
+from composerd_client.worker.command import Command
+from composerd_client.worker.scratch import remove_left_directories
+from composerd_client.worker.worker import Worker
+from composerd_protocol.escaping import LineFormatter
+from composerd_protocol.exit_codes import FAILED
+from composerd_protocol.journald import formatter_for_stderr
+
+
+async def work(command: Sequence[str], *, types: Sequence[str], once: bool, **options: Any) -> int:
+    """Run a command for each job of the types, until a signal stops the worker; with `once`, for one job.
+
+    `options` are those of `Worker`. Return the exit code.
+    """
+    handler = logging.StreamHandler()
+    handler.setFormatter(formatter_for_stderr(LineFormatter("%(asctime)s %(levelname)-7s %(message)s")))
+    logging.basicConfig(level="INFO", handlers=[handler])
+    if once:
+        options["concurrency"] = 1
+    worker = Worker(**options)
+    run = Command(command, worker.arch)
+    for name in types:
+        worker.handler(name)(run)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, worker.stop)
+    remove_left_directories()
+    await worker.run(jobs=1 if once else None)
+    return FAILED if once and run.failed else 0
