@@ -272,6 +272,11 @@ class JobQueue:
         request = JobRequest(keys, worker, confirm, client, request_id, slots)
         return await self._requests.wait(request, wait)
 
+    async def sign_off(self, worker_id: UUID, client: str) -> None:
+        """Let a worker that ends wait no longer, and list it no longer. Raises what `Driver.sign_off` raises."""
+        self._requests.end(worker_id, client)
+        await self.roster.sign_off(worker_id, client)
+
     def free(self, claimed: Claimed, client: str) -> None:
         """Stop counting the bytes of a job that was requested, because they are no longer in memory."""
         self._dispatcher.delivered(claimed, client)

@@ -31,8 +31,11 @@ NO_WORKER = UUID(int=0)
 
 _LABEL = b"composerd: token of a request for a job\0"
 
-_Slots = tuple[UUID, str, frozenset[Key]]
-"""A worker, its client, and the keys that it waits for."""
+_Client = tuple[UUID, str]
+"""A worker, and its client."""
+
+_Waiters = dict[frozenset[Key], OrderedDict[int, Waiter]]
+"""The waiters of a worker for each set of keys, oldest first."""
 
 _Named = tuple[UUID, UUID]
 """A worker, and the id of a request."""
@@ -89,8 +92,8 @@ class JobRequests:
         self._waits = waits
         self._roster = roster
         self._undelivered = undelivered
-        self._by_worker: dict[_Slots, OrderedDict[int, Waiter]] = {}
-        """The waiters of workers that have declared their slots, oldest first."""
+        self._by_worker: dict[_Client, _Waiters] = {}
+        """The waiters of workers that have declared their slots."""
         self._by_id: dict[_Named, _Asking] = {}
         """The latest request with each id, as long as it waits."""
 
@@ -180,8 +183,9 @@ class JobRequests:
         if request.worker is None or request.worker.id == NO_WORKER or request.slots is None:
             yield
             return
-        slots = request.worker.id, request.client, frozenset(request.keys)
-        own = self._by_worker.setdefault(slots, OrderedDict())
+        named, keys = (request.worker.id, request.client), frozenset(request.keys)
+        waiters = self._by_worker.setdefault(named, {})
+        own = waiters.setdefault(keys, OrderedDict())
         while len(own) >= request.slots:
             _, oldest = own.popitem(last=False)
             self._dispatcher.expire(oldest)
@@ -190,8 +194,16 @@ class JobRequests:
             yield
         finally:
             own.pop(id(waiter), None)
-            if not own and self._by_worker.get(slots) is own:
-                del self._by_worker[slots]
+            if not own and waiters.get(keys) is own:
+                del waiters[keys]
+                if not waiters and self._by_worker.get(named) is waiters:
+                    del self._by_worker[named]
+
+    def end(self, worker_id: UUID, client: str) -> None:
+        """End the requests with which a worker waits in its slots: it has ended itself, and would not read a job."""
+        for own in self._by_worker.get((worker_id, client), {}).values():
+            while own:
+                self._dispatcher.expire(own.popitem(last=False)[1])
 
 
 def token_of(named: _Named, number: int) -> UUID:

@@ -28,6 +28,10 @@ SEE_WAITING_EVERY = 60.0
 UNREPORTED = 16 * 1024 * 1024
 """The most bytes of workers that were seen since the last report."""
 
+ON_ITS_WAY = 0.5
+"""Seconds that a report may take to the storage. All reports seem older by that, so none seems to be of later than it
+is: of what a worker has sent before it signed off, nothing lists it again."""
+
 _Named = tuple[UUID, str]
 """A worker's id, and the client that named it."""
 
@@ -45,7 +49,7 @@ class _News(msgspec.Struct):
         """Return the worker with the age of what is said of it."""
         if not (self.worker.arch or self.worker.types or self.worker.problem is not None):
             return self.worker  # a sign of life, which says nothing
-        return msgspec.structs.replace(self.worker, age=max(0.0, time.monotonic() - self.sent))
+        return msgspec.structs.replace(self.worker, age=time.monotonic() - self.sent + ON_ITS_WAY)
 
 
 class _Requests(msgspec.Struct):
@@ -79,7 +83,7 @@ class Roster:
 
         Raises what `Driver.seen` raises.
         """
-        worker = Worker(new_id(), arch, channel=channel, client=client)
+        worker = Worker(new_id(), arch, channel=channel, client=client, age=ON_ITS_WAY)
         await self._driver.seen([worker])
         return worker.id
 

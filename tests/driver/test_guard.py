@@ -14,7 +14,7 @@ from composerd.driver import Batch, guard
 from composerd.driver.guard import Guard
 from composerd.errors import DriverError, DriverTimeout, Unavailable
 from composerd.ids import new_id
-from composerd.models import Claim, JobFilter, Key, NewJob, News
+from composerd.models import Claim, JobFilter, JobState, Key, NewJob, News
 from composerd_fs import MemoryDriver
 
 BATCHES = ["enqueue", "touch", "attach", "finish", "release", "cancel", "delete"]
@@ -208,7 +208,9 @@ async def test_slow_calls_that_overlap_are_logged_once(
         ("advance", (8,), {}),
         ("purge", (9,), {}),
         ("list", (JobFilter(), 4, 5), {}),
+        ("list", (JobFilter(states=(JobState.READY, JobState.RUNNING)), 4, 5), {}),
         ("seen", (["a worker"],), {}),
+        ("sign_off", (["a worker"],), {}),
         ("workers", (6.0, ["an id"]), {}),
         ("payloads_up_to", (["a reference"], 100), {}),
         ("payload_part", ("a reference", 0, 100), {}),

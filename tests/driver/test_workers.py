@@ -75,6 +75,30 @@ def test_equal_types_are_stored_once() -> None:
     assert {one.types for one in workers.since(0)} == {("other",)}
 
 
+def test_the_bound_holds_for_problems_and_for_workers_that_signed_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long problems, and invented workers that sign off, take less memory than the bound, and leave others theirs."""
+    limit = 4 * 1024 * 1024
+    monkeypatch.setattr(module, "MAX_BYTES", limit)
+    workers = Workers()
+    quiet = invented("quiet")
+    workers.seen([quiet], moment(1))
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        for n in range(10_000):
+            workers.sign_off([Worker(new_id(), "", client="loud")], moment(2))
+            paused = Worker(new_id(), "x86_64", client="loud", problem=f"{n}".ljust(500, "\U0001f525"))
+            workers.seen([paused], moment(2))
+        last = new_id()
+        workers.seen([Worker(last, "x86_64", client="loud")], moment(3))
+        gc.collect()
+        used = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert limit / 4 < used < limit * 1.1
+    assert known(workers, quiet.id, last) == [last, quiet.id]
+
+
 def test_a_share_that_shrank_keeps_its_workers() -> None:
     """A client whose share shrank because another came keeps the workers that it has, and may see them again."""
     workers = Workers()
@@ -87,9 +111,12 @@ def test_a_share_that_shrank_keeps_its_workers() -> None:
 
 
 def test_a_page_is_bounded_in_bytes() -> None:
-    """A page of large workers is short, and has a next one."""
+    """A page of large workers is short, and has a next one; workers that signed off do not count."""
     workers = Workers()
     workers.seen([invented("a") for _ in range(500)], moment(1))
+    gone = [new_id() for _ in range(100)]
+    workers.sign_off([Worker(one, "", client="b") for one in gone], moment(1))
+    assert known(workers, *gone) == []
     page = workers.page(0, None, 1000)
     assert 0 < len(page.workers) < 200
     sizes = len(page.workers)

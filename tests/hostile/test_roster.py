@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from ..live.conftest import until_waiting
 from .conftest import COMPOSER, WORKER, Attacker, Client, Serve, Server, head
 
 Clients = Callable[..., Client]
@@ -44,6 +45,27 @@ async def test_another_client_names_a_worker(serve: Serve, client: Clients) -> N
     assert await types_of(server, worker_id) == ["build"]
     assert (await ask(owner, worker_id, "test"))[0] == 204
     assert await types_of(server, worker_id) == ["test"]
+
+
+async def test_another_client_signs_a_worker_off(serve: Serve, client: Clients) -> None:
+    """A sign-off or a problem from another address has the usual answer, and changes nothing of the worker."""
+    server = await serve()
+    owner, other = client(server), client(server)
+    worker_id = "12345678-1234-4123-8123-000000000000"
+    status = {"arch": "x86_64", "types": ["build"]}
+    path = f"{WORKER}/workers/{worker_id}"
+    waiting = asyncio.create_task(
+        owner.request("POST", f"{WORKER}/jobs?wait=1m", {**status, "worker_id": worker_id, "slots": 1})
+    )
+    await until_waiting(server, 1)
+    assert (await other.request("DELETE", path))[0] == 204
+    assert (await other.request("POST", f"{path}/status", {**status, "problem": "not mine"}))[0] == 200
+    _, page = await other.request("GET", f"{COMPOSER}/workers")
+    assert [(one["id"], one["types"], one["problem"]) for one in page["items"]] == [(worker_id, ["build"], None)]
+    job = await server.submit()
+    assert (await waiting)[1]["id"] == job["id"]
+    assert (await owner.request("DELETE", path))[0] == 204
+    assert (await owner.request("GET", f"{COMPOSER}/workers"))[1]["items"] == []
 
 
 async def test_the_list_has_pages(serve: Serve, client: Clients) -> None:

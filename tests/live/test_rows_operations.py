@@ -263,6 +263,52 @@ async def test_list_jobs(server: Server) -> None:
     assert [job["id"] for job in page["items"] + rest["items"]] == ids[::-1]
 
 
+async def test_several_states(server: Server) -> None:
+    """A repeated `state` lists jobs in any of these states, newest first over all pages, beside other filters."""
+    ids = [(await server.submit("ab"[n % 2]))["id"] for n in range(8)]
+    for n in (0, 3, 6):
+        await server.request("POST", f"{COMPOSER}/jobs/{ids[n]}/cancel")
+    attempts = [await server.ask("a", "b") for _ in range(2)]
+    assert attempts[0] is not None
+    await server.finish(attempts[0])
+    states = [(await server.job(one))["state"] for one in ids]
+    assert states == ["canceled", "finished", "running", "canceled", "ready", "ready", "canceled", "ready"]
+    for query, expected in (
+        ("state=ready&state=running", [7, 5, 4, 2]),
+        ("state=canceled&state=ready&state=canceled", [7, 6, 5, 4, 3, 0]),
+        ("state=finished&state=running&type=a", [2]),
+        ("state=waiting&state=failed", []),
+    ):
+        found: list[str] = []
+        cursor = ""
+        while True:
+            status, page = await server.request("GET", f"{COMPOSER}/jobs?limit=2&{query}{cursor}")
+            assert status == 200
+            found += [job["id"] for job in page["items"]]
+            if page["next"] is None:
+                break
+            cursor = f"&cursor={page['next']}"
+        assert found == [ids[index] for index in expected]
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        ("type=a&type=b", "type"),
+        ("arch=a&arch=a", "arch"),
+        ("channel=&channel=c", "channel"),
+        ("limit=1&limit=2", "limit"),
+        ("state=ready&state=done", "state"),
+        ("state=ready,running", "state"),
+        ("states=ready", "states"),
+    ],
+)
+async def test_filters_that_cannot_be_combined(server: Server, query: str, field: str) -> None:
+    """A repeated filter other than `state`, and one that does not exist, is an error that names it."""
+    status, refused = await server.request("GET", f"{COMPOSER}/jobs?{query}")
+    assert (status, refused["id"], refused["details"]["field"]) == (400, "39", field)
+
+
 @row(ON_COMPOSER, "getJob")
 async def test_get_job(server: Server) -> None:
     """A job is returned at once, or when it has ended."""

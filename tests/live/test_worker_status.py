@@ -43,6 +43,16 @@ async def why(server: Server, job: dict[str, Any]) -> tuple[str, int, int]:
     return answer["reason"], answer["workers"], answer["paused"]
 
 
+async def asked_again(server: Server, worker_id: str, at: Server | None = None) -> None:
+    """Let a worker that has signed off ask again until it is listed."""
+
+    async def back() -> bool:
+        await server.ask("nothing", wait="0s", worker_id=worker_id)
+        return worker_id in await listed(at or server)
+
+    await server.until(back)
+
+
 async def test_a_worker_with_a_problem(server: Server) -> None:
     """A worker that describes itself with a problem is listed with it, and no job waits for it, until it asks again."""
     worker_id = str(uuid.uuid4())
@@ -163,8 +173,10 @@ async def test_a_worker_signs_off(server: Server) -> None:
     await asyncio.sleep(1.1)  # in which the server reports who was seen
     assert await listed(server) == {}
     assert (await server.finish(attempt, {"n": 1}))[0] == 200
-    assert await server.ask(worker_id=worker_id) is not None
-    assert list(await listed(server)) == [worker_id]
+    again = await server.ask(worker_id=worker_id)
+    assert again is not None
+    await asked_again(server, worker_id)
+    assert (await listed(server))[worker_id]["jobs"] == [again["id"]]
 
 
 async def test_nobody_signs_off(server: Server) -> None:
@@ -192,6 +204,24 @@ async def test_a_request_that_waits_when_its_worker_signs_off(server: Server) ->
     assert await listed(server) == {}
 
 
+async def test_slots_of_a_worker_that_signs_off(server: Server) -> None:
+    """The requests of a worker that has declared its slots end when it signs off, those of others go on."""
+    worker_id, other_id = str(uuid.uuid4()), str(uuid.uuid4())
+    own = [
+        asyncio.create_task(server.ask(*types, wait="1m", worker_id=worker_id, slots=2)) for types in ("ab", "c", "c")
+    ]
+    other = asyncio.create_task(server.ask(wait="1m", worker_id=other_id, slots=2))
+    await until_waiting(server, 4)
+    await sign_off(server, worker_id)
+    assert await asyncio.gather(*own) == [None] * 3
+    await until_waiting(server, 1)
+    assert list(await listed(server)) == [other_id]
+    job = await server.submit()
+    given = await other
+    assert given is not None
+    assert given["id"] == job["id"]
+
+
 async def test_signing_off_at_another_server(serve: Serve, newest_postgres: Throwaway) -> None:
     """A worker that asks one server and signs off at another is listed by neither, whatever the first reports later."""
     url = newest_postgres.fresh()
@@ -211,12 +241,7 @@ async def test_signing_off_at_another_server(serve: Serve, newest_postgres: Thro
     for server in (first, second):
         assert worker_id not in await listed(server)
         assert len(await listed(server)) == 1
-    await first.ask(wait="0s", worker_id=worker_id)
-
-    async def back() -> bool:
-        return worker_id in await listed(second)
-
-    await second.until(back)
+    await asked_again(first, worker_id, second)
 
 
 async def test_one_of_several_processes(serve: Serve, newest_postgres: Throwaway) -> None:

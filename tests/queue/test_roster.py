@@ -229,3 +229,47 @@ async def test_unreported_workers_are_bounded(driver: Reports, monkeypatch: pyte
     shown = (await roster.page(None, 1000)).workers
     assert quiet.id in [one.id for one in shown]
     assert len(shown) < 20
+
+
+async def test_reports_tell_how_old_they_are(driver: Reports, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a request says of its worker is as old as the request when it is reported, also while it waits and after."""
+    ages: list[float] = []
+    told = driver.seen
+
+    async def seen(workers: Sequence[Worker]) -> None:
+        ages.extend(round(one.age - roster_module.ON_ITS_WAY, 3) for one in workers)
+        await told(workers)
+
+    now = 1000.0
+    monkeypatch.setattr(driver, "seen", seen)
+    monkeypatch.setattr(roster_module, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(roster_module, "SEE_WAITING_EVERY", -1.0)
+    roster = Roster(driver, TIMEOUT)
+    waiting = worker("build")
+    roster.begin_wait(waiting)
+    now += 3.0
+    await roster.page(None, 10)
+    now += 3.0
+    roster.end_wait(waiting)
+    roster.alive(new_id())
+    now += 0.5
+    await roster.page(None, 10)
+    assert ages == [3.0, 3.0, 6.5, -roster_module.ON_ITS_WAY]  # waiting, seen since the last report, after its wait
+
+
+async def test_signing_off_drops_what_is_not_reported(driver: Reports) -> None:
+    """What a worker has said since the last report is not reported after it has signed off; that of others is."""
+    roster = Roster(driver, TIMEOUT)
+    first, second = worker("build"), worker("build")
+    roster.begin_wait(first)
+    roster.end_wait(first)
+    roster.describe(second)
+    await roster.sign_off(first.id, "")
+    await roster.sign_off(NIL, "")
+    assert [one.id for one in (await roster.page(None, 10)).workers] == [second.id]
+    roster.alive(first.id)
+    with pytest.raises(WorkerNotFound):
+        await Roster(driver, TIMEOUT).check(first.id)
+    await driver.shift_clock(1.0)
+    roster.begin_wait(first)
+    assert [one.id for one in (await roster.page(None, 10)).workers] == [first.id, second.id]

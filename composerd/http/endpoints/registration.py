@@ -91,7 +91,7 @@ async def sign_off_worker(request: web.Request) -> web.Response:
     """
     worker_id = _worker_id_of(request)
     await discard_body(request)
-    await request.app[QUEUE].roster.sign_off(worker_id, client.get())
+    await request.app[QUEUE].sign_off(worker_id, client.get())
     return web.Response(status=204)
 
 

@@ -170,6 +170,7 @@ async def test_every_call(explained: Any) -> None:
     await do(driver.get([ended, ready]))
     await do(driver.list(JobFilter(), None, 50))
     await do(driver.seen([Worker(instance.id(), "x86_64", ("build",))]))
+    await do(driver.sign_off([Worker(instance.id(), "")]))
     await do(driver.workers(60.0))
     await do(driver.ahead(UUID(int=ROWS + 40), 100))
     assert (await do(driver.cancel([root.id]))).news.ended == (root.id, leaf.id)
@@ -238,10 +239,15 @@ async def test_leases_are_not_read_all_the_time(explained: Any) -> None:
         assert max(node["Actual Rows"] * node["Actual Loops"] for node in nodes) == rows
 
 
-async def test_a_filtered_page_is_bounded(explained: Any) -> None:
+@pytest.mark.parametrize(
+    "filter",
+    [JobFilter(state=JobState.CANCELED), JobFilter(states=(JobState.CANCELED, JobState.RUNNING, JobState.FAILED))],
+    ids=["one state", "several states"],
+)
+async def test_a_filtered_page_is_bounded(explained: Any, filter: JobFilter) -> None:
     """A listing with a filter that no job passes reads a bounded number of jobs, and offers to go on from there."""
     instance, plans = explained
-    page, found = await plans(lambda: instance.driver.list(JobFilter(state=JobState.CANCELED), None, 50))
+    page, found = await plans(lambda: instance.driver.list(filter, None, 50))
     assert page.jobs == ()
     assert page.next is not None
     nodes = [node for plan in found for node in _nodes(plan["Plan"]) if node.get("Relation Name") == "jobs"]

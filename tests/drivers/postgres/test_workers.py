@@ -1,5 +1,7 @@
 """The workers that the database remembers: bounded in bytes, by client."""
 
+from uuid import UUID
+
 import pytest
 
 from composerd.models import Worker
@@ -7,6 +9,7 @@ from composerd_postgres.jobs import workers
 
 from ...throwaway import Throwaway
 from ..conftest import Open
+from .old_schemas import old_storage
 
 ROOM = 40_000
 
@@ -32,3 +35,38 @@ async def test_the_bytes_of_workers(
         left = [one for one in ids if one in kept]
         assert len(left) >= 50
         assert left == ids[-len(left) :]
+
+
+async def test_the_workers_of_an_earlier_version(postgres: Throwaway) -> None:
+    """Workers that an earlier version has stored are listed after the upgrade, and may say a problem and sign off."""
+    driver = await old_storage(postgres, 6)
+    worker = UUID(int=7)
+    postgres.sql(
+        f"INSERT INTO {driver.options.schema}.workers (id, arch, types, channel, seen_at) "
+        f"VALUES ('{worker}', 'x86_64', '{{build}}', '', clock_timestamp())"
+    )
+    await driver.start()
+    try:
+        assert [(one.id, one.types, one.problem) for one in await driver.workers(60)] == [(worker, ("build",), None)]
+        await driver.seen([Worker(worker, "", client="a", problem="full", age=0.5)])
+        assert [(one.types, one.problem) for one in await driver.workers(60)] == [(("build",), "full")]
+        await driver.sign_off([Worker(worker, "", client="a")])
+        assert await driver.workers(60) == []
+    finally:
+        await driver.close()
+
+
+async def test_a_clock_that_was_set_back(open_instance: Open) -> None:
+    """After the clock of the database was set back, workers describe themselves again at once."""
+    instance = await open_instance()
+    driver = instance.driver
+    problem, gone = instance.id(), instance.id()
+    await driver.jump_clock(500.0)
+    await driver.seen([Worker(one, "x86_64", ("build",), client="a", problem="full") for one in (problem, gone)])
+    await driver.sign_off([Worker(gone, "", client="a")])
+    await driver.jump_clock(-400.0)
+    await driver.seen([Worker(gone, "", client="a")])
+    assert [one.id for one in await driver.workers(60)] == [problem]
+    await driver.seen([Worker(one, "x86_64", ("test",), client="a") for one in (problem, gone)])
+    found = await driver.workers(60)
+    assert [(one.id, one.types, one.problem) for one in found] == [(gone, ("test",), None), (problem, ("test",), None)]

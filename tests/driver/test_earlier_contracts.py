@@ -1,0 +1,64 @@
+"""A driver of contract 1.3, which knows filters of one state only: composerd looks for several states itself."""
+
+from collections.abc import Sequence
+from uuid import UUID
+
+import msgspec
+
+from composerd.driver import Driver
+from composerd.driver.guard import Guard
+from composerd.ids import new_id
+from composerd.models import JobFilter, JobPage, JobState, NewJob, Worker
+from composerd_fs import MemoryDriver
+
+
+class Earlier(MemoryDriver):
+    """A driver for contract 1.3, which ignores the states of a filter."""
+
+    contract = "1.3"
+
+    async def list(self, filter: JobFilter, cursor: int | None, limit: int) -> JobPage:
+        """Return a page without looking at the states."""
+        return await super().list(msgspec.structs.replace(filter, states=()), cursor, limit)
+
+    async def sign_off(self, workers: Sequence[Worker]) -> None:
+        """Do what a driver does that has no such method."""
+        await Driver.sign_off(self, workers)
+
+
+async def test_an_earlier_driver_shows_several_states() -> None:
+    """All jobs of the states are shown once, newest first, over pages that may be short; other filters hold as well."""
+    driver = Guard(Earlier())
+    await driver.start()
+    ids = [new_id() for _ in range(20)]
+    await driver.enqueue(
+        [[NewJob(id=one, type="ab"[n // 10], not_before=3600.0 if n % 2 else None) for n, one in enumerate(ids)]]
+    )
+    await driver.cancel(ids[::4])
+    for filter, expected in [
+        (JobFilter(states=(JobState.CANCELED, JobState.WAITING)), [one for n, one in enumerate(ids) if n % 4 != 2]),
+        (JobFilter(type="b", states=(JobState.CANCELED, JobState.FINISHED)), [ids[12], ids[16]]),
+        (JobFilter(state=JobState.CANCELED), ids[::4]),
+    ]:
+        shown: list[UUID] = []
+        cursor: int | None = None
+        while True:
+            page = await driver.list(filter, cursor, 3)
+            assert len(page.jobs) <= 3
+            shown += [job.id for job in page.jobs]
+            cursor = page.next
+            if cursor is None:
+                break
+        assert shown == expected[::-1]
+    await driver.close()
+
+
+async def test_an_earlier_driver_lists_workers_that_signed_off() -> None:
+    """A driver that knows nothing of workers that sign off still shows them, until they were not seen for long."""
+    driver = Guard(Earlier())
+    await driver.start()
+    worker = Worker(new_id(), "x86_64", ("build",))
+    await driver.seen([worker])
+    await driver.sign_off([worker])
+    assert [one.id for one in await driver.workers(60)] == [worker.id]
+    await driver.close()
