@@ -8,6 +8,7 @@ No file is opened through a symbolic link. New ones are for their owner only, wh
 """
 
 import contextlib
+import ctypes
 import errno
 import os
 import stat
@@ -23,6 +24,13 @@ from composerd.ownership import NotTrusted, check, open_directory
 
 _FILE_MODE = 0o600
 _DIRECTORY_MODE = 0o700
+
+_NO_LINKS = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS)
+"""Errors of a link between two file systems, and of one where there are none, or no more of this file."""
+
+_COPIED_AT_ONCE = 1024 * 1024
+
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Directory:
@@ -191,14 +199,15 @@ class Directory:
 
     # Directories below it.
 
-    def make_directory(self, name: str) -> None:
-        """Create a directory, for its owner only, on stable storage. Do nothing if it exists."""
+    def make_directory(self, name: str, *, sync: bool = True) -> None:
+        """Create a directory, for its owner only, on stable storage if `sync` is true. Do nothing if it exists."""
         try:
             os.mkdir(name, _DIRECTORY_MODE, dir_fd=self._descriptor)
         except FileExistsError:
             return
         _open_to_owner(name, self._descriptor)
-        self.sync(_parent(name))
+        if sync:
+            self.sync(_parent(name))
 
     def remove_directory(self, name: str) -> None:
         """Remove a directory, which must be empty."""
@@ -242,6 +251,40 @@ class Directory:
         os.fsync(descriptor)
         os.rename(name + self.unfinished, name, src_dir_fd=self._descriptor, dst_dir_fd=self._descriptor)
         self.sync(_parent(name))
+
+    def share(self, source: "Directory", name: str) -> None:
+        """Have a file of another directory here too, which nobody may change in place: as a link, or else as a copy.
+
+        Do nothing if there is a file of this name. A link is not on stable storage before `sync`.
+        """
+        try:
+            there = source._descriptor  # noqa: SLF001  # another one of this class
+            os.link(name, name, src_dir_fd=there, dst_dir_fd=self._descriptor, follow_symlinks=False)
+        except FileExistsError:
+            return
+        except OSError as exc:
+            if exc.errno not in _NO_LINKS:
+                raise
+            with source.reading(name) as file:
+                self.copy(file, name, os.fstat(file.fileno()).st_size)
+
+    def copy(self, file: BinaryIO, name: str, size: int) -> None:
+        """Write a file with the first bytes of an open one, in place of an older file, and bring it to stable storage.
+
+        Raises `EOFError` if there are fewer bytes.
+        """
+        try:
+            with self.create(name) as copy:
+                while size > 0:
+                    part = file.read(min(size, _COPIED_AT_ONCE))
+                    if not part:
+                        raise EOFError(f"{file.name} is shorter than it was")  # noqa: TRY301  # nothing may be left
+                    copy.write(part)
+                    size -= len(part)
+                self.publish(copy, name)
+        except BaseException:
+            self.discard(name)
+            raise
 
     def discard(self, name: str) -> None:
         """Remove what `create` began, if there is anything, as far as that is possible."""
@@ -316,6 +359,17 @@ def make_file(path: Path) -> None:
             pass
     finally:
         directory.close()
+
+
+def sync_file_system(path: Path) -> None:
+    """Bring everything on the file system of a directory to stable storage."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if _libc.syncfs(descriptor) != 0:
+            error = ctypes.get_errno()
+            raise OSError(error, os.strerror(error), str(path))
+    finally:
+        os.close(descriptor)
 
 
 def sync_directory(path: Path) -> None:

@@ -264,6 +264,12 @@ class StorageMissing(StorageUnusable):
     code = "storage_missing"
 
 
+class NotOffered(ComposerdError):
+    """A storage cannot do what is asked of it; the text says what to do instead."""
+
+    code = "not_offered"
+
+
 class StorageInUse(StorageUnusable):
     """A storage is locked by another process, which may end."""
 

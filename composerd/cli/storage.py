@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -115,6 +116,32 @@ def _print_check(found: StorageCheck) -> None:
     for problem in found.problems:
         say(problem)
     _print({"intact": "no" if found.problems else "yes"}, found)
+
+
+@storage.command(epilog="Example: composerd storage backup /backup/today --storage fs:/var/lib/composerd")
+@click.argument("directory", type=click.Path(path_type=Path), metavar="DIR")
+@_url_option
+@_artifacts_option(
+    "--artifacts", "Directory of the artifacts, or URL of their store. [default: the storage's own, if it has one]"
+)
+@json_option
+def backup(directory: Path, url: str, artifacts: str | None, as_json: bool) -> None:
+    """Make a copy of an fs storage and its artifacts.
+
+    A server may use the storage meanwhile. DIR must be empty or not exist; until the backup is complete it is called
+    DIR.unfinished. Files that never change are hard links where that is possible. Exits with 1 if artifacts are
+    missing.
+    """
+    with _progress("jobs") as progress:
+        done = _run(storages.back_up(url, directory.absolute(), artifacts, progress))
+    if as_json:
+        print_json({"kind": "StorageBackup", "directory": str(directory.absolute()), **msgspec.to_builtins(done)})
+    else:
+        for problem in done.problems:
+            say(problem)
+        click.echo(f"Backed up {_counted(done.jobs, 'job')} and {_counted(done.artifacts, 'file')} in {directory}.")
+    if done.problems:
+        raise Failure(f"the backup lacks {_counted(len(done.problems), 'artifact')}", FAILED)
 
 
 @storage.command(epilog="Example: composerd storage confirm-clock --storage fs:/var/lib/composerd")

@@ -29,12 +29,13 @@ The states of a job and of an attempt, and every transition between them, are in
 
 import abc
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from typing import ClassVar, Self
 from uuid import UUID
 
 from composerd.driver import payloads
 from composerd.driver.values import Batch, Capabilities, StorageCheck, StorageInfo, StoredJob
-from composerd.errors import ComposerdError
+from composerd.errors import ComposerdError, NotOffered
 from composerd.free_space import DiskSpace
 from composerd.models import (
     Artifact,
@@ -156,6 +157,19 @@ class Driver(abc.ABC):
 
         Whatever `start_reading` can open, this can read. Raises what `start` raises if there is no storage.
         """
+
+    async def backup(self, directory: Path) -> str:  # noqa: ARG002
+        """Copy the storage as it is at one moment, without its artifacts, and return the URL of the copy.
+
+        Called on a driver that is not open; another process may have the storage open and go on, and nothing of it is
+        changed. The directory exists, and has nothing but a directory `artifacts`. Everything that was answered before
+        the call is in the copy, on stable storage. A driver need not offer this.
+
+        Raises:
+            NotOffered: The driver does not; the text says what to use.
+            StorageUnusable: As `start_reading`, or the storage is damaged.
+        """
+        raise NotOffered(f"{self.name}: composerd cannot back this storage up: use the storage's own tools")
 
     @abc.abstractmethod
     async def shift_clock(self, seconds: float) -> None:

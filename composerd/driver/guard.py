@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence, Sized
+from pathlib import Path
 from typing import Any, Self, TypeVar, cast
 from uuid import UUID
 
@@ -169,6 +170,9 @@ class Guard(Driver):
     def check(self) -> Call[StorageCheck]:
         return self._call("check", self.driver.check())
 
+    def backup(self, directory: Path) -> Call[str]:
+        return self._call("backup", self.driver.backup(directory))
+
     def shift_clock(self, seconds: float) -> Call[None]:
         return self._call("shift_clock", self.driver.shift_clock(seconds))
 
@@ -299,4 +303,4 @@ _LIMITED = frozenset(
 )
 """Methods whose calls may be canceled when they take too long."""
 
-_LONG_CALLS = frozenset({"start", "start_reading", "close", "migrate", "check", "load"})
+_LONG_CALLS = frozenset({"start", "start_reading", "close", "migrate", "check", "backup", "load"})

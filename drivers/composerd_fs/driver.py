@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Self, TypeVar
+from urllib.parse import quote
 from uuid import UUID
 
 from composerd.directory import Directory, make_directory
@@ -16,6 +17,7 @@ from composerd.driver.url import path_of
 from composerd.errors import StorageMissing, StorageUnusable
 from composerd.file_errors import is_full, translated
 from composerd.ownership import NotTrusted
+from composerd_fs.journal.backup import back_up
 from composerd_fs.journal.checkpoint import Restoration
 from composerd_fs.journal.clock_file import ClockFile, StoredClock
 from composerd_fs.journal.compactor import Compactor
@@ -30,7 +32,7 @@ from composerd_fs.journal.entries import (
 )
 from composerd_fs.journal.files import JournalFiles
 from composerd_fs.journal.lock import DirectoryLock
-from composerd_fs.journal.reader import Reader, Replay
+from composerd_fs.journal.reader import Reader, Replay, ignore
 from composerd_fs.journal.reserve import Purpose
 from composerd_fs.journal.writer import Journal
 from composerd_fs.state.commands import CopiedPayloads
@@ -189,7 +191,7 @@ class FsDriver(TableDriver):
         """Read the journal, which raises if it is of a newer format or damaged: there is no older format."""
         try:
             await asyncio.to_thread(self._open_directories)
-            await self._loaded(asyncio.to_thread(self._read_journal, _ignore))
+            await self._loaded(asyncio.to_thread(self._read_journal, ignore))
         finally:
             await asyncio.to_thread(self._close_directories)
         return None
@@ -260,6 +262,21 @@ class FsDriver(TableDriver):
         finally:
             await asyncio.to_thread(self._close_directories)
 
+    async def backup(self, directory: Path) -> str:
+        try:
+            await asyncio.to_thread(self._open_directories)
+            with self._reported():
+                await asyncio.to_thread(self._copy_journal, directory)
+        finally:
+            await asyncio.to_thread(self._close_directories)
+        return f"fs:{quote(str(directory))}"
+
+    def _copy_journal(self, directory: Path) -> None:
+        make_directory(directory / "journal")
+        with closing(Directory(directory / "journal")) as target:
+            target.open()
+            back_up(self._journal.directory, target)
+
     def _close_directories(self) -> None:
         self._journal.directory.close()
         self._release()
@@ -300,7 +317,3 @@ class FsDriver(TableDriver):
             else payload[start:stop]
             for payload in payloads
         ]
-
-
-def _ignore(_base: int, _entries: "list[Entry]") -> None:
-    """Replay nothing."""

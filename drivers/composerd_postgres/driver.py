@@ -4,13 +4,14 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Self, TypeVar
+from pathlib import Path
+from typing import Any, NoReturn, Self, TypeVar
 from uuid import UUID
 
 import msgspec
 
 from composerd.driver import Batch, Capabilities, Driver, StorageCheck, StorageInfo, StoredJob
-from composerd.errors import ComposerdError, DriverTimeout, StorageMissing, StorageUnusable, Unavailable
+from composerd.errors import ComposerdError, DriverTimeout, NotOffered, StorageMissing, StorageUnusable, Unavailable
 from composerd.models import (
     Artifact,
     Attached,
@@ -234,6 +235,12 @@ class PostgresDriver(Driver):
             return await queries.check(session)
         finally:
             session.connections.close()
+
+    async def backup(self, directory: Path) -> NoReturn:  # noqa: ARG002
+        raise NotOffered(
+            "composerd does not copy databases: use pg_dump or pg_basebackup, and copy the artifacts before and after; "
+            '"Back up" in docs/how-to/operations.md says how'
+        )
 
     async def shift_clock(self, seconds: float) -> None:
         self._session.shift_clock(seconds)

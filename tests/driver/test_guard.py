@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
@@ -202,6 +203,7 @@ async def test_slow_calls_that_overlap_are_logged_once(
         ("ping", (), {}),
         ("info", (), {}),
         ("check", (), {}),
+        ("backup", (Path("directory"),), {}),
         ("shift_clock", (1.5,), {}),
         *[(method, (["an item"],), {}) for method in BATCHES + LISTS],
         ("claim", (["a claim"], 7), {}),

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from composerd import storage as storages
+from composerd.storage import checking
 
 from ..throwaway import Throwaway
 from .conftest import COMPOSER, Serve, Server, send
@@ -140,7 +141,7 @@ async def test_a_file_that_a_server_removes_meanwhile(
     """The file of a job that a server deletes during a check is not reported as missing."""
     server = await serve(storage=f"fs:{tmp_path / 'a'}")
     await _finished(server)
-    checked = storages._problem
+    checked = checking._problem
 
     async def deleted_before(*arguments: Any) -> str | None:
         (job,) = (await server.request("GET", f"{COMPOSER}/jobs"))[1]["items"]
@@ -152,7 +153,7 @@ async def test_a_file_that_a_server_removes_meanwhile(
         await server.until(removed)
         return await checked(*arguments)
 
-    monkeypatch.setattr(storages, "_problem", deleted_before)
+    monkeypatch.setattr(checking, "_problem", deleted_before)
     found = await storages.check(server.storage, None, lambda _done, _total: None)
     assert found.problems == ()
 

@@ -235,6 +235,10 @@ class Reader:
         self._directory.sync()
 
 
+def ignore(_base: int, _entries: list[Entry]) -> None:
+    """Replay nothing."""
+
+
 def _jobs_in(entry: Entry) -> int:
     return len(entry.jobs) if isinstance(entry, ArchivedEntry) else isinstance(entry, KeptEntry)
 

@@ -1,0 +1,20 @@
+"""What can be done with a storage without a server; works with every driver."""
+
+from composerd.storage.backup import BackedUp, back_up
+from composerd.storage.checking import check, info, migrate
+from composerd.storage.moving import ArtifactsElsewhere, Moved, move
+from composerd.storage.opening import Progress, reading, started
+
+__all__ = [
+    "ArtifactsElsewhere",
+    "BackedUp",
+    "Moved",
+    "Progress",
+    "back_up",
+    "check",
+    "info",
+    "migrate",
+    "move",
+    "reading",
+    "started",
+]
