@@ -1,14 +1,15 @@
 """The command `composerd-worker`, which needs only the client, beside `composerd worker`: help, errors, exit codes."""
 
 import asyncio
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from .conftest import Server, clean_environment
-from .test_cli import Ended, composerd
+from .conftest import Serve, Server, clean_environment, until_waiting
+from .test_cli import Ended, composerd, working
 
 PROGRAM = Path(sys.executable).with_name("composerd-worker")
 
@@ -79,3 +80,63 @@ def test_imports() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "\n"
+
+
+@pytest.mark.parametrize(
+    ("script", "code", "state"),
+    [
+        ("true", 0, "finished"),
+        ('echo null > "$COMPOSERD_JOB_RESULT"', 0, "finished"),
+        ("exit 3", 1, "failed"),
+        ('echo \' {"job_error": {"id": 1, "reason": "own"}}\' > "$COMPOSERD_JOB_RESULT"', 1, "failed"),
+        ('head -c 2000000 /dev/zero > "$COMPOSERD_JOB_ARTIFACTS/large"', 1, "failed"),
+        ("printf '\"%03000000d\"' 0 > $COMPOSERD_JOB_RESULT", 1, "failed"),
+        ('curl -s -X POST "{server}/api/composer/v1/jobs/$COMPOSERD_JOB_ID/cancel"; sleep 60', 1, "canceled"),
+    ],
+)
+async def test_once(server: Server, script: str, code: int, state: str) -> None:
+    """With `--once` the exit code is 1 if the job did not finish, whoever failed it."""
+    job = await server.submit()
+    script = script.replace("{server}", server.url)
+    ended = await composerd_worker("--type", "build", "--once", "--server", server.url, "--", "sh", "-c", script)
+    assert (ended.code, (await server.job(job["id"]))["state"]) == (code, state), ended.err
+
+
+async def test_once_with_a_lost_job(serve: Serve, tmp_path: Path) -> None:
+    """With `--once` the exit code is 1 if the lease expires and another worker gets the job."""
+    server = await serve("--heartbeat-timeout", "1s", "--sweep-interval", "50ms")
+    job = await server.submit()
+    script = f"touch {tmp_path}/up; sleep 60"
+    async with working(server, "--once", "--", "sh", "-c", script) as process:
+
+        async def up() -> bool:
+            return (tmp_path / "up").exists()
+
+        await server.until(up)
+        process.send_signal(signal.SIGSTOP)
+
+        async def requeued() -> bool:
+            return bool((await server.job(job["id"]))["state"] == "ready")
+
+        await server.until(requeued)
+        process.send_signal(signal.SIGCONT)
+        assert await process.wait() == 1
+
+
+async def test_once_and_a_stop(server: Server) -> None:
+    """A worker that is stopped before its job came, or that releases the job because of a stop, has not failed."""
+    async with working(server, "--once", "--", "sleep", "60") as process:
+        await until_waiting(server, 1)
+        process.send_signal(signal.SIGTERM)
+        assert await process.wait() == 0
+    job = await server.submit()
+    async with working(server, "--once", "--", "sleep", "60") as process:
+
+        async def runs() -> bool:
+            return bool((await server.job(job["id"]))["state"] == "running")
+
+        await server.until(runs)
+        while process.returncode is None:
+            process.send_signal(signal.SIGTERM)
+            await asyncio.sleep(0.1)
+        assert process.returncode == 0

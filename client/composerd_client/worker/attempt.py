@@ -18,6 +18,7 @@ from composerd_client.repeating import FOREVER, BodyBackoff, Rounds
 from composerd_client.uploads import Uploaded
 from composerd_client.values import Attempt
 from composerd_client.worker.tasks import cancel, unless
+from composerd_protocol.job_errors import has_job_error
 from composerd_protocol.units import format_duration
 
 log = logging.getLogger(__name__)
@@ -69,6 +70,8 @@ class RunningAttempt:
         self._lease = Lease(attempt.lease)
         self._handler = handler
         self._stop = stop
+        self.failed = False
+        """True if the job failed, was lost or canceled, or was released for another reason than a stop."""
 
     async def run(self) -> None:
         """Run the handler, and report its result, unless the attempt is lost or released meanwhile."""
@@ -77,6 +80,7 @@ class RunningAttempt:
         status = await unless(self._stop.requested, self._status(0.0, self._lease.call_again_after))
         if status is not None and status.lost is not None:
             log.info("job %s: not started: %s", self._attempt.id, status.lost)
+            self.failed = True
             return
         if status is None or self._stop.requested.is_set():
             await self._release()
@@ -90,6 +94,7 @@ class RunningAttempt:
             await asyncio.wait([work, *others], return_when=asyncio.FIRST_COMPLETED)
             if work.done() and not work.cancelled() and isinstance(fault := work.exception(), LocalFault):
                 log.warning("job %s: released: %s", self._attempt.id, fault)
+                self.failed = True
                 await self._release()
                 return
             if work.done():
@@ -105,6 +110,7 @@ class RunningAttempt:
                 await self._release()
             else:
                 log.info("job %s: stopped: %s", self._attempt.id, losing.exception() or losing.result())
+                self.failed = True
         except asyncio.CancelledError:  # `run` was canceled: let another worker run the job
             await cancel(work)
             await self._release()
@@ -155,6 +161,7 @@ class RunningAttempt:
         """Report the result; if it can never be accepted, report a failure with the reason instead."""
         listed = b"" if artifacts is None else b',"artifacts":' + _encode(artifacts)
         refusal = await self._accepted(b'{"result":' + result + listed + b"}")
+        self.failed = refusal is not None or await asyncio.to_thread(has_job_error, result)
         if isinstance(refusal, ProxyAnswered | ServerUnreachable):
             reason = f"The result of {len(result)} bytes was refused: {refusal}"
         elif isinstance(refusal, RequestFailed) and refusal.number in _BAD_RESULT:

@@ -48,8 +48,6 @@ class Command:
     def __init__(self, arguments: Sequence[str], arch: str) -> None:
         self._arguments = [find_executable(arguments[0]), *arguments[1:]]
         self._arch = arch
-        self.failed = False
-        """True once a job has failed."""
 
     async def __call__(self, job: JobContext) -> Any:
         """Run the command for a job, and return the job's result."""
@@ -68,7 +66,6 @@ class Command:
             result = {"job_error": _error(str(exc))}
         finally:
             await asyncio.to_thread(files.close)
-        self.failed = self.failed or (isinstance(result, dict) and result.get("job_error") is not None)
         return result
 
     async def problem(self) -> str | None:

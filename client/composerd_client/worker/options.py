@@ -30,7 +30,9 @@ OPTIONS: Sequence[Option] = (
         default="1",
         help="Number of jobs to run at the same time, 1 to 1000.",
     ),
-    Option(flag="--once", name="once", help="Run one job, then exit; exit with 1 if it failed."),
+    Option(
+        flag="--once", name="once", help="Run one job, then exit; exit with 1 if it failed, was canceled or was lost."
+    ),
     *SERVER_OPTIONS,
 )
 

@@ -33,4 +33,4 @@ async def work(command: Sequence[str], *, types: Sequence[str], once: bool, **op
         loop.add_signal_handler(number, worker.stop)
     remove_left_directories()
     await worker.run(jobs=1 if once else None)
-    return FAILED if once and run.failed else 0
+    return FAILED if once and worker.failed_jobs else 0

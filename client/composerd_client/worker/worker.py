@@ -60,6 +60,8 @@ class Worker:
         self._handlers: dict[str, Handler] = {}
         self._stop = Stop()
         self._jobs_left: int | None = None
+        self.failed_jobs = 0
+        """Number of jobs that failed, were canceled, or were lost to this worker."""
 
     def handler(self, type: str) -> Callable[[H], H]:
         """Return a decorator that registers the handler for a type of job.
@@ -110,4 +112,6 @@ class Worker:
                 self._jobs_left -= 1
             attempt = await unless(self._stop.requested, requests.request())
             if attempt is not None:
-                await RunningAttempt(self._connection, attempt, self._handlers[attempt.type], self._stop).run()
+                running = RunningAttempt(self._connection, attempt, self._handlers[attempt.type], self._stop)
+                await running.run()
+                self.failed_jobs += running.failed

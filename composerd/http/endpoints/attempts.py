@@ -33,16 +33,10 @@ from composerd.http.request_context import client, known_job_id
 from composerd.ids import parse_uuid
 from composerd.models import Attempt, AttemptState
 from composerd.queue import JobQueue, check_running
+from composerd_protocol.job_errors import has_job_error
 
 _UPDATE_JOB = msgspec.json.Decoder(schemas.UpdateJob)
 _RELEASE_JOB = msgspec.json.Decoder(schemas.ReleaseJob)
-
-
-class _Result(msgspec.Struct):
-    job_error: msgspec.Raw = msgspec.Raw(b"null")
-
-
-_RESULT = msgspec.json.Decoder(_Result)
 
 
 def add_routes(app: web.Application) -> None:
@@ -219,11 +213,3 @@ def is_null(value: msgspec.Raw) -> bool:
 def _outcome(result: msgspec.Raw) -> tuple[bytes, bool]:
     copy = bytes(result)
     return copy, has_job_error(copy)
-
-
-def has_job_error(result: bytes) -> bool:
-    """Return True if a result reports a failure: an object whose `job_error` is not null.
-
-    `result` is valid JSON. If the key is repeated, the last one counts.
-    """
-    return result[:1] == b"{" and bytes(_RESULT.decode(result).job_error) != b"null"
