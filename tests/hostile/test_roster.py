@@ -58,6 +58,7 @@ async def test_another_client_signs_a_worker_off(serve: Serve, client: Clients) 
         owner.request("POST", f"{WORKER}/jobs?wait=1m", {**status, "worker_id": worker_id, "slots": 1})
     )
     await until_waiting(server, 1)
+    await other.request("GET", f"{COMPOSER}/workers")  # reports the worker that waits; the next one in a minute
     assert (await other.request("DELETE", path))[0] == 204
     assert (await other.request("POST", f"{path}/status", {**status, "problem": "not mine"}))[0] == 200
     _, page = await other.request("GET", f"{COMPOSER}/workers")
