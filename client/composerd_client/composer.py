@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
@@ -289,18 +289,23 @@ class ComposerClient:
         self,
         limit: int | None = None,
         *,
-        state: JobState | str | None = None,
+        state: JobState | str | Collection[JobState | str] | None = None,
         type: str | None = None,
         channel: str | None = None,
         arch: str | None = None,
     ) -> AsyncIterator[Job]:
         """Yield jobs, newest first, at most `limit` of them.
 
-        With `state`, `type`, `channel` or `arch`, only jobs that have this one are yielded. In a listing, jobs have no
-        `dependencies`, `dependents`, `partial` and `result`.
+        With `state`, `type`, `channel` or `arch`, only jobs that have this one are yielded; `state` may be several
+        states, of which a job has to be in one. In a listing, jobs have no `dependencies`, `dependents`, `partial` and
+        `result`.
         """
-        filters = {"state": state, "type": type, "channel": channel, "arch": arch}
-        query = {name: value for name, value in filters.items() if value is not None}
+        filters = {"type": type, "channel": channel, "arch": arch}
+        query: dict[str, str | Sequence[str]] = {name: one for name, one in filters.items() if one is not None}
+        if state is not None:
+            query["state"] = [state] if isinstance(state, str) else [*state]
+            if not query["state"]:
+                return
         left = limit
         while left is None or left > 0:
             query["limit"] = str(min(left or 1000, 1000))

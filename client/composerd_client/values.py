@@ -124,6 +124,8 @@ class Why(msgspec.Struct, frozen=True):
     """Number of workers that request such jobs; None unless the job is ready."""
     ahead: int | None
     """Number of similar jobs that are ahead in the queue, at most 10,000; None unless the job is ready."""
+    paused: int | None = None
+    """Number of workers that would request such jobs, but have a problem; None unless the job is ready."""
 
 
 class KnownWorker(msgspec.Struct, frozen=True):
@@ -139,6 +141,8 @@ class KnownWorker(msgspec.Struct, frozen=True):
     """The ids of the jobs that it is running."""
     seen_at: Time
     """The time, in UTC, when it contacted the server last."""
+    problem: str | None = None
+    """The reason for which it requests no jobs now, in its own words; None without one."""
 
 
 class WorkerList(msgspec.Struct, frozen=True):

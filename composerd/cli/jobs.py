@@ -218,11 +218,13 @@ def why(job_id: str, server: Server, as_json: bool) -> None:
     run(show())
 
 
-@click.command(epilog="Example: composerd jobs --state running --limit 20")
+@click.command(epilog="Example: composerd jobs --state ready --state running --limit 20")
 @click.option(
     "--state",
+    "states",
     type=click.Choice(["waiting", "ready", "running", "finished", "failed", "canceled"]),
-    help="List only jobs in this state.",
+    multiple=True,
+    help="List only jobs in this state; repeatable.",
 )
 @click.option("--type", "job_type", metavar="TYPE", help="List only jobs of this type.")
 @click.option("--channel", metavar="CHANNEL", help="List only jobs of this channel.")
@@ -237,13 +239,13 @@ def why(job_id: str, server: Server, as_json: bool) -> None:
 @server_option
 @json_option
 def jobs(
-    state: str | None, job_type: str | None, channel: str | None, limit: int, server: Server, as_json: bool
+    states: tuple[str, ...], job_type: str | None, channel: str | None, limit: int, server: Server, as_json: bool
 ) -> None:
     """List jobs, newest first."""
 
     async def find() -> list[Job]:
         async with server.composer() as composer:
-            return [job async for job in composer.list(limit, state=state, type=job_type, channel=channel)]
+            return [job async for job in composer.list(limit, state=states or None, type=job_type, channel=channel)]
 
     found = run(find())
     if as_json:

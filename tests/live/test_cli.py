@@ -91,6 +91,9 @@ async def test_submit_and_look(serve: Serve, tmp_path: Path) -> None:
     assert json.loads((await composerd("status", job_id, "--json", server=server)).out)["state"] == "ready"
     listed = await composerd("jobs", "--state", "ready", server=server)
     assert listed.out.startswith(f"{job_id}\tbuild\tany\tready\t7\t")
+    several = await composerd("jobs", "--state", "running", "--state", "ready", server=server)
+    assert several.out == listed.out
+    assert (await composerd("jobs", "--state", "running", "--state", "failed", server=server)).out == ""
     assert (await composerd("artifacts", job_id, server=server)).out == ""
     canceled = await composerd("cancel", job_id, server=server)
     assert canceled.out == f"{job_id} is canceled\n"

@@ -218,6 +218,14 @@ async def test_what_is_submitted_comes_back(server: Server) -> None:
         assert abs(datetime.now(UTC) - job.queued_at) < timedelta(minutes=1)
         assert (await composer.why(job.id)).delayed_until == tomorrow
         assert [one.id async for one in composer.list(state=JobState.WAITING, type="build")] == [job.id]
+        ready = await composer.submit("build")
+        for states, expected in (
+            ([JobState.WAITING, "ready"], [ready.id, job.id]),
+            (("ready", "running"), [ready.id]),
+            ({"failed"}, []),
+            ([], []),
+        ):
+            assert [one.id async for one in composer.list(state=states)] == expected
         ended = await composer.cancel(job.id)
         assert ended.finished_at is not None
         assert ended.expires_at == ended.finished_at + timedelta(days=2)
