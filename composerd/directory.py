@@ -18,12 +18,13 @@ from pathlib import Path
 from threading import Lock
 from typing import BinaryIO
 
-from composerd.file_errors import is_exhausted
+from composerd.file_errors import is_exhausted, is_full
 from composerd.free_space import DiskSpace
 from composerd.ownership import NotTrusted, check, open_directory
 
 _FILE_MODE = 0o600
 _DIRECTORY_MODE = 0o700
+_NO_FILES_WITHOUT_NAME = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL})
 
 _NO_LINKS = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS)
 """Errors of a link between two file systems, and of one where there are none, or no more of this file."""
@@ -85,6 +86,25 @@ class Directory:
         """Return the space of the file system that the directory is on."""
         found = self.file_system()
         return DiskSpace(found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize)
+
+    def has_room(self, size: int) -> bool:
+        """Return True if a file of this size finds room in the directory, within a quota too; it leaves no file.
+
+        A file system that makes no files without a name is asked for its free space only.
+        """
+        try:
+            descriptor = os.open(".", os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, _FILE_MODE, dir_fd=self._descriptor)
+            try:
+                os.posix_fallocate(descriptor, 0, size)
+            finally:
+                os.close(descriptor)
+        except OSError as exc:
+            if exc.errno in _NO_FILES_WITHOUT_NAME:
+                return self.space().free >= size
+            if is_full(exc):
+                return False
+            raise
+        return True
 
     def is_writable(self) -> bool:
         """Return True if files can be created in the directory."""

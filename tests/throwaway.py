@@ -255,6 +255,17 @@ class Throwaway:
         self.sql(f"CREATE DATABASE {name} ENCODING '{encoding}' TEMPLATE {template}")
         return name
 
+    def on_disk(self, directory: Path) -> str:
+        """Return the storage URL of a new database whose files are on the file system of a directory."""
+        place = directory / "tablespace"
+        place.mkdir(0o700)
+        if self._account:
+            os.chown(place, self._account["user"], self._account["group"])
+        name = f"t{next(self._names)}"
+        self.sql(f"CREATE TABLESPACE {name} LOCATION '{place}'")
+        self.sql(f"CREATE DATABASE {name} TEMPLATE template0 TABLESPACE {name}")
+        return self.url(name)
+
     def drop_database(self, name: str) -> None:
         """Remove a database, even if there are connections to it. So a large one hardly ever reaches the disk."""
         self.sql(f"DROP DATABASE {name} WITH (FORCE)")

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import errno
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, ClassVar, ParamSpec, Self, TypeVar
 
@@ -17,13 +17,16 @@ import aiofiles
 from composerd.artifacts.contract import ArtifactStore, Writer
 from composerd.directory import Directory, make_directory
 from composerd.driver.url import path_of
-from composerd.errors import ArtifactNotFound, StorageUnusable, Unavailable, WritesStopped
+from composerd.errors import ArtifactNotFound, StorageFull, StorageUnusable, Unavailable, WritesStopped
 from composerd.file_errors import translated
 from composerd.free_space import DiskSpace
 from composerd.ownership import NotTrusted
 
 READ_AT_ONCE = 256 * 1024
 """Maximum number of bytes that are read from a file in one call."""
+
+ROOM = 64 * 1024
+"""Number of bytes that have to find room on the disk for uploads to be accepted."""
 
 LISTED_AT_ONCE = 100
 """Number of the root's directories that are listed in one call."""
@@ -48,6 +51,8 @@ class DirectoryStore(ArtifactStore):
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = Path(root)
         self._directory = Directory(self.root, unfinished=".part")
+        self._refused = False
+        """True from a file that found no room until there was some."""
 
     @classmethod
     def from_url(cls, url: str) -> Self:
@@ -75,6 +80,10 @@ class DirectoryStore(ArtifactStore):
         _check_place(self._opened())
         if not self._directory.is_writable():
             raise PermissionError(errno.EROFS, "directory is not writable", str(self.root))
+        if self._refused or self._directory.space().free < ROOM:
+            if not self._directory.has_room(ROOM):
+                raise StorageFull("the disk of the artifacts is full")
+            self._refused = False
 
     async def free_space(self) -> DiskSpace | None:
         return await _disk(lambda: self._opened().space())
@@ -85,7 +94,17 @@ class DirectoryStore(ArtifactStore):
         return self._directory
 
     async def create(self, location: str) -> Writer:
-        return _File(self._directory, location, await _disk(self._create, location))
+        with self._noting_refusals():
+            return _File(self._directory, location, await _disk(self._create, location), self._noting_refusals)
+
+    @contextlib.contextmanager
+    def _noting_refusals(self) -> Iterator[None]:
+        """Remember if something in the block finds no room."""
+        try:
+            yield
+        except StorageFull:
+            self._refused = True
+            raise
 
     def _create(self, location: str) -> BinaryIO:
         _check_place(self._opened())
@@ -161,16 +180,25 @@ class DirectoryStore(ArtifactStore):
 class _File(Writer):
     """Writes one file."""
 
-    def __init__(self, directory: Directory, location: str, file: BinaryIO) -> None:
+    def __init__(
+        self,
+        directory: Directory,
+        location: str,
+        file: BinaryIO,
+        noting_refusals: Callable[[], contextlib.AbstractContextManager[None]],
+    ) -> None:
         self._directory = directory
         self._location = location
         self._file = file
+        self._noting_refusals = noting_refusals
 
     async def write(self, part: bytes) -> None:
-        await _disk(self._file.write, part)
+        with self._noting_refusals():
+            await _disk(self._file.write, part)
 
     async def commit(self) -> None:
-        await _disk(self._commit)
+        with self._noting_refusals():
+            await _disk(self._commit)
 
     def _commit(self) -> None:
         with self._file:

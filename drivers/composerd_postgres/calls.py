@@ -6,7 +6,7 @@ from contextlib import suppress
 from contextvars import copy_context
 from typing import Any, TypeVar
 
-from composerd.errors import DriverTimeout, OutcomeUnknown, Unavailable
+from composerd.errors import DriverTimeout, OutcomeUnknown, StorageFull, Unavailable
 from composerd_postgres.db.deadline import ends_at
 from composerd_postgres.db.lanes import Lane, lane
 
@@ -24,6 +24,8 @@ class Calls:
         self._tasks: set[asyncio.Task[Any]] = set()
         self.suspicious = False
         """True after a call was not answered, which may have waited for its commit, until a commit is answered."""
+        self.full = False
+        """True after the database had no room for something, until it has stored something again."""
 
     async def complete(self, call: Coroutine[Any, Any, T], on: Lane = Lane.WORK, *, changes_jobs: bool = False) -> T:
         """Complete a call even if the caller is canceled: a statement that is interrupted is executed nevertheless.
@@ -47,6 +49,9 @@ class Calls:
             raise (OutcomeUnknown if changes_jobs else Unavailable)("the driver was closed") from None
         except OutcomeUnknown:
             self.suspicious = True
+            raise
+        except StorageFull:
+            self.full = True
             raise
         except DriverTimeout as exc:
             self.suspicious = True

@@ -197,13 +197,13 @@ class PostgresDriver(Driver):
                     )
                 if self._rivals.outdated:
                     raise Unavailable(f"another host was promoted: {self._rivals.problem}")
-                if self._calls.suspicious:
+                if self._calls.suspicious or self._calls.full:
                     await self._write_something()
         except TimeoutError as exc:
             raise DriverTimeout(f"the database {self.options.target} did not answer in time") from exc
 
     async def _write_something(self) -> None:
-        """Commit something that is no row, to find out whether commits are answered again. One probe runs at a time."""
+        """Find out, one probe at a time, whether there is room again and whether commits are answered again."""
         if self._probe is None or self._probe.done():
             self._probe = self._calls.start(self._commit_something())
         await asyncio.shield(self._probe)
@@ -211,6 +211,10 @@ class PostgresDriver(Driver):
     async def _commit_something(self) -> None:
         connection = await self._session.connections.dedicated()
         try:
+            if self._calls.full:
+                find_room = f"BEGIN; {self._session.statements['find_room']}; ROLLBACK"
+                await connection.fetch(find_room, {}, PROBE_LIMIT)
+                self._calls.full = False
             await connection.fetch("SELECT pg_logical_emit_message(true, 'composerd', '')", {}, PROBE_LIMIT)
             self._calls.suspicious = False
         finally:

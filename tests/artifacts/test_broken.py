@@ -32,7 +32,7 @@ class _Changed(directory._File):
     """A writer whose subclasses change one method."""
 
     def __init__(self, store: DirectoryStore, location: str, right: directory._File) -> None:
-        super().__init__(right._directory, location, right._file)
+        super().__init__(right._directory, location, right._file, right._noting_refusals)
         self.path = store.root / location
         self.part = store.root / f"{location}.part"
 

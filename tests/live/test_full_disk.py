@@ -2,16 +2,21 @@
 
 import asyncio
 import json
+import os
+import random
 import resource
 import signal
+import string
 from collections.abc import Iterator
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from ..drivers.fs.mounts import mounted_by, remount
 from ..drivers.fs.small_disks import fill as fill_disk
 from ..drivers.fs.small_disks import set_quota, small_disk
+from ..throwaway import Throwaway
 from .conftest import COMPOSER, Serve, Server, error, send, until_ready
 from .test_cli import composerd
 from .test_storage import storage
@@ -102,6 +107,78 @@ async def test_a_full_disk(serve: Serve, disk: Path) -> None:
     assert (after["state"], after["result"]) == ("finished", "x" * 100_000)
     assert (await send(server, "GET", f"{kept['href']}/artifacts/a"))[2] == b"x" * 300_000
     assert b"Traceback" not in server.log
+
+
+FULL = b"the disk is full, or a quota is used up\n"
+
+
+@pytest.mark.parametrize("kind", ["ext4", "btrfs", "overlay"])
+async def test_a_server_on_a_full_disk_is_not_ready(serve: Serve, tmp_path: Path, kind: str) -> None:
+    """A server is ready only while there is room, whether a write was refused already or not, and without a restart."""
+    with small_disk(kind, tmp_path) as disk:
+        server = await serve("--min-free-space", "0", storage=f"fs:{disk / 'storage'}")
+        for refused in (False, True):
+            await until_ready(server, 200)
+            ballast = fill_disk(disk)
+            if refused:
+                while await submit(server) == 201:
+                    pass
+            await until_ready(server, 503)
+            said = (await send(server, "GET", "/readyz"))[2]
+            assert said == b"the storage does not accept writes: " + FULL
+            assert (await send(server, "GET", "/healthz"))[0] == 200
+            ballast.unlink()
+            await until_ready(server, 200)
+            assert await submit(server) == 201
+        server.kill()
+        await server.exited()
+
+
+@pytest.mark.parametrize("kind", ["btrfs-quota", "tmpfs"])
+async def test_a_server_without_room_for_artifacts_is_not_ready(serve: Serve, tmp_path: Path, kind: str) -> None:
+    """A server whose artifacts find no room is not ready until there is some, with a full disk and a used up quota."""
+    with small_disk(kind, tmp_path) as disk:
+        server = await serve("--min-free-space", "0", "--artifacts", str(disk / "files"))
+        await server.submit()
+        attempt = await server.ask_and_confirm()
+        ballast = fill_disk(disk)
+        assert (await send(server, "PUT", f"{attempt['artifact_location']}a", os.urandom(1 << 20)))[0] == 507
+        await until_ready(server, 503)
+        assert (await send(server, "GET", "/readyz"))[2] == b"artifacts cannot be stored: " + FULL
+        ballast.unlink()
+        await until_ready(server, 200)
+        assert (await send(server, "PUT", f"{attempt['artifact_location']}a", b"x" * 300_000))[0] == 200
+        server.kill()
+        await server.exited()
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+async def test_a_server_on_a_full_database_is_not_ready(serve: Serve, own_postgres: Throwaway, processes: str) -> None:
+    """A server whose database has refused a write for want of room is not ready until there is some again."""
+    with small_disk("tmpfs", own_postgres.directory) as disk:
+        url = own_postgres.on_disk(disk)
+        server = await serve("--artifacts", "none", "--processes", processes, storage=url)
+        await until_ready(server, 200)
+        ballast = fill_disk(disk)
+        body = {"type": "build", "args": "".join(random.choices(string.ascii_letters, k=300_000))}
+
+        async def refused_everywhere() -> bool:
+            url = f"{server.url}{COMPOSER}/jobs"
+            async with aiohttp.ClientSession() as http, http.post(url, json=body) as answer:  # of any process
+                assert answer.status in (201, 507)
+            said = []
+            for _ in range(10):
+                async with aiohttp.ClientSession() as http, http.get(f"{server.url}/readyz") as answer:
+                    said.append((answer.status, await answer.read()))
+            return said == [(503, b"the storage does not accept writes: " + FULL)] * 10
+
+        await server.until(refused_everywhere)
+        ballast.unlink()
+        await until_ready(server, 200)
+        assert (await server.request("POST", f"{COMPOSER}/jobs", body))[0] == 201
+        server.kill(signal.SIGTERM)
+        await server.exited()
+        own_postgres.stop()
 
 
 async def test_a_failing_disk(serve: Serve) -> None:
@@ -196,7 +273,7 @@ async def test_a_used_up_quota(serve: Serve, tmp_path: Path) -> None:
         while (status := await submitted()) == 201:
             accepted += 1
         assert [status, await submitted(), await submitted()] == [507] * 3
-        assert (await send(server, "GET", "/readyz"))[0] == 200
+        await until_ready(server, 503)
 
         server.kill()
         await server.exited()
@@ -204,7 +281,9 @@ async def test_a_used_up_quota(serve: Serve, tmp_path: Path) -> None:
         assert (await server.request("POST", f"{first['href']}/cancel"))[0] == 200
         assert (await send(server, "DELETE", first["href"]))[0] == 204
         assert await submitted() == 507
+        await until_ready(server, 503)
         set_quota(disk, "60M")
+        await until_ready(server, 200)
         await server.until(is_accepted)
         server.kill()
         await server.exited()

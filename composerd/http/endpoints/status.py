@@ -8,7 +8,7 @@ import msgspec
 from aiohttp import web
 
 from composerd.artifacts.files import Files
-from composerd.errors import ComposerdError, WritesStopped
+from composerd.errors import ComposerdError, StorageFull, WritesStopped
 from composerd.http import schemas
 from composerd.http.arguments import error_table_of, number_of, segment
 from composerd.http.delivery import answer
@@ -192,6 +192,8 @@ def _known_reason(queue: JobQueue, files: Files | None) -> str | None:
 
 def _reason(error: ComposerdError) -> str:
     """Return a reason that may be shown to anyone: the texts of most errors name hosts and paths."""
+    if isinstance(error, StorageFull):
+        return "the disk is full, or a quota is used up"
     return str(error) if isinstance(error, WritesStopped) else f"{error.code}; the log says why"
 
 

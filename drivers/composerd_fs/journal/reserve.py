@@ -136,6 +136,14 @@ class Reserve:
             self._warn()
         return True
 
+    def check_room(self, *, refused: bool) -> None:
+        """Raise `StorageFull` if a small write finds no room. `refused` is True if the last large one found none."""
+        if self.whole and not refused and self._directory.space().free >= SMALLEST:
+            return
+        self.refill()
+        if not (self.whole and self._directory.has_room(SMALLEST)):
+            raise StorageFull(FULL)
+
     def refusal(self, size: int) -> StorageFull:
         """Return the error of a write of this size that finds no room, and log that the disk is full."""
         now = time.monotonic()

@@ -178,15 +178,22 @@ class Journal:
         if why is not None:
             self._break(_LOST, why, advice="put it back")
 
+    def _check_room(self) -> None:
+        try:
+            self.reserve.check_room(refused=self.full)
+        except OSError as exc:
+            raise translated(exc, _NOT_WRITTEN) from exc
+
     def _why_lost(self) -> str | None:
         return why_lost(self._descriptor, self.directory, self._lock)
 
     async def ping(self) -> None:
-        """Return if the journal accepts writes. Raises `Unavailable` otherwise."""
+        """Return if the journal accepts writes. Raises `Unavailable`, or `StorageFull` if a small one finds no room."""
         self._check_open()
         if self.broken is not None:
             raise self._stopped()
         await self._disk.call(self._check_place)
+        await self._disk.call(self._check_room)
 
     def _check_open(self) -> None:
         """Raise `Unavailable` if the journal is not open: another file may have got the number of its descriptor."""

@@ -93,3 +93,8 @@ WHERE a.job_id = ANY (%(ids)s::uuid[]) AND a.state = 'running'
 -- name: mark_unpropagated
 -- Mark ended jobs on which jobs from another storage still wait.
 UPDATE composerd.jobs SET unsettled = true WHERE id = ANY (%(unpropagated)s::uuid[])
+
+-- name: find_room
+-- Store 64 KiB that cannot be compressed, to be rolled back: the statement fails if the database has no room for them.
+INSERT INTO composerd.args (job_id, body)
+SELECT gen_random_uuid(), decode(string_agg(md5(random()::text), ''), 'hex') FROM generate_series(1, 4096)
