@@ -90,6 +90,8 @@ class History(Comparison, RuleBasedStateMachine):
         """True if the progress of running attempts is known; a restart may lose it."""
         self.workers: dict[UUID, tuple[Worker, float]] = {}
         self.worker_ids = [self.instance.id() for _ in range(3)]
+        self.gone: set[UUID] = set()
+        """The workers that have signed off and not described themselves since."""
         self.blocked: set[UUID] = set()
         """The jobs that the last purge could not delete because they were needed; a driver may try them again later."""
         self.purged_at = -1.0
@@ -433,21 +435,28 @@ class History(Comparison, RuleBasedStateMachine):
         self.workers.clear()
         self.worker_ids = [self.instance.id() for _ in range(3)]
 
-    def seen(self, n: int, alive: bool) -> None:
-        """Report that a worker was seen."""
+    def seen(self, n: int, how: str) -> None:
+        """Report that a worker was seen, or that it has signed off."""
         worker_id = self.worker_ids[n]
-        worker = Worker(worker_id, "") if alive else Worker(worker_id, "x", ("t",), "c")
+        known, _ = self.workers.pop(worker_id, (None, 0.0))
+        if how == "gone":
+            self.do(self.instance.driver.sign_off([Worker(worker_id, "")]))
+            self.gone.add(worker_id)
+            return
+        problem = "full" if how == "paused" else None
+        worker = Worker(worker_id, "") if how == "alive" else Worker(worker_id, "x", ("t",), "c", problem=problem)
         self.do(self.instance.driver.seen([worker]))
-        known = self.workers.pop(worker_id, (worker, 0.0))[0]
-        self.workers[worker_id] = (known if alive else worker, self.model.now)
+        if how != "alive" or worker_id not in self.gone:
+            self.gone.discard(worker_id)
+            self.workers[worker_id] = (known or worker if how == "alive" else worker, self.model.now)
 
     def list_workers(self, count: int) -> None:
         """Compare the workers that were seen lately."""
         within = count * UNIT + SLACK
         expected = [one for one, at in reversed(self.workers.values()) if self.model.now - at < within]
-        found = self.do(self.instance.driver.workers(within, [one.id for one, _ in self.workers.values()]))
-        assert [(one.id, one.arch, one.types, one.channel) for one in found] == [
-            (one.id, one.arch, one.types, one.channel) for one in expected
+        found = self.do(self.instance.driver.workers(within, self.worker_ids))
+        assert [(one.id, one.arch, one.types, one.channel, one.problem) for one in found] == [
+            (one.id, one.arch, one.types, one.channel, one.problem) for one in expected
         ]
 
     # Queries.
