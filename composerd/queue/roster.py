@@ -105,12 +105,12 @@ class Roster:
         before = self._seen.get(named)
         if before is not None and not (worker.arch or worker.types):
             worker = msgspec.structs.replace(before.worker, problem=worker.problem)
-        self._note(worker, time.monotonic())
+        self._note(_News(worker, time.monotonic()))
 
     def alive(self, worker_id: UUID, client: str = "") -> None:
         """Count a sign of life of a worker, known or not; without a client if its attempt's token tells who it is."""
         if worker_id != NIL and (worker_id, client) not in self._seen:
-            self._note(Worker(worker_id, "", client=client), time.monotonic())
+            self._note(_News(Worker(worker_id, "", client=client), time.monotonic()))
 
     async def sign_off(self, worker_id: UUID, client: str) -> None:
         """Show a worker no longer, at no server of the storage, until it describes itself again.
@@ -128,14 +128,14 @@ class Roster:
         """Count a worker as seen until `end_wait` has been called as often as this."""
         if worker.id == NIL:
             return
-        sent = time.monotonic()
-        self._note(worker, sent)
+        news = _News(worker, time.monotonic())
+        self._note(news)
         named = worker.id, worker.client
         requests = self._waiting.get(named)
         if requests is None:
-            self._waiting[named] = _Requests(_News(worker, sent), 1)
+            self._waiting[named] = _Requests(news, 1)
         else:
-            requests.latest = _News(worker, sent)
+            requests.latest = news
             requests.count += 1
 
     def end_wait(self, worker: Worker) -> None:
@@ -148,7 +148,7 @@ class Roster:
         if requests.count == 0:
             del self._waiting[named]
         if named not in self._seen:
-            self._note(requests.latest.worker, requests.latest.sent)
+            self._note(requests.latest)
 
     async def page(self, after: WorkerCursor | None, limit: int) -> WorkerPage:
         """Return a page of the workers seen lately, the latest first.
@@ -178,15 +178,16 @@ class Roster:
                 if not exc.logged:
                     log.info("storing when workers were last seen failed: %s", exc)
 
-    def _note(self, worker: Worker, sent: float) -> None:
+    def _note(self, news: _News) -> None:
         """Remember a worker until the next report; it is left out if its client has named too many since the last."""
+        worker = news.worker
         named = worker.id, worker.client
         before = self._seen.get(named)
         try:
             self._bytes.exchange(worker.client, 0 if before is None else _size(before.worker), _size(worker))
         except Unavailable:
             return
-        self._seen[named] = _News(worker, sent)
+        self._seen[named] = news
 
     async def _see_waiting(self) -> None:
         """Report the workers whose requests wait."""
