@@ -1,4 +1,4 @@
-"""The client library: `ComposerClient` submits jobs and follows them, `Worker` runs them.
+"""The client library: `ComposerClient` and `SyncComposerClient` submit jobs and follow them, `Worker` runs them.
 
 It depends on the protocol only, and imports nothing of the server. Every type that a public method takes or returns can
 be imported from here.
@@ -19,8 +19,9 @@ from composerd_client.errors import (
     UnexpectedAnswer,
     UnsafeName,
 )
-from composerd_client.job_context import JobContext
+from composerd_client.job_context import JobContext, SyncJobContext
 from composerd_client.submitted_job import GraphJob, JobFields
+from composerd_client.sync_composer import SyncComposerClient
 from composerd_client.uploads import Uploaded
 from composerd_client.values import Artifact, Job, JobState, KnownWorker, Why
 from composerd_client.worker import Handler, Worker
@@ -45,6 +46,8 @@ __all__ = [
     "RequestFailed",
     "ServerNotTrusted",
     "ServerUnreachable",
+    "SyncComposerClient",
+    "SyncJobContext",
     "UnexpectedAnswer",
     "UnsafeName",
     "Uploaded",

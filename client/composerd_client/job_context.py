@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from composerd_client.blocking import ClientLoop, blocking
 from composerd_client.connection import Connection
 from composerd_client.errors import RequestFailed, ServerUnreachable
 from composerd_client.repeating import may_pass
@@ -20,14 +21,23 @@ _encode = msgspec.json.Encoder().encode
 
 
 class JobContext:
-    """A handler's access to its job: the args, and methods to report progress and to upload files."""
+    """A handler's access to its job: the args, and methods to report progress and to upload files.
 
-    def __init__(self, connection: Connection, attempt: Attempt) -> None:
+    A handler that is a plain function, and so runs in a thread, calls those of `sync`.
+    """
+
+    def __init__(self, connection: Connection, attempt: Attempt, loop: ClientLoop) -> None:
         self._connection = connection
         self._attempt = attempt
         self._uploads = Uploads(connection, attempt)
+        self._loop = loop
         self.id = attempt.id
         self.type = attempt.type
+
+    @property
+    def sync(self) -> "SyncJobContext":
+        """The methods `progress` and `upload` for handlers that are plain functions."""
+        return SyncJobContext(self, self._loop)
 
     @property
     def args_json(self) -> bytes:
@@ -82,3 +92,18 @@ class JobContext:
     def uploaded(self) -> list[Uploaded] | None:
         """The files that the server has stored for this attempt; None if an upload has failed in an unknown way."""
         return self._uploads.stored
+
+
+class SyncJobContext:
+    """The methods of a `JobContext` for a handler that is a plain function: `job.sync.upload("log.txt", log)`.
+
+    They have the same arguments and errors, and wait for the answer. Besides, they raise `RuntimeError` once the job
+    was canceled or its lease has expired, and in a coroutine, where they would block the worker.
+    """
+
+    def __init__(self, job: JobContext, loop: ClientLoop) -> None:
+        self._asynchronous = job
+        self._client_loop = loop
+
+    progress = blocking(JobContext.progress)
+    upload = blocking(JobContext.upload)

@@ -57,10 +57,12 @@ class ScriptedWorker:
         await self._worker.run()
 
     def _handler(self, play: Play) -> Callable[[JobContext], Any]:
-        async def handle(job: JobContext) -> Any:
+        def handle(job: JobContext) -> Any:
             self.jobs.append(job)
-            if asyncio.iscoroutinefunction(play):
-                return await play(job)
-            return await asyncio.to_thread(play, job) if callable(play) else play
+            return play(job) if callable(play) else play
 
-        return handle
+        async def handle_on_the_loop(job: JobContext) -> Any:
+            self.jobs.append(job)
+            return await play(job)
+
+        return handle_on_the_loop if asyncio.iscoroutinefunction(play) else handle

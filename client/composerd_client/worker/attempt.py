@@ -4,12 +4,15 @@ import asyncio
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from contextvars import copy_context
 from functools import partial
 from typing import Any
 
 import msgspec
 
+from composerd_client.blocking import ClientLoop
 from composerd_client.connection import Connection, decoded
 from composerd_client.errors import ClientError, LocalFault, ProxyAnswered, RequestFailed, ServerUnreachable
 from composerd_client.job_context import JobContext
@@ -85,7 +88,8 @@ class RunningAttempt:
         if status is None or self._stop.requested.is_set():
             await self._release()
             return
-        context = JobContext(self._connection, self._attempt)
+        loop = ClientLoop(asyncio.get_running_loop(), "this attempt at the job is over")
+        context = JobContext(self._connection, self._attempt, loop)
         work = asyncio.create_task(self._work(context), name=f"job {self._attempt.id}")
         losing = asyncio.create_task(self._until_lost())
         aborting = asyncio.create_task(self._stop.at_once.wait())
@@ -117,13 +121,14 @@ class RunningAttempt:
             raise
         finally:
             await cancel(work, *others)
+            loop.close()  # a plain function may not have noticed
 
     async def _work(self, context: JobContext) -> bytes:
         handler = self._handler
         try:
             if inspect.iscoroutinefunction(handler):
                 return _encode(await handler(context))
-            result = await asyncio.to_thread(handler, context)
+            result = await _in_a_thread(handler, context)
             return _encode(await result if inspect.isawaitable(result) else result)
         except LocalFault:
             raise
@@ -200,6 +205,16 @@ class RunningAttempt:
                     repeat=True,
                     again_after=self._lease.call_again_after,
                 )
+
+
+async def _in_a_thread(handler: Handler, context: JobContext) -> Any:
+    """Call a plain function in a thread of its own, so that no other handler and no upload waits for a free one."""
+    threads = ThreadPoolExecutor(1, thread_name_prefix=f"job {context.id}")
+    try:
+        call = partial(copy_context().run, handler, context)
+        return await asyncio.get_running_loop().run_in_executor(threads, call)
+    finally:
+        threads.shutdown(wait=False)
 
 
 def _failure(reason: str) -> bytes:
