@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from composerd.testing.worker import Play, ScriptedWorker
+from composerd_client import SyncComposerClient
 
 START_TIMEOUT = 30.0
 """Seconds that a server may take to start."""
@@ -27,6 +28,8 @@ class LiveServer:
 
     >>> with LiveServer() as server, server.worker({"build": lambda job: {"built": job.args}}):
     ...     submit_something(server.url)
+    >>> with LiveServer() as server, server.composer() as composer:
+    ...     job = composer.submit("build")
 
     `storage` is a storage URL: by default `memory:`; with `fs:/some/path` the jobs survive `kill` and `start`.
     `options` are options of `composerd serve`, such as `("--heartbeat-timeout", "1s")`.
@@ -109,6 +112,10 @@ class LiveServer:
         """The log of the server so far."""
         self._log.seek(0)
         return self._log.read()
+
+    def composer(self) -> SyncComposerClient:
+        """Create a client for this server, which submits jobs and follows them. Use it as a context manager."""
+        return SyncComposerClient(self.url)
 
     def worker(self, plays: Mapping[str, Play], **options: Any) -> ScriptedWorker:
         """Create a worker for this server; see `ScriptedWorker`. Use it as a context manager."""

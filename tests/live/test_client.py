@@ -44,6 +44,13 @@ async def test_the_examples_of_the_page(
     await names["follow"](graph[1])
     await names["watch"](graph[1])
     await names["look_around"]()
+    async with ComposerClient(server.url) as composer:
+        summed = await composer.submit("checksum", args=[1, 2])
+        following = asyncio.create_task(asyncio.to_thread(names["submit_and_wait"]))
+        await names["worker"].run(jobs=2)
+        assert (await composer.wait(summed.id, 20)).result == {"sum": 3}
+        assert await following == {"built": True}
+    assert (tmp_path / "images" / "log.txt").read_text().startswith("built {'what': 'an image'}")
     shown = capsys.readouterr().out
     assert "finished {'built': True}" in shown
     assert "log.txt " in shown

@@ -10,27 +10,27 @@ from composerd_client import ComposerClient, JobContext, RequestFailed
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "test-against-composerd.md"
 
-SUBMITTER = """
-import asyncio
-from composerd_client import ComposerClient
+OWN = """
+from composerd.testing import ScriptedWorker
+from composerd_client import SyncComposerClient
 
 def my_submitter(url, args):
-    async def submit():
-        async with ComposerClient(url) as composer:
-            job = await composer.submit("build", args=args)
-            job = await composer.wait(job.id, timeout=20)
-            assert job.result == {"image": "done"}
-    asyncio.run(submit())
+    with SyncComposerClient(url) as composer:
+        job = composer.submit("build", args=args)
+        assert composer.wait(job.id, timeout=20).result == {"image": "done"}
+
+def my_worker(url):
+    return ScriptedWorker(url, {"build": {"image": "done"}})
 """
 
 
 def test_the_examples_of_the_page(pytester: pytest.Pytester, tmp_path: Path) -> None:
-    """The test on the page passes unchanged, and the other example runs."""
-    first, second = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    pytester.makepyfile(SUBMITTER + first)
+    """The tests on the page pass unchanged, and the other example runs."""
+    first, second, third = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    pytester.makepyfile(OWN + first + second)
     # In a separate process, because readers do not have the asyncio mode and warning filters of this one.
-    pytester.runpytest_subprocess("-p", "no:cacheprovider").assert_outcomes(passed=1)
-    exec(second.replace("/tmp/jobs", str(tmp_path)))
+    pytester.runpytest_subprocess("-p", "no:cacheprovider").assert_outcomes(passed=2)
+    exec(third.replace("/tmp/jobs", str(tmp_path)))
 
 
 async def test_a_scripted_worker(tmp_path: Path) -> None:

@@ -1,0 +1,59 @@
+"""The names that can be imported from `composerd_client`."""
+
+import inspect
+import typing
+from collections.abc import Iterator
+
+import msgspec
+import pytest
+
+import composerd_client
+
+MADE_BY_A_WORKER = (composerd_client.JobContext, composerd_client.SyncJobContext)
+"""Classes whose constructors are not public."""
+
+PUBLIC = {name: getattr(composerd_client, name) for name in composerd_client.__all__}
+
+
+def _signatures(value: object) -> Iterator[object]:
+    """Yield a class and its public methods and properties, or a function."""
+    if not isinstance(value, type):
+        yield value
+        return
+    if value not in MADE_BY_A_WORKER:
+        yield value.__init__  # type: ignore[misc]  # of the class itself
+    if typing.is_typeddict(value) or issubclass(value, msgspec.Struct):
+        yield value
+    for name, member in inspect.getmembers(value):
+        if not name.startswith("_"):
+            yield member.fget if isinstance(member, property) else member
+
+
+def _types(annotation: object) -> Iterator[type]:
+    """Yield the classes in an annotation."""
+    if isinstance(annotation, type):
+        yield annotation
+    for one in typing.get_args(annotation):
+        yield from _types(one)
+
+
+@pytest.mark.parametrize("name", sorted(PUBLIC))
+def test_types_in_signatures(name: str) -> None:
+    """Each type of the package that a public name takes or returns is public too."""
+    found: set[type] = set()
+    for signature in _signatures(PUBLIC[name]):
+        if callable(signature):
+            for annotation in typing.get_type_hints(signature).values():
+                found |= set(_types(annotation))
+    ours = {one for one in found if one.__module__.startswith("composerd_")}
+    assert ours <= {value for value in PUBLIC.values() if isinstance(value, type)}
+
+
+def test_docstrings() -> None:
+    """Everything public has a docstring."""
+    for name, value in PUBLIC.items():
+        members = inspect.getmembers(value) if isinstance(value, type) else []
+        for member_name, member in members:
+            own = member_name in vars(value) and not member_name.startswith("_")
+            if own and (inspect.isfunction(member) or isinstance(member, property)):
+                assert member.__doc__, f"{name}.{member_name}"
