@@ -1,0 +1,130 @@
+"""The units of docs/examples/systemd under a real systemd: what they let a server and a worker do, and what not."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from ..live.conftest import COMPOSER
+from ..live.test_examples import UNITS
+from .systemd import Systemd
+
+SERVER = "composerd.service"
+WORKER = "composerd-worker@build.service"
+URL = "http://127.0.0.1:8700"
+
+COMMAND = """#!/bin/sh
+umask
+nice -n 5 sh -c 'echo $?'
+touch /usr/local/libexec/composerd/build 2> /dev/null || echo read-only
+unshare --user true 2> /dev/null || echo no namespaces
+ls /home /root 2> /dev/null | wc -l
+tr '\\0' '\\n' < /proc/self/environ | grep -c NOTIFY_SOCKET
+grep -E '^(NoNewPrivs|CapBnd|Seccomp):' /proc/self/status | tr -d '\\t'
+echo built > $COMPOSERD_JOB_ARTIFACTS/image
+"""
+
+
+@pytest.fixture(scope="module")
+def systemd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Systemd]:
+    """Run systemd with the units of the examples."""
+    systemd = Systemd(tmp_path_factory.mktemp("systemd"))
+    try:
+        for unit in UNITS.iterdir():
+            systemd.add(unit.name, unit.read_text())
+        systemd.add("composerd.socket", "[Socket]\nListenStream=127.0.0.1:8701\n")
+        yield systemd
+    finally:
+        systemd.close()
+
+
+@pytest.fixture
+def server(systemd: Systemd) -> Iterator[Systemd]:
+    """Start the server's unit, and stop it at the end."""
+    systemd.systemctl("start", SERVER)
+    yield systemd
+    systemd.systemctl("stop", WORKER, SERVER)
+
+
+def request(systemd: Systemd, *arguments: str) -> Any:
+    """Send a request with curl from where the server is, and return the decoded body."""
+    return json.loads(systemd.run("curl", "-sSf", "-H", "Content-Type: application/json", *arguments))
+
+
+def until(holds: Callable[[], object]) -> None:
+    """Wait until something is true."""
+    deadline = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_server_that_has_started_serves(server: Systemd) -> None:
+    """When systemctl start returns, requests are answered, and the status says where; a reload ends too."""
+    assert server.run("curl", "-sSf", f"{URL}/readyz") == "ready\n"
+    assert server.property(SERVER, "StatusText") == f"serving on {URL}"
+    server.systemctl("reload", SERVER)
+    assert server.property(SERVER, "ActiveState") == "active"
+    assert server.property(SERVER, "StatusText") == f"serving on {URL}"
+
+
+def test_a_server_that_stands_still_is_restarted(systemd: Systemd) -> None:
+    """The watchdog kills a server that is stopped, and the next one has its jobs."""
+    systemd.add(f"{SERVER}.d/short.conf", "[Service]\nWatchdogSec=2s\nRestartSec=100ms\n")
+    systemd.systemctl("start", SERVER)
+    job = request(systemd, "-d", '{"type":"kept"}', f"{URL}{COMPOSER}/jobs")
+    for _ in range(4):
+        before = systemd.property(SERVER, "WatchdogTimestampMonotonic")
+        until(lambda: systemd.property(SERVER, "WatchdogTimestampMonotonic") != before)  # noqa: B023  # ends before
+    assert systemd.property(SERVER, "NRestarts") == "0"
+    systemd.systemctl("kill", "--signal=STOP", SERVER)
+    until(lambda: systemd.property(SERVER, "NRestarts") == "1")
+    until(lambda: systemd.property(SERVER, "ActiveState") == "active")
+    assert request(systemd, f"{URL}{job['href']}")["state"] == "ready"
+    systemd.systemctl("stop", SERVER)
+    systemd.add(f"{SERVER}.d/short.conf", "")
+
+
+def test_a_server_on_a_socket_and_an_address(systemd: Systemd) -> None:
+    """A server serves the socket of its unit, and the address of its command line besides."""
+    systemd.systemctl("start", "composerd.socket")
+    assert systemd.run("curl", "-sSf", "http://127.0.0.1:8701/readyz") == "ready\n"  # starts the server
+    assert systemd.run("curl", "-sSf", f"{URL}/readyz") == "ready\n"
+    systemd.systemctl("stop", "composerd.socket", SERVER)
+
+
+def test_priorities_in_the_journal(server: Systemd) -> None:
+    """The journal knows which lines are warnings, and shows them without the priority in front."""
+    since = server.run("date", "+%s").strip()
+    server.run("bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/8700; printf 'nonsense\\r\\n\\r\\n' >&3; cat <&3 > /dev/null")
+
+    def warnings() -> list[str]:
+        output = server.run("journalctl", "-o", "json", "-p", "warning", "-u", SERVER, f"--since=@{since}")
+        return [json.loads(line)["MESSAGE"] for line in output.splitlines()]
+
+    until(lambda: any("malformed HTTP request" in line for line in warnings()))
+    assert all(line.startswith("20") for line in warnings())
+
+
+def test_a_command_of_a_worker(server: Systemd) -> None:
+    """A worker's command runs with the restrictions of the unit, and its files arrive."""
+    server.run("mkdir", "-p", "/usr/local/libexec/composerd")
+    server.run("sh", "-c", f"cat > /usr/local/libexec/composerd/build <<'END'\n{COMMAND}\nEND")
+    server.run("chmod", "755", "/usr/local/libexec/composerd/build")
+    server.systemctl("start", WORKER)
+    job = request(server, "-d", '{"type":"build"}', f"{URL}{COMPOSER}/jobs")
+    ended = request(server, f"{URL}{job['href']}?wait=20s")
+    assert ended["state"] == "finished", ended
+    said = ended["result"]["stdout"].splitlines()
+    assert said[:6] == ["0077", "0", "read-only", "no namespaces", "0", "0"]
+    assert said[6:] == ["CapBnd:0000000000000000", "NoNewPrivs:1", "Seccomp:2"]
+    assert server.run("curl", "-sSf", f"{URL}{job['href']}/artifacts/image") == "built\n"
+
+
+def test_the_end_of_a_worker(server: Systemd) -> None:
+    """A worker that is stopped leaves no process and is told apart from one that failed."""
+    server.systemctl("start", WORKER)
+    server.systemctl("stop", WORKER)
+    assert server.property(WORKER, "Result") == "success"
