@@ -11,9 +11,11 @@ from urllib.parse import quote
 
 import msgspec
 
+from composerd_client.answers import ANY_JSON, Expected
 from composerd_client.connection import DEFAULT_SERVER, LARGEST_PAYLOAD, Connection, decoded
 from composerd_client.downloads import new_file
 from composerd_client.errors import DamagedDownload, RequestFailed, ServerUnreachable
+from composerd_client.idempotency import answer_to, answer_to_all, keyed
 from composerd_client.repeating import Rounds, may_pass
 from composerd_client.submitted_job import GraphJob, JobFields, submitted
 from composerd_client.values import (
@@ -39,9 +41,6 @@ WAIT = 20.0
 LOOK = 1.0
 """Seconds after which `ComposerClient.progress` asks again: a wait for the end of a job does not end with progress."""
 
-_SHORTEST_WAIT = 5.0
-"""Seconds that such a request asks for at least, if a proxy ends longer ones."""
-
 _PART = 256 * 1024
 
 _JOB = msgspec.json.Decoder(Job)
@@ -51,6 +50,9 @@ _ARTIFACTS = msgspec.json.Decoder(ArtifactList)
 _WHY = msgspec.json.Decoder(Why)
 _WORKERS = msgspec.json.Decoder(WorkerList)
 _encode = msgspec.json.Encoder().encode
+
+_NOT_FOUND = 32
+"""Number of the error for a job that does not exist."""
 
 
 class ComposerClient:
@@ -66,8 +68,7 @@ class ComposerClient:
     key; all three are PEM files.
 
     Every method raises `RequestFailed` if the server refuses the request, and `ServerUnreachable`. Methods that change
-    something raise `OutcomeUnknown` if it may have been changed or not: a submission with idempotency keys, and a
-    cancel, are then repeated for `patience` seconds, and others never.
+    something raise `OutcomeUnknown` if, after `patience` seconds, it is still not known what the server's storage did.
     """
 
     def __init__(
@@ -95,18 +96,20 @@ class ComposerClient:
     async def submit(self, type: str, args: Any = msgspec.UNSET, **fields: Unpack[JobFields]) -> Job:
         """Submit a job, and return it.
 
-        `args` may be any JSON; a `msgspec.Raw` is sent byte for byte. `fields` are the fields of `JobFields`. With an
-        `idempotency_key` the request is safe to repeat: if a job with this key exists, that job is returned. Raises
-        `TypeError` for a field that does not exist, and `ValueError` for a time without a time zone.
+        `args` may be any JSON; a `msgspec.Raw` is sent byte for byte. `fields` are the fields of `JobFields`. If a job
+        with this `idempotency_key` exists, that job is returned. Without a key the client makes one, so that it can
+        repeat the request if it does not know what became of it. Raises `TypeError` for a field that does not exist,
+        and `ValueError` for a time without a time zone.
         """
-        body = submitted({"type": type, **fields})
+        body = keyed(submitted({"type": type, **fields}))
         if args is not msgspec.UNSET:
             body["args"] = args
         answer = await self._connection.request(
             "POST",
             f"{BASE}/jobs",
+            answer_to(body),
             body=_encode(body),
-            repeat="idempotency_key" in body,
+            repeat=True,
             largest=LARGEST_PAYLOAD,  # with a key it may be an ended job
         )
         return decoded(answer.body, _JOB)
@@ -114,13 +117,17 @@ class ComposerClient:
     async def submit_graph(self, jobs: Sequence[GraphJob]) -> list[Job]:
         """Submit all jobs or none, and return them in the order given.
 
-        A job may name the `ref` of an earlier one in its `dependencies`. If every job has an `idempotency_key` the
-        request is safe to repeat. Raises `TypeError` and `ValueError` as `submit` does.
+        A job may name the `ref` of an earlier one in its `dependencies`. Jobs without an `idempotency_key` get one, as
+        in `submit`. Raises `TypeError` and `ValueError` as `submit` does.
         """
-        bodies = [submitted(job) for job in jobs]
-        keyed = all("idempotency_key" in body for body in bodies)
+        bodies = [keyed(submitted(job)) for job in jobs]
         answer = await self._connection.request(
-            "POST", f"{BASE}/jobs/batch", body=_encode({"jobs": bodies}), repeat=keyed, largest=LARGEST_PAYLOAD
+            "POST",
+            f"{BASE}/jobs/batch",
+            answer_to_all(bodies),
+            body=_encode({"jobs": bodies}),
+            repeat=True,
+            largest=LARGEST_PAYLOAD,
         )
         return decoded(answer.body, _JOBS).items
 
@@ -133,18 +140,16 @@ class ComposerClient:
         return await self._get(job_id, _seconds(wait))
 
     async def _get(self, job_id: str, wait: float, patience: float | None = None) -> bytes:
-        query = {"wait": f"{wait * 1000:.0f}ms"} if wait else None
         path = f"{BASE}/jobs/{_segment(job_id)}"
         answer = await self._connection.request(
-            "GET", path, query=query, wait=wait, patience=patience, largest=LARGEST_PAYLOAD
+            "GET", path, Expected("Job", path=path), wait=wait, patience=patience, largest=LARGEST_PAYLOAD
         )
         return answer.body
 
     async def follow(self, job_id: str, every: float | timedelta = WAIT) -> AsyncIterator[Job]:
         """Yield a job at least every `every` seconds, and a last time once it has ended, however it ended.
 
-        If a wait fails, for example because a proxy allows only shorter ones, the job is looked up without a wait, and
-        the next waits are shorter.
+        If a wait fails, the job is looked up without a wait. If a proxy ends long waits, shorter ones are asked for.
         """
         every = _seconds(every)
         rounds = Rounds()
@@ -153,10 +158,9 @@ class ComposerClient:
             try:
                 job = decoded(await self._get(job_id, every, patience=0.0), _JOB)
             except (RequestFailed, ServerUnreachable) as exc:
-                if isinstance(exc, RequestFailed) and not may_pass(exc):
+                if isinstance(exc, RequestFailed) and not may_pass(exc, None):
                     raise
                 job = await self.get(job_id)
-                every = min(every, max(every / 2, _SHORTEST_WAIT))
             yield job
             if job.ended:
                 return
@@ -189,16 +193,24 @@ class ComposerClient:
 
         Canceling a canceled job again does nothing. Raises `RequestFailed` (error 33) if the job has ended otherwise.
         """
-        path = f"{BASE}/jobs/{_segment(job_id)}/cancel"
-        answer = await self._connection.request("POST", path, repeat=True, largest=LARGEST_PAYLOAD)
+        path = f"{BASE}/jobs/{_segment(job_id)}"
+        answer = await self._connection.request(
+            "POST", f"{path}/cancel", Expected("Job", path=path), repeat=True, largest=LARGEST_PAYLOAD
+        )
         return decoded(answer.body, _JOB)
 
     async def delete(self, job_id: str) -> None:
         """Delete an ended job and its artifacts before its retention is over.
 
-        Raises `RequestFailed` (error 34) if the job, or a job that depends on it, has not ended.
+        Raises `RequestFailed` (error 34) if the job, or one that depends on it, has not ended. A job that is gone when
+        the request is repeated counts as deleted.
         """
-        await self._connection.request("DELETE", f"{BASE}/jobs/{_segment(job_id)}")
+        path = f"{BASE}/jobs/{_segment(job_id)}"
+        try:
+            await self._connection.request("DELETE", path, Expected("", (204,)), repeat=True)
+        except RequestFailed as exc:
+            if exc.number != _NOT_FOUND or not exc.repeated:
+                raise
 
     async def why(self, job_id: str) -> Why:
         """Return why a job is not running: a sentence, and the figures behind it."""
@@ -206,14 +218,15 @@ class ComposerClient:
 
     async def why_json(self, job_id: str) -> bytes:
         """Return why a job is not running as the server's JSON."""
-        return (await self._connection.request("GET", f"{BASE}/jobs/{_segment(job_id)}/why")).body
+        return await self._json("JobWhy", f"{BASE}/jobs/{_segment(job_id)}/why")
 
     async def workers(self) -> "list[KnownWorker]":
         """Return the workers that have contacted the server lately, the latest first."""
         workers: list[KnownWorker] = []
         cursor = ""
         while True:
-            page = decoded((await self._connection.request("GET", f"{BASE}/workers{cursor}")).body, _WORKERS)
+            expected = Expected("WorkerList", path=f"{BASE}/workers")
+            page = decoded((await self._connection.request("GET", f"{BASE}/workers{cursor}", expected)).body, _WORKERS)
             workers += page.items
             if page.next is None:
                 return workers
@@ -221,16 +234,19 @@ class ComposerClient:
 
     async def args(self, job_id: str) -> bytes:
         """Return a job's args as JSON, byte for byte as they were submitted; `null` if it has none."""
-        path = f"{BASE}/jobs/{_segment(job_id)}/args"
-        return (await self._connection.request("GET", path, largest=LARGEST_PAYLOAD)).body
+        return await self._json(ANY_JSON, f"{BASE}/jobs/{_segment(job_id)}/args")
 
     async def result(self, job_id: str) -> bytes:
         """Return a job's result as JSON, byte for byte as the worker reported it.
 
         It is `null` before the job has ended, and for a canceled job.
         """
-        path = f"{BASE}/jobs/{_segment(job_id)}/result"
-        return (await self._connection.request("GET", path, largest=LARGEST_PAYLOAD)).body
+        return await self._json(ANY_JSON, f"{BASE}/jobs/{_segment(job_id)}/result")
+
+    async def _json(self, kind: str, path: str) -> bytes:
+        """Return what the server has at a path, as its JSON of a kind."""
+        expected = Expected(kind, path=path)
+        return (await self._connection.request("GET", path, expected, largest=LARGEST_PAYLOAD)).body
 
     async def artifacts(self, job_id: str) -> list[Artifact]:
         """Return the artifacts of a job, by name; there are none before it has ended.
@@ -241,7 +257,7 @@ class ComposerClient:
 
     async def artifacts_json(self, job_id: str) -> bytes:
         """Return the artifacts of a job as the server's JSON."""
-        return (await self._connection.request("GET", f"{BASE}/jobs/{_segment(job_id)}/artifacts")).body
+        return await self._json("ArtifactList", f"{BASE}/jobs/{_segment(job_id)}/artifacts")
 
     async def read(self, artifact: Artifact) -> AsyncIterator[bytes]:
         """Yield an artifact's bytes in parts, never more than its size.
@@ -309,7 +325,8 @@ class ComposerClient:
         left = limit
         while left is None or left > 0:
             query["limit"] = str(min(left or 1000, 1000))
-            answer = await self._connection.request("GET", f"{BASE}/jobs", query=query)
+            expected = Expected("JobList", path=f"{BASE}/jobs")
+            answer = await self._connection.request("GET", f"{BASE}/jobs", expected, query=query)
             page = decoded(answer.body, _JOBS)
             for job in page.items[:left]:
                 yield job
@@ -329,7 +346,8 @@ class ComposerClient:
     async def _ids(self, job_id: str, which: str) -> AsyncIterator[str]:
         query = {"limit": "1000"}
         while True:
-            answer = await self._connection.request("GET", f"{BASE}/jobs/{_segment(job_id)}/{which}", query=query)
+            path = f"{BASE}/jobs/{_segment(job_id)}/{which}"
+            answer = await self._connection.request("GET", path, Expected("JobIdList", path=path), query=query)
             page = decoded(answer.body, _IDS)
             for one in page.items:
                 yield one

@@ -1,6 +1,7 @@
 """Sends requests to one server, and repeats them with backoff and jitter if that is safe."""
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
@@ -8,10 +9,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 import msgspec
 
+from composerd_client.answers import UNDECODABLE, Expected
 from composerd_client.errors import ClientError, ProxyAnswered, RequestFailed, ServerUnreachable, UnexpectedAnswer
 from composerd_client.hedging import first_answer
+from composerd_client.outages import Outages
 from composerd_client.repeating import Backoff, may_pass, nothing_done
-from composerd_protocol.units import format_size
+from composerd_client.waits import Waits
+from composerd_protocol.escaping import without_tokens
+from composerd_protocol.units import format_duration, format_size
 
 if TYPE_CHECKING:
     from composerd_client.transport import Response, Transport
@@ -32,15 +37,14 @@ _LARGEST_ANSWER = 64 * 1024**2
 
 T = TypeVar("T")
 
-UNDECODABLE = (msgspec.DecodeError, RecursionError, ValueError)
-"""Errors of msgspec for JSON that is invalid, nested too deeply, or has a number of too many digits."""
-
 
 class Answer(NamedTuple):
-    """An answer with a status below 400."""
+    """composerd's answer to a request that has succeeded."""
 
     status: int
     body: bytes
+    wait: float = 0.0
+    """Seconds that the server was asked to wait."""
 
 
 class Connection:
@@ -68,6 +72,8 @@ class Connection:
 
         self.server = server
         self.patience = patience
+        self.outages = Outages()
+        self._waits = Waits()
         self._transport: Transport | None = None
         self._address = Address(server)
         self._tls = tls_context(ca_file, cert_file, key_file) if self._address.https else None
@@ -89,66 +95,120 @@ class Connection:
         self,
         method: str,
         path: str,
+        expected: Expected,
         *,
         body: bytes | None = None,
         query: Mapping[str, str | Sequence[str]] | None = None,
         wait: float = 0.0,
         repeat: bool | None = None,
         patience: float | None = None,
+        small: bool = False,
         largest: int = _LARGEST_ANSWER,
         answer_within: float | None = None,
         again_after: Sequence[float] = (),
         backoff: Backoff | None = None,
-        on_failure: Callable[[ClientError], None] | None = None,
+        doing: str = "",
     ) -> Answer:
-        """Send a request with a JSON body or none, and return the answer.
+        """Send a request with a JSON body or none, and return the answer, which is one of those that are expected.
 
-        `wait` is the number of seconds that the server was asked to wait before it answers. `repeat` allows sending the
-        request again even if the server, or a proxy in front of it, may have processed it before it failed; by default
-        this is allowed for GET. `answer_within` replaces the seconds that an answer may take; after silence they are
-        doubled, up to a minute. While there is no answer, the request is sent again after each pause of `again_after`:
-        on a new connection, and without the query, so that the server does not wait. `backoff` replaces the one for the
-        patience, and `on_failure` is called before each repetition. Raises `RequestFailed`, `ServerUnreachable`, and
-        `UnexpectedAnswer` if the answer has more bytes than `largest`.
+        The server is asked to `wait` for so many seconds before it answers, or less if something in between ends such
+        waits. `repeat` allows sending the request again even if the server, or a proxy in front of it, may have
+        processed it before it failed; by default this is allowed for GET. If the body is `small`, a proxy that refuses
+        it as too large is out of order, and the request is repeated. `answer_within` replaces the seconds that an
+        answer may take; after silence they are doubled, up to a minute. While there is no answer, the request is sent
+        again after each pause of `again_after`: on a new connection, and without a wait. `backoff` replaces the one for
+        the patience, and `doing` says in the log what cannot be done meanwhile. Raises `RequestFailed`, of which
+        `repeated` is set if the request may have been processed before, and `ServerUnreachable`.
         """
         if repeat is None:
             repeat = method == "GET"
-        headers = {} if body is None else {"Content-Type": "application/json"}
-        if answer_within is None:
-            answer_within = _ANSWER_AFTER_WAIT + max(wait, _ANSWER_AFTER_WAIT) if wait else _ANSWER_WITHIN
         backoff = backoff or Backoff(self.patience if patience is None else patience)
+        asked = 0.0
+        usual = _ANSWER_AFTER_WAIT + max(wait, _ANSWER_AFTER_WAIT) if wait else _ANSWER_WITHIN
+        within = usual if answer_within is None else answer_within
 
         async def send(again: bool) -> Answer:
-            asked = None if again else query
-            async with self.open(
-                method, path, body=body, query=asked, headers=headers, answer_within=answer_within, fresh=again
-            ) as response:
-                answer = await response.read(largest)
-                if answer is None:
-                    raise UnexpectedAnswer(f"the answer has more than {format_size(largest)}: it was not read")
-                return Answer(response.status, answer)
+            return await self._once(
+                method,
+                path,
+                expected,
+                body=body,
+                query=query,
+                wait=0.0 if again else asked,
+                largest=largest,
+                answer_within=within,
+                fresh=again,
+            )
 
-        while True:
-            try:
-                return await first_answer(send, again_after)
-            except ServerUnreachable as exc:
-                if exc.sent and not repeat:
-                    raise  # the server may have processed it
-                failure: ClientError = exc
-                answer_within = max(answer_within, min(answer_within * 2, _ANSWER_WITHIN))
-            except RequestFailed as exc:
-                if not may_pass(exc) or not (repeat or nothing_done(exc)):
-                    raise
-                failure = exc
-            await backoff.failed(failure, on_failure)
+        unknown = False
+        with self.outages.of(doing or f"send {method} {without_tokens(path)}") as outage:
+            while True:
+                began = time.monotonic()
+                asked = self._waits.allowed(wait) if wait else 0.0
+                try:
+                    answer = await first_answer(send, again_after)
+                except ServerUnreachable as exc:
+                    if exc.sent and not repeat:
+                        raise  # the server may have processed it
+                    unknown = unknown or exc.sent
+                    failure: ClientError = exc
+                    within = max(within, min(within * 2, _ANSWER_WITHIN))
+                except RequestFailed as exc:
+                    exc.repeated = unknown
+                    if not may_pass(exc, None if small else body) or not (repeat or nothing_done(exc)):
+                        raise
+                    unknown = unknown or not nothing_done(exc)
+                    failure = exc
+                else:
+                    if asked:
+                        self._waits.answered()
+                    return answer
+                if not (asked and self._waits.ended(asked, time.monotonic() - began, failure)):
+                    await backoff.failed(failure, outage.failed)
 
-    async def answers(self, path: str) -> bool:
-        """Return True if composerd itself answers a GET, with whatever status."""
+    async def _once(
+        self,
+        method: str,
+        path: str,
+        expected: Expected,
+        *,
+        body: bytes | None,
+        query: Mapping[str, str | Sequence[str]] | None,
+        wait: float,
+        largest: int,
+        answer_within: float,
+        fresh: bool,
+    ) -> Answer:
+        """Send a request once, and return the answer."""
+        headers = {} if body is None else {"Content-Type": "application/json"}
+        if wait:
+            query = {**(query or {}), "wait": format_duration(round(wait, 3))}
+        async with self.open(
+            method, path, body=body, query=query, headers=headers, answer_within=answer_within, fresh=fresh
+        ) as response:
+            content = await response.read(largest)
+            if content is None:
+                raise response.refused(f"the answer has more than {format_size(largest)}: it was not read")
+            problem = expected.problem(response.status, response.headers, content)
+            if problem is not None:
+                raise response.refused(problem, content)
+            return Answer(response.status, content, wait)
+
+    async def answers(self, path: str, expected: Expected) -> bool:
+        """Return True if composerd itself answers a GET, with an answer that is expected or an error."""
         try:
-            await self.request("GET", path, patience=0.0)
+            await self.request("GET", path, expected, patience=0.0)
         except ClientError as exc:
             return isinstance(exc, RequestFailed) and not isinstance(exc, ProxyAnswered)
         return True
+
+    def usable(self, path: str) -> str | None:
+        """Return what is wrong with a path that the server names, or None."""
+        try:
+            self._address.url(path)
+        except UnexpectedAnswer as exc:
+            return str(exc)
+        return None
 
     @asynccontextmanager
     async def open(

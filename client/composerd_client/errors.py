@@ -35,6 +35,8 @@ class RequestFailed(ClientError):
         self.details: Mapping[str, Any] = details if isinstance(details, dict) else {}
         self.operation_id = str(body.get("operation_id", ""))
         """The request id, to search for in the server's log."""
+        self.repeated = False
+        """True if the request was sent before, and may have been processed then."""
         super().__init__(self.reason + _in_brackets(self.details))
 
 

@@ -1,5 +1,6 @@
 """JobContext: a handler's access to its job, through which it reports progress and uploads files."""
 
+import logging
 from collections.abc import AsyncIterable
 from io import BufferedReader
 from pathlib import Path
@@ -7,15 +8,17 @@ from typing import Any
 
 import msgspec
 
+from composerd_client.answers import Expected
 from composerd_client.blocking import ClientLoop, blocking
 from composerd_client.connection import Connection
-from composerd_client.errors import RequestFailed, ServerUnreachable
-from composerd_client.repeating import may_pass
+from composerd_client.errors import ProxyAnswered, RequestFailed, ServerUnreachable
 from composerd_client.uploads import Uploaded, Uploads
 from composerd_client.values import Attempt
 
 _PROGRESS_WITHIN = 10.0
 """Seconds that the answer to a report of progress may take, before the report is dropped."""
+
+log = logging.getLogger(__name__)
 
 _encode = msgspec.json.Encoder().encode
 
@@ -65,19 +68,21 @@ class JobContext:
     async def progress(self, partial: Any) -> None:
         """Report progress: any JSON.
 
-        The report is dropped if the server is unavailable or full, so that the job is not delayed. Raises
-        `RequestFailed` if the server refuses the report, for example because the job was canceled.
+        The report is dropped if the server is unavailable or full, or if a proxy answers instead of it, so that the job
+        is not delayed. Raises `RequestFailed` if the server refuses the report, for example because the job was
+        canceled.
         """
         body = _encode({"partial": partial})
+        expected = Expected("UpdateJobResponse", id=self._attempt.token)
         try:
             await self._connection.request(
-                "PATCH", self._attempt.location, body=body, patience=0.0, answer_within=_PROGRESS_WITHIN
+                "PATCH", self._attempt.location, expected, body=body, patience=0.0, answer_within=_PROGRESS_WITHIN
             )
-        except ServerUnreachable:
-            pass
-        except RequestFailed as exc:
-            if not may_pass(exc):
+        except (ServerUnreachable, RequestFailed) as exc:
+            if isinstance(exc, RequestFailed) and not isinstance(exc, ProxyAnswered) and exc.status < 500:
                 raise
+            if self._connection.outages.may_say(f"report the progress of job {self.id}"):
+                log.warning("job %s: progress of %d bytes dropped: %s", self.id, len(body), exc)
 
     async def upload(self, name: str, source: Path | bytes | BufferedReader | AsyncIterable[bytes]) -> None:
         """Upload a file, which becomes an artifact of the job when this attempt finishes it.

@@ -1,13 +1,13 @@
 """Answers that are not composerd's: which proxy has sent them, and what to change there."""
 
+import html
 import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from composerd_client.answers import REQUEST_ID_HEADER
 from composerd_client.errors import ProxyAnswered
-
-REQUEST_ID_HEADER = "X-Operation-Id"
-"""The header that every answer of composerd has, and no answer of a proxy."""
+from composerd_protocol.escaping import without_tokens
 
 
 class _Proxy(NamedTuple):
@@ -123,16 +123,26 @@ _ADVICE = {
 
 _WORD = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,39}")
 
+_TITLE = re.compile(r"<(title|h1)\b[^>]*>(.*?)</\1>", re.IGNORECASE | re.DOTALL)
+
+_TAGS = re.compile(r"<(script|style)\b.*?</\1>|<[^>]*>", re.IGNORECASE | re.DOTALL)
+
+_LONGEST_PAGE = 4096
+"""Bytes of a page that are searched for a title."""
+
+_LONGEST_SAID = 80
+
 _LONGEST_NAME = 40
 
 
 def proxy_answer(
     status: int, headers: Mapping[str, str], body: bytes, method: str, problem: str | None = None
 ) -> ProxyAnswered:
-    """Return the error for an answer without composerd's request id. `problem` replaces the advice for the status."""
+    """Return the error for an answer that is not composerd's. `problem`, unless empty, replaces the usual advice."""
     proxy, name = _sender(headers, body)
     shown = f" ({name})" if name else ""
-    advice = problem or _advice(status, proxy, method)
+    said = _said(status, body)
+    advice = (problem or _advice(status, proxy, method)) + (f"; its page says {said!r}" if said else "")
     return ProxyAnswered(status, f"{status} from a proxy{shown}, not from composerd: {advice}", name)
 
 
@@ -140,6 +150,19 @@ def known_proxy(headers: Mapping[str, str], body: bytes) -> str:
     """Return the name of a known proxy that has sent an answer or passed it on; empty if nothing names it."""
     proxy = _known(headers, body)
     return "" if proxy is None else proxy.name
+
+
+def _said(status: int, body: bytes) -> str:
+    """Return the title of a page, or the first words of its text; empty if that is no more than the status."""
+    if body.lstrip()[:1] in (b"{", b"["):
+        return ""  # JSON, perhaps of composerd, which may have the args of a job
+    page = body[:_LONGEST_PAGE].decode(errors="replace")
+    title = _TITLE.search(page)
+    text = _TAGS.sub(" ", title[2] if title else page)
+    words = "".join(one if one.isprintable() else " " for one in html.unescape(text)).split()
+    said = without_tokens(" ".join(words))
+    said = said if len(said) <= _LONGEST_SAID else said[: _LONGEST_SAID - 1] + "…"
+    return "" if said == str(status) else said
 
 
 def _known(headers: Mapping[str, str], body: bytes) -> _Proxy | None:
@@ -154,6 +177,8 @@ def _sender(headers: Mapping[str, str], body: bytes) -> tuple[_Proxy, str]:
     proxy = _known(headers, body)
     if proxy is not None:
         return proxy, proxy.name
+    if REQUEST_ID_HEADER in headers:
+        return _Proxy(""), ""  # the header `Server` is composerd's
     name = "".join(one for one in headers.get("Server", "") if one.isprintable())[:_LONGEST_NAME]
     return _Proxy(name), name
 

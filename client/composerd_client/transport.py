@@ -5,6 +5,7 @@ import errno
 import io
 import socket
 import ssl
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -14,15 +15,15 @@ import msgspec
 from yarl import URL
 
 from composerd_client.address import Address
-from composerd_client.connection import UNDECODABLE
+from composerd_client.answers import REQUEST_ID_HEADER, UNDECODABLE, Origin, is_error
 from composerd_client.errors import (
     OutcomeUnknown,
+    ProxyAnswered,
     RequestFailed,
     ServerNotTrusted,
     ServerUnreachable,
-    UnexpectedAnswer,
 )
-from composerd_client.proxies import REQUEST_ID_HEADER, proxy_answer
+from composerd_client.proxies import proxy_answer
 from composerd_protocol.escaping import without_tokens
 
 _LARGEST_ERROR = 64 * 1024
@@ -63,7 +64,7 @@ so long. An upload may rest for 30 s at most, so 60 s end none that the server s
 
 
 class Response:
-    """An answer with a status below 400, whose body is not read yet."""
+    """An answer with a status below 300 that seems to be composerd's, and whose body is not read yet."""
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self._response = response
@@ -77,6 +78,10 @@ class Response:
     def parts(self, size: int) -> AsyncIterator[bytes]:
         """Yield the body in parts of at most `size` bytes."""
         return self._response.content.iter_chunked(size)
+
+    def refused(self, problem: str, body: bytes = b"") -> ProxyAnswered:
+        """Return the error for an answer that is not composerd's answer to this request, with the reason."""
+        return proxy_answer(self.status, self.headers, body, self._response.method, problem)
 
 
 class Transport:
@@ -93,6 +98,7 @@ class Transport:
         self._pooled = self._session(keepalive_timeout=_IDLE_FOR)
         self._single = self._session(force_close=True)
         """Makes a new connection for each request."""
+        self._origin = Origin()
         self._suspect_until = 0.0
         """The time until which the pool may have connections of before the latest silence, which may be silent too."""
 
@@ -129,8 +135,8 @@ class Transport:
 
         `body` is bytes, an open file, or an async iterable of bytes. `answer_within` is the number of seconds for which
         the server may send nothing. `fresh` says that an older connection was silent, and asks for a new one. Raises
-        `RequestFailed`, which is a `ProxyAnswered` for any answer without composerd's request id, `ServerUnreachable`,
-        and `UnexpectedAnswer` if the path is not one on this server, or if the answer is compressed.
+        `RequestFailed`, which is a `ProxyAnswered` for any answer that composerd has not made for this request,
+        `ServerUnreachable`, and `UnexpectedAnswer` if the path is not one on this server.
         """
         timeout = aiohttp.ClientTimeout(total=None, connect=_CONNECT_WITHIN, sock_read=answer_within)
         if fresh:
@@ -140,6 +146,7 @@ class Transport:
         redirects_left = _MOST_REDIRECTS if method == "GET" else 0
         try:
             while True:
+                began = time.monotonic()
                 async with session.request(
                     method,
                     url,
@@ -149,14 +156,15 @@ class Transport:
                     timeout=timeout,
                     allow_redirects=False,
                 ) as response:
-                    if response.status < 300 and REQUEST_ID_HEADER in response.headers:
-                        if response.headers.get("Content-Encoding", "identity").lower() != "identity":
-                            raise UnexpectedAnswer("the answer is compressed, which was not asked for")
+                    problem = self._origin.problem(response.headers, time.monotonic() - began)
+                    if problem is None and response.headers.get("Content-Encoding", "identity").lower() != "identity":
+                        problem = "it has compressed the answer, which was not asked for"
+                    if response.status < 300 and problem is None:
                         yield Response(response)
                         return
                     target = _target(url, response) if redirects_left else None
                     if target is None:
-                        raise await _failure(response)
+                        raise await _failure(response, problem)
                     url = target
                     redirects_left -= 1
                     query = None  # the new URL has a query of its own
@@ -222,21 +230,21 @@ def _target(url: URL, response: aiohttp.ClientResponse) -> URL | None:
     return None
 
 
-async def _failure(response: aiohttp.ClientResponse) -> RequestFailed:
-    """Return the error for an answer that is not a success, or not from composerd."""
+async def _failure(response: aiohttp.ClientResponse, problem: str | None) -> RequestFailed:
+    """Return the error for an answer that is not a success, or, if there is a problem, not from composerd."""
     status = response.status
     location = response.headers.get("Location", "")[:100]
     body = await _read(response, _LARGEST_ERROR) or b""
-    if REQUEST_ID_HEADER not in response.headers:
-        moved = f"it redirects to {without_tokens(location)!r}; if composerd is there, change the URL of the server"
-        return proxy_answer(status, response.headers, body, response.method, moved if location else None)
-    try:
-        decoded = msgspec.json.decode(body, type=dict[str, Any])
-    except UNDECODABLE:
-        decoded = {}
-    if status < 400:
-        reason = f"HTTP {status}: not redirected to {location!r}; only GET is, and only on the same server"
-        return RequestFailed(status, {"reason": reason})
+    decoded: dict[str, Any] = {}
+    if status >= 400 and problem is None:
+        with suppress(*UNDECODABLE):
+            decoded = msgspec.json.decode(body, type=dict[str, Any])
+        if not is_error(decoded, response.headers[REQUEST_ID_HEADER]):
+            problem = "it passes on composerd's request id, but not composerd's error"
+    elif not problem and location:
+        problem = f"it redirects to {without_tokens(location)!r}; if composerd is there, change the URL of the server"
+    if status < 400 or problem is not None:
+        return proxy_answer(status, response.headers, body, response.method, problem)
     failed = RequestFailed(status, decoded)
     return OutcomeUnknown(status, decoded) if failed.number == _OUTCOME_UNKNOWN else failed
 

@@ -2,28 +2,23 @@
 
 import asyncio
 import hashlib
-import logging
 from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from contextlib import ExitStack, suppress
 from functools import partial
 from io import BufferedReader
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
 import msgspec
 
-from composerd_client.connection import UNDECODABLE, Connection
+from composerd_client.answers import UNDECODABLE, Expected
+from composerd_client.connection import Connection
 from composerd_client.errors import DamagedUpload, OutcomeUnknown, ProxyAnswered, RequestFailed, ServerUnreachable
 from composerd_client.repeating import BodyBackoff, may_pass
 from composerd_client.values import Attempt
 from composerd_protocol.content_digest import content_digest, sha256_in
-
-if TYPE_CHECKING:
-    from composerd_client.transport import Response
-
-log = logging.getLogger(__name__)
 
 _ANSWER_WITHIN = 60.0
 """Seconds that the server may take to answer a complete upload."""
@@ -56,7 +51,9 @@ class Uploaded(msgspec.Struct, frozen=True):
 
 
 class _Stored(msgspec.Struct):
-    sha256: str = ""
+    kind: str
+    name: str
+    sha256: str
 
 
 _STORED = msgspec.json.Decoder(_Stored)
@@ -86,38 +83,47 @@ class Uploads:
         self._unknown.add(name)
         try:
             if isinstance(source, Path | bytes | BufferedReader):
-                await self._put_until_available(path, source, sums)
+                await self._put_until_available(name, path, source, sums)
             else:
-                await self._put(path, sums.counted(source), sums, answer_within=_LONGEST)
-        except RequestFailed as exc:
-            if not isinstance(exc, ProxyAnswered | OutcomeUnknown):
-                self._unknown.discard(name)  # the server has what it had
+                await self._put(name, path, sums.counted(source), sums, answer_within=_LONGEST)
+        except ProxyAnswered as exc:
+            reason = f"the file {name!r} of {sums.size} bytes was not stored: {exc.reason}"
+            raise ProxyAnswered(exc.status, reason, exc.proxy) from exc
+        except OutcomeUnknown:
+            raise
+        except RequestFailed:
+            self._unknown.discard(name)  # the server has what it had
             raise
         self._stored[name] = Uploaded(name, sums.size, sums.digest.hexdigest())
         self._unknown.discard(name)
 
-    async def _put_until_available(self, path: str, source: Path | bytes | BufferedReader, sums: "_Sums") -> None:
+    async def _put_until_available(
+        self, name: str, path: str, source: Path | bytes | BufferedReader, sums: "_Sums"
+    ) -> None:
         headers = {"Content-Digest": content_digest(sums.digest.hexdigest())}
         answer_within = min(_ANSWER_WITHIN + sums.size / _SLOWEST, _LONGEST)
-        backoff = BodyBackoff(partial(self._connection.answers, self._attempt.location))
-        while True:
-            try:
-                with ExitStack() as stack:
-                    data: Any = source
-                    if isinstance(source, Path):
-                        data = stack.enter_context(await asyncio.to_thread(source.open, "rb"))
-                    elif isinstance(source, BufferedReader):
-                        data = stack.enter_context(_again(source))
-                    await self._put(path, data, sums, headers, answer_within=answer_within)
-            except (ServerUnreachable, RequestFailed) as exc:
-                if isinstance(exc, RequestFailed) and not may_pass(exc):
-                    raise
-                await backoff.failed(exc, _warn)
-            else:
-                return
+        status = Expected("JobStatus", id=self._attempt.token)
+        backoff = BodyBackoff(partial(self._connection.answers, self._attempt.location, status))
+        with self._connection.outages.of(f"upload {name!r} of job {self._attempt.id}") as outage:
+            while True:
+                try:
+                    with ExitStack() as stack:
+                        data: Any = source
+                        if isinstance(source, Path):
+                            data = stack.enter_context(await asyncio.to_thread(source.open, "rb"))
+                        elif isinstance(source, BufferedReader):
+                            data = stack.enter_context(_again(source))
+                        await self._put(name, path, data, sums, headers, answer_within=answer_within)
+                except (ServerUnreachable, RequestFailed) as exc:
+                    if isinstance(exc, RequestFailed) and not may_pass(exc, source):
+                        raise
+                    await backoff.failed(exc, outage.failed)
+                else:
+                    return
 
     async def _put(
         self,
+        name: str,
         path: str,
         data: Any,
         sums: "_Sums",
@@ -130,7 +136,10 @@ class Uploads:
         async with self._connection.open(
             "PUT", path, body=data, headers=headers, answer_within=answer_within
         ) as response:
-            stored = await _stored_digest(response)
+            answer = await response.read(_LARGEST_ANSWER)
+            if response.status != 200 or answer is None or not _is_about(name, answer):
+                raise response.refused("it does not say that the file is stored", answer or b"")
+            stored = _stored_digest(response.headers, answer)
         if stored is not None and stored != sums.digest.hexdigest():
             raise DamagedUpload(f"the server has stored other bytes than were sent: sha256 {stored[:64]}")
 
@@ -162,16 +171,24 @@ class _Sums:
         self.digest.update(part)
 
 
-async def _stored_digest(response: "Response") -> str | None:
-    """Return the digest in the answer to an upload, in hexadecimal; None for an older server, which sends none."""
-    with suppress(ValueError):
-        if (sha256 := sha256_in(response.headers.get("Content-Digest", ""))) is not None:
-            return sha256
-    body = await response.read(_LARGEST_ANSWER)
+def _is_about(name: str, body: bytes) -> bool:
+    """Return True if the body of an answer to an upload is about this file, or empty."""
     try:
-        return (_STORED.decode(body).sha256 or None) if body else None
+        stored = _STORED.decode(body) if body else None
     except UNDECODABLE:
-        return None
+        return False
+    return stored is None or (stored.kind, stored.name) == ("Artifact", name)
+
+
+def _stored_digest(headers: Mapping[str, str], body: bytes) -> str | None:
+    """Return the digest in the answer to an upload, in hexadecimal.
+
+    None if a proxy has removed it: then the server compares the file with the list that comes with the result.
+    """
+    with suppress(ValueError):
+        if (sha256 := sha256_in(headers.get("Content-Digest", ""))) is not None:
+            return sha256
+    return _STORED.decode(body).sha256 if body else None
 
 
 def _again(file: BufferedReader) -> BufferedReader:
@@ -179,7 +196,3 @@ def _again(file: BufferedReader) -> BufferedReader:
     reader = open(file.fileno(), "rb", closefd=False)  # noqa: SIM115  # of a descriptor; the caller closes it
     reader.seek(0)
     return reader
-
-
-def _warn(error: Exception) -> None:
-    log.warning("upload failed, trying again: %s", error)

@@ -188,3 +188,8 @@ class Attempt(msgspec.Struct, frozen=True):
     """The args of the job; empty if it has none."""
     dynamic_args: list[msgspec.Raw] = []
     """The results of the dependencies, in their order."""
+
+    @property
+    def token(self) -> str:
+        """The token of the attempt, which answers about it name as their id."""
+        return self.location.rpartition("/")[2]

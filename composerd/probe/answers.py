@@ -7,7 +7,7 @@ from composerd.probe import findings
 from composerd.probe.findings import Finding, Outcome, wrong
 from composerd.probe.target import ARCH, COMPOSER, WORKER, Target, advised, described, ours
 from composerd.probe.wire import Cut, ending
-from composerd_client.proxies import REQUEST_ID_HEADER
+from composerd_client.answers import REQUEST_ID_HEADER
 
 
 async def whose(target: Target) -> Finding:

@@ -12,8 +12,9 @@ from yarl import URL
 from composerd.ids import parse_uuid
 from composerd.probe.wire import Answer, Cut, Wire, ending
 from composerd_client.address import Address
+from composerd_client.answers import REQUEST_ID_HEADER
 from composerd_client.errors import ClientError, ServerUnreachable
-from composerd_client.proxies import REQUEST_ID_HEADER, known_proxy, proxy_answer
+from composerd_client.proxies import known_proxy, proxy_answer
 from composerd_client.tls import tls_context
 
 WORKER = "/api/worker/v1"

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from composerd_client import ClientError, ComposerClient, JobContext, RequestFailed, UnexpectedAnswer, Worker
+from composerd_client import ClientError, ComposerClient, JobContext, ProxyAnswered, UnexpectedAnswer, Worker
 from composerd_client.values import Artifact
 
 from ..live.test_cli import composerd
@@ -27,14 +27,26 @@ JOB = "12345678-1234-4123-8123-123456789abc"
 TOKEN = "22222222-1234-4123-8123-123456789abc"
 CONTENT = b"some bytes\n"
 
+_ID = re.compile(rb'(X-Operation-Id: |"operation_id": ")ID')
+
 Reply = bytes | Callable[[asyncio.StreamWriter], Awaitable[None]]
 
 
 def answer(body: Any = b"", status: int = 200, *headers: str) -> bytes:
-    """Return an answer as it is sent; a body that is not bytes is sent as JSON."""
+    """Return an answer as it is sent, but for the request id; a body that is not bytes is sent as JSON."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     lines = [f"HTTP/1.1 {status} Whatever", "Content-Type: application/json", f"Content-Length: {len(data)}"]
-    return "\r\n".join([*lines, "X-Operation-Id: 1", "Connection: close", *headers, "", ""]).encode() + data
+    return "\r\n".join([*lines, "X-Operation-Id: ID", "Connection: close", *headers, "", ""]).encode() + data
+
+
+def about(kind: str, path: str, id: str = "", **fields: Any) -> dict[str, Any]:
+    """Return an object as composerd answers it."""
+    return {"kind": kind, "href": path, "id": id, **fields}
+
+
+def refusal(status: int) -> bytes:
+    """Return an error of composerd."""
+    return answer(about("Error", "", "0", reason=f"HTTP {status}", operation_id="ID"), status)
 
 
 class Hostile:
@@ -47,6 +59,8 @@ class Hostile:
         """The heads and bodies of the requests."""
         self.sent = 0
         """The number of bytes of an endless reply that were sent."""
+        self.asked_again = asyncio.Event()
+        """Set with the second request."""
         self.url = ""
         self.address = ""
 
@@ -57,10 +71,12 @@ class Hostile:
             length = re.search(r"content-length: (\d+)", head, re.IGNORECASE)
             body = await reader.readexactly(int(length[1])) if length else b""
             self.received.append((head, body))
+            if len(self.received) == 2:
+                self.asked_again.set()
             fitting = [begin for begin in self.replies if head.startswith(begin)]
-            reply = self.replies[max(fitting, key=len)] if fitting else answer({}, 404)
+            reply = self.replies[max(fitting, key=len)] if fitting else refusal(404)
             if isinstance(reply, bytes):
-                writer.write(reply)
+                writer.write(_ID.sub(rb"\g<1>%02d" % len(self.received), reply))
                 await writer.drain()
             else:
                 await reply(writer)
@@ -88,15 +104,16 @@ class Hostile:
             | {"size": len(content), "sha256": digest}
             for number, name in enumerate(names)
         ]
-        self.replies[f"GET {path}"] = answer({"kind": "ArtifactList", "items": items})
+        self.replies[f"GET {path}"] = answer(about("ArtifactList", path, items=items))
         self.replies[f"GET {path}/"] = answer(content)
 
     def assign(self, **fields: Any) -> None:
         """Assign a job to whoever asks, with these fields changed."""
         location = f"{WORKER}/jobs/{TOKEN}"
-        job = {"id": JOB, "type": "a", "location": location, "artifact_location": f"{location}/artifacts/", **fields}
-        self.replies[f"POST {WORKER}/jobs"] = answer(job, 201)
-        self.replies[f"GET {location}"] = answer({"canceled": False})
+        job = {"type": "a", "location": location, "artifact_location": f"{location}/artifacts/", **fields}
+        self.replies[f"POST {WORKER}/jobs"] = answer(about("RequestJob", f"{WORKER}/jobs", JOB, **job), 201)
+        self.replies[f"GET {location}"] = answer(about("JobStatus", location, TOKEN, canceled=False))
+        self.replies[f"POST {location}/release"] = answer(about("UpdateJobResponse", location, TOKEN))
 
 
 @contextlib.asynccontextmanager
@@ -163,21 +180,21 @@ async def test_the_command_writes_nowhere_else(hostile: Hostile, tmp_path: Path,
 async def test_ids_that_lead_elsewhere(hostile: Hostile, tmp_path: Path) -> None:
     """`composerd submit --graph --download` makes a directory for each job, but not for an id that is a path."""
     job: dict[str, Any] = dict.fromkeys(("arch", "not_before", "started_at", "finished_at", "worker_id", "expires_at"))
-    job |= {"kind": "Job", "href": "", "id": "..", "type": "a", "channel": "", "state": "finished", "priority": 0}
+    job |= about("Job", f"{COMPOSER}/jobs/..", "..", type="a", channel="", state="finished", priority=0)
     job |= {
         "queued_at": "2026-01-31T12:00:00.000000Z",
         "retries": 0,
         "canceled": False,
         "dependencies": [],
-        "idempotency_key": None,
+        "idempotency_key": "k",
     }
-    hostile.replies[f"POST {COMPOSER}/jobs/batch"] = answer({"items": [job]}, 201)
+    hostile.replies[f"POST {COMPOSER}/jobs/batch"] = answer(about("JobList", "", items=[job]), 201)
     hostile.replies["GET /api/composer/v1/jobs"] = answer(job)
     hostile.replies["GET /api/composer/v1/"] = answer(job)
     hostile.offer("x", job="..")
     hostile.replies["GET /api/composer/v1/artifacts"] = hostile.replies[f"GET {COMPOSER}/jobs/../artifacts"]
     graph = tmp_path / "graph.json"
-    graph.write_text('[{"type": "a"}]')
+    graph.write_text('[{"type": "a", "idempotency_key": "k"}]')
     command = ("submit", "--graph", str(graph), "--wait", "--download", str(tmp_path / "in"))
     ended = await composerd(*command, "--server", hostile.url)
     assert (ended.code, files(tmp_path)) == (1, {"graph.json"}), ended.err
@@ -234,7 +251,7 @@ async def test_a_broken_download_leaves_no_file(hostile: Hostile, tmp_path: Path
         "damaged": answer(CONTENT.upper()),
         "short": answer(CONTENT)[:-3],
         "long": answer(CONTENT + b"x"),
-        "endless": hostile.endless(b"HTTP/1.1 200 OK\r\nX-Operation-Id: 1\r\nTransfer-Encoding: chunked\r\n\r\n"),
+        "endless": hostile.endless(b"HTTP/1.1 200 OK\r\nX-Operation-Id: e\r\nTransfer-Encoding: chunked\r\n\r\n"),
     }[how]
     async with ComposerClient(hostile.url, patience=0) as composer:
         with pytest.raises(ClientError):
@@ -260,13 +277,27 @@ def elsewhere(other: Hostile) -> dict[str, str]:
 TRICKS = list(elsewhere(Hostile()))
 
 
+async def refused_job(hostile: Hostile, caplog: pytest.LogCaptureFixture) -> str:
+    """Let a worker ask for jobs until it has refused two answers, and return its log line, of which there is one."""
+    worker = Worker(hostile.url, arch="x")
+    worker.handler("a")(lambda job: job.args)
+    running = asyncio.create_task(worker.run(jobs=1))
+    async with asyncio.timeout(10):
+        await hostile.asked_again.wait()
+    worker.stop()
+    await running
+    assert {head.split(" ", 2)[1].partition("?")[0] for head, _ in hostile.received} == {f"{WORKER}/jobs"}
+    (line,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    return line
+
+
 @pytest.mark.parametrize("trick", TRICKS)
 async def test_an_href_elsewhere(hostile: Hostile, other: Hostile, tmp_path: Path, trick: str) -> None:
     """An artifact whose `href` is not a path on the server is not requested from anybody."""
     hostile.offer("a")
     list_of = f"GET {COMPOSER}/jobs/{JOB}/artifacts"
     items = [{"kind": "Artifact", "href": elsewhere(other)[trick], "id": "a", "name": "a", "size": 0, "sha256": ""}]
-    hostile.replies[list_of] = answer({"items": items})
+    hostile.replies[list_of] = answer(about("ArtifactList", list_of.removeprefix("GET "), items=items))
     async with ComposerClient(hostile.url, patience=0) as composer:
         with pytest.raises(UnexpectedAnswer, match="which is not a path on http://127"):
             await composer.download(await first_artifact(composer), tmp_path)
@@ -275,21 +306,19 @@ async def test_an_href_elsewhere(hostile: Hostile, other: Hostile, tmp_path: Pat
 
 
 @pytest.mark.parametrize("trick", TRICKS)
-async def test_a_location_elsewhere(hostile: Hostile, other: Hostile, trick: str) -> None:
+async def test_a_location_elsewhere(
+    hostile: Hostile, other: Hostile, trick: str, caplog: pytest.LogCaptureFixture
+) -> None:
     """A worker sends neither a heartbeat nor a result to a `location` that is not a path on the server."""
     hostile.assign(location=elsewhere(other)[trick])
-    worker = Worker(hostile.url, arch="x")
-    worker.handler("a")(lambda job: job.args)
-    with pytest.raises(UnexpectedAnswer, match="which is not a path on"):
-        await worker.run(jobs=1)
-    assert len(hostile.received) == 1
+    assert "which is not a path on" in await refused_job(hostile, caplog)
 
 
 @pytest.mark.parametrize("trick", TRICKS)
 async def test_an_artifact_location_elsewhere(hostile: Hostile, other: Hostile, trick: str) -> None:
     """A worker uploads nothing to an `artifact_location` that is not a path on the server."""
     hostile.assign(artifact_location=elsewhere(other)[trick])
-    hostile.replies[f"PATCH {WORKER}/jobs/{TOKEN}"] = answer({})
+    hostile.replies[f"PATCH {WORKER}/jobs/{TOKEN}"] = answer(about("UpdateJobResponse", "", TOKEN))
     worker = Worker(hostile.url, arch="x")
 
     @worker.handler("a")
@@ -302,13 +331,10 @@ async def test_an_artifact_location_elsewhere(hostile: Hostile, other: Hostile, 
     assert b"which is not a path on" in reported
 
 
-async def test_a_job_that_was_not_requested(hostile: Hostile) -> None:
-    """A worker that is sent a job of another type ends with an error of the client."""
+async def test_a_job_that_was_not_requested(hostile: Hostile, caplog: pytest.LogCaptureFixture) -> None:
+    """A worker that is sent a job of another type does not run it, and asks again."""
     hostile.assign(type="\x1b[2J")
-    worker = Worker(hostile.url, arch="x")
-    worker.handler("a")(lambda job: job.args)
-    with pytest.raises(UnexpectedAnswer, match=r"of the type '\\x1b"):
-        await worker.run(jobs=1)
+    assert r"of the type '\x1b" in await refused_job(hostile, caplog)
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
@@ -321,16 +347,16 @@ async def test_redirects(hostile: Hostile, other: Hostile, status: int) -> None:
         assert json.loads(await composer.args(JOB)) == {"found": 1}
         for target in (f"{other.url}/x", f"//{other.address}/x", f"https://{hostile.address}/x", ""):
             hostile.replies[f"GET {path}"] = answer(b"", status, f"Location: {target}")
-            with pytest.raises(RequestFailed, match=f"HTTP {status}"):
+            with pytest.raises(ProxyAnswered, match=f"{status} from a proxy"):
                 await composer.args(JOB)
         hostile.replies[f"GET {path}"] = answer(b"", status, f"Location: {path}")
-        with pytest.raises(RequestFailed, match=f"HTTP {status}"):
+        with pytest.raises(ProxyAnswered, match=f"{status} from a proxy"):
             await composer.args(JOB)
         assert len(hostile.received) < 20
         for target in (f"{other.url}/x", "/elsewhere?x=1"):
             before = len(hostile.received)
             hostile.replies[f"POST {COMPOSER}/jobs"] = answer(b"", status, f"Location: {target}")
-            with pytest.raises(RequestFailed, match=f"HTTP {status}"):
+            with pytest.raises(ProxyAnswered, match=f"{status} from a proxy"):
                 await composer.submit("a", args={"secret": 1})
             assert len(hostile.received) == before + 1
 
@@ -348,7 +374,7 @@ async def test_compressed_answers(hostile: Hostile, tmp_path: Path) -> None:
         with pytest.raises(UnexpectedAnswer, match="compressed"):
             await composer.download(artifact, tmp_path)
         hostile.replies[f"GET {COMPOSER}/jobs/{JOB}/args"] = answer(bomb, 500, "Content-Encoding: gzip")
-        with pytest.raises(RequestFailed, match="HTTP 500"):
+        with pytest.raises(UnexpectedAnswer, match="compressed"):
             await composer.args(JOB)
     assert all(re.search(r"accept-encoding: identity\r", head, re.IGNORECASE) for head, _ in hostile.received)
     assert files(tmp_path) == set()
@@ -356,16 +382,16 @@ async def test_compressed_answers(hostile: Hostile, tmp_path: Path) -> None:
 
 async def test_endless_answers(hostile: Hostile) -> None:
     """An answer that is larger than any of its kind is not read to its end, and one that says so not at all."""
-    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nX-Operation-Id: 1\r\n"
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nX-Operation-Id: ID\r\n"
     endless = head + b"Transfer-Encoding: chunked\r\n\r\n"
     async with ComposerClient(hostile.url, patience=0) as composer:
-        hostile.replies[f"GET {COMPOSER}/workers"] = hostile.endless(endless)
+        hostile.replies[f"GET {COMPOSER}/workers"] = hostile.endless(endless.replace(b"ID", b"a"))
         with pytest.raises(UnexpectedAnswer, match="more than 64 MiB"):
             await composer.workers()
         assert hostile.sent < 100 << 20
         hostile.sent = 0
         hostile.replies[f"GET {COMPOSER}/workers"] = hostile.endless(endless.replace(b"200 OK", b"400 Bad"))
-        with pytest.raises(RequestFailed, match="HTTP 400"):
+        with pytest.raises(ProxyAnswered, match="400 from a proxy"):
             await composer.workers()
         hostile.replies[f"GET {COMPOSER}/jobs/{JOB}/args"] = head + b"Content-Length: 1073741825\r\n\r\n"
         with pytest.raises(UnexpectedAnswer, match="more than 1 GiB"):
@@ -407,7 +433,7 @@ async def test_a_server_that_does_not_wait(hostile: Hostile, ask: str) -> None:
         hostile.replies["POST"] = answer(b"", 204)
     else:
         hostile.assign()
-    job = {"kind": "", "href": "", "id": JOB, "type": "", "channel": "", "state": "ready", "priority": 0, "retries": 0}
+    job = about("Job", f"{COMPOSER}/jobs/{JOB}", JOB, type="", channel="", state="ready", priority=0, retries=0)
     absent = ("arch", "not_before", "started_at", "finished_at", "worker_id", "expires_at", "idempotency_key")
     hostile.replies["GET /api/composer"] = answer(
         dict.fromkeys(absent) | job | {"queued_at": "2026-01-31T12:00:00.000000Z", "canceled": False}

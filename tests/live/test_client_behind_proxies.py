@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import re
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from itertools import pairwise
@@ -16,11 +17,12 @@ import pytest
 from aiohttp import web
 
 from composerd_client import ComposerClient, DamagedUpload, JobContext, ProxyAnswered, RequestFailed, Worker
-from composerd_client.repeating import MOST_FAILURES, Backoff
+from composerd_client.repeating import MOST_FAILURES
 
 from .conftest import Serve, Server, send
 from .http_relay import Relay, relaying
 from .test_cli import composerd, working
+from .test_client_faults import answered, refusal
 from .test_shell_worker import keep_uploads
 
 DATA = b"x" * 100_000
@@ -61,7 +63,10 @@ async def upload(job: JobContext) -> dict[str, int]:
 async def test_a_proxy_that_answers_itself_for_a_while(
     server: Server, relay: Relay, status: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whatever a proxy answers to the first two of each kind of request, the job finishes in its first attempt."""
+    """Whatever a proxy answers to the first two of each kind of request, the job finishes in its first attempt.
+
+    The log has one line about each outage, and one about its end.
+    """
     seen = Counter[str]()
 
     async def refuse(request: web.Request) -> web.StreamResponse | None:
@@ -71,13 +76,18 @@ async def test_a_proxy_that_answers_itself_for_a_while(
 
     relay.hook = refuse
     job = await server.submit()
-    with caplog.at_level(logging.WARNING):
+    begun: list[int] = []
+    with caplog.at_level(logging.INFO):
         async with worker(relay, upload):
             ended = await server.job(job["id"], wait="20s")
     assert (ended["state"], ended["retries"], ended["result"]) == ("finished", 0, {"n": 1})
-    for what in ("request a job", "renew the lease", "report the result"):
-        assert f"cannot {what}, trying again: {status} from a proxy (nginx), not from composerd: " in caplog.text
-    assert f"upload failed, trying again: {status} from a proxy (nginx)" in caplog.text
+    for what in ("request a job", f"renew the lease of job {job['id']}", f"report the result of job {job['id']}"):
+        line = f"cannot {what}, trying again: {status} from a proxy (nginx), not from composerd: "
+        ends = re.findall(rf"the server answers again, [0-9.]+ s after the first failure to {what}", caplog.text)
+        assert caplog.text.count(line) == len(ends)
+        begun.append(len(ends))
+    assert begun[0] == 1
+    assert max(begun) == 1
 
 
 async def test_a_result_that_is_too_large_for_a_proxy(server: Server, relay: Relay) -> None:
@@ -117,7 +127,8 @@ async def test_an_artifact_that_is_too_large_for_a_proxy(server: Server, relay: 
         _, said = await process.communicate()
         assert process.returncode == 1
     ended = await server.job(job["id"])
-    why = "'image.raw' was refused: 413 from a proxy (nginx), not from composerd: raise its client_max_body_size"
+    why = "the file 'image.raw' of 6 bytes was not stored: 413 from a proxy (nginx), not from composerd: "
+    why += "raise its client_max_body_size"
     assert (ended["state"], ended["retries"]) == ("failed", 0)
     assert why in ended["result"]["job_error"]["reason"]
     assert why in said.decode()
@@ -156,7 +167,7 @@ async def test_digests_and_the_list_of_artifacts(server: Server, relay: Relay, t
 
 @pytest.mark.parametrize("answered", ["nothing", "header", "JSON", "other header", "other JSON"])
 async def test_the_digest_in_the_answer_to_an_upload(server: Server, relay: Relay, answered: str) -> None:
-    """An upload is a success if its answer has the digest, or none, as of older servers; another digest is an error."""
+    """An upload is a success if its answer has the digest, or none, as after some proxies; another is an error."""
     failure: list[Exception] = []
     other = hashlib.sha256(b"")
 
@@ -217,8 +228,8 @@ async def test_a_wait_longer_than_a_proxy_allows(server: Server, relay: Relay) -
 
 
 async def test_a_page_does_not_pass_for_an_answer(relay: Relay) -> None:
-    """After a page with status 200 or 204, or a redirect to a login, a submission fails and is not sent again."""
-    async with ComposerClient(relay.url, patience=20) as composer:
+    """A page with status 200 or 204, or a redirect to a login, is a failure of a submission, with the page's words."""
+    async with ComposerClient(relay.url, patience=0) as composer:
         for status, location in ((200, None), (204, None), (302, "https://login.example.com/")):
 
             async def answer(
@@ -246,9 +257,8 @@ async def test_the_id_of_a_request_for_a_job(server: Server, relay: Relay) -> No
         if len(asked) in (1, 2):
             return relay.page(502)
         if len(asked) == 3:
-            error = {"kind": "Error", "id": "44", "reason": "Used", "message": "Used"}
-            return web.json_response(error, status=409, headers={"X-Operation-Id": "1"})
-        return web.Response(status=204, headers={"X-Operation-Id": "1"}) if len(asked) == 4 else None
+            return refusal(409, 44)
+        return answered(status=204) if len(asked) == 4 else None
 
     relay.hook = answer
     job = await server.submit()
@@ -270,7 +280,7 @@ async def test_a_pause_after_an_early_answer(relay: Relay) -> None:
         times.append(clock())
         if len(times) == 3:
             enough.set()
-        return web.Response(status=204, headers={"X-Operation-Id": "1"})
+        return answered(status=204)
 
     relay.hook = answer
     async with worker(relay, lambda _job: 1), asyncio.timeout(20):
@@ -407,26 +417,14 @@ async def test_a_job_whose_answer_was_lost(server: Server, relay: Relay) -> None
     assert {request.path for request in relay.requests if request.method == "PATCH"} == {location}
 
 
-async def test_the_end_of_patience_with_refusals() -> None:
-    """Refusals of a proxy are repeated only for a while, and other failures for as long as the patience."""
-    backoff = Backoff(refused_for=0.3)
-
-    async def fail(status: int, times: int) -> None:
-        for _ in range(times):
-            await backoff.failed(ProxyAnswered(status, "no", "nginx"))
-
-    with pytest.raises(ProxyAnswered):
-        await fail(403, 100)
-    await fail(502, 1)
-
-
 @pytest.mark.parametrize("method", ["PUT", "PATCH"])
 @pytest.mark.parametrize("how", ["502", "broken"])
 async def test_a_body_that_never_arrives(
     server: Server, relay: Relay, method: str, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If only an upload or a result fails again and again, the job fails; if all requests fail, it goes on later."""
+    """If only an upload or a result fails for a while, the job fails; if all requests fail, it goes on later."""
     monkeypatch.setattr("composerd_client.repeating.LONGEST_BACKOFF", 0.2)
+    monkeypatch.setattr("composerd_client.repeating.REFUSED_FOR", 2.0)
     left = Counter({"all": 2 * MOST_FAILURES})
     seen = Counter[str]()
 

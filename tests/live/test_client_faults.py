@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import json
+import re
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -25,16 +27,27 @@ from .conftest import NOBODY, Serve
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Answers = list[web.Response | None]
 
-OURS = {"X-Operation-Id": "1"}
-"""The header of every answer of composerd."""
+
+def about(kind: str, path: str, id: str = "", **fields: Any) -> dict[str, Any]:
+    """Return an object as composerd answers it."""
+    return {"kind": kind, "href": path, "id": id, **fields}
+
+
+def answered(body: Any = None, status: int = 200) -> web.Response:
+    """Return an answer of composerd: with a JSON body, or none."""
+    headers = {"X-Operation-Id": str(uuid.uuid4())}
+    if body is None:
+        return web.Response(status=status, headers=headers)
+    return web.json_response(body, status=status, headers=headers)
 
 
 def refusal(status: int, number: int = 0) -> web.Response:
     """Return one of composerd's errors, or without a number an error page of a proxy."""
     if not number:
         return web.Response(status=status, text="<html>no</html>", content_type="text/html")
-    error = {"kind": "Error", "id": str(number), "reason": "It is so.", "details": "who knows"}
-    return web.json_response(error, status=status, headers=OURS)
+    request_id = str(uuid.uuid4())
+    error = about("Error", "", str(number), reason="It is so.", details="who knows", operation_id=request_id)
+    return web.json_response(error, status=status, headers={"X-Operation-Id": request_id})
 
 
 class Double:
@@ -53,21 +66,21 @@ class Double:
         body = await request.read()
         if request.path == "/api/worker/v1/jobs":
             if self._assigned:
-                return web.Response(status=204, headers=OURS)
+                return answered(status=204)
             self._assigned = True
             location = f"/api/worker/v1/jobs/{NOBODY}"
-            attempt = {"id": NOBODY, "type": "a", "location": location, "artifact_location": f"{location}/artifacts/"}
-            return web.json_response(attempt, status=201, headers=OURS)
+            attempt = {"type": "a", "location": location, "artifact_location": f"{location}/artifacts/"}
+            return answered(about("RequestJob", request.path, NOBODY, **attempt), 201)
         planned = self.answers[request.method]
         if planned and (answer := planned.pop(0)) is not None:
             return answer
         if request.method == "GET":
             if "wait" in request.query:
                 await asyncio.sleep(0.2)  # wait, like a real server
-            return web.json_response({"canceled": False}, headers=OURS)
+            return answered(about("JobStatus", request.path, NOBODY, canceled=False))
         if request.method == "PATCH" and "result" in (report := json.loads(body)):
             self.results.append(report["result"])
-        return web.json_response({}, headers=OURS)
+        return answered(about("UpdateJobResponse", request.path, NOBODY) if request.method == "PATCH" else None)
 
 
 @contextlib.asynccontextmanager
@@ -172,16 +185,6 @@ async def test_answers_of_another_server(double: Double) -> None:
     assert (failed.value.number, failed.value.details) == (0, {})
 
 
-async def test_patience_with_a_full_disk(double: Double) -> None:
-    """A submit without a key is repeated after composerd's error 31, but not after a page of a proxy."""
-    async with ComposerClient(double.url, patience=20) as composer:
-        for status, number, expected in ((507, 31, UnexpectedAnswer), (502, 0, RequestFailed), (503, 0, RequestFailed)):
-            double.answers["POST"] = [refusal(status, number)]
-            with pytest.raises(expected):  # the fake server answers `{}`, which is not a job
-                await composer.submit("a")
-            assert double.answers["POST"] == []
-
-
 @pytest.mark.parametrize(
     "server",
     [
@@ -204,40 +207,44 @@ async def test_invalid_server_urls(server: str) -> None:
     assert repr(server) in str(refused.value)
 
 
-@pytest.mark.parametrize("keyed", [True, False])
-async def test_an_unknown_outcome(*, keyed: bool) -> None:
-    """A submission of unknown outcome is repeated if it has a key, alone or in a graph; otherwise an error says so."""
-    posts: list[str] = []
-    job: dict[str, Any] = dict.fromkeys(("arch", "not_before", "started_at", "finished_at", "worker_id", "expires_at"))
-    job |= {"kind": "Job", "href": "", "id": NOBODY, "type": "a", "channel": "", "state": "ready", "priority": 0}
-    job |= {
-        "queued_at": "2026-01-31T12:00:00Z",
-        "retries": 0,
-        "canceled": False,
-        "dependencies": [],
-        "idempotency_key": None,
-    }
+@pytest.mark.parametrize("key", ["k", None])
+async def test_an_unknown_outcome(key: str | None) -> None:
+    """A submission of unknown outcome, alone or in a graph, is repeated with its key, which the client makes if needed.
+
+    Without patience it raises `OutcomeUnknown`.
+    """
+    posts: list[tuple[str, Any]] = []
+    nothing = ("arch", "not_before", "started_at", "finished_at", "worker_id", "expires_at")
+    job: dict[str, Any] = dict.fromkeys(nothing)
+    job |= about("Job", "", NOBODY, type="a", channel="", state="ready", priority=0, retries=0, canceled=False)
+    job |= {"queued_at": "2026-01-31T12:00:00Z", "dependencies": []}
 
     async def answer(request: web.Request) -> web.StreamResponse:
-        posts.append(request.path)
-        if posts.count(request.path) == 1:
+        sent = await request.json()
+        posts.append((request.path, sent))
+        if len(posts) % 2:
             return refusal(504, 40)
-        answer = {"items": [job]} if request.path.endswith("batch") else job
-        return web.json_response(answer, status=201, headers=OURS)
+        jobs = [job | {"idempotency_key": one["idempotency_key"]} for one in sent.get("jobs", [sent])]
+        return answered(about("JobList", "", items=jobs) if "jobs" in sent else jobs[0], 201)
 
-    async with serving(answer) as url, ComposerClient(url, patience=30) as composer:
-        key = "k" if keyed else None
-        graph: list[GraphJob] = [{"type": "a", "idempotency_key": key}]
-        for submit in (lambda: composer.submit("a", idempotency_key=key), lambda: composer.submit_graph(graph)):
-            if keyed:
-                await submit()
-            else:
-                with pytest.raises(OutcomeUnknown) as raised:
-                    await submit()
-                assert (raised.value.status, raised.value.number) == (504, 40)
-        with pytest.raises(OutcomeUnknown):
-            await composer.delete(NOBODY)
-    assert len(posts) == (5 if keyed else 3)
+    graph: list[GraphJob] = [{"type": "a", "idempotency_key": key}, {"type": "a", "idempotency_key": "other"}]
+    async with serving(answer) as url:
+        async with ComposerClient(url, patience=30) as composer:
+            await composer.submit("a", idempotency_key=key)
+            await composer.submit_graph(graph)
+        assert posts[0] == posts[1]
+        assert posts[2] == posts[3]
+        assert {path.rpartition("/")[2] for path, _ in posts} == {"jobs", "batch"}
+        keys = [posts[0][1]["idempotency_key"], *(one["idempotency_key"] for one in posts[2][1]["jobs"])]
+        if key is None:
+            assert keys[0] != keys[1]
+            assert all(re.fullmatch(r"composerd-client-[0-9a-f-]{36}", one) for one in keys[:2])
+        else:
+            assert keys == ["k", "k", "other"]
+        async with ComposerClient(url, patience=0) as composer:
+            with pytest.raises(OutcomeUnknown) as raised:
+                await composer.submit("a", idempotency_key=key)
+        assert (raised.value.status, raised.value.number) == (504, 40)
 
 
 async def test_a_result_of_unknown_outcome_is_repeated(double: Double) -> None:

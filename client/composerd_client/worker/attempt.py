@@ -12,17 +12,17 @@ from typing import Any
 
 import msgspec
 
+from composerd_client.answers import Expected
 from composerd_client.blocking import ClientLoop
 from composerd_client.connection import Connection, decoded
 from composerd_client.errors import ClientError, LocalFault, ProxyAnswered, RequestFailed, ServerUnreachable
 from composerd_client.job_context import JobContext
 from composerd_client.lease import Lease
-from composerd_client.repeating import FOREVER, BodyBackoff, Rounds
+from composerd_client.repeating import FOREVER, Backoff, BodyBackoff, Rounds
 from composerd_client.uploads import Uploaded
 from composerd_client.values import Attempt
 from composerd_client.worker.tasks import cancel, unless
 from composerd_protocol.job_errors import has_job_error
-from composerd_protocol.units import format_duration
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +45,10 @@ class _StatusAnswer(msgspec.Struct):
 
 
 _STATUS = msgspec.json.Decoder(_StatusAnswer)
+
+
+def _check_status(answer: bytes) -> None:
+    _STATUS.decode(answer)
 
 
 class _AttemptStatus(msgspec.Struct, frozen=True):
@@ -75,6 +79,8 @@ class RunningAttempt:
         self._stop = stop
         self.failed = False
         """True if the job failed, was lost or canceled, or was released for another reason than a stop."""
+        self._status_expected = Expected("JobStatus", id=attempt.token, check=_check_status)
+        self._update_expected = Expected("UpdateJobResponse", id=attempt.token)
 
     async def run(self) -> None:
         """Run the handler, and report its result, unless the attempt is lost or released meanwhile."""
@@ -146,17 +152,16 @@ class RunningAttempt:
                 return status.lost
 
     async def _status(self, wait: float, again_after: Sequence[float]) -> _AttemptStatus:
-        query = {"wait": format_duration(round(wait, 3))} if wait else None
-        warn = partial(log.warning, "job %s: cannot renew the lease, trying again: %s", self._attempt.id)
         try:
             answer = await self._connection.request(
                 "GET",
                 self._attempt.location,
-                query=query,
+                self._status_expected,
+                wait=wait,
                 answer_within=self._lease.seconds,
                 again_after=again_after,
                 patience=FOREVER,
-                on_failure=warn,
+                doing=f"renew the lease of job {self._attempt.id}",
             )
         except RequestFailed as exc:
             return _AttemptStatus(lost=str(exc))
@@ -165,7 +170,8 @@ class RunningAttempt:
     async def _report(self, result: bytes, artifacts: list[Uploaded] | None) -> None:
         """Report the result; if it can never be accepted, report a failure with the reason instead."""
         listed = b"" if artifacts is None else b',"artifacts":' + _encode(artifacts)
-        refusal = await self._accepted(b'{"result":' + result + listed + b"}")
+        backoff = BodyBackoff(partial(self._connection.answers, self._attempt.location, self._status_expected))
+        refusal = await self._accepted(b'{"result":' + result + listed + b"}", backoff)
         self.failed = refusal is not None or await asyncio.to_thread(has_job_error, result)
         if isinstance(refusal, ProxyAnswered | ServerUnreachable):
             reason = f"The result of {len(result)} bytes was refused: {refusal}"
@@ -173,21 +179,22 @@ class RunningAttempt:
             reason = f"The server refused the result of {len(result)} bytes: {refusal}"
         else:
             return
-        await self._accepted(b'{"result":' + _failure(reason) + b"}")
+        # Nothing smaller is left to send. So it is repeated, and the lease renewed, until composerd answers it.
+        await self._accepted(b'{"result":' + _failure(reason) + b"}", Backoff(), small=True)
 
-    async def _accepted(self, body: bytes) -> ClientError | None:
+    async def _accepted(self, body: bytes, backoff: Backoff, *, small: bool = False) -> ClientError | None:
         """Send a report, and repeat it until the server is available. Return the error if it is refused."""
-        warn = partial(log.warning, "job %s: cannot report the result, trying again: %s", self._attempt.id)
-        backoff = BodyBackoff(partial(self._connection.answers, self._attempt.location))
         try:
             await self._connection.request(
                 "PATCH",
                 self._attempt.location,
+                self._update_expected,
                 body=body,
                 repeat=True,
+                small=small,
                 answer_within=self._lease.result_within(len(body)),
                 backoff=backoff,
-                on_failure=warn,
+                doing=f"report the result of job {self._attempt.id}",
             )
         except ClientError as exc:
             log.warning("job %s: result not accepted: %s", self._attempt.id, exc)
@@ -201,8 +208,12 @@ class RunningAttempt:
                 await self._connection.request(
                     "POST",
                     f"{self._attempt.location}/release",
+                    self._update_expected,
                     body=b"{}",
                     repeat=True,
+                    small=True,
+                    patience=RELEASE_WITHIN,
+                    doing=f"release job {self._attempt.id}",
                     again_after=self._lease.call_again_after,
                 )
 

@@ -135,8 +135,8 @@ async def _upload(job: JobContext, files: JobFiles) -> str | None:
                     try:
                         await job.upload(name, file)
                     except RequestFailed as exc:
-                        by = "" if isinstance(exc, ProxyAnswered) else " by the server"
-                        refused.add(f"{name[:100]!r} was refused{by}: {exc}")
+                        by_server = f"{name[:100]!r} was refused by the server: {exc}"
+                        refused.add(str(exc) if isinstance(exc, ProxyAnswered) else by_server)
                         break  # the reason may hold for all that follow
     except OSError as exc:
         if exc.errno in _LOCAL_FAULTS:

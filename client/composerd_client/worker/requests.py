@@ -1,20 +1,17 @@
 """Requesting jobs: a request waits on the server, and is repeated until there is a job."""
 
 import asyncio
-import logging
 import random
 import uuid
 from collections.abc import Sequence
-from functools import partial
 
 import msgspec
 
+from composerd_client.answers import Expected
 from composerd_client.connection import LARGEST_PAYLOAD, Answer, Connection, decoded
-from composerd_client.errors import RequestFailed, ServerUnreachable, UnexpectedAnswer
-from composerd_client.repeating import FOREVER, Backoff, Rounds, may_pass
+from composerd_client.errors import RequestFailed
+from composerd_client.repeating import FOREVER, Rounds
 from composerd_client.values import Attempt
-
-log = logging.getLogger(__name__)
 
 REQUEST_WAIT = 20.0
 """Seconds that a request for a job waits: less than the idle timeout of common proxies."""
@@ -55,42 +52,39 @@ class JobRequests:
         request that is repeated after a failure has the same id, so that a job whose answer was lost is answered again.
         """
         loop = asyncio.get_running_loop()
-        request_id = uuid.uuid4()
-        backoff = Backoff(refused_for=FOREVER)
         rounds = Rounds()
         while True:
             await rounds.begin()
             began = loop.time()
             try:
-                answer = await self._once(request_id)
-            except (ServerUnreachable, RequestFailed) as exc:
-                if isinstance(exc, RequestFailed) and exc.number == _ID_WAS_USED:
-                    request_id = uuid.uuid4()
-                    continue
-                if isinstance(exc, RequestFailed) and not may_pass(exc):
+                answer = await self._ask()
+            except RequestFailed as exc:
+                if exc.number != _ID_WAS_USED:
                     raise
-                await backoff.failed(exc, partial(log.warning, "cannot request a job, trying again: %s"))
                 continue
             if answer.status == 201:
-                return self._requested(decoded(answer.body, _ATTEMPT))
-            request_id = uuid.uuid4()
-            backoff = Backoff(refused_for=FOREVER)
-            if loop.time() - began < REQUEST_WAIT - EARLY:
+                return decoded(answer.body, _ATTEMPT)
+            if loop.time() - began < answer.wait - EARLY:
                 await asyncio.sleep(random.uniform(*PAUSE))
 
-    async def _once(self, request_id: uuid.UUID) -> Answer:
-        """Request a job once."""
+    async def _ask(self) -> Answer:
+        """Send a request, and repeat it until composerd answers."""
         return await self._connection.request(
             "POST",
             self._path,
-            body=_encode({**self._body, "request_id": str(request_id)}),
-            query={"wait": f"{REQUEST_WAIT:.0f}s"},
+            Expected("RequestJob", (201, 204), check=self._problem),
+            body=_encode({**self._body, "request_id": str(uuid.uuid4())}),
             wait=REQUEST_WAIT,
+            repeat=True,
+            small=True,
+            patience=FOREVER,
             largest=LARGEST_PAYLOAD,
+            doing="request a job",
         )
 
-    def _requested(self, attempt: Attempt) -> Attempt:
-        """Return the attempt. Raises `UnexpectedAnswer` if it is of a type that was not requested."""
+    def _problem(self, answer: bytes) -> str | None:
+        """Return why an answer has no job for this worker, or None if it has one."""
+        attempt = _ATTEMPT.decode(answer)
         if attempt.type not in self._types:
-            raise UnexpectedAnswer(f"the server sent a job of the type {attempt.type[:100]!r}, which was not requested")
-        return attempt
+            return f"it has a job of the type {attempt.type[:100]!r}, which was not requested"
+        return self._connection.usable(attempt.location)

@@ -1,0 +1,70 @@
+"""How long the server is asked to wait before it answers, if something in between ends long waits."""
+
+import asyncio
+import logging
+
+from composerd_client.errors import ClientError, ProxyAnswered, ServerUnreachable
+
+log = logging.getLogger(__name__)
+
+_SHORTEST = 2.0
+"""Seconds of the shortest wait that is asked for because longer ones were ended."""
+
+_PART = 0.8
+"""The part of the time after which a wait was ended that is asked for from then on."""
+
+_SHORT_FOR = 3600.0
+"""Seconds after which a long wait is tried again."""
+
+_NOT_ABOUT_TIME = frozenset({502, 503})
+"""Statuses of a proxy that has lost the server or has none: whether that was a limit shows only if it comes again."""
+
+
+class Waits:
+    """The longest waits that what is between this client and its server allows.
+
+    Some proxies end a request that waits: Envoy after 15 s and h2o after 30 s, if nothing else is configured.
+    """
+
+    def __init__(self) -> None:
+        self._longest = float("inf")
+        self._until = 0.0
+        self._suspected = 0.0
+        """The seconds after which the latest wait was ended in a way that need not be a limit."""
+
+    def allowed(self, wait: float) -> float:
+        """Return the seconds to ask for, where `wait` are wanted."""
+        if asyncio.get_running_loop().time() > self._until:
+            self._longest = float("inf")
+        return min(wait, self._longest)
+
+    def answered(self) -> None:
+        """Note that the server has answered after a wait."""
+        self._suspected = 0.0
+
+    def ended(self, asked: float, seconds: float, error: ClientError) -> bool:
+        """Note that a wait was ended by an error after so many seconds.
+
+        Return True if shorter waits are asked for from now on, so that the request can be sent again at once.
+        """
+        if not isinstance(error, ProxyAnswered | ServerUnreachable) or not 1.0 <= seconds <= asked + 1.0:
+            return False
+        if isinstance(error, ServerUnreachable) or error.status in _NOT_ABOUT_TIME:
+            before, self._suspected = self._suspected, seconds
+            if abs(before - seconds) > 0.1 * seconds:
+                return False  # perhaps the server itself has ended
+        shorter = max(_SHORTEST, _PART * seconds)
+        if shorter >= asked:
+            return False
+        if self._longest <= shorter:
+            return True  # another request has shown it already
+        self._longest = shorter
+        self._until = asyncio.get_running_loop().time() + _SHORT_FOR
+        log.warning(
+            "a wait of %.0f s was ended after %.1f s, asking for %.1f s at most from now on: %s",
+            asked,
+            seconds,
+            shorter,
+            error,
+        )
+        return True
