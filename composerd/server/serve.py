@@ -23,10 +23,11 @@ from composerd.http.connection import Runner, Server
 from composerd.http.inspection import Inspection
 from composerd.queue import JobQueue, QueueOptions
 from composerd.server.accepting import Listeners
+from composerd.server.announcing import announce, serving
 from composerd.server.descriptors import share_out
 from composerd.server.metrics import Metrics
 from composerd.server.processes import SupervisorPipe
-from composerd.server.sockets import announce, close_sockets, open_sockets, serving
+from composerd.server.sockets import close_sockets, open_sockets
 from composerd.server.storage_start import start_storage
 from composerd.server.tls import TLSFiles, bound_memory
 from composerd.server.unix_sockets import UnixSocketAccess
@@ -106,7 +107,7 @@ async def _serve(settings: Settings, manager: ServiceManager | SupervisorPipe, s
         )
         listeners.start()
         if not share:
-            announce(sockets, tls=tls is not None)
+            announce(sockets, settings)
         status = serving(sockets, settings)
         _tell_ready(manager, status, starting)
         while await signals.get() == signal.SIGHUP:

@@ -5,10 +5,9 @@ import os
 import re
 import socket
 from collections.abc import Collection, Sequence
-from ipaddress import IPv6Address, ip_address
 
 from composerd.server.unix_sockets import UnixSocket, UnixSocketAccess, open_unix_socket
-from composerd.settings import DEFAULT_ADDRESS, TCP_ADDRESS, Settings
+from composerd.settings import DEFAULT_ADDRESS, TCP_ADDRESS
 
 log = logging.getLogger(__name__)
 
@@ -61,36 +60,6 @@ def duplicate(listening: socket.socket) -> socket.socket:
         own.close()
         raise
     return own
-
-
-def announce(sockets: Sequence[socket.socket], *, tls: bool) -> None:
-    """Print the address of every socket on stdout, which tells scripts that the server is ready.
-
-    Log a warning for each at which other machines can send requests without TLS and authentication.
-    """
-    for listening in sockets:
-        address = describe(listening, "https" if tls else "http")
-        print(f"listening on {address}", flush=True)  # noqa: T201
-        if not tls and _is_public(listening):
-            log.warning(
-                "listening on %s without TLS and authentication: every machine that can connect may submit jobs, take "
-                "them and read what is sent; set tls_cert and tls_client_ca, or listen on a loopback address",
-                address,
-            )
-
-
-def serving(sockets: Sequence[socket.socket], settings: Settings) -> str:
-    """Return a sentence for people about where the server can be reached."""
-    scheme = "http" if settings.tls_cert is None else "https"
-    return f"serving on {', '.join(describe(listening, scheme) for listening in sockets)}"
-
-
-def _is_public(listening: socket.socket) -> bool:
-    if listening.family == socket.AF_UNIX:
-        return False
-    address = ip_address(listening.getsockname()[0].partition("%")[0])
-    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-    return not (mapped or address).is_loopback
 
 
 def describe(listening: socket.socket, scheme: str = "http") -> str:
@@ -173,7 +142,16 @@ def _enable_keepalive(listening: socket.socket) -> None:
 
 
 def _passed_sockets() -> list[_Passed]:
-    if os.environ.get("LISTEN_PID") != str(os.getpid()):
+    meant = os.environ.get("LISTEN_PID")
+    if meant is None:
+        return []
+    if meant != str(os.getpid()):
+        log.warning(
+            "the sockets of LISTEN_FDS are not served: they are meant for process %s, and this is process %d; start "
+            "the server with exec if a script starts it",
+            meant,
+            os.getpid(),
+        )
         return []
     count = os.environ.get("LISTEN_FDS", "")
     if not re.fullmatch(r"[0-9]{1,4}", count):

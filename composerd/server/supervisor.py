@@ -20,9 +20,10 @@ from composerd.driver.registry import open_driver
 from composerd.driver.url import EXPOSED
 from composerd.errors import ComposerdError, StorageFull, StorageInUse
 from composerd.server import serve
+from composerd.server.announcing import announce, serving
 from composerd.server.logs import configure
 from composerd.server.processes import ServerProcess, SupervisorPipe
-from composerd.server.sockets import ListenError, announce, close_sockets, duplicate, open_sockets, serving
+from composerd.server.sockets import ListenError, close_sockets, duplicate, open_sockets
 from composerd.server.unix_sockets import UnixSocketAccess
 from composerd.settings import Settings, SettingsError
 from composerd_protocol.escaping import escaped
@@ -239,7 +240,7 @@ class Supervisor:
             self._close_reports(process)
         if not self._started and all(process.ready for process in self._processes):
             self._started = True
-            announce(self._sockets, tls=self._settings.tls_cert is not None)
+            announce(self._sockets, self._settings)
             self._manager.ready(self._status())
         self._end_reload()
 

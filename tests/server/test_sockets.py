@@ -4,11 +4,14 @@ import os
 import socket
 import stat
 from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
 
+from composerd.server.announcing import announce
 from composerd.server.sockets import ListenError, close_sockets, describe, duplicate, open_sockets
 from composerd.server.unix_sockets import UnixSocketAccess
+from composerd.settings import load
 
 
 def test_an_address_that_is_not_listened_to_yet() -> None:
@@ -73,3 +76,35 @@ def test_an_unknown_group_of_a_unix_socket(tmp_path: Path) -> None:
     with pytest.raises(ListenError, match="there is no group 'nobody-has-this', which socket_group names"):
         open_sockets([f"unix:{tmp_path / 'socket'}"], UnixSocketAccess(group="nobody-has-this"))
     assert not (tmp_path / "socket").exists()
+
+
+@pytest.mark.parametrize(
+    ("address", "options", "why"),
+    [
+        ("unix:{}/a", {"tls_cert": "/dev/null", "tls_key": "/dev/null"}, "tls_cert is for TCP addresses"),
+        ("127.0.0.1:0", {"trusted_proxies": ["unix"]}, "trusted_proxies names unix"),
+        ("127.0.0.1:0", {"socket_group": "0"}, "socket_group is for unix sockets"),
+        ("unix:{}/a", {"socket_group": "0", "trusted_proxies": ["unix"]}, None),
+        ("127.0.0.1:0", {"tls_cert": "/dev/null", "tls_key": "/dev/null"}, None),
+    ],
+)
+def test_settings_without_effect(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, address: str, options: dict[str, str], why: str | None
+) -> None:
+    """A setting that has no effect on the sockets of the server is logged when the server starts."""
+    sockets = open_sockets([address.format(tmp_path)], UnixSocketAccess())
+    announce(sockets, load({"storage": "memory:", **options}, {}, None))
+    close_sockets(sockets)
+    logged = [one.getMessage() for one in caplog.records]
+    assert [line.partition(": ")[::2] for line in logged] == ([] if why is None else [("a setting has no effect", ANY)])
+    assert why is None or why in logged[0]
+
+
+def test_sockets_that_are_meant_for_another_process(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Sockets that were passed to a script, which started the server, are not taken, and the log says so."""
+    monkeypatch.setenv("LISTEN_PID", "1")
+    monkeypatch.setenv("LISTEN_FDS", "1")
+    close_sockets(open_sockets(["127.0.0.1:0"], UnixSocketAccess()))
+    assert "the sockets of LISTEN_FDS are not served: they are meant for process 1" in caplog.text
