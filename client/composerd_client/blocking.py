@@ -208,10 +208,19 @@ def _run(
         async with manager:
             started.set_result(asyncio.get_running_loop())
             await stopping.wait()
+            left = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
 
+    # Unlike asyncio.run, this starts no thread to await others, which fails at the end of a program.
+    loop = asyncio.new_event_loop()
     try:
-        asyncio.run(serve())
+        loop.run_until_complete(serve())
+        loop.run_until_complete(loop.shutdown_asyncgens())
     except BaseException as exc:
         if started.done():
             raise
         started.set_exception(exc)
+    finally:
+        loop.close()

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from composerd.testing import LiveServer
 from composerd_client import (
     ComposerClient,
     JobContext,
@@ -207,7 +208,7 @@ def _interrupted(call: Callable[[], object]) -> float:
     raise AssertionError("the call has ended by itself")
 
 
-def test_an_interrupt(composerd_server: Any) -> None:
+def test_an_interrupt(composerd_server: LiveServer) -> None:
     """Ctrl-C ends a wait and an iteration, and the client can be used again."""
     with SyncComposerClient(composerd_server.url) as composer:
         job = composer.submit("build")
@@ -220,7 +221,7 @@ FORKED = """
 import os, sys
 from composerd_client import SyncComposerClient
 composer = SyncComposerClient(sys.argv[1])
-job = composer.submit("build")
+job = composer.submit("upload")
 pid = os.fork()
 if pid == 0:
     try:
@@ -229,14 +230,23 @@ if pid == 0:
         print(exc, flush=True)
     os._exit(0)
 os.waitpid(pid, 0)
-print(composer.cancel(job.id).state)
-composer.submit("build")
+composer.wait(job.id)
+for artifact in composer.artifacts(job.id):
+    composer.download(artifact, sys.argv[2])
+jobs = composer.list()
+print(next(jobs).state)
 """
 
 
-def test_a_program_that_forks_and_never_closes(composerd_server: Any) -> None:
+def test_a_program_that_forks_and_never_closes(tmp_path: Path) -> None:
     """In a forked process the client says that it is of another one; at the end of a program it closes by itself."""
-    program = [sys.executable, "-W", "error", "-c", FORKED, composerd_server.url]
-    ended = subprocess.run(program, capture_output=True, text=True, timeout=60, check=True)
+
+    def upload(job: JobContext) -> None:
+        job.sync.upload("file", b"hello")
+
+    with LiveServer(f"fs:{tmp_path}/storage") as server, server.worker({"upload": upload}):
+        program = [sys.executable, "-W", "error", "-c", FORKED, server.url, f"{tmp_path}/files"]
+        ended = subprocess.run(program, capture_output=True, text=True, timeout=60, check=True)
     said = "the client belongs to the process that this one was forked from: make another one"
-    assert (ended.stdout, ended.stderr) == (f"{said}\ncanceled\n", "")
+    assert (ended.stdout, ended.stderr) == (f"{said}\nfinished\n", "")
+    assert (tmp_path / "files" / "file").read_bytes() == b"hello"
