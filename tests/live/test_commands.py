@@ -129,6 +129,39 @@ async def test_json(server: Server) -> None:
     assert artifacts == (await server.request("GET", f"{path}/artifacts"))[1]
 
 
+@pytest.mark.row("Commands", "composerd status")
+@pytest.mark.row("Commands", "composerd jobs")
+@pytest.mark.row("Commands", "composerd why")
+async def test_times(server: Server) -> None:
+    """Times are printed as the server writes them, with microseconds also at a full second."""
+    time = "2030-01-31T12:00:00.000000Z"
+    job = await server.submit(not_before="2030-01-31T13:00:00+01:00")
+    assert f"not_before\t{time}\n" in (await composerd("status", job["id"], server=server)).out
+    assert f'"not_before":"{time}"' in (await composerd("jobs", "--json", server=server)).out
+    assert f"  not before {time}\n" in (await composerd("why", job["id"], server=server)).out
+    (line,) = (await composerd("jobs", server=server)).out.splitlines()
+    assert line.split("\t")[-1] == job["queued_at"][:19].replace("T", " ")
+
+
+@pytest.mark.row("Commands", "composerd submit --graph")
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        ("prioriti = 1", "job 2: a job has no field 'prioriti'; its fields are arch, args"),
+        ("timeout = 90", "job 2: timeout must be a timedelta, or text with a unit such as '90s', and not int"),
+        ("not_before = 2030-01-31T12:00:00", "job 2: not_before must have a time zone"),
+    ],
+)
+async def test_a_graph_with_a_mistake(server: Server, tmp_path: Path, field: str, message: str) -> None:
+    """A field that does not exist, or has a wrong value, is named with its job, and nothing is submitted."""
+    graph = tmp_path / "graph.toml"
+    graph.write_text(f'[[jobs]]\ntype = "a"\n[[jobs]]\ntype = "b"\n{field}\n')
+    ended = await composerd("submit", "--graph", str(graph), server=server)
+    assert (ended.code, ended.out) == (2, "")
+    assert f"{graph}: {message}" in ended.err
+    assert (await server.request("GET", f"{COMPOSER}/jobs"))[1]["items"] == []
+
+
 @pytest.mark.row("Commands", "composerd delete")
 async def test_delete(server: Server) -> None:
     """`composerd delete` deletes an ended job, and refuses one that has not ended with exit code 1."""

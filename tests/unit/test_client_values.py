@@ -8,7 +8,7 @@ import pytest
 
 from composerd import models
 from composerd.http import schemas
-from composerd_client import Job, JobState, UnexpectedAnswer, Why
+from composerd_client import Artifact, Job, JobState, KnownWorker, UnexpectedAnswer, Why
 from composerd_client.connection import decoded
 
 TIMES = ("queued_at", "not_before", "started_at", "finished_at", "expires_at")
@@ -23,11 +23,17 @@ def job(**changes: Any) -> Job:
     return decoded(msgspec.json.encode({**JOB, **changes}), msgspec.json.Decoder(Job))
 
 
-def test_the_fields_are_those_of_the_server() -> None:
-    """A job has every field that the server sends."""
-    assert {field.name for field in msgspec.structs.fields(Job)} == {
-        field.name for field in msgspec.structs.fields(schemas.Job)
-    }
+@pytest.mark.parametrize(
+    ("value", "sent"),
+    [(Job, schemas.Job), (Why, schemas.JobWhy), (KnownWorker, schemas.Worker), (Artifact, schemas.Artifact)],
+)
+def test_the_fields_are_those_of_the_server(value: type[msgspec.Struct], sent: type[msgspec.Struct]) -> None:
+    """A value has every field that the server sends, and no other."""
+    assert _fields(value) | {"kind", "href"} == _fields(sent)
+
+
+def _fields(struct: type[msgspec.Struct]) -> set[str]:
+    return {field.name for field in msgspec.structs.fields(struct)}
 
 
 def test_times_have_a_time_zone() -> None:
@@ -57,6 +63,6 @@ def test_a_state_of_a_newer_server() -> None:
     assert isinstance(state, JobState)
     assert len(JobState) == 6
     why = b'{"id":"1","state":"paused","reason":"","blocked_by":[],"delayed_until":null,"workers":null,"ahead":null}'
-    assert msgspec.json.encode(decoded(why, msgspec.json.Decoder(Why))) == why
+    assert str(decoded(why, msgspec.json.Decoder(Why)).state) == "paused"
     with pytest.raises(ValueError, match="5 is not a valid JobState"):
         JobState(5)  # type: ignore[arg-type]

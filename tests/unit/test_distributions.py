@@ -29,6 +29,13 @@ def test_the_client_depends_on_two_packages_that_the_server_needs_in_the_same_ve
     assert set(dependencies) < set(server["dependencies"])  # type: ignore[call-overload]
 
 
+def test_the_client_has_its_own_copy_of_the_licence() -> None:
+    """A distribution contains only files below its own directory."""
+    assert (ROOT / "client/LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
+    for project in (_project(ROOT / "pyproject.toml"), _project(ROOT / "client/pyproject.toml")):
+        assert project["license-files"] == ["LICENSE"]
+
+
 def test_importing_the_client_imports_no_http_library() -> None:
     """The library that takes most of the time is imported when a client connects, and nothing of the server ever."""
     program = "import sys, composerd_client; print([name for name in ('aiohttp', 'composerd') if name in sys.modules])"
