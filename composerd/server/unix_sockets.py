@@ -85,7 +85,13 @@ def _set_access(path: str, mode: int, group: int) -> tuple[int, int]:
         if not stat.S_ISSOCK(found.st_mode) or found.st_uid != os.geteuid():
             raise PermissionError(errno.EPERM, "another user has replaced its file")
         itself = f"/proc/self/fd/{file}"
-        os.chown(itself, -1, group)
+        try:
+            os.chown(itself, -1, group)
+        except OSError as exc:
+            if exc.errno != errno.EINVAL:
+                raise
+            problem = "socket_group does not exist in this user namespace: with PrivateUsers=, name it with Group= too"
+            raise OSError(errno.EINVAL, problem) from exc
         os.chmod(itself, mode)  # noqa: PTH101  # the path may lead elsewhere by now
     finally:
         os.close(file)

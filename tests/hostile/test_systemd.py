@@ -95,6 +95,22 @@ def test_a_server_on_a_socket_and_an_address(systemd: Systemd) -> None:
     systemd.systemctl("stop", "composerd.socket", SERVER)
 
 
+def test_a_group_of_a_socket_that_the_unit_does_not_have(systemd: Systemd) -> None:
+    """With PrivateUsers= only the group of the unit can be that of a socket, and an error says how to set it."""
+    listen = "[Service]\nPrivateUsers=yes\nEnvironment=COMPOSERD_SOCKET_GROUP=daemon\n"
+    override = "ExecStart=\nExecStart=/usr/bin/composerd serve --storage memory: --listen unix:/run/composerd/socket\n"
+    systemd.add(f"{SERVER}.d/group.conf", listen + override)
+    with pytest.raises(RuntimeError):
+        systemd.systemctl("start", SERVER)
+    said = systemd.run("journalctl", "-o", "cat", "-p", "err", "-u", SERVER)
+    assert "with PrivateUsers=, name it with Group= too" in said
+    systemd.add(f"{SERVER}.d/group.conf", listen + "Group=daemon\n" + override)
+    systemd.systemctl("start", SERVER)
+    assert systemd.run("stat", "-c", "%G %a", "/run/composerd/socket") == "daemon 660\n"
+    systemd.systemctl("stop", SERVER)
+    systemd.add(f"{SERVER}.d/group.conf", "")
+
+
 def test_priorities_in_the_journal(server: Systemd) -> None:
     """The journal knows which lines are warnings, and shows them without the priority in front."""
     since = server.run("date", "+%s").strip()
