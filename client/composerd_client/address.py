@@ -24,6 +24,9 @@ class Address:
         self.server = server
         self.socket_path: str | None = None
         """The path of a unix socket; None for TCP."""
+        self.host = "localhost"
+        """The name or the IP address of the server, in small letters and as the resolver gets it."""
+        self.port = 0
         self._prefix = ""
         if server.startswith("unix:") and len(server) > len("unix:"):
             self.socket_path = server.removeprefix("unix:")
@@ -33,6 +36,7 @@ class Address:
             url = URL(server)
             if url.scheme in ("http", "https") and url.host and url.port and not url.query_string and not url.fragment:
                 url.host.encode("idna")  # as the resolver does
+                self.host, self.port = (url.raw_host or "").rstrip("."), url.port
                 self._prefix = url.raw_path.rstrip("/")
                 self._origin = str(url).rstrip("/").removesuffix(self._prefix)
                 return

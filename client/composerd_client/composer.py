@@ -65,7 +65,8 @@ class ComposerClient:
     `server` is a URL, with a path if composerd is served below one, or `unix:/path`. While the server is unavailable,
     requests that are safe to repeat are repeated for `patience` seconds. For https, `ca_file` has the certificate of
     the CA that signed the server's certificate, and `cert_file` and `key_file` have the client's own certificate and
-    key; all three are PEM files.
+    key; all three are PEM files, which are read again when they change. `proxy` is the URL of an HTTP proxy, or empty
+    for none; by default the environment names it (`http_proxy`, `https_proxy` and `no_proxy`).
 
     Every method raises `RequestFailed` if the server refuses the request, and `ServerUnreachable`. Methods that change
     something raise `OutcomeUnknown` if, after `patience` seconds, it is still not known what the server's storage did.
@@ -79,9 +80,10 @@ class ComposerClient:
         ca_file: Path | str | None = None,
         cert_file: Path | str | None = None,
         key_file: Path | str | None = None,
+        proxy: str | None = None,
     ) -> None:
         self._connection = Connection(
-            server, _seconds(patience), ca_file=ca_file, cert_file=cert_file, key_file=key_file
+            server, _seconds(patience), ca_file=ca_file, cert_file=cert_file, key_file=key_file, proxy=proxy
         )
 
     async def __aenter__(self) -> Self:

@@ -53,8 +53,9 @@ class Connection:
     `server` is a URL (`http://host:8700`, `https://host/prefix`) or `unix:/path`. While the server cannot be reached or
     is unavailable, a request that is safe to repeat is repeated for `patience` seconds. For https, `ca_file` has the
     certificate of the CA that signed the server's certificate, unless the system trusts that CA anyway; `cert_file` and
-    `key_file` have the client's own certificate and key, for a server that requires them. All three are PEM files.
-    Raises `ValueError` if one of these is invalid.
+    `key_file` have the client's own certificate and key, for a server that requires them. All three are PEM files, and
+    are read again when they change. `proxy` is the URL of an HTTP proxy, or empty for none; by default the environment
+    names it (`http_proxy`, `https_proxy` and `no_proxy`). Raises `ValueError` if one of these is invalid.
     """
 
     def __init__(
@@ -65,10 +66,12 @@ class Connection:
         ca_file: Path | str | None = None,
         cert_file: Path | str | None = None,
         key_file: Path | str | None = None,
+        proxy: str | None = None,
     ) -> None:
         # Imported here, because yarl and ssl take a third of the time that the package may take to import.
         from composerd_client.address import Address  # noqa: PLC0415
-        from composerd_client.tls import tls_context  # noqa: PLC0415
+        from composerd_client.forward_proxy import forward_proxy  # noqa: PLC0415
+        from composerd_client.tls import TlsFiles  # noqa: PLC0415
 
         self.server = server
         self.patience = patience
@@ -76,13 +79,14 @@ class Connection:
         self._waits = Waits()
         self._transport: Transport | None = None
         self._address = Address(server)
-        self._tls = tls_context(ca_file, cert_file, key_file) if self._address.https else None
+        self._tls = TlsFiles(ca_file, cert_file, key_file) if self._address.https else None
+        self._proxy = forward_proxy(proxy, self._address)
 
     async def __aenter__(self) -> Self:
         # Imported here, because aiohttp takes more time to import than everything else together.
         from composerd_client.transport import Transport  # noqa: PLC0415
 
-        self._transport = Transport(self._address, self._tls)
+        self._transport = Transport(self._address, self._tls, self._proxy)
         return self
 
     async def __aexit__(

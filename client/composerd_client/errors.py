@@ -21,6 +21,10 @@ class ServerNotTrusted(ServerUnreachable):
     """The server's certificate is not trusted, or the server probably does not trust the client's."""
 
 
+class ProxyUnreachable(ServerUnreachable):
+    """The proxy that the client was told to use cannot be reached, or does not connect to the server."""
+
+
 class RequestFailed(ClientError):
     """The server refused a request with one of its predefined errors; a proxy's refusal is a `ProxyAnswered`."""
 

@@ -104,7 +104,7 @@ _ADVICE = {
     403: _Advice("it does not let this client in; allow {method} for this path in its access rules"),
     404: _NO_ROUTE,
     405: _METHOD,
-    407: _LOGIN,
+    407: _Advice("it wants a login; write http://USER:PASSWORD@HOST:PORT as the URL of the proxy"),
     408: _Advice("the request took too long; raise its {setting}", "request", "time limit for requests"),
     410: _NO_ROUTE,
     411: _Advice("it takes no body of unknown length; let it pass chunked bodies on"),

@@ -1,7 +1,14 @@
 """The files for TLS: the CA of the server, and the client's own certificate."""
 
+import logging
 import ssl
+import time
 from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+_LOOK_EVERY = 1.0
+"""Seconds after which the files are looked at again."""
 
 
 def tls_context(
@@ -23,6 +30,51 @@ def tls_context(
     elif key_file is not None:
         raise ValueError(f"{key_file} needs a certificate; name its file with --cert-file (cert_file)")
     return context
+
+
+class TlsFiles:
+    """The files for TLS. They are read again when they change, as when a certificate is renewed.
+
+    The constructor raises `ValueError` if a file cannot be used. If that happens later, for example because only one of
+    two files has been replaced so far, the old ones stay in use until there is another change.
+    """
+
+    def __init__(self, ca_file: Path | str | None, cert_file: Path | str | None, key_file: Path | str | None) -> None:
+        self._files = (ca_file, cert_file, key_file)
+        self._seen = self._state()
+        self._context = tls_context(*self._files)
+        self._looked_at = time.monotonic()
+
+    @property
+    def context(self) -> ssl.SSLContext:
+        """The context for a new connection."""
+        now = time.monotonic()
+        if now - self._looked_at >= _LOOK_EVERY:
+            self._looked_at = now
+            state = self._state()
+            if state != self._seen:
+                self._seen = state
+                self._read_again()
+        return self._context
+
+    def _read_again(self) -> None:
+        try:
+            self._context = tls_context(*self._files)
+        except ValueError as exc:
+            log.warning("cannot use the TLS files that have changed, keeping the old ones: %s", exc)
+        else:
+            log.info("read the TLS files again, because they have changed")
+
+    def _state(self) -> list[tuple[int, ...] | None]:
+        """Return what changes when a file is written or replaced; None for a file that is missing."""
+        state: list[tuple[int, ...] | None] = []
+        for file in self._files:
+            try:
+                found = None if file is None else Path(file).stat()
+            except OSError:
+                found = None
+            state.append(found and (found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size))
+        return state
 
 
 def _has_key(file: Path | str) -> bool:

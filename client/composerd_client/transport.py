@@ -4,7 +4,6 @@ import asyncio
 import errno
 import io
 import socket
-import ssl
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -19,11 +18,14 @@ from composerd_client.answers import REQUEST_ID_HEADER, UNDECODABLE, Origin, is_
 from composerd_client.errors import (
     OutcomeUnknown,
     ProxyAnswered,
+    ProxyUnreachable,
     RequestFailed,
     ServerNotTrusted,
     ServerUnreachable,
 )
-from composerd_client.proxies import proxy_answer
+from composerd_client.forward_proxy import ForwardProxy
+from composerd_client.proxies import known_proxy, proxy_answer
+from composerd_client.tls import TlsFiles
 from composerd_protocol.escaping import without_tokens
 
 _LARGEST_ERROR = 64 * 1024
@@ -42,6 +44,9 @@ _OUTCOME_UNKNOWN = 40
 
 _CLOSED = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, aiohttp.ClientConnectionResetError)
 """Errors of a connection that the server has closed."""
+
+_NO_PROXY = (aiohttp.ClientProxyConnectionError, aiohttp.ClientConnectorDNSError)
+"""Errors of a connection to a proxy, which looks up the name of the server itself."""
 
 _CONNECT_WITHIN = 30.0
 """Seconds that a connection may take to be established."""
@@ -89,12 +94,16 @@ class Transport:
 
     The server is not trusted with more than its answers. A path that it names is used only if it is on this server, and
     a redirect is followed only for GET and to this server. Answers have limits, are never decompressed, and set no
-    cookies. A proxy that the environment names is not used, because it would get the args and the tokens.
+    cookies.
     """
 
-    def __init__(self, address: Address, tls: ssl.SSLContext | None) -> None:
+    def __init__(self, address: Address, tls: TlsFiles | None, proxy: ForwardProxy | None) -> None:
         self._address = address
         self._tls = tls
+        self._proxy = proxy
+        login = {} if proxy is None or proxy.authorization is None else {"Proxy-Authorization": proxy.authorization}
+        self._tunnel_login = login if address.https else {}
+        self._login = {} if address.https else login
         self._pooled = self._session(keepalive_timeout=_IDLE_FOR)
         self._single = self._session(force_close=True)
         """Makes a new connection for each request."""
@@ -105,7 +114,7 @@ class Transport:
     def _session(self, **options: Any) -> aiohttp.ClientSession:
         path = self._address.socket_path
         return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, ssl=self._tls or True, socket_factory=_new_socket, **options)
+            connector=aiohttp.TCPConnector(limit=0, socket_factory=_new_socket, **options)
             if path is None
             else aiohttp.UnixConnector(path, limit=0, **options),
             timeout=aiohttp.ClientTimeout(total=None),
@@ -152,9 +161,12 @@ class Transport:
                     url,
                     data=_as_data(body),
                     params=query,
-                    headers=headers,
+                    headers={**(headers or {}), **self._login},
                     timeout=timeout,
                     allow_redirects=False,
+                    ssl=True if self._tls is None else self._tls.context,
+                    proxy=None if self._proxy is None else self._proxy.url,
+                    proxy_headers=self._tunnel_login or None,
                 ) as response:
                     problem = self._origin.problem(response.headers, time.monotonic() - began)
                     if problem is None and response.headers.get("Content-Encoding", "identity").lower() != "identity":
@@ -179,14 +191,35 @@ class Transport:
 
     def _unreachable(self, error: Exception) -> ServerUnreachable:
         server = self._address.server
+        how = "cannot be reached"
         if isinstance(error, aiohttp.ClientConnectorCertificateError):
             why = getattr(error.certificate_error, "verify_message", "") or error.certificate_error
             return ServerNotTrusted(f"{server} cannot be reached: its certificate is not trusted: {why}", sent=False)
-        if self._tls is not None and type(error) in _CLOSED:
+        if self._proxy is not None:
+            if isinstance(error, _NO_PROXY):
+                return ProxyUnreachable(
+                    f"cannot connect to the proxy {self._proxy.url}: {_described(error)}", sent=False
+                )
+            if isinstance(error, aiohttp.ClientHttpProxyError):
+                return ProxyUnreachable(_refusal(self._proxy.url, self._address, error), sent=False)
+            how += f" through the proxy {self._proxy.url}"
+        elif self._tls is not None and type(error) in _CLOSED:
             # With TLS 1.3 a server rejects the client's certificate only after the client has finished the handshake.
             return ServerNotTrusted(f"{server} closed the connection: it may not trust this client's certificate")
         sent = not isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
-        return ServerUnreachable(f"{server} cannot be reached: {without_tokens(_described(error))}", sent=sent)
+        return ServerUnreachable(f"{server} {how}: {without_tokens(_described(error))}", sent=sent)
+
+
+def _refusal(proxy: str, address: Address, error: aiohttp.ClientHttpProxyError) -> str:
+    """Return why a proxy opens no tunnel, and what to change."""
+    target = f"{address.host}:{address.port}"
+    name = known_proxy(error.headers or {}, b"")
+    shown = f"the proxy {proxy}{f' ({name})' if name else ''}"
+    if error.status == 407:
+        return f"{shown} wants a login (407): write http://USER:PASSWORD@HOST:PORT as its URL, with the right password"
+    if error.status in (502, 503, 504):
+        return f"{shown} cannot connect to {target} ({error.status}): is `composerd serve` running there?"
+    return f"{shown} does not connect to {target} ({error.status}): allow CONNECT to it in its access rules"
 
 
 def _new_socket(address: aiohttp.AddrInfoType) -> socket.socket:

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import logging
 import os
 import signal
 import socket
@@ -14,7 +15,7 @@ import pytest
 import trustme
 from cryptography.hazmat.primitives import serialization
 
-from composerd_client import ComposerClient, JobContext, RequestFailed, ServerNotTrusted, Worker
+from composerd_client import ComposerClient, JobContext, RequestFailed, ServerNotTrusted, Worker, tls
 
 from .conftest import COMPOSER, HALF_SENT, LOOPBACK, WORKER, Serve, Server, until_waiting
 from .test_cli import composerd
@@ -316,3 +317,76 @@ async def test_the_command_line_over_tls(serve: Serve, files: Files) -> None:
         assert "/nowhere.pem" in missing.err
     half = await composerd("jobs", "--key-file", files.path("worker.key"), server=server)
     assert (half.code, "needs a certificate" in half.err) == (2, True)
+
+
+@pytest.fixture
+def looks_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let clients look at the files for TLS before each request."""
+    monkeypatch.setattr(tls, "_LOOK_EVERY", 0.0)
+
+
+@pytest.mark.usefixtures("looks_at_once")
+async def test_renewed_certificates_of_clients(serve: Serve, files: Files, caplog: pytest.LogCaptureFixture) -> None:
+    """A client uses its new certificate and CA on new connections, and its waiting request goes on."""
+    directories = [files.directory / name for name in ("old", "new")]
+    authorities = [trustme.CA(), trustme.CA()]
+    for directory, authority in zip(directories, authorities, strict=True):
+        directory.mkdir()
+        made = authority.issue_cert("w1.workers.example.com")
+        (directory / "tls.crt").write_bytes(made.cert_chain_pems[0].bytes())
+        (directory / "tls.key").write_bytes(made.private_key_pem.bytes())
+        (directory / "ca.crt").write_bytes(authority.cert_pem.bytes())
+        pair = authority.issue_cert(LOOPBACK)
+        (directory / "server.pem").write_bytes(pair.cert_chain_pems[0].bytes() + pair.private_key_pem.bytes())
+    current = files.directory / "current"  # as Kubernetes mounts a secret
+    current.symlink_to("old")
+    own = files.directory / "own"
+    own.symlink_to("old")
+    server = await serve(
+        *("--tls-cert", str(own / "server.pem"), "--tls-key", str(own / "server.pem")),
+        *("--tls-client-ca", str(own / "ca.crt")),
+    )
+    named: dict[str, Any] = {
+        "ca_file": current / "ca.crt",
+        "cert_file": current / "tls.crt",
+        "key_file": current / "tls.key",
+    }
+    async with ComposerClient(server.url, **named) as composer:
+        job = await composer.submit("build")
+        waiting = asyncio.ensure_future(composer.get(job.id, 30))
+        old = ssl.create_default_context(cafile=str(named["ca_file"]))
+        old.load_cert_chain(named["cert_file"], named["key_file"])
+        await until_waiting(server, 1, ssl=old)
+        _swap(own, "new")
+        await reloaded(server, b"reloaded the certificates")
+        with pytest.raises(ServerNotTrusted):
+            await answers(server, **named)
+        with caplog.at_level(logging.INFO, "composerd_client"):
+            _swap(current, "new")
+            await composer.cancel(job.id)
+        assert (await waiting).state == "canceled"
+    assert [record.message for record in caplog.records] == ["read the TLS files again, because they have changed"]
+
+
+def _swap(link: Path, target: str) -> None:
+    """Let a symbolic link lead elsewhere, at one moment."""
+    made = link.with_name("made")
+    made.symlink_to(target)
+    made.rename(link)
+
+
+@pytest.mark.usefixtures("looks_at_once")
+def test_a_half_written_pair(files: Files, caplog: pytest.LogCaptureFixture) -> None:
+    """While only one file of a pair is new, the old pair stays in use, which is logged once, until both are there."""
+    watched = tls.TlsFiles(files.ca_file, *files.pair("worker").values())
+    before = watched.context
+    files.issue("new", "w2.workers.example.com")
+    Path(files.path("new.pem")).rename(files.path("worker.pem"))
+    assert [watched.context for _ in range(3)] == [before] * 3
+    (record,) = caplog.records
+    assert record.message.startswith("cannot use the TLS files that have changed, keeping the old ones: cannot load ")
+    Path(files.path("worker.key")).unlink()
+    assert watched.context is before
+    Path(files.path("new.key")).rename(files.path("worker.key"))
+    assert watched.context is not before
+    assert watched.context is watched.context

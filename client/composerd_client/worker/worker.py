@@ -35,8 +35,8 @@ class Worker:
     plain function runs in a thread until it returns, and its result is dropped. If `run` is canceled, the worker
     releases its jobs.
 
-    `server`, `ca_file`, `cert_file` and `key_file` are as for `ComposerClient`. `arch` is the architecture of this
-    machine by default. `concurrency` is the number of jobs that run at the same time. `base` is the path of the
+    `server`, `ca_file`, `cert_file`, `key_file` and `proxy` are as for `ComposerClient`. `arch` is this machine's
+    architecture by default. `concurrency` is the number of jobs that run at the same time. `base` is the path of the
     server's worker API.
     """
 
@@ -50,13 +50,14 @@ class Worker:
         ca_file: Path | str | None = None,
         cert_file: Path | str | None = None,
         key_file: Path | str | None = None,
+        proxy: str | None = None,
     ) -> None:
         self.id = uuid.uuid4()
         """The worker's id in the list of workers."""
         self.arch = arch or platform.machine()
         self.concurrency = concurrency
         self._base = base
-        self._connection = Connection(server, ca_file=ca_file, cert_file=cert_file, key_file=key_file)
+        self._connection = Connection(server, ca_file=ca_file, cert_file=cert_file, key_file=key_file, proxy=proxy)
         self._handlers: dict[str, Handler] = {}
         self._stop = Stop()
         self._jobs_left: int | None = None
