@@ -99,7 +99,7 @@ async def test_a_tunnel(serve: Serve, files: Files, monkeypatch: pytest.MonkeyPa
 async def test_a_refused_tunnel(proxy: ForwardProxy, refusal: str, says: str) -> None:
     """A proxy that opens no tunnel is named with its status and what to change there, and the request was not sent."""
     proxy.refusal = refusal
-    async with ComposerClient(f"https://{NAME}:8700", proxy=proxy.url) as composer:
+    async with ComposerClient(f"https://{NAME}:8700", patience=0, proxy=proxy.url) as composer:
         with pytest.raises(ProxyUnreachable, match=says.format(proxy.url)) as raised:
             await composer.get("x")
     assert not raised.value.sent
@@ -108,7 +108,7 @@ async def test_a_refused_tunnel(proxy: ForwardProxy, refusal: str, says: str) ->
 async def test_a_refusal_without_a_tunnel(proxy: ForwardProxy) -> None:
     """A proxy that wants a login for http is told apart from composerd, and the error says where to write the login."""
     proxy.refusal = "407 Proxy Authentication Required"
-    async with ComposerClient(f"http://{NAME}:8700", proxy=proxy.url) as composer:
+    async with ComposerClient(f"http://{NAME}:8700", patience=0, proxy=proxy.url) as composer:
         with pytest.raises(ProxyAnswered, match=r"407 from a proxy \(Squid\), not from composerd: it wants a login"):
             await composer.get("x")
 
@@ -117,14 +117,14 @@ async def test_a_silent_proxy(proxy: ForwardProxy, monkeypatch: pytest.MonkeyPat
     """A proxy that does not answer a CONNECT is given up after the time for a connection."""
     monkeypatch.setattr(transport, "_CONNECT_WITHIN", 0.2)
     proxy.silent = True
-    async with ComposerClient(f"https://{NAME}:8700", proxy=proxy.url) as composer:
+    async with ComposerClient(f"https://{NAME}:8700", patience=0, proxy=proxy.url) as composer:
         with pytest.raises(ServerUnreachable, match=r"8700 cannot be reached through the proxy .*: no answer in time"):
             await composer.get("x")
 
 
 async def test_a_proxy_without_an_address(server: Server) -> None:
     """If the name of the proxy is unknown, the error names the proxy, not the server."""
-    async with ComposerClient(server.url, proxy="http://nowhere.invalid:3128") as composer:
+    async with ComposerClient(server.url, patience=0, proxy="http://nowhere.invalid:3128") as composer:
         with pytest.raises(ProxyUnreachable, match=r"cannot connect to the proxy http://nowhere\.invalid:3128: "):
             await composer.get("x")
 
