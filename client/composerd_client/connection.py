@@ -10,10 +10,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 import msgspec
 
 from composerd_client.answers import UNDECODABLE, Expected
-from composerd_client.errors import ClientError, ProxyAnswered, RequestFailed, ServerUnreachable, UnexpectedAnswer
+from composerd_client.errors import (
+    ClientError,
+    ProxyAnswered,
+    RequestFailed,
+    ServerNotTrusted,
+    ServerUnreachable,
+    UnexpectedAnswer,
+)
 from composerd_client.hedging import first_answer
 from composerd_client.outages import Outages
-from composerd_client.repeating import Backoff, may_pass, nothing_done
+from composerd_client.repeating import FOREVER, Backoff, may_pass, nothing_done
 from composerd_client.waits import Waits
 from composerd_protocol.escaping import without_tokens
 from composerd_protocol.units import format_duration, format_size
@@ -126,7 +133,9 @@ class Connection:
         """
         if repeat is None:
             repeat = method == "GET"
-        backoff = backoff or Backoff(self.patience if patience is None else patience)
+        patience = self.patience if patience is None else patience
+        gives_up = backoff is None and patience < FOREVER
+        backoff = backoff or Backoff(patience)
         asked = 0.0
         usual = _ANSWER_AFTER_WAIT + max(wait, _ANSWER_AFTER_WAIT) if wait else _ANSWER_WITHIN
         within = usual if answer_within is None else answer_within
@@ -154,6 +163,8 @@ class Connection:
                 except ServerUnreachable as exc:
                     if exc.sent and not repeat:
                         raise  # the server may have processed it
+                    if gives_up and isinstance(exc, ServerNotTrusted) and not exc.sent:
+                        raise  # a certificate that is not trusted seldom becomes so
                     unknown = unknown or exc.sent
                     failure: ClientError = exc
                     within = max(within, min(within * 2, _ANSWER_WITHIN))

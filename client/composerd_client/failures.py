@@ -6,6 +6,7 @@ from composerd_client.errors import (
     ClientError,
     OutcomeUnknown,
     ProxyAnswered,
+    ProxyUnreachable,
     RequestFailed,
     ServerNotTrusted,
     ServerUnreachable,
@@ -33,6 +34,8 @@ def explain(error: Exception, unreachable: str = CHANGE_SERVER) -> Explained | N
     match error:
         case ServerNotTrusted():
             message, code = f"{error}; check --ca-file, --cert-file and --key-file", UNREACHABLE
+        case ProxyUnreachable():
+            message, code = f"{error}; check --proxy, COMPOSERD_PROXY, http_proxy and https_proxy", UNREACHABLE
         case ServerUnreachable():
             message, code = f"{error}; if `composerd serve` does not run there, {unreachable}", UNREACHABLE
         case OutcomeUnknown():

@@ -63,5 +63,12 @@ SERVER_OPTIONS: Sequence[Option] = (
         variable="COMPOSERD_KEY_FILE",
         help="For https: PEM file of the client certificate's key.",
     ),
+    Option(
+        flag="--proxy",
+        name="proxy",
+        metavar="URL",
+        variable="COMPOSERD_PROXY",
+        help="HTTP proxy instead of that of http_proxy or https_proxy; empty for none.",
+    ),
 )
 """The options that every command for a server has. The clients have keyword arguments with their names."""

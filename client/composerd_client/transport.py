@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import io
+import os
 import socket
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -284,6 +285,9 @@ async def _failure(response: aiohttp.ClientResponse, problem: str | None) -> Req
 
 def _described(error: Exception) -> str:
     if isinstance(error, aiohttp.ClientConnectorError):
+        number = error.errno or 0
+        if number in errno.errorcode:  # others are the resolver's
+            return os.strerror(number)
         return error.strerror or str(error.os_error)
     if isinstance(error, TimeoutError):
         return "no answer in time"

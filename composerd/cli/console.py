@@ -33,15 +33,15 @@ _COLOURS = {"finished": "green", "failed": "red", "canceled": "yellow", "running
 
 
 class Server(NamedTuple):
-    """The server that a command is for, and the files for TLS."""
+    """The server that a command is for, and how it is reached."""
 
     url: str
-    files: Mapping[str, str]
-    """Keyword arguments of the clients for TLS."""
+    options: Mapping[str, str]
+    """Keyword arguments of the clients: the files for TLS and the proxy."""
 
     def composer(self, patience: float = 0.0) -> ComposerClient:
         """Create a client of the server's composer API."""
-        return ComposerClient(self.url, patience, **self.files)
+        return ComposerClient(self.url, patience, **self.options)
 
 
 def server_option(command: F) -> F:
@@ -51,16 +51,16 @@ def server_option(command: F) -> F:
 
 def server_argument(command: F) -> F:
     """Add an argument that names the server, and the other options; pass them on as `server_option` does."""
-    files = with_options([option for option in SERVER_OPTIONS if option.name != "server"])
-    return click.argument("server", metavar="URL")(_with_server(command, files))
+    others = with_options([option for option in SERVER_OPTIONS if option.name != "server"])
+    return click.argument("server", metavar="URL")(_with_server(command, others))
 
 
 def _with_server(command: F, decorate: Callable[[F], F]) -> F:
     @functools.wraps(command)
     def with_server(*args: Any, server: str, **options: Any) -> Any:
         given = {option.name: options.pop(option.name, None) for option in SERVER_OPTIONS if option.name != "server"}
-        files = {name: path for name, path in given.items() if path is not None}
-        return command(*args, server=Server(server, files), **options)
+        given = {name: value for name, value in given.items() if value is not None}
+        return command(*args, server=Server(server, given), **options)
 
     return decorate(cast("F", with_server))
 

@@ -52,7 +52,7 @@ def probe(wait: str, waiters: int, size: str, server: Server, as_json: bool) -> 
         task = asyncio.current_task()
         assert task is not None
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)  # its jobs are removed then too
-        return await run_checks(Target(server.url, server.files), options, report)
+        return await run_checks(Target(server.url, server.options), options, report)
 
     try:
         right = run(check(), unreachable="check URL")

@@ -11,6 +11,8 @@ from typing import NamedTuple, Self
 from multidict import CIMultiDict
 from yarl import URL
 
+from composerd_client.forward_proxy import ForwardProxy
+
 LARGEST = 64 * 1024**2
 """Bytes of the largest body that is read."""
 
@@ -41,29 +43,68 @@ def ending(error: Exception) -> str:
     return str(error) if isinstance(error, Cut) else "closed the connection"
 
 
+async def _open_tunnel(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, url: URL, proxy: ForwardProxy
+) -> None:
+    """Ask a proxy for a tunnel to a server. Raises `ConnectionError` if it opens none."""
+    target = f"{url.host_subcomponent}:{url.port}"
+    lines = [f"CONNECT {target} HTTP/1.1", f"Host: {target}", *_login(proxy), "", ""]
+    writer.write("\r\n".join(lines).encode())
+    try:
+        found = _STATUS.match(await reader.readuntil(b"\r\n\r\n"))
+    except (asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+        found = None
+    if found is None or found[1] != b"200":
+        answered = "no HTTP/1.1" if found is None else found[1].decode()
+        raise ConnectionError(f"the proxy {proxy.url} opens no tunnel to {target} ({answered})")
+
+
+def _login(proxy: ForwardProxy | None) -> list[str]:
+    """Return the lines of a head that a proxy wants to see."""
+    if proxy is None or proxy.authorization is None:
+        return []
+    return [f"Proxy-Authorization: {proxy.authorization}"]
+
+
 class Wire:
     """One connection to the server, or to what is in front of it."""
 
-    def __init__(self, url: URL, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._url = url
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, asked: ForwardProxy | None = None
+    ) -> None:
+        """Take the streams, and the proxy that is asked to pass requests on, if there is one and no tunnel."""
         self._reader = reader
         self._writer = writer
+        self._asked = asked
         self.continued = asyncio.Event()
         """Set once `100 Continue` has come."""
 
     @classmethod
-    async def open(cls, url: URL, tls: ssl.SSLContext | None, socket_path: str | None) -> Self:
+    async def open(
+        cls, url: URL, tls: ssl.SSLContext | None, socket_path: str | None, proxy: ForwardProxy | None
+    ) -> Self:
         """Connect. Raises `OSError`, and `TimeoutError` after 10 s."""
         async with asyncio.timeout(10):
             if socket_path is not None:
-                reader, writer = await asyncio.open_unix_connection(socket_path, limit=_LARGEST_HEAD)
-            else:
-                reader, writer = await asyncio.open_connection(url.host, url.port, ssl=tls, limit=_LARGEST_HEAD)
-        return cls(url, reader, writer)
+                return cls(*await asyncio.open_unix_connection(socket_path, limit=_LARGEST_HEAD))
+            if proxy is None:
+                return cls(*await asyncio.open_connection(url.host, url.port, ssl=tls, limit=_LARGEST_HEAD))
+            near = URL(proxy.url)
+            reader, writer = await asyncio.open_connection(near.host, near.port, limit=_LARGEST_HEAD)
+            if tls is None:
+                return cls(reader, writer, proxy)
+            try:
+                await _open_tunnel(reader, writer, url, proxy)
+                await writer.start_tls(tls, server_hostname=url.host)
+            except BaseException:
+                writer.close()
+                raise
+            return cls(reader, writer)
 
     async def send(self, method: str, target: URL, body: bytes, headers: Mapping[str, str]) -> None:
         """Send a request, with the length of the body unless the headers have one. Raises `ConnectionError`."""
-        lines = [f"{method} {target.raw_path_qs} HTTP/1.1", f"Host: {target.authority}"]
+        lines = [f"{method} {target if self._asked else target.raw_path_qs} HTTP/1.1", f"Host: {target.authority}"]
+        lines += _login(self._asked)
         lines += [f"{name}: {value}" for name, value in headers.items()]
         if not headers.keys() & {"Content-Length", "Transfer-Encoding"} and (body or method != "GET"):
             lines.append(f"Content-Length: {len(body)}")

@@ -21,6 +21,7 @@ from composerd_client.forward_proxy import forward_proxy
 
 from .conftest import LOOPBACK, Serve, Server
 from .forward_proxy import ForwardProxy, forwarding
+from .test_cli import composerd
 from .test_tls import Files, files
 
 __all__ = ["files"]
@@ -86,6 +87,21 @@ async def test_a_tunnel(serve: Serve, files: Files, monkeypatch: pytest.MonkeyPa
         assert len(proxy.heads) < 10  # tunnels are used again
         assert b"secret" not in proxy.tunneled
         assert b"/api/" not in proxy.tunneled
+
+
+async def test_the_option_of_commands(server: Server, proxy: ForwardProxy) -> None:
+    """`--proxy` and `COMPOSERD_PROXY` hold also for this machine, and an empty option overrides the environment."""
+    assert (await composerd("jobs", "--proxy", proxy.url, server=server)).code == 0
+    assert (await composerd("jobs", server=server, COMPOSERD_PROXY=proxy.url)).code == 0
+    assert len(proxy.heads) == 2
+    gone = "http://127.0.0.1:1"
+    assert (await composerd("jobs", "--proxy", "", server=server, COMPOSERD_PROXY=gone)).code == 0
+    assert (await composerd("jobs", server=server, http_proxy=gone)).code == 0
+    refused = await composerd("jobs", server=server, COMPOSERD_PROXY="http://me:secret@127.0.0.1:1")
+    assert refused.code == 3
+    assert "cannot connect to the proxy http://127.0.0.1:1: Connection refused" in refused.err
+    assert "--proxy" in refused.err
+    assert "secret" not in refused.err
 
 
 @pytest.mark.parametrize(

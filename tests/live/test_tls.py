@@ -71,7 +71,7 @@ def files(tmp_path: Path) -> Files:
 async def answers(server: Server, **tls: Any) -> int:
     """Return the status of a listing that is requested over a new connection."""
     try:
-        async with ComposerClient(server.url, **tls) as composer:
+        async with ComposerClient(server.url, patience=0, **tls) as composer:
             _ = [job async for job in composer.list(1)]
     except RequestFailed as exc:
         return exc.status
@@ -130,6 +130,14 @@ async def test_a_server_that_is_not_trusted(serve: Serve, files: Files) -> None:
     async with aiohttp.ClientSession() as http:
         with pytest.raises(aiohttp.ClientError):
             await http.get(server.url.replace("https", "http") + f"{COMPOSER}/jobs")
+
+
+async def test_a_server_that_is_not_trusted_is_not_asked_again(serve: Serve, files: Files) -> None:
+    """A client that is patient reports a certificate that it does not trust at once."""
+    server = await serve(*files.server_options)
+    async with asyncio.timeout(20), ComposerClient(server.url, patience=300) as composer:
+        with pytest.raises(ServerNotTrusted, match="its certificate is not trusted"):
+            await composer.workers()
 
 
 async def test_mutual_tls(serve: Serve, files: Files, tmp_path: Path) -> None:
