@@ -1,10 +1,12 @@
 """Messages to the service manager that has started this process, as sd_notify(3) of systemd describes them."""
 
+import asyncio
 import logging
 import os
 import socket
 import time
 from collections.abc import MutableMapping
+from typing import Protocol
 
 log = logging.getLogger(__name__)
 
@@ -13,6 +15,24 @@ SEND_WITHIN = 1.0
 
 _WATCHDOG_PARTS = 4
 """The number of signs of life in the time after which the service manager would kill the service."""
+
+
+class Watching(Protocol):
+    """Someone who wants to know again and again that a process is alive."""
+
+    @property
+    def sign_of_life_every(self) -> float | None:
+        """Interval in seconds at which `alive` has to be called; None if it need not be."""
+
+    def alive(self) -> None:
+        """Give a sign of life."""
+
+
+async def give_signs_of_life(to: Watching) -> None:
+    """Tell again and again that this event loop runs, until canceled; return if nobody wants to know."""
+    while (every := to.sign_of_life_every) is not None:
+        to.alive()
+        await asyncio.sleep(every)
 
 
 class ServiceManager:

@@ -33,7 +33,7 @@ from composerd.server.tls import TLSFiles, bound_memory
 from composerd.server.unix_sockets import UnixSocketAccess
 from composerd.settings import Settings, SettingsError
 from composerd.tasks import stop
-from composerd_protocol.service_manager import ServiceManager
+from composerd_protocol.service_manager import ServiceManager, give_signs_of_life
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ async def _serve(settings: Settings, manager: ServiceManager | SupervisorPipe, s
         tls.context()  # fails before anything is opened if the files are wrong
         bound_memory()
     async with AsyncExitStack() as stack:
-        stack.push_async_callback(stop, asyncio.create_task(_give_signs_of_life(manager), name="signs of life"))
+        stack.push_async_callback(stop, asyncio.create_task(give_signs_of_life(manager), name="signs of life"))
         access = UnixSocketAccess(settings.socket_mode, settings.socket_group)
         sockets = share.sockets if share else open_sockets(settings.listen, access)
         stack.callback(close_sockets, sockets)
@@ -125,13 +125,6 @@ async def _serve(settings: Settings, manager: ServiceManager | SupervisorPipe, s
         if starting is not None and starting.done():
             starting.result()  # raises why the storage could not start, if that is what stopped the server
     return 0
-
-
-async def _give_signs_of_life(manager: ServiceManager | SupervisorPipe) -> None:
-    """Tell again and again that this event loop runs, until canceled; return if nobody wants to know."""
-    while (every := manager.sign_of_life_every) is not None:
-        manager.alive()
-        await asyncio.sleep(every)
 
 
 def _tell_ready(manager: ServiceManager | SupervisorPipe, status: str, starting: "asyncio.Task[None] | None") -> None:
