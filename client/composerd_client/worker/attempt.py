@@ -1,6 +1,7 @@
 """Running one attempt: its lease is renewed while the handler runs, and then its result is reported."""
 
 import asyncio
+import enum
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Sequence
@@ -14,7 +15,7 @@ import msgspec
 
 from composerd_client.answers import Expected
 from composerd_client.blocking import ClientLoop
-from composerd_client.connection import Connection, decoded
+from composerd_client.connection import UNDECODABLE, Connection, decoded
 from composerd_client.errors import ClientError, LocalFault, ProxyAnswered, RequestFailed, ServerUnreachable
 from composerd_client.job_context import JobContext
 from composerd_client.lease import Lease
@@ -35,9 +36,22 @@ _BAD_RESULT = frozenset({10, 19, 27, 41})
 It is not JSON, nested too deeply, too large, or the artifacts are not those that it lists.
 """
 
+_UNKNOWN_TOKEN = 5
+"""Number of the error for an attempt that the server does not know."""
+
+_LONGEST_REASON = 500
+"""The most characters of the reason of a failure that are logged."""
+
 _encode = msgspec.json.Encoder().encode
 
 Handler = Callable[[JobContext], Awaitable[Any] | Any]
+
+
+class _Failure(msgspec.Struct):
+    job_error: Any = None
+
+
+_FAILURE = msgspec.json.Decoder(_Failure)
 
 
 class _StatusAnswer(msgspec.Struct):
@@ -68,6 +82,17 @@ class Stop:
         """Set once running jobs should be released."""
 
 
+class Outcome(enum.Enum):
+    """The end of an attempt."""
+
+    FINISHED = "finished"
+    FAILED = "failed"
+    NOT_STARTED = "not started"
+    RELEASED = "released"
+    LOST = "lost"
+    """The job was canceled, or given to another worker, while it ran."""
+
+
 class RunningAttempt:
     """One attempt of this worker, and the handler that runs it."""
 
@@ -77,23 +102,29 @@ class RunningAttempt:
         self._lease = Lease(attempt.lease)
         self._handler = handler
         self._stop = stop
-        self.failed = False
-        """True if the job failed, was lost or canceled, or was released for another reason than a stop."""
+        self._began = 0.0
+        """The time at which the handler was started."""
+        self._error: Exception | None = None
+        """The exception of the handler, for the log."""
         self._status_expected = Expected("JobStatus", id=attempt.token, check=_check_status)
         self._update_expected = Expected("UpdateJobResponse", id=attempt.token)
 
-    async def run(self) -> None:
-        """Run the handler, and report its result, unless the attempt is lost or released meanwhile."""
+    async def run(self) -> Outcome:
+        """Run the handler, and report its result, unless the attempt is lost or released meanwhile.
+
+        Raises `LocalFault` if the handler does, after the attempt was released.
+        """
         # The first status request confirms the handover. If the worker is stopped meanwhile, and the server is
         # unavailable, it is not waited for.
         status = await unless(self._stop.requested, self._status(0.0, self._lease.call_again_after))
         if status is not None and status.lost is not None:
             log.info("job %s: not started: %s", self._attempt.id, status.lost)
-            self.failed = True
-            return
+            return Outcome.NOT_STARTED
         if status is None or self._stop.requested.is_set():
-            await self._release()
-            return
+            await self._release("not started: the worker stops")
+            return Outcome.NOT_STARTED
+        log.info("job %s: started, type %s", self._attempt.id, self._attempt.type)
+        self._began = asyncio.get_running_loop().time()
         loop = ClientLoop(asyncio.get_running_loop(), "this attempt at the job is over")
         context = JobContext(self._connection, self._attempt, loop)
         work = asyncio.create_task(self._work(context), name=f"job {self._attempt.id}")
@@ -102,32 +133,34 @@ class RunningAttempt:
         others: list[asyncio.Task[Any]] = [losing, aborting]
         try:
             await asyncio.wait([work, *others], return_when=asyncio.FIRST_COMPLETED)
-            if work.done() and not work.cancelled() and isinstance(fault := work.exception(), LocalFault):
-                log.warning("job %s: released: %s", self._attempt.id, fault)
-                self.failed = True
-                await self._release()
-                return
             if work.done():
-                report = asyncio.create_task(self._report(_outcome(work), context.uploaded))
+                report = asyncio.create_task(self._report(_result(work), context.uploaded))
                 others.append(report)
                 await asyncio.wait([report, aborting], return_when=asyncio.FIRST_COMPLETED)
                 await asyncio.wait([report], timeout=RELEASE_WITHIN)  # a server that is available accepts it in time
                 if report.done():
-                    report.result()
-                    return
+                    return report.result()
             if aborting.done():
                 await cancel(*others, work)
-                await self._release()
-            else:
-                log.info("job %s: stopped: %s", self._attempt.id, losing.exception() or losing.result())
-                self.failed = True
+                await self._release(f"after {self._elapsed}: the worker stops")
+                return Outcome.RELEASED
+            lost = losing.exception() or losing.result()
+            log.info("job %s: stopped after %s: %s", self._attempt.id, self._elapsed, lost)
+            return Outcome.LOST
+        except LocalFault as exc:
+            await self._release(f"after {self._elapsed}: {exc}")
+            raise
         except asyncio.CancelledError:  # `run` was canceled: let another worker run the job
             await cancel(work)
-            await self._release()
+            await self._release(f"after {self._elapsed}: the worker was canceled")
             raise
         finally:
             await cancel(work, *others)
             loop.close()  # a plain function may not have noticed
+
+    @property
+    def _elapsed(self) -> str:
+        return f"{asyncio.get_running_loop().time() - self._began:.1f} s"
 
     async def _work(self, context: JobContext) -> bytes:
         handler = self._handler
@@ -138,8 +171,8 @@ class RunningAttempt:
             return _encode(await result if inspect.isawaitable(result) else result)
         except LocalFault:
             raise
-        except Exception as exc:  # any other exception of a handler is a failure of the job
-            log.warning("job %s failed", context.id, exc_info=exc)
+        except Exception as exc:  # noqa: BLE001  # any other exception of a handler is a failure of the job
+            self._error = exc
             return _failure(f"{type(exc).__name__}: {exc}")
 
     async def _until_lost(self) -> str:
@@ -164,10 +197,10 @@ class RunningAttempt:
                 doing=f"renew the lease of job {self._attempt.id}",
             )
         except RequestFailed as exc:
-            return _AttemptStatus(lost=str(exc))
+            return _AttemptStatus(lost=_lost(exc))
         return _AttemptStatus(lost="Job was canceled" if decoded(answer.body, _STATUS).canceled else None)
 
-    async def _report(self, result: bytes, artifacts: list[Uploaded] | None) -> None:
+    async def _report(self, result: bytes, artifacts: list[Uploaded] | None) -> Outcome:
         """Report the result; if it can never be accepted, report a failure with the reason instead."""
         listed = b"" if artifacts is None else b',"artifacts":' + _encode(artifacts)
         backoff = BodyBackoff(partial(self._connection.answers, self._attempt.location, self._status_expected))
@@ -178,9 +211,22 @@ class RunningAttempt:
         elif isinstance(refusal, RequestFailed) and refusal.number in _BAD_RESULT:
             reason = f"The server refused the result of {len(result)} bytes: {refusal}"
         else:
-            return
+            return self._reported(refusal, _failure_in(result))
         # Nothing smaller is left to send. So it is repeated, and the lease renewed, until composerd answers it.
-        await self._accepted(b'{"result":' + _failure(reason) + b"}", Backoff(), small=True)
+        last = await self._accepted(b'{"result":' + _failure(reason) + b"}", Backoff(), small=True)
+        return self._reported(last, reason)
+
+    def _reported(self, refusal: ClientError | None, failure: str | None) -> Outcome:
+        """Log how the job has ended, and return it."""
+        if refusal is not None:
+            why = _lost(refusal)
+            log.warning("job %s: result not accepted, after %s: %s", self._attempt.id, self._elapsed, why)
+            return Outcome.LOST
+        if failure is None:
+            log.info("job %s: finished in %s", self._attempt.id, self._elapsed)
+            return Outcome.FINISHED
+        log.warning("job %s: failed after %s: %s", self._attempt.id, self._elapsed, failure, exc_info=self._error)
+        return Outcome.FAILED
 
     async def _accepted(self, body: bytes, backoff: Backoff, *, small: bool = False) -> ClientError | None:
         """Send a report, and repeat it until the server is available. Return the error if it is refused."""
@@ -197,12 +243,11 @@ class RunningAttempt:
                 doing=f"report the result of job {self._attempt.id}",
             )
         except ClientError as exc:
-            log.warning("job %s: result not accepted: %s", self._attempt.id, exc)
             return exc
-        log.info("job %s: result reported", self._attempt.id)
         return None
 
-    async def _release(self) -> None:
+    async def _release(self, why: str) -> None:
+        log.info("job %s: released %s", self._attempt.id, why)
         with suppress(ClientError, TimeoutError):
             async with asyncio.timeout(RELEASE_WITHIN):
                 await self._connection.request(
@@ -234,6 +279,28 @@ def _failure(reason: str) -> bytes:
     return _encode({"job_error": {"id": 10, "reason": reason, "details": None}})
 
 
-def _outcome(work: "asyncio.Task[bytes]") -> bytes:
-    """Return the result of a handler's task, which is a failure if the task has canceled itself."""
+def _failure_in(result: bytes) -> str | None:
+    """Return the reason of a result that is a failure, or None."""
+    try:
+        error = _FAILURE.decode(result).job_error
+    except UNDECODABLE:
+        return None  # it is not an object
+    if error is None:
+        return None
+    reason = error.get("reason") if isinstance(error, dict) else None
+    return str(error if reason is None else reason)[:_LONGEST_REASON]
+
+
+def _lost(error: ClientError) -> str:
+    """Return the reason why an attempt is no longer this worker's, from the server's refusal."""
+    if isinstance(error, RequestFailed) and error.number == _UNKNOWN_TOKEN:
+        return "the server does not know the attempt any more: the job was deleted, or given to another worker"
+    return str(error)
+
+
+def _result(work: "asyncio.Task[bytes]") -> bytes:
+    """Return the result of a handler's task, which is a failure if the task has canceled itself.
+
+    Raises `LocalFault` if the handler has.
+    """
     return _failure("The handler was canceled, but not the job.") if work.cancelled() else work.result()

@@ -14,6 +14,7 @@ import msgspec
 from composerd_client.errors import ClientError, LocalFault, ProxyAnswered, RequestFailed
 from composerd_client.job_context import JobContext
 from composerd_client.worker.executable import find_executable, problem_with_executable
+from composerd_client.worker.health import HealthCheck
 from composerd_client.worker.job_files import JobFiles, Progress, Refused
 from composerd_client.worker.processes import Process
 from composerd_client.worker.scratch import try_scratch
@@ -45,9 +46,10 @@ class Command:
     Raises `ValueError` if the command cannot be executed. A job for which it cannot be started raises `LocalFault`.
     """
 
-    def __init__(self, arguments: Sequence[str], arch: str) -> None:
+    def __init__(self, arguments: Sequence[str], arch: str, health_check: HealthCheck | None = None) -> None:
         self._arguments = [find_executable(arguments[0]), *arguments[1:]]
         self._arch = arch
+        self._health_check = health_check
 
     async def __call__(self, job: JobContext) -> Any:
         """Run the command for a job, and return the job's result."""
@@ -69,8 +71,9 @@ class Command:
         return result
 
     async def problem(self) -> str | None:
-        """Return why no job can be run now, or None: the command, or a scratch directory, may be missing."""
-        return await asyncio.to_thread(self._problem)
+        """Return why no job can be run now, or None. This is the health check of a worker with this handler."""
+        problem = await asyncio.to_thread(self._problem)
+        return await self._health_check() if problem is None and self._health_check is not None else problem
 
     def _problem(self) -> str | None:
         problem = problem_with_executable(self._arguments[0])
@@ -88,9 +91,8 @@ class Command:
             "COMPOSERD_JOB_ARCH": self._arch,
             **files.environment,
         }
-        process = await Process.start(
-            self._arguments, files.path / "work", {**os.environ, **with_aliases(variables)}, files.scratch
-        )
+        environment = {**os.environ, **with_aliases(variables)}
+        process = await Process.start(self._arguments, files.path / "work", environment, scratch=files.scratch)
         stdout, stderr = bytearray(), bytearray()
         tails = [
             asyncio.create_task(_tail(process.stdout, stdout)),
@@ -104,7 +106,7 @@ class Command:
             await asyncio.shield(process.end([*tails, feeding]))
         problems = [_exit_problem(status, stderr), await _upload(job, files)]
         output = {"exit_status": status, "stdout": _text(stdout), "stderr": _text(stderr)}
-        return await asyncio.to_thread(_result, files, output, problems)
+        return await asyncio.to_thread(_result, job.id, files, output, problems)
 
     @staticmethod
     async def _watch(job: JobContext, process: Process, progress: Progress) -> int:
@@ -144,7 +146,6 @@ async def _upload(job: JobContext, files: JobFiles) -> str | None:
         refused.add(f"{exc.filename or 'a file'}: {exc.strerror}")
     if not refused.count:
         return None
-    log.warning("job %s: not uploaded from $COMPOSERD_JOB_ARTIFACTS: %s", job.id, refused)
     return f"Not uploaded from $COMPOSERD_JOB_ARTIFACTS: {refused}"
 
 
@@ -166,7 +167,7 @@ class _Refusals:
         return "; ".join([*self._named, *more])
 
 
-def _result(files: JobFiles, output: dict[str, Any], problems: list[str | None]) -> Any:
+def _result(job_id: str, files: JobFiles, output: dict[str, Any], problems: list[str | None]) -> Any:
     """Return the result that the command wrote, byte for byte, or else `output`.
 
     If there were problems, the result gets a `job_error`, unless the command wrote one itself.
@@ -192,7 +193,10 @@ def _result(files: JobFiles, output: dict[str, Any], problems: list[str | None])
         written = msgspec.json.decode(written)
     if not isinstance(written, dict):
         written = {"result": written}
-    return {**written, "job_error": written.get("job_error") or _error(problem)}
+    if written.get("job_error"):
+        log.warning("job %s: the command reports an error itself; what else is wrong: %s", job_id, problem)
+        return written
+    return {**written, "job_error": _error(problem)}
 
 
 def _exit_problem(status: int, stderr: bytearray) -> str | None:

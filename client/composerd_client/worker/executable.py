@@ -3,6 +3,7 @@
 import os
 import shutil
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 
 _HEAD = 512
@@ -73,7 +74,7 @@ def _problem_with_interpreter(path: str, line: str) -> str | None:
     return None
 
 
-def relative_files(arguments: list[str]) -> list[str]:
+def relative_files(arguments: Sequence[str]) -> list[str]:
     """Return those of a command's arguments that name a file in the current directory.
 
     The command runs in a scratch directory, where it does not find them.

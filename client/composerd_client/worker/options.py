@@ -4,7 +4,7 @@ import platform
 from collections.abc import Sequence
 
 from composerd_client.options import SERVER_OPTIONS, Option
-from composerd_protocol.units import number
+from composerd_protocol.units import number, parse_duration, parse_size
 
 OPTIONS: Sequence[Option] = (
     Option(
@@ -31,6 +31,28 @@ OPTIONS: Sequence[Option] = (
         help="Number of jobs to run at the same time, 1 to 1000.",
     ),
     Option(
+        flag="--min-free-space",
+        name="min_free_space",
+        metavar="SIZE",
+        parse=parse_size,
+        help="Request no jobs while less is free where scratch directories are made (TMPDIR); 0: no limit.  "
+        "[default: 5% of the file system, at most 1GiB]",
+    ),
+    Option(
+        flag="--health-check",
+        name="health_check",
+        metavar="COMMAND",
+        help="Command for the shell to run before each request for a job: none is requested while its exit status is "
+        "not 0.",
+    ),
+    Option(
+        flag="--stop-after",
+        name="stop_after",
+        metavar="DURATION",
+        parse=parse_duration,
+        help="After SIGTERM, release jobs that still run after this time.  [default: wait until they are finished]",
+    ),
+    Option(
         flag="--once", name="once", help="Run one job, then exit; exit with 1 if it failed, was canceled or was lost."
     ),
     *SERVER_OPTIONS,
@@ -45,7 +67,9 @@ it the result is the exit status and the output. Each line of JSON that it appen
 is shown as progress. The file $COMPOSERD_JOB_DYNAMIC_ARGS has the results of the job's dependencies.
 $COMPOSERD_JOB_ID, $COMPOSERD_JOB_TYPE and $COMPOSERD_JOB_ARCH describe the job.
 
-On SIGTERM running jobs are finished first; a second SIGTERM returns them to the queue.
+If this machine cannot run jobs, the worker releases those that it has, and pauses.
+
+On SIGTERM running jobs are finished first, or released after --stop-after; a second SIGTERM releases them at once.
 """
 
 EXAMPLE = "--type build --arch aarch64 -- ./build-image"

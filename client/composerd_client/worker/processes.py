@@ -6,6 +6,7 @@ import socket
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from composerd_client.errors import LocalFault
 from composerd_client.worker import guardian
@@ -30,11 +31,16 @@ class Process:
     """A command that was started, and everything that it starts. Create it with `start`, and end it with `end`."""
 
     def __init__(
-        self, guarded: asyncio.subprocess.Process, told: asyncio.StreamReader, telling: asyncio.StreamWriter
+        self,
+        guarded: asyncio.subprocess.Process,
+        told: asyncio.StreamReader,
+        telling: asyncio.StreamWriter,
+        kill_after: float,
     ) -> None:
         self._guarded = guarded
         self._told = told
         self._telling = telling
+        self._kill_after = kill_after
         assert guarded.stdin is not None
         assert guarded.stdout is not None
         assert guarded.stderr is not None
@@ -44,14 +50,22 @@ class Process:
 
     @classmethod
     async def start(
-        cls, command: Sequence[str], directory: Path, environment: Mapping[str, str], scratch: Scratch | None = None
+        cls,
+        command: Sequence[str],
+        directory: Path,
+        environment: Mapping[str, str],
+        *,
+        scratch: Scratch | None = None,
+        kill_after: float | None = None,
     ) -> "Process":
         """Start a command, of which the first argument is an absolute path.
 
-        If the worker is killed, the guardian removes `scratch`, whose lock it keeps until then. Raises `LocalFault` if
-        the command cannot be started. If this is canceled, the command is ended first, if it was started.
+        If the worker is killed, the guardian removes `scratch`, whose lock it keeps until then. `kill_after` replaces
+        `KILL_AFTER`. Raises `LocalFault` if the command cannot be started. If this is canceled, the command is ended
+        first, if it was started.
         """
-        starting = asyncio.create_task(cls._start(command, directory, environment, scratch))
+        kill_after = KILL_AFTER if kill_after is None else kill_after
+        starting = asyncio.create_task(cls._start(command, directory, environment, scratch, kill_after))
         try:
             return await asyncio.shield(starting)
         except asyncio.CancelledError:
@@ -60,7 +74,12 @@ class Process:
 
     @classmethod
     async def _start(
-        cls, command: Sequence[str], directory: Path, environment: Mapping[str, str], scratch: Scratch | None
+        cls,
+        command: Sequence[str],
+        directory: Path,
+        environment: Mapping[str, str],
+        scratch: Scratch | None,
+        kill_after: float,
     ) -> "Process":
         lock = -1 if scratch is None else scratch.descriptor
         try:
@@ -70,7 +89,7 @@ class Process:
                 try:
                     guarded = await asyncio.create_subprocess_exec(
                         *(sys.executable, "-I", "-S", "-c", _PROGRAM, _DIRECTORY),
-                        *(str(theirs.fileno()), str(lock), str(scratch.path) if scratch else "", str(KILL_AFTER)),
+                        *(str(theirs.fileno()), str(lock), str(scratch.path) if scratch else "", str(kill_after)),
                         *command,
                         cwd=directory,
                         stdin=asyncio.subprocess.PIPE,
@@ -85,7 +104,7 @@ class Process:
                     raise
         except OSError as exc:
             raise LocalFault(f"{command[0]} cannot be started: {exc.strerror}") from exc
-        process = cls(guarded, told, telling)
+        process = cls(guarded, told, telling, kill_after)
         answer, _, number = (await told.readline()).decode().partition(" ")
         if answer == "started\n":
             return process
@@ -104,15 +123,15 @@ class Process:
             raise LocalFault("the process that guards the command was killed")
         return int(status)
 
-    async def end(self, outputs: Sequence["asyncio.Task[None]"] = ()) -> None:
-        """End the processes that are left: SIGTERM first, then SIGKILL after `KILL_AFTER` seconds.
+    async def end(self, outputs: Sequence["asyncio.Task[Any]"] = ()) -> None:
+        """End the processes that are left: SIGTERM first, then SIGKILL after a while.
 
         `outputs` are tasks that read the output. They are canceled if the output stays open.
         """
         if not self._telling.is_closing():
             self._telling.write_eof()
         waiting = asyncio.create_task(self._guarded.wait())
-        await asyncio.wait([waiting, *outputs], timeout=KILL_AFTER + _GIVE_UP_AFTER)
+        await asyncio.wait([waiting, *outputs], timeout=self._kill_after + _GIVE_UP_AFTER)
         _, still_open = await asyncio.wait([waiting, *outputs], timeout=_EOF_WITHIN)
         for task in still_open:
             task.cancel()

@@ -6,31 +6,49 @@ import signal
 from collections.abc import Sequence
 from typing import Any
 
+from composerd_client.worker.checks import command_check
 from composerd_client.worker.command import Command
+from composerd_client.worker.executable import relative_files
 from composerd_client.worker.scratch import remove_left_directories
 from composerd_client.worker.worker import Worker
 from composerd_protocol.escaping import LineFormatter
 from composerd_protocol.exit_codes import FAILED
 from composerd_protocol.journald import formatter_for_stderr
 
+log = logging.getLogger(__name__)
 
-async def work(command: Sequence[str], *, types: Sequence[str], once: bool, **options: Any) -> int:
+
+async def work(
+    command: Sequence[str],
+    *,
+    types: Sequence[str],
+    once: bool,
+    health_check: str | None,
+    stop_after: float | None,
+    **options: Any,
+) -> int:
     """Run a command for each job of the types, until a signal stops the worker; with `once`, for one job.
 
-    `options` are those of `Worker`. Return the exit code.
+    `health_check` is a command for the shell. A worker that a signal stops releases its jobs `stop_after` seconds
+    later. `options` are those of `Worker`. Return the exit code.
     """
     handler = logging.StreamHandler()
     handler.setFormatter(formatter_for_stderr(LineFormatter("%(asctime)s %(levelname)-7s %(message)s")))
     logging.basicConfig(level="INFO", handlers=[handler])
     if once:
         options["concurrency"] = 1
-    worker = Worker(**options)
-    run = Command(command, worker.arch)
+    for name in relative_files(command[1:]):
+        log.warning(
+            "%r is a file here, but COMMAND runs in a scratch directory and does not find it: give its absolute path",
+            name,
+        )
+    run = Command(command, options["arch"], None if health_check is None else command_check(health_check))
+    worker = Worker(**options, health_check=run.problem)
     for name in types:
         worker.handler(name)(run)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, worker.stop)
+        loop.add_signal_handler(number, worker.stop, stop_after)
     remove_left_directories()
     await worker.run(jobs=1 if once else None)
-    return FAILED if once and worker.failed_jobs else 0
+    return FAILED if once and (worker.failed_jobs or worker.problem is not None) else 0

@@ -32,7 +32,7 @@ class Scratch:
     def __init__(self) -> None:
         """Create the directory. Raises `OSError`."""
         while True:
-            self.path = Path(tempfile.mkdtemp(prefix=PREFIX))
+            self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=scratch_parent()))
             try:
                 self.descriptor = os.open(self.path, DIRECTORY)
             except OSError:
@@ -47,6 +47,14 @@ class Scratch:
         """Remove the directory with everything in it."""
         remove_tree(self.path)
         os.close(self.descriptor)
+
+
+def scratch_parent() -> str:
+    """Return the directory in which scratch directories are made. Raises `OSError` if there is none.
+
+    That is `TMPDIR` if it is set, also while nothing can be written there: its user has chosen it for its space.
+    """
+    return os.path.abspath(os.environ.get("TMPDIR") or tempfile.gettempdir())  # noqa: PTH100
 
 
 def try_scratch() -> None:
@@ -82,7 +90,7 @@ def remove_left_directories() -> threading.Thread:
 def _remove_left() -> None:
     removed = 0
     try:
-        with os.scandir(tempfile.gettempdir()) as entries:
+        with os.scandir(scratch_parent()) as entries:
             for entry in entries:
                 if entry.name.startswith(PREFIX) and _remove_if_left(Path(entry.path)):
                     removed += 1

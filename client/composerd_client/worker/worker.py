@@ -4,16 +4,25 @@ It keeps working while the server is unavailable, and learns of a cancel at once
 """
 
 import asyncio
+import logging
 import platform
 import uuid
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
 
 from composerd_client.connection import DEFAULT_SERVER, Connection
-from composerd_client.worker.attempt import Handler, RunningAttempt, Stop
+from composerd_client.errors import LocalFault
+from composerd_client.worker.attempt import Handler, Outcome, RunningAttempt, Stop
+from composerd_client.worker.checks import free_space_check
+from composerd_client.worker.health import Health, HealthCheck
 from composerd_client.worker.requests import JobRequests
+from composerd_client.worker.roster_entry import RosterEntry
 from composerd_client.worker.tasks import unless
+from composerd_protocol.units import format_duration
+
+log = logging.getLogger(__name__)
 
 BASE = "/api/worker/v1"
 
@@ -38,6 +47,12 @@ class Worker:
     `server`, `ca_file`, `cert_file`, `key_file` and `proxy` are as for `ComposerClient`. `arch` is this machine's
     architecture by default. `concurrency` is the number of jobs that run at the same time. `base` is the path of the
     server's worker API.
+
+    If this machine cannot run jobs, the worker requests none, with growing pauses between two looks, and tells the log
+    and the server why. A handler says so with `LocalFault`. `health_check` is a coroutine function that is called
+    before each request for a job, and returns a sentence that says why none can be run, or None. `min_free_space` is
+    the number of bytes that have to be free where scratch directories are made (`TMPDIR`); 0 switches that off, and
+    None stands for 5% of the file system, and at most 1 GiB.
     """
 
     def __init__(
@@ -51,7 +66,10 @@ class Worker:
         cert_file: Path | str | None = None,
         key_file: Path | str | None = None,
         proxy: str | None = None,
+        health_check: HealthCheck | None = None,
+        min_free_space: int | None = 0,
     ) -> None:
+        self.server = server
         self.id = uuid.uuid4()
         """The worker's id in the list of workers."""
         self.arch = arch or platform.machine()
@@ -60,9 +78,19 @@ class Worker:
         self._connection = Connection(server, ca_file=ca_file, cert_file=cert_file, key_file=key_file, proxy=proxy)
         self._handlers: dict[str, Handler] = {}
         self._stop = Stop()
+        self._aborting: asyncio.TimerHandle | None = None
         self._jobs_left: int | None = None
+        self._checks: list[HealthCheck] = [] if min_free_space == 0 else [free_space_check(min_free_space)]
+        if health_check is not None:
+            self._checks.append(health_check)
+        self._health: Health | None = None
         self.failed_jobs = 0
         """Number of jobs that failed, were canceled, or were lost to this worker."""
+
+    @property
+    def problem(self) -> str | None:
+        """A sentence that says why this worker requests no jobs; None while it does."""
+        return None if self._health is None else self._health.problem
 
     def handler(self, type: str) -> Callable[[H], H]:
         """Return a decorator that registers the handler for a type of job.
@@ -77,42 +105,82 @@ class Worker:
 
         return register
 
-    def stop(self) -> None:
+    def stop(self, after: float | timedelta | None = None) -> None:
         """Request no more jobs, and let `run` return once the running jobs are finished.
 
-        If it is called again, the running jobs are released at once.
+        If jobs still run `after` so many seconds, they are released. If this is called again, they are released at
+        once.
         """
         if self._stop.requested.is_set():
+            log.info("stopping: running jobs are released")
             self._stop.at_once.set()
+            return
         self._stop.requested.set()
+        if after is None:
+            log.info("stopping once the running jobs are finished")
+            return
+        seconds = after.total_seconds() if isinstance(after, timedelta) else after
+        log.info("stopping: running jobs are released after %s", format_duration(seconds))
+        self._aborting = asyncio.get_running_loop().call_later(seconds, self._stop.at_once.set)
 
     async def run(self, jobs: int | None = None) -> None:
         """Run jobs until `stop` is called, or until this number of jobs has ended.
 
-        Raises `RequestFailed` if the server refuses the request for jobs.
+        A job that was released, because this machine could not run it, does not count, nor does one that was lost
+        before it was started. Raises `RequestFailed` if the server refuses the request for jobs.
         """
         self._jobs_left = jobs
+        types = list(self._handlers)
+        log.info("worker %s started: types %s, arch %s, server %s", self.id, ", ".join(types), self.arch, self.server)
         try:
-            async with self._connection, asyncio.TaskGroup() as slots:
-                requests = JobRequests(
-                    self._connection,
-                    self._base,
-                    worker_id=self.id,
-                    types=list(self._handlers),
-                    arch=self.arch,
-                    slots=self.concurrency,
-                )
+            async with self._connection:
+                entry = RosterEntry(self._connection, self._base, worker_id=self.id, types=types, arch=self.arch)
+                self._health = Health(self._checks, entry.report)
+                try:
+                    await self._run_slots(types, self._health)
+                finally:
+                    await entry.sign_off()
+        finally:
+            if self._aborting is not None:
+                self._aborting.cancel()
+            log.info("worker %s ended", self.id)
+
+    async def _run_slots(self, types: list[str], health: Health) -> None:
+        requests = JobRequests(
+            self._connection, self._base, worker_id=self.id, types=types, arch=self.arch, slots=self.concurrency
+        )
+        try:
+            async with asyncio.TaskGroup() as slots:
                 for _ in range(self.concurrency):
-                    slots.create_task(self._slot(requests))
+                    slots.create_task(self._slot(requests, health))
         except ExceptionGroup as group:
             raise group.exceptions[0] from None
 
-    async def _slot(self, requests: JobRequests) -> None:
+    async def _slot(self, requests: JobRequests, health: Health) -> None:
         while not self._stop.requested.is_set() and self._jobs_left != 0:
             if self._jobs_left is not None:
                 self._jobs_left -= 1
-            attempt = await unless(self._stop.requested, requests.request())
-            if attempt is not None:
-                running = RunningAttempt(self._connection, attempt, self._handlers[attempt.type], self._stop)
-                await running.run()
-                self.failed_jobs += running.failed
+            if not await self._run_one(requests, health) and self._jobs_left is not None:
+                self._jobs_left += 1
+
+    async def _run_one(self, requests: JobRequests, health: Health) -> bool:
+        """Run a job, and return False if it does not count."""
+        await unless(self._stop.requested, health.until_healthy())
+        if self._stop.requested.is_set():
+            return False
+        attempt = await unless(self._stop.requested, requests.request())
+        if attempt is None:
+            return False
+        began = asyncio.get_running_loop().time()
+        running = RunningAttempt(self._connection, attempt, self._handlers[attempt.type], self._stop)
+        try:
+            outcome = await running.run()
+        except LocalFault as exc:
+            await health.fault(str(exc))
+            return False
+        if outcome in (Outcome.NOT_STARTED, Outcome.RELEASED):
+            return False
+        if outcome is not Outcome.FINISHED:
+            self.failed_jobs += 1
+        health.worked(began)
+        return True

@@ -1,0 +1,89 @@
+"""Checks of a worker's machine: free space, and a command of the operator's."""
+
+import asyncio
+import os
+import shutil
+from pathlib import Path
+
+from composerd_client.errors import LocalFault
+from composerd_client.worker.health import HealthCheck
+from composerd_client.worker.processes import Process
+from composerd_client.worker.scratch import scratch_parent
+from composerd_protocol.units import format_size
+
+CHECK_WITHIN = 30.0
+"""Seconds that a health check may take."""
+
+_KILL_AFTER = 1.0
+"""Seconds that a health check may take to exit after SIGTERM."""
+
+_TAIL = 64 * 1024
+"""Bytes of the end of each output of a health check that are kept."""
+
+DEFAULT_PART = 20
+"""The part of the file system that stays free is one of so many (5%), unless the size is set."""
+
+DEFAULT_MOST = 1024**3
+"""The most bytes that stay free, unless the size is set."""
+
+
+def free_space_check(least: int | None) -> HealthCheck:
+    """Return a check that at least so many bytes are free where scratch directories are made.
+
+    None stands for 5% of the file system, and at most 1 GiB.
+    """
+
+    async def check() -> str | None:
+        try:
+            parent = scratch_parent()
+            usage = await asyncio.to_thread(shutil.disk_usage, parent)
+        except OSError as exc:
+            return f"the free space for scratch directories is not known: {exc}"
+        wanted = min(usage.total // DEFAULT_PART, DEFAULT_MOST) if least is None else least
+        if usage.free >= wanted:
+            return None
+        return f"only {format_size(usage.free)} are free in {parent}, less than min_free_space ({format_size(wanted)})"
+
+    return check
+
+
+def command_check(command: str) -> HealthCheck:
+    """Return a check that runs a command with the shell, from the current directory.
+
+    The machine is healthy if the exit status is 0. Otherwise the last line of the output is the problem.
+    """
+    directory = Path.cwd()
+
+    async def check() -> str | None:
+        try:
+            process = await Process.start(["/bin/sh", "-c", command], directory, os.environ, kill_after=_KILL_AFTER)
+        except LocalFault as exc:
+            return f"the health check: {exc}"
+        process.stdin.close()
+        outputs = [asyncio.create_task(_tail(each)) for each in (process.stdout, process.stderr)]
+        status: int | None = None
+        try:
+            async with asyncio.timeout(CHECK_WITHIN):
+                status = await process.exited()
+        except TimeoutError:
+            pass
+        except LocalFault as exc:
+            return f"the health check: {exc}"
+        finally:
+            await asyncio.shield(process.end(outputs))
+        if status == 0:
+            return None
+        why = f"exited with status {status}" if status is not None else f"took longer than {CHECK_WITHIN:.0f} s"
+        said = "\n".join(each.result() for each in reversed(outputs) if not each.cancelled()).strip()
+        last = said.rpartition("\n")[2].strip()
+        return f"the health check {why}" + (f": {last}" if last else "")
+
+    return check
+
+
+async def _tail(stream: asyncio.StreamReader) -> str:
+    tail = bytearray()
+    while part := await stream.read(_TAIL):
+        tail += part
+        del tail[:-_TAIL]
+    return tail.decode(errors="replace")

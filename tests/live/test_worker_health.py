@@ -1,0 +1,293 @@
+"""Workers on a machine that cannot run jobs: they release instead of failing jobs, pause, say why, and go on later."""
+
+import asyncio
+import itertools
+import re
+import resource
+import shutil
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from composerd_client import JobContext, LocalFault, Worker
+from composerd_client.worker import checks, health
+from composerd_client.worker.checks import command_check
+
+from . import test_full_disk as full_disk_tests
+from .conftest import COMPOSER, Serve, Server, clean_environment, until_waiting
+from .processes import Process, command
+from .test_full_disk import fill
+from .test_worker_leftovers import alive
+
+disk = full_disk_tests.disk
+
+
+@asynccontextmanager
+async def working(server: Server, *arguments: str, **environment: str) -> AsyncIterator[Process]:
+    """Run a worker process."""
+    given = ("worker", "--type", "build", "--arch", "x86_64", "--server", server.url, *arguments)
+    process = command(*given, **{**clean_environment(), **environment})
+    try:
+        yield process
+    finally:
+        await asyncio.to_thread(process.close)
+
+
+async def states(server: Server) -> list[str]:
+    """Return the states of all jobs."""
+    _, listed = await server.request("GET", f"{COMPOSER}/jobs")
+    return [job["state"] for job in listed["items"]]
+
+
+async def worker_of(server: Server) -> dict[str, Any]:
+    """Return the only worker that the server lists, or nothing."""
+    _, listed = await server.request("GET", f"{COMPOSER}/workers")
+    return listed["items"][0] if listed["items"] else {}
+
+
+async def all_finished(server: Server) -> None:
+    """Wait until all jobs have finished."""
+
+    async def finished() -> bool:
+        return set(await states(server)) == {"finished"}
+
+    await server.until(finished)
+
+
+async def said(server: Server, process: Process, text: str, count: int = 1) -> None:
+    """Wait until a worker has logged a text."""
+
+    async def logged() -> bool:
+        return process.said().count(text.encode()) >= count
+
+    await server.until(logged)
+
+
+@pytest.mark.parametrize("option", [(), ("--min-free-space", "0")])
+async def test_a_full_disk(serve: Serve, disk: Path, option: tuple[str, ...]) -> None:
+    """A worker whose disk is full fails no job, says so to the server, and goes on when there is room."""
+    server = await serve(storage="memory:")
+    async with working(server, *option, "--", "sh", "-c", "exit 0", TMPDIR=str(disk)) as process:
+        await server.submit()
+        await all_finished(server)
+        ballast = fill(disk)
+        jobs = [await server.submit() for _ in range(3)]
+        await said(server, process, "no jobs are requested, because this machine cannot run them: ")
+
+        async def shown() -> bool:
+            return str(disk) in (await worker_of(server)).get("problem", "")
+
+        await server.until(shown)
+        ballast.unlink()
+        await all_finished(server)
+        assert [(await server.job(job["id"]))["retries"] for job in jobs] == [0, 0, 0]
+        await said(server, process, "jobs are requested again")
+        assert not (await worker_of(server)).get("problem")
+        assert process.said().count(b"no jobs are requested") == 1
+
+
+@contextmanager
+def missing(program: Path) -> Iterator[None]:
+    """Take a program away for a while."""
+    program.rename(program.with_suffix(".away"))
+    yield
+    program.with_suffix(".away").rename(program)
+
+
+@contextmanager
+def forbidden(program: Path) -> Iterator[None]:
+    """Forbid to execute a program for a while."""
+    program.chmod(0o644)
+    yield
+    program.chmod(0o755)
+
+
+@contextmanager
+def busy(program: Path) -> Iterator[None]:
+    """Keep a program open for writing, so that it cannot be executed."""
+    with program.open("r+b"):
+        yield
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [(missing, "No such file"), (forbidden, "is not executable by this user"), (busy, "Text file busy")],
+)
+async def test_a_command_that_cannot_be_executed_any_more(
+    serve: Serve, tmp_path: Path, fault: Callable[[Path], AbstractContextManager[None]], reason: str
+) -> None:
+    """A worker whose command cannot be executed for a while releases jobs, and goes on when it can be."""
+    server = await serve(storage="memory:")
+    program = tmp_path / "program"
+    shutil.copy2("/bin/true", program)
+    async with working(server, "--", str(program)) as process:
+        await server.submit()
+        await all_finished(server)
+        with fault(program):
+            job = await server.submit()
+            await said(server, process, reason)
+            assert (await server.job(job["id"]))["state"] in ("ready", "running")
+        await all_finished(server)
+        assert (await server.job(job["id"]))["retries"] == 0
+
+
+async def test_too_many_open_files(serve: Serve) -> None:
+    """A worker that can open no more files releases jobs, and goes on when it can."""
+    server = await serve(storage="memory:")
+    async with working(server, "--", "true") as process:
+        await server.submit()
+        await all_finished(server)
+        soft, hard = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (3, hard))
+        job = await server.submit()
+        await said(server, process, "Too many open files")
+        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (soft, hard))
+        await all_finished(server)
+        assert (await server.job(job["id"]))["retries"] == 0
+
+
+async def test_a_health_check(serve: Serve, tmp_path: Path) -> None:
+    """While the health check fails, a worker takes no job, and the last line of the check's output says why."""
+    server = await serve(storage="memory:")
+    check = f"test -e {tmp_path}/ready || {{ echo looking; echo no device here; exit 3; }}"
+    async with working(server, "--health-check", check, "--", "true") as process:
+        await server.submit()
+        await said(server, process, "the health check exited with status 3: no device here")
+        assert await states(server) == ["ready"]
+
+        async def shown() -> bool:
+            return (await worker_of(server)).get("problem") == "the health check exited with status 3: no device here"
+
+        await server.until(shown)
+        (tmp_path / "ready").touch()
+        await all_finished(server)
+
+
+async def test_a_health_check_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A health check that does not end is ended with everything that it has started."""
+    monkeypatch.setattr(checks, "CHECK_WITHIN", 0.5)
+    check = command_check(f"setsid sleep 300 & echo $! > {tmp_path}/pid; echo still looking >&2; sleep 300")
+    assert await check() == "the health check took longer than 0 s: still looking"
+    assert not alive(int((tmp_path / "pid").read_text()))
+
+
+async def test_one_check_for_several_slots(serve: Serve) -> None:
+    """All slots of a worker share a health check, also if it raises an exception."""
+    server = await serve(storage="memory:")
+    looked: list[float] = []
+
+    async def look() -> str | None:
+        looked.append(asyncio.get_running_loop().time())
+        if len(looked) == 1:
+            raise FileNotFoundError("no device")
+        return None
+
+    worker = Worker(server.url, arch="x86_64", concurrency=5, health_check=look)
+    worker.handler("build")(lambda _job: None)
+    running = asyncio.create_task(worker.run())
+
+    async def has_problem() -> bool:
+        return worker.problem == "FileNotFoundError: no device"
+
+    await server.until(has_problem)
+    await until_waiting(server, 5)
+    assert (len(looked), worker.problem) == (2, None)
+    worker.stop()
+    await running
+
+
+async def test_a_handler_that_cannot_run_jobs(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A handler that raises `LocalFault` releases its job, which does not count, and each pause is longer."""
+    server = await serve(storage="memory:")
+    monkeypatch.setattr(health, "FIRST_PAUSE", 0.1)
+    began: list[float] = []
+    worker = Worker(server.url, arch="x86_64")
+
+    @worker.handler("build")
+    async def build(_job: JobContext) -> str:
+        began.append(asyncio.get_running_loop().time())
+        if len(began) < 4:
+            raise LocalFault("no device")
+        return "built"
+
+    job = await server.submit()
+    await worker.run(jobs=1)
+    shown = await server.job(job["id"])
+    assert (shown["state"], shown["result"], shown["retries"]) == ("finished", "built", 0)
+    pauses = [later - earlier for earlier, later in itertools.pairwise(began)]
+    assert all(pause > least for pause, least in zip(pauses, (0.05, 0.1, 0.2), strict=True))
+    assert (worker.problem, worker.failed_jobs) == (None, 0)
+
+
+@pytest.mark.parametrize(("option", "code"), [((), 0), (("--once",), 1)])
+async def test_stopping_a_paused_worker(serve: Serve, option: tuple[str, ...], code: int) -> None:
+    """A paused worker stops at once; one that was to run a job exits with 1."""
+    server = await serve(storage="memory:")
+    async with working(server, *option, "--health-check", "exit 1", "--", "true") as process:
+        await said(server, process, "the health check exited with status 1")
+        process.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(process.wait) == code
+
+
+async def test_stop_after(serve: Serve, tmp_path: Path) -> None:
+    """After SIGTERM jobs that end in time are finished, and others are ended and released, without a retry."""
+    server = await serve(storage="memory:")
+    script = f'touch {tmp_path}/$COMPOSERD_JOB_ID; read args; [ "$args" = 1 ] && exec sleep 300; sleep 0.5'
+    async with working(server, "--concurrency", "2", "--stop-after", "2s", "--", "sh", "-c", script) as process:
+        jobs = [await server.submit(args=args) for args in (0, 1)]
+
+        async def running() -> bool:
+            return all((tmp_path / job["id"]).exists() for job in jobs)
+
+        await server.until(running)
+        process.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(process.wait) == 0
+        ended = [await server.job(job["id"]) for job in jobs]
+        assert [(job["state"], job["retries"]) for job in ended] == [("finished", 0), ("ready", 0)]
+        assert b"released after 2." in process.said()
+
+
+async def test_signing_off(serve: Serve) -> None:
+    """A worker that ends is not listed any more, and one whose server does not answer ends all the same."""
+    server = await serve(storage="memory:")
+    async with working(server, "--", "true") as process, working(server, "--", "true") as other:
+        await until_waiting(server, 2)
+        process.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(process.wait) == 0
+        _, listed = await server.request("GET", f"{COMPOSER}/workers")
+        assert len(listed["items"]) == 1
+        server.kill(signal.SIGSTOP)
+        other.send_signal(signal.SIGTERM)
+        began = time.monotonic()
+        assert await asyncio.to_thread(other.wait) == 0
+        assert time.monotonic() - began < 10
+        server.kill(signal.SIGCONT)
+
+
+async def test_the_log_of_a_worker(serve: Serve) -> None:
+    """A worker logs its start, each job with how it ended and why, and its end, once each."""
+    server = await serve(storage="memory:")
+    async with working(server, "--", "sh", "-c", 'read args; echo why >&2; exit "$args"') as process:
+        good, bad = await server.submit(args=0), await server.submit(args=3)
+        await asyncio.gather(*(server.job(job["id"], wait="20s") for job in (good, bad)))
+        await server.request("DELETE", f"{COMPOSER}/jobs/{good['id']}")
+        await until_waiting(server, 1)
+        process.send_signal(signal.SIGTERM)
+        await asyncio.to_thread(process.wait)
+        lines = [line.split(" ", 2)[2] for line in process.said().decode().splitlines()]
+    worker_id = lines[0].split()[2]
+    expected = [
+        f"INFO    worker {worker_id} started: types build, arch x86_64, server {server.url}",
+        f"INFO    job {good['id']}: started, type build",
+        f"INFO    job {good['id']}: finished in N s",
+        f"INFO    job {bad['id']}: started, type build",
+        f"WARNING job {bad['id']}: failed after N s: The command exited with status 3: why",
+        "INFO    stopping once the running jobs are finished",
+        f"INFO    worker {worker_id} ended",
+    ]
+    assert [re.sub(r"\d+\.\d s", "N s", line) for line in lines] == expected
