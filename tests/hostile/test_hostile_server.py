@@ -286,7 +286,8 @@ async def refused_job(hostile: Hostile, caplog: pytest.LogCaptureFixture) -> str
         await hostile.asked_again.wait()
     worker.stop()
     await running
-    assert {head.split(" ", 2)[1].partition("?")[0] for head, _ in hostile.received} == {f"{WORKER}/jobs"}
+    paths = [head.split(" ", 2)[1].partition("?")[0] for head, _ in hostile.received]
+    assert (set(paths[:-1]), paths[-1]) == ({f"{WORKER}/jobs"}, f"{WORKER}/workers/{worker.id}")  # it signs off
     (line,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     return line
 

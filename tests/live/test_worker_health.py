@@ -59,11 +59,11 @@ async def all_finished(server: Server) -> None:
     await server.until(finished)
 
 
-async def said(server: Server, process: Process, text: str, count: int = 1) -> None:
-    """Wait until a worker has logged a text."""
+async def said(server: Server, process: Process, text: str) -> None:
+    """Wait until a worker has logged what a pattern matches."""
 
     async def logged() -> bool:
-        return process.said().count(text.encode()) >= count
+        return re.search(text.encode(), process.said()) is not None
 
     await server.until(logged)
 
@@ -116,7 +116,11 @@ def busy(program: Path) -> Iterator[None]:
 
 @pytest.mark.parametrize(
     ("fault", "reason"),
-    [(missing, "No such file"), (forbidden, "is not executable by this user"), (busy, "Text file busy")],
+    [
+        (missing, "No such file"),
+        (forbidden, "is not executable by this user|Permission denied"),
+        (busy, "Text file busy"),
+    ],
 )
 async def test_a_command_that_cannot_be_executed_any_more(
     serve: Serve, tmp_path: Path, fault: Callable[[Path], AbstractContextManager[None]], reason: str

@@ -15,7 +15,7 @@ import msgspec
 
 from composerd_client.answers import Expected
 from composerd_client.blocking import ClientLoop
-from composerd_client.connection import UNDECODABLE, Connection, decoded
+from composerd_client.connection import Connection, decoded
 from composerd_client.errors import ClientError, LocalFault, ProxyAnswered, RequestFailed, ServerUnreachable
 from composerd_client.job_context import JobContext
 from composerd_client.lease import Lease
@@ -148,7 +148,11 @@ class RunningAttempt:
             log.info("job %s: stopped after %s: %s", self._attempt.id, self._elapsed, lost)
             return Outcome.LOST
         except LocalFault as exc:
-            await self._release(f"after {self._elapsed}: {exc}")
+            # What ails this machine may keep it from the server for a while. The lease is renewed meanwhile.
+            why = f"after {self._elapsed}: {exc}"
+            await unless(self._stop.requested, self._release(why, within=self._lease.seconds))
+            if self._stop.requested.is_set():
+                await self._release(why)
             raise
         except asyncio.CancelledError:  # `run` was canceled: let another worker run the job
             await cancel(work)
@@ -205,20 +209,22 @@ class RunningAttempt:
         listed = b"" if artifacts is None else b',"artifacts":' + _encode(artifacts)
         backoff = BodyBackoff(partial(self._connection.answers, self._attempt.location, self._status_expected))
         refusal = await self._accepted(b'{"result":' + result + listed + b"}", backoff)
-        self.failed = refusal is not None or await asyncio.to_thread(has_job_error, result)
         if isinstance(refusal, ProxyAnswered | ServerUnreachable):
             reason = f"The result of {len(result)} bytes was refused: {refusal}"
         elif isinstance(refusal, RequestFailed) and refusal.number in _BAD_RESULT:
             reason = f"The server refused the result of {len(result)} bytes: {refusal}"
         else:
-            return self._reported(refusal, _failure_in(result))
+            return self._reported(refusal, await asyncio.to_thread(_failure_in, result))
         # Nothing smaller is left to send. So it is repeated, and the lease renewed, until composerd answers it.
         last = await self._accepted(b'{"result":' + _failure(reason) + b"}", Backoff(), small=True)
         return self._reported(last, reason)
 
     def _reported(self, refusal: ClientError | None, failure: str | None) -> Outcome:
         """Log how the job has ended, and return it."""
-        if refusal is not None:
+        if isinstance(refusal, RequestFailed) and refusal.number == _UNKNOWN_TOKEN and refusal.repeated:
+            # The first answer was lost. The job was deleted since, or has lost its lease before, which is less likely.
+            log.info("job %s: the answer to its result was lost, and the server has deleted it", self._attempt.id)
+        elif refusal is not None:
             why = _lost(refusal)
             log.warning("job %s: result not accepted, after %s: %s", self._attempt.id, self._elapsed, why)
             return Outcome.LOST
@@ -246,10 +252,10 @@ class RunningAttempt:
             return exc
         return None
 
-    async def _release(self, why: str) -> None:
+    async def _release(self, why: str, within: float = RELEASE_WITHIN) -> None:
         log.info("job %s: released %s", self._attempt.id, why)
         with suppress(ClientError, TimeoutError):
-            async with asyncio.timeout(RELEASE_WITHIN):
+            async with asyncio.timeout(within):
                 await self._connection.request(
                     "POST",
                     f"{self._attempt.location}/release",
@@ -257,7 +263,7 @@ class RunningAttempt:
                     body=b"{}",
                     repeat=True,
                     small=True,
-                    patience=RELEASE_WITHIN,
+                    patience=within,
                     doing=f"release job {self._attempt.id}",
                     again_after=self._lease.call_again_after,
                 )
@@ -281,12 +287,9 @@ def _failure(reason: str) -> bytes:
 
 def _failure_in(result: bytes) -> str | None:
     """Return the reason of a result that is a failure, or None."""
-    try:
-        error = _FAILURE.decode(result).job_error
-    except UNDECODABLE:
-        return None  # it is not an object
-    if error is None:
+    if not has_job_error(result):
         return None
+    error = _FAILURE.decode(result).job_error
     reason = error.get("reason") if isinstance(error, dict) else None
     return str(error if reason is None else reason)[:_LONGEST_REASON]
 

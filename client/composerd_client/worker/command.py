@@ -17,7 +17,8 @@ from composerd_client.worker.executable import find_executable, problem_with_exe
 from composerd_client.worker.health import HealthCheck
 from composerd_client.worker.job_files import JobFiles, Progress, Refused
 from composerd_client.worker.processes import Process
-from composerd_client.worker.scratch import try_scratch
+from composerd_client.worker.scratch import described, try_scratch
+from composerd_client.worker.tasks import cancel
 from composerd_protocol.job_variables import with_aliases
 
 log = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ class Command:
         try:
             files = await asyncio.to_thread(JobFiles, job)
         except OSError as exc:
-            raise LocalFault(f"no scratch directory can be made: {_described(exc)}") from exc
+            raise LocalFault(described(exc)) from exc
         try:
             result = await self._run(job, files)
         except OSError as exc:
@@ -81,7 +82,7 @@ class Command:
             try:
                 try_scratch()
             except OSError as exc:
-                problem = f"no scratch directory can be made: {_described(exc)}"
+                problem = described(exc)
         return problem
 
     async def _run(self, job: JobContext, files: JobFiles) -> Any:
@@ -118,7 +119,7 @@ class Command:
                 await _report_progress(job, progress.lines())
             await _report_progress(job, progress.lines(ended=True))
         finally:
-            exited.cancel()
+            await cancel(exited)
         return exited.result()
 
 

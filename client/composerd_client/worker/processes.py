@@ -130,9 +130,10 @@ class Process:
         """
         if not self._telling.is_closing():
             self._telling.write_eof()
+        ended = asyncio.create_task(self._told.read())  # ends with the guardian
+        await asyncio.wait([ended], timeout=self._kill_after + _GIVE_UP_AFTER)
         waiting = asyncio.create_task(self._guarded.wait())
-        await asyncio.wait([waiting, *outputs], timeout=self._kill_after + _GIVE_UP_AFTER)
-        _, still_open = await asyncio.wait([waiting, *outputs], timeout=_EOF_WITHIN)
+        _, still_open = await asyncio.wait([ended, waiting, *outputs], timeout=_EOF_WITHIN)
         for task in still_open:
             task.cancel()
         self._telling.close()

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from composerd_client.answers import Expected
 from composerd_client.connection import Connection
 from composerd_client.errors import ClientError
 
@@ -38,15 +39,14 @@ class RosterEntry:
     async def report(self, problem: str | None) -> None:
         """Say why the worker requests no jobs, or None if it does again."""
         shown = None if problem is None else problem.encode(errors="replace").decode()[:_LONGEST_PROBLEM]
-        await self._send(
-            "POST", f"{self._path}/status", _encode({**self._description, "problem": shown}), REPORT_WITHIN
-        )
+        body = _encode({**self._description, "problem": shown})
+        await self._send("POST", f"{self._path}/status", Expected("", (200,)), body, REPORT_WITHIN)
 
     async def sign_off(self) -> None:
         """Say that the worker has ended."""
-        await self._send("DELETE", self._path, None, SIGN_OFF_WITHIN)
+        await self._send("DELETE", self._path, Expected("", (204,)), None, SIGN_OFF_WITHIN)
 
-    async def _send(self, method: str, path: str, body: bytes | None, within: float) -> None:
+    async def _send(self, method: str, path: str, expected: Expected, body: bytes | None, within: float) -> None:
         with contextlib.suppress(ClientError, TimeoutError):
             async with asyncio.timeout(within):
-                await self._connection.request(method, path, body=body, repeat=True, patience=0.0)
+                await self._connection.request(method, path, expected, body=body, small=True, patience=0.0)

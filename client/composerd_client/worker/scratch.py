@@ -57,6 +57,12 @@ def scratch_parent() -> str:
     return os.path.abspath(os.environ.get("TMPDIR") or tempfile.gettempdir())  # noqa: PTH100
 
 
+def described(error: OSError) -> str:
+    """Return a sentence that says why no scratch directory can be used."""
+    where = os.environ.get("TMPDIR") or tempfile.tempdir or "TMPDIR"
+    return f"no scratch directory can be used in {where}: {error.strerror or error}"
+
+
 def try_scratch() -> None:
     """Make a scratch directory with a file in it, and remove it. Raises `OSError` if that is not possible now."""
     scratch = Scratch()
