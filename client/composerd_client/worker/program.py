@@ -17,6 +17,9 @@ from composerd_protocol.journald import formatter_for_stderr
 
 log = logging.getLogger(__name__)
 
+_STOPPING = (signal.SIGTERM, signal.SIGINT)
+"""Signals that stop a worker."""
+
 
 async def work(
     command: Sequence[str],
@@ -47,8 +50,11 @@ async def work(
     for name in types:
         worker.handler(name)(run)
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in _STOPPING:
         loop.add_signal_handler(number, worker.stop, stop_after)
     remove_left_directories()
     await worker.run(jobs=1 if once else None)
+    for number in _STOPPING:
+        loop.remove_signal_handler(number)
+        signal.signal(number, signal.SIG_IGN)  # nothing is left to stop, and the exit code is known
     return FAILED if once and (worker.failed_jobs or worker.problem is not None) else 0
