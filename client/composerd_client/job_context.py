@@ -35,7 +35,9 @@ class JobContext:
         self._uploads = Uploads(connection, attempt)
         self._loop = loop
         self.id = attempt.id
+        """The id of the job."""
         self.type = attempt.type
+        """The type of the job."""
 
     @property
     def sync(self) -> "SyncJobContext":

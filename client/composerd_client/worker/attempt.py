@@ -45,6 +45,7 @@ _LONGEST_REASON = 500
 _encode = msgspec.json.Encoder().encode
 
 Handler = Callable[[JobContext], Awaitable[Any] | Any]
+"""A function or coroutine function that runs a job, and returns the result, any JSON."""
 
 
 class _Failure(msgspec.Struct):

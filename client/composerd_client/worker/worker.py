@@ -95,8 +95,8 @@ class Worker:
     def handler(self, type: str) -> Callable[[H], H]:
         """Return a decorator that registers the handler for a type of job.
 
-        The handler gets a `JobContext`. It may be a coroutine function or a plain function. Register all handlers
-        before `run`.
+        The handler gets a `JobContext`. It may be a coroutine function, or a plain function, which runs in a thread of
+        its own and reports with `job.sync`. Register all handlers before `run`.
         """
 
         def register(handler: H) -> H:
