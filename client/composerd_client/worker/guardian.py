@@ -5,7 +5,6 @@ has ended becomes a child of this one (it is their subreaper), also one that has
 session. It imports only what starts fast, and nothing of this package: `processes.py` starts it.
 """
 
-import ctypes
 import errno
 import os
 import select
@@ -40,7 +39,7 @@ def main(control: int, lock: int, scratch: str, grace: float, command: list[str]
     writing, or ends, all processes get SIGTERM, and after `grace` seconds SIGKILL. If the worker has ended, the
     directory `scratch` is removed, unless that is empty. `lock` is the descriptor of its lock, or -1.
     """
-    prctl = ctypes.CDLL(None).prctl
+    prctl = _prctl()
     prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     for descriptor in (control, lock):
         if descriptor >= 0:
@@ -64,7 +63,17 @@ def main(control: int, lock: int, scratch: str, grace: float, command: list[str]
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _start(command: list[str], prctl: "ctypes._NamedFuncPointer", ignored: list[signal.Signals]) -> tuple[int, int]:
+def _prctl() -> "Callable[..., object]":
+    """Return the system call. It does nothing if this Python cannot call it: then daemons of the command stay."""
+    try:
+        import ctypes  # noqa: PLC0415  # some builds of Python have none
+
+        return ctypes.CDLL(None).prctl
+    except (ImportError, OSError, AttributeError, MemoryError):
+        return lambda *_: None
+
+
+def _start(command: list[str], prctl: "Callable[..., object]", ignored: list[signal.Signals]) -> tuple[int, int]:
     """Start the command, and return its process id and 0, or the number of the error."""
     guardian = os.getpid()
     reads, writes = os.pipe2(os.O_CLOEXEC)
