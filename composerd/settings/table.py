@@ -9,6 +9,7 @@ from composerd.settings.environment import PREFIX
 from composerd.settings.values import (
     DEFAULT_ADDRESS,
     WORKER_BASE,
+    OneOf,
     address,
     base_path,
     domain,
@@ -17,7 +18,6 @@ from composerd.settings.values import (
     mode,
     network,
     nonempty,
-    one_of,
     positive_duration,
     positive_size,
     readable_file,
@@ -273,13 +273,13 @@ SETTINGS: Sequence[Setting] = (
     Setting("max_waits", number(1, 1_000_000), "Maximum number of waiting requests; 1 to 1000000.", default="20000"),
     Setting(
         "log_level",
-        one_of("debug", "info", "warning", "error"),
+        OneOf("debug", "info", "warning", "error"),
         "Least severe level to log: debug, info, warning or error.",
         default="info",
     ),
     Setting(
         "log_format",
-        one_of("text", "json"),
+        OneOf("text", "json"),
         "Format of the log: text, or json for one JSON object a line.",
         default="text",
     ),

@@ -4,7 +4,6 @@ A parser turns text into a value, or raises `ValueError` with a message that say
 """
 
 import re
-from collections.abc import Callable
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
@@ -74,15 +73,17 @@ def network(text: str) -> str:
         raise ValueError(f"{text!r} is not an address or a network such as 10.0.0.0/8, nor `unix`") from None
 
 
-def one_of(*words: str) -> Callable[[str], str]:
-    """Return a parser that accepts only these words."""
+class OneOf:
+    """A parser that accepts only some words."""
 
-    def parse(text: str) -> str:
-        if text not in words:
-            raise ValueError(f"{text!r} is not one of {', '.join(words)}")
+    def __init__(self, *words: str) -> None:
+        self.words = words
+
+    def __call__(self, text: str) -> str:
+        """Return the text. Raises `ValueError` if it is none of the words."""
+        if text not in self.words:
+            raise ValueError(f"{text!r} is not one of {', '.join(self.words)}")
         return text
-
-    return parse
 
 
 def nonempty(text: str) -> str:

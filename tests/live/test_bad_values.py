@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import click
 import pytest
 
-from composerd.cli.main import composerd as program
+from composerd.cli.commands import composerd as program
 from composerd.http.schemas import BatchJob
 from composerd.settings import SETTINGS
 

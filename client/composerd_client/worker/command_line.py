@@ -14,6 +14,7 @@ from composerd_client.worker.options import EXAMPLE, HELP, OPTIONS
 from composerd_client.worker.program import work
 from composerd_protocol.escaping import escaped
 from composerd_protocol.exit_codes import WRONG
+from composerd_protocol.journald import error_for_stderr
 
 PROGRAM = "composerd-worker"
 
@@ -68,7 +69,7 @@ def _run(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
 
 
 def _say(message: str, code: int) -> int:
-    sys.stderr.write(f"{PROGRAM}: {escaped(message)}\n")
+    sys.stderr.write(f"{error_for_stderr(f'{PROGRAM}: {escaped(message)}')}\n")
     return code
 
 
