@@ -60,7 +60,7 @@ LINES = {
     "composerd storage info --storage f": "composerd storage info --storage fs:",
     "composerd storage info --storage fs:dir": "composerd storage info --storage fs:directory/",
     "composerd storage move --from=fs:dir": "composerd storage move --from=fs:directory/",
-    "composerd jobs --type te": "composerd jobs --type test:x ",
+    "composerd jobs --type tes": "composerd jobs --type test:x ",
     "composerd worker --type wor": "composerd worker --type worked ",
     "composerd jobs --channel re": "composerd jobs --channel red ",
     "composerd wait {ready}": "composerd wait {READY} ",
@@ -111,7 +111,7 @@ class Shell:
         self._line.unlink(missing_ok=True)
         os.write(self._ours, b"\x15" + line.encode() + b"\t\x18l")
         deadline = time.monotonic() + 30
-        while not self._line.exists() or self._line.read_text() in ("started", "started\n"):
+        while not self._line.exists() or "started" in self._line.read_text():
             assert time.monotonic() < deadline, line
             await asyncio.sleep(0.01)
         return self._line.read_text().rstrip("\n")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from .conftest import Serve, Server, clean_environment, until_waiting
-from .test_cli import Ended, composerd, working
+from .test_cli import Ended, composerd, delivered, working
 
 PROGRAM = Path(sys.executable).with_name("composerd-worker")
 
@@ -136,7 +136,11 @@ async def test_once_and_a_stop(server: Server) -> None:
             return bool((await server.job(job["id"]))["state"] == "running")
 
         await server.until(runs)
-        while process.returncode is None:
-            process.send_signal(signal.SIGTERM)
-            await asyncio.sleep(0.1)
-        assert process.returncode == 0
+        process.send_signal(signal.SIGTERM)
+
+        async def received() -> bool:
+            return delivered(process.pid)
+
+        await server.until(received)  # because two pending signals are merged
+        process.send_signal(signal.SIGTERM)
+        assert await process.wait() == 0

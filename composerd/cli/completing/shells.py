@@ -1,6 +1,6 @@
 """The conversation with the shells: how they tell the command line, and how they are told the candidates.
 
-Each has a script, `composerd.bash` and so on, which sets a variable and runs `composerd`.
+Each has a script in this folder, which sets a variable and runs `composerd`.
 """
 
 import os
