@@ -78,12 +78,13 @@ class ServiceManager:
         """Tell that a reload has begun. `ready` ends it."""
         self._send("RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
 
-    def stopping(self, status: str, within: float) -> None:
-        """Tell that the service is about to end, and takes at most `within` seconds for that.
+    def stopping(self, status: str, within: float | None = None) -> None:
+        """Tell that the service is about to end, and takes at most `within` seconds for that if it is known.
 
         A time limit of the service manager that is longer than that stays as it is.
         """
-        self._send("STOPPING=1", f"STATUS={status}", f"EXTEND_TIMEOUT_USEC={int(within * 1e6)}")
+        extension = () if within is None else (f"EXTEND_TIMEOUT_USEC={int(within * 1e6)}",)
+        self._send("STOPPING=1", f"STATUS={status}", *extension)
 
     def alive(self) -> None:
         """Give a sign of life."""

@@ -105,8 +105,12 @@ class Systemd:
         return done.stdout
 
     def systemctl(self, *arguments: str) -> str:
-        """Run systemctl, and return what it prints."""
-        return self.run("systemctl", "--no-pager", *arguments)
+        """Run systemctl, which must succeed, and return what it prints."""
+        try:
+            return self.run("systemctl", "--no-pager", *arguments)
+        except RuntimeError as exc:
+            exc.add_note(self.run("journalctl", "--no-pager", "-n", "30"))
+            raise
 
     def property(self, unit: str, name: str) -> str:
         """Return a property of a unit."""

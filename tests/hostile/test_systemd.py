@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -51,6 +52,12 @@ def server(systemd: Systemd) -> Iterator[Systemd]:
 def request(systemd: Systemd, *arguments: str) -> Any:
     """Send a request with curl from where the server is, and return the decoded body."""
     return json.loads(systemd.run("curl", "-sSf", "-H", "Content-Type: application/json", *arguments))
+
+
+def install(systemd: Systemd, command: str) -> None:
+    """Install the command of the worker."""
+    path = "/usr/local/libexec/composerd/build"
+    systemd.run("sh", "-c", f"mkdir -p {Path(path).parent}; cat > {path} <<'END'\n{command}\nEND\nchmod 755 {path}")
 
 
 def until(holds: Callable[[], object]) -> None:
@@ -126,9 +133,7 @@ def test_priorities_in_the_journal(server: Systemd) -> None:
 
 def test_a_command_of_a_worker(server: Systemd) -> None:
     """A worker's command runs with the restrictions of the unit, and its files arrive."""
-    server.run("mkdir", "-p", "/usr/local/libexec/composerd")
-    server.run("sh", "-c", f"cat > /usr/local/libexec/composerd/build <<'END'\n{COMMAND}\nEND")
-    server.run("chmod", "755", "/usr/local/libexec/composerd/build")
+    install(server, COMMAND)
     server.systemctl("start", WORKER)
     job = request(server, "-d", '{"type":"build"}', f"{URL}{COMPOSER}/jobs")
     ended = request(server, f"{URL}{job['href']}?wait=20s")
@@ -139,8 +144,19 @@ def test_a_command_of_a_worker(server: Systemd) -> None:
     assert server.run("curl", "-sSf", f"{URL}{job['href']}/artifacts/image") == "built\n"
 
 
-def test_the_end_of_a_worker(server: Systemd) -> None:
-    """A worker that is stopped leaves no process and is told apart from one that failed."""
+def test_a_worker_that_is_stopped(server: Systemd) -> None:
+    """A worker gets the time that it asks for, releases the job that still runs then, and leaves no process."""
+    install(server, "#!/bin/sh\nsleep 300 &\nsleep 300\n")
+    start = UNITS.joinpath("composerd-worker@.service").read_text().partition("ExecStart=")[2].partition("\n")[0]
+    start = start.replace("--stop-after 9m", "--stop-after 3s")
+    # Without more time, systemd would kill it after a second.
+    server.add(f"{WORKER}.d/short.conf", f"[Service]\nExecStart=\nExecStart={start}\nTimeoutStopSec=1s\n")
     server.systemctl("start", WORKER)
+    assert server.property(WORKER, "StatusText") == f"requesting jobs of type build from {URL}"
+    job = request(server, "-d", '{"type":"build"}', f"{URL}{COMPOSER}/jobs")
+    until(lambda: request(server, f"{URL}{job['href']}")["state"] == "running")
     server.systemctl("stop", WORKER)
     assert server.property(WORKER, "Result") == "success"
+    released = request(server, f"{URL}{job['href']}")
+    assert (released["state"], released["retries"]) == ("ready", 0)
+    server.add(f"{WORKER}.d/short.conf", "")

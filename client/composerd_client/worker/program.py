@@ -10,12 +10,17 @@ from composerd_client.worker.checks import command_check
 from composerd_client.worker.command import Command
 from composerd_client.worker.executable import relative_files
 from composerd_client.worker.scratch import remove_left_directories
+from composerd_client.worker.tasks import cancel
 from composerd_client.worker.worker import Worker
 from composerd_protocol.escaping import LineFormatter
 from composerd_protocol.exit_codes import FAILED
 from composerd_protocol.journald import formatter_for_stderr
+from composerd_protocol.service_manager import ServiceManager, give_signs_of_life
 
 log = logging.getLogger(__name__)
+
+END_WITHIN = 30.0
+"""Time in seconds, after the running jobs had to end, in which their commands are killed and the jobs released."""
 
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
 """Signals that stop a worker."""
@@ -49,11 +54,22 @@ async def work(
     worker = Worker(**options, health_check=run.problem)
     for name in types:
         worker.handler(name)(run)
+    manager = ServiceManager.of()
+
+    def stop() -> None:
+        manager.stopping("stopping", None if stop_after is None else stop_after + END_WITHIN)
+        worker.stop(stop_after)
+
     loop = asyncio.get_running_loop()
     for number in _STOPPING:
-        loop.add_signal_handler(number, worker.stop, stop_after)
+        loop.add_signal_handler(number, stop)
     remove_left_directories()
-    await worker.run(jobs=1 if once else None)
+    alive = asyncio.create_task(give_signs_of_life(manager), name="signs of life")
+    manager.ready(f"requesting jobs of type {', '.join(types)} from {worker.server}")
+    try:
+        await worker.run(jobs=1 if once else None)
+    finally:
+        await cancel(alive)
     for number in _STOPPING:
         loop.remove_signal_handler(number)
         signal.signal(number, signal.SIG_IGN)  # nothing is left to stop, and the exit code is known
