@@ -71,9 +71,10 @@ class ForwardProxy:
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, copied: bytearray) -> None:
-    while data := await reader.read(65536):
-        copied += data
-        writer.write(data)
+    with contextlib.suppress(ConnectionError):
+        while data := await reader.read(65536):
+            copied += data
+            writer.write(data)
 
 
 @asynccontextmanager

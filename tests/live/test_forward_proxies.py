@@ -1,5 +1,6 @@
 """Clients that reach the server through a proxy that they were told, or that their environment names."""
 
+import asyncio
 import base64
 import socket
 from collections.abc import AsyncIterator
@@ -7,19 +8,21 @@ from typing import Any
 
 import pytest
 
+from composerd.probe import Target
 from composerd_client import (
     ComposerClient,
     JobContext,
     ProxyAnswered,
     ProxyUnreachable,
     ServerUnreachable,
+    SyncComposerClient,
     Worker,
     transport,
 )
 from composerd_client.address import Address
 from composerd_client.forward_proxy import forward_proxy
 
-from .conftest import LOOPBACK, Serve, Server
+from .conftest import COMPOSER, LOOPBACK, Serve, Server
 from .forward_proxy import ForwardProxy, forwarding
 from .test_cli import composerd
 from .test_tls import Files, files
@@ -245,3 +248,35 @@ def test_a_proxy_that_cannot_be_used(text: str) -> None:
     assert "secret" not in str(raised.value)
     with pytest.raises(ValueError, match=r"^proxy: "):
         ComposerClient("http://a.test", proxy=text)
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_a_probe_through_a_proxy(serve: Serve, files: Files, scheme: str) -> None:
+    """A probe reaches the server through the proxy that it was told, and names one that refuses."""
+    files.issue("server", NAME)
+    server = await serve(*(files.server_options if scheme == "https" else ()))
+    async with forwarding(server.address) as proxy:
+        told = proxy.url.replace("://", "://user:secret@")
+        target = Target(f"{scheme}://{NAME}:8700", {"proxy": told, "ca_file": files.ca_file})
+        assert (await target.call("GET", f"{COMPOSER}/jobs")).status == 200
+        (head,) = proxy.heads
+        start = f"CONNECT {NAME}:8700 " if scheme == "https" else f"GET http://{NAME}:8700{COMPOSER}/jobs "
+        assert head.startswith(start)
+        assert "Proxy-Authorization: Basic dXNlcjpzZWNyZXQ=\r\n" in head
+        proxy.refusal = "403 Forbidden"
+        if scheme == "https":
+            with pytest.raises(ServerUnreachable, match=rf"through the proxy {proxy.url}: .* \(403\)"):
+                await target.call("GET", f"{COMPOSER}/jobs")
+        else:
+            assert (await target.call("GET", f"{COMPOSER}/jobs")).status == 403
+
+
+async def test_a_sync_client_and_a_proxy(proxy: ForwardProxy) -> None:
+    """The client without await takes a proxy too."""
+
+    def submitted() -> str:
+        with SyncComposerClient(f"http://{NAME}:8700", proxy=proxy.url) as composer:
+            return composer.submit("build").type
+
+    assert await asyncio.to_thread(submitted) == "build"
+    assert proxy.heads

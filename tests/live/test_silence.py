@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from itertools import accumulate
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from composerd_client import JobContext, Worker
+from composerd_client import JobContext, Worker, transport
 from composerd_client.lease import Lease
 
 from ..proxies.vanishing import machine
@@ -136,6 +137,23 @@ async def test_a_result_is_reported_on_a_second_connection(brief: Server) -> Non
 
         job = await _run(brief, between.url, build)
     assert (job["state"], job["retries"], job["result"]) == ("finished", 0, "done")
+
+
+async def test_an_upload_is_sent_again_on_a_second_connection(brief: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An upload of which the other side reads nothing any more ends with the kernel's user timeout, and is repeated."""
+    option = (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+    monkeypatch.setattr(transport, "_KEEPALIVE", [(*option, 500)])
+    content = bytes(32 * 1024**2)  # more than the buffers of sockets take
+    async with router(brief) as between:
+
+        async def build(job: JobContext) -> int:
+            await job.progress("almost")  # on a connection that is idle then
+            between.forget()
+            await job.upload("file", content)
+            return len(content)
+
+        job = await _run(brief, between.url, build)
+    assert (job["state"], job["retries"], job["result"]) == ("finished", 0, len(content))
 
 
 async def test_a_job_is_confirmed_on_a_second_connection(brief: Server) -> None:
