@@ -87,6 +87,17 @@ def number_of(request: web.Request, name: str, *, default: int, least: int, most
     return int(text)
 
 
+def query_of(request: web.Request, *known: str, repeatable: str | None = None) -> dict[str, str]:
+    """Return the parameters of a listing. Raises `InvalidCursor` for one that is unknown, or is there twice."""
+    query = dict(request.query)
+    if unknown := query.keys() - set(known):
+        raise InvalidCursor(field=min(unknown), problem="there is no such filter")
+    for name in query:
+        if name != repeatable and len(request.query.getall(name)) > 1:
+            raise InvalidCursor(field=name, problem="must be given once")
+    return query
+
+
 def limit_of(query: Mapping[str, str], default: int) -> int:
     """Return how many items the page of a listing may have. Raises `InvalidCursor` if that is not allowed."""
     limit = query.get("limit", str(default))

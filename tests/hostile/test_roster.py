@@ -88,7 +88,7 @@ async def test_the_list_has_pages(serve: Serve, client: Clients) -> None:
             break
         cursor = f"&cursor={page['next']}"
     assert found == ids[::-1]
-    for wrong in ("limit=0", "limit=1001", "limit=x", "cursor=x", "cursor=AAAA"):
+    for wrong in ("limit=0", "limit=1001", "limit=x", "cursor=x", "cursor=AAAA", "limit=1&limit=2", "type=build"):
         status, error = await quiet.request("GET", f"{COMPOSER}/workers?{wrong}")
         assert (status, error["id"]) == (400, "39")
 

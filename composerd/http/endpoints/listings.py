@@ -8,7 +8,7 @@ from aiohttp import web
 
 from composerd.errors import InvalidCursor, JobNotFound
 from composerd.http import schemas
-from composerd.http.arguments import job_id_of, limit_of, segment
+from composerd.http.arguments import job_id_of, limit_of, query_of, segment
 from composerd.http.delivery import answer_bytes, encode
 from composerd.http.endpoints.shown import encoded, job_list, listed_body
 from composerd.http.keys import QUEUE
@@ -59,7 +59,7 @@ async def list_jobs(request: web.Request) -> web.StreamResponse:
     invalid filter, limit or cursor.
     """
     queue = request.app[QUEUE]
-    query = _query(request, "state", "type", "channel", "arch", repeatable="state")
+    query = query_of(request, "state", "type", "channel", "arch", *_PAGE, repeatable="state")
     try:
         states = tuple({JobState(state): None for state in request.query.getall("state", ())})
     except ValueError:
@@ -103,7 +103,7 @@ async def list_dependencies(request: web.Request) -> web.StreamResponse:
 
     Raises `JobNotFound`, and `InvalidCursor` for an invalid limit or cursor.
     """
-    query = _query(request)
+    query = query_of(request, *_PAGE)
     limit = limit_of(query, 100)
     begin = _cursor(query.get("cursor")) or 0
     await heavy(request)
@@ -125,7 +125,7 @@ async def list_dependents(request: web.Request) -> web.StreamResponse:
 
     Raises `JobNotFound`, and `InvalidCursor` for an invalid limit or cursor.
     """
-    query = _query(request)
+    query = query_of(request, *_PAGE)
     limit = limit_of(query, 100)
     cursor = _cursor(query.get("cursor"))
     job_id = job_id_of(request)
@@ -147,17 +147,6 @@ async def _ids(
         next=None if following is None else _cursor_text(following),
     )
     return await answer_bytes(request, encode(listed))
-
-
-def _query(request: web.Request, *filters: str, repeatable: str | None = None) -> dict[str, str]:
-    """Return the parameters of a request. Raises `InvalidCursor` for one that is unknown, or is there twice."""
-    query = dict(request.query)
-    if unknown := query.keys() - {*filters, *_PAGE}:
-        raise InvalidCursor(field=min(unknown), problem="there is no such filter")
-    for name in query:
-        if name != repeatable and len(request.query.getall(name)) > 1:
-            raise InvalidCursor(field=name, problem="must be given once")
-    return query
 
 
 def _cursor(text: str | None) -> int | None:

@@ -8,7 +8,7 @@ from aiohttp import web
 
 from composerd.errors import InvalidCursor
 from composerd.http import schemas
-from composerd.http.arguments import MAX_PAGE, limit_of
+from composerd.http.arguments import MAX_PAGE, limit_of, query_of
 from composerd.http.delivery import answer_bytes, encode
 from composerd.http.keys import QUEUE
 from composerd.http.openapi import endpoint
@@ -38,11 +38,12 @@ async def list_workers(request: web.Request) -> web.StreamResponse:
     """List the workers that were seen lately, the latest first, with the jobs that they run.
 
     `arch` is null for a worker that has only given a sign of life. A page may be short although there is a next one.
-    Raises `InvalidCursor` for an invalid limit or cursor.
+    Raises `InvalidCursor` for a filter, and for an invalid limit or cursor.
     """
     queue = request.app[QUEUE]
-    limit = limit_of(request.query, MAX_PAGE)
-    after = _cursor(request.query.get("cursor"))
+    query = query_of(request, "limit", "cursor")
+    limit = limit_of(query, MAX_PAGE)
+    after = _cursor(query.get("cursor"))
     await heavy(request)
     page = await queue.roster.page(after, limit)
     href = f"{bases.get().composer}/workers"
