@@ -1,10 +1,13 @@
 """Asking again on a new connection while the first one is silent. The first answer counts."""
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from composerd_client.errors import ProxyAnswered, ServerUnreachable
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -17,13 +20,18 @@ async def first_answer(send: Callable[[bool], Coroutine[Any, Any, T]], again_aft
     """
     if not again_after:
         return await send(False)
+    loop = asyncio.get_running_loop()
+    began = loop.time()
     pauses = iter(again_after)
-    sent = {asyncio.create_task(send(False))}
+    first = asyncio.create_task(send(False))
+    sent = {first}
     try:
         while True:
             done, left = await asyncio.wait(sent, timeout=next(pauses, None), return_when=asyncio.FIRST_COMPLETED)
             answered = [one for one in done if not isinstance(one.exception(), ServerUnreachable | ProxyAnswered)]
             if answered:
+                if first in left:
+                    log.info("a connection was silent for %.1f s, another one was answered", loop.time() - began)
                 return answered[0].result()
             if not left:
                 return done.pop().result()

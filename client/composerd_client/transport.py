@@ -5,6 +5,7 @@ import errno
 import io
 import os
 import socket
+import ssl
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -111,6 +112,8 @@ class Transport:
         self._origin = Origin()
         self._suspect_until = 0.0
         """The time until which the pool may have connections of before the latest silence, which may be silent too."""
+        self._accepted: ssl.SSLContext | None = None
+        """The context of the latest connection with an answer, so that its certificates are trusted on both sides."""
 
     def _session(self, **options: Any) -> aiohttp.ClientSession:
         path = self._address.socket_path
@@ -157,6 +160,7 @@ class Transport:
         try:
             while True:
                 began = time.monotonic()
+                tls = None if self._tls is None else self._tls.context
                 async with session.request(
                     method,
                     url,
@@ -165,10 +169,11 @@ class Transport:
                     headers={**(headers or {}), **self._login},
                     timeout=timeout,
                     allow_redirects=False,
-                    ssl=True if self._tls is None else self._tls.context,
+                    ssl=tls or True,
                     proxy=None if self._proxy is None else self._proxy.url,
                     proxy_headers=self._tunnel_login or None,
                 ) as response:
+                    self._accepted = tls
                     problem = self._origin.problem(response.headers, time.monotonic() - began)
                     if problem is None and response.headers.get("Content-Encoding", "identity").lower() != "identity":
                         problem = "it has compressed the answer, which was not asked for"
@@ -204,7 +209,7 @@ class Transport:
             if isinstance(error, aiohttp.ClientHttpProxyError):
                 return ProxyUnreachable(_refusal(self._proxy.url, self._address, error), sent=False)
             how += f" through the proxy {self._proxy.url}"
-        elif self._tls is not None and type(error) in _CLOSED:
+        elif self._tls is not None and type(error) in _CLOSED and self._accepted is not self._tls.context:
             # With TLS 1.3 a server rejects the client's certificate only after the client has finished the handshake.
             return ServerNotTrusted(f"{server} closed the connection: it may not trust this client's certificate")
         sent = not isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
