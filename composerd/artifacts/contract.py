@@ -81,7 +81,8 @@ class ArtifactStore(ABC):
     async def check(self) -> None:
         """Return if the store accepts artifacts now, and raise `StorageFull` or `Unavailable` otherwise.
 
-        It has to be cheap: every request to `/readyz` calls it.
+        After a write has found no room, it finds out by itself whether there is some again. It has to be cheap:
+        `/readyz` calls it, at most once a second.
         """
 
     async def free_space(self) -> DiskSpace | None:
