@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from composerd_client.worker.cgroups import PREFIX, own_cgroup
+
 from .conftest import COMPOSER, Serve, Server, clean_environment
 from .processes import Process, command
 
@@ -132,6 +134,21 @@ async def test_a_killed_guardian(running: Running) -> None:
     await until(lambda: b"released" in process.said())
     _, listed = await server.request("GET", f"{COMPOSER}/jobs")
     assert (listed["items"][0]["state"] in ("ready", "running"), listed["items"][0]["retries"]) == (True, 0)
+
+
+@pytest.mark.skipif(own_cgroup() is None, reason="no cgroup may be made here")
+async def test_a_killed_worker_and_a_killed_guardian(running: Running, tmp: Path) -> None:
+    """If the guardian is killed too, the next worker ends everything that the command has started."""
+    server, process, started = running
+    os.kill(guardian(process), signal.SIGSTOP)
+    guarding = guardian(process)
+    process.send_signal(signal.SIGKILL)
+    await until(lambda: process.returncode is not None)
+    os.kill(guarding, signal.SIGKILL)
+    following = worker(server, "--", "true", tmp=tmp)
+    await until(lambda: not any(alive(pid) for pid in started))
+    await until(lambda: f"{PREFIX}{guarding}" not in names(Path(str(own_cgroup()))))
+    await asyncio.to_thread(following.close)
 
 
 async def test_scratch_directories_of_killed_workers(serve: Serve, tmp: Path, tmp_path: Path, pids: Path) -> None:

@@ -16,6 +16,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:  # `typing` takes long to import
     from collections.abc import Callable
 
+    from composerd_client.worker.cgroups import Cgroup
+
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -31,7 +33,9 @@ _IGNORED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
 
 
-def main(control: int, lock: int, scratch: str, grace: float, command: list[str]) -> None:
+def main(
+    control: int, lock: int, scratch: str, grace: float, command: list[str], new_cgroup: "Callable[[], Cgroup]"
+) -> None:
     """Run a command, and return once it has ended with everything that it has started.
 
     `control` is a socket to the worker. This process writes a line there when the command has started (`started`) or
@@ -48,15 +52,17 @@ def main(control: int, lock: int, scratch: str, grace: float, command: list[str]
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     ignored = {number: signal.signal(number, signal.SIG_IGN) for number in _IGNORED}
-    pid, number = _start(command, prctl, [each for each, before in ignored.items() if before != signal.SIG_IGN])
-    if number:
-        _tell(control, f"failed {number}")
-        return
-    null = os.open(os.devnull, os.O_RDWR)
-    for standard in range(3):
-        os.dup2(null, standard)
-    _tell(control, "started")
-    _guard(control, woken, pid, grace)
+    defaults = [number for number, before in ignored.items() if before != signal.SIG_IGN]
+    with new_cgroup() as cgroup:
+        pid, failure = _start(command, cgroup, prctl, [*defaults, *_IGNORED_BY_PYTHON])
+        if failure:
+            _tell(control, f"failed {failure}")
+            return
+        null = os.open(os.devnull, os.O_RDWR)
+        for standard in range(3):
+            os.dup2(null, standard)
+        _tell(control, "started")
+        _guard(control, woken, pid, cgroup, grace)
     if not _tell(control, "ended") and scratch:
         import shutil  # noqa: PLC0415  # takes longer to import than everything else together
 
@@ -73,7 +79,9 @@ def _prctl() -> "Callable[..., object]":
         return lambda *_: None
 
 
-def _start(command: list[str], prctl: "Callable[..., object]", ignored: list[signal.Signals]) -> tuple[int, int]:
+def _start(
+    command: list[str], cgroup: "Cgroup", prctl: "Callable[..., object]", defaults: list[signal.Signals]
+) -> tuple[int, int]:
     """Start the command, and return its process id and 0, or the number of the error."""
     guardian = os.getpid()
     reads, writes = os.pipe2(os.O_CLOEXEC)
@@ -85,7 +93,8 @@ def _start(command: list[str], prctl: "Callable[..., object]", ignored: list[sig
         try:
             os.setsid()
             prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-            for number in (*ignored, *_IGNORED_BY_PYTHON):
+            cgroup.enter()
+            for number in defaults:
                 signal.signal(number, signal.SIG_DFL)
             if os.getppid() == guardian:
                 os.execv(command[0], command)  # noqa: S606  # no shell is wanted
@@ -101,7 +110,7 @@ def _start(command: list[str], prctl: "Callable[..., object]", ignored: list[sig
     return pid, int(failed or b"0")
 
 
-def _guard(control: int, woken: int, command: int, grace: float) -> None:
+def _guard(control: int, woken: int, command: int, cgroup: "Cgroup", grace: float) -> None:
     """Wait until no process is left; once the worker wants it or has ended, end those that are left."""
     poll = select.poll()
     poll.register(control, select.POLLIN)
@@ -123,6 +132,7 @@ def _guard(control: int, woken: int, command: int, grace: float) -> None:
         if now > kill_at + _KILL_WITHIN:
             return  # they belong to another user, or wait for a device that does not answer
         if now >= kill_at:
+            cgroup.kill()
             _signal_group(command, running, signal.SIGKILL)
             for pid in _children():
                 _send(os.kill, pid, signal.SIGKILL)
@@ -205,7 +215,7 @@ def _tell(control: int, line: str) -> bool:
     return True
 
 
-def run() -> None:
-    """Run what the arguments of this process say."""
+def run(new_cgroup: "Callable[[], Cgroup]") -> None:
+    """Run what the arguments of this process say, in a cgroup of its own."""
     control, lock, scratch, grace, *command = sys.argv[1:]
-    main(int(control), int(lock), scratch, float(grace), command)
+    main(int(control), int(lock), scratch, float(grace), command, new_cgroup)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from composerd_client.errors import LocalFault
-from composerd_client.worker import guardian
+from composerd_client.worker.cgroups import remove_left_cgroups
 from composerd_client.worker.scratch import Scratch
 
 KILL_AFTER = 10.0
@@ -21,10 +21,10 @@ _GIVE_UP_AFTER = 7.0
 _EOF_WITHIN = 1.0
 """Seconds that the output of processes may stay open once they should have ended."""
 
-_PROGRAM = "import sys; sys.path.append(sys.argv.pop(1)); import guardian; guardian.run()"
-"""The program of a guardian. A file as the program would be compiled at each start."""
+_PROGRAM = "import sys; sys.path.append(sys.argv.pop(1)); import cgroups, guardian; guardian.run(cgroups.new_cgroup)"
+"""The program of a guardian, which does not import the package. A file would be compiled at each start."""
 
-_DIRECTORY = str(Path(guardian.__file__).parent)
+_DIRECTORY = str(Path(__file__).parent)
 
 
 class Process:
@@ -120,6 +120,7 @@ class Process:
         """
         answer, _, status = (await self._told.readline()).decode().partition(" ")
         if answer != "exited":
+            await asyncio.to_thread(remove_left_cgroups)
             raise LocalFault("the process that guards the command was killed")
         return int(status)
 

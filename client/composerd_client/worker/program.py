@@ -9,7 +9,7 @@ from typing import Any
 from composerd_client.worker.checks import command_check
 from composerd_client.worker.command import Command
 from composerd_client.worker.executable import relative_files
-from composerd_client.worker.scratch import remove_left_directories
+from composerd_client.worker.scratch import remove_leftovers
 from composerd_client.worker.tasks import cancel
 from composerd_client.worker.worker import Worker
 from composerd_protocol.escaping import LineFormatter
@@ -63,7 +63,7 @@ async def work(
     loop = asyncio.get_running_loop()
     for number in _STOPPING:
         loop.add_signal_handler(number, stop)
-    remove_left_directories()
+    remove_leftovers()
     alive = asyncio.create_task(give_signs_of_life(manager), name="signs of life")
     manager.ready(f"requesting jobs of type {', '.join(types)} from {worker.server}")
     try:

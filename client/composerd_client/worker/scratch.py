@@ -10,6 +10,8 @@ import tempfile
 import threading
 from pathlib import Path
 
+from composerd_client.worker.cgroups import remove_left_cgroups
+
 log = logging.getLogger(__name__)
 
 PREFIX = "composerd-scratch-"
@@ -83,17 +85,16 @@ def remove_tree(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def remove_left_directories() -> threading.Thread:
-    """Start a thread that removes the directories that killed workers of this user have left; return the thread.
+def remove_leftovers() -> None:
+    """Begin to remove what killed workers of this user have left: scratch directories, and processes in cgroups.
 
-    A program can end while it runs.
+    A thread does it, which does not keep the program from ending.
     """
-    thread = threading.Thread(target=_remove_left, name="left scratch directories", daemon=True)
-    thread.start()
-    return thread
+    threading.Thread(target=_remove_leftovers, name="leftovers of killed workers", daemon=True).start()
 
 
-def _remove_left() -> None:
+def _remove_leftovers() -> None:
+    remove_left_cgroups()
     removed = 0
     try:
         with os.scandir(scratch_parent()) as entries:
