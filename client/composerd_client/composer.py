@@ -1,8 +1,8 @@
 """ComposerClient: submits jobs, follows them until they end, and downloads their artifacts."""
 
 import asyncio
-import hashlib
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from contextlib import aclosing
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
@@ -14,8 +14,9 @@ import msgspec
 from composerd_client.answers import ANY_JSON, Expected
 from composerd_client.connection import DEFAULT_SERVER, LARGEST_PAYLOAD, Connection, decoded
 from composerd_client.downloads import new_file
-from composerd_client.errors import DamagedDownload, RequestFailed, ServerUnreachable
-from composerd_client.idempotency import answer_to, answer_to_all, keyed
+from composerd_client.errors import RequestFailed, ServerUnreachable
+from composerd_client.idempotency import answer_to, answer_to_all, keyed, post
+from composerd_client.reading import artifact_parts
 from composerd_client.repeating import Rounds, may_pass
 from composerd_client.submitted_job import GraphJob, JobFields, submitted
 from composerd_client.values import (
@@ -40,8 +41,6 @@ WAIT = 20.0
 
 LOOK = 1.0
 """Seconds after which `ComposerClient.progress` asks again: a wait for the end of a job does not end with progress."""
-
-_PART = 256 * 1024
 
 _JOB = msgspec.json.Decoder(Job)
 _JOBS = msgspec.json.Decoder(JobList)
@@ -106,15 +105,7 @@ class ComposerClient:
         body = keyed(submitted({"type": type, **fields}))
         if args is not msgspec.UNSET:
             body["args"] = args
-        answer = await self._connection.request(
-            "POST",
-            f"{BASE}/jobs",
-            answer_to(body),
-            body=_encode(body),
-            repeat=True,
-            largest=LARGEST_PAYLOAD,  # with a key it may be an ended job
-        )
-        return decoded(answer.body, _JOB)
+        return decoded(await post(self._connection, f"{BASE}/jobs", answer_to(body), _encode(body)), _JOB)
 
     async def submit_graph(self, jobs: Sequence[GraphJob]) -> list[Job]:
         """Submit all jobs or none, and return them in the order given.
@@ -123,15 +114,9 @@ class ComposerClient:
         in `submit`. Raises `TypeError` and `ValueError` as `submit` does.
         """
         bodies = [keyed(submitted(job)) for job in jobs]
-        answer = await self._connection.request(
-            "POST",
-            f"{BASE}/jobs/batch",
-            answer_to_all(bodies),
-            body=_encode({"jobs": bodies}),
-            repeat=True,
-            largest=LARGEST_PAYLOAD,
-        )
-        return decoded(answer.body, _JOBS).items
+        body = _encode({"jobs": bodies})
+        answer = await post(self._connection, f"{BASE}/jobs/batch", answer_to_all(bodies), body)
+        return decoded(answer, _JOBS).items
 
     async def get(self, job_id: str, wait: float | timedelta = 0.0) -> Job:
         """Return a job: at once, or, with `wait`, as soon as it has ended, but at most after that many seconds."""
@@ -264,19 +249,11 @@ class ComposerClient:
     async def read(self, artifact: Artifact) -> AsyncIterator[bytes]:
         """Yield an artifact's bytes in parts, never more than its size.
 
-        Raises `DamagedDownload` if size or digest do not match.
+        If the download breaks off, it goes on from there. Raises `DamagedDownload` if size or digest do not match.
         """
-        digest = hashlib.sha256()
-        size = 0
-        async with self._connection.open("GET", artifact.href, answer_within=60.0) as response:
-            async for part in response.parts(_PART):
-                digest.update(part)
-                size += len(part)
-                if size > artifact.size:
-                    break
+        async with aclosing(artifact_parts(self._connection, artifact)) as parts:
+            async for part in parts:
                 yield part
-        if (size, digest.hexdigest()) != (artifact.size, artifact.sha256):
-            raise DamagedDownload(f"{artifact.name} was damaged on the way: received {size} of {artifact.size} bytes")
 
     async def download(
         self,

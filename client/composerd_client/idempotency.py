@@ -1,4 +1,4 @@
-"""The idempotency keys that the client makes, so that it can repeat a submission whose outcome is unknown."""
+"""Submissions, and the idempotency keys that the client makes, so that it can repeat one whose outcome is unknown."""
 
 import uuid
 from collections.abc import Mapping, Sequence
@@ -7,6 +7,9 @@ from typing import Any
 import msgspec
 
 from composerd_client.answers import Expected
+from composerd_client.connection import LARGEST_PAYLOAD, Connection
+from composerd_client.errors import ProxyAnswered
+from composerd_client.repeating import may_pass
 
 
 class _Key(msgspec.Struct):
@@ -36,6 +39,19 @@ def answer_to(job: Mapping[str, Any]) -> Expected:
 def answer_to_all(jobs: Sequence[Mapping[str, Any]]) -> Expected:
     """Return what is expected as the answer to the submission of a graph: as many jobs, with their keys."""
     return Expected("JobList", (201,), check=lambda answer: _difference(_KEYS.decode(answer).items, jobs))
+
+
+async def post(connection: Connection, path: str, expected: Expected, body: bytes) -> bytes:
+    """Send a submission whose jobs have keys, and return the answer; repeat it if its outcome is unknown."""
+    try:
+        # With a key the answer may be an ended job, with its result.
+        answer = await connection.request("POST", path, expected, body=body, repeat=True, largest=LARGEST_PAYLOAD)
+    except ProxyAnswered as exc:
+        if may_pass(exc):
+            raise
+        reason = f"the submission of {len(body)} bytes was refused: {exc.reason}"
+        raise ProxyAnswered(exc.status, reason, exc.proxy) from exc
+    return answer.body
 
 
 def _difference(answered: Sequence[_Key], jobs: Sequence[Mapping[str, Any]]) -> str | None:

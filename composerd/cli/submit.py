@@ -4,10 +4,9 @@ import os
 import re
 import sys
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import click
 import msgspec
@@ -16,8 +15,10 @@ from composerd.cli.console import Server, json_option, print_jobs, print_json, r
 from composerd.cli.errors import Failure
 from composerd.cli.jobs import PATIENCE, download, follow, overwrite_option, show_ends
 from composerd.cli.options import Parsed
-from composerd_client import GraphJob, OutcomeUnknown
+from composerd_client import ComposerClient, GraphJob, OutcomeUnknown, ProxyAnswered, ServerUnreachable
 from composerd_client.downloads import checked
+from composerd_client.idempotency import keyed
+from composerd_client.repeating import may_pass
 from composerd_client.submitted_job import submitted
 from composerd_protocol.escaping import escaped
 from composerd_protocol.exit_codes import WRONG
@@ -25,6 +26,11 @@ from composerd_protocol.units import number
 
 _PATH = re.compile(r"[\w./~-]*(?:/[\w.-]+|\w\.[A-Za-z]\w*)")
 """A text that looks like the path of a file, such as `args.json` or `./args`."""
+
+T = TypeVar("T")
+
+_ASKED_FOR = 20.0
+"""Seconds for which a submission is repeated if it is unknown whether it was stored."""
 
 
 class _Downloads(NamedTuple):
@@ -132,15 +138,16 @@ def submit(
 async def _submit(
     server: Server, fields: dict[str, Any], waits: bool, downloads: _Downloads | None, as_json: bool
 ) -> None:
-    async with server.composer() as composer:  # fail at once if the server is unreachable from the start
-        with _explained(keyed="idempotency_key" in fields):
-            job = await composer.submit(**fields)
-        if not waits:
-            if as_json:
+    fields = keyed(fields)
+    repeat = f"run the command again with --key {fields['idempotency_key']}, which makes no second job"
+    job = await _stored(server, lambda composer: composer.submit(**fields), repeat)
+    if not waits:
+        if as_json:
+            async with server.composer() as composer:
                 print_json(await composer.get_json(job.id))
-            else:
-                say(job.id)
-            return
+        else:
+            say(job.id)
+        return
     say(job.id, err=True)
     async with server.composer(PATIENCE) as composer:
         ended = await follow(composer, job.id)
@@ -153,16 +160,22 @@ async def _submit(
 async def _submit_graph(
     server: Server, graph: Sequence[GraphJob], waits: bool, downloads: _Downloads | None, as_json: bool
 ) -> None:
-    async with server.composer() as composer:
-        with _explained(keyed=all("idempotency_key" in job for job in graph)):
-            jobs = await composer.submit_graph(graph)
-        if not waits:
-            if as_json:
-                print_jobs(jobs, "batch")
-            else:
-                for job in jobs:
-                    say(job.id)
-            return
+    if all("idempotency_key" in job for job in graph):
+        repeat = "run the command again, which makes no second job because of the keys"
+    else:
+        repeat = (
+            "look with `composerd jobs` before you run the command again; with an idempotency_key for each job you "
+        )
+        repeat += "need not look"
+    jobs_with_keys = cast("list[GraphJob]", [keyed(job) for job in graph])
+    jobs = await _stored(server, lambda composer: composer.submit_graph(jobs_with_keys), repeat)
+    if not waits:
+        if as_json:
+            print_jobs(jobs, "batch")
+        else:
+            for job in jobs:
+                say(job.id)
+        return
     for given, job in zip(graph, jobs, strict=True):  # now, so that somebody who stops waiting has the ids
         click.echo("\t".join(escaped(str(one)) for one in (job.id, job.type, given.get("ref", ""))), err=True)
     async with server.composer(PATIENCE) as composer:
@@ -175,17 +188,24 @@ async def _submit_graph(
         await show_ends(composer, ended, as_json)
 
 
-@contextmanager
-def _explained(*, keyed: bool) -> Iterator[None]:
-    """Say what to do if it is unknown whether the jobs were stored."""
-    try:
-        yield
-    except OutcomeUnknown as exc:
-        if keyed:
-            advice = "run the command again, which makes no second job because of the key"
-        else:
-            advice = "look with `composerd jobs` before you run the command again; with --key you need not look"
-        raise Failure(f"the server's storage did not answer: the job may have been stored or not; {advice}") from exc
+async def _stored(server: Server, submit: Callable[[ComposerClient], Awaitable[T]], repeat: str) -> T:
+    """Submit jobs that have idempotency keys, and submit them again if it is unknown what became of them.
+
+    Fails at once if the server is unreachable from the start. `repeat` says how to repeat the command.
+    """
+    async with server.composer() as composer:
+        try:
+            return await submit(composer)
+        except (OutcomeUnknown, ProxyAnswered, ServerUnreachable) as exc:
+            sent = exc.sent if isinstance(exc, ServerUnreachable) else may_pass(exc)
+            if not sent:
+                raise
+    async with server.composer(_ASKED_FOR) as composer:
+        try:
+            return await submit(composer)
+        except OutcomeUnknown as exc:
+            unknown = "the server's storage did not answer: the job may have been stored or not"
+            raise Failure(f"{unknown}; {repeat}") from exc
 
 
 def _read_args(text: str) -> msgspec.Raw:
