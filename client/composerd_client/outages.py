@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
@@ -13,56 +14,91 @@ _SILENT_FOR = 60.0
 """Seconds after a line in which it is not repeated."""
 
 
+@dataclass(slots=True)
+class _Lasting:
+    """An error that requests meet again and again."""
+
+    doing: str
+    """The purpose of the request that has met it first."""
+    since: float
+    latest: float
+    requests: int = 0
+    """The number of requests that have met it and go on."""
+    said: float | None = None
+    """When it was logged last; None if it was not."""
+
+
 class Outages:
-    """The outages of one server, as its clients in this process see them."""
+    """The outages of one server, as the requests of one client see them."""
 
     def __init__(self) -> None:
+        self._lasting: dict[str, _Lasting] = {}
+        """What lasts, by the text of the error."""
         self._said: dict[str, float] = {}
-        """When a line was last logged, by what failed, and by the error while it lasts."""
+        """When something was logged last, by the purpose of the request."""
 
     def of(self, doing: str) -> "Outage":
-        """Return a context for requests that are repeated until they succeed. `doing` says for what they are."""
+        """Return a context for a request that is repeated until it succeeds. `doing` says what it is for."""
         return Outage(self, doing)
 
-    def may_say(self, *what: str) -> bool:
-        """Return True if a line about any of this was not logged for a minute, and take it for logged now."""
-        now = asyncio.get_running_loop().time()
-        self._said = {one: at for one, at in self._said.items() if at > now - _SILENT_FOR}
-        if any(one in self._said for one in what):
-            return False
-        self._said.update(dict.fromkeys(what, now))
-        return True
+    def failed(self, doing: str, error: str, *, new: bool) -> None:
+        """Log that a request has failed, unless this error or a failure of such a request was just logged.
 
-    def forget(self, what: str) -> None:
-        """Take a line for not logged."""
-        self._said.pop(what, None)
+        `new` says that the request has not met this error before.
+        """
+        now = asyncio.get_running_loop().time()
+        lasting = self._lasting.get(error)
+        if lasting is None or lasting.latest + _SILENT_FOR < now:
+            lasting = self._lasting[error] = _Lasting(doing, now, now)
+            self._lasting = {text: one for text, one in self._lasting.items() if one.latest + _SILENT_FOR >= now}
+        lasting.latest = now
+        lasting.requests += new
+        if (lasting.said is None or lasting.said + _SILENT_FOR <= now) and self.may_say(doing):
+            lasting.said = now
+            log.warning("cannot %s, trying again: %s", doing, error)
+
+    def ended(self, errors: set[str], *, answered: bool) -> None:
+        """Note the end of a request that has met these errors.
+
+        If it is answered, log that those errors are over that have been logged, and errors whose requests have all
+        been given up.
+        """
+        for error in errors:
+            if (lasting := self._lasting.get(error)) is not None:
+                lasting.requests -= 1
+        if not answered or not self._lasting:
+            return
+        for error, lasting in list(self._lasting.items()):
+            if error in errors or lasting.requests <= 0:
+                del self._lasting[error]
+                if lasting.said is not None:
+                    seconds = asyncio.get_running_loop().time() - lasting.since
+                    log.info("the server answers again, %.1f s after the first failure to %s", seconds, lasting.doing)
+
+    def may_say(self, doing: str) -> bool:
+        """Return True if nothing about such a request was logged for a minute, and take it for logged now."""
+        now = asyncio.get_running_loop().time()
+        self._said = {one: at for one, at in self._said.items() if at + _SILENT_FOR > now}
+        return self._said.setdefault(doing, now) == now
 
 
 class Outage:
-    """The time in which one request fails again and again. Use it as a context manager."""
+    """The failures of one request until it succeeds. Use it as a context manager."""
 
     def __init__(self, outages: Outages, doing: str) -> None:
         self._outages = outages
         self._doing = doing
-        self._since: float | None = None
-        self._error = ""
-        """The error that was logged last; empty if none was."""
+        self._errors: set[str] = set()
 
     def failed(self, error: ClientError) -> None:
-        """Log that the request has failed and is repeated."""
-        if self._since is None:
-            self._since = asyncio.get_running_loop().time()
-        if self._outages.may_say(self._doing, str(error)):
-            self._error = str(error)
-            log.warning("cannot %s, trying again: %s", self._doing, error)
+        """Note that the request has failed and is repeated."""
+        text = str(error)
+        self._outages.failed(self._doing, text, new=text not in self._errors)
+        self._errors.add(text)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, _type: type[BaseException] | None, exc: BaseException | None, _tb: TracebackType | None) -> None:
-        if self._since is None or not self._error:
-            return
-        self._outages.forget(self._error)
-        if exc is None or (isinstance(exc, RequestFailed) and not isinstance(exc, ProxyAnswered)):
-            seconds = asyncio.get_running_loop().time() - self._since
-            log.info("the server answers again, %.1f s after the first failure to %s", seconds, self._doing)
+        of_composerd = isinstance(exc, RequestFailed) and not isinstance(exc, ProxyAnswered)
+        self._outages.ended(self._errors, answered=exc is None or of_composerd)

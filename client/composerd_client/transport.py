@@ -117,7 +117,7 @@ class Transport:
 
     def _session(self, **options: Any) -> aiohttp.ClientSession:
         path = self._address.socket_path
-        return aiohttp.ClientSession(
+        session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, socket_factory=_new_socket, **options)
             if path is None
             else aiohttp.UnixConnector(path, limit=0, **options),
@@ -126,6 +126,10 @@ class Transport:
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
         )
+        # Otherwise aiohttp sends a DELETE or a GET again by itself, without saying so: the answer to a second DELETE is
+        # that there is no such job, and a wait that a proxy ends seems to have been twice as long.
+        session._retry_connection = False  # noqa: SLF001  # no public way
+        return session
 
     async def close(self) -> None:
         """Close all connections."""
