@@ -1,0 +1,80 @@
+"""Waits that something between client and server ends: shorter ones are asked for from then on."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from aiohttp import web
+
+from composerd_client import ComposerClient
+from composerd_protocol.units import parse_duration
+
+from .conftest import Server
+from .http_relay import Relay, relaying
+from .test_client_behind_proxies import worker
+
+LIMIT = 1.5
+"""Seconds after which the relay ends a request."""
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let waits get short enough for the limit of the tests."""
+    monkeypatch.setattr("composerd_client.waits._SHORTEST", 0.5)
+
+
+@pytest.fixture(params=[504, 408, 502, 200, 204, None])
+async def relay(server: Server, request: pytest.FixtureRequest) -> AsyncIterator[Relay]:
+    """Start a relay that ends waits with a page, or by closing the connection."""
+    async with relaying(server.url) as relay:
+
+        async def limit(asked: web.Request) -> web.StreamResponse | None:
+            if parse_duration(asked.query.get("wait", "0s")) <= LIMIT:
+                return None
+            await asyncio.sleep(LIMIT)
+            if request.param is None:
+                assert asked.transport is not None
+                asked.transport.close()
+            return relay.page(request.param or 200)
+
+        relay.hook = limit
+        yield relay
+
+
+async def asked_for_less(relay: Relay, path: str) -> list[float]:
+    """Wait until a shorter wait is asked for, and return all that were asked for."""
+    async with asyncio.timeout(20):
+        while True:
+            found = [parse_duration(one.query["wait"]) for one in relay.requests if path in one.path and one.query]
+            if found and found[-1] < LIMIT:
+                return found
+            await asyncio.sleep(0.05)
+
+
+async def test_a_worker_asks_for_shorter_waits(server: Server, relay: Relay, caplog: pytest.LogCaptureFixture) -> None:
+    """A worker whose waits are ended asks for shorter ones, says so once, and runs a job that comes then."""
+    async with worker(relay, lambda _job: asyncio.sleep(LIMIT + 1)):
+        asked = await asked_for_less(relay, "/worker/v1/jobs")
+        assert asked[0] == 20
+        assert len(asked) <= 3
+        assert 0.5 <= asked[-1] <= LIMIT * 0.9
+        job = await server.submit()
+        ended = await server.job(job["id"], wait="30s")
+    assert (ended["state"], ended["retries"]) == ("finished", 0)
+    said = [record.getMessage() for record in caplog.records if "a wait of" in record.getMessage()]
+    assert len(said) == 1
+    assert said[0].startswith("a wait of 20 s was ended after 1.")
+    waits = [parse_duration(one.query["wait"]) for one in relay.requests if one.query]
+    assert sum(wait > LIMIT for wait in waits) <= 2  # heartbeats ask for no more than the request for a job has learned
+
+
+async def test_a_wait_for_a_job_that_is_ended(server: Server, relay: Relay) -> None:
+    """`wait` goes on without an error, also without patience, and asks for shorter waits."""
+    job = await server.submit()
+    async with ComposerClient(relay.url, patience=0) as composer:
+        waiting = asyncio.create_task(composer.wait(job["id"], timeout=30))
+        asked = await asked_for_less(relay, job["id"])
+        assert len(asked) <= 3
+        await server.request("POST", f"/api/composer/v1/jobs/{job['id']}/cancel")
+        assert (await waiting).state == "canceled"
+    assert len(relay.requests) < 20
