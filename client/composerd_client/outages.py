@@ -19,7 +19,7 @@ class _Lasting:
     """An error that requests meet again and again."""
 
     doing: str
-    """The purpose of the request that has met it first."""
+    """The purpose of the request in the first line about it."""
     since: float
     latest: float
     requests: int = 0
@@ -54,6 +54,8 @@ class Outages:
         lasting.latest = now
         lasting.requests += new
         if (lasting.said is None or lasting.said + _SILENT_FOR <= now) and self.may_say(doing):
+            if lasting.said is None:
+                lasting.doing = doing
             lasting.said = now
             log.warning("cannot %s, trying again: %s", doing, error)
 

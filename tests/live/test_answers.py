@@ -155,7 +155,7 @@ async def test_pages_for_the_composer_client(
         assert (await composer.why(job.id)).id == job.id
         assert {one.id async for one in composer.list(state="ready")} == {job.id, graph.id}
         assert [one async for one in composer.dependents(job.id)] == []
-        assert len(await composer.workers()) == 1
+        assert await composer.workers() == []
         assert (await composer.cancel(job.id)).canceled
         assert (await composer.wait(job.id)).state == "canceled"
         await composer.delete(job.id)
