@@ -25,7 +25,7 @@ from composerd_client.submitted_job import GraphJob, JobFields
 from composerd_client.sync_composer import SyncComposerClient
 from composerd_client.uploads import Uploaded
 from composerd_client.values import Artifact, Job, JobState, KnownWorker, Why
-from composerd_client.worker import Handler, Worker
+from composerd_client.worker import Handler, HealthCheck, Worker
 
 __all__ = [
     "Artifact",
@@ -36,6 +36,7 @@ __all__ = [
     "DamagedUpload",
     "GraphJob",
     "Handler",
+    "HealthCheck",
     "Job",
     "JobContext",
     "JobFields",

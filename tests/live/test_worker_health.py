@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import json
 import re
 import resource
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from composerd_client import JobContext, LocalFault, Worker
 from composerd_client.worker import checks, health
@@ -20,11 +22,19 @@ from composerd_client.worker.checks import command_check
 
 from . import test_full_disk as full_disk_tests
 from .conftest import COMPOSER, Serve, Server, clean_environment, until_waiting
+from .http_relay import Relay, relaying
 from .processes import Process, command
 from .test_full_disk import fill
 from .test_worker_leftovers import alive
 
 disk = full_disk_tests.disk
+
+
+@pytest.fixture
+async def relay(server: Server) -> AsyncIterator[Relay]:
+    """Start a relay in front of the server."""
+    async with relaying(server.url) as relay:
+        yield relay
 
 
 @asynccontextmanager
@@ -295,3 +305,52 @@ async def test_the_log_of_a_worker(serve: Serve) -> None:
         f"INFO    worker {worker_id} ended",
     ]
     assert [re.sub(r"\d+\.\d s", "N s", line) for line in lines] == expected
+
+
+async def test_a_job_that_is_lost_before_its_start(server: Server, relay: Relay) -> None:
+    """A job that is canceled before the worker confirms it does not count as one of the jobs that it is to run."""
+    first, second = await server.submit(), await server.submit()
+    seen = False
+
+    async def cancel(request: web.Request) -> web.StreamResponse | None:
+        nonlocal seen
+        if request.method == "GET" and not seen:
+            seen = True
+            await server.request("POST", f"{COMPOSER}/jobs/{first['id']}/cancel")
+        return None
+
+    relay.hook = cancel
+    worker = Worker(relay.url, arch="x86_64")
+    worker.handler("build")(lambda _job: None)
+    await worker.run(jobs=1)
+    ended = [await server.job(job["id"]) for job in (first, second)]
+    assert [job["state"] for job in ended] == ["canceled", "finished"]
+    assert worker.failed_jobs == 0
+
+
+async def test_a_lost_answer_to_the_result_of_a_deleted_job(
+    server: Server, relay: Relay, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A good job whose result was stored is not logged as lost, although the server does not know it any more."""
+    caplog.set_level("INFO", "composerd_client.worker")
+    job = await server.submit()
+    sent: list[bytes] = []
+
+    async def lose(request: web.Request) -> web.StreamResponse | None:
+        if request.method != "PATCH":
+            return None
+        sent.append(await request.read())
+        if len(sent) > 1:
+            return None
+        assert (await server.request("PATCH", request.path, json.loads(sent[0])))[0] == 200
+        assert (await server.request("DELETE", f"{COMPOSER}/jobs/{job['id']}"))[0] in (200, 204)
+        return relay.page(502)
+
+    relay.hook = lose
+    worker = Worker(relay.url, arch="x86_64")
+    worker.handler("build")(lambda _job: None)
+    await worker.run(jobs=1)
+    assert len(sent) == 2
+    assert worker.failed_jobs == 0
+    assert "Token not found" not in caplog.text
+    assert f"job {job['id']}: finished in" in caplog.text

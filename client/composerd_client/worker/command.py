@@ -59,6 +59,8 @@ class Command:
             files = await asyncio.to_thread(JobFiles, job)
         except OSError as exc:
             raise LocalFault(described(exc)) from exc
+        except RuntimeError as exc:  # no thread can be started
+            raise LocalFault(str(exc)) from exc
         try:
             result = await self._run(job, files)
         except OSError as exc:

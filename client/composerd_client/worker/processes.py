@@ -102,8 +102,9 @@ class Process:
                 except BaseException:
                     telling.close()
                     raise
-        except OSError as exc:
-            raise LocalFault(f"{command[0]} cannot be started: {exc.strerror}") from exc
+        except (OSError, RuntimeError) as exc:  # RuntimeError: no thread can be started
+            why = getattr(exc, "strerror", None) or exc
+            raise LocalFault(f"{command[0]} cannot be started: {why}") from exc
         process = cls(guarded, told, telling, kill_after)
         answer, _, number = (await told.readline()).decode().partition(" ")
         if answer == "started\n":
