@@ -1,6 +1,7 @@
 """A worker for tests that follows a script: for each type of job a result, or a function that returns one."""
 
 import asyncio
+import inspect
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -65,4 +66,4 @@ class ScriptedWorker:
             self.jobs.append(job)
             return await play(job)
 
-        return handle_on_the_loop if asyncio.iscoroutinefunction(play) else handle
+        return handle_on_the_loop if inspect.iscoroutinefunction(play) else handle
