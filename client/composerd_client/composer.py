@@ -16,6 +16,7 @@ from composerd_client.connection import DEFAULT_SERVER, LARGEST_PAYLOAD, Connect
 from composerd_client.downloads import new_file
 from composerd_client.errors import RequestFailed, ServerUnreachable
 from composerd_client.idempotency import answer_to, answer_to_all, keyed, post
+from composerd_client.listings import listed
 from composerd_client.reading import artifact_parts
 from composerd_client.repeating import Rounds, may_pass
 from composerd_client.submitted_job import GraphJob, JobFields, submitted
@@ -23,12 +24,10 @@ from composerd_client.values import (
     Artifact,
     ArtifactList,
     Job,
-    JobIdList,
-    JobList,
     JobState,
     KnownWorker,
+    Page,
     Why,
-    WorkerList,
 )
 
 BASE = "/api/composer/v1"
@@ -43,11 +42,11 @@ LOOK = 1.0
 """Seconds after which `ComposerClient.progress` asks again: a wait for the end of a job does not end with progress."""
 
 _JOB = msgspec.json.Decoder(Job)
-_JOBS = msgspec.json.Decoder(JobList)
-_IDS = msgspec.json.Decoder(JobIdList)
+_JOBS = msgspec.json.Decoder(Page[Job])
+_IDS = msgspec.json.Decoder(Page[str])
 _ARTIFACTS = msgspec.json.Decoder(ArtifactList)
 _WHY = msgspec.json.Decoder(Why)
-_WORKERS = msgspec.json.Decoder(WorkerList)
+_WORKERS = msgspec.json.Decoder(Page[KnownWorker])
 _encode = msgspec.json.Encoder().encode
 
 _NOT_FOUND = 32
@@ -209,15 +208,7 @@ class ComposerClient:
 
     async def workers(self) -> "list[KnownWorker]":
         """Return the workers that have contacted the server lately, the latest first."""
-        workers: list[KnownWorker] = []
-        cursor = ""
-        while True:
-            expected = Expected("WorkerList", path=f"{BASE}/workers")
-            page = decoded((await self._connection.request("GET", f"{BASE}/workers{cursor}", expected)).body, _WORKERS)
-            workers += page.items
-            if page.next is None:
-                return workers
-            cursor = f"?cursor={_segment(page.next)}"
+        return [worker async for worker in listed(self._connection, f"{BASE}/workers", "WorkerList", _WORKERS)]
 
     async def args(self, job_id: str) -> bytes:
         """Return a job's args as JSON, byte for byte as they were submitted; `null` if it has none."""
@@ -301,18 +292,8 @@ class ComposerClient:
             query["state"] = [state] if isinstance(state, str) else [*state]
             if not query["state"]:
                 return
-        left = limit
-        while left is None or left > 0:
-            query["limit"] = str(min(left or 1000, 1000))
-            expected = Expected("JobList", path=f"{BASE}/jobs")
-            answer = await self._connection.request("GET", f"{BASE}/jobs", expected, query=query)
-            page = decoded(answer.body, _JOBS)
-            for job in page.items[:left]:
-                yield job
-            left = None if left is None else left - len(page.items)
-            if page.next is None:
-                return
-            query["cursor"] = page.next
+        async for job in listed(self._connection, f"{BASE}/jobs", "JobList", _JOBS, query=query, limit=limit):
+            yield job
 
     def dependencies(self, job_id: str) -> AsyncIterator[str]:
         """Yield the ids of the jobs that a job depends on, in the order in which it names them."""
@@ -322,17 +303,8 @@ class ComposerClient:
         """Yield the ids of the jobs that depend on a job, in the order of their submission. A job shows only some."""
         return self._ids(job_id, "dependents")
 
-    async def _ids(self, job_id: str, which: str) -> AsyncIterator[str]:
-        query = {"limit": "1000"}
-        while True:
-            path = f"{BASE}/jobs/{_segment(job_id)}/{which}"
-            answer = await self._connection.request("GET", path, Expected("JobIdList", path=path), query=query)
-            page = decoded(answer.body, _IDS)
-            for one in page.items:
-                yield one
-            if page.next is None:
-                return
-            query["cursor"] = page.next
+    def _ids(self, job_id: str, which: str) -> AsyncIterator[str]:
+        return listed(self._connection, f"{BASE}/jobs/{_segment(job_id)}/{which}", "JobIdList", _IDS)
 
 
 def _segment(job_id: str) -> str:

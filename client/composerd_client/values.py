@@ -2,10 +2,11 @@
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Generic, Self, TypeVar
 
 import msgspec
 
+T = TypeVar("T")
 Time = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
@@ -145,25 +146,12 @@ class KnownWorker(msgspec.Struct, frozen=True):
     """The reason for which it requests no jobs now, in its own words; None without one."""
 
 
-class WorkerList(msgspec.Struct, frozen=True):
-    """The workers that have contacted the server lately."""
+class Page(msgspec.Struct, Generic[T], frozen=True):
+    """A page of a listing."""
 
-    items: list[KnownWorker]
+    items: list[T]
     next: str | None = None
-
-
-class JobIdList(msgspec.Struct, frozen=True):
-    """A page of the ids of jobs."""
-
-    items: list[str]
-    next: str | None
-
-
-class JobList(msgspec.Struct, frozen=True):
-    """A page of jobs."""
-
-    items: list[Job]
-    next: str | None = None
+    """The cursor of the next page; None if there is none."""
 
 
 class ArtifactList(msgspec.Struct, frozen=True):
