@@ -407,9 +407,10 @@ async def test_a_connection_that_breaks_is_no_question_of_trust(
     server = await serve(*files.server_options, "--tls-client-ca", files.path("clients.pem"))
     worker = Worker(server.url, ca_file=files.ca_file, **files.pair("worker"))
     worker.handler("build")(lambda job: job.args)
-    async with ComposerClient(server.url, ca_file=files.ca_file, **files.pair("worker")) as composer:
-        await composer.submit("build")  # so that the worker gets an answer before it waits
     running = asyncio.ensure_future(worker.run())
+    async with ComposerClient(server.url, ca_file=files.ca_file, **files.pair("worker")) as composer:
+        job = await composer.submit("build")
+        await composer.wait(job.id)
     context = ssl.create_default_context(cafile=files.ca_file)
     context.load_cert_chain(files.path("worker.pem"), files.path("worker.key"))
     await until_waiting(server, 1, ssl=context)
