@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from composerd import storage as storages
 from composerd.cli.console import json_option, print_json, print_table, progress_console, say
 from composerd.cli.errors import Failure
-from composerd.driver import StorageCheck, StorageInfo
+from composerd.driver import Damage, StorageCheck, StorageInfo
 from composerd.driver.registry import open_driver
 from composerd.driver.url import EXPOSED, has_password
 from composerd.errors import ComposerdError, StorageURLError
@@ -142,6 +142,42 @@ def backup(directory: Path, url: str, artifacts: str | None, as_json: bool) -> N
         click.echo(f"Backed up {_counted(done.jobs, 'job')} and {_counted(done.artifacts, 'file')} in {directory}.")
     if done.problems:
         raise Failure(f"the backup lacks {_counted(len(done.problems), 'artifact')}", FAILED)
+
+
+@storage.command(epilog="Example: composerd storage salvage --storage fs:/srv/damaged --to fs:/srv/new")
+@_url_option
+@_storage_option("--to", "target_url", help="URL of the storage to make, which has no jobs.")
+@_artifacts_option("--artifacts", "Where the artifacts are. [default: the storage's own directory, if it has one]")
+@_artifacts_option(
+    "--to-artifacts", "Where to copy the artifacts. [default: the storage's own directory, if it has one]"
+)
+@json_option
+def salvage(url: str, target_url: str, artifacts: str | None, to_artifacts: str | None, as_json: bool) -> None:
+    """Take what is whole out of a damaged fs storage.
+
+    Stop the server first. The damaged storage is not changed. Names every job that is incomplete or lost. A job that
+    may have run in a part that is lost is stored as canceled. Exits with 1 if anything is damaged.
+    """
+    done = _run(storages.salvage(url, target_url, artifacts, to_artifacts))
+    if as_json:
+        print_json({"kind": "StorageSalvage", "whole": not done.damage, **msgspec.to_builtins(done)})
+    else:
+        for one in done.damage:
+            say(_described(one))
+        click.echo(f"Salvaged {_counted(done.jobs, 'job')} and {_counted(done.artifacts, 'file')}.")
+        for sentence in done.not_checked:
+            say(f"left out: {sentence}")
+    if done.damage:
+        incomplete = len({one.job_id for one in done.damage if one.job_id is not None and not one.lost})
+        lost = sum(one.lost for one in done.damage)
+        raise Failure(f"the storage is damaged: {_counted(incomplete, 'job')} incomplete, {lost} lost", FAILED)
+
+
+def _described(damage: Damage) -> str:
+    if damage.job_id is None:
+        return damage.problem
+    known = ", ".join(one for one in (damage.type, damage.state) if one is not None)
+    return f"job {damage.job_id} ({known}): {damage.problem}" if known else f"job {damage.job_id}: {damage.problem}"
 
 
 @storage.command(epilog="Example: composerd storage confirm-clock --storage fs:/var/lib/composerd")

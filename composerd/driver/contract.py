@@ -28,13 +28,13 @@ The states of a job and of an attempt, and every transition between them, are in
 """
 
 import abc
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from pathlib import Path
 from typing import ClassVar, Self
 from uuid import UUID
 
 from composerd.driver import payloads
-from composerd.driver.values import Batch, Capabilities, StorageCheck, StorageInfo, StoredJob
+from composerd.driver.values import Batch, Capabilities, Damage, StorageCheck, StorageInfo, StoredJob
 from composerd.errors import ComposerdError, NotOffered
 from composerd.free_space import DiskSpace
 from composerd.models import (
@@ -170,6 +170,18 @@ class Driver(abc.ABC):
             StorageUnusable: As `start_reading`, or the storage is damaged.
         """
         raise NotOffered(f"{self.name}: composerd cannot back this storage up: use the storage's own tools")
+
+    def salvage(self) -> AsyncGenerator[StoredJob | Damage, None]:
+        """Yield every job that can be taken out of a damaged storage, as `dump` does, and what is missing.
+
+        Called on a driver that is not open. The storage is not changed, and no other process may have it open. No job
+        is yielded in a state in which it would run although it may have ended. A driver need not offer this.
+
+        Raises:
+            NotOffered: The driver does not.
+            StorageUnusable: There is no storage, it is in use, or of a newer format.
+        """
+        raise NotOffered(f"{self.name}: composerd cannot salvage this storage: restore it from a backup")
 
     @abc.abstractmethod
     async def shift_clock(self, seconds: float) -> None:

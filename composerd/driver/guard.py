@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence, Sized
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Sequence, Sized
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any, Self, TypeVar, cast
 from uuid import UUID
@@ -12,7 +13,7 @@ from composerd.driver import listed, several_states
 from composerd.driver.contract import Driver
 from composerd.driver.outage import Outage
 from composerd.driver.tokens import by_token
-from composerd.driver.values import Batch, StorageCheck, StorageInfo, StoredJob
+from composerd.driver.values import Batch, Damage, StorageCheck, StorageInfo, StoredJob
 from composerd.errors import ComposerdError, DriverError, DriverTimeout
 from composerd.free_space import DiskSpace
 from composerd.models import (
@@ -277,6 +278,16 @@ class Guard(Driver):
             raise
         except Exception as exc:
             raise DriverError(f"{self.driver.name}: dump: {exc}", driver=self.driver.name) from exc
+
+    async def salvage(self) -> AsyncGenerator[StoredJob | Damage, None]:
+        try:
+            async with aclosing(self.driver.salvage()) as found:
+                async for one in found:
+                    yield one
+        except ComposerdError:
+            raise
+        except Exception as exc:
+            raise DriverError(f"{self.driver.name}: salvage: {exc}", driver=self.driver.name) from exc
 
     def load(self, jobs: Sequence[StoredJob]) -> Call[None]:
         return self._call("load", self.driver.load(jobs))

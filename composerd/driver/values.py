@@ -67,6 +67,22 @@ class StorageCheck(msgspec.Struct, frozen=True, kw_only=True):
     """A sentence for each part of the storage that was not checked, and why; it is no problem."""
 
 
+class Damage(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that a salvage could not take out of a damaged storage."""
+
+    problem: str
+    """A sentence about it; for a part of the storage it names where that is."""
+    job_id: UUID | None = None
+    """The job that is incomplete or lost; None for a part of the storage."""
+    type: str | None = None
+    state: str | None = None
+    """The state in which the job is stored; of a lost job the last one that is known."""
+    lost: bool = False
+    """True if the job is not stored at all."""
+    harmless: bool = False
+    """True for what a start would remove without a loss: a write that was not acknowledged."""
+
+
 class StoredAttempt(msgspec.Struct, frozen=True, kw_only=True):
     """A remembered attempt, to be moved between storages."""
 

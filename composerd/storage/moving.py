@@ -1,6 +1,6 @@
 """Moving everything in a storage into another one."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 
 import msgspec
@@ -59,7 +59,7 @@ async def move(
     return Moved(done, copied)
 
 
-async def in_batches(jobs: AsyncIterator[StoredJob]) -> AsyncIterator[list[StoredJob]]:
+async def in_batches(jobs: AsyncIterator[StoredJob]) -> AsyncGenerator[list[StoredJob], None]:
     """Yield jobs in lists that are stored in one call each."""
     batch: list[StoredJob] = []
     size = 0

@@ -3,7 +3,7 @@
 import asyncio
 import errno
 import gc
-from collections.abc import Awaitable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Self, TypeVar
@@ -11,7 +11,7 @@ from urllib.parse import quote
 from uuid import UUID
 
 from composerd.directory import Directory, make_directory
-from composerd.driver import Batch, Capabilities, DiskSpace, StorageCheck, StorageInfo
+from composerd.driver import Batch, Capabilities, Damage, DiskSpace, StorageCheck, StorageInfo, StoredJob
 from composerd.driver.timekeeper import ClockState
 from composerd.driver.url import path_of
 from composerd.errors import StorageMissing, StorageUnusable
@@ -35,6 +35,7 @@ from composerd_fs.journal.lock import DirectoryLock
 from composerd_fs.journal.reader import Reader, Replay, ignore
 from composerd_fs.journal.reserve import Purpose
 from composerd_fs.journal.writer import Journal
+from composerd_fs.salvage.jobs import Salvage
 from composerd_fs.state.commands import CopiedPayloads
 from composerd_fs.table_driver import TableDriver
 
@@ -108,12 +109,12 @@ class FsDriver(TableDriver):
             raise StorageUnusable(f"{self.directory} cannot be used: {exc.strerror}") from exc
 
     async def start_reading(self, *, alone: bool = False) -> Sequence[str]:
-        await asyncio.to_thread(self._open_directories, alone)
+        await asyncio.to_thread(self._open_directories, alone=alone)
         reader = await self._loaded(asyncio.to_thread(self._read_journal, self._replay))
         self._time.show(await self._stored_clock())
         return [] if reader.incomplete is None else [reader.incomplete]
 
-    def _open_directories(self, alone: bool = False) -> None:
+    def _open_directories(self, *, alone: bool = False) -> None:
         """Open the directories of a storage that exists, and change nothing."""
         try:
             self._root.open()
@@ -276,6 +277,21 @@ class FsDriver(TableDriver):
         with closing(Directory(directory / "journal")) as target:
             target.open()
             back_up(self._journal.directory, target)
+
+    async def salvage(self) -> AsyncGenerator[StoredJob | Damage, None]:
+        try:
+            await asyncio.to_thread(self._open_directories, alone=True)
+            salvage = Salvage(self._journal.directory)
+            for damage in await self._loaded(asyncio.to_thread(salvage.read)):
+                yield damage
+            parts = salvage.jobs()
+            while (some := await asyncio.to_thread(next, parts, None)) is not None:
+                for one in some:
+                    yield one
+            for damage in salvage.lost():
+                yield damage
+        finally:
+            await asyncio.to_thread(self._close_directories)
 
     def _close_directories(self) -> None:
         self._journal.directory.close()

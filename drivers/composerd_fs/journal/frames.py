@@ -63,6 +63,11 @@ class SegmentHeader(NamedTuple):
     number: int
     salt: bytes
 
+    @property
+    def seed(self) -> int:
+        """The CRC-32 of the salt, which the checksums of headers of frames start with."""
+        return zlib.crc32(self.salt)
+
 
 class FrameHeader(NamedTuple):
     """The first bytes of a frame."""
@@ -104,12 +109,12 @@ def pack_frame(number: int, salt: bytes, payloads: list[bytes], entries: bytes) 
     return b"".join((head, _CRC.pack(zlib.crc32(head, zlib.crc32(salt))), *payloads, entries))
 
 
-def unpack_frame_header(data: bytes, salt: bytes) -> FrameHeader | None:
-    """Return the header at the start of `data`, or None if there is no header of a file with this salt."""
+def unpack_frame_header(data: bytes, seed: int) -> FrameHeader | None:
+    """Return the header at the start of `data`, or None if there is no header of a file whose salt has this CRC-32."""
     if len(data) < FRAME_HEADER:
         return None
     (check,) = _CRC.unpack_from(data, _FRAME.size)
-    if check != zlib.crc32(data[: _FRAME.size], zlib.crc32(salt)):
+    if check != zlib.crc32(data[: _FRAME.size], seed):
         return None
     magic, payloads, entries, number, crc = _FRAME.unpack_from(data)
     return FrameHeader(payloads, entries, number, crc) if magic == FRAME_MAGIC else None
@@ -147,6 +152,11 @@ def base(segment: int, offset: int) -> int:
 def length_of(location: int) -> int:
     """Return the length of the payload at a location, without its checksum."""
     return location & _MASK
+
+
+def offset_in_frame(location: int) -> int:
+    """Return the offset of a payload within its frame, by its location there."""
+    return location >> _SHIFT & _MASK
 
 
 def span_of(location: int) -> Span:

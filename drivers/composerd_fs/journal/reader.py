@@ -9,6 +9,7 @@ import logging
 import os
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import IO, NamedTuple, NoReturn, TypeAlias
 
 import msgspec
@@ -107,7 +108,7 @@ class Reader:
                     return f"{path} at byte 0: the header is damaged"
                 offset = SEGMENT_HEADER
                 while offset < size:
-                    frame = self._frame_header(file, offset, size, head.salt)
+                    frame = self._frame_header(file, offset, size, head.seed)
                     self._body(file, frame, offset)
                     offset += frame.size
         except FileNotFoundError:
@@ -125,7 +126,7 @@ class Reader:
             offset = SEGMENT_HEADER
             while offset < size:
                 try:
-                    found = self._frame_header(file, offset, size, head.salt)
+                    found = self._frame_header(file, offset, size, head.seed)
                     entries = self._body(file, found, offset)
                 except Damage as damage:
                     self._refuse(name, damage.offset, str(damage))
@@ -143,10 +144,7 @@ class Reader:
         if head is None:
             self._refuse(name, 0, "the header is damaged")
         if head.version > frames.VERSION:
-            raise StorageUnusable(
-                f"{self._directory.path / name} has format version {head.version}, but this composerd reads versions "
-                f"up to {frames.VERSION}: use a newer composerd"
-            )
+            raise StorageUnusable(newer_format(self._directory.path / name, head.version))
         if (head.number, head.kind) != (number, kind):
             owner = "checkpoint" if head.kind else "segment"
             self._refuse(name, 0, f"the header is that of {owner} {head.number}")
@@ -165,7 +163,7 @@ class Reader:
                 while offset < size:
                     offset += self._read_frame(file, offset, size, head, replay)
             except Damage as damage:
-                if not may_be_torn or _frame_follows(file, damage.offset, head.salt):
+                if not may_be_torn or frame_after(file, damage.offset, size, head.seed) is not None:
                     self._refuse(name, damage.offset, str(damage))
                 self._cut(name, damage.offset, size, str(damage))
                 offset = damage.offset
@@ -174,7 +172,7 @@ class Reader:
 
     def _read_frame(self, file: IO[bytes], offset: int, size: int, segment: SegmentHeader, replay: Replay) -> int:
         """Replay the frame at an offset, and return its length."""
-        head = self._frame_header(file, offset, size, segment.salt)
+        head = self._frame_header(file, offset, size, segment.seed)
         if head.number != self._frame + 1:
             raise Damage(offset, f"frame {head.number} stands where frame {self._frame + 1} should")
         entries = self._body(file, head, offset)
@@ -183,8 +181,8 @@ class Reader:
         replay(frames.base(segment.number, offset + FRAME_HEADER), entries)
         return head.size
 
-    def _frame_header(self, file: IO[bytes], offset: int, size: int, salt: bytes) -> FrameHeader:
-        head = frames.unpack_frame_header(file.read(FRAME_HEADER), salt)
+    def _frame_header(self, file: IO[bytes], offset: int, size: int, seed: int) -> FrameHeader:
+        head = frames.unpack_frame_header(file.read(FRAME_HEADER), seed)
         if head is None:
             raise Damage(offset, "the header of the frame is damaged")
         if offset + head.size > size:
@@ -235,6 +233,14 @@ class Reader:
         self._directory.sync()
 
 
+def newer_format(path: Path, version: int) -> str:
+    """Return the sentence about a file whose format this composerd does not know."""
+    return (
+        f"{path} has format version {version}, but this composerd reads versions up to {frames.VERSION}: "
+        "use a newer composerd"
+    )
+
+
 def ignore(_base: int, _entries: list[Entry]) -> None:
     """Replay nothing."""
 
@@ -243,13 +249,13 @@ def _jobs_in(entry: Entry) -> int:
     return len(entry.jobs) if isinstance(entry, ArchivedEntry) else isinstance(entry, KeptEntry)
 
 
-def _frame_follows(file: IO[bytes], offset: int, salt: bytes) -> bool:
-    """Return True if a frame follows the damage; a crash alone cannot cause that."""
+def frame_after(file: IO[bytes], offset: int, size: int, seed: int) -> int | None:
+    """Return where the first frame after an offset begins, or None; a crash alone leaves none after damage."""
     file.seek(offset + 1)
-    rest = file.read()
+    rest = file.read(size - offset - 1)
     at = rest.find(FRAME_MAGIC)
     while at >= 0:
-        if frames.unpack_frame_header(rest[at : at + FRAME_HEADER], salt) is not None:
-            return True
+        if frames.unpack_frame_header(rest[at : at + FRAME_HEADER], seed) is not None:
+            return offset + 1 + at
         at = rest.find(FRAME_MAGIC, at + 1)
-    return False
+    return None

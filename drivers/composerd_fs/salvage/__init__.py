@@ -1,0 +1,1 @@
+"""Takes what is whole out of a damaged storage, and reports the rest."""
