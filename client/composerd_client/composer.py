@@ -19,7 +19,7 @@ from composerd_client.idempotency import answer_to, answer_to_all, keyed, post
 from composerd_client.listings import listed
 from composerd_client.reading import artifact_parts
 from composerd_client.repeating import Rounds, may_pass
-from composerd_client.submitted_job import GraphJob, JobFields, submitted
+from composerd_client.submitted_job import SINGLE_JOB, GraphJob, JobFields, submitted
 from composerd_client.values import (
     Artifact,
     ArtifactList,
@@ -101,7 +101,7 @@ class ComposerClient:
         repeat the request if it does not know what became of it. Raises `TypeError` for a field that does not exist,
         and `ValueError` for a time without a time zone.
         """
-        body = keyed(submitted({"type": type, **fields}))
+        body = keyed(submitted({"type": type, **fields}, SINGLE_JOB))
         if args is not msgspec.UNSET:
             body["args"] = args
         return decoded(await post(self._connection, f"{BASE}/jobs", answer_to(body), _encode(body)), _JOB)

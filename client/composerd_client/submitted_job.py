@@ -50,16 +50,23 @@ class GraphJob(JobFields, total=False):
     """The name of the job within the graph, of 1 to 64 characters, for the `dependencies` of later ones; not a UUID."""
 
 
-def submitted(job: Mapping[str, Any]) -> dict[str, Any]:
+GRAPH_JOB = frozenset(GraphJob.__annotations__)
+"""The names of the fields of a job of a graph."""
+
+SINGLE_JOB = GRAPH_JOB - {"ref"}
+"""The names of the fields of a job that is submitted alone."""
+
+
+def submitted(job: Mapping[str, Any], names: frozenset[str] = GRAPH_JOB) -> dict[str, Any]:
     """Return the protocol's JSON of a job to submit, of which fields that are None are left out, except `args`.
 
-    Raises `TypeError` for a field that does not exist and for a value of a wrong type, and `ValueError` for a time
-    without a time zone and for a negative duration.
+    `names` are the names that its fields may have. Raises `TypeError` for another field and for a value of a wrong
+    type, and `ValueError` for a time without a time zone and for a negative duration.
     """
     fields: dict[str, Any] = {}
     for name, value in job.items():
-        if name not in _FIELDS:
-            raise TypeError(f"a job has no field {name!r}; its fields are {', '.join(sorted(_FIELDS))}")
+        if name not in names:
+            raise TypeError(f"a job has no field {name!r}; its fields are {', '.join(sorted(names))}")
         if value is not None or name == "args":
             convert = _CONVERSIONS.get(name)
             fields[name] = value if convert is None else convert(name, value)
@@ -95,8 +102,6 @@ def _ids(name: str, value: Sequence[str]) -> list[str]:
         raise TypeError(f"{name} must be a list of ids, and not one {type(value).__name__}")
     return list(value)
 
-
-_FIELDS = frozenset(GraphJob.__annotations__)
 
 _CONVERSIONS: Mapping[str, Callable[[str, Any], Any]] = {
     "dependencies": _ids,

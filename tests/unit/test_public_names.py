@@ -1,8 +1,10 @@
 """The names that can be imported from `composerd_client`."""
 
 import inspect
+import re
 import typing
 from collections.abc import Iterator
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -11,6 +13,8 @@ import composerd_client
 
 MADE_BY_A_WORKER = (composerd_client.JobContext, composerd_client.SyncJobContext)
 """Classes whose constructors are not public."""
+
+GUIDE = Path(__file__).parents[2] / "docs" / "how-to" / "python-client.md"
 
 PUBLIC = {name: getattr(composerd_client, name) for name in composerd_client.__all__}
 
@@ -47,6 +51,19 @@ def test_types_in_signatures(name: str) -> None:
                 found |= set(_types(annotation))
     ours = {one for one in found if one.__module__.startswith("composerd_")}
     assert ours <= {value for value in PUBLIC.values() if isinstance(value, type)}
+
+
+def test_errors() -> None:
+    """Each error of the client can be caught by its name."""
+    errors = {name for name, value in vars(composerd_client.errors).items() if isinstance(value, type)}
+    assert {name for name in errors if issubclass(vars(composerd_client.errors)[name], Exception)} <= set(PUBLIC)
+
+
+def test_the_guide_names_the_errors() -> None:
+    """The table of errors in the guide has each error of the client, except the base class and one for handlers."""
+    table = GUIDE.read_text(encoding="utf-8").split("## Errors\n")[1].split("\n## ")[0]
+    errors = {name for name, value in PUBLIC.items() if isinstance(value, type) and issubclass(value, Exception)}
+    assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == errors - {"ClientError", "LocalFault"}
 
 
 def test_docstrings() -> None:
