@@ -1,7 +1,11 @@
 """The names that can be imported from `composerd_client`."""
 
+import ast
+import builtins
 import inspect
 import re
+import sys
+import textwrap
 import typing
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,6 +55,30 @@ def test_types_in_signatures(name: str) -> None:
                 found |= set(_types(annotation))
     ours = {one for one in found if one.__module__.startswith("composerd_")}
     assert ours <= {value for value in PUBLIC.values() if isinstance(value, type)}
+
+
+def test_aliases_in_signatures() -> None:
+    """Each other name in a public signature, which stands for a type, is public too."""
+    found: set[str] = set()
+    for value in PUBLIC.values():
+        if not isinstance(value, type):
+            continue
+        known = {**vars(builtins), **vars(typing), **vars(sys.modules[value.__module__])}
+        for function in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(value)))):
+            if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef) and (
+                function.name == "__init__" or not function.name.startswith("_")
+            ):
+                found |= {name for name in _names(function) if not isinstance(known[name], type | typing.TypeVar)}
+    assert found - set(typing.__all__) == {"HealthCheck"}
+    assert {"Handler", "HealthCheck"} <= set(PUBLIC)  # the first one is the bound of a type variable
+
+
+def _names(function: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[str]:
+    """Yield the names in the annotations of a function."""
+    arguments = [*function.args.args, *function.args.kwonlyargs]
+    for annotation in [function.returns, *(argument.annotation for argument in arguments)]:
+        if annotation is not None:
+            yield from (one.id for one in ast.walk(annotation) if isinstance(one, ast.Name))
 
 
 def test_errors() -> None:
