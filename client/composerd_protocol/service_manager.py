@@ -66,6 +66,10 @@ class ServiceManager:
         """Interval in seconds at which `alive` has to be called; None if it need not be."""
         return None if self.watchdog is None else self.watchdog / _WATCHDOG_PARTS
 
+    def starting(self, status: str, within: float) -> None:
+        """Tell that the service is starting, and is ready or tells this again within so many seconds."""
+        self._send(f"STATUS={status}", f"EXTEND_TIMEOUT_USEC={int(within * 1e6)}")
+
     def ready(self, status: str) -> None:
         """Tell that the service has started, or has ended a reload; `status` is a sentence for people."""
         self._send("READY=1", f"STATUS={status}")

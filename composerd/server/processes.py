@@ -20,6 +20,9 @@ class SupervisorPipe:
         """Interval in seconds at which `alive` has to be called; None if it need not be."""
         os.set_blocking(pipe, False)
 
+    def starting(self, _status: str, _within: float) -> None:
+        """Do nothing: storages that processes share start fast, or after the process is ready."""
+
     def ready(self, _status: str) -> None:
         """Tell that the process listens, or has ended a reload."""
         self._report(_READY)

@@ -46,6 +46,9 @@ Go's HTTP client closes an idle connection after 90 s, so it never uses one that
 CANCEL_WITHIN = 0.1
 """Time in seconds that a request may take to end once it is canceled, after the drain timeout."""
 
+START_WITHIN = 30.0
+"""Time in seconds that a starting server asks the service manager for, again and again."""
+
 END_WITHIN = 10.0
 """Time in seconds, after the drain timeout, in which a stopping server closes everything and ends."""
 
@@ -89,7 +92,8 @@ async def _serve(settings: Settings, manager: ServiceManager | SupervisorPipe, s
         driver = open_driver(settings.storage, metrics.called)
         stack.push_async_callback(driver.close)
         _check_body_size(settings, driver)
-        starting = await start_storage(driver, on_failure=lambda: signals.put_nowait(signal.SIGTERM))
+        async with _taking_time(manager):
+            starting = await start_storage(driver, on_failure=lambda: signals.put_nowait(signal.SIGTERM))
         if starting is not None:
             stack.push_async_callback(stop, starting)
         queue = JobQueue(driver, _queue_options(settings))
@@ -125,6 +129,22 @@ async def _serve(settings: Settings, manager: ServiceManager | SupervisorPipe, s
         if starting is not None and starting.done():
             starting.result()  # raises why the storage could not start, if that is what stopped the server
     return 0
+
+
+@asynccontextmanager
+async def _taking_time(manager: ServiceManager | SupervisorPipe) -> AsyncIterator[None]:
+    """Ask for more time again and again while the storage starts: a journal with millions of jobs takes minutes."""
+
+    async def ask() -> None:
+        while True:
+            manager.starting("opening the storage", START_WITHIN)
+            await asyncio.sleep(START_WITHIN / 3)
+
+    asking = asyncio.create_task(ask(), name="more time for the start")
+    try:
+        yield
+    finally:
+        await stop(asking)
 
 
 def _tell_ready(manager: ServiceManager | SupervisorPipe, status: str, starting: "asyncio.Task[None] | None") -> None:

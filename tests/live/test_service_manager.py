@@ -88,6 +88,15 @@ async def test_what_a_service_manager_is_told(serve: Serve, manager: Manager, pr
     assert manager.senders == {server.pid}
 
 
+async def test_a_start_that_may_take_long(serve: Serve, manager: Manager) -> None:
+    """While it opens its storage, a server asks for more time before it is ready."""
+    await serve("--artifacts", "none", environment=manager.environment)
+    told = await asyncio.to_thread(manager.receive)
+    assert told["STATUS"] == "opening the storage"
+    assert int(told["EXTEND_TIMEOUT_USEC"]) >= 10e6
+    assert "READY" in await asyncio.to_thread(manager.receive)
+
+
 async def test_a_watchdog(serve: Serve, manager: Manager, processes: tuple[str, ...]) -> None:
     """Signs of life come more often than asked for, but none while the event loop of any process stands still."""
     environment = {**manager.environment, "WATCHDOG_USEC": str(int(WATCHDOG * 1e6))}
