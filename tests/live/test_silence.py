@@ -16,6 +16,7 @@ from composerd_client.lease import Lease
 
 from ..proxies.vanishing import machine
 from .conftest import LOOPBACK, Serve, Server
+from .test_shell_worker import working
 
 
 class Router:
@@ -203,6 +204,24 @@ async def test_a_worker_whose_packets_are_dropped_keeps_its_job(brief: Server, t
         end.touch()
         assert await worker.wait() == 0
         job = await brief.job(submitted["id"])
+    assert (job["state"], job["retries"]) == ("finished", 0)
+
+
+@pytest.mark.usefixtures("curl")
+async def test_the_worker_in_shell_connects_again_within_the_lease(serve: Serve, tmp_path: Path) -> None:
+    """The documented worker in shell takes a silent connection for dead in time to renew the lease on a new one."""
+    server = await serve("--heartbeat-timeout", "9s", "--sweep-interval", "100ms")
+    end = tmp_path / "end"
+    async with router(server) as between:
+        command = ("sh", "-c", f"while [ ! -e {end} ]; do sleep 0.05; done")
+        async with working(between.url, tmp_path, *command):
+            submitted = await server.submit()
+            await _until(lambda: b"?wait=2s" in between.passed)
+            between.forget()
+            before = between.connections
+            await _until(lambda: between.connections > before)
+            end.touch()
+            job = await server.job(submitted["id"], wait="20s")
     assert (job["state"], job["retries"]) == ("finished", 0)
 
 
