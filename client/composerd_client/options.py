@@ -33,6 +33,13 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
         return text if self.default is None else f"{text}  [default: {self.default}]"
 
 
+def word(text: str) -> str:
+    """Accept a text that a server accepts as the name of a type or an architecture."""
+    if not text or not text.isprintable() or " " in text:
+        raise ValueError(f"{text!r} must not be empty, and must not have white space or control characters")
+    return text
+
+
 SERVER_OPTIONS: Sequence[Option] = (
     Option(
         flag="--server",

@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import logging
 import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import datetime
@@ -20,7 +21,7 @@ from composerd_client import ComposerClient, Job
 from composerd_client.composer import BASE
 from composerd_client.failures import CHANGE_SERVER, explain
 from composerd_client.options import SERVER_OPTIONS
-from composerd_protocol.escaping import escaped
+from composerd_protocol.escaping import LineFormatter, escaped
 from composerd_protocol.times import rfc3339
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -44,6 +45,18 @@ class Server(NamedTuple):
         return ComposerClient(self.url, patience, **self.options)
 
 
+class _Warnings(logging.Handler):
+    """Prints the client's warnings on stderr: above all that the server is unavailable, and that it tries again."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.setFormatter(LineFormatter("composerd: %(message)s"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a record on the stderr of this moment, which is another one while a progress bar is shown."""
+        click.echo(self.format(record), err=True)
+
+
 def server_option(command: F) -> F:
     """Add the options that name the server to a command, and pass it a `Server` as `server`."""
     return _with_server(command, with_options(SERVER_OPTIONS))
@@ -58,6 +71,7 @@ def server_argument(command: F) -> F:
 def _with_server(command: F, decorate: Callable[[F], F]) -> F:
     @functools.wraps(command)
     def with_server(*args: Any, server: str, **options: Any) -> Any:
+        logging.getLogger("composerd_client").addHandler(_Warnings())
         given = {option.name: options.pop(option.name, None) for option in SERVER_OPTIONS if option.name != "server"}
         given = {name: value for name, value in given.items() if value is not None}
         return command(*args, server=Server(server, given), **options)

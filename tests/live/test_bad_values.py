@@ -48,9 +48,14 @@ SAYS = {
     "--to-artifacts": (__file__, "--to-artifacts"),
     "--manifest": ("/nowhere.json", "--manifest"),
     "--wait": ("soon", "--wait"),
+    "--min-free-space": ("some", "--min-free-space"),
+    "--stop-after": ("soon", "--stop-after"),
     "--waiters": ("0", "--waiters"),
     "--size": ("large", "--size"),
 }
+ANY = ("--health-check",)
+"""Options that take any text."""
+
 SETTING = {setting.option: (BAD[setting.name], setting.option) for setting in SETTINGS}
 
 REST = {
@@ -67,6 +72,7 @@ REST = {
     "migrate": ["--storage", "memory:"],
     "storage info": ["--storage", "memory:"],
     "storage check": ["--storage", "memory:"],
+    "storage backup": ["/nowhere"],
     "storage move": ["--from", "memory:", "--to", "memory:"],
 }
 
@@ -87,7 +93,7 @@ def options() -> Iterator[tuple[str, str]]:
     """Yield each command with each of its options that take a value."""
     for name, command in commands(program):
         for parameter in command.params:
-            if isinstance(parameter, click.Option) and not parameter.is_flag:
+            if isinstance(parameter, click.Option) and not parameter.is_flag and parameter.opts[0] not in ANY:
                 yield name, parameter.opts[0]
 
 

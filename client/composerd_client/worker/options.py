@@ -3,7 +3,7 @@
 import platform
 from collections.abc import Sequence
 
-from composerd_client.options import SERVER_OPTIONS, Option
+from composerd_client.options import SERVER_OPTIONS, Option, word
 from composerd_protocol.units import number, parse_duration, parse_size
 
 OPTIONS: Sequence[Option] = (
@@ -11,6 +11,7 @@ OPTIONS: Sequence[Option] = (
         flag="--type",
         name="types",
         metavar="TYPE",
+        parse=word,
         repeatable=True,
         required=True,
         help="Type of job to run; repeatable.",
@@ -19,6 +20,7 @@ OPTIONS: Sequence[Option] = (
         flag="--arch",
         name="arch",
         metavar="ARCH",
+        parse=word,
         default=platform.machine(),
         help="Architecture this worker runs jobs for.",
     ),
