@@ -6,7 +6,6 @@ import inspect
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
 from typing import Any
@@ -122,7 +121,7 @@ class RunningAttempt:
             log.info("job %s: not started: %s", self._attempt.id, status.lost)
             return Outcome.NOT_STARTED
         if status is None or self._stop.requested.is_set():
-            await self._release("not started: the worker stops")
+            await self._release("before its start: the worker stops")
             return Outcome.NOT_STARTED
         log.info("job %s: started, type %s", self._attempt.id, self._attempt.type)
         self._began = asyncio.get_running_loop().time()
@@ -151,8 +150,7 @@ class RunningAttempt:
         except LocalFault as exc:
             # What ails this machine may keep it from the server for a while. The lease is renewed meanwhile.
             why = f"after {self._elapsed}: {exc}"
-            await unless(self._stop.requested, self._release(why, within=self._lease.seconds))
-            if self._stop.requested.is_set():
+            if not await unless(self._stop.requested, self._release(why, within=self._lease.seconds)):
                 await self._release(why)
             raise
         except asyncio.CancelledError:  # `run` was canceled: let another worker run the job
@@ -253,9 +251,9 @@ class RunningAttempt:
             return exc
         return None
 
-    async def _release(self, why: str, within: float = RELEASE_WITHIN) -> None:
-        log.info("job %s: released %s", self._attempt.id, why)
-        with suppress(ClientError, TimeoutError):
+    async def _release(self, why: str, within: float = RELEASE_WITHIN) -> bool:
+        """Release the attempt, and log why. Return True once the server has answered, or the time is over."""
+        try:
             async with asyncio.timeout(within):
                 await self._connection.request(
                     "POST",
@@ -265,9 +263,16 @@ class RunningAttempt:
                     repeat=True,
                     small=True,
                     patience=within,
-                    doing=f"release job {self._attempt.id}",
                     again_after=self._lease.call_again_after,
+                    doing=f"release job {self._attempt.id}",
                 )
+        except ClientError as exc:
+            log.warning("job %s: stopped %s; it could not be released: %s", self._attempt.id, why, _lost(exc))
+        except TimeoutError:
+            log.warning("job %s: stopped %s; the server did not answer its release", self._attempt.id, why)
+        else:
+            log.info("job %s: released %s", self._attempt.id, why)
+        return True
 
 
 async def _in_a_thread(handler: Handler, context: JobContext) -> Any:
