@@ -23,7 +23,7 @@ from ..live.test_cli import composerd
 from ..live.test_terminal import Terminal
 from ..live.test_terminal import ended as exited
 from .conftest import COMPOSER, WORKER, Attacker, Serve, head, status_of
-from .test_hostile_server import JOB, TOKEN, Hostile, answer, hostile
+from .test_hostile_server import JOB, TOKEN, Hostile, about, answer, hostile
 
 __all__ = ["hostile"]
 
@@ -139,15 +139,17 @@ async def test_a_terminal(hostile: Hostile) -> None:
     """Commands print types, reasons, progress and results of others without control characters and without markup."""
     times = ("queued_at", "not_before", "started_at", "finished_at", "expires_at")
     job: dict[str, Any] = dict.fromkeys(times, "2026-01-31T12:00:00.000000Z")
-    job |= {"kind": "Job", "href": "", "id": JOB, "type": EVIL, "arch": EVIL, "channel": EVIL, "state": "failed"}
+    path = f"{COMPOSER}/jobs/{JOB}"
+    job |= {"kind": "Job", "href": path, "id": JOB, "type": EVIL, "arch": EVIL, "channel": EVIL, "state": "failed"}
     job |= {"worker_id": EVIL, "idempotency_key": EVIL, "retries": 1, "canceled": False}
     job |= {"priority": 0, "dependencies": [EVIL], "partial": {EVIL: EVIL}}
     job |= {"result": {EVIL: EVIL, "job_error": {"id": 1, "reason": EVIL}}}
     raw = json.dumps(job, ensure_ascii=False).encode()
-    why = {"id": "", "state": EVIL, "reason": EVIL, "blocked_by": [EVIL], "delayed_until": None}
-    hostile.replies[f"GET {COMPOSER}/jobs"] = answer({"items": [{**job, "state": EVIL}]})
+    why = about("JobWhy", f"{path}/why", JOB, state=EVIL, reason=EVIL, blocked_by=[EVIL], delayed_until=None)
+    listing = about("JobList", f"{COMPOSER}/jobs", "jobs", items=[{**job, "state": EVIL}])
+    hostile.replies[f"GET {COMPOSER}/jobs"] = answer(listing)
     hostile.replies[f"GET {COMPOSER}/jobs/"] = answer(raw)
-    hostile.replies[f"GET {COMPOSER}/jobs/{JOB}/why"] = answer({**why, "workers": None, "ahead": None})
+    hostile.replies[f"GET {path}/why"] = answer({**why, "workers": None, "ahead": None})
     hostile.offer("a\u202eb")
     commands = [["jobs"], ["wait", JOB], ["artifacts", JOB], ["status", JOB, "--json"]]
     terminals = [Terminal(hostile, *command) for command in commands]  # type: ignore[arg-type]  # it needs the URL only
@@ -169,7 +171,7 @@ async def test_a_terminal(hostile: Hostile) -> None:
 
 async def test_errors_of_a_hostile_server(hostile: Hostile) -> None:
     """A server's reason is printed as one line without control characters."""
-    hostile.replies["GET"] = answer({"id": "1", "reason": EVIL, "details": {EVIL: EVIL}}, 400)
+    hostile.replies["GET"] = answer(_error(EVIL, details={EVIL: EVIL}), 400)
     ended = await composerd("status", JOB, "--server", hostile.url)
     assert ended.code == 1
     assert controls(ended.err) == {"\n"}
@@ -181,9 +183,14 @@ async def test_the_log_of_a_worker(hostile: Hostile) -> None:
     """`composerd worker` logs what a server sends without control characters, and no token, also in tracebacks."""
     hostile.assign(id=EVIL)
     location = f"PATCH {WORKER}/jobs/{TOKEN}"
-    hostile.replies[location] = answer({"id": "1", "reason": f"{EVIL} {WORKER}/jobs/{TOKEN}\nforged"}, 400)
+    hostile.replies[location] = answer(_error(f"{EVIL} {WORKER}/jobs/{TOKEN}\nforged"), 400)
     ended = await composerd("worker", "--once", "--type", "a", "--server", hostile.url, "--", "true")
     assert "result not accepted" in ended.err
     assert controls(ended.err) == {"\n"}
     assert all(re.match(r"\d{4}-|  ", line) for line in ended.err.splitlines())
     assert TOKEN not in ended.err
+
+
+def _error(reason: str, **fields: Any) -> dict[str, Any]:
+    """Return an error as composerd answers it."""
+    return about("Error", "", "1", reason=reason, operation_id="ID", **fields)

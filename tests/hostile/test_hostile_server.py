@@ -111,7 +111,7 @@ class Hostile:
         """Assign a job to whoever asks, with these fields changed."""
         location = f"{WORKER}/jobs/{TOKEN}"
         job = {"type": "a", "location": location, "artifact_location": f"{location}/artifacts/", **fields}
-        self.replies[f"POST {WORKER}/jobs"] = answer(about("RequestJob", f"{WORKER}/jobs", JOB, **job), 201)
+        self.replies[f"POST {WORKER}/jobs"] = answer(about("RequestJob", f"{WORKER}/jobs", JOB) | job, 201)
         self.replies[f"GET {location}"] = answer(about("JobStatus", location, TOKEN, canceled=False))
         self.replies[f"POST {location}/release"] = answer(about("UpdateJobResponse", location, TOKEN))
 
