@@ -20,6 +20,7 @@ from composerd_client import JobContext, LocalFault, Worker
 from composerd_client.worker import checks, health
 from composerd_client.worker.checks import command_check
 
+from ..drivers.fs.mounts import remount
 from . import test_full_disk as full_disk_tests
 from .conftest import COMPOSER, Serve, Server, clean_environment, until_waiting
 from .http_relay import Relay, relaying
@@ -99,6 +100,39 @@ async def test_a_full_disk(serve: Serve, disk: Path, option: tuple[str, ...]) ->
         await said(server, process, "jobs are requested again")
         assert not (await worker_of(server)).get("problem")
         assert process.said().count(b"no jobs are requested") == 1
+
+
+@contextmanager
+def read_only(disk: Path) -> Iterator[None]:
+    """Let nothing be written on a disk for a while."""
+    remount(disk, "ro")
+    yield
+    remount(disk, "rw")
+
+
+@contextmanager
+def unmounted(disk: Path) -> Iterator[None]:
+    """Take the directory of a disk away for a while."""
+    (disk / "tmp").rmdir()
+    yield
+    (disk / "tmp").mkdir()
+
+
+@pytest.mark.parametrize(("fault", "reason"), [(read_only, "Read-only file system"), (unmounted, "No such file")])
+async def test_a_disk_that_cannot_be_used(
+    serve: Serve, disk: Path, fault: Callable[[Path], AbstractContextManager[None]], reason: str
+) -> None:
+    """A worker that cannot make a scratch directory fails no job, and goes on when it can."""
+    server = await serve(storage="memory:")
+    (disk / "tmp").mkdir()
+    async with working(server, "--", "true", TMPDIR=str(disk / "tmp")) as process:
+        await server.submit()
+        await all_finished(server)
+        with fault(disk):
+            job = await server.submit()
+            await said(server, process, reason)
+        await all_finished(server)
+        assert (await server.job(job["id"]))["retries"] == 0
 
 
 @contextmanager
