@@ -40,7 +40,7 @@ class ForwardProxy(NamedTuple):
         scheme, separator, rest = text.rpartition("://")
         shown = f"{scheme}{separator}{rest.rpartition('@')[2]}"[:200]
         raise ValueError(
-            f"{source}: {shown!r} is not a proxy: write http://HOST:PORT or http://USER:PASSWORD@HOST:PORT"
+            f"{source}: {shown!r} is not the URL of an HTTP proxy: write http://HOST:PORT or http://USER:PASSWORD@HOST:PORT"
         )
 
 

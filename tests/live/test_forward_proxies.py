@@ -243,7 +243,9 @@ def test_exceptions(exceptions: str, server: str, direct: bool, variable: str) -
 )
 def test_a_proxy_that_cannot_be_used(text: str) -> None:
     """The error names the variable or the argument and what it may be, and has neither user nor password."""
-    with pytest.raises(ValueError, match=r"^http_proxy: '.*' is not a proxy: write http://HOST:PORT or") as raised:
+    with pytest.raises(
+        ValueError, match=r"^http_proxy: '.*' is not the URL of an HTTP proxy: write http://HOST:PORT or"
+    ) as raised:
         proxy_of("http://a.test", http_proxy=text)
     assert "secret" not in str(raised.value)
     with pytest.raises(ValueError, match=r"^proxy: "):
