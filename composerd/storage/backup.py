@@ -162,13 +162,16 @@ async def _delete(copy: str, job_ids: Collection[UUID]) -> set[UUID]:
 
 @asynccontextmanager
 async def _unfinished(directory: Path, artifacts: str | None) -> AsyncIterator[Path]:
-    """Provide an empty directory beside the one of the backup, and remove it if the block fails."""
+    """Provide an empty directory beside the one of the backup, and remove it if the block fails.
+
+    It stays if the command is interrupted, because a thread may still be copying to it.
+    """
     path = directory.with_name(directory.name + UNFINISHED)
     descriptor = await asyncio.to_thread(_begin, path, directory, artifacts)
     try:
         yield path
-    except BaseException:
-        await asyncio.shield(asyncio.to_thread(shutil.rmtree, path, ignore_errors=True))
+    except Exception:
+        await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
         raise
     finally:
         os.close(descriptor)

@@ -154,14 +154,14 @@ class FsDriver(TableDriver):
             return await asyncio.to_thread(self._clock_file.read)
 
     @contextmanager
-    def _reported(self) -> Iterator[None]:
+    def _reported(self, message: str | None = None) -> Iterator[None]:
         """Turn errors of files into those of the contract."""
         try:
             yield
         except NotTrusted as exc:
             raise StorageUnusable(exc.sentence) from exc
         except OSError as exc:
-            raise translated(exc, f"the journal in {self.directory} cannot be used") from exc
+            raise translated(exc, message or f"the journal in {self.directory} cannot be used") from exc
 
     def _replay(self, base: int, entries: "list[Entry]") -> None:
         self._table.base = base
@@ -266,7 +266,7 @@ class FsDriver(TableDriver):
     async def backup(self, directory: Path) -> str:
         try:
             await asyncio.to_thread(self._open_directories)
-            with self._reported():
+            with self._reported(f"the journal in {self.directory} cannot be copied to {directory}"):
                 await asyncio.to_thread(self._copy_journal, directory)
         finally:
             await asyncio.to_thread(self._close_directories)

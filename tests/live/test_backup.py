@@ -192,6 +192,18 @@ async def test_a_killed_backup(serve: Serve, tmp_path: Path) -> None:
     assert (await storage("check", "--storage", server.storage)).code == 0
 
 
+async def test_no_room(serve: Serve, tmp_path: Path) -> None:
+    """A backup that finds no room is an error that names it, and leaves nothing."""
+    server = await serve(storage=f"fs:{tmp_path / 'a'}")
+    for _ in range(20):
+        await server.submit(args="x" * 1_000_000)
+    with small_disk("tmpfs", tmp_path) as disk:
+        ended = await storage("backup", str(disk / "backup"), "--storage", server.storage)
+        assert (ended.code, ended.out) == (1, "")
+        assert f"cannot be copied to {disk / 'backup'}.unfinished: No space left on device" in ended.err
+        assert _files(disk) == {}
+
+
 async def test_a_killed_server(serve: Serve, tmp_path: Path) -> None:
     """Whenever the server is killed, and started again, during backups, each of them is whole."""
     server = await serve(storage=f"fs:{tmp_path / 'a'}")

@@ -86,3 +86,16 @@ async def test_a_stop_on_a_file_system_that_has_shut_down(tmp_path: Path) -> Non
         fs = Instance(await opened(at / "storage"), at / "storage")
         assert [one.new.id for one in await fs.dump()] == [job_id]
         await fs.driver.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_names_of_new_files(tmp_path: Path, kind: str) -> None:
+    """A directory that was open before shows the files that were made, and renamed, since it was listed last."""
+    with mounted(make_image(kind, tmp_path / "image"), tmp_path / "mnt") as at:
+        directory = Directory(at)
+        directory.open()
+        directory.write("first", b"1")
+        for name in ("second", "first"):
+            directory.write(name, b"2")
+            assert {"first", name} <= set(directory.names())
+        directory.close()

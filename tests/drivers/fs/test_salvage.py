@@ -1,6 +1,7 @@
 """Salvage: whatever is damaged, no job is stored in a state in which it would run although it may have ended."""
 
 import asyncio
+import shutil
 import zlib
 from collections.abc import Iterator
 from contextlib import closing
@@ -103,7 +104,7 @@ def some_steps(random: Random, count: int) -> Iterator[tuple[str, Any]]:
             yield kind, random.randrange(40)
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(8))
 async def test_any_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     """A job that is stored as unended has the state that it had; what is stored otherwise, or lost, is reported."""
     monkeypatch.setattr("composerd_fs.journal.writer.INLINE", 0)
@@ -319,6 +320,21 @@ async def test_missing_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lo
         lacking = {one.job_id for one in reported}
         assert 0 < len(lacking) < 10
         assert all(found[one] == truth[one] for one in truth if one not in lacking)
+
+
+@pytest.mark.parametrize("name", ["compacted", "compacted_without_unused_shapes", "history"])
+async def test_journals_of_earlier_versions(tmp_path: Path, name: str) -> None:
+    """A journal that an earlier version has written is copied whole by a backup and by a salvage."""
+    root = tmp_path / "storage"
+    shutil.copytree(Path(__file__).parent / "written" / name, root)
+    for path in (root, root / "journal", *(root / "journal").iterdir()):
+        path.chmod(0o700)
+    truth = await dumped(root)
+    assert truth
+    assert salvaged(root) == (truth, [])
+    (tmp_path / "copy").mkdir(mode=0o700)
+    await FsDriver(root).backup(tmp_path / "copy")
+    assert await dumped(tmp_path / "copy") == truth
 
 
 async def test_what_cannot_be_salvaged(tmp_path: Path) -> None:
