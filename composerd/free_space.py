@@ -8,18 +8,13 @@ from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 from composerd.errors import ComposerdError, StorageFull
+from composerd_protocol.free_space import default_reserve
 from composerd_protocol.units import format_size
 
 log = logging.getLogger(__name__)
 
 LOOK_EVERY = 1.0
 """Interval in seconds at which the free space is measured."""
-
-_DEFAULT_PART = 20
-"""The reserve is this part of the file system (5%), unless it is set."""
-
-_DEFAULT_MOST = 1024**3
-"""The reserve is at most as large as this, in bytes, unless it is set."""
 
 _LOG_EVERY = 60.0
 """Time in seconds for which another shortage is not logged."""
@@ -98,7 +93,7 @@ class FreeSpace:
         if space is None:
             self._left = math.inf
             return
-        reserve = min(space.size // _DEFAULT_PART, _DEFAULT_MOST) if self._reserve is None else self._reserve
+        reserve = default_reserve(space.size) if self._reserve is None else self._reserve
         self._left = space.free - reserve
         now = time.monotonic()
         if self.is_low and not self._is_logged and now - self._logged_at >= _LOG_EVERY:

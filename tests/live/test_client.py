@@ -111,7 +111,7 @@ async def test_a_cancel_cancels_the_handler(server: Server) -> None:
     await running
 
 
-@pytest.mark.parametrize("how", ["cancel", "stop twice"])
+@pytest.mark.parametrize("how", ["cancel", "stop twice", "stop after"])
 async def test_an_aborted_worker_releases_its_job(server: Server, how: str) -> None:
     """An aborted worker releases its job at once, and the release does not count as a retry."""
     worker = Worker(server.url, arch="x86_64")
@@ -127,6 +127,8 @@ async def test_an_aborted_worker_releases_its_job(server: Server, how: str) -> N
     await started.wait()
     if how == "cancel":
         running.cancel()
+    elif how == "stop after":
+        worker.stop(after=timedelta(milliseconds=100))
     else:
         worker.stop()
         worker.stop()

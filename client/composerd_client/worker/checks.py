@@ -9,6 +9,7 @@ from composerd_client.errors import LocalFault
 from composerd_client.worker.health import HealthCheck
 from composerd_client.worker.processes import Process
 from composerd_client.worker.scratch import scratch_parent
+from composerd_protocol.free_space import default_reserve
 from composerd_protocol.units import format_size
 
 CHECK_WITHIN = 30.0
@@ -19,12 +20,6 @@ _KILL_AFTER = 1.0
 
 _TAIL = 64 * 1024
 """Bytes of the end of each output of a health check that are kept."""
-
-DEFAULT_PART = 20
-"""The part of the file system that stays free is one of so many (5%), unless the size is set."""
-
-DEFAULT_MOST = 1024**3
-"""The most bytes that stay free, unless the size is set."""
 
 
 def free_space_check(least: int | None) -> HealthCheck:
@@ -39,7 +34,7 @@ def free_space_check(least: int | None) -> HealthCheck:
             usage = await asyncio.to_thread(shutil.disk_usage, parent)
         except OSError as exc:
             return f"the free space for scratch directories is not known: {exc}"
-        wanted = min(usage.total // DEFAULT_PART, DEFAULT_MOST) if least is None else least
+        wanted = default_reserve(usage.total) if least is None else least
         if usage.free >= wanted:
             return None
         return f"only {format_size(usage.free)} are free in {parent}, less than min_free_space ({format_size(wanted)})"
