@@ -74,7 +74,7 @@ async def check(url: str, artifacts: str | None, progress: Progress) -> StorageC
     if compared:
         not_checked = (
             *not_checked,
-            f"the contents of {compared} artifacts: only the sizes of their files were compared",
+            f"the contents of artifacts: only the sizes of their files were compared ({compared})",
         )
     return msgspec.structs.replace(found, problems=tuple(problems), not_checked=not_checked)
 

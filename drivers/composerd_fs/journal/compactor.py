@@ -197,17 +197,17 @@ class Compactor:
     def describe(self, live: Mapping[int, int]) -> dict[str, Any]:
         """Return figures about the files for an operator, given the live bytes of each segment. It blocks."""
         directory = self._journal.directory
-        sizes = {number: directory.size(segment_name(number)) for number in segments_in(directory)}
+        sizes = {number: _size(directory, segment_name(number)) for number in segments_in(directory)}
         old = {number: size for number, size in sizes.items() if number < (self.checkpoint or 0)}
         checkpoint = None if self.checkpoint is None else checkpoint_name(self.checkpoint)
         return {
             "segments": len(sizes),
             "bytes in segments": sum(sizes.values()),
             "live payload bytes": sum(live.values()),
-            "reclaimable bytes": sum(size - live.get(number, 0) for number, size in old.items()),
+            "reclaimable bytes": sum(max(size - live.get(number, 0), 0) for number, size in old.items()),
             "bytes written since the checkpoint": sum(sizes.values()) - sum(old.values()),
             "last checkpoint": checkpoint or "none",
-            "bytes in the checkpoint": 0 if checkpoint is None else directory.size(checkpoint),
+            "bytes in the checkpoint": 0 if checkpoint is None else _size(directory, checkpoint),
         }
 
     # A checkpoint, and the compaction after it.
@@ -308,6 +308,14 @@ class Compactor:
 
     def _live_bytes(self) -> dict[int, int]:
         return dict(self._table.jobs.live_bytes)
+
+
+def _size(directory: Directory, name: str) -> int:
+    """Return the size of a file; 0 if it was removed since it was listed."""
+    try:
+        return directory.size(name)
+    except FileNotFoundError:
+        return 0
 
 
 async def _created(directory: Directory, name: str) -> BinaryIO:

@@ -66,6 +66,21 @@ async def test_a_journal_that_is_compacted_meanwhile(
     assert times == [3]
 
 
+async def test_files_that_are_removed_later(tmp_path: Path) -> None:
+    """A reader shows figures of the storage although a server has removed the files that it has read."""
+    root = tmp_path / "storage"
+    async with instance_of("fs", root) as fs:
+        await churn(fs, 50)
+        await quiet(fs)
+        (checkpoint,) = (root / "journal").glob("*.checkpoint")
+        reader = FsDriver(root)
+        await reader.start_reading()
+        while checkpoint.exists():
+            await churn(fs, 10)
+        assert (await reader.info()).details["last checkpoint"] == checkpoint.name
+        await reader.close()
+
+
 async def churn(fs: Instance, jobs: int) -> None:
     """Submit, finish and delete jobs."""
     for _ in range(jobs):
