@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -50,6 +50,11 @@ class Odd(MemoryDriver):
         raise self.answer
 
     async def dump(self) -> AsyncIterator[Any]:
+        """Yield one job, and raise what the test says."""
+        yield "a job"
+        raise self.answer
+
+    async def salvage(self) -> AsyncGenerator[Any, None]:
         """Yield one job, and raise what the test says."""
         yield "a job"
         raise self.answer
@@ -117,16 +122,16 @@ async def test_an_error_of_ours_passes() -> None:
     with pytest.raises(Unavailable) as raised:
         await odd.ping()
     assert raised.value is error
-    for stream in (odd.watch(), odd.dump()):
+    for stream in (odd.watch(), odd.dump(), odd.salvage()):
         await anext(stream)
         with pytest.raises(Unavailable) as raised:
             await anext(stream)
         assert raised.value is error
 
 
-@pytest.mark.parametrize("method", ["watch", "dump"])
+@pytest.mark.parametrize("method", ["watch", "dump", "salvage"])
 async def test_a_stream_that_breaks_names_the_driver(method: str) -> None:
-    """News and a dump are passed on until the driver raises, and the error names the driver."""
+    """News, a dump and a salvage are passed on until the driver raises, and the error names the driver."""
     stream = getattr(Guard(Odd(KeyError("bug"))), method)()
     assert await anext(stream) is not None
     with pytest.raises(DriverError, match=f"^memory: {method}: 'bug'$") as raised:
