@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from composerd_client.worker import scratch
 from composerd_client.worker.cgroups import PREFIX, own_cgroup
 
 from .conftest import COMPOSER, Serve, Server, clean_environment
@@ -187,3 +188,15 @@ async def test_scratch_directories_of_killed_workers(serve: Serve, tmp: Path, tm
     assert (tmp_path / "target").is_dir()
     for process in (following, living, killed):
         await asyncio.to_thread(process.close)
+
+
+async def test_many_scratch_directories(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker removes a limited number of directories at its start, and the next one goes on."""
+    monkeypatch.setenv("TMPDIR", str(tmp))
+    monkeypatch.setattr(scratch, "MOST_REMOVED", 2)
+    for number in range(5):
+        (tmp / f"{scratch.PREFIX}{number}").mkdir()
+    for left in (3, 1, 0):
+        thread = scratch.remove_leftovers()
+        await asyncio.to_thread(thread.join)
+        assert len(names(tmp)) == left

@@ -85,12 +85,14 @@ def remove_tree(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def remove_leftovers() -> None:
+def remove_leftovers() -> threading.Thread:
     """Begin to remove what killed workers of this user have left: scratch directories, and processes in cgroups.
 
-    A thread does it, which does not keep the program from ending.
+    Return the thread that does it, which does not keep the program from ending.
     """
-    threading.Thread(target=_remove_leftovers, name="leftovers of killed workers", daemon=True).start()
+    thread = threading.Thread(target=_remove_leftovers, name="leftovers of killed workers", daemon=True)
+    thread.start()
+    return thread
 
 
 def _remove_leftovers() -> None:
