@@ -23,7 +23,7 @@ from ..drivers.fs.small_disks import small_disk
 from ..throwaway import Throwaway
 from .conftest import COMPOSER, Serve, Server, send
 from .test_cli import start
-from .test_storage import everything, filled, storage
+from .test_storage import everything, filled, finished, storage
 
 
 class Load:
@@ -102,21 +102,21 @@ async def test_beside_a_server_under_load(serve: Serve, tmp_path: Path) -> None:
     server = await serve(storage=f"fs:{tmp_path / 'a'}")
     load = Load(server)
     load.begin(4, 1_000_000)
-    finished: Mapping[str, Any] = {}
+    ended: Mapping[str, Any] = {}
     for n in range(4):
-        submitted, finished = set(load.submitted), dict(load.finished)
+        submitted, ended = set(load.submitted), dict(load.finished)
         wanted = load.jobs + 80
         said = await backed_up(server.storage, tmp_path / f"backup {n}")
         in_copy, finished_there = await contents(tmp_path / f"backup {n}")
         assert len(in_copy) == said["jobs"]
         assert submitted & load.submitted <= in_copy
-        assert {one: finished[one] for one in finished if one in load.finished}.items() <= finished_there.items()
+        assert {one: ended[one] for one in ended if one in load.finished}.items() <= finished_there.items()
         await server.until(partial(_reached, load, wanted))
     await load.end()
     assert list((tmp_path / "a" / "journal").glob("*.checkpoint"))
     assert (await storage("check", "--storage", server.storage)).code == 0
     copy = await serve(storage=f"fs:{quote(str(tmp_path / 'backup 3'))}")
-    for job_id, files in finished.items():
+    for job_id, files in ended.items():
         for name, digest in files.items():
             status, _, data = await send(copy, "GET", f"{COMPOSER}/jobs/{job_id}/artifacts/{name}")
             assert status in (200, 404)
@@ -220,7 +220,7 @@ async def test_a_killed_server(serve: Serve, tmp_path: Path) -> None:
 async def test_a_job_that_is_deleted_meanwhile(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A job whose files are removed after the journal was copied is not in the backup, with its files."""
     server = await serve(storage=f"fs:{tmp_path / 'a'}")
-    kept, deleted = [await _finished(server) for _ in range(2)]
+    kept, deleted = [await finished(server) for _ in range(2)]
     original = FsDriver.backup
 
     async def gone() -> bool:
@@ -268,16 +268,6 @@ def _holds_one(directory: Path) -> Any:
         return len(_files(directory)) == 1
 
     return holds
-
-
-async def _finished(server: Server) -> str:
-    """Finish a job with an artifact, and return its id."""
-    await server.submit()
-    job = await server.ask()
-    assert job is not None
-    await send(server, "PUT", job["artifact_location"] + "log.txt", b"hello")
-    await server.finish(job, {"ok": True})
-    return str(UUID(job["id"]))
 
 
 async def test_a_missing_artifact(serve: Serve, tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ from composerd import storage as storages
 from composerd.storage import checking
 
 from ..throwaway import Throwaway
-from .conftest import COMPOSER, Serve, Server, send
-from .test_storage import filled, state_of, storage
+from .conftest import COMPOSER, Serve, send
+from .test_storage import filled, finished, state_of, storage
 
 NOBODY = 65534
 
@@ -140,7 +140,7 @@ async def test_a_file_that_a_server_removes_meanwhile(
 ) -> None:
     """The file of a job that a server deletes during a check is not reported as missing."""
     server = await serve(storage=f"fs:{tmp_path / 'a'}")
-    await _finished(server)
+    await finished(server)
     checked = checking._problem
 
     async def deleted_before(*arguments: Any) -> str | None:
@@ -156,12 +156,3 @@ async def test_a_file_that_a_server_removes_meanwhile(
     monkeypatch.setattr(checking, "_problem", deleted_before)
     found = await storages.check(server.storage, None, lambda _done, _total: None)
     assert found.problems == ()
-
-
-async def _finished(server: Server) -> None:
-    """Finish a job with an artifact."""
-    await server.submit()
-    job = await server.ask()
-    assert job is not None
-    await send(server, "PUT", job["artifact_location"] + "log.txt", b"hello")
-    await server.finish(job, {"ok": True})

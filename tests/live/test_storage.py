@@ -58,6 +58,16 @@ async def filled(serve: Serve, directory: Path) -> tuple[str, dict[str, object]]
     return url, before
 
 
+async def finished(server: Server) -> str:
+    """Finish a job with an artifact, and return its id."""
+    job_id: str = (await server.submit())["id"]
+    job = await server.ask()
+    assert job is not None
+    await send(server, "PUT", job["artifact_location"] + "log.txt", b"hello")
+    await server.finish(job, {"ok": True})
+    return job_id
+
+
 async def everything(server: Server) -> dict[str, object]:
     """Return everything that the server shows of its jobs."""
     _, listing = await server.request("GET", f"{COMPOSER}/jobs")
@@ -174,10 +184,12 @@ async def test_move(serve: Serve, tmp_path: Path) -> None:
     """`storage move` copies all jobs and files, a repetition changes nothing, and the source is unchanged."""
     url, before = await filled(serve, tmp_path / "a")
     target = f"fs:{tmp_path / 'b'}"
+    unchanged = state_of(tmp_path / "a")
     ended = await storage("move", "--from", url, "--to", target)
     assert (ended.code, ended.out) == (0, "Moved 4 jobs and copied 1 file.\n"), ended.err
     again = await storage("move", "--from", url, "--to", target, "--json")
     assert json.loads(again.out) == {"kind": "StorageMove", "jobs": 4, "artifacts": 0}
+    assert state_of(tmp_path / "a") == unchanged
     for storage_url in (url, target):
         server = await serve(storage=storage_url)
         assert await everything(server) == before
