@@ -52,7 +52,7 @@ class Outages:
             lasting = self._lasting[error] = _Lasting(doing, now, now)
             self._lasting = {text: one for text, one in self._lasting.items() if one.latest + _SILENT_FOR >= now}
         lasting.latest = now
-        lasting.requests += new
+        lasting.requests = max(lasting.requests + new, 1)  # another request may have ended what this one still meets
         if (lasting.said is None or lasting.said + _SILENT_FOR <= now) and self.may_say(doing):
             if lasting.said is None:
                 lasting.doing = doing

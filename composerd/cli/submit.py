@@ -21,7 +21,7 @@ from composerd_client.idempotency import keyed
 from composerd_client.repeating import may_pass
 from composerd_client.submitted_job import submitted
 from composerd_protocol.escaping import escaped
-from composerd_protocol.exit_codes import WRONG
+from composerd_protocol.exit_codes import FAILED, UNREACHABLE, WRONG
 from composerd_protocol.units import number
 
 _PATH = re.compile(r"[\w./~-]*(?:/[\w.-]+|\w\.[A-Za-z]\w*)")
@@ -203,9 +203,11 @@ async def _stored(server: Server, submit: Callable[[ComposerClient], Awaitable[T
     async with server.composer(_ASKED_FOR) as composer:
         try:
             return await submit(composer)
-        except OutcomeUnknown as exc:
-            unknown = "the server's storage did not answer: the job may have been stored or not"
-            raise Failure(f"{unknown}; {repeat}") from exc
+        except (OutcomeUnknown, ProxyAnswered, ServerUnreachable) as exc:
+            stored = isinstance(exc, OutcomeUnknown)
+            said = "the server's storage did not answer" if stored else str(exc)
+            code = FAILED if stored else UNREACHABLE
+            raise Failure(f"{said}: the job may have been stored or not; {repeat}", code) from exc
 
 
 def _read_args(text: str) -> msgspec.Raw:

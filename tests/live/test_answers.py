@@ -9,9 +9,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from aiohttp import web
 
+from composerd.cli import submit
+from composerd.cli.console import Server as Connected
+from composerd.cli.errors import Failure
 from composerd_client import ComposerClient, JobContext, ProxyAnswered, RequestFailed, ServerUnreachable
 
 from .conftest import COMPOSER, Serve, Server, send
@@ -218,6 +222,23 @@ async def test_a_lost_answer_to_the_command(server: Server, relay: Relay) -> Non
     assert (ended.code, ended.out.strip()) == (0, json.loads(lost[0])["id"]), ended
     _, listed = await server.request("GET", f"{COMPOSER}/jobs")
     assert len(listed["items"]) == 1
+
+
+async def test_a_submission_of_which_nothing_is_known(relay: Relay, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If no answer comes at all, `composerd submit` says with which key it can be repeated, and exits with 3."""
+    monkeypatch.setattr(submit, "_ASKED_FOR", 0.5)
+
+    async def page(_request: web.Request) -> web.StreamResponse:
+        return relay.page(503)
+
+    relay.hook = page
+    job: dict[str, Any] = {"type": "build", "args": msgspec.UNSET}
+    with pytest.raises(Failure, match=r"may have been stored or not; run .* with --key composerd-client-") as raised:
+        await submit._submit(Connected(relay.url, {}), job, waits=False, downloads=None, as_json=False)
+    assert raised.value.exit_code == 3
+    keys = {json.loads(await request.read())["idempotency_key"] for request in relay.requests}
+    assert len(keys) == 1
+    assert keys.pop() in str(raised.value)
 
 
 @pytest.mark.parametrize("status", [411, 413, 414, 431])
