@@ -1,6 +1,7 @@
 """The command of a worker, which is looked for before the first request for a job."""
 
 import asyncio
+import contextlib
 import os
 import re
 import sys
@@ -61,5 +62,9 @@ async def test_a_relative_command(serve: Serve, tmp_path: Path) -> None:
             cwd=tmp_path,
             env=environment(server, {"PATH": path}),
         )
-        assert await process.wait() == 0
-        assert (await ended(server, job))["result"]["stdout"] == "built\n"
+        try:
+            assert (await ended(server, job))["result"] == {"exit_status": 0, "stdout": "built\n", "stderr": ""}
+            assert await process.wait() == 0
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
