@@ -318,7 +318,7 @@ async def test_the_log_of_an_outage(serve: Serve, caplog: pytest.LogCaptureFixtu
         if not away.is_set() or back.is_set():
             return None
         refused += 1
-        if refused == 20:
+        if refused == 10:
             back.set()
         text = "<html><head><title>We are\n moving</title></head><body>Come again.</body></html>"
         return web.Response(status=503, text=text, content_type="text/html", headers={"Server": NAME})
