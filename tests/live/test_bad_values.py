@@ -73,6 +73,7 @@ REST = {
     "storage info": ["--storage", "memory:"],
     "storage check": ["--storage", "memory:"],
     "storage backup": ["/nowhere"],
+    "storage salvage": ["--storage", "memory:", "--to", "memory:"],
     "storage move": ["--from", "memory:", "--to", "memory:"],
 }
 
