@@ -30,6 +30,17 @@ from .test_worker_leftovers import alive
 
 disk = full_disk_tests.disk
 
+TABLE = "A machine that cannot run jobs"
+"""The table of the reference with the faults of a machine."""
+
+COMMAND = "COMMAND is gone, not executable or busy, its interpreter is missing, or no process can be started"
+SCRATCH = (
+    "no scratch directory can be made or written: "
+    "the disk is full or read-only, TMPDIR is gone, no more files can be opened"
+)
+SPACE = "less than --min-free-space is free where scratch directories are made (TMPDIR)"
+CHECK = "the command of --health-check exits with another status than 0, or takes longer than 30 s"
+
 
 @pytest.fixture
 async def relay(server: Server) -> AsyncIterator[Relay]:
@@ -79,6 +90,8 @@ async def said(server: Server, process: Process, text: str) -> None:
     await server.until(logged)
 
 
+@pytest.mark.row(TABLE, SCRATCH)
+@pytest.mark.row(TABLE, SPACE)
 @pytest.mark.parametrize("option", [(), ("--min-free-space", "0")])
 async def test_a_full_disk(serve: Serve, disk: Path, option: tuple[str, ...]) -> None:
     """A worker whose disk is full fails no job, says so to the server, and goes on when there is room."""
@@ -118,6 +131,7 @@ def unmounted(disk: Path) -> Iterator[None]:
     (disk / "tmp").mkdir()
 
 
+@pytest.mark.row(TABLE, SCRATCH)
 @pytest.mark.parametrize(("fault", "reason"), [(read_only, "Read-only file system"), (unmounted, "No such file")])
 async def test_a_disk_that_cannot_be_used(
     serve: Serve, disk: Path, fault: Callable[[Path], AbstractContextManager[None]], reason: str
@@ -158,6 +172,7 @@ def busy(program: Path) -> Iterator[None]:
         yield
 
 
+@pytest.mark.row(TABLE, COMMAND)
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
@@ -184,6 +199,8 @@ async def test_a_command_that_cannot_be_executed_any_more(
         assert (await server.job(job["id"]))["retries"] == 0
 
 
+@pytest.mark.row(TABLE, SCRATCH)
+@pytest.mark.row(TABLE, COMMAND)
 async def test_too_many_open_files(serve: Serve) -> None:
     """A worker that can open no more files releases jobs, and goes on when it can."""
     server = await serve(storage="memory:")
@@ -199,6 +216,7 @@ async def test_too_many_open_files(serve: Serve) -> None:
         assert (await server.job(job["id"]))["retries"] == 0
 
 
+@pytest.mark.row(TABLE, CHECK)
 async def test_a_health_check(serve: Serve, tmp_path: Path) -> None:
     """While the health check fails, a worker takes no job, and the last line of the check's output says why."""
     server = await serve(storage="memory:")
@@ -216,6 +234,7 @@ async def test_a_health_check(serve: Serve, tmp_path: Path) -> None:
         await all_finished(server)
 
 
+@pytest.mark.row(TABLE, CHECK)
 async def test_a_health_check_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A health check that does not end is ended with everything that it has started."""
     monkeypatch.setattr(checks, "CHECK_WITHIN", 0.5)

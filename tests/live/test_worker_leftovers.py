@@ -5,6 +5,7 @@ import contextlib
 import os
 import shlex
 import signal
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -49,7 +50,7 @@ def alive(pid: int) -> bool:
         return False
 
 
-def guardian(process: Process) -> int:
+def guardian(process: Process | asyncio.subprocess.Process) -> int:
     """Return the id of the process that guards the command of a worker."""
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     assert len(children) == 1
@@ -100,7 +101,13 @@ async def running(serve: Serve, pids: Path, tmp: Path) -> AsyncIterator[tuple[Se
 
 Running = tuple[Server, Process, list[int]]
 
+TABLE = "Processes and directories that are left"
+"""The table of the reference with the processes of a command."""
 
+
+@pytest.mark.row(TABLE, "the command")
+@pytest.mark.row(TABLE, "its children, and theirs")
+@pytest.mark.row(TABLE, "those in a session or process group of their own, and daemons")
 async def test_a_killed_worker(running: Running, tmp: Path) -> None:
     """If a worker is killed, everything that its command has started ends, and the scratch directory is removed."""
     _, process, started = running
@@ -127,6 +134,7 @@ async def test_the_end_of_a_job(running: Running, tmp: Path, how: str) -> None:
     await until(lambda: not any(alive(pid) for pid in started) and not names(tmp))
 
 
+@pytest.mark.row(TABLE, "the command")
 async def test_a_killed_guardian(running: Running) -> None:
     """If the process that guards a command is killed, the command ends with it, and the job is released."""
     server, process, started = running
@@ -137,6 +145,9 @@ async def test_a_killed_guardian(running: Running) -> None:
     assert (listed["items"][0]["state"] in ("ready", "running"), listed["items"][0]["retries"]) == (True, 0)
 
 
+@pytest.mark.row(TABLE, "the command")
+@pytest.mark.row(TABLE, "its children, and theirs")
+@pytest.mark.row(TABLE, "those in a session or process group of their own, and daemons")
 @pytest.mark.skipif(own_cgroup() is None, reason="no cgroup may be made here")
 async def test_a_killed_worker_and_a_killed_guardian(running: Running, tmp: Path) -> None:
     """If the guardian is killed too, the next worker ends everything that the command has started."""
@@ -150,6 +161,45 @@ async def test_a_killed_worker_and_a_killed_guardian(running: Running, tmp: Path
     await until(lambda: not any(alive(pid) for pid in started))
     await until(lambda: f"{PREFIX}{guarding}" not in names(Path(str(own_cgroup()))))
     await asyncio.to_thread(following.close)
+
+
+OTHER = 65534
+"""The id of another user."""
+
+WORKER_WITHOUT_SERVER = """
+import asyncio, os, sys
+from pathlib import Path
+from composerd_client.worker.processes import Process
+
+async def work():
+    await Process.start(["/bin/sh", "-c", sys.argv[1]], Path("/"), os.environ, kill_after=0.2)
+    await asyncio.sleep(300)
+
+asyncio.run(work())
+"""
+"""The program of a worker that runs one command."""
+
+
+@pytest.mark.row(TABLE, "those that run as another user, such as a setuid program")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a process of another user")
+async def test_a_process_of_another_user(pids: Path) -> None:
+    """If a worker is killed, a process that it may not signal is ended in a cgroup, and stays otherwise."""
+    script = f"setpriv --reuid {OTHER} sleep 300 & echo $! > {pids}/new; mv {pids}/new {pids}/other; wait"
+    without_kill = ("setpriv", "--bounding-set", "-kill")
+    process = await asyncio.create_subprocess_exec(*without_kill, sys.executable, "-c", WORKER_WITHOUT_SERVER, script)
+    await until((pids / "other").exists)
+    other, guarding = int((pids / "other").read_text()), guardian(process)
+    try:
+        await until(lambda: Path(f"/proc/{other}").stat().st_uid == OTHER)
+        process.kill()
+        await until(lambda: not alive(guarding))
+        assert alive(other) == (own_cgroup() is None)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(other, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
 
 
 async def test_scratch_directories_of_killed_workers(serve: Serve, tmp: Path, tmp_path: Path, pids: Path) -> None:
