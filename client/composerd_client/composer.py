@@ -18,7 +18,7 @@ from composerd_client.errors import RequestFailed, ServerUnreachable
 from composerd_client.idempotency import answer_to, answer_to_all, keyed, post
 from composerd_client.listings import listed
 from composerd_client.reading import artifact_parts
-from composerd_client.repeating import Rounds, may_pass
+from composerd_client.repeating import Backoff, Rounds, may_pass
 from composerd_client.submitted_job import SINGLE_JOB, GraphJob, JobFields, submitted
 from composerd_client.values import (
     Artifact,
@@ -139,6 +139,7 @@ class ComposerClient:
         """
         every = _seconds(every)
         rounds = Rounds()
+        backoff = Backoff()
         while True:
             await rounds.begin()
             try:
@@ -146,7 +147,10 @@ class ComposerClient:
             except (RequestFailed, ServerUnreachable) as exc:
                 if isinstance(exc, RequestFailed) and not may_pass(exc, None):
                     raise
+                await backoff.failed(exc)
                 job = await self.get(job_id)
+            else:
+                backoff = Backoff()
             yield job
             if job.ended:
                 return

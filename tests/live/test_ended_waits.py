@@ -78,3 +78,24 @@ async def test_a_wait_for_a_job_that_is_ended(server: Server, relay: Relay) -> N
         await server.request("POST", f"/api/composer/v1/jobs/{job['id']}/cancel")
         assert (await waiting).state == "canceled"
     assert len(relay.requests) < 20
+
+
+async def test_waits_that_are_refused_at_once(server: Server) -> None:
+    """If something refuses each request that waits, `wait` looks less and less often, and notices the end."""
+    async with relaying(server.url) as relay:
+        looked = asyncio.Event()
+
+        async def refuse(asked: web.Request) -> web.StreamResponse | None:
+            if len(relay.requests) == 8:
+                looked.set()
+            return relay.page(504) if asked.query else None
+
+        relay.hook = refuse
+        job = await server.submit()
+        async with ComposerClient(relay.url, patience=0) as composer:
+            began = asyncio.get_running_loop().time()
+            waiting = asyncio.create_task(composer.wait(job["id"], timeout=30))
+            await looked.wait()
+            assert asyncio.get_running_loop().time() - began > 0.7  # four pauses, each at least half of 0.1 s, 0.2 s, …
+            await server.request("POST", f"/api/composer/v1/jobs/{job['id']}/cancel")
+            assert (await waiting).state == "canceled"
