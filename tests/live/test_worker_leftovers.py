@@ -172,8 +172,9 @@ from pathlib import Path
 from composerd_client.worker.processes import Process
 
 async def work():
-    await Process.start(["/bin/sh", "-c", sys.argv[1]], Path("/"), os.environ, kill_after=0.2)
+    process = await Process.start(["/bin/sh", "-c", sys.argv[1]], Path("/"), os.environ, kill_after=0.2)
     await asyncio.sleep(300)
+    await process.end()
 
 asyncio.run(work())
 """
