@@ -25,7 +25,7 @@ class _Lasting:
     requests: int = 0
     """The number of requests that have met it and go on."""
     said: float | None = None
-    """When it was logged last; None if it was not."""
+    """The time when it was logged last; None if it was not."""
 
 
 class Outages:
@@ -33,9 +33,9 @@ class Outages:
 
     def __init__(self) -> None:
         self._lasting: dict[str, _Lasting] = {}
-        """What lasts, by the text of the error."""
+        """The errors that last, by their text."""
         self._said: dict[str, float] = {}
-        """When something was logged last, by the purpose of the request."""
+        """The time of the latest line about requests with a purpose, by the purpose."""
 
     def of(self, doing: str) -> "Outage":
         """Return a context for a request that is repeated until it succeeds. `doing` says what it is for."""

@@ -1,4 +1,4 @@
-"""How long the server is asked to wait before it answers, if something in between ends long waits."""
+"""The time that the server is asked to wait before it answers, if something in between ends long waits."""
 
 import asyncio
 import logging

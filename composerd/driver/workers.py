@@ -36,9 +36,9 @@ class _Seen(NamedTuple):
 
     worker: Worker
     elapsed: int
-    """When it was seen."""
+    """The time when it was seen."""
     sent: int
-    """When it sent what is known of it, or signed off."""
+    """The time when it sent what is known of it, or signed off."""
     gone: bool
     """True if it has signed off; it is kept so that no earlier news of it lists it again."""
 

@@ -129,7 +129,7 @@ class PostWorkers(msgspec.Struct):
 
 
 class WorkerStatus(msgspec.Struct):
-    """What a worker says of itself while it has no job. The body may be missing."""
+    """The report of a worker about itself while it has no job. The body may be missing."""
 
     may_be_missing: ClassVar[bool] = True
 

@@ -1,4 +1,4 @@
-"""What the supervisor knows about each of several server processes, and how such a process reports to it."""
+"""The supervisor's knowledge about each of several server processes, and the reports of such a process to it."""
 
 import contextlib
 import os

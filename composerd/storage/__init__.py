@@ -1,4 +1,4 @@
-"""What can be done with a storage without a server; works with every driver."""
+"""Work on a storage without a server, with any driver."""
 
 from composerd.storage.backup import BackedUp, back_up
 from composerd.storage.checking import check, info, migrate

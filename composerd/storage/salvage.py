@@ -25,7 +25,7 @@ class Salvaged(msgspec.Struct, frozen=True):
     """Jobs that are in the new storage."""
     artifacts: int
     damage: tuple[Damage, ...]
-    """What is damaged, incomplete or lost."""
+    """Everything that is damaged, incomplete or lost."""
     not_checked: tuple[str, ...]
     """A sentence for each part that was left out because nothing in it was acknowledged."""
 

@@ -19,7 +19,7 @@ class ForwardProxy:
         self.heads: list[str] = []
         """The heads of the requests for the proxy, without those in a tunnel."""
         self.tunneled = bytearray()
-        """What clients have sent in tunnels."""
+        """The bytes that clients have sent in tunnels."""
         self.refusal: str | None = None
         """The status line with which every request is refused."""
         self.silent = False

@@ -1,4 +1,4 @@
-"""What passes for an answer of composerd, with a real server and a relay that answers, replays or loses answers."""
+"""Answers that pass for composerd's, with a real server and a relay that answers, replays or loses answers."""
 
 import asyncio
 import json

@@ -33,7 +33,7 @@ async def shown(*arguments: str) -> dict[str, Any]:
 @pytest.mark.row("Commands", "composerd storage check")
 @pytest.mark.parametrize("stop", ["stopped", "killed", "torn"])
 async def test_nothing_changes(serve: Serve, tmp_path: Path, stop: str) -> None:
-    """Whether the server was stopped, killed, or killed in a write, no byte, time or name in the directory changes."""
+    """No byte, time or name in the directory changes, whether the server was stopped, killed, or killed in a write."""
     url, _ = await filled(serve, tmp_path / "a")
     journal = tmp_path / "a" / "journal"
     if stop != "stopped":

@@ -27,7 +27,7 @@ class Router:
         self.connections = 0
         """Number of connections so far."""
         self.passed = bytearray()
-        """What clients have sent."""
+        """The bytes that clients have sent."""
         self.forget_after: bytes | None = None
         """Bytes of the server after which the connections are forgotten, once."""
         self._server = server

@@ -1,4 +1,4 @@
-"""What a worker leaves behind, also when it is killed: no process of its command, and no scratch directory."""
+"""Workers that end or are killed leave no process of their command and no scratch directory."""
 
 import asyncio
 import contextlib

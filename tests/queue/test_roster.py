@@ -232,7 +232,7 @@ async def test_unreported_workers_are_bounded(driver: Reports, monkeypatch: pyte
 
 
 async def test_reports_tell_how_old_they_are(driver: Reports, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a request says of its worker is as old as the request when it is reported, also while it waits and after."""
+    """A report about a worker is as old as the request that it comes from, also during and after the request's wait."""
     ages: list[float] = []
     told = driver.seen
 
@@ -258,7 +258,7 @@ async def test_reports_tell_how_old_they_are(driver: Reports, monkeypatch: pytes
 
 
 async def test_signing_off_drops_what_is_not_reported(driver: Reports) -> None:
-    """What a worker has said since the last report is not reported after it has signed off; that of others is."""
+    """After a worker has signed off, nothing that it said before is reported; the words of others are."""
     roster = Roster(driver, TIMEOUT)
     first, second = worker("build"), worker("build")
     roster.begin_wait(first)

@@ -48,7 +48,7 @@ def test_messages_are_those_of_sd_notify(inbox: socket.socket) -> None:
 
 
 def test_commands_do_not_get_the_variables() -> None:
-    """What names the service manager is taken out of the environment, and everything else stays."""
+    """The variables of the service manager are taken out of the environment, and all others stay."""
     environ = {"NOTIFY_SOCKET": "@x", "WATCHDOG_USEC": "4000000", "WATCHDOG_PID": str(os.getpid()), "HOME": "/"}
     manager = ServiceManager.of(environ)
     assert environ == {"HOME": "/"}
@@ -71,7 +71,7 @@ def test_a_watchdog_for_nobody(variables: dict[str, str]) -> None:
 
 
 def test_a_service_manager_that_does_not_listen(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """That nobody gets the messages is logged once, until one was sent again, and never raised."""
+    """A message that nobody gets is logged once, until one was sent again, and never raises an error."""
     path = str(tmp_path / "notify")
     manager = ServiceManager.of({"NOTIFY_SOCKET": path})
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""What the server's list of workers says of a worker: that it has a problem, or that it has ended."""
+"""The entry of a worker in the server's list: it says that the worker has a problem, or that it has ended."""
 
 import asyncio
 import contextlib

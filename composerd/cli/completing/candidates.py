@@ -16,7 +16,7 @@ class Candidate(NamedTuple):
     """The complete word; the beginning of a path without what is before it."""
     help: str = ""
     before: str = ""
-    """What is before a path in the word."""
+    """The part of the word before a path."""
 
 
 def candidates(place: Place, environ: Mapping[str, str]) -> Sequence[Candidate]:

@@ -22,7 +22,7 @@ _KINDS = {
     "DIR|URL": "dir",
     "JSON|@FILE|-": "args",
 }
-"""What the words for values in the help stand for."""
+"""The kinds of values, by their word in the help."""
 
 _UNENDED = ("waiting", "ready", "running")
 _ENDED = ("finished", "failed", "canceled")

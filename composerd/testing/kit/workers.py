@@ -192,7 +192,7 @@ class RememberedWorkers:
 
     @clause("W9")
     async def test_what_is_reported_late(self, instance: Instance) -> None:
-        """What a worker sent last is shown, also if another server reports later what it had sent before."""
+        """The latest report of a worker is shown, also if another server reports an earlier one afterwards."""
         worker = instance.id()
         await instance.driver.seen([Worker(worker, "")])
         await instance.driver.seen([Worker(worker, "x86_64", ("build",), problem="full", age=5.0)])

@@ -44,7 +44,7 @@ class Salvage:
         self._directory = directory
         self._history = History()
         self._problems: dict[UUID, str] = {}
-        """What is wrong with the history or the args of jobs, and how they are stored because of that."""
+        """The faults in the history or the args of jobs, and the way in which they are stored because of that."""
 
     def read(self) -> list[Damage]:
         """Read the journal, cancel the jobs that must not run, and return what is damaged in the files.

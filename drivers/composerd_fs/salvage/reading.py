@@ -30,7 +30,7 @@ class Gap(NamedTuple):
     """One or several frames are lost."""
 
     unproven: list[Entry]
-    """What can be decoded of their entries. Any of it may be wrong."""
+    """Their entries, as far as they can be decoded. Any of them may be wrong."""
 
 
 class DamagedJournal:
