@@ -30,7 +30,8 @@ class Waits:
         self._longest = float("inf")
         self._until = 0.0
         self._suspected = 0.0
-        """The seconds after which the latest wait was ended in a way that need not be a limit."""
+        """The seconds after which a wait was ended in a way that need not be a limit; 0 if none was."""
+        self._suspected_at = 0.0
 
     def allowed(self, wait: float) -> float:
         """Return the seconds to ask for, where `wait` are wanted."""
@@ -49,8 +50,11 @@ class Waits:
         """
         if not isinstance(error, ProxyAnswered | ServerUnreachable) or not 1.0 <= seconds <= asked + 1.0:
             return False
+        now = asyncio.get_running_loop().time()
         if isinstance(error, ServerUnreachable) or error.status in _NOT_ABOUT_TIME:
-            before, self._suspected = self._suspected, seconds
+            if self._suspected and now - seconds < self._suspected_at:
+                return False  # this wait and the other were ended together
+            before, self._suspected, self._suspected_at = self._suspected, seconds, now
             if abs(before - seconds) > 0.1 * seconds:
                 return False  # perhaps the server itself has ended
         shorter = max(_SHORTEST, _PART * seconds)
@@ -59,7 +63,7 @@ class Waits:
         if self._longest <= shorter:
             return True  # another request has shown it already
         self._longest = shorter
-        self._until = asyncio.get_running_loop().time() + _SHORT_FOR
+        self._until = now + _SHORT_FOR
         log.warning(
             "a wait of %.0f s was ended after %.1f s, asking for %.1f s at most from now on: %s",
             asked,

@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator
 import pytest
 from aiohttp import web
 
-from composerd_client import ComposerClient
+from composerd_client import ComposerClient, ServerUnreachable
+from composerd_client.waits import Waits
 from composerd_protocol.units import parse_duration
 
 from .conftest import Server
@@ -99,3 +100,15 @@ async def test_waits_that_are_refused_at_once(server: Server) -> None:
             assert asyncio.get_running_loop().time() - began > 0.7  # four pauses, each at least half of 0.1 s, 0.2 s, …
             await server.request("POST", f"/api/composer/v1/jobs/{job['id']}/cancel")
             assert (await waiting).state == "canceled"
+
+
+async def test_waits_that_end_together() -> None:
+    """Two waits whose connections break together, as if the server was killed, show no limit; one after another do."""
+    waits = Waits()
+    broken = ServerUnreachable("broken")
+    assert not waits.ended(20, 1.1, broken)
+    assert not waits.ended(20, 1.1, broken)
+    assert waits.allowed(20) == 20
+    await asyncio.sleep(1.1)  # as long as the next wait lasts
+    assert waits.ended(20, 1.1, broken)
+    assert waits.allowed(20) < 1.1
