@@ -1,4 +1,4 @@
-"""The time that the server is asked to wait before it answers, if something in between ends long waits."""
+"""Lengths of the waits that the server is asked for, which are shorter if something in between ends long ones."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""Answers that pass for composerd's, with a real server and a relay that answers, replays or loses answers."""
+"""Answers of composerd, and what does not pass for one: a real server, and a relay that answers, replays and loses."""
 
 import asyncio
 import json
