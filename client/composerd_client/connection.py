@@ -1,11 +1,10 @@
 """Sends requests to one server, and repeats them with backoff and jitter if that is safe."""
 
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
 
 import msgspec
 
@@ -26,7 +25,7 @@ from composerd_protocol.escaping import without_tokens
 from composerd_protocol.units import format_duration, format_size
 
 if TYPE_CHECKING:
-    from composerd_client.transport import Response, Transport
+    from composerd_client.transport import Transport
 
 DEFAULT_SERVER = "http://127.0.0.1:8700"
 
@@ -101,6 +100,12 @@ class Connection:
     ) -> None:
         if self._transport is not None:
             await self._transport.close()
+
+    @property
+    def transport(self) -> "Transport":
+        """The transport for single requests, whose bodies and answers may be large files."""
+        assert self._transport is not None, "a connection has to be used as an async context manager"
+        return self._transport
 
     async def request(
         self,
@@ -198,7 +203,7 @@ class Connection:
         headers = {} if body is None else {"Content-Type": "application/json"}
         if wait:
             query = {**(query or {}), "wait": format_duration(round(wait, 3))}
-        async with self.open(
+        async with self.transport.open(
             method, path, body=body, query=query, headers=headers, answer_within=answer_within, fresh=fresh
         ) as response:
             content = await response.read(largest)
@@ -224,25 +229,6 @@ class Connection:
         except UnexpectedAnswer as exc:
             return str(exc)
         return None
-
-    @asynccontextmanager
-    async def open(
-        self,
-        method: str,
-        path: str,
-        *,
-        body: Any = None,
-        query: Mapping[str, str | Sequence[str]] | None = None,
-        headers: Mapping[str, str] | None = None,
-        answer_within: float | None = None,
-        fresh: bool = False,
-    ) -> "AsyncIterator[Response]":
-        """Send one request, and yield its answer with the body unread; see `Transport.open`."""
-        assert self._transport is not None, "a connection has to be used as an async context manager"
-        async with self._transport.open(
-            method, path, body=body, query=query, headers=headers, answer_within=answer_within, fresh=fresh
-        ) as response:
-            yield response
 
 
 def decoded(answer: bytes, decoder: "msgspec.json.Decoder[T]") -> T:

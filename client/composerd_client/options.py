@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from composerd_client.connection import DEFAULT_SERVER
+from composerd_protocol.words import is_word
 
 
 class Option(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,7 +36,7 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
 
 def word(text: str) -> str:
     """Accept a text that a server accepts as the name of a type or an architecture."""
-    if not text or not text.isprintable() or " " in text:
+    if not text or not is_word(text):
         raise ValueError(f"{text!r} must not be empty, and must not have white space or control characters")
     return text
 

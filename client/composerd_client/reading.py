@@ -56,7 +56,9 @@ async def artifact_parts(connection: Connection, artifact: Artifact) -> AsyncGen
 async def _parts_from(connection: Connection, artifact: Artifact, begin: int) -> AsyncGenerator[bytes, None]:
     """Yield the bytes from a position on."""
     headers = {"Range": f"bytes={begin}-", "If-Range": f'"{artifact.sha256}"'} if begin else {}
-    async with connection.open("GET", artifact.href, headers=headers, answer_within=_ANSWER_WITHIN) as response:
+    async with connection.transport.open(
+        "GET", artifact.href, headers=headers, answer_within=_ANSWER_WITHIN
+    ) as response:
         problem = _problem(response, artifact, begin)
         if problem is not None:
             raise response.refused(problem, await response.read(_LARGEST_PAGE) or b"")

@@ -133,7 +133,7 @@ class Uploads:
     ) -> None:
         """Send a file once. Raises `DamagedUpload` if the server says that it has stored other bytes."""
         headers = {"Content-Type": "application/octet-stream", "Accept": "application/json", **headers}
-        async with self._connection.open(
+        async with self._connection.transport.open(
             "PUT", path, body=data, headers=headers, answer_within=answer_within
         ) as response:
             answer = await response.read(_LARGEST_ANSWER)

@@ -1,14 +1,9 @@
 """Failures of commands: one sentence on stderr, and an exit code that tells scripts what happened."""
 
-from collections.abc import Callable
-from typing import TypeVar
-
 import click
 
 from composerd_protocol.escaping import escaped
-from composerd_protocol.exit_codes import FAILED, WRONG
-
-T = TypeVar("T")
+from composerd_protocol.exit_codes import FAILED
 
 
 class Failure(click.ClickException):
@@ -20,11 +15,3 @@ class Failure(click.ClickException):
     def __init__(self, message: str, exit_code: int = FAILED) -> None:
         super().__init__(escaped(message))
         self.exit_code = exit_code  # type: ignore[misc]  # click also reads it from the instance
-
-
-def parsed(option: str, parse: Callable[[str], T], text: str) -> T:
-    """Return the value of an option. Raises `Failure`, which names the option, if `parse` raises `ValueError`."""
-    try:
-        return parse(text)
-    except ValueError as exc:
-        raise Failure(f"{option}: {exc}", WRONG) from exc

@@ -27,7 +27,7 @@ from composerd.cli.console import (
     server_option,
     shown,
 )
-from composerd.cli.errors import Failure, parsed
+from composerd.cli.errors import Failure
 from composerd.cli.options import Parsed
 from composerd_client import Artifact, ComposerClient, Job, ServerUnreachable
 from composerd_protocol.escaping import escaped
@@ -50,16 +50,17 @@ _LOOK_WITHIN = 5.0
 
 @click.command(epilog="Example: composerd wait 0b6a… --timeout 10m")
 @click.argument("job_id", metavar="ID")
-@click.option("--timeout", metavar="DURATION", help="Give up after this time, such as 10m.")
+@click.option(
+    "--timeout", type=Parsed(parse_duration), metavar="DURATION", help="Give up after this time, such as 10m."
+)
 @server_option
 @json_option
-def wait(job_id: str, timeout: str | None, server: Server, as_json: bool) -> None:
+def wait(job_id: str, timeout: float | None, server: Server, as_json: bool) -> None:
     """Wait until a job has ended.
 
     Exits with 1 if it failed or was canceled, with 3 if the server is unavailable, and with 4 after the timeout.
     """
-    seconds = None if timeout is None else parsed("--timeout", parse_duration, timeout)
-    run(_wait(server, job_id, seconds, as_json))
+    run(_wait(server, job_id, timeout, as_json))
 
 
 async def _wait(server: Server, job_id: str, timeout: float | None, as_json: bool) -> None:

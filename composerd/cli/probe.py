@@ -9,7 +9,6 @@ import click
 import msgspec
 
 from composerd.cli.console import Server, console, json_option, print_json, run, say, server_argument
-from composerd.cli.errors import parsed
 from composerd.cli.options import Parsed
 from composerd.probe import Finding, Options, Target
 from composerd.probe import probe as run_checks
@@ -20,7 +19,14 @@ _INDENT = " " * 6
 
 
 @click.command(epilog="Example: composerd probe https://composer.example.com --wait 10m")
-@click.option("--wait", "wait", default="70s", show_default=True, metavar="DURATION", help="Duration of the long wait.")
+@click.option(
+    "--wait",
+    type=Parsed(parse_duration),
+    default="70s",
+    show_default=True,
+    metavar="DURATION",
+    help="Duration of the long wait.",
+)
 @click.option(
     "--waiters",
     type=Parsed(number(1, 20_000)),
@@ -29,16 +35,23 @@ _INDENT = " " * 6
     metavar="N",
     help="Number of workers that wait at the same time.",
 )
-@click.option("--size", default="8MiB", show_default=True, metavar="SIZE", help="Size of each slow upload.")
+@click.option(
+    "--size",
+    type=Parsed(parse_size),
+    default="8MiB",
+    show_default=True,
+    metavar="SIZE",
+    help="Size of each slow upload.",
+)
 @server_argument
 @json_option
-def probe(wait: str, waiters: int, size: str, server: Server, as_json: bool) -> None:
+def probe(wait: float, waiters: int, size: int, server: Server, as_json: bool) -> None:
     """Try the server at URL from outside, through the proxies in between, and print what to change there.
 
     It submits jobs of types that nobody else has, and removes them at the end. It takes about as long as the long
     wait. Exits with 1 if something is wrong.
     """
-    options = Options(parsed("--wait", parse_duration, wait), waiters, parsed("--size", parse_size, size))
+    options = Options(wait, waiters, size)
     found: list[Finding] = []
 
     def report(finding: Finding) -> None:

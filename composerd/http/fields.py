@@ -5,7 +5,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Raw
 
-# The patterns only document; `is_word` and `composerd_protocol.units` check the values.
+# The patterns only document; `composerd_protocol.words` and `composerd_protocol.units` check the values.
 WORD = r"^\S+$"
 DURATION = r"^([0-9]{1,15}(\.[0-9]{1,9})?(ms|s|m|h|d)|0)$"
 

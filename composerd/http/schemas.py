@@ -345,14 +345,9 @@ def artifact(stored: models.Artifact, href: str) -> Artifact:
 
 
 NOT_A_WORD = "must not have white space or control characters"
-"""The problem with a text that is not a word (see `is_word`)."""
+"""The problem with a text that is not a word (`composerd_protocol.words`)."""
 
 
 def strings(ids: tuple[UUID, ...]) -> list[str]:
     """Return ids for a field of texts: the encoder writes them as text, in much less time than `str` takes."""
     return cast(list[str], ids)
-
-
-def is_word(text: str) -> bool:
-    """Return True if a text is printable and has no white space; the only printable white space is the space."""
-    return text.isprintable() and " " not in text

@@ -30,6 +30,9 @@ from composerd.storage.opening import Progress, artifacts_of, opened_files, read
 UNFINISHED = ".unfinished"
 """The suffix of the name of a directory that is not a complete backup yet."""
 
+ARTIFACTS = "artifacts"
+"""The directory of the artifacts in a backup."""
+
 _ROUNDS = 5
 """Maximum number of times that the storage is copied while files vanish whose jobs have not ended in the copy."""
 
@@ -66,7 +69,7 @@ async def back_up(url: str, directory: Path, artifacts: str | None, progress: Pr
         async with _unfinished(directory, artifacts) as unfinished:
             async with (
                 opened_files(artifacts, create=False) as source,
-                opened_files(str(unfinished / "artifacts"), create=True) as target,
+                opened_files(str(unfinished / ARTIFACTS), create=True) as target,
             ):
                 assert target is not None, "a directory is named"
                 done = await _Backup(url, unfinished, source, target, progress).make()
@@ -102,7 +105,7 @@ class _Backup:
             deleted = await _delete(copy, gone) if gone else set()
             if deleted == gone or rounds == _ROUNDS:
                 break
-            await asyncio.to_thread(shutil.rmtree, self._directory / "journal")
+            await asyncio.to_thread(_empty, self._directory, ARTIFACTS)
         named_there: set[str] = set()
         async with reading(driver := open_driver(copy)):
             jobs = sum((await driver.info()).jobs.values())
@@ -189,11 +192,7 @@ def _begin(path: Path, directory: Path, artifacts: str | None) -> int:
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        for left in path.iterdir():
-            if left.is_dir() and not left.is_symlink():
-                shutil.rmtree(left)
-            else:
-                left.unlink()
+        _empty(path)
     except BlockingIOError as exc:
         os.close(descriptor)
         raise BackupRefused(f"another backup is being written to {path}: wait for it") from exc
@@ -201,6 +200,17 @@ def _begin(path: Path, directory: Path, artifacts: str | None) -> int:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def _empty(directory: Path, kept: str | None = None) -> None:
+    """Remove everything in a directory but what has the name `kept`."""
+    for one in directory.iterdir():
+        if one.name == kept:
+            continue
+        if one.is_dir() and not one.is_symlink():
+            shutil.rmtree(one)
+        else:
+            one.unlink()
 
 
 def _publish(path: Path, directory: Path) -> None:

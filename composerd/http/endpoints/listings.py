@@ -18,6 +18,7 @@ from composerd.http.request_context import client
 from composerd.http.turns import heavy
 from composerd.models import JobFilter, JobState
 from composerd.slices import Slices
+from composerd_protocol.words import is_word
 
 MAX_PAGE_SIZE = 1024 * 1024
 """Size in bytes of its jobs at which a page ends, although there may be more."""
@@ -66,7 +67,7 @@ async def list_jobs(request: web.Request) -> web.StreamResponse:
         raise InvalidCursor(field="state", problem=f"must be one of {', '.join(JobState)}") from None
     for name in ("type", "arch", "channel"):
         value = query.get(name)
-        if value is not None and not (schemas.is_word(value) and (value or name == "channel") and len(value) <= 128):
+        if value is not None and not (is_word(value) and (value or name == "channel") and len(value) <= 128):
             raise InvalidCursor(field=name, problem="must be 1 to 128 printable characters without white space")
     left = limit_of(query, 100)
     cursor = _cursor(query.get("cursor"))

@@ -19,6 +19,7 @@ from composerd.http.request_context import client
 from composerd.ids import parse_uuid
 from composerd.models import Worker
 from composerd_protocol.escaping import escaped
+from composerd_protocol.words import is_word
 
 _POST_WORKERS = msgspec.json.Decoder(schemas.PostWorkers)
 _WORKER_STATUS = msgspec.json.Decoder(schemas.WorkerStatus)
@@ -97,12 +98,12 @@ async def sign_off_worker(request: web.Request) -> web.Response:
 
 def check_description(arch: str, types: Sequence[str], undequeueable_types: Collection[str] = ()) -> None:
     """Raise `InvalidContent` or `TypeNotAllowed` unless a worker may have this arch and ask for these types."""
-    if not schemas.is_word(arch):
+    if not is_word(arch):
         raise InvalidContent(field="arch", problem=schemas.NOT_A_WORD)
     for index, type in enumerate(types):
         if type in undequeueable_types:
             raise TypeNotAllowed(type=type)
-        if not schemas.is_word(type):
+        if not is_word(type):
             raise InvalidContent(field=f"types[{index}]", problem=schemas.NOT_A_WORD)
 
 

@@ -11,12 +11,13 @@ import msgspec
 
 from composerd.errors import InvalidContent, UnknownDependency
 from composerd.http.bodies import IN_A_THREAD
-from composerd.http.schemas import NOT_A_WORD, BatchJob, SubmitJob, is_word
+from composerd.http.schemas import NOT_A_WORD, BatchJob, SubmitJob
 from composerd.ids import new_id, parse_uuid
 from composerd.models import NewJob, OnDependencyFailure
 from composerd.settings import MAX_DURATION, Settings
 from composerd.slices import Slices
 from composerd_protocol.units import format_duration, parse_duration
+from composerd_protocol.words import is_word
 
 _encode = msgspec.json.Encoder().encode
 

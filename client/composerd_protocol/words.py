@@ -1,0 +1,6 @@
+"""Words: the texts that name types, architectures, channels and keys."""
+
+
+def is_word(text: str) -> bool:
+    """Return True if a text is printable and has no white space; the only printable white space is the space."""
+    return text.isprintable() and " " not in text
