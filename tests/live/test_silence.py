@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from composerd_client import JobContext, Worker, transport
-from composerd_client.lease import Lease
+from composerd_client.worker.lease import Lease
 
 from ..proxies.vanishing import machine
 from .conftest import LOOPBACK, Serve, Server

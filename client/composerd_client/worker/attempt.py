@@ -17,10 +17,10 @@ from composerd_client.blocking import ClientLoop
 from composerd_client.connection import Connection, decoded
 from composerd_client.errors import ClientError, LocalFault, ProxyAnswered, RequestFailed, ServerUnreachable
 from composerd_client.job_context import JobContext
-from composerd_client.lease import Lease
 from composerd_client.repeating import FOREVER, Backoff, BodyBackoff, Rounds
 from composerd_client.uploads import Uploaded
 from composerd_client.values import Attempt
+from composerd_client.worker.lease import Lease
 from composerd_client.worker.tasks import cancel, unless
 from composerd_protocol.job_errors import has_job_error
 
