@@ -136,23 +136,24 @@ class DirectoryStore(ArtifactStore):
         except OSError as exc:
             raise translated(exc, "cannot access artifacts") from exc
 
-    async def share(self, source: "DirectoryStore", locations: Sequence[str]) -> set[str]:
-        """Have files of another directory here too, as links or copies, and return the locations without a file.
+    async def share(self, source: "DirectoryStore", locations: Sequence[str]) -> dict[str, int]:
+        """Have files of another directory here too, as links or copies, and return the sizes of those that exist.
 
         They are on stable storage once the file system was synced.
         """
         return await _disk(self._share, source, locations)
 
-    def _share(self, source: "DirectoryStore", locations: Sequence[str]) -> set[str]:
-        missing = set()
+    def _share(self, source: "DirectoryStore", locations: Sequence[str]) -> dict[str, int]:
+        sizes = {}
         for location in locations:
             for parent in reversed(Path(location).parents[:-1]):
                 self._directory.make_directory(str(parent), sync=False)
             try:
                 self._directory.share(source._opened(), location)  # noqa: SLF001  # another one of this class
             except FileNotFoundError:
-                missing.add(location)
-        return missing
+                continue
+            sizes[location] = self._directory.size(location)
+        return sizes
 
     async def size(self, location: str) -> int | None:
         try:

@@ -72,7 +72,7 @@ def migrate(url: str, create: bool) -> None:
 
 @click.group()
 def storage() -> None:
-    """Inspect, check or move a storage."""
+    """Inspect, check, back up, salvage or move a storage."""
 
 
 @storage.command(epilog="Example: composerd storage info --storage fs:/var/lib/composerd")
@@ -130,7 +130,7 @@ def backup(directory: Path, url: str, artifacts: str | None, as_json: bool) -> N
 
     A server may use the storage meanwhile. DIR must be empty or not exist; until the backup is complete it is called
     DIR.unfinished. Files that never change are hard links where that is possible. Exits with 1 if artifacts are
-    missing.
+    missing or have a wrong size.
     """
     with _progress("jobs") as progress:
         done = _run(storages.back_up(url, directory.absolute(), artifacts, progress))
@@ -141,7 +141,7 @@ def backup(directory: Path, url: str, artifacts: str | None, as_json: bool) -> N
             say(problem)
         click.echo(f"Backed up {_counted(done.jobs, 'job')} and {_counted(done.artifacts, 'file')} in {directory}.")
     if done.problems:
-        raise Failure(f"the backup lacks {_counted(len(done.problems), 'artifact')}", FAILED)
+        raise Failure(f"missing or damaged artifacts: {len(done.problems)}; everything else is in the backup", FAILED)
 
 
 @storage.command(epilog="Example: composerd storage salvage --storage fs:/srv/damaged --to fs:/srv/new")

@@ -49,7 +49,7 @@ class BackedUp(msgspec.Struct, frozen=True):
     jobs: int
     artifacts: int
     problems: tuple[str, ...]
-    """A sentence for each artifact that is not in the backup, because its file is missing."""
+    """A sentence for each artifact that the backup lacks, because its file is missing, or whose file has another size."""
 
 
 class BackupRefused(ComposerdError):
@@ -92,6 +92,8 @@ class _Backup:
         self._progress = progress
         self._copied: set[str] = set()
         """The locations of the files that the backup has."""
+        self._damaged: dict[str, str] = {}
+        """A sentence for each of these files that does not have the size of its artifact, by location."""
 
     async def make(self) -> BackedUp:
         """Copy the storage and the files that it names, and return the result."""
@@ -113,6 +115,7 @@ class _Backup:
                 named_there.update(one.location for one in listed)
         await self._target.remove(list(self._copied - named_there))
         problems = [self._problem(*one) for one in missing if one[0] not in deleted]
+        problems += [problem for location, problem in self._damaged.items() if location in named_there]
         return BackedUp(jobs, len(self._copied & named_there), tuple(problems))
 
     def _problem(self, job_id: UUID, artifact: Artifact) -> str:
@@ -143,8 +146,15 @@ class _Backup:
         source, target = self._source, self._target
         missing: list[_Named] = []
         if source is not None and isinstance(source.store, DirectoryStore) and isinstance(target.store, DirectoryStore):
-            absent = await target.store.share(source.store, [one.location for _, one in files])
-            missing = [(job_id, one) for job_id, one in files if one.location in absent]
+            sizes = await target.store.share(source.store, [one.location for _, one in files])
+            for job_id, one in files:
+                size = sizes.get(one.location)
+                if size is None:
+                    missing.append((job_id, one))
+                elif size != one.size:
+                    file = f"{source.description}/{one.location}"
+                    problem = f"job {job_id}: {one.name!r}: its file {file} has {size} bytes, not {one.size}"
+                    self._damaged[one.location] = problem
         else:
             for job_id, one in files:
                 try:

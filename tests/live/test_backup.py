@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import os
 import random
 from collections.abc import Mapping
 from functools import partial
@@ -277,8 +278,19 @@ async def test_a_missing_artifact(serve: Serve, tmp_path: Path) -> None:
     file.unlink()
     ended = await storage("backup", str(tmp_path / "backup"), "--storage", url)
     assert (ended.code, f"its file {file} is missing" in ended.out) == (1, True)
-    assert ended.err == "composerd: the backup lacks 1 artifact\n"
+    assert ended.err == "composerd: missing or damaged artifacts: 1; everything else is in the backup\n"
     assert len(await contents_without_files(tmp_path / "backup")) == 4
+
+
+async def test_an_artifact_that_is_cut_off(serve: Serve, tmp_path: Path) -> None:
+    """A backup of a storage that has a file of the wrong size is made, names the file, and exits with 1."""
+    url, _ = await filled(serve, tmp_path / "a")
+    (file,) = (one for one in (tmp_path / "a" / "artifacts").rglob("*") if one.is_file())
+    size = file.stat().st_size
+    os.truncate(file, size - 1)
+    ended = await storage("backup", str(tmp_path / "backup"), "--storage", url)
+    assert (ended.code, f"its file {file} has {size - 1} bytes, not {size}" in ended.out) == (1, True)
+    assert ended.err == "composerd: missing or damaged artifacts: 1; everything else is in the backup\n"
 
 
 async def contents_without_files(directory: Path) -> list[UUID]:
