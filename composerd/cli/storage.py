@@ -166,7 +166,7 @@ def salvage(url: str, target_url: str, artifacts: str | None, to_artifacts: str 
             say(_described(one))
         click.echo(f"Salvaged {_counted(done.jobs, 'job')} and {_counted(done.artifacts, 'file')}.")
         for sentence in done.not_checked:
-            say(f"left out: {sentence}")
+            say(f"not checked: {sentence}")
     if done.damage:
         incomplete = len({one.job_id for one in done.damage if one.job_id is not None and not one.lost})
         lost = sum(one.lost for one in done.damage)

@@ -49,7 +49,7 @@ class BackedUp(msgspec.Struct, frozen=True):
     jobs: int
     artifacts: int
     problems: tuple[str, ...]
-    """A sentence for each artifact that the backup lacks, because its file is missing, or whose file has another size."""
+    """A sentence for each artifact whose file is missing or has another size."""
 
 
 class BackupRefused(ComposerdError):

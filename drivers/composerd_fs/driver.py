@@ -112,7 +112,7 @@ class FsDriver(TableDriver):
         await asyncio.to_thread(self._open_directories, alone=alone)
         reader = await self._loaded(asyncio.to_thread(self._read_journal, self._replay))
         self._time.show(await self._stored_clock())
-        return [] if reader.incomplete is None else [reader.incomplete]
+        return reader.not_checked
 
     def _open_directories(self, *, alone: bool = False) -> None:
         """Open the directories of a storage that exists, and change nothing."""
@@ -310,8 +310,7 @@ class FsDriver(TableDriver):
                 problems.append(str(exc))
             except OSError as exc:
                 problems.append(f"the journal in {self.directory} cannot be read: {exc.strerror}")
-        not_checked = () if reader.incomplete is None else (reader.incomplete,)
-        return StorageCheck(problems=tuple(problems), jobs=self._counts(), not_checked=not_checked)
+        return StorageCheck(problems=tuple(problems), jobs=self._counts(), not_checked=tuple(reader.not_checked))
 
     # Payloads.
 

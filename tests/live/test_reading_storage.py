@@ -29,6 +29,19 @@ async def shown(*arguments: str) -> dict[str, Any]:
     return found
 
 
+async def test_a_damaged_marker(serve: Serve, tmp_path: Path) -> None:
+    """If the marker of a clean stop is damaged, the commands say once what they cannot know because of that."""
+    url, _ = await filled(serve, tmp_path / "a")
+    marker = tmp_path / "a" / "journal" / "CLEAN"
+    marker.write_text("{")
+    sentence = f"the end of the journal: the marker of a clean stop, {marker}, is damaged"
+    for command in ("info", "check"):
+        assert sentence in (await shown(command, "--storage", url))["not_checked"]
+        assert (await storage(command, "--storage", url)).err == ""
+    salvaged = await storage("salvage", "--storage", url, "--to", f"fs:{tmp_path / 'b'}")
+    assert (salvaged.code, salvaged.err, f"not checked: {sentence}\n" in salvaged.out) == (0, "", True)
+
+
 @pytest.mark.row("Commands", "composerd storage info")
 @pytest.mark.row("Commands", "composerd storage check")
 @pytest.mark.parametrize("stop", ["stopped", "killed", "torn"])

@@ -3,12 +3,14 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import BinaryIO
 
 from composerd.directory import Directory
 from composerd.errors import Unavailable
 from composerd_fs.journal.layout import (
     MARKER,
+    DamagedMarker,
     Marker,
     checkpoint_name,
     checkpoints_among,
@@ -37,6 +39,8 @@ class JournalFiles:
         self.checkpoint = 0
         """The number of the checkpoint that counts; 0 if there is none."""
         self.marker: Marker | None = None
+        self.damaged_marker: Path | None = None
+        """The path of the marker if there is one that cannot be read: then there may have been a crash or not."""
         self._held: dict[str, tuple[BinaryIO, int]] = {}
 
     @property
@@ -55,7 +59,12 @@ class JournalFiles:
         self.segments, checkpoints = segments_among(names), checkpoints_among(names)
         self.checkpoint = max(checkpoints, default=0)
         self.names = frozenset([*map(segment_name, self.segments), *map(checkpoint_name, checkpoints)])
-        self.marker = read_marker(self.directory) if MARKER in names else None
+        self.marker, self.damaged_marker = None, None
+        if MARKER in names:
+            try:
+                self.marker = read_marker(self.directory)
+            except DamagedMarker:
+                self.damaged_marker = self.directory.path / MARKER
 
     def hold(self) -> None:
         """Open the files as they are at one moment: when they were open, the directory had the same names as before.

@@ -3,15 +3,12 @@
 docs/reference/fs-format.md describes the files and their contents.
 """
 
-import logging
 from collections.abc import Iterable
 
 import msgspec
 
 from composerd.directory import Directory
 from composerd.ownership import NotTrusted
-
-log = logging.getLogger(__name__)
 
 MARKER = "CLEAN"
 """The name of the marker."""
@@ -59,10 +56,14 @@ def _numbers_among(names: Iterable[str], suffix: str) -> list[int]:
     return sorted(int(stem) for stem, _, rest in split if rest == suffix and stem.isdigit())
 
 
-def read_marker(directory: Directory) -> Marker | None:
-    """Return the marker of a clean stop, or None if there is none or if it cannot be read: then a crash is assumed.
+class DamagedMarker(Exception):
+    """The marker of a clean stop cannot be read."""
 
-    Raises `NotTrusted` if another user could have written it.
+
+def read_marker(directory: Directory) -> Marker | None:
+    """Return the marker of a clean stop, or None if there is none: then a crash is assumed.
+
+    Raises `DamagedMarker` if it cannot be read, and `NotTrusted` if another user could have written it.
     """
     try:
         with directory.reading(MARKER) as file:
@@ -71,9 +72,8 @@ def read_marker(directory: Directory) -> Marker | None:
         return None
     except NotTrusted:
         raise
-    except (OSError, msgspec.DecodeError):
-        log.warning("%s: the marker of a clean stop is damaged; starting as after a crash", directory.path / MARKER)
-        return None
+    except (OSError, msgspec.DecodeError) as exc:
+        raise DamagedMarker from exc
 
 
 def leave_marker(directory: Directory, marker: Marker) -> None:

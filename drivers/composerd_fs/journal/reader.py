@@ -60,8 +60,8 @@ class Reader:
     """
 
     def __init__(self, files: JournalFiles, *, repair: bool) -> None:
-        self.incomplete: str | None = None
-        """A sentence about the end of the journal that was not read, because it is not complete."""
+        self.not_checked: list[str] = []
+        """Sentences about the end of the journal, if it was not read or cannot be judged."""
         self._files = files
         self._directory = files.directory
         self._repair = repair
@@ -78,6 +78,8 @@ class Reader:
         checkpoint, marker, numbers = files.checkpoint, files.marker, files.segments
         if self._repair and marker is None and numbers:
             renew(self._directory, segment_name(numbers[-1]))
+        if files.damaged_marker is not None:
+            self._note_damaged(files.damaged_marker)
         end = End(0, b"", 0, 0)
         if checkpoint:
             self._checkpoint(checkpoint, replay)
@@ -91,6 +93,12 @@ class Reader:
         if marker is not None and (marker.segment, marker.end) != (end.segment, end.offset):
             self._refuse(segment_name(marker.segment), marker.end, "the journal does not end where it was closed")
         return end
+
+    def _note_damaged(self, marker: Path) -> None:
+        if self._repair:
+            log.warning("%s: the marker of a clean stop is damaged; starting as after a crash", marker)
+        else:
+            self.not_checked.append(f"the end of the journal: the marker of a clean stop, {marker}, is damaged")
 
     def verify_old_segments(self) -> list[str]:
         """Read the segments from before the checkpoint, which have only payloads, and return what is damaged.
@@ -208,7 +216,7 @@ class Reader:
 
     def _cut(self, name: str, offset: int, size: int, why: str) -> None:
         if not self._repair:
-            self.incomplete = (
+            self.not_checked.append(
                 f"the last {size - offset} bytes of {self._directory.path / name}, from byte {offset} on: they are not "
                 "complete, as while a server writes them, and nothing in them was acknowledged"
             )

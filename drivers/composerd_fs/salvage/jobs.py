@@ -70,6 +70,9 @@ class Salvage:
         damage = [Damage(problem=one) for one in journal.damage]
         if history.unknown_attempts:
             damage.append(Damage(problem=f"{history.unknown_attempts} results are lost whose jobs are not known"))
+        if files.damaged_marker is not None:
+            problem = f"the end of the journal: the marker of a clean stop, {files.damaged_marker}, is damaged"
+            damage.append(Damage(problem=problem, harmless=True))
         if journal.incomplete is not None:
             damage.append(Damage(problem=journal.incomplete, harmless=True))
         return damage
