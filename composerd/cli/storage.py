@@ -170,7 +170,9 @@ def salvage(url: str, target_url: str, artifacts: str | None, to_artifacts: str 
     if done.damage:
         incomplete = len({one.job_id for one in done.damage if one.job_id is not None and not one.lost})
         lost = sum(one.lost for one in done.damage)
-        raise Failure(f"the storage is damaged: {_counted(incomplete, 'job')} incomplete, {lost} lost", FAILED)
+        raise Failure(
+            f"the storage is damaged: {_counted(incomplete, 'job')} incomplete, {lost} known to be lost", FAILED
+        )
 
 
 def _described(damage: Damage) -> str:

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import TypeVar
+from uuid import UUID
 
 import msgspec
 
@@ -11,6 +12,7 @@ from composerd.artifacts.files import Files
 from composerd.driver import Damage, Driver, StoredJob
 from composerd.driver.registry import open_driver
 from composerd.errors import ArtifactNotFound, ComposerdError, Unavailable
+from composerd.ids import parse_uuid
 from composerd.models import Artifact
 from composerd.storage.moving import ArtifactsElsewhere, in_batches
 from composerd.storage.opening import opened_files, started
@@ -75,6 +77,8 @@ class _Salvage:
         self._new = new
         self._damage: list[Damage] = []
         self._artifacts = 0
+        self._known: set[UUID] = set()
+        """The jobs that were found, and the lost ones that are named."""
 
     async def run(self, found: AsyncIterator[StoredJob | Damage]) -> Salvaged:
         """Store the jobs that were found, and return the result."""
@@ -83,6 +87,8 @@ class _Salvage:
             async for batch in batches:
                 await self._target.load(batch)
                 jobs += len(batch)
+        if any(one.job_id is None and not one.harmless for one in self._damage):
+            self._damage += await self._only_files()
         harmless = tuple(one.problem for one in self._damage if one.harmless)
         return Salvaged(jobs, self._artifacts, tuple(one for one in self._damage if not one.harmless), harmless)
 
@@ -91,9 +97,30 @@ class _Salvage:
         async for one in found:
             if isinstance(one, Damage):
                 self._damage.append(one)
+                if one.job_id is not None:
+                    self._known.add(one.job_id)
             else:
+                self._known.add(one.new.id)
                 copied = [artifact for artifact in one.artifacts if await self._copy(one, artifact)]
                 yield msgspec.structs.replace(one, artifacts=tuple(copied))
+
+    async def _only_files(self) -> list[Damage]:
+        """Return the jobs of which only files are left: a server on the damaged storage would remove these files."""
+        old = self._old
+        if old is None:
+            return []
+        jobs: set[UUID | None] = set()
+        try:
+            async with aclosing(old.list("")) as listed:
+                async for locations in listed:
+                    jobs |= {parse_uuid(location.partition("/")[0]) for location in locations}
+        except Unavailable as exc:
+            return [Damage(problem=str(exc))]
+        return [
+            Damage(problem=f"only files of it are left, in {old.description}/{job_id}", job_id=job_id, lost=True)
+            for job_id in jobs - self._known
+            if job_id is not None
+        ]
 
     async def _copy(self, job: StoredJob, artifact: Artifact) -> bool:
         """Copy a file, and return False if it is not whole."""

@@ -107,7 +107,7 @@ async def test_a_damaged_entry(serve: Serve, tmp_path: Path) -> None:
     why = "its history has a gap: it may have run, ended or been deleted, so it is stored as canceled"
     assert f"job {running['id']} (build, canceled): {why}\n" in ended.out
     assert " (build, submitted): it is lost: " in ended.out
-    assert ended.err == "composerd: the storage is damaged: 1 job incomplete, 1 lost\n"
+    assert ended.err == "composerd: the storage is damaged: 1 job incomplete, 1 known to be lost\n"
     server = await serve(storage=f"fs:{tmp_path / 'b'}")
     after = await everything(server)
     assert {name: one for name, one in after.items() if done["id"] in name} == {
@@ -117,6 +117,18 @@ async def test_a_damaged_entry(serve: Serve, tmp_path: Path) -> None:
     assert (await server.request("GET", f"{COMPOSER}/jobs/{ready['id']}"))[0] == 404
     assert (await server.finish(attempt, {"ok": True}))[0] == 400
     assert await server.ask(wait="0s") is None
+
+
+async def test_a_job_of_which_only_files_are_left(serve: Serve, tmp_path: Path) -> None:
+    """If the journal has lost a job, its files still name it, and the check before that names the command."""
+    jobs, _, _ = await with_jobs(serve, tmp_path / "a")
+    (tmp_path / "a" / "journal" / "00000001.log").unlink()
+    refused = await storage("check", "--storage", f"fs:{tmp_path / 'a'}")
+    assert (refused.code, "`composerd storage salvage`" in refused.out) == (1, True)
+    found = await salvaged(f"fs:{tmp_path / 'a'}", f"fs:{tmp_path / 'b'}", 1)
+    file, job = found["damage"]
+    assert (file["job_id"], job["job_id"], job["lost"]) == (None, jobs[0]["id"], True)
+    assert job["problem"] == f"only files of it are left, in {tmp_path / 'a' / 'artifacts' / jobs[0]['id']}"
 
 
 @pytest.mark.parametrize("damage", ["missing", "changed", "longer"])

@@ -26,7 +26,14 @@ from composerd.file_errors import is_full
 from composerd_fs.journal import frames
 from composerd_fs.journal.checkpoint import Snapshot
 from composerd_fs.journal.io import write_all
-from composerd_fs.journal.layout import checkpoint_name, checkpoints_among, segment_name, segments_among, segments_in
+from composerd_fs.journal.layout import (
+    ADVICE,
+    checkpoint_name,
+    checkpoints_among,
+    segment_name,
+    segments_among,
+    segments_in,
+)
 from composerd_fs.journal.sparse import BetweenFlushes, SparseSegments
 from composerd_fs.journal.turn import Turn
 from composerd_fs.journal.writer import Journal
@@ -190,8 +197,7 @@ class Compactor:
         needed = map(segment_name, sorted(self._table.jobs.live_bytes))
         paths = [self._journal.directory.path / name for name in needed if name not in names]
         return [
-            StorageUnusable(f"the journal is damaged: {path} is missing; restore it from a backup", file=str(path))
-            for path in paths
+            StorageUnusable(f"the journal is damaged: {path} is missing; {ADVICE}", file=str(path)) for path in paths
         ]
 
     def describe(self, live: Mapping[int, int]) -> dict[str, Any]:

@@ -10,6 +10,9 @@ import msgspec
 from composerd.directory import Directory
 from composerd.ownership import NotTrusted
 
+ADVICE = "restore it from a backup, or take out what is whole with `composerd storage salvage`"
+"""The end of a message about damage."""
+
 MARKER = "CLEAN"
 """The name of the marker."""
 

@@ -111,5 +111,5 @@ def _unreadable(error: OSError) -> Unavailable:
 
 def _damaged(directory: Directory, segment: int, offset: int) -> Unavailable:
     name = layout.segment_name(segment)
-    log.error("%s: the payload at byte %d is damaged; restore it from a backup", directory.path / name, offset)
+    log.error("%s: the payload at byte %d is damaged; %s", directory.path / name, offset, layout.ADVICE)
     return Unavailable("a payload could not be read (it is damaged on the disk)")

@@ -20,7 +20,7 @@ from composerd_fs.journal import frames
 from composerd_fs.journal.entries import ArchivedEntry, BegunEntry, CompleteEntry, Entry, KeptEntry
 from composerd_fs.journal.files import JournalFiles
 from composerd_fs.journal.frames import FRAME_HEADER, FRAME_MAGIC, SEGMENT_HEADER, FrameHeader, SegmentHeader
-from composerd_fs.journal.layout import checkpoint_name, segment_name
+from composerd_fs.journal.layout import ADVICE, checkpoint_name, segment_name
 from composerd_fs.journal.renewal import renew
 
 log = logging.getLogger(__name__)
@@ -209,7 +209,7 @@ class Reader:
     def _refuse(self, name: str, offset: int, what: str) -> NoReturn:
         path = self._directory.path / name
         raise StorageUnusable(
-            f"the journal is damaged: {path} at byte {offset}: {what}; restore it from a backup",
+            f"the journal is damaged: {path} at byte {offset}: {what}; {ADVICE}",
             file=str(path),
             offset=offset,
         )
