@@ -5,7 +5,6 @@ be imported from here.
 """
 
 from composerd_client.composer import ComposerClient
-from composerd_client.connection import DEFAULT_SERVER
 from composerd_client.errors import (
     ClientError,
     DamagedDownload,
@@ -26,6 +25,7 @@ from composerd_client.sync_composer import SyncComposerClient
 from composerd_client.uploads import Uploaded
 from composerd_client.values import Artifact, Job, JobState, KnownWorker, Why
 from composerd_client.worker import Handler, HealthCheck, Worker
+from composerd_protocol.options import DEFAULT_SERVER
 
 __all__ = [
     "Artifact",

@@ -12,7 +12,7 @@ from urllib.parse import quote
 import msgspec
 
 from composerd_client.answers import ANY_JSON, Expected
-from composerd_client.connection import DEFAULT_SERVER, LARGEST_PAYLOAD, Connection, decoded
+from composerd_client.connection import LARGEST_PAYLOAD, Connection, decoded
 from composerd_client.downloads import new_file
 from composerd_client.errors import RequestFailed, ServerUnreachable
 from composerd_client.idempotency import answer_to, answer_to_all, keyed, post
@@ -29,6 +29,7 @@ from composerd_client.values import (
     Page,
     Why,
 )
+from composerd_protocol.options import DEFAULT_SERVER
 
 BASE = "/api/composer/v1"
 

@@ -22,12 +22,11 @@ from composerd_client.outages import Outages
 from composerd_client.repeating import FOREVER, Backoff, may_pass, nothing_done
 from composerd_client.waits import Waits
 from composerd_protocol.escaping import without_tokens
+from composerd_protocol.options import DEFAULT_SERVER
 from composerd_protocol.units import format_duration, format_size
 
 if TYPE_CHECKING:
     from composerd_client.transport import Transport
-
-DEFAULT_SERVER = "http://127.0.0.1:8700"
 
 _ANSWER_WITHIN = 60.0
 """Seconds that an answer may take if the server was not asked to wait."""

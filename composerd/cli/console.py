@@ -20,8 +20,8 @@ from composerd.models import MAX_SHOWN_DEPENDENTS
 from composerd_client import ComposerClient, Job
 from composerd_client.composer import BASE
 from composerd_client.failures import CHANGE_SERVER, explain
-from composerd_client.options import SERVER_OPTIONS
 from composerd_protocol.escaping import LineFormatter, escaped
+from composerd_protocol.options import SERVER_OPTIONS
 from composerd_protocol.times import rfc3339
 
 F = TypeVar("F", bound=Callable[..., Any])

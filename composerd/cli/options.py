@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 import click
 
-from composerd_client.options import Option
+from composerd_protocol.options import Option
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -7,8 +7,8 @@ import click
 
 from composerd.cli.console import run
 from composerd.cli.options import with_options
-from composerd_client.worker.options import EXAMPLE, HELP, OPTIONS
 from composerd_client.worker.program import work
+from composerd_protocol.worker_options import EXAMPLE, HELP, OPTIONS
 
 
 @click.command(

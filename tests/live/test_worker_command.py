@@ -30,21 +30,18 @@ async def composerd_worker(*arguments: str, **env: str) -> Ended:
 
 
 async def test_help() -> None:
-    """Both commands have the same help, but for their names and where lines end."""
+    """Both commands have the same help, but for their names, the case of a heading and where lines end."""
     long, short = await composerd("worker", "--help"), await composerd_worker("--help")
     assert (long.code, short.code) == (0, 0)
-    assert short.out.replace("composerd-worker", "composerd worker").split() == long.out.split()
+    renamed = short.out.replace("composerd-worker", "composerd worker").replace("usage:", "Usage:")
+    assert renamed.split() == long.out.split()
     assert (await composerd_worker("--type", "a", "-h")).out == short.out
 
 
 @pytest.mark.parametrize(
     "line",
     [
-        "",
-        "true",
-        "--type",
         "--type a",
-        "--type a --once=1 true",
         "--type a --job 1 true",
         "--type a -x true",
         "--type a --concurrency 0 true",
@@ -61,6 +58,18 @@ async def test_errors(line: str) -> None:
     assert short.err.startswith("composerd-worker: ")
     assert short.err.removeprefix("composerd-worker") == long.err.removeprefix("composerd")
     assert long.code == short.code
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [("", "--type"), ("true", "--type"), ("--type", "--type"), ("--type a --once=1 true", "--once")],
+)
+async def test_missing_and_superfluous_values(line: str, named: str) -> None:
+    """A missing option, a missing value and a value too many are one sentence that names the option."""
+    ended = await composerd_worker(*line.split())
+    assert (ended.code, ended.out, ended.err.count("\n")) == (2, "", 1)
+    assert ended.err.startswith("composerd-worker: ")
+    assert named in ended.err
 
 
 async def test_options(server: Server) -> None:

@@ -12,7 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
 
-from composerd_client.connection import DEFAULT_SERVER, Connection
+from composerd_client.connection import Connection
 from composerd_client.errors import LocalFault
 from composerd_client.worker.attempt import Handler, Outcome, RunningAttempt, Stop
 from composerd_client.worker.checks import free_space_check
@@ -20,6 +20,7 @@ from composerd_client.worker.health import Health, HealthCheck
 from composerd_client.worker.requests import JobRequests
 from composerd_client.worker.roster_entry import RosterEntry
 from composerd_client.worker.tasks import unless
+from composerd_protocol.options import DEFAULT_SERVER
 from composerd_protocol.units import format_duration
 
 log = logging.getLogger(__name__)

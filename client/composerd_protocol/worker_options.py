@@ -3,7 +3,7 @@
 import platform
 from collections.abc import Sequence
 
-from composerd_client.options import SERVER_OPTIONS, Option, word
+from composerd_protocol.options import SERVER_OPTIONS, Option, word
 from composerd_protocol.units import number, parse_duration, parse_size
 
 OPTIONS: Sequence[Option] = (

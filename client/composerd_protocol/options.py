@@ -1,15 +1,14 @@
 """The options of commands: a table row says all about one, so that every command line that has it is built alike."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-import msgspec
-
-from composerd_client.connection import DEFAULT_SERVER
 from composerd_protocol.words import is_word
 
+DEFAULT_SERVER = "http://127.0.0.1:8700"
 
-class Option(msgspec.Struct, frozen=True, kw_only=True):
+
+class Option(NamedTuple):
     """One option of a command."""
 
     flag: str
