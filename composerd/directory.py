@@ -8,7 +8,6 @@ No file is opened through a symbolic link. New ones are for their owner only, wh
 """
 
 import contextlib
-import ctypes
 import errno
 import os
 import stat
@@ -21,6 +20,7 @@ from typing import BinaryIO
 from composerd.file_errors import is_exhausted, is_full
 from composerd.free_space import DiskSpace
 from composerd.ownership import NotTrusted, check, open_directory
+from composerd.stable_storage import sync_directory
 
 _FILE_MODE = 0o600
 _DIRECTORY_MODE = 0o700
@@ -30,8 +30,6 @@ _NO_LINKS = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENO
 """Errors of a link between two file systems, and of one where there are none, or no more of this file."""
 
 _COPIED_AT_ONCE = 1024 * 1024
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Directory:
@@ -379,23 +377,3 @@ def make_file(path: Path) -> None:
             pass
     finally:
         directory.close()
-
-
-def sync_file_system(path: Path) -> None:
-    """Bring everything on the file system of a directory to stable storage."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        if _libc.syncfs(descriptor) != 0:
-            error = ctypes.get_errno()
-            raise OSError(error, os.strerror(error), str(path))
-    finally:
-        os.close(descriptor)
-
-
-def sync_directory(path: Path) -> None:
-    """Bring the names in a directory to stable storage."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -17,12 +17,13 @@ import msgspec
 
 from composerd.artifacts.directory import DirectoryStore
 from composerd.artifacts.files import Files
-from composerd.directory import make_directory, sync_directory, sync_file_system
+from composerd.directory import make_directory
 from composerd.driver.registry import open_driver
 from composerd.errors import ComposerdError, StorageUnusable
 from composerd.file_errors import translated
 from composerd.models import Artifact
 from composerd.ownership import NotTrusted
+from composerd.stable_storage import sync_directory, sync_file_system
 from composerd.storage.checking import still_listed
 from composerd.storage.moving import ArtifactsElsewhere, copy_artifact
 from composerd.storage.opening import Progress, artifacts_of, opened_files, reading, started
