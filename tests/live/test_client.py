@@ -188,8 +188,8 @@ async def test_progress(server: Server) -> None:
     await running
 
 
-async def test_a_download_creates_its_directory(server: Server, tmp_path: Path) -> None:
-    """A directory that does not exist is created, with those above it; a file in its place is an error."""
+async def job_with_file(server: Server) -> dict[str, Any]:
+    """Return a job that has finished with an artifact `file`."""
     worker = Worker(server.url, arch="x86_64")
 
     @worker.handler("build")
@@ -198,6 +198,12 @@ async def test_a_download_creates_its_directory(server: Server, tmp_path: Path) 
 
     job = await server.submit()
     await worker.run(jobs=1)
+    return job
+
+
+async def test_a_download_creates_its_directory(server: Server, tmp_path: Path) -> None:
+    """A directory that does not exist is created, with those above it; a file in its place is an error."""
+    job = await job_with_file(server)
     async with ComposerClient(server.url) as composer:
         (artifact,) = await composer.artifacts(job["id"])
         path = await composer.download(artifact, str(tmp_path / "new" / "er"))
@@ -264,14 +270,7 @@ async def test_pages_of_edges(server: Server) -> None:
 
 async def test_a_damaged_download(server: Server, tmp_path: Path) -> None:
     """A download whose digest does not match raises an error and leaves no file behind."""
-    worker = Worker(server.url, arch="x86_64")
-
-    @worker.handler("build")
-    async def build(job: JobContext) -> None:
-        await job.upload("file", b"hello")
-
-    job = await server.submit()
-    await worker.run(jobs=1)
+    job = await job_with_file(server)
     root = Path(server.storage.removeprefix("fs:")) / "artifacts"
     (stored,) = (path for path in sorted(root.rglob("*")) if path.is_file())
     stored.write_bytes(b"hallo")
