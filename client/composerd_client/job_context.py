@@ -90,8 +90,9 @@ class JobContext:
         """Upload a file, which becomes an artifact of the job when this attempt finishes it.
 
         A path, bytes or an open file are sent again until the server is available; an iterable is sent once, and the
-        server ends the upload if the iterable yields too little for a while. Raises `RequestFailed`, `DamagedUpload` if
-        the server has stored other bytes, and `ServerUnreachable` for an iterable, or if the connection always breaks.
+        server ends the upload if the iterable yields too little for a while; its errors are raised. Raises `ValueError`
+        for a name that no artifact may have, `RequestFailed`, `DamagedUpload` if the server has stored other bytes, and
+        `ServerUnreachable` for an iterable, or if the connection always breaks.
         """
         await self._uploads.upload(name, source)
 

@@ -19,6 +19,7 @@ from composerd_client.errors import DamagedUpload, OutcomeUnknown, ProxyAnswered
 from composerd_client.repeating import BodyBackoff, may_pass
 from composerd_client.values import Attempt
 from composerd_protocol.content_digest import content_digest, sha256_in
+from composerd_protocol.file_names import problem_with
 
 _ANSWER_WITHIN = 60.0
 """Seconds that the server may take to answer a complete upload."""
@@ -76,6 +77,7 @@ class Uploads:
 
     async def upload(self, name: str, source: Path | bytes | BufferedReader | AsyncIterable[bytes]) -> None:
         """Upload a file; see `JobContext.upload`."""
+        _check(name, source)
         path = self._attempt.artifact_location + quote(name, safe="")
         sums = _Sums()
         if isinstance(source, Path | bytes | BufferedReader):
@@ -89,6 +91,10 @@ class Uploads:
         except ProxyAnswered as exc:
             reason = f"the file {name!r} of {sums.size} bytes was not stored: {exc.reason}"
             raise ProxyAnswered(exc.status, reason, exc.proxy) from exc
+        except ServerUnreachable:
+            if sums.error is not None:
+                raise sums.error from None
+            raise
         except OutcomeUnknown:
             raise
         except RequestFailed:
@@ -150,6 +156,8 @@ class _Sums:
     def __init__(self) -> None:
         self.size = 0
         self.digest = hashlib.sha256()
+        self.error: Exception | None = None
+        """The error of an iterable, for which aiohttp has one of its own."""
 
     def of(self, source: Path | bytes | BufferedReader) -> None:
         """Read a file. This blocks."""
@@ -162,13 +170,29 @@ class _Sums:
 
     async def counted(self, source: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
         """Yield the parts of a file that are about to be sent."""
-        async for part in source:
-            self._add(part)
-            yield part
+        try:
+            async for part in source:
+                self._add(part)
+                yield part
+        except Exception as exc:
+            self.error = exc
+            raise
 
     def _add(self, part: bytes) -> None:
         self.size += len(part)
         self.digest.update(part)
+
+
+def _check(name: str, source: object) -> None:
+    """Raise `TypeError` or `ValueError` if this cannot be uploaded under this name."""
+    if not isinstance(source, Path | bytes | BufferedReader | AsyncIterable):
+        kinds = "bytes, a Path, a file opened with 'rb' or an asynchronous iterable of bytes"
+        raise TypeError(f"an upload is {kinds}, and not {type(source).__name__}")
+    if not isinstance(name, str):
+        raise TypeError(f"the name of an artifact is a str, and not {type(name).__name__}")
+    problem = problem_with(name)
+    if problem is not None:
+        raise ValueError(f"the name of an artifact {problem}, and this one is {name[:100]!r}")
 
 
 def _is_about(name: str, body: bytes) -> bool:

@@ -1,7 +1,9 @@
 """Durations and sizes in human-readable form: `300ms`, `20s`, `2m`, `1h`, `14d`; `64KiB`, `32MiB`, `64GiB`. Numbers."""
 
+import math
 import re
 from collections.abc import Callable
+from datetime import timedelta
 
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -41,6 +43,20 @@ def format_duration(seconds: float) -> str:
             return f"{seconds / _SECONDS[unit]:.0f}{unit}"
     milliseconds = seconds * 1000
     return f"{milliseconds:.0f}ms" if milliseconds == round(milliseconds) else f"{seconds:g}s"
+
+
+def in_seconds(name: str, time: float | timedelta) -> float:
+    """Return a time that a program may give as a number of seconds, or as a `timedelta`. `name` is for errors.
+
+    Raises `TypeError` for anything else, such as text, and `ValueError` for NaN.
+    """
+    if isinstance(time, timedelta):
+        return time.total_seconds()
+    if isinstance(time, bool) or not isinstance(time, int | float):
+        raise TypeError(f"{name} must be a number of seconds or a timedelta, and not {type(time).__name__}")
+    if math.isnan(time):
+        raise ValueError(f"{name} must be a number of seconds, and is {time}")
+    return time
 
 
 def parse_size(text: str) -> int:

@@ -104,7 +104,7 @@ class RunningAttempt:
         self._stop = stop
         self._began = 0.0
         """The time at which the handler was started."""
-        self._error: Exception | None = None
+        self._error: BaseException | None = None
         """The exception of the handler, for the log."""
         self._status_expected = Expected("JobStatus", id=attempt.token, check=_check_status)
         self._update_expected = Expected("UpdateJobResponse", id=attempt.token)
@@ -174,9 +174,11 @@ class RunningAttempt:
             return _encode(await result if inspect.isawaitable(result) else result)
         except LocalFault:
             raise
-        except Exception as exc:  # noqa: BLE001  # any other exception of a handler is a failure of the job
+        except (Exception, SystemExit) as exc:  # noqa: BLE001
+            # Any other exception of a handler is a failure of the job. So is `sys.exit()`, which libraries call too: if
+            # it ended this worker, the job would go to the next one and end that as well.
             self._error = exc
-            return _failure(f"{type(exc).__name__}: {exc}")
+            return _failure(_described(exc))
 
     async def _until_lost(self) -> str:
         """Keep renewing the lease; once the attempt is no longer this worker's, return the reason."""
@@ -279,10 +281,27 @@ async def _in_a_thread(handler: Handler, context: JobContext) -> Any:
     """Call a plain function in a thread of its own, so that no other handler and no upload waits for a free one."""
     threads = ThreadPoolExecutor(1, thread_name_prefix=f"job {context.id}")
     try:
-        call = partial(copy_context().run, handler, context)
+        call = partial(copy_context().run, _call, handler, context)
         return await asyncio.get_running_loop().run_in_executor(threads, call)
     finally:
         threads.shutdown(wait=False)
+
+
+def _call(handler: Handler, context: JobContext) -> Any:
+    try:
+        return handler(context)
+    except StopIteration as exc:  # a future cannot have it, and would never be done
+        raise RuntimeError("the handler raised StopIteration") from exc
+
+
+def _described(error: BaseException) -> str:
+    """Return the name of an exception and its text."""
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001  # a handler's exception may be of any class
+        text = "it has no text, because its __str__ fails"
+    name = type(error).__name__
+    return f"{name}: {text}" if text else name
 
 
 def _failure(reason: str) -> bytes:

@@ -21,7 +21,7 @@ from composerd_client.worker.requests import JobRequests
 from composerd_client.worker.roster_entry import RosterEntry
 from composerd_client.worker.tasks import unless
 from composerd_protocol.options import DEFAULT_SERVER
-from composerd_protocol.units import format_duration
+from composerd_protocol.units import format_duration, in_seconds
 
 log = logging.getLogger(__name__)
 
@@ -116,11 +116,11 @@ class Worker:
             log.info("stopping: running jobs are released")
             self._stop.at_once.set()
             return
+        seconds = None if after is None else in_seconds("after", after)
         self._stop.requested.set()
-        if after is None:
+        if seconds is None:
             log.info("stopping once the running jobs are finished")
             return
-        seconds = after.total_seconds() if isinstance(after, timedelta) else after
         log.info("stopping: running jobs are released after %s", format_duration(seconds))
         self._aborting = asyncio.get_running_loop().call_later(seconds, self._stop.at_once.set)
 
