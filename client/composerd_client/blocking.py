@@ -172,10 +172,15 @@ def iterating(
 
 
 def with_arguments_of(
-    _constructor: Callable[P, object],
+    constructor: Callable[P, object],
 ) -> Callable[[Callable[..., None]], Callable[Concatenate[Any, P], None]]:
     """Return a decorator for an `__init__` that takes the arguments of another class."""
-    return lambda init: init
+
+    def decorated(init: Callable[..., None]) -> Callable[Concatenate[Any, P], None]:
+        init.__signature__ = inspect.signature(constructor.__init__)  # type: ignore[attr-defined]  # for `help`
+        return init
+
+    return decorated
 
 
 class _Call(Generic[T]):

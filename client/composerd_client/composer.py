@@ -30,6 +30,7 @@ from composerd_client.values import (
     Why,
 )
 from composerd_protocol.options import DEFAULT_SERVER
+from composerd_protocol.units import in_seconds
 
 BASE = "/api/composer/v1"
 
@@ -82,7 +83,12 @@ class ComposerClient:
         proxy: str | None = None,
     ) -> None:
         self._connection = Connection(
-            server, _seconds(patience), ca_file=ca_file, cert_file=cert_file, key_file=key_file, proxy=proxy
+            server,
+            in_seconds("patience", patience),
+            ca_file=ca_file,
+            cert_file=cert_file,
+            key_file=key_file,
+            proxy=proxy,
         )
 
     async def __aenter__(self) -> Self:
@@ -124,7 +130,7 @@ class ComposerClient:
 
     async def get_json(self, job_id: str, wait: float | timedelta = 0.0) -> bytes:
         """Return a job as the server's JSON; see `get`."""
-        return await self._get(job_id, _seconds(wait))
+        return await self._get(job_id, in_seconds("wait", wait))
 
     async def _get(self, job_id: str, wait: float, patience: float | None = None) -> bytes:
         path = f"{BASE}/jobs/{_segment(job_id)}"
@@ -138,7 +144,7 @@ class ComposerClient:
 
         If a wait fails, the job is looked up without a wait. If a proxy ends long waits, shorter ones are asked for.
         """
-        every = _seconds(every)
+        every = in_seconds("every", every)
         rounds = Rounds()
         backoff = Backoff()
         while True:
@@ -173,10 +179,14 @@ class ComposerClient:
 
         Raises `TimeoutError` after `timeout` seconds; the job itself goes on.
         """
-        async with asyncio.timeout(None if timeout is None else _seconds(timeout)):
-            async for job in self.follow(job_id):
-                if job.ended:
-                    return job
+        within = None if timeout is None else in_seconds("timeout", timeout)
+        try:
+            async with asyncio.timeout(within):
+                async for job in self.follow(job_id):
+                    if job.ended:
+                        return job
+        except TimeoutError:
+            raise TimeoutError(f"job {job_id} has not ended within {within:g} s") from None
         raise AssertionError("follow() ends only after the job")
 
     async def cancel(self, job_id: str) -> Job:
@@ -313,8 +323,8 @@ class ComposerClient:
 
 
 def _segment(job_id: str) -> str:
+    if not isinstance(job_id, str):
+        raise TypeError(f"the id of a job is a str, and not {type(job_id).__name__}")
+    if job_id in ("", ".", ".."):  # which would be another path
+        raise ValueError(f"{job_id!r} is not the id of a job")
     return quote(job_id, safe="")
-
-
-def _seconds(time: float | timedelta) -> float:
-    return time.total_seconds() if isinstance(time, timedelta) else time

@@ -91,19 +91,25 @@ class Connection:
         # Imported here, because aiohttp takes more time to import than everything else together.
         from composerd_client.transport import Transport  # noqa: PLC0415
 
+        if self._transport is not None:
+            raise RuntimeError(
+                "it is open already: use it in one `async with` block, or `run` a worker once, at a time"
+            )
         self._transport = Transport(self._address, self._tls, self._proxy)
         return self
 
     async def __aexit__(
         self, _type: type[BaseException] | None, _exc: BaseException | None, _tb: TracebackType | None
     ) -> None:
-        if self._transport is not None:
-            await self._transport.close()
+        transport, self._transport = self._transport, None
+        if transport is not None:
+            await transport.close()
 
     @property
     def transport(self) -> "Transport":
         """The transport for single requests, whose bodies and answers may be large files."""
-        assert self._transport is not None, "a connection has to be used as an async context manager"
+        if self._transport is None:
+            raise RuntimeError("the client is not open: use it within `async with`")
         return self._transport
 
     async def request(

@@ -63,6 +63,8 @@ def submitted(job: Mapping[str, Any], names: frozenset[str] = GRAPH_JOB) -> dict
     `names` are the names that its fields may have. Raises `TypeError` for another field and for a value of a wrong
     type, and `ValueError` for a time without a time zone and for a negative duration.
     """
+    if not isinstance(job, Mapping):
+        raise TypeError(f"a job of a graph must be a dictionary, and not {type(job).__name__}")
     fields: dict[str, Any] = {}
     for name, value in job.items():
         if name not in names:

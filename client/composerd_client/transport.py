@@ -41,6 +41,9 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _LARGE = 512 * 1024
 """Size in bytes above which a body is sent in parts."""
 
+_NO_SUCH_PATH = 11
+"""Number of the error of a server that has nothing at a path."""
+
 _OUTCOME_UNKNOWN = 40
 """Number of the error of a server that does not know whether a change was stored."""
 
@@ -161,6 +164,7 @@ class Transport:
         session = self._single if self._suspect_until > asyncio.get_running_loop().time() else self._pooled
         url = URL(self._address.url(path))
         redirects_left = _MOST_REDIRECTS if method == "GET" else 0
+        redirect: RequestFailed | None = None
         try:
             while True:
                 began = time.monotonic()
@@ -185,8 +189,11 @@ class Transport:
                         yield Response(response)
                         return
                     target = _target(url, response) if redirects_left else None
+                    failure = await _failure(response, problem)
                     if target is None:
-                        raise await _failure(response, problem)
+                        # A page of a proxy may be gone when its path is requested, which composerd does not have.
+                        raise redirect if redirect is not None and failure.number == _NO_SUCH_PATH else failure
+                    redirect = redirect or failure
                     url = target
                     redirects_left -= 1
                     query = None  # the new URL has a query of its own
@@ -293,6 +300,9 @@ async def _failure(response: aiohttp.ClientResponse, problem: str | None) -> Req
 
 
 def _described(error: Exception) -> str:
+    if isinstance(error, aiohttp.ClientConnectorSSLError):  # its number is one of OpenSSL's
+        reason = (getattr(error.os_error, "reason", "") or str(error.os_error)).replace("_", " ").lower()
+        return f"no connection with TLS ({reason}); write http:// if it has no TLS"
     if isinstance(error, aiohttp.ClientConnectorError):
         number = error.errno or 0
         if number in errno.errorcode:  # others are the resolver's
@@ -300,4 +310,7 @@ def _described(error: Exception) -> str:
         return error.strerror or str(error.os_error)
     if isinstance(error, TimeoutError):
         return "no answer in time"
-    return str(error) or type(error).__name__
+    if isinstance(error, aiohttp.ClientResponseError):
+        return f"its answer is not HTTP: {' '.join(error.message.split())}"
+    broken = isinstance(error, aiohttp.ClientPayloadError)
+    return "the answer broke off" if broken else str(error) or type(error).__name__

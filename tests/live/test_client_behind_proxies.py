@@ -59,20 +59,24 @@ async def upload(job: JobContext) -> dict[str, int]:
     return {"n": 1}
 
 
-@pytest.mark.parametrize("status", [200, 204, 302, 403, 404, 429, 501, 502])
+@pytest.mark.parametrize(
+    ("status", "headers"),
+    [(status, {}) for status in (200, 204, 302, 403, 404, 429, 501, 502)] + [(302, {"Location": "/maintenance"})],
+)
 async def test_a_proxy_that_answers_itself_for_a_while(
-    server: Server, relay: Relay, status: int, caplog: pytest.LogCaptureFixture
+    server: Server, relay: Relay, status: int, headers: dict[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
     """Whatever a proxy answers to the first two of each kind of request, the job finishes in its first attempt.
 
-    The log has one line about each outage, and one about its end.
+    So it does if the proxy redirects to a path that composerd does not have. The log has one line about each outage,
+    and one about its end.
     """
     seen = Counter[str]()
 
     async def refuse(request: web.Request) -> web.StreamResponse | None:
         kind = f"{request.method} {request.query_string}"
         seen[kind] += 1
-        return relay.page(status) if seen[kind] <= 2 else None
+        return relay.page(status, **headers) if seen[kind] <= 2 and request.path != "/maintenance" else None
 
     relay.hook = refuse
     job = await server.submit()
