@@ -14,6 +14,7 @@ from .systemd import Systemd
 
 SERVER = "composerd.service"
 WORKER = "composerd-worker@build.service"
+BACKUP = "composerd-backup.service"
 URL = "http://127.0.0.1:8700"
 
 COMMAND = """#!/bin/sh
@@ -116,6 +117,22 @@ def test_a_group_of_a_socket_that_the_unit_does_not_have(systemd: Systemd) -> No
     assert systemd.run("stat", "-c", "%G %a", "/run/composerd/socket") == "daemon 660\n"
     systemd.systemctl("stop", SERVER)
     systemd.add(f"{SERVER}.d/group.conf", "")
+
+
+def test_a_backup_unit(server: Systemd) -> None:
+    """The unit for backups makes and checks one beside the server, as its user; a backup that fails fails the unit."""
+    request(server, f"{URL}{COMPOSER}/jobs", "-d", '{"type": "build"}')
+    for count in (1, 2):
+        server.systemctl("start", BACKUP)
+        lines = server.run("journalctl", "--no-pager", "-o", "cat", "-u", BACKUP)
+        assert lines.count(" files in /var/lib/composerd-backup/") == count
+        assert lines.count("intact\tyes") == count
+        server.systemctl("stop", SERVER)
+    server.run("sh", "-c", "echo damaged > /var/lib/composerd/journal/00000001.log")
+    with pytest.raises(RuntimeError, match="failed"):
+        server.systemctl("start", BACKUP)
+    server.run("sh", "-c", "rm -r /var/lib/private/composerd*")
+    server.systemctl("reset-failed")
 
 
 def test_priorities_in_the_journal(server: Systemd) -> None:
