@@ -34,7 +34,7 @@ class WorkerCursor(msgspec.Struct, frozen=True):
     """The place of a worker in a listing. Workers that were seen earlier, or at that moment, come after it."""
 
     seen: int
-    """When the worker was seen, as the driver counts time: positive, and below 2**63."""
+    """The time when the worker was seen, as the driver counts it: positive, and below 2**63."""
     id: UUID
 
 

@@ -1,4 +1,4 @@
-"""Durations and sizes in human-readable form: `300ms`, `20s`, `2m`, `1h`, `14d`; `64KiB`, `32MiB`, `64GiB`. Numbers."""
+"""Durations, sizes and whole numbers as people write them: `300ms`, `20s`, `14d`; `64KiB`, `32MiB`, `64GiB`; `12`."""
 
 import math
 import re

@@ -24,7 +24,7 @@ KEYS_OF_A_WAIT = 8
 """Number of keys up to which a request for a job counts as one wait: each type has two, with the arch and without."""
 
 TOKENS_OF_A_REQUEST = 16
-"""Number of tokens that stand for one request id: each attempt that is given back uses up one."""
+"""Number of tokens that stand for one request id: each attempt that is released uses up one."""
 
 NO_WORKER = UUID(int=0)
 """Stands for the worker of requests without a worker id."""
@@ -207,7 +207,7 @@ class JobRequests:
 
 
 def token_of(named: _Named, number: int) -> UUID:
-    """Return the token of the attempt that a request with an id gets, the `number`-th after attempts given back."""
+    """Return the token of the attempt that a request with an id gets after `number` attempts that were released."""
     worker, request_id = named
     digest = hashlib.sha256(_LABEL + worker.bytes + request_id.bytes + number.to_bytes(1, "big")).digest()
     return UUID(bytes=digest[:16], version=4)

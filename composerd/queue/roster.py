@@ -29,8 +29,11 @@ UNREPORTED = 16 * 1024 * 1024
 """The most bytes of workers that were seen since the last report."""
 
 ON_ITS_WAY = 0.5
-"""Seconds that a report may take to the storage. All reports seem older by that, so none seems to be of later than it
-is: of what a worker has sent before it signed off, nothing lists it again."""
+"""Seconds that a report may take on its way to the storage.
+
+They are added to the age of each report, so that none seems to be later than it is. Otherwise something that a worker
+had sent before it signed off could list it again.
+"""
 
 _Named = tuple[UUID, str]
 """A worker's id, and the client that named it."""

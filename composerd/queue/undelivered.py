@@ -1,4 +1,4 @@
-"""Gives back jobs that were claimed for a request and could not be delivered."""
+"""Releases jobs that were claimed for a request and could not be delivered."""
 
 import asyncio
 import logging

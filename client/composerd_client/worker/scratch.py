@@ -108,7 +108,7 @@ def _remove_leftovers() -> None:
     except OSError as exc:
         log.warning("cannot look for scratch directories that killed workers have left: %s", exc)
     if removed:
-        log.info("removed %s scratch directories that killed workers have left", removed)
+        log.info("removed what killed workers have left: %d scratch directories", removed)
 
 
 def _remove_if_left(path: Path) -> bool:

@@ -239,7 +239,7 @@ class History:
         """Do nothing: ends are propagated by `_settle`."""
 
     def _delete(self, job_id: UUID) -> None:
-        """Delete a job, which has ended if only in a gap."""
+        """Delete a job. If its end is not known, it was in a gap: only ended jobs are deleted."""
         job = self.table.jobs.thaw(job_id)
         if job is None:
             return
