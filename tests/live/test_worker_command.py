@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from .conftest import Serve, Server, clean_environment, until_waiting
-from .test_cli import Ended, composerd, delivered, working
+from .test_cli import Ended, composerd, working
+from .test_job_commands import delivered
 
 PROGRAM = Path(sys.executable).with_name("composerd-worker")
 
