@@ -56,7 +56,7 @@ _NOT_FOUND = 32
 
 
 class ComposerClient:
-    """A client of the composer API. Use it as an async context manager.
+    """A client of the composer API. Use it as an async context manager, in one event loop.
 
     >>> async with ComposerClient("http://127.0.0.1:8700") as composer:
     ...     job = await composer.submit("build", args={"what": "an image"})

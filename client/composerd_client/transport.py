@@ -103,6 +103,7 @@ class Transport:
     """
 
     def __init__(self, address: Address, tls: TlsFiles | None, proxy: ForwardProxy | None) -> None:
+        self._loop = asyncio.get_running_loop()
         self._address = address
         self._tls = tls
         self._proxy = proxy
@@ -158,10 +159,14 @@ class Transport:
         `RequestFailed`, which is a `ProxyAnswered` for any answer that composerd has not made for this request,
         `ServerUnreachable`, and `UnexpectedAnswer` if the path is not one on this server.
         """
+        if asyncio.get_running_loop() is not self._loop:
+            raise RuntimeError(
+                "the client belongs to another event loop: make one in each, or use that without `await`"
+            )
         timeout = aiohttp.ClientTimeout(total=None, connect=_CONNECT_WITHIN, sock_read=answer_within)
         if fresh:
             self._suspect()
-        session = self._single if self._suspect_until > asyncio.get_running_loop().time() else self._pooled
+        session = self._single if self._suspect_until > self._loop.time() else self._pooled
         url = URL(self._address.url(path))
         redirects_left = _MOST_REDIRECTS if method == "GET" else 0
         redirect: RequestFailed | None = None
@@ -204,7 +209,7 @@ class Transport:
 
     def _suspect(self) -> None:
         """Use none of the idle connections; each of them is closed by the time at which the pool is used again."""
-        self._suspect_until = asyncio.get_running_loop().time() + _IDLE_FOR
+        self._suspect_until = self._loop.time() + _IDLE_FOR
 
     def _unreachable(self, error: Exception) -> ServerUnreachable:
         server = self._address.server

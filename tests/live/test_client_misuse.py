@@ -116,6 +116,22 @@ async def test_a_client_that_is_not_open(server: Server) -> None:
             await composer.workers()
 
 
+async def test_a_client_of_another_event_loop(server: Server) -> None:
+    """A client, also that of a handler, is used in its own event loop only."""
+    async with ComposerClient(server.url) as composer:
+        with pytest.raises(RuntimeError, match="belongs to another event loop"):
+            await asyncio.to_thread(lambda: asyncio.run(composer.get(NOBODY)))
+        worker = Worker(server.url, arch="x86_64")
+
+        @worker.handler("build")
+        def build(job: JobContext) -> None:
+            asyncio.run(job.upload("a", b"x"))
+
+        job = await composer.submit("build")
+        await worker.run(jobs=1)
+        assert "belongs to another event loop" in (await composer.get(job.id)).result["job_error"]["reason"]
+
+
 @pytest.mark.parametrize(
     ("mistake", "error", "message"),
     [
