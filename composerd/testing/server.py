@@ -32,7 +32,8 @@ class LiveServer:
     ...     job = composer.submit("build")
 
     `storage` is a storage URL: by default `memory:`; with `fs:/some/path` the jobs survive `kill` and `start`.
-    `options` are options of `composerd serve`, such as `("--heartbeat-timeout", "1s")`.
+    `options` are options of `composerd serve`, such as `("--heartbeat-timeout", "1s")`. Artifacts of a server with its
+    jobs in memory are in a temporary directory, unless the options say where.
     """
 
     def __init__(self, storage: str = "memory:", options: Sequence[str] = ()) -> None:
@@ -41,13 +42,17 @@ class LiveServer:
         self.url = ""
         """The URL of the started server, `http://127.0.0.1:PORT`. A restart does not change it."""
         self._process: subprocess.Popen[str] | None = None
-        self._log = tempfile.TemporaryFile("a+", encoding="utf-8")  # noqa: SIM115  # closed by __exit__
+        self._artifacts: tempfile.TemporaryDirectory[str] | None = None
+        """The directory of the artifacts of jobs in memory, which have no place of their own."""
+        if storage == "memory:" and not any(option.partition("=")[0] == "--artifacts" for option in options):
+            self._artifacts = tempfile.TemporaryDirectory(prefix="composerd-artifacts-")
+        self._log = tempfile.TemporaryFile("a+", encoding="utf-8")  # noqa: SIM115  # closed by _remove_files
 
     def __enter__(self) -> Self:
         try:
             self.start()
         except BaseException:
-            self._log.close()
+            self._remove_files()
             raise
         return self
 
@@ -55,7 +60,12 @@ class LiveServer:
         self, _type: type[BaseException] | None, _exc: BaseException | None, _tb: TracebackType | None
     ) -> None:
         self.stop()
+        self._remove_files()
+
+    def _remove_files(self) -> None:
         self._log.close()
+        if self._artifacts is not None:
+            self._artifacts.cleanup()
 
     def start(self) -> None:
         """Start the server, or start it again at the same URL.
@@ -66,6 +76,8 @@ class LiveServer:
             raise RuntimeError("the server is already running")
         listen = self.url.partition("://")[2] or "127.0.0.1:0"
         command = [sys.executable, "-m", "composerd.cli.main", "serve", "--listen", listen, "--storage", self.storage]
+        if self._artifacts is not None:
+            command += ["--artifacts", self._artifacts.name]
         self._process = subprocess.Popen(
             [*command, *self.options],
             stdout=subprocess.PIPE,

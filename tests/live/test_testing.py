@@ -65,6 +65,23 @@ def test_a_server_that_cannot_start() -> None:
         pass
 
 
+def test_artifacts_of_jobs_in_memory(composerd_server: LiveServer, tmp_path: Path) -> None:
+    """A worker can upload to a server with its jobs in memory."""
+
+    def upload(job: JobContext) -> None:
+        job.sync.upload("a", b"data")
+
+    with composerd_server.composer() as composer, composerd_server.worker({"build": upload}):
+        job = composer.wait(composer.submit("build").id, timeout=20)
+        (artifact,) = composer.artifacts(job.id)
+        assert composer.download(artifact, tmp_path).read_bytes() == b"data"
+    with LiveServer(options=["--artifacts=none"]) as server, server.worker({"build": upload}) as worker:
+        with server.composer() as composer:
+            refused = composer.wait(composer.submit("build").id, timeout=20)
+        assert refused.result["job_error"]["reason"] == "RequestFailed: Artifacts are not accepted"
+    assert len(worker.jobs) == 1
+
+
 def test_a_running_server() -> None:
     """A running server cannot be started again; after a kill it can, with the same URL."""
     with LiveServer() as server:
