@@ -1,1 +1,1 @@
-"""The rules that composerd's server and its clients share: texts for durations and sizes, digests, names of files."""
+"""The rules that composerd's server, its clients and its commands share, such as texts for durations, and options."""

@@ -43,7 +43,7 @@ def _storage_option(*names: str, help: str, envvar: str | None = None) -> Callab
 _url_option = _storage_option(
     "--storage",
     "url",
-    help="Storage URL, such as fs:/var/lib/composerd. Also $COMPOSERD_STORAGE.",
+    help="Storage URL, such as fs:/var/lib/composerd. Environment: COMPOSERD_STORAGE.",
     envvar="COMPOSERD_STORAGE",
 )
 

@@ -4,13 +4,12 @@ import re
 from collections.abc import Mapping
 
 from composerd_protocol import job_variables
+from composerd_protocol.options import SERVER_OPTIONS
 
 PREFIX = "COMPOSERD_"
 """Prefix of the names of settings in the environment."""
 
-_CLIENT = frozenset(
-    {"COMPOSERD_SERVER", "COMPOSERD_PROXY", "COMPOSERD_CA_FILE", "COMPOSERD_CERT_FILE", "COMPOSERD_KEY_FILE"}
-)
+_CLIENT = frozenset(option.variable for option in SERVER_OPTIONS)
 
 _KUBERNETES = re.compile(
     PREFIX + r"(?:[A-Z0-9_]+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_[A-Z0-9_]+)?|PORT_\d+_(?:TCP|UDP|SCTP)(?:_[A-Z]+)?)"
