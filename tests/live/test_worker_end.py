@@ -43,6 +43,24 @@ async def test_stop_after(serve: Serve, tmp_path: Path) -> None:
         assert b"released after 2." in process.said()
 
 
+async def test_a_command_that_takes_longer_than_the_lease_to_end(serve: Serve, tmp_path: Path) -> None:
+    """The lease of a job is renewed until its command has ended, so that the release of the job costs no retry."""
+    server = await serve("--heartbeat-timeout", "1s", storage="memory:")
+    script = f"trap 'sleep 3; exit' TERM; touch {tmp_path}/started; sleep 300 & wait"
+    async with working(server, "--stop-after", "0s", "--", "sh", "-c", script) as process:
+        job = await server.submit()
+
+        async def running() -> bool:
+            return (tmp_path / "started").exists()
+
+        await server.until(running)
+        process.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(process.wait) == 0
+        ended = await server.job(job["id"])
+        assert (ended["state"], ended["retries"]) == ("ready", 0), process.said()
+        assert re.search(rb"released after [3-9]\.", process.said())
+
+
 async def test_signing_off(serve: Serve) -> None:
     """A worker that ends is not listed any more, and one whose server does not answer ends all the same."""
     server = await serve(storage="memory:")

@@ -207,9 +207,9 @@ async def test_too_many_open_files(serve: Serve) -> None:
 
 @pytest.mark.row(TABLE, CHECK)
 async def test_a_health_check(serve: Serve, tmp_path: Path) -> None:
-    """While the health check fails, a worker takes no job, and the last line of the check's output says why."""
+    """While the health check fails, a worker takes no job, and the last line on the check's stderr says why."""
     server = await serve(storage="memory:")
-    check = f"test -e {tmp_path}/ready || {{ echo looking; echo no device here; exit 3; }}"
+    check = f"test -e {tmp_path}/ready || {{ echo looking; echo no device here >&2; echo looked; exit 3; }}"
     async with working(server, "--health-check", check, "--", "true") as process:
         await server.submit()
         await said(server, process, "the health check exited with status 3: no device here")

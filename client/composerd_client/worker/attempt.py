@@ -131,17 +131,18 @@ class RunningAttempt:
         losing = asyncio.create_task(self._until_lost())
         aborting = asyncio.create_task(self._stop.at_once.wait())
         others: list[asyncio.Task[Any]] = [losing, aborting]
+        working: list[asyncio.Task[Any]] = [work]
         try:
             await asyncio.wait([work, *others], return_when=asyncio.FIRST_COMPLETED)
             if work.done():
                 report = asyncio.create_task(self._report(_result(work), context.uploaded))
-                others.append(report)
+                working.append(report)
                 await asyncio.wait([report, aborting], return_when=asyncio.FIRST_COMPLETED)
                 await asyncio.wait([report], timeout=RELEASE_WITHIN)  # a server that is available accepts it in time
                 if report.done():
                     return report.result()
             if aborting.done():
-                await cancel(*others, work)
+                await cancel(*working)  # a command may take long to end: the lease is renewed meanwhile
                 await self._release(f"after {self._elapsed}: the worker stops")
                 return Outcome.RELEASED
             lost = losing.exception() or losing.result()
@@ -158,7 +159,7 @@ class RunningAttempt:
             await self._release(f"after {self._elapsed}: the worker was canceled")
             raise
         finally:
-            await cancel(work, *others)
+            await cancel(*working, *others)
             loop.close()  # a plain function may not have noticed
 
     @property
