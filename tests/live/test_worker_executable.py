@@ -11,7 +11,7 @@ import pytest
 
 from composerd_client.worker.command import Command
 
-from .conftest import Serve
+from .conftest import Serve, Server
 from .test_cli import composerd, ended, environment
 
 
@@ -48,6 +48,14 @@ async def test_the_exit_code() -> None:
         result = await composerd("worker", "--type", "build", "--server", "http://127.0.0.1:1", "--", name)
         assert (result.code, result.out) == (2, "")
         assert re.fullmatch("composerd: the command '.*not.there' .*\n", result.err)
+
+
+async def test_arguments_that_are_no_names_of_files(server: Server) -> None:
+    """A worker starts although an argument of its command is too long for the name of a file."""
+    script = f"echo {'x' * 300}"
+    job = await server.submit()
+    assert (await composerd("worker", "--type", "build", "--once", "--", "sh", "-c", script, server=server)).code == 0
+    assert (await ended(server, job))["result"]["stdout"] == f"{'x' * 300}\n"
 
 
 async def test_a_relative_command(serve: Serve, tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def _problem_with_interpreter(path: str, line: str) -> str | None:
     interpreter = words[0] if words else ""
     if line.endswith("\r"):
         return f"the lines of the command {path!r} end with CR LF, so its interpreter is not found; end them with LF"
-    if not Path(interpreter).is_file() or not os.access(interpreter, os.X_OK):
+    if not os.path.isfile(interpreter) or not os.access(interpreter, os.X_OK):  # noqa: PTH113  # raises no error
         return f"the interpreter {interpreter!r} in the first line of the command {path!r} was not found"
     program = words[1].strip() if len(words) > 1 else ""
     if Path(interpreter).name == "env" and program.isidentifier() and shutil.which(program) is None:
@@ -79,4 +79,5 @@ def relative_files(arguments: Sequence[str]) -> list[str]:
 
     The command runs in a scratch directory, where it does not find them.
     """
-    return [each for each in arguments if not each.startswith(("/", "-")) and Path(each).is_file()]
+    # A script as an argument may be too long for a name of a file, and `Path.is_file` raises an error then.
+    return [each for each in arguments if not each.startswith(("/", "-")) and os.path.isfile(each)]  # noqa: PTH113
