@@ -8,7 +8,7 @@ from pathlib import Path
 from composerd_client.errors import LocalFault
 from composerd_client.worker.health import HealthCheck
 from composerd_client.worker.processes import Process
-from composerd_client.worker.scratch import scratch_parent
+from composerd_client.worker.scratch import described, scratch_parent
 from composerd_protocol.free_space import default_reserve
 from composerd_protocol.units import format_size
 
@@ -33,7 +33,7 @@ def free_space_check(least: int | None) -> HealthCheck:
             parent = scratch_parent()
             usage = await asyncio.to_thread(shutil.disk_usage, parent)
         except OSError as exc:
-            return f"the free space for scratch directories is not known: {exc}"
+            return described(exc)
         wanted = default_reserve(usage.total) if least is None else least
         if usage.free >= wanted:
             return None
@@ -45,7 +45,8 @@ def free_space_check(least: int | None) -> HealthCheck:
 def command_check(command: str) -> HealthCheck:
     """Return a check that runs a command with the shell, from the current directory.
 
-    The machine is healthy if the exit status is 0. Otherwise the last line of the output is the problem.
+    The machine is healthy if the exit status is 0. Otherwise the problem ends with the last line on stderr, or on
+    stdout if there is none.
     """
     directory = Path.cwd()
 
@@ -69,7 +70,7 @@ def command_check(command: str) -> HealthCheck:
         if status == 0:
             return None
         why = f"exited with status {status}" if status is not None else f"took longer than {CHECK_WITHIN:.0f} s"
-        said = "\n".join(each.result() for each in reversed(outputs) if not each.cancelled()).strip()
+        said = "\n".join(each.result() for each in outputs if not each.cancelled()).strip()
         last = said.rpartition("\n")[2].strip()
         return f"the health check {why}" + (f": {last}" if last else "")
 
