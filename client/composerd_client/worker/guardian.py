@@ -8,15 +8,17 @@ session. It imports only what starts fast, and nothing of this package: `process
 import errno
 import os
 import select
-import signal
 import sys
 import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # `typing` takes long to import
+    import signal
     from collections.abc import Callable
 
     from composerd_client.worker.cgroups import Cgroup
+else:
+    import _signal as signal  # `signal` makes enumerations of it, for a third of the time that all of this takes
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -80,7 +82,7 @@ def _prctl() -> "Callable[..., object]":
 
 
 def _start(
-    command: list[str], cgroup: "Cgroup", prctl: "Callable[..., object]", defaults: list[signal.Signals]
+    command: list[str], cgroup: "Cgroup", prctl: "Callable[..., object]", defaults: "list[signal.Signals]"
 ) -> tuple[int, int]:
     """Start the command, and return its process id and 0, or the number of the error."""
     guardian = os.getpid()
@@ -157,7 +159,7 @@ def _reap(control: int, running: set[int], told: set[int]) -> bool:
         return False
 
 
-def _signal_group(command: int, running: set[int], number: signal.Signals) -> set[int]:
+def _signal_group(command: int, running: set[int], number: "signal.Signals") -> set[int]:
     """Send a signal to the command's process group if it still exists, and return those of the children that got it."""
     children = {pid for pid in _children() if _group(pid) == command}
     if running or children:  # otherwise another process may have taken the id
@@ -192,7 +194,7 @@ def _children() -> set[int]:
     return found
 
 
-def _send(send: "Callable[[int, int], None]", pid: int, number: signal.Signals) -> None:
+def _send(send: "Callable[[int, int], None]", pid: int, number: "signal.Signals") -> None:
     try:  # noqa: SIM105  # contextlib takes long to import
         send(pid, number)
     except (ProcessLookupError, PermissionError):
