@@ -19,6 +19,7 @@ from composerd.driver import Damage, StorageCheck, StorageInfo
 from composerd.driver.registry import open_driver
 from composerd.driver.url import EXPOSED, has_password
 from composerd.errors import ComposerdError, StorageURLError
+from composerd.models import JobState
 from composerd.plugins import scheme_of
 from composerd_protocol.exit_codes import FAILED, WRONG
 
@@ -55,8 +56,8 @@ class _DirectoryOrURL(click.Path):
         return value if scheme_of(value) else super().convert(value, param, ctx)
 
 
-def _artifacts_option(name: str, help: str) -> Callable[[F], F]:
-    return click.option(name, type=_DirectoryOrURL(file_okay=False), metavar="DIR|URL", help=help)
+def _artifacts_option(name: str, help: str, *, exists: bool = True) -> Callable[[F], F]:
+    return click.option(name, type=_DirectoryOrURL(file_okay=False, exists=exists), metavar="DIR|URL", help=help)
 
 
 @click.command(epilog="Example: composerd migrate --storage fs:/var/lib/composerd")
@@ -149,7 +150,7 @@ def backup(directory: Path, url: str, artifacts: str | None, as_json: bool) -> N
 @_storage_option("--to", "target_url", help="URL of the storage to make, which has no jobs.")
 @_artifacts_option("--artifacts", "Where the artifacts are. [default: the storage's own directory, if it has one]")
 @_artifacts_option(
-    "--to-artifacts", "Where to copy the artifacts. [default: the storage's own directory, if it has one]"
+    "--to-artifacts", "Where to copy the artifacts. [default: the storage's own directory, if it has one]", exists=False
 )
 @json_option
 def salvage(url: str, target_url: str, artifacts: str | None, to_artifacts: str | None, as_json: bool) -> None:
@@ -206,7 +207,7 @@ def confirm_clock(url: str) -> None:
 @_storage_option("--to", "target_url", help="URL of the storage to copy to.")
 @_artifacts_option("--from-artifacts", "Where the artifacts are. [default: the storage's own directory, if it has one]")
 @_artifacts_option(
-    "--to-artifacts", "Where to copy the artifacts. [default: the storage's own directory, if it has one]"
+    "--to-artifacts", "Where to copy the artifacts. [default: the storage's own directory, if it has one]", exists=False
 )
 @json_option
 def move(source_url: str, target_url: str, from_artifacts: str | None, to_artifacts: str | None, as_json: bool) -> None:
@@ -240,7 +241,7 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
 
 
 def _print(first: Mapping[str, str], found: StorageInfo | StorageCheck) -> None:
-    rows = [*first.items(), *((f"jobs {state}", str(count)) for state, count in found.jobs.items())]
+    rows = [*first.items(), *((f"jobs {state}", str(found.jobs.get(state, 0))) for state in JobState)]
     rows.extend((name.replace("_", " "), str(value)) for name, value in found.details.items())
     rows.extend(("not checked", sentence) for sentence in found.not_checked)
     print_table(("", ""), rows)

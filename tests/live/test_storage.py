@@ -169,6 +169,22 @@ async def test_wrong_urls(command: list[str]) -> None:
     assert ended.err.count("\n") == 1
 
 
+@pytest.mark.parametrize("command", ["check", "backup", "salvage", "move"])
+async def test_a_wrong_directory_of_artifacts(serve: Serve, tmp_path: Path, command: str) -> None:
+    """A directory of artifacts that does not exist is a wrong option, instead of a lack of every artifact."""
+    url, _ = await filled(serve, tmp_path / "a")
+    missing, target = tmp_path / "none", f"fs:{tmp_path / 'b'}"
+    arguments = {
+        "check": ["--storage", url, "--artifacts", str(missing)],
+        "backup": [str(tmp_path / "b"), "--storage", url, "--artifacts", str(missing)],
+        "salvage": ["--storage", url, "--to", target, "--artifacts", str(missing)],
+        "move": ["--from", url, "--to", target, "--from-artifacts", str(missing)],
+    }[command]
+    ended = await storage(command, *arguments)
+    assert (ended.code, ended.out, f"Directory '{missing}' does not exist" in ended.err) == (2, "", True)
+    assert not (tmp_path / "b").exists()
+
+
 async def test_a_storage_in_use(serve: Serve, tmp_path: Path) -> None:
     """While a server uses the storage, a move fails and says so, from it and to it."""
     server = await serve(storage=f"fs:{tmp_path / 'a'}")
