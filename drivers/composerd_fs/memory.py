@@ -45,12 +45,13 @@ class MemoryDriver(TableDriver):
         pass
 
     async def migrate(self) -> None:
-        pass
+        await self.start(create=False)
 
     async def ping(self) -> None:
         pass
 
     async def check(self) -> StorageCheck:
+        await self.start(create=False)
         return StorageCheck(jobs={})
 
     async def info(self) -> StorageInfo:

@@ -169,6 +169,13 @@ async def test_wrong_urls(command: list[str]) -> None:
     assert ended.err.count("\n") == 1
 
 
+@pytest.mark.parametrize("command", [["storage", "info"], ["storage", "check"], ["migrate"]])
+async def test_memory(command: list[str]) -> None:
+    """A storage in memory has nothing that a command could look at, and none says that it is intact or up to date."""
+    ended = await composerd(*command, "--storage", "memory:")
+    assert ended == (1, "", "composerd: memory: has no jobs from an earlier process; use another storage\n")
+
+
 @pytest.mark.parametrize("command", ["check", "backup", "salvage", "move"])
 async def test_a_wrong_directory_of_artifacts(serve: Serve, tmp_path: Path, command: str) -> None:
     """A directory of artifacts that does not exist is a wrong option, instead of a lack of every artifact."""
