@@ -17,8 +17,9 @@ from typing import Any
 import aiohttp
 import pytest
 
-from ..live.conftest import COMPOSER, WORKER, Serve, Server, until_waiting
+from ..live.conftest import COMPOSER, WORKER, Serve, Server, until_ready, until_waiting
 from ..live.test_cli import composerd
+from ..live.test_site import metrics
 from .conftest import Run
 from .kinds import RIGHT, UNTOUCHED, Proxy, nginx_adapted
 from .vanishing import machine
@@ -279,6 +280,27 @@ async def test_server_that_hangs(serve: Serve, run: Run, tmp_path: Path) -> None
             await servers[1].until(answers, seconds=10)
         finally:
             servers[0].kill(signal.SIGCONT)
+
+
+async def test_server_without_room(serve: Serve, run: Run, tmp_path: Path) -> None:
+    """HAProxy goes on sending requests to a server whose disk has little room: workers have to report results."""
+    server = await serve("--min-free-space", "1000TiB", storage=f"fs:{tmp_path / 'storage'}")
+    await until_ready(server, 503)
+
+    async def refused() -> float:
+        samples = await metrics(server)
+        return sum(value for (name, labels), value in samples.items() if ("status", "503") in labels)
+
+    asked = await refused()
+    running = await run(RIGHT["haproxy"], server)
+    async with aiohttp.ClientSession(running.url) as http:
+
+        async def checked_three_times() -> bool:
+            async with http.get(f"{WORKER}/status") as answer:
+                assert answer.status == 200
+            return await refused() - asked >= 3
+
+        await server.until(checked_three_times)
 
 
 async def test_cache(serve: Serve, run: Run, tmp_path: Path) -> None:
