@@ -14,6 +14,7 @@ import aiohttp
 import pytest
 from yarl import URL
 
+from .http_relay import Relay, relaying
 from .processes import Process, close, command
 
 WORKER = "/api/worker/v1"
@@ -224,6 +225,13 @@ async def server(serve: Serve) -> AsyncIterator[Server]:
     server = await serve("--max-artifact-size", "1MiB", "--max-body-size", "2MiB")
     yield server
     assert b"Traceback" not in server.log, server.log.decode()
+
+
+@pytest.fixture
+async def relay(server: Server) -> AsyncIterator[Relay]:
+    """Start a relay in front of the server."""
+    async with relaying(server.url) as relay:
+        yield relay
 
 
 async def send(server: Server, method: str, path: str, data: Any = None, **headers: str) -> tuple[int, Any, Any]:

@@ -5,7 +5,7 @@ import json
 import logging
 import re
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,6 @@ from .test_cli import composerd
 from .test_client_behind_proxies import DATA, upload, worker
 
 Calls = dict[str, Callable[[ComposerClient], Awaitable[Any]]]
-
-
-@pytest.fixture
-async def relay(server: Server) -> AsyncIterator[Relay]:
-    """Start a relay in front of the server."""
-    async with relaying(server.url) as relay:
-        yield relay
 
 
 def first(times: int, answer: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> Hook:

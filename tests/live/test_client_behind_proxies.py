@@ -30,13 +30,6 @@ SHA256 = hashlib.sha256(DATA)
 CONTENT_DIGEST = f"sha-256=:{base64.b64encode(SHA256.digest()).decode()}:"
 
 
-@pytest.fixture
-async def relay(server: Server) -> AsyncIterator[Relay]:
-    """Start a relay in front of the server."""
-    async with relaying(server.url) as relay:
-        yield relay
-
-
 @contextlib.asynccontextmanager
 async def worker(relay: Relay, handler: Callable[[JobContext], Any], **options: Any) -> AsyncIterator[Worker]:
     """Run a worker for the length of a block."""

@@ -5,7 +5,6 @@ import json
 import re
 import signal
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -14,15 +13,8 @@ from aiohttp import web
 from composerd_client import Worker
 
 from .conftest import COMPOSER, Serve, Server, until_waiting
-from .http_relay import Relay, relaying
+from .http_relay import Relay
 from .test_worker_health import working
-
-
-@pytest.fixture
-async def relay(server: Server) -> AsyncIterator[Relay]:
-    """Start a relay in front of the server."""
-    async with relaying(server.url) as relay:
-        yield relay
 
 
 async def test_stop_after(serve: Serve, tmp_path: Path) -> None:
