@@ -70,10 +70,11 @@ async def test_signing_off(serve: Serve) -> None:
         server.kill(signal.SIGCONT)
 
 
-async def test_the_log_of_a_worker(serve: Serve) -> None:
+async def test_the_log_of_a_worker(serve: Serve, tmp_path: Path) -> None:
     """A worker logs its start, each job with how it ended and why, and its end, once each."""
     server = await serve(storage="memory:")
-    async with working(server, "--", "sh", "-c", 'read args; echo why >&2; exit "$args"') as process:
+    script = 'read args; echo why >&2; exit "$args"'
+    async with working(server, "--", "sh", "-c", script, TMPDIR=str(tmp_path)) as process:  # without leftovers
         good, bad = await server.submit(args=0), await server.submit(args=3)
         await asyncio.gather(*(server.job(job["id"], wait="20s") for job in (good, bad)))
         await server.request("DELETE", f"{COMPOSER}/jobs/{good['id']}")
