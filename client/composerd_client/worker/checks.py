@@ -7,7 +7,7 @@ from pathlib import Path
 
 from composerd_client.errors import LocalFault
 from composerd_client.worker.health import HealthCheck
-from composerd_client.worker.processes import Process
+from composerd_client.worker.processes import Process, read_tail
 from composerd_client.worker.scratch import described, scratch_parent
 from composerd_protocol.free_space import default_reserve
 from composerd_protocol.units import format_size
@@ -17,9 +17,6 @@ CHECK_WITHIN = 30.0
 
 _KILL_AFTER = 1.0
 """Seconds that a health check may take to exit after SIGTERM."""
-
-_TAIL = 64 * 1024
-"""Bytes of the end of each output of a health check that are kept."""
 
 
 def free_space_check(least: int | None) -> HealthCheck:
@@ -56,7 +53,11 @@ def command_check(command: str) -> HealthCheck:
         except LocalFault as exc:
             return f"the health check: {exc}"
         process.stdin.close()
-        outputs = [asyncio.create_task(_tail(each)) for each in (process.stdout, process.stderr)]
+        stdout, stderr = bytearray(), bytearray()
+        outputs = [
+            asyncio.create_task(read_tail(process.stdout, stdout)),
+            asyncio.create_task(read_tail(process.stderr, stderr)),
+        ]
         status: int | None = None
         try:
             async with asyncio.timeout(CHECK_WITHIN):
@@ -70,16 +71,8 @@ def command_check(command: str) -> HealthCheck:
         if status == 0:
             return None
         why = f"exited with status {status}" if status is not None else f"took longer than {CHECK_WITHIN:.0f} s"
-        said = "\n".join(each.result() for each in outputs if not each.cancelled()).strip()
+        said = (stdout + b"\n" + stderr).decode(errors="replace").strip()
         last = said.rpartition("\n")[2].strip()
         return f"the health check {why}" + (f": {last}" if last else "")
 
     return check
-
-
-async def _tail(stream: asyncio.StreamReader) -> str:
-    tail = bytearray()
-    while part := await stream.read(_TAIL):
-        tail += part
-        del tail[:-_TAIL]
-    return tail.decode(errors="replace")

@@ -16,15 +16,12 @@ from composerd_client.job_context import JobContext
 from composerd_client.worker.executable import find_executable, problem_with_executable
 from composerd_client.worker.health import HealthCheck
 from composerd_client.worker.job_files import JobFiles, Progress, Refused
-from composerd_client.worker.processes import Process
+from composerd_client.worker.processes import Process, read_tail
 from composerd_client.worker.scratch import described, try_scratch
 from composerd_client.worker.tasks import cancel
 from composerd_protocol.job_variables import with_aliases
 
 log = logging.getLogger(__name__)
-
-TAIL = 64 * 1024
-"""Size in bytes of the end of each output that goes into the result."""
 
 _PROGRESS_INTERVAL = 0.25
 """Seconds between two reads of the progress file."""
@@ -98,8 +95,8 @@ class Command:
         process = await Process.start(self._arguments, files.path / "work", environment, scratch=files.scratch)
         stdout, stderr = bytearray(), bytearray()
         tails = [
-            asyncio.create_task(_tail(process.stdout, stdout)),
-            asyncio.create_task(_tail(process.stderr, stderr)),
+            asyncio.create_task(read_tail(process.stdout, stdout)),
+            asyncio.create_task(read_tail(process.stderr, stderr)),
         ]
         feeding = asyncio.create_task(_feed(process.stdin, job.args_json or b"null"))
         try:
@@ -223,12 +220,6 @@ async def _feed(stdin: asyncio.StreamWriter, data: bytes) -> None:
         stdin.write(data)
         await stdin.drain()
     stdin.close()
-
-
-async def _tail(stream: asyncio.StreamReader, tail: bytearray) -> None:
-    while part := await stream.read(TAIL):
-        tail += part
-        del tail[:-TAIL]
 
 
 def _text(output: bytearray) -> str:

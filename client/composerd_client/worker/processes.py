@@ -15,6 +15,9 @@ from composerd_client.worker.scratch import Scratch
 KILL_AFTER = 10.0
 """Seconds that processes may take to exit after SIGTERM, before they get SIGKILL."""
 
+TAIL = 64 * 1024
+"""Size in bytes of the end of an output that `read_tail` keeps."""
+
 _GIVE_UP_AFTER = 7.0
 """Seconds after that for which the end of all processes is waited for."""
 
@@ -147,3 +150,10 @@ async def _end_started(starting: "asyncio.Task[Process]") -> None:
     await asyncio.wait([starting])
     if not starting.cancelled() and starting.exception() is None:
         await starting.result().end()
+
+
+async def read_tail(stream: asyncio.StreamReader, tail: bytearray) -> None:
+    """Read an output to its end, and keep the last `TAIL` bytes of it in `tail`."""
+    while part := await stream.read(TAIL):
+        tail += part
+        del tail[:-TAIL]
