@@ -1,47 +1,61 @@
-"""The command `composerd`: combines the subcommands, and turns errors into messages without a traceback."""
+"""The command `composerd`: combines the subcommands."""
 
-import errno
 import importlib
-import io
-import os
-import sys
-from collections.abc import Sequence
+from typing import NamedTuple
 
 import click
+from click.shell_completion import CompletionItem
 
-from composerd_protocol.exit_codes import FAILED, WRONG
 
-_COMMANDS = {
-    "serve": "composerd.cli.serve",
-    "submit": "composerd.cli.submit",
-    "wait": "composerd.cli.jobs",
-    "status": "composerd.cli.jobs",
-    "jobs": "composerd.cli.jobs",
-    "cancel": "composerd.cli.jobs",
-    "delete": "composerd.cli.jobs",
-    "why": "composerd.cli.jobs",
-    "artifacts": "composerd.cli.jobs",
-    "worker": "composerd.cli.worker",
-    "probe": "composerd.cli.probe",
-    "drivers": "composerd.cli.drivers",
-    "migrate": "composerd.cli.storage",
-    "storage": "composerd.cli.storage",
-    "completion": "composerd.cli.completion",
-    "demo": "composerd.cli.demo",
+class _Subcommand(NamedTuple):
+    """A subcommand that is imported only when it is used, so that every command and every completion is fast."""
+
+    module: str
+    help: str
+    """The short form of its help."""
+
+
+_SUBCOMMANDS = {
+    "serve": _Subcommand("serve", "Run the server."),
+    "submit": _Subcommand("submit", "Submit a job of a TYPE or a graph of jobs, and print the IDs."),
+    "wait": _Subcommand("jobs", "Wait until a job has ended."),
+    "status": _Subcommand("jobs", "Show a job."),
+    "jobs": _Subcommand("jobs", "List jobs, newest first."),
+    "cancel": _Subcommand("jobs", "Cancel a job and the jobs that depend on it."),
+    "delete": _Subcommand("jobs", "Delete an ended job and its artifacts now."),
+    "why": _Subcommand("jobs", "Explain why a job is not running."),
+    "artifacts": _Subcommand("jobs", "List or download the artifacts of a job."),
+    "worker": _Subcommand("worker", "Request jobs from the server, and run COMMAND for each."),
+    "probe": _Subcommand("probe", "Try a server from outside, through the proxies in between."),
+    "drivers": _Subcommand("drivers", "List installed storage drivers, and why any cannot be used."),
+    "migrate": _Subcommand("storage", "Upgrade the format of a storage."),
+    "storage": _Subcommand("storage", "Inspect, check, back up, salvage or move a storage."),
+    "completion": _Subcommand("completion", "Print the completion script for a shell."),
+    "demo": _Subcommand("demo", "Run a demonstration with a server, workers and a few jobs."),
 }
-"""The module of each subcommand, imported only when it is used, so that every command starts fast."""
 
 
 class _Commands(click.Group):
+    """Lists subcommands without an import of them."""
+
     def list_commands(self, _ctx: click.Context) -> list[str]:
-        return list(_COMMANDS)
+        return list(_SUBCOMMANDS)
 
     def get_command(self, _ctx: click.Context, name: str) -> click.Command | None:
-        module = _COMMANDS.get(name)
-        if module is None:
+        found = _SUBCOMMANDS.get(name)
+        if found is None:
             return None
-        command: click.Command = getattr(importlib.import_module(module), name)
+        command: click.Command = getattr(importlib.import_module(f"composerd.cli.{found.module}"), name)
         return command
+
+    def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, one.help) for name, one in _SUBCOMMANDS.items()])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list["CompletionItem[str]"]:
+        names = [name for name in _SUBCOMMANDS if name.startswith(incomplete)]
+        found = [CompletionItem(name, help=_SUBCOMMANDS[name].help) for name in names]
+        return found + click.Command.shell_complete(self, ctx, incomplete)
 
 
 @click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -51,54 +65,3 @@ def composerd() -> None:
 
     Workers on any machine request jobs from the server over HTTP.
     """
-
-
-def run(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line, and exit."""
-    if sys.stdout is None or sys.stderr is None:  # closed by the parent process
-        sys.stdout, sys.stderr = (
-            stream or open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115  # closed when the process exits
-            for stream in (sys.stdout, sys.stderr)
-        )
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # do not fail if a terminal cannot show a name
-    code = _run(arguments)
-    try:
-        sys.stdout.flush()
-    except OSError as exc:
-        code = _not_written(exc)
-    sys.exit(code)
-
-
-def _run(arguments: Sequence[str] | None) -> int:
-    """Run a command, and return its exit code."""
-    code: object
-    try:
-        code = composerd.main(args=arguments, prog_name="composerd", standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as exc:
-        click.echo(exc.format_message(), err=True)
-        code = exc.exit_code
-    except click.exceptions.Abort:
-        code = 130
-    except click.ClickException as exc:
-        from composerd_protocol.journald import error_for_stderr  # noqa: PLC0415  # most commands end without an error
-
-        click.echo(error_for_stderr(f"composerd: {exc.format_message()}"), err=True)
-        code = exc.exit_code
-    except click.exceptions.Exit as exc:
-        code = exc.exit_code
-    except UnicodeEncodeError as exc:
-        click.echo(f"composerd: {exc.object!r} is not UTF-8", err=True)
-        code = WRONG
-    except OSError as exc:
-        code = _not_written(exc)
-    return code if isinstance(code, int) else 0
-
-
-def _not_written(error: OSError) -> int:
-    """Report that the output cannot be written, unless the reader of a pipe has closed it; return the exit code."""
-    if error.errno != errno.EPIPE:
-        click.echo(f"composerd: cannot write the output: {error.strerror}", err=True)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # discards buffered output, which is flushed at exit
-    return FAILED

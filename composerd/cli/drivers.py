@@ -1,16 +1,24 @@
 """`composerd drivers`: the installed storage drivers."""
 
-import click
-import msgspec
+from typing import TYPE_CHECKING
 
-from composerd.cli.console import json_option, print_json, print_table
-from composerd.driver.registry import InstalledDriver, installed
+import click
+
+from composerd.cli.options import json_option
+
+if TYPE_CHECKING:
+    from composerd.driver.registry import InstalledDriver
 
 
 @click.command(epilog="Example: composerd drivers")
 @json_option
 def drivers(as_json: bool) -> None:
     """List installed storage drivers, and why any cannot be used."""
+    import msgspec
+
+    from composerd.cli.running.console import print_json, print_table
+    from composerd.driver.registry import installed
+
     found = installed()
     if as_json:
         print_json({"kind": "DriverList", "items": [msgspec.to_builtins(one) for one in found]})
@@ -22,7 +30,7 @@ def drivers(as_json: bool) -> None:
     print_table(("scheme", "distribution", "contract", "capabilities", "state"), rows)
 
 
-def _capabilities(driver: InstalledDriver) -> str:
+def _capabilities(driver: "InstalledDriver") -> str:
     has = driver.capabilities
     if has is None:
         return ""

@@ -5,9 +5,13 @@ from typing import Any, TypeVar
 
 import click
 
+from composerd.cli import completing
 from composerd_protocol.options import Option
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+_COMPLETE = {"FILE": completing.files, "COMMAND": completing.files, "TYPE": completing.types}
+"""The completion of a value, by its word in the help."""
 
 
 class Parsed(click.ParamType[Any]):
@@ -50,4 +54,8 @@ def _click_option(option: Option) -> Callable[[F], F]:
         multiple=option.repeatable,
         required=option.required,
         help=option.shown_help,
+        shell_complete=_COMPLETE.get(option.metavar),
     )
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")

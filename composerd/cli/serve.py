@@ -7,9 +7,10 @@ from typing import Any
 
 import click
 
-from composerd.cli.errors import Failure
-from composerd.driver.url import has_password
-from composerd.settings import SETTINGS, SettingsError, load
+from composerd.cli import completing
+from composerd.cli.completing import Complete
+from composerd.settings import SETTINGS, Setting
+from composerd.settings.values import OneOf, readable_file
 
 
 @click.command(epilog="Example: composerd serve --listen 127.0.0.1:8700 --storage fs:/srv/composerd")
@@ -25,15 +26,28 @@ def serve(config: Path | None, **options: Any) -> None:
     Every setting can be given as an option, as an environment variable (COMPOSERD_ and its name in capitals), or in the
     configuration file. An option overrides the environment, which overrides the file.
     """
+    from composerd.cli.errors import Failure
+    from composerd.driver.url import has_password
+    from composerd.settings import SettingsError, load
+
     given = {name: value for name, value in options.items() if value not in (None, ())}
     try:
         settings = load(given, os.environ, config)
     except SettingsError as exc:
         raise Failure(f"{exc}", exit_code=2) from exc
-    # Loading the server would double the start time of the other commands.
-    from composerd.server.supervisor import run  # noqa: PLC0415
+    from composerd.server.supervisor import run
 
     sys.exit(run(settings, password_shown=has_password(given.get("storage", ""))))
+
+
+def _complete(setting: Setting) -> Complete | None:
+    if setting.name == "storage":
+        return completing.storages
+    if setting.name == "artifacts":
+        return completing.directories
+    if setting.parse is readable_file:
+        return completing.files
+    return completing.words(*setting.parse.words) if isinstance(setting.parse, OneOf) else None
 
 
 for _setting in SETTINGS:
@@ -41,6 +55,7 @@ for _setting in SETTINGS:
         _setting.option,
         _setting.name,
         multiple=_setting.repeatable,
+        shell_complete=_complete(_setting),
         metavar="VALUE",
         help=_setting.help + (" Repeatable." if _setting.repeatable else "") + f"  [default: {_setting.shown_default}]",
     )(serve)

@@ -5,9 +5,8 @@ from typing import Any
 
 import click
 
-from composerd.cli.console import run
+from composerd.cli import completing
 from composerd.cli.options import with_options
-from composerd_client.worker.program import work
 from composerd_protocol.worker_options import EXAMPLE, HELP, OPTIONS
 
 
@@ -15,9 +14,12 @@ from composerd_protocol.worker_options import EXAMPLE, HELP, OPTIONS
     context_settings={"ignore_unknown_options": True}, help=HELP, epilog=f"Example: composerd worker {EXAMPLE}"
 )
 @with_options(OPTIONS)
-@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, shell_complete=completing.files)
 def worker(command: tuple[str, ...], **options: Any) -> None:
     """Run jobs."""
     if command[0].startswith("-"):
         raise click.NoSuchOption(command[0])
+    from composerd.cli.running.console import run
+    from composerd_client.worker.program import work
+
     sys.exit(run(work(command, **options)))

@@ -13,9 +13,9 @@ import msgspec
 import pytest
 from aiohttp import web
 
-from composerd.cli import submit
-from composerd.cli.console import Server as Connected
 from composerd.cli.errors import Failure
+from composerd.cli.running import submit
+from composerd.cli.server import Server as Connected
 from composerd_client import ComposerClient, JobContext, ProxyAnswered, RequestFailed, ServerUnreachable
 
 from .conftest import COMPOSER, Serve, Server, send

@@ -2,8 +2,10 @@
 
 import asyncio
 import fcntl
+import math
 import os
 import pty
+import re
 import resource
 import shutil
 import socket
@@ -16,14 +18,17 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+import click
 import pytest
 
-from composerd.cli.completing.command_line import TABLE
-from composerd.cli.completing.describe import table
+from composerd.cli.commands import composerd
 
 from .conftest import NOBODY, Serve, Server, clean_environment
 
 PROGRAM = Path(sys.executable).with_name("composerd")
+
+_MOST_ATTEMPTS = 10
+"""A server on a busy machine may be too slow for one completion, but not for all of so many."""
 
 START = {
     # shell: its command, and what it is told first; ^Xl writes the line into a file
@@ -61,6 +66,8 @@ LINES = {
     "composerd storage info --storage fs:dir": "composerd storage info --storage fs:directory/",
     "composerd storage move --from=fs:dir": "composerd storage move --from=fs:directory/",
     "composerd jobs --type tes": "composerd jobs --type test:x ",
+    "composerd jobs --type test:": "composerd jobs --type test:x ",
+    "composerd jobs --type=test:": "composerd jobs --type=test:x ",
     "composerd worker --type wor": "composerd worker --type worked ",
     "composerd jobs --channel re": "composerd jobs --channel red ",
     "composerd wait {ready}": "composerd wait {READY} ",
@@ -68,6 +75,13 @@ LINES = {
     "composerd delete {ended}": "composerd delete {ENDED} ",
     "composerd cancel {ended}": "composerd cancel {ended}",
 }
+
+LINES_WITH_A_SERVER = {
+    "composerd wait --server {url} {ready}": "composerd wait --server {url} {READY} ",
+    "composerd wait --server={url} {ready}": "composerd wait --server={url} {READY} ",
+    "composerd wait {ready}": "composerd wait {ready}",
+}
+"""Lines in a shell whose environment names no server that is there."""
 
 
 class Shell:
@@ -145,14 +159,21 @@ async def test_in_a_shell(name: str, known: tuple[Server, dict[str, str]], tmp_p
     directory = tmp_path / "cwd"
     (directory / "directory").mkdir(parents=True)
     (directory / "graph.json").touch()
-    shell = Shell(name, directory, environment(server) | {"HOME": str(directory), "TERM": "xterm"})
     fields = {name: id[:13] for name, id in ids.items()} | {name.upper(): id for name, id in ids.items()}
-    try:
-        await shell.started()
-        for typed, completed in LINES.items():
-            assert await shell.complete(typed.format(**fields)) == completed.format(**fields), typed
-    finally:
-        shell.close()
+    fields["url"] = server.url
+    for lines, url in ((LINES, server.url), (LINES_WITH_A_SERVER, "http://127.0.0.1:1")):
+        environ = environment(server) | {"HOME": str(directory), "TERM": "xterm", "COMPOSERD_SERVER": url}
+        shell = Shell(name, directory, environ)
+        try:
+            await shell.started()
+            for typed, completed in lines.items():
+                line = await shell.complete(typed.format(**fields))
+                for _ in range(_MOST_ATTEMPTS):
+                    if line != completed.format(**fields):
+                        line = await shell.complete(typed.format(**fields))
+                assert line == completed.format(**fields), typed
+        finally:
+            shell.close()
 
 
 def environment(server: Server) -> dict[str, str]:
@@ -168,7 +189,7 @@ def completions(line: str, **env: str) -> list[str]:
         [str(PROGRAM)], env=clean_environment() | words | env, capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stderr == ""
-    return done.stdout.splitlines()
+    return done.stdout.split()
 
 
 async def test_values_of_a_server(known: tuple[Server, dict[str, str]], tmp_path: Path) -> None:
@@ -178,7 +199,8 @@ async def test_values_of_a_server(known: tuple[Server, dict[str, str]], tmp_path
         newest = await server.submit("test:x")
 
         def offered(line: str, url: str = url) -> list[str]:
-            return completions(line, COMPOSERD_SERVER=url)
+            found = (completions(line, COMPOSERD_SERVER=url) for _ in range(_MOST_ATTEMPTS))
+            return next(filter(None, found), [])
 
         assert offered("composerd cancel ")[:2] == [f"plain,{newest['id']}", *([f"plain,{ids['ready']}"] * 1)]
         assert f"plain,{ids['ended']}" in offered("composerd status ")
@@ -210,20 +232,41 @@ async def test_servers_that_have_no_values() -> None:
         await wrong.wait_closed()
 
 
-@pytest.mark.parametrize("line", ["", "jobs --sta", "jobs --state ", "migrate --storage ", "wait ", "jobs --type "])
+@pytest.mark.parametrize(
+    "line", ["", "jobs --sta", "jobs --state ", "serve --log-level ", "migrate --storage ", "wait ", "jobs --type "]
+)
 async def test_the_time(line: str, known: tuple[Server, dict[str, str]]) -> None:
     """A completion takes little processor time, so that with the wait for a server it is there within 150 ms."""
     server, _ = known
 
     def measure() -> float:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        assert completions(f"composerd {line}", COMPOSERD_SERVER=server.url)
+        found = completions(f"composerd {line}", COMPOSERD_SERVER=server.url)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime if found else math.inf
 
-    assert min(measure() for _ in range(5)) < 0.1
+    assert min(measure() for _ in range(_MOST_ATTEMPTS)) < 0.1
 
 
-def test_the_description_of_the_commands() -> None:
-    """The description that completion reads is that of the commands."""
-    assert TABLE.read_text() == table(), "run: python -m composerd.cli.completing.describe"
+def test_the_list_of_the_commands() -> None:
+    """Each command is listed with the short form of its own help, and listing them imports none of them."""
+    done = subprocess.run([str(PROGRAM), "--help"], capture_output=True, text=True, check=True)
+    context = click.Context(composerd)
+    shown = [
+        line.split(None, 1) for line in re.sub("\n {4,}", " ", done.stdout.partition("Commands:\n")[2]).splitlines()
+    ]
+    commands = {name: composerd.get_command(context, name) for name in composerd.list_commands(context)}
+    assert dict(shown) == {
+        name: command and command.get_short_help_str(limit=1000) for name, command in commands.items()
+    }
+
+
+def test_imports() -> None:
+    """The options of commands, which completion imports, need nothing that takes long to import."""
+    script = (
+        "import sys; from composerd.cli.main import click, composerd; context = click.Context(composerd); "
+        "[composerd.get_command(context, name) for name in composerd.list_commands(context) if name != 'serve']; "
+        "print(*{'aiohttp', 'asyncio', 'composerd_client', 'http.client', 'msgspec', 'rich'} & {*sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "\n"

@@ -1,8 +1,74 @@
-"""Completion of command lines in shells, without an import of click, of the commands, or of the server.
+"""Completion of values in shells: click asks these functions for the candidates of an option or an argument."""
 
-A completion has to appear while somebody types, so it reads `commands.json` instead of the commands: what `describe`
-has written about them.
-"""
+import re
+from collections.abc import Callable
 
-VARIABLE = "_COMPOSERD_COMPLETE"
-"""The scripts of the shells set this variable to the name of the shell and `_complete`."""
+from click import Context, Parameter
+from click.shell_completion import CompletionItem
+
+Candidates = list["CompletionItem[str]"]
+
+Complete = Callable[[Context, Parameter, str], Candidates]
+"""Returns the candidates for the unfinished value of a parameter."""
+
+SAFE = re.compile(r"[\w.:/@%+=-]+", re.ASCII)
+"""A value that neither a shell nor click's scripts interpret: servers and names of files are not trusted."""
+
+UNENDED = ("waiting", "ready", "running")
+ENDED = ("finished", "failed", "canceled")
+
+
+def files(_ctx: Context, _param: Parameter, value: str) -> Candidates:
+    """Let the shell complete the path of a file."""
+    return [CompletionItem(value, type="file")]
+
+
+def directories(_ctx: Context, _param: Parameter, value: str) -> Candidates:
+    """Let the shell complete the path of a directory."""
+    return [CompletionItem(value, type="dir")]
+
+
+def json_or_file(_ctx: Context, _param: Parameter, value: str) -> Candidates:
+    """Return `@`, or let the shell complete the path of the file behind it."""
+    if value.startswith("@"):
+        return [CompletionItem(value[1:], type="file")]
+    return [] if value else [CompletionItem("@")]
+
+
+def storages(_ctx: Context, _param: Parameter, value: str) -> Candidates:
+    """Return the schemes of the installed drivers, none of which is imported, or let the shell complete a directory."""
+    scheme, colon, path = value.partition(":")
+    if colon:
+        return [CompletionItem(path, type="dir")]
+    from importlib.metadata import entry_points  # takes as long as click, and only storages need it
+
+    schemes = (point.name for point in entry_points(group="composerd.drivers"))
+    found = [CompletionItem(f"{name}:") for name in schemes if name.startswith(scheme)]
+    return found or [CompletionItem(value, type="dir")]
+
+
+def words(*known: str) -> Complete:
+    """Return a function that completes one of some words."""
+    return lambda _ctx, _param, value: [CompletionItem(one) for one in known if one.startswith(value)]
+
+
+def jobs(*states: str) -> Complete:
+    """Return a function that completes the id of a job in one of the states; without any, of all jobs."""
+    return _asked("jobs", *states)
+
+
+def _asked(what: str, *states: str) -> Complete:
+    def complete(ctx: Context, _param: Parameter, value: str) -> Candidates:
+        from composerd.cli.completing import server  # HTTP takes as long as click, and few need it
+
+        found = server.ask(what, ctx.params, states)
+        return [CompletionItem(one, help=help) for one, help in found if one.startswith(value)]
+
+    return complete
+
+
+types = _asked("types")
+"""Completes the type of a job or a worker."""
+
+channels = _asked("channels")
+"""Completes the channel of a job or a worker."""

@@ -1,7 +1,6 @@
 """Candidates that a server knows: ids, types and channels, asked for within the time that somebody does not notice."""
 
 import json
-import re
 import ssl
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -11,9 +10,9 @@ from threading import Thread
 from typing import Any
 from urllib.parse import urlsplit
 
-from composerd.cli.completing.command_line import Place
+from composerd.cli.completing import SAFE
 
-WITHIN = 0.09
+WITHIN = 0.08
 """Seconds that the server has for its answers, so that a completion takes less than 150 ms."""
 
 _MOST_JOBS = 200
@@ -24,25 +23,22 @@ _LARGEST_ANSWER = 4 * 1024**2
 
 _BASE = "/api/composer/v1"
 
-_SAFE = re.compile(r"[\w.:/@%+=,-]+", re.ASCII)
-"""A value that a shell does not interpret: a server is not trusted with the command line."""
-
 Found = tuple[str, str]
 """A value and its help."""
 
 
-def ask(kind: str, place: Place, environ: Mapping[str, str]) -> Sequence[Found]:
-    """Return the values of a kind that the server of a command line knows; none if it does not answer in time.
+def ask(what: str, options: Mapping[str, Any], states: Sequence[str]) -> Sequence[Found]:
+    """Return the jobs in the states, the types or the channels that a server knows; none if it does not answer in time.
 
-    It is asked in a thread, so that not even the resolver takes longer.
+    `options` of the command say which server. It is asked in a thread, so that not even the resolver takes longer.
     """
     found: list[Found] = []
 
     def collect() -> None:
-        with suppress(OSError, HTTPException, ValueError, LookupError, TypeError):
-            server = _Server(place, environ)
-            values = _jobs(server, place) if kind == "ids" else _names(server, kind)
-            found.extend(one for one in values if _SAFE.fullmatch(one[0]))
+        with suppress(OSError, HTTPException, ValueError, LookupError, TypeError, AttributeError):
+            server = _Server(options)
+            values = _jobs(server, states) if what == "jobs" else _names(server, what)
+            found.extend(one for one in values if SAFE.fullmatch(one[0]))
 
     thread = Thread(target=collect, daemon=True)
     thread.start()
@@ -51,16 +47,11 @@ def ask(kind: str, place: Place, environ: Mapping[str, str]) -> Sequence[Found]:
 
 
 class _Server:
-    """The server that the options and the environment name, and one connection to it."""
+    """One connection to the server that the options name."""
 
-    def __init__(self, place: Place, environ: Mapping[str, str]) -> None:
-        self._options = {
-            name: place.given.get(name) or environ.get(option["variable"]) or option.get("default")
-            for name, option in place.command["options"].items()
-            if name in ("--server", "--ca-file", "--cert-file", "--key-file")
-        }
+    def __init__(self, options: Mapping[str, Any]) -> None:
         self._prefix = ""
-        self._connection = self._connect(self._options["--server"])
+        self._connection = self._connect(options)
 
     def get(self, path: str) -> Any:
         """Return the decoded JSON of an answer. Raises `OSError`, `HTTPException` or `ValueError`."""
@@ -69,7 +60,8 @@ class _Server:
         body = answer.read(_LARGEST_ANSWER)
         return json.loads(body) if answer.status == 200 else {}
 
-    def _connect(self, server: str) -> HTTPConnection:
+    def _connect(self, options: Mapping[str, Any]) -> HTTPConnection:
+        server = options["server"]
         if server.startswith("unix:"):
             connection = HTTPConnection("localhost", timeout=WITHIN)
             connection.sock = socket(AF_UNIX, SOCK_STREAM)
@@ -81,25 +73,24 @@ class _Server:
         self._prefix = url.path.rstrip("/")
         if url.scheme == "http":
             return HTTPConnection(url.hostname, url.port, timeout=WITHIN)
-        context = ssl.create_default_context(cafile=self._options["--ca-file"])
-        if self._options["--cert-file"]:
-            context.load_cert_chain(self._options["--cert-file"], self._options["--key-file"], password="")
+        context = ssl.create_default_context(cafile=options["ca_file"])
+        if options["cert_file"]:
+            context.load_cert_chain(options["cert_file"], options["key_file"], password="")
         return HTTPSConnection(url.hostname, url.port, timeout=WITHIN, context=context)
 
 
-def _jobs(server: _Server, place: Place) -> Iterator[Found]:
-    """Yield the ids of jobs, the newest first, in the states in which the command can do something with them."""
-    assert place.value is not None
-    states = "".join(f"&state={state}" for state in place.value["states"])
-    for job in server.get(f"/jobs?limit={_MOST_JOBS}{states}").get("items", ()):
-        yield job["id"], " ".join(filter(_SAFE.fullmatch, (job["type"], job["state"])))
+def _jobs(server: _Server, states: Sequence[str]) -> Iterator[Found]:
+    """Yield the ids of jobs, the newest first, with their types and states."""
+    chosen = "".join(f"&state={state}" for state in states)
+    for job in server.get(f"/jobs?limit={_MOST_JOBS}{chosen}").get("items", ()):
+        yield job["id"], " ".join(filter(SAFE.fullmatch, (job["type"], job["state"])))
 
 
-def _names(server: _Server, kind: str) -> Iterator[Found]:
+def _names(server: _Server, what: str) -> Iterator[Found]:
     """Yield the types or the channels of workers and of recent jobs."""
     workers = server.get("/workers").get("items", ())
     jobs = server.get(f"/jobs?limit={_MOST_JOBS}").get("items", ())
-    if kind == "types":
+    if what == "types":
         names = {type for worker in workers for type in worker["types"]} | {job["type"] for job in jobs}
     else:
         names = {one["channel"] for one in (*workers, *jobs)}

@@ -1,93 +1,96 @@
-"""The conversation with the shells: how they tell the command line, and how they are told the candidates.
+"""Completion in bash, zsh and fish by click, which in addition has to know the part of a word that the shell replaces.
 
-Each has a script in this folder, which sets a variable and runs `composerd`.
+That is only a part of words such as `--state=run`, `fs:/srv`, `@file` and `test:x`. Small changes of click's scripts
+are for that, for `fs:` and `@` without a space behind them, and for the order of the candidates in fish.
 """
 
 import os
-import shlex
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from glob import escape, glob
 from pathlib import Path
 
-from composerd.cli.completing import VARIABLE
-from composerd.cli.completing.candidates import Candidate, candidates
-from composerd.cli.completing.command_line import find_place, read_table
+from click.shell_completion import (
+    BashComplete,
+    CompletionItem,
+    FishComplete,
+    ShellComplete,
+    ZshComplete,
+    add_completion_class,
+    split_arg_string,
+)
+
+from composerd.cli.completing import SAFE
 
 
-def script(shell: str) -> str:
-    """Return the script for a shell."""
-    return Path(__file__).with_name(f"composerd.{shell}").read_text(encoding="utf-8")
+class _Word(ShellComplete):
+    """Formats what takes the place of the part of a word that the shell replaces."""
+
+    _word = ""
+
+    def get_completions(self, args: list[str], incomplete: str) -> list["CompletionItem[str]"]:
+        self._word = incomplete
+        return super().get_completions(args, incomplete)
+
+    def format_completion(self, item: "CompletionItem[str]") -> str:
+        if item.type == "plain":
+            option, equals, _ = self._word.partition("=")
+            whole = f"{option}={item.value}" if equals and option.startswith("-") else item.value
+            return super().format_completion(CompletionItem(whole[self._kept(item) :], help=item.help))
+        before = self._word.removesuffix(item.value)[self._kept(item) :]
+        return _paths(before, item) if before else super().format_completion(item)
+
+    def _kept(self, _item: "CompletionItem[str]") -> int:
+        """Return the number of characters of the word that the shell keeps."""
+        return 0
 
 
-def complete(environ: Mapping[str, str]) -> None:
-    """Print the candidates for the command line that a script has put into the environment."""
-    shell, _, what = environ[VARIABLE].partition("_")
-    if shell not in _FORMATS:
-        return
-    if what == "source":
-        sys.stdout.write(script(shell))
-        return
-    words, word = _command_line(shell, environ)
-    place = find_place(read_table(), words, word)
-    found = [] if place is None else candidates(place, environ)
-    sys.stdout.write("".join(f"{line}\n" for one in found for line in _FORMATS[shell](one, word, environ)))
-    sys.stdout.flush()
-    os._exit(0)  # a thread may still wait for a server
+def _paths(before: str, item: "CompletionItem[str]") -> str:
+    """Return lines with paths, for a word in which a shell completes none because of what is before the path."""
+    paths = glob(f"{escape(item.value)}*")  # noqa: PTH207  # keeps a leading ./
+    shown = [f"{path}/" if Path(path).is_dir() else path for path in sorted(paths)]
+    return "\n".join(
+        f"plain,{before}{path}" for path in shown if SAFE.fullmatch(path) and (item.type == "file" or path[-1] == "/")
+    )
 
 
-def _command_line(shell: str, environ: Mapping[str, str]) -> tuple[Sequence[str], str]:
-    """Return the words after the name of the program, and the unfinished word."""
-    line = environ.get("COMP_LINE")
-    if shell == "bash" and line:  # as it was typed: bash takes `fs:/srv` for three words
-        typed = line[: int(environ["COMP_POINT"])]
-        words = _split(typed)
+class _Bash(_Word, BashComplete):
+    source_template = BashComplete.source_template.replace(
+        "env ", 'env COMP_LINE="$COMP_LINE" COMP_POINT="$COMP_POINT" COMP_WORD="$2" ', 1
+    ).replace("COMPREPLY+=($value)", "COMPREPLY+=($value); [[ $value != *[:@/] ]] || compopt -o nospace", 1)
+
+    def get_completion_args(self) -> tuple[list[str], str]:
+        line = os.environ.get("COMP_LINE")
+        if not line:
+            return super().get_completion_args()
+        typed = os.fsdecode(os.fsencode(line)[: int(os.environ["COMP_POINT"])])
+        words = split_arg_string(typed)  # bash itself takes `fs:/srv` for three words
         while words and "=" in words.pop(0):  # variables may be set before the name of the program
             pass
         return (words, "") if typed[-1:].isspace() else (words[:-1], words[-1] if words else "")
-    words = _split(environ["COMP_WORDS"])[1:]
-    if shell == "fish":
-        word = environ["COMP_CWORD"]
-        word = _split(word)[0] if word else ""
-        return (words[:-1] if word and words[-1:] == [word] else words), word
-    index = int(environ["COMP_CWORD"]) - 1
-    return words[:index], words[index] if index < len(words) else ""
+
+    def _kept(self, _item: "CompletionItem[str]") -> int:
+        replaced = os.environ.get("COMP_WORD", self._word)
+        return len(self._word) - len(replaced) if self._word.endswith(replaced) else 0
 
 
-def _split(text: str) -> list[str]:
-    """Split a command line into words as a shell does; the last one may have no closing quote."""
-    lexer = shlex.shlex(text, posix=True)
-    lexer.whitespace_split = True
-    lexer.commenters = ""
-    words: list[str] = []
-    try:
-        words.extend(lexer)
-    except ValueError:
-        words.append(lexer.token)
-    return words
+class _Zsh(_Word, ZshComplete):
+    source_template = ZshComplete.source_template.replace(
+        "local -a completions\n", "local -a completions suffix\n    compset -P '*[=:@]'\n", 1
+    ).replace(
+        "compadd -U -V unsorted -a completions",
+        """[[ -z $completions[(r)*[:@]] ]] || suffix=(-S '')
+        compadd -U -V unsorted "${suffix[@]}" -a completions""",
+        1,
+    )
+
+    def _kept(self, item: "CompletionItem[str]") -> int:
+        return 0 if item.type == "plain" else len(self._word)  # compset tells zsh where a path begins
 
 
-def _for_bash(one: Candidate, word: str, environ: Mapping[str, str]) -> Sequence[str]:
-    """Return lines with what takes the place of the part of the word that bash replaces; see `_for_fish`."""
-    replaced = environ.get("COMP_WORD", word)
-    kept = len(word) - len(replaced) if word.endswith(replaced) else 0
-    path = one.kind in ("file", "dir")
-    return _for_fish(one._replace(text=one.text if path else one.text[kept:], before=one.before[kept:], help=""))
+class _Fish(_Word, FishComplete):
+    source_template = FishComplete.source_template.replace("--no-files", "--no-files --keep-order", 1)
 
 
-def _for_zsh(one: Candidate, _word: str, _environ: Mapping[str, str]) -> Sequence[str]:
-    """Return three lines: the kind, the text and the help; for a path, what is before it instead of its text."""
-    text = (one.before or "_") if one.kind in ("file", "dir") else one.text
-    return one.kind, text.replace(":", r"\:") if one.help else text, one.help or "_"
-
-
-def _for_fish(one: Candidate, _word: str = "", _environ: Mapping[str, str] = os.environ) -> Sequence[str]:
-    """Return a line with the kind and the text; for a path, a line with what is before it comes first."""
-    before = (f"before,{one.before}",) if one.before else ()
-    return *before, f"{one.kind},{one.text}" + (f"\t{one.help}" if one.help else "")
-
-
-_FORMATS: Mapping[str, Callable[[Candidate, str, Mapping[str, str]], Sequence[str]]] = {
-    "bash": _for_bash,
-    "zsh": _for_zsh,
-    "fish": _for_fish,
-}
+def register() -> None:
+    """Make click use these classes."""
+    for shell in (_Bash, _Zsh, _Fish):
+        add_completion_class(shell)

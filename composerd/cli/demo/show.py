@@ -11,14 +11,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import click
 import msgspec
 from rich.live import Live
 from rich.table import Table
 
-from composerd.cli.console import console, failure_of, print_table, run, shown
 from composerd.cli.errors import Failure
-from composerd.cli.jobs import download
+from composerd.cli.running.console import console, failure_of, print_table, run, shown
+from composerd.cli.running.jobs import download
 from composerd_client import ComposerClient, GraphJob, Job
 from composerd_protocol.exit_codes import FAILED
 from composerd_protocol.units import format_size
@@ -30,22 +29,8 @@ _START_WITHIN = 20.0
 """Seconds that the server may take to start."""
 
 
-@click.command(epilog="Example: composerd demo --keep")
-@click.option("--keep", is_flag=True, help="Keep the server and the workers running until Ctrl-C.")
-@click.option(
-    "--manifest",
-    "manifests",
-    multiple=True,
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    metavar="FILE",
-    help="File with the args of an osbuild job, to use instead of the one that comes with composerd; repeatable.",
-)
 def demo(keep: bool, manifests: tuple[Path, ...]) -> None:
-    """Run a demonstration with a server, workers and a few jobs.
-
-    The jobs form a graph and run real commands; you see their progress and artifacts. Everything is in a scratch
-    directory, which is removed afterwards.
-    """
+    """Run a demonstration with a server, workers and a few jobs."""
     chosen = {path.stem: path.read_bytes() for path in manifests} or {"rhel_90-x86_64-tar": _own_manifest()}
     run(_demo(chosen, keep))
 

@@ -1,12 +1,11 @@
-"""Shared parts of the commands: options for the server, output, and the translation of the client's errors."""
+"""Shared parts of the commands: output, and the translation of the client's errors."""
 
 import asyncio
-import functools
 import logging
 import sys
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, TypeVar
 
 import click
 import msgspec
@@ -15,34 +14,19 @@ from rich.table import Table
 from rich.text import Text
 
 from composerd.cli.errors import Failure
-from composerd.cli.options import with_options
 from composerd.models import MAX_SHOWN_DEPENDENTS
-from composerd_client import ComposerClient, Job
+from composerd_client import Job
 from composerd_client.composer import BASE
 from composerd_client.failures import CHANGE_SERVER, explain
 from composerd_protocol.escaping import LineFormatter, escaped
-from composerd_protocol.options import SERVER_OPTIONS
 from composerd_protocol.times import rfc3339
 
-F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
 
 console = Console(highlight=False, soft_wrap=True)
 progress_console = Console(stderr=True, highlight=False)
 
 _COLOURS = {"finished": "green", "failed": "red", "canceled": "yellow", "running": "cyan"}
-
-
-class Server(NamedTuple):
-    """The server that a command is for, and how it is reached."""
-
-    url: str
-    options: Mapping[str, str]
-    """Keyword arguments of the clients: the files for TLS and the proxy."""
-
-    def composer(self, patience: float = 0.0) -> ComposerClient:
-        """Create a client of the server's composer API."""
-        return ComposerClient(self.url, patience, **self.options)
 
 
 class _Warnings(logging.Handler):
@@ -57,29 +41,9 @@ class _Warnings(logging.Handler):
         click.echo(self.format(record), err=True)
 
 
-def server_option(command: F) -> F:
-    """Add the options that name the server to a command, and pass it a `Server` as `server`."""
-    return _with_server(command, with_options(SERVER_OPTIONS))
-
-
-def server_argument(command: F) -> F:
-    """Add an argument that names the server, and the other options; pass them on as `server_option` does."""
-    others = with_options([option for option in SERVER_OPTIONS if option.name != "server"])
-    return click.argument("server", metavar="URL")(_with_server(command, others))
-
-
-def _with_server(command: F, decorate: Callable[[F], F]) -> F:
-    @functools.wraps(command)
-    def with_server(*args: Any, server: str, **options: Any) -> Any:
-        logging.getLogger("composerd_client").addHandler(_Warnings())
-        given = {option.name: options.pop(option.name, None) for option in SERVER_OPTIONS if option.name != "server"}
-        given = {name: value for name, value in given.items() if value is not None}
-        return command(*args, server=Server(server, given), **options)
-
-    return decorate(cast("F", with_server))
-
-
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+def print_warnings() -> None:
+    """Print the client's warnings from now on."""
+    logging.getLogger("composerd_client").addHandler(_Warnings())
 
 
 def run(work: Coroutine[Any, Any, T], unreachable: str = CHANGE_SERVER) -> T:

@@ -1,0 +1,53 @@
+"""The options that name the server of a command, and what a command gets for them."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
+
+import click
+
+from composerd.cli.options import with_options
+from composerd_protocol.options import SERVER_OPTIONS
+
+if TYPE_CHECKING:
+    from composerd_client import ComposerClient
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Server(NamedTuple):
+    """The server that a command is for, and how it is reached."""
+
+    url: str
+    options: Mapping[str, str]
+    """Keyword arguments of the clients: the files for TLS and the proxy."""
+
+    def composer(self, patience: float = 0.0) -> "ComposerClient":
+        """Create a client of the server's composer API."""
+        from composerd_client import ComposerClient
+
+        return ComposerClient(self.url, patience, **self.options)
+
+
+def server_option(command: F) -> F:
+    """Add the options that name the server to a command, and pass it a `Server` as `server`."""
+    return _with_server(command, with_options(SERVER_OPTIONS))
+
+
+def server_argument(command: F) -> F:
+    """Add an argument that names the server, and the other options; pass them on as `server_option` does."""
+    others = with_options([option for option in SERVER_OPTIONS if option.name != "server"])
+    return click.argument("server", metavar="URL")(_with_server(command, others))
+
+
+def _with_server(command: F, decorate: Callable[[F], F]) -> F:
+    @functools.wraps(command)
+    def with_server(*args: Any, server: str, **options: Any) -> Any:
+        from composerd.cli.running.console import print_warnings
+
+        print_warnings()
+        given = {option.name: options.pop(option.name, None) for option in SERVER_OPTIONS if option.name != "server"}
+        given = {name: value for name, value in given.items() if value is not None}
+        return command(*args, server=Server(server, given), **options)
+
+    return decorate(cast("F", with_server))
