@@ -179,6 +179,16 @@ async def test_what_a_cancel_cancels(serve: Serve) -> None:
     assert canceled.out.splitlines()[-1] == "  and 80 more"
 
 
+async def test_options_of_a_job_with_a_graph(tmp_path: Path) -> None:
+    """An option that is about one job is refused together with a graph, and named as the file names it."""
+    (tmp_path / "graph.json").write_text('{"jobs": []}')
+    given = ["--timeout", "2s", "--args", "{}", "--key", "k"]
+    ended = await composerd("submit", "--graph", str(tmp_path / "graph.json"), "--wait", *given)
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.startswith("composerd: --graph cannot be combined with options for a job: write into the file: ")
+    assert sorted(ended.err.rpartition(": ")[2].strip().split(", ")) == ["args", "idempotency_key", "timeout"]
+
+
 async def test_args_that_name_a_file(serve: Serve, tmp_path: Path) -> None:
     """The path of a file in `--args` is an error that says how to read a file, and no other text is."""
     server = await serve()

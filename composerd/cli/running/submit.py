@@ -58,8 +58,11 @@ def submit(
     downloads = None if directory is None else _Downloads(directory, overwrite)
     given = {name: value for name, value in fields.items() if value not in (None, ())}
     if graph is not None:
-        if given or args_text is not None:
-            raise Failure("--graph cannot be combined with other options for a job: write them into the file", WRONG)
+        if args_text is not None:
+            given["args"] = args_text
+        if given:
+            names = ", ".join(given)
+            raise Failure(f"--graph cannot be combined with options for a job: write into the file: {names}", WRONG)
         run(_submit_graph(server, _read_graph(graph), waits, downloads, as_json))
         return
     args = msgspec.UNSET if args_text is None else _read_args(args_text)
