@@ -8,7 +8,10 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import click
 import pytest
+
+from composerd.cli import commands
 
 from .conftest import COMPOSER, Serve, Server, clean_environment
 from .processes import command
@@ -303,5 +306,14 @@ async def test_every_command_has_help_with_an_example() -> None:
         if name == "storage":
             continue
         assert "Example: composerd " in (await composerd(name, "--help")).out
-    for name in ("info", "check", "move"):
+    for name in ("info", "check", "backup", "salvage", "confirm-clock", "move"):
         assert f"Example: composerd storage {name} " in (await composerd("storage", name, "--help")).out
+
+
+def test_short_helps() -> None:
+    """The list of subcommands, which imports none of them, has the first sentence of the help of each."""
+    context = click.Context(commands.composerd)
+    for name, listed in commands._SUBCOMMANDS.items():
+        command = commands.composerd.get_command(context, name)
+        assert command is not None
+        assert command.get_short_help_str(200) == listed.help

@@ -98,9 +98,9 @@ async def _submit_graph(
         repeat = "run the command again, which makes no second job because of the keys"
     else:
         repeat = (
-            "look with `composerd jobs` before you run the command again; with an idempotency_key for each job you "
+            "look with `composerd jobs` before you run the command again; "
+            "with an idempotency_key for each job you need not look"
         )
-        repeat += "need not look"
     jobs_with_keys = cast("list[GraphJob]", [keyed(job) for job in graph])
     jobs = await _stored(server, lambda composer: composer.submit_graph(jobs_with_keys), repeat)
     if not waits:
