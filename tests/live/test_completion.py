@@ -5,7 +5,6 @@ import fcntl
 import math
 import os
 import pty
-import re
 import resource
 import shutil
 import socket
@@ -22,8 +21,10 @@ import click
 import pytest
 
 from composerd.cli.commands import composerd
+from composerd_client import ComposerClient
 
 from .conftest import NOBODY, Serve, Server, clean_environment
+from .test_tls import Files
 
 PROGRAM = Path(sys.executable).with_name("composerd")
 
@@ -211,6 +212,20 @@ async def test_values_of_a_server(known: tuple[Server, dict[str, str]], tmp_path
         await server.request("DELETE", newest["href"])
 
 
+async def test_values_of_a_server_with_tls(serve: Serve, tmp_path: Path) -> None:
+    """A server with TLS is asked with the files of the command line or of the environment, and not without them."""
+    files = Files(tmp_path)
+    files.trust(files.ca)
+    server = await serve(*files.server_options, "--tls-client-ca", files.path("clients.pem"))
+    pair = files.pair("worker")
+    async with ComposerClient(server.url, ca_file=files.ca_file, **pair) as composer:
+        job = await composer.submit("build")
+    line = f"composerd wait --server {server.url} --ca-file {files.ca_file} "
+    environ = {"COMPOSERD_CERT_FILE": pair["cert_file"], "COMPOSERD_KEY_FILE": pair["key_file"]}
+    assert f"plain,{job.id}" in [one for _ in range(_MOST_ATTEMPTS) for one in completions(line, **environ)]
+    assert completions(line) == []
+
+
 async def test_servers_that_have_no_values() -> None:
     """Nothing is offered, soon and without an error, if the server is away, silent, wrong, or no composerd."""
 
@@ -249,24 +264,36 @@ async def test_the_time(line: str, known: tuple[Server, dict[str, str]]) -> None
 
 
 def test_the_list_of_the_commands() -> None:
-    """Each command is listed with the short form of its own help, and listing them imports none of them."""
+    """Each command is listed with the short form of its own help."""
     done = subprocess.run([str(PROGRAM), "--help"], capture_output=True, text=True, check=True)
     context = click.Context(composerd)
-    shown = [
-        line.split(None, 1) for line in re.sub("\n {4,}", " ", done.stdout.partition("Commands:\n")[2]).splitlines()
-    ]
+    shown = [line.split(None, 1) for line in done.stdout.partition("Commands:\n")[2].splitlines()]
     commands = {name: composerd.get_command(context, name) for name in composerd.list_commands(context)}
     assert dict(shown) == {
         name: command and command.get_short_help_str(limit=1000) for name, command in commands.items()
     }
 
 
-def test_imports() -> None:
-    """The options of commands, which completion imports, need nothing that takes long to import."""
-    script = (
-        "import sys; from composerd.cli.main import click, composerd; context = click.Context(composerd); "
-        "[composerd.get_command(context, name) for name in composerd.list_commands(context) if name != 'serve']; "
-        "print(*{'aiohttp', 'asyncio', 'composerd_client', 'http.client', 'msgspec', 'rich'} & {*sys.modules})"
-    )
+@pytest.mark.parametrize(
+    ("script", "left_out"),
+    [
+        (
+            "composerd(['--help'], standalone_mode=False)",
+            {"composerd.cli.jobs", "composerd.cli.serve", "composerd.cli.storage"},
+        ),
+        (
+            "[composerd.get_command(context, name) for name in composerd.list_commands(context) if name != 'serve']",
+            {"aiohttp", "asyncio", "composerd.settings", "composerd_client", "http.client", "msgspec", "rich"},
+        ),
+        ("composerd.get_command(context, 'serve')", {"aiohttp", "asyncio", "composerd.server", "rich"}),
+    ],
+)
+def test_imports(script: str, left_out: set[str]) -> None:
+    """A list of commands imports none of them, and their options, which completion imports, nothing that takes long."""
+    script = f"""
+import sys; from composerd.cli.main import click, composerd; context = click.Context(composerd)
+{script}
+print(*sys.modules, file=sys.stderr)
+"""
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout == "\n"
+    assert left_out & set(done.stderr.split()) == set()
