@@ -55,8 +55,7 @@ class Timekeeper:
             The time in microseconds by which the clock may have jumped while the storage was closed, negative if it
             went back; 0 if it did not. It has been logged.
         """
-        gap = now - stored.seen if stored.seen else 0
-        disputed = stored.disputed_since
+        gap = _gap(stored, now)
         if gap > DISPUTED:
             log.warning(
                 "the clock is %s ahead of the time at which the storage was last open; "
@@ -64,17 +63,17 @@ class Timekeeper:
                 "if the time is right, `composerd storage confirm-clock` ends that",
                 readable(gap),
             )
-            if disputed and gap <= SETTLED_AFTER:
-                disputed += gap  # time without a server does not count towards the day, but lets it go on the next day
-            else:
-                disputed = now
         elif gap < -JUMP:
             log.warning("the clock is %s behind the time at which the storage was last open", readable(-gap))
         self._stored = stored
         self._elapsed = elapsed
         self._steady_since = now
-        self.state = ClockState(now, _settled(disputed, now))
+        self.state = _opened(stored, now)
         return gap if gap > DISPUTED or gap < -JUMP else 0
+
+    def show(self, stored: ClockState, now: int) -> None:
+        """Have the state that `open` would have now, of a storage that is only read. This logs nothing."""
+        self.state = _opened(stored, now)
 
     def observe(self, now: int, elapsed: int) -> int:
         """Compare the clock with the time that has passed since the last observation.
@@ -120,6 +119,20 @@ class Timekeeper:
             return None
         self._stored = state
         return state
+
+
+def _gap(stored: ClockState, now: int) -> int:
+    """Return for how long a storage was closed, in microseconds by its clock; 0 if it was never open."""
+    return now - stored.seen if stored.seen else 0
+
+
+def _opened(stored: ClockState, now: int) -> ClockState:
+    """Return the state of the clock when a storage is opened."""
+    gap, disputed = _gap(stored, now), stored.disputed_since
+    if gap > DISPUTED:
+        # Time without a server does not count towards the day, but lets it go on the next day.
+        disputed = disputed + gap if disputed and gap <= SETTLED_AFTER else now
+    return ClockState(now, _settled(disputed, now))
 
 
 def _settled(disputed_since: int, now: int) -> int:

@@ -57,6 +57,7 @@ async def test_plain_requests_to_a_server_with_tls(
     """Failed handshakes give their places back, and are not worth a line in the log."""
     files = Files(tmp_path)
     server = await serve(*files.server_options, "--max-connections", "2", storage="memory:")
+    before = server.log
     for _ in range(50):
         reader, writer = await attacker(server, "127.0.0.1").connect(b"GET / HTTP/1.1\r\n\r\n")
         async with asyncio.timeout(20):
@@ -64,7 +65,7 @@ async def test_plain_requests_to_a_server_with_tls(
                 await reader.read()
         writer.close()
     assert await answers(server, ca_file=files.ca_file) == 200
-    assert server.log == b""
+    assert server.log == before
 
 
 async def test_memory_of_connections_that_only_exist(

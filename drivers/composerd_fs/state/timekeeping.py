@@ -42,8 +42,8 @@ class Timekeeping:
         self._keep_ended_jobs(moment.now)
 
     def show(self, stored: ClockState) -> None:
-        """Finish the replay of a storage that is only read, and have `dispute` say what was stored."""
-        self.keeper.state = stored
+        """Finish the replay of a storage that is only read, and have `dispute` say what a server would find now."""
+        self.keeper.show(stored, self._clock.now())
         self._table.replayed()
 
     def now(self) -> int:
