@@ -17,10 +17,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-import click
 import pytest
 
-from composerd.cli.commands import composerd
 from composerd_client import ComposerClient
 
 from .conftest import NOBODY, Serve, Server, clean_environment
@@ -261,17 +259,6 @@ async def test_the_time(line: str, known: tuple[Server, dict[str, str]]) -> None
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime if found else math.inf
 
     assert min(measure() for _ in range(_MOST_ATTEMPTS)) < 0.1
-
-
-def test_the_list_of_the_commands() -> None:
-    """Each command is listed with the short form of its own help."""
-    done = subprocess.run([str(PROGRAM), "--help"], capture_output=True, text=True, check=True)
-    context = click.Context(composerd)
-    shown = [line.split(None, 1) for line in done.stdout.partition("Commands:\n")[2].splitlines()]
-    commands = {name: composerd.get_command(context, name) for name in composerd.list_commands(context)}
-    assert dict(shown) == {
-        name: command and command.get_short_help_str(limit=1000) for name, command in commands.items()
-    }
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from composerd.cli.completing import SAFE
 
-WITHIN = 0.08
+WITHIN = 0.07
 """Seconds that the server has for its answers, so that a completion takes less than 150 ms."""
 
 _MOST_JOBS = 200
