@@ -75,6 +75,7 @@ async def _submit(
     fields = keyed(fields)
     repeat = f"run the command again with --key {fields['idempotency_key']}, which makes no second job"
     job = await _stored(server, lambda composer: composer.submit(**fields), repeat)
+    checked(job.id)
     if not waits:
         if as_json:
             async with server.composer() as composer:
@@ -103,6 +104,7 @@ async def _submit_graph(
         )
     jobs_with_keys = cast("list[GraphJob]", [keyed(job) for job in graph])
     jobs = await _stored(server, lambda composer: composer.submit_graph(jobs_with_keys), repeat)
+    ids = [checked(job.id) for job in jobs]  # they become parts of paths, here and on the server
     if not waits:
         if as_json:
             print_jobs(jobs, "batch")
@@ -113,12 +115,11 @@ async def _submit_graph(
     for given, job in zip(graph, jobs, strict=True):  # now, so that somebody who stops waiting has the ids
         click.echo("\t".join(escaped(str(one)) for one in (job.id, job.type, given.get("ref", ""))), err=True)
     async with server.composer(PATIENCE) as composer:
-        ended = [await follow(composer, job.id) for job in jobs]
+        ended = [await follow(composer, one) for one in ids]
         if downloads is not None:
-            for job in ended:
-                if found := await composer.artifacts(job.id):
-                    directory = downloads.directory / checked(job.id)
-                    await download(composer, found, directory, overwrite=downloads.overwrite)
+            for one in ids:
+                if found := await composer.artifacts(one):
+                    await download(composer, found, downloads.directory / one, overwrite=downloads.overwrite)
         await show_ends(composer, ended, as_json)
 
 
