@@ -88,5 +88,6 @@ async def copy_artifact(source: Files | None, target: Files | None, artifact: Ar
     except ArtifactNotFound as exc:
         raise ArtifactsElsewhere(
             f"cannot copy the artifact {artifact.name!r}: its file {source.description}/{artifact.location} is missing"
+            "; if the server has --artifacts, name that directory with --from-artifacts"
         ) from exc
     return True

@@ -192,6 +192,22 @@ async def test_a_wrong_directory_of_artifacts(serve: Serve, tmp_path: Path, comm
     assert not (tmp_path / "b").exists()
 
 
+@pytest.mark.parametrize("command", ["check", "backup", "salvage", "move"])
+async def test_artifacts_that_are_elsewhere(serve: Serve, tmp_path: Path, command: str) -> None:
+    """If the server has its artifacts elsewhere, a command that was not told where says which option names it."""
+    url, _ = await filled(serve, tmp_path / "a")
+    (tmp_path / "a" / "artifacts").rename(tmp_path / "elsewhere")
+    target = f"fs:{tmp_path / 'b'}"
+    arguments = {
+        "check": ["--storage", url],
+        "backup": [str(tmp_path / "b"), "--storage", url],
+        "salvage": ["--storage", url, "--to", target],
+        "move": ["--from", url, "--to", target],
+    }[command]
+    ended = await storage(command, *arguments)
+    assert (ended.code, "if the server has --artifacts, name that directory" in ended.err) == (1, True)
+
+
 async def test_a_storage_in_use(serve: Serve, tmp_path: Path) -> None:
     """While a server uses the storage, a move fails and says so, from it and to it."""
     server = await serve(storage=f"fs:{tmp_path / 'a'}")

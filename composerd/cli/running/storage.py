@@ -49,7 +49,8 @@ def check(url: str, artifacts: str | None, as_json: bool) -> None:
     else:
         _print_check(found)
     if found.problems:
-        raise Failure(f"the storage is damaged: {_counted(len(found.problems), 'problem')}", FAILED)
+        problems = _counted(len(found.problems), "problem")
+        raise Failure(f"the storage is damaged: {problems}{_elsewhere(url, artifacts)}", FAILED)
 
 
 def _print_check(found: StorageCheck) -> None:
@@ -69,7 +70,8 @@ def backup(directory: Path, url: str, artifacts: str | None, as_json: bool) -> N
             say(problem)
         click.echo(f"Backed up {_counted(done.jobs, 'job')} and {_counted(done.artifacts, 'file')} in {directory}.")
     if done.problems:
-        raise Failure(f"missing or damaged artifacts: {len(done.problems)}; everything else is in the backup", FAILED)
+        lacks = f"missing or damaged artifacts: {len(done.problems)}; everything else is in the backup"
+        raise Failure(f"{lacks}{_elsewhere(url, artifacts)}", FAILED)
 
 
 def salvage(url: str, target_url: str, artifacts: str | None, to_artifacts: str | None, as_json: bool) -> None:
@@ -86,9 +88,16 @@ def salvage(url: str, target_url: str, artifacts: str | None, to_artifacts: str 
     if done.damage:
         incomplete = len({one.job_id for one in done.damage if one.job_id is not None and not one.lost})
         lost = sum(one.lost for one in done.damage)
-        raise Failure(
-            f"the storage is damaged: {_counted(incomplete, 'job')} incomplete, {lost} known to be lost", FAILED
-        )
+        jobs = f"{_counted(incomplete, 'job')} incomplete, {lost} known to be lost"
+        raise Failure(f"the storage is damaged: {jobs}{_elsewhere(url, artifacts)}", FAILED)
+
+
+def _elsewhere(url: str, artifacts: str | None) -> str:
+    """Return a hint if nobody has said where the artifacts are, and they are not where the driver would put them."""
+    own = open_driver(url).artifacts_directory
+    if artifacts is not None or own is None or Path(own).exists():
+        return ""
+    return f"; {own} does not exist: if the server has --artifacts, name that directory here too"
 
 
 def _described(damage: Damage) -> str:
