@@ -52,7 +52,7 @@ class _Commands(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, one.help) for name, one in _SUBCOMMANDS.items()])
 
-    def shell_complete(self, ctx: click.Context, incomplete: str) -> list["CompletionItem[str]"]:
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]:
         names = [name for name in _SUBCOMMANDS if name.startswith(incomplete)]
         found = [CompletionItem(name, help=_SUBCOMMANDS[name].help) for name in names]
         return found + click.Command.shell_complete(self, ctx, incomplete)

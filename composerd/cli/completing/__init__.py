@@ -6,7 +6,7 @@ from collections.abc import Callable
 from click import Context, Parameter
 from click.shell_completion import CompletionItem
 
-Candidates = list["CompletionItem[str]"]
+Candidates = list[CompletionItem[str]]
 
 Complete = Callable[[Context, Parameter, str], Candidates]
 """Returns the candidates for the unfinished value of a parameter."""

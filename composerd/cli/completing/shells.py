@@ -26,11 +26,11 @@ class _Word(ShellComplete):
 
     _word = ""
 
-    def get_completions(self, args: list[str], incomplete: str) -> list["CompletionItem[str]"]:
+    def get_completions(self, args: list[str], incomplete: str) -> list[CompletionItem[str]]:
         self._word = incomplete
         return super().get_completions(args, incomplete)
 
-    def format_completion(self, item: "CompletionItem[str]") -> str:
+    def format_completion(self, item: CompletionItem[str]) -> str:
         if item.type == "plain":
             option, equals, _ = self._word.partition("=")
             whole = f"{option}={item.value}" if equals and option.startswith("-") else item.value
@@ -38,12 +38,12 @@ class _Word(ShellComplete):
         before = self._word.removesuffix(item.value)[self._kept(item) :]
         return _paths(before, item) if before else super().format_completion(item)
 
-    def _kept(self, _item: "CompletionItem[str]") -> int:
+    def _kept(self, _item: CompletionItem[str]) -> int:
         """Return the number of characters of the word that the shell keeps."""
         return 0
 
 
-def _paths(before: str, item: "CompletionItem[str]") -> str:
+def _paths(before: str, item: CompletionItem[str]) -> str:
     """Return lines with paths, for a word in which a shell completes none because of what is before the path."""
     paths = glob(f"{escape(item.value)}*")  # noqa: PTH207  # keeps a leading ./
     shown = [f"{path}/" if Path(path).is_dir() else path for path in sorted(paths)]
@@ -67,7 +67,7 @@ class _Bash(_Word, BashComplete):
             pass
         return (words, "") if typed[-1:].isspace() else (words[:-1], words[-1] if words else "")
 
-    def _kept(self, _item: "CompletionItem[str]") -> int:
+    def _kept(self, _item: CompletionItem[str]) -> int:
         replaced = os.environ.get("COMP_WORD", self._word)
         return len(self._word) - len(replaced) if self._word.endswith(replaced) else 0
 
@@ -82,7 +82,7 @@ class _Zsh(_Word, ZshComplete):
         1,
     )
 
-    def _kept(self, item: "CompletionItem[str]") -> int:
+    def _kept(self, item: CompletionItem[str]) -> int:
         return 0 if item.type == "plain" else len(self._word)  # compset tells zsh where a path begins
 
 
