@@ -128,6 +128,9 @@ def test_a_backup_unit(server: Systemd) -> None:
         assert lines.count(" files in /var/lib/composerd-backup/") == count
         assert lines.count("intact\tyes") == count
         server.systemctl("stop", SERVER)
+        # A backup is named after the second in which it begins.
+        named = "/var/lib/composerd-backup/$(date +%Y-%m-%d-%H%M%S)"
+        server.run("sh", "-c", f"while [ -e {named} ]; do sleep 0.05; done")
     server.run("sh", "-c", "echo damaged > /var/lib/composerd/journal/00000001.log")
     with pytest.raises(RuntimeError, match="failed"):
         server.systemctl("start", BACKUP)
