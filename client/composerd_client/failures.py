@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from composerd_client.errors import (
     ClientError,
+    LocalFault,
     OutcomeUnknown,
     ProxyAnswered,
     ProxyUnreachable,
@@ -45,7 +46,7 @@ def explain(error: Exception, unreachable: str = CHANGE_SERVER) -> Explained | N
             )
         case RequestFailed():
             code = UNREACHABLE if _is_unavailable(error) else FAILED
-        case ClientError():
+        case ClientError() | LocalFault():
             pass
         case UnicodeEncodeError():
             message, code = f"{error.object!r} is not UTF-8", WRONG

@@ -169,7 +169,7 @@ class RunningAttempt:
     async def _work(self, context: JobContext) -> bytes:
         handler = self._handler
         try:
-            if inspect.iscoroutinefunction(handler):
+            if inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(type(handler).__call__):
                 return _encode(await handler(context))
             result = await _in_a_thread(handler, context)
             return _encode(await result if inspect.isawaitable(result) else result)
@@ -279,11 +279,18 @@ class RunningAttempt:
 
 
 async def _in_a_thread(handler: Handler, context: JobContext) -> Any:
-    """Call a plain function in a thread of its own, so that no other handler and no upload waits for a free one."""
+    """Call a plain function in a thread of its own, so that no other handler and no upload waits for a free one.
+
+    Raises `LocalFault` if no thread can be started.
+    """
     threads = ThreadPoolExecutor(1, thread_name_prefix=f"job {context.id}")
     try:
         call = partial(copy_context().run, _call, handler, context)
-        return await asyncio.get_running_loop().run_in_executor(threads, call)
+        try:
+            running = asyncio.get_running_loop().run_in_executor(threads, call)
+        except RuntimeError as exc:
+            raise LocalFault(f"no thread can be started for the handler: {exc}") from exc
+        return await running
     finally:
         threads.shutdown(wait=False)
 

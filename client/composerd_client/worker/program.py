@@ -11,6 +11,7 @@ from composerd_client.worker.command import Command
 from composerd_client.worker.executable import relative_files
 from composerd_client.worker.scratch import remove_leftovers
 from composerd_client.worker.tasks import cancel
+from composerd_client.worker.threads import started_threads
 from composerd_client.worker.worker import Worker
 from composerd_protocol.escaping import LineFormatter
 from composerd_protocol.exit_codes import FAILED
@@ -63,13 +64,14 @@ async def work(
     loop = asyncio.get_running_loop()
     for number in _STOPPING:
         loop.add_signal_handler(number, stop)
-    remove_leftovers()
-    alive = asyncio.create_task(give_signs_of_life(manager), name="signs of life")
-    manager.ready(f"requesting jobs of type {', '.join(types)} from {worker.server}")
-    try:
-        await worker.run(jobs=1 if once else None)
-    finally:
-        await cancel(alive)
+    with started_threads():
+        remove_leftovers()
+        alive = asyncio.create_task(give_signs_of_life(manager), name="signs of life")
+        manager.ready(f"requesting jobs of type {', '.join(types)} from {worker.server}")
+        try:
+            await worker.run(jobs=1 if once else None)
+        finally:
+            await cancel(alive)
     for number in _STOPPING:
         loop.remove_signal_handler(number)
         signal.signal(number, signal.SIG_IGN)  # nothing is left to stop, and the exit code is known

@@ -91,7 +91,10 @@ def remove_leftovers() -> threading.Thread:
     Return the thread that does it, which does not keep the program from ending.
     """
     thread = threading.Thread(target=_remove_leftovers, name="leftovers of killed workers", daemon=True)
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError as exc:
+        log.warning("cannot look for scratch directories that killed workers have left: %s", exc)
     return thread
 
 
