@@ -57,7 +57,9 @@ async def salvage(source_url: str, target_url: str, files_from: str | None, file
             opened_files(files_to or target.artifacts_directory, create=True) as new,
         ):
             if sum((await target.info()).jobs.values()):
-                raise NotEmpty(f"{(await target.info()).description} has jobs: name a storage that does not exist")
+                there = (await target.info()).description
+                why = "name a storage that does not exist, or remove what an interrupted salvage has left there"
+                raise NotEmpty(f"{there} has jobs: {why}")
             return await _Salvage(target, old, new).run(_chained(first, found))
 
 

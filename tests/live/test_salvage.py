@@ -60,7 +60,11 @@ async def test_an_intact_storage(serve: Serve, tmp_path: Path, newest_postgres: 
     assert await everything(server) == before
     await server.close()
     again = await storage("salvage", "--storage", url, "--to", target, *options)
-    assert (again.code, again.out, "has jobs" in again.err) == (1, "", True)
+    assert (again.code, again.out, "has jobs: name a storage that does not exist, or remove" in again.err) == (
+        1,
+        "",
+        True,
+    )
 
 
 @pytest.mark.row("Commands", "composerd storage salvage")
