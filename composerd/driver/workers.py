@@ -39,7 +39,7 @@ class _Seen(NamedTuple):
     """The time when it was seen."""
     sent: int
     """The time when it sent what is known of it, or signed off."""
-    gone: bool
+    signed_off: bool
     """True if it has signed off; it is kept so that no earlier news of it lists it again."""
 
 
@@ -68,7 +68,7 @@ class Workers:
                 continue
             before = known.worker
             foreign = _belongs_to_another(before, worker)
-            if known.gone:
+            if known.signed_off:
                 if foreign or ((worker.arch or worker.types) and sent > known.sent):
                     self._forget(before)
                     self._add(worker, moment, sent)
@@ -96,7 +96,7 @@ class Workers:
                     continue
                 client = client or known.worker.client
                 self._forget(known.worker)
-            self._add(Worker(worker.id, "", client=client), moment, moment.elapsed, gone=True)
+            self._add(Worker(worker.id, "", client=client), moment, moment.elapsed, signed_off=True)
 
     def since(self, elapsed: int, ids: Sequence[UUID] | None = None) -> list[Worker]:
         """Return the workers that were seen since then, the latest first; only those of `ids`, if given."""
@@ -109,7 +109,7 @@ class Workers:
         for one in known:
             if one.elapsed < elapsed:
                 break
-            if not one.gone:
+            if not one.signed_off:
                 found.append(one.worker)
         return found
 
@@ -121,7 +121,7 @@ class Workers:
         for one in reversed(self._workers.values()):
             if one.elapsed < elapsed:
                 break
-            if one.gone or (after is not None and one.elapsed >= after.seen):
+            if one.signed_off or (after is not None and one.elapsed >= after.seen):
                 continue
             if last is not None and (len(found) == limit or size >= MAX_PAGE_BYTES):
                 return WorkerPage(tuple(found), WorkerCursor(last.elapsed, last.worker.id))
@@ -130,7 +130,7 @@ class Workers:
             last = one
         return WorkerPage(tuple(found), None)
 
-    def _add(self, worker: Worker, moment: Moment, sent: int, *, gone: bool = False) -> None:
+    def _add(self, worker: Worker, moment: Moment, sent: int, *, signed_off: bool = False) -> None:
         """Add a worker that is not known. The client's own workers make room for it; without room it is left out."""
         described = worker.client, worker.types
         shared, count = self._types.get(described, (worker.types, 0))
@@ -140,7 +140,7 @@ class Workers:
             seen_at = to_time(moment.now)
             problem = worker.problem or None
             added = msgspec.structs.replace(worker, types=shared, seen_at=seen_at, problem=problem, age=0.0)
-            self._place(added, moment, sent, gone=gone)
+            self._place(added, moment, sent, signed_off=signed_off)
         else:
             self._drop_types(worker)
 
@@ -160,10 +160,10 @@ class Workers:
         self._bytes.exchange(client, freed, amount)
         return True
 
-    def _place(self, worker: Worker, moment: Moment, sent: int, *, gone: bool = False) -> None:
+    def _place(self, worker: Worker, moment: Moment, sent: int, *, signed_off: bool = False) -> None:
         """Put a worker where the worker is that was seen last. No two are at the same moment."""
         self._latest = max(moment.elapsed, self._latest + 1)
-        self._workers[worker.id] = _Seen(worker, self._latest, sent, gone)
+        self._workers[worker.id] = _Seen(worker, self._latest, sent, signed_off)
         self._workers.move_to_end(worker.id)
         own = self._by_client.setdefault(worker.client, OrderedDict())
         own[worker.id] = None

@@ -90,7 +90,7 @@ class History(Comparison, RuleBasedStateMachine):
         """True if the progress of running attempts is known; a restart may lose it."""
         self.workers: dict[UUID, tuple[Worker, float]] = {}
         self.worker_ids = [self.instance.id() for _ in range(3)]
-        self.gone: set[UUID] = set()
+        self.signed_off: set[UUID] = set()
         """The workers that have signed off and not described themselves since."""
         self.blocked: set[UUID] = set()
         """The jobs that the last purge could not delete because they were needed; a driver may try them again later."""
@@ -439,15 +439,15 @@ class History(Comparison, RuleBasedStateMachine):
         """Report that a worker was seen, or that it has signed off."""
         worker_id = self.worker_ids[n]
         known, _ = self.workers.pop(worker_id, (None, 0.0))
-        if how == "gone":
+        if how == "signed off":
             self.do(self.instance.driver.sign_off([Worker(worker_id, "")]))
-            self.gone.add(worker_id)
+            self.signed_off.add(worker_id)
             return
         problem = "full" if how == "paused" else None
         worker = Worker(worker_id, "") if how == "alive" else Worker(worker_id, "x", ("t",), "c", problem=problem)
         self.do(self.instance.driver.seen([worker]))
-        if how != "alive" or worker_id not in self.gone:
-            self.gone.discard(worker_id)
+        if how != "alive" or worker_id not in self.signed_off:
+            self.signed_off.discard(worker_id)
             self.workers[worker_id] = (known or worker if how == "alive" else worker, self.model.now)
 
     def list_workers(self, count: int) -> None:

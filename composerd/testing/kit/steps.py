@@ -47,7 +47,7 @@ queries = st.one_of(
     st.tuples(st.just("list_workers"), units),
 )
 heartbeats = st.one_of(
-    st.tuples(st.just("seen"), st.integers(0, 2), st.sampled_from(["alive", "described", "paused", "gone"])),
+    st.tuples(st.just("seen"), st.integers(0, 2), st.sampled_from(["alive", "described", "paused", "signed off"])),
     st.tuples(st.just("touch"), index, st.sampled_from([None, b"1", b"2"]), st.booleans()),
     st.tuples(st.just("attach"), index, st.sampled_from("ab"), st.sampled_from("xy")),
 )

@@ -3,4 +3,4 @@
 ALTER TABLE composerd.workers
     ADD COLUMN problem text,
     ADD COLUMN sent_at timestamptz NOT NULL DEFAULT '-infinity',
-    ADD COLUMN gone boolean NOT NULL DEFAULT false;
+    ADD COLUMN signed_off boolean NOT NULL DEFAULT false;

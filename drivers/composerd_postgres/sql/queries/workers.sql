@@ -17,7 +17,7 @@ ORDER BY r.id
 ON CONFLICT (id) DO UPDATE
 SET seen_at = excluded.seen_at,
     client = CASE WHEN excluded.client = '' THEN w.client ELSE excluded.client END,
-    gone = false,
+    signed_off = false,
     (arch, types, channel, problem, sent_at) = (
         SELECT
             CASE WHEN s.newer AND s.described THEN excluded.arch ELSE w.arch END,
@@ -26,13 +26,13 @@ SET seen_at = excluded.seen_at,
             CASE WHEN s.newer AND (s.described OR excluded.problem IS NOT NULL) THEN excluded.problem ELSE w.problem END,
             CASE WHEN s.newer THEN excluded.sent_at ELSE w.sent_at END
         FROM (
-            SELECT excluded.sent_at >= w.sent_at OR w.sent_at > excluded.seen_at OR w.gone AS newer,
+            SELECT excluded.sent_at >= w.sent_at OR w.sent_at > excluded.seen_at OR w.signed_off AS newer,
                 excluded.arch <> '' OR excluded.types <> '{}' AS described
         ) s
     )
 WHERE CASE
-    WHEN excluded.client NOT IN ('', w.client) AND w.client <> '' THEN w.gone OR w.seen_at <= excluded.seen_at - interval '1 hour'
-    WHEN w.gone THEN (excluded.arch <> '' OR excluded.types <> '{}')
+    WHEN excluded.client NOT IN ('', w.client) AND w.client <> '' THEN w.signed_off OR w.seen_at <= excluded.seen_at - interval '1 hour'
+    WHEN w.signed_off THEN (excluded.arch <> '' OR excluded.types <> '{}')
         AND (excluded.sent_at > w.sent_at OR w.sent_at > excluded.seen_at)
     ELSE true
 END
@@ -40,12 +40,12 @@ END
 -- name: sign_off
 -- Show workers no longer, each once. The row stays, so that no earlier news of a worker shows it again. A worker of another client is
 -- left as it is.
-INSERT INTO composerd.workers AS w (id, arch, types, channel, client, seen_at, sent_at, gone)
+INSERT INTO composerd.workers AS w (id, arch, types, channel, client, seen_at, sent_at, signed_off)
 SELECT r.id, '', '{}', '', r.client, n.now, n.now, true
 FROM json_to_recordset(%(workers)s) AS r(id uuid, client text), (SELECT clock_timestamp() + %(shift)s::interval AS now OFFSET 0) n
 ORDER BY r.id
 ON CONFLICT (id) DO UPDATE
-SET arch = '', types = '{}', channel = '', problem = NULL, seen_at = excluded.seen_at, sent_at = excluded.sent_at, gone = true,
+SET arch = '', types = '{}', channel = '', problem = NULL, seen_at = excluded.seen_at, sent_at = excluded.sent_at, signed_off = true,
     client = CASE WHEN excluded.client = '' THEN w.client ELSE excluded.client END
 WHERE excluded.client IN ('', w.client) OR w.client = ''
 
@@ -57,7 +57,7 @@ WITH found AS MATERIALIZED (
     FROM (
         SELECT *, array_to_string(types, '", "') || coalesce(problem, '') AS said
         FROM composerd.workers
-        WHERE NOT gone AND seen_at >= clock_timestamp() + %(shift)s::interval - make_interval(secs => %(within)s)
+        WHERE NOT signed_off AND seen_at >= clock_timestamp() + %(shift)s::interval - make_interval(secs => %(within)s)
             AND (%(ids)s::uuid[] IS NULL OR id = ANY (%(ids)s::uuid[]))
             AND (%(after)s::uuid IS NULL OR (seen_at, id) < (%(seen)s::timestamptz, %(after)s::uuid))
         ORDER BY seen_at DESC, id DESC
