@@ -1,5 +1,6 @@
 """The errors of the client library."""
 
+import copyreg
 from collections.abc import Mapping
 from typing import Any
 
@@ -42,6 +43,10 @@ class RequestFailed(ClientError):
         self.repeated = False
         """True if the request was sent before, and may have been processed then."""
         super().__init__(self.reason + _in_brackets(self.details))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # As it is, and not by its arguments: otherwise a pool of processes that gets this error breaks.
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
 
 class OutcomeUnknown(RequestFailed):

@@ -1,5 +1,7 @@
 """The values that the Python client returns, and the names under which they can be imported."""
 
+import copy
+import pickle
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -8,7 +10,19 @@ import pytest
 
 from composerd import models
 from composerd.http import schemas
-from composerd_client import Artifact, Job, JobState, KnownWorker, UnexpectedAnswer, Why
+from composerd_client import (
+    Artifact,
+    Job,
+    JobState,
+    KnownWorker,
+    LocalFault,
+    OutcomeUnknown,
+    ProxyAnswered,
+    RequestFailed,
+    ServerUnreachable,
+    UnexpectedAnswer,
+    Why,
+)
 from composerd_client.connection import decoded
 
 TIMES = ("queued_at", "not_before", "started_at", "finished_at", "expires_at")
@@ -34,6 +48,29 @@ def test_the_fields_are_those_of_the_server(value: type[msgspec.Struct], sent: t
 
 def _fields(struct: type[msgspec.Struct]) -> set[str]:
     return {field.name for field in msgspec.structs.fields(struct)}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RequestFailed(404, {"id": "32", "reason": "Job not found", "details": {"id": "1"}, "operation_id": "2"}),
+        OutcomeUnknown(504, {"id": "40"}),
+        ProxyAnswered(502, "502 from a proxy", "nginx"),
+        ServerUnreachable("it cannot be reached", sent=False),
+        LocalFault("no disk"),
+    ],
+)
+def test_errors_and_values_go_to_other_processes(error: Exception) -> None:
+    """Errors and values can be pickled and copied, with all that they have."""
+    for copied in (pickle.loads(pickle.dumps(error)), copy.copy(error), copy.deepcopy(error)):
+        assert (type(copied), str(copied), copied.args, vars(copied)) == (
+            type(error),
+            str(error),
+            error.args,
+            vars(error),
+        )
+    ended = job(state="newer", result=[1])
+    assert pickle.loads(pickle.dumps(ended)) == copy.deepcopy(ended) == ended
 
 
 def test_times_have_a_time_zone() -> None:
