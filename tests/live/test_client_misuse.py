@@ -67,6 +67,19 @@ async def test_a_handler_that_fails_in_an_unusual_way(
     assert (ended[0]["retries"], ended[1]["result"]) == (0, 1)
 
 
+async def test_a_worker_without_work() -> None:
+    """A handler without its type, something else than a function, no handler and no concurrency are errors at once."""
+    worker = Worker()
+    with pytest.raises(RuntimeError, match="the worker has no handler"):
+        await worker.run()
+    with pytest.raises(TypeError, match=r"write @worker.handler\('TYPE'\)"):
+        worker.handler(_exits)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="the handler for 'build' is not a function, but 'done'"):
+        worker.handler("build")("done")  # type: ignore[type-var]
+    with pytest.raises(ValueError, match="concurrency must be at least 1"):
+        Worker(concurrency=0)
+
+
 async def _broken() -> AsyncIterator[bytes]:
     yield b"some"
     raise ValueError("the source is broken")

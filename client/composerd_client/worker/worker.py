@@ -70,6 +70,8 @@ class Worker:
         health_check: HealthCheck | None = None,
         min_free_space: int | None = 0,
     ) -> None:
+        if concurrency < 1:
+            raise ValueError(f"concurrency must be at least 1, and is {concurrency}")
         self.server = server
         self.id = uuid.uuid4()
         """The worker's id in the list of workers."""
@@ -99,8 +101,12 @@ class Worker:
         The handler gets a `JobContext`. It may be a coroutine function, or a plain function, which runs in a thread of
         its own and reports with `job.sync`. Register all handlers before `run`.
         """
+        if not isinstance(type, str):
+            raise TypeError("the type of a job is missing: write @worker.handler('TYPE')")
 
         def register(handler: H) -> H:
+            if not callable(handler):
+                raise TypeError(f"the handler for {type!r} is not a function, but {handler!r}")
             self._handlers[type] = handler
             return handler
 
@@ -110,7 +116,8 @@ class Worker:
         """Request no more jobs, and let `run` return once the running jobs are finished.
 
         If jobs still run `after` so many seconds, they are released. If this is called again, they are released at
-        once.
+        once. Call it on the event loop of `run`: a signal handler with `loop.add_signal_handler`, and another thread
+        with `loop.call_soon_threadsafe`.
         """
         if self._stop.requested.is_set():
             log.info("stopping: running jobs are released")
@@ -128,10 +135,13 @@ class Worker:
         """Run jobs until `stop` is called, or until this number of jobs has ended.
 
         A job that was released, because this machine could not run it, does not count, nor does one that was lost
-        before it was started. Raises `RequestFailed` if the server refuses the request for jobs.
+        before it was started. Raises `RequestFailed` if the server refuses the request for jobs, and `RuntimeError` if
+        there is no handler.
         """
         self._jobs_left = jobs
         types = list(self._handlers)
+        if not types:
+            raise RuntimeError("the worker has no handler: register one with @worker.handler('TYPE') before it runs")
         log.info("worker %s started: types %s, arch %s, server %s", self.id, ", ".join(types), self.arch, self.server)
         try:
             async with self._connection:
