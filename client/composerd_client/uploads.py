@@ -37,7 +37,6 @@ _LONGEST = 3600.0
 _LARGEST_ANSWER = 64 * 1024
 """Bytes of the largest answer to an upload."""
 
-
 _PART = 1024 * 1024
 """Bytes of a file that are read at once for its digest."""
 

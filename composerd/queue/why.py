@@ -13,7 +13,6 @@ from composerd.queue.jobqueue import JobQueue
 MAX_AHEAD = 10_000
 """Number up to which the jobs ahead of a job are counted."""
 
-
 MAX_WORKERS = 10_000
 """Number of workers that are looked at, those first that were seen last."""
 
