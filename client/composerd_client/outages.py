@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from composerd_client.errors import ClientError, ProxyAnswered, RequestFailed
+from composerd_client.errors import ClientError, ProxyAnswered, RequestFailed, ServerUnreachable
 
 log = logging.getLogger(__name__)
 
 _SILENT_FOR = 60.0
 """Seconds after a line in which it is not repeated."""
+
+_UNREACHABLE = ""
+"""Stands for all errors of connections to a server."""
 
 
 @dataclass(slots=True)
@@ -41,10 +44,10 @@ class Outages:
         """Return a context for a request that is repeated until it succeeds. `doing` says what it is for."""
         return Outage(self, doing)
 
-    def failed(self, doing: str, error: str, *, new: bool) -> None:
+    def failed(self, doing: str, error: str, text: str, *, new: bool) -> None:
         """Log that a request has failed, unless this error or a failure of such a request was just logged.
 
-        `new` says that the request has not met this error before.
+        `text` describes the error. `new` says that the request has not met this error before.
         """
         now = asyncio.get_running_loop().time()
         lasting = self._lasting.get(error)
@@ -57,7 +60,7 @@ class Outages:
             if lasting.said is None:
                 lasting.doing = doing
             lasting.said = now
-            log.warning("cannot %s, trying again: %s", doing, error)
+            log.warning("cannot %s, trying again: %s", doing, text)
 
     def ended(self, errors: set[str], *, answered: bool) -> None:
         """Note the end of a request that has met these errors.
@@ -95,8 +98,10 @@ class Outage:
     def failed(self, error: ClientError) -> None:
         """Note that the request has failed and is repeated."""
         text = str(error)
-        self._outages.failed(self._doing, text, new=text not in self._errors)
-        self._errors.add(text)
+        # A server that ends refuses connections a moment after it has closed those that it had: it is the same outage.
+        key = _UNREACHABLE if type(error) is ServerUnreachable else text
+        self._outages.failed(self._doing, key, text, new=key not in self._errors)
+        self._errors.add(key)
 
     def __enter__(self) -> Self:
         return self

@@ -50,12 +50,13 @@ class Backoff:
     """Pauses between attempts to reach a server.
 
     Each pause is longer than the one before, and partly random, so that many clients do not return at the same moment.
-    `patience` is the number of seconds after which it gives up.
+    `patience` is the number of seconds after which it gives up, and `longest` that of the longest pause.
     """
 
-    def __init__(self, patience: float = FOREVER) -> None:
+    def __init__(self, patience: float = FOREVER, *, longest: float = LONGEST_BACKOFF) -> None:
         self._deadline = asyncio.get_running_loop().time() + patience
-        self._pause = FIRST_BACKOFF
+        self._longest = longest
+        self._pause = min(FIRST_BACKOFF, longest)
 
     async def failed(self, error: ClientError, tell: Callable[[ClientError], None] | None = None) -> None:
         """Call `tell`, and wait before the next attempt; raise `error` instead if that would exceed the patience."""
@@ -65,7 +66,7 @@ class Backoff:
         if tell is not None:
             tell(error)
         await asyncio.sleep(pause)
-        self._pause = min(self._pause * 2, LONGEST_BACKOFF)
+        self._pause = min(self._pause * 2, self._longest)
 
 
 class BodyBackoff(Backoff):

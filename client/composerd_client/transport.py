@@ -312,7 +312,7 @@ def _described(error: Exception) -> str:
         number = error.errno or 0
         if number in errno.errorcode:  # others are the resolver's
             return os.strerror(number)
-        return error.strerror or str(error.os_error)
+        return error.strerror or str(error.os_error) or "the connection was closed before TLS was established"
     if isinstance(error, TimeoutError):
         return "no answer in time"
     if isinstance(error, aiohttp.ClientResponseError):

@@ -48,10 +48,11 @@ class Waits:
 
         Return True if shorter waits are asked for from now on, so that the request can be sent again at once.
         """
-        if not isinstance(error, ProxyAnswered | ServerUnreachable) or not 1.0 <= seconds <= asked + 1.0:
+        waited = isinstance(error, ProxyAnswered) or (isinstance(error, ServerUnreachable) and error.sent)
+        if not waited or not 1.0 <= seconds <= asked + 1.0:
             return False
         now = asyncio.get_running_loop().time()
-        if isinstance(error, ServerUnreachable) or error.status in _NOT_ABOUT_TIME:
+        if not isinstance(error, ProxyAnswered) or error.status in _NOT_ABOUT_TIME:
             if self._suspected and now - seconds < self._suspected_at:
                 return False  # this wait and the other were ended together
             before, self._suspected, self._suspected_at = self._suspected, seconds, now

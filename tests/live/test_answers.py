@@ -17,6 +17,7 @@ from composerd.cli.errors import Failure
 from composerd.cli.running import submit
 from composerd.cli.server import Server as Connected
 from composerd_client import ComposerClient, JobContext, ProxyAnswered, RequestFailed, ServerUnreachable
+from composerd_client.outages import Outages
 
 from .conftest import COMPOSER, Serve, Server, send
 from .http_relay import NAME, Hook, Relay, relaying
@@ -336,6 +337,21 @@ async def test_the_log_of_an_outage(serve: Serve, caplog: pytest.LogCaptureFixtu
     assert "503 from a proxy (nginx), not from composerd: " in begun[0]
     assert begun[0].endswith("; its page says 'We are moving'")
     assert [line.partition(",")[0] for line in said if line not in begun] == ["the server answers again"]
+
+
+async def test_one_line_for_all_errors_of_connections(caplog: pytest.LogCaptureFixture) -> None:
+    """A server that ends closes connections and then refuses them: the log has one line, and one at the end."""
+    caplog.set_level("INFO")
+    outages = Outages()
+    with outages.of("renew the lease of job 1") as first, outages.of("report the result of job 2") as second:
+        first.failed(ServerUnreachable("Server disconnected"))
+        second.failed(ServerUnreachable("Server disconnected"))
+        first.failed(ServerUnreachable("Connection refused", sent=False))
+        second.failed(ServerUnreachable("Connection refused", sent=False))
+    assert [line.partition(",")[0] for line in caplog.messages] == [
+        "cannot renew the lease of job 1",
+        "the server answers again",
+    ]
 
 
 @pytest.mark.parametrize("how", ["page", "page with id", "cut", "other file"])

@@ -112,3 +112,19 @@ async def test_waits_that_end_together() -> None:
     await asyncio.sleep(1.1)  # as long as the next wait lasts
     assert waits.ended(20, 1.1, broken)
     assert waits.allowed(20) < 1.1
+
+
+async def test_connections_that_are_not_established(caplog: pytest.LogCaptureFixture) -> None:
+    """A connection that is closed before TLS is established was no wait, and the error says what has happened."""
+
+    async def close(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(LIMIT)
+        writer.close()
+
+    async with await asyncio.start_server(close, "127.0.0.1", 0) as listening:
+        port = listening.sockets[0].getsockname()[1]
+        async with ComposerClient(f"https://127.0.0.1:{port}", patience=4 * LIMIT) as client:
+            with pytest.raises(ServerUnreachable, match=r"the connection was closed before TLS was established$"):
+                await client.wait("00000000-0000-0000-0000-000000000000")
+    assert "cannot " in caplog.text
+    assert "was ended after" not in caplog.text

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from composerd_client import JobContext, Worker, transport
 from composerd_client.worker.lease import Lease
 
 from ..proxies.vanishing import machine
 from .conftest import LOOPBACK, Serve, Server
+from .http_relay import relaying
 from .test_shell_worker import working
 
 
@@ -223,6 +225,34 @@ async def test_the_worker_in_shell_connects_again_within_the_lease(serve: Serve,
             end.touch()
             job = await server.job(submitted["id"], wait="20s")
     assert (job["state"], job["retries"]) == ("finished", 0)
+
+
+async def test_an_outage_that_is_shorter_than_the_lease(serve: Serve) -> None:
+    """The pauses between heartbeats that fail follow from the lease, so that a shorter outage costs no job."""
+    server = await serve("--heartbeat-timeout", "4s", storage="memory:")
+    job = await server.submit()
+    refused = 0
+    async with relaying(server.url) as relay:
+
+        async def refuse(request: web.Request) -> web.StreamResponse | None:
+            nonlocal refused
+            if request.method != "GET" or not request.query or refused == 8:
+                return None
+            refused += 1
+            return relay.page(503)
+
+        async def until_refused(_job: JobContext) -> None:
+            await server.until(all_refused)
+
+        async def all_refused() -> bool:
+            return refused == 8
+
+        relay.hook = refuse
+        worker = Worker(relay.url, arch="x86_64")
+        worker.handler("build")(until_refused)
+        await worker.run(jobs=1)
+    ended = await server.job(job["id"])
+    assert (ended["state"], ended["retries"]) == ("finished", 0)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from composerd_client.blocking import ClientLoop
 from composerd_client.connection import Connection, decoded
 from composerd_client.errors import ClientError, LocalFault, ProxyAnswered, RequestFailed, ServerUnreachable
 from composerd_client.job_context import JobContext
-from composerd_client.repeating import FOREVER, Backoff, BodyBackoff, Rounds
+from composerd_client.repeating import Backoff, BodyBackoff, Rounds
 from composerd_client.uploads import Uploaded
 from composerd_client.values import Attempt
 from composerd_client.worker.lease import Lease
@@ -199,7 +199,7 @@ class RunningAttempt:
                 wait=wait,
                 answer_within=self._lease.seconds,
                 again_after=again_after,
-                patience=FOREVER,
+                backoff=Backoff(longest=self._lease.longest_pause),
                 doing=f"renew the lease of job {self._attempt.id}",
             )
         except RequestFailed as exc:

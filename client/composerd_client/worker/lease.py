@@ -42,6 +42,11 @@ class Lease:
         self._silence = min(_LONGEST_SILENCE, self.seconds / 12)
 
     @property
+    def longest_pause(self) -> float:
+        """The longest pause between two heartbeats that fail, so that a lease outlasts an outage that is shorter."""
+        return self._silence
+
+    @property
     def heartbeat_again_after(self) -> list[float]:
         """The pauses after which a heartbeat without an answer is sent again, each time on a new connection."""
         return self._pauses(self.wait + self._silence)
