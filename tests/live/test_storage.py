@@ -176,19 +176,23 @@ async def test_memory(command: list[str]) -> None:
     assert ended == (1, "", "composerd: memory: has no jobs from an earlier process; use another storage\n")
 
 
+def reading_artifacts(command: str, url: str, target: Path) -> list[str]:
+    """Return the arguments of a command that reads the artifacts of a storage, and of some a directory to write to."""
+    return {
+        "check": ["check", "--storage", url],
+        "backup": ["backup", str(target), "--storage", url],
+        "salvage": ["salvage", "--storage", url, "--to", f"fs:{target}"],
+        "move": ["move", "--from", url, "--to", f"fs:{target}"],
+    }[command]
+
+
 @pytest.mark.parametrize("command", ["check", "backup", "salvage", "move"])
 async def test_a_wrong_directory_of_artifacts(serve: Serve, tmp_path: Path, command: str) -> None:
     """A directory of artifacts that does not exist is a wrong option, instead of a lack of every artifact."""
     url, _ = await filled(serve, tmp_path / "a")
-    missing, target = tmp_path / "none", f"fs:{tmp_path / 'b'}"
-    arguments = {
-        "check": ["--storage", url, "--artifacts", str(missing)],
-        "backup": [str(tmp_path / "b"), "--storage", url, "--artifacts", str(missing)],
-        "salvage": ["--storage", url, "--to", target, "--artifacts", str(missing)],
-        "move": ["--from", url, "--to", target, "--from-artifacts", str(missing)],
-    }[command]
-    ended = await storage(command, *arguments)
-    assert (ended.code, ended.out, f"Directory '{missing}' does not exist" in ended.err) == (2, "", True)
+    option = "--from-artifacts" if command == "move" else "--artifacts"
+    ended = await storage(*reading_artifacts(command, url, tmp_path / "b"), option, str(tmp_path / "none"))
+    assert (ended.code, ended.out, f"Directory '{tmp_path / 'none'}' does not exist" in ended.err) == (2, "", True)
     assert not (tmp_path / "b").exists()
 
 
@@ -197,14 +201,7 @@ async def test_artifacts_that_are_elsewhere(serve: Serve, tmp_path: Path, comman
     """If the server has its artifacts elsewhere, a command that was not told where says which option names it."""
     url, _ = await filled(serve, tmp_path / "a")
     (tmp_path / "a" / "artifacts").rename(tmp_path / "elsewhere")
-    target = f"fs:{tmp_path / 'b'}"
-    arguments = {
-        "check": ["--storage", url],
-        "backup": [str(tmp_path / "b"), "--storage", url],
-        "salvage": ["--storage", url, "--to", target],
-        "move": ["--from", url, "--to", target],
-    }[command]
-    ended = await storage(command, *arguments)
+    ended = await storage(*reading_artifacts(command, url, tmp_path / "b"))
     assert (ended.code, "if the server has --artifacts, name that directory" in ended.err) == (1, True)
 
 
