@@ -21,7 +21,6 @@ from composerd_client.hedging import first_answer
 from composerd_client.outages import Outages
 from composerd_client.repeating import FOREVER, Backoff, may_pass, nothing_done
 from composerd_client.waits import Waits
-from composerd_protocol.escaping import without_tokens
 from composerd_protocol.options import DEFAULT_SERVER
 from composerd_protocol.units import format_duration, format_size
 
@@ -164,7 +163,7 @@ class Connection:
             )
 
         unknown = False
-        with self.outages.of(doing or f"send {method} {without_tokens(path)}") as outage:
+        with self.outages.of(doing or f"send {method} {path}") as outage:
             while True:
                 began = time.monotonic()
                 asked = self._waits.allowed(wait) if wait else 0.0

@@ -1,6 +1,6 @@
 """Submissions, and the idempotency keys that the client makes, so that it can repeat one whose outcome is unknown."""
 
-import uuid
+import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,7 +28,7 @@ def keyed(job: Mapping[str, Any]) -> dict[str, Any]:
     """Return a job to submit with an idempotency key: its own, or a new one that says that it is the client's."""
     if job.get("idempotency_key") is not None:
         return dict(job)
-    return {**job, "idempotency_key": f"composerd-client-{uuid.uuid4()}"}
+    return {**job, "idempotency_key": f"composerd-client-{secrets.token_hex(16)}"}
 
 
 def answer_to(job: Mapping[str, Any]) -> Expected:

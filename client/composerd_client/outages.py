@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Self
 
 from composerd_client.errors import ClientError, ProxyAnswered, RequestFailed, ServerUnreachable
+from composerd_protocol.escaping import without_tokens
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +101,7 @@ class Outage:
         text = str(error)
         # A server that ends refuses connections a moment after it has closed those that it had: it is the same outage.
         key = _UNREACHABLE if type(error) is ServerUnreachable else text
-        self._outages.failed(self._doing, key, text, new=key not in self._errors)
+        self._outages.failed(without_tokens(self._doing), key, text, new=key not in self._errors)
         self._errors.add(key)
 
     def __enter__(self) -> Self:
