@@ -50,12 +50,13 @@ class Backoff:
     """Pauses between attempts to reach a server.
 
     Each pause is longer than the one before, and partly random, so that many clients do not return at the same moment.
-    `patience` is the number of seconds after which it gives up, and `longest` that of the longest pause.
+    `patience` is the number of seconds after which it gives up, and `longest` a limit for the
+    pauses below the usual one.
     """
 
-    def __init__(self, patience: float = FOREVER, *, longest: float = LONGEST_BACKOFF) -> None:
+    def __init__(self, patience: float = FOREVER, *, longest: float = FOREVER) -> None:
         self._deadline = asyncio.get_running_loop().time() + patience
-        self._longest = longest
+        self._longest = min(longest, LONGEST_BACKOFF)
         self._pause = min(FIRST_BACKOFF, longest)
 
     async def failed(self, error: ClientError, tell: Callable[[ClientError], None] | None = None) -> None:
