@@ -70,6 +70,26 @@ async def test_signing_off(serve: Serve) -> None:
         server.kill(signal.SIGCONT)
 
 
+async def test_signing_off_behind_a_proxy_that_cannot_reach_the_server(server: Server, relay: Relay) -> None:
+    """A worker whose sign-off a proxy answers signs off again, and is then not listed any more."""
+    refused = 0
+
+    async def refuse(request: web.Request) -> web.StreamResponse | None:
+        nonlocal refused
+        if request.method != "DELETE" or refused == 2:
+            return None
+        refused += 1
+        return relay.page(502)
+
+    relay.hook = refuse
+    async with working(server, "--server", relay.url, "--", "true") as process:
+        await until_waiting(server, 1)
+        process.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(process.wait) == 0
+    _, listed = await server.request("GET", f"{COMPOSER}/workers")
+    assert (refused, listed["items"]) == (2, [])
+
+
 async def test_the_log_of_a_worker(serve: Serve, tmp_path: Path) -> None:
     """A worker logs its start, each job with how it ended and why, and its end, once each."""
     server = await serve(storage="memory:")

@@ -49,4 +49,6 @@ class RosterEntry:
     async def _send(self, method: str, path: str, expected: Expected, body: bytes | None, within: float) -> None:
         with contextlib.suppress(ClientError, TimeoutError):
             async with asyncio.timeout(within):
-                await self._connection.request(method, path, expected, body=body, small=True, patience=0.0)
+                await self._connection.request(
+                    method, path, expected, body=body, small=True, repeat=True, patience=within
+                )
