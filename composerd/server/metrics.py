@@ -52,8 +52,8 @@ class Metrics:
 
     async def render(self, queue: JobQueue, connections: int) -> bytes:
         """Return the metrics as text, without those of the storage if it does not answer in time."""
+        own = [*ProcessCollector(registry=None).collect(), *self._families(queue, connections)]  # all of one moment
         info = await _info(queue)
-        own = [*ProcessCollector(registry=None).collect(), *self._families(queue, connections)]
         own.append(
             GaugeMetricFamily(
                 "composerd_storage_up",
