@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +51,18 @@ def _complete(setting: Setting) -> Complete | None:
     return completing.words(*setting.parse.words) if isinstance(setting.parse, OneOf) else None
 
 
-for _setting in SETTINGS:
-    click.option(
-        _setting.option,
-        _setting.name,
-        multiple=_setting.repeatable,
-        shell_complete=_complete(_setting),
+def _option(setting: Setting) -> Callable[[click.Command], click.Command]:
+    if setting.is_flag:
+        return click.option(setting.option, setting.name, flag_value="true", default=None, help=setting.help)
+    return click.option(
+        setting.option,
+        setting.name,
+        multiple=setting.repeatable,
+        shell_complete=_complete(setting),
         metavar="VALUE",
-        help=_setting.help + (" Repeatable." if _setting.repeatable else "") + f"  [default: {_setting.shown_default}]",
-    )(serve)
+        help=setting.help + (" Repeatable." if setting.repeatable else "") + f"  [default: {setting.shown_default}]",
+    )
+
+
+for _setting in SETTINGS:
+    _option(_setting)(serve)

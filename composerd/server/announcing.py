@@ -3,9 +3,8 @@
 import logging
 import socket
 from collections.abc import Iterator, Sequence
-from ipaddress import IPv6Address, ip_address
 
-from composerd.server.sockets import describe
+from composerd.server.sockets import describe, is_public
 from composerd.server.unix_sockets import UnixSocket
 from composerd.settings import Settings
 
@@ -15,21 +14,30 @@ log = logging.getLogger(__name__)
 def announce(sockets: Sequence[socket.socket], settings: Settings) -> None:
     """Print the address of every socket on stdout, which tells scripts that the server is ready.
 
-    Log a warning for each at which other machines can send requests without TLS and authentication, and for settings
-    that have no effect on these sockets.
+    Log a warning about those at which other machines can send requests without saying who they are, or without TLS, and
+    for settings that have no effect on these sockets.
     """
     tls = settings.tls_cert is not None
+    public = []
     for why in _unused(sockets, settings):
         log.warning("a setting has no effect: %s", why)
     for listening in sockets:
         address = describe(listening, "https" if tls else "http")
         print(f"listening on {address}", flush=True)  # noqa: T201
-        if not tls and _is_public(listening):
-            log.warning(
-                "listening on %s without TLS and authentication: every machine that can connect may submit jobs, take "
-                "them and read what is sent; set tls_cert and tls_client_ca, or listen on a loopback address",
-                address,
-            )
+        if is_public(listening.family, listening.getsockname()):
+            public.append(address)
+    if public and not settings.protected:
+        log.warning(
+            "listening on %s without identities, as --insecure says: every machine that can connect may submit jobs, "
+            "take them, and read and delete everything",
+            ", ".join(public),
+        )
+    elif public and not tls and not settings.trusted_proxies:
+        log.warning(
+            "listening on %s without TLS: tokens and jobs can be read on the way; set tls_cert and tls_key, or put a "
+            "proxy with TLS in front of the server and name it in trusted_proxies",
+            ", ".join(public),
+        )
 
 
 def serving(sockets: Sequence[socket.socket], settings: Settings) -> str:
@@ -47,11 +55,7 @@ def _unused(sockets: Sequence[socket.socket], settings: Settings) -> Iterator[st
         yield "trusted_proxies names unix, and the server listens on no unix socket"
     if settings.socket_group is not None and not any(isinstance(listening, UnixSocket) for listening in unix):
         yield "socket_group is for unix sockets that --listen names; systemd sets the group of those that it passes"
-
-
-def _is_public(listening: socket.socket) -> bool:
-    if listening.family == socket.AF_UNIX:
-        return False
-    address = ip_address(listening.getsockname()[0].partition("%")[0])
-    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-    return not (mapped or address).is_loopback
+    if settings.insecure and settings.protected:
+        yield "insecure is for servers without identities, and this one asks who its clients are"
+    elif settings.insecure and not any(is_public(listening.family, listening.getsockname()) for listening in sockets):
+        yield "insecure is for addresses where other machines can connect, and the server listens on none"

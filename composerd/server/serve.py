@@ -86,7 +86,7 @@ async def _serve(settings: Settings, manager: ServiceManager | SupervisorPipe, s
     async with AsyncExitStack() as stack:
         stack.push_async_callback(stop, asyncio.create_task(give_signs_of_life(manager), name="signs of life"))
         access = UnixSocketAccess(settings.socket_mode, settings.socket_group)
-        sockets = share.sockets if share else open_sockets(settings.listen, access)
+        sockets = share.sockets if share else open_sockets(settings.listen, access, local_only=settings.local_only)
         stack.callback(close_sockets, sockets)
         metrics = Metrics(share.number if share else None)
         driver = open_driver(settings.storage, metrics.called)

@@ -5,6 +5,8 @@ import os
 import re
 import socket
 from collections.abc import Collection, Sequence
+from ipaddress import IPv6Address, ip_address
+from typing import Any
 
 from composerd.server.unix_sockets import UnixSocket, UnixSocketAccess, open_unix_socket
 from composerd.settings import DEFAULT_ADDRESS, TCP_ADDRESS
@@ -25,16 +27,22 @@ class _Passed(socket.socket):
     """A socket that another process has opened and goes on using, so that its file must not be removed."""
 
 
-def open_sockets(addresses: Sequence[str], access: UnixSocketAccess) -> list[socket.socket]:
-    """Return the sockets that systemd has passed, and bind every other address. Raises `ListenError`.
+def open_sockets(addresses: Sequence[str], access: UnixSocketAccess, *, local_only: bool = True) -> list[socket.socket]:
+    """Return the sockets that systemd has passed, and bind every other address.
 
-    Without both, the default address is bound. `access` says who may connect to unix sockets that are bound.
+    Without both, the default address is bound. `access` says who may connect to unix sockets that are bound. With
+    `local_only`, addresses at which other machines can connect are refused. Raises `ListenError`.
     """
     sockets: list[socket.socket] = list(_passed_sockets())
     passed = {_name(listening) for listening in sockets}
     try:
+        if local_only:
+            for listening in sockets:
+                _refuse_public(
+                    f"a socket that systemd passes ({describe(listening)})", listening.family, _name(listening)
+                )
         for address in addresses or (() if sockets else (DEFAULT_ADDRESS,)):
-            sockets.extend(_open(address, access, passed))
+            sockets.extend(_open(address, access, passed, local_only=local_only))
     except BaseException:
         close_sockets(sockets)
         raise
@@ -71,6 +79,17 @@ def describe(listening: socket.socket, scheme: str = "http") -> str:
     return f"{scheme}://{host}:{name[1]}"
 
 
+def is_public(family: int, name: Any) -> bool:
+    """Return True if other machines may be able to connect to a socket of this family with this name."""
+    if family == socket.AF_UNIX:
+        return False
+    if family not in (socket.AF_INET, socket.AF_INET6):
+        return True
+    address = ip_address(name[0].partition("%")[0])
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return not (mapped or address).is_loopback
+
+
 def close_sockets(sockets: Sequence[socket.socket]) -> None:
     """Close sockets, and remove the files of unix sockets, except for passed ones: systemd goes on using those."""
     for listening in sockets:
@@ -85,23 +104,39 @@ def _name(listening: socket.socket) -> object:
     return name if listening.family == socket.AF_UNIX else name[:2]
 
 
-def _open(address: str, access: UnixSocketAccess, passed: Collection[object]) -> list[socket.socket]:
+def _refuse_public(address: str, family: int, name: object) -> None:
+    """Raise `ListenError` if other machines can connect there."""
+    if is_public(family, name):
+        raise ListenError(
+            f"refusing to listen on {address}: every machine that can connect could do everything, because no "
+            "identities are configured; set up tokens (`composerd token create`, then --tokens FILE), or accept that "
+            "with --insecure"
+        )
+
+
+def _open(
+    address: str, access: UnixSocketAccess, passed: Collection[object], *, local_only: bool
+) -> list[socket.socket]:
     """Bind an address, unless it is that of a socket that was passed."""
     try:
         if not address.startswith("unix:"):
-            return _open_tcp(address, passed)
+            return _open_tcp(address, passed, local_only=local_only)
         path = address.removeprefix("unix:")
         return [] if path in passed else [open_unix_socket(path, access)]
     except OSError as exc:
         raise ListenError(f"cannot listen on {address}: {exc.strerror or exc}") from exc
 
 
-def _open_tcp(address: str, passed: Collection[object]) -> list[socket.socket]:
+def _open_tcp(address: str, passed: Collection[object], *, local_only: bool) -> list[socket.socket]:
     match = TCP_ADDRESS.fullmatch(address)
     assert match is not None, "the settings have checked the address"
     host = match["v6"] or match["host"]
     found = socket.getaddrinfo(host or None, int(match["port"]), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     family, _, proto, _, target = found[0]
+    if local_only:
+        resolved = str(target[0])
+        shown = address if resolved in address else f"{address} ({resolved})"
+        _refuse_public(shown, family, target)
     if target[:2] in passed:
         return []
     listening = _tcp(family, proto)

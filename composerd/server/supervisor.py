@@ -118,7 +118,7 @@ class Supervisor:
     def run(self) -> int:
         """Supervise until SIGTERM or SIGINT, or until the first start has failed, and return the exit code."""
         access = UnixSocketAccess(self._settings.socket_mode, self._settings.socket_group)
-        self._sockets = open_sockets(self._settings.listen, access)
+        self._sockets = open_sockets(self._settings.listen, access, local_only=self._settings.local_only)
         wakeup, signaled = socket.socketpair()
         for end in (wakeup, signaled):
             end.setblocking(False)

@@ -23,6 +23,7 @@ from composerd.settings.values import (
     readable_file,
     site_path,
     size,
+    switch,
 )
 from composerd_protocol.units import number
 
@@ -73,6 +74,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Networks in CIDR notation, and `unix` for peers on unix sockets."""
     allowed_hosts: tuple[str, ...]
     """Hosts that requests may name; empty to accept all."""
+    insecure: bool
+    """True to listen where other machines can connect although nobody has to say who they are."""
     socket_mode: int
     socket_group: str | None
     max_connections: int
@@ -81,6 +84,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     log_format: Literal["text", "json"]
     drain_timeout: float
     processes: int
+
+    @property
+    def protected(self) -> bool:
+        """True if those who connect from other machines have to say who they are."""
+        return self.tls_client_ca is not None
+
+    @property
+    def local_only(self) -> bool:
+        """True if the server must not listen where other machines can connect."""
+        return not (self.protected or self.insecure)
 
 
 class Setting(msgspec.Struct, frozen=True):
@@ -97,6 +110,11 @@ class Setting(msgspec.Struct, frozen=True):
     repeatable: bool = False
     may_be_empty: bool = False
     """Tells whether an empty list is a valid value of a repeatable setting."""
+
+    @property
+    def is_flag(self) -> bool:
+        """True if the option has no value on the command line: it switches something on."""
+        return self.parse is switch
 
     @property
     def option(self) -> str:
@@ -264,6 +282,12 @@ SETTINGS: Sequence[Setting] = (
         "Host that requests may name, such as composer.example.com or *.example.com; others are refused.",
         without="any",
         repeatable=True,
+    ),
+    Setting(
+        "insecure",
+        switch,
+        "Listen where other machines can connect, although everybody there may do everything.",
+        default="false",
     ),
     Setting("socket_mode", mode, "Permissions of the unix sockets, in octal.", default="0660"),
     Setting("socket_group", nonempty, "Group of the unix sockets.", without="that of the process"),

@@ -86,6 +86,13 @@ class OneOf:
         return text
 
 
+def switch(text: str) -> bool:
+    """Parse a setting that is on or off."""
+    if text not in ("true", "false"):
+        raise ValueError(f"{text!r} is neither true nor false")
+    return text == "true"
+
+
 def nonempty(text: str) -> str:
     """Accept any text that is not empty."""
     if not text:

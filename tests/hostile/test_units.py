@@ -63,7 +63,7 @@ async def test_what_may_pass_is_exit_code_1(serve: Serve, tmp_path: Path) -> Non
     address = "{}:{}".format(*server.address)
     for options, said in (
         (["--listen", address, "--storage", "memory:"], "Address already in use"),
-        (["--listen", "192.0.2.1:8700", "--storage", "memory:"], "cannot listen on 192.0.2.1:8700"),
+        (["--insecure", "--listen", "192.0.2.1:8700", "--storage", "memory:"], "cannot listen on 192.0.2.1:8700"),
         (["--listen", "127.0.0.1:0", "--storage", f"fs:{tmp_path / 'storage'}"], "is in use by another composerd"),
     ):
         ended = await composerd("serve", *options)
