@@ -1,0 +1,1 @@
+"""Identities: who sends a request, as far as that is decided without HTTP."""

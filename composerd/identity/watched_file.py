@@ -1,0 +1,169 @@
+"""A file of the operator's that is read at the start, and again whenever it changes."""
+
+import asyncio
+import errno
+import logging
+import os
+import stat
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from composerd.errors import ComposerdError
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+LOOK_EVERY = 0.5
+"""Seconds between two looks at the file. A change is read at the third look at the latest, so within 2 s."""
+
+MOST_UNSETTLED = 2
+"""The most looks in a row that find the file changing and leave it for the next one: somebody is writing it."""
+
+LARGEST = 32 * 1024**2
+"""The most bytes of a file."""
+
+_UNUSABLE = (OSError, ValueError, RecursionError)
+"""Raised for a file that cannot be read, or whose content is wrong."""
+
+_WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+
+Signature = tuple[int, ...] | str
+"""What tells one version of a file from another, or why it cannot be opened."""
+
+
+class UnusableFile(ComposerdError):
+    """A file that a setting names cannot be used; the message says why and what to do."""
+
+    code = "unusable_file"
+
+
+class WatchedFile(Generic[T]):
+    """The value of a file, which is that of its latest version that could be used.
+
+    A version that cannot be used changes nothing: it is logged, and `problem` says why until there is a better one.
+    """
+
+    def __init__(self, path: str | Path, parse: Callable[[bytes], T], setting: str, *, secret: bool = False) -> None:
+        """Read the file. Raises `UnusableFile`.
+
+        `parse` turns its content into the value, in a thread; its `ValueError` says what is wrong, and quotes nothing
+        that may be secret. `setting` names the file in messages. If it is `secret`, a warning is logged if everybody on
+        the machine can read it.
+        """
+        self.path = Path(path)
+        self.on_change: Callable[[], None] = lambda: None
+        """Called in the loop when there is another value."""
+        self.problem: str | None = None
+        """The reason why the file's present version is not used; it does not name the path."""
+        self._parse = parse
+        self._setting = setting
+        self._secret = secret
+        self._pending: Signature = ""
+        self._unsettled = 0
+        """The number of looks in a row that found the file changing."""
+        self._read: Signature = self._signature()
+        """The signature of the version that was read last."""
+        try:
+            self.value: T = self._load()
+        except _UNUSABLE as exc:
+            raise UnusableFile(f"{setting}: {self.path} cannot be used: {_reason(exc)}") from exc
+
+    async def run(self) -> None:
+        """Look at the file again and again, until canceled."""
+        loop = asyncio.get_running_loop()
+        # A thread of its own: a revoked token must not work on because a disk keeps the other threads waiting.
+        thread = ThreadPoolExecutor(1, thread_name_prefix=f"file of {self._setting}")
+        try:
+            while True:
+                await asyncio.sleep(LOOK_EVERY)
+                if await loop.run_in_executor(thread, self._has_changed):
+                    await self._read_again(loop, thread)
+        finally:
+            thread.shutdown(wait=False)
+
+    async def _read_again(self, loop: asyncio.AbstractEventLoop, thread: ThreadPoolExecutor) -> None:
+        try:
+            self.value = await loop.run_in_executor(thread, self._load)
+        except _UNUSABLE as exc:
+            reason = _reason(exc)
+            problem = f"{self._setting}: the file cannot be used, so its previous version stays in force: {reason}"
+            if problem != self.problem:
+                self.problem = problem
+                log.warning("cannot use %s, so its previous version stays in force: %s", self.path, reason)
+            return
+        self.problem = None
+        log.info("%s has changed; the new version is in force", self.path)
+        self.on_change()
+
+    def _has_changed(self) -> bool:
+        """Return True if there is a version to read: another than before, which nobody seems to be writing still."""
+        found = self._signature()
+        if found == self._read:
+            self._unsettled = 0
+            return False
+        if found != self._pending and self._unsettled < MOST_UNSETTLED:
+            self._pending = found
+            self._unsettled += 1
+            return False
+        self._read = found
+        self._unsettled = 0
+        return True
+
+    def _signature(self) -> Signature:
+        try:
+            descriptor = _open(self.path)  # on NFS, a file that is opened is looked up again, and one in a cache is not
+        except OSError as exc:
+            return _reason(exc)
+        try:
+            found = os.fstat(descriptor)
+        finally:
+            os.close(descriptor)
+        return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+    def _load(self) -> T:
+        return self._parse(read_trusted(self.path, secret=self._secret))
+
+
+def read_trusted(path: Path, *, secret: bool) -> bytes:
+    """Return the content of a file that nobody but its owner can write to, and that is this user's or root's.
+
+    Raises `OSError` if it cannot be read, and `ValueError` if somebody else could change it, or if it is too large.
+    """
+    with os.fdopen(_open(path), "rb") as file:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise ValueError("it is not a regular file")
+        check_trusted(found)
+        if secret and found.st_mode & stat.S_IROTH:
+            log.warning("every user of this machine can read %s: forbid that with `chmod o-r %s`", path, path)
+        content = file.read(LARGEST + 1)
+    if len(content) > LARGEST:
+        raise ValueError(f"it is larger than {LARGEST} bytes")
+    return content
+
+
+def check_trusted(found: os.stat_result) -> None:
+    """Raise `ValueError` if somebody other than root and this process's user can change a file."""
+    if found.st_uid not in (0, os.geteuid()):
+        raise ValueError(
+            "it belongs to another user, who could change it: give it with `chown` to root or to the user of composerd"
+        )
+    if found.st_mode & _WRITABLE_BY_OTHERS:
+        mode = stat.S_IMODE(found.st_mode)
+        raise ValueError(f"other users can write to it (mode {mode:04o}): forbid that with `chmod go-w`")
+
+
+def _open(path: Path) -> int:
+    """Return a descriptor of a file that is not a directory. A FIFO keeps nobody waiting."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    return descriptor
+
+
+def _reason(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
