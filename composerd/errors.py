@@ -129,6 +129,29 @@ class BodyTooLarge(ComposerdError):
     code = "body_too_large"
 
 
+class NotAuthenticated(ComposerdError):
+    """The credentials of the request are missing or wrong."""
+
+    code = "not_authenticated"
+
+    def __init__(self, message: str = "", *, sent: bool = False, **details: Any) -> None:
+        """Create the error. `sent` is True if the request has credentials, which are wrong."""
+        super().__init__(message, **details)
+        self.sent = sent
+
+
+class NotAllowed(ComposerdError):
+    """The client is not allowed to make this request."""
+
+    code = "not_allowed"
+
+
+class TenantMissing(ComposerdError):
+    """The claims of a token do not name a tenant."""
+
+    code = "tenant_missing"
+
+
 class TypeNotAllowed(ComposerdError):
     """A worker requested a type of job that workers may not run."""
 

@@ -16,15 +16,18 @@ from composerd.http.endpoints import (
     listings,
     registration,
     status,
+    whoami,
     worker,
     workers,
 )
 from composerd.http.errors import ErrorTable
+from composerd.http.identifying import Identifier
 from composerd.http.keys import (
     ADMISSION,
     ARTIFACTS,
     COMPOSER_ERRORS,
     CUT_ANSWERS,
+    IDENTIFIER,
     METRICS,
     OPENAPI,
     QUEUE,
@@ -35,6 +38,7 @@ from composerd.http.keys import (
 from composerd.http.openapi import document
 from composerd.http.paths import BASES, Bases
 from composerd.http.turns import TURNS, Turns
+from composerd.identity.sources import Identities
 from composerd.queue import JobQueue
 from composerd.settings import Settings
 from composerd.version import VERSION
@@ -55,7 +59,12 @@ A request has no credentials. A server may ask for a client certificate when the
 
 
 def create_app(
-    queue: JobQueue, settings: Settings, metrics: RequestMetrics, files: Files | None, admission: Admission
+    queue: JobQueue,
+    settings: Settings,
+    metrics: RequestMetrics,
+    files: Files | None,
+    admission: Admission,
+    identities: Identities,
 ) -> web.Application:
     """Return the application that serves a running queue. Without `files`, uploads of artifacts are refused.
 
@@ -66,6 +75,7 @@ def create_app(
     app[SETTINGS] = settings
     app[ARTIFACTS] = files
     app[ADMISSION] = admission
+    app[IDENTIFIER] = Identifier(identities, admission.clients)
     app[TURNS] = Turns()
     app[CUT_ANSWERS] = CutAnswers(time.monotonic, queue.options.handover_timeout)
     app[METRICS] = metrics
@@ -85,6 +95,7 @@ def add_routes(app: web.Application) -> None:
     artifacts.add_routes(app)
     jobs.add_routes(app)
     workers.add_routes(app)
+    whoami.add_routes(app)
     listings.add_routes(app)
     downloads.add_routes(app)
     for base in (app[BASES].worker, app[BASES].composer):

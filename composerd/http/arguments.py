@@ -10,8 +10,9 @@ from aiohttp import web
 from composerd.errors import InvalidArtifactName, InvalidContent, InvalidCursor, JobNotFound
 from composerd.http.errors import ErrorTable, InvalidToken
 from composerd.http.keys import COMPOSER_ERRORS, SETTINGS, WORKER_ERRORS
-from composerd.http.request_context import known_job_id
+from composerd.http.request_context import identity, known_job_id
 from composerd.ids import parse_uuid
+from composerd.queue import stored_token
 from composerd_protocol.file_names import problem_with
 from composerd_protocol.units import format_duration, parse_duration
 
@@ -40,12 +41,17 @@ def job_id_of(request: web.Request) -> UUID:
     return job_id
 
 
-def token_of(request: web.Request) -> UUID:
-    """Return the token in the path. Raises `InvalidToken` if it is not a UUID."""
+def given_token_of(request: web.Request) -> UUID:
+    """Return the token in the path, as its worker got it. Raises `InvalidToken` if it is not a UUID."""
     token = parse_uuid(request.match_info["token"])
     if token is None:
         raise InvalidToken
     return token
+
+
+def stored_token_of(given: UUID) -> UUID:
+    """Return the token under which the storage knows an attempt, if it is of the identity that sent the request."""
+    return stored_token(given, identity.get().key)
 
 
 def artifact_name_of(request: web.Request) -> str:

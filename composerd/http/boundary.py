@@ -10,6 +10,8 @@ from composerd.errors import (
     ComposerdError,
     DriverError,
     InvalidContent,
+    NotAllowed,
+    NotAuthenticated,
     OutcomeUnknown,
     StorageFull,
     Unavailable,
@@ -19,12 +21,13 @@ from composerd.http.arguments import error_table_of
 from composerd.http.bodies import discard_body
 from composerd.http.browsers import BrowserGuard
 from composerd.http.delivery import close_after_answer, complete, flush_earlier_answers
-from composerd.http.errors import UNSPECIFIED, MethodNotSupported, NotAllowed, ResourceNotFound
-from composerd.http.keys import ADMISSION, COMPOSER_ERRORS, METRICS, QUEUE, SETTINGS
+from composerd.http.errors import UNSPECIFIED, MethodNotSupported, ResourceNotFound
+from composerd.http.identifying import challenge
+from composerd.http.keys import ADMISSION, COMPOSER_ERRORS, IDENTIFIER, METRICS, QUEUE, SETTINGS
 from composerd.http.lingering import Lingering
 from composerd.http.names import matches
 from composerd.http.paths import BASES, PREFIX_HEADER, bases, forwarded_prefix
-from composerd.http.request_context import client, held_body, request_id
+from composerd.http.request_context import client, held_body, identity, request_id
 from composerd.http.turns import end_turn
 from composerd.ids import new_id_text
 from composerd_protocol.escaping import without_uuids
@@ -55,6 +58,7 @@ class RequestBoundary:
         self._domains: Sequence[str] = app[SETTINGS].allowed_domains
         self._admission = app[ADMISSION]
         self._guard = BrowserGuard(app[SETTINGS])
+        self._identifier = app[IDENTIFIER]
         self._queue = app[QUEUE]
         self._gate = app[QUEUE].gate
         self._metrics = app[METRICS]
@@ -76,12 +80,9 @@ class RequestBoundary:
                 endpoint.add_app(self._app)
                 request._match_info = endpoint  # noqa: SLF001
                 counted = self._admit(request)
-                if (turn := self._gate.enter(client.get())) is not None:
-                    await turn
-                if hdrs.EXPECT in request.headers:
-                    _check_expectation(request)
-                if _leaves_bytes(request):
-                    await _clear(request)
+                if self._identifier.required:
+                    await self._identify(request)
+                await self._take_turn(request)
                 response = await endpoint.handler(request)
             except ComposerdError as exc:
                 response = _failure(request, new_id, exc)
@@ -105,6 +106,22 @@ class RequestBoundary:
         finally:
             if counted is not None:
                 self._admission.requests.free(counted)
+
+    async def _identify(self, request: web.Request) -> None:
+        """Find out whose request it is, and raise an error unless that identity may make it."""
+        known = await self._identifier.permitted(request)
+        if known is not None:
+            identity.set(known)
+            client.set(known.key)
+
+    async def _take_turn(self, request: web.Request) -> None:
+        """Wait until it is the client's turn, and leave nothing of earlier requests in memory."""
+        if (turn := self._gate.enter(client.get())) is not None:
+            await turn
+        if hdrs.EXPECT in request.headers:
+            _check_expectation(request)
+        if _leaves_bytes(request):
+            await _clear(request)
 
     def _completed(self, request: web.Request, response: web.StreamResponse, new_id: str) -> web.StreamResponse:
         """Return the answer that is to be written, with what every answer has, and count it."""
@@ -192,6 +209,8 @@ def _failure(request: web.Request, new_id: str, error: ComposerdError) -> web.Re
     response = table.response(entry, new_id, None if internal else error.details)
     if entry.status == 503 and request.method in _REPEATED:
         response.headers["Retry-After"] = "1"
+    if isinstance(error, NotAuthenticated):
+        response.headers["WWW-Authenticate"] = challenge(error)
     return response
 
 

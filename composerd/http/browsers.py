@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 
 from aiohttp import hdrs, web
 
-from composerd.http.errors import NotAllowed, UnsupportedMediaType
+from composerd.errors import NotAllowed
+from composerd.http.errors import UnsupportedMediaType
 from composerd.http.names import matches
 from composerd.http.openapi import JSON
 from composerd.http.paths import Bases

@@ -173,6 +173,17 @@ EXAMPLES: Mapping[str, Any] = {
     },
     "UpdateJob": {"result": {"sum": "2cf24dba"}},
     "UpdatedJob": {"kind": "UpdateJobResponse", "href": f"{_WORKER}/jobs/{_TOKEN}", "id": _TOKEN},
+    "Identity": {
+        "kind": "Identity",
+        "href": "/api/composer/v1/whoami",
+        "id": "whoami",
+        "name": "builder-7",
+        "role": "worker",
+        "tenant": "acme",
+        "channel": "org-acme",
+        "source": "token",
+        "expires_at": "2027-01-31T12:00:00.000000Z",
+    },
     "WorkerID": {"kind": "WorkerID", "href": f"{_WORKER}/workers", "id": _ID, "worker_id": _ID},
     "WorkerList": {
         "kind": "WorkerList",

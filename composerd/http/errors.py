@@ -59,12 +59,6 @@ class InvalidWorkerId(ComposerdError):
     code = "invalid_worker_id"
 
 
-class NotAllowed(ComposerdError):
-    """The client is not allowed to make this request."""
-
-    code = "not_allowed"
-
-
 class PreconditionFailed(ComposerdError):
     """A condition that the request names does not hold."""
 
@@ -89,6 +83,7 @@ _SHARED = (
     ErrorEntry(12, 405, "Requested method isn't supported for resource"),
     ErrorEntry(13, 406, _JSON_ONLY),
     ErrorEntry(14, 404, "Error with given id not found"),
+    ErrorEntry(16, 400, "Tenant not found in JWT claims"),
     ErrorEntry(19, 400, "Invalid content"),
     ErrorEntry(23, 400, "Invalid artifact name"),
     ErrorEntry(27, 413, "Body too large"),
@@ -109,7 +104,6 @@ _WORKER = (
     ErrorEntry(7, 400, "Given job id is not a uuidv4"),
     ErrorEntry(8, 400, "Given job id is not a uuidv4"),
     ErrorEntry(15, 400, "Requested job type cannot be dequeued"),
-    ErrorEntry(16, 400, "Tenant not found in JWT claims"),
     ErrorEntry(17, 400, "Given worker id is not a uuidv4"),
     ErrorEntry(18, 400, "Given worker id doesn't exist"),
     ErrorEntry(20, 409, "Job was finished with another result"),
@@ -158,6 +152,7 @@ _NUMBERS: Mapping[type[ComposerdError], int] = {
     MethodNotSupported: 12,
     ErrorNotFound: 14,
     errors.TypeNotAllowed: 15,
+    errors.TenantMissing: 16,
     InvalidWorkerId: 17,
     errors.WorkerNotFound: 18,
     errors.InvalidContent: 19,
@@ -173,7 +168,8 @@ _NUMBERS: Mapping[type[ComposerdError], int] = {
     errors.OutcomeUnknown: 40,
     errors.DriverError: 28,
     errors.DriverTimeout: 28,
-    NotAllowed: 30,
+    errors.NotAuthenticated: 29,
+    errors.NotAllowed: 30,
     errors.StorageFull: 31,
     errors.JobNotFound: 32,
     errors.JobEnded: 33,

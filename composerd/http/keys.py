@@ -9,6 +9,7 @@ from composerd.artifacts.files import Files
 from composerd.http.admission import Admission
 from composerd.http.cut_answers import CutAnswers
 from composerd.http.errors import ErrorTable
+from composerd.http.identifying import Identifier
 from composerd.queue import JobQueue
 from composerd.settings import Settings
 
@@ -36,5 +37,6 @@ OPENAPI: web.AppKey[Mapping[str, bytes]] = web.AppKey("OPENAPI")
 """The OpenAPI documents, by base path."""
 
 ADMISSION: web.AppKey[Admission] = web.AppKey("ADMISSION", Admission)
+IDENTIFIER: web.AppKey[Identifier] = web.AppKey("IDENTIFIER", Identifier)
 CUT_ANSWERS: web.AppKey[CutAnswers] = web.AppKey("CUT_ANSWERS", CutAnswers)
 METRICS: web.AppKey[RequestMetrics] = web.AppKey("METRICS")

@@ -34,7 +34,10 @@ JSON = "application/json"
 BYTES = "application/octet-stream"
 
 ENDPOINT_NAMES: dict[Callable[..., Any], str] = {}
-"""The names of the endpoints, by handler."""
+"""The names of the endpoints of both APIs, by handler."""
+
+OPERATIONS: dict[Callable[..., Any], str] = {}
+"""The names of all operations, by handler, as `composerd.identity.permissions` has them."""
 
 _REF = "#/components/schemas/{name}"
 
@@ -76,8 +79,18 @@ def endpoint(
     )
 
     def register(handler: Handler) -> Handler:
-        ENDPOINT_NAMES[handler] = name
+        ENDPOINT_NAMES[handler] = OPERATIONS[handler] = name
         return documented(handler)
+
+    return register
+
+
+def operation(name: str) -> Callable[[Handler], Handler]:
+    """Return a decorator that names the operation of a handler which belongs to neither API."""
+
+    def register(handler: Handler) -> Handler:
+        OPERATIONS[handler] = name
+        return handler
 
     return register
 

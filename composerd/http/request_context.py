@@ -2,6 +2,7 @@
 
 from contextvars import ContextVar
 
+from composerd.identity.values import ANYBODY, Identity
 from composerd.queue import Account
 
 REQUEST_ID_HEADER = "X-Operation-Id"
@@ -14,7 +15,13 @@ known_job_id: ContextVar[str | None] = ContextVar("known_job_id", default=None)
 """The id of the job that the request is about, once it is known."""
 
 client: ContextVar[str] = ContextVar("client", default="")
-"""The client that sent the request, as `composerd.http.clients` names it. Each gets a share of what is scarce."""
+"""The client that sent the request: the key of its identity, or what `composerd.http.clients` makes of its address.
+
+Each gets a share of what is scarce.
+"""
+
+identity: ContextVar[Identity] = ContextVar("identity", default=ANYBODY)
+"""The identity that sent the request."""
 
 
 class HeldBody:

@@ -9,6 +9,7 @@ from msgspec import UNSET, Meta, Raw, UnsetType
 from composerd import models
 from composerd.artifact_values import ListedArtifact
 from composerd.http.fields import DURATION, Duration, Identified, Json, Object, OptionalWord, Time, Uuid, Word
+from composerd.identity.values import Role
 from composerd.models import JobState, OnDependencyFailure
 
 MAX_BATCH = 1000
@@ -57,6 +58,10 @@ class RequestJob(msgspec.Struct):
                 "that, the oldest requests of the same `worker_id` and types are answered with 204.",
             ),
         ]
+        | None
+    ) = None
+    channel: (
+        Annotated[OptionalWord, Meta(description="The channel of the jobs; that of the identity if it is left out.")]
         | None
     ) = None
 
@@ -126,6 +131,10 @@ class PostWorkers(msgspec.Struct):
     """A worker that registers."""
 
     arch: Word
+    channel: (
+        Annotated[OptionalWord, Meta(description="The channel of the jobs; that of the identity if it is left out.")]
+        | None
+    ) = None
 
 
 class WorkerStatus(msgspec.Struct):
@@ -143,6 +152,10 @@ class WorkerStatus(msgspec.Struct):
                 description="Why the worker asks for no jobs now; without it, the worker has no problem any more.",
             ),
         ]
+        | None
+    ) = None
+    channel: (
+        Annotated[OptionalWord, Meta(description="The channel of the jobs; that of the identity if it is left out.")]
         | None
     ) = None
 
@@ -302,6 +315,20 @@ class WorkerList(Object, kw_only=True, omit_defaults=True):
 
     items: list[Worker]
     next: str | UnsetType = UNSET
+
+
+class Identity(Identified, kw_only=True):
+    """The identity that the credentials of a request stand for."""
+
+    name: str
+    role: Role
+    tenant: str | None
+    channel: Annotated[str, Meta(description="The channel of its jobs.")]
+    source: Annotated[
+        str | None,
+        Meta(description="The kind of its credentials, such as `token`; null while the server has no identities."),
+    ]
+    expires_at: Annotated[Time | None, Meta(description="The end of its credentials.")]
 
 
 class JobWhy(Identified, kw_only=True):

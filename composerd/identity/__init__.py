@@ -1,1 +1,1 @@
-"""Identities: who sends a request, as far as that is decided without HTTP."""
+"""Identities: where they come from, and what each may do. Nothing here knows a request or a storage."""

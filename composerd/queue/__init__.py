@@ -10,6 +10,7 @@ from composerd.queue.jobqueue import JobQueue
 from composerd.queue.options import QueueOptions
 from composerd.queue.payloads import PART, Piece, Stored, size_of
 from composerd.queue.refusals import check_running
+from composerd.queue.requests import HandedOut, stored_token
 from composerd.queue.why import Why, explain
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "PART",
     "SMALL",
     "Account",
+    "HandedOut",
     "Piece",
     "Stored",
     "Why",
@@ -25,4 +27,5 @@ __all__ = [
     "explain",
     "keys_for",
     "size_of",
+    "stored_token",
 ]

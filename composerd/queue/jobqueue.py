@@ -40,7 +40,7 @@ from composerd.queue.payloads import Piece
 from composerd.queue.pulse import BEAT, Pulse
 from composerd.queue.reaper import Reaper
 from composerd.queue.refusals import check_accepted, check_running
-from composerd.queue.requests import JobRequest, JobRequests
+from composerd.queue.requests import HandedOut, JobRequest, JobRequests
 from composerd.queue.roster import Roster
 from composerd.queue.undelivered import Undelivered
 from composerd.queue.uploads import Uploads
@@ -249,7 +249,8 @@ class JobQueue:
         client: str = "",
         request_id: UUID | None = None,
         slots: int | None = None,
-    ) -> Claimed | None:
+        owner: str = "",
+    ) -> HandedOut | None:
         """Wait for a job of the keys, and begin an attempt at it.
 
         Args:
@@ -260,6 +261,7 @@ class JobQueue:
             client: The client that sent the request.
             request_id: The id under which the worker may repeat the request, if it has one.
             slots: The most requests with which the worker waits for jobs of these keys, if it says so.
+            owner: The key of the identity that the attempt will belong to; empty if everybody may use its token.
 
         Returns:
             A job, which the caller must deliver or hand to `release_undelivered`, and then hand to `free`; None if the
@@ -269,7 +271,7 @@ class JobQueue:
             RequestIdUsed: The worker has called about the job that it got for this request id.
             Unavailable: Too many requests wait, the client is reading too many jobs, or the storage does not answer.
         """
-        request = JobRequest(keys, worker, confirm, client, request_id, slots)
+        request = JobRequest(keys, worker, confirm, client, request_id, slots, owner)
         return await self._requests.wait(request, wait)
 
     async def sign_off(self, worker_id: UUID, client: str) -> None:

@@ -31,14 +31,16 @@ NO_WORKER = UUID(int=0)
 
 _LABEL = b"composerd: token of a request for a job\0"
 
+_OWNED = b"composerd: token of an attempt with an owner\0"
+
 _Client = tuple[UUID, str]
 """A worker, and its client."""
 
 _Waiters = dict[frozenset[Key], OrderedDict[int, Waiter]]
 """The waiters of a worker for each set of keys, oldest first."""
 
-_Named = tuple[UUID, UUID]
-"""A worker, and the id of a request."""
+_Named = tuple[UUID, UUID, str]
+"""A worker, the id of a request, and the owner of the request."""
 
 
 class JobRequest(msgspec.Struct, frozen=True):
@@ -56,13 +58,22 @@ class JobRequest(msgspec.Struct, frozen=True):
     """The id of the request, which the worker has chosen, if it has one."""
     slots: int | None = None
     """Number of requests with which the worker waits for jobs of these keys at the most, if it says so."""
+    owner: str = ""
+    """The key of the identity that the attempt will belong to; empty if whoever has the token may use it."""
 
     @property
     def named(self) -> _Named | None:
         """The name under which the worker may repeat the request."""
         if self.id is None:
             return None
-        return NO_WORKER if self.worker is None else self.worker.id, self.id
+        return NO_WORKER if self.worker is None else self.worker.id, self.id, self.owner
+
+
+class HandedOut(Claimed, frozen=True):
+    """A job that was claimed for a request."""
+
+    given: UUID = NO_WORKER
+    """The token that the worker gets. `token` is the one that the storage knows."""
 
 
 class _Asking(msgspec.Struct, eq=False):
@@ -82,6 +93,9 @@ class JobRequests:
     after it. The token of its attempt is derived from the id, and a driver answers a claim with the same token with the
     same job. So a request id never gets a second job while the attempt of the first may run. An attempt that was given
     back, or that is over because nobody has called, uses up its token; the next token is derived then.
+
+    The token that the storage knows is made of the one that the worker gets and of the owner. So another identity that
+    has got hold of the worker's token names an attempt that does not exist.
     """
 
     def __init__(
@@ -97,7 +111,7 @@ class JobRequests:
         self._by_id: dict[_Named, _Asking] = {}
         """The latest request with each id, as long as it waits."""
 
-    async def wait(self, request: JobRequest, wait: float | None) -> Claimed | None:
+    async def wait(self, request: JobRequest, wait: float | None) -> HandedOut | None:
         """Wait for a job of the request's keys at most `wait` seconds, and begin an attempt at it.
 
         Returns None if the time is up, the queue drains, or another request needs the place. Raises `RequestIdUsed`,
@@ -127,13 +141,13 @@ class JobRequests:
 
     async def _wait_with(
         self, named: _Named, asking: _Asking, request: JobRequest, wait: float | None
-    ) -> Claimed | None:
+    ) -> HandedOut | None:
         """Wait with the tokens that stand for a request id, one after the other."""
         loop = asyncio.get_running_loop()
         deadline = None if wait is None else loop.time() + wait
         for number in range(TOKENS_OF_A_REQUEST):
             token = token_of(named, number)
-            await self._undelivered.released(token)
+            await self._undelivered.released(stored_token(token, request.owner))
             if asking.repeated:
                 return None
             left = None if deadline is None else max(0.0, deadline - loop.time())
@@ -150,11 +164,12 @@ class JobRequests:
         raise RequestIdUsed(field="request_id", problem="choose a new id for each job that you ask for")
 
     async def _wait(
-        self, request: JobRequest, token: UUID, wait: float | None, asking: _Asking | None = None
-    ) -> Claimed | None:
+        self, request: JobRequest, given: UUID, wait: float | None, asking: _Asking | None = None
+    ) -> HandedOut | None:
         worker = request.worker
         handover = self._options.handover_timeout if request.confirm else None
         worker_id = None if worker is None else worker.id
+        token = stored_token(given, request.owner)
         claim = Claim(token, request.keys, self._options.heartbeat_timeout, handover, worker_id)
         waiter = self._dispatcher.waiter(claim, request.client, named=asking is not None)
         if asking is not None:
@@ -165,9 +180,11 @@ class JobRequests:
             self._roster.begin_wait(worker)
         try:
             if request.slots is None:
-                return await self._dispatcher.wait_for_job(waiter, wait)
-            with self._in_slot(request, waiter):
-                return await self._dispatcher.wait_for_job(waiter, wait)
+                claimed = await self._dispatcher.wait_for_job(waiter, wait)
+            else:
+                with self._in_slot(request, waiter):
+                    claimed = await self._dispatcher.wait_for_job(waiter, wait)
+            return None if claimed is None else _handed_out(claimed, given)
         finally:
             self._waits.end(waiting)
             if worker is not None:
@@ -206,8 +223,31 @@ class JobRequests:
                 self._dispatcher.expire(own.popitem(last=False)[1])
 
 
+def _handed_out(claimed: Claimed, given: UUID) -> HandedOut:
+    return HandedOut(
+        claimed.token,
+        claimed.job_id,
+        claimed.key,
+        claimed.args,
+        claimed.dependencies,
+        claimed.attempt,
+        claimed.confirmed,
+        given,
+    )
+
+
+def stored_token(given: UUID, owner: str) -> UUID:
+    """Return the token under which the storage knows an attempt, from the one that its worker has got.
+
+    It depends on the identity that owns the attempt, of which `owner` is the key; empty if everybody may use the token.
+    """
+    if not owner:
+        return given
+    return UUID(bytes=hashlib.sha256(_OWNED + given.bytes + owner.encode()).digest()[:16], version=4)
+
+
 def token_of(named: _Named, number: int) -> UUID:
     """Return the token of the attempt that a request with an id gets after `number` attempts that were released."""
-    worker, request_id = named
+    worker, request_id, _ = named
     digest = hashlib.sha256(_LABEL + worker.bytes + request_id.bytes + number.to_bytes(1, "big")).digest()
     return UUID(bytes=digest[:16], version=4)

@@ -25,6 +25,7 @@ from composerd.queue import JobQueue, QueueOptions
 from composerd.server.accepting import Listeners
 from composerd.server.announcing import announce, serving
 from composerd.server.descriptors import share_out
+from composerd.server.identities import running_identities
 from composerd.server.metrics import Metrics
 from composerd.server.processes import SupervisorPipe
 from composerd.server.sockets import close_sockets, open_sockets
@@ -97,13 +98,12 @@ async def _serve(settings: Settings, manager: ServiceManager | SupervisorPipe, s
         if starting is not None:
             stack.push_async_callback(stop, starting)
         queue = JobQueue(driver, _queue_options(settings))
-        files = await stack.enter_async_context(_artifacts(settings, queue, descriptors.transfers))
-        if files is None and (share is None or share.number == 0):
-            _log_missing_artifacts(settings)
+        files = await stack.enter_async_context(_artifacts(settings, queue, descriptors.transfers, share))
         await stack.enter_async_context(queue.running())
         descriptors.log_shortage(settings.max_connections)  # once it is certain that the server starts
         admission = Admission(descriptors.connections, Clients(settings.trusted_proxies))
-        app = create_app(queue, settings, metrics, files, admission)
+        identities = await stack.enter_async_context(running_identities(settings))
+        app = create_app(queue, settings, metrics, files, admission, identities)
         server = await stack.enter_async_context(_running(app, settings))
         _tune_garbage_collection()
         listeners = Listeners(
@@ -217,10 +217,14 @@ def _queue_options(settings: Settings) -> QueueOptions:
 
 
 @asynccontextmanager
-async def _artifacts(settings: Settings, queue: JobQueue, max_transfers: int) -> AsyncIterator[Files | None]:
+async def _artifacts(
+    settings: Settings, queue: JobQueue, max_transfers: int, share: ProcessShare | None
+) -> AsyncIterator[Files | None]:
     """Open the artifact store and sweep it in the background; None if artifacts are switched off."""
     location = settings.artifacts or queue.driver.artifacts_directory
     if location is None or location == "none":
+        if share is None or share.number == 0:
+            _log_missing_artifacts(settings)
         yield None
         return
     limits = FileLimits(

@@ -7,6 +7,7 @@ import pytest
 
 from composerd.http.endpoints import submission
 from composerd.http.schemas import SubmitJob
+from composerd.identity.values import ANYBODY
 from composerd.settings import load
 
 DECODER = msgspec.json.Decoder(SubmitJob)
@@ -15,7 +16,7 @@ NULLABLE = sorted(set(SubmitJob.__struct_fields__) - {"type", "args", "idempoten
 
 def stored(fields: Mapping[str, object]) -> dict[str, object]:
     """Return the fields of the job that is stored for a submitted one, without its id."""
-    job = submission.one(DECODER.decode(msgspec.json.encode(fields)), load({}, {}, None))
+    job = submission.one(DECODER.decode(msgspec.json.encode(fields)), load({}, {}, None), ANYBODY)
     return {name: getattr(job, name) for name in job.__struct_fields__ if name != "id"}
 
 

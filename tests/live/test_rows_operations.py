@@ -435,3 +435,22 @@ async def test_why_job(server: Server) -> None:
     assert (status, why["kind"], why["state"], why["blocked_by"]) == (200, "JobWhy", "waiting", [first["id"]])
     _, why = await server.request("GET", f"{first['href']}/why")
     assert (why["state"], why["workers"], why["ahead"]) == ("ready", 0, 0)
+
+
+@row(ON_COMPOSER, "whoami")
+async def test_whoami(server: Server) -> None:
+    """A server without identities takes everybody for an administrator without a tenant."""
+    assert await server.request("GET", f"{COMPOSER}/whoami") == (
+        200,
+        {
+            "kind": "Identity",
+            "href": f"{COMPOSER}/whoami",
+            "id": "whoami",
+            "name": "anybody",
+            "role": "admin",
+            "tenant": None,
+            "channel": "",
+            "source": None,
+            "expires_at": None,
+        },
+    )

@@ -8,9 +8,9 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from composerd.errors import RequestIdUsed
-from composerd.models import AttemptState, Claimed, JobState, Worker
-from composerd.queue import JobQueue, keys_for
+from composerd.errors import RequestIdUsed, TokenNotFound
+from composerd.models import AttemptState, JobState, Worker
+from composerd.queue import HandedOut, JobQueue, keys_for, stored_token
 from composerd_fs import MemoryDriver
 
 from .conftest import KEYS, LONG, add, running, take, turns
@@ -26,7 +26,7 @@ async def elsewhere(driver: MemoryDriver) -> AsyncIterator[JobQueue]:
         yield queue
 
 
-def asking(queue: JobQueue, request_id: UUID | None = None, **options: Any) -> "asyncio.Task[Claimed | None]":
+def asking(queue: JobQueue, request_id: UUID | None = None, **options: Any) -> "asyncio.Task[HandedOut | None]":
     """Begin to request a job."""
     keys = keys_for("", options.pop("types", ["build"]), "x86_64")
     given: dict[str, Any] = {"confirm": True, "wait": LONG, "client": "here"} | options
@@ -287,3 +287,34 @@ async def test_nothing_is_kept_of_requests_that_ended(queue: JobQueue) -> None:
     assert queue._requests._by_id == {}
     assert queue._requests._by_worker == {}
     assert await queue.request(KEYS, confirm=False, wait=0) is None
+
+
+@pytest.mark.parametrize("request_id", [None, uuid4()], ids=["no id", "an id"])
+async def test_an_attempt_belongs_to_its_owner(queue: JobQueue, request_id: UUID | None) -> None:
+    """The token that a worker gets is that of its attempt for its owner only."""
+    job_id = await add(queue)
+    claimed = await asking(queue, request_id, owner="token acme builder")
+    assert claimed is not None
+    for other in ("", "token acme other", "token  builder"):
+        with pytest.raises(TokenNotFound):
+            await queue.finish(stored_token(claimed.given, other), b"1", failed=False)
+    await queue.finish(stored_token(claimed.given, "token acme builder"), b"2", failed=False)
+    assert (await queue.get(job_id)).state is JobState.FINISHED
+
+
+async def test_a_request_id_of_another_owner_ends_no_wait(queue: JobQueue) -> None:
+    """Two identities that choose the same request id have a request each, and a job each."""
+    name = uuid4()
+    requests = [asking(queue, name, owner=owner) for owner in ("one", "other")]
+    await turns()
+    jobs = [await add(queue) for _ in range(2)]
+    claimed = [await request for request in requests]
+    assert {one.job_id for one in claimed if one is not None} == set(jobs)
+
+
+async def test_a_server_without_identities_gives_the_token_of_the_storage(queue: JobQueue) -> None:
+    """Without an owner, both tokens are one, so attempts that run go on when the server is started again."""
+    await add(queue)
+    claimed = await asking(queue)
+    assert claimed is not None
+    assert claimed.given == claimed.token

@@ -20,7 +20,7 @@ from composerd.errors import (
     Unavailable,
 )
 from composerd.http import schemas
-from composerd.http.arguments import artifact_name_of, segment, token_of
+from composerd.http.arguments import artifact_name_of, given_token_of, segment, stored_token_of
 from composerd.http.bodies import invite
 from composerd.http.delivery import answer
 from composerd.http.keys import ARTIFACTS, QUEUE, SETTINGS
@@ -58,7 +58,8 @@ async def upload_job_artifact(request: web.Request) -> web.StreamResponse:
     `ArtifactsDisabled`, `StorageFull`, `TooSlow`, the error for the state of an attempt that is not running, and
     `Unavailable` if there are too many uploads and downloads.
     """
-    token = token_of(request)
+    given = given_token_of(request)
+    token = stored_token_of(given)
     name = artifact_name_of(request)
     files = request.app[ARTIFACTS]
     if files is None:
@@ -90,14 +91,14 @@ async def upload_job_artifact(request: web.Request) -> web.StreamResponse:
             attachment = Attachment(token, artifact, limits.max_files, limits.max_total, whole)
             await _attach(queue, files, job_id, attachment)
             allowance.attached()
-    return _stored(request, token, artifact)
+    return _stored(request, given, artifact)
 
 
-def _stored(request: web.Request, token: UUID, artifact: Artifact) -> web.StreamResponse:
+def _stored(request: web.Request, given: UUID, artifact: Artifact) -> web.StreamResponse:
     """Return the answer that says what is stored: its digest, and as JSON everything to a client that takes JSON."""
     response: web.StreamResponse = web.Response()
     if _takes_json(request.headers.get("Accept", "")):
-        href = f"{bases.get().worker}/jobs/{token}/artifacts/{quote(artifact.name, safe='')}"
+        href = f"{bases.get().worker}/jobs/{given}/artifacts/{quote(artifact.name, safe='')}"
         response = answer(schemas.artifact(artifact, href))
     response.headers["Content-Digest"] = content_digest(artifact.sha256)
     return response

@@ -11,7 +11,7 @@ from msgspec import UNSET
 
 from composerd.errors import AttemptSuperseded, InvalidContent, TokenNotFound
 from composerd.http import schemas
-from composerd.http.arguments import segment, token_of, wait_of
+from composerd.http.arguments import given_token_of, segment, stored_token_of, wait_of
 from composerd.http.bodies import (
     Body,
     check_headers,
@@ -66,9 +66,10 @@ async def get_job(request: web.Request) -> web.StreamResponse:
     knows error 22 (`AttemptSuperseded`). Raises `TokenNotFound` for a finished attempt and an unknown token.
     """
     queue = request.app[QUEUE]
-    token = parse_uuid(request.match_info["token"])
-    if token is None:
+    given = parse_uuid(request.match_info["token"])
+    if given is None:
         raise InvalidTokenForStatus
+    token = stored_token_of(given)
     try:
         wait = wait_of(request)
     except InvalidContent:
@@ -82,9 +83,9 @@ async def get_job(request: web.Request) -> web.StreamResponse:
             attempt = await queue.wait_while_running(token, wait, client.get())
     known_job_id.set(str(attempt.job_id))
     _check_known(attempt)
-    location = f"{bases.get().worker}/jobs/{token}"
+    location = f"{bases.get().worker}/jobs/{given}"
     canceled = attempt.state is not AttemptState.RUNNING
-    return answer(schemas.JobStatus(kind="JobStatus", href=location, id=str(token), canceled=canceled))
+    return answer(schemas.JobStatus(kind="JobStatus", href=location, id=str(given), canceled=canceled))
 
 
 def _check_known(attempt: Attempt) -> None:
@@ -119,7 +120,8 @@ async def update_job(request: web.Request) -> web.StreamResponse:
     and what `JobQueue.finish` and `JobQueue.progress` raise.
     """
     queue = request.app[QUEUE]
-    token = token_of(request)
+    given = given_token_of(request)
+    token = stored_token_of(given)
     check_headers(request)
     if hdrs.EXPECT in request.headers:  # the client has not sent the body yet
         check_size(request, queue.budgets.results)
@@ -145,7 +147,7 @@ async def update_job(request: web.Request) -> web.StreamResponse:
         await queue.finish(token, result, failed=failed, artifacts=artifacts)
     else:
         await queue.finish(token, b"null", failed=False)  # older workers finish with an empty object
-    attempt_id = str(token)
+    attempt_id = str(given)
     location = f"{bases.get().worker}/jobs/{attempt_id}"
     return answer(schemas.UpdatedJob(kind="UpdateJobResponse", href=location, id=attempt_id))
 
@@ -194,15 +196,16 @@ async def release_job(request: web.Request) -> web.StreamResponse:
     The body may be missing. Raises what `JobQueue.release` raises.
     """
     queue = request.app[QUEUE]
-    token = token_of(request)
+    given = given_token_of(request)
+    token = stored_token_of(given)
     try:
         await read_optional_json(request, _RELEASE_JOB)
     except InvalidContent:
         await _check_token(queue, token)
         raise
     await queue.release(token)
-    location = f"{bases.get().worker}/jobs/{token}"
-    return answer(schemas.UpdatedJob(kind="UpdateJobResponse", href=location, id=str(token)))
+    location = f"{bases.get().worker}/jobs/{given}"
+    return answer(schemas.UpdatedJob(kind="UpdateJobResponse", href=location, id=str(given)))
 
 
 def is_null(value: msgspec.Raw) -> bool:

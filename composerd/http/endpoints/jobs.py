@@ -23,7 +23,7 @@ from composerd.http.keys import QUEUE, SETTINGS
 from composerd.http.openapi import JSON, endpoint
 from composerd.http.outlines import check_batch, check_job
 from composerd.http.paths import BASES, bases
-from composerd.http.request_context import client
+from composerd.http.request_context import client, identity
 from composerd.http.turns import TURNS, heavy, is_heavy
 from composerd.ids import new_id_text
 from composerd.models import Job, JobState, PayloadKind
@@ -65,7 +65,9 @@ async def submit_job(request: web.Request) -> web.StreamResponse:
     """
     queue = request.app[QUEUE]
     body = await read_json(request, _SUBMIT_JOB, queue.budgets.submissions, check_job)
-    new = await off_loop(_size(request), partial(submission.one, settings=request.app[SETTINGS]), body)
+    new = await off_loop(
+        _size(request), partial(submission.one, settings=request.app[SETTINGS], submitter=identity.get()), body
+    )
     del body  # the args are a copy of their part of it
     if is_heavy(new.dependencies):
         await heavy(request)
@@ -97,7 +99,7 @@ async def submit_jobs(request: web.Request) -> web.StreamResponse:
     body = await read_json(request, _SUBMIT_JOBS, queue.budgets.submissions, check_batch)
     await heavy(request)
     slices = Slices()
-    new = await submission.batch(body.jobs, request.app[SETTINGS], slices)
+    new = await submission.batch(body.jobs, request.app[SETTINGS], identity.get(), slices)
     del body
     stored = await queue.submit(new)
     dependents: dict[UUID, dict[UUID, None]] = {job.id: {} for job in stored.jobs}

@@ -15,7 +15,8 @@ from composerd.http.errors import InvalidWorkerId
 from composerd.http.keys import QUEUE, SETTINGS
 from composerd.http.openapi import endpoint
 from composerd.http.paths import BASES, bases
-from composerd.http.request_context import client
+from composerd.http.request_context import client, identity
+from composerd.http.scope import own_channel
 from composerd.ids import parse_uuid
 from composerd.models import Worker
 from composerd_protocol.escaping import escaped
@@ -43,11 +44,12 @@ def add_routes(app: web.Application) -> None:
     responses={201: ("The worker's id", schemas.WorkerID)},
 )
 async def post_workers(request: web.Request) -> web.StreamResponse:
-    """Register a worker, and return its new id."""
+    """Register a worker, and return its new id. Raises `InvalidContent` and `NotAllowed`."""
     queue = request.app[QUEUE]
     body = await read_json(request, _POST_WORKERS)
     check_description(body.arch, ())
-    worker_id = str(await queue.roster.register(body.arch, client=client.get()))
+    channel = own_channel(body.channel, identity.get())
+    worker_id = str(await queue.roster.register(body.arch, channel, client.get()))
     href = f"{bases.get().worker}/workers"
     return answer(schemas.WorkerID(kind="WorkerID", href=href, id=worker_id, worker_id=worker_id), 201)
 
@@ -64,7 +66,7 @@ async def post_worker_status(request: web.Request) -> web.Response:
     """Note that a worker is alive, and which problem it has.
 
     A worker that describes itself is known from then on. Otherwise an unknown one gets an error, and then registers
-    again. Raises `InvalidContent`, `InvalidWorkerId`, `TypeNotAllowed` and `WorkerNotFound`.
+    again. Raises `InvalidContent`, `InvalidWorkerId`, `NotAllowed`, `TypeNotAllowed` and `WorkerNotFound`.
     """
     worker_id = _worker_id_of(request)
     status = await _status_of(request)
@@ -74,7 +76,10 @@ async def post_worker_status(request: web.Request) -> web.Response:
         await roster.check(worker_id, client.get(), problem)
     else:
         check_description(status.arch, status.types, request.app[SETTINGS].undequeueable_types)
-        roster.describe(Worker(worker_id, status.arch, tuple(status.types), client=client.get(), problem=problem))
+        channel = own_channel(status.channel, identity.get())
+        roster.describe(
+            Worker(worker_id, status.arch, tuple(status.types), channel, client=client.get(), problem=problem)
+        )
     return web.Response()
 
 

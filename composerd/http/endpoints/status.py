@@ -13,9 +13,9 @@ from composerd.http import schemas
 from composerd.http.arguments import error_table_of, number_of, segment
 from composerd.http.delivery import answer
 from composerd.http.errors import InvalidErrorId
-from composerd.http.keys import ADMISSION, ARTIFACTS, METRICS, OPENAPI, QUEUE
+from composerd.http.keys import ADMISSION, ARTIFACTS, IDENTIFIER, METRICS, OPENAPI, QUEUE
 from composerd.http.latest import Latest
-from composerd.http.openapi import JSON, endpoint
+from composerd.http.openapi import JSON, endpoint, operation
 from composerd.http.paths import BASES, bases
 from composerd.queue import JobQueue
 from composerd.version import VERSION
@@ -134,6 +134,7 @@ async def _close(app: web.Application) -> None:
     await app[_METRICS_TEXT].close()
 
 
+@operation("getFrontPage")
 async def front_page(_request: web.Request) -> web.Response:
     """Name both APIs, for people with a browser."""
     return web.Response(
@@ -141,26 +142,31 @@ async def front_page(_request: web.Request) -> web.Response:
     )
 
 
+@operation("getHealth")
 async def healthz(_request: web.Request) -> web.Response:
     """Answer 200 as long as the process is alive, without asking the storage."""
     return web.Response(text="alive\n")
 
 
+@operation("getReadiness")
 async def readyz(request: web.Request) -> web.Response:
     """Tell whether the server can take requests, and if not, why: 200, or 503 with the reason as text.
 
-    If handovers go unanswered, a second line says so; the server is ready all the same.
+    If something else is wrong, a second line says so; the server is ready all the same. Reasons are only for identities
+    whose role may see them.
 
     The storage is asked at most once a second, whoever asks.
     """
-    queue = request.app[QUEUE]
-    files = request.app[ARTIFACTS]
-    if (known := _known_reason(queue, files)) is not None:
-        return web.Response(status=503, text=f"{known}\n")
-    if (reason := await request.app[_READINESS].get()) is not None:
+    reason = _known_reason(request.app[QUEUE], request.app[ARTIFACTS]) or await request.app[_READINESS].get()
+    identifier = request.app[IDENTIFIER]
+    if not await identifier.sees_reasons(request):
+        return web.Response(text="ready\n") if reason is None else web.Response(status=503, text="not ready\n")
+    if reason is not None:
         return web.Response(status=503, text=f"{reason}\n")
-    problem = queue.handovers.problem
-    return web.Response(text="ready\n" if problem is None else f"ready\n{problem}\n")
+    problems = [
+        problem for problem in (request.app[QUEUE].handovers.problem, identifier.problem) if problem is not None
+    ]
+    return web.Response(text="\n".join(["ready", *problems, ""]))
 
 
 async def _refusal(app: web.Application) -> str | None:
@@ -197,6 +203,7 @@ def _reason(error: ComposerdError) -> str:
     return str(error) if isinstance(error, WritesStopped) else f"{error.code}; the log says why"
 
 
+@operation("getMetrics")
 async def metrics(request: web.Request) -> web.Response:
     """Return the metrics of the server in Prometheus's format, which are computed at most once a second."""
     text = await request.app[_METRICS_TEXT].get()

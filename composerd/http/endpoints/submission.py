@@ -12,6 +12,8 @@ import msgspec
 from composerd.errors import InvalidContent, UnknownDependency
 from composerd.http.bodies import IN_A_THREAD
 from composerd.http.schemas import NOT_A_WORD, BatchJob, SubmitJob
+from composerd.http.scope import own_channel
+from composerd.identity.values import Identity
 from composerd.ids import new_id, parse_uuid
 from composerd.models import NewJob, OnDependencyFailure
 from composerd.settings import MAX_DURATION, Settings
@@ -22,28 +24,29 @@ from composerd_protocol.words import is_word
 _encode = msgspec.json.Encoder().encode
 
 
-def one(job: SubmitJob, settings: Settings) -> NewJob:
+def one(job: SubmitJob, settings: Settings, submitter: Identity) -> NewJob:
     """Return the job to store for a single submitted job, with a new id and the server's defaults.
 
-    Raises `InvalidContent` with the name of the field, and `UnknownDependency` for a dependency that is not a UUID.
+    Raises `InvalidContent` and `NotAllowed` with the name of the field, and `UnknownDependency` for a dependency that
+    is not a UUID.
     """
-    return _new_job(job, {}, settings, "")
+    return _new_job(job, {}, settings, submitter, "")
 
 
-async def batch(jobs: Sequence[BatchJob], settings: Settings, slices: Slices) -> list[NewJob]:
+async def batch(jobs: Sequence[BatchJob], settings: Settings, submitter: Identity, slices: Slices) -> list[NewJob]:
     """Return the jobs to store for a batch, in its order. It works in slices, and in a thread on large args.
 
     A dependency that is the `ref` of an earlier job of the batch becomes the id of that job. Raises `InvalidContent`
-    with the path of the field, such as `jobs[3].ref`, and `UnknownDependency`.
+    and `NotAllowed` with the path of the field, such as `jobs[3].ref`, and `UnknownDependency`.
     """
     refs: dict[str, UUID] = {}
     new: list[NewJob] = []
     for index, job in enumerate(jobs):
         where = f"jobs[{index}]."
         if isinstance(job.args, msgspec.Raw) and len(memoryview(job.args)) >= IN_A_THREAD:
-            stored = await asyncio.to_thread(_new_job, job, refs, settings, where)
+            stored = await asyncio.to_thread(_new_job, job, refs, settings, submitter, where)
         else:
-            stored = _new_job(job, refs, settings, where)
+            stored = _new_job(job, refs, settings, submitter, where)
             await slices.pause()
         new.append(stored)
         if job.ref is None:
@@ -56,7 +59,9 @@ async def batch(jobs: Sequence[BatchJob], settings: Settings, slices: Slices) ->
     return new
 
 
-def _new_job(job: SubmitJob | BatchJob, refs: Mapping[str, UUID], settings: Settings, where: str) -> NewJob:
+def _new_job(
+    job: SubmitJob | BatchJob, refs: Mapping[str, UUID], settings: Settings, submitter: Identity, where: str
+) -> NewJob:
     """Return the job to store. `where` is the path of the job in the body, for errors."""
     _check_words(job, where)
     args = bytes(job.args) if isinstance(job.args, msgspec.Raw) else None
@@ -64,7 +69,7 @@ def _new_job(job: SubmitJob | BatchJob, refs: Mapping[str, UUID], settings: Sett
         id=new_id(),
         type=job.type,
         arch=job.arch,
-        channel=job.channel or "",
+        channel=own_channel(job.channel, submitter, where),
         args=args,
         dependencies=tuple([_dependency(named, refs, where) for named in job.dependencies]) if job.dependencies else (),
         priority=job.priority or 0,
@@ -77,7 +82,7 @@ def _new_job(job: SubmitJob | BatchJob, refs: Mapping[str, UUID], settings: Sett
         else _duration(job.retry_backoff, where + "retry_backoff"),
         on_dependency_failure=job.on_dependency_failure or _RUN,
         idempotency_key=job.idempotency_key,
-        fingerprint=b"" if job.idempotency_key is None else _fingerprint(job, args),
+        fingerprint=b"" if job.idempotency_key is None else _fingerprint(job, args, submitter),
         retention=(settings.retention or None) if job.retention is None else _retention(job.retention, settings, where),
     )
 
@@ -160,7 +165,7 @@ def _duration(text: str, field: str) -> float:
     return seconds
 
 
-def _fingerprint(job: SubmitJob | BatchJob, args: bytes | None) -> bytes:
+def _fingerprint(job: SubmitJob | BatchJob, args: bytes | None, submitter: Identity) -> bytes:
     """Return a digest of a job submitted under an idempotency key.
 
     It leaves out the dependencies, because the driver compares the job ids that they resolve to.
@@ -170,6 +175,8 @@ def _fingerprint(job: SubmitJob | BatchJob, args: bytes | None) -> bytes:
         for name in SubmitJob.__struct_fields__
         if name not in ("args", "dependencies", "idempotency_key")
     }
+    if job.channel == submitter.channel:
+        fields["channel"] = _LEFT_OUT["channel"]
     digest = hashlib.sha256(_encode(fields))
     digest.update(b"-" if args is None else b"+")
     digest.update(args or b"")

@@ -25,10 +25,11 @@ from composerd.http.inspection import Wait
 from composerd.http.keys import ADMISSION, CUT_ANSWERS, QUEUE, SETTINGS
 from composerd.http.openapi import endpoint
 from composerd.http.paths import BASES, bases
-from composerd.http.request_context import client, known_job_id, request_id
+from composerd.http.request_context import client, identity, known_job_id, request_id
+from composerd.http.scope import own_channel
 from composerd.ids import parse_uuid
-from composerd.models import AttemptState, Claimed, Worker
-from composerd.queue import PART, SMALL, Piece, Stored, keys_for, size_of
+from composerd.models import AttemptState, Worker
+from composerd.queue import PART, SMALL, HandedOut, Piece, Stored, keys_for, size_of
 
 _REQUEST_JOB = msgspec.json.Decoder(schemas.RequestJob)
 
@@ -53,7 +54,7 @@ async def request_job(request: web.Request) -> web.StreamResponse:
 
     If the client goes away, aiohttp cancels the handler, and the claim of the request with it. Without a job in time,
     or when the server stops, the answer is 204. Raises `TypeNotAllowed`, `InvalidContent`, `InvalidWorkerId`,
-    `RequestIdUsed`, and `Unavailable` if too many requests wait.
+    `NotAllowed`, `RequestIdUsed`, and `Unavailable` if too many requests wait.
     """
     queue = request.app[QUEUE]
     settings = request.app[SETTINGS]
@@ -61,13 +62,14 @@ async def request_job(request: web.Request) -> web.StreamResponse:
     sent = await read_body(request)
     body = await decoded(sent, _REQUEST_JOB)
     sender = client.get()
-    worker = _checked_worker(body, settings.undequeueable_types, sender)
+    channel = own_channel(body.channel, identity.get())
+    worker = _checked_worker(body, channel, settings.undequeueable_types, sender)
     wait = wait_of(request)
     if wait is None:
         wait = settings.request_job_timeout or None
         if request.app[ADMISSION].clients.is_proxied(request):
             wait = settings.proxied_wait if wait is None else min(wait, settings.proxied_wait)
-    keys = keys_for("", body.types, body.arch)
+    keys = keys_for(channel, body.types, body.arch)
     name = _request_id_of(body)
     same = hash((sender, request.raw_path, bytes(sent)))
     cut_answers = request.app[CUT_ANSWERS]
@@ -84,6 +86,7 @@ async def request_job(request: web.Request) -> web.StreamResponse:
                 client=sender,
                 request_id=name,
                 slots=body.slots,
+                owner=identity.get().key,
             )
     finally:
         cut_answers.end(same)
@@ -102,7 +105,9 @@ async def request_job(request: web.Request) -> web.StreamResponse:
         queue.free(claimed, sender)
 
 
-def _checked_worker(body: schemas.RequestJob, undequeueable_types: Collection[str], sender: str) -> Worker | None:
+def _checked_worker(
+    body: schemas.RequestJob, channel: str, undequeueable_types: Collection[str], sender: str
+) -> Worker | None:
     """Return the worker that a request for a job names, or None.
 
     Raises `TypeNotAllowed`, `InvalidContent` and `InvalidWorkerId`.
@@ -113,7 +118,7 @@ def _checked_worker(body: schemas.RequestJob, undequeueable_types: Collection[st
     worker_id = parse_uuid(body.worker_id)
     if worker_id is None:
         raise InvalidWorkerId(field="worker_id")
-    return Worker(worker_id, body.arch, tuple(body.types), client=sender)
+    return Worker(worker_id, body.arch, tuple(body.types), channel=channel, client=sender)
 
 
 def _request_id_of(body: schemas.RequestJob) -> UUID | None:
@@ -126,11 +131,11 @@ def _request_id_of(body: schemas.RequestJob) -> UUID | None:
     return request_id
 
 
-async def _hand_over(request: web.Request, claimed: Claimed, *, confirm: bool) -> web.StreamResponse:
+async def _hand_over(request: web.Request, claimed: HandedOut, *, confirm: bool) -> web.StreamResponse:
     """Write a claimed job to its worker. Raises `ConnectionError` if the client has gone."""
     queue = request.app[QUEUE]
     base = bases.get().worker
-    token = str(claimed.token)
+    token = str(claimed.given)
     location = f"{base}/jobs/{token}"
     job_id = str(claimed.job_id)
     known_job_id.set(job_id)
@@ -165,7 +170,7 @@ def _lease(seconds: float) -> str:
     return f"{seconds:.3f}".rstrip("0").rstrip(".") + "s"
 
 
-def _pieces(job: schemas.RequestedJob, claimed: Claimed, results: Sequence[Piece]) -> list[Piece]:
+def _pieces(job: schemas.RequestedJob, claimed: HandedOut, results: Sequence[Piece]) -> list[Piece]:
     """Return the JSON of a job in pieces, so that what is large is not copied, or not even read yet."""
     pieces: list[Piece] = [encode(job)[:-1]]
     if claimed.args is not None:
@@ -179,7 +184,7 @@ def _pieces(job: schemas.RequestedJob, claimed: Claimed, results: Sequence[Piece
 
 
 async def _hand_over_large(
-    request: web.Request, claimed: Claimed, pieces: Sequence[Piece], *, confirm: bool
+    request: web.Request, claimed: HandedOut, pieces: Sequence[Piece], *, confirm: bool
 ) -> web.StreamResponse:
     """Write a job of any size to its worker, and restart its time to confirm again and again until that is done.
 

@@ -1,0 +1,84 @@
+"""Finding out whose a request is, and whether it may use the operation."""
+
+from aiohttp import hdrs, web
+
+from composerd.errors import ComposerdError, NotAllowed, NotAuthenticated
+from composerd.http.clients import Clients
+from composerd.http.openapi import OPERATIONS
+from composerd.identity.permissions import PERMISSIONS, SEES_REASONS
+from composerd.identity.sources import Identities
+from composerd.identity.values import Identity
+
+_CHALLENGE = 'Bearer realm="composerd"'
+
+
+class Identifier:
+    """Knows the identity of each request.
+
+    A bearer token counts before what the connection says of its peer. A proxy's connection says nothing about those for
+    whom it sends.
+    """
+
+    def __init__(self, identities: Identities, clients: Clients) -> None:
+        self._identities = identities
+        self._clients = clients
+        self.required = identities.required
+
+    async def permitted(self, request: web.Request) -> Identity | None:
+        """Return whose request it is; None for an operation that needs no credentials.
+
+        Raises `NotAuthenticated`, `NotAllowed` and `TenantMissing`.
+        """
+        name = OPERATIONS.get(request.match_info.handler)
+        roles = None if name is None else PERMISSIONS[name]
+        if roles is None:
+            return None
+        identity = await self.of(request)
+        if identity.role not in roles:
+            raise NotAllowed(operation=name, role=str(identity.role), problem="this needs another role")
+        return identity
+
+    async def sees_reasons(self, request: web.Request) -> bool:
+        """Return True if a request is from somebody who may know why the server is not ready."""
+        if not self.required:
+            return True
+        try:
+            return (await self.of(request)).role in SEES_REASONS
+        except ComposerdError:
+            return False
+
+    @property
+    def problem(self) -> str | None:
+        """A sentence about a source of identities that an operator has to mend; None if there is nothing."""
+        return self._identities.problem
+
+    async def of(self, request: web.Request) -> Identity:
+        """Return whose request it is. Raises `NotAuthenticated`, `NotAllowed` and `TenantMissing`."""
+        sent = request.headers.getall(hdrs.AUTHORIZATION, ())
+        if len(sent) > 1:
+            raise NotAuthenticated(problem="there are several Authorization headers", sent=True)
+        token = bearer_token(sent[0]) if sent else None
+        if token is not None:
+            return await self._of_token(token)
+        if request.transport is not None and not self._clients.is_proxied(request):
+            for source in self._identities.peers:
+                if (identity := source.identify(request.transport)) is not None:
+                    return identity
+        raise NotAuthenticated(problem="there are no credentials")
+
+    async def _of_token(self, token: str) -> Identity:
+        for source in self._identities.bearers:
+            if source.takes(token):
+                return source.known(token) or await source.identify(token)
+        raise NotAuthenticated(problem="the server knows no tokens of this form", sent=True)
+
+
+def bearer_token(authorization: str) -> str | None:
+    """Return the bearer token in the value of an Authorization header; None if it has another scheme."""
+    scheme, _, token = authorization.partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else None
+
+
+def challenge(error: NotAuthenticated) -> str:
+    """Return the value of WWW-Authenticate in the answer to a request whose credentials are missing or wrong."""
+    return f'{_CHALLENGE}, error="invalid_token"' if error.sent else _CHALLENGE

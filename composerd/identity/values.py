@@ -1,0 +1,57 @@
+"""Identities and roles, without behaviour that needs I/O."""
+
+import enum
+
+import msgspec
+
+
+class Role(enum.StrEnum):
+    """A role decides which operations an identity may use; `composerd.identity.permissions` has the table."""
+
+    WORKER = "worker"
+    """Uses the worker API."""
+    SUBMITTER = "submitter"
+    """Uses the composer API."""
+    VIEWER = "viewer"
+    """Reads what the composer API shows."""
+    ADMIN = "admin"
+    """Does everything, for every tenant."""
+    MONITOR = "monitor"
+    """Reads the metrics, and why the server is not ready."""
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """A person or a program, as the server knows it from its credentials."""
+
+    name: str
+    """Its name among the identities of its source and its tenant."""
+    role: Role
+    tenant: str | None = None
+    """The tenant that it belongs to, if it belongs to one."""
+    source: str = ""
+    """Kind of its credentials: `token`, `jwt`, `certificate` or `socket`; empty for `ANYBODY`."""
+    expires_at: float | None = None
+    """The end of its credentials, in seconds since 1970."""
+
+    @property
+    def key(self) -> str:
+        """A text that no other identity has: shares, workers and attempts belong to it. Empty for `ANYBODY`."""
+        return self.source and f"{self.source} {self.tenant or ''} {self.name}"
+
+    @property
+    def channel(self) -> str:
+        """The channel of its jobs."""
+        return "" if self.tenant is None else channel_of(self.tenant)
+
+    def sees(self, channel: str) -> bool:
+        """Return True if the jobs of a channel exist for it."""
+        return self.role is Role.ADMIN or channel == self.channel
+
+
+ANYBODY = Identity("anybody", Role.ADMIN)
+"""Identity of everybody while a server has no source of identities."""
+
+
+def channel_of(tenant: str) -> str:
+    """Return the channel of a tenant."""
+    return f"org-{tenant}"
