@@ -48,13 +48,13 @@ _WORKER_API = """Hands jobs to workers, and takes their files and results. Wire 
 `location` and `artifact_location` of a job are to be used as they are: resolve them against the address of the server.
 Integers of `args` may have any length, and numbers any exponent: decode them with that in mind.
 
-A request has no credentials. A server may ask for a client certificate when the connection is made.
+A server with identities needs a bearer token, unless a client certificate or the unix socket says who the client is.
 """
 _COMPOSER_API = """Takes jobs, and tells how they go on and what came of them.
 
 `args`, `result` and `partial` are kept byte for byte: `GET /jobs/{id}/args` and `GET /jobs/{id}/result` return them so.
 
-A request has no credentials. A server may ask for a client certificate when the connection is made.
+A server with identities needs a bearer token, unless a client certificate or the unix socket says who the client is.
 """
 
 

@@ -40,6 +40,13 @@ REQUEST_HEADERS: Mapping[str, str] = {
 }
 """The headers of requests that operations take, by name."""
 
+BEARER: Mapping[str, Any] = {
+    "type": "http",
+    "scheme": "bearer",
+    "description": "A token of the operator or of an identity provider. A server without identities needs none.",
+}
+"""The security scheme of both APIs."""
+
 HEADERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "X-Operation-Id": ("The id of the request, which the log of the server has too.", {"type": "string"}),
     "Composerd-Version": ("The version of the server.", {"type": "string"}),

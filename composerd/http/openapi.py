@@ -16,6 +16,7 @@ from aiohttp_apispec import AiohttpApiSpec, docs
 from apispec import APISpec
 
 from composerd.http.components import (
+    BEARER,
     ERROR_ID,
     EVERYWHERE,
     EXAMPLES,
@@ -26,6 +27,7 @@ from composerd.http.components import (
     TAGS,
 )
 from composerd.http.schemas import Error, UpdateJob
+from composerd.identity.permissions import PERMISSIONS
 from composerd.models import JobState
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
@@ -113,8 +115,11 @@ class _Document(AiohttpApiSpec):  # type: ignore[misc]  # aiohttp_apispec ships 
             openapi_version="3.1.0",
             info={"description": description, **INFO},
             servers=[{"url": base}],
-            security=[],  # client certificates belong to the connection; openapi-generator knows no `mutualTLS`
+            # A server without identities needs no token. Client certificates belong to the connection, and
+            # openapi-generator knows no `mutualTLS`.
+            security=[{"bearer": []}, {}],
         )
+        self.spec.components.security_scheme("bearer", BEARER)
 
     def _register_route(self, route: web.AbstractRoute, method: str, view: Any) -> None:
         resource = route.resource
@@ -144,6 +149,8 @@ class _Document(AiohttpApiSpec):  # type: ignore[misc]  # aiohttp_apispec ships 
             + found["parameters"],
             "responses": {},
         }
+        if PERMISSIONS[found["operationId"]] is None:
+            documented["security"] = []
         if any(parameter["name"] == "state" for parameter in found["parameters"]):
             self.types[JobState.__name__] = JobState
         if found["x-request"] is not None:

@@ -317,7 +317,7 @@ class WorkerList(Object, kw_only=True, omit_defaults=True):
     next: str | UnsetType = UNSET
 
 
-class Identity(Identified, kw_only=True):
+class Identity(Object, kw_only=True):
     """The identity that the credentials of a request stand for."""
 
     name: str
