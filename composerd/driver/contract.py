@@ -1,6 +1,6 @@
 """The contract of a storage driver: `Driver`, an ABC. The values of its methods are in `values` and `composerd.models`.
 
-specs/driver-contract.md has the contract in numbered clauses. The docstrings name them (E1 to E11), and the conformance
+specs/driver-contract.md has the contract in numbered clauses. The docstrings name them (E1 to E12), and the conformance
 kit (`composerd.testing.kit`) tests them. A driver stores jobs and decides which attempt has which job. It never waits
 for a job, knows nothing of HTTP, and owns time: no method takes a `now`. The caller chooses ids and tokens.
 
@@ -60,7 +60,7 @@ from composerd.models import (
     WorkerPage,
 )
 
-CONTRACT_VERSION = "1.4"
+CONTRACT_VERSION = "1.5"
 """The version of this contract. A driver that was written for another major version is refused.
 
 A new minor version only adds things that a driver may ignore.
@@ -71,7 +71,7 @@ class Driver(abc.ABC):
     """A storage of jobs. One instance is one opened storage; it is used from one event loop."""
 
     contract: ClassVar[str]
-    """The CONTRACT_VERSION for which the driver was written, as a literal: `contract = "1.4"`."""
+    """The CONTRACT_VERSION for which the driver was written, as a literal: `contract = "1.5"`."""
 
     name: ClassVar[str]
     """The driver's name in errors and logs: its scheme."""
@@ -205,13 +205,14 @@ class Driver(abc.ABC):
 
     @abc.abstractmethod
     async def enqueue(self, submissions: Sequence[Sequence[NewJob]]) -> Batch[Enqueued | ComposerdError]:
-        """Store submissions, each as a whole or not at all (E1 to E11).
+        """Store submissions, each as a whole or not at all (E1 to E12).
 
         The jobs of a submission are planned in its order (`composerd.driver.submissions.plan`):
 
         - A job whose id is stored already is a repetition, and is answered as the first time.
         - A job whose idempotency key is used in its channel stands for the existing job, if `fingerprint` (which covers
           the args) and `dependencies` are equal. Dependencies on the new job become dependencies on the existing one.
+        - A dependency of another channel is as unknown as one that does not exist.
 
         If a dependency is still unfinished when the job is stored, the job is updated when it ends. If it has already
         ended, its outcome is applied immediately. No end is ever missed in between. A job is `ready` when all its

@@ -70,7 +70,7 @@ class Guard(Driver):
     Its methods return the coroutine of `_call` instead of being coroutines themselves: one layer less on each call.
     """
 
-    contract = "1.4"
+    contract = "1.5"
     name = "guard"
 
     def __init__(self, driver: Driver, observe: Observer = unobserved) -> None:

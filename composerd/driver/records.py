@@ -49,6 +49,10 @@ class StoredJobView(Protocol):
         """The job's id."""
 
     @property
+    def channel(self) -> str:
+        """The job's channel."""
+
+    @property
     def state(self) -> JobState:
         """The job's state."""
 

@@ -31,7 +31,7 @@ def plan(
     find: Callable[[UUID], StoredJobView | None],
     find_key: Callable[[str, str], StoredJobView | None],
 ) -> Plan:
-    """Decide what a submission stores and what it is answered (E3 to E9). It changes nothing.
+    """Decide what a submission stores and what it is answered (E3 to E9, E12). It changes nothing.
 
     `planned_in_steps` does the same in steps, for those who cannot wait until it is done.
 
@@ -41,7 +41,8 @@ def plan(
         find_key: Returns a stored job by its channel and its idempotency key.
 
     Raises:
-        UnknownDependency: A dependency neither is stored nor comes earlier in the submission (details `index`, `id`).
+        UnknownDependency: A dependency neither is stored in the channel of the job that names it, nor comes earlier in
+            the submission with that channel (details `index`, `id`).
         CanceledDependency: A dependency has been canceled (details `index`, `id`).
         IdempotencyConflict: A key was used for something else (details `index`).
     """
@@ -85,7 +86,7 @@ def planned_in_steps(
                 continue
             keys[key] = job.id
         if dependencies:
-            _check_dependencies(index, dependencies, new, find)
+            _check_dependencies(index, job.channel, dependencies, new, find)
         new[job.id] = PlannedJob(job, dependencies)
         answer.append((job.id, True))
     return Plan(list(new.values()), answer)
@@ -108,15 +109,17 @@ def _existing(
 
 def _check_dependencies(
     index: int,
+    channel: str,
     dependencies: tuple[UUID, ...],
     new: dict[UUID, PlannedJob],
     find: Callable[[UUID], StoredJobView | None],
 ) -> None:
     for one in dependencies:
-        if one in new:
+        earlier = new.get(one)
+        if earlier is not None and earlier.job.channel == channel:
             continue
         dependency = find(one)
-        if dependency is None:
+        if dependency is None or dependency.channel != channel:  # it is told nothing about another channel's job
             raise UnknownDependency(index=index, id=str(one))
         if dependency.state is JobState.CANCELED:
             raise CanceledDependency(index=index, id=str(one))

@@ -50,7 +50,7 @@ _Read = Callable[[Sequence[Payload | None]], Awaitable[list[bytes | None]]]
 class TableDriver(Driver):
     """The contract on a table behind a group commit; `log` is the journal, or nothing."""
 
-    contract = "1.4"
+    contract = "1.5"
 
     def __init__(self, log: FlushLog) -> None:
         self._clock = Clock()

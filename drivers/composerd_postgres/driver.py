@@ -78,7 +78,7 @@ class PostgresDriver(Driver):
     Artifacts are not in the database: servers need a directory or an artifact store that all of them can reach.
     """
 
-    contract = "1.4"
+    contract = "1.5"
     name = "postgresql"
     capabilities = Capabilities(
         durable=True,

@@ -38,6 +38,7 @@ class Job:
     uncounted_requeues: int = 0
     attempt_number: int = 0
     worker_id: UUID | None = None
+    channel: str = ""
     dependencies: Sequence[UUID] = ()
     fingerprint: bytes = b""
 

@@ -15,6 +15,7 @@ from composerd.models import JobState, NewJob
 class Stored:
     id: UUID
     state: JobState = JobState.READY
+    channel: str = ""
     dependencies: Sequence[UUID] = ()
     fingerprint: bytes = b""
 
@@ -202,3 +203,18 @@ def test_every_dependency_is_checked() -> None:
     missing = Stored(uuid4())
 
     assert refused(first, new(first, missing)) == (UnknownDependency, {"index": 1, "id": str(missing.id)})
+
+
+@pytest.mark.parametrize("state", JobState)
+def test_a_dependency_of_another_channel_is_unknown(state: JobState) -> None:
+    """A stored job of another channel is as unknown as one that does not exist, also if it is canceled."""
+    foreign = Stored(uuid4(), state, channel="other")
+
+    assert refused(new(), new(foreign), stored=[foreign]) == (UnknownDependency, {"index": 1, "id": str(foreign.id)})
+
+
+def test_a_dependency_of_another_channel_is_unknown_in_the_same_submission() -> None:
+    """A job of the same submission that has another channel is unknown too."""
+    foreign = new(channel="other")
+
+    assert refused(foreign, new(foreign)) == (UnknownDependency, {"index": 1, "id": str(foreign.id)})

@@ -45,10 +45,10 @@ async def test_listed() -> None:
     """`composerd drivers` shows its scheme, distribution, version, contract and capabilities."""
     ended = await composerd("drivers", "--json")
     (shown,) = [one for one in json.loads(ended.out)["items"] if one["scheme"] == "sqlite"]
-    assert (shown["distribution"], shown["version"], shown["contract"]) == ("composerd-sqlite", "1.0", "1.4")
+    assert (shown["distribution"], shown["version"], shown["contract"]) == ("composerd-sqlite", "1.0", "1.5")
     assert (shown["capabilities"]["durable"], shown["capabilities"]["shared"]) == (True, False)
     assert shown["error"] is None
-    assert "sqlite\tcomposerd-sqlite 1.0\t1.4\tdurable\tloads\n" in (await composerd("drivers")).out
+    assert "sqlite\tcomposerd-sqlite 1.0\t1.5\tdurable\tloads\n" in (await composerd("drivers")).out
 
 
 async def test_moved_there_and_back(serve: Serve, tmp_path: Path) -> None:

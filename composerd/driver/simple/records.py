@@ -123,6 +123,11 @@ class JobRecord(msgspec.Struct):
         return self.new.id
 
     @property
+    def channel(self) -> str:
+        """The job's channel."""
+        return self.new.channel
+
+    @property
     def policy(self) -> Policy:
         """The job's policy."""
         return Policy.of(self.new)

@@ -15,10 +15,11 @@ class Claims:
     @clause("C1")
     async def test_an_attempt_begins(self, instance: Instance) -> None:
         """A claim gets the job with its args; the job is running, with start, attempt and worker (J6, A1)."""
-        first = await instance.add()
-        await instance.end(first)
-        job_id = await instance.add(first, args=b'{"a": "\\u00e4"}', arch="x86_64", channel="org")
-        worker, key = instance.id(), Key("org", "build", "x86_64")
+        key = Key("org", "build", "x86_64")
+        first = await instance.add(arch=key.arch, channel=key.channel)
+        await instance.finish(await instance.take(first, (key,)))
+        job_id = await instance.add(first, args=b'{"a": "\\u00e4"}', arch=key.arch, channel=key.channel)
+        worker = instance.id()
         (claimed,) = (
             await instance.driver.claim([Claim(instance.id(), (key,), LEASE, worker_id=worker)], PLENTY)
         ).items

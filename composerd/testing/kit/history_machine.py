@@ -80,6 +80,8 @@ class History(Comparison, RuleBasedStateMachine):
         self.model = Model()
         self.submissions: list[list[NewJob]] = []
         self.ids: list[UUID] = []
+        self.ids_of_channels: dict[str, list[UUID]] = {}
+        """The ids, by the channels of the jobs."""
         self.deleted: set[UUID] = set()
         self.tokens: list[UUID] = []
         self.base: float | None = None
@@ -140,8 +142,9 @@ class History(Comparison, RuleBasedStateMachine):
         """Submit new jobs."""
         new: list[NewJob] = []
         for fields in jobs:
-            known = [*self.ids, *[job.id for job in new]]
-            new.append(self.new_job(fields, known))
+            job = self.new_job(fields, [*self.ids, *[job.id for job in new]])
+            self.ids_of_channels.setdefault(job.channel, []).append(job.id)
+            new.append(job)
         self.submissions.append(new)
         self.ids += [job.id for job in new]
         self.enqueue(new)
@@ -150,6 +153,7 @@ class History(Comparison, RuleBasedStateMachine):
         """Return the job that a rule's small numbers describe."""
         fields = {**fields, **fields.get("traits", {})}
         key = KEYS[fields.get("key", 0)]
+        own = self.ids_of_channels.get(key.channel, ())
         named = fields.get("idempotency_key")
         job_id = self.instance.id()
         return NewJob(
@@ -158,7 +162,11 @@ class History(Comparison, RuleBasedStateMachine):
             arch=key.arch,
             channel=key.channel,
             args=None if fields.get("priority") else b'"%d"' % len(known),
-            dependencies=tuple(_pick(known, -n - 1) for n in fields.get("dependencies", ()) if known),
+            dependencies=tuple(  # `LAST` picks one that may be of another channel
+                _pick(known if n == LAST else own, -n - 1)
+                for n in fields.get("dependencies", ())
+                if (known if n == LAST else own)
+            ),
             priority=fields.get("priority", 0),
             not_before=fields["later"] * UNIT if "later" in fields else None,
             timeout=fields["timeout"] * UNIT if "timeout" in fields else None,

@@ -266,9 +266,8 @@ async def add_jobs_in_every_state(instance: Instance) -> None:
     token = await instance.take(retried)
     await instance.finish(token, b"1", failed=True)
     root = await instance.add(args=b"root", idempotency_key="k", fingerprint=b"f", retention=10000.0)
-    await instance.add(
-        root, priority=5, not_before=10000.0, max_retries=7, timeout=20000.0, channel="org", arch="x86_64"
-    )
+    await instance.add(root, priority=5, not_before=10000.0, max_retries=7, timeout=20000.0, arch="x86_64")
+    await instance.add(channel="org", not_before=10000.0)
     token = await instance.take(root)
     await instance.attach(token, "b")
     await instance.attach(token, "a", "elsewhere")

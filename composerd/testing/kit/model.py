@@ -165,7 +165,8 @@ class Model:
                 answer.append((existing.id, False))
                 continue
             for one in job.dependencies:
-                if one not in self.jobs and one not in fresh:
+                known = self.jobs[one].new if one in self.jobs else fresh.get(one)
+                if known is None or known.channel != job.channel:
                     return UnknownDependency(index=index, id=str(one))
                 if one in self.jobs and self.jobs[one].state is JobState.CANCELED:
                     return CanceledDependency(index=index, id=str(one))

@@ -9,7 +9,7 @@ import pytest
 from composerd.errors import CanceledDependency, IdempotencyConflict, UnknownDependency
 from composerd.models import Enqueued, JobState, OnDependencyFailure
 from composerd.testing.kit.clause import clause
-from composerd.testing.kit.instance import Instance
+from composerd.testing.kit.instance import BUILD, Instance
 
 FAIL = OnDependencyFailure.FAIL
 
@@ -61,6 +61,50 @@ class Submissions:
         assert isinstance(error, CanceledDependency)
         assert error.details == {"index": 1, "id": str(canceled)}
         assert await instance.driver.get([fine.id, bad.id]) == [None, None]
+
+    @pytest.mark.parametrize("state", [None, JobState.READY, JobState.FINISHED, JobState.CANCELED])
+    @clause("E12")
+    async def test_a_dependency_of_another_channel(self, instance: Instance, state: JobState | None) -> None:
+        """A dependency of another channel is unknown, whatever its state, and nothing of the submission is stored."""
+        foreign = instance.new(channel="other")
+        if state is not None:
+            await instance.submit(foreign)
+        if state is JobState.FINISHED:
+            await instance.finish(await instance.take(foreign.id, (BUILD._replace(channel="other"),)))
+        if state is JobState.CANCELED:
+            await instance.cancel(foreign.id)
+        fine, bad = instance.new(), instance.new(foreign.id)
+        for jobs in ([fine, bad], [foreign, bad]):
+            (error,) = (await instance.driver.enqueue([jobs])).items
+            assert isinstance(error, UnknownDependency)
+            assert error.details == {"index": 1, "id": str(foreign.id)}
+        assert await instance.driver.get([fine.id, bad.id]) == [None, None]
+
+    @clause("E12")
+    async def test_a_dependency_that_replaces_one_of_another_channel(self, instance: Instance) -> None:
+        """A job that stands for another one by its key may be a dependency in its own channel only."""
+        existing = await instance.add(channel="other", idempotency_key="k", fingerprint=b"f")
+        again = instance.new(channel="other", idempotency_key="k", fingerprint=b"f")
+        (error,) = (await instance.driver.enqueue([[again, instance.new(again.id)]])).items
+        assert isinstance(error, UnknownDependency)
+        own = instance.new(again.id, channel="other")
+        await instance.submit(again, own)
+        assert (await instance.get(own.id)).dependencies == (existing,)
+
+    @clause("E12", "M2")
+    async def test_old_dependencies_of_another_channel_stay(self, instance: Instance) -> None:
+        """Dependencies across channels that a storage has from before the rule are loaded, and ends reach them."""
+        first = await instance.add()
+        await instance.add(first)
+        stored = await instance.dump()
+        await instance.empty()
+        moved = msgspec.structs.replace(stored[1].new, channel="other")
+        job = msgspec.structs.replace(stored[1].job, channel="other")
+        await instance.driver.load([stored[0], msgspec.structs.replace(stored[1], new=moved, job=job)])
+        assert (await instance.get(moved.id)).dependencies == (first,)
+        assert (await instance.get(first)).dependents == (moved.id,)
+        await instance.end(first)
+        assert await instance.state(moved.id) is JobState.READY
 
     @clause("G2")
     async def test_submissions_are_independent(self, instance: Instance) -> None:
@@ -193,7 +237,7 @@ class Submissions:
     @clause("E2")
     async def test_every_field_is_stored(self, instance: Instance) -> None:
         """Every field of a job comes back as it was submitted: in the answer, from `get`, and from `dump`."""
-        first = instance.new()
+        first = instance.new(channel="c")
         job = instance.new(
             first.id,
             type="t",

@@ -79,6 +79,11 @@ class JobRecord(msgspec.Struct, eq=False):
     """The files of the attempt that ended it, by name."""
 
     @property
+    def channel(self) -> str:
+        """The job's channel."""
+        return self.key.channel
+
+    @property
     def running(self) -> AttemptRecord | None:
         """The running attempt, if there is one."""
         if self.attempts and self.attempts[-1].state is AttemptState.RUNNING:

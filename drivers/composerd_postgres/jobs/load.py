@@ -43,7 +43,7 @@ async def _load(session: Session, jobs: Sequence[StoredJob]) -> tuple[Changes, l
         named = {one for job in new.values() for one in job.new.dependencies} - new.keys()
         states: dict[UUID, JobState] = {}
         if named:
-            parameters = {"referenced": array(named), "answered": "{}"}
+            parameters = {"referenced": encode([{"id": one} for one in named])}
             for row in await transaction.fetch(statements["lock_referenced"], parameters):
                 states[row.id] = JobState(row.state)
         part = _Part(begun.now, states)

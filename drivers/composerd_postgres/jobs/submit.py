@@ -40,9 +40,12 @@ async def _enqueue(session: Session, submissions: Sequence[Sequence[NewJob]]) ->
         (begun,) = await transaction.begin(statements["begin_enqueue"], parameters)
         batch = _Batch(begun.now, begun.sequences)
         existing = {*begun.stored, *begun.keyed}
-        named = {one for job in jobs for one in job.dependencies} - {job.id for job in jobs}
+        new = {job.id for job in jobs}
+        named = {(one, job.channel) for job in jobs for one in job.dependencies if one not in new}
         if existing or named:
-            parameters = {"referenced": array(existing | named)}
+            referenced: list[dict[str, Any]] = [{"id": one} for one in existing]
+            referenced += [{"id": one, "channel": channel} for one, channel in named if one not in existing]
+            parameters = {"referenced": encode(referenced)}
             for row in await transaction.fetch(statements["lock_referenced"], parameters):
                 batch.add_stored(row)
         answers: Answers = []

@@ -175,7 +175,7 @@ def by_ready_order(record: JobRecord) -> tuple[int, int]:
 class Correct(SimpleDriver):
     """A driver that keeps every clause."""
 
-    contract = "1.4"
+    contract = "1.5"
     name = "correct"
     shelf_type: type[DictShelf] = DictShelf
 

@@ -147,6 +147,23 @@ class DropsRepeatedDependencies(Transaction):
         return super().enqueue(once)
 
 
+@breaks("E12")
+class DependsAcrossChannels(Transaction):
+    """Accepts a dependency of another channel."""
+
+    def enqueue(self, submission: Sequence[NewJob]) -> Enqueued | ComposerdError:
+        answer = super().enqueue(submission)
+        if not isinstance(answer, UnknownDependency) or self.find(UUID(answer.details["id"])) is None:
+            return answer
+        foreign = UUID(answer.details["id"])
+        answer = self.enqueue(without(submission, {foreign}))
+        for job in submission if isinstance(answer, Enqueued) else ():
+            record = self.get(job.id)
+            record.new = msgspec.structs.replace(record.new, dependencies=job.dependencies)
+            self.save(record)
+        return answer
+
+
 @breaks("C1")
 class ForgetsTokens(Transaction):
     """Begins an attempt without remembering its token."""

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from composerd.errors import UnknownDependency
 from composerd.models import Claim, News, OnDependencyFailure, Outcome
 from composerd.testing.kit.instance import BUILD, PLENTY, Instance
 from composerd_postgres.jobs.claims import CLASSES
+from composerd_postgres.sql.statements import encode
 
 from ...throwaway import Throwaway
 from ..conftest import Open
@@ -22,11 +24,24 @@ async def test_a_submission_does_not_hide_a_job(open_instance: Open) -> None:
     session = one.driver._session  # type: ignore[attr-defined]
     async with session.connections.one() as connection:
         await connection.fetch("BEGIN", {})
-        await connection.fetch(session.statements["lock_referenced"], {"referenced": f"{{{job_id}}}", "answered": "{}"})
+        await connection.fetch(session.statements["lock_referenced"], {"referenced": encode([{"id": job_id}])})
         claimed = await other.claim()
         await connection.fetch("ROLLBACK", {})
     assert claimed is not None
     assert claimed.job_id == job_id
+
+
+async def test_a_submission_does_not_wait_for_a_job_of_another_channel(open_instance: Open) -> None:
+    """A dependency of another channel is unknown at once, also while its end locks it."""
+    one, other = await open_instance(), await open_instance()
+    job_id = await one.add(channel="other")
+    session = one.driver._session  # type: ignore[attr-defined]
+    async with session.connections.one() as connection:
+        await connection.fetch("BEGIN", {})
+        await connection.fetch(session.statements["lock_jobs"], {"ids": f"{{{job_id}}}"})
+        with pytest.raises(UnknownDependency):
+            await other.submit(other.new(job_id))
+        await connection.fetch("ROLLBACK", {})
 
 
 async def test_many_sets_of_keys(open_instance: Open, monkeypatch: pytest.MonkeyPatch) -> None:

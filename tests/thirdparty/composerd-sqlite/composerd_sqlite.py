@@ -229,7 +229,7 @@ class SqliteShelf(Shelf):
 class SqliteDriver(SimpleDriver):
     """Jobs in an SQLite file: `sqlite:/var/lib/jobs.db`, `sqlite:///var/lib/jobs.db`."""
 
-    contract = "1.4"
+    contract = "1.5"
     name = "sqlite"
 
     @classmethod

@@ -30,11 +30,12 @@ WHERE m.latest > {last_place}
 
 -- name: lock_referenced
 -- Read the jobs that a submission depends on or repeats, and lock them so that they do not end meanwhile. An end needs
--- FOR UPDATE and has to wait; a claim needs a weaker lock and does not wait.
+-- FOR UPDATE and has to wait; a claim needs a weaker lock and does not wait. A job that has to be in a channel, and is
+-- not, is neither read nor locked: nobody finds out by waiting that it exists.
 SELECT {columns}, p.body AS partial
-FROM composerd.jobs j
+FROM json_to_recordset(%(referenced)s) AS r(id uuid, channel text)
+JOIN composerd.jobs j ON j.id = r.id AND j.channel = coalesce(r.channel, j.channel)
 LEFT JOIN composerd.progress p ON p.job_id = j.id AND j.state = 'running'
-WHERE j.id = ANY (%(referenced)s::uuid[])
 ORDER BY j.id
 FOR KEY SHARE OF j
 
