@@ -158,6 +158,23 @@ class TypeNotAllowed(ComposerdError):
     code = "type_not_allowed"
 
 
+class QuotaUsedUp(ComposerdError):
+    """A quota of the tenant is used up; repeat the request later."""
+
+    code = "quota_used_up"
+
+    def __init__(self, message: str = "", *, retry_after: int, **details: Any) -> None:
+        """Create the error. `retry_after` is the number of seconds after which to repeat the request."""
+        super().__init__(message, **details)
+        self.retry_after = retry_after
+
+
+class QuotaForbids(ComposerdError):
+    """The request needs more than a quota of the tenant allows altogether, so waiting does not help."""
+
+    code = "quota_forbids"
+
+
 class InvalidCursor(ComposerdError):
     """The cursor, limit or filter of a listing is invalid."""
 

@@ -13,6 +13,7 @@ from composerd.errors import (
     NotAllowed,
     NotAuthenticated,
     OutcomeUnknown,
+    QuotaUsedUp,
     StorageFull,
     Unavailable,
 )
@@ -207,7 +208,9 @@ def _failure(request: web.Request, new_id: str, error: ComposerdError) -> web.Re
         isinstance(error, Unavailable) and "limit" not in error.details
     )
     response = table.response(entry, new_id, None if internal else error.details)
-    if entry.status == 503 and request.method in _REPEATED:
+    if isinstance(error, QuotaUsedUp):
+        response.headers["Retry-After"] = str(error.retry_after)
+    elif entry.status == 503 and request.method in _REPEATED:
         response.headers["Retry-After"] = "1"
     if isinstance(error, NotAuthenticated):
         response.headers["WWW-Authenticate"] = challenge(error)

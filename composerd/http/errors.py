@@ -92,6 +92,8 @@ _SHARED = (
     ErrorEntry(30, 403, "Not allowed"),
     ErrorEntry(31, 507, "Storage full"),
     ErrorEntry(40, 504, "Outcome unknown, it may have been stored: ask, or repeat with an idempotency key"),
+    ErrorEntry(45, 429, "A quota is used up, try again later"),
+    ErrorEntry(46, 403, "A quota does not allow this"),
     ErrorEntry(10000, 500, "Unspecified internal error"),
     ErrorEntry(10001, 500, "Error is not an http error"),
     ErrorEntry(10002, 500, "Error does not exist"),
@@ -183,6 +185,8 @@ _NUMBERS: Mapping[type[ComposerdError], int] = {
     errors.ShorterUpload: 42,
     PreconditionFailed: 43,
     errors.RequestIdUsed: 44,
+    errors.QuotaUsedUp: 45,
+    errors.QuotaForbids: 46,
 }
 
 UNSPECIFIED = 10000

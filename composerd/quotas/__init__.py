@@ -1,0 +1,6 @@
+"""Quotas of tenants: how much of the server each may use. Nothing here knows a request or an identity."""
+
+from composerd.quotas.limits import Limits, Quota, QuotaTable, parse
+from composerd.quotas.quotas import Held, Quotas
+
+__all__ = ["Held", "Limits", "Quota", "QuotaTable", "Quotas", "parse"]

@@ -1,0 +1,240 @@
+"""`Quotas`: decides what tenants may still do, by their channels. Whoever asks waits for the storage if need be."""
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+from composerd.errors import QuotaForbids, QuotaUsedUp
+from composerd.quotas.ledger import Ledger, Readings, ReadUsage
+from composerd.quotas.limits import Limits, Quota, QuotaTable, name_of
+from composerd.quotas.minute import Minute
+
+log = logging.getLogger(__name__)
+
+FRESH = 1.0
+"""Age in seconds up to which a reading of the storage counts: other servers may have stored more since."""
+
+PAUSE = 0.01
+"""The least time in seconds between two readings of a storage of one server, which has the numbers in memory."""
+
+PAUSE_SHARED = 0.05
+"""The least time in seconds between two readings of a storage that servers share."""
+
+LOG_EVERY = 60.0
+"""Time in seconds between two lines of the log about one quota of one tenant."""
+
+REMEMBERED = 1000
+"""Number of tenants from which on those are forgotten that have nothing in progress."""
+
+ASK_AGAIN = {
+    Quota.WAITING_JOBS: 5,
+    Quota.RUNNING_JOBS: 5,
+    Quota.PAYLOAD_BYTES: 60,
+    Quota.ARTIFACT_BYTES: 60,
+    Quota.OPEN_WAITS: 5,
+}
+"""Seconds after which it is worth while to ask again, where nobody knows when there is room."""
+
+
+class _Refusals:
+    """The refusals of one quota of one tenant since the log had a line about them."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.log_after = -math.inf
+
+
+class _Tenant:
+    """What is counted of one tenant."""
+
+    def __init__(self, channel: str) -> None:
+        self.ledger = Ledger(channel)
+        self.submissions = Minute()
+        self.open_waits = 0
+        self.users = 0
+        """Number of callers that are using this object."""
+        self.refusals: dict[Quota, _Refusals] = {}
+
+    def is_idle(self, now: float) -> bool:
+        """Return True if nothing would be lost if this tenant was forgotten."""
+        return (
+            not self.users
+            and not self.open_waits
+            and self.ledger.is_idle
+            and not self.submissions.look(now)
+            and all(one.log_after < now for one in self.refusals.values())
+        )
+
+
+class Quotas:
+    """The quotas of all tenants on this server.
+
+    What is in the storage is read at most a second before it counts, and what this server adds is counted in between,
+    from the moment at which it is allowed. So the limits hold on one server however many requests come at once. Other
+    servers may have added as much as there was room for when they read it.
+    """
+
+    def __init__(
+        self,
+        table: Callable[[], QuotaTable],
+        read: ReadUsage,
+        *,
+        shared: bool,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Apply the limits that `table` returns, which may change. `shared` is True if servers share the storage."""
+        self.refused: dict[Quota, int] = dict.fromkeys(Quota, 0)
+        """Number of requests that were refused because of each quota."""
+        self.clock = clock
+        self.readings = Readings(read, clock, PAUSE_SHARED if shared else PAUSE)
+        self._table = table
+        self._tenants: dict[str, _Tenant] = {}
+        self._forget_at = REMEMBERED
+
+    async def close(self) -> None:
+        """Wait for the reading that is in progress."""
+        await self.readings.close()
+
+    def limits(self, channel: str) -> Limits:
+        """Return the limits of a channel as they are now."""
+        return self._table().of(channel)
+
+    def held(self, channel: str) -> "Held":
+        """Return an object that holds amounts of a channel, nothing at first."""
+        return Held(self, self._tenant(channel))
+
+    def ledger(self, channel: str) -> Ledger:
+        """Return what is counted of the storage of a channel."""
+        return self._tenant(channel).ledger
+
+    async def check_submission(self, channel: str) -> None:
+        """Raise `QuotaUsedUp` or `QuotaForbids` if a submission would be refused whatever is in it."""
+        held = self.held(channel)
+        await held.grow({Quota.WAITING_JOBS: 1, Quota.PAYLOAD_BYTES: 1})
+        held.free()
+
+    def count_submission(self, channel: str) -> None:
+        """Count a submission. Raises `QuotaUsedUp` or `QuotaForbids` if there are too many in this minute."""
+        limit = self.limits(channel).submissions_per_minute
+        if limit is None:
+            return
+        tenant, now = self._tenant(channel), self.clock()
+        if (count := tenant.submissions.look(now)) >= limit:
+            again = tenant.submissions.room_in(now, limit) if limit else None
+            self._refuse(tenant, Quota.SUBMISSIONS_PER_MINUTE, limit, count, 1, again)
+        tenant.submissions.add(now)
+
+    @contextmanager
+    def open_wait(self, channel: str) -> Iterator[None]:
+        """Count a request that waits for the length of a block.
+
+        Raises `QuotaUsedUp` or `QuotaForbids` if too many of the channel wait.
+        """
+        tenant = self._tenant(channel)
+        limit = self.limits(channel).open_waits
+        if limit is not None and tenant.open_waits >= limit:
+            self._refuse(tenant, Quota.OPEN_WAITS, limit, tenant.open_waits, 1)
+        tenant.open_waits += 1
+        try:
+            yield
+        finally:
+            tenant.open_waits -= 1
+
+    def _tenant(self, channel: str) -> _Tenant:
+        tenant = self._tenants.get(channel)
+        if tenant is None:
+            if len(self._tenants) >= self._forget_at:
+                now = self.clock()
+                self._tenants = {name: one for name, one in self._tenants.items() if not one.is_idle(now)}
+                self._forget_at = max(REMEMBERED, 2 * len(self._tenants))
+            tenant = self._tenants[channel] = _Tenant(channel)
+        return tenant
+
+    def _refuse(
+        self, tenant: _Tenant, quota: Quota, limit: int, used: int, amount: int, again: float | None = None
+    ) -> None:
+        """Raise the error for a request that needs more of a quota than there is, and log it now and then."""
+        self.refused[quota] += 1
+        now = self.clock()
+        refusals = tenant.refusals.setdefault(quota, _Refusals())
+        refusals.count += 1
+        if now >= refusals.log_after:
+            log.warning(
+                "the quota %s of %s is used up (%s of %s); requests that were refused since the last such line: %d",
+                quota,
+                name_of(tenant.ledger.channel),
+                quota.shown(used),
+                quota.shown(limit),
+                refusals.count,
+            )
+            refusals.count = 0
+            refusals.log_after = now + LOG_EVERY
+        details = {"quota": quota.value, "limit": limit, "used": used, "requested": amount}
+        if amount > limit:
+            raise QuotaForbids(f"the quota {quota} is {limit}, and the request needs {amount}", **details)
+        seconds = ASK_AGAIN[quota] if again is None else max(math.ceil(again), 1)
+        raise QuotaUsedUp(f"the quota {quota} is used up: {used} of {limit}", retry_after=seconds, **details)
+
+
+class Held:
+    """Amounts of one channel that are allowed and not stored yet."""
+
+    def __init__(self, quotas: Quotas, tenant: _Tenant) -> None:
+        self._quotas = quotas
+        self._tenant = tenant
+        self._amounts: dict[Quota, int] = {}
+
+    async def grow(self, amounts: Mapping[Quota, int]) -> None:
+        """Hold more, once it is known from the storage that there is room.
+
+        A refusal is never older than the latest reading, which is at most a second old. Raises `QuotaUsedUp`,
+        `QuotaForbids`, and what the driver raises if the storage does not answer.
+        """
+        quotas, ledger = self._quotas, self._tenant.ledger
+        began = quotas.clock()
+        self._tenant.users += 1
+        try:
+            while True:
+                limits = quotas.limits(ledger.channel)
+                limited = {one: amount for one, amount in amounts.items() if amount and limits.of(one) is not None}
+                is_fresh = ledger.read_at >= began or quotas.clock() - ledger.read_at <= FRESH
+                over = _over(ledger, limits, limited)
+                if over is None and (is_fresh or not limited):
+                    break
+                if over is not None:
+                    limit = limits.of(over)
+                    assert limit is not None
+                    alone = ledger.reading.get(over, 0) + limited[over] > limit
+                    if limited[over] > limit or ledger.read_at >= began or (is_fresh and alone):
+                        quotas._refuse(self._tenant, over, limit, ledger.used(over), limited[over])  # noqa: SLF001
+                await asyncio.shield(quotas.readings.next(ledger))
+        finally:
+            self._tenant.users -= 1
+        for quota, amount in limited.items():
+            ledger.hold(quota, amount)
+            self._amounts[quota] = self._amounts.get(quota, 0) + amount
+
+    def settle(self) -> None:
+        """Note that everything held is stored now, or may be. Doing that again changes nothing."""
+        self._end(self._tenant.ledger.settle)
+
+    def free(self) -> None:
+        """Give back what is held: it is not going to be stored. Doing that again changes nothing."""
+        self._end(self._tenant.ledger.free)
+
+    def _end(self, note: Callable[[Quota, int], None]) -> None:
+        for quota, amount in self._amounts.items():
+            note(quota, amount)
+        self._amounts = {}
+
+
+def _over(ledger: Ledger, limits: Limits, amounts: Mapping[Quota, int]) -> Quota | None:
+    """Return the first quota of which there is not enough left, as far as known."""
+    for quota, amount in amounts.items():
+        limit = limits.of(quota)
+        if limit is not None and ledger.used(quota) + amount > limit:
+            return quota
+    return None
