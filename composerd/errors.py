@@ -165,7 +165,7 @@ class QuotaUsedUp(ComposerdError):
 
     def __init__(self, message: str = "", *, retry_after: int, **details: Any) -> None:
         """Create the error. `retry_after` is the number of seconds after which to repeat the request."""
-        super().__init__(message, **details)
+        super().__init__(message, **details, retry_after=retry_after)
         self.retry_after = retry_after
 
 

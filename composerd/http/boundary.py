@@ -208,7 +208,7 @@ def _failure(request: web.Request, new_id: str, error: ComposerdError) -> web.Re
         isinstance(error, Unavailable) and "limit" not in error.details
     )
     response = table.response(entry, new_id, None if internal else error.details)
-    if isinstance(error, QuotaUsedUp):
+    if isinstance(error, QuotaUsedUp) and request.method != "PUT":  # some clients would send the rest of a stream
         response.headers["Retry-After"] = str(error.retry_after)
     elif entry.status == 503 and request.method in _REPEATED:
         response.headers["Retry-After"] = "1"
