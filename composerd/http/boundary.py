@@ -17,6 +17,7 @@ from composerd.errors import (
     StorageFull,
     Unavailable,
 )
+from composerd.host_names import matches
 from composerd.http.admission import place_of
 from composerd.http.arguments import error_table_of
 from composerd.http.bodies import discard_body
@@ -26,7 +27,6 @@ from composerd.http.errors import UNSPECIFIED, MethodNotSupported, ResourceNotFo
 from composerd.http.identifying import challenge
 from composerd.http.keys import ADMISSION, COMPOSER_ERRORS, IDENTIFIER, METRICS, QUEUE, SETTINGS
 from composerd.http.lingering import Lingering
-from composerd.http.names import matches
 from composerd.http.paths import BASES, PREFIX_HEADER, bases, forwarded_prefix
 from composerd.http.request_context import client, held_body, identity, request_id
 from composerd.http.turns import end_turn

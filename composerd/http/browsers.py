@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from aiohttp import hdrs, web
 
 from composerd.errors import NotAllowed
+from composerd.host_names import matches
 from composerd.http.errors import UnsupportedMediaType
-from composerd.http.names import matches
 from composerd.http.openapi import JSON
 from composerd.http.paths import Bases
 from composerd.settings import Settings

@@ -38,7 +38,10 @@ class PeerSource(Source, Protocol):
     """A source that knows who is at the other end of a connection."""
 
     def identify(self, transport: BaseTransport) -> Identity | None:
-        """Return who is at the other end, or None if this source does not know. Raises `NotAllowed`."""
+        """Return who is at the other end, or None if this source is for other kinds of connections.
+
+        Raises `NotAuthenticated`.
+        """
 
 
 class Identities:

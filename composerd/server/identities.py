@@ -1,25 +1,50 @@
 """The sources of identities that the settings name."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import socket
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 
+from composerd.identity.certificates import Certificates, parse_certificates
 from composerd.identity.sources import BearerSource, Identities, PeerSource
+from composerd.identity.unix_peers import UnixPeers, parse_peers
+from composerd.identity.watched_file import WatchedFile
 from composerd.settings import Settings
 
 
 @asynccontextmanager
-async def running_identities(settings: Settings) -> AsyncIterator[Identities]:
+async def running_identities(settings: Settings, sockets: Sequence[socket.socket]) -> AsyncIterator[Identities]:
     """Keep the sources of identities up to date for the length of a block.
 
-    Raises `SettingsError` if one cannot be used.
+    `sockets` are those that the server listens on. Raises `UnusableFile` if one of the files cannot be used.
     """
-    bearers, peers = _sources(settings)
+    bearers, peers = _sources(settings, sockets)
     identities = Identities(bearers, peers)
     async with identities.running():
         yield identities
 
 
-def _sources(settings: Settings) -> tuple[list[BearerSource], list[PeerSource]]:
-    """Return the sources that the settings name."""
-    del settings
-    return [], []
+def _sources(settings: Settings, sockets: Sequence[socket.socket]) -> tuple[list[BearerSource], list[PeerSource]]:
+    """Return the sources that the settings name. If there is one at all, peers on unix sockets have identities too."""
+    bearers: list[BearerSource] = []
+    peers: list[PeerSource] = []
+    if settings.tls_identities is not None or settings.allowed_domains:
+        path = settings.tls_identities
+        file = None if path is None else WatchedFile(path, parse_certificates, "tls_identities")
+        peers.append(Certificates(file, settings.allowed_domains))
+    if settings.socket_identities is not None:
+        mapped = WatchedFile(settings.socket_identities, parse_peers, "socket_identities")
+        peers.append(UnixPeers(mapped, {}))
+    elif bearers or peers:
+        peers.append(UnixPeers(None, _groups(sockets)))
+    return bearers, peers
+
+
+def _groups(sockets: Sequence[socket.socket]) -> Mapping[str | bytes, int]:
+    """Return the groups of the files of unix sockets, by the paths of the sockets. Abstract sockets have no group."""
+    groups: dict[str | bytes, int] = {}
+    for listening in sockets:
+        if listening.family == socket.AF_UNIX and (path := listening.getsockname()) and isinstance(path, str):
+            with suppress(OSError):
+                groups[path] = Path(path).stat().st_gid
+    return groups

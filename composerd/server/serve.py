@@ -89,6 +89,7 @@ async def _serve(settings: Settings, manager: ServiceManager | SupervisorPipe, s
         access = UnixSocketAccess(settings.socket_mode, settings.socket_group)
         sockets = share.sockets if share else open_sockets(settings.listen, access, local_only=settings.local_only)
         stack.callback(close_sockets, sockets)
+        identities = await stack.enter_async_context(running_identities(settings, sockets))
         metrics = Metrics(share.number if share else None)
         driver = open_driver(settings.storage, metrics.called)
         stack.push_async_callback(driver.close)
@@ -102,7 +103,6 @@ async def _serve(settings: Settings, manager: ServiceManager | SupervisorPipe, s
         await stack.enter_async_context(queue.running())
         descriptors.log_shortage(settings.max_connections)  # once it is certain that the server starts
         admission = Admission(descriptors.connections, Clients(settings.trusted_proxies))
-        identities = await stack.enter_async_context(running_identities(settings))
         app = create_app(queue, settings, metrics, files, admission, identities)
         server = await stack.enter_async_context(_running(app, settings))
         _tune_garbage_collection()

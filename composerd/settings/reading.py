@@ -21,6 +21,7 @@ _NEEDS = (
     ("tls_key", "tls_cert"),
     ("tls_client_ca", "tls_cert"),
     ("allowed_domains", "tls_client_ca"),
+    ("tls_identities", "tls_client_ca"),
 )
 """Pairs of settings: the first requires the second."""
 

@@ -68,8 +68,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     tls_cert: str | None
     tls_key: str | None
     tls_client_ca: str | None
+    tls_identities: str | None
+    """Path of the file that gives identities to client certificates."""
     allowed_domains: tuple[str, ...]
     """Domains of accepted client certificates; empty to accept certificates of all domains."""
+    socket_identities: str | None
+    """Path of the file that gives identities to users and groups on unix sockets."""
     trusted_proxies: tuple[str, ...]
     """Networks in CIDR notation, and `unix` for peers on unix sockets."""
     allowed_hosts: tuple[str, ...]
@@ -88,7 +92,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def protected(self) -> bool:
         """True if those who connect from other machines have to say who they are."""
-        return self.tls_client_ca is not None
+        return self.identified or self.tls_client_ca is not None
+
+    @property
+    def identified(self) -> bool:
+        """True if requests need an identity, because there is a source of identities."""
+        return bool(self.tls_identities or self.allowed_domains or self.socket_identities)
 
     @property
     def local_only(self) -> bool:
@@ -268,6 +277,17 @@ SETTINGS: Sequence[Setting] = (
         "With --tls-client-ca: domain, such as *.example.com, that a DNS name of the client's certificate must match.",
         without="any",
         repeatable=True,
+    ),
+    Setting(
+        "tls_identities",
+        readable_file,
+        "With --tls-client-ca: TOML file that gives roles and tenants to the names in client certificates.",
+    ),
+    Setting(
+        "socket_identities",
+        readable_file,
+        "TOML file that gives roles and tenants to users and groups that connect to unix sockets.",
+        without="none: root, the server's user and the socket's group are admin",
     ),
     Setting(
         "trusted_proxies",

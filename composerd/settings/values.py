@@ -7,6 +7,7 @@ import re
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
+from composerd.host_names import DOMAIN
 from composerd_protocol.units import parse_duration, parse_size
 
 WORKER_BASE = "/api/worker/v1"
@@ -148,7 +149,7 @@ def readable_file(text: str) -> str:
 
 def domain(text: str) -> str:
     """Accept a domain name, whose first label may be `*`."""
-    if not re.fullmatch(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?", text):
+    if not DOMAIN.fullmatch(text):
         raise ValueError(f"{text!r} is not a domain such as worker.example.com or *.example.com")
     return text
 

@@ -168,14 +168,18 @@ async def test_mutual_tls(serve: Serve, files: Files, tmp_path: Path) -> None:
     ],
 )
 async def test_allowed_domains(serve: Serve, files: Files, names: list[str], domains: list[str], status: int) -> None:
-    """A client whose certificate has no DNS name in an allowed domain gets error 30 on every path."""
+    """A client whose certificate has a DNS name in an allowed domain is a worker; others get error 30 on every path."""
     allowed = [word for domain in domains for word in ("--allowed-domains", domain)]
     server = await serve(*files.server_options, "--tls-client-ca", files.path("clients.pem"), *allowed)
     files.issue("client", *names)
-    assert await answers(server, ca_file=files.ca_file, **files.pair("client")) == status
-    if status == 403:
-        context = ssl.create_default_context(cafile=files.ca_file)
-        context.load_cert_chain(files.path("client.pem"), files.path("client.key"))
+    context = ssl.create_default_context(cafile=files.ca_file)
+    context.load_cert_chain(files.path("client.pem"), files.path("client.key"))
+    answered, sender = await server.request("GET", f"{COMPOSER}/whoami", ssl=context)
+    assert answered == status
+    if status == 200:
+        assert (sender["role"], sender["source"], sender["name"]) == ("worker", "certificate", names[-1].lower())
+        assert await answers(server, ca_file=files.ca_file, **files.pair("client")) == 403  # workers list no jobs
+    else:
         for path in ("/api/worker/v1/status", "/metrics", "/nothing"):
             answered, body = await server.request("GET", path, ssl=context)
             assert (answered, body["id"]) == (403, "30")

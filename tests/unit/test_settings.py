@@ -49,7 +49,9 @@ def test_the_defaults() -> None:
         tls_cert=None,
         tls_key=None,
         tls_client_ca=None,
+        tls_identities=None,
         allowed_domains=(),
+        socket_identities=None,
         trusted_proxies=(),
         allowed_hosts=(),
         insecure=False,
@@ -67,7 +69,7 @@ def test_the_defaults() -> None:
 def test_the_shown_defaults() -> None:
     """Setting every default as the help shows it gives the same settings as setting nothing."""
     shown = {setting.name: setting.shown_default for setting in SETTINGS if setting.default is not None}
-    assert len(shown) == len(SETTINGS) - 13
+    assert len(shown) == len(SETTINGS) - 15
     assert load(shown, HOME, None) == load({}, HOME, None)
 
 
@@ -164,6 +166,8 @@ BAD = {
     "tls_key": "/",
     "tls_client_ca": "",
     "allowed_domains": "http://example.com",
+    "tls_identities": "/nowhere.toml",
+    "socket_identities": "/nowhere.toml",
     "trusted_proxies": "proxy",
     "allowed_hosts": "http://example.com",
     "insecure": "yes",
@@ -199,6 +203,7 @@ def test_a_bad_value_is_named_with_its_origin(name: str, tmp_path: Path) -> None
         (("tls_key",), "tls_cert"),
         (("tls_client_ca",), "tls_cert"),
         (("allowed_domains",), "tls_client_ca"),
+        (("tls_identities",), "tls_client_ca"),
         (("allowed_domains", "tls_cert", "tls_key"), "tls_client_ca"),
     ],
 )

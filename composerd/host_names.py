@@ -1,4 +1,9 @@
-"""Comparing names of hosts with the domains that settings allow."""
+"""Names of hosts: how a domain is written, and which names are in one."""
+
+import re
+
+DOMAIN = re.compile(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?")
+"""A domain, whose first label may be `*`."""
 
 
 def matches(name: str, domain: str) -> bool:

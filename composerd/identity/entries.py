@@ -1,0 +1,55 @@
+"""Files in TOML that give identities to names: tables `[[identity]]`, each with a role."""
+
+import tomllib
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+
+from composerd.identity.values import Role
+from composerd_protocol.words import is_word
+
+LONGEST_NAME = 255
+"""The most characters of an identity's name."""
+
+LONGEST_TENANT = 100
+"""The most characters of a tenant's name."""
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a table says of the identities that it is about."""
+
+    role: Role
+    tenant: Annotated[str, msgspec.Meta(min_length=1, max_length=LONGEST_TENANT)] | None = None
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=LONGEST_NAME)] | None = None
+    """The name of the identity; None for that of the certificate or the user."""
+
+    def __post_init__(self) -> None:
+        for field, value in (("tenant", self.tenant), ("name", self.name)):
+            if value is not None and not is_word(value):
+                raise ValueError(f"{field} {value!r} has white space or characters that are not printable")
+
+    def named_by(self, fields: tuple[str, ...]) -> str:
+        """Return which of the fields that say whom an entry is about is there. Raises `ValueError` unless one is."""
+        there = [field for field in fields if getattr(self, field) is not None]
+        if len(there) != 1:
+            raise ValueError(f"an identity needs exactly one of {', '.join(fields)}")
+        return there[0]
+
+
+E = TypeVar("E", bound=Entry)
+
+
+def parse_entries(content: bytes, kind: type[E]) -> tuple[E, ...]:
+    """Return the tables of a file, in their order. Raises `ValueError`, which says what is wrong and where."""
+    file = tomllib.loads(content.decode())
+    if other := file.keys() - {"identity"}:
+        raise ValueError(f"it has {min(other)!r}, and should have tables [[identity]] only")
+    tables = msgspec.convert(file.get("identity", []), list[dict[str, Any]])
+    return tuple(_entry(number, table, kind) for number, table in enumerate(tables, 1))
+
+
+def _entry(number: int, table: dict[str, Any], kind: type[E]) -> E:
+    try:
+        return msgspec.convert(table, kind)
+    except msgspec.ValidationError as exc:
+        raise ValueError(f"in table {number} of the tables [[identity]]: {exc}") from exc
