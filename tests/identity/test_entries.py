@@ -80,7 +80,7 @@ def test_the_entries_of_a_file() -> None:
         (b"\xff", "utf-8"),
         (b'[[identity]]\ndns = "a"\n', "missing required field `role`"),
         (b'[[identity]]\ndns = "a"\nrole = "boss"\n', "in table 1 .*'boss' - at `\\$\\.role`"),
-        (b'[[identity]]\ndns = "a"\nrole = "worker"\ntennant = "x"\n', "unknown field `tennant`"),
+        (b'[[identity]]\ndns = "a"\nrole = "worker"\nowner = "x"\n', "unknown field `owner`"),
         (b'[[identity]]\nrole = "worker"\n', "exactly one of dns, uri, cn"),
         (b'[[identity]]\ndns = "a"\ncn = "a"\nrole = "worker"\n', "exactly one of dns, uri, cn"),
         (b'[[identity]]\ndns = "a..b"\nrole = "worker"\n', "'a..b' is not a domain"),

@@ -221,7 +221,7 @@ async def test_another_file(serve: Serve, files: Files) -> None:
     files.write("identities.toml", IDENTITIES.replace('"worker"', '"viewer"').encode())
 
     async def changed() -> bool:
-        return (await asyncio.to_thread(connection.ask))[1].get("role") == "viewer"
+        return bool((await asyncio.to_thread(connection.ask))[1].get("role") == "viewer")
 
     async with asyncio.timeout(10):
         await server.until(changed)
