@@ -7,6 +7,7 @@ import from here, never from a module of this package.
 from composerd.queue.budgets import SMALL, Account
 from composerd.queue.dispatcher import keys_for
 from composerd.queue.jobqueue import JobQueue
+from composerd.queue.lookups import Lookup
 from composerd.queue.options import QueueOptions
 from composerd.queue.payloads import PART, Piece, Stored, size_of
 from composerd.queue.refusals import check_running
@@ -20,6 +21,7 @@ __all__ = [
     "SMALL",
     "Account",
     "HandedOut",
+    "Lookup",
     "Piece",
     "Stored",
     "Why",

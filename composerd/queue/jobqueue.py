@@ -18,6 +18,7 @@ from composerd.models import (
     AttemptState,
     Claimed,
     Enqueued,
+    IdPage,
     Job,
     JobFilter,
     JobPage,
@@ -34,6 +35,7 @@ from composerd.queue.budgets import Budgets
 from composerd.queue.dispatcher import Dispatcher
 from composerd.queue.events import Events
 from composerd.queue.handovers import Handovers
+from composerd.queue.lookups import Lookup
 from composerd.queue.options import QueueOptions
 from composerd.queue.pauses import Pauses
 from composerd.queue.payloads import Piece
@@ -176,29 +178,34 @@ class JobQueue:
         self.space.check()
         return await self._writes.enqueue.write(jobs)
 
-    async def get(self, job_id: UUID) -> Job:
+    async def get(self, job: Lookup) -> Job:
         """Return a job, without its args and result. Raises `JobNotFound`."""
-        job = (await self.driver.get([job_id]))[0]
-        if job is None:
-            raise JobNotFound(id=str(job_id))
-        return job
+        return job.checked((await self.driver.get([job.id]))[0])
 
-    async def listed(self, job_id: UUID) -> Job:
+    async def listed(self, job: Lookup) -> Job:
         """Return a job as a listing shows it, which takes no longer if it has many dependents. Raises `JobNotFound`."""
-        job = (await self.driver.listed([job_id]))[0]
-        if job is None:
-            raise JobNotFound(id=str(job_id))
-        return job
+        return job.checked((await self.driver.listed([job.id]))[0])
 
-    async def wait_for_end(self, job_id: UUID, wait: float, client: str = "") -> Job:
+    async def dependents(self, job: Lookup, cursor: int | None, limit: int) -> IdPage:
+        """Return a page of the jobs that depend on a job; see `Driver.dependents`. Raises `JobNotFound`."""
+        await self._check(job)
+        page = await self.driver.dependents(job.id, cursor, limit)
+        if page is None:
+            raise JobNotFound(id=str(job.id))
+        return page
+
+    async def _check(self, job: Lookup) -> None:
+        """Raise `JobNotFound` if a job does not exist for whoever asks. Nothing is read for those who see every job."""
+        if job.channel is not None:
+            await self.listed(job)
+
+    async def wait_for_end(self, job: Lookup, wait: float, client: str = "") -> Job:
         """Wait until a job ends, at most `wait` seconds, and return it as a listing shows it then.
 
         Returns at once if the queue drains, or if another client needs the place. Raises `JobNotFound`, also if the job
         is deleted meanwhile, and `Unavailable` if too many requests wait.
         """
-        return await self._watching.until(
-            lambda job: job.state.ended, partial(self.listed, job_id), job_id, wait, client
-        )
+        return await self._watching.until(lambda job: job.state.ended, partial(self.listed, job), job.id, wait, client)
 
     async def list(self, filter: JobFilter, cursor: int | None, limit: int) -> JobPage:
         """Return a page of jobs; see `Driver.list`."""
@@ -220,22 +227,24 @@ class JobQueue:
         """Return the artifacts of a job that has ended; none of one that has not."""
         return (await self.driver.artifacts([job.id]))[0] if job.state.ended else ()
 
-    async def cancel(self, job_id: UUID) -> Job:
+    async def cancel(self, job: Lookup) -> Job:
         """Cancel a job and all jobs that depend on it, and return the job.
 
         Canceling a canceled job again does nothing. Raises `JobNotFound`, and `JobEnded` if it has ended otherwise.
         """
-        return await self._writes.cancel.write(job_id)
+        await self._check(job)
+        return await self._writes.cancel.write(job.id)
 
-    async def delete(self, job_id: UUID) -> None:
+    async def delete(self, job: Lookup) -> None:
         """Delete a job that has ended, with its payloads and artifacts.
 
         Raises `JobNotFound`, and `JobNotEnded` if the job, or a job that depends on it, has not ended.
         """
-        if await self._writes.delete.write(job_id) is None:
-            raise JobNotFound(id=str(job_id))
+        await self._check(job)
+        if await self._writes.delete.write(job.id) is None:
+            raise JobNotFound(id=str(job.id))
         if self.on_removed is not None:
-            self.on_removed([job_id])
+            self.on_removed([job.id])
 
     # For workers.
 

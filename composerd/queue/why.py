@@ -9,6 +9,7 @@ import msgspec
 
 from composerd.models import Job, JobState, Worker, WorkerCursor
 from composerd.queue.jobqueue import JobQueue
+from composerd.queue.lookups import Lookup
 
 MAX_AHEAD = 10_000
 """Number up to which the jobs ahead of a job are counted."""
@@ -59,12 +60,12 @@ class _Takers(msgspec.Struct):
             self.busy += bool(worker.jobs)
 
 
-async def explain(queue: JobQueue, job_id: UUID) -> Why:
+async def explain(queue: JobQueue, wanted: Lookup) -> Why:
     """Return why a job is not running. Raises `JobNotFound`.
 
     The figures are read one after the other, so they may be of slightly different moments.
     """
-    job = await queue.get(job_id)
+    job = await queue.get(wanted)
     match job.state:
         case JobState.WAITING:
             return await _waiting(queue, job)

@@ -19,7 +19,7 @@ from composerd.models import (
     NewJob,
     News,
 )
-from composerd.queue import JobQueue, QueueOptions, keys_for
+from composerd.queue import JobQueue, Lookup, QueueOptions, keys_for
 from composerd_fs import MemoryDriver
 
 KEYS = keys_for("", ["build"], "x86_64")
@@ -93,7 +93,7 @@ async def ended_attempt(queue: JobQueue, how: str) -> UUID:
     if how == "finished":
         await queue.finish(token, b"1", failed=False)
     elif how == "canceled":
-        await queue.cancel(job_id)
+        await queue.cancel(Lookup(job_id, None))
     elif how == "superseded":
         await queue.release(token)
     return token if how != "unknown" else new_id()

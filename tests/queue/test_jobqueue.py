@@ -31,7 +31,7 @@ from composerd.models import (
     PayloadKind,
     Worker,
 )
-from composerd.queue import JobQueue, check_running
+from composerd.queue import JobQueue, Lookup, check_running
 from composerd_fs import MemoryDriver
 
 from .conftest import KEYS, LONG, add, ended_attempt, running, take, turns
@@ -47,7 +47,7 @@ async def test_a_request_waits_for_a_job(queue: JobQueue) -> None:
     assert claimed is not None
     assert (claimed.job_id, claimed.args, claimed.attempt) == (job_id, b"[1]", 1)
     assert queue.waits == 0
-    assert await queue.payload(await queue.get(job_id), PayloadKind.ARGS) == b"[1]"
+    assert await queue.payload(await queue.get(Lookup(job_id, None)), PayloadKind.ARGS) == b"[1]"
 
 
 async def test_a_request_names_its_worker(queue: JobQueue) -> None:
@@ -58,7 +58,7 @@ async def test_a_request_names_its_worker(queue: JobQueue) -> None:
     assert [one.id for one in (await queue.roster.page(None, 1000)).workers] == [worker.id]
     job_id = await add(queue)
     await requesting
-    assert (await queue.get(job_id)).worker_id == worker.id
+    assert (await queue.get(Lookup(job_id, None))).worker_id == worker.id
     assert queue.roster._waiting == {}
 
 
@@ -69,11 +69,11 @@ async def test_waits_are_limited(driver: MemoryDriver) -> None:
         token = (await take(queue)).token
         waits = [
             asyncio.create_task(queue.request(KEYS, confirm=False, wait=LONG)),
-            asyncio.create_task(queue.wait_for_end(job_id, LONG)),
+            asyncio.create_task(queue.wait_for_end(Lookup(job_id, None), LONG)),
         ]
         await turns()
         assert queue.waits == 2
-        refused = queue.request(KEYS, confirm=False, wait=0), queue.wait_for_end(job_id, 0)
+        refused = queue.request(KEYS, confirm=False, wait=0), queue.wait_for_end(Lookup(job_id, None), 0)
         for wait in (*refused, queue.wait_while_running(token, 0)):
             with pytest.raises(Unavailable, match=r"^too many waiting requests$") as raised:
                 await wait
@@ -92,11 +92,11 @@ async def test_a_handover_is_limited_only_if_it_is_confirmed(queue: JobQueue, dr
     plain = (await add(queue), await take(queue))
     await driver.shift_clock(queue.options.handover_timeout + 1)
     await driver.advance(10)
-    assert (await queue.get(promised[0])).state is JobState.READY
-    assert (await queue.get(plain[0])).state is JobState.RUNNING
+    assert (await queue.get(Lookup(promised[0], None))).state is JobState.READY
+    assert (await queue.get(Lookup(plain[0], None))).state is JobState.RUNNING
     await driver.shift_clock(queue.options.heartbeat_timeout)
     await driver.advance(10)
-    assert (await queue.get(plain[0])).state is JobState.READY
+    assert (await queue.get(Lookup(plain[0], None))).state is JobState.READY
 
 
 async def test_a_handover_that_expires_is_noticed_in_time(driver: MemoryDriver) -> None:
@@ -116,10 +116,10 @@ async def test_a_delivery_restarts_the_handover(queue: JobQueue, driver: MemoryD
         await driver.shift_clock(queue.options.handover_timeout * 0.75)
         await queue.delivered(token)
     await driver.advance(10)
-    assert (await queue.get(job_id)).state is JobState.RUNNING
+    assert (await queue.get(Lookup(job_id, None))).state is JobState.RUNNING
     await driver.shift_clock(queue.options.handover_timeout + 1)
     await driver.advance(10)
-    assert (await queue.get(job_id)).state is JobState.READY
+    assert (await queue.get(Lookup(job_id, None))).state is JobState.READY
 
 
 async def test_an_undelivered_job_is_released(queue: JobQueue) -> None:
@@ -128,7 +128,7 @@ async def test_an_undelivered_job_is_released(queue: JobQueue) -> None:
     queue.release_undelivered((await take(queue)).token)
     second = await take(queue)
     assert second.job_id == job_id
-    assert (await queue.get(job_id)).retries == 0
+    assert (await queue.get(Lookup(job_id, None))).retries == 0
 
 
 async def test_a_release_that_fails_is_logged(queue: JobQueue, caplog: pytest.LogCaptureFixture) -> None:
@@ -150,24 +150,24 @@ async def test_a_release_that_fails_is_logged(queue: JobQueue, caplog: pytest.Lo
 async def test_a_wait_for_an_end(queue: JobQueue) -> None:
     """A wait for a job's end is answered when it ends, or with the job as it is when the time is up."""
     job_id = await add(queue)
-    assert (await queue.wait_for_end(job_id, 0)).state is JobState.READY
-    waiting = asyncio.create_task(queue.wait_for_end(job_id, 0.99))
+    assert (await queue.wait_for_end(Lookup(job_id, None), 0)).state is JobState.READY
+    waiting = asyncio.create_task(queue.wait_for_end(Lookup(job_id, None), 0.99))
     token = (await take(queue)).token
     assert not waiting.done()
     await queue.finish(token, b"1", failed=False)
     assert (await waiting).state is JobState.FINISHED
-    assert (await queue.wait_for_end(job_id, LONG)).state is JobState.FINISHED
+    assert (await queue.wait_for_end(Lookup(job_id, None), LONG)).state is JobState.FINISHED
     with pytest.raises(JobNotFound):
-        await queue.wait_for_end(new_id(), LONG)
+        await queue.wait_for_end(Lookup(new_id(), None), LONG)
 
 
 async def test_a_wait_for_an_end_that_a_dependency_brings(queue: JobQueue) -> None:
     """A wait for a job is answered when another job's cancel ends it."""
     first = await add(queue)
     second = await add(queue, dependencies=(first,))
-    waiting = asyncio.create_task(queue.wait_for_end(second, LONG))
+    waiting = asyncio.create_task(queue.wait_for_end(Lookup(second, None), LONG))
     await turns()
-    await queue.cancel(first)
+    await queue.cancel(Lookup(first, None))
     assert (await waiting).state is JobState.CANCELED
 
 
@@ -178,7 +178,7 @@ async def test_a_wait_of_a_worker_ends_with_its_attempt(queue: JobQueue) -> None
     assert (await queue.wait_while_running(token, 0.01)).state is AttemptState.RUNNING
     waiting = asyncio.create_task(queue.wait_while_running(token, 0.99))
     await turns()
-    await queue.cancel(job_id)
+    await queue.cancel(Lookup(job_id, None))
     assert (await waiting).state is AttemptState.CANCELED
     assert (await queue.wait_while_running(token, LONG)).state is AttemptState.CANCELED
     with pytest.raises(TokenNotFound):
@@ -200,7 +200,7 @@ async def test_draining_answers_waits(queue: JobQueue) -> None:
     job_id = await add(queue)
     token = (await take(queue)).token
     waits = (
-        asyncio.create_task(queue.wait_for_end(job_id, LONG)),
+        asyncio.create_task(queue.wait_for_end(Lookup(job_id, None), LONG)),
         asyncio.create_task(queue.wait_while_running(token, LONG)),
         asyncio.create_task(queue.request(KEYS, confirm=False, wait=LONG)),
     )
@@ -211,7 +211,7 @@ async def test_draining_answers_waits(queue: JobQueue) -> None:
     assert (await waits[0]).state is JobState.RUNNING
     assert (await waits[1]).state is AttemptState.RUNNING
     assert await waits[2] is None
-    assert (await queue.wait_for_end(job_id, LONG)).state is JobState.RUNNING
+    assert (await queue.wait_for_end(Lookup(job_id, None), LONG)).state is JobState.RUNNING
     assert (await queue.wait_while_running(token, LONG)).state is AttemptState.RUNNING
 
 
@@ -225,7 +225,7 @@ async def test_a_heartbeat_renews(queue: JobQueue, driver: MemoryDriver) -> None
         assert (await queue.touch(token)).state is AttemptState.RUNNING
     await driver.advance(10)
     await queue.progress(token, b'{"done": 1}')
-    job = await queue.get(job_id)
+    job = await queue.get(Lookup(job_id, None))
     assert (job.state, job.partial) == (JobState.RUNNING, b'{"done": 1}')
     assert [one.id for one in (await queue.roster.page(None, 1000)).workers] == [worker.id]
     await driver.shift_clock(queue.options.worker_timeout + 1)
@@ -290,7 +290,7 @@ async def test_an_outcome_is_accepted_once(queue: JobQueue) -> None:
     token = (await take(queue)).token
     for _ in range(2):
         await queue.finish(token, b'{"job_error": 1}', failed=True)
-    job = await queue.get(job_id)
+    job = await queue.get(Lookup(job_id, None))
     assert job.state is JobState.FAILED
     assert await queue.results([job_id]) == [b'{"job_error": 1}']
     assert await queue.payload(job, PayloadKind.RESULT) == b'{"job_error": 1}'
@@ -303,9 +303,9 @@ async def test_artifacts_appear_with_the_end(queue: JobQueue) -> None:
     first, second = (Artifact("disk", 1, "00", f"a/1/{n}") for n in range(2))
     assert (await queue.uploads.attach(Attachment(token, first))).replaced is None
     assert (await queue.uploads.attach(Attachment(token, second))).replaced == "a/1/0"
-    assert await queue.artifacts(await queue.listed(job_id)) == ()
+    assert await queue.artifacts(await queue.listed(Lookup(job_id, None))) == ()
     await queue.finish(token, b"1", failed=False)
-    assert await queue.artifacts(await queue.listed(job_id)) == (second,)
+    assert await queue.artifacts(await queue.listed(Lookup(job_id, None))) == (second,)
 
 
 async def test_deleting_jobs(queue: JobQueue) -> None:
@@ -313,16 +313,16 @@ async def test_deleting_jobs(queue: JobQueue) -> None:
     removed: list[UUID] = []
     job_id = await add(queue)
     with pytest.raises(JobNotEnded):
-        await queue.delete(job_id)
+        await queue.delete(Lookup(job_id, None))
     with pytest.raises(JobNotFound) as raised:
-        await queue.delete(unknown := new_id())
+        await queue.delete(Lookup(unknown := new_id(), None))
     assert raised.value.details == {"id": str(unknown)}
-    assert (await queue.cancel(job_id)).state is JobState.CANCELED
+    assert (await queue.cancel(Lookup(job_id, None))).state is JobState.CANCELED
     queue.on_removed = removed.extend
-    await queue.delete(job_id)
+    await queue.delete(Lookup(job_id, None))
     assert removed == [job_id]
     with pytest.raises(JobNotFound) as raised:
-        await queue.get(job_id)
+        await queue.get(Lookup(job_id, None))
     assert raised.value.details == {"id": str(job_id)}
 
 
@@ -331,7 +331,7 @@ async def test_a_job_that_has_ended_cannot_be_canceled(queue: JobQueue) -> None:
     job_id = await add(queue)
     await queue.finish((await take(queue)).token, b"1", failed=False)
     with pytest.raises(JobEnded):
-        await queue.cancel(job_id)
+        await queue.cancel(Lookup(job_id, None))
 
 
 async def test_jobs_are_listed(queue: JobQueue) -> None:

@@ -22,7 +22,7 @@ from composerd.models import (
     News,
     Touch,
 )
-from composerd.queue import JobQueue, QueueOptions, remote_news, watching
+from composerd.queue import JobQueue, Lookup, QueueOptions, remote_news, watching
 from composerd_fs import MemoryDriver
 
 from .conftest import KEYS, LONG, Shared, add, running, take, turns
@@ -52,7 +52,7 @@ async def test_what_a_crash_or_time_left_is_done(
             ids = [NewJob(id=new_id(), type="build", retention=60.0) for _ in range(count)]
             await queue.submit(ids)
             for one in ids:
-                await queue.cancel(one.id)
+                await queue.cancel(Lookup(one.id, None))
             await driver.shift_clock(61)
             assert set(await removed.get()) == {one.id for one in ids}
     assert caplog.messages == [f"removed {message} whose retention is over"]
@@ -79,7 +79,7 @@ async def test_news_of_other_servers(caplog: pytest.LogCaptureFixture, monkeypat
             driver.others.put_nowait((await driver.enqueue([[job]])).news)
             claimed = await requesting
             assert claimed is not None
-            waiting = asyncio.create_task(queue.wait_for_end(job.id, LONG))
+            waiting = asyncio.create_task(queue.wait_for_end(Lookup(job.id, None), LONG))
             requesting = asyncio.create_task(queue.request(KEYS, confirm=False, wait=LONG))
             await turns()
             await driver.cancel([job.id])
@@ -106,7 +106,7 @@ async def test_lost_news_of_other_servers_delays_an_answer(monkeypatch: pytest.M
         job_id = await add(queue)
         token = (await take(queue)).token
         waits = (
-            asyncio.create_task(queue.wait_for_end(job_id, LONG)),
+            asyncio.create_task(queue.wait_for_end(Lookup(job_id, None), LONG)),
             asyncio.create_task(queue.wait_while_running(token, LONG)),
         )
         await turns()
@@ -135,7 +135,7 @@ async def test_a_wait_on_a_storage_of_our_own_does_not_poll(
     monkeypatch.setattr(queue._writes.touch, "_call", renew)
     job_id = await add(queue)
     token = (await take(queue)).token
-    await queue.wait_for_end(job_id, 0.1)
+    await queue.wait_for_end(Lookup(job_id, None), 0.1)
     await queue.wait_while_running(token, 0.1)
     assert reads == ["listed"] * 2 + ["touch"] * 3
 

@@ -6,7 +6,7 @@ import pytest
 
 from composerd.errors import JobNotFound, Unavailable
 from composerd.models import JobState, PayloadKind, PayloadRef
-from composerd.queue import JobQueue
+from composerd.queue import JobQueue, Lookup
 from composerd_fs import MemoryDriver
 
 from .conftest import add, running, take
@@ -47,7 +47,7 @@ async def test_a_result_that_comes_late(queue: JobQueue, driver: Behind, failed:
     job_id = await add(queue)
     await queue.finish((await take(queue)).token, b"1", failed=failed)
     driver.calls_behind = 1
-    assert await queue.payload(await queue.get(job_id), PayloadKind.RESULT) == b"1"
+    assert await queue.payload(await queue.get(Lookup(job_id, None)), PayloadKind.RESULT) == b"1"
     driver.calls_behind = 2
     assert await queue.results([job_id, job_id]) == [b"1", b"1"]
 
@@ -56,7 +56,7 @@ async def test_a_result_that_stays_away(queue: JobQueue, driver: Behind) -> None
     """A result that is never found is an outage, and not None."""
     job_id = await add(queue)
     await queue.finish((await take(queue)).token, b"1", failed=False)
-    job = await queue.get(job_id)
+    job = await queue.get(Lookup(job_id, None))
     driver.calls_behind = 1000
     with pytest.raises(Unavailable, match="result"):
         await queue.payload(job, PayloadKind.RESULT)
@@ -68,8 +68,8 @@ async def test_a_job_that_was_deleted_meanwhile(queue: JobQueue) -> None:
     """The result of a job that is deleted before it is read belongs to a job that is not found."""
     job_id = await add(queue)
     await queue.finish((await take(queue)).token, b"1", failed=False)
-    job = await queue.get(job_id)
-    await queue.delete(job_id)
+    job = await queue.get(Lookup(job_id, None))
+    await queue.delete(Lookup(job_id, None))
     with pytest.raises(JobNotFound):
         await queue.payload(job, PayloadKind.RESULT)
 
@@ -77,8 +77,8 @@ async def test_a_job_that_was_deleted_meanwhile(queue: JobQueue) -> None:
 async def test_no_result_is_expected(queue: JobQueue, driver: Behind) -> None:
     """A job that has not ended, or was canceled, has no result, and none is looked for again."""
     job_id = await add(queue)
-    assert await queue.payload(await queue.get(job_id), PayloadKind.RESULT) is None
-    canceled = await queue.cancel(job_id)
+    assert await queue.payload(await queue.get(Lookup(job_id, None)), PayloadKind.RESULT) is None
+    canceled = await queue.cancel(Lookup(job_id, None))
     assert canceled.state is JobState.CANCELED
     driver.calls_behind = 1
     assert await queue.payload(canceled, PayloadKind.RESULT) is None

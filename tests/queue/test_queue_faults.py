@@ -20,7 +20,7 @@ from composerd.errors import (
 )
 from composerd.ids import new_id
 from composerd.models import JobState, NewJob, PayloadKind
-from composerd.queue import JobQueue, QueueOptions, batcher, jobqueue, keys_for
+from composerd.queue import JobQueue, Lookup, QueueOptions, batcher, jobqueue, keys_for
 from composerd.queue.batcher import MAX_ITEMS
 from composerd_fs import MemoryDriver
 
@@ -104,7 +104,7 @@ async def test_a_write_of_unknown_outcome_is_repeated(queue: JobQueue, faulty: F
     assert claimed is not None
     faulty.after = times(1, "finish", error)
     await queue.finish(claimed.token, b"1", failed=False)
-    assert (await queue.get(claimed.job_id)).state is JobState.FINISHED
+    assert (await queue.get(Lookup(claimed.job_id, None))).state is JobState.FINISHED
     assert (await faulty.info()).jobs["finished"] == 1
 
 
@@ -181,7 +181,7 @@ async def test_a_canceled_wait_releases_its_job(queue: JobQueue) -> None:
         await asyncio.wait([requesting])
     claimed = await asyncio.wait_for(queue.request(KEYS, confirm=False, wait=30), 5)
     assert claimed is not None
-    assert (await queue.get(stored.jobs[0].id)).retries == 0
+    assert (await queue.get(Lookup(stored.jobs[0].id, None))).retries == 0
 
 
 async def test_payload_in_a_call_is_bounded(queue: JobQueue, faulty: Faulty, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,8 +229,8 @@ async def test_a_write_outlives_its_caller(queue: JobQueue, faulty: Faulty) -> N
     submitting.cancel()
     await asyncio.wait([submitting])
     await faulty.called.wait()
-    assert (await queue.get(new.id)).state is JobState.READY
-    assert await queue.payload(await queue.get(new.id), PayloadKind.ARGS) == b"1"
+    assert (await queue.get(Lookup(new.id, None))).state is JobState.READY
+    assert await queue.payload(await queue.get(Lookup(new.id, None)), PayloadKind.ARGS) == b"1"
 
 
 async def test_errors_of_an_item_are_its_own(queue: JobQueue) -> None:
@@ -328,8 +328,8 @@ async def test_a_storage_that_never_answers(queue: JobQueue, faulty: Faulty, mon
     await queue.submit([job()])
     await turns(100)
     for job_id in (new.id, ready.id):
-        assert (await queue.get(job_id)).state is JobState.READY
-    assert (await queue.get(ready.id)).retries == 0
+        assert (await queue.get(Lookup(job_id, None))).state is JobState.READY
+    assert (await queue.get(Lookup(ready.id, None))).retries == 0
 
 
 async def test_leases_that_could_not_be_renewed(

@@ -10,7 +10,7 @@ import pytest
 
 from composerd.errors import RequestIdUsed, TokenNotFound
 from composerd.models import AttemptState, JobState, Worker
-from composerd.queue import HandedOut, JobQueue, keys_for, stored_token
+from composerd.queue import HandedOut, JobQueue, Lookup, keys_for, stored_token
 from composerd_fs import MemoryDriver
 
 from .conftest import KEYS, LONG, add, running, take, turns
@@ -35,7 +35,7 @@ def asking(queue: JobQueue, request_id: UUID | None = None, **options: Any) -> "
 
 async def running_jobs(queue: JobQueue, *jobs: UUID) -> int:
     """Return how many of the jobs run."""
-    return sum([(await queue.get(job)).state is JobState.RUNNING for job in jobs])
+    return sum([(await queue.get(Lookup(job, None))).state is JobState.RUNNING for job in jobs])
 
 
 async def test_a_repeated_request_gets_the_same_attempt(queue: JobQueue, elsewhere: JobQueue) -> None:
@@ -170,8 +170,8 @@ async def test_an_id_whose_attempt_was_answered_is_refused(queue: JobQueue, end:
         await queue.touch(claimed.token)
     with pytest.raises(RequestIdUsed):
         await asking(queue, name)
-    assert (await queue.get(other)).state is JobState.READY
-    assert (await queue.get(job)).state is (JobState.FINISHED if end == "finished" else JobState.RUNNING)
+    assert (await queue.get(Lookup(other, None))).state is JobState.READY
+    assert (await queue.get(Lookup(job, None))).state is (JobState.FINISHED if end == "finished" else JobState.RUNNING)
 
 
 @pytest.mark.parametrize("end", ["undelivered", "released", "canceled"])
@@ -185,7 +185,7 @@ async def test_an_id_whose_attempt_was_given_back_gets_another(queue: JobQueue, 
     elif end == "released":
         await queue.release(claimed.token)
     else:
-        await queue.cancel(job)
+        await queue.cancel(Lookup(job, None))
         await add(queue)
     again = await take(queue, confirm=True, request_id=name)
     assert again.token != claimed.token

@@ -13,7 +13,7 @@ from composerd.driver.guard import Guard
 from composerd.errors import JobNotFound
 from composerd.ids import new_id
 from composerd.models import Job, JobState, NewJob, Worker
-from composerd.queue import JobQueue, QueueOptions, explain, keys_for
+from composerd.queue import JobQueue, Lookup, QueueOptions, explain, keys_for
 from composerd.queue import why as why_module
 from composerd.queue.why import MAX_AHEAD, busy_reason, delay_reason, queue_reason
 from composerd_fs import MemoryDriver
@@ -104,14 +104,14 @@ async def test_a_job_that_waits_for_dependencies(queue: JobQueue) -> None:
     """A job that waits for others names those that have not ended, each once, also if it is delayed as well."""
     first, second = await add(queue), await add(queue)
     last = await add(queue, dependencies=(first.id, second.id, first.id), not_before=3600.0)
-    why = await explain(queue, last.id)
+    why = await explain(queue, Lookup(last.id, None))
     assert (why.reason, why.blocked_by) == ("Waiting for 2 dependencies to end.", (first.id, second.id))
     assert why.job.id == last.id
     assert why.delayed_until is not None
     claimed = await queue.request(keys_for("", ["build"], "x86_64"), confirm=False, wait=0)
     assert claimed is not None
     await queue.finish(claimed.token, b"1", failed=False)
-    why = await explain(queue, last.id)
+    why = await explain(queue, Lookup(last.id, None))
     assert (why.reason, why.blocked_by) == ("Waiting for 1 dependency to end.", (second.id,))
     assert (why.workers, why.ahead) == (None, None)
 
@@ -119,16 +119,16 @@ async def test_a_job_that_waits_for_dependencies(queue: JobQueue) -> None:
 async def test_a_delayed_job(queue: JobQueue) -> None:
     """A job that waits only for its time says when that is."""
     job = await add(queue, not_before=3600.0)
-    why = await explain(queue, job.id)
+    why = await explain(queue, Lookup(job.id, None))
     assert why.reason.startswith("Delayed until ")
     assert why.job.id == job.id
-    assert why.delayed_until == (await queue.get(job.id)).not_before
+    assert why.delayed_until == (await queue.get(Lookup(job.id, None))).not_before
 
 
 async def test_a_ready_job(queue: JobQueue) -> None:
     """A ready job says what is ahead of it, and which workers take jobs of its type, channel and arch."""
     first = await add(queue)
-    assert (await explain(queue, first.id)).reason == "No live worker is known for type build."
+    assert (await explain(queue, Lookup(first.id, None))).reason == "No live worker is known for type build."
     worker = Worker(new_id(), "x86_64", ("build",))
     others = [
         Worker(new_id(), "x86_64", ("test",)),
@@ -137,21 +137,22 @@ async def test_a_ready_job(queue: JobQueue) -> None:
     aarch64 = Worker(new_id(), "aarch64", ("build",))
     await queue.driver.seen([worker, aarch64, *others])
     second = await add(queue, arch="x86_64")
-    why = await explain(queue, first.id)
+    why = await explain(queue, Lookup(first.id, None))
     assert (why.reason, why.workers, why.ahead) == ("It is next in line. Workers for type build: 2, none busy.", 2, 0)
     await queue.request(keys_for("", ["build"], "aarch64"), worker=worker, confirm=False, wait=0)
-    why = await explain(queue, second.id)
+    why = await explain(queue, Lookup(second.id, None))
     assert why.reason == "It is next in line. Workers for type build, arch x86_64: 1, busy."
     third = await add(queue)
     fourth = await add(queue)
     await queue.request(keys_for("", ["build"], "aarch64"), worker=aarch64, confirm=False, wait=0)
-    why = await explain(queue, fourth.id)
+    why = await explain(queue, Lookup(fourth.id, None))
     assert (why.job.id, why.workers, why.ahead) == (fourth.id, 2, 0)
     fifth = await add(queue)
-    assert (await explain(queue, fifth.id)).reason == "1 job is ahead of it. Workers for type build: 2, both busy."
-    assert (await queue.get(third.id)).state is JobState.RUNNING
+    why = await explain(queue, Lookup(fifth.id, None))
+    assert why.reason == "1 job is ahead of it. Workers for type build: 2, both busy."
+    assert (await queue.get(Lookup(third.id, None))).state is JobState.RUNNING
     third = await add(queue, channel="nightly", arch="aarch64")
-    assert (await explain(queue, third.id)).reason == (
+    assert (await explain(queue, Lookup(third.id, None))).reason == (
         "No live worker is known for type build, arch aarch64, channel nightly."
     )
 
@@ -161,7 +162,7 @@ async def test_jobs_ahead_are_counted_up_to_a_limit(queue: JobQueue, monkeypatch
     monkeypatch.setattr(why_module, "MAX_AHEAD", 2)
     await queue.driver.seen([Worker(new_id(), "x86_64", ("build",))])
     jobs = [await add(queue) for _ in range(4)]
-    last = await explain(queue, jobs[3].id)
+    last = await explain(queue, Lookup(jobs[3].id, None))
     assert (last.ahead, last.reason) == (2, "At least 2 jobs are ahead of it. Workers for type build: 1, none busy.")
 
 
@@ -170,13 +171,13 @@ async def test_a_job_that_is_not_in_the_queue(queue: JobQueue) -> None:
     job = await add(queue)
     claimed = await queue.request(keys_for("", ["build"], "x86_64"), confirm=False, wait=0)
     assert claimed is not None
-    why = await explain(queue, job.id)
+    why = await explain(queue, Lookup(job.id, None))
     assert (why.reason, why.job.id) == ("It is running.", job.id)
     await queue.finish(claimed.token, b"1", failed=False)
-    why = await explain(queue, job.id)
+    why = await explain(queue, Lookup(job.id, None))
     assert (why.reason, why.job.id) == ("It has ended: finished.", job.id)
     with pytest.raises(JobNotFound):
-        await explain(queue, new_id())
+        await explain(queue, Lookup(new_id(), None))
 
 
 async def test_a_job_whose_dependencies_have_just_ended(queue: JobQueue, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,6 +192,6 @@ async def test_a_job_whose_dependencies_have_just_ended(queue: JobQueue, monkeyp
         return [ended if one == first.id else found[1] for one in job_ids]
 
     monkeypatch.setattr(queue.driver, "listed", listed)
-    why = await explain(queue, second.id)
+    why = await explain(queue, Lookup(second.id, None))
     assert why.reason == "All its dependencies have ended; it is about to become ready."
     assert (why.job.id, why.blocked_by, why.delayed_until) == (second.id, (), None)
