@@ -7,6 +7,7 @@ from aiohttp import web
 
 from composerd.artifacts.files import Files
 from composerd.http.admission import Admission
+from composerd.http.cursors import CURSORS, Cursors
 from composerd.http.cut_answers import CutAnswers
 from composerd.http.endpoints import (
     artifacts,
@@ -76,6 +77,7 @@ def create_app(
     app[ARTIFACTS] = files
     app[ADMISSION] = admission
     app[IDENTIFIER] = Identifier(identities, admission.clients)
+    app[CURSORS] = Cursors(queue.secret)
     app[TURNS] = Turns()
     app[CUT_ANSWERS] = CutAnswers(time.monotonic, queue.options.handover_timeout)
     app[METRICS] = metrics

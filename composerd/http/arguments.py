@@ -12,7 +12,7 @@ from composerd.http.errors import ErrorTable, InvalidToken
 from composerd.http.keys import COMPOSER_ERRORS, SETTINGS, WORKER_ERRORS
 from composerd.http.request_context import identity, known_job_id
 from composerd.ids import parse_uuid
-from composerd.queue import stored_token
+from composerd.queue import Lookup, stored_token
 from composerd_protocol.file_names import problem_with
 from composerd_protocol.units import format_duration, parse_duration
 
@@ -32,13 +32,16 @@ def segment(name: str, *, empty: bool = False) -> str:
     return f"{{{name}:[^/]{'*' if empty else '+'}}}"
 
 
-def job_id_of(request: web.Request) -> UUID:
-    """Return the job id in the path, and note it for the log. Raises `JobNotFound` if it is not a UUID."""
+def job_of(request: web.Request) -> Lookup:
+    """Return the job that the path names, as its sender is to look it up, and note its id for the log.
+
+    Raises `JobNotFound` if its id is not a UUID.
+    """
     job_id = parse_uuid(request.match_info["id"])
     if job_id is None:
         raise JobNotFound(id=request.match_info["id"])
     known_job_id.set(str(job_id))
-    return job_id
+    return Lookup(job_id, identity.get().scope)
 
 
 def given_token_of(request: web.Request) -> UUID:

@@ -9,6 +9,7 @@ from uuid import UUID
 from aiohttp import web
 
 from composerd.http.request_context import client
+from composerd.queue import Lookup
 from composerd.shares import Shares
 
 HEAVY_AT_ONCE = 1
@@ -76,17 +77,17 @@ class LargeJobs:
     """The jobs that lately turned out to have many dependencies or dependents: it takes long only to look."""
 
     def __init__(self) -> None:
-        self._ids: OrderedDict[UUID, None] = OrderedDict()
+        self._jobs: OrderedDict[Lookup, None] = OrderedDict()
 
-    def __contains__(self, job_id: UUID) -> bool:
+    def __contains__(self, job: Lookup) -> bool:
         """Return True if a request about the job is heavy, as far as known."""
-        return job_id in self._ids
+        return job in self._jobs
 
-    def add(self, job_id: UUID) -> None:
-        """Remember a job, and forget the oldest one if there are many."""
-        self._ids[job_id] = None
-        if len(self._ids) > LARGE_JOBS:
-            self._ids.popitem(last=False)
+    def add(self, job: Lookup) -> None:
+        """Remember a job, and forget the oldest one if there are many. It has to exist for whoever asks."""
+        self._jobs[job] = None
+        if len(self._jobs) > LARGE_JOBS:
+            self._jobs.popitem(last=False)
 
 
 class Turns:

@@ -43,6 +43,11 @@ class Identity(msgspec.Struct, frozen=True):
         """The channel of its jobs."""
         return "" if self.tenant is None else channel_of(self.tenant)
 
+    @property
+    def scope(self) -> str | None:
+        """The only channel whose jobs and workers exist for it; None if all do."""
+        return None if self.role is Role.ADMIN else self.channel
+
     def sees(self, channel: str) -> bool:
         """Return True if the jobs of a channel exist for it."""
         return self.role is Role.ADMIN or channel == self.channel

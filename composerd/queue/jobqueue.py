@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from uuid import UUID
@@ -13,24 +13,19 @@ from composerd.errors import JobNotFound, TokenNotFound
 from composerd.free_space import FreeSpace
 from composerd.gate import Gate
 from composerd.models import (
-    Artifact,
     Attempt,
     AttemptState,
     Claimed,
     Enqueued,
-    IdPage,
     Job,
-    JobFilter,
-    JobPage,
     Key,
     NewJob,
     News,
     Outcome,
-    PayloadKind,
     Touch,
     Worker,
 )
-from composerd.queue import payloads, remote_news
+from composerd.queue import remote_news
 from composerd.queue.budgets import Budgets
 from composerd.queue.dispatcher import Dispatcher
 from composerd.queue.events import Events
@@ -38,8 +33,8 @@ from composerd.queue.handovers import Handovers
 from composerd.queue.lookups import Lookup
 from composerd.queue.options import QueueOptions
 from composerd.queue.pauses import Pauses
-from composerd.queue.payloads import Piece
 from composerd.queue.pulse import BEAT, Pulse
+from composerd.queue.reading import Reading
 from composerd.queue.reaper import Reaper
 from composerd.queue.refusals import check_accepted, check_running
 from composerd.queue.requests import HandedOut, JobRequest, JobRequests
@@ -57,7 +52,7 @@ HANGS_AFTER = 3.0
 """Age in seconds of a write from which on the storage counts as not accepting writes."""
 
 
-class JobQueue:
+class JobQueue(Reading):
     """The queue over one driver. It works inside `running`.
 
     A write is completed even if its caller is canceled. Besides the errors that a method names, it may raise
@@ -67,17 +62,19 @@ class JobQueue:
     """
 
     def __init__(self, driver: Guard, options: QueueOptions) -> None:
-        self.driver = driver
+        super().__init__(driver)
         self.options = options
         self.space = FreeSpace("the storage", "submissions", driver.free_space, options.min_free_space)
         self.budgets = Budgets(options.largest_body)
-        self.roster = Roster(driver, options.worker_timeout)
+        self.roster = Roster(driver, options.worker_timeout, self.worker_ids)
         self.listeners: list[Callable[[News], None]] = []
         """Called with news of attempts and jobs that ended."""
         self.on_removed: Callable[[Sequence[UUID]], None] | None = None
         """Called with jobs that were deleted from the storage."""
         self.draining = False
         """True once no request may wait any more."""
+        self.secret = b""
+        """The secret of the storage, once the queue runs."""
         self._waits = Waits(options.max_waits)
         self.gate = Gate()
         """Lets requests begin, and go on after a wait, a few of each client at a time."""
@@ -176,28 +173,10 @@ class JobQueue:
         `StorageFull` if too little space is free on the file system of the storage.
         """
         self.space.check()
-        return await self._writes.enqueue.write(jobs)
-
-    async def get(self, job: Lookup) -> Job:
-        """Return a job, without its args and result. Raises `JobNotFound`."""
-        return job.checked((await self.driver.get([job.id]))[0])
-
-    async def listed(self, job: Lookup) -> Job:
-        """Return a job as a listing shows it, which takes no longer if it has many dependents. Raises `JobNotFound`."""
-        return job.checked((await self.driver.listed([job.id]))[0])
-
-    async def dependents(self, job: Lookup, cursor: int | None, limit: int) -> IdPage:
-        """Return a page of the jobs that depend on a job; see `Driver.dependents`. Raises `JobNotFound`."""
-        await self._check(job)
-        page = await self.driver.dependents(job.id, cursor, limit)
-        if page is None:
-            raise JobNotFound(id=str(job.id))
-        return page
-
-    async def _check(self, job: Lookup) -> None:
-        """Raise `JobNotFound` if a job does not exist for whoever asks. Nothing is read for those who see every job."""
-        if job.channel is not None:
-            await self.listed(job)
+        stored = await self._writes.enqueue.write(jobs)
+        if all(stored.created):
+            return stored
+        return Enqueued(tuple(map(self.worker_ids.shown, stored.jobs)), stored.created)
 
     async def wait_for_end(self, job: Lookup, wait: float, client: str = "") -> Job:
         """Wait until a job ends, at most `wait` seconds, and return it as a listing shows it then.
@@ -207,40 +186,20 @@ class JobQueue:
         """
         return await self._watching.until(lambda job: job.state.ended, partial(self.listed, job), job.id, wait, client)
 
-    async def list(self, filter: JobFilter, cursor: int | None, limit: int) -> JobPage:
-        """Return a page of jobs; see `Driver.list`."""
-        return await self.driver.list(filter, cursor, limit)
-
-    async def payload(self, job: Job, kind: PayloadKind) -> Piece | None:
-        """Return a job's args or result, byte for byte; see `payloads.payload`."""
-        return await payloads.payload(self.driver, job, kind)
-
-    async def results(self, job_ids: Sequence[UUID]) -> Sequence[Piece]:
-        """Return the results of finished and failed jobs, in the order of the ids. Raises `Unavailable`."""
-        return await payloads.results(self.driver, job_ids)
-
-    def contents(self, pieces: Sequence[Piece]) -> AsyncGenerator[bytes, None]:
-        """Yield the bytes of pieces, a part at a time; see `payloads.contents`."""
-        return payloads.contents(self.driver, pieces)
-
-    async def artifacts(self, job: Job) -> Sequence[Artifact]:
-        """Return the artifacts of a job that has ended; none of one that has not."""
-        return (await self.driver.artifacts([job.id]))[0] if job.state.ended else ()
-
     async def cancel(self, job: Lookup) -> Job:
         """Cancel a job and all jobs that depend on it, and return the job.
 
         Canceling a canceled job again does nothing. Raises `JobNotFound`, and `JobEnded` if it has ended otherwise.
         """
-        await self._check(job)
-        return await self._writes.cancel.write(job.id)
+        await self.check(job)
+        return self.worker_ids.shown(await self._writes.cancel.write(job.id))
 
     async def delete(self, job: Lookup) -> None:
         """Delete a job that has ended, with its payloads and artifacts.
 
         Raises `JobNotFound`, and `JobNotEnded` if the job, or a job that depends on it, has not ended.
         """
-        await self._check(job)
+        await self.check(job)
         if await self._writes.delete.write(job.id) is None:
             raise JobNotFound(id=str(job.id))
         if self.on_removed is not None:
@@ -283,10 +242,10 @@ class JobQueue:
         request = JobRequest(keys, worker, confirm, client, request_id, slots, owner)
         return await self._requests.wait(request, wait)
 
-    async def sign_off(self, worker_id: UUID, client: str) -> None:
+    async def sign_off(self, worker_id: UUID, client: str, channel: str = "") -> None:
         """Let a worker that ends wait no longer, and list it no longer. Raises what `Driver.sign_off` raises."""
         self._requests.end(worker_id, client)
-        await self.roster.sign_off(worker_id, client)
+        await self.roster.sign_off(worker_id, client, channel)
 
     def free(self, claimed: Claimed, client: str) -> None:
         """Stop counting the bytes of a job that was requested, because they are no longer in memory."""

@@ -168,7 +168,7 @@ class JobRequests:
     ) -> HandedOut | None:
         worker = request.worker
         handover = self._options.handover_timeout if request.confirm else None
-        worker_id = None if worker is None else worker.id
+        worker_id = None if worker is None else self._roster.ids.stored(worker.id, worker.channel)
         token = stored_token(given, request.owner)
         claim = Claim(token, request.keys, self._options.heartbeat_timeout, handover, worker_id)
         waiter = self._dispatcher.waiter(claim, request.client, named=asking is not None)

@@ -12,6 +12,7 @@ from composerd.driver import Driver
 from composerd.errors import ComposerdError, Unavailable, WorkerNotFound
 from composerd.ids import new_id
 from composerd.models import Worker, WorkerCursor, WorkerPage
+from composerd.queue.worker_ids import NIL, WorkerIds
 from composerd.shares import Shares
 
 log = logging.getLogger(__name__)
@@ -35,11 +36,14 @@ They are added to the age of each report, so that none seems to be later than it
 had sent before it signed off could list it again.
 """
 
-_Named = tuple[UUID, str]
-"""A worker's id, and the client that named it."""
+READ_AT_ONCE = 500
+"""The most workers that are read at once to find those of one channel."""
 
-NIL = UUID(int=0)
-"""The id that stands for no worker."""
+LARGEST_PAGE = 1024 * 1024
+"""The most bytes of workers after which no more are read for a page of one channel."""
+
+_Named = tuple[UUID, str]
+"""The id under which the storage knows a worker, and the client that named it."""
 
 
 class _News(msgspec.Struct):
@@ -68,10 +72,12 @@ class Roster:
     Signs of life are gathered here and reported to the driver by `run`, so a heartbeat of a worker costs no write of
     its own. On a shared storage the workers of other servers are known too. A worker belongs to the client that named
     it first; the driver keeps that, so it is true of every server. It is told how old a report is, because a worker may
-    have said something else, or have signed off, at another server meanwhile.
+    have said something else, or have signed off, at another server meanwhile. Workers of different channels with the
+    same id are different workers.
     """
 
-    def __init__(self, driver: Driver, timeout: float) -> None:
+    def __init__(self, driver: Driver, timeout: float, ids: WorkerIds) -> None:
+        self.ids = ids
         self._driver = driver
         self._timeout = timeout
         self._seen: dict[_Named, _News] = {}
@@ -87,50 +93,59 @@ class Roster:
         Raises what `Driver.seen` raises.
         """
         worker = Worker(new_id(), arch, channel=channel, client=client, age=ON_ITS_WAY)
-        await self._driver.seen([worker])
+        await self._driver.seen([self._stored(worker)])
         return worker.id
 
-    async def check(self, worker_id: UUID, client: str = "", problem: str = "") -> None:
+    async def check(
+        self, worker_id: UUID, client: str = "", problem: str = "", channel: str = "", *, owned: bool = False
+    ) -> None:
         """Count a sign of life of a known worker, and store its problem, or that it has none if that is empty.
 
-        Whoever gives it gets the same answer, but only the worker's own client keeps it from being forgotten. Raises
-        `WorkerNotFound` if the worker was not seen lately.
+        If `owned` is true, the worker of another client is as unknown as any. Otherwise whoever gives it gets the same
+        answer, but only the worker's own client keeps it from being forgotten. Raises `WorkerNotFound` if the worker
+        was not seen lately.
         """
-        if (worker_id, client) not in self._seen and not await self._driver.workers(self._timeout, [worker_id]):
-            raise WorkerNotFound(id=str(worker_id))
-        self.describe(Worker(worker_id, "", client=client, problem=problem))
+        stored = self.ids.stored(worker_id, channel)
+        if (stored, client) not in self._seen:
+            known = await self._driver.workers(self._timeout, [stored])
+            if not known or (owned and known[0].client not in ("", client)):
+                raise WorkerNotFound(id=str(worker_id))
+        self.describe(Worker(worker_id, "", channel=channel, client=client, problem=problem))
 
     def describe(self, worker: Worker) -> None:
         """Store what a worker, known or not, says of itself."""
         if worker.id == NIL:
             return
+        worker = self._stored(worker)
         named = worker.id, worker.client
         before = self._seen.get(named)
         if before is not None and not (worker.arch or worker.types):
             worker = msgspec.structs.replace(before.worker, problem=worker.problem)
         self._note(_News(worker, time.monotonic()))
 
-    def alive(self, worker_id: UUID, client: str = "") -> None:
-        """Count a sign of life of a worker, known or not; without a client if its attempt's token tells who it is."""
-        if worker_id != NIL and (worker_id, client) not in self._seen:
-            self._note(_News(Worker(worker_id, "", client=client), time.monotonic()))
+    def alive(self, stored: UUID) -> None:
+        """Count a sign of life of the worker of an attempt, which names it by the id that the storage knows."""
+        if stored != NIL and (stored, "") not in self._seen:
+            self._note(_News(Worker(stored, ""), time.monotonic()))
 
-    async def sign_off(self, worker_id: UUID, client: str) -> None:
+    async def sign_off(self, worker_id: UUID, client: str, channel: str = "") -> None:
         """Show a worker no longer, at no server of the storage, until it describes itself again.
 
         A worker of another client is left as it is. Raises what `Driver.sign_off` raises.
         """
         if worker_id == NIL:
             return
-        unreported = self._seen.pop((worker_id, client), None)
+        stored = self.ids.stored(worker_id, channel)
+        unreported = self._seen.pop((stored, client), None)
         if unreported is not None:
             self._bytes.exchange(client, _size(unreported.worker), 0)
-        await self._driver.sign_off([Worker(worker_id, "", client=client)])
+        await self._driver.sign_off([Worker(stored, "", client=client)])
 
     def begin_wait(self, worker: Worker) -> None:
         """Count a worker as seen until `end_wait` has been called as often as this."""
         if worker.id == NIL:
             return
+        worker = self._stored(worker)
         news = _News(worker, time.monotonic())
         self._note(news)
         named = worker.id, worker.client
@@ -145,7 +160,7 @@ class Roster:
         """End one call of `begin_wait`."""
         if worker.id == NIL:
             return
-        named = worker.id, worker.client
+        named = self.ids.stored(worker.id, worker.channel), worker.client
         requests = self._waiting[named]
         requests.count -= 1
         if requests.count == 0:
@@ -153,10 +168,11 @@ class Roster:
         if named not in self._seen:
             self._note(requests.latest)
 
-    async def page(self, after: WorkerCursor | None, limit: int) -> WorkerPage:
-        """Return a page of the workers seen lately, the latest first.
+    async def page(self, after: WorkerCursor | None, limit: int, channel: str | None = None) -> WorkerPage:
+        """Return a page of the workers seen lately, the latest first; of one channel, unless that is None.
 
-        When a worker was seen that waits is up to `SEE_WAITING_EVERY` seconds old.
+        When a worker was seen that waits is up to `SEE_WAITING_EVERY` seconds old. The page of a channel tells nothing
+        about the workers of others: it is full, unless it is the last one, and there is a worker in the next one.
         """
         if after is None:
             now = asyncio.get_running_loop().time()
@@ -164,7 +180,50 @@ class Roster:
                 self._saw_waiting = now
                 await self._see_waiting()
             await self._report()
-        return await self._driver.worker_page(self._timeout, after, limit)
+        if channel is not None:
+            return await self._page_of(channel, after, limit)
+        page = await self._driver.worker_page(self._timeout, after, limit)
+        return WorkerPage(tuple(await self._known(page.workers)), page.next)
+
+    async def _page_of(self, channel: str, after: WorkerCursor | None, limit: int) -> WorkerPage:
+        """Return a page of the workers of a channel, of which the last one is found by looking for one more."""
+        found: list[Worker] = []
+        size = 0
+        while True:
+            page = await self._driver.worker_page(self._timeout, after, READ_AT_ONCE)
+            known = await self._known(page.workers)
+            own = [place for place, worker in enumerate(known) if _is_shown(worker, channel)]
+            left = limit - len(found)
+            if len(own) > left:
+                if left:
+                    page = await self._driver.worker_page(self._timeout, after, own[left - 1] + 1)
+                    known = await self._known(page.workers)
+                    found += [worker for worker in known if _is_shown(worker, channel)][:left]
+                    after = page.next
+                return WorkerPage(tuple(found), after)
+            found += [known[place] for place in own]
+            if page.next is None:
+                return WorkerPage(tuple(found), None)
+            size += sum(_size(known[place]) for place in own)
+            if size > LARGEST_PAGE:
+                limit = len(found)
+            after = page.next
+            await asyncio.sleep(0)
+
+    async def _known(self, stored: Sequence[Worker]) -> list[Worker]:
+        """Return workers with the ids that they use.
+
+        One that has given only a sign of life, by a job that it runs, is in the channel of that job.
+        """
+        silent = [worker.jobs[0] for worker in stored if worker.jobs and not (worker.channel or worker.arch)]
+        jobs = await self._driver.listed(silent) if silent else ()
+        channels = {job.id: job.channel for job in jobs if job is not None}
+        known = []
+        for worker in stored:
+            channel = worker.channel or (channels.get(worker.jobs[0], "") if worker.jobs else "")
+            given = self.ids.given(worker.id, channel)
+            known.append(worker if not channel else msgspec.structs.replace(worker, id=given, channel=channel))
+        return known
 
     async def run(self) -> None:
         """Report to the driver until canceled."""
@@ -180,6 +239,12 @@ class Roster:
             except ComposerdError as exc:
                 if not exc.logged:
                     log.info("storing when workers were last seen failed: %s", exc)
+
+    def _stored(self, worker: Worker) -> Worker:
+        """Return a worker with the id under which the storage knows it."""
+        if not worker.channel:
+            return worker
+        return msgspec.structs.replace(worker, id=self.ids.stored(worker.id, worker.channel))
 
     def _note(self, news: _News) -> None:
         """Remember a worker until the next report; it is left out if its client has named too many since the last."""
@@ -207,6 +272,11 @@ class Roster:
         for begin in range(0, len(news), REPORTED_AT_ONCE):
             await self._driver.seen([one.now() for one in news[begin : begin + REPORTED_AT_ONCE]])
             await asyncio.sleep(0)
+
+
+def _is_shown(worker: Worker, channel: str) -> bool:
+    """Return True if a worker is shown to those who see one channel: nothing tells the channel of a silent one."""
+    return worker.channel == channel and bool(worker.arch or worker.jobs)
 
 
 def _unreported() -> Shares:

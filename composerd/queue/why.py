@@ -15,7 +15,7 @@ MAX_AHEAD = 10_000
 """Number up to which the jobs ahead of a job are counted."""
 
 MAX_WORKERS = 10_000
-"""Number of workers that are looked at, those first that were seen last."""
+"""Number of workers of a channel that are looked at, those first that were seen last."""
 
 WORKERS_AT_ONCE = 500
 
@@ -146,11 +146,11 @@ def paused_reason(workers: int, problem: str) -> str:
 
 
 async def _takers(queue: JobQueue, job: Job) -> _Takers:
-    """Count the workers that take a job; looks at the `MAX_WORKERS` that were seen last."""
+    """Count the workers that take a job; looks at the `MAX_WORKERS` of its channel that were seen last."""
     takers = _Takers()
     after: WorkerCursor | None = None
     for _ in range(MAX_WORKERS // WORKERS_AT_ONCE):
-        page = await queue.roster.page(after, WORKERS_AT_ONCE)
+        page = await queue.roster.page(after, WORKERS_AT_ONCE, job.channel)
         for worker in page.workers:
             if _takes(worker, job):
                 takers.count(worker)
@@ -162,4 +162,4 @@ async def _takers(queue: JobQueue, job: Job) -> _Takers:
 
 
 def _takes(worker: Worker, job: Job) -> bool:
-    return job.type in worker.types and worker.channel == job.channel and job.arch in (None, worker.arch)
+    return job.type in worker.types and job.arch in (None, worker.arch)

@@ -235,7 +235,7 @@ async def test_a_token_that_was_used_elsewhere_strands_nobody(queue: JobQueue, e
     await turns()
     job = await add(elsewhere)
     await elsewhere.release((await take(elsewhere, confirm=True, request_id=name)).token)
-    await elsewhere.cancel(job)
+    await elsewhere.cancel(Lookup(job, None))
     jobs = [await add(queue), await add(queue)]
     async with asyncio.timeout(30):
         got = [await waiting, await other]
@@ -299,7 +299,7 @@ async def test_an_attempt_belongs_to_its_owner(queue: JobQueue, request_id: UUID
         with pytest.raises(TokenNotFound):
             await queue.finish(stored_token(claimed.given, other), b"1", failed=False)
     await queue.finish(stored_token(claimed.given, "token acme builder"), b"2", failed=False)
-    assert (await queue.get(job_id)).state is JobState.FINISHED
+    assert (await queue.get(Lookup(job_id, None))).state is JobState.FINISHED
 
 
 async def test_a_request_id_of_another_owner_ends_no_wait(queue: JobQueue) -> None:

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from composerd.errors import ArtifactNotFound, ComposerdError, InvalidContent
 from composerd.http import schemas
-from composerd.http.arguments import artifact_name_of, job_id_of, segment
+from composerd.http.arguments import artifact_name_of, job_of, segment
 from composerd.http.conditions import Validators, check_preconditions, selected_range, unchanged
 from composerd.http.delivery import answer_bytes, complete, encode, flush, hang_up
 from composerd.http.errors import PreconditionFailed
@@ -44,13 +44,13 @@ def add_routes(app: web.Application) -> None:
 )
 async def list_artifacts(request: web.Request) -> web.StreamResponse:
     """List the artifacts of a job, by name. Raises `JobNotFound`."""
-    job_id = job_id_of(request)
-    href = f"{bases.get().composer}/jobs/{job_id}/artifacts"
+    wanted = job_of(request)
+    href = f"{bases.get().composer}/jobs/{wanted.id}/artifacts"
     await heavy(request)
     slices = Slices()
     items = []
     queue = request.app[QUEUE]
-    for artifact in await queue.artifacts(await queue.listed(job_id)):
+    for artifact in await queue.artifacts(await queue.listed(wanted)):
         items.append(schemas.artifact(artifact, f"{href}/{quote(artifact.name, safe='')}"))
         await slices.pause()
     listed = schemas.ArtifactList(kind="ArtifactList", href=href, id="artifacts", items=items)
@@ -84,11 +84,11 @@ async def get_artifact(request: web.Request) -> web.StreamResponse:
     because it has not ended yet. If the file turns out to be shorter than recorded, the connection is closed in the
     middle of the answer.
     """
-    job_id = job_id_of(request)
+    wanted = job_of(request)
     name = artifact_name_of(request)
     files = request.app[ARTIFACTS]
     queue = request.app[QUEUE]
-    job = await queue.listed(job_id)
+    job = await queue.listed(wanted)
     found = next((one for one in await queue.artifacts(job) if one.name == name), None)
     if found is None or files is None or job.finished_at is None:
         raise ArtifactNotFound

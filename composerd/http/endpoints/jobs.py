@@ -13,7 +13,7 @@ from composerd.errors import (
     UnknownDependency,
 )
 from composerd.http import schemas
-from composerd.http.arguments import job_id_of, segment, wait_of
+from composerd.http.arguments import job_of, segment, wait_of
 from composerd.http.bodies import IN_A_THREAD, discard_body, off_loop, read_json
 from composerd.http.delivery import answer_bytes, answer_pieces, encode
 from composerd.http.endpoints import submission
@@ -27,7 +27,7 @@ from composerd.http.request_context import client, identity
 from composerd.http.turns import TURNS, heavy, is_heavy
 from composerd.ids import new_id_text
 from composerd.models import Job, JobState, PayloadKind
-from composerd.queue import SMALL, Piece, Stored, explain
+from composerd.queue import SMALL, Lookup, Piece, Stored, explain
 from composerd.slices import Slices
 from composerd_protocol.times import rfc3339
 
@@ -77,7 +77,7 @@ async def submit_job(request: web.Request) -> web.StreamResponse:
         raise type(exc)(**{name: value for name, value in exc.details.items() if name != "index"}) from None
     if stored.created[0]:
         return await answer_bytes(request, encode(job_body(stored.jobs[0], result=None)), status=201)
-    return await _job(request, stored.jobs[0].id)
+    return await _job(request, Lookup(stored.jobs[0].id, identity.get().scope))
 
 
 @endpoint(
@@ -127,12 +127,12 @@ async def submit_jobs(request: web.Request) -> web.StreamResponse:
 async def get_job(request: web.Request) -> web.StreamResponse:
     """Return a job with its result, at once or when it has ended. Raises `JobNotFound`."""
     queue = request.app[QUEUE]
-    job_id = job_id_of(request)
+    wanted = job_of(request)
     wait = wait_of(request)
     if wait is not None:
         with Wait(request):
-            await queue.wait_for_end(job_id, wait, client.get())
-    return await _job(request, job_id)
+            await queue.wait_for_end(wanted, wait, client.get())
+    return await _job(request, wanted)
 
 
 @endpoint(
@@ -170,10 +170,10 @@ async def cancel_job(request: web.Request) -> web.StreamResponse:
     """
     await discard_body(request)
     queue = request.app[QUEUE]
-    job_id = job_id_of(request)
-    if (await queue.listed(job_id)).state is JobState.CANCELED:
-        return await _job(request, job_id)
-    job = await queue.cancel(job_id)
+    wanted = job_of(request)
+    if (await queue.listed(wanted)).state is JobState.CANCELED:
+        return await _job(request, wanted)
+    job = await queue.cancel(wanted)
     if is_heavy(job.dependencies, job.dependents):
         await heavy(request)
     return await answer_bytes(request, encode(job_body(job, result=None)))
@@ -190,7 +190,7 @@ async def delete_job(request: web.Request) -> web.Response:
 
     Raises `JobNotFound` and `JobNotEnded`. The files of its artifacts are removed afterwards, in the background.
     """
-    await request.app[QUEUE].delete(job_id_of(request))
+    await request.app[QUEUE].delete(job_of(request))
     return web.Response(status=204)
 
 
@@ -203,7 +203,7 @@ async def delete_job(request: web.Request) -> web.Response:
 async def why_job(request: web.Request) -> web.StreamResponse:
     """Explain what a job waits for."""
     await heavy(request)
-    why = await explain(request.app[QUEUE], job_id_of(request))
+    why = await explain(request.app[QUEUE], job_of(request))
     answered = encode(
         schemas.JobWhy(
             kind="JobWhy",
@@ -226,17 +226,17 @@ def _size(request: web.Request) -> int:
     return request.content_length or IN_A_THREAD
 
 
-async def _job(request: web.Request, job_id: UUID) -> web.StreamResponse:
+async def _job(request: web.Request, wanted: Lookup) -> web.StreamResponse:
     queue = request.app[QUEUE]
     large = request.app[TURNS].large_jobs
-    if job_id in large:
+    if wanted in large:
         await heavy(request)
-    job = await queue.get(job_id)
-    if job_id not in large and is_heavy(job.dependencies, job.dependents):
-        large.add(job_id)
+    job = await queue.get(wanted)
+    if wanted not in large and is_heavy(job.dependencies, job.dependents):
+        large.add(wanted)
         del job  # very many requests may wait for their turn
         await heavy(request)
-        job = await queue.get(job_id)
+        job = await queue.get(wanted)
     result = await queue.payload(job, PayloadKind.RESULT) if job.state.ended else None
     if not isinstance(result, Stored) and len(job.partial or b"") <= SMALL:
         return await answer_bytes(request, encode(job_body(job, result=result)))
@@ -254,5 +254,5 @@ async def _job(request: web.Request, job_id: UUID) -> web.StreamResponse:
 
 async def _payload(request: web.Request, kind: PayloadKind) -> web.StreamResponse:
     queue = request.app[QUEUE]
-    job = await queue.listed(job_id_of(request))
+    job = await queue.listed(job_of(request))
     return await answer_pieces(request, [await queue.payload(job, kind) or b"null"])

@@ -1,20 +1,19 @@
 """The composer API: pages of jobs, and of the jobs that one depends on or that depend on it."""
 
-import base64
-import binascii
 from uuid import UUID
 
 from aiohttp import web
 
-from composerd.errors import InvalidCursor, JobNotFound
+from composerd.errors import InvalidCursor
 from composerd.http import schemas
-from composerd.http.arguments import job_id_of, limit_of, query_of, segment
+from composerd.http.arguments import job_of, limit_of, query_of, segment
+from composerd.http.cursors import CURSORS
 from composerd.http.delivery import answer_bytes, encode
 from composerd.http.endpoints.shown import encoded, job_list, listed_body
 from composerd.http.keys import QUEUE
 from composerd.http.openapi import endpoint
 from composerd.http.paths import BASES, bases
-from composerd.http.request_context import client
+from composerd.http.request_context import client, identity
 from composerd.http.turns import heavy
 from composerd.models import JobFilter, JobState
 from composerd.slices import Slices
@@ -70,17 +69,21 @@ async def list_jobs(request: web.Request) -> web.StreamResponse:
         if value is not None and not (is_word(value) and (value or name == "channel") and len(value) <= 128):
             raise InvalidCursor(field=name, problem="must be 1 to 128 printable characters without white space")
     left = limit_of(query, 100)
-    cursor = _cursor(query.get("cursor"))
+    cursor = _cursor(request, "jobs")
     state, states = (states[0], ()) if len(states) == 1 else (None, states)
-    chosen = JobFilter(state, query.get("type"), query.get("channel"), query.get("arch"), states)
+    own = identity.get().scope
+    channel = query.get("channel", own)
+    chosen = JobFilter(state, query.get("type"), channel, query.get("arch"), states)
     queue.budgets.answers.check(client.get())
     await heavy(request)
     slices = Slices()
+    if own is not None and channel != own:
+        return await _page(request, [], None)
     items: list[bytes] = []
     size = 0
     while True:
         wanted = min(left, READ_AT_ONCE)
-        page = await queue.list(chosen, cursor, wanted)
+        page = await queue.list(chosen, cursor, wanted, alone=own is not None)
         some = await encoded(page.jobs, listed_body, slices)
         items += some
         size += sum(map(len, some))
@@ -88,7 +91,13 @@ async def list_jobs(request: web.Request) -> web.StreamResponse:
         cursor = page.next
         if cursor is None or left == 0 or len(some) < wanted or size >= MAX_PAGE_SIZE:
             break
-    following = None if cursor is None else _cursor_text(cursor)
+    if own is not None:
+        cursor = await queue.following(chosen, cursor)
+    return await _page(request, items, cursor)
+
+
+async def _page(request: web.Request, items: list[bytes], cursor: int | None) -> web.StreamResponse:
+    following = _cursor_text(request, "jobs", cursor)
     return await answer_bytes(request, job_list("jobs", f"{bases.get().composer}/jobs", items, following))
 
 
@@ -106,12 +115,12 @@ async def list_dependencies(request: web.Request) -> web.StreamResponse:
     """
     query = query_of(request, *_PAGE)
     limit = limit_of(query, 100)
-    begin = _cursor(query.get("cursor")) or 0
+    begin = _cursor(request, "dependencies") or 0
     await heavy(request)
-    job = await request.app[QUEUE].get(job_id_of(request))
+    job = await request.app[QUEUE].get(job_of(request))
     end = begin + limit
-    following = end if end < len(job.dependencies) else None
-    return await _ids(request, job.id, "dependencies", job.dependencies[begin:end], following)
+    rest = end if end < len(job.dependencies) else None
+    return await _ids(request, job.id, "dependencies", job.dependencies[begin:end], rest)
 
 
 @endpoint(
@@ -128,40 +137,33 @@ async def list_dependents(request: web.Request) -> web.StreamResponse:
     """
     query = query_of(request, *_PAGE)
     limit = limit_of(query, 100)
-    cursor = _cursor(query.get("cursor"))
-    job_id = job_id_of(request)
+    cursor = _cursor(request, "dependents")
+    wanted = job_of(request)
     await heavy(request)
-    page = await request.app[QUEUE].driver.dependents(job_id, cursor, limit)
-    if page is None:
-        raise JobNotFound(id=str(job_id))
-    return await _ids(request, job_id, "dependents", page.ids, page.next)
+    page = await request.app[QUEUE].dependents(wanted, cursor, limit)
+    return await _ids(request, wanted.id, "dependents", page.ids, page.next)
 
 
 async def _ids(
-    request: web.Request, job_id: UUID, what: str, ids: tuple[UUID, ...], following: int | None
+    request: web.Request, job_id: UUID, what: str, ids: tuple[UUID, ...], rest: int | None
 ) -> web.StreamResponse:
     listed = schemas.JobIdList(
         kind="JobIdList",
         href=f"{bases.get().composer}/jobs/{job_id}/{what}",
         id=str(job_id),
         items=schemas.strings(ids),
-        next=None if following is None else _cursor_text(following),
+        next=_cursor_text(request, what, rest),
     )
     return await answer_bytes(request, encode(listed))
 
 
-def _cursor(text: str | None) -> int | None:
-    if text is None:
+def _cursor(request: web.Request, listing: str) -> int | None:
+    """Return the place in a listing from which a request wants to go on. Raises `InvalidCursor`."""
+    text = request.query.get("cursor")
+    return None if text is None else request.app[CURSORS].number(text, listing, identity.get().scope)
+
+
+def _cursor_text(request: web.Request, listing: str, number: int | None) -> str | None:
+    if number is None:
         return None
-    try:
-        number = int.from_bytes(base64.urlsafe_b64decode(text.encode("ascii")))
-    except (binascii.Error, UnicodeEncodeError):
-        number = 0
-    # The decoder ignores unknown characters and accepts shorter texts: only the exact spelling is a cursor.
-    if not 0 < number < 2**63 or _cursor_text(number) != text:
-        raise InvalidCursor(field="cursor", problem="must be the `next` of an earlier page")
-    return number
-
-
-def _cursor_text(number: int) -> str:
-    return base64.urlsafe_b64encode(number.to_bytes(9)).decode()
+    return request.app[CURSORS].text_of_number(number, listing, identity.get().scope)

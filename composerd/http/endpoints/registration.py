@@ -73,7 +73,8 @@ async def post_worker_status(request: web.Request) -> web.Response:
     problem = escaped((status.problem or "").strip())
     roster = request.app[QUEUE].roster
     if status.arch is None or status.types is None:
-        await roster.check(worker_id, client.get(), problem)
+        channel = own_channel(status.channel, identity.get())
+        await roster.check(worker_id, client.get(), problem, channel, owned=bool(identity.get().key))
     else:
         check_description(status.arch, status.types, request.app[SETTINGS].undequeueable_types)
         channel = own_channel(status.channel, identity.get())
@@ -89,15 +90,17 @@ async def post_worker_status(request: web.Request) -> web.Response:
     description="Remove a worker from the list of workers, until it asks for a job again. "
     "Its running jobs stay with it as long as their leases.",
     responses={204: ("The worker is not listed", None)},
+    query={"channel": "The channel of the worker; that of the identity if it is left out"},
 )
 async def sign_off_worker(request: web.Request) -> web.Response:
     """List a worker no longer. The answer is the same for an unknown worker and for one of another client.
 
-    Raises `InvalidWorkerId`.
+    Raises `InvalidWorkerId` and `NotAllowed`.
     """
     worker_id = _worker_id_of(request)
     await discard_body(request)
-    await request.app[QUEUE].sign_off(worker_id, client.get())
+    channel = own_channel(request.query.get("channel"), identity.get())
+    await request.app[QUEUE].sign_off(worker_id, client.get(), channel)
     return web.Response(status=204)
 
 

@@ -1,18 +1,17 @@
 """The composer API's list of workers. What workers themselves send is in `worker`."""
 
-import base64
-import binascii
 from uuid import UUID
 
 from aiohttp import web
 
-from composerd.errors import InvalidCursor
 from composerd.http import schemas
 from composerd.http.arguments import MAX_PAGE, limit_of, query_of
+from composerd.http.cursors import CURSORS
 from composerd.http.delivery import answer_bytes, encode
 from composerd.http.keys import QUEUE
 from composerd.http.openapi import endpoint
 from composerd.http.paths import BASES, bases
+from composerd.http.request_context import identity
 from composerd.http.turns import heavy
 from composerd.models import WorkerCursor
 from composerd_protocol.times import rfc3339
@@ -43,9 +42,9 @@ async def list_workers(request: web.Request) -> web.StreamResponse:
     queue = request.app[QUEUE]
     query = query_of(request, "limit", "cursor")
     limit = limit_of(query, MAX_PAGE)
-    after = _cursor(query.get("cursor"))
+    after = _cursor(request)
     await heavy(request)
-    page = await queue.roster.page(after, limit)
+    page = await queue.roster.page(after, limit, identity.get().scope)
     href = f"{bases.get().composer}/workers"
     items = [
         schemas.Worker(
@@ -64,23 +63,18 @@ async def list_workers(request: web.Request) -> web.StreamResponse:
     ]
     listed = schemas.WorkerList(kind="WorkerList", href=href, id="workers", items=items)
     if page.next is not None:
-        listed.next = _text(page.next)
+        listed.next = request.app[CURSORS].text(_place(page.next), "workers", identity.get().scope)
     return await answer_bytes(request, encode(listed))
 
 
-def _cursor(text: str | None) -> WorkerCursor | None:
+def _cursor(request: web.Request) -> WorkerCursor | None:
+    """Return the worker after which a request wants to go on. Raises `InvalidCursor`."""
+    text = request.query.get("cursor")
     if text is None:
         return None
-    try:
-        raw = base64.urlsafe_b64decode(text.encode("ascii"))
-    except (binascii.Error, UnicodeEncodeError):
-        raw = b""
-    cursor = WorkerCursor(int.from_bytes(raw[:8]), UUID(bytes=raw[8:])) if len(raw) == 24 else None
-    # The decoder ignores unknown characters: only the exact spelling is a cursor.
-    if cursor is None or not 0 < cursor.seen < 2**63 or _text(cursor) != text:
-        raise InvalidCursor(field="cursor", problem="must be the `next` of an earlier page")
-    return cursor
+    place = request.app[CURSORS].place(text, "workers", identity.get().scope)
+    return WorkerCursor(int.from_bytes(place[:8]), UUID(bytes=place[8:]))
 
 
-def _text(cursor: WorkerCursor) -> str:
-    return base64.urlsafe_b64encode(cursor.seen.to_bytes(8) + cursor.id.bytes).decode()
+def _place(cursor: WorkerCursor) -> bytes:
+    return cursor.seen.to_bytes(8) + cursor.id.bytes

@@ -1,0 +1,90 @@
+"""The part of the queue that reads jobs for somebody, for whom the jobs of some channels may not exist."""
+
+from collections.abc import AsyncGenerator, Sequence
+from uuid import UUID
+
+from composerd.driver.guard import Guard
+from composerd.errors import JobNotFound
+from composerd.models import Artifact, IdPage, Job, JobFilter, JobPage, PayloadKind
+from composerd.queue import payloads
+from composerd.queue.lookups import Lookup
+from composerd.queue.payloads import Piece
+from composerd.queue.worker_ids import WorkerIds
+
+SEARCHES = 20
+"""The most calls of the driver that look for a job of one channel among those of others."""
+
+
+class Reading:
+    """Reads jobs. Each is named with a `Lookup`, so that none is read for somebody for whom it does not exist."""
+
+    def __init__(self, driver: Guard) -> None:
+        self.driver = driver
+        self.worker_ids = WorkerIds()
+
+    async def get(self, job: Lookup) -> Job:
+        """Return a job, without its args and result. Raises `JobNotFound`."""
+        return self.worker_ids.shown(job.checked((await self.driver.get([job.id]))[0]))
+
+    async def listed(self, job: Lookup) -> Job:
+        """Return a job as a listing shows it, which takes no longer if it has many dependents. Raises `JobNotFound`."""
+        return self.worker_ids.shown(job.checked((await self.driver.listed([job.id]))[0]))
+
+    async def dependents(self, job: Lookup, cursor: int | None, limit: int) -> IdPage:
+        """Return a page of the jobs that depend on a job; see `Driver.dependents`. Raises `JobNotFound`."""
+        await self.check(job)
+        page = await self.driver.dependents(job.id, cursor, limit)
+        if page is None:
+            raise JobNotFound(id=str(job.id))
+        return page
+
+    async def check(self, job: Lookup) -> None:
+        """Raise `JobNotFound` if a job does not exist for whoever asks. Nothing is read for those who see every job."""
+        if job.channel is not None:
+            await self.listed(job)
+
+    async def list(self, filter: JobFilter, cursor: int | None, limit: int, *, alone: bool = False) -> JobPage:
+        """Return a page of jobs; see `Driver.list`.
+
+        If `alone` is true, only the filter's channel exists for whoever asks. Then the page tells nothing about the
+        jobs of other channels: it is full, unless it is the last one, or very many jobs of others lie in between.
+        """
+        found: list[Job] = []
+        for _ in range(SEARCHES if alone else 1):
+            page = await self.driver.list(filter, cursor, limit - len(found))
+            found += map(self.worker_ids.shown, page.jobs)
+            cursor = page.next
+            if cursor is None or len(found) >= limit:
+                break
+        return JobPage(tuple(found), cursor)
+
+    async def following(self, filter: JobFilter, cursor: int | None) -> int | None:
+        """Return the cursor of the next page for those for whom only the filter's channel exists.
+
+        It is None if the next page would be empty.
+        """
+        after = cursor
+        for _ in range(SEARCHES):
+            if after is None:
+                return None
+            page = await self.driver.list(filter, after, 1)
+            if page.jobs:
+                break
+            after = page.next
+        return cursor
+
+    async def payload(self, job: Job, kind: PayloadKind) -> Piece | None:
+        """Return a job's args or result, byte for byte; see `payloads.payload`."""
+        return await payloads.payload(self.driver, job, kind)
+
+    async def results(self, job_ids: Sequence[UUID]) -> Sequence[Piece]:
+        """Return the results of finished and failed jobs, in the order of the ids. Raises `Unavailable`."""
+        return await payloads.results(self.driver, job_ids)
+
+    def contents(self, pieces: Sequence[Piece]) -> AsyncGenerator[bytes, None]:
+        """Yield the bytes of pieces, a part at a time; see `payloads.contents`."""
+        return payloads.contents(self.driver, pieces)
+
+    async def artifacts(self, job: Job) -> Sequence[Artifact]:
+        """Return the artifacts of a job that has ended; none of one that has not."""
+        return (await self.driver.artifacts([job.id]))[0] if job.state.ended else ()
