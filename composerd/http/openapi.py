@@ -119,7 +119,7 @@ class _Document(AiohttpApiSpec):  # type: ignore[misc]  # aiohttp_apispec ships 
             # openapi-generator knows no `mutualTLS`.
             security=[{"bearer": []}, {}],
         )
-        self.spec.components.security_scheme("bearer", BEARER)
+        self.spec.components.security_scheme("bearer", dict(BEARER))
 
     def _register_route(self, route: web.AbstractRoute, method: str, view: Any) -> None:
         resource = route.resource

@@ -142,7 +142,7 @@ async def test_statuses_of_other_workers(server: Server) -> None:
         b'"text"',
         b"\xff",
         b"[" * 5000,
-        b'{"load": [1], "channel": {}}',
+        b'{"load": [1], "region": {}}',
         b'{"types": null}',
     ):
         assert (await send(server, "POST", path, body, **JSON))[::2] == (200, b"")
