@@ -5,6 +5,7 @@ be imported from here.
 """
 
 from composerd_client.composer import ComposerClient
+from composerd_client.credentials.tokens import Credentials, Token, TokenFile
 from composerd_client.errors import (
     ClientError,
     DamagedDownload,
@@ -16,6 +17,8 @@ from composerd_client.errors import (
     RequestFailed,
     ServerNotTrusted,
     ServerUnreachable,
+    TokenRefused,
+    TokenUnavailable,
     UnexpectedAnswer,
     UnsafeName,
 )
@@ -23,7 +26,7 @@ from composerd_client.job_context import JobContext, SyncJobContext
 from composerd_client.submitted_job import GraphJob, JobFields
 from composerd_client.sync_composer import SyncComposerClient
 from composerd_client.uploads import Uploaded
-from composerd_client.values import Artifact, Job, JobState, KnownWorker, Why
+from composerd_client.values import Artifact, Identity, Job, JobState, KnownWorker, Why
 from composerd_client.worker import Handler, HealthCheck, Worker
 from composerd_protocol.options import DEFAULT_SERVER
 
@@ -31,12 +34,14 @@ __all__ = [
     "Artifact",
     "ClientError",
     "ComposerClient",
+    "Credentials",
     "DEFAULT_SERVER",
     "DamagedDownload",
     "DamagedUpload",
     "GraphJob",
     "Handler",
     "HealthCheck",
+    "Identity",
     "Job",
     "JobContext",
     "JobFields",
@@ -51,6 +56,10 @@ __all__ = [
     "ServerUnreachable",
     "SyncComposerClient",
     "SyncJobContext",
+    "Token",
+    "TokenFile",
+    "TokenRefused",
+    "TokenUnavailable",
     "UnexpectedAnswer",
     "UnsafeName",
     "Uploaded",

@@ -1,5 +1,6 @@
 """The address of a server: where it is, and below which prefix."""
 
+import ipaddress
 import re
 from contextlib import suppress
 
@@ -27,6 +28,10 @@ class Address:
         self.host = "localhost"
         """The name or the IP address of the server, in small letters and as the resolver gets it."""
         self.port = 0
+        self.shown = server
+        """The address without user and password."""
+        self.has_login = False
+        """True if the URL has a user or a password."""
         self._prefix = ""
         if server.startswith("unix:") and len(server) > len("unix:"):
             self.socket_path = server.removeprefix("unix:")
@@ -37,6 +42,8 @@ class Address:
             if url.scheme in ("http", "https") and url.host and url.port and not url.query_string and not url.fragment:
                 url.host.encode("idna")  # as the resolver does
                 self.host, self.port = (url.raw_host or "").rstrip("."), url.port
+                self.has_login = url.user is not None or url.password is not None
+                self.shown = str(url.with_user(None)) if self.has_login else server
                 self._prefix = url.raw_path.rstrip("/")
                 self._origin = str(url).rstrip("/").removesuffix(self._prefix)
                 return
@@ -46,6 +53,11 @@ class Address:
     def https(self) -> bool:
         """True if the connection has TLS."""
         return self._origin.startswith("https://")
+
+    @property
+    def is_local(self) -> bool:
+        """True if the server is on this machine."""
+        return self.socket_path is not None or is_loopback(self.host)
 
     def url(self, path: str) -> str:
         """Return the URL of a path, which the client has built without the prefix, or which the server has named.
@@ -58,3 +70,12 @@ class Address:
         prefix = self._prefix
         complete = path.startswith(prefix + _APIS) or (not path.startswith(_APIS) and path.startswith(f"{prefix}/"))
         return self._origin + (path if complete else prefix + path)
+
+
+def is_loopback(host: str) -> bool:
+    """Return True if a host, in small letters, is this machine."""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    with suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return False

@@ -13,6 +13,7 @@ import msgspec
 
 from composerd_client.answers import ANY_JSON, Expected
 from composerd_client.connection import LARGEST_PAYLOAD, Connection, decoded
+from composerd_client.credentials.tokens import Credentials
 from composerd_client.downloads import new_file
 from composerd_client.errors import RequestFailed, ServerUnreachable
 from composerd_client.idempotency import answer_to, answer_to_all, keyed, post
@@ -23,6 +24,7 @@ from composerd_client.submitted_job import SINGLE_JOB, GraphJob, JobFields, subm
 from composerd_client.values import (
     Artifact,
     ArtifactList,
+    Identity,
     Job,
     JobState,
     KnownWorker,
@@ -49,6 +51,7 @@ _IDS = msgspec.json.Decoder(Page[str])
 _ARTIFACTS = msgspec.json.Decoder(ArtifactList)
 _WHY = msgspec.json.Decoder(Why)
 _WORKERS = msgspec.json.Decoder(Page[KnownWorker])
+_IDENTITY = msgspec.json.Decoder(Identity)
 _encode = msgspec.json.Encoder().encode
 
 _NOT_FOUND = 32
@@ -66,7 +69,8 @@ class ComposerClient:
     requests that are safe to repeat are repeated for `patience` seconds. For https, `ca_file` has the certificate of
     the CA that signed the server's certificate, and `cert_file` and `key_file` have the client's own certificate and
     key; all three are PEM files, which are read again when they change. `proxy` is the URL of an HTTP proxy, or empty
-    for none; by default the environment names it (`http_proxy`, `https_proxy` and `no_proxy`).
+    for none; by default the environment names it (`http_proxy`, `https_proxy` and `no_proxy`). `credentials` say who
+    the client is: a `Token` or a `TokenFile`.
 
     Every method raises `RequestFailed` if the server refuses the request, and `ServerUnreachable`. Methods that change
     something raise `OutcomeUnknown` if, after `patience` seconds, it is still not known what the server's storage did.
@@ -81,6 +85,7 @@ class ComposerClient:
         cert_file: Path | str | None = None,
         key_file: Path | str | None = None,
         proxy: str | None = None,
+        credentials: Credentials | None = None,
     ) -> None:
         self._connection = Connection(
             server,
@@ -89,6 +94,7 @@ class ComposerClient:
             cert_file=cert_file,
             key_file=key_file,
             proxy=proxy,
+            credentials=credentials,
         )
 
     async def __aenter__(self) -> Self:
@@ -220,6 +226,14 @@ class ComposerClient:
     async def why_json(self, job_id: str) -> bytes:
         """Return why a job is not running as the server's JSON."""
         return await self._json("JobWhy", f"{BASE}/jobs/{_segment(job_id)}/why")
+
+    async def whoami(self) -> Identity:
+        """Return who the server takes this client for."""
+        return decoded(await self.whoami_json(), _IDENTITY)
+
+    async def whoami_json(self) -> bytes:
+        """Return who the server takes this client for as the server's JSON."""
+        return await self._json("Identity", f"{BASE}/whoami")
 
     async def workers(self) -> "list[KnownWorker]":
         """Return the workers that have contacted the server lately, the latest first."""

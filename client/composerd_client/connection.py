@@ -15,16 +15,18 @@ from composerd_client.errors import (
     RequestFailed,
     ServerNotTrusted,
     ServerUnreachable,
+    TokenRefused,
     UnexpectedAnswer,
 )
 from composerd_client.hedging import first_answer
 from composerd_client.outages import Outages
-from composerd_client.repeating import FOREVER, Backoff, may_pass, nothing_done
+from composerd_client.repeating import FOREVER, Backoff, may_pass, not_let_in, nothing_done
 from composerd_client.waits import Waits
 from composerd_protocol.options import DEFAULT_SERVER
 from composerd_protocol.units import format_duration, format_size
 
 if TYPE_CHECKING:
+    from composerd_client.credentials.tokens import Credentials
     from composerd_client.transport import Transport
 
 _ANSWER_WITHIN = 60.0
@@ -59,7 +61,8 @@ class Connection:
     certificate of the CA that signed the server's certificate, unless the system trusts that CA anyway; `cert_file` and
     `key_file` have the client's own certificate and key, for a server that requires them. All three are PEM files, and
     are read again when they change. `proxy` is the URL of an HTTP proxy, or empty for none; by default the environment
-    names it (`http_proxy`, `https_proxy` and `no_proxy`). Raises `ValueError` if one of these is invalid.
+    names it (`http_proxy`, `https_proxy` and `no_proxy`). `credentials` have the token that says who the client is.
+    Raises `ValueError` if one of these is invalid.
     """
 
     def __init__(
@@ -71,9 +74,11 @@ class Connection:
         cert_file: Path | str | None = None,
         key_file: Path | str | None = None,
         proxy: str | None = None,
+        credentials: "Credentials | None" = None,
     ) -> None:
         # Imported here, because yarl and ssl take a third of the time that the package may take to import.
         from composerd_client.address import Address  # noqa: PLC0415
+        from composerd_client.credentials.sending import check_sendable  # noqa: PLC0415
         from composerd_client.forward_proxy import forward_proxy  # noqa: PLC0415
         from composerd_client.tls import TlsFiles  # noqa: PLC0415
 
@@ -85,6 +90,11 @@ class Connection:
         self._address = Address(server)
         self._tls = TlsFiles(ca_file, cert_file, key_file) if self._address.https else None
         self._proxy = forward_proxy(proxy, self._address)
+        self._credentials = credentials
+        self._was_let_in = False
+        """True once the server has done something for this client."""
+        if credentials is not None:
+            check_sendable(credentials, self._address, self._proxy)
 
     async def __aenter__(self) -> Self:
         # Imported here, because aiohttp takes more time to import than everything else together.
@@ -94,7 +104,7 @@ class Connection:
             raise RuntimeError(
                 "it is open already: use it in one `async with` block, or `run` a worker once, at a time"
             )
-        self._transport = Transport(self._address, self._tls, self._proxy)
+        self._transport = Transport(self._address, self._tls, self._proxy, self._credentials)
         return self
 
     async def __aexit__(
@@ -137,11 +147,12 @@ class Connection:
         it as too large is out of order, and the request is repeated. `answer_within` replaces the seconds that an
         answer may take; after silence they are doubled, up to a minute. While there is no answer, the request is sent
         again after each pause of `again_after`: on a new connection, and without a wait. `backoff` replaces the one for
-        the patience, and `doing` says in the log what cannot be done meanwhile. Raises `RequestFailed`, of which
-        `repeated` is set if the request may have been processed before, and `ServerUnreachable`.
+        the patience, and `doing` says in the log what cannot be done meanwhile. If that never gives up, neither do
+        refused tokens end it once the server has let this client in: somebody may be changing tokens or rights. Raises
+        `RequestFailed`, of which `repeated` is set if the request may have been processed before, `TokenRefused` and
+        `ServerUnreachable`.
         """
-        if repeat is None:
-            repeat = method == "GET"
+        repeats = method == "GET" if repeat is None else repeat
         patience = self.patience if patience is None else patience
         gives_up = backoff is None and patience < FOREVER
         backoff = backoff or Backoff(patience)
@@ -170,25 +181,34 @@ class Connection:
                 try:
                     answer = await first_answer(send, again_after)
                 except ServerUnreachable as exc:
-                    if exc.sent and not repeat:
+                    if exc.sent and not repeats:
                         raise  # the server may have processed it
                     if gives_up and isinstance(exc, ServerNotTrusted) and not exc.sent:
                         raise  # a certificate that is not trusted seldom becomes so
                     unknown = unknown or exc.sent
                     failure: ClientError = exc
                     within = max(within, min(within * 2, _ANSWER_WITHIN))
-                except RequestFailed as exc:
-                    exc.repeated = unknown
-                    if not may_pass(exc, None if small else body) or not (repeat or nothing_done(exc)):
+                except (RequestFailed, TokenRefused) as exc:
+                    if isinstance(exc, RequestFailed):
+                        exc.repeated = unknown
+                    if not self._goes_on(exc, None if small else body, repeat=repeats, gives_up=gives_up):
                         raise
                     unknown = unknown or not nothing_done(exc)
                     failure = exc
                 else:
+                    self._was_let_in = True
                     if asked:
                         self._waits.answered()
                     return answer
                 if not (asked and self._waits.ended(asked, time.monotonic() - began, failure)):
                     await backoff.failed(failure, outage.failed)
+
+    def _goes_on(self, error: ClientError, body: bytes | None, *, repeat: bool, gives_up: bool) -> bool:
+        """Return True if a request that was refused is sent again."""
+        passes = isinstance(error, RequestFailed) and may_pass(error, body)
+        if not passes and (gives_up or not self.lets_in_again(error)):
+            return False
+        return repeat or nothing_done(error)
 
     async def _once(
         self,
@@ -217,6 +237,10 @@ class Connection:
             if problem is not None:
                 raise response.refused(problem, content)
             return Answer(response.status, content, wait)
+
+    def lets_in_again(self, error: ClientError) -> bool:
+        """Return True if the server refuses who this client is, and did not before; so it may let it in again."""
+        return self._was_let_in and not_let_in(error)
 
     async def answers(self, path: str, expected: Expected) -> bool:
         """Return True if composerd itself answers a GET, with an answer that is expected or an error."""

@@ -26,6 +26,17 @@ class ProxyUnreachable(ServerUnreachable):
     """The proxy that the client was told to use cannot be reached, or does not connect to the server."""
 
 
+class TokenUnavailable(ServerUnreachable):
+    """The token server gave no token: it cannot be reached, does not answer, or says that it is unavailable."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, sent=False)
+
+
+class TokenRefused(ClientError):
+    """The token server refuses a token; the message has its reason, and says what to do."""
+
+
 class RequestFailed(ClientError):
     """The server refused a request with one of its predefined errors; a proxy's refusal is a `ProxyAnswered`."""
 
@@ -42,6 +53,8 @@ class RequestFailed(ClientError):
         """The request id, to search for in the server's log."""
         self.repeated = False
         """True if the request was sent before, and may have been processed then."""
+        self.retry_after = 0.0
+        """Seconds after which the server wants to be asked again; 0 if it does not say."""
         super().__init__(self.reason + _in_brackets(self.details))
 
     def __reduce__(self) -> tuple[Any, ...]:

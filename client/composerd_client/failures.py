@@ -11,12 +11,21 @@ from composerd_client.errors import (
     RequestFailed,
     ServerNotTrusted,
     ServerUnreachable,
+    TokenUnavailable,
 )
 from composerd_client.repeating import may_pass
 from composerd_protocol.exit_codes import FAILED, UNREACHABLE, WRONG
 
 CHANGE_SERVER = "set --server or COMPOSERD_SERVER"
 """The advice if there is no server."""
+
+_ADVICE = {
+    16: "whoever issues the token has to write the tenant into it",
+    29: "name a token that it knows, with --token-file or COMPOSERD_TOKEN",
+    30: "`composerd whoami` says who the server takes you for",
+    46: "whoever runs the server can raise this quota",
+}
+"""The advice by the number of an error of a server that does not let the client do this."""
 
 
 class Explained(NamedTuple):
@@ -37,6 +46,8 @@ def explain(error: Exception, unreachable: str = CHANGE_SERVER) -> Explained | N
             message, code = f"{error}; check --ca-file, --cert-file and --key-file", UNREACHABLE
         case ProxyUnreachable():
             message, code = f"{error}; check --proxy, COMPOSERD_PROXY, http_proxy and https_proxy", UNREACHABLE
+        case TokenUnavailable():
+            code = UNREACHABLE
         case ServerUnreachable():
             message, code = f"{error}; if `composerd serve` does not run there, {unreachable}", UNREACHABLE
         case OutcomeUnknown():
@@ -45,6 +56,7 @@ def explain(error: Exception, unreachable: str = CHANGE_SERVER) -> Explained | N
                 "`composerd status` before you repeat it"
             )
         case RequestFailed():
+            message = f"{error}{_advice(error)}"
             code = UNREACHABLE if _is_unavailable(error) else FAILED
         case ClientError() | LocalFault():
             pass
@@ -57,6 +69,12 @@ def explain(error: Exception, unreachable: str = CHANGE_SERVER) -> Explained | N
         case _:
             return None
     return Explained(message, code)
+
+
+def _advice(error: RequestFailed) -> str:
+    """Return what to do if the server does not let the client in; empty if it does."""
+    advice = _ADVICE.get(error.number)
+    return "" if advice is None else f"; {advice}"
 
 
 def _is_unavailable(error: RequestFailed) -> bool:

@@ -55,7 +55,7 @@ def forward_proxy(given: str | None, address: Address) -> ForwardProxy | None:
         return None
     if given is not None:
         return ForwardProxy.parse(given, "proxy")
-    if _is_local(address.host) or _is_excepted(address, _variable("NO_PROXY")[1]):
+    if address.is_local or _is_excepted(address, _variable("NO_PROXY")[1]):
         return None
     for name in ("HTTPS_PROXY" if address.https else "HTTP_PROXY", "ALL_PROXY"):
         source, named = _variable(name)
@@ -74,14 +74,6 @@ def _variable(name: str) -> tuple[str, str]:
     if name == "HTTP_PROXY" and "REQUEST_METHOD" in os.environ:
         return name, ""
     return name, os.environ.get(name, "").strip()
-
-
-def _is_local(host: str) -> bool:
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    with suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return False
 
 
 def _is_excepted(address: Address, exceptions: str) -> bool:

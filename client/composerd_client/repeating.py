@@ -4,7 +4,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable
 
-from composerd_client.errors import ClientError, ProxyAnswered, RequestFailed, ServerUnreachable
+from composerd_client.errors import ClientError, ProxyAnswered, RequestFailed, ServerUnreachable, TokenRefused
 
 FIRST_BACKOFF = 0.1
 """Seconds of the first pause before a request is repeated."""
@@ -23,8 +23,18 @@ FOREVER = float("inf")
 _SHORTEST_ROUND = 0.1
 """Seconds from one request that asks the server to wait to the next one, even if the server answers at once."""
 
-_NOTHING_DONE = frozenset({28, 31})
-"""Numbers of the errors of a composerd that is unavailable, stopping or full, and has not done anything."""
+_NOT_LET_IN = frozenset({16, 29, 30})
+"""Numbers of the errors of a composerd that wants to know better who the client is, or does not let it do this."""
+
+_QUOTA_USED_UP = 45
+"""Number of the error for a quota that has room again later."""
+
+_NOTHING_DONE = frozenset({28, 31, _QUOTA_USED_UP}) | _NOT_LET_IN
+"""Numbers of the errors of a composerd that has not done anything: unavailable, stopping or full, or not for this
+client."""
+
+_LONGEST_TOLD = 60.0
+"""Seconds of the longest pause that a server can ask for."""
 
 _ABOUT_THE_REQUEST = frozenset({411, 413, 414, 417, 431})
 """Statuses with which a proxy refuses a request because of its body or its headers, now and later."""
@@ -38,20 +48,25 @@ def may_pass(error: RequestFailed, body: object = b"") -> bool:
     """
     if isinstance(error, ProxyAnswered):
         return body is None or error.status not in _ABOUT_THE_REQUEST
-    return error.status >= 500
+    return error.status >= 500 or error.number == _QUOTA_USED_UP
 
 
-def nothing_done(error: RequestFailed) -> bool:
-    """Return True if composerd itself says that it has not done anything; a proxy does not know."""
-    return error.number in _NOTHING_DONE
+def not_let_in(error: ClientError) -> bool:
+    """Return True if composerd refuses who the client is, its role or its tenant, or if there is no token for it."""
+    return isinstance(error, TokenRefused) or (isinstance(error, RequestFailed) and error.number in _NOT_LET_IN)
+
+
+def nothing_done(error: ClientError) -> bool:
+    """Return True if composerd itself says that it has not done anything, or got no request; a proxy does not know."""
+    return isinstance(error, TokenRefused) or (isinstance(error, RequestFailed) and error.number in _NOTHING_DONE)
 
 
 class Backoff:
     """Pauses between attempts to reach a server.
 
     Each pause is longer than the one before, and partly random, so that many clients do not return at the same moment.
-    `patience` is the number of seconds after which it gives up, and `longest` a limit for the
-    pauses below the usual one.
+    Until a quota has room again, the pause is the one that the server asks for (`Retry-After`). `patience` is the
+    number of seconds after which it gives up, and `longest` a limit for the pauses below the usual one.
     """
 
     def __init__(self, patience: float = FOREVER, *, longest: float = FOREVER) -> None:
@@ -62,6 +77,8 @@ class Backoff:
     async def failed(self, error: ClientError, tell: Callable[[ClientError], None] | None = None) -> None:
         """Call `tell`, and wait before the next attempt; raise `error` instead if that would exceed the patience."""
         pause = self._pause * random.uniform(0.5, 1.0)
+        if isinstance(error, RequestFailed) and error.number == _QUOTA_USED_UP:
+            pause += min(error.retry_after, _LONGEST_TOLD)
         if asyncio.get_running_loop().time() + pause > self._deadline:
             raise error
         if tell is not None:

@@ -68,6 +68,8 @@ class SyncComposerClient:
     delete = blocking(ComposerClient.delete)
     why = blocking(ComposerClient.why)
     why_json = blocking(ComposerClient.why_json)
+    whoami = blocking(ComposerClient.whoami)
+    whoami_json = blocking(ComposerClient.whoami_json)
     workers = blocking(ComposerClient.workers)
     args = blocking(ComposerClient.args)
     result = blocking(ComposerClient.result)

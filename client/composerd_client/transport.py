@@ -17,6 +17,8 @@ from yarl import URL
 
 from composerd_client.address import Address
 from composerd_client.answers import REQUEST_ID_HEADER, UNDECODABLE, Origin, is_error
+from composerd_client.credentials.sending import Sender
+from composerd_client.credentials.tokens import Credentials
 from composerd_client.errors import (
     OutcomeUnknown,
     ProxyAnswered,
@@ -98,15 +100,22 @@ class Transport:
     """Sends single requests to one server. Create it in a running event loop, and close it.
 
     The server is not trusted with more than its answers. A path that it names is used only if it is on this server, and
-    a redirect is followed only for GET and to this server. Answers have limits, are never decompressed, and set no
-    cookies.
+    a redirect is followed only for GET and to this server, which alone gets the token. Answers have limits, are never
+    decompressed, and set no cookies.
     """
 
-    def __init__(self, address: Address, tls: TlsFiles | None, proxy: ForwardProxy | None) -> None:
+    def __init__(
+        self,
+        address: Address,
+        tls: TlsFiles | None,
+        proxy: ForwardProxy | None,
+        credentials: Credentials | None = None,
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._address = address
         self._tls = tls
         self._proxy = proxy
+        self._credentials = credentials
         login = {} if proxy is None or proxy.authorization is None else {"Proxy-Authorization": proxy.authorization}
         self._tunnel_login = login if address.https else {}
         self._login = {} if address.https else login
@@ -155,8 +164,9 @@ class Transport:
         """Send one request, and yield its answer with the body unread.
 
         `body` is bytes, an open file, or an async iterable of bytes. `answer_within` is the number of seconds for which
-        the server may send nothing. `fresh` says that an older connection was silent, and asks for a new one. Raises
-        `RequestFailed`, which is a `ProxyAnswered` for any answer that composerd has not made for this request,
+        the server may send nothing. `fresh` says that an older connection was silent, and asks for a new one. If the
+        token is refused, the request is sent once more with another one, if there is one and the body is no stream.
+        Raises `RequestFailed`, which is a `ProxyAnswered` for any answer that composerd has not made for this request,
         `ServerUnreachable`, and `UnexpectedAnswer` if the path is not one on this server.
         """
         if asyncio.get_running_loop() is not self._loop:
@@ -170,8 +180,10 @@ class Transport:
         url = URL(self._address.url(path))
         redirects_left = _MOST_REDIRECTS if method == "GET" else 0
         redirect: RequestFailed | None = None
+        sender = Sender(self._credentials, body)
         try:
             while True:
+                identity = await sender.headers()
                 began = time.monotonic()
                 tls = None if self._tls is None else self._tls.context
                 async with session.request(
@@ -179,7 +191,7 @@ class Transport:
                     url,
                     data=_as_data(body),
                     params=query,
-                    headers={**(headers or {}), **self._login},
+                    headers={**(headers or {}), **self._login, **identity},
                     timeout=timeout,
                     allow_redirects=False,
                     ssl=tls or True,
@@ -191,17 +203,19 @@ class Transport:
                     if problem is None and response.headers.get("Content-Encoding", "identity").lower() != "identity":
                         problem = "it has compressed the answer, which was not asked for"
                     if response.status < 300 and problem is None:
+                        sender.accepted()
                         yield Response(response)
                         return
                     target = _target(url, response) if redirects_left else None
                     failure = await _failure(response, problem)
-                    if target is None:
-                        # A page of a proxy may be gone when its path is requested, which composerd does not have.
-                        raise redirect if redirect is not None and failure.number == _NO_SUCH_PATH else failure
+                if target is not None:
                     redirect = redirect or failure
                     url = target
                     redirects_left -= 1
                     query = None  # the new URL has a query of its own
+                elif not await sender.sends_again(failure):
+                    # A page of a proxy may be gone when its path is requested, which composerd does not have.
+                    raise redirect if redirect is not None and failure.number == _NO_SUCH_PATH else failure
         except (aiohttp.ClientError, TimeoutError) as exc:
             if _is_silence(exc):
                 self._suspect()
@@ -212,7 +226,7 @@ class Transport:
         self._suspect_until = self._loop.time() + _IDLE_FOR
 
     def _unreachable(self, error: Exception) -> ServerUnreachable:
-        server = self._address.server
+        server = self._address.shown
         how = "cannot be reached"
         if isinstance(error, aiohttp.ClientConnectorCertificateError):
             why = getattr(error.certificate_error, "verify_message", "") or error.certificate_error
@@ -301,7 +315,11 @@ async def _failure(response: aiohttp.ClientResponse, problem: str | None) -> Req
     if status < 400 or problem is not None:
         return proxy_answer(status, response.headers, body, response.method, problem)
     failed = RequestFailed(status, decoded)
-    return OutcomeUnknown(status, decoded) if failed.number == _OUTCOME_UNKNOWN else failed
+    if failed.number == _OUTCOME_UNKNOWN:
+        return OutcomeUnknown(status, decoded)
+    told = response.headers.get("Retry-After", "")
+    failed.retry_after = float(told) if told.isdecimal() and len(told) < 10 else 0.0
+    return failed
 
 
 def _described(error: Exception) -> str:

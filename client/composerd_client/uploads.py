@@ -15,7 +15,14 @@ import msgspec
 
 from composerd_client.answers import UNDECODABLE, Expected
 from composerd_client.connection import Connection
-from composerd_client.errors import DamagedUpload, OutcomeUnknown, ProxyAnswered, RequestFailed, ServerUnreachable
+from composerd_client.errors import (
+    DamagedUpload,
+    OutcomeUnknown,
+    ProxyAnswered,
+    RequestFailed,
+    ServerUnreachable,
+    TokenRefused,
+)
 from composerd_client.repeating import BodyBackoff, may_pass
 from composerd_client.values import Attempt
 from composerd_protocol.content_digest import content_digest, sha256_in
@@ -119,8 +126,9 @@ class Uploads:
                         elif isinstance(source, BufferedReader):
                             data = stack.enter_context(_again(source))
                         await self._put(name, path, data, sums, headers, answer_within=answer_within)
-                except (ServerUnreachable, RequestFailed) as exc:
-                    if isinstance(exc, RequestFailed) and not may_pass(exc, source):
+                except (ServerUnreachable, RequestFailed, TokenRefused) as exc:
+                    passes = not isinstance(exc, RequestFailed) or may_pass(exc, source)
+                    if not passes and not self._connection.lets_in_again(exc):
                         raise
                     await backoff.failed(exc, outage.failed)
                 else:

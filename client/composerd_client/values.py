@@ -181,3 +181,20 @@ class Attempt(msgspec.Struct, frozen=True):
     def token(self) -> str:
         """The token of the attempt, which answers about it name as their id."""
         return self.location.rpartition("/")[2]
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """Who the server takes a client for."""
+
+    name: str
+    """The name in the server's log; empty on a server that does not ask who its clients are."""
+    role: str
+    """`worker`, `submitter`, `viewer`, `admin` or `monitor`."""
+    tenant: str | None
+    """The tenant whose jobs it sees; None if it belongs to none."""
+    channel: str
+    """The channel of its jobs."""
+    source: str | None
+    """`token`, `jwt`, `certificate` or `socket`; None on a server that does not ask who its clients are."""
+    expires_at: Time | None = None
+    """The end of its credentials; None if they have none."""

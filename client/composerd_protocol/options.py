@@ -77,5 +77,26 @@ SERVER_OPTIONS: Sequence[Option] = (
         variable="COMPOSERD_PROXY",
         help="HTTP proxy instead of that of http_proxy or https_proxy; empty for none.",
     ),
+    Option(
+        flag="--token-file",
+        name="token_file",
+        metavar="FILE",
+        variable="COMPOSERD_TOKEN_FILE",
+        help="File with the token that says who you are; without it COMPOSERD_TOKEN has the token.",
+    ),
+    Option(
+        flag="--insecure-http",
+        name="insecure_http",
+        help="Send the token also over plain HTTP, where everybody on the way can read it.",
+    ),
 )
-"""The options that every command for a server has. The clients have keyword arguments with their names."""
+"""The options that every command for a server has."""
+
+TOKEN_VARIABLE = "COMPOSERD_TOKEN"  # noqa: S105  # the name of the variable
+"""The environment variable with a token. No option has one, because everybody can read a command line."""
+
+CLIENT_VARIABLES = frozenset({TOKEN_VARIABLE, *(one.variable for one in SERVER_OPTIONS if one.variable is not None)})
+"""The environment variables of commands for a server."""
+
+SECRET_VARIABLES = frozenset({TOKEN_VARIABLE})
+"""Those that have secrets, which no other program may get."""

@@ -1,8 +1,8 @@
 """The options that name the server of a command, and what a command gets for them."""
 
 import functools
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
@@ -15,18 +15,29 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class Server(NamedTuple):
+class Server:
     """The server that a command is for, and how it is reached."""
 
-    url: str
-    options: Mapping[str, str]
-    """Keyword arguments of the clients: the files for TLS and the proxy."""
+    def __init__(self, **options: Any) -> None:
+        """Take the values of `SERVER_OPTIONS`."""
+        self.url: str = options["server"]
+        self._options = options
+
+    @functools.cached_property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of the clients: the address, the files for TLS, the proxy and the credentials.
+
+        Raises `ValueError` if they cannot be used.
+        """
+        from composerd_client.arguments import client_arguments
+
+        return client_arguments(self._options)
 
     def composer(self, patience: float = 0.0) -> "ComposerClient":
         """Create a client of the server's composer API."""
         from composerd_client import ComposerClient
 
-        return ComposerClient(self.url, patience, **self.options)
+        return ComposerClient(patience=patience, **self.arguments)
 
 
 def server_option(command: F) -> F:
@@ -42,12 +53,11 @@ def server_argument(command: F) -> F:
 
 def _with_server(command: F, decorate: Callable[[F], F]) -> F:
     @functools.wraps(command)
-    def with_server(*args: Any, server: str, **options: Any) -> Any:
+    def with_server(*args: Any, **options: Any) -> Any:
         from composerd.cli.running.console import print_warnings
 
         print_warnings()
-        given = {option.name: options.pop(option.name, None) for option in SERVER_OPTIONS if option.name != "server"}
-        given = {name: value for name, value in given.items() if value is not None}
-        return command(*args, server=Server(server, given), **options)
+        given = {option.name: options.pop(option.name, None) for option in SERVER_OPTIONS}
+        return command(*args, server=Server(**given), **options)
 
     return decorate(cast("F", with_server))

@@ -13,6 +13,8 @@ from composerd.ids import parse_uuid
 from composerd.probe.wire import Answer, Cut, Wire, ending
 from composerd_client.address import Address
 from composerd_client.answers import REQUEST_ID_HEADER
+from composerd_client.credentials.sending import Sender, check_sendable
+from composerd_client.credentials.tokens import Credentials
 from composerd_client.errors import ClientError, ServerUnreachable
 from composerd_client.forward_proxy import forward_proxy
 from composerd_client.proxies import known_proxy, proxy_answer
@@ -43,13 +45,16 @@ FAILURES = (Unexpected, ClientError, ConnectionError, LookupError, TypeError, At
 class Target:
     """A server, and what is in front of it."""
 
-    def __init__(self, server: str, options: Mapping[str, str]) -> None:
-        """Take the URL, the files for TLS and the proxy. Raises `ValueError` if one of them is invalid."""
+    def __init__(self, server: str, options: Mapping[str, Any]) -> None:
+        """Take the URL, and keyword arguments of the clients. Raises `ValueError` if one of them is invalid."""
         self.server = server
         self._address = Address(server)
         named = {name: options.get(name) for name in ("ca_file", "cert_file", "key_file")}
         self._tls = tls_context(**named) if self._address.https else None
         self._forward_proxy = forward_proxy(options.get("proxy"), self._address)
+        self._credentials: Credentials | None = options.get("credentials")
+        if self._credentials is not None:
+            check_sendable(self._credentials, self._address, self._forward_proxy)
         self.proxy = ""
         """The name of the proxy in between, once an answer has told it."""
         self._types = f"composerd-probe-{uuid.uuid4().hex[:12]}"
@@ -66,12 +71,15 @@ class Target:
 
     async def open(self) -> Wire:
         """Connect. Raises `ServerUnreachable`."""
+        identity = await Sender(self._credentials, None).headers()
         try:
-            return await Wire.open(self.url("/"), self._tls, self._address.socket_path, self._forward_proxy)
+            wire = await Wire.open(self.url("/"), self._tls, self._address.socket_path, self._forward_proxy)
         except (OSError, TimeoutError) as exc:
             reason = getattr(exc, "strerror", None) or str(exc) or "no answer in time"
             through = "" if self._forward_proxy is None else f" through the proxy {self._forward_proxy.url}"
             raise ServerUnreachable(f"{self.server} cannot be reached{through}: {reason}") from exc
+        wire.identity = identity
+        return wire
 
     def look(self, answer: Answer) -> Answer:
         """Take note of the proxy that an answer names, and return the answer."""

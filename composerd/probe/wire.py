@@ -76,6 +76,8 @@ class Wire:
         self._reader = reader
         self._writer = writer
         self._asked = asked
+        self.identity: Mapping[str, str] = {}
+        """Headers of each request that say who sends it."""
         self.continued = asyncio.Event()
         """Set once `100 Continue` has come."""
 
@@ -105,7 +107,7 @@ class Wire:
         """Send a request, with the length of the body unless the headers have one. Raises `ConnectionError`."""
         lines = [f"{method} {target if self._asked else target.raw_path_qs} HTTP/1.1", f"Host: {target.authority}"]
         lines += _login(self._asked)
-        lines += [f"{name}: {value}" for name, value in headers.items()]
+        lines += [f"{name}: {value}" for name, value in {**headers, **self.identity}.items()]
         if not headers.keys() & {"Content-Length", "Transfer-Encoding"} and (body or method != "GET"):
             lines.append(f"Content-Length: {len(body)}")
         await self.write("\r\n".join([*lines, "", ""]).encode() + body)

@@ -4,12 +4,10 @@ import re
 from collections.abc import Mapping
 
 from composerd_protocol import job_variables
-from composerd_protocol.options import SERVER_OPTIONS
+from composerd_protocol.options import CLIENT_VARIABLES
 
 PREFIX = "COMPOSERD_"
 """Prefix of the names of settings in the environment."""
-
-_CLIENT = frozenset(option.variable for option in SERVER_OPTIONS)
 
 _KUBERNETES = re.compile(
     PREFIX + r"(?:[A-Z0-9_]+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_[A-Z0-9_]+)?|PORT_\d+_(?:TCP|UDP|SCTP)(?:_[A-Z]+)?)"
@@ -25,7 +23,7 @@ def is_foreign(variable: str, environ: Mapping[str, str]) -> bool:
     one that ends in `_PORT` is ignored only if its value is an address: a number is a mistake of somebody who looks for
     a setting of that name.
     """
-    if variable in _CLIENT or variable.startswith(job_variables.PREFIX):
+    if variable in CLIENT_VARIABLES or variable.startswith(job_variables.PREFIX):
         return True
     if variable in job_variables.ALIASES:
         return environ[variable] == environ.get(job_variables.ALIASES[variable])

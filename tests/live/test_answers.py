@@ -228,7 +228,7 @@ async def test_a_submission_of_which_nothing_is_known(relay: Relay, monkeypatch:
     relay.hook = page
     job: dict[str, Any] = {"type": "build", "args": msgspec.UNSET}
     with pytest.raises(Failure, match=r"may have been stored or not; run .* with --key composerd-client-") as raised:
-        await submit._submit(Connected(relay.url, {}), job, waits=False, downloads=None, as_json=False)
+        await submit._submit(Connected(server=relay.url), job, waits=False, downloads=None, as_json=False)
     assert raised.value.exit_code == 3
     keys = {json.loads(await request.read())["idempotency_key"] for request in relay.requests}
     assert len(keys) == 1

@@ -20,6 +20,7 @@ SAYS = {
     "--ca-file": ("/nowhere.pem", "/nowhere.pem"),
     "--cert-file": ("/nowhere.pem", "/nowhere.pem"),
     "--key-file": ("/nowhere.pem", "/nowhere.pem"),
+    "--token-file": ("/nowhere", "/nowhere"),
     "--proxy": ("socks5://x", "socks5://x"),
     "--args": ("{", "--args"),
     "--graph": ("/nowhere.json", "/nowhere.json"),

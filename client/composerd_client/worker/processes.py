@@ -11,6 +11,7 @@ from typing import Any
 from composerd_client.errors import LocalFault
 from composerd_client.worker.cgroups import remove_left_cgroups
 from composerd_client.worker.scratch import Scratch
+from composerd_protocol.options import SECRET_VARIABLES
 
 KILL_AFTER = 10.0
 """Seconds that processes may take to exit after SIGTERM, before they get SIGKILL."""
@@ -63,9 +64,9 @@ class Process:
     ) -> "Process":
         """Start a command, of which the first argument is an absolute path.
 
-        If the worker is killed, the guardian removes `scratch`, whose lock it keeps until then. `kill_after` replaces
-        `KILL_AFTER`. Raises `LocalFault` if the command cannot be started. If this is canceled, the command is ended
-        first, if it was started.
+        It gets no secrets of the environment. If the worker is killed, the guardian removes `scratch`, whose lock it
+        keeps until then. `kill_after` replaces `KILL_AFTER`. Raises `LocalFault` if the command cannot be started. If
+        this is canceled, the command is ended first, if it was started.
         """
         kill_after = KILL_AFTER if kill_after is None else kill_after
         starting = asyncio.create_task(cls._start(command, directory, environment, scratch, kill_after))
@@ -100,7 +101,7 @@ class Process:
                         stderr=asyncio.subprocess.PIPE,
                         start_new_session=True,
                         pass_fds=[each for each in (theirs.fileno(), lock) if each >= 0],
-                        env=environment,
+                        env={name: value for name, value in environment.items() if name not in SECRET_VARIABLES},
                     )
                 except BaseException:
                     telling.close()

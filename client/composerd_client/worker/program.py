@@ -6,6 +6,7 @@ import signal
 from collections.abc import Sequence
 from typing import Any
 
+from composerd_client.arguments import client_arguments
 from composerd_client.worker.checks import command_check
 from composerd_client.worker.command import Command
 from composerd_client.worker.executable import relative_files
@@ -16,6 +17,7 @@ from composerd_client.worker.worker import Worker
 from composerd_protocol.escaping import LineFormatter
 from composerd_protocol.exit_codes import FAILED
 from composerd_protocol.journald import formatter_for_stderr
+from composerd_protocol.options import SERVER_OPTIONS
 from composerd_protocol.service_manager import ServiceManager, give_signs_of_life
 
 log = logging.getLogger(__name__)
@@ -39,7 +41,7 @@ async def work(
     """Run a command for each job of the types, until a signal stops the worker; with `once`, for one job.
 
     `health_check` is a command for the shell. A worker that a signal stops releases its jobs `stop_after` seconds
-    later. `options` are those of `Worker`. Return the exit code.
+    later. `options` are `SERVER_OPTIONS` and those of `Worker`. Return the exit code.
     """
     handler = logging.StreamHandler()
     handler.setFormatter(formatter_for_stderr(LineFormatter("%(asctime)s %(levelname)-7s %(message)s")))
@@ -52,7 +54,8 @@ async def work(
             name,
         )
     run = Command(command, options["arch"], None if health_check is None else command_check(health_check))
-    worker = Worker(**options, health_check=run.problem)
+    servers = {option.name: options.pop(option.name, None) for option in SERVER_OPTIONS}
+    worker = Worker(**client_arguments(servers), **options, health_check=run.problem)
     for name in types:
         worker.handler(name)(run)
     manager = ServiceManager.of()

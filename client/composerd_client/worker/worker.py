@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from composerd_client.connection import Connection
+from composerd_client.credentials.tokens import Credentials
 from composerd_client.errors import LocalFault
 from composerd_client.worker.attempt import Handler, Outcome, RunningAttempt, Stop
 from composerd_client.worker.checks import free_space_check
@@ -45,9 +46,9 @@ class Worker:
     plain function runs in a thread until it returns, and its result is dropped. If `run` is canceled, the worker
     releases its jobs.
 
-    `server`, `ca_file`, `cert_file`, `key_file` and `proxy` are as for `ComposerClient`. `arch` is this machine's
-    architecture by default. `concurrency` is the number of jobs that run at the same time. `base` is the path of the
-    server's worker API.
+    `server`, `ca_file`, `cert_file`, `key_file`, `proxy` and `credentials` are as for `ComposerClient`. `arch` is this
+    machine's architecture by default. `concurrency` is the number of jobs that run at the same time. `base` is the path
+    of the server's worker API.
 
     If this machine cannot run jobs, the worker requests none, with growing pauses between two looks, and tells the log
     and the server why. A handler says so with `LocalFault`. `health_check` is a coroutine function that is called
@@ -67,6 +68,7 @@ class Worker:
         cert_file: Path | str | None = None,
         key_file: Path | str | None = None,
         proxy: str | None = None,
+        credentials: Credentials | None = None,
         health_check: HealthCheck | None = None,
         min_free_space: int | None = 0,
     ) -> None:
@@ -78,7 +80,9 @@ class Worker:
         self.arch = arch or platform.machine()
         self.concurrency = concurrency
         self._base = base
-        self._connection = Connection(server, ca_file=ca_file, cert_file=cert_file, key_file=key_file, proxy=proxy)
+        self._connection = Connection(
+            server, ca_file=ca_file, cert_file=cert_file, key_file=key_file, proxy=proxy, credentials=credentials
+        )
         self._handlers: dict[str, Handler] = {}
         self._stop = Stop()
         self._aborting: asyncio.TimerHandle | None = None

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import sys
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -106,8 +106,18 @@ def shown(text: str) -> Text:
     return Text(escaped(text), _COLOURS.get(text, ""))
 
 
+def print_fields(fields: Mapping[str, str]) -> None:
+    """Print names and texts, one on each line."""
+    for name, text in fields.items():
+        if console.is_terminal:
+            console.print(Text.assemble((f"{name:16} ", "bold"), shown(text)))
+        else:
+            sys.stdout.write(f"{name}\t{escaped(text)}\n")
+
+
 def print_job(job: Job) -> None:
     """Print the fields of a job that have a value, one on each line."""
+    fields: dict[str, str] = {}
     for name in Job.__struct_fields__:
         value = getattr(job, name)
         if value in (None, [], False, "") or name in ("kind", "href"):
@@ -121,10 +131,8 @@ def print_job(job: Job) -> None:
             text = ", ".join(value) if isinstance(value, list) else str(value)
             if name == "dependents" and len(value) >= MAX_SHOWN_DEPENDENTS:
                 text += ", …"  # there may be more, which the server does not show with the job
-        if console.is_terminal:
-            console.print(Text.assemble((f"{name:16} ", "bold"), shown(text)))
-        else:
-            sys.stdout.write(f"{name}\t{escaped(text)}\n")
+        fields[name] = text
+    print_fields(fields)
 
 
 def failure_of(job: Job) -> str:

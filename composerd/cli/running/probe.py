@@ -32,7 +32,7 @@ def probe(wait: float, waiters: int, size: int, server: Server, as_json: bool) -
         task = asyncio.current_task()
         assert task is not None
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)  # its jobs are removed then too
-        return await run_checks(Target(server.url, server.options), options, report)
+        return await run_checks(Target(server.url, server.arguments), options, report)
 
     try:
         right = run(check(), unreachable="check URL")

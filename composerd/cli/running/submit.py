@@ -15,7 +15,7 @@ from composerd.cli.errors import Failure
 from composerd.cli.running.console import print_jobs, print_json, run, say
 from composerd.cli.running.jobs import PATIENCE, download, follow, show_ends
 from composerd.cli.server import Server
-from composerd_client import ComposerClient, GraphJob, OutcomeUnknown, ProxyAnswered, ServerUnreachable
+from composerd_client import ComposerClient, GraphJob, OutcomeUnknown, ProxyAnswered, RequestFailed, ServerUnreachable
 from composerd_client.downloads import checked
 from composerd_client.idempotency import keyed
 from composerd_client.repeating import may_pass
@@ -27,6 +27,9 @@ _PATH = re.compile(r"[\w./~-]*(?:/[\w.-]+|\w\.[A-Za-z]\w*)")
 """A text that looks like the path of a file, such as `args.json` or `./args`."""
 
 T = TypeVar("T")
+
+_TOO_MANY = 429
+"""Status of a refusal because of a quota that has room again later."""
 
 _ASKED_FOR = 20.0
 """Seconds for which a submission is repeated if it is unknown whether it was stored."""
@@ -126,14 +129,16 @@ async def _submit_graph(
 async def _stored(server: Server, submit: Callable[[ComposerClient], Awaitable[T]], repeat: str) -> T:
     """Submit jobs that have idempotency keys, and submit them again if it is unknown what became of them.
 
+    So are those that are over a quota that has room again later.
+
     Fails at once if the server is unreachable from the start. `repeat` says how to repeat the command.
     """
     async with server.composer() as composer:
         try:
             return await submit(composer)
-        except (OutcomeUnknown, ProxyAnswered, ServerUnreachable) as exc:
-            sent = exc.sent if isinstance(exc, ServerUnreachable) else may_pass(exc)
-            if not sent:
+        except (RequestFailed, ServerUnreachable) as exc:
+            again = exc.sent if isinstance(exc, ServerUnreachable) else _again(exc)
+            if not again:
                 raise
     async with server.composer(_ASKED_FOR) as composer:
         try:
@@ -143,6 +148,11 @@ async def _stored(server: Server, submit: Callable[[ComposerClient], Awaitable[T
             said = "the server's storage did not answer" if stored else str(exc)
             code = FAILED if stored else UNREACHABLE
             raise Failure(f"{said}: the job may have been stored or not; {repeat}", code) from exc
+
+
+def _again(refusal: RequestFailed) -> bool:
+    """Return True if a submission that was refused is sent again."""
+    return may_pass(refusal) and (isinstance(refusal, OutcomeUnknown | ProxyAnswered) or refusal.status == _TOO_MANY)
 
 
 def _read_args(text: str) -> msgspec.Raw:

@@ -1,0 +1,65 @@
+"""Where a token may be sent, and sending a request again with another token if the server has refused the first one."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from composerd_client.address import Address
+from composerd_client.credentials.tokens import Credentials
+from composerd_client.errors import RequestFailed
+from composerd_client.forward_proxy import ForwardProxy
+
+UNAUTHORIZED = 401
+
+CONSENT = "--insecure-http (insecure_http)"
+"""The option that allows sending tokens where others can read them."""
+
+
+def check_sendable(credentials: Credentials, address: Address, proxy: ForwardProxy | None) -> None:
+    """Raise `ValueError` if a server must not get tokens over this connection, because others could read them."""
+    if address.has_login:
+        raise ValueError(f"the URL of the server {address.shown} has a login, which replaces a token: leave one out")
+    if address.https or address.socket_path is not None or credentials.insecure_http:
+        return
+    if proxy is not None:
+        raise ValueError(
+            f"the proxy {proxy.url} could read the token for {address.server}: write https:// as its URL, or "
+            f"say {CONSENT} if you trust the proxy and the network"
+        )
+    if not address.is_local:
+        raise ValueError(
+            f"anybody on the way to {address.server} could read the token: write https:// as its URL, or say "
+            f"{CONSENT} if you trust the network"
+        )
+
+
+class Sender:
+    """The tokens of one request with a body, or None."""
+
+    def __init__(self, credentials: Credentials | None, body: Any) -> None:
+        self._credentials = credentials
+        self._whole = body is None or isinstance(body, bytes)
+        """True if the body can be sent again; aiohttp closes a file."""
+        self._token = ""
+        self._renewed = False
+
+    async def headers(self) -> Mapping[str, str]:
+        """Return the headers that say who the client is."""
+        if self._credentials is None:
+            return {}
+        self._token = await self._credentials.token()
+        return {"Authorization": f"Bearer {self._token}"}
+
+    def accepted(self) -> None:
+        """Note that composerd has answered the request."""
+        if self._credentials is not None:
+            self._credentials.accepted(self._token)
+
+    async def sends_again(self, failure: RequestFailed) -> bool:
+        """Return True if the request can be sent again with another token, because the first one was refused.
+
+        That happens once. Otherwise there may be another token for the next request.
+        """
+        if failure.status != UNAUTHORIZED or self._credentials is None or self._renewed:
+            return False
+        self._renewed = True
+        return await self._credentials.renewed(self._token) and self._whole

@@ -1,0 +1,415 @@
+"""The client, its commands and its worker with tokens: where they come from, where they go, and when they change."""
+
+import asyncio
+import json
+import logging
+import os
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from composerd_client import (
+    ComposerClient,
+    Credentials,
+    JobContext,
+    ProxyAnswered,
+    RequestFailed,
+    ServerUnreachable,
+    SyncComposerClient,
+    Token,
+    TokenFile,
+    Worker,
+)
+from composerd_client.credentials import tokens
+
+from .conftest import COMPOSER, NOBODY, WORKER, Server
+from .forward_proxy import forwarding
+from .gate import Gate, gate, refusal
+from .http_relay import relaying
+from .test_cli import composerd
+from .test_client_faults import about, answered, serving
+
+FIRST, SECOND = "cmp_first.token", "cmp_second.token"
+
+
+@pytest.fixture
+async def guarded(server: Server) -> AsyncIterator[Gate]:
+    """Return a gate before the server that accepts the first token."""
+    async with gate(server) as found:
+        found.accepted = {FIRST}
+        yield found
+
+
+@pytest.fixture
+def token_file(tmp_path: Path) -> Path:
+    """Return a file with the first token."""
+    file = tmp_path / "token"
+    file.write_text(FIRST + "\n")
+    return file
+
+
+def _write(file: Path, text: str) -> None:
+    """Replace a file, as Kubernetes does."""
+    new = file.with_suffix(".new")
+    new.write_text(text)
+    new.replace(file)
+
+
+async def _until(holds: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < deadline, "not true within 30 s"
+        await asyncio.sleep(0.01)
+
+
+async def test_every_request_has_the_token(guarded: Gate, token_file: Path, tmp_path: Path) -> None:
+    """Submissions, waits, downloads, and all of a worker's requests have the token."""
+    credentials = TokenFile(token_file)
+    worker = Worker(guarded.url, arch="x86_64", credentials=credentials)
+
+    @worker.handler("build")
+    async def build(job: JobContext) -> None:
+        await job.progress([1])
+        await job.upload("log.txt", b"hello")
+
+    async with ComposerClient(guarded.url, credentials=credentials) as composer:
+        job = await composer.submit("build")
+        await worker.run(jobs=1)
+        job = await composer.wait(job.id)
+        (artifact,) = await composer.artifacts(job.id)
+        await composer.download(artifact, tmp_path / "files")
+    assert job.state == "finished"
+    assert guarded.refused == []
+    assert {one.partition(" ")[0] for _, one in guarded.passed} == {"POST", "GET", "PATCH", "PUT", "DELETE"}
+
+
+async def test_without_await(guarded: Gate) -> None:
+    """The client without `await` takes credentials too."""
+
+    def use() -> str:
+        with SyncComposerClient(guarded.url, credentials=Token(FIRST)) as composer:
+            return composer.whoami().role
+
+    assert await asyncio.to_thread(use) == "admin"
+
+
+async def test_a_file_that_changes(
+    guarded: Gate, token_file: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new token in the file is used when the old one is refused or a second later; a broken file changes nothing."""
+    caplog.set_level(logging.INFO, "composerd_client")
+    async with ComposerClient(guarded.url, credentials=TokenFile(token_file)) as composer:
+        assert [job async for job in composer.list()] == []
+        _write(token_file, SECOND)
+        guarded.accepted = {SECOND}
+        assert [job async for job in composer.list()] == []
+        assert len(guarded.refused) == 1
+        monkeypatch.setattr(tokens, "_LOOK_EVERY", 0.0)
+        _write(token_file, FIRST)
+        guarded.accepted = {FIRST}
+        assert [job async for job in composer.list()] == []
+        assert len(guarded.refused) == 1
+        caplog.clear()
+        _write(token_file, "two\nlines")
+        assert [job async for job in composer.list()] == []
+        assert [job async for job in composer.list()] == []
+        (line,) = caplog.messages
+        assert "more than one line" in line
+        assert "two" not in line
+
+
+async def test_a_refused_token(guarded: Gate, token_file: Path) -> None:
+    """A client whose token is refused says so at once, and has sent the request once, as there is no other token."""
+    guarded.accepted = set()
+    async with ComposerClient(guarded.url, patience=60, credentials=TokenFile(token_file)) as composer:
+        with pytest.raises(RequestFailed, match="unknown token") as raised:
+            await composer.submit("build")
+    assert (raised.value.status, raised.value.number) == (401, 29)
+    assert guarded.refused == [f"POST {COMPOSER}/jobs"]
+
+
+async def test_a_wait_that_is_refused(server: Server, guarded: Gate, token_file: Path) -> None:
+    """A wait for the end of a job goes on with the new token of the file."""
+    job = await server.submit()
+    async with ComposerClient(guarded.url, credentials=TokenFile(token_file)) as composer:
+        waiting = asyncio.create_task(composer.wait(job["id"], timeout=30))
+        await _until(lambda: guarded.passed)
+        _write(token_file, SECOND)
+        guarded.accepted = {SECOND}
+        attempt = await server.ask_and_confirm()
+        await server.finish(attempt)
+        assert (await waiting).state == "finished"
+
+
+@pytest.mark.parametrize("error", [(401, 29), (403, 30), (400, 16)])
+async def test_a_worker_keeps_its_job(
+    server: Server, guarded: Gate, token_file: Path, error: tuple[int, int], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A worker that is not let in for a while keeps its job, says so in one line, and reports the result in the end."""
+    guarded.error = error
+    worker = Worker(guarded.url, arch="x86_64", credentials=TokenFile(token_file), concurrency=2)
+    started, finished = asyncio.Event(), asyncio.Event()
+
+    @worker.handler("build")
+    async def build(job: JobContext) -> None:
+        started.set()
+        await finished.wait()
+        await job.upload("log.txt", b"hello")
+        await job.upload("large.txt", token_file)
+
+    job = await server.submit()
+    running = asyncio.create_task(worker.run())
+    await started.wait()
+    guarded.accepted = set()
+    await _until(lambda: guarded.refused)
+    finished.set()
+    await _until(lambda: any(one.startswith("PUT") for one in guarded.refused))
+    assert not running.done()
+    guarded.accepted = {FIRST}
+    ended = await server.job(job["id"], wait="30s")
+    assert ended["state"] == "finished", ended
+    worker.stop()
+    await running
+    said = [one for one in caplog.records if one.levelno >= logging.WARNING and "trying again" in one.getMessage()]
+    assert len(said) == 1, caplog.messages
+    assert "unknown token" in said[0].getMessage()
+
+
+async def test_a_worker_that_is_never_let_in(guarded: Gate, token_file: Path) -> None:
+    """A worker that is refused from the start ends with exit code 1, and says what to do."""
+    guarded.accepted = set()
+    ended = await composerd(
+        "worker", "--type", "build", "--server", guarded.url, "--token-file", str(token_file), "--", "true"
+    )
+    assert ended.code == 1
+    assert "unknown token" in ended.err
+    assert "--token-file or COMPOSERD_TOKEN" in ended.err
+
+
+async def test_an_upload_is_begun_again(server: Server, guarded: Gate, token_file: Path, tmp_path: Path) -> None:
+    """An upload that is refused because its token has expired is sent again as a whole, with the new token."""
+    content = os.urandom(300_000)
+    (tmp_path / "image").write_bytes(content)
+    worker = Worker(guarded.url, arch="x86_64", credentials=TokenFile(token_file))
+
+    @worker.handler("build")
+    async def build(job: JobContext) -> None:
+        guarded.accepted = {SECOND}
+        _write(token_file, SECOND)
+        await job.upload("image", tmp_path / "image")
+        guarded.accepted = {FIRST}
+        _write(token_file, FIRST)
+        await job.upload("bytes", content)
+        with (tmp_path / "image").open("rb") as file:
+            guarded.accepted = {SECOND}
+            _write(token_file, SECOND)
+            await job.upload("file", file)
+
+    job = await server.submit()
+    await worker.run(jobs=1)
+    _, listed = await server.request("GET", f"{COMPOSER}/jobs/{job['id']}/artifacts")
+    assert [(one["name"], one["size"]) for one in listed["items"]] == [
+        ("bytes", 300_000),
+        ("file", 300_000),
+        ("image", 300_000),
+    ]
+    assert any(one.startswith("PUT") for one in guarded.refused)
+
+
+async def test_a_quota_that_has_room_later(server: Server) -> None:
+    """A submission over a quota is sent again after `Retry-After`; one that no wait helps fails at once."""
+    asked: list[float] = []
+    headers = {"Retry-After": "1"}
+
+    async def once(request: web.Request) -> web.StreamResponse | None:
+        if request.method == "POST" and len(asked) < 1:
+            asked.append(asyncio.get_running_loop().time())
+            return refusal(429, 45, headers)
+        return None
+
+    async with relaying(server.url) as relay:
+        relay.hook = once
+        async with ComposerClient(relay.url) as composer:
+            await composer.submit("build")
+            assert asyncio.get_running_loop().time() - asked.pop() >= 1.0
+        ended = await composerd("submit", "build", "--server", relay.url)
+        assert (ended.code, ended.err) == (0, "")
+        asked.clear()
+        headers["Retry-After"] = "3600"
+        async with ComposerClient(relay.url, patience=1) as composer:
+            with pytest.raises(RequestFailed) as raised:
+                await composer.submit("build")
+            assert raised.value.number == 45
+
+        async def never(_request: web.Request) -> web.StreamResponse:
+            return refusal(403, 46)
+
+        relay.hook = never
+        ended = await composerd("submit", "build", "--server", relay.url)
+        assert ended.code == 1
+        assert "can raise this quota" in ended.err
+
+
+async def test_a_proxy_that_wants_a_login(server: Server) -> None:
+    """A page of a proxy with 401, 403, 407 or 429 is no refusal of composerd: it says what to change at the proxy."""
+    async with relaying(server.url) as relay:
+        for status in (401, 403, 407, 429):
+
+            async def page(_request: web.Request, status: int = status) -> web.StreamResponse:
+                return relay.page(status)
+
+            relay.hook = page
+            async with ComposerClient(relay.url, patience=0, credentials=Token(FIRST)) as composer:
+                with pytest.raises(ProxyAnswered, match=f"{status} from a proxy"):
+                    await composer.whoami()
+
+
+async def test_another_origin_gets_no_token() -> None:
+    """A redirect to another origin is not followed, nor is a location there used, with or without a token."""
+    stolen: list[web.Request] = []
+
+    async def thief(request: web.Request) -> web.StreamResponse:
+        stolen.append(request)
+        return answered(about("Job", request.path))
+
+    async with serving(thief) as elsewhere:
+        for status in (301, 302, 303, 307, 308):
+
+            async def redirect(_request: web.Request, status: int = status) -> web.StreamResponse:
+                return web.Response(status=status, headers={"Location": f"{elsewhere}{COMPOSER}/jobs"})
+
+            async with (
+                serving(redirect) as hostile,
+                ComposerClient(hostile, patience=0, credentials=Token(FIRST)) as composer,
+            ):
+                with pytest.raises(ProxyAnswered):
+                    await composer.get(NOBODY)
+                with pytest.raises(ProxyAnswered):
+                    await composer.submit("build")
+
+        for location in (f"{elsewhere}{WORKER}/jobs/{NOBODY}", f"//{elsewhere.partition('//')[2]}/{NOBODY}"):
+
+            async def assign(request: web.Request, location: str = location) -> web.StreamResponse:
+                if request.method == "POST":
+                    job = {"type": "build", "location": location, "artifact_location": f"{location}/artifacts/"}
+                    return answered(about("RequestJob", request.path, NOBODY, **job), 201)
+                return answered(status=204)
+
+            async with serving(assign) as hostile:
+                worker = Worker(hostile, credentials=Token(FIRST))
+                worker.handler("build")(lambda _job: None)
+                running = asyncio.create_task(worker.run(jobs=1))
+                await asyncio.wait([running], timeout=0.5)
+                running.cancel()
+                await asyncio.wait([running])
+    assert stolen == []
+
+
+@pytest.mark.parametrize(
+    ("server", "proxy", "said"),
+    [
+        ("http://composer.example.com", None, "anybody on the way to http://composer.example.com"),
+        ("http://10.0.0.1:8700", "", "--insecure-http"),
+        ("http://127.0.0.1:8700", "http://127.0.0.1:3128", "the proxy http://127.0.0.1:3128 could read the token"),
+        ("http://me:secret@127.0.0.1:8700", None, "has a login"),
+    ],
+)
+def test_where_no_token_is_sent(server: str, proxy: str | None, said: str) -> None:
+    """A token does not go over plain HTTP, unless it stays on this machine or the user has agreed."""
+    with pytest.raises(ValueError, match=said) as raised:
+        ComposerClient(server, proxy=proxy, credentials=Token(FIRST))
+    assert "secret" not in str(raised.value)
+    if "login" not in said:
+        ComposerClient(server, proxy=proxy, credentials=Token(FIRST, insecure_http=True))
+
+
+@pytest.mark.parametrize("server", ["https://composer.example.com", "http://[::1]:1", "http://localhost:1", "unix:/x"])
+def test_where_a_token_is_sent(server: str) -> None:
+    """A token goes over TLS, a unix socket, and to this machine."""
+    ComposerClient(server, credentials=Token(FIRST))
+
+
+async def test_a_proxy_of_the_environment_does_not_get_the_token(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through a tunnel the proxy sees no token; without one, the client refuses to send it."""
+    async with forwarding(server.address) as proxy:
+        monkeypatch.setenv("https_proxy", proxy.url)
+        monkeypatch.setenv("http_proxy", proxy.url)
+        async with ComposerClient("https://composer.example.com", patience=0, credentials=Token(FIRST)) as composer:
+            with pytest.raises(ServerUnreachable):
+                await composer.whoami()
+        assert proxy.heads
+        assert FIRST not in "".join(proxy.heads)
+        with pytest.raises(ValueError, match="could read the token"):
+            ComposerClient("http://composer.example.com", credentials=Token(FIRST))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b"", "is empty"), (b"a b", "characters"), (b"a\nb", "more than one line"), (b"\xff", "is not text")],
+)
+def test_a_file_without_a_token(tmp_path: Path, content: bytes, said: str) -> None:
+    """A file that has no token is refused at once, with its name."""
+    file = tmp_path / "token"
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=said) as raised:
+        TokenFile(file)
+    assert str(file) in str(raised.value)
+    with pytest.raises(ValueError, match="cannot be read"):
+        TokenFile(tmp_path / "nothing")
+    (tmp_path / "large").write_bytes(b"a" * 200_000)
+    with pytest.raises(ValueError, match="more than 131072 bytes"):
+        TokenFile(tmp_path / "large")
+
+
+def test_a_token_is_not_shown() -> None:
+    """No text of credentials has the token."""
+    credentials: list[Credentials] = [Token(FIRST)]
+    assert FIRST not in f"{credentials} {credentials[0]!r} {credentials[0]}"
+    with pytest.raises(ValueError, match="the token has characters") as raised:
+        Token("two words")
+    assert "words" not in str(raised.value)
+
+
+@pytest.mark.row("Commands", "composerd whoami")
+async def test_whoami(server: Server, guarded: Gate, token_file: Path) -> None:
+    """The command `whoami` says whom the server takes the user for; the token comes from a file or the environment."""
+    ended = await composerd("whoami", server=server)
+    assert (ended.code, ended.err) == (0, "")
+    assert "everybody may do everything" in ended.out
+    ended = await composerd("whoami", "--json", "--token-file", str(token_file), "--server", guarded.url)
+    assert (ended.code, json.loads(ended.out)["role"]) == (0, "admin")
+    ended = await composerd("whoami", "--server", guarded.url, COMPOSERD_TOKEN=FIRST)
+    assert ended.code == 0
+    ended = await composerd("whoami", "--server", guarded.url, COMPOSERD_TOKEN=SECOND)
+    assert ended.code == 1
+    assert "name a token that it knows" in ended.err
+    guarded.error = (403, 30)
+    ended = await composerd("jobs", "--server", guarded.url, COMPOSERD_TOKEN=SECOND)
+    assert ended.code == 1
+    assert "`composerd whoami` says who the server takes you for" in ended.err
+    ended = await composerd("whoami", "--server", "http://composer.example.com", COMPOSERD_TOKEN=FIRST)
+    assert ended.code == 2
+    assert "--insecure-http" in ended.err
+    assert FIRST not in ended.err
+
+
+async def test_a_command_gets_no_secret(server: Server, guarded: Gate, tmp_path: Path) -> None:
+    """The command of a job and the health check have no token in their environment."""
+    seen = tmp_path / "seen"
+    job = await server.submit()
+    ended = await composerd(
+        *("worker", "--type", "build", "--once", "--server", guarded.url, "--health-check", f"env >> {seen}"),
+        *("--", "/bin/sh", "-c", "env"),
+        COMPOSERD_TOKEN=FIRST,
+    )
+    assert ended.code == 0, ended
+    output = (await server.job(job["id"]))["result"]["stdout"]
+    assert "COMPOSERD_JOB_ID" in output
+    assert FIRST not in output
+    assert "PATH=" in seen.read_text()
+    assert FIRST not in seen.read_text()
