@@ -31,6 +31,7 @@ _SUBCOMMANDS = {
     "drivers": _Subcommand("drivers", "List installed storage drivers, and why any cannot be used."),
     "migrate": _Subcommand("storage", "Upgrade the format of a storage."),
     "storage": _Subcommand("storage", "Inspect, check, back up, salvage or move a storage."),
+    "token": _Subcommand("token", "Create, list, verify, rotate and revoke tokens of a tokens file."),
     "completion": _Subcommand("completion", "Print the completion script for a shell."),
     "demo": _Subcommand("demo", "Run a demonstration with a server, workers and a few jobs."),
 }
