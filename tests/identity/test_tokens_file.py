@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import subprocess
 import sys
 import time
@@ -16,6 +17,12 @@ from composerd.identity.values import Role
 from composerd_protocol.bearer_tokens import BearerToken
 
 SALT = "00" * 16
+ROLES = "worker, submitter, viewer, admin, monitor"
+FORM = "must consist of 1 to 100 letters, digits and ._@:/+- after the first"
+TIME = "a time must be written as 2026-01-31T12:00:00Z, or a day as 2026-01-31"
+FIELDS = "it has something other than fields such as name=builder-7, or an unknown field"
+INCOMPLETE = "hash is missing, or what else the line is to change: revoked or expires"
+OTHER = "tokens of the name a have different roles or tenants"
 HASH = f"hash=sha256:{SALT}:{'0' * 64}"
 LINE = f"name=a role=worker created=2026-01-31T12:00:00Z id=AAAAAAAA {HASH}"
 
@@ -84,37 +91,37 @@ def test_rotate(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("name=a", "line 1: hash is missing, or what else the line is to change: revoked or expires"),
-        ("\n\ncomposerd_abc", "line 3: it has something other than fields such as name=builder-7, or an unknown field"),
-        (f"{LINE} color=red", "line 1: it has something other than fields such as name=builder-7, or an unknown field"),
+        ("name=a", f"line 1: {INCOMPLETE}"),
+        ("\n\ncomposerd_abc", f"line 3: {FIELDS}"),
+        (f"{LINE} color=red", f"line 1: {FIELDS}"),
         (f"{LINE} role=admin", "line 1: it has role twice"),
-        (LINE.replace("role=worker", "role=king"), "line 1: role is not one of worker, submitter, viewer, admin, monitor"),
+        (LINE.replace("role=worker", "role=king"), f"line 1: role is not one of {ROLES}"),
         (LINE.replace("role=worker ", ""), "line 1: role is missing"),
-        (LINE.replace("name=a", "name="), "line 1: name must consist of 1 to 100 letters, digits and ._@:/+- after the first"),
-        (f"{LINE} tenant=-", "line 1: tenant must consist of 1 to 100 letters, digits and ._@:/+- after the first"),
+        (LINE.replace("name=a", "name="), f"line 1: name {FORM}"),
+        (f"{LINE} tenant=-", f"line 1: tenant {FORM}"),
         (LINE.replace("AAAAAAAA", "AAAA"), "line 1: id must consist of 8 letters or digits"),
         (LINE[:-1], "line 1: hash is not sha256, a salt and a digest in hexadecimal"),
-        (LINE.replace("12:00:00Z", "noon"), "line 1: a time must be written as 2026-01-31T12:00:00Z, or a day as 2026-01-31"),
-        (f"{LINE} expires=2026-01-31T12:00:00", "line 1: a time must be written as 2026-01-31T12:00:00Z, or a day as 2026-01-31"),
-        (f"{LINE} expires=0001-01-01T00:00:00+23:00", "line 1: a time must be written as 2026-01-31T12:00:00Z, or a day as 2026-01-31"),
+        (LINE.replace("12:00:00Z", "noon"), f"line 1: {TIME}"),
+        (f"{LINE} expires=2026-01-31T12:00:00", f"line 1: {TIME}"),
+        (f"{LINE} expires=0001-01-01T00:00:00+23:00", f"line 1: {TIME}"),
+        (f"{LINE} expires=9999-12-31T23:00:00-02:00", f"line 1: {TIME}"),
         (f"{LINE} revoked=2026-01-31", "line 1: revoked belongs into a line without hash"),
         (f"{LINE}\n{LINE}", "line 2: the id AAAAAAAA is that of an earlier line too"),
-        (f"{LINE}\nid=AAAAAAAA", "line 2: hash is missing, or what else the line is to change: revoked or expires"),
-        (f"{LINE}\nid=AAAAAAAA revoked=now", "line 2: a time must be written as 2026-01-31T12:00:00Z, or a day as 2026-01-31"),
+        (f"{LINE}\nid=AAAAAAAA", f"line 2: {INCOMPLETE}"),
+        (f"{LINE}\nid=AAAAAAAA revoked=now", f"line 2: {TIME}"),
         (f"{LINE}\nid=AAAAAAAA role=admin expires=never", "line 2: role does not belong into a line without hash"),
-        (f"{LINE}\n{LINE.replace('AAAAAAAA', 'BBBBBBBB')} tenant=t", "tokens of the name a have different roles or tenants"),
+        (f"{LINE}\n{LINE.replace('AAAAAAAA', 'BBBBBBBB')} tenant=t", OTHER),
         ("name=é", "line 1: it has characters that are not ASCII"),
     ],
 )  # fmt: skip
 def test_mistakes(text: str, problem: str) -> None:
     """A mistake is named with its line, without what may be secret."""
-    with pytest.raises(ValueError, match=".") as raised:
+    with pytest.raises(ValueError, match=f"^{re.escape(problem)}$"):
         parse_table(f"{text}\n".encode())
-    assert str(raised.value) == problem
 
 
 def test_by_hand() -> None:
-    """Comments, blank lines, days, any order of the fields, and lines that change a token that is no more are allowed."""
+    """Comments, days, any order of the fields, and lines that change a token which is no more are allowed."""
     table = parse_table(
         f"# caf\u00e9\n\n  {HASH} id=AAAAAAAA created=2026-01-31 name=a role=viewer expires=2027-01-31 # mine\r\n"
         "id=AAAAAAAA expires=never\nid=BBBBBBBB revoked=2026-01-31\n".encode()
@@ -157,7 +164,7 @@ def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return write(descriptor, data[:-50], offset)
 
-    monkeypatch.setattr(changes.os, "pwrite", pwrite)
+    monkeypatch.setattr(os, "pwrite", pwrite)
     with pytest.raises(OSError, match="No space left"):
         create(path, "other")
     assert path.read_bytes() == before

@@ -36,6 +36,9 @@ _OF_CHANGES = frozenset({"name", "id", "revoked", "expires"})
 
 NEVER = "never"
 
+_YEAR_10000 = 253402300800.0
+"""The first time, in seconds since 1970, that `format_time` cannot write."""
+
 
 class TokenEntry(msgspec.Struct, frozen=True, gc=False):
     """A token as the file describes it. Times are in seconds since 1970."""
@@ -123,7 +126,7 @@ def _read_line(
         if not fields:
             return
         if "hash" not in fields:
-            changes.append((_required(fields, "id"), _checked_change(fields)))
+            changes.append(_change(fields))
             return
         entry = _token(fields)
         if entry.id in tokens:
@@ -176,14 +179,14 @@ def _token(fields: Mapping[str, str]) -> TokenEntry:
     )
 
 
-def _checked_change(fields: Mapping[str, str]) -> Mapping[str, str]:
+def _change(fields: Mapping[str, str]) -> tuple[str, Mapping[str, str]]:
     if not ("revoked" in fields or "expires" in fields):
         raise ValueError("hash is missing, or what else the line is to change: revoked or expires")
     if other := sorted(fields.keys() - _OF_CHANGES):
         raise ValueError(f"{other[0]} does not belong into a line without hash")
     _expiry(fields)
     parse_time(fields.get("revoked", "1970-01-01"))
-    return fields
+    return _required(fields, "id"), fields
 
 
 def _changed(entry: TokenEntry, fields: Mapping[str, str]) -> TokenEntry:
@@ -232,8 +235,8 @@ def parse_time(text: str) -> float:
     try:
         time = datetime.fromisoformat(f"{text}T00:00:00Z" if len(text) == len("2026-01-31") else text)
     except ValueError:
-        time = datetime.min
-    if time.tzinfo is None:
+        time = None
+    if time is None or time.tzinfo is None or not 0 <= time.timestamp() < _YEAR_10000:
         raise ValueError("a time must be written as 2026-01-31T12:00:00Z, or a day as 2026-01-31")
     return time.timestamp()
 
