@@ -7,6 +7,7 @@ from pathlib import Path
 
 from composerd.identity.certificates import Certificates, parse_certificates
 from composerd.identity.sources import BearerSource, Identities, PeerSource
+from composerd.identity.tokens.source import TokenSource
 from composerd.identity.unix_peers import UnixPeers, parse_peers
 from composerd.identity.watched_file import WatchedFile
 from composerd.settings import Settings
@@ -28,6 +29,8 @@ def _sources(settings: Settings, sockets: Sequence[socket.socket]) -> tuple[list
     """Return the sources that the settings name. If there is one at all, peers on unix sockets have identities too."""
     bearers: list[BearerSource] = []
     peers: list[PeerSource] = []
+    if settings.tokens is not None:
+        bearers.append(TokenSource(settings.tokens))
     if settings.tls_identities is not None or settings.allowed_domains:
         path = settings.tls_identities
         file = None if path is None else WatchedFile(path, parse_certificates, "tls_identities")

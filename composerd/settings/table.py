@@ -74,6 +74,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Domains of accepted client certificates; empty to accept certificates of all domains."""
     socket_identities: str | None
     """Path of the file that gives identities to users and groups on unix sockets."""
+    tokens: str | None
+    """File with bearer tokens."""
     trusted_proxies: tuple[str, ...]
     """Networks in CIDR notation, and `unix` for peers on unix sockets."""
     allowed_hosts: tuple[str, ...]
@@ -97,7 +99,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def identified(self) -> bool:
         """True if requests need an identity, because there is a source of identities."""
-        return bool(self.tls_identities or self.allowed_domains or self.socket_identities)
+        return bool(self.tokens or self.tls_identities or self.allowed_domains or self.socket_identities)
 
     @property
     def local_only(self) -> bool:
@@ -288,6 +290,11 @@ SETTINGS: Sequence[Setting] = (
         readable_file,
         "TOML file that gives roles and tenants to users and groups that connect to unix sockets.",
         without="none: root, the server's user and the socket's group are admin",
+    ),
+    Setting(
+        "tokens",
+        readable_file,
+        "File with the tokens that `composerd token create` makes; a change is noticed within 2 s.",
     ),
     Setting(
         "trusted_proxies",

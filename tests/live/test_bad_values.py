@@ -51,6 +51,12 @@ SAYS = {
     "--wait": ("soon", "--wait"),
     "--min-free-space": ("some", "--min-free-space"),
     "--stop-after": ("soon", "--stop-after"),
+    "--name": ("a b", "--name"),
+    "--role": ("king", "--role"),
+    "--tenant": ("a b", "--tenant"),
+    "--expires": ("soon", "--expires"),
+    "--overlap": ("soon", "--overlap"),
+    "--tokens": ("/nowhere/tokens", "/nowhere/tokens"),
     "--waiters": ("0", "--waiters"),
     "--size": ("large", "--size"),
 }
@@ -75,6 +81,11 @@ REST = {
     "storage check": ["--storage", "memory:"],
     "storage backup": ["/nowhere"],
     "storage salvage": ["--storage", "memory:", "--to", "memory:"],
+    "token create": ["--name", "a", "--role", "viewer", "--tokens", "/nowhere"],
+    "token list": ["--tokens", "/nowhere"],
+    "token verify": ["--tokens", "/nowhere"],
+    "token rotate": ["a", "--tokens", "/nowhere"],
+    "token revoke": ["a", "--tokens", "/nowhere"],
     "storage move": ["--from", "memory:", "--to", "memory:"],
 }
 

@@ -52,6 +52,7 @@ def test_the_defaults() -> None:
         tls_identities=None,
         allowed_domains=(),
         socket_identities=None,
+        tokens=None,
         trusted_proxies=(),
         allowed_hosts=(),
         insecure=False,
@@ -69,7 +70,7 @@ def test_the_defaults() -> None:
 def test_the_shown_defaults() -> None:
     """Setting every default as the help shows it gives the same settings as setting nothing."""
     shown = {setting.name: setting.shown_default for setting in SETTINGS if setting.default is not None}
-    assert len(shown) == len(SETTINGS) - 15
+    assert len(shown) == len(SETTINGS) - 16
     assert load(shown, HOME, None) == load({}, HOME, None)
 
 
@@ -168,6 +169,7 @@ BAD = {
     "allowed_domains": "http://example.com",
     "tls_identities": "/nowhere.toml",
     "socket_identities": "/nowhere.toml",
+    "tokens": "/nowhere/tokens",
     "trusted_proxies": "proxy",
     "allowed_hosts": "http://example.com",
     "insecure": "yes",
