@@ -46,6 +46,13 @@ START = {
     ),
 }
 
+TOKENS = """\
+name=builder-7 role=worker id=AAAAAAAA hash=
+name=builder-8 role=worker id=BBBBBBBB hash=
+name=buil$(d) role=worker id=CCCCCCCC hash=
+name=builder-8 id=BBBBBBBB revoked=2026-01-31
+"""
+
 LINES = {
     # what is typed before the tab: the line after it
     "composerd sta": "composerd status ",
@@ -64,6 +71,9 @@ LINES = {
     "composerd storage info --storage f": "composerd storage info --storage fs:",
     "composerd storage info --storage fs:dir": "composerd storage info --storage fs:directory/",
     "composerd storage move --from=fs:dir": "composerd storage move --from=fs:directory/",
+    "composerd token revoke --tokens tokens buil": "composerd token revoke --tokens tokens builder-7 ",
+    "composerd token rev": "composerd token revoke ",
+    "composerd token create --role su": "composerd token create --role submitter ",
     "composerd jobs --type tes": "composerd jobs --type test:x ",
     "composerd jobs --type test:": "composerd jobs --type test:x ",
     "composerd jobs --type=test:": "composerd jobs --type=test:x ",
@@ -158,6 +168,7 @@ async def test_in_a_shell(name: str, known: tuple[Server, dict[str, str]], tmp_p
     directory = tmp_path / "cwd"
     (directory / "directory").mkdir(parents=True)
     (directory / "graph.json").touch()
+    (directory / "tokens").write_text(TOKENS)
     fields = {name: id[:13] for name, id in ids.items()} | {name.upper(): id for name, id in ids.items()}
     fields["url"] = server.url
     for lines, url in ((LINES, server.url), (LINES_WITH_A_SERVER, "http://127.0.0.1:1")):

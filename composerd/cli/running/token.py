@@ -101,8 +101,8 @@ def verify(path: Path, as_json: bool) -> None:
         raise Failure(str(exc), FAILED) from exc
     if entry is None or not entry.is_text(text):
         raise Failure("nobody has this token", FAILED)
-    if (state := entry.state(time.time())) != "valid":
-        raise Failure(f"the token of {entry.name} is {state}", FAILED)
+    if (refusal := entry.refusal(time.time())) is not None:
+        raise Failure(refusal, FAILED)
     if as_json:
         print_json({"kind": "Token", **_shown(entry)})
     else:

@@ -63,6 +63,13 @@ class TokenEntry(msgspec.Struct, frozen=True, gc=False):
             return "revoked"
         return "valid" if self.expires is None or now < self.expires else "expired"
 
+    def refusal(self, now: float) -> str | None:
+        """Return why the token is not taken any more, if that is so."""
+        state = self.state(now)
+        if state == "valid":
+            return None
+        return f"the token of {self.name} {'has expired' if state == 'expired' else 'is revoked'}"
+
     def line(self) -> str:
         """Return the line of the file."""
         tenant = "" if self.tenant is None else f" tenant={self.tenant}"

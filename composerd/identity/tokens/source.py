@@ -58,8 +58,8 @@ class TokenSource:
         entry = self._file.value.by_id.get(id)
         if entry is None or not entry.is_text(token):
             raise _refused("nobody has this token")
-        if (state := entry.state(self._clock())) != "valid":
-            raise _refused(f"the token of {entry.name} is {state}")
+        if (refusal := entry.refusal(self._clock())) is not None:
+            raise _refused(refusal)
         return entry
 
     def _forget(self) -> None:

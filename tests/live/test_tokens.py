@@ -1,0 +1,186 @@
+"""A server that wants tokens, while its tokens file changes."""
+
+# ruff: noqa: ASYNC240  # the files are small, and nobody else waits for the loop
+
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from composerd.identity.tokens.changes import changing
+from composerd.identity.values import Role
+
+from .conftest import COMPOSER, Serve, Server, error
+from .test_cli import composerd
+
+WITHIN = 2.0
+"""Seconds within which a change of the file is in force."""
+
+
+def bearer(token: str) -> dict[str, str]:
+    """Return the headers of a request with a token."""
+    return {"Authorization": f"Bearer {token}"}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Return the path of a tokens file."""
+    return tmp_path / "tokens"
+
+
+def new(path: Path, name: str, role: str, tenant: str | None = None, expires: float | None = None) -> str:
+    """Add a token to the file, and return it."""
+    with changing(path, create=True) as file:
+        return file.create(name, Role(role), tenant, expires).text
+
+
+def revoke(path: Path, name: str) -> None:
+    """Revoke the tokens of a name."""
+    with changing(path) as file:
+        file.revoke(file.not_revoked(name))
+
+
+async def whoami(server: Server, token: str) -> tuple[int, Any]:
+    """Ask the server whose a token is."""
+    return await server.request("GET", f"{COMPOSER}/whoami", headers=bearer(token))
+
+
+async def soon(server: Server, holds: Callable[[], Awaitable[bool]]) -> None:
+    """Wait until a change of the file is in force, which must be within two seconds."""
+    await server.until(holds, WITHIN)
+
+
+@pytest.mark.row("Settings", "--tokens")
+async def test_tokens(serve: Serve, path: Path) -> None:
+    """A server with a tokens file knows who has a token, and refuses everybody else."""
+    worker, ops = new(path, "builder-7", "worker", "acme"), new(path, "ops", "admin")
+    server = await serve("--tokens", str(path))
+    assert await error(server, "GET", f"{COMPOSER}/jobs") == (401, 29, {"problem": "there are no credentials"})
+    status, known = await whoami(server, worker)
+    assert status == 200
+    assert {name: known[name] for name in ("name", "role", "tenant", "channel", "source", "expires_at")} == {
+        "name": "builder-7",
+        "role": "worker",
+        "tenant": "acme",
+        "channel": "org-acme",
+        "source": "token",
+        "expires_at": None,
+    }
+    for wrong, problem in (
+        (worker[:-1], "the token has a typing error: it has 53 characters and not 54"),
+        (worker[:-1] + ("a" if worker[-1] != "a" else "b"), "the token has a typing error: its checksum is wrong"),
+        (new(path.with_name("other"), "a", "admin"), "nobody has this token"),
+    ):
+        refused = await error(server, "GET", f"{COMPOSER}/jobs", **bearer(wrong))
+        assert refused == (401, 29, {"problem": problem})
+    assert (await error(server, "GET", f"{COMPOSER}/jobs", **bearer(worker)))[:2] == (403, 30)
+    assert (await server.request("GET", f"{COMPOSER}/jobs", headers=bearer(ops)))[0] == 200
+
+
+async def test_changes(serve: Serve, path: Path) -> None:
+    """Tokens that are added, rotated and revoked while the server runs are in force within two seconds."""
+    first = new(path, "builder-7", "worker")
+    server = await serve("--tokens", str(path))
+    second = new(path, "ops", "admin")
+
+    async def knows_second() -> bool:
+        return (await whoami(server, second))[0] == 200
+
+    async def refuses_first() -> bool:
+        return (await whoami(server, first))[0] == 401
+
+    await soon(server, knows_second)
+    assert (await whoami(server, first))[0] == 200
+    rotated = await composerd("token", "rotate", "builder-7", "--overlap", "0s", "--tokens", str(path))
+    await soon(server, refuses_first)
+    problem = {"problem": "the token of builder-7 has expired"}
+    assert await error(server, "GET", f"{COMPOSER}/whoami", **bearer(first)) == (401, 29, problem)
+    third = rotated.out.strip()
+    assert (await whoami(server, third))[1]["name"] == "builder-7"
+    revoke(path, "ops")
+
+    async def refuses_second() -> bool:
+        return (await whoami(server, second))[0] == 401
+
+    await soon(server, refuses_second)
+    problem = {"problem": "the token of ops is revoked"}
+    assert await error(server, "GET", f"{COMPOSER}/whoami", **bearer(second)) == (401, 29, problem)
+    server.kill()
+    await server.start()
+    assert [(await whoami(server, token))[0] for token in (first, second, third)] == [401, 401, 200]
+
+
+async def test_broken_file(serve: Serve, path: Path) -> None:
+    """A file with a mistake changes nothing, and the log and `/readyz` say so until it is mended."""
+    worker, monitor = new(path, "builder-7", "worker"), new(path, "prometheus", "monitor")
+    server = await serve("--tokens", str(path))
+    whole = path.read_bytes()
+    path.write_bytes(b"name=builder-7 role=king\n" + whole)
+    problem = (
+        "tokens: the file cannot be used, so its previous version stays in force: "
+        "line 1: hash is missing, or what else the line is to change: revoked or expires"
+    )
+
+    async def readiness(token: str | None = None) -> bytes:
+        headers = {} if token is None else bearer(token)
+        status, text = await server.request("GET", "/readyz", headers=headers)
+        assert status == 200
+        return bytes(text)
+
+    async def says_so() -> bool:
+        return await readiness(monitor) == f"ready\n{problem}\n".encode()
+
+    await soon(server, says_so)
+    assert await readiness() == b"ready\n"
+    assert (await whoami(server, worker))[0] == 200
+    assert server.log.count(f"cannot use {path}, so its previous version stays in force: line 1".encode()) == 1
+    path.write_bytes(whole)
+
+    async def is_mended() -> bool:
+        return await readiness(monitor) == b"ready\n"
+
+    await soon(server, is_mended)
+    assert (await whoami(server, worker))[0] == 200
+    path.unlink()
+    await server.until(lambda: _logged(server, f"cannot use {path}, so its previous version stays in force: No such"))
+    assert (await whoami(server, worker))[0] == 200
+
+
+async def _logged(server: Server, text: str) -> bool:
+    return text.encode() in server.log
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "cannot be read: No such file or directory"),
+        ("name=a\n", "cannot be used: line 1: hash is missing, or what else the line is to change: revoked or expires"),
+    ],
+    ids=["missing", "broken"],
+)
+async def test_start(path: Path, tmp_path: Path, content: str | None, reason: str) -> None:
+    """A file that is missing or has a mistake refuses the start with one sentence."""
+    if content is not None:
+        path.write_text(content)
+        path.chmod(0o600)
+    ended = await composerd("serve", "--tokens", str(path), "--storage", f"fs:{tmp_path / 'storage'}")
+    assert (ended.code, ended.out, ended.err.count("\n")) == (2, "", 1)
+    assert f"{path} {reason}" in ended.err
+    assert not (tmp_path / "storage").exists()
+
+
+async def test_expiry(serve: Serve, path: Path) -> None:
+    """A token works until the second in which it expires, also if it was used before."""
+    expires = int(time.time()) + 2
+    token = new(path, "builder-7", "worker", expires=expires)
+    server = await serve("--tokens", str(path))
+    status, known = await whoami(server, token)
+    assert (status, known["source"]) == (200, "token")
+
+    async def has_expired() -> bool:
+        return (await whoami(server, token))[0] == 401
+
+    await server.until(has_expired)
+    assert 0 <= time.time() - expires < 1
