@@ -30,6 +30,7 @@ The states of a job and of an attempt, and every transition between them, are in
 import abc
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from pathlib import Path
+from secrets import token_bytes
 from typing import ClassVar, Self
 from uuid import UUID
 
@@ -65,6 +66,12 @@ CONTRACT_VERSION = "1.5"
 
 A new minor version only adds things that a driver may ignore.
 """
+
+SECRET_SIZE = 32
+"""Length of a storage's secret in bytes."""
+
+_SECRET_OF_THE_PROCESS = token_bytes(SECRET_SIZE)
+"""The secret of storages that keep none."""
 
 
 class Driver(abc.ABC):
@@ -182,6 +189,13 @@ class Driver(abc.ABC):
             StorageUnusable: There is no storage, it is in use, or of a newer format.
         """
         raise NotOffered(f"{self.name}: composerd cannot salvage this storage: restore it from a backup")
+
+    async def secret(self) -> bytes:
+        """Return 32 random bytes that the storage made once and keeps: the secret that all its servers share (S13).
+
+        Servers sign with it what clients have to bring back, such as cursors. Nobody else may get to know it.
+        """
+        return _SECRET_OF_THE_PROCESS  # for drivers of contract 1.4
 
     @abc.abstractmethod
     async def shift_clock(self, seconds: float) -> None:

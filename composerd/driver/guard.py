@@ -171,6 +171,9 @@ class Guard(Driver):
     def check(self) -> Call[StorageCheck]:
         return self._call("check", self.driver.check())
 
+    def secret(self) -> Call[bytes]:
+        return self._call("secret", self.driver.secret())
+
     def backup(self, directory: Path) -> Call[str]:
         return self._call("backup", self.driver.backup(directory))
 
@@ -310,6 +313,7 @@ _LIMITED = frozenset(
         "sign_off",
         "ping",
         "info",
+        "secret",
     ]
 )
 """Methods whose calls may be canceled when they take too long."""

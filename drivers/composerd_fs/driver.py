@@ -34,6 +34,7 @@ from composerd_fs.journal.files import JournalFiles
 from composerd_fs.journal.lock import DirectoryLock
 from composerd_fs.journal.reader import Reader, Replay, ignore
 from composerd_fs.journal.reserve import Purpose
+from composerd_fs.journal.secret_file import kept_secret
 from composerd_fs.journal.writer import Journal
 from composerd_fs.salvage.jobs import Salvage
 from composerd_fs.state.commands import CopiedPayloads
@@ -87,6 +88,7 @@ class FsDriver(TableDriver):
         await self._loaded(self._journal.open(self._replay))
         with self._reported():
             await asyncio.to_thread(self._compactor.tidy)
+            self._secret = await asyncio.to_thread(kept_secret, self._journal.directory)
         stored = await self._stored_clock()
         self._time.open(stored if stored.seen else ClockState(self._table.latest), stored.timeouts, stored.confirmed)
         self._opened = True

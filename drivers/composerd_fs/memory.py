@@ -1,8 +1,10 @@
 """The driver `memory`: the contract on one table in the memory of this process."""
 
+from secrets import token_bytes
 from typing import Self
 
 from composerd.driver import Capabilities, StorageCheck, StorageInfo
+from composerd.driver.contract import SECRET_SIZE
 from composerd.driver.timekeeper import ClockState
 from composerd.errors import StorageUnusable, StorageURLError
 from composerd_fs.commit import NullLog
@@ -40,6 +42,7 @@ class MemoryDriver(TableDriver):
         if not create:
             raise StorageUnusable("memory: has no jobs from an earlier process; use another storage")
         self._time.open(ClockState(), {})
+        self._secret = self._secret or token_bytes(SECRET_SIZE)
 
     async def close(self) -> None:
         pass

@@ -59,6 +59,7 @@ class TableDriver(Driver):
         self._time = Timekeeping(self._table, self._clock)
         self._commands = Commands(self._table, self._time, log.payload, log.record)
         self._committer = Committer(self._table, self._clock, log)
+        self._secret = b""
 
     async def _read_payloads(self, payloads: Sequence[Payload | None]) -> list[bytes | None]:
         return [payload if isinstance(payload, bytes) else None for payload in payloads]
@@ -66,6 +67,9 @@ class TableDriver(Driver):
     async def _read_part(self, payloads: Sequence[Payload | None], start: int, stop: int) -> list[bytes | None]:
         """Return a part of each payload."""
         return [payload[start:stop] if isinstance(payload, bytes) else None for payload in payloads]
+
+    async def secret(self) -> bytes:
+        return self._secret
 
     async def shift_clock(self, seconds: float) -> None:
         self._clock.shift(seconds)

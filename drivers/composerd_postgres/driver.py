@@ -227,6 +227,9 @@ class PostgresDriver(Driver):
             return found
         return msgspec.structs.replace(found, details={**found.details, "hosts": self._rivals.problem})
 
+    async def secret(self) -> bytes:
+        return await self._calls.complete(queries.secret(self._session), Lane.READ)
+
     async def check(self) -> StorageCheck:
         connection = await self._session.connections.dedicated()
         try:

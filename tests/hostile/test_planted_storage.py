@@ -82,7 +82,7 @@ def test_writable_by_others(tmp_path: Path, name: str, mode: int) -> None:
     process.close()
 
 
-@pytest.mark.parametrize("name", ["journal/CLEAN", "journal/CLOCK", "journal/00000001.log"])
+@pytest.mark.parametrize("name", ["journal/CLEAN", "journal/CLOCK", "journal/SECRET", "journal/00000001.log"])
 def test_a_file_that_others_can_write_to(tmp_path: Path, name: str) -> None:
     """Each file that says something about the storage is refused if others can write to it, and not read as damaged."""
     storage = tmp_path / "storage"
@@ -97,7 +97,9 @@ def test_a_file_that_others_can_write_to(tmp_path: Path, name: str) -> None:
     assert f"`chmod go-w {storage / name}`" in said
 
 
-@pytest.mark.parametrize("name", ["LOCK", "journal/CLOCK.tmp", "journal/1.reserve", "journal/00000001.log.tmp"])
+@pytest.mark.parametrize(
+    "name", ["LOCK", "journal/CLOCK.tmp", "journal/SECRET.tmp", "journal/1.reserve", "journal/00000001.log.tmp"]
+)
 @pytest.mark.parametrize("make", [os.symlink, os.link], ids=["symbolic", "hard"])
 def test_links_to_files(tmp_path: Path, name: str, make: Callable[[Path, Path], None]) -> None:
     """No link in the place of a file makes the server write to the file that it leads to."""

@@ -4,11 +4,13 @@ The end of a job is propagated to its dependents at once, as far as one transact
 """
 
 from collections import deque
+from secrets import token_bytes
 from uuid import UUID
 
 import msgspec
 
 from composerd.driver import transitions
+from composerd.driver.contract import SECRET_SIZE
 from composerd.driver.simple.records import JobRecord, due_in
 from composerd.driver.simple.shelf import Shelf
 from composerd.driver.transitions import Effects
@@ -25,6 +27,8 @@ class Memo(msgspec.Struct, omit_defaults=True):
     """The last sequence or position that was given out."""
     seen: int = msgspec.field(name="time", default=0)
     """A time at which the storage was open: that of the last write."""
+    secret: bytes = b""
+    """The secret of the storage; empty until the first transaction of a version that has one."""
     disputed_since: int = 0
     """Jobs that ended before this time are not purged; 0 if the clock is not disputed."""
 
@@ -50,6 +54,7 @@ class Changes:
     def complete(self) -> News:
         """Store the memo and return the news of this transaction."""
         self.memo.seen = self.now
+        self.memo.secret = self.memo.secret or token_bytes(SECRET_SIZE)
         self.shelf.store_memo(msgspec.msgpack.encode(self.memo))
         return News(
             self.ready,

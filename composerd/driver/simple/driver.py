@@ -123,6 +123,9 @@ class SimpleDriver(Driver):
             description=self.shelf.description, jobs=counts, details=dispute(self._timekeeper.state.disputed_since)
         )
 
+    async def secret(self) -> bytes:
+        return await self._read(lambda transaction: transaction.memo.secret)
+
     async def check(self) -> StorageCheck:
         try:
             await self._run(lambda: self.shelf.open(create=False))

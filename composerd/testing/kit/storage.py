@@ -107,6 +107,30 @@ class Storage:
         space = await instance.driver.free_space()
         assert space is None or 0 <= space.free <= space.size
 
+    @clause("S13")
+    async def test_a_secret(self, instance: Instance) -> None:
+        """`secret` returns 32 bytes, the same at every call."""
+        secret = await instance.driver.secret()
+        assert len(secret) == 32
+        assert len(set(secret)) > 8
+        await instance.add()
+        assert await instance.driver.secret() == secret
+
+    @clause("S13", needs="durable")
+    async def test_a_secret_is_kept(self, instance: Instance) -> None:
+        """The secret is the same after a restart."""
+        secret = await instance.driver.secret()
+        await instance.reopen()
+        assert await instance.driver.secret() == secret
+
+    @clause("S13", needs="shared", opened=False)
+    async def test_a_secret_of_servers_that_start_at_one_moment(self, instance: Instance) -> None:
+        """Servers that start on a new storage at one moment have the same secret."""
+        drivers = [instance.driver, *[await instance.another() for _ in range(4)]]
+        await asyncio.gather(*[one.start() for one in drivers])
+        secrets = await asyncio.gather(*[one.secret() for one in drivers])
+        assert len(set(secrets)) == 1
+
     @clause("S6")
     async def test_info_counts(self, instance: Instance) -> None:
         """`info` says how many jobs are in each state, and describes the storage."""

@@ -13,6 +13,7 @@ from composerd_fs.journal.clock_file import CLOCK
 from composerd_fs.journal.files import JournalFiles
 from composerd_fs.journal.layout import Marker, checkpoint_name, leave_marker, remove_marker, segment_name
 from composerd_fs.journal.reader import Reader, ignore
+from composerd_fs.journal.secret_file import SECRET
 
 _TRIES = 20
 """Maximum number of attempts while a server removes segments that are to be linked or copied."""
@@ -53,9 +54,10 @@ def _copy(files: JournalFiles, target: Directory) -> None:
     for name in target.names():
         if name not in kept:
             target.remove(name)
-    if files.directory.exists(CLOCK):
-        with files.directory.reading(CLOCK) as file:
-            target.write(CLOCK, file.read())
+    for name in (CLOCK, SECRET):
+        if files.directory.exists(name):
+            with files.directory.reading(name) as file:
+                target.write(name, file.read())
     if end.segment:
         leave_marker(target, Marker(end.segment, end.offset))
     target.sync()

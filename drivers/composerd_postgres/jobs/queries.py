@@ -17,7 +17,7 @@ from composerd.models import (
     PayloadKind,
     PayloadRef,
 )
-from composerd_postgres.db.connection import Transaction
+from composerd_postgres.db.connection import Transaction, repeated
 from composerd_postgres.db.durability import SETTINGS, durability
 from composerd_postgres.jobs.records import JobRecord, artifact_of, stored_attempt_of
 from composerd_postgres.session import Session
@@ -137,6 +137,13 @@ async def ahead(session: Session, job_id: UUID, limit: int) -> int:
     """See `Driver.ahead`."""
     (row,) = await session.connections.fetch(session.statements["ahead"], {"id": str(job_id), "limit": limit})
     return int(row.count)
+
+
+async def secret(session: Session) -> bytes:
+    """See `Driver.secret`."""
+    statement = session.statements.joined("make_secret", "secret")
+    (row,) = await repeated(session.connections.fetch, statement, {})
+    return bytes(row.value)
 
 
 async def info(session: Session) -> StorageInfo:

@@ -1,6 +1,7 @@
 """Drivers that break the general clauses and those of the storage itself (G, S)."""
 
 from collections.abc import Sequence
+from hashlib import sha256
 from typing import Self
 from uuid import UUID
 
@@ -22,6 +23,14 @@ class UnsavedShelf(DictShelf):
 
     def save(self) -> None:
         pass
+
+
+@breaks("S13")
+class MakesAnotherSecret(Correct):
+    """Makes another secret at each start."""
+
+    async def secret(self) -> bytes:
+        return sha256(str(id(self)).encode()).digest()
 
 
 @breaks("G1")

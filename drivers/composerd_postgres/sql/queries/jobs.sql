@@ -217,6 +217,17 @@ FROM pg_class c
 JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = %(schema)s AND c.relkind = 'r'
 
+-- name: make_secret
+-- Make the secret of the storage, unless there is one. A server that does so at the same moment waits, and makes none.
+INSERT INTO composerd.secret (value)
+SELECT sha256(convert_to(concat(gen_random_uuid(), gen_random_uuid(), gen_random_uuid()), 'UTF8'))
+WHERE NOT EXISTS (SELECT FROM composerd.secret)
+ON CONFLICT DO NOTHING
+
+-- name: secret
+-- The secret of the storage.
+SELECT value FROM composerd.secret
+
 -- name: last_sequence
 -- The sequence of the latest job.
 SELECT coalesce(max(seq), 0) AS sequence FROM composerd.jobs
