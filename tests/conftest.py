@@ -24,6 +24,8 @@ TOGETHER = (
     "tests/drivers/postgres/test_plans.py",
     "tests/drivers/test_broken.py",
     "tests/proxies/test_probe.py",
+    "tests/tenants/test_cells.py",
+    "tests/tenants/test_no_difference.py",
 )
 """Modules whose tests share something that is slow to create, so that one process runs all of them."""
 
@@ -214,6 +216,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--driver-kit-page",
         action="store_true",
         help="write the page that lists which test of the kit catches which broken driver",
+    )
+    parser.addoption(
+        "--permissions-page", action="store_true", help="write the page that lists which role may use which operation"
     )
     parser.addoption(
         "--only-cited",

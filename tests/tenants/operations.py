@@ -27,8 +27,8 @@ class Operation(NamedTuple):
     """The status and the number of the error for what does not exist; None if the answer is then an empty list."""
     for_admins: bool = True
     """True if what belongs to another tenant exists for administrators."""
-    has: Callable[[Answer, World, str], bool] = lambda *_: True
-    """Returns True if the answer has what is the tenant's."""
+    has: Callable[[Answer, World, str], bool] | None = None
+    """Returns True if the list in the answer has what is the tenant's."""
 
 
 def _simple(path: str) -> Operation:
@@ -76,7 +76,7 @@ def _owner(caller: Caller | None, tenant: str) -> Caller:
 
 def _worker(method: str, of_worker: str, status: int, absent: tuple[int, int] | None) -> Operation:
     def ask(world: World, caller: Caller | None, tenant: str) -> Answer:
-        worker_id = nobody() if tenant == NOTHING else world.worker(_owner(caller, tenant))
+        worker_id = nobody() if tenant == NOTHING else world.register(_owner(caller, tenant))
         return world.send(caller, method, f"{WORKER}/workers/{worker_id}{of_worker}")
 
     return Operation("worker", ask, status, absent, for_admins=False)

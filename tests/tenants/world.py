@@ -155,10 +155,14 @@ class World:
             self._ended[tenant] = job["id"]
         return self._ended[tenant]
 
+    def register(self, caller: Caller) -> str:
+        """Register a worker, and return its id."""
+        return str(self.sent(caller, "POST", f"{WORKER}/workers", {"arch": "x86_64"})["id"])
+
     def worker(self, caller: Caller) -> str:
-        """Return the id of a worker that somebody has registered."""
+        """Return the id of a worker that somebody has registered, and that never signs off."""
         if caller not in self._workers:
-            self._workers[caller] = self.sent(caller, "POST", f"{WORKER}/workers", {"arch": "x86_64"})["id"]
+            self._workers[caller] = self.register(caller)
         return self._workers[caller]
 
 
