@@ -43,6 +43,7 @@ from composerd.queue.undelivered import Undelivered
 from composerd.queue.uploads import Uploads
 from composerd.queue.waits import Waits
 from composerd.queue.watching import Watching
+from composerd.queue.worker_ids import with_given_worker_id
 from composerd.queue.writes import Writes
 from composerd.tasks import stop
 
@@ -66,7 +67,7 @@ class JobQueue(Reading):
         self.options = options
         self.space = FreeSpace("the storage", "submissions", driver.free_space, options.min_free_space)
         self.budgets = Budgets(options.largest_body)
-        self.roster = Roster(driver, options.worker_timeout, self.worker_ids)
+        self.roster = Roster(driver, options.worker_timeout)
         self.listeners: list[Callable[[News], None]] = []
         """Called with news of attempts and jobs that ended."""
         self.on_removed: Callable[[Sequence[UUID]], None] | None = None
@@ -134,6 +135,7 @@ class JobQueue(Reading):
         closed.
         """
         await self.space.look()
+        self.secret = await self.driver.secret()
         background = [
             asyncio.create_task(self._reaper.run(), name="reaper"),
             asyncio.create_task(self.roster.run(), name="roster"),
@@ -176,7 +178,7 @@ class JobQueue(Reading):
         stored = await self._writes.enqueue.write(jobs)
         if all(stored.created):
             return stored
-        return Enqueued(tuple(map(self.worker_ids.shown, stored.jobs)), stored.created)
+        return Enqueued(tuple(map(with_given_worker_id, stored.jobs)), stored.created)
 
     async def wait_for_end(self, job: Lookup, wait: float, client: str = "") -> Job:
         """Wait until a job ends, at most `wait` seconds, and return it as a listing shows it then.
@@ -192,7 +194,7 @@ class JobQueue(Reading):
         Canceling a canceled job again does nothing. Raises `JobNotFound`, and `JobEnded` if it has ended otherwise.
         """
         await self.check(job)
-        return self.worker_ids.shown(await self._writes.cancel.write(job.id))
+        return with_given_worker_id(await self._writes.cancel.write(job.id))
 
     async def delete(self, job: Lookup) -> None:
         """Delete a job that has ended, with its payloads and artifacts.

@@ -9,7 +9,7 @@ from composerd.models import Artifact, IdPage, Job, JobFilter, JobPage, PayloadK
 from composerd.queue import payloads
 from composerd.queue.lookups import Lookup
 from composerd.queue.payloads import Piece
-from composerd.queue.worker_ids import WorkerIds
+from composerd.queue.worker_ids import with_given_worker_id
 
 SEARCHES = 20
 """The most calls of the driver that look for a job of one channel among those of others."""
@@ -20,15 +20,14 @@ class Reading:
 
     def __init__(self, driver: Guard) -> None:
         self.driver = driver
-        self.worker_ids = WorkerIds()
 
     async def get(self, job: Lookup) -> Job:
         """Return a job, without its args and result. Raises `JobNotFound`."""
-        return self.worker_ids.shown(job.checked((await self.driver.get([job.id]))[0]))
+        return with_given_worker_id(job.checked((await self.driver.get([job.id]))[0]))
 
     async def listed(self, job: Lookup) -> Job:
         """Return a job as a listing shows it, which takes no longer if it has many dependents. Raises `JobNotFound`."""
-        return self.worker_ids.shown(job.checked((await self.driver.listed([job.id]))[0]))
+        return with_given_worker_id(job.checked((await self.driver.listed([job.id]))[0]))
 
     async def dependents(self, job: Lookup, cursor: int | None, limit: int) -> IdPage:
         """Return a page of the jobs that depend on a job; see `Driver.dependents`. Raises `JobNotFound`."""
@@ -52,7 +51,7 @@ class Reading:
         found: list[Job] = []
         for _ in range(SEARCHES if alone else 1):
             page = await self.driver.list(filter, cursor, limit - len(found))
-            found += map(self.worker_ids.shown, page.jobs)
+            found += map(with_given_worker_id, page.jobs)
             cursor = page.next
             if cursor is None or len(found) >= limit:
                 break

@@ -19,6 +19,7 @@ from composerd.queue.options import QueueOptions
 from composerd.queue.roster import Roster
 from composerd.queue.undelivered import Undelivered
 from composerd.queue.waits import Waits
+from composerd.queue.worker_ids import stored_worker_id
 
 KEYS_OF_A_WAIT = 8
 """Number of keys up to which a request for a job counts as one wait: each type has two, with the arch and without."""
@@ -168,7 +169,7 @@ class JobRequests:
     ) -> HandedOut | None:
         worker = request.worker
         handover = self._options.handover_timeout if request.confirm else None
-        worker_id = None if worker is None else self._roster.ids.stored(worker.id, worker.channel)
+        worker_id = None if worker is None else stored_worker_id(worker.id, worker.channel)
         token = stored_token(given, request.owner)
         claim = Claim(token, request.keys, self._options.heartbeat_timeout, handover, worker_id)
         waiter = self._dispatcher.waiter(claim, request.client, named=asking is not None)

@@ -12,7 +12,7 @@ from composerd.driver import Driver
 from composerd.errors import ComposerdError, Unavailable, WorkerNotFound
 from composerd.ids import new_id
 from composerd.models import Worker, WorkerCursor, WorkerPage
-from composerd.queue.worker_ids import NIL, WorkerIds
+from composerd.queue.worker_ids import NIL, given_worker_id, stored_worker_id
 from composerd.shares import Shares
 
 log = logging.getLogger(__name__)
@@ -76,8 +76,7 @@ class Roster:
     same id are different workers.
     """
 
-    def __init__(self, driver: Driver, timeout: float, ids: WorkerIds) -> None:
-        self.ids = ids
+    def __init__(self, driver: Driver, timeout: float) -> None:
         self._driver = driver
         self._timeout = timeout
         self._seen: dict[_Named, _News] = {}
@@ -105,7 +104,7 @@ class Roster:
         answer, but only the worker's own client keeps it from being forgotten. Raises `WorkerNotFound` if the worker
         was not seen lately.
         """
-        stored = self.ids.stored(worker_id, channel)
+        stored = stored_worker_id(worker_id, channel)
         if (stored, client) not in self._seen:
             known = await self._driver.workers(self._timeout, [stored])
             if not known or (owned and known[0].client not in ("", client)):
@@ -135,7 +134,7 @@ class Roster:
         """
         if worker_id == NIL:
             return
-        stored = self.ids.stored(worker_id, channel)
+        stored = stored_worker_id(worker_id, channel)
         unreported = self._seen.pop((stored, client), None)
         if unreported is not None:
             self._bytes.exchange(client, _size(unreported.worker), 0)
@@ -160,7 +159,7 @@ class Roster:
         """End one call of `begin_wait`."""
         if worker.id == NIL:
             return
-        named = self.ids.stored(worker.id, worker.channel), worker.client
+        named = stored_worker_id(worker.id, worker.channel), worker.client
         requests = self._waiting[named]
         requests.count -= 1
         if requests.count == 0:
@@ -221,7 +220,7 @@ class Roster:
         known = []
         for worker in stored:
             channel = worker.channel or (channels.get(worker.jobs[0], "") if worker.jobs else "")
-            given = self.ids.given(worker.id, channel)
+            given = given_worker_id(worker.id, channel)
             known.append(worker if not channel else msgspec.structs.replace(worker, id=given, channel=channel))
         return known
 
@@ -244,7 +243,7 @@ class Roster:
         """Return a worker with the id under which the storage knows it."""
         if not worker.channel:
             return worker
-        return msgspec.structs.replace(worker, id=self.ids.stored(worker.id, worker.channel))
+        return msgspec.structs.replace(worker, id=stored_worker_id(worker.id, worker.channel))
 
     def _note(self, news: _News) -> None:
         """Remember a worker until the next report; it is left out if its client has named too many since the last."""

@@ -60,8 +60,8 @@ def page() -> str:
         for of_api, name, method, path in routes():
             if of_api == api:
                 roles = PERMISSIONS[name]
-                may = ["yes" if roles is None or role in roles else "–" for role in Role]
-                may.append("yes" if roles is None else "–")
+                may = ["yes" if roles is None or role in roles else "no" for role in Role]
+                may.append("yes" if roles is None else "no")
                 lines.append(f"| {name} | `{method} {path}` | {' | '.join(may)} |")
         lines.append("")
     seeing = " and ".join(f"`{role}`" for role in Role if role in SEES_REASONS)

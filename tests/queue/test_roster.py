@@ -13,11 +13,10 @@ from composerd.ids import new_id
 from composerd.models import Worker
 from composerd.queue import roster as roster_module
 from composerd.queue.roster import Roster
-from composerd.queue.worker_ids import NIL, WorkerIds
+from composerd.queue.worker_ids import NIL, stored_worker_id
 from composerd_fs import MemoryDriver
 
 TIMEOUT = 3600.0
-IDS = WorkerIds()
 
 
 class Reports(MemoryDriver):
@@ -48,7 +47,7 @@ async def driver() -> Reports:
 async def running(driver: Reports, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Roster]:
     """Return a roster that reports often."""
     monkeypatch.setattr(roster_module, "REPORT_EVERY", 0.01)
-    roster = Roster(driver, TIMEOUT, IDS)
+    roster = Roster(driver, TIMEOUT)
     task = asyncio.create_task(roster.run())
     yield roster
     task.cancel()
@@ -62,21 +61,21 @@ def worker(*types: str) -> Worker:
 
 async def test_a_registered_worker_is_known(driver: Reports) -> None:
     """A worker that registers is stored at once, with its arch and channel, and may say that it is alive."""
-    roster = Roster(driver, TIMEOUT, IDS)
+    roster = Roster(driver, TIMEOUT)
     worker_id = await roster.register("aarch64", "nightly")
-    assert await driver.reports.get() == [Worker(IDS.stored(worker_id, "nightly"), "aarch64", channel="nightly")]
+    assert await driver.reports.get() == [Worker(stored_worker_id(worker_id, "nightly"), "aarch64", channel="nightly")]
     other_id = await roster.register("aarch64")
     assert await driver.reports.get() == [Worker(other_id, "aarch64")]
-    await Roster(driver, TIMEOUT, IDS).check(worker_id, channel="nightly")
+    await Roster(driver, TIMEOUT).check(worker_id, channel="nightly")
 
 
 async def test_an_unknown_worker_is_refused(driver: Reports) -> None:
     """A sign of life of a worker that was not seen within the timeout is refused, and names the worker."""
-    roster = Roster(driver, TIMEOUT, IDS)
+    roster = Roster(driver, TIMEOUT)
     worker_id = await roster.register("x86_64")
     await driver.shift_clock(TIMEOUT + 1)
     await roster.register("x86_64")  # another one is known
-    roster = Roster(driver, TIMEOUT, IDS)
+    roster = Roster(driver, TIMEOUT)
     with pytest.raises(WorkerNotFound) as raised:
         await roster.check(worker_id)
     assert raised.value.details == {"id": str(worker_id)}
@@ -87,11 +86,11 @@ async def test_an_unknown_worker_is_refused(driver: Reports) -> None:
 
 async def test_a_sign_of_life_prolongs(driver: Reports) -> None:
     """A worker that says it is alive is known for the timeout from then on, and its description stays as it was."""
-    worker_id = await Roster(driver, TIMEOUT, IDS).register("aarch64")
+    worker_id = await Roster(driver, TIMEOUT).register("aarch64")
     await driver.reports.get()
     for _ in range(2):
         await driver.shift_clock(TIMEOUT * 0.75)
-        roster = Roster(driver, TIMEOUT, IDS)
+        roster = Roster(driver, TIMEOUT)
         await roster.check(worker_id)
         assert [(one.id, one.arch) for one in (await roster.page(None, 1000)).workers] == [(worker_id, "aarch64")]
         assert await driver.reports.get() == [Worker(worker_id, "", problem="")]
@@ -99,7 +98,7 @@ async def test_a_sign_of_life_prolongs(driver: Reports) -> None:
 
 async def test_a_worker_that_waits_is_described(driver: Reports) -> None:
     """A worker is known from its request for a job on, with the types of its latest request."""
-    roster = Roster(driver, TIMEOUT, IDS)
+    roster = Roster(driver, TIMEOUT)
     first = worker("build")
     second = Worker(first.id, "x86_64", ("test",))
     roster.begin_wait(first)
@@ -111,7 +110,7 @@ async def test_a_worker_that_waits_is_described(driver: Reports) -> None:
 async def test_a_worker_is_known_while_it_waits(driver: Reports, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker counts as seen until its last wait ends, however long it waits, and for the timeout after that."""
     monkeypatch.setattr(roster_module, "SEE_WAITING_EVERY", -1.0)
-    roster = Roster(driver, TIMEOUT, IDS)
+    roster = Roster(driver, TIMEOUT)
     waiting = worker("build")
     roster.begin_wait(waiting)
     roster.begin_wait(waiting)
@@ -129,7 +128,7 @@ async def test_a_worker_is_known_while_it_waits(driver: Reports, monkeypatch: py
 
 async def test_the_nil_id_is_no_worker(driver: Reports) -> None:
     """Requests with the nil id make no worker known."""
-    roster = Roster(driver, TIMEOUT, IDS)
+    roster = Roster(driver, TIMEOUT)
     nobody = Worker(NIL, "x86_64", ("build",))
     roster.begin_wait(nobody)
     roster.end_wait(nobody)
@@ -140,7 +139,7 @@ async def test_the_nil_id_is_no_worker(driver: Reports) -> None:
 
 async def test_a_sign_of_life_keeps_the_description(driver: Reports) -> None:
     """A sign of life after a request does not replace what the request said of the worker."""
-    roster = Roster(driver, TIMEOUT, IDS)
+    roster = Roster(driver, TIMEOUT)
     known = worker("build")
     roster.begin_wait(known)
     roster.end_wait(known)
@@ -177,7 +176,7 @@ async def test_a_waiting_worker_is_reported_again(driver: Reports, monkeypatch: 
     told = driver.seen
     monkeypatch.setattr(roster_module, "asyncio", SimpleNamespace(sleep=sleep))
     monkeypatch.setattr(driver, "seen", seen)
-    roster = Roster(driver, 20.0, IDS)
+    roster = Roster(driver, 20.0)
     waiting = worker("build")
     roster.begin_wait(waiting)
     task = asyncio.create_task(roster.run())
@@ -205,7 +204,7 @@ async def test_an_outage_does_not_stop_the_reports(
 
 async def test_workers_of_other_clients(driver: Reports) -> None:
     """The roster reports a description with the client that gave it, so that the driver can tell clients apart."""
-    roster = Roster(driver, TIMEOUT, IDS)
+    roster = Roster(driver, TIMEOUT)
     known = Worker(new_id(), "x86_64", ("build",), client="owner")
     roster.begin_wait(known)
     assert [one.types for one in (await roster.page(None, 10)).workers] == [("build",)]
@@ -220,7 +219,7 @@ async def test_workers_of_other_clients(driver: Reports) -> None:
 async def test_unreported_workers_are_bounded(driver: Reports, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of very many workers that a client names between two reports some are left out; another client's are not."""
     monkeypatch.setattr(roster_module, "UNREPORTED", 256 * 1024)
-    roster = Roster(driver, TIMEOUT, IDS)
+    roster = Roster(driver, TIMEOUT)
     types = tuple(f"{n}".ljust(128) for n in range(64))
     for _ in range(100):
         invented = Worker(new_id(), "x86_64", types, client="loud")
@@ -246,7 +245,7 @@ async def test_reports_tell_how_old_they_are(driver: Reports, monkeypatch: pytes
     monkeypatch.setattr(driver, "seen", seen)
     monkeypatch.setattr(roster_module, "time", SimpleNamespace(monotonic=lambda: now))
     monkeypatch.setattr(roster_module, "SEE_WAITING_EVERY", -1.0)
-    roster = Roster(driver, TIMEOUT, IDS)
+    roster = Roster(driver, TIMEOUT)
     waiting = worker("build")
     roster.begin_wait(waiting)
     now += 3.0
@@ -261,7 +260,7 @@ async def test_reports_tell_how_old_they_are(driver: Reports, monkeypatch: pytes
 
 async def test_signing_off_drops_what_is_not_reported(driver: Reports) -> None:
     """After a worker has signed off, nothing that it said before is reported; the words of others are."""
-    roster = Roster(driver, TIMEOUT, IDS)
+    roster = Roster(driver, TIMEOUT)
     first, second = worker("build"), worker("build")
     roster.begin_wait(first)
     roster.end_wait(first)
@@ -271,7 +270,7 @@ async def test_signing_off_drops_what_is_not_reported(driver: Reports) -> None:
     assert [one.id for one in (await roster.page(None, 10)).workers] == [second.id]
     roster.alive(first.id)
     with pytest.raises(WorkerNotFound):
-        await Roster(driver, TIMEOUT, IDS).check(first.id)
+        await Roster(driver, TIMEOUT).check(first.id)
     await driver.shift_clock(1.0)
     roster.begin_wait(first)
     assert [one.id for one in (await roster.page(None, 10)).workers] == [first.id, second.id]
