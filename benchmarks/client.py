@@ -40,14 +40,20 @@ class Connection(asyncio.Protocol):
         self._total = 0
         """The expected length of that response; 0 while it is unknown."""
         self._answer: asyncio.Future[Answer] | None = None
+        self.header = b""
+        """A header for each request, with the line end before it."""
         self.sent_at = 0.0
         self.answered_at = 0.0
 
     @classmethod
-    async def open(cls, host: str, port: int, source: str | None = None, tls: ssl.SSLContext | None = None) -> Self:
-        """Open a connection, from the address `source` if one is given."""
+    async def open(
+        cls, host: str, port: int, source: str | None = None, tls: ssl.SSLContext | None = None, token: str = ""
+    ) -> Self:
+        """Open a connection, from the address `source` if one is given. Each request has the token, if it is given."""
         local = None if source is None else (source, 0)
         _, connection = await asyncio.get_running_loop().create_connection(cls, host, port, local_addr=local, ssl=tls)
+        if token:
+            connection.header = f"\r\nAuthorization: Bearer {token}".encode()
         return connection
 
     async def send(self, message: bytes, expect: int) -> bytes:
@@ -67,6 +73,9 @@ class Connection(asyncio.Protocol):
         if self._transport is None:
             raise ConnectionError("not connected")
         self._answer = asyncio.get_running_loop().create_future()
+        if self.header:
+            first, end, rest = message.partition(b"\r\n")
+            message = first + self.header + end + rest
         self.sent_at = time.perf_counter()
         self._transport.write(message)
         return await self._answer
@@ -107,10 +116,10 @@ class Connection(asyncio.Protocol):
             self._answer.set_result(answer)
 
 
-async def open_all(host: str, port: int, count: int) -> Sequence[Connection]:
+async def open_all(host: str, port: int, count: int, token: str = "") -> Sequence[Connection]:
     """Open this many connections, 50 at a time so that they do not exceed the listener's backlog."""
     connections: list[Connection] = []
     while len(connections) < count:
         burst = min(50, count - len(connections))
-        connections += await asyncio.gather(*(Connection.open(host, port) for _ in range(burst)))
+        connections += await asyncio.gather(*(Connection.open(host, port, token=token) for _ in range(burst)))
     return connections

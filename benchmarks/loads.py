@@ -81,7 +81,7 @@ _FINISH_BODY = json.dumps({"result": RESULT}).encode()
 
 async def record_answers(server: Server, job_type: str, args: bytes = _SMALL_ARGS) -> Answers:
     """Submit, request and finish one job, and return composerd's answers, which the limit then uses."""
-    connection = await Connection.open(server.host, server.port)
+    connection = await Connection.open(server.host, server.port, token=server.token)
     submitted = await connection.send(submit_request(job_type, args), 201)
     job = await connection.send(claim_request(job_type), 201)
     alive = await connection.send(heartbeat_request(job), 200)
@@ -100,7 +100,7 @@ async def submit_batch(connection: Connection, jobs: Sequence[Mapping[str, objec
 
 async def fill(server: Server, job_type: str, count: int) -> None:
     """Submit this many jobs, a thousand in each request."""
-    connection = await Connection.open(server.host, server.port)
+    connection = await Connection.open(server.host, server.port, token=server.token)
     for start in range(0, count, 1000):
         await submit_batch(connection, [submission(job_type)] * min(1000, count - start))
     connection.close()
@@ -183,8 +183,8 @@ async def handover(
     finished. Jobs are submitted to the same server, or to `submit_to`, which has to be on the same storage.
     """
     submit_to = submit_to or server
-    submitter = await Connection.open(submit_to.host, submit_to.port)
-    connections = await open_all(server.host, server.port, waiters)
+    submitter = await Connection.open(submit_to.host, submit_to.port, token=submit_to.token)
+    connections = await open_all(server.host, server.port, waiters, server.token)
     arrived: asyncio.Queue[float] = asyncio.Queue()
 
     async def worker(connection: Connection) -> None:

@@ -14,6 +14,9 @@ BARE = "bare application"
 COMPOSERD = "composerd"
 FOREIGN = "composerd, foreign jobs"
 POSTGRES = "composerd on PostgreSQL"
+TOKENS = "composerd, tokens"
+RS256 = "composerd, JWT with RS256"
+ES256 = "composerd, JWT with ES256"
 
 SUBMIT = "submit"
 WORK = "request + finish"
@@ -94,6 +97,11 @@ class Report(msgspec.Struct, frozen=True):
             yield _at_least(0.9, f"{operation}, CPU without foreign jobs to with", plain.cpu / foreign.cpu)
             if (postgres := by_name.get((operation, POSTGRES))) is not None:
                 yield Verdict(f"{operation}/s, on PostgreSQL to on fs", rates(postgres, plain), "-", met=True)
+            for name in (TOKENS, RS256, ES256):
+                if (secured := by_name.get((operation, name))) is not None:
+                    credentials = name.removeprefix("composerd, ")
+                    yield _at_least(0.93, f"{operation}/s, with {credentials} to without", rates(secured, plain))
+                    yield _at_least(0.93, f"{operation}, CPU without to with {credentials}", plain.cpu / secured.cpu)
         few, many = (each for each in self.handover if each.server == COMPOSERD)
         ratio = median(median(a) / median(b) for a, b in zip(many.rounds, few.rounds, strict=True))
         yield Verdict(f"handover p50, {many.waiters:,} waiters to {few.waiters}", ratio, "<= 1.5", ratio <= 1.5)

@@ -18,10 +18,12 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 class Server:
     """A running server process."""
 
-    def __init__(self, name: str, process: subprocess.Popen[str], host: str, port: int) -> None:
+    def __init__(self, name: str, process: subprocess.Popen[str], host: str, port: int, token: str) -> None:
         self.name = name
         self.host = host
         self.port = port
+        self.token = token
+        """The bearer token of its clients; empty if it needs none."""
         self._process = process
 
     def cpu_seconds(self) -> float:
@@ -41,7 +43,7 @@ def load_cores() -> tuple[set[int], set[int]]:
 
 
 @contextlib.contextmanager
-def start(name: str, command: Sequence[str], cores: set[int]) -> Iterator[Server]:
+def start(name: str, command: Sequence[str], cores: set[int], token: str = "") -> Iterator[Server]:
     """Start a server, wait until it prints `listening on http://…`, and stop it at the end of the block."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("COMPOSERD_")}
     own_cores = os.sched_getaffinity(0)
@@ -59,7 +61,7 @@ def start(name: str, command: Sequence[str], cores: set[int]) -> Iterator[Server
             else:
                 log.seek(0)
                 sys.exit(f"{name} did not start: {' '.join(command)}\n{log.read()[-2000:]}")
-            yield Server(name, process, address[1], int(address[2]))
+            yield Server(name, process, address[1], int(address[2]), token)
         finally:
             process.terminate()
             try:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from benchmarks import disk, limit, loads, report, servers
+from benchmarks import credentials, disk, limit, loads, report, servers
 from benchmarks.client import open_all
 from benchmarks.program import on_fastest_loop, parser_of, pin, progress, raise_descriptors, scratch_in
 
@@ -38,7 +38,7 @@ async def measure_throughput(
     found: dict[tuple[str, str], list[loads.Sample]] = {
         (operation, server.name): [] for operation in (report.SUBMIT, report.WORK) for server in targets
     }
-    pools = {server: await open_all(server.host, server.port, connections) for server in targets}
+    pools = {server: await open_all(server.host, server.port, connections, server.token) for server in targets}
     for number in range(rounds + 1):
         for server, pool in pools.items():
             load = loads.Load(server, pool, JOB_TYPE)
@@ -64,7 +64,7 @@ async def measure_handover(targets: Sequence[servers.Server], rounds: int) -> li
     return [report.Handover(name, waiters, samples) for (name, waiters), samples in found.items()]
 
 
-async def run(scratch: Path, rounds: int, connections: int, *, postgres: bool) -> report.Report:
+async def run(scratch: Path, rounds: int, connections: int, *, postgres: bool, identities: bool) -> report.Report:
     """Start the servers, fill their backlogs, measure them, and return the report."""
     server_cores = pin()
     with contextlib.ExitStack() as stack:
@@ -83,10 +83,20 @@ async def run(scratch: Path, rounds: int, connections: int, *, postgres: bool) -
         if postgres:
             url = stack.enter_context(_database(scratch)).fresh()
             composerds.append(stack.enter_context(servers.start(report.POSTGRES, servers.composerd(url), server_cores)))
-        for server in composerds:
+        secured = []
+        if identities:
+            for name, made in (
+                (report.TOKENS, credentials.opaque),
+                (report.RS256, credentials.rs256),
+                (report.ES256, credentials.es256),
+            ):
+                own = made(scratch)
+                command = servers.composerd(scratch / made.__name__, 4000, *own.options)
+                secured.append(stack.enter_context(servers.start(name, command, server_cores, own.token)))
+        for server in (*composerds, *secured):
             await loads.fill(server, JOB_TYPE, BACKLOG - ROUND // 2)
         progress("measuring throughput")
-        throughput = await measure_throughput([warm, bare, *composerds], rounds, connections)
+        throughput = await measure_throughput([warm, bare, *composerds, *secured], rounds, connections)
         progress("measuring handover")
         handover = await measure_handover([warm, plain, *composerds[2:]], rounds)
     return report.Report(
@@ -124,11 +134,13 @@ def main() -> None:
         help="number of connections of the load, all busy at once (default: %(default)s)",
     )
     parser.add_argument("--postgres", action="store_true", help="also measure composerd on PostgreSQL")
+    parser.add_argument("--identities", action="store_true", help="also measure composerd with a token on each request")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write all samples to this file")
     options = parser.parse_args()
     raise_descriptors()
+    chosen = {"postgres": options.postgres, "identities": options.identities}
     with scratch_in(options.directory) as scratch:
-        result = on_fastest_loop(run(scratch, options.rounds, options.connections, postgres=options.postgres))
+        result = on_fastest_loop(run(scratch, options.rounds, options.connections, **chosen))
     print(result.text())
     if options.json:
         options.json.write_bytes(result.json())
