@@ -5,6 +5,7 @@ be imported from here.
 """
 
 from composerd_client.composer import ComposerClient
+from composerd_client.credentials.oauth import OAuth
 from composerd_client.credentials.tokens import Credentials, Token, TokenFile
 from composerd_client.errors import (
     ClientError,
@@ -48,6 +49,7 @@ __all__ = [
     "JobState",
     "KnownWorker",
     "LocalFault",
+    "OAuth",
     "OutcomeUnknown",
     "ProxyAnswered",
     "ProxyUnreachable",

@@ -70,7 +70,7 @@ class ComposerClient:
     the CA that signed the server's certificate, and `cert_file` and `key_file` have the client's own certificate and
     key; all three are PEM files, which are read again when they change. `proxy` is the URL of an HTTP proxy, or empty
     for none; by default the environment names it (`http_proxy`, `https_proxy` and `no_proxy`). `credentials` say who
-    the client is: a `Token` or a `TokenFile`.
+    the client is: a `Token`, a `TokenFile` or `OAuth`.
 
     Every method raises `RequestFailed` if the server refuses the request, and `ServerUnreachable`. Methods that change
     something raise `OutcomeUnknown` if, after `patience` seconds, it is still not known what the server's storage did.

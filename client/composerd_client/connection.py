@@ -94,7 +94,11 @@ class Connection:
         self._was_let_in = False
         """True once the server has done something for this client."""
         if credentials is not None:
-            check_sendable(credentials, self._address, self._proxy)
+            if self._address.has_login:
+                raise ValueError(
+                    f"the URL {self._address.shown} has a login, which would replace the token: leave one out"
+                )
+            check_sendable(self._address, self._proxy, "the token", insecure_http=credentials.insecure_http)
 
     async def __aenter__(self) -> Self:
         # Imported here, because aiohttp takes more time to import than everything else together.

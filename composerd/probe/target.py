@@ -54,7 +54,8 @@ class Target:
         self._forward_proxy = forward_proxy(options.get("proxy"), self._address)
         self._credentials: Credentials | None = options.get("credentials")
         if self._credentials is not None:
-            check_sendable(self._credentials, self._address, self._forward_proxy)
+            consent = self._credentials.insecure_http
+            check_sendable(self._address, self._forward_proxy, "the token", insecure_http=consent)
         self.proxy = ""
         """The name of the proxy in between, once an answer has told it."""
         self._types = f"composerd-probe-{uuid.uuid4().hex[:12]}"

@@ -2,7 +2,7 @@
 
 import contextlib
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from types import MappingProxyType
 
 from aiohttp import web
@@ -18,6 +18,8 @@ class Gate:
         self.url = relay.url
         self.accepted: set[str] = set()
         """The tokens that are accepted."""
+        self.accepts: Callable[[str], bool] = lambda token: token in self.accepted
+        """Decides which tokens are accepted; by default those of the set."""
         self.error: tuple[int, int] = (401, 29)
         """The status and the number of the error for others."""
         self.refused: list[str] = []
@@ -30,7 +32,7 @@ class Gate:
     async def _answer(self, request: web.Request) -> web.StreamResponse | None:
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         shown = f"{request.method} {request.path}"
-        if scheme == "Bearer" and token in self.accepted:
+        if scheme == "Bearer" and self.accepts(token):
             self.passed.append((token, shown))
             return None
         self.refused.append(shown)

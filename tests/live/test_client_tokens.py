@@ -58,7 +58,8 @@ def _write(file: Path, text: str) -> None:
     new.replace(file)
 
 
-async def _until(holds: Callable[[], object]) -> None:
+async def until(holds: Callable[[], object]) -> None:
+    """Wait until something holds. Fail the test if it does not within 30 s."""
     deadline = time.monotonic() + 30
     while not holds():
         assert time.monotonic() < deadline, "not true within 30 s"
@@ -136,7 +137,7 @@ async def test_a_wait_that_is_refused(server: Server, guarded: Gate, token_file:
     job = await server.submit()
     async with ComposerClient(guarded.url, credentials=TokenFile(token_file)) as composer:
         waiting = asyncio.create_task(composer.wait(job["id"], timeout=30))
-        await _until(lambda: guarded.passed)
+        await until(lambda: guarded.passed)
         _write(token_file, SECOND)
         guarded.accepted = {SECOND}
         attempt = await server.ask_and_confirm()
@@ -164,9 +165,9 @@ async def test_a_worker_keeps_its_job(
     running = asyncio.create_task(worker.run())
     await started.wait()
     guarded.accepted = set()
-    await _until(lambda: guarded.refused)
+    await until(lambda: guarded.refused)
     finished.set()
-    await _until(lambda: any(one.startswith("PUT") for one in guarded.refused))
+    await until(lambda: any(one.startswith("PUT") for one in guarded.refused))
     assert not running.done()
     guarded.accepted = {FIRST}
     ended = await server.job(job["id"], wait="30s")

@@ -14,21 +14,19 @@ CONSENT = "--insecure-http (insecure_http)"
 """The option that allows sending tokens where others can read them."""
 
 
-def check_sendable(credentials: Credentials, address: Address, proxy: ForwardProxy | None) -> None:
-    """Raise `ValueError` if a server must not get tokens over this connection, because others could read them."""
-    if address.has_login:
-        raise ValueError(f"the URL of the server {address.shown} has a login, which replaces a token: leave one out")
-    if address.https or address.socket_path is not None or credentials.insecure_http:
+def check_sendable(address: Address, proxy: ForwardProxy | None, secret: str, *, insecure_http: bool) -> None:
+    """Raise `ValueError` if a server must not get a secret over this connection, because others could read it."""
+    if address.https or address.socket_path is not None or insecure_http:
         return
     if proxy is not None:
         raise ValueError(
-            f"the proxy {proxy.url} could read the token for {address.server}: write https:// as its URL, or "
-            f"say {CONSENT} if you trust the proxy and the network"
+            f"the proxy {proxy.url} could read {secret} for {address.shown}: write https:// as its URL, or say "
+            f"{CONSENT} if you trust the proxy and the network"
         )
     if not address.is_local:
         raise ValueError(
-            f"anybody on the way to {address.server} could read the token: write https:// as its URL, or say "
-            f"{CONSENT} if you trust the network"
+            f"anybody on the way to {address.shown} could read {secret}: write https:// as its URL, or say {CONSENT} "
+            "if you trust the network"
         )
 
 

@@ -14,7 +14,7 @@ LARGEST = 128 * 1024
 _LOOK_EVERY = 1.0
 """Seconds after which a file is looked at again."""
 
-_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
+TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 """A bearer token as it may be in a header (RFC 6750)."""
 
 
@@ -103,7 +103,7 @@ def checked_token(text: str, source: str) -> str:
     token = text.strip()
     if not token:
         raise ValueError(f"{source} is empty: write a token there, as `composerd token create` prints it")
-    if not _TOKEN.fullmatch(token):
+    if not TOKEN.fullmatch(token):
         wrong = "more than one line" if "\n" in token else "characters that a token does not have"
         raise ValueError(f"{source} has {wrong}: write one token there, and nothing else")
     return token
