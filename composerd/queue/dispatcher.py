@@ -4,7 +4,7 @@ Which waiters claim in a round is decided in `waitlist`.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from composerd.driver import Driver
@@ -13,10 +13,13 @@ from composerd.gate import Gate
 from composerd.models import AttemptState, Claim, Claimed, Key, News, Touch
 from composerd.queue.batcher import MAX_BYTES, MAX_ITEMS
 from composerd.queue.budgets import SMALL, Account
+from composerd.queue.held_back import HeldBack
 from composerd.queue.line import Waiter
 from composerd.queue.pulse import Pulse
 from composerd.queue.repeating import Call, call_until_answered
+from composerd.queue.running import RunningQuota
 from composerd.queue.waitlist import WaitList
+from composerd.quotas import Quotas
 
 RETRY_AFTER = 1.0
 """Pause in seconds before the next claim after the storage failed to answer one."""
@@ -47,6 +50,7 @@ class Dispatcher:
         release: Callable[[Waiter], None],
         on_news: Callable[[News], None],
         pulse: Pulse,
+        quotas: Quotas | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()  # once: Python 3.11 makes a system call at each look
         self._driver = driver
@@ -57,7 +61,12 @@ class Dispatcher:
         self._give_back = release
         self._on_news = on_news
         self._pulse = pulse
-        self._list = WaitList()
+        held_back = HeldBack()
+        self.running = None
+        """Keeps the running jobs of channels within their quotas, if there are any."""
+        if quotas is not None:
+            self.running = RunningQuota(quotas, held_back, self._let_go, self._dismiss_expired)
+        self._list = WaitList(held_back, None if self.running is None else self.running.room)
         self._task: asyncio.Task[None] | None = None
         self._claiming = False
         self._claiming_since = 0
@@ -148,6 +157,8 @@ class Dispatcher:
     async def close(self) -> None:
         """Drain, and wait for the round of claims that is under way."""
         self.drain()
+        if self.running is not None:
+            await self.running.close()
         while self._task is not None:
             if not self._claiming:
                 self._task.cancel()  # it sleeps until there is room, or until the storage is tried again
@@ -160,6 +171,7 @@ class Dispatcher:
                     await self._wait_for_room()
                 picked = self._list.pick(MAX_ITEMS, self._loop.time())
                 if not picked:
+                    self._follow()
                     if not self._list.checking:
                         break
                     await asyncio.sleep(0)
@@ -174,10 +186,28 @@ class Dispatcher:
                     answered = await self._claim_for(waiters)
                 finally:
                     self._claiming = False
+                self._follow()
                 if not answered:
                     await asyncio.sleep(began + RETRY_AFTER - self._loop.time())  # not at all if it took long to fail
         finally:
             self._task = None
+
+    def _follow(self) -> None:
+        """Look after the waiters that were held back in a round, because their channels may run no more jobs."""
+        if self.running is not None:
+            self.running.follow()
+            self._dismiss_expired(self._list.take_over())
+
+    def _let_go(self, channel: str) -> None:
+        """Let the waiters of a channel claim that were held back."""
+        self._list.let_go(channel)
+        if self._task is None and not self._closed:
+            self._task = self._loop.create_task(self._run())
+
+    def _dismiss_expired(self, waiters: Iterable[Waiter]) -> None:
+        for waiter in waiters:
+            if waiter.expired:
+                self._dismiss(waiter)
 
     async def _wait_for_room(self) -> None:
         """Wait until there is room for args. Meanwhile the requests whose time is up are answered."""
@@ -211,9 +241,13 @@ class Dispatcher:
         failed = False
         news: Sequence[News] = ()
         if claiming := [waiter for waiter in waiters if not waiter.vain]:
+            if self.running is not None:
+                self.running.begin(claiming)
             most = min(MAX_BYTES, self._account.limit - self._account.used)
             call: Call[Claim, Claimed | None] = partial(self._driver.claim, max_bytes=most)
             outcomes, news, _ = await call_until_answered(call, [waiter.claim for waiter in claiming], changes=False)
+            if self.running is not None:
+                self.running.end(claiming, outcomes)
             known, answers = list[Waiter](), list[Claimed | ComposerdError | None]()
             for waiter, outcome in zip(claiming, outcomes, strict=False):
                 if outcome is None and waiter.named:
@@ -282,6 +316,7 @@ class Dispatcher:
                 known.append(waiter)
                 outcomes.append(None)
             elif attempt.state is AttemptState.RUNNING:  # since a moment ago: the next claim is a repetition
+                waiter.owns = True
                 again.append(waiter)
             else:
                 self._list.remove(waiter)

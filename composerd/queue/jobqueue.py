@@ -39,12 +39,14 @@ from composerd.queue.reaper import Reaper
 from composerd.queue.refusals import check_accepted, check_running
 from composerd.queue.requests import HandedOut, JobRequest, JobRequests
 from composerd.queue.roster import Roster
+from composerd.queue.submitting import submit_within
 from composerd.queue.undelivered import Undelivered
 from composerd.queue.uploads import Uploads
 from composerd.queue.waits import Waits
 from composerd.queue.watching import Watching
 from composerd.queue.worker_ids import with_given_worker_id
 from composerd.queue.writes import Writes
+from composerd.quotas import Quotas
 from composerd.tasks import stop
 
 log = logging.getLogger(__name__)
@@ -62,9 +64,11 @@ class JobQueue(Reading):
     `ANSWER_WITHIN`; what was begun goes on.
     """
 
-    def __init__(self, driver: Guard, options: QueueOptions) -> None:
+    def __init__(self, driver: Guard, options: QueueOptions, quotas: Quotas | None = None) -> None:
         super().__init__(driver)
         self.options = options
+        self.quotas = quotas
+        """The quotas of tenants; None if there are none."""
         self.space = FreeSpace("the storage", "submissions", driver.free_space, options.min_free_space)
         self.budgets = Budgets(options.largest_body)
         self.roster = Roster(driver, options.worker_timeout)
@@ -93,6 +97,7 @@ class JobQueue(Reading):
             lambda waiter: self._undelivered.release(waiter.claim.token, named=waiter.named),
             self._on_news,
             self._pulse,
+            quotas,
         )
         self.handovers = Handovers(asyncio.get_running_loop().time, self._dispatcher.doubt)
         self._requests = JobRequests(options, self._dispatcher, self._waits, self.roster, self._undelivered)
@@ -153,6 +158,8 @@ class JobQueue(Reading):
         finally:
             self.drain()
             await self._dispatcher.close()
+            if self.quotas is not None:
+                await self.quotas.close()
             await self._undelivered.close()
             await self._writes.close()
             await stop(*background)
@@ -172,10 +179,12 @@ class JobQueue(Reading):
         """Store jobs, all or none, and return them in the order given.
 
         Raises what `Driver.enqueue` answers: `UnknownDependency`, `CanceledDependency`, `IdempotencyConflict`, and
-        `StorageFull` if too little space is free on the file system of the storage.
+        `StorageFull` if too little space is free on the file system of the storage. With quotas, raises `QuotaUsedUp`
+        and `QuotaForbids` too.
         """
         self.space.check()
-        stored = await self._writes.enqueue.write(jobs)
+        write = self._writes.enqueue.write
+        stored = await (write(jobs) if self.quotas is None else submit_within(self.quotas, jobs, write))
         if all(stored.created):
             return stored
         return Enqueued(tuple(map(with_given_worker_id, stored.jobs)), stored.created)
@@ -330,6 +339,8 @@ class JobQueue(Reading):
         if news.unanswered:
             self.handovers.ended_unanswered(news.unanswered)
         if news.ended or news.requeued:
+            if self._dispatcher.running is not None:
+                self._dispatcher.running.ended()
             self._events.publish(news.ended)
             self._events.publish(news.requeued)
             for listener in self.listeners:

@@ -38,8 +38,17 @@ class Waiter(msgspec.Struct, eq=False):
     """True if its token is derived from the id of its request, so that an earlier request may have used it."""
     vain: bool = False
     """True if it is known that there is no job of its keys, so that it need not claim unless its token has a job."""
+    owns: bool = False
+    """True if its token has a running attempt, so that its claim begins none."""
+    counted: bool = False
+    """True while its claim counts as a running job of its channel."""
     expired: bool = False
     """True once its time is up: the outcome of the claim under way, or of its first claim, is then its answer."""
+
+    @property
+    def channel(self) -> str:
+        """The channel of the jobs that it waits for."""
+        return self.claim.keys[0].channel
 
 
 _Own = OrderedDict[int, Waiter]

@@ -19,23 +19,18 @@ No waiter sleeps while there is a ready job for it:
   because the claim may not have seen the later job.
 
 So the count is never below the number of ready jobs. If it is one too high, one claim finds nothing, and cools the key.
+
+A channel may have room for some running jobs only. Of its waiters no more claim in a round than it has room for. While
+it has none, its hot keys are held back (`held_back`) with their counts, so that no round looks at them. A waiter that
+has just arrived then sleeps although it has not claimed, and its keys stay hot until a claim finds nothing.
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Mapping, Sequence
-
-import msgspec
+from collections.abc import Callable, Mapping, Sequence
 
 from composerd.models import Claimed, Key
+from composerd.queue.held_back import MANY, UNREAD, Heat, HeldBack, Rooms
 from composerd.queue.line import Line, Waiter
-
-
-class _Heat(msgspec.Struct):
-    """Number of ready jobs of a key, as far as known, and the round in which the last of them became ready."""
-
-    count: int = 0
-    round: int = 0
-
 
 KEYS_IN_ROUND = 10_000
 """Number of keys of the waiters of a round from which on no further waiter joins it."""
@@ -47,12 +42,17 @@ KEYS_CHECKED = 1_000
 class WaitList:
     """The waiters by key and age, and the keys that are hot."""
 
-    def __init__(self) -> None:
+    def __init__(self, held_back: HeldBack | None = None, room: Callable[[str], int | None] | None = None) -> None:
+        """Create an empty list. `room` returns how many more jobs of a channel may run, see `Rooms`."""
+        self.held_back = HeldBack() if held_back is None else held_back
+        self._room = room
+        self._over: list[Waiter] = []
+        """Waiters whose time was up when they would have claimed, but for which there was no room."""
         self._waiters: dict[int, Waiter] = {}
         self._by_key: dict[Key, Line] = {}
         self._fresh: OrderedDict[int, Waiter] = OrderedDict()
         """Waiters that claim in the next round, whatever is hot."""
-        self._hot: OrderedDict[Key, _Heat] = OrderedDict()
+        self._hot: OrderedDict[Key, Heat] = OrderedDict()
         self._unchecked: deque[Waiter] = deque()
         """Waiters whose keys the check that is under way has not heated yet."""
         self._check = 0
@@ -96,12 +96,16 @@ class WaitList:
             return
         self._fresh.pop(age, None)
         self._wake(waiter)
+        if self.held_back:
+            self.held_back.forget(waiter)
         for key in waiter.claim.keys:
             line = self._by_key[key]
             line.remove(waiter)
             if not line:
                 del self._by_key[key]
                 self._hot.pop(key, None)  # the next waiter for it claims anyway
+                if self.held_back:
+                    self.held_back.forget_key(key)
 
     def heat(self, ready: Mapping[Key, int]) -> None:
         """Count jobs that became ready."""
@@ -110,7 +114,7 @@ class WaitList:
                 continue
             heat = self._hot.get(key)
             if heat is None:
-                heat = self._hot[key] = _Heat()
+                heat = self._hot[key] = Heat()
             heat.count += count
             heat.round = self._round
 
@@ -128,7 +132,12 @@ class WaitList:
     @property
     def checking(self) -> bool:
         """True if there are keys left to be heated: `pick` may return nobody, and somebody the next time."""
-        return bool(self._unchecked)
+        return bool(self._unchecked or self.held_back.letting_go)
+
+    def let_go(self, channel: str) -> None:
+        """Note that the room of a channel is known now, or that there is some again."""
+        for age, waiter in self.held_back.let_go(channel).items():
+            self._fresh[age] = waiter
 
     def pick(self, limit: int, now: float) -> Sequence[Waiter]:
         """Begin a round: return the waiters that claim in it, at most `limit`, in their order. `end_round` ends it.
@@ -139,18 +148,42 @@ class WaitList:
         """
         if self._unchecked:
             self._heat_some()
+        if self.held_back.letting_go:
+            self._heat_released()
+        rooms = None if self._room is None else Rooms(self._room)
         fresh: dict[int, Waiter] = {}
         keys = 0
         while self._fresh and len(fresh) < limit and keys < KEYS_IN_ROUND:
             age, waiter = self._fresh.popitem(last=False)
             fresh[age] = waiter
             keys += len(waiter.claim.keys)
+        picked = self._pick_hot(fresh, keys, limit, now, rooms)
+        for waiter in fresh.values():
+            waiter.vain = waiter.vain and not any(key in self._hot for key in waiter.claim.keys)
+        picked.update(fresh if rooms is None else self._within(rooms, fresh))
+        self._round += 1
+        for waiter in picked.values():
+            waiter.claiming = True
+            self._wake(waiter)
+        return list(picked.values())
+
+    def take_over(self) -> Sequence[Waiter]:
+        """Return the waiters whose time was up when there was no room for their claims; they are returned once."""
+        over, self._over = self._over, []
+        return over
+
+    def _pick_hot(
+        self, fresh: dict[int, Waiter], keys: int, limit: int, now: float, rooms: Rooms | None
+    ) -> dict[int, Waiter]:
+        """Return the first waiters of keys that are hot, which `fresh` has no longer; those in `fresh` have `keys`."""
         picked: dict[int, Waiter] = {}
         for _ in range(len(self._hot)):
             if len(fresh) + len(picked) >= limit or keys >= KEYS_IN_ROUND:
                 break
             key = next(iter(self._hot))
-            room = self._hot[key].count
+            room = self._hot[key].count if rooms is None else self._room_of(key, rooms)
+            if room is None:
+                continue
             self._hot.move_to_end(key)  # so that a key with many jobs does not crowd out the others
             for waiter in self._by_key[key].in_order(now):
                 if room == 0 or len(fresh) + len(picked) >= limit or keys >= KEYS_IN_ROUND:
@@ -163,14 +196,42 @@ class WaitList:
                 picked[age] = waiter
                 waiter.vain = False
                 room -= 1
-        for waiter in fresh.values():
-            waiter.vain = waiter.vain and not any(key in self._hot for key in waiter.claim.keys)
-        picked.update(fresh)
-        self._round += 1
-        for waiter in picked.values():
-            waiter.claiming = True
-            self._wake(waiter)
-        return list(picked.values())
+                if rooms is not None:
+                    rooms.take(key.channel)
+        return picked
+
+    def _room_of(self, key: Key, rooms: Rooms) -> int | None:
+        """Return how many waiters of a hot key may claim; hold the key back and return None if there is no room."""
+        left = rooms.left(key.channel)
+        if left <= 0:
+            self.held_back.hold(key, self._hot.pop(key))
+            return None
+        return min(left, self._hot[key].count)
+
+    def _within(self, rooms: Rooms, fresh: Mapping[int, Waiter]) -> dict[int, Waiter]:
+        """Return the waiters that claim although no hot key has picked them, and hold back those without room."""
+        within = {}
+        for age, waiter in fresh.items():
+            channel = waiter.channel
+            left = rooms.left(channel)
+            if left > 0 and not (waiter.vain or waiter.owns):
+                rooms.take(channel)
+            elif left == UNREAD:
+                self.held_back.hold_unread(waiter)
+                continue
+            elif left == 0 and not (waiter.vain or waiter.owns):
+                for key in waiter.claim.keys:
+                    self._hot.pop(key, None)
+                    self.held_back.hold(key, Heat(MANY))
+                if not waiter.named:
+                    waiter.claimed = True
+                    self._sleep(waiter)
+                    if waiter.expired:
+                        self._over.append(waiter)
+                    continue
+                waiter.vain = True  # its token may have a job already
+            within[age] = waiter
+        return within
 
     def end_round(self, waiters: Sequence[Waiter], outcomes: Sequence[Claimed | None]) -> None:
         """Take in the outcomes of claims of the round, and remove the waiters that got a job or whose time is up."""
@@ -226,11 +287,20 @@ class WaitList:
                 if line.checked != self._check:
                     line.checked = self._check
                     if key not in self._hot:
-                        self._hot[key] = _Heat(1, self._round)
+                        self._hot[key] = Heat(1, self._round)
             keys += len(waiter.claim.keys)
         if not self._unchecked and self._check_again:
             self._check_again = False
             self.heat_all()
+
+    def _heat_released(self) -> None:
+        """Heat keys that were held back."""
+        for key, released in self.held_back.release():
+            heat = self._hot.get(key)
+            if heat is None:
+                heat = self._hot[key] = Heat()
+            heat.count += released.count
+            heat.round = self._round
 
     def _cool(self, key: Key, handed_out: int | None) -> None:
         """Subtract jobs that were handed out; None means that none are left."""

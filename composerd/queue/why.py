@@ -10,6 +10,7 @@ import msgspec
 from composerd.models import Job, JobState, Worker, WorkerCursor
 from composerd.queue.jobqueue import JobQueue
 from composerd.queue.lookups import Lookup
+from composerd.quotas import Quota
 
 MAX_AHEAD = 10_000
 """Number up to which the jobs ahead of a job are counted."""
@@ -107,6 +108,8 @@ async def _ready(queue: JobQueue, job: Job) -> Why:
         reason = f"No live worker is known for {kind}."
     if takers.paused:
         reason += f" {paused_reason(takers.paused, takers.problem)}"
+    if queue.quotas is not None and (quota := await queue.quotas.used_up(job.channel, Quota.RUNNING_JOBS)):
+        reason = f"{quota_reason(*quota)} {reason}"
     return Why(job=job, reason=reason, workers=takers.workers, paused=takers.paused, ahead=ahead)
 
 
@@ -120,6 +123,11 @@ def delay_reason(until: datetime, now: datetime) -> str:
     units = (("d", seconds // 86400), ("h", seconds // 3600 % 24), ("m", seconds // 60 % 60), ("s", seconds % 60))
     longest = [f"{count}{unit}" for unit, count in units if count][:2]
     return f"Delayed until {time} UTC (in {''.join(longest)})."
+
+
+def quota_reason(used: int, limit: int) -> str:
+    """Return a sentence that says that a tenant may run no more jobs."""
+    return f"The quota of running jobs is used up: {used} of {limit} run."
 
 
 def queue_reason(ahead: int) -> str:

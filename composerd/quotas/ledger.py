@@ -27,6 +27,8 @@ class Ledger:
         self.channel = channel
         self.read_at = _NEVER
         """The time at which the latest complete reading began."""
+        self.answered_at = _NEVER
+        """The time at which it was complete."""
         self.reading: Mapping[Quota, int] = {}
         self._held: dict[Quota, int] = {}
         """Amounts that are allowed and not stored yet."""
@@ -72,9 +74,10 @@ class Ledger:
             self._before[quota] = self._before.get(quota, 0) + amount
         self._since = {}
 
-    def end_reading(self, began: float, reading: Mapping[Quota, int]) -> None:
+    def end_reading(self, began: float, now: float, reading: Mapping[Quota, int]) -> None:
         """Take in what a reading has found."""
         self.read_at = began
+        self.answered_at = now
         self.reading = reading
         self._before = {}
 
@@ -129,6 +132,7 @@ class Readings:
                 future.set_exception(exc)
                 future.exception()  # nobody may be waiting any more
             return
+        now = self._clock()
         for (ledger, future), reading in zip(wanted.items(), found, strict=True):
-            ledger.end_reading(self._began, reading)
+            ledger.end_reading(self._began, now, reading)
             future.set_result(None)

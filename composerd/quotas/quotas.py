@@ -110,6 +110,19 @@ class Quotas:
         """Return what is counted of the storage of a channel."""
         return self._tenant(channel).ledger
 
+    async def used_up(self, channel: str, quota: Quota) -> tuple[int, int] | None:
+        """Return how much of a quota is used, and its limit, if nothing of it is left. Asks the storage."""
+        if (limit := self.limits(channel).of(quota)) is None:
+            return None
+        ledger = self.ledger(channel)
+        await asyncio.shield(self.readings.next(ledger))
+        used = ledger.used(quota)
+        return (used, limit) if used >= limit else None
+
+    def is_fresh(self, ledger: Ledger) -> bool:
+        """Return True if the latest reading of a channel counts still."""
+        return self.clock() - ledger.answered_at <= FRESH
+
     async def check_submission(self, channel: str) -> None:
         """Raise `QuotaUsedUp` or `QuotaForbids` if a submission would be refused whatever is in it."""
         held = self.held(channel)
@@ -200,9 +213,9 @@ class Held:
             while True:
                 limits = quotas.limits(ledger.channel)
                 limited = {one: amount for one, amount in amounts.items() if amount and limits.of(one) is not None}
-                is_fresh = ledger.read_at >= began or quotas.clock() - ledger.read_at <= FRESH
+                is_fresh = quotas.is_fresh(ledger)
                 over = _over(ledger, limits, limited)
-                if over is None and (is_fresh or not limited):
+                if over is None and (is_fresh or ledger.read_at >= began or not limited):
                     break
                 if over is not None:
                     limit = limits.of(over)
