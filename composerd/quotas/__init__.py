@@ -1,6 +1,6 @@
 """Quotas of tenants: how much of the server each may use. Nothing here knows a request or an identity."""
 
-from composerd.quotas.limits import Limits, Quota, QuotaTable, parse
+from composerd.quotas.limits import STORED, Limits, Quota, QuotaTable, parse
 from composerd.quotas.quotas import Held, Quotas
 
-__all__ = ["Held", "Limits", "Quota", "QuotaTable", "Quotas", "parse"]
+__all__ = ["STORED", "Held", "Limits", "Quota", "QuotaTable", "Quotas", "parse"]

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Protocol
 
 from composerd.errors import QuotaForbids, QuotaUsedUp
 from composerd.quotas.ledger import Ledger, Readings, ReadUsage
@@ -37,6 +38,14 @@ ASK_AGAIN = {
     Quota.OPEN_WAITS: 5,
 }
 """Seconds after which it is worth while to ask again, where nobody knows when there is room."""
+
+
+class Source(Protocol):
+    """Holds the limits of tenants, and may change them."""
+
+    value: QuotaTable
+    problem: str | None
+    """The reason why the latest change of the limits is not used, for operators; None if there is nothing wrong."""
 
 
 class _Refusals:
@@ -79,20 +88,25 @@ class Quotas:
 
     def __init__(
         self,
-        table: Callable[[], QuotaTable],
+        source: Source,
         read: ReadUsage,
         *,
         shared: bool,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Apply the limits that `table` returns, which may change. `shared` is True if servers share the storage."""
+        """Apply the limits of a source. `shared` is True if servers share the storage."""
         self.refused: dict[Quota, int] = dict.fromkeys(Quota, 0)
         """Number of requests that were refused because of each quota."""
         self.clock = clock
         self.readings = Readings(read, clock, PAUSE_SHARED if shared else PAUSE)
-        self._table = table
+        self._source = source
         self._tenants: dict[str, _Tenant] = {}
         self._forget_at = REMEMBERED
+
+    @property
+    def problem(self) -> str | None:
+        """A sentence about what an operator has to mend; None if there is nothing."""
+        return self._source.problem
 
     async def close(self) -> None:
         """Wait for the reading that is in progress."""
@@ -100,7 +114,7 @@ class Quotas:
 
     def limits(self, channel: str) -> Limits:
         """Return the limits of a channel as they are now."""
-        return self._table().of(channel)
+        return self._source.value.of(channel)
 
     def held(self, channel: str) -> "Held":
         """Return an object that holds amounts of a channel, nothing at first."""

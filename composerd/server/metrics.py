@@ -14,6 +14,7 @@ from composerd.driver import StorageInfo
 from composerd.errors import ComposerdError
 from composerd.http.openapi import ENDPOINT_NAMES
 from composerd.queue import JobQueue
+from composerd.quotas import Quotas
 from composerd.version import VERSION
 
 STORAGE_WITHIN = 2.0
@@ -95,6 +96,17 @@ class Metrics:
         for account, used in queue.budgets.used().items():
             held.add_metric([account], used)
         yield held
+        if queue.quotas is not None:
+            yield self._quota_family(queue.quotas)
+
+    @staticmethod
+    def _quota_family(quotas: Quotas) -> Metric:
+        refused = CounterMetricFamily(
+            "composerd_quota_refusals", "Requests that were refused because of a quota.", labels=["quota"]
+        )
+        for quota, count in quotas.refused.items():
+            refused.add_metric([quota.value], count)
+        return refused
 
     def _request_family(self) -> Metric:
         requests = CounterMetricFamily(

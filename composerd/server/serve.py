@@ -28,6 +28,7 @@ from composerd.server.descriptors import share_out
 from composerd.server.identities import running_identities
 from composerd.server.metrics import Metrics
 from composerd.server.processes import SupervisorPipe
+from composerd.server.quotas import running_quotas
 from composerd.server.sockets import close_sockets, open_sockets
 from composerd.server.storage_start import start_storage
 from composerd.server.tls import TLSFiles, bound_memory
@@ -94,11 +95,12 @@ async def _serve(settings: Settings, manager: ServiceManager | SupervisorPipe, s
         driver = open_driver(settings.storage, metrics.called)
         stack.push_async_callback(driver.close)
         _check_body_size(settings, driver)
+        quotas = await stack.enter_async_context(running_quotas(settings, driver))
         async with _taking_time(manager):
             starting = await start_storage(driver, on_failure=lambda: signals.put_nowait(signal.SIGTERM))
         if starting is not None:
             stack.push_async_callback(stop, starting)
-        queue = JobQueue(driver, _queue_options(settings))
+        queue = JobQueue(driver, _queue_options(settings), quotas)
         files = await stack.enter_async_context(_artifacts(settings, queue, descriptors.transfers, share))
         await stack.enter_async_context(queue.running())
         descriptors.log_shortage(settings.max_connections)  # once it is certain that the server starts

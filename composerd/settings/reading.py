@@ -47,7 +47,13 @@ def load(options: Mapping[str, Any], environ: Mapping[str, str], config: Path | 
     for setting in SETTINGS:
         values.setdefault(setting.name, setting.default_value)
     values["max_retention"] = _max_retention(values["max_retention"], values["retention"])
-    return Settings(**values)
+    settings = Settings(**values)
+    if settings.quotas is not None and not settings.identified:
+        raise SettingsError(
+            "quotas is set, but nobody has an identity, so there are no tenants: set tokens or another source of "
+            "identities, or remove it"
+        )
+    return settings
 
 
 def _max_retention(given: float | None, retention: float) -> float:

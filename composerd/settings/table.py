@@ -80,6 +80,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Networks in CIDR notation, and `unix` for peers on unix sockets."""
     allowed_hosts: tuple[str, ...]
     """Hosts that requests may name; empty to accept all."""
+    quotas: str | None
+    """File with the quotas of tenants."""
     insecure: bool
     """True to listen where other machines can connect although nobody has to say who they are."""
     socket_mode: int
@@ -295,6 +297,11 @@ SETTINGS: Sequence[Setting] = (
         "tokens",
         readable_file,
         "File with the tokens that `composerd token create` makes; a change is noticed within 2 s.",
+    ),
+    Setting(
+        "quotas",
+        readable_file,
+        "TOML file with the quotas of tenants; a change is noticed within 2 s.",
     ),
     Setting(
         "trusted_proxies",

@@ -13,8 +13,8 @@ from composerd.driver.guard import Guard
 from composerd.errors import ComposerdError, Unavailable
 from composerd.ids import new_id
 from composerd.models import Claimed, JobFilter, JobState, NewJob, Outcome
-from composerd.queue import JobQueue, QueueOptions, explain, keys_for
-from composerd.quotas import Quota, Quotas, parse
+from composerd.queue import JobQueue, Lookup, QueueOptions, explain, keys_for
+from composerd.quotas import Quota, Quotas, QuotaTable, parse
 from composerd_fs import MemoryDriver
 
 from .conftest import LONG, turns
@@ -22,6 +22,14 @@ from .conftest import LONG, turns
 OPTIONS = QueueOptions(
     heartbeat_timeout=120.0, handover_timeout=10.0, sweep_interval=3600.0, worker_timeout=3600.0, max_waits=10_000
 )
+
+
+class Fixed:
+    """The limits that a text has."""
+
+    def __init__(self, text: str) -> None:
+        self.value: QuotaTable = parse(text.encode())
+        self.problem: str | None = None
 
 
 class Usage:
@@ -90,9 +98,8 @@ async def placed(text: str) -> AsyncIterator[Place]:
     """Run a queue with these quotas."""
     driver = MemoryDriver()
     await driver.start()
-    table = parse(text.encode())
     usage = Usage(driver)
-    queue = JobQueue(Guard(driver), OPTIONS, Quotas(lambda: table, usage, shared=False))
+    queue = JobQueue(Guard(driver), OPTIONS, Quotas(Fixed(text), usage, shared=False))
     async with queue.running():
         yield Place(queue, driver, usage)
 
@@ -118,7 +125,7 @@ async def test_jobs_are_held_back(place: Place) -> None:
     fourth = asyncio.create_task(place.take())
     await place.queue.release(second.token)
     async with asyncio.timeout(0.5):
-        assert await fourth
+        await fourth
 
 
 async def test_request_without_patience(place: Place) -> None:
@@ -183,7 +190,7 @@ async def test_named_request_is_held_back(place: Place) -> None:
     assert not waiting.done()
     await place.queue.finish(first.token, b"1", failed=False)
     async with asyncio.timeout(0.5):
-        assert await waiting
+        assert await waiting is not None
 
 
 async def test_no_type_is_forgotten(place: Place) -> None:
@@ -199,7 +206,7 @@ async def test_no_type_is_forgotten(place: Place) -> None:
     assert not late.done()
     await place.queue.finish(first.token, b"1", failed=False)
     async with asyncio.timeout(0.9):
-        assert await late
+        assert await late is not None
     for one in others:
         one.cancel()
 
@@ -245,9 +252,9 @@ async def test_reason(place: Place) -> None:
     """`why` says that the quota of running jobs is used up, and not a word of it while there is room."""
     *_, last = await place.submit(3)
     await place.take()
-    assert "quota" not in (await explain(place.queue, last)).reason
+    assert "quota" not in (await explain(place.queue, Lookup(last, None))).reason
     await place.take()
-    reason = (await explain(place.queue, last)).reason
+    reason = (await explain(place.queue, Lookup(last, None))).reason
     assert reason.startswith("The quota of running jobs is used up: 2 of 2 run. ")
 
 

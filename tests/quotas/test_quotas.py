@@ -8,10 +8,18 @@ from contextlib import ExitStack
 import pytest
 
 from composerd.errors import ComposerdError, QuotaForbids, QuotaUsedUp, Unavailable
-from composerd.quotas import Quota, Quotas, parse
+from composerd.quotas import Quota, Quotas, QuotaTable, parse
 from composerd.quotas.quotas import FRESH, REMEMBERED
 
 JOBS, BYTES = Quota.WAITING_JOBS, Quota.PAYLOAD_BYTES
+
+
+class Fixed:
+    """The limits that a text has."""
+
+    def __init__(self, text: str) -> None:
+        self.value: QuotaTable = parse(text.encode())
+        self.problem: str | None = None
 
 
 class Storage:
@@ -66,8 +74,7 @@ def clock() -> Clock:
 
 def quotas_of(storage: Storage, clock: Callable[[], float], text: str) -> Quotas:
     """Return quotas with the limits that a file has."""
-    table = parse(text.encode())
-    return Quotas(lambda: table, storage.read, shared=False, clock=clock)
+    return Quotas(Fixed(text), storage.read, shared=False, clock=clock)
 
 
 async def submit(quotas: Quotas, storage: Storage, amount: int = 1, channel: str = "org-a") -> None:
@@ -284,12 +291,12 @@ async def test_log_of_refusals(storage: Storage, clock: Clock, caplog: pytest.Lo
 
 async def test_limits_that_change(storage: Storage, clock: Clock) -> None:
     """A limit that is changed applies at once."""
-    tables = [parse(b"[default]\nwaiting_jobs = 1"), parse(b"[default]\nwaiting_jobs = 2")]
-    quotas = Quotas(lambda: tables[0], storage.read, shared=False, clock=clock)
+    limits = Fixed("[default]\nwaiting_jobs = 1")
+    quotas = Quotas(limits, storage.read, shared=False, clock=clock)
     await submit(quotas, storage)
     with pytest.raises(QuotaUsedUp):
         await submit(quotas, storage)
-    del tables[0]
+    limits.value = parse(b"[default]\nwaiting_jobs = 2")
     await submit(quotas, storage)
 
 

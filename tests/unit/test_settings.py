@@ -53,6 +53,7 @@ def test_the_defaults() -> None:
         allowed_domains=(),
         socket_identities=None,
         tokens=None,
+        quotas=None,
         trusted_proxies=(),
         allowed_hosts=(),
         insecure=False,
@@ -70,7 +71,7 @@ def test_the_defaults() -> None:
 def test_the_shown_defaults() -> None:
     """Setting every default as the help shows it gives the same settings as setting nothing."""
     shown = {setting.name: setting.shown_default for setting in SETTINGS if setting.default is not None}
-    assert len(shown) == len(SETTINGS) - 16
+    assert len(shown) == len(SETTINGS) - 17
     assert load(shown, HOME, None) == load({}, HOME, None)
 
 
@@ -170,6 +171,7 @@ BAD = {
     "tls_identities": "/nowhere.toml",
     "socket_identities": "/nowhere.toml",
     "tokens": "/nowhere/tokens",
+    "quotas": "/nowhere/quotas",
     "trusted_proxies": "proxy",
     "allowed_hosts": "http://example.com",
     "insecure": "yes",

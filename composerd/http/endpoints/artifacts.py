@@ -28,6 +28,7 @@ from composerd.http.openapi import BYTES, endpoint
 from composerd.http.pace import Pace
 from composerd.http.paths import BASES, bases
 from composerd.http.request_context import client, known_job_id
+from composerd.http.tenant_quotas import UploadRoom, upload_room
 from composerd.models import Artifact, Attachment
 from composerd.queue import JobQueue, check_running
 from composerd_protocol.content_digest import content_digest, sha256_in
@@ -55,8 +56,8 @@ async def upload_job_artifact(request: web.Request) -> web.StreamResponse:
     The file is in memory one part at a time. Each part renews the lease, at times. The upload ends with the attempt,
     and if it is too slow. If anything fails, nothing of it is attached; a file that was stored already is removed, here
     or by the sweeper. Raises `IncompleteUpload`, `ShorterUpload`, `ArtifactTooLarge`, `InvalidArtifactName`,
-    `ArtifactsDisabled`, `StorageFull`, `TooSlow`, the error for the state of an attempt that is not running, and
-    `Unavailable` if there are too many uploads and downloads.
+    `ArtifactsDisabled`, `StorageFull`, `TooSlow`, the error for the state of an attempt that is not running,
+    `QuotaUsedUp` and `QuotaForbids`, and `Unavailable` if there are too many uploads and downloads.
     """
     given = given_token_of(request)
     token = stored_token_of(given)
@@ -72,16 +73,20 @@ async def upload_job_artifact(request: web.Request) -> web.StreamResponse:
     known_job_id.set(str(job_id))
     expected = _content_digest(request)
     with files.transfer(client.get()):
-        async with files.allowances.upload(token, name, lambda: queue.uploads.attached(job_id)) as allowance:
+        async with (
+            files.allowances.upload(token, name, lambda: queue.uploads.attached(job_id)) as allowance,
+            upload_room(queue, job_id) as room,
+        ):
             announced = request.content_length or 0
             allowance.check(announced)
             files.space.check(announced)
+            await room.grow(announced)
             async with (
                 files.upload(job_id, attempt.number, allowance) as upload,
                 queue.uploads.while_running(token, job_id, client.get()),
             ):
                 await invite(request)
-                await _receive(request, token, upload)
+                await _receive(request, token, upload, room)
                 artifact = await _complete(queue, token, upload, name)
             if expected is not None and artifact.sha256 != expected:
                 await files.remove([artifact.location])
@@ -89,6 +94,7 @@ async def upload_job_artifact(request: web.Request) -> web.StreamResponse:
             limits = files.limits
             whole = request.content_length is not None or expected is not None
             attachment = Attachment(token, artifact, limits.max_files, limits.max_total, whole)
+            room.attaching()
             await _attach(queue, files, job_id, attachment)
             allowance.attached()
     return _stored(request, given, artifact)
@@ -117,8 +123,11 @@ def _takes_json(accept: str) -> bool:
     return False
 
 
-async def _receive(request: web.Request, token: UUID, upload: Upload) -> None:
-    """Write the body of a request into an upload, and renew the lease of the attempt while parts arrive."""
+async def _receive(request: web.Request, token: UUID, upload: Upload, room: UploadRoom) -> None:
+    """Write the body of a request into an upload, and renew the lease of the attempt while parts arrive.
+
+    The room for a body that announces its length is taken already.
+    """
     queue = request.app[QUEUE]
     settings = request.app[SETTINGS]
     renew_after = queue.options.handover_timeout / 2
@@ -129,6 +138,8 @@ async def _receive(request: web.Request, token: UUID, upload: Upload) -> None:
             async for part in request.content.iter_any():
                 pace.moved(len(part))
                 with pace.paused():
+                    if request.content_length is None:
+                        await room.grow(len(part))
                     await upload.write(part)
                     if clock() - renewed_at > renew_after:
                         renewed_at = clock()

@@ -30,6 +30,7 @@ from composerd.http.keys import QUEUE, SETTINGS
 from composerd.http.openapi import endpoint
 from composerd.http.paths import BASES, bases
 from composerd.http.request_context import client, known_job_id
+from composerd.http.tenant_quotas import may_wait, open_wait
 from composerd.ids import parse_uuid
 from composerd.models import Attempt, AttemptState
 from composerd.queue import JobQueue, check_running
@@ -75,10 +76,10 @@ async def get_job(request: web.Request) -> web.StreamResponse:
     except InvalidContent:
         _check_known(await queue.delivered(token))
         raise
-    if wait is None:
+    if wait is None or not may_wait(queue):  # without an error, because the lease has to be renewed in any case
         attempt = await queue.touch(token)
     else:
-        with Wait(request):
+        with Wait(request), open_wait(queue):
             wait = min(wait, queue.options.heartbeat_timeout / 3)
             attempt = await queue.wait_while_running(token, wait, client.get())
     known_job_id.set(str(attempt.job_id))

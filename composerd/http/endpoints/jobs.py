@@ -24,6 +24,7 @@ from composerd.http.openapi import JSON, endpoint
 from composerd.http.outlines import check_batch, check_job
 from composerd.http.paths import BASES, bases
 from composerd.http.request_context import client, identity
+from composerd.http.tenant_quotas import check_submission, open_wait
 from composerd.http.turns import TURNS, heavy, is_heavy
 from composerd.ids import new_id_text
 from composerd.models import Job, JobState, PayloadKind
@@ -64,6 +65,7 @@ async def submit_job(request: web.Request) -> web.StreamResponse:
     no index, because there is one job only.
     """
     queue = request.app[QUEUE]
+    await check_submission(queue)
     body = await read_json(request, _SUBMIT_JOB, queue.budgets.submissions, check_job)
     new = await off_loop(
         _size(request), partial(submission.one, settings=request.app[SETTINGS], submitter=identity.get()), body
@@ -95,6 +97,7 @@ async def submit_jobs(request: web.Request) -> web.StreamResponse:
     batch too. A large batch is worked on in slices, so that the event loop can go on.
     """
     queue = request.app[QUEUE]
+    await check_submission(queue)
     queue.budgets.answers.check(client.get())  # afterwards it would be too late to refuse the answer
     body = await read_json(request, _SUBMIT_JOBS, queue.budgets.submissions, check_batch)
     await heavy(request)
@@ -125,12 +128,15 @@ async def submit_jobs(request: web.Request) -> web.StreamResponse:
     query={"wait": "Answer when the job has ended, or after this wait; at most 10m"},
 )
 async def get_job(request: web.Request) -> web.StreamResponse:
-    """Return a job with its result, at once or when it has ended. Raises `JobNotFound`."""
+    """Return a job with its result, at once or when it has ended.
+
+    Raises `JobNotFound`, and `QuotaUsedUp` or `QuotaForbids` if it may not wait.
+    """
     queue = request.app[QUEUE]
     wanted = job_of(request)
     wait = wait_of(request)
     if wait is not None:
-        with Wait(request):
+        with Wait(request), open_wait(queue):
             await queue.wait_for_end(wanted, wait, client.get())
     return await _job(request, wanted)
 

@@ -163,9 +163,9 @@ async def readyz(request: web.Request) -> web.Response:
         return web.Response(text="ready\n") if reason is None else web.Response(status=503, text="not ready\n")
     if reason is not None:
         return web.Response(status=503, text=f"{reason}\n")
-    problems = [
-        problem for problem in (request.app[QUEUE].handovers.problem, identifier.problem) if problem is not None
-    ]
+    queue = request.app[QUEUE]
+    quotas = None if queue.quotas is None else queue.quotas.problem
+    problems = [problem for problem in (queue.handovers.problem, identifier.problem, quotas) if problem is not None]
     return web.Response(text="\n".join(["ready", *problems, ""]))
 
 

@@ -27,6 +27,7 @@ from composerd.http.openapi import endpoint
 from composerd.http.paths import BASES, bases
 from composerd.http.request_context import client, identity, known_job_id, request_id
 from composerd.http.scope import own_channel
+from composerd.http.tenant_quotas import check_wait, open_wait
 from composerd.ids import parse_uuid
 from composerd.models import AttemptState, Worker
 from composerd.queue import PART, SMALL, HandedOut, Piece, Stored, keys_for, size_of
@@ -54,10 +55,12 @@ async def request_job(request: web.Request) -> web.StreamResponse:
 
     If the client goes away, aiohttp cancels the handler, and the claim of the request with it. Without a job in time,
     or when the server stops, the answer is 204. Raises `TypeNotAllowed`, `InvalidContent`, `InvalidWorkerId`,
-    `NotAllowed`, `RequestIdUsed`, and `Unavailable` if too many requests wait.
+    `NotAllowed`, `RequestIdUsed`, `QuotaUsedUp` or `QuotaForbids` if too many requests of the tenant wait, and
+    `Unavailable` if too many wait altogether.
     """
     queue = request.app[QUEUE]
     settings = request.app[SETTINGS]
+    check_wait(queue)
     check_headers(request)
     sent = await read_body(request)
     body = await decoded(sent, _REQUEST_JOB)
@@ -77,7 +80,7 @@ async def request_job(request: web.Request) -> web.StreamResponse:
     try:
         if cut_off is not None:
             await queue.release_unconfirmed(cut_off)
-        with Wait(request):
+        with Wait(request), open_wait(queue):
             claimed = await queue.request(
                 keys,
                 worker=worker,
