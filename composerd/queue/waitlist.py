@@ -96,7 +96,7 @@ class WaitList:
             return
         self._fresh.pop(age, None)
         self._wake(waiter)
-        if self.held_back:
+        if self._room is not None:
             self.held_back.forget(waiter)
         for key in waiter.claim.keys:
             line = self._by_key[key]
@@ -104,7 +104,7 @@ class WaitList:
             if not line:
                 del self._by_key[key]
                 self._hot.pop(key, None)  # the next waiter for it claims anyway
-                if self.held_back:
+                if self._room is not None:
                     self.held_back.forget_key(key)
 
     def heat(self, ready: Mapping[Key, int]) -> None:
