@@ -1,0 +1,148 @@
+"""Verification of the signature and of the registered claims of a token, all of it by PyJWT.
+
+Read here before that is only the header, which names a key, and what the log says of a refused token.
+"""
+
+import base64
+import binascii
+import json
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jwt
+
+from composerd.errors import NotAuthenticated
+from composerd.identity.jwt.keys import ALGORITHMS, Key
+from composerd_protocol.escaping import escaped
+from composerd_protocol.units import format_duration
+
+LEEWAY = 30.0
+"""Seconds by which the clock of the issuer may differ from this one."""
+
+LONGEST_TOKEN = 16 * 1024
+"""The most characters of a token. Those of large organizations have some thousand."""
+
+LONGEST_SUBJECT = 64
+"""The most characters of a refused token's subject in the log."""
+
+
+class Verifier:
+    """Verifies tokens of one issuer for one audience."""
+
+    def __init__(self, issuer: str, audience: str) -> None:
+        self._issuer = issuer
+        self._audience = audience
+        self._jwt = jwt.PyJWT({"require": ["iss", "aud", "exp"], "enforce_minimum_key_length": True})
+
+    def verify(self, token: str, keys: Sequence[Key]) -> Mapping[str, Any]:
+        """Return the claims of a token that was signed with one of the keys. Raises `NotAuthenticated`."""
+        for key in keys[:-1]:
+            try:
+                return self._claims(token, key)
+            except jwt.InvalidSignatureError:
+                continue
+        try:
+            return self._claims(token, keys[-1])
+        except jwt.PyJWTError as exc:
+            raise self._refusal(token, exc) from exc
+
+    def _claims(self, token: str, key: Key) -> Mapping[str, Any]:
+        return self._jwt.decode(
+            token,
+            key.public,
+            algorithms=sorted(key.algorithms),
+            issuer=self._issuer,
+            audience=self._audience,
+            leeway=LEEWAY,
+        )
+
+    def _refusal(self, token: str, error: jwt.PyJWTError) -> NotAuthenticated:
+        claims = _decoded(token.split(".")[1]) or {}
+        reason = said = f"the token is invalid: {error}"
+        if isinstance(error, jwt.InvalidSignatureError):
+            reason = said = "its signature is wrong"
+        elif isinstance(error, jwt.ExpiredSignatureError):
+            reason = said = f"it expired {_distance(claims.get('exp'))} ago"
+        elif isinstance(error, jwt.ImmatureSignatureError):
+            later = max((claims.get(name) for name in ("nbf", "iat") if _is_number(claims.get(name))), default=None)
+            reason = said = f"it is not yet valid; it will be in {_distance(later)}"
+        elif isinstance(error, jwt.MissingRequiredClaimError):
+            reason = said = f"it has no claim {error.claim}"
+        elif isinstance(error, jwt.InvalidIssuerError):
+            said = "its issuer is another one than that of this server"
+            reason = f"its issuer is {_shown(claims.get('iss'))}, and not {self._issuer}"
+        elif isinstance(error, jwt.InvalidAudienceError):
+            said = "it is not for the audience of this server"
+            reason = f"its audience is {_shown(claims.get('aud'))}, and not {self._audience}"
+        return refusal(token, reason, said)
+
+
+def header_of(token: str) -> tuple[str | None, str]:
+    """Return the id of the key that a token names, and the algorithm. Raises `NotAuthenticated`."""
+    if len(token) > LONGEST_TOKEN:
+        raise NotAuthenticated(
+            f"a JWT is longer than {LONGEST_TOKEN} bytes",
+            sent=True,
+            problem=f"the token is longer than {LONGEST_TOKEN} bytes",
+        )
+    parts = token.split(".")
+    if len(parts) == 5:
+        raise refusal(token, "it is encrypted (JWE), which is not supported")
+    header = _decoded(parts[0]) if len(parts) == 3 else None
+    if header is None:
+        raise refusal(token, "it is malformed")
+    algorithm, key_id = header.get("alg"), header.get("kid")
+    if not isinstance(algorithm, str) or algorithm not in ALGORITHMS:
+        raise refusal(token, f"its algorithm is {_shown(algorithm)}, and not one of {', '.join(sorted(ALGORITHMS))}")
+    if not isinstance(key_id, str | None):
+        raise refusal(token, "its kid is not a text")
+    return key_id, algorithm
+
+
+def unknown_key(token: str, key_id: str | None, algorithm: str, *, known: bool) -> NotAuthenticated:
+    """Return the error for a token for which there is no key. `known` is True if there is one for other algorithms."""
+    if key_id is None:
+        return refusal(token, "it names no key (kid), and there is not exactly one key that fits its algorithm")
+    if known:
+        return refusal(token, f"its algorithm, {algorithm}, is not one of the key that it names")
+    return refusal(token, f"it names the key {_shown(key_id)}, which is unknown", "it names an unknown key (kid)")
+
+
+def refusal(token: str, reason: str, said: str = "") -> NotAuthenticated:
+    """Return the error for a refused token. `reason` is for the log, and `said` for the client if that is to know less.
+
+    The log also says whose the token claims to be. The token itself is in neither.
+    """
+    claims = _decoded(token.split(".")[1]) if token.count(".") == 2 and len(token) <= LONGEST_TOKEN else None
+    subject = "unknown" if claims is None else next((_shown(claims[n]) for n in _NAMES if n in claims), "unknown")
+    return NotAuthenticated(f"JWT of claimed subject {subject}: {reason}", sent=True, problem=said or reason)
+
+
+_NAMES = ("sub", "client_id", "azp")
+
+
+def _decoded(segment: str) -> dict[str, Any] | None:
+    """Return the object in a segment of a token, whose signature may be wrong; None if there is none."""
+    try:
+        found = json.loads(base64.urlsafe_b64decode(segment + "=" * (-len(segment) % 4)))
+    except (binascii.Error, ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _shown(value: Any) -> str:
+    """Return a value of a claim for the log: without control characters, and not long."""
+    text = value if isinstance(value, str) else json.dumps(value)
+    return repr(escaped(text[:LONGEST_SUBJECT]) + ("..." if len(text) > LONGEST_SUBJECT else ""))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _distance(moment: Any) -> str:
+    """Return the time between now and a moment of a claim, in words."""
+    if not _is_number(moment) or not abs(moment) < 1e12:
+        return "an unknown time"
+    return format_duration(float(round(abs(time.time() - moment))))
