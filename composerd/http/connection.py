@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
 from aiohttp import hdrs, web
-from aiohttp.http_exceptions import BadHttpMessage, BadHttpMethod, HttpProcessingError
+from aiohttp.http_exceptions import BadHttpMessage, BadHttpMethod, HttpProcessingError, LineTooLong
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import _ErrInfo
 
@@ -17,7 +17,8 @@ from composerd.http.boundary import RequestBoundary
 from composerd.http.cut_answers import HandedOver
 from composerd.http.delivery import complete
 from composerd.http.errors import UNSPECIFIED, ErrorTable, MethodNotSupported
-from composerd.http.keys import COMPOSER_ERRORS, CUT_ANSWERS, QUEUE, SETTINGS, WORKER_ERRORS
+from composerd.http.identifying import LONGEST_FIELD, refuse, too_long
+from composerd.http.keys import COMPOSER_ERRORS, CUT_ANSWERS, IDENTIFIER, QUEUE, SETTINGS, WORKER_ERRORS
 from composerd.http.lingering import Lingering
 from composerd.http.paths import BASES, bases
 from composerd.http.request_context import client, request_id
@@ -251,6 +252,10 @@ class HttpConnection(web.RequestHandler):
             response = table.response(table.entry(UNSPECIFIED), new_id)
         elif self._latest_errors is not None and isinstance(exc, BadHttpMethod):
             response = table.response(table.entry_for(MethodNotSupported()), new_id, details)
+        elif self._server.identified and isinstance(exc, LineTooLong) and exc.args[0][:7].lower() == b"bearer ":
+            error = too_long()
+            response = table.response(table.entry_for(error), new_id, error.details)
+            refuse(response, error, request.remote)
         else:
             # The rest of the parser's message quotes the request, in which there may be a token.
             problem = re.split(r"[:\n]| when reading", exc.message, maxsplit=1)[0].strip()
@@ -281,12 +286,14 @@ class Server(web.Server):
 
     def __init__(self, original: web.Server, app: web.Application) -> None:
         """Take over the handler and the options of the server that aiohttp's runner has created."""
+        self.identified = app[IDENTIFIER].required
+        longest = {"max_field_size": LONGEST_FIELD} if self.identified else {}
         super().__init__(
             RequestBoundary(app).handle,  # type: ignore[arg-type]  # `app` makes requests
             request_factory=original.request_factory,
             handler_cancellation=original.handler_cancellation,
             loop=original._loop,  # noqa: SLF001  # aiohttp has no public access to these
-            **original._kwargs,  # noqa: SLF001
+            **original._kwargs | longest,  # noqa: SLF001
         )
         self.gate = app[QUEUE].gate
         self.cut_answers = app[CUT_ANSWERS]

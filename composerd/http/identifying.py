@@ -1,13 +1,20 @@
 """Finding out whose a request is, and whether it may use the operation."""
 
+import logging
+
 from aiohttp import hdrs, web
 
 from composerd.errors import ComposerdError, NotAllowed, NotAuthenticated
 from composerd.http.clients import Clients
 from composerd.http.openapi import OPERATIONS
 from composerd.identity.permissions import PERMISSIONS, SEES_REASONS
-from composerd.identity.sources import Identities
+from composerd.identity.sources import LONGEST_TOKEN, Identities
 from composerd.identity.values import Identity
+
+log = logging.getLogger(__name__)
+
+LONGEST_FIELD = LONGEST_TOKEN + 1024
+"""The most bytes of a line of a head, if requests need credentials."""
 
 _CHALLENGE = 'Bearer realm="composerd"'
 
@@ -67,6 +74,8 @@ class Identifier:
         raise NotAuthenticated(problem="there are no credentials")
 
     async def _of_token(self, token: str) -> Identity:
+        if len(token) > LONGEST_TOKEN:
+            raise too_long()
         for source in self._identities.bearers:
             if source.takes(token):
                 return source.known(token) or await source.identify(token)
@@ -79,6 +88,13 @@ def bearer_token(authorization: str) -> str | None:
     return token.strip() if scheme.lower() == "bearer" else None
 
 
-def challenge(error: NotAuthenticated) -> str:
-    """Return the value of WWW-Authenticate in the answer to a request whose credentials are missing or wrong."""
-    return f'{_CHALLENGE}, error="invalid_token"' if error.sent else _CHALLENGE
+def too_long() -> NotAuthenticated:
+    """Return the error for a token that is longer than any that the server takes."""
+    return NotAuthenticated(problem=f"the token is longer than {LONGEST_TOKEN} bytes", sent=True)
+
+
+def refuse(response: web.Response, error: NotAuthenticated, remote: str | None) -> None:
+    """Name the kind of credentials that are needed in an answer, and log why those that were sent are refused."""
+    if error.sent:
+        log.warning("refused the credentials of a request from %s: %s", remote, error)
+    response.headers["WWW-Authenticate"] = f'{_CHALLENGE}, error="invalid_token"' if error.sent else _CHALLENGE

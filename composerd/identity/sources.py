@@ -9,6 +9,9 @@ from typing import Protocol
 from composerd.identity.values import Identity
 from composerd.tasks import stop
 
+LONGEST_TOKEN = 16 * 1024
+"""The most characters of a bearer token. JWTs of large organizations have some thousand."""
+
 
 class Source(Protocol):
     """Part of every source."""

@@ -6,6 +6,9 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from composerd.identity.certificates import Certificates, parse_certificates
+from composerd.identity.jwt.claims import JwtClaims
+from composerd.identity.jwt.source import JwtSource
+from composerd.identity.jwt.verifying import Verifier
 from composerd.identity.sources import BearerSource, Identities, PeerSource
 from composerd.identity.tokens.source import TokenSource
 from composerd.identity.unix_peers import UnixPeers, parse_peers
@@ -31,6 +34,8 @@ def _sources(settings: Settings, sockets: Sequence[socket.socket]) -> tuple[list
     peers: list[PeerSource] = []
     if settings.tokens is not None:
         bearers.append(TokenSource(settings.tokens))
+    if settings.jwt_keys:
+        bearers.append(_jwt_source(settings))
     if settings.tls_identities is not None or settings.allowed_domains:
         path = settings.tls_identities
         file = None if path is None else WatchedFile(path, parse_certificates, "tls_identities")
@@ -51,3 +56,16 @@ def _groups(sockets: Sequence[socket.socket]) -> Mapping[str | bytes, int]:
             with suppress(OSError):
                 groups[path] = Path(path).stat().st_gid
     return groups
+
+
+def _jwt_source(settings: Settings) -> JwtSource:
+    assert settings.jwt_issuer is not None  # reading the settings makes sure of both
+    assert settings.jwt_audience is not None
+    claims = JwtClaims(
+        tenant_claims=settings.jwt_tenant_claim,
+        role_claim=settings.jwt_role_claim,
+        roles=settings.jwt_role,
+        default_role=settings.jwt_default_role,
+    )
+    verifier = Verifier(settings.jwt_issuer, settings.jwt_audience)
+    return JwtSource(settings.jwt_keys, verifier, claims, settings.jwt_acl)

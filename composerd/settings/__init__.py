@@ -4,7 +4,8 @@ A setting comes from, strongest first: the command line, the environment, a TOML
 """
 
 from composerd.settings.reading import SettingsError, load
-from composerd.settings.table import SETTINGS, Setting, Settings
+from composerd.settings.setting import Setting
+from composerd.settings.table import SETTINGS, Settings
 from composerd.settings.values import COMPOSER_BASE, DEFAULT_ADDRESS, MAX_DURATION, TCP_ADDRESS, WORKER_BASE
 
 __all__ = [

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from composerd.settings.environment import PREFIX, is_foreign
-from composerd.settings.table import SETTINGS, Setting, Settings
+from composerd.settings.setting import Setting
+from composerd.settings.table import SETTINGS, Settings
 from composerd_protocol.units import format_duration
 
 
@@ -22,6 +23,12 @@ _NEEDS = (
     ("tls_client_ca", "tls_cert"),
     ("allowed_domains", "tls_client_ca"),
     ("tls_identities", "tls_client_ca"),
+    ("jwt_keys", "jwt_issuer"),
+    ("jwt_keys", "jwt_audience"),
+    *((name, "jwt_keys") for name in ("jwt_issuer", "jwt_audience", "jwt_tenant_claim", "jwt_role_claim", "jwt_acl")),
+    ("jwt_default_role", "jwt_keys"),
+    ("jwt_role_claim", "jwt_role"),
+    ("jwt_role", "jwt_role_claim"),
 )
 """Pairs of settings: the first requires the second."""
 
@@ -43,6 +50,8 @@ def load(options: Mapping[str, Any], environ: Mapping[str, str], config: Path | 
     for name, needed in _NEEDS:
         if name in values and needed not in values:
             raise SettingsError(f"{name} requires {needed}, which is not set")
+    if "jwt_keys" in values and not {"jwt_role", "jwt_default_role"} & values.keys():
+        raise SettingsError("jwt_keys requires jwt_default_role, or jwt_role_claim and jwt_role, which are not set")
     values.setdefault("storage", default_storage(environ))
     for setting in SETTINGS:
         values.setdefault(setting.name, setting.default_value)

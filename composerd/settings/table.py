@@ -1,11 +1,13 @@
 """The table of settings: names, parsers, help and defaults."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Literal
 
 import msgspec
 
-from composerd.settings.environment import PREFIX
+from composerd.identity.values import Role
+from composerd.settings.jwt_table import JWT_SETTINGS
+from composerd.settings.setting import Setting
 from composerd.settings.values import (
     DEFAULT_ADDRESS,
     WORKER_BASE,
@@ -76,6 +78,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Path of the file that gives identities to users and groups on unix sockets."""
     tokens: str | None
     """File with bearer tokens."""
+    jwt_keys: tuple[str, ...]
+    """URLs and paths of the keys that JWTs are signed with; empty to take no JWTs."""
+    jwt_issuer: str | None
+    jwt_audience: str | None
+    jwt_tenant_claim: tuple[str, ...]
+    """Claims that name the tenant; the first that is there counts."""
+    jwt_role_claim: str | None
+    jwt_role: tuple[tuple[str, Role], ...]
+    """Values of the role claim, and the role of each; the first that fits counts."""
+    jwt_default_role: Role | None
+    jwt_acl: str | None
+    """Path of a file with patterns that the claims of JWTs have to match."""
     trusted_proxies: tuple[str, ...]
     """Networks in CIDR notation, and `unix` for peers on unix sockets."""
     allowed_hosts: tuple[str, ...]
@@ -101,56 +115,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def identified(self) -> bool:
         """True if requests need an identity, because there is a source of identities."""
-        return bool(self.tokens or self.tls_identities or self.allowed_domains or self.socket_identities)
+        return bool(
+            self.tokens or self.jwt_keys or self.tls_identities or self.allowed_domains or self.socket_identities
+        )
 
     @property
     def local_only(self) -> bool:
         """True if the server must not listen where other machines can connect."""
         return not (self.protected or self.insecure)
-
-
-class Setting(msgspec.Struct, frozen=True):
-    """One setting: its name, and how a value is written on the command line, in the environment and in the file."""
-
-    name: str
-    parse: Callable[[str], Any]
-    """Turns text into a value. Raises `ValueError` with a message that says what is wrong."""
-    help: str
-    default: str | None = None
-    """The default as text, or None if the setting has no value by default."""
-    without: str = "none"
-    """Shown as the default of a setting that has no value by default."""
-    repeatable: bool = False
-    may_be_empty: bool = False
-    """Tells whether an empty list is a valid value of a repeatable setting."""
-
-    @property
-    def is_flag(self) -> bool:
-        """True if the option has no value on the command line: it switches something on."""
-        return self.parse is switch
-
-    @property
-    def option(self) -> str:
-        """Its name on the command line."""
-        return "--" + self.name.replace("_", "-")
-
-    @property
-    def variable(self) -> str:
-        """Its name in the environment."""
-        return PREFIX + self.name.upper()
-
-    @property
-    def shown_default(self) -> str:
-        """Its default as the help shows it."""
-        return self.without if self.default is None else self.default
-
-    @property
-    def default_value(self) -> Any:
-        """Its value when it is set nowhere."""
-        if self.default is None:
-            return () if self.repeatable else None
-        value = self.parse(self.default)
-        return (value,) if self.repeatable else value
 
 
 SETTINGS: Sequence[Setting] = (
@@ -282,6 +254,7 @@ SETTINGS: Sequence[Setting] = (
         without="any",
         repeatable=True,
     ),
+    *JWT_SETTINGS,
     Setting(
         "tls_identities",
         readable_file,

@@ -8,6 +8,8 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 from composerd.host_names import DOMAIN
+from composerd.identity.jwt.urls import check_url
+from composerd.identity.values import Role
 from composerd_protocol.units import parse_duration, parse_size
 
 WORKER_BASE = "/api/worker/v1"
@@ -18,6 +20,9 @@ COMPOSER_BASE = "/api/composer/v1"
 
 LONGEST_PATH = 128
 """The most characters of a base path."""
+
+LONGEST_CLAIM = 256
+"""The most characters of the name of a claim."""
 
 MAX_DURATION = 3650 * 86400.0
 """The longest duration that a setting or a job can have, in seconds: ten years."""
@@ -165,3 +170,34 @@ def host(text: str) -> str:
     except ValueError:
         problem = f"{text!r} is not a host such as composer.example.com, *.example.com or 127.0.0.1, without a port"
         raise ValueError(problem) from None
+
+
+def keys_place(text: str) -> str:
+    """Accept a URL from which keys may be fetched, or the path of a file that can be read now."""
+    if "://" not in text:
+        return readable_file(text)
+    check_url(text)
+    return text
+
+
+def claim_path(text: str) -> str:
+    """Accept the name of a claim, or several with dots between them."""
+    if not text or len(text) > LONGEST_CLAIM:
+        raise ValueError(f"must have 1 to {LONGEST_CLAIM} characters")
+    return text
+
+
+def role(text: str) -> Role:
+    """Parse the name of a role."""
+    try:
+        return Role(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not one of the roles {', '.join(Role)}") from None
+
+
+def role_of_value(text: str) -> tuple[str, Role]:
+    """Parse `VALUE=ROLE`. The value may have an equals sign itself."""
+    value, separator, name = text.rpartition("=")
+    if not separator or not value:
+        raise ValueError(f"{text!r} is not VALUE=ROLE, such as builders=worker")
+    return value, role(name)

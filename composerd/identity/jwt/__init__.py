@@ -1,6 +1,4 @@
-"""Identities from the JWTs of an identity provider, such as the access tokens of OAuth 2.0."""
+"""Identities from the JWTs of an identity provider, such as the access tokens of OAuth 2.0.
 
-from composerd.identity.jwt.claims import JwtClaims
-from composerd.identity.jwt.source import JwtSource
-
-__all__ = ["JwtClaims", "JwtSource"]
+`source` is what a server uses of it. Nothing is imported here, because the settings use `urls` alone.
+"""

@@ -38,18 +38,21 @@ def parse_acl(content: bytes) -> Acl:
         mark = getattr(exc, "problem_mark", None)
         raise ValueError("it is not YAML" + ("" if mark is None else f": see line {mark.line + 1}")) from exc
     if not isinstance(found, list):
-        raise ValueError("it is not a list of items with `claim` and `pattern`; write [] to let every token pass")
+        raise ValueError(  # noqa: TRY004  # the content of a file is wrong, not an argument
+            "it is not a list of items with `claim` and `pattern`; write [] to let every token pass"
+        )
     patterns: dict[str, re.Pattern[str]] = {}
     for number, item in enumerate(found, 1):
-        claim, pattern = (item.get("claim"), item.get("pattern")) if isinstance(item, dict) else (None, None)
-        if not isinstance(claim, str) or not isinstance(pattern, str):
-            raise ValueError(f"item {number} needs a `claim` and a `pattern`, which are texts: write them in quotes")
-        patterns[claim] = _compiled(number, pattern)
+        match item:
+            case {"claim": str(claim), "pattern": str(pattern)}:
+                patterns[claim] = _compiled(number, pattern)
+            case _:
+                raise ValueError(f"item {number} needs a `claim` and a `pattern`, which are texts: put them in quotes")
     return Acl(patterns)
 
 
 def _compiled(number: int, pattern: str) -> re.Pattern[str]:
-    r"""Return a pattern as Go's `regexp` understands it, or raise `ValueError` if Python's `re` understands it otherwise.
+    r"""Return a pattern that matches what it matches in Go. Raises `ValueError` if Python has no such pattern.
 
     Go's `$` matches only at the end of the text. Python's `$` also matches before a line feed there, and `\Z` does not.
     Classes such as `[[:alpha:]]` have another meaning in Python, which warns of them.

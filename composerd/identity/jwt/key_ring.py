@@ -28,14 +28,16 @@ class KeyRing:
     def problem(self) -> str | None:
         """A sentence about the first place whose keys have a problem."""
         problems = [url.problem for url in self._urls] + [file.problem for file in self._files]
-        problems += [f"jwt_keys: the file has a problem: {found}" for file in self._files if (found := file.value.problem)]
+        problems += [
+            f"jwt_keys: the file has a problem: {found}" for file in self._files if (found := file.value.problem)
+        ]
         return next((problem for problem in problems if problem is not None), None)
 
     async def run(self) -> None:
         """Keep the keys up to date until canceled."""
         async with asyncio.TaskGroup() as group:
-            for place in (*self._urls, *self._files):
-                group.create_task(place.run())
+            for run in [url.run for url in self._urls] + [file.run for file in self._files]:
+                group.create_task(run())
 
     def knows(self, key_id: str) -> bool:
         """Return True if a key has this id."""

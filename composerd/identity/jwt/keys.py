@@ -62,9 +62,11 @@ def parse_key_set(content: bytes) -> KeySet:
         found = msgspec.json.decode(content)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise ValueError(f"it is not JSON: {exc}") from exc
-    given = found.get("keys") if isinstance(found, dict) else None
-    if not isinstance(given, list):
-        raise ValueError("it is not a JWK set, which is an object with a list of `keys`")
+    match found:
+        case {"keys": list(given)}:
+            pass
+        case _:
+            raise ValueError("it is not a JWK set, which is an object with a list of `keys`")
     if len(given) > MOST_KEYS:
         raise ValueError(f"it has {len(given)} keys, and at most {MOST_KEYS} are read")
     keys, reasons = [], []
