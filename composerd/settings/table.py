@@ -254,7 +254,6 @@ SETTINGS: Sequence[Setting] = (
         without="any",
         repeatable=True,
     ),
-    *JWT_SETTINGS,
     Setting(
         "tls_identities",
         readable_file,
@@ -271,6 +270,7 @@ SETTINGS: Sequence[Setting] = (
         readable_file,
         "File with the tokens that `composerd token create` makes; a change is noticed within 2 s.",
     ),
+    *JWT_SETTINGS,
     Setting(
         "quotas",
         readable_file,

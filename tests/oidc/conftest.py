@@ -7,12 +7,28 @@ from pathlib import Path
 
 import pytest
 
-from ..live.conftest import COMPOSER, WORKER, Serve, Server, no_process_left, serve
+from ..live.conftest import COMPOSER, WORKER, Serve, Server, no_process_left, serve, until_waiting
 from .provider import Provider, running
 
-__all__ = ["COMPOSER", "WORKER", "Serve", "Server", "no_process_left", "oidc_modules", "provider", "serve"]
+__all__ = [
+    "COMPOSER",
+    "WORKER",
+    "Serve",
+    "Server",
+    "bearer",
+    "no_process_left",
+    "oidc_modules",
+    "provider",
+    "serve",
+    "until_waiting",
+]
 
 HERE = Path(__file__).parent
+
+
+def bearer(token: str) -> dict[str, str]:
+    """Return the header that a token is sent in."""
+    return {"Authorization": f"Bearer {token}"}
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,9 @@ let offset = 0;
 let port = 0;
 let current = null;
 
+// What the provider says of its defaults is not an answer to an order.
+console.log = console.info = console.warn = console.error;
+
 const now = Date.now;
 Date.now = () => now() + offset * 1000;
 

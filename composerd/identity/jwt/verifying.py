@@ -13,15 +13,17 @@ from typing import Any
 import jwt
 
 from composerd.errors import NotAuthenticated
+from composerd.identity.jwt.claims import NAMES
 from composerd.identity.jwt.keys import ALGORITHMS, Key
 from composerd_protocol.escaping import escaped
-from composerd_protocol.units import format_duration
 
 LEEWAY = 30.0
 """Seconds by which the clock of the issuer may differ from this one."""
 
-LONGEST_SUBJECT = 64
-"""The most characters of a refused token's subject in the log."""
+LONGEST_SHOWN = 80
+"""The most characters of a value from a refused token in the log."""
+
+_UNITS = (("days", 86400), ("h", 3600), ("min", 60))
 
 
 class Verifier:
@@ -106,11 +108,8 @@ def refusal(token: str, reason: str, said: str = "") -> NotAuthenticated:
     The log also says whose the token claims to be. The token itself is in neither.
     """
     claims = _decoded(token.split(".")[1]) if token.count(".") == 2 else None
-    subject = "unknown" if claims is None else next((_shown(claims[n]) for n in _NAMES if n in claims), "unknown")
+    subject = "unknown" if claims is None else next((_shown(claims[n]) for n in NAMES if n in claims), "unknown")
     return NotAuthenticated(f"JWT of claimed subject {subject}: {reason}", sent=True, problem=said or reason)
-
-
-_NAMES = ("sub", "client_id", "azp")
 
 
 def _decoded(segment: str) -> dict[str, Any] | None:
@@ -124,8 +123,8 @@ def _decoded(segment: str) -> dict[str, Any] | None:
 
 def _shown(value: Any) -> str:
     """Return a value of a claim for the log: without control characters, and not long."""
-    text = value if isinstance(value, str) else json.dumps(value)
-    return repr(escaped(text[:LONGEST_SUBJECT]) + ("..." if len(text) > LONGEST_SUBJECT else ""))
+    text = repr(escaped(value)) if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
 
 
 def _is_number(value: Any) -> bool:
@@ -136,4 +135,6 @@ def _distance(moment: Any) -> str:
     """Return the time between now and a moment of a claim, in words."""
     if not _is_number(moment) or not abs(moment) < 1e12:
         return "an unknown time"
-    return format_duration(float(round(abs(time.time() - moment))))
+    seconds = abs(time.time() - moment)
+    unit, size = next(((unit, size) for unit, size in _UNITS if seconds >= 2 * size), ("s", 1))
+    return f"{seconds / size:.0f} {unit}"
