@@ -72,8 +72,8 @@ def hostile() -> Iterator[tuple[str, str, str]]:
     for kid in ("../../../../dev/null", "/etc/passwd", "https://evil.example.com/jwks", "' OR 1=1 --", ""):
         yield f"kid {kid}", token(header={"kid": kid}), "which is unknown"
     yield "kid with control characters", token(header={"kid": "a\n\x1b[2Jb"}), r"'a\\n\\u001b[2Jb', which is unknown"
-    for name, kid in (("a list", ["ES256"]), ("a number", 1), ("an object", {"ES256": 1})):
-        made = f"{part({'alg': 'ES256', 'kid': kid})}.{part(claims())}.{part(b'x' * 64)}"
+    for name, wrong in (("a list", ["ES256"]), ("a number", 1), ("an object", {"ES256": 1})):
+        made = f"{part({'alg': 'ES256', 'kid': wrong})}.{part(claims())}.{part(b'x' * 64)}"
         yield f"kid is {name}", made, "its kid is not a text"
 
     other = private("ES256 of somebody else")
