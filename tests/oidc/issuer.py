@@ -21,7 +21,7 @@ def private(name: str) -> Any:
         return rsa.generate_private_key(65537, 2048)
     if kind == "EdDSA":
         return ed25519.Ed25519PrivateKey.generate()
-    return ec.generate_private_key({"ES256": ec.SECP256R1, "ES384": ec.SECP384R1, "ES512": ec.SECP521R1}[kind]())
+    return ec.generate_private_key({"ES256": ec.SECP256R1(), "ES384": ec.SECP384R1(), "ES512": ec.SECP521R1()}[kind])
 
 
 def jwk(name: str, **more: Any) -> dict[str, Any]:
