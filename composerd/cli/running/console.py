@@ -25,6 +25,8 @@ T = TypeVar("T")
 
 console = Console(highlight=False, soft_wrap=True)
 progress_console = Console(stderr=True, highlight=False)
+_tables = Console(highlight=False, soft_wrap=True, width=1000, height=25)
+"""For tables: a terminal that is narrower wraps their lines, and no id is cut off."""
 
 _COLOURS = {"finished": "green", "failed": "red", "canceled": "yellow", "running": "cyan"}
 
@@ -98,7 +100,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     table = Table(*columns, box=None, header_style="bold", pad_edge=False)
     for row in rows:
         table.add_row(*[shown(cell) for cell in row])
-    console.print(table)
+    _tables.print(table)
 
 
 def shown(text: str) -> Text:
