@@ -1,0 +1,12 @@
+"""The pages about identities: their commands are run as they stand there, and print what is said there."""
+
+from pathlib import Path
+
+from .conftest import LOOPBACK
+from .shell_pages import Reader
+
+
+async def test_protect_a_server(tmp_path: Path) -> None:
+    """Whoever types the commands of the page about tokens has a server that lets in who has a token."""
+    reader = Reader(tmp_path, {"DNS:composerd.example.com": f"IP:{LOOPBACK}"})
+    await reader.read("docs/how-to/protect-a-server.md")
