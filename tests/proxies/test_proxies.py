@@ -19,7 +19,7 @@ import pytest
 
 from ..live.conftest import COMPOSER, WORKER, Serve, Server, until_ready, until_waiting
 from ..live.test_cli import composerd
-from ..live.test_site import metrics
+from ..live.test_tokens import bearer, new
 from .conftest import Run
 from .kinds import RIGHT, UNTOUCHED, Proxy, nginx_adapted
 from .vanishing import machine
@@ -282,14 +282,26 @@ async def test_server_that_hangs(serve: Serve, run: Run, tmp_path: Path) -> None
             servers[0].kill(signal.SIGCONT)
 
 
-async def test_server_without_room(serve: Serve, run: Run, tmp_path: Path) -> None:
-    """HAProxy goes on sending requests to a server whose disk has little room: workers have to report results."""
-    server = await serve("--min-free-space", "1000TiB", storage=f"fs:{tmp_path / 'storage'}")
+@pytest.mark.parametrize("identities", [False, True])
+async def test_server_without_room(
+    identities: bool, serve: Serve, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """HAProxy goes on sending requests to a server whose disk has little room: workers have to report results.
+
+    A server with identities says to the token of a monitor why it is not ready.
+    """
+    options: tuple[str, ...] = ()
+    headers = {}
+    if identities:
+        token = new(tmp_path / "tokens", "haproxy", "monitor")
+        monkeypatch.setenv("COMPOSERD_MONITOR_TOKEN", token)
+        options, headers = ("--tokens", str(tmp_path / "tokens")), bearer(token)
+    server = await serve("--min-free-space", "1000TiB", *options, storage=f"fs:{tmp_path / 'storage'}")
     await until_ready(server, 503)
 
     async def refused() -> float:
-        samples = await metrics(server)
-        return sum(value for (name, labels), value in samples.items() if ("status", "503") in labels)
+        _, text = await server.request("GET", "/metrics", headers=headers)
+        return sum(map(float, re.findall(rb'^composerd_requests_total{.*status="503"} (\S+)', text, re.MULTILINE)))
 
     asked = await refused()
     running = await run(RIGHT["haproxy"], server)
@@ -301,6 +313,20 @@ async def test_server_without_room(serve: Serve, run: Run, tmp_path: Path) -> No
             return await refused() - asked >= 3
 
         await server.until(checked_three_times)
+
+
+@every_proxy
+async def test_credentials(proxy: Proxy, serve: Serve, run: Run, tmp_path: Path) -> None:
+    """A token arrives at the server, and its refusal at the client, with the header that says what is missing."""
+    token = new(tmp_path / "tokens", "ci", "submitter")
+    server = await serve("--tokens", str(tmp_path / "tokens"))
+    running = await run(proxy, server)
+    async with aiohttp.ClientSession(running.url) as http:
+        async with http.get(f"{COMPOSER}/whoami", headers=bearer(token)) as answer:
+            assert (answer.status, (await answer.json())["name"]) == (200, "ci")
+        async with http.get(f"{COMPOSER}/whoami", headers=bearer(f"{token[:-1]}-")) as answer:
+            assert (answer.status, (await answer.json())["id"]) == (401, "29")
+            assert answer.headers["WWW-Authenticate"] == 'Bearer realm="composerd", error="invalid_token"'
 
 
 async def test_cache(serve: Serve, run: Run, tmp_path: Path) -> None:
