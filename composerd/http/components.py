@@ -51,7 +51,7 @@ HEADERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "X-Operation-Id": ("The id of the request, which the log of the server has too.", {"type": "string"}),
     "Composerd-Version": ("The version of the server.", {"type": "string"}),
     "Cache-Control": ("`no-store`, or `private, no-cache` for the bytes of an artifact.", {"type": "string"}),
-    "Retry-After": ("Seconds to wait before the request is repeated; only with error 28.", {"type": "integer"}),
+    "Retry-After": ("Seconds to wait before the request is repeated; only with errors 28 and 45.", {"type": "integer"}),
     "Accept-Ranges": ("Always `bytes`.", {"type": "string"}),
     "Content-Digest": ("The SHA-256 of the file as RFC 9530 writes it.", {"type": "string"}),
     "Content-Disposition": ("The name of the file.", {"type": "string"}),

@@ -193,7 +193,7 @@ class _Document(AiohttpApiSpec):  # type: ignore[misc]  # aiohttp_apispec ships 
         for name, schema in sorted(schemas.items()):
             components.schema(name, _as_openapi(schema))
         for name, description, more in (
-            ("Refused", "A predefined error: the request cannot be granted as it is.", ()),
+            ("Refused", "A predefined error: the request cannot be granted as it is.", ("Retry-After",)),
             ("ReadFailed", "A predefined error: the server cannot answer now.", ("Retry-After",)),
             (
                 "WriteFailed",
