@@ -98,5 +98,5 @@ TOKEN_VARIABLE = "COMPOSERD_TOKEN"  # noqa: S105  # the name of the variable
 CLIENT_VARIABLES = frozenset({TOKEN_VARIABLE, *(one.variable for one in SERVER_OPTIONS if one.variable is not None)})
 """The environment variables of commands for a server."""
 
-SECRET_VARIABLES = frozenset({TOKEN_VARIABLE})
-"""Those that have secrets, which no other program may get."""
+PASSED_ON = frozenset({"COMPOSERD_SERVER", "COMPOSERD_CA_FILE", "COMPOSERD_CERT_FILE", "COMPOSERD_KEY_FILE"})
+"""Those of them that a worker's commands get. The others have secrets, or lead to them."""

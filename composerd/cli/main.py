@@ -11,10 +11,12 @@ import click
 from composerd.cli.commands import composerd
 from composerd.cli.completing import shells
 from composerd_protocol.exit_codes import FAILED, WRONG
+from composerd_protocol.private_memory import keep_memory_private
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line, and exit; or complete it, if a shell has set the variable that click looks at."""
+    keep_memory_private()
     shells.register()
     if sys.stdout is None or sys.stderr is None:  # closed by the parent process
         sys.stdout, sys.stderr = (

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
 from aiohttp import hdrs, web
-from aiohttp.http_exceptions import BadHttpMessage, BadHttpMethod, HttpProcessingError, LineTooLong
+from aiohttp.http_exceptions import BadHttpMessage, BadHttpMethod, HttpProcessingError, InvalidURLError, LineTooLong
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import _ErrInfo
 
@@ -257,8 +257,7 @@ class HttpConnection(web.RequestHandler):
             response = table.response(table.entry_for(error), new_id, error.details)
             refuse(response, error, request.remote)
         else:
-            # The rest of the parser's message quotes the request, in which there may be a token.
-            problem = re.split(r"[:\n]| when reading", exc.message, maxsplit=1)[0].strip()
+            problem = _problem(exc)
             log.warning("malformed HTTP request from %s: %s", request.remote, problem)
             details = {"field": "request", "problem": problem}
             response = table.response(table.entry_for(InvalidContent()), new_id, details)
@@ -279,6 +278,13 @@ class HttpConnection(web.RequestHandler):
             return response
 
         return handler
+
+
+def _problem(error: HttpProcessingError) -> str:
+    """Return what the parser says, without what it quotes of the request: there may be a token in it."""
+    if isinstance(error, InvalidURLError):
+        return "the target is malformed"
+    return re.split(r"[:\n]| when reading", error.message, maxsplit=1)[0].strip()
 
 
 class Server(web.Server):

@@ -145,7 +145,8 @@ def _parse(setting: Setting, value: Any, origin: str) -> Any:
         if not isinstance(one, str):
             raise SettingsError(f"invalid value for {origin}: must be a text or a number")
         if not one.isprintable():
-            raise SettingsError(f"invalid value for {origin}: {one!r} has characters that are not printable")
+            # The value is not shown: the URL of a storage may have a password.
+            raise SettingsError(f"invalid value for {origin}: it has characters that are not printable")
     try:
         if setting.repeatable:
             return tuple(setting.parse(one) for one in (value if several else [value]))

@@ -16,6 +16,7 @@ from composerd_client.worker.program import work
 from composerd_protocol.escaping import escaped
 from composerd_protocol.exit_codes import WRONG
 from composerd_protocol.journald import error_for_stderr
+from composerd_protocol.private_memory import keep_memory_private
 from composerd_protocol.worker_options import EXAMPLE, HELP, OPTIONS
 
 _MOST_COLUMNS = 110
@@ -35,6 +36,7 @@ class _Parser(ArgumentParser):
 
 def main() -> None:
     """Run the command, and exit."""
+    keep_memory_private()
     parser, words = _parser(os.environ), sys.argv[1:]
     end = words.index("--") if "--" in words else len(words)
     values, command = parser.parse_known_args(words[:end])  # words of COMMAND may stand among the options

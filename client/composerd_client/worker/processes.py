@@ -11,7 +11,8 @@ from typing import Any
 from composerd_client.errors import LocalFault
 from composerd_client.worker.cgroups import remove_left_cgroups
 from composerd_client.worker.scratch import Scratch
-from composerd_protocol.options import SECRET_VARIABLES
+from composerd_protocol import job_variables
+from composerd_protocol.options import PASSED_ON
 
 KILL_AFTER = 10.0
 """Seconds that processes may take to exit after SIGTERM, before they get SIGKILL."""
@@ -64,9 +65,9 @@ class Process:
     ) -> "Process":
         """Start a command, of which the first argument is an absolute path.
 
-        It gets no secrets of the environment. If the worker is killed, the guardian removes `scratch`, whose lock it
-        keeps until then. `kill_after` replaces `KILL_AFTER`. Raises `LocalFault` if the command cannot be started. If
-        this is canceled, the command is ended first, if it was started.
+        It gets no secrets of composerd from the environment. If the worker is killed, the guardian removes `scratch`,
+        whose lock it keeps until then. `kill_after` replaces `KILL_AFTER`. Raises `LocalFault` if the command cannot be
+        started. If this is canceled, the command is ended first, if it was started.
         """
         kill_after = KILL_AFTER if kill_after is None else kill_after
         starting = asyncio.create_task(cls._start(command, directory, environment, scratch, kill_after))
@@ -101,7 +102,7 @@ class Process:
                         stderr=asyncio.subprocess.PIPE,
                         start_new_session=True,
                         pass_fds=[each for each in (theirs.fileno(), lock) if each >= 0],
-                        env={name: value for name, value in environment.items() if name not in SECRET_VARIABLES},
+                        env={name: value for name, value in environment.items() if _is_passed_on(name)},
                     )
                 except BaseException:
                     telling.close()
@@ -145,6 +146,16 @@ class Process:
         self._telling.close()
         if still_open:
             self._guarded._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001  # no public way
+
+
+def _is_passed_on(variable: str) -> bool:
+    """Return True if a command may get an environment variable of the worker.
+
+    Of composerd's own, these are those of the job and few others: a variable that is not known here may be a secret.
+    """
+    if not variable.startswith("COMPOSERD_") or variable.startswith(job_variables.PREFIX):
+        return True
+    return variable in job_variables.ALIASES or variable in PASSED_ON
 
 
 async def _end_started(starting: "asyncio.Task[Process]") -> None:
