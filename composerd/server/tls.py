@@ -20,13 +20,16 @@ class TLSFiles(msgspec.Struct, frozen=True):
     certificate: str
     key: str
     client_ca: str | None = None
+    client_certificates: ssl.VerifyMode = ssl.CERT_REQUIRED
+    """Tells with a `client_ca` if clients without a certificate may connect."""
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "TLSFiles | None":
         """Return the files that the settings name, or None if TLS is off."""
         if settings.tls_cert is None or settings.tls_key is None:
             return None
-        return cls(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
+        asked = ssl.CERT_OPTIONAL if settings.certificates_suffice else ssl.CERT_REQUIRED
+        return cls(settings.tls_cert, settings.tls_key, settings.tls_client_ca, asked)
 
     def context(self) -> ssl.SSLContext:
         """Read the files again, and return the context for new connections. Raises `SettingsError`."""
@@ -45,7 +48,7 @@ class TLSFiles(msgspec.Struct, frozen=True):
                 raise SettingsError(
                     f"tls_client_ca: {self.client_ca} has no certificates in PEM format: {_reason(exc)}"
                 ) from exc
-            context.verify_mode = ssl.CERT_REQUIRED
+            context.verify_mode = self.client_certificates
         return context
 
 

@@ -120,6 +120,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     @property
+    def certificates_suffice(self) -> bool:
+        """True if a client certificate is one of several ways to have an identity, so that a token does as well."""
+        return bool(self.tokens and (self.tls_identities or self.allowed_domains))
+
+    @property
     def local_only(self) -> bool:
         """True if the server must not listen where other machines can connect."""
         return not (self.protected or self.insecure)

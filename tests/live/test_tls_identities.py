@@ -8,6 +8,7 @@ import ssl
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import aiohttp
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -16,6 +17,7 @@ from cryptography.x509.oid import NameOID
 
 from .conftest import COMPOSER, WORKER, Serve, Server
 from .test_tls import Files, files
+from .test_tokens import new
 
 __all__ = ["files"]
 
@@ -168,6 +170,43 @@ async def test_allowed_domains_and_identities(serve: Serve, files: Files) -> Non
     assert (await whoami(server, context(files, certificate="worker")))[1]["tenant"] == "acme"
     issue(files, common="operator")  # an entry names it, and no domain accepts it
     assert (await whoami(server, context(files)))[0] == 403
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("way", [("--tls-identities",), ("--allowed-domains", "*.workers.example.com")])
+async def test_tokens_instead_of_certificates(
+    serve: Serve, files: Files, version: ssl.TLSVersion, way: tuple[str, ...]
+) -> None:
+    """If certificates give identities, and tokens do too, a client needs one of both; a token counts first."""
+    files.write("identities.toml", IDENTITIES.encode())
+    if way == ("--tls-identities",):
+        way = (*way, files.path("identities.toml"))
+    tokens = files.directory / "tokens"
+    headers = {"Authorization": f"Bearer {new(tokens, 'ops', 'admin')}"}
+    client_ca = ("--tls-client-ca", files.path("clients.pem"))
+    server = await serve(*files.server_options, *client_ca, *way, "--tokens", str(tokens))
+    nobody, worker = context(files, version, None), context(files, version, "worker")
+    assert (await whoami(server, nobody))[0] == 401
+    assert (await whoami(server, nobody, **headers))[1]["name"] == "ops"
+    assert (await whoami(server, worker))[1]["name"] == "w1.workers.example.com"
+    assert (await whoami(server, worker, **headers))[1]["name"] == "ops"
+    assert (await whoami(server, worker, Authorization="Bearer wrong"))[0] == 401
+    files.issue("stranger", "w1.workers.example.com", ca=files.stranger)
+    with pytest.raises(aiohttp.ClientError):  # a certificate of another authority is refused, and not ignored
+        await whoami(server, context(files, version, "stranger"), **headers)
+
+
+async def test_tokens_besides_certificates(serve: Serve, files: Files) -> None:
+    """If certificates give no identities, a client needs one nevertheless, and a token as well."""
+    tokens = files.directory / "tokens"
+    headers = {"Authorization": f"Bearer {new(tokens, 'ops', 'admin')}"}
+    client_ca = ("--tls-client-ca", files.path("clients.pem"))
+    server = await serve(*files.server_options, *client_ca, "--tokens", str(tokens))
+    worker = context(files, certificate="worker")
+    assert (await whoami(server, worker))[0] == 401
+    assert (await whoami(server, worker, **headers))[0] == 200
+    with pytest.raises(aiohttp.ClientError):
+        await whoami(server, context(files, certificate=None), **headers)
 
 
 async def test_a_client_ca_alone(serve: Serve, files: Files) -> None:
