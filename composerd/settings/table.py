@@ -29,6 +29,9 @@ from composerd.settings.values import (
 )
 from composerd_protocol.units import number
 
+_URLS = frozenset({"storage", "artifacts"})
+"""Settings whose values may have passwords."""
+
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The settings of a server. Durations are in seconds, sizes in bytes. `load` fills in the defaults."""
@@ -106,6 +109,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     log_format: Literal["text", "json"]
     drain_timeout: float
     processes: int
+
+    def __repr__(self) -> str:
+        """Return the values, but no URL, which may have a password."""
+        shown = (f"{name}={'…' if name in _URLS else repr(getattr(self, name))}" for name in self.__struct_fields__)
+        return f"{type(self).__name__}({', '.join(shown)})"
 
     @property
     def protected(self) -> bool:

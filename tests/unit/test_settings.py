@@ -216,6 +216,19 @@ def test_a_bad_value_is_named_with_its_origin(name: str, tmp_path: Path) -> None
             load({}, HOME | {setting.variable: BAD[name]}, None)
 
 
+def test_passwords_are_not_shown() -> None:
+    """Neither the text of settings nor an error about a value has the password in a URL."""
+    secret = "postgresql://u:c0mp0serd@h/d?password=c0mp0serd"
+    settings = load({"storage": secret, "artifacts": secret}, HOME, None)
+    assert settings.storage == secret
+    assert "c0mp0serd" not in repr(settings)
+    assert "max_retries=2" in repr(settings)
+    for name in ("storage", "artifacts"):
+        with pytest.raises(SettingsError, match="not printable") as refused:
+            load({}, HOME | {f"COMPOSERD_{name.upper()}": f"{secret}\n"}, None)
+        assert "c0mp0serd" not in str(refused.value)
+
+
 @pytest.mark.parametrize(
     ("given", "missing"),
     [
