@@ -89,10 +89,11 @@ def _parse_key(given: Any) -> Key:
     key_id = given.get("kid")
     if not isinstance(key_id, str | None):
         raise UnusableKey("has a kid that is not a text")
-    if given.get("use", "sig") != "sig" or "verify" not in given.get("key_ops", ["verify"]):
+    operations = given.get("key_ops", ["verify"])
+    if given.get("use", "sig") != "sig" or not isinstance(operations, list) or "verify" not in operations:
         raise UnusableKey("is not for signatures")
     algorithms = _algorithms_of(given)
-    members = {name: given[name] for name in _PUBLIC if name in given}
+    members = {name: value for name in _PUBLIC if isinstance(value := given.get(name), str)}
     try:
         public: Any = jwt.PyJWK(members, min(algorithms)).key
     except (jwt.PyJWTError, UnsupportedAlgorithm, ValueError, TypeError, AttributeError) as exc:
