@@ -8,6 +8,7 @@ import binascii
 import json
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import jwt
@@ -36,12 +37,10 @@ class Verifier:
 
     def verify(self, token: str, keys: Sequence[Key]) -> Mapping[str, Any]:
         """Return the claims of a token that was signed with one of the keys. Raises `NotAuthenticated`."""
-        for key in keys[:-1]:
-            try:
-                return self._claims(token, key)
-            except jwt.InvalidSignatureError:
-                continue
         try:
+            for key in keys[:-1]:
+                with suppress(jwt.InvalidSignatureError):
+                    return self._claims(token, key)
             return self._claims(token, keys[-1])
         except jwt.PyJWTError as exc:
             raise self._refusal(token, exc) from exc
