@@ -1,7 +1,16 @@
 """For authors of storage drivers: the contract, what happens to a job, how drivers are found, and a guard."""
 
 from composerd.driver.contract import CONTRACT_VERSION, Driver
-from composerd.driver.values import Batch, Capabilities, Damage, StorageCheck, StorageInfo, StoredAttempt, StoredJob
+from composerd.driver.values import (
+    Batch,
+    Capabilities,
+    Damage,
+    StorageCheck,
+    StorageInfo,
+    StoredAttempt,
+    StoredJob,
+    Usage,
+)
 from composerd.free_space import DiskSpace
 
 __all__ = [
@@ -15,4 +24,5 @@ __all__ = [
     "StorageInfo",
     "StoredAttempt",
     "StoredJob",
+    "Usage",
 ]

@@ -35,7 +35,7 @@ from typing import ClassVar, Self
 from uuid import UUID
 
 from composerd.driver import payloads
-from composerd.driver.values import Batch, Capabilities, Damage, StorageCheck, StorageInfo, StoredJob
+from composerd.driver.values import Batch, Capabilities, Damage, StorageCheck, StorageInfo, StoredJob, Usage
 from composerd.errors import ComposerdError, NotOffered
 from composerd.free_space import DiskSpace
 from composerd.models import (
@@ -412,6 +412,13 @@ class Driver(abc.ABC):
 
         For an ended job these are the files of the attempt that ended it, for a running job those attached so far.
         """
+
+    async def usage(self, channels: Sequence[str]) -> Sequence[Usage]:  # noqa: ARG002
+        """Return what the jobs of channels use, in the order of the channels; nothing for an unknown one (Q1 to Q4).
+
+        Called only if `Capabilities.counts_usage` is true. It costs the same however many jobs there are.
+        """
+        raise NotOffered(f"{self.name}: this storage does not count what its jobs use")  # for drivers of contract 1.4
 
     # Workers.
 

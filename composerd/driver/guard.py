@@ -13,7 +13,7 @@ from composerd.driver import listed, several_states
 from composerd.driver.contract import Driver
 from composerd.driver.outage import Outage
 from composerd.driver.tokens import by_token
-from composerd.driver.values import Batch, Damage, StorageCheck, StorageInfo, StoredJob
+from composerd.driver.values import Batch, Damage, StorageCheck, StorageInfo, StoredJob, Usage
 from composerd.errors import ComposerdError, DriverError, DriverTimeout
 from composerd.free_space import DiskSpace
 from composerd.models import (
@@ -249,6 +249,9 @@ class Guard(Driver):
     def artifacts(self, job_ids: Sequence[UUID]) -> Call[Sequence[tuple[Artifact, ...]]]:
         return self._call("artifacts", self.driver.artifacts(job_ids), job_ids)
 
+    def usage(self, channels: Sequence[str]) -> Call[Sequence[Usage]]:
+        return self._call("usage", self.driver.usage(channels), channels)
+
     def seen(self, workers: Sequence[Worker]) -> Call[None]:
         return self._call("seen", self.driver.seen(workers))
 
@@ -314,6 +317,7 @@ _LIMITED = frozenset(
         "ping",
         "info",
         "secret",
+        "usage",
     ]
 )
 """Methods whose calls may be canceled when they take too long."""

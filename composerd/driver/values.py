@@ -39,6 +39,21 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     compares_artifacts: bool = False
     """True if `finish` refuses an outcome that lists other files than the attempt has. If it is false, composerd
     compares them before it calls `finish`, and a file that is attached in between is published unlisted."""
+    counts_usage: bool = False
+    """True if the driver has `usage`. If it is false, there are no quotas of what a tenant has stored."""
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """What the jobs of one channel use of a storage (Q1 to Q3)."""
+
+    waiting: int = 0
+    """The number of jobs that are waiting or ready."""
+    running: int = 0
+    """The number of jobs that are running."""
+    payloads: int = 0
+    """The size of the args and the results that are stored, in bytes."""
+    artifacts: int = 0
+    """The size of the files that running attempts and ended jobs have, in bytes."""
 
 
 class StorageInfo(msgspec.Struct, frozen=True, kw_only=True):

@@ -37,6 +37,7 @@ from composerd_fs.journal.reserve import Purpose
 from composerd_fs.journal.secret_file import kept_secret
 from composerd_fs.journal.writer import Journal
 from composerd_fs.salvage.jobs import Salvage
+from composerd_fs.state import queries
 from composerd_fs.state.commands import CopiedPayloads
 from composerd_fs.table_driver import TableDriver
 
@@ -60,6 +61,7 @@ class FsDriver(TableDriver):
         max_payload=1024**3,
         coalesces=True,
         compares_artifacts=True,
+        counts_usage=True,
     )
 
     def __init__(self, directory: Path) -> None:
@@ -306,6 +308,12 @@ class FsDriver(TableDriver):
             reader = Reader(files, repair=False)
             try:
                 reader.read(self._replay)
+                counted = queries.counted_usage(self._table)
+                problems += [
+                    f"the jobs of channel {channel!r} use {counted.of(channel)}, and the driver has counted "
+                    f"{self._table.jobs.usage.of(channel)}: report it as a bug of composerd"
+                    for channel in self._table.jobs.usage.differing(counted)
+                ]
                 problems += map(str, self._compactor.missing_segments(files.names))
                 problems += reader.verify_old_segments()
             except StorageUnusable as exc:

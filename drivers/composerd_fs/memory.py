@@ -25,6 +25,7 @@ class MemoryDriver(TableDriver):
         max_payload=1024**3,
         coalesces=True,
         compares_artifacts=True,
+        counts_usage=True,
     )
 
     def __init__(self) -> None:

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID
 
-from composerd.driver import Batch, Driver, StoredJob, transitions
+from composerd.driver import Batch, Driver, StoredJob, Usage, transitions
 from composerd.driver.clock import Clock, microseconds
 from composerd.driver.workers import Workers
 from composerd.errors import ComposerdError, Unavailable
@@ -187,6 +187,9 @@ class TableDriver(Driver):
 
     async def artifacts(self, job_ids: Sequence[UUID]) -> "Sequence[tuple[Artifact, ...]]":
         return await self._committer.between_flushes(queries.artifacts, self._table, job_ids)
+
+    async def usage(self, channels: Sequence[str]) -> Sequence[Usage]:
+        return await self._committer.between_flushes(queries.usage, self._table, channels)
 
     async def ahead(self, job_id: UUID, limit: int) -> int:
         return await self._committer.between_flushes(queries.ahead, self._table, job_id, limit)

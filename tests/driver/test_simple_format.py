@@ -86,6 +86,8 @@ def test_every_field_of_a_job_is_read() -> None:
         "artifacts": {"image": Artifact("image", 5, "cd" * 32, "two")},
         "has_args": False,
         "unpropagated": None,
+        "args_size": 0,
+        "result_size": 0,
     }
 
 
@@ -111,8 +113,10 @@ def test_every_field_of_an_attempt_is_read() -> None:
 
 def test_a_job_is_stored_as_before() -> None:
     """A job that was read is encoded as it was, with the fields that were added later behind the others."""
-    added = b"".join(map(msgspec.msgpack.encode, ("has_args", False, "unpropagated", None)))
-    assert JobRecord.decoded(RECORD).encoded == b"\xde\x00\x13" + RECORD[3:] + added
+    added = ("has_args", False, "unpropagated", None, "args_size", 0, "result_size", 0)
+    assert JobRecord.decoded(RECORD).encoded == b"\xde\x00\x15" + RECORD[3:] + b"".join(
+        map(msgspec.msgpack.encode, added)
+    )
 
 
 def test_the_memo_is_stored_as_before() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from .broken import attempts, queries, storages, submissions, workers  # noqa: F401  # importing them fills BROKEN
+from .broken import attempts, queries, storages, submissions, usage, workers  # noqa: F401  # importing them fills BROKEN
 from .broken.registry import BROKEN, Broken
 from .test_clauses import cited, clauses
 

@@ -26,6 +26,7 @@ from composerd_fs import MemoryDriver
 from composerd_fs.journal.converting import kept_entry
 from composerd_fs.journal.entries import KeptEntry
 from composerd_fs.journal.writer import Journal
+from composerd_fs.state.queries import counted_usage
 from composerd_fs.state.table import Table
 
 from .conftest import opened
@@ -162,6 +163,14 @@ class History:
         """Return True if the driver has counted the payload bytes in each segment correctly."""
         table = self.driver._table
         return bool(await self.driver._committer.between_flushes(lambda: weights(table) == table.jobs.live_bytes))
+
+    async def is_counted(self) -> bool:
+        """Return True if the driver has counted what the jobs of each channel use correctly."""
+        table = self.driver._table
+        differing = await self.driver._committer.between_flushes(
+            lambda: counted_usage(table).differing(table.jobs.usage)
+        )
+        return not differing
 
     async def everything(self) -> list[Any]:
         """Return everything that is stored, without the times."""
@@ -301,6 +310,7 @@ async def _compare(steps: list[tuple[str, Any]], turn: Callable[[], None] = lamb
                     assert await fs.do(kind, what) == await memory.do(kind, what)
                     assert await fs.everything() == await memory.everything()
                 assert await fs.is_weighed()
+                assert await fs.is_counted()
         finally:
             await fs.driver.close()
             await memory.driver.close()

@@ -13,6 +13,7 @@ from composerd.driver import transitions
 from composerd.driver.contract import SECRET_SIZE
 from composerd.driver.simple.records import JobRecord, due_in
 from composerd.driver.simple.shelf import Shelf
+from composerd.driver.simple.usage import UsageChanges
 from composerd.driver.transitions import Effects
 from composerd.models import MAX_STEP, JobState, Key, News, PayloadKind, PayloadRef
 
@@ -29,6 +30,8 @@ class Memo(msgspec.Struct, omit_defaults=True):
     """A time at which the storage was open: that of the last write."""
     secret: bytes = b""
     """The secret of the storage; empty until the first transaction of a version that has one."""
+    counted: bool = False
+    """True if all jobs are counted for `Driver.usage`. A version that does not count drops this field."""
     disputed_since: int = 0
     """Jobs that ended before this time are not purged; 0 if the clock is not disputed."""
 
@@ -41,6 +44,7 @@ class Changes:
         self.now = now
         memo = shelf.memo()
         self.memo = Memo() if memo is None else msgspec.msgpack.decode(memo, type=Memo)
+        self.usage = UsageChanges(shelf)
         self.ready: dict[Key, int] = {}
         self.ended: list[UUID] = []
         self.requeued: list[UUID] = []
@@ -53,6 +57,7 @@ class Changes:
 
     def complete(self) -> News:
         """Store the memo and return the news of this transaction."""
+        self.usage.store()
         self.memo.seen = self.now
         self.memo.secret = self.memo.secret or token_bytes(SECRET_SIZE)
         self.shelf.store_memo(msgspec.msgpack.encode(self.memo))
@@ -70,6 +75,7 @@ class Changes:
             record.partial = None
         if effects.result is not None:
             self.shelf.store_payload(PayloadRef(record.id, PayloadKind.RESULT), effects.result)
+            record.result_size = len(effects.result)
         if effects.ready:
             self.ready[record.new.key] = self.ready.get(record.new.key, 0) + 1
         if effects.requeued:
@@ -138,7 +144,11 @@ class Changes:
     def find(self, job_id: UUID) -> JobRecord | None:
         """Return a record, or None."""
         encoded = self.shelf.read(job_id)
-        return None if encoded is None else JobRecord.decoded(encoded)
+        if encoded is None:
+            return None
+        record = JobRecord.decoded(encoded)
+        self.usage.found(record)
+        return record
 
     def get(self, job_id: UUID) -> JobRecord:
         """Return a record that is known to be stored."""
@@ -149,8 +159,14 @@ class Changes:
     def save(self, record: JobRecord) -> None:
         """Store a record."""
         self.shelf.write(record)
+        self.usage.saved(record)
         if record.due_at is not None and (self.due_at is None or record.due_at < self.due_at):
             self.due_at = record.due_at
+
+    def remove(self, record: JobRecord) -> None:
+        """Delete a record and its payloads."""
+        self.shelf.remove(record)
+        self.usage.removed(record)
 
     def next_sequence(self) -> int:
         """Return a number larger than any before."""

@@ -20,8 +20,9 @@ from composerd.driver.contract import Driver
 from composerd.driver.simple.records import JobRecord
 from composerd.driver.simple.shelf import Shelf
 from composerd.driver.simple.transaction import Kept, Transaction
+from composerd.driver.simple.usage import stored_usage
 from composerd.driver.timekeeper import ClockState, Timekeeper, dispute
-from composerd.driver.values import Batch, Capabilities, StorageCheck, StorageInfo, StoredJob
+from composerd.driver.values import Batch, Capabilities, StorageCheck, StorageInfo, StoredJob, Usage
 from composerd.driver.workers import Workers
 from composerd.errors import ComposerdError, DriverError, Unavailable
 from composerd.models import (
@@ -88,6 +89,7 @@ class SimpleDriver(Driver):
             memo = transaction.memo
             jump = self._timekeeper.open(ClockState(memo.seen, memo.disputed_since), *moment)
             memo.disputed_since = self._timekeeper.state.disputed_since
+            transaction.count_all()
             transaction.resume(jump)
             transaction.complete()
 
@@ -285,6 +287,9 @@ class SimpleDriver(Driver):
             return 0 if record is None or record.state is not JobState.READY else self.shelf.count_ahead(record, limit)
 
         return await self._read(count)
+
+    async def usage(self, channels: "Sequence[str]") -> "Sequence[Usage]":
+        return await self._read(lambda _: [stored_usage(self.shelf, channel) for channel in channels])
 
     async def dump(self) -> AsyncIterator[StoredJob]:
         ids = await self._read(lambda _: self.shelf.page(JobFilter(), None, 2**62)[::-1])

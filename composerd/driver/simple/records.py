@@ -106,6 +106,10 @@ class JobRecord(msgspec.Struct):
     """True if it was submitted with args; False also if its record is from before there was this field."""
     unpropagated: tuple[int, int] | None = None
     """Range of sequences: its end has to be propagated to the dependents after the first one up to the second one."""
+    args_size: int = 0
+    """The size of its args in bytes; 0 also if its record is from before sizes were counted."""
+    result_size: int = 0
+    """The size of its result in bytes; 0 also if its record is from before sizes were counted."""
 
     @classmethod
     def decoded(cls, encoded: bytes) -> Self:
@@ -262,6 +266,8 @@ class JobRecord(msgspec.Struct):
             worker_id=job.worker_id,
             artifacts=files if job.state.ended else {},
             has_args=stored.new.args is not None,
+            args_size=len(stored.new.args or b""),
+            result_size=len(stored.result or b""),
         )
         timeout = record.policy.timeout
         timeout_at = None if timeout is None or record.started_at is None else record.started_at + timeout

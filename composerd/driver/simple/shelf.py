@@ -4,6 +4,7 @@ import abc
 from bisect import bisect_right
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from typing import ClassVar
 from uuid import UUID
 
 from composerd.driver.simple.records import JobRecord
@@ -16,9 +17,14 @@ class Shelf(abc.ABC):
     Its methods block; they are called one at a time, on a thread of the driver's own. All except `open` and `close` are
     called inside a `transaction`. An exception ends the transaction, and nothing of it may remain.
 
+    A shelf that keeps counts for `Driver.usage` sets `counts_usage`, and has the methods `usage` and `store_usage`. Its
+    driver declares the capability `counts_usage` too.
+
     Errors are those of the contract: `StorageFull` and `Unavailable`, after which nothing was changed, `OutcomeUnknown`
     if the end of a transaction failed so that its changes may be stored or not, and `StorageUnusable`.
     """
+
+    counts_usage: ClassVar[bool] = False
 
     @property
     @abc.abstractmethod
@@ -158,3 +164,11 @@ class Shelf(abc.ABC):
     @abc.abstractmethod
     def store_memo(self, memo: bytes) -> None:
         """Store a few bytes, in place of those stored before."""
+
+    def usage(self, channel: str) -> bytes | None:
+        """Return the bytes that `store_usage` stored last for a channel, or None if there are none."""
+        raise NotImplementedError(f"{type(self).__name__}.usage")
+
+    def store_usage(self, channel: str, usage: bytes | None) -> None:
+        """Store a few bytes for a channel, in place of those stored before; remove these if `usage` is None."""
+        raise NotImplementedError(f"{type(self).__name__}.store_usage")

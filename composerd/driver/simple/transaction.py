@@ -82,6 +82,7 @@ class Transaction(Changes):
             queued_at=self.now,
             not_before=self.starts_at(new),
             has_args=new.args is not None,
+            args_size=len(new.args or b""),
         )
         if new.args is not None:
             self.shelf.store_payload(PayloadRef(new.id, PayloadKind.ARGS), new.args)
@@ -262,7 +263,7 @@ class Transaction(Changes):
         if not transitions.deletable(record.state, needed=self.is_needed(record)):
             return JobNotEnded()
         job = self.job(job_id)
-        self.shelf.remove(record)
+        self.remove(record)
         return job
 
     def purge(self, limit: int, kept: Kept) -> list[UUID]:
@@ -277,7 +278,7 @@ class Transaction(Changes):
             if (record.finished_at or 0) < kept.before:
                 kept.jobs.add(job_id)
             elif transitions.deletable(record.state, needed=self.is_needed(record)):
-                self.shelf.remove(record)
+                self.remove(record)
                 purged.append(job_id)
         return purged
 
@@ -289,6 +290,14 @@ class Transaction(Changes):
                 return True
             after = found[-1].sequence
         return False
+
+    # Opening.
+
+    def count_all(self) -> None:
+        """Count what all jobs use, if an earlier version had the storage, which does not."""
+        if self.shelf.counts_usage and not self.memo.counted:
+            self.usage.count_all()
+            self.memo.counted = True
 
     # Moving.
 

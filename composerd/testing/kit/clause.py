@@ -23,7 +23,7 @@ def clause(*ids: str, needs: str = "", opened: bool = True) -> Callable[[Test], 
 
     Args:
         ids: The numbers of the clauses, such as "C1".
-        needs: The capability without which the test is skipped, such as "durable". Nothing else skips a test.
+        needs: The capabilities without which the test is skipped, such as "durable". Nothing else skips a test.
         opened: True if the test gets a driver that has been started on an empty storage; False if it starts the driver
             itself.
 
@@ -45,8 +45,9 @@ def clause(*ids: str, needs: str = "", opened: bool = True) -> Callable[[Test], 
 async def _run(
     test: Test, self: Any, instance: Instance, arguments: dict[str, Any], *, needs: str, opened: bool
 ) -> None:
-    if needs and not getattr(instance.driver.capabilities, needs):
-        pytest.skip(f"the driver declares {needs}=False")
+    for one in needs.split():
+        if not getattr(instance.driver.capabilities, one):
+            pytest.skip(f"the driver declares {one}=False")
     try:
         async with asyncio.timeout(LIMIT):
             if opened:

@@ -24,6 +24,7 @@ from composerd.testing.kit.races import Races
 from composerd.testing.kit.requeues import Requeues
 from composerd.testing.kit.storage import Storage
 from composerd.testing.kit.submissions import Submissions
+from composerd.testing.kit.usage import UsageOfChannels, UsageOfOpenedStorages
 from composerd.testing.kit.workers import RememberedWorkers
 
 
@@ -39,6 +40,8 @@ class DriverKit(
     Artifacts,
     ArtifactLists,
     Queries,
+    UsageOfChannels,
+    UsageOfOpenedStorages,
     RememberedWorkers,
     NewsOfCalls,
     Races,

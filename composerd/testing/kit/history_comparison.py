@@ -12,11 +12,16 @@ from composerd.models import Job, JobFilter, Key, PayloadKind, PayloadRef
 from composerd.testing.kit.instance import Instance
 from composerd.testing.kit.model import Model, ModelJob
 from composerd.testing.kit.results import dependency_failed
+from composerd.testing.kit.steps import KEYS
 
 T = TypeVar("T")
 
 SLACK = 500.0
 """Shorter than a unit, and longer than any history takes, in seconds."""
+
+
+CHANNELS = sorted({key.channel for key in KEYS} | {"unused"})
+"""The channels whose use of the storage is compared."""
 
 
 class Comparison:
@@ -59,6 +64,9 @@ class Comparison:
         assert await self.listing(JobFilter(), 1000) == ids[::-1]
         counts = {state: n for state, n in (await driver.info()).jobs.items() if n}
         assert counts == Counter(job.state for job in jobs)
+        if driver.capabilities.counts_usage:
+            used = await driver.usage(CHANNELS)
+            assert [msgspec.structs.astuple(one) for one in used] == [self.model.usage(one) for one in CHANNELS]
 
     def compare(self, job: ModelJob, found: Job | None) -> None:
         """Compare a job as `get` returns it."""

@@ -261,7 +261,7 @@ class History(Comparison, RuleBasedStateMachine):
 
     def attach(self, n: int, name: str, location: str) -> None:
         """Attach a file."""
-        token, artifact = self.token(n), Artifact(name, 1, "ab" * 32, location)
+        token, artifact = self.token(n), Artifact(name, len(name + location) * 3, "ab" * 32, location)
         expected = self.attempt(token)
         batch = self.do(self.instance.driver.attach([Attachment(token, artifact)]))
         (attached,) = batch.items

@@ -388,6 +388,14 @@ class Model:
             return attempt.due_at
         return job.not_before if job.state is JobState.WAITING and not self._blocked(job) else None
 
+    def usage(self, channel: str) -> tuple[int, int, int, int]:
+        """Return what the jobs of a channel use: waiting and running jobs, bytes of payloads and of artifacts."""
+        jobs = [job for job in self.jobs.values() if job.new.channel == channel]
+        waiting = sum(job.state in (JobState.WAITING, JobState.READY) for job in jobs)
+        files = [one for job in jobs for one in (job.running or job).artifacts.values()]
+        payloads = sum(len(job.new.args or b"") + len(job.result or b"") for job in jobs)
+        return waiting, sum(job.running is not None for job in jobs), payloads, sum(one.size for one in files)
+
     # Ends.
 
     def cancel(self, job: ModelJob) -> None:

@@ -49,7 +49,7 @@ queries = st.one_of(
 heartbeats = st.one_of(
     st.tuples(st.just("seen"), st.integers(0, 2), st.sampled_from(["alive", "described", "paused", "signed off"])),
     st.tuples(st.just("touch"), index, st.sampled_from([None, b"1", b"2"]), st.booleans()),
-    st.tuples(st.just("attach"), index, st.sampled_from("ab"), st.sampled_from("xy")),
+    st.tuples(st.just("attach"), index, st.sampled_from("ab"), st.sampled_from(["x", "yyy"])),
 )
 lists = st.sampled_from([None, None, *[tuple(map(ListedArtifact, names)) for names in ("", "a", "b", "ab")]])
 """The artifacts that an outcome lists, or None."""

@@ -21,6 +21,7 @@ from composerd_fs.state.indexes import ReadyIndex, Timers
 from composerd_fs.state.job import AttemptRecord, JobRecord
 from composerd_fs.state.jobs import Jobs
 from composerd_fs.state.undo import Undo
+from composerd_fs.state.usage import size_of_files
 
 SLICE = 500
 """Number of steps after which other tasks get a turn. A step is a change of a job or an edge, and takes up to 8 µs."""
@@ -228,17 +229,19 @@ class Changes:
         """
         state = job.state
         if state is not before:
-            counts = self.jobs.counts
-            counts[before] -= 1
-            counts[state] += 1
+            self.jobs.count_state(job, before, -1)
+            self.jobs.count_state(job, state, 1)
             self.undo.add((self._recount, job, state, before))
         if before is JobState.RUNNING and state is not before:
             self.leases.left()
             job.partial = None
             if job.attempts:
                 attempt = job.attempts[-1]
-                if effects.publish and attempt.artifacts:
-                    job.artifacts = tuple(attempt.artifacts[name] for name in sorted(attempt.artifacts))
+                if attempt.artifacts:
+                    if effects.publish:
+                        job.artifacts = tuple(attempt.artifacts[name] for name in sorted(attempt.artifacts))
+                    else:
+                        self.jobs.count_files(job, -size_of_files(attempt.artifacts.values()))
                 attempt.artifacts = None
         if effects.requeued:
             self._requeued_news.append(job.id)
@@ -256,8 +259,8 @@ class Changes:
         self.latest = max(self.latest, at)
 
     def _recount(self, job: JobRecord, after: JobState, before: JobState) -> None:
-        self.jobs.counts[after] -= 1
-        self.jobs.counts[before] += 1
+        self.jobs.count_state(job, after, -1)
+        self.jobs.count_state(job, before, 1)
         if after is JobState.READY:
             self._not_ready.append(job)
 
@@ -267,7 +270,7 @@ class Changes:
         elif before is JobState.WAITING and job.pending == 0 and job.not_before is not None:
             self.delays.left()
         job.result = result
-        self.jobs.count_bytes(result)
+        self.jobs.count_payload(job, result)
         self._ended_news.append(job.id)
         self.jobs.rests(job)
         expires_at = job.expires_at

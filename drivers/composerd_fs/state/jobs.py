@@ -16,6 +16,7 @@ from composerd_fs.state.indexes import Expiries
 from composerd_fs.state.interning import Interning
 from composerd_fs.state.job import AttemptRecord, JobRecord
 from composerd_fs.state.undo import Undo
+from composerd_fs.state.usage import UsageCounts, size_of, size_of_files
 
 ARCHIVED_FOR_ONE = 16
 """Number of archived jobs that take as long to write or to read as one job that is not archived."""
@@ -45,6 +46,7 @@ class Jobs:
         self.counts = dict.fromkeys(JobState, 0)
         self.live_bytes: dict[int, int] = {}
         """The bytes of payloads that jobs have, by segment."""
+        self.usage = UsageCounts()
         self._undo = undo
         self._resting: list[JobRecord] = []
 
@@ -179,6 +181,7 @@ class Jobs:
         self._remove(job)
         self.expiries.left()
         self._undo.add((self._undelete, job))
+        self.count_files(job, -size_of_files(job.artifacts))
 
     def _undelete(self, job: JobRecord) -> None:
         self.interning.count(job.key, job.policy, 1)
@@ -215,12 +218,12 @@ class Jobs:
 
     def _insert(self, job: JobRecord) -> None:
         self.by_sequence[job.sequence] = job
-        self.counts[job.state] += 1
+        self.count_state(job, job.state, 1)
         self._register(job)
 
     def _remove(self, job: JobRecord) -> None:
         del self.by_sequence[job.sequence]
-        self.counts[job.state] -= 1
+        self.count_state(job, job.state, -1)
         self._unregister(job)
         self.interning.count(job.key, job.policy, -1)
 
@@ -300,6 +303,9 @@ class Jobs:
     def restore(self, job: JobRecord) -> None:
         """Add a job from a checkpoint."""
         self._insert(job)
+        channel = job.key.channel
+        self.usage.count_payloads(channel, size_of(job.args) + size_of(job.result))
+        self.usage.count_artifacts(channel, size_of_files(job.files))
         for payload in (job.args, job.result):
             if isinstance(payload, int):  # no step to undo it: a checkpoint may have millions of jobs
                 segment, _, length = span_of(payload)
@@ -312,22 +318,41 @@ class Jobs:
             job, shape = self.archive.restore(data)
             self.by_sequence[job.sequence] = data
             self.counts[shape.state] += 1
+            self.usage.count_payloads(shape.key.channel, size_of(job.args) + size_of(job.result))
+            if job.rest is not None and job.rest.artifacts:
+                self.usage.count_artifacts(shape.key.channel, sum(one.size for one in job.rest.artifacts))
             for payload in (job.args, job.result):
                 if isinstance(payload, tuple):
                     live_bytes[payload[0]] = live_bytes.get(payload[0], 0) + payload[2]
             if shape.policy.retention is not None:
                 self.expiries.add(job.queued_at + job.finished + shape.policy.retention, job.sequence)
 
-    # Payloads.
+    # Counts. A flush that is refused takes back those that have a step in `Undo`.
 
-    def count_bytes(self, payload: Payload | None, sign: int = 1) -> int:
-        """Count the bytes of a payload that a job gets, or with -1 as `sign` that it loses, and return their number."""
+    def count_state(self, job: JobRecord, state: JobState, jobs: int) -> None:
+        """Count a job that is in a state now, or with -1 that no longer is. The caller takes it back."""
+        self.counts[state] += jobs
+        self.usage.count_state(job.key.channel, state, jobs)
+
+    def count_payload(self, job: JobRecord, payload: Payload | None, sign: int = 1) -> int:
+        """Count a payload that a job gets, or with -1 as `sign` that it loses, and return its bytes in the journal."""
+        if payload is None:
+            return 0
+        size = sign * size_of(payload)
+        self.usage.count_payloads(job.key.channel, size)
+        self._undo.add((self.usage.count_payloads, job.key.channel, -size))
         if not isinstance(payload, int):
             return 0
         segment, _, length = span_of(payload)
         self._add_bytes(segment, sign * length)
         self._undo.add((self._add_bytes, segment, -sign * length))
         return length
+
+    def count_files(self, job: JobRecord, size: int) -> None:
+        """Count the bytes of files that a job gets, or with a negative number that it loses."""
+        if size:
+            self.usage.count_artifacts(job.key.channel, size)
+            self._undo.add((self.usage.count_artifacts, job.key.channel, -size))
 
     def _add_bytes(self, segment: int, length: int) -> None:
         total = self.live_bytes.get(segment, 0) + length

@@ -7,12 +7,13 @@ from uuid import UUID
 
 from msgspec.structs import replace
 
+from composerd.driver import Usage
 from composerd.errors import Unavailable
 from composerd.models import Artifact, IdPage, Job, JobFilter, JobPage, JobState, Key, PayloadKind, PayloadRef, Worker
 from composerd_fs.journal.entries import Payload
-from composerd_fs.journal.frames import length_of
 from composerd_fs.state.job import JobRecord
 from composerd_fs.state.table import Table
+from composerd_fs.state.usage import UsageCounts, size_of, size_of_files
 
 T = TypeVar("T")
 
@@ -69,7 +70,7 @@ def payloads(table: Table, refs: Sequence[PayloadRef]) -> WithPayloads[None]:
 def payloads_up_to(table: Table, refs: Sequence[PayloadRef], limit: int) -> WithPayloads[list[int | None]]:
     """Find payloads; see `Driver.payloads_up_to`. The answer has the sizes of those that are left out."""
     found = payloads(table, refs).payloads
-    sizes = [_size(payload) for payload in found]
+    sizes = [size_of(payload) for payload in found]
     fits = [total <= limit for total in accumulate(sizes)]
     return WithPayloads(
         [None if payload is None or fit else size for payload, size, fit in zip(found, sizes, fits, strict=True)],
@@ -108,6 +109,24 @@ def ahead(table: Table, job_id: UUID, limit: int) -> int:
     return table.ready.ahead(job, limit) if job is not None and job.state is JobState.READY else 0
 
 
+def usage(table: Table, channels: Sequence[str]) -> list[Usage]:
+    """Return what the jobs of channels use; see `Driver.usage`."""
+    return [table.jobs.usage.of(channel) for channel in channels]
+
+
+def counted_usage(table: Table) -> UsageCounts:
+    """Count what the jobs of all channels use. It takes as long as to read all jobs."""
+    counts = UsageCounts()
+    for chunk in table.jobs.by_sequence.chunks():
+        for sequence, _ in table.jobs.by_sequence.chunk(chunk):
+            job = table.jobs.at_listed(sequence)
+            assert job is not None, "the chunk has the job"
+            counts.count_state(job.key.channel, job.state, 1)
+            counts.count_payloads(job.key.channel, size_of(job.args) + size_of(job.result))
+            counts.count_artifacts(job.key.channel, size_of_files(job.files))
+    return counts
+
+
 def with_jobs(table: Table, workers: Sequence[Worker]) -> list[Worker]:
     """Return workers together with the jobs that they run."""
     running: dict[UUID, set[UUID]] = {worker.id: set() for worker in workers}
@@ -131,7 +150,7 @@ def dump_part(table: Table, chunk: int, last: int) -> WithPayloads[list[tuple[Jo
             continue
         found.append((job, table.jobs.dependents_of(job).ids))
         payloads += (job.args, _result(job))
-        size += _size(job.args) + _size(job.result)
+        size += size_of(job.args) + size_of(job.result)
         if size >= _DUMPED_AT_ONCE:
             break
     return WithPayloads(found, payloads)
@@ -142,12 +161,6 @@ def _result(job: JobRecord) -> Payload | None:
     if job.result is None and job.state.has_result:
         raise Unavailable(f"the result of the job {job.id} is missing in the journal")
     return job.result
-
-
-def _size(payload: Payload | None) -> int:
-    if payload is None:
-        return 0
-    return length_of(payload) if isinstance(payload, int) else len(payload)
 
 
 def _name_of(artifact: Artifact) -> str:

@@ -14,6 +14,7 @@ from composerd_fs.journal.converting import add_history, artifact_of, submitted_
 from composerd_fs.journal.entries import JobFields, JournalEntry, Payload
 from composerd_fs.state.changes import Changes, Unpropagated
 from composerd_fs.state.job import AttemptRecord, JobRecord
+from composerd_fs.state.usage import size_of_files
 
 
 class Table(Changes):
@@ -74,6 +75,8 @@ class Table(Changes):
         attempt = self.jobs.attempts[entry.token.int]
         self._save(attempt.job)
         artifact = artifact_of(entry.artifact)
+        before = (attempt.artifacts or {}).get(artifact.name)
+        self.jobs.count_files(attempt.job, artifact.size - (0 if before is None else before.size))
         attempt.artifacts = {**(attempt.artifacts or {}), artifact.name: artifact}
         attempt.confirmed = True
 
@@ -119,7 +122,8 @@ class Table(Changes):
             self.steps += job.edges // 4
             jobs.delete(job)
             self.undo.add((setattr, self, "freed_bytes", self.freed_bytes))
-            self.freed_bytes += jobs.count_bytes(job.args, -1) + jobs.count_bytes(job.result, -1)
+            self.freed_bytes += jobs.count_payload(job, job.args, -1) + jobs.count_payload(job, job.result, -1)
+            jobs.usage.forget_unused(job.key.channel)
             for dependency_id in set(job.dependencies):
                 dependency = jobs.live.get(dependency_id.int)
                 if dependency is not None and dependency.dependents is not None:
@@ -145,10 +149,11 @@ class Table(Changes):
                 self.undo.add((self._unpropagated.pop,))
         add_history(job, entry)
         self.jobs.add_attempts(job)
+        self.jobs.count_files(job, size_of_files(job.files))
         if job.running is not None:
             transitions.resume(job.running, entry.at)
         job.result = self._absolute(entry.result)
-        self.jobs.count_bytes(job.result)
+        self.jobs.count_payload(job, job.result)
         if state.ended:
             self.jobs.rests(job)
         job.state = state
@@ -167,13 +172,13 @@ class Table(Changes):
         assert job is not None, "a payload that is moved belongs to a job"
         self._save(job)
         if entry.args is not None:
-            self.jobs.count_bytes(job.args, -1)
+            self.jobs.count_payload(job, job.args, -1)
             job.args = self._absolute(entry.args)
-            self.jobs.count_bytes(job.args)
+            self.jobs.count_payload(job, job.args)
         if entry.result is not None:
-            self.jobs.count_bytes(job.result, -1)
+            self.jobs.count_payload(job, job.result, -1)
             job.result = self._absolute(entry.result)
-            self.jobs.count_bytes(job.result)
+            self.jobs.count_payload(job, job.result)
 
     # Steps that several entries share.
 
@@ -182,7 +187,7 @@ class Table(Changes):
         job = submitted_record(fields, self.last_sequence, at, self.jobs.interning)
         job.position = self._next_position()
         job.args = self._absolute(fields.args)
-        self.jobs.count_bytes(job.args)
+        self.jobs.count_payload(job, job.args)
         self.jobs.add(job)
         return job
 

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 from uuid import UUID
 
+import msgspec
+
 from composerd.driver import Batch, Capabilities, transitions
 from composerd.driver.simple import JobRecord, Shelf, SimpleDriver
 from composerd.driver.simple.transaction import Transaction
@@ -28,8 +30,11 @@ T = TypeVar("T")
 class DictShelf(Shelf):
     """Records in a dict, which every change writes to a file as a whole."""
 
+    counts_usage = True
+
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.used: dict[str, bytes] = {}
         self.records: dict[UUID, JobRecord] = {}
         self.payloads: dict[PayloadRef, bytes] = {}
         self.stored_memo: bytes | None = None
@@ -59,14 +64,14 @@ class DictShelf(Shelf):
 
     def load(self) -> None:
         """Read the file."""
-        encoded, self.payloads, self.stored_memo = pickle.loads(self.path.read_bytes())
+        encoded, self.payloads, self.stored_memo, self.used = pickle.loads(self.path.read_bytes())
         self.records = {job_id: JobRecord.decoded(one) for job_id, one in encoded.items()}
 
     def save(self) -> None:
         """Write the file, completely or not at all."""
         unfinished = self.path.with_suffix(".tmp")
         encoded = {job_id: record.encoded for job_id, record in self.records.items()}
-        unfinished.write_bytes(pickle.dumps((encoded, self.payloads, self.stored_memo)))
+        unfinished.write_bytes(pickle.dumps((encoded, self.payloads, self.stored_memo, self.used)))
         unfinished.replace(self.path)
 
     def close(self) -> None:
@@ -76,14 +81,14 @@ class DictShelf(Shelf):
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
-        before = dict(self.records), dict(self.payloads), self.stored_memo
+        before = dict(self.records), dict(self.payloads), self.stored_memo, dict(self.used)
         self.changed = False
         try:
             yield
             if self.changed:
                 self.save()
         except BaseException:
-            self.records, self.payloads, self.stored_memo = before
+            self.records, self.payloads, self.stored_memo, self.used = before
             raise
 
     def read(self, job_id: UUID) -> bytes | None:
@@ -161,6 +166,16 @@ class DictShelf(Shelf):
         self.stored_memo = memo
         self.changed = True
 
+    def usage(self, channel: str) -> bytes | None:
+        return self.used.get(channel)
+
+    def store_usage(self, channel: str, usage: bytes | None) -> None:
+        if usage is None:
+            self.used.pop(channel, None)
+        else:
+            self.used[channel] = usage
+        self.changed = True
+
 
 def by_sequence(record: JobRecord) -> int:
     """Return the key for the order of submission."""
@@ -177,6 +192,7 @@ class Correct(SimpleDriver):
 
     contract = "1.5"
     name = "correct"
+    capabilities = msgspec.structs.replace(SimpleDriver.capabilities, counts_usage=True)
     shelf_type: type[DictShelf] = DictShelf
 
     @classmethod
@@ -213,7 +229,12 @@ class CorrectShared(Correct):
 
     name = "shared"
     capabilities = Capabilities(
-        durable=True, shared=True, max_submission=1000, max_payload=64 * 1024 * 1024, compares_artifacts=True
+        durable=True,
+        shared=True,
+        max_submission=1000,
+        max_payload=64 * 1024 * 1024,
+        compares_artifacts=True,
+        counts_usage=True,
     )
     shelf_type = SharedShelf
     listening: ClassVar[dict[Path, list[asyncio.Queue[News]]]] = {}
@@ -221,6 +242,7 @@ class CorrectShared(Correct):
     def _begin(self) -> None:
         self._timekeeper.open(ClockState(), *self._clock.read())
         with self._writing() as transaction:
+            transaction.count_all()
             self.extend_lease(transaction)
             transaction.complete()
 

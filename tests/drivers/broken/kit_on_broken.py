@@ -12,7 +12,7 @@ import pytest
 from composerd.driver import Driver
 from composerd.testing.kit import DriverKit
 
-from . import attempts, queries, storages, submissions, workers  # noqa: F401  # importing them fills BROKEN
+from . import attempts, queries, storages, submissions, usage, workers  # noqa: F401  # importing them fills BROKEN
 from .correct import Correct, CorrectShared
 from .registry import BROKEN
 

@@ -1,0 +1,65 @@
+"""Drivers that break the clauses of what is counted for each channel (Q)."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from composerd.driver import Usage
+from composerd.driver.simple import JobRecord
+from composerd.driver.simple.transaction import Transaction
+from composerd.driver.transitions import Effects
+
+from .correct import Correct, DictShelf
+from .registry import breaks
+
+
+@breaks("Q1")
+class CountsRequeuedJobsTwice(Transaction):
+    """Counts a job that is requeued as a further one."""
+
+    def apply(self, record: JobRecord, effects: Effects) -> None:
+        super().apply(record, effects)
+        if effects.requeued:
+            counted = self.usage._changed[record.channel]
+            self.usage._changed[record.channel] = msgspec.structs.replace(counted, waiting=counted.waiting + 1)
+
+
+@breaks("Q2")
+class CountsPayloadsOfDeletedJobs(Transaction):
+    """Goes on counting the payloads of jobs that are deleted."""
+
+    def remove(self, record: JobRecord) -> None:
+        super().remove(record)
+        counted = self.usage._changed[record.channel]
+        size = record.args_size + record.result_size
+        self.usage._changed[record.channel] = msgspec.structs.replace(counted, payloads=counted.payloads + size)
+
+
+@breaks("Q3")
+class CountsFilesOfDeadAttempts(Transaction):
+    """Goes on counting the files of attempts that end without their job."""
+
+    def apply(self, record: JobRecord, effects: Effects) -> None:
+        super().apply(record, effects)
+        if effects.requeued:
+            counted = self.usage._changed[record.channel]
+            size = sum(one.size for one in record.attempts[-1].artifacts.values())
+            self.usage._changed[record.channel] = msgspec.structs.replace(counted, artifacts=counted.artifacts + size)
+
+
+class ForgetfulShelf(DictShelf):
+    """The shelf of `CountsSinceTheStart`."""
+
+    def open(self, *, create: bool) -> None:
+        super().open(create=create)
+        self.used = {}
+
+
+@breaks("Q4")
+class CountsSinceTheStart(Correct):
+    """Counts only what has changed since it was opened."""
+
+    shelf_type = ForgetfulShelf
+
+    async def usage(self, channels: Sequence[str]) -> Sequence[Usage]:
+        return [Usage(*[max(0, n) for n in msgspec.structs.astuple(one)]) for one in await super().usage(channels)]
