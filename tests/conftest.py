@@ -26,6 +26,7 @@ TOGETHER = (
     "tests/proxies/test_probe.py",
     "tests/tenants/test_cells.py",
     "tests/tenants/test_no_difference.py",
+    "tests/tenants/test_times.py",
 )
 """Modules whose tests share something that is slow to create, so that one process runs all of them."""
 

@@ -1,5 +1,6 @@
 """The part of the queue that reads jobs for somebody, for whom the jobs of some channels may not exist."""
 
+from collections import OrderedDict
 from collections.abc import AsyncGenerator, Sequence
 from uuid import UUID
 
@@ -14,15 +15,29 @@ from composerd.queue.worker_ids import with_given_worker_id
 SEARCHES = 20
 """The most calls of the driver that look for a job of one channel among those of others."""
 
+VISIBLE = 10_000
+"""Number of jobs of which is remembered that they exist for whoever has asked for them."""
+
 
 class Reading:
     """Reads jobs. Each is named with a `Lookup`, so that none is read for somebody for whom it does not exist."""
 
     def __init__(self, driver: Guard) -> None:
         self.driver = driver
+        self._visible: OrderedDict[Lookup, None] = OrderedDict()
+        """Jobs that exist for those who have asked, because a job never changes its channel."""
 
     async def get(self, job: Lookup) -> Job:
-        """Return a job, without its args and result. Raises `JobNotFound`."""
+        """Return a job, without its args and result. Raises `JobNotFound`.
+
+        A job with many dependents takes long to read, so one that may not exist for whoever asks is looked at before:
+        the time must not tell that there is one.
+        """
+        if job.channel is not None and job not in self._visible:
+            await self.listed(job)
+            self._visible[job] = None
+            if len(self._visible) > VISIBLE:
+                self._visible.popitem(last=False)
         return with_given_worker_id(job.checked((await self.driver.get([job.id]))[0]))
 
     async def listed(self, job: Lookup) -> Job:
