@@ -217,8 +217,9 @@ class Held:
     async def grow(self, amounts: Mapping[Quota, int]) -> None:
         """Hold more, once it is known from the storage that there is room.
 
-        A refusal is never older than the latest reading, which is at most a second old. Raises `QuotaUsedUp`,
-        `QuotaForbids`, and what the driver raises if the storage does not answer.
+        A refusal is that of a reading, which is at most a second old. As long as only what this server has added stands
+        against it, some of which a reading may have too, the caller waits for the next one, for a second at most.
+        Raises `QuotaUsedUp`, `QuotaForbids`, and what the driver raises if the storage does not answer.
         """
         quotas, ledger = self._quotas, self._tenant.ledger
         began = quotas.clock()
@@ -227,16 +228,17 @@ class Held:
             while True:
                 limits = quotas.limits(ledger.channel)
                 limited = {one: amount for one, amount in amounts.items() if amount and limits.of(one) is not None}
-                is_fresh = quotas.is_fresh(ledger)
+                is_fresh = ledger.read_at >= began or quotas.is_fresh(ledger)
                 over = _over(ledger, limits, limited)
-                if over is None and (is_fresh or ledger.read_at >= began or not limited):
+                if over is None and (is_fresh or not limited):
                     break
                 if over is not None:
                     limit = limits.of(over)
                     assert limit is not None
-                    alone = ledger.reading.get(over, 0) + limited[over] > limit
-                    if limited[over] > limit or ledger.read_at >= began or (is_fresh and alone):
-                        quotas._refuse(self._tenant, over, limit, ledger.used(over), limited[over])  # noqa: SLF001
+                    read, amount = ledger.reading.get(over, 0), limited[over]
+                    if amount > limit or (is_fresh and (read + amount > limit or quotas.clock() > began + FRESH)):
+                        used = max(read, min(ledger.used(over), limit))
+                        quotas._refuse(self._tenant, over, limit, used, amount)  # noqa: SLF001
                 await asyncio.shield(quotas.readings.next(ledger))
         finally:
             self._tenant.users -= 1

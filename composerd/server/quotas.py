@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
-from composerd.driver import Driver
+from composerd.driver import Driver, Usage
 from composerd.identity.watched_file import WatchedFile
 from composerd.quotas import STORED, Quota, Quotas, QuotaTable, parse
 from composerd.settings import Settings
@@ -20,15 +20,14 @@ async def running_quotas(settings: Settings, driver: Driver) -> AsyncIterator[Qu
 
     def parse_for_driver(content: bytes) -> QuotaTable:
         table = parse(content)
-        if table.limits(STORED):
+        if table.limits(STORED) and not driver.capabilities.counts_usage:
             raise ValueError(
-                f"the storage driver {driver.name} cannot tell what a tenant has stored: "
-                f"remove {', '.join(STORED)}, or use a driver for contract 1.5"
+                f"it has quotas of what is stored ({', '.join(STORED)}), which this storage does not count: remove them"
             )
         return table
 
     async def read(channels: Sequence[str]) -> Sequence[Mapping[Quota, int]]:
-        return [{} for _ in channels]
+        return [_amounts(usage) for usage in await driver.usage(channels)]
 
     file = WatchedFile(settings.quotas, parse_for_driver, "quotas")
     watching = asyncio.create_task(file.run(), name="quotas file")
@@ -36,3 +35,12 @@ async def running_quotas(settings: Settings, driver: Driver) -> AsyncIterator[Qu
         yield Quotas(file, read, shared=driver.capabilities.shared)
     finally:
         await stop(watching)
+
+
+def _amounts(usage: Usage) -> Mapping[Quota, int]:
+    return {
+        Quota.WAITING_JOBS: usage.waiting,
+        Quota.RUNNING_JOBS: usage.running,
+        Quota.PAYLOAD_BYTES: usage.payloads,
+        Quota.ARTIFACT_BYTES: usage.artifacts,
+    }

@@ -180,6 +180,33 @@ async def test_stored_during_a_reading(storage: Storage, clock: Clock) -> None:
     assert quotas.ledger("org-a").used(JOBS) == 2
 
 
+async def test_what_counts_twice_refuses_nobody(storage: Storage, clock: Clock) -> None:
+    """A request is not refused because of writes in progress that the storage has counted already."""
+    quotas = quotas_of(storage, clock, "[default]\nwaiting_jobs = 10")
+    first = quotas.held("org-a")
+    await first.grow({JOBS: 6})
+    storage.add("org-a", JOBS, 6)
+    clock.ahead += FRESH + 0.1
+    asyncio.get_running_loop().call_later(0.1, first.settle)
+    async with asyncio.timeout(0.5):
+        await submit(quotas, storage, 4)
+    with pytest.raises(QuotaUsedUp):
+        await submit(quotas, storage)
+
+
+async def test_writes_that_hang(storage: Storage, clock: Clock) -> None:
+    """A request that only writes in progress stand against is refused after a second."""
+    quotas = quotas_of(storage, clock, "[default]\nwaiting_jobs = 10")
+    await quotas.held("org-a").grow({JOBS: 10})
+    waiting = asyncio.create_task(submit(quotas, storage))
+    await asyncio.sleep(0.05)
+    assert not waiting.done()
+    clock.ahead += FRESH
+    with pytest.raises(QuotaUsedUp) as caught:
+        await waiting
+    assert caught.value.details["used"] == 10
+
+
 async def test_what_was_not_stored_is_given_back(storage: Storage, clock: Clock) -> None:
     """An amount that was allowed and not stored after all is free again at once."""
     quotas = quotas_of(storage, clock, "[default]\nwaiting_jobs = 1")
