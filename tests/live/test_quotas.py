@@ -39,7 +39,7 @@ class Tenants:
         return ("--tokens", str(self.tokens), "--quotas", str(self.quotas))
 
 
-KINDS = ("fs", "postgresql")
+KINDS = ("fs",)
 
 StorageOf = Callable[[str], str]
 
