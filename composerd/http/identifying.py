@@ -45,6 +45,17 @@ class Identifier:
             raise NotAllowed(operation=name, role=str(identity.role), problem="this needs another role")
         return identity
 
+    async def check_again(self, request: web.Request, before: Identity) -> None:
+        """Raise what `permitted` does unless the identity of a request may still make it, which has waited.
+
+        Its credentials may have expired meanwhile, or may have been revoked.
+        """
+        if not self.required:
+            return
+        known = await self.permitted(request)
+        if known is not None and known.key != before.key:
+            raise NotAuthenticated(problem="the credentials are another identity's now", sent=True)
+
     async def sees_reasons(self, request: web.Request) -> bool:
         """Return True if a request is from somebody who may know why the server is not ready."""
         if not self.required:

@@ -2,17 +2,21 @@
 
 # ruff: noqa: ASYNC240  # the files are small, and nobody else waits for the loop
 
+import asyncio
+import re
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 from composerd.identity.tokens.changes import changing
 from composerd.identity.values import Role
 
-from .conftest import COMPOSER, Serve, Server, error
+from ..throwaway import Throwaway
+from .conftest import COMPOSER, WORKER, Serve, Server, error, until_waiting
 from .test_cli import composerd
 
 WITHIN = 2.0
@@ -184,3 +188,66 @@ async def test_expiry(serve: Serve, path: Path) -> None:
 
     await server.until(has_expired)
     assert 0 <= time.time() - expires < 1
+
+
+@pytest.mark.parametrize("end", ["revoked", "expired"])
+async def test_end_of_a_token_in_a_wait(serve: Serve, path: Path, end: str) -> None:
+    """A job is not handed over to a request whose token has ended while it waited, and that counts no retry.
+
+    A request that waits for the end of a job, or for news of an attempt, learns nothing either.
+    """
+    expires = int(time.time()) + 3 if end == "expired" else None
+    builder, reader = new(path, "builder-7", "worker", expires=expires), new(path, "reader", "viewer", expires=expires)
+    other, ops = new(path, "builder-8", "worker"), new(path, "ops", "admin")
+    server = await serve("--tokens", str(path))
+    running = (await server.request("POST", f"{COMPOSER}/jobs", {"type": "b"}, headers=bearer(ops)))[1]
+    asked = {"types": ["b"], "arch": "x86_64"}
+    _, attempt = await server.request("POST", f"{WORKER}/jobs", asked, headers=bearer(builder))
+    waiting = [
+        asyncio.create_task(
+            server.request("POST", f"{WORKER}/jobs", {**asked, "types": ["a"]}, headers=bearer(builder))
+        ),
+        asyncio.create_task(server.request("GET", f"{attempt['location']}?wait=30s", headers=bearer(builder))),
+        asyncio.create_task(server.request("GET", f"{running['href']}?wait=30s", headers=bearer(reader))),
+    ]
+    await until_waiting(server, 3, headers=bearer(ops))
+    if end == "revoked":
+        for name in ("builder-7", "reader"):
+            revoke(path, name)
+
+    async def is_over() -> bool:
+        return {(await whoami(server, token))[0] for token in (builder, reader)} == {401}
+
+    await server.until(is_over)
+    _, job = await server.request("POST", f"{COMPOSER}/jobs", {"type": "a", "max_retries": 0}, headers=bearer(ops))
+    await server.request("POST", f"{running['href']}/cancel", headers=bearer(ops))
+    for status, body in await asyncio.gather(*waiting):
+        assert (status, body["id"]) == (401, "29")
+    status, handed = await server.request("POST", f"{WORKER}/jobs", {**asked, "types": ["a"]}, headers=bearer(other))
+    assert (status, handed["id"]) == (201, job["id"])
+    _, shown = await server.request("GET", job["href"], headers=bearer(ops))
+    assert (shown["state"], shown["retries"]) == ("running", 0)
+
+
+async def test_every_process(serve: Serve, postgres: Throwaway, path: Path) -> None:
+    """Each of several processes notices within two seconds that a token is revoked."""
+    token = new(path, "ops", "admin")
+    server = await serve("--tokens", str(path), "--processes", "3", storage=postgres.fresh())
+
+    async def answers() -> set[tuple[str, int]]:
+        found = set()
+        for _ in range(20):  # new connections, which the kernel spreads over the processes
+            async with (
+                aiohttp.ClientSession(headers=bearer(token)) as http,
+                http.get(f"{server.url}/metrics") as answer,
+            ):
+                found.add((str(re.findall(r'process="(\d+)"', await answer.text())[:1]), answer.status))
+        return found
+
+    known: set[tuple[str, int]] = set()
+    while len(known) < 3:
+        known |= await answers()
+    assert {status for _, status in known} == {200}
+    revoke(path, "ops")
+    await asyncio.sleep(WITHIN)
+    assert {status for _, status in await answers() | await answers()} == {401}

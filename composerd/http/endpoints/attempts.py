@@ -26,10 +26,10 @@ from composerd.http.delivery import answer
 from composerd.http.endpoints.artifact_lists import listed_artifacts
 from composerd.http.errors import InvalidTokenForStatus
 from composerd.http.inspection import Wait
-from composerd.http.keys import QUEUE, SETTINGS
+from composerd.http.keys import IDENTIFIER, QUEUE, SETTINGS
 from composerd.http.openapi import endpoint
 from composerd.http.paths import BASES, bases
-from composerd.http.request_context import client, known_job_id
+from composerd.http.request_context import client, identity, known_job_id
 from composerd.http.tenant_quotas import may_wait, open_wait
 from composerd.ids import parse_uuid
 from composerd.models import Attempt, AttemptState
@@ -82,6 +82,7 @@ async def get_job(request: web.Request) -> web.StreamResponse:
         with Wait(request), open_wait(queue):
             wait = min(wait, queue.options.heartbeat_timeout / 3)
             attempt = await queue.wait_while_running(token, wait, client.get())
+        await request.app[IDENTIFIER].check_again(request, identity.get())
     known_job_id.set(str(attempt.job_id))
     _check_known(attempt)
     location = f"{bases.get().worker}/jobs/{given}"

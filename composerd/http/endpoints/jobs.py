@@ -19,7 +19,7 @@ from composerd.http.delivery import answer_bytes, answer_pieces, encode
 from composerd.http.endpoints import submission
 from composerd.http.endpoints.shown import encoded, job_body, job_list
 from composerd.http.inspection import Wait
-from composerd.http.keys import QUEUE, SETTINGS
+from composerd.http.keys import IDENTIFIER, QUEUE, SETTINGS
 from composerd.http.openapi import JSON, endpoint
 from composerd.http.outlines import check_batch, check_job
 from composerd.http.paths import BASES, bases
@@ -138,6 +138,7 @@ async def get_job(request: web.Request) -> web.StreamResponse:
     if wait is not None:
         with Wait(request), open_wait(queue):
             await queue.wait_for_end(wanted, wait, client.get())
+        await request.app[IDENTIFIER].check_again(request, identity.get())
     return await _job(request, wanted)
 
 

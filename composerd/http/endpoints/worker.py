@@ -22,7 +22,7 @@ from composerd.http.delivery import Answer, complete, encode, gone, hang_up, wri
 from composerd.http.endpoints.registration import check_description
 from composerd.http.errors import InvalidWorkerId
 from composerd.http.inspection import Wait
-from composerd.http.keys import ADMISSION, CUT_ANSWERS, QUEUE, SETTINGS
+from composerd.http.keys import ADMISSION, CUT_ANSWERS, IDENTIFIER, QUEUE, SETTINGS
 from composerd.http.openapi import endpoint
 from composerd.http.paths import BASES, bases
 from composerd.http.request_context import client, identity, known_job_id, request_id
@@ -96,6 +96,7 @@ async def request_job(request: web.Request) -> web.StreamResponse:
     if claimed is None:
         return web.Response(status=204)
     try:
+        await request.app[IDENTIFIER].check_again(request, identity.get())
         response = await _hand_over(request, claimed, confirm=bool(body.confirm))
         queue.handovers.delivered(claimed, sender, request.remote or "a unix socket")
         if name is None:
