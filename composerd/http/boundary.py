@@ -109,8 +109,16 @@ class RequestBoundary:
                 self._admission.requests.free(counted)
 
     async def _identify(self, request: web.Request) -> None:
-        """Find out whose request it is, and raise an error unless that identity may make it."""
-        known = await self._identifier.permitted(request)
+        """Find out whose request it is, and raise an error unless that identity may make it.
+
+        An error because of wrong credentials is raised later and later.
+        """
+        try:
+            known = await self._identifier.permitted(request)
+        except NotAuthenticated as exc:
+            if exc.sent and not await self._identifier.wrong_attempts.hold(client.get(), exc.details["problem"]):
+                close_after_answer(request)
+            raise
         if known is not None:
             identity.set(known)
             client.set(known.key)

@@ -7,6 +7,7 @@ from aiohttp import hdrs, web
 from composerd.errors import ComposerdError, NotAllowed, NotAuthenticated
 from composerd.http.clients import Clients
 from composerd.http.openapi import OPERATIONS
+from composerd.http.wrong_attempts import WrongAttempts
 from composerd.identity.permissions import PERMISSIONS, SEES_REASONS
 from composerd.identity.sources import LONGEST_TOKEN, Identities
 from composerd.identity.values import Identity
@@ -29,6 +30,7 @@ class Identifier:
     def __init__(self, identities: Identities, clients: Clients) -> None:
         self._identities = identities
         self._clients = clients
+        self.wrong_attempts = WrongAttempts()
         self.required = identities.required
 
     async def permitted(self, request: web.Request) -> Identity | None:
@@ -55,6 +57,10 @@ class Identifier:
         known = await self.permitted(request)
         if known is not None and known.key != before.key:
             raise NotAuthenticated(problem="the credentials are another identity's now", sent=True)
+
+    async def close(self, _app: web.Application) -> None:
+        """Log the wrong attempts that are not logged yet."""
+        self.wrong_attempts.close()
 
     async def sees_reasons(self, request: web.Request) -> bool:
         """Return True if a request is from somebody who may know why the server is not ready."""

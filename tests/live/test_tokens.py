@@ -3,7 +3,8 @@
 # ruff: noqa: ASYNC240  # the files are small, and nobody else waits for the loop
 
 import asyncio
-import re
+import itertools
+import signal
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -229,25 +230,76 @@ async def test_end_of_a_token_in_a_wait(serve: Serve, path: Path, end: str) -> N
     assert (shown["state"], shown["retries"]) == ("running", 0)
 
 
-async def test_every_process(serve: Serve, postgres: Throwaway, path: Path) -> None:
+async def test_every_process(serve: Serve, newest_postgres: Throwaway, path: Path) -> None:
     """Each of several processes notices within two seconds that a token is revoked."""
     token = new(path, "ops", "admin")
-    server = await serve("--tokens", str(path), "--processes", "3", storage=postgres.fresh())
+    server = await serve("--tokens", str(path), "--processes", "3", storage=newest_postgres.fresh())
 
-    async def answers() -> set[tuple[str, int]]:
+    async def answers() -> set[int]:
         found = set()
-        for _ in range(20):  # new connections, which the kernel spreads over the processes
-            async with (
-                aiohttp.ClientSession(headers=bearer(token)) as http,
-                http.get(f"{server.url}/metrics") as answer,
-            ):
-                found.add((str(re.findall(r'process="(\d+)"', await answer.text())[:1]), answer.status))
+        for _ in range(40):  # new connections, which the kernel spreads over the processes
+            async with aiohttp.ClientSession(headers=bearer(token)) as http:
+                async with http.get(f"{server.url}{COMPOSER}/jobs") as answer:
+                    found.add(answer.status)
+                if answer.status == 401:  # the next ones would be answered later
+                    break
         return found
 
-    known: set[tuple[str, int]] = set()
-    while len(known) < 3:
-        known |= await answers()
-    assert {status for _, status in known} == {200}
+    assert await answers() == {200}
     revoke(path, "ops")
     await asyncio.sleep(WITHIN)
-    assert {status for _, status in await answers() | await answers()} == {401}
+    refused = await asyncio.gather(*(answers() for _ in range(40)))
+    assert set().union(*refused) == {401}
+
+
+class Sender:
+    """A client with an address of its own, and a connection for each request."""
+
+    def __init__(self, server: Server, address: str) -> None:
+        connector = aiohttp.TCPConnector(local_addr=(address, 0), limit=0, force_close=True)
+        self._http = aiohttp.ClientSession(connector=connector)
+        self._url = f"{server.url}{COMPOSER}/whoami"
+
+    async def ask(self, token: str) -> tuple[int, float]:
+        """Send a request with a token, and return the status of the answer and the seconds until it came."""
+        began = time.monotonic()
+        async with self._http.get(self._url, headers=bearer(token)) as answer:
+            await answer.read()
+            return answer.status, time.monotonic() - began
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.close()
+
+
+async def test_wrong_attempts(serve: Serve, path: Path) -> None:
+    """Wrong attempts are answered later and later, and only they are: also right ones of the same address are not."""
+    known, unknown = new(path, "ops", "admin"), new(path, "builder-7", "worker")
+    wrong = new(path.with_name("other"), "ops", "admin")
+    server = await serve("--tokens", str(path))
+    bad, good = Sender(server, "127.0.0.31"), Sender(server, "127.0.0.32")
+    assert (await bad.ask(known))[0] == 200
+    answers = [await bad.ask(wrong) for _ in range(6)]
+    assert {status for status, _ in answers} == {401}
+    assert max(seconds for _, seconds in answers[:3]) < 0.25
+    assert [seconds >= least for (_, seconds), least in zip(answers[3:], (0.25, 0.5, 1), strict=True)] == [True] * 3
+    flood = [asyncio.create_task(bad.ask(wrong)) for _ in range(200)]
+    for first in itertools.islice(asyncio.as_completed(flood), 100):  # beyond as many as are held back
+        await first
+    assert not all(one.done() for one in flood)
+    for sender, token in ((bad, known), (bad, unknown), (good, known)):
+        status, seconds = await sender.ask(token)
+        assert (status, seconds < 0.25) == (200, True)
+    assert [await good.ask(wrong) for _ in range(3)][-1][1] < 0.25
+    assert {status for status, _ in await asyncio.gather(*flood)} == {401}
+    for sender in (bad, good):
+        await sender.close()
+    server.kill(signal.SIGTERM)
+    assert await server.exited() == 0
+    lines = [line for line in server.log.decode().splitlines() if "wrong credentials" in line]
+    assert [line.partition("] ")[2] for line in lines] == [
+        "wrong credentials from 127.0.0.31: nobody has this token",
+        "wrong credentials from 127.0.0.32: nobody has this token",
+        "wrong credentials from 127.0.0.31, 205 more times within a minute; the latest: nobody has this token",
+        "wrong credentials from 127.0.0.32, 2 more times within a minute; the latest: nobody has this token",
+    ]

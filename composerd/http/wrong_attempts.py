@@ -1,0 +1,151 @@
+"""Slowing down those who try wrong credentials, and logging them."""
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from contextvars import Context
+
+log = logging.getLogger(__name__)
+
+AT_ONCE = 3
+"""The wrong attempts of one client that are answered at once: somebody has mistaken one token for another."""
+
+SHORTEST = 0.25
+"""Seconds until the answer to the next one; each one after it takes twice as long as the one before."""
+
+LONGEST = 4.0
+"""The most seconds until an answer. A server that stops waits for longer by default."""
+
+FORGET_EVERY = 5.0
+"""Seconds after which one wrong attempt of a client is forgotten, and then another one."""
+
+MOST_REMEMBERED = 10
+"""The most wrong attempts of one client that are remembered."""
+
+MOST_CLIENTS = 10_000
+"""The most clients that are remembered; then the one that has tried nothing for longest is forgotten."""
+
+MOST_HELD_OF_A_CLIENT = 100
+"""The most answers to one client that are held back at one time."""
+
+MOST_HELD = 1_000
+"""The most answers that are held back at one time."""
+
+MOST_LINES = 100
+"""The most clients that a minute of the log names."""
+
+WINDOW = 60.0
+"""Time in seconds for which a client has one line."""
+
+
+class _Record:
+    """The wrong attempts of one client."""
+
+    __slots__ = ("attempts", "held", "latest", "problem", "unlogged")
+
+    def __init__(self, now: float) -> None:
+        self.attempts = 0.0
+        """The number of those that are remembered."""
+        self.latest = now
+        self.held = 0
+        self.unlogged = 0
+        """The number since the latest line about the client."""
+        self.problem = ""
+        """The reason why the latest one is wrong."""
+
+
+class WrongAttempts:
+    """Holds the answers to wrong credentials back, for longer with each attempt of the same client.
+
+    Credentials are verified in any case. So right ones are served as usual, also if they come from the same address.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._records: OrderedDict[str, _Record] = OrderedDict()
+        """The records by client; the one whose latest attempt is longest ago comes first."""
+        self._held = 0
+        self._named: set[str] = set()
+        """The clients that this minute of the log has named."""
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def hold(self, client: str, problem: str) -> bool:
+        """Log a wrong attempt, and return when it may be answered.
+
+        Returns False if it may be answered only because too many answers are held back: its connection has to be
+        closed then, so that the next attempt takes longer.
+        """
+        record = self._record(client)
+        self._log(client, record, problem)
+        delay = self._delay(record)
+        if not delay:
+            return True
+        if record.held >= MOST_HELD_OF_A_CLIENT or self._held >= MOST_HELD:
+            return False
+        record.held += 1
+        self._held += 1
+        try:
+            await asyncio.sleep(delay)
+        finally:
+            record.held -= 1
+            self._held -= 1
+        return True
+
+    def close(self) -> None:
+        """Log what is not logged yet."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._next_minute()
+
+    def _record(self, client: str) -> _Record:
+        """Return the record of a client, with one attempt more."""
+        now = self._clock()
+        record = self._records.pop(client, None) or _Record(now)
+        forgotten = (now - record.latest) / FORGET_EVERY
+        record.attempts = min(max(record.attempts - forgotten, 0.0) + 1, MOST_REMEMBERED)
+        record.latest = now
+        self._records[client] = record
+        if len(self._records) > MOST_CLIENTS:
+            self._records.popitem(last=False)
+        return record
+
+    def _delay(self, record: _Record) -> float:
+        """Return the time in seconds until an attempt is answered."""
+        beyond = round(record.attempts) - AT_ONCE
+        return min(SHORTEST * 2 ** (beyond - 1), LONGEST) if beyond > 0 else 0.0
+
+    def _log(self, client: str, record: _Record, problem: str) -> None:
+        """Log the first attempt of a client, and count the others of the same minute."""
+        if self._timer is None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(WINDOW, self._next_minute, context=Context())  # it is about no request
+        if client in self._named or len(self._named) >= MOST_LINES:
+            record.unlogged += 1
+            record.problem = problem
+            return
+        self._named.add(client)
+        log.warning("wrong credentials from %s: %s", client, problem)
+
+    def _next_minute(self) -> None:
+        """Log how many attempts there were in this minute besides those that were logged, and begin another one."""
+        clients = attempts = 0
+        for client, record in self._records.items():
+            if not record.unlogged:
+                continue
+            if client in self._named:
+                log.warning(
+                    "wrong credentials from %s, %d more times within a minute; the latest: %s",
+                    client,
+                    record.unlogged,
+                    record.problem,
+                )
+            else:
+                clients += 1
+                attempts += record.unlogged
+            record.unlogged = 0
+        if clients:
+            log.warning("wrong credentials from %d other clients, %d times within a minute", clients, attempts)
+        self._named.clear()
+        self._timer = None
