@@ -7,6 +7,7 @@ import os
 import stat
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -15,12 +16,16 @@ from composerd.errors import ComposerdError
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 LOOK_EVERY = 0.5
 """Seconds between two looks at the file. A change is read at the third look at the latest, so within 2 s."""
 
 MOST_UNSETTLED = 2
 """The most looks in a row that find the file changing and leave it for the next one: somebody is writing it."""
+
+LOOK_NOW_EVERY = 0.25
+"""The least time in seconds between two looks that somebody asks for."""
 
 LARGEST = 32 * 1024**2
 """The most bytes of a file."""
@@ -61,6 +66,12 @@ class WatchedFile(Generic[T]):
         self._parse = parse
         self._setting = setting
         self._secret = secret
+        # A thread of its own: a revoked token must not work on because a disk keeps the other threads waiting.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"file of {setting}")
+        self._reading = asyncio.Lock()
+        """Held while the file is looked at and read."""
+        self._looked_at = float("-inf")
+        """The time of the latest look that somebody has asked for, by the loop's clock."""
         self._pending: Signature = ""
         self._unsettled = 0
         """The number of looks in a row that found the file changing."""
@@ -73,30 +84,53 @@ class WatchedFile(Generic[T]):
 
     async def run(self) -> None:
         """Look at the file again and again, until canceled."""
-        loop = asyncio.get_running_loop()
-        # A thread of its own: a revoked token must not work on because a disk keeps the other threads waiting.
-        thread = ThreadPoolExecutor(1, thread_name_prefix=f"file of {self._setting}")
         try:
             while True:
                 await asyncio.sleep(LOOK_EVERY)
-                if await loop.run_in_executor(thread, self._has_changed):
-                    await self._read_again(loop, thread)
+                async with self._reading:
+                    if await self._in_thread(self._has_changed):
+                        await self._read_again()
         finally:
-            thread.shutdown(wait=False)
+            self._thread.shutdown(wait=False)
 
-    async def _read_again(self, loop: asyncio.AbstractEventLoop, thread: ThreadPoolExecutor) -> None:
+    async def look_now(self) -> None:
+        """Read the file now if it has changed and can be used, for what may have been added a moment ago.
+
+        However often this is called, the file is looked at a few times a second, so this may take a moment.
+        """
+        loop = asyncio.get_running_loop()
+        called_at = loop.time()
+        async with self._reading:
+            if self._looked_at >= called_at:
+                return
+            await asyncio.sleep(self._looked_at + LOOK_NOW_EVERY - called_at)
+            self._looked_at = loop.time()
+            found = await self._in_thread(self._signature)
+            if found == self._read:
+                return
+            with suppress(*_UNUSABLE):  # `run` says so, unless somebody is still writing
+                self._take(await self._in_thread(self._load))
+                self._read = found
+
+    async def _in_thread(self, work: Callable[[], R]) -> R:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    def _take(self, value: T) -> None:
+        """Have another value from now on."""
+        self.value = value
+        self.problem = None
+        log.info("%s has changed; the new version is in force", self.path)
+        self.on_change()
+
+    async def _read_again(self) -> None:
         try:
-            self.value = await loop.run_in_executor(thread, self._load)
+            self._take(await self._in_thread(self._load))
         except _UNUSABLE as exc:
             reason = _reason(exc)
             problem = f"{self._setting}: the file cannot be used, so its previous version stays in force: {reason}"
             if problem != self.problem:
                 self.problem = problem
                 log.warning("cannot use %s, so its previous version stays in force: %s", self.path, reason)
-            return
-        self.problem = None
-        log.info("%s has changed; the new version is in force", self.path)
-        self.on_change()
 
     def _has_changed(self) -> bool:
         """Return True if there is a version to read: another than before, which nobody seems to be writing still."""

@@ -5,6 +5,7 @@
 import asyncio
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -143,6 +144,34 @@ async def test_file_that_is_being_written(path: Path) -> None:
     assert not file._has_changed()
     path.write_text("55555")
     assert [file._has_changed() for _ in range(3)] == [False, True, False]
+
+
+async def test_look_at_once(path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever misses something in the file can have it read, a few times a second; a mistake changes nothing."""
+    file = WatchedFile(path, parse, "number")
+    looks: list[int] = []
+    look = file._signature
+
+    def signature() -> watched_file.Signature:
+        looks.append(1)
+        return look()
+
+    monkeypatch.setattr(file, "_signature", signature)
+    path.write_text("22")
+    await asyncio.gather(*(file.look_now() for _ in range(10)))
+    assert (file.value, len(looks)) == (22, 1)
+    assert not file._has_changed()
+    path.write_text("333")
+    began = time.monotonic()
+    await asyncio.gather(*(file.look_now() for _ in range(10)))
+    assert (file.value, len(looks)) == (333, 3)
+    assert time.monotonic() - began >= watched_file.LOOK_NOW_EVERY / 2
+    path.write_text("many")
+    await file.look_now()
+    assert (file.value, file.problem, caplog.messages) == (333, None, [])
+    path.write_text("4444")
+    await file.look_now()
+    assert file.value == 4444
 
 
 async def test_secrets_that_everybody_can_read(path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -45,16 +45,18 @@ class TokenSource:
 
     async def identify(self, token: str) -> Identity:
         """Return whose token it is. Raises `NotAuthenticated`."""
-        entry = self._verified(token)
-        identity = Identity(entry.name, entry.role, entry.tenant, "token", entry.expires)
-        self._known[token] = identity
-        return identity
-
-    def _verified(self, token: str) -> TokenEntry:
         try:
             id = parse_token(token).id
         except ValueError as exc:
             raise _refused(str(exc)) from None
+        if id not in self._file.value.by_id:
+            await self._file.look_now()  # somebody may use a token as soon as it is printed
+        entry = self._verified(id, token)
+        identity = Identity(entry.name, entry.role, entry.tenant, "token", entry.expires)
+        self._known[token] = identity
+        return identity
+
+    def _verified(self, id: str, token: str) -> TokenEntry:
         entry = self._file.value.by_id.get(id)
         if entry is None or not entry.is_text(token):
             raise _refused("nobody has this token")
