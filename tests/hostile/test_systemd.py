@@ -1,6 +1,7 @@
 """The units of docs/examples/systemd under a real systemd: what they let a server and a worker do, and what not."""
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ touch /usr/local/libexec/composerd/build 2> /dev/null || echo read-only
 unshare --user true 2> /dev/null || echo no namespaces
 ls /home /root 2> /dev/null | wc -l
 tr '\\0' '\\n' < /proc/self/environ | grep -c NOTIFY_SOCKET
+cat /proc/[0-9]*/environ 2> /dev/null | grep -c COMPOSERD_TOKEN=
 grep -E '^(NoNewPrivs|CapBnd|Seccomp):' /proc/self/status | tr -d '\\t'
 echo built > $COMPOSERD_JOB_ARTIFACTS/image
 """
@@ -37,9 +39,27 @@ def systemd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Systemd]:
         for unit in UNITS.iterdir():
             systemd.add(unit.name, unit.read_text())
         systemd.add("composerd.socket", "[Socket]\nListenStream=127.0.0.1:8701\n")
+        make_tokens(systemd)
         yield systemd
     finally:
         systemd.close()
+
+
+def make_tokens(systemd: Systemd) -> None:
+    """Make a token as the server's unit says, and one for the worker. There is no bus for `systemd-run`."""
+    text = (UNITS / SERVER).read_text()
+    found = re.search(r"(?m)^#     systemd-run (.*) \\\n# +/usr/bin/(composerd .*) --name ann --role admin >", text)
+    assert found is not None
+    service = "[Service]\nType=oneshot\n" + "\n".join(re.findall(r"-p (\S+)", found[1]))
+    systemd.run("mkdir", "/run/tokens")
+    for name, role in (("ann", "admin"), ("worker", "worker")):
+        command = f"ExecStart=/usr/bin/{found[2]} --name {name} --role {role}"
+        output = f"StandardOutput=file:/run/tokens/{name}\nStandardError=journal\n"
+        systemd.add("token.service", f"{service}\n{command}\n{output}")
+        systemd.systemctl("start", "token.service")
+    systemd.run("sh", "-c", "echo Authorization: Bearer $(cat /run/tokens/ann) > /run/tokens/header")
+    systemd.run("sh", "-c", "echo COMPOSERD_TOKEN=$(cat /run/tokens/worker) > /run/tokens/worker.env")
+    systemd.add(f"{WORKER}.d/token.conf", "[Service]\nEnvironmentFile=/run/tokens/worker.env\n")
 
 
 @pytest.fixture
@@ -50,9 +70,15 @@ def server(systemd: Systemd) -> Iterator[Systemd]:
     systemd.systemctl("stop", WORKER, SERVER)
 
 
+def fetch(systemd: Systemd, *arguments: str) -> str:
+    """Send a request with curl from where the server is, and return the body."""
+    headers = ("-H", "Content-Type: application/json", "-H", "@/run/tokens/header")
+    return systemd.run("curl", "-sSf", *headers, *arguments)
+
+
 def request(systemd: Systemd, *arguments: str) -> Any:
-    """Send a request with curl from where the server is, and return the decoded body."""
-    return json.loads(systemd.run("curl", "-sSf", "-H", "Content-Type: application/json", *arguments))
+    """Send a request as `fetch` does, and return the decoded body."""
+    return json.loads(fetch(systemd, *arguments))
 
 
 def install(systemd: Systemd, command: str) -> None:
@@ -134,7 +160,7 @@ def test_a_backup_unit(server: Systemd) -> None:
     server.run("sh", "-c", "echo damaged > /var/lib/composerd/journal/00000001.log")
     with pytest.raises(RuntimeError, match="failed"):
         server.systemctl("start", BACKUP)
-    server.run("sh", "-c", "rm -r /var/lib/private/composerd*")
+    server.run("sh", "-c", "rm -r /var/lib/private/composerd /var/lib/private/composerd-backup")
     server.systemctl("reset-failed")
 
 
@@ -152,16 +178,16 @@ def test_priorities_in_the_journal(server: Systemd) -> None:
 
 
 def test_a_command_of_a_worker(server: Systemd) -> None:
-    """A worker's command runs with the restrictions of the unit, and its files arrive."""
+    """A worker's command runs with the restrictions of the unit and sees no token, and its files arrive."""
     install(server, COMMAND)
     server.systemctl("start", WORKER)
     job = request(server, "-d", '{"type":"build"}', f"{URL}{COMPOSER}/jobs")
     ended = request(server, f"{URL}{job['href']}?wait=20s")
     assert ended["state"] == "finished", ended
     said = ended["result"]["stdout"].splitlines()
-    assert said[:6] == ["0077", "0", "read-only", "no namespaces", "0", "0"]
-    assert said[6:] == ["CapBnd:0000000000000000", "NoNewPrivs:1", "Seccomp:2"]
-    assert server.run("curl", "-sSf", f"{URL}{job['href']}/artifacts/image") == "built\n"
+    assert said[:7] == ["0077", "0", "read-only", "no namespaces", "0", "0", "0"]
+    assert said[7:] == ["CapBnd:0000000000000000", "NoNewPrivs:1", "Seccomp:2"]
+    assert fetch(server, f"{URL}{job['href']}/artifacts/image") == "built\n"
 
 
 def test_a_worker_that_is_stopped(server: Systemd) -> None:

@@ -43,20 +43,25 @@ async def test_a_unit_serves(unit: str, tmp_path: Path, newest_postgres: Throwaw
     program, *arguments = shlex.split(line)
     assert Path(program).name == "composerd"
     environment = {"COMPOSERD_STORAGE": newest_postgres.fresh()} if "storage.env" in service["EnvironmentFile"] else {}
-    await check_serving(arguments, tmp_path, **environment)
+    await check_serving(arguments, tmp_path, arguments[arguments.index("--tokens") + 1], **environment)
 
 
-async def check_serving(arguments: list[str], scratch: Path, **environment: str) -> None:
-    """Start a server with these arguments on a free port, submit a job to it, and stop it with SIGTERM."""
+async def check_serving(arguments: list[str], scratch: Path, tokens: str, **environment: str) -> None:
+    """Start a server with these arguments on a free port, submit a job to it with a token, and stop it with SIGTERM."""
     arguments[arguments.index("--listen") + 1] = "127.0.0.1:0"
     (scratch / "composerd").mkdir(exist_ok=True)
+    Path(tokens).parent.mkdir(exist_ok=True)
+    made = await composerd("token", "create", "--name", "ann", "--role", "admin", "--tokens", tokens)
+    assert made.code == 0, made.err
     process = await start(*arguments, server=None, **environment)
     assert process.stdout is not None
     try:
         url = (await process.stdout.readline()).decode().split()[-1]
-        submitted = await composerd("submit", "build", "--server", url)
+        assert (await composerd("jobs", "--server", url)).code != 0
+        token = {"COMPOSERD_TOKEN": made.out.strip()}
+        submitted = await composerd("submit", "build", "--server", url, **token)
         assert submitted.code == 0, submitted.err
-        shown = await composerd("status", submitted.out.strip(), "--server", url)
+        shown = await composerd("status", submitted.out.strip(), "--server", url, **token)
         assert shown.code == 0, shown.err
     finally:
         process.terminate()
@@ -81,9 +86,13 @@ async def test_a_service_serves(tmp_path: Path, newest_postgres: Throwaway) -> N
     """The command and the environment of the compose file start a server, and the files of the image exist."""
     service = compose()["composerd-1"]
     assert service == compose()["composerd-2"]
-    (variable,) = service["environment"]
+    assert list(service["environment"]) == ["COMPOSERD_STORAGE", "COMPOSERD_TOKENS"]
+    tokens = service["environment"]["COMPOSERD_TOKENS"]
+    assert f"tokens:{Path(tokens).parent}" in service["volumes"]
+    tokens = tokens.replace("/srv/", f"{tmp_path}/")
     command = [part.replace("/srv/", f"{tmp_path}/") for part in service["command"]]
-    await check_serving(command, tmp_path, **{variable: newest_postgres.fresh()})
+    storage = newest_postgres.fresh()
+    await check_serving(command, tmp_path, tokens, COMPOSERD_STORAGE=storage, COMPOSERD_TOKENS=tokens)
     image = (COMPOSE / "Dockerfile").read_text()
     assert 'ENTRYPOINT ["composerd"]' in image
     for sources in re.findall(r"^COPY (.+) \S+$", image, re.MULTILINE):
