@@ -2,10 +2,16 @@
 //
 // The first argument is its configuration as JSON. It reads orders from stdin, one JSON object a line, and answers each
 // with one line.
+import { webcrypto } from 'node:crypto';
 import http from 'node:http';
 import { createInterface } from 'node:readline';
-import { exportJWK, generateKeyPair } from 'jose';
-import { Provider } from 'oidc-provider';
+
+// Node 18, which some distributions have, lacks these.
+globalThis.crypto ??= webcrypto;
+URL.parse ??= (text, base) => { try { return new URL(text, base); } catch { return null; } };
+
+const { exportJWK, generateKeyPair } = await import('jose');
+const { Provider } = await import('oidc-provider');
 
 const { audience, algorithm, clients, lifetime } = JSON.parse(process.argv[2]);
 const settings = { lifetime, rotates: false, cacheControl: null };
