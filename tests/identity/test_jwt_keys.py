@@ -73,7 +73,8 @@ def other_curve() -> dict[str, Any]:
         (jwk("ES256", key_ops="verify"), "is not for signatures"),
         (jwk("RS256", kty=["RSA"]), "is of a kind that is not taken"),
         ("key", "is not an object"),
-        (short(), "has 1024 bits, and at least 2048 are needed"),
+        (short(), "has 1024 bits, and not 2048 to 16384"),
+        (jwk("RS256", n="_" * 100_000), "has 600000 bits, and not 2048 to 16384"),
         (other_curve(), "is of a kind that is not taken (EC, secp256k1)"),
     ],
 )

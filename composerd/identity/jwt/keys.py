@@ -31,6 +31,10 @@ SHORTEST_RSA_KEY = 2048
 """The fewest bits of an RSA key. Shorter ones can be, or soon will be, factored."""
 
 
+LONGEST_RSA_KEY = 16384
+"""The most bits of an RSA key, which is what OpenSSL verifies with."""
+
+
 class Key(msgspec.Struct, frozen=True):
     """A public key, and what may be verified with it."""
 
@@ -98,8 +102,8 @@ def _parse_key(given: Any) -> Key:
         public: Any = jwt.PyJWK(members, min(algorithms)).key
     except (jwt.PyJWTError, UnsupportedAlgorithm, ValueError, TypeError, AttributeError) as exc:
         raise UnusableKey(f"is malformed: {exc}") from exc
-    if isinstance(public, RSAPublicKey) and public.key_size < SHORTEST_RSA_KEY:
-        raise UnusableKey(f"has {public.key_size} bits, and at least {SHORTEST_RSA_KEY} are needed")
+    if isinstance(public, RSAPublicKey) and not SHORTEST_RSA_KEY <= public.key_size <= LONGEST_RSA_KEY:
+        raise UnusableKey(f"has {public.key_size} bits, and not {SHORTEST_RSA_KEY} to {LONGEST_RSA_KEY}")
     return Key(key_id, algorithms, public, (key_id, *sorted(algorithms), *sorted(members.items())))
 
 
