@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from .conftest import COMPOSER, Serve, Server, send
+from .conftest import COMPOSER, Serve, Server, clean_environment, send
 from .http_relay import Relay, relaying
+from .test_tokens import bearer, new, revoke, whoami
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "worker-in-shell.md"
 
@@ -23,13 +24,15 @@ pytestmark = pytest.mark.usefixtures("curl")
 
 
 @contextlib.asynccontextmanager
-async def working(url: str, directory: Path, *command: str) -> AsyncIterator[None]:
+async def working(url: str, directory: Path, *command: str, **environment: str) -> AsyncIterator[None]:
     """Run the page's worker in a process group of its own."""
     script = re.search(r"```sh\n(.*?)```", PAGE.read_text(), re.DOTALL)
     assert script is not None
     (directory / "worker.sh").write_text(script[1])
     process = await asyncio.create_subprocess_exec(
-        "sh", str(directory / "worker.sh"), url, "build", *command, start_new_session=True
+        *("sh", str(directory / "worker.sh"), url, "build", *command),
+        start_new_session=True,
+        env=clean_environment() | environment,
     )
     try:
         yield
@@ -71,6 +74,39 @@ async def test_a_cancel(server: Server, tmp_path: Path) -> None:
 
             await server.until(up)
             await server.request("POST", f"{COMPOSER}/jobs/{job['id']}/cancel")
+
+
+async def test_a_token_that_is_replaced(serve: Serve, tmp_path: Path) -> None:
+    """A worker whose token is revoked while it runs a job finishes it with the token that takes its place."""
+    tokens, file = tmp_path / "tokens", tmp_path / "token"
+    token = new(tokens, "builder-7", "worker")
+    file.write_text(token)
+    headers = bearer(new(tokens, "ops", "admin"))
+    server = await serve("--tokens", str(tokens))
+    script = f"echo > {tmp_path}/begun; until [ -e {tmp_path}/end ]; do sleep 0.1; done; echo done"
+    async with working(server.url, tmp_path, "sh", "-c", script, COMPOSERD_TOKEN_FILE=str(file)):
+        _, job = await server.request("POST", f"{COMPOSER}/jobs", {"type": "build"}, headers=headers)
+
+        async def begun() -> bool:
+            return (tmp_path / "begun").exists()
+
+        async def noticed() -> bool:
+            return (await whoami(server, token))[0] == 401
+
+        async def refused() -> bool:
+            return b"the token of builder-7 is revoked" in server.log
+
+        await server.until(begun)
+        revoke(tokens, "builder-7")
+        await server.until(noticed)
+        server.forget_log()
+        (tmp_path / "end").touch()
+        await server.until(refused)
+        file.write_text(new(tokens, "builder-7", "worker"))
+        path = f"{COMPOSER}/jobs/{job['id']}"
+        _, ended = await server.request("GET", f"{path}?wait=20s", headers=headers)
+        assert (ended["state"], ended["retries"]) == ("finished", 0)
+        assert (await server.request("GET", f"{path}/artifacts/output", headers=headers))[1] == b"done\n"
 
 
 async def test_heartbeats_while_a_proxy_keeps_the_upload(serve: Serve, tmp_path: Path) -> None:
