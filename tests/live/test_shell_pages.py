@@ -10,3 +10,8 @@ async def test_protect_a_server(tmp_path: Path) -> None:
     """Whoever types the commands of the page about tokens has a server that lets in who has a token."""
     reader = Reader(tmp_path, {"DNS:composerd.example.com": f"IP:{LOOPBACK}"})
     await reader.read("docs/how-to/protect-a-server.md")
+
+
+async def test_rotation_and_revocation(tmp_path: Path) -> None:
+    """Whoever follows the page about rotation changes to a new token without a gap, and ends one at once."""
+    await Reader(tmp_path).read("docs/how-to/rotation-and-revocation.md")
