@@ -78,7 +78,7 @@ def create_app(
     app[ADMISSION] = admission
     app[IDENTIFIER] = Identifier(identities, admission.clients)
     app.on_cleanup.append(app[IDENTIFIER].close)
-    app[CURSORS] = Cursors(queue.secret)
+    app[CURSORS] = Cursors(queue.driver.secret)
     app[TURNS] = Turns()
     app[CUT_ANSWERS] = CutAnswers(time.monotonic, queue.options.handover_timeout)
     app[METRICS] = metrics

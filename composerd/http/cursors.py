@@ -3,6 +3,7 @@
 import base64
 import binascii
 import hashlib
+from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 from cryptography.exceptions import InvalidTag
@@ -24,31 +25,40 @@ class Cursors:
     sees another channel.
     """
 
-    def __init__(self, secret: bytes) -> None:
-        self._cipher = AESSIV(hashlib.sha512(_LABEL + secret).digest())
+    def __init__(self, secret: Callable[[], Awaitable[bytes]]) -> None:
+        """Create it. `secret` reads the secret of the storage, which may not have started yet."""
+        self._secret = secret
+        self._known: AESSIV | None = None
 
-    def text(self, place: bytes, listing: str, channel: str | None) -> str:
+    async def _cipher(self) -> AESSIV:
+        if self._known is None:
+            self._known = AESSIV(hashlib.sha512(_LABEL + await self._secret()).digest())
+        return self._known
+
+    async def text(self, place: bytes, listing: str, channel: str | None) -> str:
         """Return the text of a place. `channel` is the only one that the reader sees; None if it sees every channel."""
-        return _encoded(self._cipher.encrypt(place, _made_for(listing, channel)))
+        cipher = await self._cipher()
+        return _encoded(cipher.encrypt(place, _made_for(listing, channel)))
 
-    def place(self, text: str, listing: str, channel: str | None) -> bytes:
+    async def place(self, text: str, listing: str, channel: str | None) -> bytes:
         """Return the place of a text. Raises `InvalidCursor` unless it was made for this listing and reader."""
+        cipher = await self._cipher()
         try:
             sealed = base64.urlsafe_b64decode(text.encode("ascii") + b"=" * (-len(text) % 4))
             # The decoder ignores unknown characters: only the exact spelling is a cursor.
             if _encoded(sealed) == text:
-                return self._cipher.decrypt(sealed, _made_for(listing, channel))
+                return cipher.decrypt(sealed, _made_for(listing, channel))
         except (binascii.Error, UnicodeEncodeError, InvalidTag):
             pass
         raise InvalidCursor(field="cursor", problem="must be the `next` of an earlier page")
 
-    def text_of_number(self, number: int, listing: str, channel: str | None) -> str:
+    async def text_of_number(self, number: int, listing: str, channel: str | None) -> str:
         """Return the text of a place that is a number."""
-        return self.text(number.to_bytes(_NUMBER), listing, channel)
+        return await self.text(number.to_bytes(_NUMBER), listing, channel)
 
-    def number(self, text: str, listing: str, channel: str | None) -> int:
+    async def number(self, text: str, listing: str, channel: str | None) -> int:
         """Return the number that a text stands for. Raises what `place` raises."""
-        return int.from_bytes(self.place(text, listing, channel))
+        return int.from_bytes(await self.place(text, listing, channel))
 
 
 CURSORS: web.AppKey[Cursors] = web.AppKey("CURSORS", Cursors)

@@ -78,8 +78,6 @@ class JobQueue(Reading):
         """Called with jobs that were deleted from the storage."""
         self.draining = False
         """True once no request may wait any more."""
-        self.secret = b""
-        """The secret of the storage, once the queue runs."""
         self._waits = Waits(options.max_waits)
         self.gate = Gate()
         """Lets requests begin, and go on after a wait, a few of each client at a time."""
@@ -140,7 +138,6 @@ class JobQueue(Reading):
         closed.
         """
         await self.space.look()
-        self.secret = await self.driver.secret()
         background = [
             asyncio.create_task(self._reaper.run(), name="reaper"),
             asyncio.create_task(self.roster.run(), name="roster"),

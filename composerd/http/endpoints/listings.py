@@ -69,7 +69,7 @@ async def list_jobs(request: web.Request) -> web.StreamResponse:
         if value is not None and not (is_word(value) and (value or name == "channel") and len(value) <= 128):
             raise InvalidCursor(field=name, problem="must be 1 to 128 printable characters without white space")
     left = limit_of(query, 100)
-    cursor = _cursor(request, "jobs")
+    cursor = await _cursor(request, "jobs")
     state, states = (states[0], ()) if len(states) == 1 else (None, states)
     own = identity.get().scope
     channel = query.get("channel", own)
@@ -97,7 +97,7 @@ async def list_jobs(request: web.Request) -> web.StreamResponse:
 
 
 async def _page(request: web.Request, items: list[bytes], cursor: int | None) -> web.StreamResponse:
-    following = _cursor_text(request, "jobs", cursor)
+    following = await _cursor_text(request, "jobs", cursor)
     return await answer_bytes(request, job_list("jobs", f"{bases.get().composer}/jobs", items, following))
 
 
@@ -115,7 +115,7 @@ async def list_dependencies(request: web.Request) -> web.StreamResponse:
     """
     query = query_of(request, *_PAGE)
     limit = limit_of(query, 100)
-    begin = _cursor(request, "dependencies") or 0
+    begin = await _cursor(request, "dependencies") or 0
     await heavy(request)
     job = await request.app[QUEUE].get(job_of(request))
     end = begin + limit
@@ -137,7 +137,7 @@ async def list_dependents(request: web.Request) -> web.StreamResponse:
     """
     query = query_of(request, *_PAGE)
     limit = limit_of(query, 100)
-    cursor = _cursor(request, "dependents")
+    cursor = await _cursor(request, "dependents")
     wanted = job_of(request)
     await heavy(request)
     page = await request.app[QUEUE].dependents(wanted, cursor, limit)
@@ -152,18 +152,18 @@ async def _ids(
         href=f"{bases.get().composer}/jobs/{job_id}/{what}",
         id=str(job_id),
         items=schemas.strings(ids),
-        next=_cursor_text(request, what, rest),
+        next=await _cursor_text(request, what, rest),
     )
     return await answer_bytes(request, encode(listed))
 
 
-def _cursor(request: web.Request, listing: str) -> int | None:
+async def _cursor(request: web.Request, listing: str) -> int | None:
     """Return the place in a listing from which a request wants to go on. Raises `InvalidCursor`."""
     text = request.query.get("cursor")
-    return None if text is None else request.app[CURSORS].number(text, listing, identity.get().scope)
+    return None if text is None else await request.app[CURSORS].number(text, listing, identity.get().scope)
 
 
-def _cursor_text(request: web.Request, listing: str, number: int | None) -> str | None:
+async def _cursor_text(request: web.Request, listing: str, number: int | None) -> str | None:
     if number is None:
         return None
-    return request.app[CURSORS].text_of_number(number, listing, identity.get().scope)
+    return await request.app[CURSORS].text_of_number(number, listing, identity.get().scope)

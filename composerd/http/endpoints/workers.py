@@ -42,7 +42,7 @@ async def list_workers(request: web.Request) -> web.StreamResponse:
     queue = request.app[QUEUE]
     query = query_of(request, "limit", "cursor")
     limit = limit_of(query, MAX_PAGE)
-    after = _cursor(request)
+    after = await _cursor(request)
     await heavy(request)
     page = await queue.roster.page(after, limit, identity.get().scope)
     href = f"{bases.get().composer}/workers"
@@ -63,16 +63,16 @@ async def list_workers(request: web.Request) -> web.StreamResponse:
     ]
     listed = schemas.WorkerList(kind="WorkerList", href=href, id="workers", items=items)
     if page.next is not None:
-        listed.next = request.app[CURSORS].text(_place(page.next), "workers", identity.get().scope)
+        listed.next = await request.app[CURSORS].text(_place(page.next), "workers", identity.get().scope)
     return await answer_bytes(request, encode(listed))
 
 
-def _cursor(request: web.Request) -> WorkerCursor | None:
+async def _cursor(request: web.Request) -> WorkerCursor | None:
     """Return the worker after which a request wants to go on. Raises `InvalidCursor`."""
     text = request.query.get("cursor")
     if text is None:
         return None
-    place = request.app[CURSORS].place(text, "workers", identity.get().scope)
+    place = await request.app[CURSORS].place(text, "workers", identity.get().scope)
     return WorkerCursor(int.from_bytes(place[:8]), UUID(bytes=place[8:]))
 
 
