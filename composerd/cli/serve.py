@@ -38,7 +38,8 @@ def serve(config: Path | None, **options: Any) -> None:
         raise Failure(f"{exc}", exit_code=2) from exc
     from composerd.server.supervisor import run
 
-    sys.exit(run(settings, password_shown=has_password(given.get("storage", ""))))
+    password_shown = any(has_password(given.get(name, "")) for name in ("storage", "artifacts"))
+    sys.exit(run(settings, password_shown=password_shown))
 
 
 def _complete(setting: Setting) -> Complete | None:

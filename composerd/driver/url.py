@@ -7,8 +7,8 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from composerd.errors import StorageURLError
 
 EXPOSED = (
-    "the storage URL in the command line has a password, which every user of this machine can read: give the URL in "
-    "the environment (COMPOSERD_STORAGE) or a configuration file, or the password in a file that only you can read"
+    "a URL in the command line has a password, which every user of this machine can read: give the URL in the "
+    "environment (as COMPOSERD_STORAGE) or a configuration file, or the password in a file that only you can read"
 )
 """A warning."""
 

@@ -130,7 +130,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def certificates_suffice(self) -> bool:
         """True if a client certificate is one of several ways to have an identity, so that a token does as well."""
-        return bool(self.tokens and (self.tls_identities or self.allowed_domains))
+        return bool((self.tokens or self.jwt_keys) and (self.tls_identities or self.allowed_domains))
 
     @property
     def local_only(self) -> bool:

@@ -19,6 +19,7 @@ import pytest
 from composerd_protocol.private_memory import keep_memory_private
 
 from ..live.conftest import COMPOSER, JSON, LOOPBACK, WORKER, clean_environment
+from ..live.test_bad_values import options
 
 ALICE = 4711
 """A user that no file of this machine has."""
@@ -229,6 +230,13 @@ async def test_no_secret_is_left(run: Run, form: str) -> None:
     assert [name for name, content in run.files().items() if location.encode() in content] == []
 
 
+def test_no_option_takes_a_secret() -> None:
+    """Secrets come from files and the environment: no option of a command has one as its value."""
+    named = {name for _, option in options() for name in [option.removeprefix("--")]}
+    assert named > {"tokens", "token-file"}
+    assert not [name for name in named if name.endswith(("token", "secret", "password", "passphrase"))]
+
+
 @pytest.mark.parametrize(
     ("program", "arguments"),
     [
@@ -284,3 +292,36 @@ def test_private_memory(private: bool) -> None:
     os.waitpid(holder, 0)
     os.close(ready)
     os.close(told)
+
+
+_HIDDEN = f"""
+import os, signal
+from composerd_fs.journal.lock import _running, _start_of
+os.setgroups([])
+os.setresgid({ALICE}, {ALICE}, {ALICE})  # the group 0 sees everything
+reads, writes = os.pipe()
+holder = os.fork()
+if not holder:
+    os.setresuid({ALICE}, {ALICE}, {ALICE})  # which makes its memory private
+    os.write(writes, _start_of(os.getpid()).encode())
+    signal.pause()
+written = f"{{holder}}\\n{{os.read(reads, 100).decode()}}\\n0\\nfuse\\n"
+reader = os.fork()
+if not reader:
+    os.setresuid({ALICE}, {ALICE}, {ALICE})
+    assert not os.path.exists(f"/proc/{{holder}}")
+    os._exit(7 if _running(written, "fuse") == str(holder) else 0)
+assert os.waitstatus_to_exitcode(os.waitpid(reader, 0)[1]) == 7
+os.kill(holder, signal.SIGKILL)
+os.waitpid(holder, 0)
+assert _running(written, "fuse") is None
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount /proc")
+def test_a_storage_of_a_hidden_process() -> None:
+    """Where /proc hides processes with private memory, a storage that one of them uses is in use nevertheless."""
+    mount = 'mount -t proc -o hidepid=2 proc /proc && exec "$0" -c "$1"'
+    shell = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-euc", mount, sys.executable, _HIDDEN]
+    done = subprocess.run(shell, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr

@@ -58,7 +58,7 @@ async def check_serving(arguments: list[str], scratch: Path, tokens: str, **envi
     try:
         url = (await process.stdout.readline()).decode().split()[-1]
         assert (await composerd("jobs", "--server", url)).code != 0
-        token = {"COMPOSERD_TOKEN": made.out.strip()}
+        token: dict[str, Any] = {"COMPOSERD_TOKEN": made.out.strip()}
         submitted = await composerd("submit", "build", "--server", url, **token)
         assert submitted.code == 0, submitted.err
         shown = await composerd("status", submitted.out.strip(), "--server", url, **token)

@@ -143,9 +143,28 @@ def _running(written: str, kind: str) -> str | None:
     pid, start, _, kind_there, *_ = [*written.split("\n"), "", "", "", ""]
     if not any(one.startswith(_MAY_KEEP_NONE) for one in (kind, kind_there)):
         return None
-    if not pid.isdigit() or int(pid) == os.getpid() or not start or _start_of(int(pid)) != start:
+    if not pid.isdigit() or int(pid) == os.getpid() or not start:
         return None
-    return pid
+    return pid if _start_of(int(pid)) == start or _is_hidden(int(pid), start) else None
+
+
+def _is_hidden(pid: int, start: str) -> bool:
+    """Return True if a process may be the one that began then, but says nothing of itself.
+
+    Where `/proc` is mounted with `hidepid`, processes with private memory are hidden from others of their user too.
+    """
+    with contextlib.suppress(OSError):
+        Path(f"/proc/{pid}/stat").read_text()
+        return False
+    try:
+        if start.partition(" ")[0] != _BOOT.read_text().strip():
+            return False
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def _file_system(device: int) -> str:
