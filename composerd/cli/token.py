@@ -63,7 +63,10 @@ def token() -> None:
 @token.command(epilog="Example: composerd token create --role worker --name builder-7 --tokens tokens > token")
 @click.option("--name", required=True, type=Parsed(_name), metavar="NAME", help="Name of the identity.")
 @click.option(
-    "--role", required=True, type=click.Choice(ROLES), help="What the identity may do; docs/reference/identities.md."
+    "--role",
+    required=True,
+    type=click.Choice(ROLES),
+    help="What the identity may do: run jobs, submit and read jobs, read them, everything, read metrics.",
 )
 @click.option("--tenant", type=Parsed(_name), metavar="TENANT", help="Tenant of the identity.  [default: none]")
 @_expires_option

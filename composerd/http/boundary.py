@@ -24,7 +24,7 @@ from composerd.http.bodies import discard_body
 from composerd.http.browsers import BrowserGuard
 from composerd.http.delivery import close_after_answer, complete, flush_earlier_answers
 from composerd.http.errors import UNSPECIFIED, MethodNotSupported, ResourceNotFound
-from composerd.http.identifying import refuse
+from composerd.http.identifying import challenge
 from composerd.http.keys import ADMISSION, COMPOSER_ERRORS, IDENTIFIER, METRICS, QUEUE, SETTINGS
 from composerd.http.lingering import Lingering
 from composerd.http.paths import BASES, PREFIX_HEADER, bases, forwarded_prefix
@@ -116,7 +116,7 @@ class RequestBoundary:
         try:
             known = await self._identifier.permitted(request)
         except NotAuthenticated as exc:
-            if exc.sent and not await self._identifier.wrong_attempts.hold(client.get(), exc.details["problem"]):
+            if exc.sent and not await self._identifier.wrong_attempts.hold(client.get(), str(exc)):
                 close_after_answer(request)
             raise
         if known is not None:
@@ -221,7 +221,7 @@ def _failure(request: web.Request, new_id: str, error: ComposerdError) -> web.Re
     elif entry.status == 503 and request.method in _REPEATED:
         response.headers["Retry-After"] = "1"
     if isinstance(error, NotAuthenticated):
-        refuse(response, error, request.remote)
+        response.headers["WWW-Authenticate"] = challenge(error)
     return response
 
 

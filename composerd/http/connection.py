@@ -14,10 +14,11 @@ from aiohttp.web_protocol import _ErrInfo
 from composerd.errors import InvalidContent
 from composerd.http.admission import Place
 from composerd.http.boundary import RequestBoundary
+from composerd.http.clients import UNIX
 from composerd.http.cut_answers import HandedOver
 from composerd.http.delivery import complete
 from composerd.http.errors import UNSPECIFIED, ErrorTable, MethodNotSupported
-from composerd.http.identifying import LONGEST_FIELD, refuse, too_long
+from composerd.http.identifying import LONGEST_FIELD, challenge, too_long
 from composerd.http.keys import COMPOSER_ERRORS, CUT_ANSWERS, IDENTIFIER, QUEUE, SETTINGS, WORKER_ERRORS
 from composerd.http.lingering import Lingering
 from composerd.http.paths import BASES, bases
@@ -243,6 +244,7 @@ class HttpConnection(web.RequestHandler):
     ) -> web.StreamResponse:
         """Return the answer to a failure outside of every handler. The connection is closed after it."""
         table = self._latest_errors or self._server.worker_errors
+        identifier = self._server.identifier
         new_id = new_id_text()
         request_id.set(new_id)
         bases.set(self._server.bases)
@@ -252,10 +254,11 @@ class HttpConnection(web.RequestHandler):
             response = table.response(table.entry(UNSPECIFIED), new_id)
         elif self._latest_errors is not None and isinstance(exc, BadHttpMethod):
             response = table.response(table.entry_for(MethodNotSupported()), new_id, details)
-        elif self._server.identified and isinstance(exc, LineTooLong) and exc.args[0][:7].lower() == b"bearer ":
+        elif isinstance(exc, LineTooLong) and identifier.required and exc.args[0][:7].lower() == b"bearer ":
             error = too_long()
             response = table.response(table.entry_for(error), new_id, error.details)
-            refuse(response, error, request.remote)
+            response.headers["WWW-Authenticate"] = challenge(error)
+            identifier.wrong_attempts.note(client.get() or request.remote or UNIX, str(error))
         else:
             problem = _problem(exc)
             log.warning("malformed HTTP request from %s: %s", request.remote, problem)
@@ -292,8 +295,8 @@ class Server(web.Server):
 
     def __init__(self, original: web.Server, app: web.Application) -> None:
         """Take over the handler and the options of the server that aiohttp's runner has created."""
-        self.identified = app[IDENTIFIER].required
-        longest = {"max_field_size": LONGEST_FIELD} if self.identified else {}
+        self.identifier = app[IDENTIFIER]
+        longest = {"max_field_size": LONGEST_FIELD} if self.identifier.required else {}
         super().__init__(
             RequestBoundary(app).handle,  # type: ignore[arg-type]  # `app` makes requests
             request_factory=original.request_factory,

@@ -1,7 +1,5 @@
 """Finding out whose a request is, and whether it may use the operation."""
 
-import logging
-
 from aiohttp import hdrs, web
 
 from composerd.errors import ComposerdError, NotAllowed, NotAuthenticated
@@ -11,8 +9,6 @@ from composerd.http.wrong_attempts import WrongAttempts
 from composerd.identity.permissions import PERMISSIONS, SEES_REASONS
 from composerd.identity.sources import LONGEST_TOKEN, Identities
 from composerd.identity.values import Identity
-
-log = logging.getLogger(__name__)
 
 LONGEST_FIELD = LONGEST_TOKEN + 1024
 """The most bytes of a line of a head, if requests need credentials."""
@@ -68,7 +64,9 @@ class Identifier:
             return True
         try:
             return (await self.of(request)).role in SEES_REASONS
-        except ComposerdError:
+        except ComposerdError as exc:
+            if isinstance(exc, NotAuthenticated) and exc.sent:
+                await self.wrong_attempts.hold(self._clients.of(request), str(exc))
             return False
 
     @property
@@ -110,8 +108,6 @@ def too_long() -> NotAuthenticated:
     return NotAuthenticated(problem=f"the token is longer than {LONGEST_TOKEN} bytes", sent=True)
 
 
-def refuse(response: web.Response, error: NotAuthenticated, remote: str | None) -> None:
-    """Name the kind of credentials that are needed in an answer, and log why those that were sent are refused."""
-    if error.sent:
-        log.warning("refused the credentials of a request from %s: %s", remote, error)
-    response.headers["WWW-Authenticate"] = f'{_CHALLENGE}, error="invalid_token"' if error.sent else _CHALLENGE
+def challenge(error: NotAuthenticated) -> str:
+    """Return the value of WWW-Authenticate in the answer to a request whose credentials are missing or wrong."""
+    return f'{_CHALLENGE}, error="invalid_token"' if error.sent else _CHALLENGE

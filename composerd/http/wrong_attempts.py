@@ -43,7 +43,7 @@ WINDOW = 60.0
 class _Record:
     """The wrong attempts of one client."""
 
-    __slots__ = ("attempts", "held", "latest", "problem", "unlogged")
+    __slots__ = ("attempts", "held", "latest", "reason", "unlogged")
 
     def __init__(self, now: float) -> None:
         self.attempts = 0.0
@@ -52,7 +52,7 @@ class _Record:
         self.held = 0
         self.unlogged = 0
         """The number since the latest line about the client."""
-        self.problem = ""
+        self.reason = ""
         """The reason why the latest one is wrong."""
 
 
@@ -71,14 +71,18 @@ class WrongAttempts:
         """The clients that this minute of the log has named."""
         self._timer: asyncio.TimerHandle | None = None
 
-    async def hold(self, client: str, problem: str) -> bool:
-        """Log a wrong attempt, and return when it may be answered.
+    def note(self, client: str, reason: str) -> None:
+        """Log a wrong attempt whose answer cannot be held back, and remember it."""
+        self._log(client, self._record(client), reason)
+
+    async def hold(self, client: str, reason: str) -> bool:
+        """Log a wrong attempt, remember it, and return when it may be answered.
 
         Returns False if it may be answered only because too many answers are held back: its connection has to be
         closed then, so that the next attempt takes longer.
         """
         record = self._record(client)
-        self._log(client, record, problem)
+        self._log(client, record, reason)
         delay = self._delay(record)
         if not delay:
             return True
@@ -116,17 +120,17 @@ class WrongAttempts:
         beyond = round(record.attempts) - AT_ONCE
         return min(SHORTEST * 2 ** (beyond - 1), LONGEST) if beyond > 0 else 0.0
 
-    def _log(self, client: str, record: _Record, problem: str) -> None:
+    def _log(self, client: str, record: _Record, reason: str) -> None:
         """Log the first attempt of a client, and count the others of the same minute."""
         if self._timer is None:
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(WINDOW, self._next_minute, context=Context())  # it is about no request
         if client in self._named or len(self._named) >= MOST_LINES:
             record.unlogged += 1
-            record.problem = problem
+            record.reason = reason
             return
         self._named.add(client)
-        log.warning("wrong credentials from %s: %s", client, problem)
+        log.warning("refused the credentials of a request from %s: %s", client, reason)
 
     def _next_minute(self) -> None:
         """Log how many attempts there were in this minute besides those that were logged, and begin another one."""
@@ -136,16 +140,18 @@ class WrongAttempts:
                 continue
             if client in self._named:
                 log.warning(
-                    "wrong credentials from %s, %d more times within a minute; the latest: %s",
-                    client,
+                    "refused the credentials of %d more requests from %s within a minute; the latest: %s",
                     record.unlogged,
-                    record.problem,
+                    client,
+                    record.reason,
                 )
             else:
                 clients += 1
                 attempts += record.unlogged
             record.unlogged = 0
         if clients:
-            log.warning("wrong credentials from %d other clients, %d times within a minute", clients, attempts)
+            log.warning(
+                "refused the credentials of %d requests from %d other clients within a minute", attempts, clients
+            )
         self._named.clear()
         self._timer = None

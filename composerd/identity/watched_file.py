@@ -161,16 +161,17 @@ class WatchedFile(Generic[T]):
         return self._parse(read_trusted(self.path, secret=self._secret))
 
 
-def read_trusted(path: Path, *, secret: bool) -> bytes:
-    """Return the content of a file that nobody but its owner can write to, and that is this user's or root's.
+def read_trusted(path: Path, *, secret: bool = False, any_owner: bool = False) -> bytes:
+    """Return the content of a file that nobody but its owner can write to, who is root or this user.
 
-    Raises `OSError` if it cannot be read, and `ValueError` if somebody else could change it, or if it is too large.
+    With `any_owner` it may be another user's. Raises `OSError` if it cannot be read, and `ValueError` if somebody else
+    could change it, or if it is too large.
     """
     with os.fdopen(_open(path), "rb") as file:
         found = os.fstat(file.fileno())
         if not stat.S_ISREG(found.st_mode):
             raise ValueError("it is not a regular file")
-        check_trusted(found)
+        check_trusted(found, any_owner=any_owner)
         if secret and found.st_mode & stat.S_IROTH:
             log.warning("every user of this machine can read %s: forbid that with `chmod o-r %s`", path, path)
         content = file.read(LARGEST + 1)
@@ -179,9 +180,12 @@ def read_trusted(path: Path, *, secret: bool) -> bytes:
     return content
 
 
-def check_trusted(found: os.stat_result) -> None:
-    """Raise `ValueError` if somebody other than root and this process's user can change a file."""
-    if found.st_uid not in (0, os.geteuid()):
+def check_trusted(found: os.stat_result, *, any_owner: bool = False) -> None:
+    """Raise `ValueError` if a file can be changed by somebody other than its owner, or by an owner who is not trusted.
+
+    Trusted are root and this process's user, and everybody with `any_owner`.
+    """
+    if not any_owner and found.st_uid not in (0, os.geteuid()):
         raise ValueError(
             "it belongs to another user, who could change it: give it with `chown` to root or to the user of composerd"
         )

@@ -114,17 +114,17 @@ async def test_log(wrong: WrongAttempts, monkeypatch: pytest.MonkeyPatch, caplog
         ("c", "no"),
     ):
         await wrong.hold(client, problem)
-    first = ["wrong credentials from a: no", "wrong credentials from b: old"]
+    first = ["refused the credentials of a request from a: no", "refused the credentials of a request from b: old"]
     assert caplog.messages == first
     wrong.close()
     later = [
-        "wrong credentials from a, 2 more times within a minute; the latest: worse",
-        "wrong credentials from 2 other clients, 3 times within a minute",
+        "refused the credentials of 2 more requests from a within a minute; the latest: worse",
+        "refused the credentials of 3 requests from 2 other clients within a minute",
     ]
     assert caplog.messages == first + later
     await wrong.hold("a", "no")
     wrong.close()
-    assert caplog.messages == [*first, *later, "wrong credentials from a: no"]
+    assert caplog.messages == [*first, *later, "refused the credentials of a request from a: no"]
 
 
 async def test_minute(wrong: WrongAttempts, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
@@ -134,4 +134,4 @@ async def test_minute(wrong: WrongAttempts, monkeypatch: pytest.MonkeyPatch, cap
     await wrong.hold("a", "no")
     while len(caplog.messages) < 2:  # noqa: ASYNC110  # what changes is the log
         await asyncio.sleep(0.005)
-    assert caplog.messages[1] == "wrong credentials from a, 1 more times within a minute; the latest: no"
+    assert caplog.messages[1] == "refused the credentials of 1 more requests from a within a minute; the latest: no"

@@ -200,6 +200,16 @@ def test_others_who_can_write(tmp_path: Path) -> None:
         create(path, "other")
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_file_of_the_servers_user(tmp_path: Path) -> None:
+    """Root can add tokens to the file of the user that the server runs as, and it stays that user's."""
+    path = tmp_path / "tokens"
+    create(path)
+    os.chown(path, 65534, 65534)
+    create(path, "other")
+    assert (path.stat().st_uid, len(read(path).by_id)) == (65534, 2)
+
+
 def test_several_programs(tmp_path: Path) -> None:
     """Programs that add tokens at the same time lose none, also while an editor puts another file in its place."""
     path = tmp_path / "tokens"

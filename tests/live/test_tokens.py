@@ -294,10 +294,28 @@ async def test_wrong_attempts(serve: Serve, path: Path) -> None:
         await sender.close()
     server.kill(signal.SIGTERM)
     assert await server.exited() == 0
-    lines = [line for line in server.log.decode().splitlines() if "wrong credentials" in line]
+    lines = [line for line in server.log.decode().splitlines() if "refused the credentials" in line]
+    reason = "nobody has this token"
     assert [line.partition("] ")[2] for line in lines] == [
-        "wrong credentials from 127.0.0.31: nobody has this token",
-        "wrong credentials from 127.0.0.32: nobody has this token",
-        "wrong credentials from 127.0.0.31, 205 more times within a minute; the latest: nobody has this token",
-        "wrong credentials from 127.0.0.32, 2 more times within a minute; the latest: nobody has this token",
+        f"refused the credentials of a request from 127.0.0.31: {reason}",
+        f"refused the credentials of a request from 127.0.0.32: {reason}",
+        f"refused the credentials of 205 more requests from 127.0.0.31 within a minute; the latest: {reason}",
+        f"refused the credentials of 2 more requests from 127.0.0.32 within a minute; the latest: {reason}",
     ]
+
+
+async def test_wrong_attempts_elsewhere(serve: Serve, path: Path) -> None:
+    """`/readyz` and a head that is too long are no way around the slowing down: they are counted and logged as well."""
+    new(path, "ops", "admin")
+    wrong = new(path.with_name("other"), "ops", "admin")
+    server = await serve("--tokens", str(path))
+    assert (await whoami(server, "a" * 20_000))[0] == 401
+    for _ in range(3):
+        assert await server.request("GET", "/readyz", headers=bearer(wrong)) == (200, b"ready\n")
+    began = time.monotonic()
+    assert (await whoami(server, "a" * 200))[0] == 401
+    assert time.monotonic() - began > 0.25
+    server.kill(signal.SIGTERM)
+    assert await server.exited() == 0
+    assert b"refused the credentials of a request from 127.0.0.1: the token is longer than 16384 bytes" in server.log
+    assert b"refused the credentials of 4 more requests from 127.0.0.1 within a minute" in server.log

@@ -166,7 +166,7 @@ async def test_hostile_tokens(server: Server) -> None:
 async def test_a_long_token_in_small_pieces(server: Server) -> None:
     """A token of 100 KB that arrives in pieces gets error 29 too, on both APIs, and so does any scheme's case."""
     for number, path in enumerate((f"{COMPOSER}/whoami", f"{WORKER}/jobs"), 1):
-        reader, writer = await asyncio.open_connection(*server.address)
+        reader, writer = await asyncio.open_connection(*server.address, local_addr=(f"127.0.8.{number}", 0))
         sent = f"GET {path} HTTP/1.1\r\nHost: a\r\nX-First: 1\r\nauthorization: bearer {'a' * 100_000}\r\n\r\n".encode()
         for start in range(0, 20_000, 1460):
             writer.write(sent[start : start + 1460])
