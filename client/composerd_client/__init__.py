@@ -4,6 +4,7 @@ It depends on the protocol only, and imports nothing of the server. Every type t
 be imported from here.
 """
 
+from composerd_client.arguments import client_arguments
 from composerd_client.composer import ComposerClient
 from composerd_client.credentials.oauth import OAuth
 from composerd_client.credentials.tokens import Credentials, Token, TokenFile
@@ -67,4 +68,5 @@ __all__ = [
     "Uploaded",
     "Why",
     "Worker",
+    "client_arguments",
 ]

@@ -1,12 +1,12 @@
 """The address of a server: where it is, and below which prefix."""
 
-import ipaddress
 import re
 from contextlib import suppress
 
 from yarl import URL
 
 from composerd_client.errors import UnexpectedAnswer
+from composerd_protocol.loopback import is_loopback
 
 _PATH = re.compile(r"/(?![/\\])[^\s\\\x00-\x1f\x7f-\x9f]*")
 """A path on the server, without anything that could be read as the name of another one."""
@@ -70,12 +70,3 @@ class Address:
         prefix = self._prefix
         complete = path.startswith(prefix + _APIS) or (not path.startswith(_APIS) and path.startswith(f"{prefix}/"))
         return self._origin + (path if complete else prefix + path)
-
-
-def is_loopback(host: str) -> bool:
-    """Return True if a host, in small letters, is this machine."""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    with suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return False

@@ -1,31 +1,35 @@
-"""The arguments of a client, from the options of a command and the environment."""
+"""The arguments of a client, from the options of a command, the environment and a profile."""
 
 import os
 from collections.abc import Mapping
 from typing import Any
 
+from composerd_client.credentials.oauth import OAuth
 from composerd_client.credentials.tokens import Credentials, Token, TokenFile
-from composerd_protocol.options import SERVER_OPTIONS, TOKEN_VARIABLE
-
-_OF_CREDENTIALS = frozenset({"token_file", "insecure_http"})
-"""The names of the options that are no arguments of a client."""
+from composerd_protocol.server_settings import ServerSettings, server_settings
 
 
-def client_arguments(options: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
-    """Return the keyword arguments of a client for the options of a command, without those that have no value.
+def client_arguments(*, environ: Mapping[str, str] = os.environ, **options: Any) -> dict[str, Any]:
+    """Return the keyword arguments with which a command would make a client: those that the settings name.
 
-    Raises `ValueError` if the credentials cannot be used.
+    >>> composer = ComposerClient(**client_arguments(profile="staging"))
+
+    `options` are those that each command has, such as `server`, `token_file` and `profile`. What they do not name comes
+    from the environment and from the profile of the user. Raises `ValueError` if one of these cannot be used.
     """
-    names = {option.name for option in SERVER_OPTIONS} - _OF_CREDENTIALS
-    found = {name: options[name] for name in names if options.get(name) is not None}
-    credentials = _credentials(options, environ)
+    settings = server_settings(options, environ)
+    names = ("server", "ca_file", "cert_file", "key_file", "proxy")
+    found = {name: getattr(settings, name) for name in names if getattr(settings, name) is not None}
+    credentials = _credentials(settings)
     return found if credentials is None else {**found, "credentials": credentials}
 
 
-def _credentials(options: Mapping[str, Any], environ: Mapping[str, str]) -> Credentials | None:
-    insecure_http = bool(options.get("insecure_http"))
-    if options.get("token_file"):
-        return TokenFile(options["token_file"], insecure_http=insecure_http)
-    if token := environ.get(TOKEN_VARIABLE):
-        return Token(token, insecure_http=insecure_http)
+def _credentials(settings: ServerSettings) -> Credentials | None:
+    if settings.token_file is not None:
+        return TokenFile(settings.token_file, insecure_http=settings.insecure_http)
+    if settings.token is not None:
+        return Token(settings.token, insecure_http=settings.insecure_http)
+    if settings.oauth:
+        oauth: dict[str, Any] = dict(settings.oauth)
+        return OAuth(proxy=settings.proxy, insecure_http=settings.insecure_http, **oauth)
     return None

@@ -21,7 +21,7 @@ CHANGE_SERVER = "set --server or COMPOSERD_SERVER"
 
 _ADVICE = {
     16: "whoever issues the token has to write the tenant into it",
-    29: "name a token that it knows, with --token-file or COMPOSERD_TOKEN",
+    29: "name a token that it knows: --token-file, COMPOSERD_TOKEN or `composerd login`",
     30: "`composerd whoami` says who the server takes you for",
     46: "whoever runs the server can raise this quota",
 }

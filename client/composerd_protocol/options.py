@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from composerd_protocol.profiles import profile_name
 from composerd_protocol.words import is_word
 
 DEFAULT_SERVER = "http://127.0.0.1:8700"
@@ -40,14 +41,20 @@ def word(text: str) -> str:
     return text
 
 
+def _authentication(text: str) -> str:
+    if text not in ("basic", "post"):
+        raise ValueError(f"{text[:40]!r} is neither basic nor post")
+    return text
+
+
 SERVER_OPTIONS: Sequence[Option] = (
     Option(
         flag="--server",
         name="server",
         metavar="URL",
         variable="COMPOSERD_SERVER",
-        default=DEFAULT_SERVER,
-        help="Server: http://HOST:PORT, https://HOST/PREFIX or unix:/path.",
+        help="Server: http://HOST:PORT, https://HOST/PREFIX or unix:/path.  "
+        f"[default: that of the profile, or {DEFAULT_SERVER}]",
     ),
     Option(
         flag="--ca-file",
@@ -85,6 +92,14 @@ SERVER_OPTIONS: Sequence[Option] = (
         help="File with the token that says who you are; without it COMPOSERD_TOKEN has the token.",
     ),
     Option(
+        flag="--profile",
+        name="profile",
+        metavar="NAME",
+        parse=profile_name,
+        variable="COMPOSERD_PROFILE",
+        help="Profile that `composerd login` has made; empty for none.  [default: default, if it is for the server]",
+    ),
+    Option(
         flag="--insecure-http",
         name="insecure_http",
         help="Send the token also over plain HTTP, where everybody on the way can read it.",
@@ -95,7 +110,83 @@ SERVER_OPTIONS: Sequence[Option] = (
 TOKEN_VARIABLE = "COMPOSERD_TOKEN"  # noqa: S105  # the name of the variable
 """The environment variable with a token. No option has one, because everybody can read a command line."""
 
-CLIENT_VARIABLES = frozenset({TOKEN_VARIABLE, *(one.variable for one in SERVER_OPTIONS if one.variable is not None)})
+OAUTH_OPTIONS: Sequence[Option] = (
+    Option(
+        flag="--oauth-token-url",
+        name="token_url",
+        metavar="URL",
+        variable="COMPOSERD_OAUTH_TOKEN_URL",
+        help="Token endpoint of the token server.",
+    ),
+    Option(
+        flag="--oauth-client-id",
+        name="client_id",
+        metavar="ID",
+        variable="COMPOSERD_OAUTH_CLIENT_ID",
+        help="Id of the client there.",
+    ),
+    Option(
+        flag="--oauth-client-secret-file",
+        name="client_secret_file",
+        metavar="FILE",
+        variable="COMPOSERD_OAUTH_CLIENT_SECRET_FILE",
+        help="File with the secret of the client.",
+    ),
+    Option(
+        flag="--oauth-refresh-token-file",
+        name="refresh_token_file",
+        metavar="FILE",
+        variable="COMPOSERD_OAUTH_REFRESH_TOKEN_FILE",
+        help="File with a refresh token, which is replaced there when the token server gives a new one.",
+    ),
+    Option(
+        flag="--oauth-scope",
+        name="scope",
+        metavar="SCOPE",
+        variable="COMPOSERD_OAUTH_SCOPE",
+        help="Scope of the tokens to ask for.",
+    ),
+    Option(
+        flag="--oauth-audience",
+        name="audience",
+        metavar="AUDIENCE",
+        variable="COMPOSERD_OAUTH_AUDIENCE",
+        help="Audience of the tokens to ask for.",
+    ),
+    Option(
+        flag="--oauth-resource",
+        name="resource",
+        metavar="URI",
+        variable="COMPOSERD_OAUTH_RESOURCE",
+        help="Resource of the tokens to ask for.",
+    ),
+    Option(
+        flag="--oauth-client-authentication",
+        name="client_authentication",
+        metavar="basic|post",
+        parse=_authentication,
+        variable="COMPOSERD_OAUTH_CLIENT_AUTHENTICATION",
+        help="Send the client secret in the header (basic) or in the form (post).  [default: basic]",
+    ),
+    Option(
+        flag="--oauth-ca-file",
+        name="ca_file",
+        metavar="FILE",
+        variable="COMPOSERD_OAUTH_CA_FILE",
+        help="PEM file of the CA of the token server.",
+    ),
+)
+"""The settings of a token server. They are in the environment or in a profile, and options of `composerd login`."""
+
+OAUTH_SECRETS = {
+    "client_secret": "COMPOSERD_OAUTH_CLIENT_SECRET",
+    "refresh_token": "COMPOSERD_OAUTH_REFRESH_TOKEN",
+}
+"""The secrets of a token server that the environment may have, with their variables."""
+
+CLIENT_VARIABLES = frozenset({TOKEN_VARIABLE, *OAUTH_SECRETS.values()}) | {
+    option.variable for option in (*SERVER_OPTIONS, *OAUTH_OPTIONS) if option.variable is not None
+}
 """The environment variables of commands for a server."""
 
 PASSED_ON = frozenset({"COMPOSERD_SERVER", "COMPOSERD_CA_FILE", "COMPOSERD_CERT_FILE", "COMPOSERD_KEY_FILE"})

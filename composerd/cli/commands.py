@@ -26,6 +26,8 @@ _SUBCOMMANDS = {
     "why": _Subcommand("jobs", "Explain why a job is not running."),
     "artifacts": _Subcommand("jobs", "List or download the artifacts of a job."),
     "worker": _Subcommand("worker", "Request jobs from the server, and run COMMAND for each."),
+    "login": _Subcommand("login", "Store who you are for a server in a profile."),
+    "logout": _Subcommand("login", "Remove a profile and its secret."),
     "whoami": _Subcommand("login", "Show who the server takes you for."),
     "probe": _Subcommand("probe", "Try a server from outside, through the proxies in between."),
     "drivers": _Subcommand("drivers", "List installed storage drivers, and why any cannot be used."),

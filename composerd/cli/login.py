@@ -1,11 +1,43 @@
-"""`composerd whoami`: who the server takes the user for."""
+"""`composerd login`, `logout` and `whoami`: who the user is for a server."""
 
 from typing import Any
 
 import click
 
-from composerd.cli.options import json_option
+from composerd.cli.options import json_option, with_options
 from composerd.cli.server import server_option
+from composerd_protocol.options import OAUTH_OPTIONS, SERVER_OPTIONS
+
+_STORED = [option for option in SERVER_OPTIONS if option.name != "server"]
+
+
+@click.command(epilog="Example: composerd login https://composer.example.com < token")
+@click.argument("server", metavar="URL", required=False, envvar="COMPOSERD_SERVER")
+@with_options(_STORED)
+@with_options([option._replace(name=f"oauth_{option.name}") for option in OAUTH_OPTIONS])
+def login(**options: Any) -> None:
+    """Store who you are for the server at URL in a profile, which all commands use from then on.
+
+    Asks for a token, or reads it from stdin. With --oauth-token-url it asks for the secret of the client instead, or
+    stores the name of the file that has it; with --token-file or --cert-file it stores the names of the files.
+    The server is asked first who you are, and nothing is stored if it refuses that.
+    Without URL, the server of the profile stays the same.
+    """
+    from composerd.cli.running import login
+
+    login.login(**options)
+
+
+@click.command(epilog="Example: composerd logout --profile staging")
+@with_options([option for option in SERVER_OPTIONS if option.name == "profile"])
+def logout(profile: str | None) -> None:
+    """Remove a profile, and the secret that `composerd login` has stored for it.
+
+    Tokens stay valid until they expire or are revoked.
+    """
+    from composerd.cli.running import login
+
+    login.logout(profile)
 
 
 @click.command(epilog="Example: composerd whoami --token-file token")

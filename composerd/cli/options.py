@@ -10,7 +10,12 @@ from composerd_protocol.options import Option
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_COMPLETE = {"FILE": completing.files, "COMMAND": completing.files, "TYPE": completing.types}
+_COMPLETE = {
+    "FILE": completing.files,
+    "COMMAND": completing.files,
+    "TYPE": completing.types,
+    "NAME": completing.profiles,
+}
 """The completion of a value, by its word in the help."""
 
 

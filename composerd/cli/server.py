@@ -20,7 +20,6 @@ class Server:
 
     def __init__(self, **options: Any) -> None:
         """Take the values of `SERVER_OPTIONS`."""
-        self.url: str = options["server"]
         self._options = options
 
     @functools.cached_property
@@ -31,7 +30,12 @@ class Server:
         """
         from composerd_client.arguments import client_arguments
 
-        return client_arguments(self._options)
+        return client_arguments(**self._options)
+
+    @property
+    def url(self) -> str:
+        """The address of the server."""
+        return str(self.arguments["server"])
 
     def composer(self, patience: float = 0.0) -> "ComposerClient":
         """Create a client of the server's composer API."""

@@ -131,7 +131,7 @@ async def test_a_refresh_token_that_cannot_be_written(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("composerd_client.credentials.refresh_tokens.os.fsync", full)
+    monkeypatch.setattr("composerd_client.private_files.os.fsync", full)
     credentials = OAuth(issuer.url, refresh_token_file=file)
     for _ in range(3):
         await _renew(credentials)

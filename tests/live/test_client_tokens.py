@@ -187,7 +187,7 @@ async def test_a_worker_that_is_never_let_in(guarded: Gate, token_file: Path) ->
     )
     assert ended.code == 1
     assert "unknown token" in ended.err
-    assert "--token-file or COMPOSERD_TOKEN" in ended.err
+    assert "name a token that it knows: --token-file, COMPOSERD_TOKEN or `composerd login`" in ended.err
 
 
 async def test_an_upload_is_begun_again(server: Server, guarded: Gate, token_file: Path, tmp_path: Path) -> None:

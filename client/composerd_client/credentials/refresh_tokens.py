@@ -1,10 +1,8 @@
 """Refresh tokens, which a token server may replace each time that one is used."""
 
-import contextlib
 import fcntl
 import logging
 import os
-import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +10,7 @@ from pathlib import Path
 
 from composerd_client.credentials.tokens import secret_in
 from composerd_client.errors import TokenRefused
+from composerd_client.private_files import write_private
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +55,7 @@ class RefreshToken:
         if self._path is None:
             return
         try:
-            replace(self._path.resolve(), token + "\n")
+            write_private(self._path.resolve(), token + "\n")
         except OSError as exc:
             self._newer = token
             log.warning(
@@ -67,29 +66,6 @@ class RefreshToken:
             )
         else:
             self._in_file, self._newer = token, ""
-
-
-def replace(path: Path, text: str) -> None:
-    """Replace a file, or create it, so that only its owner can read it, and that it is there as a whole at any time."""
-    new = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            with contextlib.suppress(OSError):  # there is none, or it belongs to this user
-                owner = path.stat()
-                os.fchown(descriptor, owner.st_uid, owner.st_gid)
-            file.write(text)
-            file.flush()
-            os.fsync(descriptor)
-        new.replace(path)
-    except BaseException:
-        new.unlink(missing_ok=True)
-        raise
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
 
 
 def _read(path: Path) -> str:

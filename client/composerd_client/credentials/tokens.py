@@ -6,6 +6,8 @@ import time
 from abc import ABC, abstractmethod
 from pathlib import Path
 
+from composerd_protocol.bearer_tokens import PREFIX, parse_token
+
 log = logging.getLogger(__name__)
 
 LARGEST = 128 * 1024
@@ -106,6 +108,11 @@ def checked_token(text: str, source: str) -> str:
     if not TOKEN.fullmatch(token):
         wrong = "more than one line" if "\n" in token else "characters that a token does not have"
         raise ValueError(f"{source} has {wrong}: write one token there, and nothing else")
+    if token.startswith(PREFIX):
+        try:
+            parse_token(token)
+        except ValueError as exc:
+            raise ValueError(f"{source}: {exc}") from None
     return token
 
 

@@ -55,7 +55,7 @@ async def work(
         )
     run = Command(command, options["arch"], None if health_check is None else command_check(health_check))
     servers = {option.name: options.pop(option.name, None) for option in SERVER_OPTIONS}
-    worker = Worker(**client_arguments(servers), **options, health_check=run.problem)
+    worker = Worker(**client_arguments(**servers), **options, health_check=run.problem)
     for name in types:
         worker.handler(name)(run)
     manager = ServiceManager.of()

@@ -50,6 +50,13 @@ def storages(_ctx: Context, _param: Parameter, value: str) -> Candidates:
     return found or [CompletionItem(value, type="dir")]
 
 
+def profiles(_ctx: Context, _param: Parameter, value: str) -> Candidates:
+    """Complete the name of a profile of the user."""
+    from composerd_protocol.profiles import profile_names
+
+    return [CompletionItem(one) for one in profile_names() if one.startswith(value)]
+
+
 def words(*known: str) -> Complete:
     """Return a function that completes one of some words."""
     return lambda _ctx, _param, value: [CompletionItem(one) for one in known if one.startswith(value)]

@@ -5,12 +5,15 @@ import ssl
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from pathlib import Path
 from socket import AF_UNIX, SOCK_STREAM, socket
 from threading import Thread
 from typing import Any
 from urllib.parse import urlsplit
 
 from composerd.cli.completing import SAFE
+from composerd_protocol.loopback import is_loopback
+from composerd_protocol.server_settings import ServerSettings, server_settings
 
 WITHIN = 0.07
 """Seconds that the server has for its answers, so that a completion takes less than 150 ms."""
@@ -47,21 +50,23 @@ def ask(what: str, options: Mapping[str, Any], states: Sequence[str]) -> Sequenc
 
 
 class _Server:
-    """One connection to the server that the options name."""
+    """One connection to the server that the options, the environment or a profile name."""
 
     def __init__(self, options: Mapping[str, Any]) -> None:
+        settings = server_settings(options)
         self._prefix = ""
-        self._connection = self._connect(options)
+        self._connection = self._connect(settings)
+        self._headers = self._identity(settings)
 
     def get(self, path: str) -> Any:
         """Return the decoded JSON of an answer. Raises `OSError`, `HTTPException` or `ValueError`."""
-        self._connection.request("GET", self._prefix + _BASE + path)
+        self._connection.request("GET", self._prefix + _BASE + path, headers=self._headers)
         answer = self._connection.getresponse()
         body = answer.read(_LARGEST_ANSWER)
         return json.loads(body) if answer.status == 200 else {}
 
-    def _connect(self, options: Mapping[str, Any]) -> HTTPConnection:
-        server = options["server"]
+    def _connect(self, settings: ServerSettings) -> HTTPConnection:
+        server = settings.server
         if server.startswith("unix:"):
             connection = HTTPConnection("localhost", timeout=WITHIN)
             connection.sock = socket(AF_UNIX, SOCK_STREAM)
@@ -73,10 +78,20 @@ class _Server:
         self._prefix = url.path.rstrip("/")
         if url.scheme == "http":
             return HTTPConnection(url.hostname, url.port, timeout=WITHIN)
-        context = ssl.create_default_context(cafile=options["ca_file"])
-        if options["cert_file"]:
-            context.load_cert_chain(options["cert_file"], options["key_file"], password="")
+        context = ssl.create_default_context(cafile=settings.ca_file)
+        if settings.cert_file:
+            context.load_cert_chain(settings.cert_file, settings.key_file, password="")
         return HTTPSConnection(url.hostname, url.port, timeout=WITHIN, context=context)
+
+    def _identity(self, settings: ServerSettings) -> Mapping[str, str]:
+        """Return the headers with the token, if there is one; there is no time to ask a token server for one."""
+        token = settings.token
+        if settings.token_file is not None:
+            token = Path(settings.token_file).read_text(encoding="utf-8").strip()
+        plain = type(self._connection) is HTTPConnection and not settings.server.startswith("unix:")
+        if not token or (plain and not settings.insecure_http and not is_loopback(self._connection.host)):
+            return {}
+        return {"Authorization": f"Bearer {token}"}
 
 
 def _jobs(server: _Server, states: Sequence[str]) -> Iterator[Found]:
