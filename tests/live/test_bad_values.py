@@ -21,6 +21,12 @@ SAYS = {
     "--cert-file": ("/nowhere.pem", "/nowhere.pem"),
     "--key-file": ("/nowhere.pem", "/nowhere.pem"),
     "--token-file": ("/nowhere", "/nowhere"),
+    "--profile": ("nosuch", "nosuch"),
+    "--oauth-token-url": ("ftp://x", "ftp://x"),
+    "--oauth-client-secret-file": ("/nowhere", "/nowhere"),
+    "--oauth-refresh-token-file": ("/nowhere", "/nowhere"),
+    "--oauth-client-authentication": ("jwt", "--oauth-client-authentication"),
+    "--oauth-ca-file": ("/nowhere.pem", "/nowhere.pem"),
     "--proxy": ("socks5://x", "socks5://x"),
     "--args": ("{", "--args"),
     "--graph": ("/nowhere.json", "/nowhere.json"),
@@ -60,7 +66,7 @@ SAYS = {
     "--waiters": ("0", "--waiters"),
     "--size": ("large", "--size"),
 }
-ANY = ("--health-check",)
+ANY = ("--health-check", "--oauth-client-id", "--oauth-scope", "--oauth-audience", "--oauth-resource")
 """Options that take any text."""
 
 SETTING = {setting.option: (BAD[setting.name], setting.option) for setting in SETTINGS}
@@ -75,6 +81,7 @@ REST = {
     "why": [NOBODY],
     "artifacts": [NOBODY],
     "probe": ["http://127.0.0.1:1"],
+    "login": ["http://127.0.0.1:1"],
     "worker": ["--type", "build", "--once", "--", "true"],
     "migrate": ["--storage", "memory:"],
     "storage info": ["--storage", "memory:"],
@@ -117,7 +124,11 @@ async def test_options(server: Server, command: str, option: str) -> None:
     rest = [] if option == "--graph" else REST.get(command, [])
     if option in ("--ca-file", "--cert-file", "--key-file"):
         elsewhere = "https://127.0.0.1:1"
-        rest = [elsewhere] if command == "probe" else ["--server", elsewhere, *rest]
+        rest = [elsewhere] if command in ("probe", "login") else ["--server", elsewhere, *rest]
+    if option.startswith("--oauth-"):
+        rest = [*rest, "--oauth-token-url", "https://127.0.0.1:1", "--oauth-client-id", "a"]
+    if command == "login" and option == "--profile":
+        value, named = "a b", "a b"
     if command == "submit" and option == "--download":
         rest = ["--wait", *rest]
     given = (*rest[:-2], option, value, *rest[-2:]) if "--" in rest else (*rest, option, value)

@@ -63,9 +63,10 @@ async def _login(server: str | None, name: str, insecure_http: bool, given: dict
         values["insecure_http"] = True
     if oauth:
         values["oauth"] = oauth
+    way = {key: values[key] for key in _WAY if key in values}
+    ComposerClient(server, **way)  # raises an error before anything is asked for
     secret = _secret(server, values)
     credentials = _credentials(values, secret)
-    way = {key: values[key] for key in _WAY if key in values}
     async with ComposerClient(server, patience=0.0, credentials=credentials, **way) as composer:
         identity = await composer.whoami()
     file.store(name, values, secret)
@@ -102,6 +103,7 @@ def _secret(server: str, values: dict[str, Any]) -> tuple[str, str] | None:
             raise Failure("--oauth-token-url is missing: the URL of the token endpoint", WRONG)
         if "client_secret_file" in oauth or "refresh_token_file" in oauth:
             return None
+        _credentials(values, ("client_secret", "not known yet"))  # raises an error before anything is asked for
         return "client_secret", _asked("Client secret")
     if "token_file" in values or "cert_file" in values or server.startswith("unix:"):
         return None
