@@ -17,8 +17,8 @@ MANY = 1 << 40
 UNLIMITED = 1 << 40
 """The room of a channel without a quota."""
 
-KEYS_LET_GO = 100
-"""The most keys of a channel that are let go in one round, so that a channel with very many delays nobody."""
+KEYS_LET_GO = 16
+"""The most keys of a channel that are let go in one round, if there is no room for more claims than that."""
 
 
 class Heat(msgspec.Struct):
@@ -78,6 +78,12 @@ class HeldBack:
             keys[key] = heat
         else:
             held.count += heat.count
+            held.round = max(held.round, heat.round)
+
+    def cool(self, key: Key, round: int) -> None:
+        """Forget a key of which a claim in a round has found nothing, unless a job became ready since then."""
+        if (keys := self._keys.get(key.channel)) is not None and (held := keys.get(key)) and held.round < round:
+            self.forget_key(key)
 
     def hold_unread(self, waiter: Waiter) -> None:
         """Hold back a waiter of a channel whose room is not known."""
@@ -98,12 +104,16 @@ class HeldBack:
             keys.pop(key, None)
             self._tidy(key.channel)
 
-    def release(self) -> list[tuple[Key, Heat]]:
-        """Return some keys of channels that are let go; they are not held back any more."""
+    def release(self, rooms: "Rooms") -> list[tuple[Key, Heat]]:
+        """Return some keys of channels that are let go; they are not held back any more.
+
+        Each may have a job, so there need not be more than there is room for.
+        """
         released = []
         for channel in list(self.letting_go):
             keys = self._keys[channel]
-            released += [keys.popitem(last=False) for _ in range(min(KEYS_LET_GO, len(keys)))]
+            most = min(max(rooms.left(channel), KEYS_LET_GO), len(keys))
+            released += [keys.popitem(last=False) for _ in range(most)]
             self._tidy(channel)
         return released
 

@@ -148,9 +148,9 @@ class WaitList:
         """
         if self._unchecked:
             self._heat_some()
-        if self.held_back.letting_go:
-            self._heat_released()
         rooms = None if self._room is None else Rooms(self._room)
+        if rooms is not None and self.held_back.letting_go:
+            self._heat_released(rooms)
         fresh: dict[int, Waiter] = {}
         keys = 0
         while self._fresh and len(fresh) < limit and keys < KEYS_IN_ROUND:
@@ -222,7 +222,7 @@ class WaitList:
             elif left == 0 and not (waiter.vain or waiter.owns):
                 for key in waiter.claim.keys:
                     self._hot.pop(key, None)
-                    self.held_back.hold(key, Heat(MANY))
+                    self.held_back.hold(key, Heat(MANY, self._round))
                 if not waiter.named:
                     waiter.claimed = True
                     self._sleep(waiter)
@@ -245,6 +245,8 @@ class WaitList:
             else:
                 for key in waiter.claim.keys:
                     self._cool(key, None)
+                    if self._room is not None and not waiter.vain:
+                        self.held_back.cool(key, self._round)
             if claimed is not None or waiter.expired:
                 self.remove(waiter)
             elif waiter.age in self._waiters:
@@ -293,9 +295,9 @@ class WaitList:
             self._check_again = False
             self.heat_all()
 
-    def _heat_released(self) -> None:
+    def _heat_released(self, rooms: Rooms) -> None:
         """Heat keys that were held back."""
-        for key, released in self.held_back.release():
+        for key, released in self.held_back.release(rooms):
             heat = self._hot.get(key)
             if heat is None:
                 heat = self._hot[key] = Heat()

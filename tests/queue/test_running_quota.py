@@ -139,6 +139,13 @@ async def test_request_without_patience(place: Place) -> None:
     assert await place.running() == 2
 
 
+async def test_requests_that_come_together(place: Place) -> None:
+    """Of many requests that come at once, only as many get a job as there is room for."""
+    await place.submit(20)
+    answers = await asyncio.gather(*(place.ask(wait=0.2) for _ in range(20)))
+    assert sum(one is not None for one in answers) == 2
+
+
 async def test_wait_that_ends_without_room(place: Place) -> None:
     """A request that is held back is answered at the end of its wait."""
     await place.submit(3)
@@ -188,6 +195,19 @@ async def test_named_request_is_held_back(place: Place) -> None:
     waiting = asyncio.create_task(place.ask(request_id=uuid4()))
     await asyncio.sleep(0.05)
     assert not waiting.done()
+    await place.queue.finish(first.token, b"1", failed=False)
+    async with asyncio.timeout(0.5):
+        assert await waiting is not None
+
+
+async def test_named_request_forgets_nothing(place: Place) -> None:
+    """A new request with an id, for which no claim is made, does not make others forget the jobs that are ready."""
+    await place.submit(3)
+    first = await place.take()
+    await place.take()
+    waiting = asyncio.create_task(place.ask())
+    await asyncio.sleep(0.05)
+    assert await place.ask(wait=0.05, request_id=uuid4()) is None
     await place.queue.finish(first.token, b"1", failed=False)
     async with asyncio.timeout(0.5):
         assert await waiting is not None
