@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -79,6 +79,7 @@ class Reader:
         """Prepare everything. `replaced` has what is typed in place of the page's own names and addresses."""
         with socket.create_server((LOOPBACK, 0)) as free:
             address = f"{LOOPBACK}:{free.getsockname()[1]}"
+        self.address = address
         self._folder = folder
         self._replaced = {
             ADDRESS: address,
@@ -102,11 +103,18 @@ class Reader:
 
     async def read(self, page: str) -> None:
         """Run all commands of a page, which must print what it says, and stop what they have started."""
+        async with self.reading(page):
+            pass
+
+    @contextlib.asynccontextmanager
+    async def reading(self, page: str) -> AsyncIterator[None]:
+        """Do the same, but stop what the commands have started at the end of a block."""
         blocks = [Block(*found) for found in _BLOCK.findall((TOP / page).read_text(encoding="utf-8"))]
         assert blocks
         try:
             for block in blocks:
                 await (self._start_service(block) if block.is_service else self._run(block))
+            yield
         finally:
             for service in self._services:
                 await service.stop()
