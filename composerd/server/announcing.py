@@ -53,6 +53,10 @@ def _unused(sockets: Sequence[socket.socket], settings: Settings) -> Iterator[st
         yield "tls_cert is for TCP addresses, and the server listens on unix sockets only"
     if "unix" in settings.trusted_proxies and not unix:
         yield "trusted_proxies names unix, and the server listens on no unix socket"
+    if settings.socket_identities is not None and not unix:
+        yield "socket_identities is for unix sockets, and the server listens on none"
+    if settings.socket_identities is not None and "unix" in settings.trusted_proxies:
+        yield "socket_identities is for peers on unix sockets, and trusted_proxies takes all of them for proxies"
     if settings.socket_group is not None and not any(isinstance(listening, UnixSocket) for listening in unix):
         yield "socket_group is for unix sockets that --listen names; systemd sets the group of those that it passes"
     if settings.insecure and settings.protected:
