@@ -180,7 +180,7 @@ async def test_no_secret_is_left(run: Run, form: str) -> None:
     gate = run.directory / "go on"
     working = run.start(
         COMPOSERD, "worker", "--server", url, "--type", "build", "--", "sh", "-c", _COMMAND, str(gate),
-        COMPOSERD_TOKEN=worker_token,
+        COMPOSERD_TOKEN=worker_token, COMPOSERD_STORAGE=f"postgresql://u:{MARK}@h/d", COMPOSERD_LATER=MARK,
     )  # fmt: skip
     submitting = run.start(COMPOSERD, "submit", "build", "--wait", "--server", url, COMPOSERD_TOKEN=submitter_token)
     seen: dict[str, bytes] = {}

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from ..throwaway import Throwaway
 from .conftest import COMPOSER, Serve, clean_environment
 from .test_cli import composerd
 from .test_tls import Files
@@ -122,6 +123,18 @@ async def test_the_default(serve: Serve, public: Path, tmp_path: Path) -> None:
     assert await role(path, FRIENDS) == "admin"  # as the primary group
     assert await role(path, ALICE, *range(10_000, 10_600), FRIENDS) == "admin"
     assert await role(path, ALICE, BOB) is None
+
+
+async def test_several_processes(serve: Serve, public: Path, tmp_path: Path, newest_postgres: Throwaway) -> None:
+    """Each of several processes knows the group of the socket that they share."""
+    path = public / "a.sock"
+    tokens = tmp_path / "tokens"
+    tokens.touch(0o600)
+    group = ("--socket-group", str(FRIENDS), "--tokens", str(tokens))
+    await serve(*options(path, "--processes", "2", *group), storage=newest_postgres.fresh())
+    for _ in range(6):
+        assert await role(path, ALICE, FRIENDS) == "admin"
+        assert await role(path, ALICE) is None
 
 
 async def test_no_identities(serve: Serve, public: Path) -> None:
