@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from contextvars import Context
 
@@ -33,11 +33,14 @@ MOST_HELD_OF_A_CLIENT = 100
 MOST_HELD = 1_000
 """The most answers that are held back at one time."""
 
-MOST_LINES = 100
-"""The most clients that a minute of the log names."""
+MOST_LINES_OF_A_CLIENT = 20
+"""The most attempts of one client that have lines of their own within `WINDOW`; the others are counted."""
+
+MOST_LINES = 1_000
+"""The most attempts that have lines of their own within `WINDOW`."""
 
 WINDOW = 60.0
-"""Time in seconds for which a client has one line."""
+"""Time in seconds in which lines are counted."""
 
 
 class _Record:
@@ -51,7 +54,7 @@ class _Record:
         self.latest = now
         self.held = 0
         self.unlogged = 0
-        """The number since the latest line about the client."""
+        """The number of those in this minute that have no line."""
         self.reason = ""
         """The reason why the latest one is wrong."""
 
@@ -67,8 +70,8 @@ class WrongAttempts:
         self._records: OrderedDict[str, _Record] = OrderedDict()
         """The records by client; the one whose latest attempt is longest ago comes first."""
         self._held = 0
-        self._named: set[str] = set()
-        """The clients that this minute of the log has named."""
+        self._lines: Counter[str] = Counter()
+        """The number of lines in this minute, by client."""
         self._timer: asyncio.TimerHandle | None = None
 
     def note(self, client: str, reason: str) -> None:
@@ -121,15 +124,15 @@ class WrongAttempts:
         return min(SHORTEST * 2 ** (beyond - 1), LONGEST) if beyond > 0 else 0.0
 
     def _log(self, client: str, record: _Record, reason: str) -> None:
-        """Log the first attempt of a client, and count the others of the same minute."""
+        """Log the first attempts of a client within a minute, and count the others."""
         if self._timer is None:
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(WINDOW, self._next_minute, context=Context())  # it is about no request
-        if client in self._named or len(self._named) >= MOST_LINES:
+        if self._lines[client] >= MOST_LINES_OF_A_CLIENT or self._lines.total() >= MOST_LINES:
             record.unlogged += 1
             record.reason = reason
             return
-        self._named.add(client)
+        self._lines[client] += 1
         log.warning("refused the credentials of a request from %s: %s", client, reason)
 
     def _next_minute(self) -> None:
@@ -138,7 +141,7 @@ class WrongAttempts:
         for client, record in self._records.items():
             if not record.unlogged:
                 continue
-            if client in self._named:
+            if self._lines[client]:
                 log.warning(
                     "refused the credentials of %d more requests from %s within a minute; the latest: %s",
                     record.unlogged,
@@ -153,5 +156,5 @@ class WrongAttempts:
             log.warning(
                 "refused the credentials of %d requests from %d other clients within a minute", attempts, clients
             )
-        self._named.clear()
+        self._lines.clear()
         self._timer = None

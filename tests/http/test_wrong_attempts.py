@@ -102,7 +102,8 @@ async def test_memory(wrong: WrongAttempts, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.usefixtures("slept")
 async def test_log(wrong: WrongAttempts, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """A client's first attempt is logged, the others of a minute are counted, and so are clients beyond a number."""
+    """A client's first attempts are logged, the others of a minute are counted, and so are clients beyond a number."""
+    monkeypatch.setattr(wrong_attempts, "MOST_LINES_OF_A_CLIENT", 1)
     monkeypatch.setattr(wrong_attempts, "MOST_LINES", 2)
     for client, problem in (
         ("a", "no"),
@@ -127,9 +128,23 @@ async def test_log(wrong: WrongAttempts, monkeypatch: pytest.MonkeyPatch, caplog
     assert caplog.messages == [*first, *later, "refused the credentials of a request from a: no"]
 
 
+@pytest.mark.usefixtures("slept")
+async def test_lines_of_one_client(wrong: WrongAttempts, caplog: pytest.LogCaptureFixture) -> None:
+    """Each of the first attempts has a line with its own reason, also if its answer is not held."""
+    for number in range(15):
+        await wrong.hold("a", f"reason {number}")
+        wrong.note("a", f"other reason {number}")
+    wrong.close()
+    said = "refused the credentials of"
+    assert len(caplog.messages) == wrong_attempts.MOST_LINES_OF_A_CLIENT + 1
+    assert caplog.messages[1] == f"{said} a request from a: other reason 0"
+    assert caplog.messages[-1] == f"{said} 10 more requests from a within a minute; the latest: other reason 14"
+
+
 async def test_minute(wrong: WrongAttempts, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """What was counted is logged when the minute is over, although nobody tries again."""
     monkeypatch.setattr(wrong_attempts, "WINDOW", 0.01)
+    monkeypatch.setattr(wrong_attempts, "MOST_LINES_OF_A_CLIENT", 1)
     await wrong.hold("a", "no")
     await wrong.hold("a", "no")
     while len(caplog.messages) < 2:  # noqa: ASYNC110  # what changes is the log

@@ -296,11 +296,11 @@ async def test_wrong_attempts(serve: Serve, path: Path) -> None:
     assert await server.exited() == 0
     lines = [line for line in server.log.decode().splitlines() if "refused the credentials" in line]
     reason = "nobody has this token"
-    assert [line.partition("] ")[2] for line in lines] == [
-        f"refused the credentials of a request from 127.0.0.31: {reason}",
-        f"refused the credentials of a request from 127.0.0.32: {reason}",
-        f"refused the credentials of 205 more requests from 127.0.0.31 within a minute; the latest: {reason}",
-        f"refused the credentials of 2 more requests from 127.0.0.32 within a minute; the latest: {reason}",
+    said = [line.partition("] ")[2] for line in lines]
+    assert said.count(f"refused the credentials of a request from 127.0.0.31: {reason}") == 20
+    assert said.count(f"refused the credentials of a request from 127.0.0.32: {reason}") == 3
+    assert said[23:] == [
+        f"refused the credentials of 186 more requests from 127.0.0.31 within a minute; the latest: {reason}"
     ]
 
 
@@ -318,4 +318,4 @@ async def test_wrong_attempts_elsewhere(serve: Serve, path: Path) -> None:
     server.kill(signal.SIGTERM)
     assert await server.exited() == 0
     assert b"refused the credentials of a request from 127.0.0.1: the token is longer than 16384 bytes" in server.log
-    assert b"refused the credentials of 4 more requests from 127.0.0.1 within a minute" in server.log
+    assert server.log.count(b"refused the credentials of a request from 127.0.0.1: ") == 5
