@@ -2,9 +2,10 @@
 
 from aiohttp import hdrs, web
 
-from composerd.errors import ComposerdError, NotAllowed, NotAuthenticated
+from composerd.errors import ComposerdError, NotAllowed, NotAuthenticated, TenantMissing
 from composerd.http.clients import Clients
 from composerd.http.openapi import OPERATIONS
+from composerd.http.request_context import client
 from composerd.http.wrong_attempts import WrongAttempts
 from composerd.identity.permissions import PERMISSIONS, SEES_REASONS
 from composerd.identity.sources import LONGEST_TOKEN, Identities
@@ -93,7 +94,11 @@ class Identifier:
             raise too_long()
         for source in self._identities.bearers:
             if source.takes(token):
-                return source.known(token) or await source.identify(token)
+                try:
+                    return source.known(token) or await source.identify(token)
+                except (NotAllowed, TenantMissing) as exc:
+                    self.wrong_attempts.note(client.get(), str(exc))
+                    raise
         raise NotAuthenticated(problem="the server knows no tokens of this form", sent=True)
 
 

@@ -111,8 +111,8 @@ def hostile() -> Iterator[tuple[str, str, str]]:
 
     yield "no name", token(sub=None), "none of the claims sub, client_id, azp"
     yield "name is a number", token(sub=7), "Subject must be a string"
-    yield "name with a line feed", token(sub="a\n2026 ERROR [-] forged"), "the name in the token"
-    yield "long name", token(sub="a" * 256), "the name in the token"
+    yield "name with a line feed", token(sub="a\n2026 ERROR [-] forged"), "the name in the JWT"
+    yield "long name", token(sub="a" * 256), "the name in the JWT"
     yield "too long", token(filler="a" * 13_000), "the token is longer than 16384 bytes"
     yield "100 KB", token(filler="a" * 75_000), "the token is longer than 16384 bytes"
 

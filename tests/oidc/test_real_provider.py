@@ -46,6 +46,7 @@ async def test_claims_become_an_identity(serve: Serve, provider: Provider) -> No
     assert await whoami(server, await provider.token("nobody")) == (400, "16")
     status, body = await server.request("GET", f"{COMPOSER}/jobs", headers=bearer(await provider.token("builder-7")))
     assert (status, body["id"]) == (403, "30")
+    assert b"JWT of 'nobody': it has none of the claims tenant" in server.log
 
 
 @row(TABLE, "--jwt-issuer")
@@ -162,6 +163,7 @@ async def test_patterns_for_claims(serve: Serve, provider: Provider, tmp_path: P
     seven, eight = await provider.token("builder-7"), await provider.token("builder-8")
     assert await whoami(server, seven) == (200, "builder-7")
     assert await whoami(server, eight) == (403, "30")
+    assert b"JWT of 'builder-8': its claims match no pattern of jwt_acl" in server.log
     acl.write_text("- claim: sub\n  pattern: 8$\n")
     await until_answered(server, seven, 403, "30")
     assert await whoami(server, eight) == (200, "builder-8")

@@ -44,10 +44,11 @@ class JwtClaims(msgspec.Struct, frozen=True, kw_only=True):
         name = _name(claims)
         role = self._role(claims)
         if role is None:
-            raise NotAllowed(problem="the claims of the token give it no role")
+            raise NotAllowed(f"JWT of {name!r}: its claims give it no role", problem="its claims give it no role")
         tenant = self._tenant(claims)
         if tenant is None and self.tenant_claims and role not in _EVERY_TENANT:
-            raise TenantMissing(problem=f"the token has none of the claims {', '.join(self.tenant_claims)}")
+            problem = f"it has none of the claims {', '.join(self.tenant_claims)}"
+            raise TenantMissing(f"JWT of {name!r}: {problem}", problem=problem)
         return Identity(name, role, tenant, "jwt", float(min(int(claims["exp"]), _END)))
 
     def _role(self, claims: Mapping[str, Any]) -> Role | None:
@@ -64,8 +65,8 @@ class JwtClaims(msgspec.Struct, frozen=True, kw_only=True):
                 found = str(found)
             if isinstance(found, str) and found:
                 if len(found) > LONGEST_TENANT or not is_word(found):
-                    problem = f"the claim {name} is not a word of at most {LONGEST_TENANT} characters"
-                    raise TenantMissing(problem=problem)
+                    problem = f"its claim {name} is not a word of at most {LONGEST_TENANT} characters"
+                    raise TenantMissing(f"JWT of {_name(claims)!r}: {problem}", problem=problem)
                 return found
         return None
 
@@ -91,9 +92,9 @@ def _name(claims: Mapping[str, Any]) -> str:
     """Return the name of an identity. Raises `NotAuthenticated` if there is none that can be shown."""
     name = next((found for claim in NAMES if isinstance(found := claims.get(claim), str) and found), "")
     if not name:
-        raise NotAuthenticated(sent=True, problem=f"the token has none of the claims {', '.join(NAMES)}")
+        raise NotAuthenticated(sent=True, problem=f"the JWT has none of the claims {', '.join(NAMES)}")
     if len(name) > LONGEST_NAME or not name.isprintable():
         raise NotAuthenticated(
-            sent=True, problem=f"the name in the token is longer than {LONGEST_NAME} characters, or not printable"
+            sent=True, problem=f"the name in the JWT is longer than {LONGEST_NAME} characters, or not printable"
         )
     return name

@@ -78,7 +78,8 @@ class JwtSource:
         claims = self._verifier.verify(token, keys)
         identity = self._claims.identity(claims)
         if self._acl is not None and not self._acl.value.permits(claims):
-            raise NotAllowed(problem="the claims of the token match no pattern of the access list")
+            problem = "its claims match no pattern of jwt_acl"
+            raise NotAllowed(f"JWT of {identity.name!r}: {problem}", problem=problem)
         if len(self._verified) >= MOST_VERIFIED:
             self._verified.pop(next(iter(self._verified)))
         self._verified[_hash(token)] = _Verified(identity, int(claims["exp"]) + LEEWAY)
