@@ -1,7 +1,7 @@
 """The part of the queue that reads jobs for somebody, for whom the jobs of some channels may not exist."""
 
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from uuid import UUID
 
 from composerd.driver.guard import Guard
@@ -12,11 +12,11 @@ from composerd.queue.lookups import Lookup
 from composerd.queue.payloads import Piece
 from composerd.queue.worker_ids import with_given_worker_id
 
-SEARCHES = 20
-"""The most calls of the driver that look for a job of one channel among those of others."""
-
 VISIBLE = 10_000
 """Number of jobs of which is remembered that they exist for whoever has asked for them."""
+
+Turn = Callable[[], Awaitable[None]]
+"""Lets other requests have their turn, and returns when it is this one's again."""
 
 
 class Reading:
@@ -57,35 +57,34 @@ class Reading:
         if job.channel is not None:
             await self.listed(job)
 
-    async def list(self, filter: JobFilter, cursor: int | None, limit: int, *, alone: bool = False) -> JobPage:
+    async def list(self, filter: JobFilter, cursor: int | None, limit: int, *, alone: Turn | None = None) -> JobPage:
         """Return a page of jobs; see `Driver.list`.
 
-        If `alone` is true, only the filter's channel exists for whoever asks. Then the page tells nothing about the
-        jobs of other channels: it is full, unless it is the last one, or very many jobs of others lie in between.
+        With `alone`, only the filter's channel exists for whoever asks. Then the page tells nothing about the jobs of
+        other channels: it is full, unless it is the last one. That may take many searches; `alone` is awaited between
+        them, so that other requests have their turn.
         """
-        found: list[Job] = []
-        for _ in range(SEARCHES if alone else 1):
-            page = await self.driver.list(filter, cursor, limit - len(found))
+        page = await self.driver.list(filter, cursor, limit)
+        found = [*map(with_given_worker_id, page.jobs)]
+        while alone is not None and page.next is not None and len(found) < limit:
+            await alone()
+            page = await self.driver.list(filter, page.next, limit - len(found))
             found += map(with_given_worker_id, page.jobs)
-            cursor = page.next
-            if cursor is None or len(found) >= limit:
-                break
-        return JobPage(tuple(found), cursor)
+        return JobPage(tuple(found), page.next)
 
-    async def following(self, filter: JobFilter, cursor: int | None) -> int | None:
+    async def following(self, filter: JobFilter, cursor: int | None, alone: Turn) -> int | None:
         """Return the cursor of the next page for those for whom only the filter's channel exists.
 
         It is None if the next page would be empty.
         """
         after = cursor
-        for _ in range(SEARCHES):
-            if after is None:
-                return None
+        while after is not None:
             page = await self.driver.list(filter, after, 1)
             if page.jobs:
-                break
+                return cursor
             after = page.next
-        return cursor
+            await alone()
+        return None
 
     async def payload(self, job: Job, kind: PayloadKind) -> Piece | None:
         """Return a job's args or result, byte for byte; see `payloads.payload`."""

@@ -18,6 +18,9 @@ ROUNDS = 100
 TELLING = 1.5
 """The ratio of two medians that would tell something: ids are random, so nobody can ask often enough for less."""
 
+TRIES = 4
+"""Number of measurements of which one has to tell nothing."""
+
 SUBMITTER = Caller(Role.SUBMITTER)
 
 REQUESTS = {
@@ -49,17 +52,25 @@ def _objects(world: World, about: str) -> Sequence[str]:
     return [world.ended(OTHER), hub]
 
 
+def _ratio(world: World, caller: Caller, request: Request, theirs: str) -> float:
+    """Return how many times as long one of the two answers takes, by the medians of requests in random order."""
+    took: dict[bool, list[float]] = {True: [], False: []}
+    for is_theirs in random.sample([True, False] * ROUNDS, 2 * ROUNDS):
+        named = request.about(theirs if is_theirs else nobody())
+        began = time.perf_counter()
+        answer = named.send(world, caller)
+        took[is_theirs].append(time.perf_counter() - began)
+        assert answer.status in (400, 404)
+    shorter, longer = sorted(statistics.median(times) for times in took.values())
+    return longer / shorter
+
+
 @pytest.mark.parametrize("about", REQUESTS)
 def test_times(world: World, about: str) -> None:
     """What is another tenant's is not found in the time in which what never existed is not found."""
     caller, request = REQUESTS[about]
     for theirs in _objects(world, about):
-        took: dict[bool, list[float]] = {True: [], False: []}
-        for is_theirs in random.sample([True, False] * ROUNDS, 2 * ROUNDS):
-            named = request.about(theirs if is_theirs else nobody())
-            began = time.perf_counter()
-            answer = named.send(world, caller)
-            took[is_theirs].append(time.perf_counter() - began)
-            assert answer.status in (400, 404)
-        first, second = (statistics.median(times) for times in took.values())
-        assert max(first, second) < TELLING * min(first, second), (first, second)
+        ratios: list[float] = []
+        while len(ratios) < TRIES and not (ratios and ratios[-1] < TELLING):  # another process may have been in the way
+            ratios.append(_ratio(world, caller, request, theirs))
+        assert ratios[-1] < TELLING, ratios

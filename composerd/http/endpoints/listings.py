@@ -1,5 +1,6 @@
 """The composer API: pages of jobs, and of the jobs that one depends on or that depend on it."""
 
+from functools import partial
 from uuid import UUID
 
 from aiohttp import web
@@ -14,7 +15,7 @@ from composerd.http.keys import QUEUE
 from composerd.http.openapi import endpoint
 from composerd.http.paths import BASES, bases
 from composerd.http.request_context import client, identity
-from composerd.http.turns import heavy
+from composerd.http.turns import heavy, next_turn
 from composerd.models import JobFilter, JobState
 from composerd.slices import Slices
 from composerd_protocol.words import is_word
@@ -77,13 +78,14 @@ async def list_jobs(request: web.Request) -> web.StreamResponse:
     queue.budgets.answers.check(client.get())
     await heavy(request)
     slices = Slices()
+    again = partial(next_turn, request) if own is not None else None
     if own is not None and channel != own:
         return await _page(request, [], None)
     items: list[bytes] = []
     size = 0
     while True:
         wanted = min(left, READ_AT_ONCE)
-        page = await queue.list(chosen, cursor, wanted, alone=own is not None)
+        page = await queue.list(chosen, cursor, wanted, alone=again)
         some = await encoded(page.jobs, listed_body, slices)
         items += some
         size += sum(map(len, some))
@@ -91,8 +93,8 @@ async def list_jobs(request: web.Request) -> web.StreamResponse:
         cursor = page.next
         if cursor is None or left == 0 or len(some) < wanted or size >= MAX_PAGE_SIZE:
             break
-    if own is not None:
-        cursor = await queue.following(chosen, cursor)
+    if again is not None:
+        cursor = await queue.following(chosen, cursor, again)
     return await _page(request, items, cursor)
 
 
