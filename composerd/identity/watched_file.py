@@ -126,6 +126,8 @@ class WatchedFile(Generic[T]):
         try:
             self._take(await self._in_thread(self._load))
         except _UNUSABLE as exc:
+            if isinstance(exc, OSError):
+                self._read = ""  # it may be readable at the next look without a change
             reason = _reason(exc)
             problem = f"{self._setting}: the file cannot be used, so its previous version stays in force: {reason}"
             if problem != self.problem:

@@ -3,6 +3,7 @@
 # ruff: noqa: ASYNC240  # the files are small, and nobody else waits for the loop
 
 import asyncio
+import errno
 import logging
 import os
 import time
@@ -15,6 +16,8 @@ import pytest
 from composerd.identity import watched_file
 from composerd.identity.watched_file import UnusableFile, WatchedFile
 from composerd.tasks import stop
+
+EXPECTED = "number: the file cannot be used, so its previous version stays in force: {}"
 
 
 def parse(content: bytes) -> int:
@@ -106,8 +109,7 @@ async def test_unusable(
     with watching(path) as file:
         harm(path)
         await until(lambda: file.problem)
-        expected = f"number: the file cannot be used, so its previous version stays in force: {reason}"
-        assert (file.value, file.problem) == (1, expected)
+        assert (file.value, file.problem) == (1, EXPECTED.format(reason))
         path.touch() if path.is_file() else None
         await asyncio.sleep(0.05)
         assert [one.getMessage() for one in caplog.records] == [
@@ -144,6 +146,23 @@ async def test_file_that_is_being_written(path: Path) -> None:
     assert not file._has_changed()
     path.write_text("55555")
     assert [file._has_changed() for _ in range(3)] == [False, True, False]
+
+
+async def test_error_that_passes(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that could not be read is read as soon as it can be, although it has not changed meanwhile."""
+    with watching(path) as file, monkeypatch.context() as patch:
+
+        def fail(*_: object, **__: object) -> bytes:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        patch.setattr(watched_file, "read_trusted", fail)
+        path.write_text("22")
+        await until(lambda: file.problem)
+        assert (file.value, file.problem) == (1, EXPECTED.format("Input/output error"))
+        patch.undo()
+        monkeypatch.setattr(watched_file, "LOOK_EVERY", 0.01)
+        await until(lambda: file.value == 22)
+        assert file.problem is None
 
 
 async def test_look_at_once(path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

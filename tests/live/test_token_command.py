@@ -2,7 +2,10 @@
 
 # ruff: noqa: ASYNC240  # the files are small, and nobody else waits for the loop
 
+import contextlib
 import json
+import os
+import pty
 import re
 import subprocess
 import sys
@@ -135,3 +138,28 @@ async def test_output_that_nobody_gets(path: Path) -> None:
         )
     assert (ended.returncode, b"cannot write the output" in ended.stderr) == (1, True)
     assert "\trevoked\t" in (await token(path, "list")).out
+
+
+async def test_a_terminal(path: Path) -> None:
+    """On a terminal a token is asked for and not shown, and the answer is a table."""
+    secret = await create(path)
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(  # noqa: ASYNC220  # nothing else runs
+        [sys.executable, "-m", "composerd.cli.main", "token", "verify", "--tokens", str(path)],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,  # without a terminal of its own, which would be asked instead
+        env=clean_environment() | {"TERM": "xterm", "COLUMNS": "160"},
+    )
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # the command has closed the terminal
+        while part := os.read(ours, 65536):
+            shown += part
+            if shown.endswith(b"Token: "):
+                os.write(ours, f"{secret}\n".encode())
+    os.close(ours)
+    assert process.wait() == 0  # it has ended
+    assert re.search(rb"role.*\r\nbuilder-7 +worker ", shown)
+    assert secret.encode() not in shown
