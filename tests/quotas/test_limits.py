@@ -1,6 +1,7 @@
 """The quotas file: which limits each channel has, and what is wrong with a file that is refused."""
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -36,6 +37,19 @@ artifact_bytes = 4096
 def test_limits_of_a_channel(channel: str, limits: Limits) -> None:
     """A tenant has the limits of its table, and those of the default where its table says nothing."""
     assert parse(EXAMPLE).of(channel) == limits
+
+
+def test_example_of_the_page() -> None:
+    """The example of the reference is a valid file, which limits what the page says."""
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "quotas.md").read_text()
+    example = re.search(r"```toml\n(.*?)```", page, re.DOTALL)
+    assert example is not None
+    table = parse(example[1].encode())
+    assert table.of("org-acme").running_jobs == 1000
+    assert table.of("org-acme").waiting_jobs == table.of("org-anybody").waiting_jobs == 10_000
+    assert table.of("org-internal").running_jobs is None
+    assert table.of("").submissions_per_minute == 60
+    assert {f"`{quota}`" for quota in Quota} <= set(re.findall(r"^\| (`\w+`) \|", page, re.MULTILINE))
 
 
 def test_nothing_is_limited_by_an_empty_file() -> None:
