@@ -16,7 +16,9 @@ _STORED = [option for option in SERVER_OPTIONS if option.name != "server"]
 @with_options(_STORED)
 @with_options([option._replace(name=f"oauth_{option.name}") for option in OAUTH_OPTIONS])
 def login(**options: Any) -> None:
-    """Store who you are for the server at URL in a profile, which all commands use from then on.
+    """Store who you are for a server in a profile.
+
+    All commands use the profile and its server, URL, from then on.
 
     Asks for a token, or reads it from stdin. With --oauth-token-url it asks for the secret of the client instead, or
     stores the name of the file that has it; with --token-file or --cert-file it stores the names of the files.
@@ -31,9 +33,9 @@ def login(**options: Any) -> None:
 @click.command(epilog="Example: composerd logout --profile staging")
 @with_options([option for option in SERVER_OPTIONS if option.name == "profile"])
 def logout(profile: str | None) -> None:
-    """Remove a profile, and the secret that `composerd login` has stored for it.
+    """Remove a profile and its secret.
 
-    Tokens stay valid until they expire or are revoked.
+    Only what `composerd login` has stored is removed. Tokens stay valid until they expire or are revoked.
     """
     from composerd.cli.running import login
 

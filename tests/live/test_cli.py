@@ -301,7 +301,7 @@ async def test_every_command_has_help_with_an_example() -> None:
     """The help of each subcommand contains an example."""
     listed = await composerd("--help")
     commands = [line.split()[0] for line in listed.out.partition("Commands:")[2].strip().splitlines()]
-    assert len(commands) == 18
+    assert len(commands) == 20
     for name in commands:
         if name in ("storage", "token"):
             continue
