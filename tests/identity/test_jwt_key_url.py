@@ -79,18 +79,21 @@ async def until(holds: Callable[[], bool]) -> None:
 
 
 async def test_many_share_a_fetch(keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All who ask for new keys wait for the same fetch, also if one of them gives up."""
-    monkeypatch.setattr(key_url, "FETCH_EVERY", 0.0)
+    """All who ask for new keys wait for the same fetch, also if one of them gives up, and no other follows it."""
+    monkeypatch.setattr(key_url, "FETCH_EVERY", 0.2)
     async with fetching(keys.url) as found:
         assert keys.fetches == 1
+        await asyncio.sleep(0.2)  # the next fetch may begin at once
         keys.go_on.clear()
         asking = [asyncio.create_task(found.renew()) for _ in range(1000)]
         await until(lambda: keys.fetches == 2)
         asking[0].cancel()
-        more = asyncio.create_task(found.renew())
-        await asyncio.sleep(0)
+        asking.append(asyncio.create_task(found.renew()))
+        await asyncio.sleep(0.01)
+        assert not any(one.done() for one in asking[1:])
         keys.go_on.set()
-        await asyncio.gather(*asking[1:], more)
+        await asyncio.gather(*asking[1:])
+        await asyncio.sleep(0.3)
         assert keys.fetches == 2
 
 

@@ -57,7 +57,7 @@ class Verifier:
 
     def _refusal(self, token: str, error: jwt.PyJWTError) -> NotAuthenticated:
         claims = _decoded(token.split(".")[1]) or {}
-        reason = said = f"the token is invalid: {error}"
+        reason = said = f"the token is invalid: {str(error)[:LONGEST_SHOWN]}"
         if isinstance(error, jwt.InvalidSignatureError):
             reason = said = "its signature is wrong"
         elif isinstance(error, jwt.ExpiredSignatureError):
