@@ -40,5 +40,4 @@ async def test_openapi_typescript(serve: Serve, node_tools: Tools, tmp_path: Pat
         await node_tools.run("openapi-typescript", document, "--output", f"{name}.d.ts")
     (node_tools.folder / "fetch.ts").write_text((PROGRAMS / "fetch.ts").read_text())
     await node_tools.run("tsc", *OPTIONS, "fetch.ts")
-    server = await serve()
-    await run_a_job(server, node_tools, ("node", node_tools.folder / "fetch.js"), tmp_path)
+    await run_a_job(serve, node_tools, ("node", node_tools.folder / "fetch.js"), tmp_path)

@@ -41,9 +41,8 @@ async def test_openapi_python_client(serve: Serve, python_tools: Tools, tmp_path
         )
         assert "Warning" not in out, out
     await checked(python_tools, tmp_path, "openapi_python_client.py")
-    server = await serve()
     program = ("python", PROGRAMS / "openapi_python_client.py")
-    await run_a_job(server, python_tools, program, tmp_path, PYTHONPATH=str(tmp_path))
+    await run_a_job(serve, python_tools, program, tmp_path, PYTHONPATH=str(tmp_path))
 
 
 async def test_openapi_generator_for_python(serve: Serve, python_tools: Tools, tmp_path: Path) -> None:
@@ -51,8 +50,7 @@ async def test_openapi_generator_for_python(serve: Serve, python_tools: Tools, t
     await generate(python_tools, "python", tmp_path, packageName="{name}_api")
     path = ":".join(str(tmp_path / name) for name in DOCUMENTS)
     await checked(python_tools, tmp_path, "openapi_generator.py", MYPYPATH=path)
-    server = await serve()
-    await run_a_job(server, python_tools, ("python", PROGRAMS / "openapi_generator.py"), tmp_path, PYTHONPATH=path)
+    await run_a_job(serve, python_tools, ("python", PROGRAMS / "openapi_generator.py"), tmp_path, PYTHONPATH=path)
 
 
 async def checked(tools: Tools, folder: Path, program: str, **environment: str) -> None:
@@ -79,9 +77,8 @@ async def test_openapi_generator_for_java(
         sources += (tmp_path / name / "src/main").rglob("*.java")
     classes = tmp_path / "classes"
     await python_tools.run("javac", "-nowarn", "-cp", jar, "-d", classes, *sources)
-    server = await serve()
     program = ("java", "-cp", f"{classes}:{jar}", "GeneratedWorker")
-    await run_a_job(server, python_tools, program, tmp_path, odd=ODD[:-1] + ', "huge": 1e400}')
+    await run_a_job(serve, python_tools, program, tmp_path, odd=ODD[:-1] + ', "huge": 1e400}')
 
 
 async def test_openapi_generator_for_go(
@@ -108,8 +105,7 @@ async def test_openapi_generator_for_go(
     offline = {"GOFLAGS": "-mod=mod", "GOPROXY": "off", "GOTOOLCHAIN": "local"}
     await python_tools.run("go", "vet", ".", "./worker", "./composer", folder=tmp_path, **offline)
     await python_tools.run("go", "build", "-o", "program", ".", folder=tmp_path, **offline)
-    server = await serve()
-    await run_a_job(server, python_tools, (tmp_path / "program",), tmp_path, odd=ODD[:-1] + ', "huge": 1e400}')
+    await run_a_job(serve, python_tools, (tmp_path / "program",), tmp_path, odd=ODD[:-1] + ', "huge": 1e400}')
 
 
 async def test_datamodel_code_generator(serve: Serve, python_tools: Tools, tmp_path: Path) -> None:

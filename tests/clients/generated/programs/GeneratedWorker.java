@@ -60,8 +60,11 @@ public class GeneratedWorker {
             .enable(DeserializationFeature.USE_BIG_DECIMAL_FOR_FLOATS);
         Object odd = exact.readValue(given[3], Object.class);
         var builder = java.net.http.HttpClient.newBuilder();
-        var working = new worker.ApiClient(builder, exact, url + "/api/worker/v1");
-        var composing = new composer.ApiClient(builder, exact, url + "/api/composer/v1");
+        String authorization = "Bearer " + System.getenv("TOKEN");
+        var working = new worker.ApiClient(builder, exact, url + "/api/worker/v1")
+            .setRequestInterceptor(request -> request.header("Authorization", authorization));
+        var composing = new composer.ApiClient(builder, exact, url + "/api/composer/v1")
+            .setRequestInterceptor(request -> request.header("Authorization", authorization));
         var jobs = new JobsApi(working);
         var submitting = new composer.api.JobsApi(composing);
 
@@ -76,7 +79,7 @@ public class GeneratedWorker {
         same(((Map<String, Object>) job.getArgs()).get("big"), BigInteger.TWO.pow(63).add(BigInteger.ONE));
         // The generated method would send the path of the file, as JSON: the body is replaced by the file.
         var uploading = new worker.ApiClient(builder, exact, url + "/api/worker/v1")
-            .setRequestInterceptor(request -> request.PUT(contentOf(file)));
+            .setRequestInterceptor(request -> request.header("Authorization", authorization).PUT(contentOf(file)));
         new worker.api.ArtifactsApi(uploading).uploadJobArtifact(token, NAME, null, file);
         jobs.updateJob(token, new UpdateJob(new ReportProgress().partial(Map.of("done", 1))));
         same(jobs.getJob(token, null).getCanceled(), false);

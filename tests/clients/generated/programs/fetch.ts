@@ -8,8 +8,9 @@ import type { paths as Worker } from "./worker.js";
 
 const [url, file, out, odd] = process.argv.slice(2) as [string, string, string, string];
 const name = "grüße 1.bin";
-const composer = createClient<Composer>({ baseUrl: `${url}/api/composer/v1` });
-const worker = createClient<Worker>({ baseUrl: `${url}/api/worker/v1` });
+const headers = { Authorization: `Bearer ${process.env["TOKEN"]}` };
+const composer = createClient<Composer>({ baseUrl: `${url}/api/composer/v1`, headers });
+const worker = createClient<Worker>({ baseUrl: `${url}/api/worker/v1`, headers });
 
 async function take(type: string) {
   const { data, response } = await worker.POST("/jobs", {

@@ -16,7 +16,11 @@ import (
 
 const name = "grüße 1.bin"
 
-var background = context.Background()
+// The calls have the token of the client's identity in their context. It is a value of its own for each package.
+var background = context.WithValue(
+	context.WithValue(context.Background(), worker.ContextAccessToken, os.Getenv("TOKEN")),
+	composer.ContextAccessToken, os.Getenv("TOKEN"),
+)
 
 func check(err error) {
 	if err != nil {

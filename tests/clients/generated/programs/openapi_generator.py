@@ -1,6 +1,7 @@
 """A job from end to end, with the Python clients that openapi-generator has generated."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -12,8 +13,12 @@ from worker_api.exceptions import NotFoundException
 URL, FILE, OUT, ODD = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), json.loads(sys.argv[4])
 NAME = "grüße 1.bin"
 
-composer = composer_api.ApiClient(composer_api.Configuration(host=f"{URL}/api/composer/v1", retries=0))
-worker = worker_api.ApiClient(worker_api.Configuration(host=f"{URL}/api/worker/v1", retries=0))
+TOKEN = os.environ["TOKEN"]
+
+composer = composer_api.ApiClient(
+    composer_api.Configuration(host=f"{URL}/api/composer/v1", access_token=TOKEN, retries=0)
+)
+worker = worker_api.ApiClient(worker_api.Configuration(host=f"{URL}/api/worker/v1", access_token=TOKEN, retries=0))
 jobs = worker_api.JobsApi(worker)
 submitting = composer_api.JobsApi(composer)
 

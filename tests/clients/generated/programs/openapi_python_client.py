@@ -2,20 +2,21 @@
 
 import hashlib
 import json
+import os
 import sys
 from base64 import b64encode
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
-from composer_api import Client as Composer
+from composer_api import AuthenticatedClient as Composer
 from composer_api.api.artifacts import get_artifact, list_artifacts
 from composer_api.api.jobs import get_job as get_submitted
 from composer_api.api.jobs import submit_job
 from composer_api.models import ArtifactList, Job, JobState, SubmitJob
 from composer_api.types import File as Download
 from httpx import Timeout
-from worker_api import Client as Worker
+from worker_api import AuthenticatedClient as Worker
 from worker_api.api.artifacts import upload_job_artifact
 from worker_api.api.jobs import get_job, request_job, update_job
 from worker_api.models import (
@@ -33,8 +34,8 @@ from worker_api.types import File, Unset
 URL, FILE, OUT, ODD = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), json.loads(sys.argv[4])
 NAME = "grüße 1.bin"
 
-composer = Composer(base_url=f"{URL}/api/composer/v1", timeout=Timeout(40))
-worker = Worker(base_url=f"{URL}/api/worker/v1", timeout=Timeout(40))
+composer = Composer(base_url=f"{URL}/api/composer/v1", token=os.environ["TOKEN"], timeout=Timeout(40))
+worker = Worker(base_url=f"{URL}/api/worker/v1", token=os.environ["TOKEN"], timeout=Timeout(40))
 
 
 def take(type: str) -> tuple[RequestedJob, UUID]:
