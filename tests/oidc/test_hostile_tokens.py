@@ -110,6 +110,8 @@ def hostile() -> Iterator[tuple[str, str, str]]:
         made = f"{signed}.{part(es256.sign(signed.encode(), private('ES256')))}"
         yield f"claims are {name}", made, "the token is invalid"
 
+    for kind in ("ID", "Refresh", ["Bearer"], 1):
+        yield f"typ {kind}", token(typ=kind), "it is not an access token: its claim typ is"
     yield "no name", token(sub=None), "none of the claims sub, client_id, azp"
     yield "name is a number", token(sub=7), "Subject must be a string"
     yield "name with a line feed", token(sub="a\n2026 ERROR [-] forged"), "the name in the JWT"
@@ -148,7 +150,7 @@ async def lines(server: Server, count: int) -> list[str]:
 
 async def test_hostile_tokens(server: Server) -> None:
     """Every hostile token gets error 29 and one line of the log, which has nothing of it but whose it claims to be."""
-    for made in (token(), token("RS256"), token("ES384"), token("EdDSA"), token(aud=["x", AUDIENCE])):
+    for made in (token(), token("RS256"), token("ES384"), token("EdDSA"), token(aud=["x", AUDIENCE], typ="Bearer")):
         status, _ = await server.request("POST", f"{WORKER}/workers", {"arch": "x86_64"}, headers=bearer(made))
         assert status == 201
     tried = list(hostile())

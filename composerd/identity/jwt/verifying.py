@@ -36,14 +36,24 @@ class Verifier:
         self._jwt = jwt.PyJWT({"require": ["iss", "aud", "exp"], "enforce_minimum_key_length": True})
 
     def verify(self, token: str, keys: Sequence[Key]) -> Mapping[str, Any]:
-        """Return the claims of a token that was signed with one of the keys. Raises `NotAuthenticated`."""
+        """Return the claims of a token that was signed with one of the keys. Raises `NotAuthenticated`.
+
+        Keycloak signs ID tokens with the keys of access tokens, and tells them apart by the claim `typ`.
+        """
         try:
-            for key in keys[:-1]:
-                with suppress(jwt.InvalidSignatureError):
-                    return self._claims(token, key)
-            return self._claims(token, keys[-1])
+            claims = self._verified(token, keys)
         except jwt.PyJWTError as exc:
             raise self._refusal(token, exc) from exc
+        kind = claims.get("typ", "Bearer")
+        if not isinstance(kind, str) or kind.lower() != "bearer":
+            raise refusal(token, f"it is not an access token: its claim typ is {_shown(kind)}")
+        return claims
+
+    def _verified(self, token: str, keys: Sequence[Key]) -> Mapping[str, Any]:
+        for key in keys[:-1]:
+            with suppress(jwt.InvalidSignatureError):
+                return self._claims(token, key)
+        return self._claims(token, keys[-1])
 
     def _claims(self, token: str, key: Key) -> Mapping[str, Any]:
         return self._jwt.decode(
