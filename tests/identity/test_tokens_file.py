@@ -52,6 +52,19 @@ def test_create(tmp_path: Path) -> None:
     assert [entry.state(at) for at in (until - 2, until)] == ["valid", "expired"]
 
 
+def test_several_changes_under_one_lock(tmp_path: Path) -> None:
+    """A change comes after those that were made before it, and knows of them."""
+    path = tmp_path / "tokens"
+    with changing(path, create=True) as file:
+        file.create("one", Role.WORKER, None, None)
+        file.create("other", Role.WORKER, None, None)
+        with pytest.raises(ValueError, match="there is a token of one"):
+            file.create("one", Role.WORKER, None, None)
+        file.revoke(file.not_revoked("one"))
+        assert file.not_revoked("one") == []
+    assert {entry.name: entry.revoked is None for entry in read(path).by_id.values()} == {"one": False, "other": True}
+
+
 def test_salt(tmp_path: Path) -> None:
     """Each token has a salt of its own."""
     path = tmp_path / "tokens"
@@ -70,7 +83,7 @@ def test_names(tmp_path: Path) -> None:
         assert not path.read_text().endswith("\n\n")
     with changing(path) as file:
         second = file.create("builder", Role.ADMIN, None, None)
-        assert [entry.id for entry in file.table.named("builder")] == [first.id]
+        assert [entry.id for entry in file.table.named("builder")] == [first.id, second.id]
     assert [entry.state(time.time()) for entry in read(path).named("builder")] == ["revoked", "valid"]
     assert read(path).by_id[second.id].role is Role.ADMIN
 

@@ -33,14 +33,16 @@ class TokensFile:
     def __init__(self, path: Path, file: BinaryIO) -> None:
         """Read the file. Raises `ValueError` if it has a mistake, or if others can write to it."""
         check_trusted(os.fstat(file.fileno()), any_owner=True)  # the server looks at that
-        content = file.read(LARGEST + 1)
+        self._directory = path.absolute().parent
+        self._descriptor = file.fileno()
+        self._take(file.read(LARGEST + 1))
+
+    def _take(self, content: bytes) -> None:
+        """Read what the file has. Raises `ValueError` if it has a mistake."""
         if len(content) > LARGEST:
             raise ValueError(f"it is larger than {LARGEST} bytes")
         self.table: TokenTable = parse_table(content)
-        self._directory = path.absolute().parent
-        self._descriptor = file.fileno()
-        self._end = len(content) - self.table.unfinished
-        self._ends_in_a_line = self._end == 0 or content[self._end - 1] == ord("\n")
+        self._content = content[: len(content) - self.table.unfinished]
 
     def create(self, name: str, role: Role, tenant: str | None, expires: float | None) -> BearerToken:
         """Add a token, and return it.
@@ -98,22 +100,24 @@ class TokensFile:
     def _add(self, lines: Iterable[str]) -> None:
         """Add lines, and return when they are on stable storage. If it raises, the file has none of them."""
         added = "".join(f"{line}\n" for line in lines).encode()
-        if self._end == 0:
+        end = len(self._content)
+        if not end:
             added = _HEADER + added
             sync_directory(self._directory)
-        elif not self._ends_in_a_line:  # somebody has left out the last line feed
+        elif not self._content.endswith(b"\n"):  # somebody has left out the last line feed
             added = b"\n" + added
-        if self._end + len(added) > LARGEST:
+        if end + len(added) > LARGEST:
             raise ValueError(f"it would be larger than {LARGEST} bytes: delete the lines of tokens that nobody needs")
         try:
-            os.ftruncate(self._descriptor, self._end)
+            os.ftruncate(self._descriptor, end)
             written = 0
             while written < len(added):
-                written += os.pwrite(self._descriptor, added[written:], self._end + written)
+                written += os.pwrite(self._descriptor, added[written:], end + written)
             os.fsync(self._descriptor)
         except OSError:
-            os.ftruncate(self._descriptor, self._end)
+            os.ftruncate(self._descriptor, end)
             raise
+        self._take(self._content + added)
 
 
 @contextmanager
