@@ -1,5 +1,6 @@
 """Where a token may be sent, and sending a request again with another token if the server has refused the first one."""
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,9 @@ from composerd_client.errors import RequestFailed
 from composerd_client.forward_proxy import ForwardProxy
 
 UNAUTHORIZED = 401
+
+_LONG_WAIT = 2.0
+"""Seconds after which an answer 401 means that the token has expired meanwhile."""
 
 CONSENT = "--insecure-http (insecure_http)"
 """The option that allows sending tokens where others can read them."""
@@ -39,12 +43,14 @@ class Sender:
         """True if the body can be sent again; aiohttp closes a file."""
         self._token = ""
         self._renewed = False
+        self._sent_at = 0.0
 
     async def headers(self) -> Mapping[str, str]:
-        """Return the headers that say who the client is."""
+        """Return the headers that say who the client is, for a request that is sent now."""
         if self._credentials is None:
             return {}
         self._token = await self._credentials.token()
+        self._sent_at = time.monotonic()
         return {"Authorization": f"Bearer {self._token}"}
 
     def accepted(self) -> None:
@@ -55,9 +61,12 @@ class Sender:
     async def sends_again(self, failure: RequestFailed) -> bool:
         """Return True if the request can be sent again with another token, because the first one was refused.
 
-        That happens once. Otherwise there may be another token for the next request.
+        That happens once, and again if the next token has expired during a long wait. A stream is not sent again, but
+        there may be another token for the next request.
         """
-        if failure.status != UNAUTHORIZED or self._credentials is None or self._renewed:
+        if failure.status != UNAUTHORIZED or self._credentials is None:
+            return False
+        if self._renewed and time.monotonic() - self._sent_at < _LONG_WAIT:
             return False
         self._renewed = True
         return await self._credentials.renewed(self._token) and self._whole
