@@ -87,7 +87,7 @@ class _Advice(NamedTuple):
     """The name where the proxy is unknown."""
 
 
-_LOGIN = _Advice("it wants a login or a token of its own; let it pass these requests on, and composerd check their tokens")
+_LOGIN = _Advice("it wants a login of its own; let it pass these requests on, and let composerd check tokens")
 _NO_ROUTE = _Advice("it does not pass this path on to composerd; compare its routes with the URL of the server")
 _METHOD = _Advice("it does not pass {method} on; allow GET, HEAD, POST, PUT, PATCH and DELETE")
 _HEAD = _Advice("raise its limit for the length of paths and headers")

@@ -7,11 +7,14 @@ import sys
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
-from types import TracebackType
+from pathlib import Path
+from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
+from composerd.identity.tokens.changes import changing
+from composerd.identity.values import Role
 from composerd.testing.worker import Play, ScriptedWorker
-from composerd_client import SyncComposerClient
+from composerd_client import SyncComposerClient, Token
 
 START_TIMEOUT = 30.0
 """Seconds that a server may take to start."""
@@ -34,11 +37,22 @@ class LiveServer:
     `storage` is a storage URL: by default `memory:`; with `fs:/some/path` the jobs survive `kill` and `start`.
     `options` are options of `composerd serve`, such as `("--heartbeat-timeout", "1s")`. Artifacts of a server with its
     jobs in memory are in a temporary directory, unless the options say where.
+
+    With `identities` the server asks who its clients are. They are names with a role each, or with a role and a tenant:
+    `{"boss": "admin", "builder": "worker/acme"}`.
     """
 
-    def __init__(self, storage: str = "memory:", options: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        storage: str = "memory:",
+        options: Sequence[str] = (),
+        *,
+        identities: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self.storage = storage
         self.options = options
+        self.tokens: dict[str, str] = {}
+        """The tokens of the identities by name."""
         self.url = ""
         """The URL of the started server, `http://127.0.0.1:PORT`. A restart does not change it."""
         self._process: subprocess.Popen[str] | None = None
@@ -46,6 +60,12 @@ class LiveServer:
         """The directory of the artifacts of jobs in memory, which have no place of their own."""
         if storage == "memory:" and not any(option.partition("=")[0] == "--artifacts" for option in options):
             self._artifacts = tempfile.TemporaryDirectory(prefix="composerd-artifacts-")
+        self._tokens_file: tempfile.TemporaryDirectory[str] | None = None
+        if identities:
+            self._tokens_file = tempfile.TemporaryDirectory(prefix="composerd-tokens-")
+            path = Path(self._tokens_file.name) / "tokens"
+            self.tokens = _made_tokens(path, identities)
+            self.options = [*options, "--tokens", str(path)]
         self._log = tempfile.TemporaryFile("a+", encoding="utf-8")  # noqa: SIM115  # closed by _remove_files
 
     def __enter__(self) -> Self:
@@ -64,8 +84,9 @@ class LiveServer:
 
     def _remove_files(self) -> None:
         self._log.close()
-        if self._artifacts is not None:
-            self._artifacts.cleanup()
+        for directory in (self._artifacts, self._tokens_file):
+            if directory is not None:
+                directory.cleanup()
 
     def start(self) -> None:
         """Start the server, or start it again at the same URL.
@@ -125,10 +146,23 @@ class LiveServer:
         self._log.seek(0)
         return self._log.read()
 
-    def composer(self) -> SyncComposerClient:
+    def composer(self, identity: str | None = None) -> SyncComposerClient:
         """Create a client for this server, which submits jobs and follows them. Use it as a context manager."""
-        return SyncComposerClient(self.url)
+        return SyncComposerClient(self.url, credentials=self._credentials(identity))
 
-    def worker(self, plays: Mapping[str, Play], **options: Any) -> ScriptedWorker:
+    def worker(self, plays: Mapping[str, Play], identity: str | None = None, **options: Any) -> ScriptedWorker:
         """Create a worker for this server; see `ScriptedWorker`. Use it as a context manager."""
-        return ScriptedWorker(self.url, plays, **options)
+        return ScriptedWorker(self.url, plays, credentials=self._credentials(identity), **options)
+
+    def _credentials(self, identity: str | None) -> Token | None:
+        return None if identity is None else Token(self.tokens[identity])
+
+
+def _made_tokens(path: Path, identities: Mapping[str, str]) -> dict[str, str]:
+    """Write a tokens file with a token for each identity, and return the tokens."""
+    tokens = {}
+    for name, given in identities.items():
+        role, _, tenant = given.partition("/")
+        with changing(path, create=True) as file:
+            tokens[name] = file.create(name, Role(role), tenant or None, None).text
+    return tokens

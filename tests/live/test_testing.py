@@ -26,10 +26,10 @@ def my_worker(url):
 
 def test_the_examples_of_the_page(pytester: pytest.Pytester, tmp_path: Path) -> None:
     """The tests on the page pass unchanged, and the other example runs."""
-    first, second, third = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    pytester.makepyfile(OWN + first + second)
+    first, second, third, fourth = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    pytester.makepyfile(OWN + first + second + fourth)
     # In a separate process, because readers do not have the asyncio mode and warning filters of this one.
-    pytester.runpytest_subprocess("-p", "no:cacheprovider").assert_outcomes(passed=2)
+    pytester.runpytest_subprocess("-p", "no:cacheprovider").assert_outcomes(passed=3)
     exec(third.replace("/tmp/jobs", str(tmp_path)))
 
 
