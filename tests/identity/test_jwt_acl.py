@@ -28,6 +28,8 @@ EXAMPLE = rb"""
         ({"email": "ann@redhatxcom"}, False),
         ({"email": "ann@redhat.com.example.com", "account_id": "5005"}, True),
         ({"account_number": "1001"}, True),
+        ({"email": "a" * 1013 + "@redhat.com"}, True),
+        ({"email": "a" * 1014 + "@redhat.com"}, False),
         ({"account_number": 1001}, False),
         ({"account_number": ["1001"]}, False),
         ({"account_number": "11001"}, False),

@@ -98,7 +98,7 @@ async def test_many_share_a_fetch(keys: Keys, monkeypatch: pytest.MonkeyPatch) -
 
 
 async def test_the_least_time_between_two_fetches(keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who asks too soon is not kept waiting, and the next fetch begins as soon as it may."""
+    """Nobody who asks too soon is kept waiting, and the next fetch begins as soon as it may."""
     monkeypatch.setattr(key_url, "FETCH_EVERY", 0.5)
     async with fetching(keys.url) as found:
         began = asyncio.get_running_loop().time()
@@ -151,7 +151,7 @@ async def test_keys_are_fetched_again(keys: Keys, monkeypatch: pytest.MonkeyPatc
     ],
 )
 def test_how_long_keys_may_be_used(header: str, seconds: float) -> None:
-    """What the answer says is respected between a minute and a quarter of an hour."""
+    """The `Cache-Control` of the answer is respected between a minute and a quarter of an hour."""
     assert _time_of_use(header) == seconds
 
 

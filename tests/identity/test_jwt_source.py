@@ -187,7 +187,7 @@ def test_a_file_without_keys(tmp_path: Path, content: bytes) -> None:
     ],
 )
 def test_the_form_of_a_token(tmp_path: Path, made: str, taken: bool) -> None:
-    """What has the parts of a JWT is verified, and nothing else."""
+    """Texts with the parts of a JWT are verified, and nothing else is."""
     assert source_of(tmp_path, jwk("ES256")).takes(made) is taken
 
 

@@ -94,6 +94,10 @@ def hostile() -> Iterator[tuple[str, str, str]]:
     yield "zeros", f"{head}.{body}.{part(bytes(64))}", "its signature is wrong"
     yield "signature cut", f"{head}.{body}.{signature[:-2]}", "its signature is wrong"
     yield "claims changed", f"{head}.{part(claims(roles=['admin']))}.{signature}", "its signature is wrong"
+    for depth in (500, 900, 950, 990):
+        nested = b"[" * depth + b"]" * depth
+        made = ".".join(part(b'{"' + name + b'":' + nested + b"}") for name in (b"alg", b"sub"))
+        yield f"nested {depth} levels", f"{made}.", "JWT of claimed subject"
     yield "crit", token(header={"kid": "ES256", "crit": ["exp"], "exp": 1}), "the token is invalid"
     yield "long crit", token(header={"kid": "ES256", "crit": ["x" * 5000]}), "the token is invalid"
     yield "b64", token(header={"kid": "ES256", "crit": ["b64"], "b64": False}), "the token is invalid"

@@ -1,4 +1,4 @@
-"""What the claims of a verified token say about its identity: its name, its role and its tenant."""
+"""The identity that the claims of a verified token stand for: its name, its role and its tenant."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -26,7 +26,7 @@ _EVERY_TENANT = frozenset({Role.ADMIN, Role.MONITOR})
 
 
 class JwtClaims(msgspec.Struct, frozen=True, kw_only=True):
-    """How identities are made of claims."""
+    """Rules by which identities are made of claims."""
 
     tenant_claims: Sequence[str] = ()
     """The claims that name the tenant; the first that is there counts. Without any, nobody has a tenant."""

@@ -56,7 +56,7 @@ class KeySet:
     def __init__(self, keys: Sequence[Key] = (), problem: str | None = None) -> None:
         self.keys = keys
         self.problem = problem
-        """What is wrong with the set, for those who publish it; None if nothing is."""
+        """A sentence for those who publish the set about what is wrong with it; None if nothing is."""
         self.contents = frozenset(key.content for key in keys)
 
 

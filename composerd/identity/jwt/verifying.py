@@ -132,7 +132,10 @@ def _decoded(segment: str) -> dict[str, Any] | None:
 
 def _shown(value: Any) -> str:
     """Return a value of a claim for the log: without control characters, and not long."""
-    text = repr(escaped(value)) if isinstance(value, str) else json.dumps(value)
+    try:
+        text = repr(escaped(value)) if isinstance(value, str) else json.dumps(value)
+    except RecursionError:  # writing it may take more of the stack than reading it did
+        return "nested too deeply"
     return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
 
 
