@@ -1,5 +1,7 @@
 """Tests of where a server listens, and of what it says at its start about who can send requests to it."""
 
+import asyncio
+import signal
 import socket
 from pathlib import Path
 
@@ -8,7 +10,9 @@ import pytest
 from composerd.server.sockets import ListenError, open_sockets
 from composerd.server.unix_sockets import UnixSocketAccess
 
-from ..live.test_cli import composerd
+from ..live.conftest import clean_environment
+from ..live.processes import command
+from ..live.test_cli import Ended
 from ..live.test_rows_settings import passed
 from ..live.test_tls import Files
 from .conftest import Serve
@@ -21,12 +25,23 @@ FEW = ("--max-connections", "100")
 """An option without which a server on a machine with a low limit of open files warns of that limit."""
 
 
+async def start(*options: str) -> Ended:
+    """Start a server that is expected to end at once; one that does not is killed."""
+    process = command("serve", *options, **clean_environment())
+    killing = asyncio.get_running_loop().call_later(20, process.send_signal, signal.SIGKILL)
+    out = await asyncio.to_thread(process.communicate)
+    killing.cancel()
+    ended = Ended(process.wait(), out.decode(), process.said().decode())
+    process.close()
+    return ended
+
+
 @pytest.mark.parametrize("address", OTHERS_CAN_CONNECT)
 @pytest.mark.parametrize("processes", ["1", "2"])
 async def test_no_start_where_others_can_connect(address: str, processes: str) -> None:
     """Without identities, a start at an address of other machines is exit code 2 and a sentence with both ways out."""
     storage = "memory:" if processes == "1" else "postgresql://127.0.0.1:1/x"
-    ended = await composerd("serve", "--listen", address, "--storage", storage, "--processes", processes)
+    ended = await start("--listen", address, "--storage", storage, "--processes", processes)
     assert (ended.code, ended.out) == (2, "")
     assert ended.err.startswith(f"composerd: refusing to listen on {address}")
     assert ended.err.count("\n") == 1
@@ -37,7 +52,7 @@ async def test_no_start_where_others_can_connect(address: str, processes: str) -
 async def test_no_start_at_one_of_several_addresses(tmp_path: Path) -> None:
     """One public address among others is enough for a refusal, and no file of a socket is left."""
     addresses = ("--listen", f"unix:{tmp_path / 'a.sock'}", "--listen", "127.0.0.1:0", "--listen", "0.0.0.0:0")
-    ended = await composerd("serve", *addresses, "--storage", "memory:")
+    ended = await start(*addresses, "--storage", "memory:")
     assert (ended.code, ended.out) == (2, "")
     assert not (tmp_path / "a.sock").exists()
 
@@ -56,7 +71,10 @@ def test_a_socket_of_systemd_where_others_can_connect(host: str) -> None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, 0), family=family) as listening:
         process = passed(listening.fileno(), "1", stderr=-1)
-        said, why = process.communicate(timeout=20)
+        try:
+            said, why = process.communicate(timeout=20)
+        finally:
+            process.kill()
         assert (process.returncode, said) == (2, "")
         assert why.startswith("composerd: refusing to listen on a socket that systemd passes (http://")
         assert why.count("\n") == 1
@@ -115,6 +133,6 @@ async def test_a_start_that_is_protected(serve: Serve, tmp_path: Path) -> None:
 
 async def test_tls_alone_protects_nobody(tmp_path: Path) -> None:
     """TLS without client certificates does not say who a client is, so the server does not listen everywhere."""
-    ended = await composerd("serve", *Files(tmp_path).server_options, "--listen", "0.0.0.0:0", "--storage", "memory:")
+    ended = await start(*Files(tmp_path).server_options, "--listen", "0.0.0.0:0", "--storage", "memory:")
     assert (ended.code, ended.out) == (2, "")
     assert "refusing to listen on 0.0.0.0:0" in ended.err
