@@ -68,8 +68,8 @@ def _pattern(printed: str) -> str:
 
 
 def _lines(text: str) -> list[str]:
-    """Return the lines that are not empty, without white space at their ends."""
-    return [f"{line.rstrip()}\n" for line in text.splitlines() if line.strip()]
+    """Return the lines that are not empty, without white space at their ends, and with two spaces between columns."""
+    return [re.sub(" {2,}", "  ", line.rstrip()) + "\n" for line in text.splitlines() if line.strip()]
 
 
 class Reader:
