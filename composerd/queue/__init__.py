@@ -5,13 +5,12 @@ import from here, never from a module of this package.
 """
 
 from composerd.queue.budgets import SMALL, Account
-from composerd.queue.dispatcher import keys_for
 from composerd.queue.jobqueue import JobQueue
 from composerd.queue.lookups import Lookup
 from composerd.queue.options import QueueOptions
 from composerd.queue.payloads import PART, Piece, Stored, size_of
 from composerd.queue.refusals import check_running
-from composerd.queue.requests import HandedOut, stored_token
+from composerd.queue.requests import HandedOut, keys_for, stored_token
 from composerd.queue.why import Why, explain
 
 __all__ = [

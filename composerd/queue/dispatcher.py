@@ -373,11 +373,3 @@ def _counted(claimed: Claimed) -> int:
     """Return how many bytes of a claimed job count in the account."""
     size = 0 if claimed.args is None else len(claimed.args)
     return size if size > SMALL else 0
-
-
-def keys_for(channel: str, types: Sequence[str], arch: str) -> tuple[Key, ...]:
-    """Return the keys that a worker of an architecture may claim: for each type, jobs of its arch and of any arch."""
-    keys: list[Key] = []
-    for type in dict.fromkeys(types):
-        keys += (Key(channel, type, arch), Key(channel, type, None))
-    return tuple(keys)

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from uuid import UUID
@@ -252,3 +252,11 @@ def token_of(named: _Named, number: int) -> UUID:
     worker, request_id, _ = named
     digest = hashlib.sha256(_LABEL + worker.bytes + request_id.bytes + number.to_bytes(1, "big")).digest()
     return UUID(bytes=digest[:16], version=4)
+
+
+def keys_for(channel: str, types: Sequence[str], arch: str) -> tuple[Key, ...]:
+    """Return the keys that a worker of an architecture may claim: for each type, jobs of its arch and of any arch."""
+    keys: list[Key] = []
+    for type in dict.fromkeys(types):
+        keys += (Key(channel, type, arch), Key(channel, type, None))
+    return tuple(keys)
