@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from composerd_protocol.profiles import profile_name
 from composerd_protocol.words import is_word
 
 DEFAULT_SERVER = "http://127.0.0.1:8700"
@@ -39,6 +38,12 @@ def word(text: str) -> str:
     if not text or not is_word(text):
         raise ValueError(f"{text!r} must not be empty, and must not have white space or control characters")
     return text
+
+
+def _profile(text: str) -> str:
+    from composerd_protocol.profiles import profile_name  # noqa: PLC0415  # most programs have no profiles
+
+    return profile_name(text)
 
 
 def _authentication(text: str) -> str:
@@ -95,7 +100,7 @@ SERVER_OPTIONS: Sequence[Option] = (
         flag="--profile",
         name="profile",
         metavar="NAME",
-        parse=profile_name,
+        parse=_profile,
         variable="COMPOSERD_PROFILE",
         help="Profile that `composerd login` has made; empty for none.  [default: default, if it is for the server]",
     ),

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import ssl
 import stat
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from aiohttp import web
 
 from composerd_client import (
@@ -25,7 +27,9 @@ from composerd_client.credentials import oauth
 from composerd_client.credentials import token_server as asking
 
 from .conftest import Server
+from .forward_proxy import forwarding
 from .gate import Gate, gate
+from .test_cli import composerd
 from .test_client_faults import serving
 from .test_client_tokens import until
 from .token_server import ID, SECRET, TokenServer, token_server
@@ -177,9 +181,9 @@ async def test_one_fetch_for_all(guarded: Gate, issuer: TokenServer, credentials
 
 async def test_a_token_is_renewed_ahead_of_its_end(guarded: Gate, issuer: TokenServer, credentials: OAuth) -> None:
     """Before a token expires, a new one is fetched, while requests go on with the old one; none is refused."""
-    issuer.lifetime = 2.0
+    issuer.lifetime = 1.0
     async with ComposerClient(guarded.url, credentials=credentials) as composer:
-        until_then = time.monotonic() + 5.0
+        until_then = time.monotonic() + 2.5
         while time.monotonic() < until_then:
             await composer.whoami()
             await asyncio.sleep(0.02)
@@ -338,7 +342,7 @@ async def test_a_worker_outlives_its_tokens(
 
     @worker.handler("build")
     async def build(job: JobContext) -> str:
-        for number in range(4):
+        for number in range(3):
             await asyncio.sleep(1.0)
             await job.upload(f"image-{number}", tmp_path / "image")
             await job.progress({"done": number})
@@ -358,7 +362,7 @@ async def test_a_worker_outlives_its_tokens(
     ended = await server.job(job["id"])
     assert (ended["state"], ended["result"]) == ("finished", "built")
     assert refusals > 2
-    assert len(issuer.requests) > 4
+    assert len(issuer.requests) > 3
 
 
 @pytest.mark.parametrize(
@@ -381,3 +385,63 @@ def test_wrong_settings(url: str, given: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said) as raised:
         OAuth(url, **{"client_id": ID, "client_secret": SECRET, **given})
     assert SECRET not in str(raised.value)
+
+
+async def test_a_token_server_with_tls(tmp_path: Path) -> None:
+    """The certificate of the token server is checked, and a proxy only opens a tunnel, in which the secret is."""
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1", "sso.example.com").configure_cert(context)
+    ca_file = tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(ca_file)
+    given: dict[str, Any] = {"client_id": ID, "client_secret": SECRET}
+    async with token_server(context) as issuer:
+        assert issuer.accepts(await OAuth(issuer.url, ca_file=ca_file, **given).token())
+        with pytest.raises(TokenUnavailable, match=r"its certificate is not trusted: .*; name the file of its CA"):
+            await OAuth(issuer.url, **given).token()
+        host, port = issuer.url.split("/")[2].split(":")
+        with pytest.raises(TokenUnavailable, match="cannot get a token"):
+            await OAuth(f"http://{host}:{port}/token", **given).token()
+        async with forwarding((host, int(port))) as proxy:
+            told = proxy.url.replace("://", "://me:secret@")
+            through = OAuth("https://sso.example.com/token", ca_file=ca_file, proxy=told, **given)
+            assert issuer.accepts(await through.token())
+            (head,) = proxy.heads
+            assert head.startswith("CONNECT sso.example.com:443 ")
+            assert "Proxy-Authorization: Basic bWU6c2VjcmV0" in head
+            assert b"grant_type" not in proxy.tunneled
+            proxy.refusal = "407 Proxy Authentication Required"
+            with pytest.raises(TokenUnavailable, match="407"):
+                await OAuth("https://sso.example.com/token", ca_file=ca_file, proxy=told, **given).token()
+            with pytest.raises(ValueError, match="could read the client secret"):
+                OAuth("http://sso.example.com/token", proxy=told, **given)
+
+
+async def test_a_worker_whose_token_server_refuses_or_is_away(server: Server, issuer: TokenServer) -> None:
+    """A worker ends if the token server refuses its secret from the start, and waits for one that is away."""
+    away = True
+
+    async def hook(_request: web.Request) -> web.StreamResponse | None:
+        return web.Response(status=502) if away else None
+
+    environ: dict[str, Any] = {
+        "COMPOSERD_OAUTH_TOKEN_URL": issuer.url,
+        "COMPOSERD_OAUTH_CLIENT_ID": ID,
+        "COMPOSERD_OAUTH_CLIENT_SECRET": "wrong",
+    }
+    given = ("worker", "--type", "build", "--once", "--", "true")
+    ended = await composerd(*given, server=server, **environ)
+    assert (ended.code, "invalid_client" in ended.err) == (1, True), ended
+    issuer.hook = hook
+    job = await server.submit()
+    count = len(issuer.requests)
+    environ["COMPOSERD_OAUTH_CLIENT_SECRET"] = SECRET
+    running = asyncio.create_task(composerd(*given, server=server, **environ))
+    await until(lambda: len(issuer.requests) >= count + 2)
+    assert not running.done()
+    away = False
+    ended = await running
+    assert (ended.code, "it answers 502" in ended.err) == (0, True), ended
+    assert (await server.job(job["id"]))["state"] == "finished"
+    assert ended.err.count("it answers 502") == 1
+    assert SECRET not in ended.err

@@ -25,7 +25,7 @@ from composerd_client import (
 )
 from composerd_client.credentials import tokens
 
-from .conftest import COMPOSER, NOBODY, WORKER, Server
+from .conftest import COMPOSER, NOBODY, WORKER, Server, send
 from .forward_proxy import forwarding
 from .gate import Gate, gate, refusal
 from .http_relay import relaying
@@ -218,6 +218,37 @@ async def test_an_upload_is_begun_again(server: Server, guarded: Gate, token_fil
         ("image", 300_000),
     ]
     assert any(one.startswith("PUT") for one in guarded.refused)
+
+
+async def test_a_download_goes_on(server: Server, guarded: Gate, token_file: Path, tmp_path: Path) -> None:
+    """A download whose token has expired gets the new one of the file, and so does one that broke off."""
+    content = os.urandom(300_000)
+    job = await server.submit()
+    attempt = await server.ask_and_confirm()
+    await send(server, "PUT", attempt["artifact_location"] + "image", content)
+    await server.finish(attempt)
+    async with ComposerClient(guarded.url, credentials=TokenFile(token_file)) as composer:
+        (artifact,) = await composer.artifacts(job["id"])
+        guarded.accepted = {SECOND}
+        _write(token_file, SECOND)
+        file = await composer.download(artifact, tmp_path / "files")
+    assert await asyncio.to_thread(file.read_bytes) == content
+    assert len(guarded.refused) == 1
+
+
+@pytest.mark.parametrize("command", ["wait", "submit"])
+async def test_a_command_that_waits(server: Server, guarded: Gate, token_file: Path, command: str) -> None:
+    """The commands `wait` and `submit --wait` go on with the new token of the file."""
+    given = ("--server", guarded.url, "--token-file", str(token_file))
+    job = await server.submit() if command == "wait" else None
+    what = ("submit", "build", "--wait") if job is None else ("wait", job["id"])
+    running = asyncio.create_task(composerd(*what, *given))
+    await until(lambda: any(one.startswith("GET") for _, one in guarded.passed))
+    _write(token_file, SECOND)
+    guarded.accepted = {SECOND}
+    await server.finish(await server.ask_and_confirm())
+    ended = await running
+    assert (ended.code, "state\tfinished" in ended.out) == (0, True), ended
 
 
 async def test_a_quota_that_has_room_later(server: Server) -> None:

@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from urllib.parse import parse_qsl, unquote_plus
@@ -65,16 +66,16 @@ class TokenServer:
 
 
 @contextlib.asynccontextmanager
-async def token_server() -> AsyncIterator[TokenServer]:
+async def token_server(tls: ssl.SSLContext | None = None) -> AsyncIterator[TokenServer]:
     """Run a token server for the length of a block."""
     server = TokenServer()
     app = web.Application()
     app.router.add_post("/{path:.*}", server.serve)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
+    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
     await site.start()
-    server.url = f"http://127.0.0.1:{runner.addresses[0][1]}/token"
+    server.url = f"http{'s' if tls else ''}://127.0.0.1:{runner.addresses[0][1]}/token"
     try:
         yield server
     finally:

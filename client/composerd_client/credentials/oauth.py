@@ -7,11 +7,13 @@ import threading
 import time
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
-from composerd_client.credentials.refresh_tokens import RefreshToken
 from composerd_client.credentials.tokens import Credentials, secret_in
 from composerd_client.errors import TokenRefused, TokenUnavailable
+
+if TYPE_CHECKING:
+    pass
 
 log = logging.getLogger(__name__)
 
@@ -38,17 +40,14 @@ _SAY_EVERY = 60.0
 """Seconds between two lines in the log about fetches that fail."""
 
 
-class _Access(NamedTuple):
+class _Access:
     """An access token, and times of `time.monotonic()`."""
 
-    token: str
-    fetched_at: float
-    renew_at: float
-    ends_at: float
-
-    @classmethod
-    def of(cls, token: str, asked_at: float, lifetime: float) -> "_Access":
-        return cls(token, time.monotonic(), asked_at + lifetime * random.uniform(*RENEW_AFTER), asked_at + lifetime)
+    def __init__(self, token: str, asked_at: float, lifetime: float) -> None:
+        self.token = token
+        self.fetched_at = time.monotonic()
+        self.renew_at = asked_at + lifetime * random.uniform(*RENEW_AFTER)
+        self.ends_at = asked_at + lifetime
 
     @property
     def is_safe(self) -> bool:
@@ -89,6 +88,7 @@ class OAuth(Credentials):
         insecure_http: bool = False,
     ) -> None:
         # Imported here, because ssl and yarl take a third of the time that the package may take to import.
+        from composerd_client.credentials.refresh_tokens import RefreshToken  # noqa: PLC0415
         from composerd_client.credentials.token_server import TokenServer  # noqa: PLC0415
 
         super().__init__(insecure_http=insecure_http)
@@ -232,13 +232,13 @@ class OAuth(Credentials):
         if self._refresh_token is None:
             form = {"grant_type": "client_credentials", **self._asked}
             issued = self._server.issue(form, self._client_id, secret, in_form=self._in_form)
-            return _Access.of(issued.token, asked_at, issued.lifetime)
+            return _Access(issued.token, asked_at, issued.lifetime)
         with self._refresh_token.held() as refresh_token:
             form = {"grant_type": "refresh_token", "refresh_token": refresh_token, **self._asked}
             issued = self._server.issue(form, self._client_id, secret, in_form=self._in_form)
             if issued.refresh_token and issued.refresh_token != refresh_token:
                 self._refresh_token.keep(issued.refresh_token)
-        return _Access.of(issued.token, asked_at, issued.lifetime)
+        return _Access(issued.token, asked_at, issued.lifetime)
 
     def _secret(self) -> str:
         """Return the client's secret, or an empty text. Raises `ValueError` if it cannot be read."""

@@ -6,8 +6,6 @@ import time
 from abc import ABC, abstractmethod
 from pathlib import Path
 
-from composerd_protocol.bearer_tokens import PREFIX, parse_token
-
 log = logging.getLogger(__name__)
 
 LARGEST = 128 * 1024
@@ -102,6 +100,8 @@ def checked_token(text: str, source: str) -> str:
 
     Raises `ValueError` if it cannot be a bearer token; the message names the source, and quotes nothing.
     """
+    from composerd_protocol.bearer_tokens import PREFIX, parse_token  # noqa: PLC0415  # most programs have no tokens
+
     token = text.strip()
     if not token:
         raise ValueError(f"{source} is empty: write a token there, as `composerd token create` prints it")
