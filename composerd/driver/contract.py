@@ -445,14 +445,17 @@ class Driver(abc.ABC):
         The worker seen last comes first. If ids are given, only those workers are returned.
         """
 
-    async def worker_page(self, within: float, after: WorkerCursor | None, limit: int) -> WorkerPage:
-        """Return up to `limit` of the workers that `workers` returns, in its order, from a cursor on (W4).
+    async def worker_page(
+        self, within: float, after: WorkerCursor | None, limit: int, channel: str | None = None
+    ) -> WorkerPage:
+        """Return up to `limit` of the workers that `workers` returns, in its order, from a cursor on (W4, W10).
 
-        A worker that is seen again moves to the front, so it may be left out of the pages that come after that. A
-        cursor that was never returned is accepted. This implementation is for drivers of contract 1.1: it asks for all
-        workers.
+        With a channel, the workers that described themselves in another one are left out. A worker that is seen again
+        moves to the front, so it may be left out of the pages that come after that. A cursor that was never returned is
+        accepted. This implementation is for drivers of contract 1.1: it asks for all workers.
         """
-        found = [(WorkerCursor(_microseconds(one), one.id), one) for one in await self.workers(within)]
+        known = [one for one in await self.workers(within) if channel is None or may_be_in(one, channel)]
+        found = [(WorkerCursor(_microseconds(one), one.id), one) for one in known]
         found.sort(key=lambda each: (each[0].seen, each[0].id), reverse=True)
         if after is not None:
             found = [each for each in found if (each[0].seen, each[0].id) < (after.seen, after.id)]
@@ -480,6 +483,17 @@ class Driver(abc.ABC):
     @abc.abstractmethod
     async def load(self, jobs: Sequence[StoredJob]) -> None:
         """Store what `dump` of another storage yielded, in that order. Leave a job that exists as it is (M2, M3)."""
+
+
+def minor_version(driver: Driver) -> int:
+    """Return the minor version of the contract for which a driver was written; 0 if it says none."""
+    minor = driver.contract.partition(".")[2]
+    return int(minor) if minor.isdecimal() else 0
+
+
+def may_be_in(worker: Worker, channel: str) -> bool:
+    """Return True unless a worker has described itself in another channel."""
+    return worker.channel == channel or not (worker.arch or worker.types)
 
 
 def _microseconds(worker: Worker) -> int:

@@ -10,7 +10,7 @@ from typing import Any, Self, TypeVar, cast
 from uuid import UUID
 
 from composerd.driver import listed, several_states
-from composerd.driver.contract import Driver
+from composerd.driver.contract import Driver, minor_version
 from composerd.driver.outage import Outage
 from composerd.driver.tokens import by_token
 from composerd.driver.values import Batch, Damage, StorageCheck, StorageInfo, StoredJob, Usage
@@ -49,6 +49,9 @@ Of slow calls of a method that overlap, the first that ends is logged.
 
 ANSWER_WITHIN = 60.0
 """Time in seconds after which a read that a driver has not answered fails, and after which nobody waits for a write."""
+
+CHANNELS_OF_WORKERS = 5
+"""The minor version of the contract from which on drivers return the workers of one channel."""
 
 R = TypeVar("R")
 
@@ -261,8 +264,12 @@ class Guard(Driver):
     def workers(self, within: float, ids: Sequence[UUID] | None = None) -> Call[Sequence[Worker]]:
         return self._call("workers", self.driver.workers(within, ids))
 
-    def worker_page(self, within: float, after: WorkerCursor | None, limit: int) -> Call[WorkerPage]:
-        return self._call("worker_page", self.driver.worker_page(within, after, limit))
+    def worker_page(
+        self, within: float, after: WorkerCursor | None, limit: int, channel: str | None = None
+    ) -> Call[WorkerPage]:
+        if channel is None or minor_version(self.driver) < CHANNELS_OF_WORKERS:
+            return self._call("worker_page", self.driver.worker_page(within, after, limit))
+        return self._call("worker_page", self.driver.worker_page(within, after, limit, channel))
 
     def ahead(self, job_id: UUID, limit: int) -> Call[int]:
         return self._call("ahead", self.driver.ahead(job_id, limit))

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from composerd.driver.contract import Driver
+from composerd.driver.contract import Driver, minor_version
 from composerd.models import JobFilter, JobPage
 
 SINCE = 4
@@ -11,8 +11,7 @@ SINCE = 4
 
 def known_to(driver: Driver) -> bool:
     """Return True if a driver knows filters of several states."""
-    minor = driver.contract.partition(".")[2]
-    return minor.isdecimal() and int(minor) >= SINCE
+    return minor_version(driver) >= SINCE
 
 
 async def page(driver: Driver, filter: JobFilter, cursor: int | None, limit: int) -> JobPage:

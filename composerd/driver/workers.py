@@ -1,8 +1,9 @@
 """The workers that were seen lately, for drivers that keep them in memory. They are bounded in bytes, by client."""
 
+import heapq
 import sys
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 from uuid import UUID
 
@@ -21,7 +22,7 @@ MAX_PAGE_BYTES = 1024 * 1024
 OWNED = 3600 * MICRO
 """Time in microseconds for which a worker that is not seen belongs to its client; then to the next that names it."""
 
-_EACH = 864
+_EACH = 1000
 """Bytes of one worker without its types, measured, with the entries in which it is found."""
 
 _LEAST = 40 * 1024
@@ -53,6 +54,8 @@ class Workers:
         self._workers: OrderedDict[UUID, _Seen] = OrderedDict()
         self._by_client: dict[str, OrderedDict[UUID, None]] = {}
         """The ids of each client's workers, in the order in which they were last seen."""
+        self._by_channel: dict[str | None, OrderedDict[UUID, None]] = {}
+        """The ids of the workers of each channel in that order; None has those that described none."""
         self._types: dict[tuple[str, tuple[str, ...]], tuple[tuple[str, ...], int]] = {}
         """The types of workers by client, and how many workers have them."""
         self._bytes = Shares("workers", MAX_BYTES, least=_LEAST)
@@ -113,12 +116,12 @@ class Workers:
                 found.append(one.worker)
         return found
 
-    def page(self, elapsed: int, after: WorkerCursor | None, limit: int) -> WorkerPage:
+    def page(self, elapsed: int, after: WorkerCursor | None, limit: int, channel: str | None = None) -> WorkerPage:
         """Return a page of the workers that were seen since then; see `Driver.worker_page`."""
         found: list[Worker] = []
         size = 0
         last: _Seen | None = None
-        for one in reversed(self._workers.values()):
+        for one in self._latest_first(channel):
             if one.elapsed < elapsed:
                 break
             if one.signed_off or (after is not None and one.elapsed >= after.seen):
@@ -129,6 +132,14 @@ class Workers:
             size += _own_size(one.worker) + _size(one.worker.types)
             last = one
         return WorkerPage(tuple(found), None)
+
+    def _latest_first(self, channel: str | None) -> Iterator[_Seen]:
+        """Yield the workers, the latest first; with a channel, those that may be in it."""
+        if channel is None:
+            return reversed(self._workers.values())
+        lists = [reversed(self._by_channel[one]) for one in (channel, None) if one in self._by_channel]
+        seen = ((self._workers[id] for id in ids) for ids in lists)
+        return heapq.merge(*seen, key=lambda one: one.elapsed, reverse=True)
 
     def _add(self, worker: Worker, moment: Moment, sent: int, *, signed_off: bool = False) -> None:
         """Add a worker that is not known. The client's own workers make room for it; without room it is left out."""
@@ -168,6 +179,10 @@ class Workers:
         own = self._by_client.setdefault(worker.client, OrderedDict())
         own[worker.id] = None
         own.move_to_end(worker.id)
+        if not signed_off:
+            channel = self._by_channel.setdefault(_channel(worker), OrderedDict())
+            channel[worker.id] = None
+            channel.move_to_end(worker.id)
 
     def _remove(self, worker: Worker) -> int:
         """Remove a worker, and return how many bytes of its client become free."""
@@ -176,6 +191,10 @@ class Workers:
         del own[worker.id]
         if not own:
             del self._by_client[worker.client]
+        channel = self._by_channel.get(_channel(worker), own)
+        channel.pop(worker.id, None)
+        if not channel:
+            self._by_channel.pop(_channel(worker), None)
         return _own_size(worker) + self._drop_types(worker)
 
     def _drop_types(self, worker: Worker) -> int:
@@ -192,6 +211,11 @@ class Workers:
 def _says_something(worker: Worker) -> bool:
     """Return True if a contact says something of its worker, and is not only a sign of life."""
     return bool(worker.arch or worker.types) or worker.problem is not None
+
+
+def _channel(worker: Worker) -> str | None:
+    """Return the channel in which a worker has described itself; None if it has not."""
+    return worker.channel if worker.arch or worker.types else None
 
 
 def _belongs_to_another(known: Worker, worker: Worker) -> bool:

@@ -189,13 +189,13 @@ class Roster:
         found: list[Worker] = []
         size = 0
         while True:
-            page = await self._driver.worker_page(self._timeout, after, READ_AT_ONCE)
+            page = await self._driver.worker_page(self._timeout, after, READ_AT_ONCE, channel)
             known = await self._known(page.workers)
             own = [place for place, worker in enumerate(known) if _is_shown(worker, channel)]
             left = limit - len(found)
             if len(own) > left:
                 if left:
-                    page = await self._driver.worker_page(self._timeout, after, own[left - 1] + 1)
+                    page = await self._driver.worker_page(self._timeout, after, own[left - 1] + 1, channel)
                     known = await self._known(page.workers)
                     found += [worker for worker in known if _is_shown(worker, channel)][:left]
                     after = page.next

@@ -235,8 +235,10 @@ class TableDriver(Driver):
         found = self._workers.since(self._clock.elapsed() - microseconds(within), ids)
         return await self._committer.between_flushes(queries.with_jobs, self._table, found)
 
-    async def worker_page(self, within: float, after: WorkerCursor | None, limit: int) -> WorkerPage:
-        page = self._workers.page(self._clock.elapsed() - microseconds(within), after, limit)
+    async def worker_page(
+        self, within: float, after: WorkerCursor | None, limit: int, channel: str | None = None
+    ) -> WorkerPage:
+        page = self._workers.page(self._clock.elapsed() - microseconds(within), after, limit, channel)
         shown = await self._committer.between_flushes(queries.with_jobs, self._table, page.workers)
         return WorkerPage(tuple(shown), page.next)
 

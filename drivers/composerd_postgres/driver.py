@@ -332,8 +332,10 @@ class PostgresDriver(Driver):
     async def workers(self, within: float, ids: "Sequence[UUID] | None" = None) -> "Sequence[Worker]":
         return await self._calls.complete(self._workers.since(within, ids), Lane.READ)
 
-    async def worker_page(self, within: float, after: WorkerCursor | None, limit: int) -> WorkerPage:
-        return await self._calls.complete(self._workers.page(within, after, limit), Lane.READ)
+    async def worker_page(
+        self, within: float, after: WorkerCursor | None, limit: int, channel: str | None = None
+    ) -> WorkerPage:
+        return await self._calls.complete(self._workers.page(within, after, limit, channel), Lane.READ)
 
     async def ahead(self, job_id: UUID, limit: int) -> int:
         return await self._calls.complete(queries.ahead(self._session, job_id, limit), Lane.READ)

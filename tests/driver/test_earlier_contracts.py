@@ -8,7 +8,8 @@ import msgspec
 from composerd.driver import Driver
 from composerd.driver.guard import Guard
 from composerd.ids import new_id
-from composerd.models import JobFilter, JobPage, JobState, NewJob, Worker
+from composerd.models import JobFilter, JobPage, JobState, NewJob, Worker, WorkerCursor, WorkerPage
+from composerd.queue.roster import Roster
 from composerd_fs import MemoryDriver
 
 
@@ -24,6 +25,12 @@ class Earlier(MemoryDriver):
     async def sign_off(self, workers: Sequence[Worker]) -> None:
         """Do what a driver does that has no such method."""
         await Driver.sign_off(self, workers)
+
+    async def worker_page(  # type: ignore[override]  # as before version 1.5
+        self, within: float, after: WorkerCursor | None, limit: int
+    ) -> WorkerPage:
+        """Return the workers of every channel."""
+        return await super().worker_page(within, after, limit)
 
 
 async def test_an_earlier_driver_shows_several_states() -> None:
@@ -61,4 +68,15 @@ async def test_an_earlier_driver_lists_workers_that_signed_off() -> None:
     await driver.seen([worker])
     await driver.sign_off([worker])
     assert [one.id for one in await driver.workers(60)] == [worker.id]
+    await driver.close()
+
+
+async def test_an_earlier_driver_shows_the_workers_of_one_channel() -> None:
+    """A driver that knows nothing of the channels of workers is asked for all, and those of others are left out."""
+    driver = Guard(Earlier())
+    await driver.start()
+    roster = Roster(driver, 60.0)
+    first = await roster.register("x86_64", "org-acme")
+    await roster.register("x86_64", "org-other")
+    assert [one.id for one in (await roster.page(None, 10, "org-acme")).workers] == [first]
     await driver.close()

@@ -318,8 +318,10 @@ class SimpleDriver(Driver):
     async def workers(self, within: float, ids: "Sequence[UUID] | None" = None) -> "Sequence[Worker]":
         return list(await self._with_jobs(self._workers.since(self._clock.elapsed() - microseconds(within), ids)))
 
-    async def worker_page(self, within: float, after: WorkerCursor | None, limit: int) -> WorkerPage:
-        page = self._workers.page(self._clock.elapsed() - microseconds(within), after, limit)
+    async def worker_page(
+        self, within: float, after: WorkerCursor | None, limit: int, channel: str | None = None
+    ) -> WorkerPage:
+        page = self._workers.page(self._clock.elapsed() - microseconds(within), after, limit, channel)
         return WorkerPage(await self._with_jobs(page.workers), page.next)
 
     async def _with_jobs(self, workers: Sequence[Worker]) -> tuple[Worker, ...]:

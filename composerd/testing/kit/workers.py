@@ -93,6 +93,36 @@ class RememberedWorkers:
         for seen in (1, 2**63 - 1):
             assert len((await instance.driver.worker_page(990, WorkerCursor(seen, late), 10)).workers) <= 1
 
+    @clause("W10")
+    async def test_pages_of_the_workers_of_a_channel(self, instance: Instance) -> None:
+        """`worker_page` leaves out the workers of other channels, on every page, also after one has moved."""
+        own, other, silent, moved, ended = (instance.id() for _ in range(5))
+        await instance.driver.seen(
+            [
+                Worker(own, "x86_64", ("build",), "a"),
+                Worker(other, "x86_64", ("build",), "b"),
+                Worker(silent, ""),
+                Worker(moved, "x86_64", channel="b"),
+                Worker(ended, "x86_64", channel="a"),
+            ]
+        )
+        await instance.driver.seen([Worker(moved, "x86_64", channel="a")])
+        await instance.driver.seen([Worker(own, "", channel="b")])  # a sign of life
+        await instance.driver.sign_off([Worker(ended, "")])
+        for channel, expected in (("a", [own, moved, silent]), ("b", [silent, other]), ("c", [silent])):
+            for limit in (1, 2, 10):
+                found: list[UUID] = []
+                after: WorkerCursor | None = None
+                while True:
+                    page = await instance.driver.worker_page(60, after, limit, channel)
+                    assert len(page.workers) <= limit
+                    found += [one.id for one in page.workers]
+                    after = page.next
+                    if after is None:
+                        break
+                assert found == expected
+        assert len((await instance.driver.worker_page(60, None, 10)).workers) == 4
+
     @clause("W5")
     async def test_the_client_of_a_worker(self, instance: Instance) -> None:
         """Only the client that named a worker first describes it, until the worker was not seen for an hour."""

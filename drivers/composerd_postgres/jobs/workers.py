@@ -73,11 +73,11 @@ class Workers:
         found = await self._find(within, ids=None if ids is None else array(ids))
         return [_worker(row) for row in found]
 
-    async def page(self, within: float, after: WorkerCursor | None, limit: int) -> WorkerPage:
+    async def page(self, within: float, after: WorkerCursor | None, limit: int, channel: str | None) -> WorkerPage:
         """See `Driver.worker_page`."""
-        start: dict[str, Any] = {}
+        start: dict[str, Any] = {"channel": channel}
         if after is not None:
-            start = {"after": str(after.id), "seen": to_time(min(after.seen, LATEST))}
+            start |= {"after": str(after.id), "seen": to_time(min(after.seen, LATEST))}
         rows = await self._find(within, limit=limit + 1, most=MAX_PAGE_BYTES, **start)
         shown = rows[:limit]
         more = bool(shown) and rows[0].found > len(shown)
@@ -89,6 +89,7 @@ class Workers:
             "shift": session.shift,
             "within": within,
             "ids": None,
+            "channel": None,
             "after": None,
             "seen": None,
             "limit": ALL,

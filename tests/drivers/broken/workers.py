@@ -41,8 +41,10 @@ class OmitsJobsOfWorkers(Correct):
 class SkipsAWorkerAfterEachPage(Correct):
     """Begins a page one worker too late."""
 
-    async def worker_page(self, within: float, after: WorkerCursor | None, limit: int) -> WorkerPage:
-        page = await super().worker_page(within, after, limit + 1 if after else limit)
+    async def worker_page(
+        self, within: float, after: WorkerCursor | None, limit: int, channel: str | None = None
+    ) -> WorkerPage:
+        page = await super().worker_page(within, after, limit + 1 if after else limit, channel)
         return WorkerPage(page.workers[1:], page.next) if after else page
 
 
@@ -93,3 +95,14 @@ class BelievesTheLastReport(Correct):
 
     async def seen(self, workers: "Sequence[Worker]") -> None:
         await super().seen([msgspec.structs.replace(one, age=0.0) for one in workers])
+
+
+@breaks("W10")
+class ShowsWorkersOfEveryChannel(Correct):
+    """Returns the workers of all channels, whichever is asked for."""
+
+    async def worker_page(
+        self, within: float, after: WorkerCursor | None, limit: int, channel: str | None = None
+    ) -> WorkerPage:
+        del channel
+        return await super().worker_page(within, after, limit)

@@ -51,7 +51,7 @@ WHERE excluded.client IN ('', w.client) OR w.client = ''
 
 -- name: workers
 -- Workers that were seen lately, the latest first, with the jobs that they run: all of them, those with the given ids, or a page of
--- them after a worker. What the workers of a page take is limited too, in bytes.
+-- them after a worker, without those that described themselves in another channel than the given one. What the workers of a page take is limited too, in bytes.
 WITH found AS MATERIALIZED (
     SELECT w.*, row_number() OVER latest AS nth, sum(100 + octet_length(w.said)) OVER latest AS size
     FROM (
@@ -59,6 +59,7 @@ WITH found AS MATERIALIZED (
         FROM composerd.workers
         WHERE NOT signed_off AND seen_at >= clock_timestamp() + %(shift)s::interval - make_interval(secs => %(within)s)
             AND (%(ids)s::uuid[] IS NULL OR id = ANY (%(ids)s::uuid[]))
+            AND (%(channel)s::text IS NULL OR channel = %(channel)s OR (arch = '' AND types = '{}'))
             AND (%(after)s::uuid IS NULL OR (seen_at, id) < (%(seen)s::timestamptz, %(after)s::uuid))
         ORDER BY seen_at DESC, id DESC
         LIMIT %(limit)s
