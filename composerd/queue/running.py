@@ -57,7 +57,7 @@ class RunningQuota:
         ledger = self._quotas.ledger(channel)
         if not self._quotas.is_fresh(ledger):
             return UNREAD
-        return max(limit - ledger.used(_RUNNING), 0)
+        return self._quotas.share(ledger, _RUNNING, limit)
 
     def begin(self, waiters: Iterable[Waiter]) -> None:
         """Count the claims that are about to be made for waiters."""

@@ -51,6 +51,10 @@ class Ledger:
             + self._before.get(quota, 0)
         )
 
+    def added(self, quota: Quota) -> int:
+        """Return how much of it the latest reading may not have."""
+        return self.used(quota) - self.reading.get(quota, 0)
+
     def hold(self, quota: Quota, amount: int) -> None:
         """Count an amount that is allowed; `settle` or `free` ends that."""
         self._held[quota] = self._held.get(quota, 0) + amount

@@ -99,6 +99,7 @@ class Quotas:
         """Number of requests that were refused because of each quota."""
         self.clock = clock
         self.readings = Readings(read, clock, PAUSE_SHARED if shared else PAUSE)
+        self._shared = shared
         self._source = source
         self._tenants: dict[str, _Tenant] = {}
         self._forget_at = REMEMBERED
@@ -132,6 +133,15 @@ class Quotas:
         await asyncio.shield(self.readings.next(ledger))
         used = ledger.used(quota)
         return (used, limit) if used >= limit else None
+
+    def share(self, ledger: Ledger, quota: Quota, limit: int) -> int:
+        """Return how much this server may still add until the next reading, if others do the same.
+
+        On a shared storage that is half of what a reading has found left, so two servers do not exceed the limit.
+        """
+        left = limit - ledger.reading.get(quota, 0)
+        share = -(-left // 2) if self._shared else left
+        return max(min(share - ledger.added(quota), limit - ledger.used(quota)), 0)
 
     def is_fresh(self, ledger: Ledger) -> bool:
         """Return True if the latest reading of a channel counts still."""
@@ -180,6 +190,34 @@ class Quotas:
             tenant = self._tenants[channel] = _Tenant(channel)
         return tenant
 
+    def limited(self, tenant: _Tenant, amounts: Mapping[Quota, int]) -> Mapping[Quota, tuple[int, int]]:
+        """Return those amounts of which a tenant has a limit, each with the limit."""
+        limits = self.limits(tenant.ledger.channel)
+        return {
+            quota: (amount, limit)
+            for quota, amount in amounts.items()
+            if amount and (limit := limits.of(quota)) is not None
+        }
+
+    def allows(self, tenant: _Tenant, limited: Mapping[Quota, tuple[int, int]], began: float) -> bool:
+        """Return True if a tenant may have these amounts, False if only a further reading can tell.
+
+        `began` is the time of the request. Raises `QuotaUsedUp` and `QuotaForbids`.
+        """
+        ledger = tenant.ledger
+        is_fresh = ledger.read_at >= began or self.is_fresh(ledger)
+        is_late = self.clock() > began + FRESH
+        allowed = is_fresh or not limited
+        for quota, (amount, limit) in limited.items():
+            read, used = ledger.reading.get(quota, 0), ledger.used(quota)
+            if used + amount <= limit:
+                allowed &= is_late or used == read or amount <= self.share(ledger, quota, limit)
+            elif amount > limit or (is_fresh and (read + amount > limit or is_late)):
+                self._refuse(tenant, quota, limit, max(read, min(used, limit)), amount)
+            else:
+                allowed = False
+        return allowed
+
     def _refuse(
         self, tenant: _Tenant, quota: Quota, limit: int, used: int, amount: int, again: float | None = None
     ) -> None:
@@ -218,32 +256,19 @@ class Held:
         """Hold more, once it is known from the storage that there is room.
 
         A refusal is that of a reading, which is at most a second old. As long as only what this server has added stands
-        against it, some of which a reading may have too, the caller waits for the next one, for a second at most.
+        against an amount, the caller waits for the next reading, for a second at most: some of it may count twice.
         Raises `QuotaUsedUp`, `QuotaForbids`, and what the driver raises if the storage does not answer.
         """
-        quotas, ledger = self._quotas, self._tenant.ledger
+        quotas, tenant = self._quotas, self._tenant
         began = quotas.clock()
-        self._tenant.users += 1
+        tenant.users += 1
         try:
-            while True:
-                limits = quotas.limits(ledger.channel)
-                limited = {one: amount for one, amount in amounts.items() if amount and limits.of(one) is not None}
-                is_fresh = ledger.read_at >= began or quotas.is_fresh(ledger)
-                over = _over(ledger, limits, limited)
-                if over is None and (is_fresh or not limited):
-                    break
-                if over is not None:
-                    limit = limits.of(over)
-                    assert limit is not None
-                    read, amount = ledger.reading.get(over, 0), limited[over]
-                    if amount > limit or (is_fresh and (read + amount > limit or quotas.clock() > began + FRESH)):
-                        used = max(read, min(ledger.used(over), limit))
-                        quotas._refuse(self._tenant, over, limit, used, amount)  # noqa: SLF001
-                await asyncio.shield(quotas.readings.next(ledger))
+            while not quotas.allows(tenant, limited := quotas.limited(tenant, amounts), began):
+                await asyncio.shield(quotas.readings.next(tenant.ledger))
         finally:
-            self._tenant.users -= 1
-        for quota, amount in limited.items():
-            ledger.hold(quota, amount)
+            tenant.users -= 1
+        for quota, (amount, _) in limited.items():
+            tenant.ledger.hold(quota, amount)
             self._amounts[quota] = self._amounts.get(quota, 0) + amount
 
     def settle(self) -> None:
@@ -258,12 +283,3 @@ class Held:
         for quota, amount in self._amounts.items():
             note(quota, amount)
         self._amounts = {}
-
-
-def _over(ledger: Ledger, limits: Limits, amounts: Mapping[Quota, int]) -> Quota | None:
-    """Return the first quota of which there is not enough left, as far as known."""
-    for quota, amount in amounts.items():
-        limit = limits.of(quota)
-        if limit is not None and ledger.used(quota) + amount > limit:
-            return quota
-    return None

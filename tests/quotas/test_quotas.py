@@ -180,6 +180,27 @@ async def test_stored_during_a_reading(storage: Storage, clock: Clock) -> None:
     assert quotas.ledger("org-a").used(JOBS) == 2
 
 
+@pytest.mark.parametrize(("servers", "most"), [(1, 40), (2, 40), (4, 80)])
+async def test_servers_that_share_a_storage(storage: Storage, clock: Clock, servers: int, most: int) -> None:
+    """Each server of a storage allows half of what it finds left, so two exceed no limit, and none is left unused."""
+    limits = Fixed("[default]\nwaiting_jobs = 40")
+    several = [Quotas(limits, storage.read, shared=True, clock=clock) for _ in range(servers)]
+    requests = [submit(several[number % servers], storage) for number in range(400)]
+    await asyncio.gather(*requests, return_exceptions=True)
+    assert 40 <= storage.stored["org-a"][JOBS] <= most
+    with pytest.raises(QuotaUsedUp):
+        await submit(several[0], storage)
+
+
+async def test_large_request_at_a_shared_storage(storage: Storage, clock: Clock) -> None:
+    """One request may have all that is left, although others have to leave a half."""
+    quotas = Quotas(Fixed("[default]\nwaiting_jobs = 40"), storage.read, shared=True, clock=clock)
+    await submit(quotas, storage, 5)
+    await submit(quotas, storage, 35)
+    with pytest.raises(QuotaUsedUp):
+        await submit(quotas, storage)
+
+
 async def test_what_counts_twice_refuses_nobody(storage: Storage, clock: Clock) -> None:
     """A request is not refused because of writes in progress that the storage has counted already."""
     quotas = quotas_of(storage, clock, "[default]\nwaiting_jobs = 10")
