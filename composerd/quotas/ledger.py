@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from composerd.errors import ComposerdError
 from composerd.quotas.limits import Quota
+from composerd.tasks import stop
 
 CHANNELS_AT_ONCE = 500
 """The most channels in a call of the driver."""
@@ -111,9 +112,9 @@ class Readings:
         return future
 
     async def close(self) -> None:
-        """Wait for the reading that is in progress, and let nobody wait any more."""
-        while self._task is not None:
-            await asyncio.wait([self._task])
+        """End the reading that is in progress, for which nobody waits any more. A storage that hangs delays nothing."""
+        if self._task is not None:
+            await stop(self._task)
 
     async def _run(self) -> None:
         try:

@@ -110,7 +110,7 @@ class Quotas:
         return self._source.problem
 
     async def close(self) -> None:
-        """Wait for the reading that is in progress."""
+        """End what is in progress."""
         await self.readings.close()
 
     def limits(self, channel: str) -> Limits:

@@ -249,6 +249,17 @@ async def test_storage_that_does_not_answer(storage: Storage, clock: Clock) -> N
     await submit(quotas, storage)
 
 
+async def test_end_while_the_storage_hangs(storage: Storage, clock: Clock) -> None:
+    """A server that stops does not wait for a storage that does not say what is used."""
+    quotas = quotas_of(storage, clock, "[default]\nwaiting_jobs = 1")
+    storage.may_answer.clear()
+    waiting = asyncio.create_task(submit(quotas, storage))
+    await storage.asked.wait()
+    async with asyncio.timeout(1):
+        await quotas.close()
+    waiting.cancel()
+
+
 async def test_tenants_without_a_limit_cost_no_reading(storage: Storage, clock: Clock) -> None:
     """A channel without a limit of what it needs asks the storage nothing, and nothing is counted."""
     quotas = quotas_of(storage, clock, "[tenants.a]\nwaiting_jobs = 1")
