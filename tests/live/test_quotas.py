@@ -260,6 +260,15 @@ async def test_running_jobs(storage_of: StorageOf, serve: Serve, tenants: Tenant
                 assert done_with[0] == 200
                 finished += 1
     assert finished == 12
+    await post(server, acme, 4)
+    claimed = [(await ask(server, worker, "5s"))[1] for _ in range(3)]
+    server.kill()
+    await server.exited()
+    await server.start()
+    assert (await ask(server, worker))[0] == 204
+    assert (await server.request("PATCH", claimed[0]["location"], {"result": 1}, headers=worker))[0] == 200
+    assert (await ask(server, worker, "5s"))[0] == 201
+    assert (await ask(server, worker, "0.1s"))[0] == 204
 
 
 @pytest.mark.parametrize("kind", KINDS)
