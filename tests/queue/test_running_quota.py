@@ -14,22 +14,15 @@ from composerd.errors import ComposerdError, Unavailable
 from composerd.ids import new_id
 from composerd.models import Claimed, JobFilter, JobState, NewJob, Outcome
 from composerd.queue import JobQueue, Lookup, QueueOptions, explain, keys_for, running
-from composerd.quotas import Quota, Quotas, QuotaTable, parse
+from composerd.quotas import Quota, Quotas
 from composerd_fs import MemoryDriver
 
+from ..quotas.fixed import Fixed
 from .conftest import LONG, turns
 
 OPTIONS = QueueOptions(
     heartbeat_timeout=120.0, handover_timeout=10.0, sweep_interval=3600.0, worker_timeout=3600.0, max_waits=10_000
 )
-
-
-class Fixed:
-    """The limits that a text has."""
-
-    def __init__(self, text: str) -> None:
-        self.value: QuotaTable = parse(text.encode())
-        self.problem: str | None = None
 
 
 class Usage:

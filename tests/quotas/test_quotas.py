@@ -8,18 +8,12 @@ from contextlib import ExitStack
 import pytest
 
 from composerd.errors import ComposerdError, QuotaForbids, QuotaUsedUp, Unavailable
-from composerd.quotas import Quota, Quotas, QuotaTable, parse
+from composerd.quotas import Quota, Quotas, parse
 from composerd.quotas.quotas import FRESH, REMEMBERED
 
+from .fixed import Fixed
+
 JOBS, BYTES = Quota.WAITING_JOBS, Quota.PAYLOAD_BYTES
-
-
-class Fixed:
-    """The limits that a text has."""
-
-    def __init__(self, text: str) -> None:
-        self.value: QuotaTable = parse(text.encode())
-        self.problem: str | None = None
 
 
 class Storage:
