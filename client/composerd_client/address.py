@@ -22,14 +22,13 @@ class Address:
     """
 
     def __init__(self, server: str) -> None:
-        self.server = server
+        self.server = _without_login(server)
+        """The address for messages, without user and password."""
         self.socket_path: str | None = None
         """The path of a unix socket; None for TCP."""
         self.host = "localhost"
         """The name or the IP address of the server, in small letters and as the resolver gets it."""
         self.port = 0
-        self.shown = server
-        """The address without user and password."""
         self.has_login = False
         """True if the URL has a user or a password."""
         self._prefix = ""
@@ -43,11 +42,10 @@ class Address:
                 url.host.encode("idna")  # as the resolver does
                 self.host, self.port = (url.raw_host or "").rstrip("."), url.port
                 self.has_login = url.user is not None or url.password is not None
-                self.shown = str(url.with_user(None)) if self.has_login else server
                 self._prefix = url.raw_path.rstrip("/")
                 self._origin = str(url).rstrip("/").removesuffix(self._prefix)
                 return
-        raise ValueError(f"{server!r} is not a server: write http://HOST:PORT, https://HOST:PORT or unix:/path")
+        raise ValueError(f"{self.server!r} is not a server: write http://HOST:PORT, https://HOST:PORT or unix:/path")
 
     @property
     def https(self) -> bool:
@@ -70,3 +68,10 @@ class Address:
         prefix = self._prefix
         complete = path.startswith(prefix + _APIS) or (not path.startswith(_APIS) and path.startswith(f"{prefix}/"))
         return self._origin + (path if complete else prefix + path)
+
+
+def _without_login(server: str) -> str:
+    """Return a URL without user and password, also if it is invalid."""
+    scheme, separator, rest = server.partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}{separator}{host.rpartition('@')[2]}{slash}{path}"

@@ -82,12 +82,13 @@ class Connection:
         from composerd_client.forward_proxy import forward_proxy  # noqa: PLC0415
         from composerd_client.tls import TlsFiles  # noqa: PLC0415
 
-        self.server = server
         self.patience = patience
         self.outages = Outages()
         self._waits = Waits()
         self._transport: Transport | None = None
         self._address = Address(server)
+        self.server = self._address.server
+        """The address for messages."""
         self._tls = TlsFiles(ca_file, cert_file, key_file) if self._address.https else None
         self._proxy = forward_proxy(proxy, self._address)
         self._credentials = credentials
@@ -96,7 +97,7 @@ class Connection:
         if credentials is not None:
             if self._address.has_login:
                 raise ValueError(
-                    f"the URL {self._address.shown} has a login, which would replace the token: leave one out"
+                    f"the URL {self._address.server} has a login, which would replace the token: leave one out"
                 )
             check_sendable(self._address, self._proxy, "the token", insecure_http=credentials.insecure_http)
 

@@ -226,7 +226,7 @@ class Transport:
         self._suspect_until = self._loop.time() + _IDLE_FOR
 
     def _unreachable(self, error: Exception) -> ServerUnreachable:
-        server = self._address.shown
+        server = self._address.server
         how = "cannot be reached"
         if isinstance(error, aiohttp.ClientConnectorCertificateError):
             why = getattr(error.certificate_error, "verify_message", "") or error.certificate_error

@@ -47,8 +47,8 @@ class Target:
 
     def __init__(self, server: str, options: Mapping[str, Any]) -> None:
         """Take the URL, and keyword arguments of the clients. Raises `ValueError` if one of them is invalid."""
-        self.server = server
         self._address = Address(server)
+        self.server = self._address.server
         named = {name: options.get(name) for name in ("ca_file", "cert_file", "key_file")}
         self._tls = tls_context(**named) if self._address.https else None
         self._forward_proxy = forward_proxy(options.get("proxy"), self._address)

@@ -1,5 +1,6 @@
 """A gate before a server: it wants tokens as composerd does, and the test says which it accepts at any moment."""
 
+import asyncio
 import contextlib
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -22,6 +23,8 @@ class Gate:
         """Decides which tokens are accepted; by default those of the set."""
         self.error: tuple[int, int] = (401, 29)
         """The status and the number of the error for others."""
+        self.ends_waits: asyncio.Event | None = None
+        """Until it is set, requests that wait are not passed on; then their tokens are looked at again."""
         self.refused: list[str] = []
         """The method and the path of each request that was refused."""
         self.passed: list[tuple[str, str]] = []
@@ -34,7 +37,11 @@ class Gate:
         shown = f"{request.method} {request.path}"
         if scheme == "Bearer" and self.accepts(token):
             self.passed.append((token, shown))
-            return None
+            if self.ends_waits is None or "wait" not in request.query:
+                return None
+            await self.ends_waits.wait()
+            if self.accepts(token):
+                return None
         self.refused.append(shown)
         return refusal(*self.error)
 

@@ -135,11 +135,14 @@ async def test_a_refused_token(guarded: Gate, token_file: Path) -> None:
 async def test_a_wait_that_is_refused(server: Server, guarded: Gate, token_file: Path) -> None:
     """A wait for the end of a job goes on with the new token of the file."""
     job = await server.submit()
+    guarded.ends_waits = asyncio.Event()
     async with ComposerClient(guarded.url, credentials=TokenFile(token_file)) as composer:
         waiting = asyncio.create_task(composer.wait(job["id"], timeout=30))
         await until(lambda: guarded.passed)
         _write(token_file, SECOND)
         guarded.accepted = {SECOND}
+        guarded.ends_waits.set()
+        await until(lambda: guarded.refused)
         attempt = await server.ask_and_confirm()
         await server.finish(attempt)
         assert (await waiting).state == "finished"
@@ -356,6 +359,16 @@ def test_where_no_token_is_sent(server: str, proxy: str | None, said: str) -> No
     assert "secret" not in str(raised.value)
     if "login" not in said:
         ComposerClient(server, proxy=proxy, credentials=Token(FIRST, insecure_http=True))
+
+
+async def test_the_login_of_a_proxy_in_front_is_not_shown() -> None:
+    """A user and a password in the URL of the server are in no message, also if the URL is wrong."""
+    for url in ("http://me:secret@127.0.0.1:9/ci", "ftp://me:secret@127.0.0.1", "http://me:secret@127.0.0.1:9/?x"):
+        ended = await composerd("jobs", "--server", url)
+        assert ended.code in (2, 3)
+        assert "127.0.0.1" in ended.err
+        assert "secret" not in ended.err
+    assert Worker("http://me:secret@127.0.0.1:9/ci").server == "http://127.0.0.1:9/ci"
 
 
 @pytest.mark.parametrize("server", ["https://composer.example.com", "http://[::1]:1", "http://localhost:1", "unix:/x"])

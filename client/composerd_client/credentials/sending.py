@@ -24,12 +24,12 @@ def check_sendable(address: Address, proxy: ForwardProxy | None, secret: str, *,
         return
     if proxy is not None:
         raise ValueError(
-            f"the proxy {proxy.url} could read {secret} for {address.shown}: write https:// as its URL, or say "
+            f"the proxy {proxy.url} could read {secret} for {address.server}: write https:// as its URL, or say "
             f"{CONSENT} if you trust the proxy and the network"
         )
     if not address.is_local:
         raise ValueError(
-            f"anybody on the way to {address.shown} could read {secret}: write https:// as its URL, or say {CONSENT} "
+            f"anybody on the way to {address.server} could read {secret}: write https:// as its URL, or say {CONSENT} "
             "if you trust the network"
         )
 

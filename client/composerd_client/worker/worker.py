@@ -74,7 +74,6 @@ class Worker:
     ) -> None:
         if concurrency < 1:
             raise ValueError(f"concurrency must be at least 1, and is {concurrency}")
-        self.server = server
         self.id = uuid.uuid4()
         """The worker's id in the list of workers."""
         self.arch = arch or platform.machine()
@@ -83,6 +82,8 @@ class Worker:
         self._connection = Connection(
             server, ca_file=ca_file, cert_file=cert_file, key_file=key_file, proxy=proxy, credentials=credentials
         )
+        self.server = self._connection.server
+        """The address of the server, without user and password."""
         self._handlers: dict[str, Handler] = {}
         self._stop = Stop()
         self._aborting: asyncio.TimerHandle | None = None
