@@ -30,19 +30,28 @@ class Reading:
     async def get(self, job: Lookup) -> Job:
         """Return a job, without its args and result. Raises `JobNotFound`.
 
-        A job with many dependents takes long to read, so one that may not exist for whoever asks is looked at before:
-        the time must not tell that there is one.
+        A job with many dependents takes long to read, so it is checked before that it exists for whoever asks: the time
+        must not tell that there is one.
         """
-        if job.channel is not None and job not in self._visible:
-            await self.listed(job)
-            self._visible[job] = None
-            if len(self._visible) > VISIBLE:
-                self._visible.popitem(last=False)
+        await self.check(job)
         return with_given_worker_id(job.checked((await self.driver.get([job.id]))[0]))
 
     async def listed(self, job: Lookup) -> Job:
         """Return a job as a listing shows it, which takes no longer if it has many dependents. Raises `JobNotFound`."""
-        return with_given_worker_id(job.checked((await self.driver.listed([job.id]))[0]))
+        found = job.checked((await self.driver.listed([job.id]))[0])
+        if job.channel is not None:
+            self._visible[job] = None
+            if len(self._visible) > VISIBLE:
+                self._visible.popitem(last=False)
+        return with_given_worker_id(found)
+
+    async def check(self, job: Lookup) -> None:
+        """Raise `JobNotFound` if a job does not exist for whoever asks, and is not known to have existed.
+
+        Nothing is read for those who see every job.
+        """
+        if job.channel is not None and job not in self._visible:
+            await self.listed(job)
 
     async def dependents(self, job: Lookup, cursor: int | None, limit: int) -> IdPage:
         """Return a page of the jobs that depend on a job; see `Driver.dependents`. Raises `JobNotFound`."""
@@ -51,11 +60,6 @@ class Reading:
         if page is None:
             raise JobNotFound(id=str(job.id))
         return page
-
-    async def check(self, job: Lookup) -> None:
-        """Raise `JobNotFound` if a job does not exist for whoever asks. Nothing is read for those who see every job."""
-        if job.channel is not None:
-            await self.listed(job)
 
     async def list(self, filter: JobFilter, cursor: int | None, limit: int, *, alone: Turn | None = None) -> JobPage:
         """Return a page of jobs; see `Driver.list`.

@@ -65,7 +65,7 @@ def test_jobs(world: World, theirs: Theirs) -> None:
         compare(world, caller, [request], *(one.upper() if capitals else one for one in (job_id, never)))
 
     run(
-        500,
+        300,
         test,
         caller=st.sampled_from(CALLERS),
         request=requests_about_jobs(theirs),
@@ -84,7 +84,7 @@ def test_attempts(world: World, theirs: Theirs) -> None:
         compare(world, caller, [request], token, nobody())
 
     run(
-        400,
+        250,
         test,
         caller=st.sampled_from(ATTEMPT_CALLERS),
         request=requests_about_attempts(),
@@ -112,7 +112,7 @@ def test_workers(world: World) -> None:
         assert (kept["types"], kept["problem"]) == (["never"] if described else [], None)
 
     run(
-        60,
+        50,
         test,
         caller=st.sampled_from(CALLERS),
         requests=st.lists(requests_about_workers(), min_size=1, max_size=4),
@@ -145,7 +145,7 @@ def test_channels(world: World, theirs: Theirs) -> None:
     def test(caller: Caller | None, request: Request) -> None:
         compare(world, caller, [request], f"org-{OTHER}", "org-never")
 
-    run(150, test, caller=st.sampled_from(CALLERS), request=requests_about_channels(theirs))
+    run(100, test, caller=st.sampled_from(CALLERS), request=requests_about_channels(theirs))
 
 
 @pytest.mark.parametrize("path", ["jobs", "jobs/{}/dependents", "jobs/{}/dependencies", "workers"])
