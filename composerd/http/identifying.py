@@ -47,13 +47,15 @@ class Identifier:
     async def check_again(self, request: web.Request, before: Identity) -> None:
         """Raise what `permitted` does unless the identity of a request may still make it, which has waited.
 
-        Its credentials may have expired meanwhile, or may have been revoked.
+        Its credentials may have expired meanwhile, or may have been revoked, or it may see less than before.
         """
         if not self.required:
             return
         known = await self.permitted(request)
-        if known is not None and known.key != before.key:
-            raise NotAuthenticated(problem="the credentials are another identity's now", sent=True)
+        if known is not None and (known.key, known.scope) != (before.key, before.scope):
+            raise NotAuthenticated(
+                problem="the credentials are another identity's now, or have another role", sent=True
+            )
 
     async def close(self, _app: web.Application) -> None:
         """Log the wrong attempts that are not logged yet."""

@@ -199,10 +199,10 @@ class Roster:
                     known = await self._known(page.workers)
                     found += [worker for worker in known if _is_shown(worker, channel)][:left]
                     after = page.next
-                return WorkerPage(tuple(found), after)
+                return WorkerPage(await self._with_jobs_of(channel, found), after)
             found += [known[place] for place in own]
             if page.next is None:
-                return WorkerPage(tuple(found), None)
+                return WorkerPage(await self._with_jobs_of(channel, found), None)
             size += sum(_size(known[place]) for place in own)
             if size > LARGEST_PAGE:
                 limit = len(found)
@@ -223,6 +223,25 @@ class Roster:
             given = given_worker_id(worker.id, channel)
             known.append(worker if not channel else msgspec.structs.replace(worker, id=given, channel=channel))
         return known
+
+    async def _with_jobs_of(self, channel: str, workers: Sequence[Worker]) -> tuple[Worker, ...]:
+        """Return workers without jobs of other channels.
+
+        Whoever knows the id of another channel's worker can choose one that is the same for the storage, which then
+        gives the jobs of that worker to both.
+        """
+        named = [job_id for worker in workers for job_id in worker.jobs]
+        own: set[UUID] = set()
+        for begin in range(0, len(named), READ_AT_ONCE):
+            jobs = await self._driver.listed(named[begin : begin + READ_AT_ONCE])
+            own.update(job.id for job in jobs if job is not None and job.channel == channel)
+            await asyncio.sleep(0)
+        if len(own) == len(named):
+            return tuple(workers)
+        return tuple(
+            msgspec.structs.replace(worker, jobs=tuple(job_id for job_id in worker.jobs if job_id in own))
+            for worker in workers
+        )
 
     async def run(self) -> None:
         """Report to the driver until canceled."""

@@ -228,6 +228,35 @@ async def test_end_of_a_token_in_a_wait(serve: Serve, path: Path, end: str) -> N
     assert (shown["state"], shown["retries"]) == ("running", 0)
 
 
+async def test_another_role_in_a_wait(serve: Serve, path: Path) -> None:
+    """Who sees fewer channels after a wait than before gets nothing that they may no longer see."""
+    boss, ops = new(path, "boss", "admin"), new(path, "ops", "admin")
+    server = await serve("--tokens", str(path))
+    submitted = {"type": "a", "channel": "org-acme"}
+    asked = {"types": ["b"], "arch": "x86_64", "channel": "org-acme"}
+    _, job = await server.request("POST", f"{COMPOSER}/jobs", submitted, headers=bearer(ops))
+    waiting = [
+        asyncio.create_task(server.request("GET", f"{job['href']}?wait=30s", headers=bearer(boss))),
+        asyncio.create_task(server.request("POST", f"{WORKER}/jobs", asked, headers=bearer(boss))),
+    ]
+    await until_waiting(server, 2, headers=bearer(ops))
+    roles = {"worker": waiting[1], "viewer": waiting[0]}
+    before = path.read_text()
+    for role, wait in roles.items():
+        path.write_text(before.replace("name=boss role=admin", f"name=boss role={role}"))
+
+        async def has(role: str = role) -> bool:
+            return bool((await whoami(server, boss))[1]["role"] == role)
+
+        await soon(server, has)
+        if role == "worker":
+            await server.request("POST", f"{COMPOSER}/jobs", {**submitted, "type": "b"}, headers=bearer(ops))
+        else:
+            await server.request("POST", f"{job['href']}/cancel", headers=bearer(ops))
+        status, body = await wait
+        assert (status, body["id"]) == (401, "29")
+
+
 async def test_every_process(serve: Serve, newest_postgres: Throwaway, path: Path) -> None:
     """Each of several processes notices within two seconds that a token is revoked."""
     token = new(path, "ops", "admin")

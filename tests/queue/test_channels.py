@@ -157,6 +157,19 @@ async def test_a_worker_belongs_to_its_identity() -> None:
     assert (worker.id, worker.problem) == (worker_id, "disk")
 
 
+async def test_a_worker_id_made_of_another_channel_s(queue: JobQueue) -> None:
+    """A worker whose id is made of that of another channel's worker is listed without the jobs of that one."""
+    theirs, token = new_id(), new_id()
+    made = given_worker_id(stored_worker_id(theirs, OTHER), OWN)
+    await add(queue, channel=OTHER)
+    queue.roster.describe(Worker(made, "x86_64", ("build",), OWN, client="a"))
+    await queue.roster.page(None, 10, OWN)
+    claim = Claim(token, keys_for(OTHER, ["build"], "x86_64"), 60.0, None, stored_worker_id(theirs, OTHER))
+    await queue.driver.claim([claim], 1)
+    (worker,) = (await queue.roster.page(None, 10, OWN)).workers
+    assert (worker.id, worker.jobs) == (made, ())
+
+
 async def test_a_worker_that_gave_only_a_sign_of_life(queue: JobQueue) -> None:
     """A worker of which nothing is known but its heartbeats is in the channel of its job, with its own id."""
     worker_id, token = new_id(), new_id()
