@@ -317,7 +317,8 @@ async def _failure(response: aiohttp.ClientResponse, problem: str | None) -> Req
     failed = RequestFailed(status, decoded)
     if failed.number == _OUTCOME_UNKNOWN:
         return OutcomeUnknown(status, decoded)
-    told = response.headers.get("Retry-After", "")
+    # The answer to an upload has it in the body only, because some clients repeat uploads by themselves.
+    told = response.headers.get("Retry-After") or str(failed.details.get("retry_after", ""))
     failed.retry_after = float(told) if told.isdecimal() and len(told) < 10 else 0.0
     return failed
 

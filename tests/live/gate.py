@@ -5,6 +5,7 @@ import contextlib
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from types import MappingProxyType
+from typing import Any
 
 from aiohttp import web
 
@@ -46,11 +47,16 @@ class Gate:
         return refusal(*self.error)
 
 
-def refusal(status: int, number: int, headers: Mapping[str, str] = MappingProxyType({})) -> web.Response:
+def refusal(
+    status: int,
+    number: int,
+    headers: Mapping[str, str] = MappingProxyType({}),
+    details: Mapping[str, Any] = MappingProxyType({"problem": "unknown token"}),
+) -> web.Response:
     """Return one of composerd's errors."""
     request_id = str(uuid.uuid4())
     shown = {"kind": "Error", "id": str(number), "href": "", "code": f"COMPOSERD-{number}", "operation_id": request_id}
-    error = {**shown, "reason": "It is so", "message": "It is so", "details": {"problem": "unknown token"}}
+    error = {**shown, "reason": "It is so", "message": "It is so", "details": dict(details)}
     return web.json_response(error, status=status, headers={"X-Operation-Id": request_id, **headers})
 
 

@@ -288,6 +288,26 @@ async def test_a_quota_that_has_room_later(server: Server) -> None:
         assert "can raise this quota" in ended.err
 
 
+async def test_an_upload_over_a_quota(server: Server) -> None:
+    """An upload over a quota that has room later is sent again after the time that the error says."""
+    asked: list[float] = []
+
+    async def once(request: web.Request) -> web.StreamResponse | None:
+        if request.method != "PUT":
+            return None
+        asked.append(asyncio.get_running_loop().time())
+        return refusal(429, 45, details={"quota": "artifact_bytes", "retry_after": 1}) if len(asked) == 1 else None
+
+    async with relaying(server.url) as relay:
+        relay.hook = once
+        worker = Worker(relay.url, arch="x86_64")
+        worker.handler("build")(lambda job: job.sync.upload("log.txt", b"hello"))
+        job = await server.submit()
+        await worker.run(jobs=1)
+    assert (await server.job(job["id"]))["state"] == "finished"
+    assert asked[1] - asked[0] >= 1.0
+
+
 async def test_a_proxy_that_wants_a_login(server: Server) -> None:
     """A page of a proxy with 401, 403, 407 or 429 is no refusal of composerd: it says what to change at the proxy."""
     async with relaying(server.url) as relay:

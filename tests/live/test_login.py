@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from composerd.probe import Target
 from composerd_client import ComposerClient, client_arguments
 
 from .conftest import LOOPBACK, Serve, Server, clean_environment
@@ -143,6 +144,25 @@ async def test_files_instead_of_secrets(user: User, tmp_path: Path) -> None:
     assert ended.code == 0, ended
     assert f'token_file = "{file}"' in (user.config / "config.toml").read_text()
     assert [one.name for one in user.config.iterdir()] == ["config.toml"]
+
+
+async def test_a_worker_has_a_profile_too(user: User) -> None:
+    """A worker and a probe use profiles as the other commands do."""
+    for name, role in (("builder", "worker"), ("ci", "submitter")):
+        token = await user.token(name, role, "--tenant", "acme")
+        await _known(user, name, token)
+        ended = await user.run("login", user.server.url, "--profile", name, stdin=token)
+        assert ended.code == 0, ended
+    job = (await user.run("submit", "build", "--profile", "ci")).out.strip()
+    ended = await user.run("worker", "--type", "build", "--once", "--profile", "builder", "--", "true")
+    assert ended.code == 0, ended
+    assert "state\tfinished" in (await user.run("status", job, "--profile", "ci")).out
+    ended = await user.run("worker", "--type", "build", "--once", "--profile", "ci", "--", "true")
+    assert (ended.code, "`composerd whoami` says who" in ended.err) == (1, True), ended
+    arguments = client_arguments(environ={"XDG_CONFIG_HOME": str(user.config.parent)}, profile="ci")
+    assert (await Target(user.server.url, arguments).must("GET", "/api/composer/v1/whoami"))["name"] == "ci"
+    with pytest.raises(ValueError, match="could read the token"):
+        Target("http://composer.example.com", arguments)
 
 
 async def test_a_token_server(server: Server, tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ class TokenServer:
                 f"cannot get a token from {self.url}: its certificate is not trusted: {exc.verify_message}; name the "
                 "file of its CA"
             ) from exc
-        except (OSError, HTTPException, ValueError) as exc:
+        except (OSError, HTTPException, ValueError, RuntimeError) as exc:  # RuntimeError: no thread can be started
             raise TokenUnavailable(f"cannot get a token from {self.url}: {_described(exc)}") from exc
         hidden = [secret, form.get("refresh_token", "")]
         return self._issued(status, location, body, [one for one in hidden if one])
@@ -127,7 +127,8 @@ class TokenServer:
             near, port = parts.hostname or "", parts.port or 80
             login = {} if proxy.authorization is None else {"Proxy-Authorization": proxy.authorization}
         if self._tls is None:
-            target = self._target if proxy is None else f"http://{address.host}:{address.port}{self._target}"
+            host = f"[{address.host}]" if ":" in address.host else address.host
+            target = self._target if proxy is None else f"http://{host}:{address.port}{self._target}"
             return HTTPConnection(near, port, timeout=_SILENT_FOR), target, login
         connection = HTTPSConnection(near, port, timeout=_SILENT_FOR, context=self._tls.context)
         if proxy is not None:
