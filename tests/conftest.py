@@ -25,6 +25,7 @@ TOGETHER = (
     "tests/drivers/test_broken.py",
     "tests/proxies/test_probe.py",
     "tests/tenants/test_cells.py",
+    "tests/tenants/test_channels.py",
     "tests/tenants/test_no_difference.py",
     "tests/tenants/test_times.py",
 )

@@ -9,17 +9,20 @@ from msgspec import Meta, Raw
 WORD = r"^\S+$"
 DURATION = r"^([0-9]{1,15}(\.[0-9]{1,9})?(ms|s|m|h|d)|0)$"
 
+LONGEST_WORD = 128
+"""The most characters of a word."""
+
 Word = Annotated[
     str,
     Meta(
         min_length=1,
-        max_length=128,
+        max_length=LONGEST_WORD,
         description="1 to 128 printable characters without white space.",
         extra_json_schema={"pattern": WORD},
     ),
 ]
 OptionalWord = Annotated[
-    str, Meta(max_length=128, description="Up to 128 printable characters without white space; may be empty.")
+    str, Meta(max_length=LONGEST_WORD, description="Up to 128 printable characters without white space; may be empty.")
 ]
 Duration = Annotated[
     str,

@@ -11,6 +11,7 @@ from composerd.http.arguments import job_of, limit_of, query_of, segment
 from composerd.http.cursors import CURSORS
 from composerd.http.delivery import answer_bytes, encode
 from composerd.http.endpoints.shown import encoded, job_list, listed_body
+from composerd.http.fields import LONGEST_WORD
 from composerd.http.keys import QUEUE
 from composerd.http.openapi import endpoint
 from composerd.http.paths import BASES, bases
@@ -67,7 +68,7 @@ async def list_jobs(request: web.Request) -> web.StreamResponse:
         raise InvalidCursor(field="state", problem=f"must be one of {', '.join(JobState)}") from None
     for name in ("type", "arch", "channel"):
         value = query.get(name)
-        if value is not None and not (is_word(value) and (value or name == "channel") and len(value) <= 128):
+        if value is not None and not (is_word(value) and (value or name == "channel") and len(value) <= LONGEST_WORD):
             raise InvalidCursor(field=name, problem="must be 1 to 128 printable characters without white space")
     left = limit_of(query, 100)
     cursor = await _cursor(request, "jobs")

@@ -95,7 +95,7 @@ async def post_worker_status(request: web.Request) -> web.Response:
 async def sign_off_worker(request: web.Request) -> web.Response:
     """List a worker no longer. The answer is the same for an unknown worker and for one of another client.
 
-    Raises `InvalidWorkerId` and `NotAllowed`.
+    Raises `InvalidContent`, `InvalidWorkerId` and `NotAllowed`.
     """
     worker_id = _worker_id_of(request)
     await discard_body(request)
