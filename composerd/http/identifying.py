@@ -6,7 +6,7 @@ from composerd.errors import ComposerdError, NotAllowed, NotAuthenticated, Tenan
 from composerd.http.clients import Clients
 from composerd.http.openapi import OPERATIONS
 from composerd.http.request_context import client
-from composerd.http.wrong_attempts import WrongAttempts
+from composerd.http.wrong_attempts import LONGEST_OF_A_CHECK, WrongAttempts
 from composerd.identity.permissions import PERMISSIONS, SEES_REASONS
 from composerd.identity.sources import LONGEST_TOKEN, Identities
 from composerd.identity.values import Identity
@@ -69,7 +69,7 @@ class Identifier:
             return (await self.of(request)).role in SEES_REASONS
         except ComposerdError as exc:
             if isinstance(exc, NotAuthenticated) and exc.sent:
-                await self.wrong_attempts.hold(self._clients.of(request), str(exc))
+                await self.wrong_attempts.hold(self._clients.of(request), str(exc), LONGEST_OF_A_CHECK)
             return False
 
     @property
@@ -83,6 +83,8 @@ class Identifier:
         if len(sent) > 1:
             raise NotAuthenticated(problem="there are several Authorization headers", sent=True)
         token = bearer_token(sent[0]) if sent else None
+        if token == "":  # of a program that has none yet, or of a configuration without it
+            raise NotAuthenticated(problem="the token in the Authorization header is empty")
         if token is not None:
             return await self._of_token(token)
         if request.transport is not None and not self._clients.is_proxied(request):

@@ -18,6 +18,9 @@ SHORTEST = 0.25
 LONGEST = 4.0
 """The most seconds until an answer. A server that stops waits for longer by default."""
 
+LONGEST_OF_A_CHECK = 1.0
+"""The most seconds until an answer to a health check. A load balancer with an old token must not give up the server."""
+
 FORGET_EVERY = 5.0
 """Seconds after which one wrong attempt of a client is forgotten, and then another one."""
 
@@ -78,15 +81,15 @@ class WrongAttempts:
         """Log a wrong attempt whose answer cannot be held back, and remember it."""
         self._log(client, self._record(client), reason)
 
-    async def hold(self, client: str, reason: str) -> bool:
-        """Log a wrong attempt, remember it, and return when it may be answered.
+    async def hold(self, client: str, reason: str, longest: float = LONGEST) -> bool:
+        """Log a wrong attempt, remember it, and return when it may be answered, after `longest` seconds at the latest.
 
         Returns False if it may be answered only because too many answers are held back: its connection has to be
         closed then, so that the next attempt takes longer.
         """
         record = self._record(client)
         self._log(client, record, reason)
-        delay = self._delay(record)
+        delay = min(self._delay(record), longest)
         if not delay:
             return True
         if record.held >= MOST_HELD_OF_A_CLIENT or self._held >= MOST_HELD:

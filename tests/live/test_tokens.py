@@ -348,3 +348,22 @@ async def test_wrong_attempts_elsewhere(serve: Serve, path: Path) -> None:
     assert await server.exited() == 0
     assert b"refused the credentials of a request from 127.0.0.1: the token is longer than 16384 bytes" in server.log
     assert server.log.count(b"refused the credentials of a request from 127.0.0.1: ") == 5
+
+
+async def test_checks_with_a_wrong_token(serve: Serve, path: Path) -> None:
+    """A health check is answered soon with a wrong token, however often it asks; an empty token is none at all.
+
+    HAProxy gives up a check after 2 s, and would otherwise leave out every server once its token has expired.
+    """
+    new(path, "ops", "admin")
+    wrong = new(path.with_name("other"), "ops", "admin")
+    server = await serve("--tokens", str(path))
+    for _ in range(5):
+        assert (await server.request("GET", "/readyz", headers={"Authorization": "Bearer "}))[0] == 200
+    assert b"refused the credentials" not in server.log
+    began = time.monotonic()
+    answers = await asyncio.gather(*(server.request("GET", "/readyz", headers=bearer(wrong)) for _ in range(20)))
+    assert {status for status, _ in answers} == {200}
+    assert 0.9 < time.monotonic() - began < 1.9
+    status, body = await server.request("GET", f"{COMPOSER}/jobs", headers={"Authorization": "Bearer "})
+    assert (status, body["details"]) == (401, {"problem": "the token in the Authorization header is empty"})
