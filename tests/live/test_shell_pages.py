@@ -1,9 +1,15 @@
-"""The pages about identities: their commands are run as they stand there, and print what is said there."""
+"""The pages whose commands are run as they stand there, and print what is said there."""
 
 from pathlib import Path
 
 from .conftest import LOOPBACK
 from .shell_pages import Reader
+
+
+async def test_the_tutorial(tmp_path: Path) -> None:
+    """Whoever types the commands of the tutorial has jobs that finish, and their files."""
+    await Reader(tmp_path).read("docs/tutorial.md")
+    assert (tmp_path / "sum").read_text().endswith("  -\n")
 
 
 async def test_protect_a_server(tmp_path: Path) -> None:
