@@ -160,7 +160,13 @@ class WatchedFile(Generic[T]):
         return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
     def _load(self) -> T:
-        return self._parse(read_trusted(self.path, secret=self._secret))
+        content = read_trusted(self.path, secret=self._secret)
+        try:
+            return self._parse(content)
+        except _UNUSABLE:
+            raise
+        except Exception as exc:  # of a library, for example; whatever it is, later versions have to be read
+            raise ValueError(f"reading it has failed ({type(exc).__name__})") from exc
 
 
 def read_trusted(path: Path, *, secret: bool = False, any_owner: bool = False) -> bytes:

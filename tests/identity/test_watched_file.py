@@ -21,7 +21,9 @@ EXPECTED = "number: the file cannot be used, so its previous version stays in fo
 
 
 def parse(content: bytes) -> int:
-    """Return the number in a file."""
+    """Return the number in a file. A word for it raises what a parser should not."""
+    if content == b"two":
+        raise KeyError
     return int(content)
 
 
@@ -94,13 +96,14 @@ async def test_link_that_leads_elsewhere(path: Path) -> None:
     ("harm", "reason"),
     [
         (lambda path: path.write_text("many"), "invalid literal for int() with base 10: b'many'"),
+        (lambda path: path.write_text("two"), "reading it has failed (KeyError)"),
         (Path.unlink, "No such file or directory"),
         (lambda path: path.chmod(0o622), "other users can write to it (mode 0622): forbid that with `chmod go-w`"),
         (lambda path: replace(path, Path.mkdir), "Is a directory"),
         (lambda path: replace(path, os.mkfifo), "it is not a regular file"),
         (lambda path: os.truncate(path, watched_file.LARGEST + 1), f"it is larger than {watched_file.LARGEST} bytes"),
     ],
-    ids=["wrong", "removed", "writable", "directory", "fifo", "large"],
+    ids=["wrong", "unexpected", "removed", "writable", "directory", "fifo", "large"],
 )
 async def test_unusable(
     path: Path, harm: Callable[[Path], object], reason: str, caplog: pytest.LogCaptureFixture

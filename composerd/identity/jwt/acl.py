@@ -40,7 +40,8 @@ def parse_acl(content: bytes) -> Acl:
     """
     try:
         found = yaml.safe_load(content)
-    except (yaml.YAMLError, RecursionError) as exc:
+    except (yaml.YAMLError, RecursionError, ValueError, LookupError, AttributeError) as exc:
+        # PyYAML lets some exceptions of its own code through, for values that are not of the type that they name.
         mark = getattr(exc, "problem_mark", None)
         raise ValueError("it is not YAML" + ("" if mark is None else f": see line {mark.line + 1}")) from exc
     if not isinstance(found, list):
