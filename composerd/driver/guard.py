@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar, cast
 from uuid import UUID
 
-from composerd.driver import listed, several_states
+from composerd.driver import listed, own_channels, several_states
 from composerd.driver.contract import Driver, minor_version
 from composerd.driver.outage import Outage
 from composerd.driver.tokens import by_token
@@ -50,9 +50,6 @@ Of slow calls of a method that overlap, the first that ends is logged.
 ANSWER_WITHIN = 60.0
 """Time in seconds after which a read that a driver has not answered fails, and after which nobody waits for a write."""
 
-CHANNELS_OF_WORKERS = 5
-"""The minor version of the contract from which on drivers return the workers of one channel."""
-
 R = TypeVar("R")
 
 Observer = Callable[[str, float, bool], None]
@@ -82,6 +79,7 @@ class Guard(Driver):
         self.artifacts_directory = driver.artifacts_directory
         self.outage = Outage()
         self._observe = observe
+        self._minor_version = minor_version(driver)
         self._slow_until: dict[str, float] = {}
         """For each method, the time at which its last call that was logged as slow ended."""
 
@@ -190,7 +188,10 @@ class Guard(Driver):
         return self._call("confirm_clock", self.driver.confirm_clock())
 
     def enqueue(self, submissions: Sequence[Sequence[NewJob]]) -> Call[Batch[Enqueued | ComposerdError]]:
-        return self._call("enqueue", self.driver.enqueue(submissions), submissions)
+        driver = self.driver
+        knows_channels = self._minor_version >= own_channels.SINCE
+        call = driver.enqueue(submissions) if knows_channels else own_channels.enqueue(driver, submissions)
+        return self._call("enqueue", call, submissions)
 
     def claim(self, requests: Sequence[Claim], max_bytes: int) -> Call[Batch[Claimed | None]]:
         return self._call("claim", self.driver.claim(requests, max_bytes), requests, prefix_allowed=True)
@@ -267,7 +268,7 @@ class Guard(Driver):
     def worker_page(
         self, within: float, after: WorkerCursor | None, limit: int, channel: str | None = None
     ) -> Call[WorkerPage]:
-        if channel is None or minor_version(self.driver) < CHANNELS_OF_WORKERS:
+        if channel is None or self._minor_version < own_channels.SINCE:
             return self._call("worker_page", self.driver.worker_page(within, after, limit))
         return self._call("worker_page", self.driver.worker_page(within, after, limit, channel))
 

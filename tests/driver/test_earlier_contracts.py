@@ -1,14 +1,16 @@
-"""A driver of contract 1.3, which knows filters of one state only: composerd looks for several states itself."""
+"""A driver of contract 1.3, which knows less than those of today: composerd does the rest itself."""
 
 from collections.abc import Sequence
 from uuid import UUID
 
 import msgspec
+import pytest
 
 from composerd.driver import Driver
 from composerd.driver.guard import Guard
+from composerd.errors import UnknownDependency
 from composerd.ids import new_id
-from composerd.models import JobFilter, JobPage, JobState, NewJob, Worker, WorkerCursor, WorkerPage
+from composerd.models import Enqueued, JobFilter, JobPage, JobState, NewJob, Worker, WorkerCursor, WorkerPage
 from composerd.queue.roster import Roster
 from composerd_fs import MemoryDriver
 
@@ -79,4 +81,27 @@ async def test_an_earlier_driver_shows_the_workers_of_one_channel() -> None:
     first = await roster.register("x86_64", "org-acme")
     await roster.register("x86_64", "org-other")
     assert [one.id for one in (await roster.page(None, 10, "org-acme")).workers] == [first]
+    await driver.close()
+
+
+async def test_an_earlier_driver_stores_no_dependency_on_another_channel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A driver that ignores channels refuses nothing, so composerd refuses what would depend on another channel's."""
+    monkeypatch.setattr("composerd.driver.submissions._check_dependencies", lambda *_: None)
+    driver = Guard(Earlier())
+    await driver.start()
+    own, other, ref = new_id(), new_id(), new_id()
+    await driver.enqueue([[NewJob(id=own, type="x", channel="a")], [NewJob(id=other, type="x", channel="b")]])
+    answers = await driver.enqueue(
+        [
+            [NewJob(id=new_id(), type="x", channel="a", dependencies=(own,))],
+            [NewJob(id=new_id(), type="x"), NewJob(id=new_id(), type="x", channel="a", dependencies=(own, other))],
+            [NewJob(id=ref, type="x", channel="b"), NewJob(id=new_id(), type="x", channel="a", dependencies=(ref,))],
+        ]
+    )
+    assert isinstance(answers.items[0], Enqueued)
+    assert [(type(one), one.details) for one in answers.items[1:] if isinstance(one, UnknownDependency)] == [
+        (UnknownDependency, {"index": 1, "id": str(other)}),
+        (UnknownDependency, {"index": 1, "id": str(ref)}),
+    ]
+    assert await driver.listed([ref]) == [None]
     await driver.close()
