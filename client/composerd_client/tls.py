@@ -5,6 +5,8 @@ import ssl
 import time
 from pathlib import Path
 
+from composerd_client.file_states import file_state
+
 log = logging.getLogger(__name__)
 
 _LOOK_EVERY = 1.0
@@ -66,15 +68,8 @@ class TlsFiles:
             log.info("read the TLS files again, because they have changed")
 
     def _state(self) -> list[tuple[int, ...] | None]:
-        """Return what changes when a file is written or replaced; None for a file that is missing."""
-        state: list[tuple[int, ...] | None] = []
-        for file in self._files:
-            try:
-                found = None if file is None else Path(file).stat()
-            except OSError:
-                found = None
-            state.append(found and (found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size))
-        return state
+        """Return what changes when one of the files is written or replaced."""
+        return [None if file is None else file_state(file) for file in self._files]
 
 
 def _has_key(file: Path | str) -> bool:

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from composerd_client import ComposerClient, JobContext, OAuth, Worker
+from composerd_client import ComposerClient, JobContext, OAuth, TokenRefused, Worker
 
 from ..live.test_clock import WallClock, clock
 from .conftest import COMPOSER, Serve, Server, bearer
-from .provider import SECRET, Provider
+from .provider import SECRET, Provider, running
 
 __all__ = ["clock"]
 
@@ -169,3 +169,43 @@ async def test_a_worker_of_composerd(hour: Hour, tmp_path: Path) -> None:
     assert (ended.state, ended.retries, ended.result) == ("finished", 0, {"success": True})
     worker.stop()
     await running
+
+
+async def test_a_refresh_token_that_the_provider_replaces(hour: Hour, tmp_path: Path) -> None:
+    """Clients that share the file of a refresh token go on, although the provider takes each one only once."""
+    await hour.provider.set_rotates(True)
+    file = tmp_path / "refresh-token"
+    file.write_text(await hour.provider.refresh_token())
+    several = [OAuth(hour.provider.token_url, client_id="offline", refresh_token_file=file) for _ in range(3)]
+    before = set[str]()
+    for _ in range(2):
+        tokens = await asyncio.gather(*(one.token() for one in several))
+        assert [await _name(hour.server, token) for token in tokens] == ["ann"] * 3
+        assert file.read_text() not in before
+        before.add(file.read_text())
+        assert all([await one.renewed(await one.token()) for one in several])
+        for one in several:
+            one.accepted("")
+
+
+async def _name(server: Server, token: str) -> str:
+    """Return the name that the server knows a token by."""
+    status, known = await server.request("GET", f"{COMPOSER}/whoami", headers=bearer(token))
+    assert status in (200, 403), known
+    return str(known["name"])
+
+
+async def test_how_a_provider_wants_the_secret(oidc_modules: Path) -> None:
+    """A secret with any characters reaches a provider in the header or in the form, whichever it wants."""
+    secret = "s:cr+t&/%41 ~!*'()="
+    clients = [
+        {"client_id": "a b:c", "client_secret": secret, "token_endpoint_auth_method": "client_secret_basic"},
+        {"client_id": "post", "client_secret": secret},
+    ]
+    async with running(oidc_modules, clients) as provider:
+        assert await OAuth(provider.token_url, client_id="a b:c", client_secret=secret).token()
+        in_form = OAuth(provider.token_url, client_id="post", client_secret=secret, client_authentication="post")
+        assert await in_form.token()
+        with pytest.raises(TokenRefused, match="invalid_client") as raised:
+            await OAuth(provider.token_url, client_id="a b:c", client_secret=secret[:-1]).token()
+        assert secret[:-1] not in str(raised.value)

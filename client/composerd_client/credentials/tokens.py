@@ -6,6 +6,8 @@ import time
 from abc import ABC, abstractmethod
 from pathlib import Path
 
+from composerd_client.file_states import file_state
+
 log = logging.getLogger(__name__)
 
 LARGEST = 128 * 1024
@@ -66,7 +68,7 @@ class TokenFile(Credentials):
     def __init__(self, path: Path | str, *, insecure_http: bool = False) -> None:
         super().__init__(insecure_http=insecure_http)
         self._path = Path(path)
-        self._seen = _state(self._path)
+        self._seen = file_state(self._path)
         self._token = _token_in(self._path)
         self._looked_at = time.monotonic()
 
@@ -83,7 +85,7 @@ class TokenFile(Credentials):
 
     def _look(self) -> None:
         self._looked_at = time.monotonic()
-        state = _state(self._path)
+        state = file_state(self._path)
         if state == self._seen:
             return
         self._seen = state
@@ -133,12 +135,3 @@ def secret_in(path: Path, source: str) -> str:
 
 def _token_in(path: Path) -> str:
     return checked_token(secret_in(path, "the token file"), f"the token file {path}")
-
-
-def _state(path: Path) -> tuple[int, ...] | None:
-    """Return what changes when a file is written or replaced; None if it is missing."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
