@@ -445,3 +445,51 @@ async def test_a_worker_whose_token_server_refuses_or_is_away(server: Server, is
     assert (await server.job(job["id"]))["state"] == "finished"
     assert ended.err.count("it answers 502") == 1
     assert SECRET not in ended.err
+
+
+_TABLE = "Who the user is"
+_ASKED = "COMPOSERD_OAUTH_SCOPE, COMPOSERD_OAUTH_AUDIENCE, COMPOSERD_OAUTH_RESOURCE"
+
+
+@pytest.mark.row(_TABLE, "COMPOSERD_OAUTH_TOKEN_URL")
+@pytest.mark.row(_TABLE, "COMPOSERD_OAUTH_CLIENT_ID")
+@pytest.mark.row(_TABLE, "COMPOSERD_OAUTH_CLIENT_SECRET_FILE")
+@pytest.mark.row(_TABLE, "COMPOSERD_OAUTH_CLIENT_SECRET")
+@pytest.mark.row(_TABLE, "COMPOSERD_OAUTH_REFRESH_TOKEN_FILE")
+@pytest.mark.row(_TABLE, "COMPOSERD_OAUTH_REFRESH_TOKEN")
+@pytest.mark.row(_TABLE, _ASKED)
+@pytest.mark.row(_TABLE, "COMPOSERD_OAUTH_CLIENT_AUTHENTICATION")
+@pytest.mark.row(_TABLE, "COMPOSERD_OAUTH_CA_FILE")
+async def test_settings_of_the_environment(server: Server, tmp_path: Path) -> None:
+    """A command takes each setting of a token server from the environment, and asks for its token with them."""
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    (tmp_path / "secret").write_text(SECRET)
+    (tmp_path / "refresh").write_text("refresh-0")
+    async with token_server(context) as issuer:
+
+        async def asked(**settings: str) -> dict[str, str]:
+            """Return the form that a command sends to the token server."""
+            environ: dict[str, Any] = {f"COMPOSERD_OAUTH_{name}": value for name, value in settings.items()}
+            environ["COMPOSERD_OAUTH_TOKEN_URL"] = issuer.url
+            ended = await composerd("jobs", server=server, **environ)
+            assert ended.code == (0 if "CA_FILE" in settings else 3), ended
+            return dict(issuer.requests[-1]) if issuer.requests else {}
+
+        assert await asked(CLIENT_ID=ID, CLIENT_SECRET=SECRET) == {}
+        trust = str(tmp_path / "ca.pem")
+        wanted = {"SCOPE": "a b", "AUDIENCE": "https://composer", "RESOURCE": "urn:x"}
+        form = await asked(CLIENT_ID=ID, CLIENT_SECRET=SECRET, CLIENT_AUTHENTICATION="post", CA_FILE=trust, **wanted)
+        assert {name: form[name] for name in ("scope", "audience", "resource", "client_secret")} == {
+            "scope": "a b",
+            "audience": "https://composer",
+            "resource": "urn:x",
+            "client_secret": SECRET,
+        }
+        form = await asked(CLIENT_ID=ID, CLIENT_SECRET_FILE=str(tmp_path / "secret"), CA_FILE=trust)
+        assert (form["grant_type"], "basic" in form) == ("client_credentials", True)
+        for given in ({"REFRESH_TOKEN": "refresh-0"}, {"REFRESH_TOKEN_FILE": str(tmp_path / "refresh")}):
+            form = await asked(CLIENT_ID="cli", CA_FILE=trust, **given)
+            assert form == {"grant_type": "refresh_token", "refresh_token": "refresh-0", "client_id": "cli"}
