@@ -108,6 +108,7 @@ def test_what_is_shown(installed: Installed) -> None:
             "coalesces": False,
             "hashes_tokens": False,
             "compares_artifacts": True,
+            "counts_usage": False,
         },
         "error": None,
     }
