@@ -11,9 +11,9 @@ from aiohttp import HttpVersion11, hdrs, web
 
 from composerd.errors import BodyTooLarge, InvalidContent, MalformedJSON
 from composerd.http.errors import LONGEST_TEXT, UnsupportedMediaType
-from composerd.http.keys import QUEUE, SETTINGS
+from composerd.http.keys import IDENTIFIER, QUEUE, SETTINGS
 from composerd.http.pace import Pace
-from composerd.http.request_context import HeldBody, client, held_body
+from composerd.http.request_context import HeldBody, client, held_body, identity
 from composerd.http.turns import heavy
 from composerd.queue import SMALL, Account
 
@@ -22,6 +22,9 @@ MAX_DEPTH = 500
 
 IN_A_THREAD = 256 * 1024
 """Bodies of at least this size are decoded in a thread, so that the event loop can go on."""
+
+STILL_KNOWN = 1.0
+"""Time in seconds that a body may take without its sender being identified again afterwards."""
 
 _SLICE = 128 * 1024
 """Bytes of a large body that are looked at in one step; nothing else runs in Python during a step."""
@@ -64,7 +67,8 @@ async def read_body(request: web.Request, account: Account | None = None) -> Bod
 
     Without an account it must be small. In an account, what has arrived counts for the client until the request is
     answered. Raises `BodyTooLarge`, `MalformedJSON` if the body ends early, `TooSlow`, and `Unavailable` if the client
-    has no room for so many bytes.
+    has no room for so many bytes. If it took long, raises what `Identifier.check_again` does: otherwise somebody could
+    keep requests in reserve for when the credentials are revoked.
     """
     limit = check_size(request, account)
     content = request.content
@@ -76,6 +80,8 @@ async def read_body(request: web.Request, account: Account | None = None) -> Bod
             return body
         await invite(request)
         settings = request.app[SETTINGS]
+        clock = asyncio.get_running_loop().time
+        began = clock()
         body = bytearray()  # grows without being copied, and is never there twice as a list of parts would be
         async with Pace(settings.body_timeout, settings.min_rate) as pace:
             while part := await content.readany():
@@ -84,6 +90,8 @@ async def read_body(request: web.Request, account: Account | None = None) -> Bod
                 body += part
     except web.RequestPayloadError as exc:
         raise MalformedJSON(problem=f"the body ended early: {exc}") from None
+    if clock() - began > STILL_KNOWN:
+        await request.app[IDENTIFIER].check_again(request, identity.get())
     return body
 
 

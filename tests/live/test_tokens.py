@@ -228,6 +228,30 @@ async def test_end_of_a_token_in_a_wait(serve: Serve, path: Path, end: str) -> N
     assert (shown["state"], shown["retries"]) == ("running", 0)
 
 
+async def test_revoked_while_the_body_arrives(serve: Serve, path: Path) -> None:
+    """A request whose body is complete only after its token was revoked does nothing."""
+    token, ops = new(path, "ci", "submitter"), new(path, "ops", "admin")
+    server = await serve("--tokens", str(path))
+    host, _, port = server.url.partition("://")[2].rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    body = b'{"type":"build"}'
+    head = f"POST {COMPOSER}/jobs HTTP/1.1\r\nHost: composerd\r\nContent-Type: application/json\r\n"
+    writer.write(f"{head}Authorization: Bearer {token}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body[:-1])
+    assert (await whoami(server, token))[0] == 200
+    await asyncio.sleep(1.5)  # so that the body takes long
+    revoke(path, "ci")
+
+    async def is_revoked() -> bool:
+        return (await whoami(server, token))[0] == 401
+
+    await soon(server, is_revoked)
+    writer.write(body[-1:])
+    assert (await reader.readline()).startswith(b"HTTP/1.1 401 ")
+    writer.close()
+    _, listed = await server.request("GET", f"{COMPOSER}/jobs", headers=bearer(ops))
+    assert listed["items"] == []
+
+
 async def test_another_role_in_a_wait(serve: Serve, path: Path) -> None:
     """Who sees fewer channels after a wait than before gets nothing that they may no longer see."""
     boss, ops = new(path, "boss", "admin"), new(path, "ops", "admin")
