@@ -3,9 +3,8 @@
 import asyncio
 import os
 import ssl
-import stat
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +18,13 @@ from composerd_client import (
     OAuth,
     RequestFailed,
     SyncComposerClient,
-    TokenRefused,
     TokenUnavailable,
     Worker,
 )
-from composerd_client.credentials import oauth
-from composerd_client.credentials import token_server as asking
 
 from .conftest import Server
-from .forward_proxy import forwarding
 from .gate import Gate, gate
 from .test_cli import composerd
-from .test_client_faults import serving
 from .test_client_tokens import until
 from .token_server import ID, SECRET, TokenServer, token_server
 
@@ -68,93 +62,6 @@ async def test_client_credentials(issuer: TokenServer, tmp_path: Path) -> None:
     basic, post = issuer.requests
     assert basic == {**grant, "basic": "worker+1:s%3Acr%2Bt%26%2F%C3%A9"}
     assert post == {**grant, "client_id": ID, "client_secret": SECRET, **asked}
-
-
-async def test_refresh_token(issuer: TokenServer, tmp_path: Path) -> None:
-    """A refresh token is sent with the id of the client, and with its secret if it has one."""
-    file = tmp_path / "refresh"
-    file.write_text("refresh-0")
-    assert issuer.accepts(await OAuth(issuer.url, client_id="cli", refresh_token_file=file).token())
-    assert issuer.accepts(await OAuth(issuer.url, refresh_token="refresh-0").token())
-    with_secret = OAuth(issuer.url, client_id=ID, client_secret=SECRET, refresh_token="refresh-0")
-    assert issuer.accepts(await with_secret.token())
-    grant = {"grant_type": "refresh_token", "refresh_token": "refresh-0"}
-    assert issuer.requests[0] == {**grant, "client_id": "cli"}
-    assert issuer.requests[1] == grant
-    assert issuer.requests[2].keys() == {*grant, "basic"}
-
-
-def _names(directory: Path) -> set[str]:
-    return {one.name for one in directory.iterdir()}
-
-
-async def _renew(credentials: OAuth) -> None:
-    """Let the server refuse the token, and accept the next one."""
-    assert await credentials.renewed(await credentials.token())
-    credentials.accepted("")
-
-
-async def test_a_new_refresh_token_is_kept(
-    issuer: TokenServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """The new refresh token replaces the one in the file; without a file it is kept in memory."""
-    issuer.rotates = True
-    file = tmp_path / "refresh"
-    file.write_text("refresh-0\n")
-    file.chmod(0o644)
-    link = tmp_path / "link"
-    link.symlink_to(file)
-    credentials = OAuth(issuer.url, refresh_token_file=link)
-    for number in (1, 2):
-        await _renew(credentials)
-        issuer.revoke()
-        assert file.read_text() == f"{issuer.refresh_token}\n", number
-    assert link.is_symlink()
-    assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    assert _names(tmp_path) == {"link", "refresh"}
-
-    file.write_text("a-new-login")
-    issuer.refresh_token = "a-new-login"  # of a test
-    await _renew(credentials)
-    assert file.read_text() == f"{issuer.refresh_token}\n"
-
-    in_memory = OAuth(issuer.url, refresh_token=issuer.refresh_token)
-    await _renew(in_memory)
-    await _renew(in_memory)
-    assert caplog.messages == []
-
-
-async def test_a_refresh_token_that_cannot_be_written(
-    issuer: TokenServer, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """If the file cannot be written, the new refresh token is kept in memory, and the log says so."""
-    issuer.rotates = True
-    file = tmp_path / "refresh"
-    file.write_text("refresh-0")
-
-    def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("composerd_client.private_files.os.fsync", full)
-    credentials = OAuth(issuer.url, refresh_token_file=file)
-    for _ in range(3):
-        await _renew(credentials)
-        issuer.revoke()
-    assert file.read_text() == "refresh-0"
-    assert _names(tmp_path) == {"refresh"}
-    assert all("No space left on device" in one for one in caplog.messages)
-    assert caplog.messages
-
-
-async def test_processes_that_share_a_refresh_token(issuer: TokenServer, tmp_path: Path) -> None:
-    """A refresh token is used by one process at a time, and each reads what another has written."""
-    issuer.rotates = True
-    file = tmp_path / "refresh"
-    file.write_text("refresh-0")
-    several = [OAuth(issuer.url, refresh_token_file=file) for _ in range(5)]
-    tokens = await asyncio.gather(*(one.token() for one in several))
-    assert len(set(tokens)) == 5
-    assert len(issuer.requests) == 5
 
 
 async def test_one_fetch_for_all(guarded: Gate, issuer: TokenServer, credentials: OAuth) -> None:
@@ -222,88 +129,6 @@ async def test_the_token_server_is_away(
         away = False
         await asking_again
     assert guarded.refused == []
-
-
-Answering = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-@pytest.mark.parametrize(
-    ("status", "answer", "said"),
-    [
-        (400, {"error": "invalid_grant", "error_description": f"no {SECRET}\n"}, "invalid_grant"),
-        (401, {"error": "invalid_client"}, 'client_authentication = "post"'),
-        (400, {"error": "made_up", "error_description": 7}, "made_up"),
-        (404, "not here", "is it the URL of the token endpoint"),
-        (200, "<html>", "is it the URL of the token endpoint"),
-        (200, {"access_token": "a b"}, "characters that no token has"),
-        (200, {"access_token": "a", "token_type": "DPoP"}, "the type DPoP"),
-        (200, ["access_token"], "is it the URL of the token endpoint"),
-    ],
-)
-async def test_the_token_server_refuses(issuer: TokenServer, status: int, answer: Any, said: str) -> None:
-    """A refusal of the token server is one sentence with its reason, what to do, and no secret."""
-
-    async def hook(_request: web.Request) -> web.StreamResponse:
-        return (
-            web.Response(status=status, text=answer)
-            if isinstance(answer, str)
-            else web.json_response(answer, status=status)
-        )
-
-    issuer.hook = hook
-    credentials = OAuth(issuer.url + "?p=secret", client_id=ID, client_secret=SECRET)
-    with pytest.raises(TokenRefused) as raised:
-        await credentials.token()
-    assert said in str(raised.value)
-    assert SECRET not in str(raised.value)
-    assert "?p=secret" not in str(raised.value)
-    assert "\n" not in str(raised.value)
-
-
-async def test_a_token_server_that_redirects(issuer: TokenServer) -> None:
-    """A redirect is not followed, because the secret would go elsewhere."""
-    stolen: list[web.Request] = []
-
-    async def thief(request: web.Request) -> web.StreamResponse:
-        stolen.append(request)
-        return web.Response()
-
-    async with serving(thief) as elsewhere:
-        for status in (301, 302, 303, 307, 308):
-
-            async def redirect(_request: web.Request, status: int = status) -> web.StreamResponse:
-                return web.Response(status=status, headers={"Location": f"{elsewhere}/token?secret"})
-
-            issuer.hook = redirect
-            with pytest.raises(TokenRefused, match="change the token URL"):
-                await OAuth(issuer.url, client_id=ID, client_secret=SECRET).token()
-    assert stolen == []
-
-
-async def test_a_token_server_without_an_end(
-    issuer: TokenServer, credentials: OAuth, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A token server that answers without an end, or too slowly, does not keep a request for ever."""
-    monkeypatch.setattr(asking, "_WITHIN", 0.5)
-    monkeypatch.setattr(asking, "_LARGEST_ANSWER", 1000)
-
-    async def endless(request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse()
-        await response.prepare(request)
-        try:
-            while True:
-                await response.write(b" ")
-                await asyncio.sleep(0.05)
-        except ConnectionError:
-            return response
-
-    issuer.hook = endless
-    with pytest.raises((TokenRefused, TokenUnavailable)):
-        await credentials.token()
-    monkeypatch.setattr(oauth, "_WAIT_FOR", 0.2)
-    monkeypatch.setattr(asking, "_WITHIN", 1.0)
-    with pytest.raises(TokenUnavailable, match="has not given a token in time"):
-        await OAuth(issuer.url, client_id=ID, client_secret=SECRET).token()
 
 
 async def test_a_token_that_the_server_refuses(guarded: Gate, issuer: TokenServer, credentials: OAuth) -> None:
@@ -385,36 +210,6 @@ def test_wrong_settings(url: str, given: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said) as raised:
         OAuth(url, **{"client_id": ID, "client_secret": SECRET, **given})
     assert SECRET not in str(raised.value)
-
-
-async def test_a_token_server_with_tls(tmp_path: Path) -> None:
-    """The certificate of the token server is checked, and a proxy only opens a tunnel, in which the secret is."""
-    authority = trustme.CA()
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("127.0.0.1", "sso.example.com").configure_cert(context)
-    ca_file = tmp_path / "ca.pem"
-    authority.cert_pem.write_to_path(ca_file)
-    given: dict[str, Any] = {"client_id": ID, "client_secret": SECRET}
-    async with token_server(context) as issuer:
-        assert issuer.accepts(await OAuth(issuer.url, ca_file=ca_file, **given).token())
-        with pytest.raises(TokenUnavailable, match=r"its certificate is not trusted: .*; name the file of its CA"):
-            await OAuth(issuer.url, **given).token()
-        host, port = issuer.url.split("/")[2].split(":")
-        with pytest.raises(TokenUnavailable, match="cannot get a token"):
-            await OAuth(f"http://{host}:{port}/token", **given).token()
-        async with forwarding((host, int(port))) as proxy:
-            told = proxy.url.replace("://", "://me:secret@")
-            through = OAuth("https://sso.example.com/token", ca_file=ca_file, proxy=told, **given)
-            assert issuer.accepts(await through.token())
-            (head,) = proxy.heads
-            assert head.startswith("CONNECT sso.example.com:443 ")
-            assert "Proxy-Authorization: Basic bWU6c2VjcmV0" in head
-            assert b"grant_type" not in proxy.tunneled
-            proxy.refusal = "407 Proxy Authentication Required"
-            with pytest.raises(TokenUnavailable, match="407"):
-                await OAuth("https://sso.example.com/token", ca_file=ca_file, proxy=told, **given).token()
-            with pytest.raises(ValueError, match="could read the client secret"):
-                OAuth("http://sso.example.com/token", proxy=told, **given)
 
 
 async def test_a_worker_whose_token_server_refuses_or_is_away(server: Server, issuer: TokenServer) -> None:

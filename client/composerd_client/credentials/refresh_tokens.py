@@ -68,9 +68,14 @@ class RefreshToken:
             self._in_file, self._newer = token, ""
 
 
+def is_refresh_token(text: str) -> bool:
+    """Return True if a text can be a refresh token, and so be the only line of a file."""
+    return bool(text) and text.isascii() and text.isprintable() and " " not in text
+
+
 def _read(path: Path) -> str:
     text = secret_in(path, "the file with the refresh token").strip()
-    if not text or not text.isprintable() or " " in text:
+    if not is_refresh_token(text):
         raise ValueError(f"the file with the refresh token {path} has none: write one there, and nothing else")
     return text
 

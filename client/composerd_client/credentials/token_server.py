@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote_plus, urlencode, urlsplit
 
 from composerd_client.address import Address
+from composerd_client.credentials.refresh_tokens import is_refresh_token
 from composerd_client.credentials.sending import check_sendable
 from composerd_client.credentials.tokens import TOKEN
 from composerd_client.errors import TokenRefused, TokenUnavailable
@@ -168,8 +169,8 @@ class TokenServer:
         with contextlib.suppress(KeyError, TypeError, ValueError, OverflowError):
             told = float(answer["expires_in"])
             lifetime = told if told >= 0 else lifetime
-        refresh_token = answer.get("refresh_token")
-        return Issued(answer["access_token"], lifetime, refresh_token if isinstance(refresh_token, str) else "")
+        refresh_token = str(answer.get("refresh_token") or "")
+        return Issued(answer["access_token"], lifetime, refresh_token if is_refresh_token(refresh_token) else "")
 
 
 def _shut(connection: socket.socket) -> None:
