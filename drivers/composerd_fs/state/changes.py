@@ -21,7 +21,7 @@ from composerd_fs.state.indexes import ReadyIndex, Timers
 from composerd_fs.state.job import AttemptRecord, JobRecord
 from composerd_fs.state.jobs import Jobs
 from composerd_fs.state.undo import Undo
-from composerd_fs.state.usage import size_of_files
+from composerd_fs.state.usage import size_of, size_of_files
 
 SLICE = 500
 """Number of steps after which other tasks get a turn. A step is a change of a job or an edge, and takes up to 8 µs."""
@@ -29,6 +29,8 @@ SLICE = 500
 PROPAGATION = 500
 """Number of steps of a flush after which no further dependent is updated in it."""
 
+
+_WAITING, _READY = JobState.WAITING, JobState.READY
 
 A = TypeVar("A")
 
@@ -228,10 +230,6 @@ class Changes:
             result: The result that the worker sent, which is kept if the job has ended and `effects` has no other.
         """
         state = job.state
-        if state is not before:
-            self.jobs.count_state(job, before, -1)
-            self.jobs.count_state(job, state, 1)
-            self.undo.add((self._recount, job, state, before))
         if before is JobState.RUNNING and state is not before:
             self.leases.left()
             job.partial = None
@@ -256,11 +254,23 @@ class Changes:
                 self.due_at = effects.due_at
         elif effects.ended:
             self._ended(job, before, result if effects.result is None else effects.result)
+        if state is not before:
+            self._count(job, before, state)
         self.latest = max(self.latest, at)
 
+    def _count(self, job: JobRecord, before: JobState, after: JobState) -> None:
+        counts = self.jobs.counts
+        counts[before] -= 1
+        counts[after] += 1
+        if after is not _READY or before is not _WAITING:  # both count as waiting
+            self.jobs.usage.count_change(job.key.channel, before, after, size_of(job.result))
+        self.undo.add((self._recount, job, after, before))
+
     def _recount(self, job: JobRecord, after: JobState, before: JobState) -> None:
-        self.jobs.count_state(job, after, -1)
-        self.jobs.count_state(job, before, 1)
+        self.jobs.counts[after] -= 1
+        self.jobs.counts[before] += 1
+        size = size_of(job.result) if after.ended else 0
+        self.jobs.usage.count_change(job.key.channel, after, before, -size)
         if after is JobState.READY:
             self._not_ready.append(job)
 
@@ -270,7 +280,7 @@ class Changes:
         elif before is JobState.WAITING and job.pending == 0 and job.not_before is not None:
             self.delays.left()
         job.result = result
-        self.jobs.count_payload(job, result)
+        self.jobs.count_bytes(result)
         self._ended_news.append(job.id)
         self.jobs.rests(job)
         expires_at = job.expires_at

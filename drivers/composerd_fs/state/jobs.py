@@ -163,11 +163,13 @@ class Jobs:
     def add(self, job: JobRecord) -> None:
         """Add a new job."""
         self._insert(job)
+        self.usage.count(job.key.channel, 1, 0, size_of(job.args))
         self._undo.add((self._remove_new, job))
 
     def _remove_new(self, job: JobRecord) -> None:
         job.state = JobState.WAITING  # it is as it was when it was added: the changes of its count were taken back
         self._remove(job)
+        self.usage.count(job.key.channel, -1, 0, -size_of(job.args))
         for attempt in job.attempts:  # those that it had when it was loaded
             attempt.state = AttemptState.UNKNOWN  # what the leases have of it is stale
         for job_id in set(job.dependencies):
@@ -180,8 +182,12 @@ class Jobs:
         """Remove a live job and its attempts."""
         self._remove(job)
         self.expiries.left()
-        self._undo.add((self._undelete, job))
         self.count_files(job, -size_of_files(job.artifacts))
+        size = size_of(job.args) + size_of(job.result)
+        self.usage.count(job.key.channel, 0, 0, -size)
+        self.usage.forget_unused(job.key.channel)
+        self._undo.add((self.usage.count, job.key.channel, 0, 0, size))
+        self._undo.add((self._undelete, job))
 
     def _undelete(self, job: JobRecord) -> None:
         self.interning.count(job.key, job.policy, 1)
@@ -218,12 +224,12 @@ class Jobs:
 
     def _insert(self, job: JobRecord) -> None:
         self.by_sequence[job.sequence] = job
-        self.count_state(job, job.state, 1)
+        self.counts[job.state] += 1
         self._register(job)
 
     def _remove(self, job: JobRecord) -> None:
         del self.by_sequence[job.sequence]
-        self.count_state(job, job.state, -1)
+        self.counts[job.state] -= 1
         self._unregister(job)
         self.interning.count(job.key, job.policy, -1)
 
@@ -303,9 +309,7 @@ class Jobs:
     def restore(self, job: JobRecord) -> None:
         """Add a job from a checkpoint."""
         self._insert(job)
-        channel = job.key.channel
-        self.usage.count_payloads(channel, size_of(job.args) + size_of(job.result))
-        self.usage.count_artifacts(channel, size_of_files(job.files))
+        self.usage.count_job(job)
         for payload in (job.args, job.result):
             if isinstance(payload, int):  # no step to undo it: a checkpoint may have millions of jobs
                 segment, _, length = span_of(payload)
@@ -318,41 +322,31 @@ class Jobs:
             job, shape = self.archive.restore(data)
             self.by_sequence[job.sequence] = data
             self.counts[shape.state] += 1
-            self.usage.count_payloads(shape.key.channel, size_of(job.args) + size_of(job.result))
+            self.usage.count(shape.key.channel, 0, 0, size_of(job.args) + size_of(job.result))
             if job.rest is not None and job.rest.artifacts:
-                self.usage.count_artifacts(shape.key.channel, sum(one.size for one in job.rest.artifacts))
+                self.usage.count_files(shape.key.channel, sum(one.size for one in job.rest.artifacts))
             for payload in (job.args, job.result):
                 if isinstance(payload, tuple):
                     live_bytes[payload[0]] = live_bytes.get(payload[0], 0) + payload[2]
             if shape.policy.retention is not None:
                 self.expiries.add(job.queued_at + job.finished + shape.policy.retention, job.sequence)
 
-    # Counts. A flush that is refused takes back those that have a step in `Undo`.
+    # Payloads and files.
 
-    def count_state(self, job: JobRecord, state: JobState, jobs: int) -> None:
-        """Count a job that is in a state now, or with -1 that no longer is. The caller takes it back."""
-        self.counts[state] += jobs
-        self.usage.count_state(job.key.channel, state, jobs)
+    def count_files(self, job: JobRecord, size: int) -> None:
+        """Count the bytes of files that a job gets, or with a negative number that it loses."""
+        if size:
+            self.usage.count_files(job.key.channel, size)
+            self._undo.add((self.usage.count_files, job.key.channel, -size))
 
-    def count_payload(self, job: JobRecord, payload: Payload | None, sign: int = 1) -> int:
-        """Count a payload that a job gets, or with -1 as `sign` that it loses, and return its bytes in the journal."""
-        if payload is None:
-            return 0
-        size = sign * size_of(payload)
-        self.usage.count_payloads(job.key.channel, size)
-        self._undo.add((self.usage.count_payloads, job.key.channel, -size))
+    def count_bytes(self, payload: Payload | None, sign: int = 1) -> int:
+        """Count the bytes of a payload that a job gets, or with -1 as `sign` that it loses, and return their number."""
         if not isinstance(payload, int):
             return 0
         segment, _, length = span_of(payload)
         self._add_bytes(segment, sign * length)
         self._undo.add((self._add_bytes, segment, -sign * length))
         return length
-
-    def count_files(self, job: JobRecord, size: int) -> None:
-        """Count the bytes of files that a job gets, or with a negative number that it loses."""
-        if size:
-            self.usage.count_artifacts(job.key.channel, size)
-            self._undo.add((self.usage.count_artifacts, job.key.channel, -size))
 
     def _add_bytes(self, segment: int, length: int) -> None:
         total = self.live_bytes.get(segment, 0) + length

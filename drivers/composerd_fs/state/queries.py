@@ -13,7 +13,7 @@ from composerd.models import Artifact, IdPage, Job, JobFilter, JobPage, JobState
 from composerd_fs.journal.entries import Payload
 from composerd_fs.state.job import JobRecord
 from composerd_fs.state.table import Table
-from composerd_fs.state.usage import UsageCounts, size_of, size_of_files
+from composerd_fs.state.usage import UsageCounts, size_of
 
 T = TypeVar("T")
 
@@ -121,9 +121,7 @@ def counted_usage(table: Table) -> UsageCounts:
         for sequence, _ in table.jobs.by_sequence.chunk(chunk):
             job = table.jobs.at_listed(sequence)
             assert job is not None, "the chunk has the job"
-            counts.count_state(job.key.channel, job.state, 1)
-            counts.count_payloads(job.key.channel, size_of(job.args) + size_of(job.result))
-            counts.count_artifacts(job.key.channel, size_of_files(job.files))
+            counts.count_job(job)
     return counts
 
 

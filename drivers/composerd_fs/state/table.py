@@ -122,8 +122,7 @@ class Table(Changes):
             self.steps += job.edges // 4
             jobs.delete(job)
             self.undo.add((setattr, self, "freed_bytes", self.freed_bytes))
-            self.freed_bytes += jobs.count_payload(job, job.args, -1) + jobs.count_payload(job, job.result, -1)
-            jobs.usage.forget_unused(job.key.channel)
+            self.freed_bytes += jobs.count_bytes(job.args, -1) + jobs.count_bytes(job.result, -1)
             for dependency_id in set(job.dependencies):
                 dependency = jobs.live.get(dependency_id.int)
                 if dependency is not None and dependency.dependents is not None:
@@ -153,7 +152,7 @@ class Table(Changes):
         if job.running is not None:
             transitions.resume(job.running, entry.at)
         job.result = self._absolute(entry.result)
-        self.jobs.count_payload(job, job.result)
+        self.jobs.count_bytes(job.result)
         if state.ended:
             self.jobs.rests(job)
         job.state = state
@@ -172,13 +171,13 @@ class Table(Changes):
         assert job is not None, "a payload that is moved belongs to a job"
         self._save(job)
         if entry.args is not None:
-            self.jobs.count_payload(job, job.args, -1)
+            self.jobs.count_bytes(job.args, -1)
             job.args = self._absolute(entry.args)
-            self.jobs.count_payload(job, job.args)
+            self.jobs.count_bytes(job.args)
         if entry.result is not None:
-            self.jobs.count_payload(job, job.result, -1)
+            self.jobs.count_bytes(job.result, -1)
             job.result = self._absolute(entry.result)
-            self.jobs.count_payload(job, job.result)
+            self.jobs.count_bytes(job.result)
 
     # Steps that several entries share.
 
@@ -187,7 +186,7 @@ class Table(Changes):
         job = submitted_record(fields, self.last_sequence, at, self.jobs.interning)
         job.position = self._next_position()
         job.args = self._absolute(fields.args)
-        self.jobs.count_payload(job, job.args)
+        self.jobs.count_bytes(job.args)
         self.jobs.add(job)
         return job
 

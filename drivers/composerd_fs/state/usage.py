@@ -8,6 +8,9 @@ from composerd.driver import Usage
 from composerd.models import Artifact, JobState
 from composerd_fs.journal.entries import Payload, StoredPayload
 from composerd_fs.journal.frames import CHECK, length_of
+from composerd_fs.state.job import JobRecord
+
+_WAITING, _READY, _RUNNING = JobState.WAITING, JobState.READY, JobState.RUNNING
 
 
 class _Counts(msgspec.Struct, gc=False):
@@ -39,20 +42,37 @@ class UsageCounts:
         found = self._channels.get(channel)
         return Usage() if found is None else Usage(found.waiting, found.running, found.payloads, found.artifacts)
 
-    def count_state(self, channel: str, state: JobState, jobs: int) -> None:
-        """Count jobs that are in a state now, or with a negative number jobs that no longer are."""
-        if state is JobState.RUNNING:
-            self._counted(channel).running += jobs
-        elif state is JobState.READY or state is JobState.WAITING:
-            self._counted(channel).waiting += jobs
+    def count(self, channel: str, waiting: int, running: int, payloads: int) -> None:
+        """Count jobs that wait or run, and bytes of payloads, or with negative numbers those that are gone."""
+        counts = self._channels.get(channel) or self._begun(channel)
+        counts.waiting += waiting
+        counts.running += running
+        counts.payloads += payloads
 
-    def count_payloads(self, channel: str, size: int) -> None:
-        """Count bytes of payloads, or with a negative number bytes that are gone."""
-        self._counted(channel).payloads += size
+    def count_change(self, channel: str, before: JobState, after: JobState, payloads: int) -> None:
+        """Count a job that has changed its state, and thereby has more bytes of payloads."""
+        counts = self._channels.get(channel) or self._begun(channel)
+        if before is _RUNNING:
+            counts.running -= 1
+        elif before is _READY or before is _WAITING:
+            counts.waiting -= 1
+        if after is _RUNNING:
+            counts.running += 1
+        elif after is _READY or after is _WAITING:
+            counts.waiting += 1
+        counts.payloads += payloads
 
-    def count_artifacts(self, channel: str, size: int) -> None:
+    def count_files(self, channel: str, size: int) -> None:
         """Count bytes of artifacts, or with a negative number bytes that are gone."""
-        self._counted(channel).artifacts += size
+        counts = self._channels.get(channel) or self._begun(channel)
+        counts.artifacts += size
+
+    def count_job(self, job: JobRecord) -> None:
+        """Count everything that a job uses, which nothing has counted yet."""
+        channel, state = job.key.channel, job.state
+        payloads = size_of(job.args) + size_of(job.result)
+        self.count(channel, state is _READY or state is _WAITING, state is _RUNNING, payloads)
+        self.count_files(channel, size_of_files(job.files))
 
     def forget_unused(self, channel: str) -> None:
         """Forget a channel if nothing of it is counted: there may be any number of them in time."""
@@ -62,11 +82,9 @@ class UsageCounts:
             if not self._channels:
                 self._channels.clear()  # gives back the memory of the dictionary too
 
-    def _counted(self, channel: str) -> _Counts:
-        found = self._channels.get(channel)
-        if found is None:
-            found = self._channels[channel] = _Counts()
-        return found
+    def _begun(self, channel: str) -> _Counts:
+        counts = self._channels[channel] = _Counts()
+        return counts
 
 
 def size_of(payload: Payload | StoredPayload | None) -> int:
