@@ -10,7 +10,7 @@ from uuid import UUID
 
 import msgspec
 
-from composerd.driver import Batch, Capabilities, Driver, StorageCheck, StorageInfo, StoredJob
+from composerd.driver import Batch, Capabilities, Driver, StorageCheck, StorageInfo, StoredJob, Usage
 from composerd.errors import ComposerdError, DriverTimeout, NotOffered, StorageMissing, StorageUnusable, Unavailable
 from composerd.models import (
     Artifact,
@@ -87,6 +87,7 @@ class PostgresDriver(Driver):
         max_payload=128 * 1024**2,
         hashes_tokens=True,
         compares_artifacts=True,
+        counts_usage=True,
     )
 
     def __init__(self, options: Options) -> None:
@@ -322,6 +323,9 @@ class PostgresDriver(Driver):
 
     async def artifacts(self, job_ids: Sequence[UUID]) -> "Sequence[tuple[Artifact, ...]]":
         return await self._calls.complete(queries.artifacts(self._session, job_ids), Lane.READ)
+
+    async def usage(self, channels: "Sequence[str]") -> "Sequence[Usage]":
+        return await self._calls.complete(queries.usage(self._session, channels), Lane.READ)
 
     async def seen(self, workers: Sequence[Worker]) -> None:
         await self._calls.complete(self._workers.seen(workers), Lane.CHANGE)

@@ -50,6 +50,7 @@ class Decisions:
                 self._unpublished.append(job.id)
         result = outcome if effects.result is None else effects.result
         if effects.ended and result is not None:
+            job.result_size = len(result)
             self._results.append((job.id, result))
         if effects.ready:
             self.changes.became_ready(job.key, job.ready_position)

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 from uuid import UUID
 
-from composerd.driver import StorageCheck, StorageInfo, StoredAttempt, StoredJob
+from composerd.driver import StorageCheck, StorageInfo, StoredAttempt, StoredJob, Usage
 from composerd.driver.timekeeper import dispute
 from composerd.errors import Unavailable
 from composerd.models import (
@@ -139,6 +139,13 @@ async def ahead(session: Session, job_id: UUID, limit: int) -> int:
     return int(row.count)
 
 
+async def usage(session: Session, channels: Sequence[str]) -> list[Usage]:
+    """See `Driver.usage`."""
+    rows = await session.connections.fetch(session.statements["usage"], {"channels": [*channels]})
+    found = {row.channel: Usage(row.waiting, row.running, row.payloads, row.artifacts) for row in rows}
+    return [found.get(channel, Usage()) for channel in channels]
+
+
 async def secret(session: Session) -> bytes:
     """See `Driver.secret`."""
     statement = session.statements.joined("make_secret", "secret")
@@ -243,6 +250,7 @@ async def check(session: Session) -> StorageCheck:
         rows = await transaction.begin(statements["contradictions"], {}, _SNAPSHOT)
         behind = await transaction.fetch(statements["places_behind"], parameters)
         counts = await transaction.fetch(statements["count_jobs"], {})
+        miscounted = await transaction.fetch(statements["miscounted"], {})
         await transaction.commit()
     problems = [f"job {row.job_id}: {row.problem}" for row in rows]
     problems += [
@@ -250,10 +258,9 @@ async def check(session: Session) -> StorageCheck:
         for row in behind
     ]
     problems += [
-        f"{row.jobs} jobs are {row.state}, and the database has counted {row.kept or 0}: execute "
+        f"what the database has counted of the jobs of channel {row.channel!r} is wrong: execute "
         f'SELECT "{session.options.schema}".recount()'
-        for row in counts
-        if row.jobs != (row.kept or 0)
+        for row in miscounted
     ]
     details = {"durability": await _durability(session)}
     jobs = {row.state: row.jobs for row in counts}

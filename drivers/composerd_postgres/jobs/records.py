@@ -62,6 +62,8 @@ class JobRecord(msgspec.Struct):
     """True if its end has to be propagated. Only read together with a lock of the job."""
     unpropagated: bool = False
     """True if it has ended and its end still has to be propagated."""
+    result_size: int | None = None
+    """The size of the result with which it ends, in bytes; None before."""
 
     @classmethod
     def of(cls, row: Any) -> Self:
@@ -224,6 +226,7 @@ class JobRecord(msgspec.Struct):
             "failures": self.failures,
             "returns": self.uncounted_requeues,
             "unsettled": self.unpropagated,
+            "result_size": self.result_size,
         }
 
 

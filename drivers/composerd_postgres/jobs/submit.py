@@ -70,6 +70,7 @@ class NewRows:
 
     def add(self, job: JobRecord, args: bytes | None, result: bytes | None) -> None:
         """Add a job with its payloads."""
+        job.result_size = None if result is None else len(result)
         self.jobs.append(job.inserted(0 if args is None else len(args)))
         if args is not None:
             self.args.append((job.id, args))

@@ -67,10 +67,11 @@ WHERE a.job_id = ANY (%(ids)s::uuid[]) AND a.state = 'running'
 UPDATE composerd.jobs j
 SET state = r.state, place = r.place, pending = r.pending, not_before = r.not_before, finished_at = r.finished_at,
     expires_at = r.expires_at, purge_at = r.expires_at, retries = r.retries, failures = r.failures, returns = r.returns,
-    unsettled = CASE WHEN r.unsettled THEN EXISTS (SELECT FROM composerd.edges e WHERE e.dependency = r.id AND e.open) ELSE false END
+    unsettled = CASE WHEN r.unsettled THEN EXISTS (SELECT FROM composerd.edges e WHERE e.dependency = r.id AND e.open) ELSE false END,
+    result_size = r.result_size
 FROM json_to_recordset(%(jobs)s) AS r(
     id uuid, state text, place bigint, pending integer, not_before timestamptz, finished_at timestamptz, expires_at timestamptz,
-    retries integer, failures integer, returns integer, unsettled boolean
+    retries integer, failures integer, returns integer, unsettled boolean, result_size bigint
 )
 WHERE j.id = r.id
 
@@ -197,12 +198,47 @@ SELECT coalesce(sum(waiting), 0)::bigint AS waiting, coalesce(sum(ready), 0)::bi
     coalesce(sum(failed), 0)::bigint AS failed, coalesce(sum(canceled), 0)::bigint AS canceled
 FROM composerd.counts
 
+-- name: usage
+-- What the jobs of channels use, as triggers keep it (migration 014).
+SELECT channel, sum(waiting + ready)::bigint AS waiting, sum(running)::bigint AS running, sum(payloads)::bigint AS payloads,
+    sum(files)::bigint AS artifacts
+FROM composerd.counts
+WHERE channel = ANY (%(channels)s::text[])
+GROUP BY channel
+
+-- name: fold_counts
+-- Add the numbers of up to 1,000 sessions and channels to those of the channels.
+SELECT composerd.fold_counts(1000)
+
 -- name: count_jobs
--- The number of jobs in each state, counted, and as a trigger keeps it.
-SELECT s.state, count(j.id) AS jobs, (SELECT sum((to_jsonb(c) ->> s.state)::bigint) FROM composerd.counts c) AS kept
+-- The number of jobs in each state, counted.
+SELECT s.state, count(j.id) AS jobs
 FROM unnest(ARRAY['waiting', 'ready', 'running', 'finished', 'failed', 'canceled']) s(state)
 LEFT JOIN composerd.jobs j ON j.state = s.state
 GROUP BY s.state
+
+-- name: miscounted
+-- The channels whose jobs use something else than the triggers have counted.
+SELECT channel
+FROM (
+    SELECT j.channel, 1 AS one, j.state, j.args_size + coalesce(octet_length(r.body), 0) AS payloads, coalesce(f.size, 0) AS files
+    FROM composerd.jobs j
+    LEFT JOIN composerd.results r ON r.job_id = j.id
+    LEFT JOIN (SELECT job_id, sum(size) AS size FROM composerd.artifacts GROUP BY job_id) f ON f.job_id = j.id
+    UNION ALL
+    SELECT c.channel, -s.jobs, s.state, s.payloads, s.files
+    FROM composerd.counts c
+    CROSS JOIN LATERAL (
+        VALUES (c.waiting, 'waiting', -c.payloads, -c.files), (c.ready, 'ready', 0, 0), (c.running, 'running', 0, 0),
+            (c.finished, 'finished', 0, 0), (c.failed, 'failed', 0, 0), (c.canceled, 'canceled', 0, 0)
+    ) s(jobs, state, payloads, files)
+) u
+GROUP BY channel
+HAVING sum(payloads) <> 0 OR sum(files) <> 0 OR sum(one) FILTER (WHERE state = 'waiting') <> 0
+    OR sum(one) FILTER (WHERE state = 'ready') <> 0 OR sum(one) FILTER (WHERE state = 'running') <> 0
+    OR sum(one) FILTER (WHERE state = 'finished') <> 0 OR sum(one) FILTER (WHERE state = 'failed') <> 0
+    OR sum(one) FILTER (WHERE state = 'canceled') <> 0
+ORDER BY channel
 
 -- name: server
 -- Facts about the database, for people: its version, the size of the tables, how many programs use it, and since when its

@@ -44,18 +44,20 @@ FOR KEY SHARE OF j
 INSERT INTO composerd.jobs (
     id, seq, place, channel, type, arch, state, priority, queued_at, not_before, started_at, finished_at, expires_at, purge_at,
     retries, failures, returns, pending, attempt, worker_id, unsettled, dependencies, timeout, max_retries, retry_on_failure,
-    retry_backoff, fail_with_dependency, retention, idempotency_key, fingerprint, args_size
+    retry_backoff, fail_with_dependency, retention, idempotency_key, fingerprint, args_size, result_size
 )
 SELECT r.id, r.seq, r.place, r.channel, r.type, r.arch, r.state, r.priority, r.queued_at, r.not_before, r.started_at,
     r.finished_at, r.expires_at, r.expires_at, r.retries, r.failures, r.returns, r.pending, r.attempt, r.worker_id, r.unsettled,
     ARRAY(SELECT d::uuid FROM json_array_elements_text(r.dependencies) d), r.timeout, r.max_retries, r.retry_on_failure,
-    r.retry_backoff, r.fail_with_dependency, r.retention, r.idempotency_key, decode(r.fingerprint, 'base64'), r.args_size
+    r.retry_backoff, r.fail_with_dependency, r.retention, r.idempotency_key, decode(r.fingerprint, 'base64'), r.args_size,
+    r.result_size
 FROM json_to_recordset(%(jobs)s) AS r(
     id uuid, seq bigint, place bigint, channel text, type text, arch text, state text, priority integer, queued_at timestamptz,
     not_before timestamptz, started_at timestamptz, finished_at timestamptz, expires_at timestamptz, retries integer,
     failures integer, returns integer, pending integer, attempt integer, worker_id uuid, unsettled boolean, dependencies json,
     timeout double precision, max_retries integer, retry_on_failure integer, retry_backoff double precision,
-    fail_with_dependency boolean, retention double precision, idempotency_key text, fingerprint text, args_size bigint
+    fail_with_dependency boolean, retention double precision, idempotency_key text, fingerprint text, args_size bigint,
+    result_size bigint
 )
 
 -- name: copy_args
