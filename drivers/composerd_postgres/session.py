@@ -50,6 +50,8 @@ class Session:
         """The time since the last note of `attend` that was only let pass on `clock`; not 0 in tests only."""
         self.expiry_at = 0
         """The time that has passed on `clock` when a lease may expire. The leases need not be read before."""
+        self.fold_at = float("-inf")
+        """The time, by the loop's clock, at which the counts are folded next."""
         self._silent_until = float("-inf")
         """The time, by the loop's clock, before which no notifications are sent, because there is no room for them."""
 

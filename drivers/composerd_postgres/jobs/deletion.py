@@ -25,6 +25,9 @@ EDGES_OF_A_TRANSACTION = 2000
 A job with that many dependents or more loses them first, in transactions of their own.
 """
 
+FOLD_EVERY = 60.0
+"""Time in seconds between two foldings of the counts by this server."""
+
 PURGE_LIMIT = 0.5
 """Time in seconds after which a purge that has deleted no job begins no further transaction."""
 
@@ -83,6 +86,7 @@ async def _delete(
 async def purge(session: Session, clock: StorageClock, workers: Workers, limit: int) -> list[UUID]:
     """See `Driver.purge`."""
     await workers.forget()
+    await _fold_counts(session)
     now = await clock.read()
     time = asyncio.get_running_loop().time
     until = time() + PURGE_LIMIT
@@ -91,6 +95,14 @@ async def purge(session: Session, clock: StorageClock, workers: Workers, limit: 
         deleted, more = await repeated(_purge, session, now, clock.kept_before(now), most)
         if deleted or not more or time() > until:
             return deleted
+
+
+async def _fold_counts(session: Session) -> None:
+    """Add the counts of all sessions together now and then, so that there are few rows to read."""
+    time = asyncio.get_running_loop().time()
+    if time >= session.fold_at:
+        session.fold_at = time + FOLD_EVERY
+        await repeated(session.connections.fetch, session.statements["fold_counts"], {})
 
 
 async def _purge(session: Session, now: int, kept_before: int, limit: int) -> tuple[list[UUID], bool]:

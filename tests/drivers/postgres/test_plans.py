@@ -31,14 +31,14 @@ FILL = f"""
 SET search_path TO composerd;
 INSERT INTO jobs (id, seq, place, channel, type, arch, state, priority, queued_at, started_at, finished_at, expires_at,
     purge_at, attempt, dependencies, max_retries, retry_on_failure, retry_backoff, fail_with_dependency, retention,
-    idempotency_key, fingerprint, args_size)
+    idempotency_key, fingerprint, args_size, result_size)
 SELECT ('00000000-0000-0000-0000-' || lpad(to_hex(n), 12, '0'))::uuid, n, n, '', 'build',
     CASE n % 2 WHEN 0 THEN 'x86_64' ELSE '' END, CASE WHEN n <= {ROWS} THEN 'finished' ELSE 'ready' END, n % 3,
     now(), now(), CASE WHEN n <= {ROWS} THEN now() END, CASE WHEN n <= {ROWS} THEN now() + interval '14 d' END,
     CASE WHEN n <= {ROWS} THEN now() + interval '14 d' END, CASE WHEN n <= {ROWS} THEN 1 ELSE 0 END,
     CASE WHEN n > {ROWS} THEN ARRAY[('00000000-0000-0000-0000-' || lpad(to_hex(n - {ROWS}), 12, '0'))::uuid]
         ELSE '{{}}' END,
-    2, 0, 10, false, 1209600, 'key' || n, '', 20
+    2, 0, 10, false, 1209600, 'key' || n, '', 20, CASE WHEN n <= {ROWS} THEN 20 END
 FROM generate_series(1, {2 * ROWS}) n;
 INSERT INTO args SELECT id, decode(repeat('41', 20), 'hex') FROM jobs;
 INSERT INTO results SELECT id, decode(repeat('42', 20), 'hex') FROM jobs WHERE state = 'finished';
@@ -172,6 +172,7 @@ async def test_every_call(explained: Any) -> None:
     await do(driver.seen([Worker(instance.id(), "x86_64", ("build",))]))
     await do(driver.sign_off([Worker(instance.id(), "")]))
     await do(driver.workers(60.0))
+    await do(driver.usage(["", "another"]))
     await do(driver.ahead(UUID(int=ROWS + 40), 100))
     assert (await do(driver.cancel([root.id]))).news.ended == (root.id, leaf.id)
     await do(driver.delete([leaf.id, root.id]))

@@ -21,6 +21,7 @@ def reader(postgres: Throwaway, schema: str) -> Iterator[str]:
     postgres.sql("CREATE ROLE reader LOGIN")
     postgres.sql(f"GRANT USAGE ON SCHEMA {schema} TO reader")
     postgres.sql(f"GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO reader")
+    postgres.sql(f"REVOKE SELECT ON {schema}.secret FROM reader")
     postgres.sql(f"GRANT SELECT ON SEQUENCE {schema}.places TO reader")
     try:
         yield f"postgresql:///postgres?host={postgres.directory}&user=reader&schema={schema}"

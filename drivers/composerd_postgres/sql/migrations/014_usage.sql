@@ -1,7 +1,7 @@
 -- What the jobs of each channel use, so that nobody has to count it: jobs by state, bytes of payloads, bytes of files. As before a
 -- trigger keeps the numbers, whoever changes the jobs, servers of earlier versions too. A row is of one channel and one session, so
--- that no session waits for another one; a number in it may be negative, and only the sums mean something. `composerd.fold_counts`
--- adds the rows of a channel together now and then.
+-- that no session waits for another one; a number in it may be negative, and only the sums mean something. Servers add the rows of
+-- a channel together now and then, in one of slot 0.
 --
 -- All that a job uses is in its row: `result_size` is NULL while it has no result, `files_size` is kept by a trigger.
 DROP TRIGGER count_inserted ON composerd.jobs;
@@ -20,84 +20,6 @@ ALTER TABLE composerd.counts
     DROP CONSTRAINT counts_pkey,
     ADD PRIMARY KEY (channel, slot);
 
-CREATE TYPE composerd.change AS (channel text, state text, jobs bigint, payloads bigint, files bigint);
-
-CREATE OR REPLACE FUNCTION composerd.count_jobs() RETURNS trigger
-LANGUAGE plpgsql
-AS $$
-DECLARE
-    changes composerd.change[];
-BEGIN
-    IF TG_OP = 'INSERT' THEN
-        changes := ARRAY(
-            SELECT ROW(channel, state, count(*), sum(args_size + coalesce(result_size, 0)), sum(files_size))::composerd.change
-            FROM after
-            GROUP BY channel, state
-        );
-    ELSIF TG_OP = 'UPDATE' THEN
-        changes := ARRAY(
-            SELECT ROW(channel, state, sum(one), sum(one * (args_size + coalesce(result_size, 0))), sum(one * files_size))::composerd.change
-            FROM (
-                SELECT 1 AS one, channel, state, args_size, result_size, files_size FROM after
-                UNION ALL
-                SELECT -1, channel, state, args_size, result_size, files_size FROM before
-            ) c
-            GROUP BY channel, state
-            HAVING sum(one) <> 0 OR sum(one * coalesce(result_size, 0)) <> 0 OR sum(one * files_size) <> 0
-        );
-    ELSE
-        changes := ARRAY(
-            SELECT ROW(channel, state, -count(*), -sum(args_size + coalesce(result_size, 0)), -sum(files_size))::composerd.change
-            FROM before
-            GROUP BY channel, state
-        );
-    END IF;
-    IF changes <> '{}' THEN
-        INSERT INTO composerd.counts AS c (
-            channel, slot, waiting, ready, running, finished, failed, canceled, payloads, files
-        )
-        SELECT channel, pg_backend_pid(),
-            coalesce(sum(jobs) FILTER (WHERE state = 'waiting'), 0), coalesce(sum(jobs) FILTER (WHERE state = 'ready'), 0),
-            coalesce(sum(jobs) FILTER (WHERE state = 'running'), 0), coalesce(sum(jobs) FILTER (WHERE state = 'finished'), 0),
-            coalesce(sum(jobs) FILTER (WHERE state = 'failed'), 0), coalesce(sum(jobs) FILTER (WHERE state = 'canceled'), 0),
-            sum(payloads), sum(files)
-        FROM unnest(changes)
-        GROUP BY channel
-        ON CONFLICT (channel, slot) DO UPDATE
-        SET waiting = c.waiting + excluded.waiting, ready = c.ready + excluded.ready, running = c.running + excluded.running,
-            finished = c.finished + excluded.finished, failed = c.failed + excluded.failed,
-            canceled = c.canceled + excluded.canceled, payloads = c.payloads + excluded.payloads,
-            files = c.files + excluded.files;
-    END IF;
-    RETURN NULL;
-END
-$$;
-
--- Adds up to so many rows of sessions to the row of their channel that belongs to none, without waiting for a session that is
--- changing its row, and removes rows that count nothing.
-CREATE FUNCTION composerd.fold_counts(most integer) RETURNS void
-LANGUAGE sql
-AS $$
-WITH folded AS (
-    DELETE FROM composerd.counts
-    WHERE (channel, slot) IN (
-        SELECT channel, slot FROM composerd.counts WHERE slot <> 0 ORDER BY channel, slot LIMIT most FOR UPDATE SKIP LOCKED
-    )
-    RETURNING *
-)
-INSERT INTO composerd.counts AS c (channel, slot, waiting, ready, running, finished, failed, canceled, payloads, files)
-SELECT channel, 0, sum(waiting), sum(ready), sum(running), sum(finished), sum(failed), sum(canceled), sum(payloads), sum(files)
-FROM folded
-GROUP BY channel
-ORDER BY channel
-ON CONFLICT (channel, slot) DO UPDATE
-SET waiting = c.waiting + excluded.waiting, ready = c.ready + excluded.ready, running = c.running + excluded.running,
-    finished = c.finished + excluded.finished, failed = c.failed + excluded.failed, canceled = c.canceled + excluded.canceled,
-    payloads = c.payloads + excluded.payloads, files = c.files + excluded.files;
-DELETE FROM composerd.counts
-WHERE slot = 0 AND (waiting, ready, running, finished, failed, canceled, payloads, files) = (0, 0, 0, 0, 0, 0, 0, 0);
-$$;
-
 -- Counts the jobs again, which is only necessary if somebody changed them while triggers were off.
 CREATE OR REPLACE FUNCTION composerd.recount() RETURNS void
 LANGUAGE plpgsql
@@ -107,7 +29,8 @@ BEGIN
     UPDATE composerd.jobs j
     SET result_size = s.result_size, files_size = s.files_size
     FROM (
-        SELECT o.id, octet_length(r.body)::bigint AS result_size, coalesce(f.size, 0) AS files_size
+        SELECT o.id, CASE WHEN o.state IN ('finished', 'failed') THEN coalesce(octet_length(r.body), 0) END::bigint AS result_size,
+            coalesce(f.size, 0) AS files_size
         FROM composerd.jobs o
         LEFT JOIN composerd.results r ON r.job_id = o.id
         LEFT JOIN (SELECT job_id, sum(size)::bigint AS size FROM composerd.artifacts GROUP BY job_id) f ON f.job_id = o.id
@@ -125,12 +48,60 @@ END
 $$;
 SELECT composerd.recount();
 
-CREATE TRIGGER count_inserted AFTER INSERT ON composerd.jobs REFERENCING NEW TABLE AS after
-    FOR EACH STATEMENT EXECUTE FUNCTION composerd.count_jobs();
-CREATE TRIGGER count_updated AFTER UPDATE ON composerd.jobs REFERENCING OLD TABLE AS before NEW TABLE AS after
-    FOR EACH STATEMENT EXECUTE FUNCTION composerd.count_jobs();
-CREATE TRIGGER count_deleted AFTER DELETE ON composerd.jobs REFERENCING OLD TABLE AS before
-    FOR EACH STATEMENT EXECUTE FUNCTION composerd.count_jobs();
+-- A function and its trigger for each kind of change, which differ only in the rows that they count.
+DROP FUNCTION composerd.count_jobs();
+DO $create$
+DECLARE
+    kind record;
+BEGIN
+    FOR kind IN
+        SELECT * FROM (
+            VALUES ('inserted', 'INSERT', 'NEW TABLE AS after', 'SELECT 1 AS one, * FROM after'),
+                ('deleted', 'DELETE', 'OLD TABLE AS before', 'SELECT -1 AS one, * FROM before'),
+                (
+                    'updated', 'UPDATE', 'OLD TABLE AS before NEW TABLE AS after',
+                    'SELECT 1 AS one, * FROM after UNION ALL SELECT -1, * FROM before'
+                )
+        ) k(name, event, tables, rows)
+    LOOP
+        EXECUTE replace(replace(replace(replace(
+            $trigger$
+            CREATE FUNCTION composerd.count_{name}() RETURNS trigger
+            LANGUAGE plpgsql
+            AS $$
+            BEGIN
+                INSERT INTO composerd.counts AS c (
+                    channel, slot, waiting, ready, running, finished, failed, canceled, payloads, files
+                )
+                SELECT n.*
+                FROM (
+                    SELECT channel, pg_backend_pid(), coalesce(sum(one) FILTER (WHERE state = 'waiting'), 0) AS waiting,
+                        coalesce(sum(one) FILTER (WHERE state = 'ready'), 0) AS ready,
+                        coalesce(sum(one) FILTER (WHERE state = 'running'), 0) AS running,
+                        coalesce(sum(one) FILTER (WHERE state = 'finished'), 0) AS finished,
+                        coalesce(sum(one) FILTER (WHERE state = 'failed'), 0) AS failed,
+                        coalesce(sum(one) FILTER (WHERE state = 'canceled'), 0) AS canceled,
+                        sum(one * (args_size + coalesce(result_size, 0))) AS payloads, sum(one * files_size) AS files
+                    FROM ({rows}) changed
+                    GROUP BY channel
+                ) n
+                WHERE waiting <> 0 OR ready <> 0 OR running <> 0 OR finished <> 0 OR failed <> 0 OR canceled <> 0
+                    OR payloads <> 0 OR files <> 0
+                ON CONFLICT (channel, slot) DO UPDATE
+                SET waiting = c.waiting + excluded.waiting, ready = c.ready + excluded.ready,
+                    running = c.running + excluded.running, finished = c.finished + excluded.finished,
+                    failed = c.failed + excluded.failed, canceled = c.canceled + excluded.canceled,
+                    payloads = c.payloads + excluded.payloads, files = c.files + excluded.files;
+                RETURN NULL;
+            END
+            $$;
+            CREATE TRIGGER count_{name} AFTER {event} ON composerd.jobs REFERENCING {tables}
+                FOR EACH STATEMENT EXECUTE FUNCTION composerd.count_{name}();
+            $trigger$,
+            '{name}', kind.name), '{event}', kind.event), '{tables}', kind.tables), '{rows}', kind.rows);
+    END LOOP;
+END
+$create$;
 
 -- Adds the files that jobs got, or subtracts those that they lost. Whoever changes the files of a job has locked it.
 CREATE FUNCTION composerd.size_files() RETURNS trigger
@@ -170,7 +141,7 @@ LANGUAGE plpgsql
 AS $$
 BEGIN
     UPDATE composerd.jobs
-    SET result_size = (SELECT octet_length(r.body) FROM composerd.results r WHERE r.job_id = NEW.id)
+    SET result_size = coalesce((SELECT octet_length(r.body) FROM composerd.results r WHERE r.job_id = NEW.id), 0)
     WHERE id = NEW.id;
     RETURN NULL;
 END

@@ -207,8 +207,31 @@ WHERE channel = ANY (%(channels)s::text[])
 GROUP BY channel
 
 -- name: fold_counts
--- Add the numbers of up to 1,000 sessions and channels to those of the channels.
-SELECT composerd.fold_counts(1000)
+-- Add the numbers of up to 1,000 sessions and channels to those of the channels, without waiting for a session that is changing
+-- its numbers, and remove rows that count nothing.
+WITH folded AS (
+    DELETE FROM composerd.counts
+    WHERE (channel, slot) IN (
+        SELECT channel, slot FROM composerd.counts WHERE slot <> 0 ORDER BY channel, slot LIMIT 1000 FOR UPDATE SKIP LOCKED
+    )
+    RETURNING *
+)
+INSERT INTO composerd.counts AS c (channel, slot, waiting, ready, running, finished, failed, canceled, payloads, files)
+SELECT channel, 0, sum(waiting), sum(ready), sum(running), sum(finished), sum(failed), sum(canceled), sum(payloads), sum(files)
+FROM folded
+GROUP BY channel
+ORDER BY channel
+ON CONFLICT (channel, slot) DO UPDATE
+SET waiting = c.waiting + excluded.waiting, ready = c.ready + excluded.ready, running = c.running + excluded.running,
+    finished = c.finished + excluded.finished, failed = c.failed + excluded.failed, canceled = c.canceled + excluded.canceled,
+    payloads = c.payloads + excluded.payloads, files = c.files + excluded.files;
+DELETE FROM composerd.counts
+WHERE (channel, slot) IN (
+    SELECT channel, slot
+    FROM composerd.counts
+    WHERE slot = 0 AND (waiting, ready, running, finished, failed, canceled, payloads, files) = (0, 0, 0, 0, 0, 0, 0, 0)
+    FOR UPDATE SKIP LOCKED
+)
 
 -- name: count_jobs
 -- The number of jobs in each state, counted.
@@ -218,10 +241,11 @@ LEFT JOIN composerd.jobs j ON j.state = s.state
 GROUP BY s.state
 
 -- name: miscounted
--- The channels whose jobs use something else than the triggers have counted.
+-- The channels whose jobs use something else than the triggers have counted. That a payload is lost is another problem.
 SELECT channel
 FROM (
-    SELECT j.channel, 1 AS one, j.state, j.args_size + coalesce(octet_length(r.body), 0) AS payloads, coalesce(f.size, 0) AS files
+    SELECT j.channel, 1 AS one, j.state, j.args_size + coalesce(octet_length(r.body), j.result_size, 0) AS payloads,
+        coalesce(f.size, 0) AS files
     FROM composerd.jobs j
     LEFT JOIN composerd.results r ON r.job_id = j.id
     LEFT JOIN (SELECT job_id, sum(size) AS size FROM composerd.artifacts GROUP BY job_id) f ON f.job_id = j.id
