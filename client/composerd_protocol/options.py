@@ -23,6 +23,8 @@ class Option(NamedTuple):
     default: str | None = None
     variable: str | None = None
     """The environment variable that has its value if the command line has none."""
+    shown_default: str | None = None
+    """The default in the help, if it is not a value that the option takes."""
     repeatable: bool = False
     required: bool = False
 
@@ -30,7 +32,8 @@ class Option(NamedTuple):
     def shown_help(self) -> str:
         """Its help with the variable and the default."""
         text = self.help if self.variable is None else f"{self.help} Environment: {self.variable}."
-        return text if self.default is None else f"{text}  [default: {self.default}]"
+        default = self.default if self.shown_default is None else self.shown_default
+        return text if default is None else f"{text}  [default: {default}]"
 
 
 def word(text: str) -> str:
@@ -58,8 +61,8 @@ SERVER_OPTIONS: Sequence[Option] = (
         name="server",
         metavar="URL",
         variable="COMPOSERD_SERVER",
-        help="Server: http://HOST:PORT, https://HOST/PREFIX or unix:/path.  "
-        f"[default: that of the profile, or {DEFAULT_SERVER}]",
+        shown_default=f"that of the profile, or {DEFAULT_SERVER}",
+        help="Server: http://HOST:PORT, https://HOST/PREFIX or unix:/path.",
     ),
     Option(
         flag="--ca-file",
@@ -102,7 +105,8 @@ SERVER_OPTIONS: Sequence[Option] = (
         metavar="NAME",
         parse=_profile,
         variable="COMPOSERD_PROFILE",
-        help="Profile that `composerd login` has made; empty for none.  [default: default, if it is for the server]",
+        shown_default="default, if it is for the server",
+        help="Profile that `composerd login` has made; empty for none.",
     ),
     Option(
         flag="--insecure-http",
@@ -171,7 +175,8 @@ OAUTH_OPTIONS: Sequence[Option] = (
         metavar="basic|post",
         parse=_authentication,
         variable="COMPOSERD_OAUTH_CLIENT_AUTHENTICATION",
-        help="Send the client secret in the header (basic) or in the form (post).  [default: basic]",
+        shown_default="basic",
+        help="Send the client secret in the header (basic) or in the form (post).",
     ),
     Option(
         flag="--oauth-ca-file",

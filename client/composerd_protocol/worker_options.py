@@ -37,8 +37,8 @@ OPTIONS: Sequence[Option] = (
         name="min_free_space",
         metavar="SIZE",
         parse=parse_size,
-        help="Request no jobs while less is free where scratch directories are made (TMPDIR); 0: no limit.  "
-        "[default: 5% of the file system, at most 1GiB]",
+        shown_default="5% of the file system, at most 1GiB",
+        help="Request no jobs while less is free where scratch directories are made (TMPDIR); 0: no limit.",
     ),
     Option(
         flag="--health-check",
@@ -52,7 +52,8 @@ OPTIONS: Sequence[Option] = (
         name="stop_after",
         metavar="DURATION",
         parse=parse_duration,
-        help="After SIGTERM, release jobs that still run after this time.  [default: wait until they are finished]",
+        shown_default="wait until they are finished",
+        help="After SIGTERM, release jobs that still run after this time.",
     ),
     Option(
         flag="--once", name="once", help="Run one job, then exit; exit with 1 if it failed, was canceled or was lost."

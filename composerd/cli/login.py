@@ -12,7 +12,7 @@ _STORED = [option for option in SERVER_OPTIONS if option.name != "server"]
 
 
 @click.command(epilog="Example: composerd login https://composer.example.com < token")
-@click.argument("server", metavar="URL", required=False, envvar="COMPOSERD_SERVER")
+@click.argument("server", metavar="[URL]", required=False, envvar="COMPOSERD_SERVER")
 @with_options(_STORED)
 @with_options([option._replace(name=f"oauth_{option.name}") for option in OAUTH_OPTIONS])
 def login(**options: Any) -> None:
