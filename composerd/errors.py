@@ -129,6 +129,10 @@ class BodyTooLarge(ComposerdError):
     code = "body_too_large"
 
 
+NO_CREDENTIALS = "there are no credentials"
+"""The problem of a request without any, or whose credentials a proxy has taken away."""
+
+
 class NotAuthenticated(ComposerdError):
     """The credentials of the request are missing or wrong."""
 

@@ -2,7 +2,7 @@
 
 from aiohttp import hdrs, web
 
-from composerd.errors import ComposerdError, NotAllowed, NotAuthenticated, TenantMissing
+from composerd.errors import NO_CREDENTIALS, ComposerdError, NotAllowed, NotAuthenticated, TenantMissing
 from composerd.http.clients import Clients
 from composerd.http.openapi import OPERATIONS
 from composerd.http.request_context import client
@@ -91,7 +91,7 @@ class Identifier:
             for source in self._identities.peers:
                 if (identity := source.identify(request.transport)) is not None:
                     return identity
-        raise NotAuthenticated(problem="there are no credentials")
+        raise NotAuthenticated(problem=NO_CREDENTIALS)
 
     async def _of_token(self, token: str) -> Identity:
         if len(token) > LONGEST_TOKEN:

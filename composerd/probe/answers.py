@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
+from collections.abc import AsyncIterator
 
+from composerd.errors import NO_CREDENTIALS
 from composerd.probe import findings
-from composerd.probe.findings import Finding, Outcome, wrong
-from composerd.probe.target import ARCH, COMPOSER, WORKER, Target, advised, described, ours
+from composerd.probe.findings import CREDENTIALS, Finding, Outcome, wrong
+from composerd.probe.target import ARCH, COMPOSER, WORKER, Target, advised, decoded, described, ours
 from composerd.probe.wire import Cut, ending
 from composerd_client.answers import REQUEST_ID_HEADER
 
@@ -21,6 +23,30 @@ async def whose(target: Target) -> Finding:
                 return Finding(check, Outcome.WRONG, seen, "compare the URL with the --base-path of the server")
             return Finding(check, Outcome.WRONG, seen, advised(answer))
     return Finding(check, Outcome.OK, "both APIs answer")
+
+
+async def refused(target: Target) -> AsyncIterator[Finding]:
+    """Yield a finding if the server does not take the probe for an administrator.
+
+    Only administrators may submit jobs and work on them, as the probe does.
+    """
+    check = "the server lets the probe do its work"
+    change = "name the token of an admin with --token-file: a probe submits jobs, and works on them"
+    answer = await target.call("GET", f"{COMPOSER}/whoami")
+    said = decoded(answer) if ours(answer) else None
+    if not isinstance(said, dict):
+        return
+    role = said.get("role")
+    if answer.status == 200 and isinstance(role, str) and role != "admin":
+        yield Finding(check, Outcome.WRONG, f"it takes the probe for a {role}", change)
+    elif answer.status in (400, 401, 403):
+        details = said.get("details")
+        problem = details.get("problem") if isinstance(details, dict) else None
+        seen = f"{described(answer)}: {problem}"
+        if target.has_token and problem == NO_CREDENTIALS:
+            yield wrong(check, seen, CREDENTIALS, target.proxy)
+        else:
+            yield Finding(check, Outcome.WRONG, seen, change)
 
 
 async def recognise(target: Target) -> None:

@@ -43,6 +43,11 @@ def wrong(check: str, seen: str, advice: Advice, proxy: str) -> Finding:
     return Finding(check, Outcome.WRONG, seen, advice.general)
 
 
+CREDENTIALS = Advice(
+    "make the proxy pass the header Authorization on: it takes the token away",
+    {"Squid": "login=PASSTHRU in the line cache_peer: it takes the token away"},
+)
+
 _NO_LEAVE = (
     "no setting changes this; keep --proxied-wait at 20s, and let workers name a short wait and confirm their jobs"
 )

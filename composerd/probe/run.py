@@ -56,6 +56,7 @@ async def probe(target: Target, options: Options, report: Callable[[Finding], No
 
     await answers.recognise(target)
     await run("the answers are composerd's", _one(answers.whose, target))
+    await run("the server lets the probe do its work", answers.refused(target))
     if not found:
         return False
     try:

@@ -62,6 +62,11 @@ class Target:
         self._jobs: dict[str, None] = {}
         self._submissions: set[asyncio.Task[str]] = set()
 
+    @property
+    def has_token(self) -> bool:
+        """True if a token is sent with each request."""
+        return self._credentials is not None
+
     def type(self, purpose: str) -> str:
         """Return a job type that only this probe has."""
         return f"{self._types}-{purpose}"

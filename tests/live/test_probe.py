@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import signal
+import uuid
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from aiohttp.test_utils import TestServer
 
 from .conftest import COMPOSER, Serve
 from .test_cli import composerd, start
+from .test_tokens import new
 
 QUICK = ("--wait", "2s", "--waiters", "20", "--size", "1MiB")
 FAST = ("--handover-timeout", "1s", "--sweep-interval", "1s")
@@ -42,6 +44,38 @@ async def test_probe_below_a_base_path(serve: Serve) -> None:
     terminal = await composerd("probe", server.url, *QUICK, FORCE_COLOR="1", COLUMNS="60")
     assert terminal.out.split() == probed.out.split()
     assert max(map(len, terminal.out.splitlines())) <= 60
+
+
+async def test_probe_with_credentials(serve: Serve, tmp_path: Path) -> None:
+    """A probe needs the token of an administrator, and says so at once; a proxy that takes it away is wrong."""
+    tokens = tmp_path / "tokens"
+    files = {role: tmp_path / role for role in ("admin", "worker")}
+    for role, file in files.items():
+        file.write_text(new(tokens, f"probe-{role}", role))
+    server = await serve(*FAST, "--tokens", str(tokens))
+    probed = await composerd("probe", server.url, *QUICK, "--token-file", str(files["admin"]))
+    assert (probed.code, "wrong" in probed.out) == (0, False), probed.out
+    for given, seen in (
+        ((), "401 from composerd: Not authenticated: there are no credentials"),
+        (("--token-file", str(files["worker"])), "it takes the probe for a worker"),
+    ):
+        probed = await composerd("probe", server.url, *QUICK, *given)
+        assert probed.code == 1
+        assert probed.out.splitlines()[1:] == [
+            f"wrong the server lets the probe do its work: {seen}",
+            "      name the token of an admin with --token-file: a probe submits jobs, and works on them",
+        ]
+
+    async def taking_away(request: web.Request) -> web.Response:
+        status, body = await server.request(request.method, request.path_qs)
+        return web.json_response(body, status=status, headers={"X-Operation-Id": uuid.uuid4().hex})
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", taking_away)
+    async with TestServer(app) as proxy:
+        probed = await composerd("probe", str(proxy.make_url("")), *QUICK, "--token-file", str(files["admin"]))
+    assert probed.code == 1
+    assert "make the proxy pass the header Authorization on: it takes the token away" in probed.out
 
 
 async def test_probe_without_artifacts(serve: Serve) -> None:
