@@ -6,9 +6,10 @@ from uuid import UUID
 import msgspec
 import pytest
 
-from composerd.driver import Driver
+from composerd.driver import Driver, Usage
 from composerd.driver.guard import Guard
-from composerd.errors import UnknownDependency
+from composerd.driver.simple import SimpleDriver
+from composerd.errors import NotOffered, UnknownDependency
 from composerd.ids import new_id
 from composerd.models import Enqueued, JobFilter, JobPage, JobState, NewJob, Worker, WorkerCursor, WorkerPage
 from composerd.queue.roster import Roster
@@ -27,6 +28,14 @@ class Earlier(MemoryDriver):
     async def sign_off(self, workers: Sequence[Worker]) -> None:
         """Do what a driver does that has no such method."""
         await Driver.sign_off(self, workers)
+
+    async def secret(self) -> bytes:
+        """Do what a driver does that has no such method."""
+        return await Driver.secret(self)
+
+    async def usage(self, channels: Sequence[str]) -> Sequence[Usage]:
+        """Do what a driver does that has no such method."""
+        return await Driver.usage(self, channels)
 
     async def worker_page(  # type: ignore[override]  # as before version 1.5
         self, within: float, after: WorkerCursor | None, limit: int
@@ -105,3 +114,19 @@ async def test_an_earlier_driver_stores_no_dependency_on_another_channel(monkeyp
     ]
     assert await driver.listed([ref]) == [None]
     await driver.close()
+
+
+async def test_an_earlier_driver_has_a_secret_of_the_process() -> None:
+    """Storages that keep no secret have that of the process, which is random."""
+    secrets = {await Guard(Earlier()).secret() for _ in range(3)}
+    assert [len(one) for one in secrets] == [32]
+    own = MemoryDriver()
+    await own.start()
+    assert await Guard(own).secret() not in secrets
+
+
+async def test_an_earlier_driver_counts_nothing() -> None:
+    """A driver that does not count what its jobs use says so, if it is asked nevertheless."""
+    assert not SimpleDriver.capabilities.counts_usage
+    with pytest.raises(NotOffered, match="does not count what its jobs use"):
+        await Guard(Earlier()).usage([""])

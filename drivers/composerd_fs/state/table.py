@@ -12,8 +12,9 @@ from composerd.models import JobState
 from composerd_fs.journal import entries
 from composerd_fs.journal.converting import add_history, artifact_of, submitted_record
 from composerd_fs.journal.entries import JobFields, JournalEntry, Payload
-from composerd_fs.state.changes import Changes, Unpropagated
+from composerd_fs.state.changes import Changes
 from composerd_fs.state.job import AttemptRecord, JobRecord
+from composerd_fs.state.propagated import Unpropagated
 from composerd_fs.state.usage import size_of_files
 
 
