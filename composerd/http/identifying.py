@@ -1,5 +1,7 @@
 """Finding out whose a request is, and whether it may use the operation."""
 
+import time
+
 from aiohttp import hdrs, web
 
 from composerd.errors import NO_CREDENTIALS, ComposerdError, NotAllowed, NotAuthenticated, TenantMissing
@@ -56,6 +58,14 @@ class Identifier:
             raise NotAuthenticated(
                 problem="the credentials are another identity's now, or have another role", sent=True
             )
+
+    async def check_not_revoked(self, request: web.Request, before: Identity) -> None:
+        """Raise what `check_again` does, unless the credentials have only expired.
+
+        It is for uploads, which may take longer than the tokens of some identity providers live.
+        """
+        if before.expires_at is None or time.time() < before.expires_at:
+            await self.check_again(request, before)
 
     async def close(self, _app: web.Application) -> None:
         """Log the wrong attempts that are not logged yet."""

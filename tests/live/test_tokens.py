@@ -252,6 +252,38 @@ async def test_revoked_while_the_body_arrives(serve: Serve, path: Path) -> None:
     assert listed["items"] == []
 
 
+@pytest.mark.parametrize("end", ["revoked", "expired"])
+async def test_end_of_a_token_in_an_upload(serve: Serve, path: Path, end: str) -> None:
+    """An upload ends soon after its token was revoked; it goes on if the token expires, because it may take long."""
+    expires = int(time.time()) + 3 if end == "expired" else None
+    token, ops = new(path, "builder-7", "worker", expires=expires), new(path, "ops", "admin")
+    server = await serve("--tokens", str(path), "--artifacts", f"{path}-files", "--handover-timeout", "1s")
+    await server.request("POST", f"{COMPOSER}/jobs", {"type": "a"}, headers=bearer(ops))
+    asked = {"types": ["a"], "arch": "x86_64"}
+    _, attempt = await server.request("POST", f"{WORKER}/jobs", asked, headers=bearer(token))
+    host, _, port = server.url.partition("://")[2].rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    head = f"PUT {attempt['artifact_location']}log HTTP/1.1\r\nHost: composerd\r\nTransfer-Encoding: chunked\r\n"
+    writer.write(f"{head}Authorization: Bearer {token}\r\n\r\n1\r\nx\r\n".encode())
+    if end == "revoked":
+        revoke(path, "builder-7")
+
+    async def is_over() -> bool:
+        return (await whoami(server, token))[0] == 401
+
+    await server.until(is_over)
+    answer = asyncio.create_task(reader.readline())
+    for _ in range(20 if end == "expired" else 100):
+        writer.write(b"1\r\nx\r\n")
+        await asyncio.wait([answer], timeout=0.1)
+        if answer.done():
+            break
+    if end == "expired":
+        writer.write(b"0\r\n\r\n")
+    assert (await answer).startswith(b"HTTP/1.1 401 " if end == "revoked" else b"HTTP/1.1 200 ")
+    writer.close()
+
+
 async def test_another_role_in_a_wait(serve: Serve, path: Path) -> None:
     """Who sees fewer channels after a wait than before gets nothing that they may no longer see."""
     boss, ops = new(path, "boss", "admin"), new(path, "ops", "admin")

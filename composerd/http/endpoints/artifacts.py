@@ -23,11 +23,11 @@ from composerd.http import schemas
 from composerd.http.arguments import artifact_name_of, given_token_of, segment, stored_token_of
 from composerd.http.bodies import invite
 from composerd.http.delivery import answer
-from composerd.http.keys import ARTIFACTS, QUEUE, SETTINGS
+from composerd.http.keys import ARTIFACTS, IDENTIFIER, QUEUE, SETTINGS
 from composerd.http.openapi import BYTES, endpoint
 from composerd.http.pace import Pace
 from composerd.http.paths import BASES, bases
-from composerd.http.request_context import client, known_job_id
+from composerd.http.request_context import client, identity, known_job_id
 from composerd.http.tenant_quotas import UploadRoom, upload_room
 from composerd.models import Artifact, Attachment
 from composerd.queue import JobQueue, check_running
@@ -126,6 +126,7 @@ def _takes_json(accept: str) -> bool:
 async def _receive(request: web.Request, token: UUID, upload: Upload, room: UploadRoom) -> None:
     """Write the body of a request into an upload, and renew the lease of the attempt while parts arrive.
 
+    The upload ends at a renewal if the credentials are revoked by then: otherwise it could keep its job without end.
     The room for a body that announces its length is taken already.
     """
     queue = request.app[QUEUE]
@@ -143,6 +144,7 @@ async def _receive(request: web.Request, token: UUID, upload: Upload, room: Uplo
                     await upload.write(part)
                     if clock() - renewed_at > renew_after:
                         renewed_at = clock()
+                        await request.app[IDENTIFIER].check_not_revoked(request, identity.get())
                         check_running(await queue.touch(token))
     except web.RequestPayloadError as exc:
         raise IncompleteUpload(problem=str(exc)) from None
