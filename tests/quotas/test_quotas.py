@@ -165,6 +165,7 @@ async def test_stored_during_a_reading(storage: Storage, clock: Clock) -> None:
     reading = quotas.readings.next(quotas.ledger("org-a"))
     storage.asked.clear()
     await storage.asked.wait()
+    assert quotas.ledger("org-a").used(JOBS) == 2
     storage.add("org-a", JOBS)
     first.settle()
     storage.may_answer.set()
