@@ -17,11 +17,12 @@ import pytest
 
 from composerd.directory import Directory
 from composerd.errors import ComposerdError, OutcomeUnknown, StorageFull, StorageUnusable, Unavailable, WritesStopped
-from composerd.models import Artifact, Attachment, Enqueued, JobState, NewJob, Outcome, Touch
+from composerd.models import Artifact, Attachment, Enqueued, JobState, Key, NewJob, Outcome, Touch
 from composerd.testing.kit.instance import BUILD, add_jobs_in_every_state
 from composerd_fs import FsDriver
 from composerd_fs.journal.frames import SEGMENT_HEADER
 from composerd_fs.journal.secret_file import SECRET
+from composerd_fs.state import progress
 from composerd_fs.state.changes import Slices
 from composerd_fs.state.commands import Commands
 from composerd_fs.state.queries import counted_usage
@@ -181,6 +182,25 @@ async def test_a_refused_end_keeps_progress(fs: Instance, monkeypatch: pytest.Mo
     assert (await fs.get(job_id)).partial == b"half"
     await fs.release(token)
     assert (await fs.get(job_id)).partial is None
+
+
+async def test_much_progress(fs: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If there is too much progress, that of the channel that has most is forgotten, the oldest first."""
+    monkeypatch.setattr(progress, "MAX_PARTIALS", 10)
+    channels = ["org-a", "org-b", "org-b", "org-b"]
+    jobs = [await fs.add(channel=channel) for channel in channels]
+    tokens = [await fs.take(job, (Key(channel, "build", None),)) for job, channel in zip(jobs, channels, strict=True)]
+
+    async def kept() -> list[bytes | None]:
+        return [(await fs.get(job)).partial for job in jobs]
+
+    for token in tokens:
+        await fs.touch(token, b"1234")
+    assert await kept() == [b"1234", None, None, b"1234"]
+    await fs.touch(tokens[1], b"12345678901")
+    assert await kept() == [None, b"12345678901", None, None]
+    await fs.touch(tokens[0], b"12345678901234")
+    assert await kept() == [b"12345678901234", None, None, None]
 
 
 @pytest.mark.parametrize(("call", "error"), [("pwrite", errno.EIO), ("pwrite", errno.EROFS), ("fdatasync", errno.EIO)])
