@@ -22,8 +22,9 @@ MAX_PAGE_BYTES = 1024 * 1024
 OWNED = 3600 * MICRO
 """Time in microseconds for which a worker that is not seen belongs to its client; then to the next that names it."""
 
-_EACH = 1000
-"""Bytes of one worker without its types, measured, with the entries in which it is found."""
+_EACH = 1600
+"""Bytes of one worker without its texts, measured, with the entries in which it is found, and those of a client and a
+channel that have no other worker: whoever makes up workers may make up their identities too."""
 
 _LEAST = 40 * 1024
 """Bytes that a client may always have if they are free: one worker with the most and longest types."""
@@ -243,7 +244,7 @@ def _description(worker: Worker) -> tuple[object, ...]:
 
 def _own_size(worker: Worker) -> int:
     """Return how many bytes a worker takes in memory without its types."""
-    return _EACH + (sys.getsizeof(worker.problem) if worker.problem else 0)
+    return _EACH + sum(map(sys.getsizeof, (worker.client, worker.channel, worker.problem or "")))
 
 
 def _size(types: tuple[str, ...]) -> int:

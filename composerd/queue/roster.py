@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import sys
 import time
 from collections.abc import Sequence
 from uuid import UUID
@@ -304,4 +305,5 @@ def _unreported() -> Shares:
 
 def _size(worker: Worker) -> int:
     """Return about how many bytes a worker takes in memory."""
-    return 512 + sum(64 + len(type) for type in worker.types) + len(worker.problem or "")
+    texts = sys.getsizeof(worker.client) + sys.getsizeof(worker.channel) + len(worker.problem or "")
+    return 512 + sum(64 + len(type) for type in worker.types) + texts

@@ -62,6 +62,25 @@ def test_the_bound_is_in_bytes_of_memory(monkeypatch: pytest.MonkeyPatch, types:
     assert limit / 4 < used < limit * 1.1
 
 
+@pytest.mark.parametrize("length", [1, 120])
+def test_the_bound_holds_for_invented_identities(monkeypatch: pytest.MonkeyPatch, length: int) -> None:
+    """Workers that each have a client and a channel of their own, with long names, take less than the bound too."""
+    limit = 4 * 1024 * 1024
+    monkeypatch.setattr(module, "MAX_BYTES", limit)
+    workers = Workers()
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        for n in range(4000):
+            name = f"{n}".ljust(length, "\U0001f525")
+            workers.seen([Worker(new_id(), "x86_64", ("build",), channel=f"org-{name}", client=name * 2)], moment(1))
+        gc.collect()
+        used = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert limit / 4 < used < limit * 1.1
+
+
 def test_equal_types_are_stored_once() -> None:
     """The types of a client's workers are one object if they are equal, and are forgotten with the last worker."""
     workers = Workers()
