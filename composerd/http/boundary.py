@@ -111,12 +111,16 @@ class RequestBoundary:
     async def _identify(self, request: web.Request) -> None:
         """Find out whose request it is, and raise an error unless that identity may make it.
 
-        An error because of wrong credentials is raised later and later.
+        An error because of wrong credentials is raised later and later, except of those that have expired: a fleet
+        notices that all at once.
         """
         try:
             known = await self._identifier.permitted(request)
         except NotAuthenticated as exc:
-            if exc.sent and not await self._identifier.wrong_attempts.hold(client.get(), str(exc)):
+            attempts = self._identifier.wrong_attempts
+            if exc.expired:
+                attempts.note(client.get(), str(exc))
+            elif exc.sent and not await attempts.hold(client.get(), str(exc)):
                 close_after_answer(request)
             raise
         if known is not None:

@@ -389,6 +389,18 @@ async def test_wrong_attempts(serve: Serve, path: Path) -> None:
     ]
 
 
+async def test_a_fleet_whose_tokens_expire(serve: Serve, path: Path) -> None:
+    """Workers behind one address that send expired tokens are not slowed down: nobody is guessing."""
+    expired = new(path, "builder-7", "worker", expires=int(time.time()) - 1)
+    server = await serve("--tokens", str(path))
+    fleet = Sender(server, "127.0.0.33")
+    answers = [await fleet.ask(expired) for _ in range(30)]
+    assert {status for status, _ in answers} == {401}
+    assert max(seconds for _, seconds in answers) < 0.25
+    await fleet.close()
+    assert server.log.count(b"the token of builder-7 has expired") == 20  # bounded all the same
+
+
 async def test_wrong_attempts_elsewhere(serve: Serve, path: Path) -> None:
     """`/readyz` and a head that is too long are no way around the slowing down: they are counted and logged as well."""
     new(path, "ops", "admin")

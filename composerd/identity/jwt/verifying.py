@@ -83,7 +83,7 @@ class Verifier:
         elif isinstance(error, jwt.InvalidAudienceError):
             said = "it is not for the audience of this server"
             reason = f"its audience is {_shown(claims.get('aud'))}, and not {self._audience}"
-        return refusal(token, reason, said)
+        return refusal(token, reason, said, expired=isinstance(error, jwt.ExpiredSignatureError))
 
 
 def header_of(token: str) -> tuple[str | None, str]:
@@ -111,14 +111,15 @@ def unknown_key(token: str, key_id: str | None, algorithm: str, *, known: bool) 
     return refusal(token, f"it names the key {_shown(key_id)}, which is unknown", "it names an unknown key (kid)")
 
 
-def refusal(token: str, reason: str, said: str = "") -> NotAuthenticated:
+def refusal(token: str, reason: str, said: str = "", *, expired: bool = False) -> NotAuthenticated:
     """Return the error for a refused token. `reason` is for the log, and `said` for the client if that is to know less.
 
     The log also says whose the token claims to be. The token itself is in neither.
     """
     claims = _decoded(token.split(".")[1]) if token.count(".") == 2 else None
     subject = "unknown" if claims is None else next((_shown(claims[n]) for n in NAMES if n in claims), "unknown")
-    return NotAuthenticated(f"JWT of claimed subject {subject}: {reason}", sent=True, problem=said or reason)
+    logged = f"JWT of claimed subject {subject}: {reason}"
+    return NotAuthenticated(logged, sent=True, expired=expired, problem=said or reason)
 
 
 def _decoded(segment: str) -> dict[str, Any] | None:

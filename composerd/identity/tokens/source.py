@@ -61,12 +61,12 @@ class TokenSource:
         if entry is None or not entry.is_text(token):
             raise _refused("nobody has this token")
         if (refusal := entry.refusal(self._clock())) is not None:
-            raise _refused(refusal)
+            raise _refused(refusal, expired=entry.state(self._clock()) == "expired")
         return entry
 
     def _forget(self) -> None:
         self._known.clear()
 
 
-def _refused(problem: str) -> NotAuthenticated:
-    return NotAuthenticated(problem=problem, sent=True)
+def _refused(problem: str, *, expired: bool = False) -> NotAuthenticated:
+    return NotAuthenticated(problem=problem, sent=True, expired=expired)
