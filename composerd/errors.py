@@ -141,7 +141,8 @@ class NotAuthenticated(ComposerdError):
     def __init__(self, message: str = "", *, sent: bool = False, expired: bool = False, **details: Any) -> None:
         """Create the error. `sent` is True if the request has credentials, which are wrong.
 
-        `expired` is True if they were right until they expired, so that nobody is guessing. The message is for the log. Without one it is the `problem` in the details, which the client is told.
+        `expired` is True if they were right until they expired, so that nobody is guessing. The message is for the log.
+        Without one it is the `problem` in the details, which the client is told.
         """
         super().__init__(message or details.get("problem", ""), **details)
         self.sent = sent

@@ -176,9 +176,10 @@ async def test_start(path: Path, tmp_path: Path, content: str | None, reason: st
 
 async def test_expiry(serve: Serve, path: Path) -> None:
     """A token works until the second in which it expires, also if it was used before."""
+    new(path, "ops", "admin")
+    server = await serve("--tokens", str(path))
     expires = int(time.time()) + 2
     token = new(path, "builder-7", "worker", expires=expires)
-    server = await serve("--tokens", str(path))
     status, known = await whoami(server, token)
     assert (status, known["source"]) == (200, "token")
 
