@@ -20,6 +20,7 @@ from composerd_protocol.private_memory import keep_memory_private
 
 from ..live.conftest import COMPOSER, JSON, LOOPBACK, WORKER, clean_environment
 from ..live.test_bad_values import options
+from ..tokens import bearer
 
 ALICE = 4711
 """A user that no file of this machine has."""
@@ -185,13 +186,10 @@ async def test_no_secret_is_left(run: Run, form: str) -> None:
     submitting = run.start(COMPOSERD, "submit", "build", "--wait", "--server", url, COMPOSERD_TOKEN=submitter_token)
     seen: dict[str, bytes] = {}
 
-    def bearer(token: str) -> dict[str, str]:
-        return {**JSON, "Authorization": f"Bearer {token}"}
-
     async with aiohttp.ClientSession(url) as http:
 
         async def ask(method: str, path: str, token: str, body: Any = None) -> Any:
-            async with http.request(method, path, headers=bearer(token), json=body) as answer:
+            async with http.request(method, path, headers=JSON | bearer(token), json=body) as answer:
                 seen[f"{method} {path} {len(seen)}"] = await answer.read()
                 return await answer.json() if answer.content_type == "application/json" else None
 

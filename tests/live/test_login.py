@@ -14,6 +14,7 @@ import pytest
 from composerd.probe import Target
 from composerd_client import ComposerClient, client_arguments
 
+from ..tokens import bearer
 from .conftest import LOOPBACK, Serve, Server, clean_environment
 from .test_cli import Ended, composerd
 from .token_server import ID, SECRET, token_server
@@ -54,8 +55,7 @@ async def _known(user: User, name: str, token: str) -> None:
     """Wait until the server knows a token."""
 
     async def holds() -> bool:
-        headers = {"Authorization": f"Bearer {token}"}
-        status, body = await user.server.request("GET", "/api/composer/v1/whoami", headers=headers)
+        status, body = await user.server.request("GET", "/api/composer/v1/whoami", headers=bearer(token))
         return status == 200 and body["name"] == name
 
     await user.server.until(holds)

@@ -1,14 +1,15 @@
 """The order in which a server with identities looks at a request: who, whether they may, the quotas, then the body."""
 
 import asyncio
+import itertools
 import json
 from pathlib import Path
 
 import pytest
 
-from composerd.identity.tokens.changes import changing
 from composerd.identity.values import Role
 
+from ..tokens import bearer, new
 from .conftest import COMPOSER, WORKER, Serve, Server, send
 
 BAD = f"composerd_{'0' * 44}"
@@ -19,10 +20,8 @@ async def secured(serve: Serve, tmp_path: Path) -> tuple[Server, dict[str, str]]
     """Start a server whose tenant `full` may submit nothing; return it with tokens by name of role and tenant."""
     (tmp_path / "quotas.toml").write_text("[tenants.full]\nsubmissions_per_minute = 0\nopen_waits = 0\n")
     made = {"": "", "bad": BAD}
-    with changing(tmp_path / "tokens", create=True) as file:
-        for role in Role:
-            for tenant in ("free", "full"):
-                made[f"{role} {tenant}"] = file.create(f"{role}-{tenant}", role, tenant, None).text
+    for role, tenant in itertools.product(Role, ("free", "full")):
+        made[f"{role} {tenant}"] = new(tmp_path / "tokens", f"{role}-{tenant}", role, tenant)
     server = await serve("--tokens", str(tmp_path / "tokens"), "--quotas", str(tmp_path / "quotas.toml"))
     return server, made
 
@@ -81,7 +80,7 @@ async def test_the_first_of_several_faults_is_named(
 ) -> None:
     """Of a request with every fault, the first in the order is the error; the content type comes last here."""
     server, tokens = secured
-    headers = {"Content-Type": "text/csv"} | ({"Authorization": f"Bearer {tokens[who]}"} if tokens[who] else {})
+    headers = {"Content-Type": "text/csv"} | (bearer(tokens[who]) if tokens[who] else {})
     _, _, body = await send(server, "POST", f"{COMPOSER}/jobs", b"a,b", **headers)
     problem = json.loads(body)
     assert problem["id"] == number

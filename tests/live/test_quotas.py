@@ -11,10 +11,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from composerd.identity.tokens.changes import changing
-from composerd.identity.values import Role
-
 from ..throwaway import Throwaway
+from ..tokens import bearer, new
 from .conftest import COMPOSER, WORKER, Serve, Server, until_waiting
 from .test_cli import composerd
 
@@ -30,8 +28,7 @@ class Tenants:
 
     def token(self, name: str, role: str, tenant: str | None) -> dict[str, str]:
         """Return the headers of requests of a new identity."""
-        with changing(self.tokens, create=True) as file:
-            return {"Authorization": f"Bearer {file.create(name, Role(role), tenant, None).text}"}
+        return bearer(new(self.tokens, name, role, tenant))
 
     @property
     def options(self) -> tuple[str, ...]:

@@ -8,9 +8,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from composerd.identity.tokens.changes import changing
-from composerd.identity.values import Role
-
+from ..tokens import bearer, new
 from .conftest import WORKER, Serve, Server, until_waiting
 
 MOST = 12
@@ -25,10 +23,9 @@ def tokens(tmp_path: Path) -> Path:
     return tmp_path / "tokens"
 
 
-def new(path: Path, name: str, role: str = "worker", tenant: str | None = "acme") -> dict[str, str]:
+def known(path: Path, name: str, role: str = "worker", tenant: str | None = "acme") -> dict[str, str]:
     """Return the headers of requests of a new identity."""
-    with changing(path, create=True) as file:
-        return {"Authorization": f"Bearer {file.create(name, Role(role), tenant, None).text}"}
+    return bearer(new(path, name, role, tenant))
 
 
 @asynccontextmanager
@@ -72,7 +69,7 @@ class Crowd:
 @pytest.mark.parametrize("behind_proxy", [False, True], ids=["addresses", "behind a trusted proxy"])
 async def test_greedy_identity_from_many_addresses(serve: Serve, tokens: Path, behind_proxy: bool) -> None:
     """One identity has one share, however many addresses it uses, and another one at one of them has its own."""
-    greedy, other, monitor = new(tokens, "greedy"), new(tokens, "other"), new(tokens, "m", "monitor", None)
+    greedy, other, monitor = known(tokens, "greedy"), known(tokens, "other"), known(tokens, "m", "monitor", None)
     proxies = ("--trusted-proxies", "127.0.0.0/8") if behind_proxy else ()
     server = await serve("--tokens", str(tokens), "--max-waits", str(MOST), *proxies)
     crowd = Crowd(server)
@@ -92,7 +89,7 @@ async def test_greedy_identity_from_many_addresses(serve: Serve, tokens: Path, b
 
 async def test_identities_behind_one_address(serve: Serve, tokens: Path) -> None:
     """Two identities behind one address, or behind one proxy that is not trusted, have a share each."""
-    first, second, monitor = new(tokens, "first"), new(tokens, "second"), new(tokens, "m", "monitor", None)
+    first, second, monitor = known(tokens, "first"), known(tokens, "second"), known(tokens, "m", "monitor", None)
     server = await serve("--tokens", str(tokens), "--max-waits", str(MOST))
     crowd = Crowd(server)
     async with sender("127.0.0.2") as proxy:

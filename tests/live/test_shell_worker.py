@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
+from ..tokens import bearer, new, revoke
 from .conftest import COMPOSER, Serve, Server, clean_environment, send
 from .http_relay import Relay, relaying
-from .test_tokens import bearer, new, revoke, whoami
+from .test_tokens import whoami
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "worker-in-shell.md"
 

@@ -15,9 +15,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from ..tokens import bearer, new
 from .conftest import COMPOSER, WORKER, Serve, Server
 from .test_tls import Files, files
-from .test_tokens import new
 
 __all__ = ["files"]
 
@@ -182,7 +182,7 @@ async def test_tokens_instead_of_certificates(
     if way == ("--tls-identities",):
         way = (*way, files.path("identities.toml"))
     tokens = files.directory / "tokens"
-    headers = {"Authorization": f"Bearer {new(tokens, 'ops', 'admin')}"}
+    headers = bearer(new(tokens, "ops", "admin"))
     client_ca = ("--tls-client-ca", files.path("clients.pem"))
     server = await serve(*files.server_options, *client_ca, *way, "--tokens", str(tokens))
     nobody, worker = context(files, version, None), context(files, version, "worker")
@@ -199,7 +199,7 @@ async def test_tokens_instead_of_certificates(
 async def test_tokens_besides_certificates(serve: Serve, files: Files) -> None:
     """If certificates give no identities, a client needs one nevertheless, and a token as well."""
     tokens = files.directory / "tokens"
-    headers = {"Authorization": f"Bearer {new(tokens, 'ops', 'admin')}"}
+    headers = bearer(new(tokens, "ops", "admin"))
     client_ca = ("--tls-client-ca", files.path("clients.pem"))
     server = await serve(*files.server_options, *client_ca, "--tokens", str(tokens))
     worker = context(files, certificate="worker")

@@ -13,10 +13,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from composerd.identity.tokens.changes import changing
-from composerd.identity.values import Role
-
 from ..throwaway import Throwaway
+from ..tokens import bearer, new, revoke
 from .conftest import COMPOSER, WORKER, Serve, Server, error, until_waiting
 from .test_cli import composerd
 
@@ -24,27 +22,10 @@ WITHIN = 2.0
 """Seconds within which a change of the file is in force."""
 
 
-def bearer(token: str) -> dict[str, str]:
-    """Return the headers of a request with a token."""
-    return {"Authorization": f"Bearer {token}"}
-
-
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     """Return the path of a tokens file."""
     return tmp_path / "tokens"
-
-
-def new(path: Path, name: str, role: str, tenant: str | None = None, expires: float | None = None) -> str:
-    """Add a token to the file, and return it."""
-    with changing(path, create=True) as file:
-        return file.create(name, Role(role), tenant, expires).text
-
-
-def revoke(path: Path, name: str) -> None:
-    """Revoke the tokens of a name."""
-    with changing(path) as file:
-        file.revoke(file.not_revoked(name))
 
 
 async def whoami(server: Server, token: str) -> tuple[int, Any]:

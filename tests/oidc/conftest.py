@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ..live.conftest import COMPOSER, WORKER, Serve, Server, no_process_left, serve, until_waiting
+from ..tokens import bearer
 from .provider import Provider, running
 
 __all__ = [
@@ -24,11 +25,6 @@ __all__ = [
 ]
 
 HERE = Path(__file__).parent
-
-
-def bearer(token: str) -> dict[str, str]:
-    """Return the header that a token is sent in."""
-    return {"Authorization": f"Bearer {token}"}
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ import trustme
 
 from ..live.conftest import LOOPBACK
 from ..live.shell_pages import TOP, Reader
+from ..tokens import bearer
 from .provider import AUDIENCE, SECRET, Provider, running
 
 SSO = "https://sso.example.com"
@@ -69,8 +70,7 @@ class OsbuildWorker:
     async def request(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
         """Send a request, and send it again with a new token if it is refused. Return the status and the answer."""
         for _ in range(2):
-            headers = {"Authorization": f"Bearer {self._token}"}
-            async with self._http.request(method, path, json=body, headers=headers) as answer:
+            async with self._http.request(method, path, json=body, headers=bearer(self._token)) as answer:
                 if answer.status != 401:
                     return answer.status, await answer.json()
             async with self._http.post(self._token_url, data=self._form) as answer:

@@ -19,7 +19,7 @@ import pytest
 
 from ..live.conftest import COMPOSER, WORKER, Serve, Server, until_ready, until_waiting
 from ..live.test_cli import composerd
-from ..live.test_tokens import bearer, new
+from ..tokens import bearer, new
 from .conftest import Run
 from .kinds import RIGHT, UNTOUCHED, Proxy, nginx_adapted
 from .vanishing import machine

@@ -4,17 +4,16 @@ import itertools
 import json
 import re
 import socket
-import time
 from collections.abc import Mapping, Sequence
 from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import uuid4
 
-from composerd.identity.tokens.entries import new_entry
 from composerd.identity.values import Role
 from composerd.testing.server import LiveServer
-from composerd_protocol.bearer_tokens import new_token
+
+from ..tokens import new
 
 WORKER = "/api/worker/v1"
 COMPOSER = "/api/composer/v1"
@@ -168,18 +167,8 @@ class World:
 
 def write_tokens(path: Path) -> dict[Caller, str]:
     """Write a tokens file with an identity of each role for both tenants and for none, and return their tokens."""
-    tokens = {}
-    lines = []
-    for role, tenant in itertools.product(Role, (TENANT, OTHER, None)):
-        caller, token = Caller(role, tenant), new_token()
-        entry = new_entry(
-            token.id, token.text, name=caller.name, role=role, tenant=tenant, created=time.time(), expires=None
-        )
-        tokens[caller] = token.text
-        lines.append(entry.line())
-    path.write_text("".join(f"{line}\n" for line in lines))
-    path.chmod(0o600)
-    return tokens
+    callers = [Caller(role, tenant) for role, tenant in itertools.product(Role, (TENANT, OTHER, None))]
+    return {caller: new(path, caller.name, caller.role, caller.tenant) for caller in callers}
 
 
 def nobody() -> str:

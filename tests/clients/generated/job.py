@@ -4,7 +4,7 @@ import json
 import os
 from pathlib import Path
 
-from ...live.test_tokens import bearer, new
+from ...tokens import bearer, new
 from .conftest import Serve, Tools
 
 ODD = (
