@@ -184,7 +184,7 @@ class Attempt(msgspec.Struct, frozen=True):
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """Who the server takes a client for."""
+    """The identity that the server takes a client for."""
 
     name: str
     """The name in the server's log; empty on a server that does not ask who its clients are."""

@@ -44,7 +44,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """What the jobs of one channel use of a storage (Q1 to Q3)."""
+    """The use that the jobs of one channel make of a storage (Q1 to Q3)."""
 
     waiting: int = 0
     """The number of jobs that are waiting or ready."""

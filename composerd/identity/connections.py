@@ -1,4 +1,4 @@
-"""What sources of identities have in common that look at the other end of a connection, once for each."""
+"""The base of sources of identities that look at the other end of a connection, once for each connection."""
 
 import asyncio
 import time

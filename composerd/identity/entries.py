@@ -16,7 +16,7 @@ LONGEST_TENANT = 100
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a table says of the identities that it is about."""
+    """The fields of a table that say what an identity is."""
 
     role: Role
     tenant: Annotated[str, msgspec.Meta(min_length=1, max_length=LONGEST_TENANT)] | None = None

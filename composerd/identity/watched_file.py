@@ -36,7 +36,7 @@ _UNUSABLE = (OSError, ValueError, RecursionError)
 _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 Signature = tuple[int, ...] | str
-"""What tells one version of a file from another, or why it cannot be opened."""
+"""A value that differs between versions of a file, or the reason why the file cannot be opened."""
 
 
 class UnusableFile(ComposerdError):

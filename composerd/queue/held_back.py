@@ -1,4 +1,4 @@
-"""What is held back of the waiters of channels that may run no more jobs: keys that are hot, and waiters. No I/O."""
+"""Hot keys and waiters that are held back because their channels may run no more jobs. No I/O."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -29,7 +29,7 @@ class Heat(msgspec.Struct):
 
 
 class Rooms:
-    """How many more claims may be made for each channel in one round."""
+    """The claims that may still be made for each channel in one round."""
 
     def __init__(self, room: Callable[[str], int | None]) -> None:
         """Ask `room` once for each channel; it returns None for one without a quota, and may return `UNREAD`."""

@@ -1,4 +1,4 @@
-"""What a channel has in the storage, as far as this server knows: what it read last, and what it has added since."""
+"""The use of the storage by one channel, as far as this server knows: the latest reading, and what was added since."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence

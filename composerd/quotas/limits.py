@@ -16,7 +16,7 @@ MOST = 10**15
 """The largest limit: no count and no size comes near it."""
 
 CHANNEL_PREFIX = "org-"
-"""What the channel of a tenant begins with, before its name."""
+"""The beginning of a tenant's channel, before the tenant's name."""
 
 
 class Quota(enum.StrEnum):

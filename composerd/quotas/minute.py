@@ -15,7 +15,7 @@ class Minute:
 
     def __init__(self) -> None:
         self.count = 0
-        """What has happened in the last 60 s, and in the second before."""
+        """Number of things that have happened in the last 60 s, and in the second before."""
         self._seconds: deque[list[int]] = deque()
         """The seconds in which something has happened, and how often; the oldest comes first."""
 

@@ -57,7 +57,7 @@ class _Refusals:
 
 
 class _Tenant:
-    """What is counted of one tenant."""
+    """The counts of one tenant."""
 
     def __init__(self, channel: str) -> None:
         self.ledger = Ledger(channel)

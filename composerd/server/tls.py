@@ -21,7 +21,7 @@ class TLSFiles(msgspec.Struct, frozen=True):
     key: str
     client_ca: str | None = None
     client_certificates: ssl.VerifyMode = ssl.CERT_REQUIRED
-    """Tells with a `client_ca` if clients without a certificate may connect."""
+    """With a `client_ca`, the rule for clients without a certificate: whether they may connect."""
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "TLSFiles | None":

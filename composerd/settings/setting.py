@@ -22,7 +22,7 @@ class Setting(msgspec.Struct, frozen=True):
     """Shown as the default of a setting that has no value by default."""
     repeatable: bool = False
     may_be_empty: bool = False
-    """Tells whether an empty list is a valid value of a repeatable setting."""
+    """True if an empty list is a valid value of a repeatable setting."""
 
     @property
     def is_flag(self) -> bool:

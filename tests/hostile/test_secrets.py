@@ -319,7 +319,7 @@ assert _running(written, "fuse") is None
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount /proc")
 def test_a_storage_of_a_hidden_process() -> None:
-    """Where /proc hides processes with private memory, a storage that one of them uses is in use nevertheless."""
+    """A storage is in use also if /proc hides the process that uses it, because its memory is private."""
     mount = 'mount -t proc -o hidepid=2 proc /proc && exec "$0" -c "$1"'
     shell = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-euc", mount, sys.executable, _HIDDEN]
     done = subprocess.run(shell, capture_output=True, text=True, timeout=60, check=False)

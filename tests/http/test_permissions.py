@@ -82,7 +82,7 @@ def test_the_page(request: pytest.FixtureRequest) -> None:
 
 
 def test_the_page_changes_with_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever changes a permission has to write the page again."""
+    """The page is that of the table in the code: after a change of a permission it has to be written again."""
     changed: Mapping[str, frozenset[Role] | None] = {**PERMISSIONS, "deleteJob": frozenset(Role)}
     monkeypatch.setitem(globals(), "PERMISSIONS", changed)
     assert PAGE.read_text(encoding="utf-8") != page()

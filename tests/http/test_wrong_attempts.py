@@ -142,7 +142,7 @@ async def test_lines_of_one_client(wrong: WrongAttempts, caplog: pytest.LogCaptu
 
 
 async def test_minute(wrong: WrongAttempts, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """What was counted is logged when the minute is over, although nobody tries again."""
+    """Attempts that were counted are logged when the minute is over, although nobody tries again."""
     monkeypatch.setattr(wrong_attempts, "WINDOW", 0.01)
     monkeypatch.setattr(wrong_attempts, "MOST_LINES_OF_A_CLIENT", 1)
     await wrong.hold("a", "no")

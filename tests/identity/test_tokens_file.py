@@ -155,7 +155,7 @@ def test_without_a_last_line_feed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("rest", [LINE[:40], LINE[:-1], "\0\0\0", "na"])
 def test_interrupted_writing(tmp_path: Path, rest: str) -> None:
-    """What a machine that failed has left of a line counts for nothing, and makes room for the next one."""
+    """A part of a line that a machine has left when it failed counts for nothing, and makes room for the next line."""
     path = tmp_path / "tokens"
     path.write_text(f"{LINE}\n{rest.replace('AAAAAAAA', 'BBBBBBBB')}")
     path.chmod(0o600)

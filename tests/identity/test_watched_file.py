@@ -169,7 +169,7 @@ async def test_error_that_passes(path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 async def test_look_at_once(path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """Whoever misses something in the file can have it read, a few times a second; a mistake changes nothing."""
+    """A caller who misses something in the file can have it read, a few times a second; a mistake changes nothing."""
     file = WatchedFile(path, parse, "number")
     looks: list[int] = []
     look = file._signature

@@ -1,4 +1,4 @@
-"""What clients share is shared by identity, wherever its requests come from."""
+"""Shares of identities, wherever their requests come from."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -267,7 +267,7 @@ async def test_end_of_a_token_in_an_upload(serve: Serve, path: Path, end: str) -
 
 
 async def test_another_role_in_a_wait(serve: Serve, path: Path) -> None:
-    """Who sees fewer channels after a wait than before gets nothing that they may no longer see."""
+    """An identity that sees fewer channels after a wait than before gets nothing that it may no longer see."""
     boss, ops = new(path, "boss", "admin"), new(path, "ops", "admin")
     server = await serve("--tokens", str(path))
     submitted = {"type": "a", "channel": "org-acme"}

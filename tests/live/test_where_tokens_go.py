@@ -1,4 +1,4 @@
-"""Where the client sends its token and where it does not, and what it does about refusals that are not about it."""
+"""Servers that get the token of a client and servers that do not, and refusals that are not about the token."""
 
 import asyncio
 from collections.abc import Iterator

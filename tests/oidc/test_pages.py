@@ -38,7 +38,7 @@ def names(provider: Provider) -> Mapping[str, str]:
 
 
 async def test_use_your_identity_provider(oidc_modules: Path, tmp_path: Path) -> None:
-    """Whoever follows the page about identity providers has a server that takes the tokens of one."""
+    """The commands of the page about identity providers make a server that takes the tokens of one."""
     clients = [
         client("builder-7", "worker", token_endpoint_auth_method="client_secret_basic"),
         client("ci", "submitter", token_endpoint_auth_method="client_secret_basic"),
@@ -79,7 +79,7 @@ class OsbuildWorker:
 
 
 async def test_an_osbuild_fleet(oidc_modules: Path, tmp_path: Path) -> None:
-    """Whoever follows the page about osbuild has a server for workers that are configured as it shows."""
+    """The commands of the page about osbuild make a server for workers that are configured as it shows."""
     claims = {"rh-org-id": "123456"}
     offline = {"grant_types": ["refresh_token"], "token_endpoint_auth_method": "none"}
     clients = [{"client_id": "builder-7", "claims": claims}, {"client_id": "rhsm-api", "claims": claims, **offline}]

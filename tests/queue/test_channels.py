@@ -1,4 +1,4 @@
-"""What those who see one channel only are shown of jobs and workers: nothing of it depends on other channels."""
+"""Jobs and workers as those are shown them who see one channel only: nothing depends on other channels."""
 
 from collections.abc import Callable
 from itertools import product

@@ -1,4 +1,4 @@
-"""What tenants may still do, over a storage that the test plays."""
+"""Quotas of tenants, with a storage that the test plays."""
 
 import asyncio
 import logging
@@ -17,7 +17,7 @@ JOBS, BYTES = Quota.WAITING_JOBS, Quota.PAYLOAD_BYTES
 
 
 class Storage:
-    """What channels have in the storage, as the test says, and how often it was read."""
+    """The use of the storage by channels, as the test says, and the number of readings."""
 
     def __init__(self) -> None:
         self.stored: dict[str, dict[Quota, int]] = {}
@@ -137,7 +137,7 @@ async def test_more_than_the_quota_could_ever_hold(storage: Storage, clock: Cloc
 
 
 async def test_refusal_by_a_late_reading(storage: Storage, clock: Clock) -> None:
-    """What has left the storage since the last reading is noticed before a request is refused."""
+    """Jobs that have left the storage since the last reading are noticed before a request is refused."""
     quotas = quotas_of(storage, clock, "[default]\nwaiting_jobs = 2")
     for _ in range(20):
         await submit(quotas, storage)
@@ -146,7 +146,7 @@ async def test_refusal_by_a_late_reading(storage: Storage, clock: Clock) -> None
 
 
 async def test_old_reading(storage: Storage, clock: Clock) -> None:
-    """What other servers have stored is noticed within a second."""
+    """Jobs that other servers have stored are noticed within a second."""
     quotas = quotas_of(storage, clock, "[default]\nwaiting_jobs = 5")
     await submit(quotas, storage)
     storage.add("org-a", JOBS, 4)
@@ -156,7 +156,7 @@ async def test_old_reading(storage: Storage, clock: Clock) -> None:
 
 
 async def test_stored_during_a_reading(storage: Storage, clock: Clock) -> None:
-    """What is stored while a reading is in progress counts, whether the reading has it or not."""
+    """A job that is stored while a reading is in progress counts, whether the reading has it or not."""
     quotas = quotas_of(storage, clock, "[default]\nwaiting_jobs = 3")
     await submit(quotas, storage)
     first = quotas.held("org-a")
@@ -298,7 +298,7 @@ async def test_submissions_a_minute(storage: Storage, clock: Clock) -> None:
 
 
 async def test_no_submissions_at_all(storage: Storage, clock: Clock) -> None:
-    """Where nothing is allowed, waiting does not help."""
+    """A request is refused for good where nothing is allowed, because waiting does not help."""
     quotas = quotas_of(storage, clock, "[default]\nsubmissions_per_minute = 0\nopen_waits = 0\nwaiting_jobs = 0")
     with pytest.raises(QuotaForbids):
         quotas.count_submission("org-a")

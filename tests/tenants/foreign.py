@@ -1,4 +1,4 @@
-"""What another tenant has on a server, in every state, and requests about it."""
+"""The jobs, attempts and workers of another tenant, in every state, and requests about them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -45,7 +45,7 @@ def _about(body: Any, name: str) -> Any:
 
 
 class Theirs(NamedTuple):
-    """What the other tenant has."""
+    """The objects of the other tenant."""
 
     jobs: Sequence[str]
     tokens: Sequence[str]

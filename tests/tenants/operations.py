@@ -1,4 +1,4 @@
-"""What the tests know of each operation: a request for something of a tenant, and the answers to it."""
+"""The operations: of each, a request for something of a tenant, and the answers to it."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ class Operation(NamedTuple):
     """One operation."""
 
     about: str
-    """What the request names: `job`, `attempt`, `worker` (as its path does), `channel` or nothing."""
+    """The object that the request names: `job`, `attempt`, `worker` (as its path does), `channel` or nothing."""
     ask: Ask
     status: int
     """The status of the answer if it is granted."""

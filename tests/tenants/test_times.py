@@ -67,7 +67,7 @@ def _ratio(world: World, caller: Caller, request: Request, theirs: str) -> float
 
 @pytest.mark.parametrize("about", REQUESTS)
 def test_times(world: World, about: str) -> None:
-    """What is another tenant's is not found in the time in which what never existed is not found."""
+    """A request about another tenant's object takes as long as one about an object that never existed."""
     caller, request = REQUESTS[about]
     for theirs in _objects(world, about):
         ratios: list[float] = []

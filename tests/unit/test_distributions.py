@@ -37,7 +37,7 @@ def test_the_client_has_its_own_copy_of_the_licence() -> None:
 
 
 def test_importing_the_client_imports_no_http_library() -> None:
-    """What takes time is imported when it is used, and nothing of the server ever."""
+    """Modules that take time are imported when they are used, and nothing of the server ever."""
     late = (
         "aiohttp",
         "composerd",

@@ -1,1 +1,1 @@
-"""Who the client says that it is: bearer tokens, where they come from, and where they may be sent."""
+"""The credentials of a client: bearer tokens, where they come from, and where they may be sent."""

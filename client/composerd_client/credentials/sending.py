@@ -1,4 +1,4 @@
-"""Where a token may be sent, and sending a request again with another token if the server has refused the first one."""
+"""Sending tokens: only where nobody else can read them, and again with another one after a refusal."""
 
 import time
 from collections.abc import Mapping

@@ -41,7 +41,7 @@ _ADVICE = {
     "unauthorized_client": "the token server has to allow this grant for the client",
     "unsupported_grant_type": "the token server has to allow this grant",
 }
-"""What to do about an error of a token server (RFC 6749, 5.2; RFC 8707)."""
+"""Advice about the errors of a token server (RFC 6749, 5.2; RFC 8707)."""
 
 _CONTROL = re.compile(r"[^\x20-\x7e\u00a1-\uffff]+")
 

@@ -18,9 +18,9 @@ class UsageChanges:
     def __init__(self, shelf: Shelf) -> None:
         self._shelf = shelf
         self._stored: dict[UUID, Usage] = {}
-        """What jobs use as they are stored now, as far as the transaction has read or stored them."""
+        """The use of each job as it is stored now, as far as the transaction has read or stored it."""
         self._changed: dict[str, Usage] = {}
-        """What the jobs of each channel use more than before the transaction."""
+        """The use that the transaction adds to each channel."""
 
     def found(self, record: JobRecord) -> None:
         """Note a job as it is stored."""

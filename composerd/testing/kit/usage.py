@@ -167,7 +167,7 @@ class UsageOfChannels:
 
     @clause("Q4", needs=NEEDS)
     async def test_loaded_jobs_are_counted(self, instance: Instance) -> None:
-        """What another storage had counts after a load, and once if the load is repeated."""
+        """Jobs that are loaded from another storage count, and count once if the load is repeated."""
         job_id = await instance.add(channel=OWN, args=b"1234")
         await instance.finish(await instance.take(job_id, (KEY,)), b"56")
         await instance.add(channel=OWN, args=b"7")

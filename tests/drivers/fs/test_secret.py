@@ -53,7 +53,7 @@ async def test_a_backup_has_the_secret(fs: Instance, tmp_path: Path) -> None:
 
 
 async def test_reading_makes_no_secret(fs: Instance) -> None:
-    """Whoever only reads a storage without a secret leaves it as it is."""
+    """A command that only reads a storage without a secret leaves it as it is."""
     await fs.driver.close()
     (fs.directory / "journal" / SECRET).unlink()
     driver = fs.make_driver()

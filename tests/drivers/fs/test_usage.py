@@ -1,4 +1,4 @@
-"""What the fs driver counts of the jobs of each channel: kept in no file, counted when the journal is read."""
+"""Counts of the jobs of each channel by the fs driver: kept in no file, counted when the journal is read."""
 
 import asyncio
 import errno

@@ -1,4 +1,4 @@
-"""What triggers count of the jobs of each channel: whoever changes them, without waiting, and after an upgrade too."""
+"""Counts of the jobs of each channel by triggers: for every server, without waiting, and after an upgrade too."""
 
 import asyncio
 from typing import Any
@@ -56,7 +56,7 @@ def as_before(driver: PostgresDriver) -> None:
 
 
 async def test_servers_of_earlier_versions_are_counted(open_instance: Open) -> None:
-    """What a server stores that knows nothing of counts is counted, its results too."""
+    """Jobs and results are counted also if a server has stored them that knows nothing of counts."""
     instance, old = await open_instance(), await open_instance()
     as_before(postgres_driver(old))
     first = await old.add(channel=OWN.channel, args=b"123")
