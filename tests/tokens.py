@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from composerd.identity.roles import Role
 from composerd.identity.tokens.changes import changing
-from composerd.identity.values import Role
 
 
 def new(path: Path, name: str, role: str, tenant: str | None = None, expires: float | None = None) -> str:

@@ -1,11 +1,14 @@
 """The options of commands: a table row says all about one, so that every command line that has it is built alike."""
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from composerd_protocol.words import is_word
 
 DEFAULT_SERVER = "http://127.0.0.1:8700"
+
+PROFILE_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 class Option(NamedTuple):
@@ -43,10 +46,11 @@ def word(text: str) -> str:
     return text
 
 
-def _profile(text: str) -> str:
-    from composerd_protocol.profiles import profile_name  # noqa: PLC0415  # most programs have no profiles
-
-    return profile_name(text)
+def profile_name(text: str) -> str:
+    """Accept a text that may name a profile; an empty one stands for none."""
+    if text and not PROFILE_NAME.fullmatch(text):
+        raise ValueError(f"{text[:64]!r} is not the name of a profile: use letters, digits, - and _")
+    return text
 
 
 def _authentication(text: str) -> str:
@@ -103,7 +107,7 @@ SERVER_OPTIONS: Sequence[Option] = (
         flag="--profile",
         name="profile",
         metavar="NAME",
-        parse=_profile,
+        parse=profile_name,
         variable="COMPOSERD_PROFILE",
         shown_default="default, if it is for the server",
         help="Profile that `composerd login` has made; empty for none.",

@@ -7,22 +7,22 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from composerd_protocol.options import OAUTH_OPTIONS, PROFILE_NAME, SERVER_OPTIONS
+
 DEFAULT_PROFILE = "default"
 """The name of the profile that is used if none is named."""
 
-_FILES = frozenset({"ca_file", "cert_file", "key_file", "token_file", "client_secret_file", "refresh_token_file"})
-"""The keys whose values are paths; a relative one begins in the directory of the profiles."""
+_FLAG = "insecure_http"
+"""The only key whose value is true or false."""
 
-_OAUTH_KEYS = frozenset(
-    {"token_url", "client_id", "client_secret", "client_secret_file", "refresh_token_file", "scope", "audience"}
-    | {"resource", "client_authentication", "ca_file"}
-)
+_KEYS = {option.name for option in SERVER_OPTIONS} - {"profile"} | {"token", "oauth"}
 
-_TEXTS = frozenset({"server", "ca_file", "cert_file", "key_file", "proxy", "token", "token_file"})
+_OAUTH_KEYS = {option.name for option in OAUTH_OPTIONS} | {"client_secret"}
+
+_FILE = "_file"
+"""The end of keys whose values are paths; a relative one begins in the directory of the profiles."""
 
 _LARGEST = 1024**2
-
-_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 _HEADER = re.compile(r"\s*\[([^\[\]]+)\]\s*(?:#.*)?$")
 
@@ -47,13 +47,6 @@ def profiles_file(environ: Mapping[str, str] = os.environ) -> Path | None:
     except RuntimeError:
         return None
     return directory / "composerd" / "config.toml"
-
-
-def profile_name(text: str) -> str:
-    """Return the name of a profile. Raises `ValueError` if it cannot be one."""
-    if text and not _NAME.fullmatch(text):
-        raise ValueError(f"{text[:64]!r} is not the name of a profile: use letters, digits, - and _")
-    return text
 
 
 def find_profile(name: str | None, environ: Mapping[str, str] = os.environ) -> Profile | None:
@@ -172,9 +165,9 @@ def _profile(file: _File, name: str, table: object) -> Profile:
     where = ("profiles", name)
     if not isinstance(table, dict):
         raise file.wrong(("profiles",), name, f"profiles.{name} is not a table: write [profiles.{name}]")
-    if not _NAME.fullmatch(name):
+    if not PROFILE_NAME.fullmatch(name):
         raise file.wrong(where, "", f"{name[:64]!r} is not the name of a profile: use letters, digits, - and _")
-    file.check_keys(where, table, _TEXTS | {"insecure_http", "oauth"})
+    file.check_keys(where, table, _KEYS)
     oauth = table.get("oauth", {})
     if not isinstance(oauth, dict):
         raise file.wrong(where, "oauth", f"oauth is not a table: write [profiles.{name}.oauth]")
@@ -198,7 +191,7 @@ def _profile(file: _File, name: str, table: object) -> Profile:
 
 def _check_types(file: _File, where: tuple[str, ...], table: Mapping[str, Any]) -> None:
     for key, value in table.items():
-        kind, name = (bool, "true or false") if key == "insecure_http" else (str, "text in quotes")
+        kind, name = (bool, "true or false") if key == _FLAG else (str, "text in quotes")
         if not isinstance(value, kind):
             raise file.wrong(where, key, f"{key} must be {name}")
 
@@ -206,5 +199,6 @@ def _check_types(file: _File, where: tuple[str, ...], table: Mapping[str, Any]) 
 def _with_paths(path: Path, table: Mapping[str, Any]) -> dict[str, Any]:
     """Return a table whose files are absolute paths."""
     return {
-        key: str(path.parent / Path(value).expanduser()) if key in _FILES else value for key, value in table.items()
+        key: str(path.parent / Path(value).expanduser()) if key.endswith(_FILE) else value
+        for key, value in table.items()
     }

@@ -8,11 +8,10 @@ import click
 
 from composerd.cli import completing
 from composerd.cli.options import Parsed, json_option
+from composerd.identity.roles import Role
 from composerd_protocol.units import parse_duration
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-ROLES = ("worker", "submitter", "viewer", "admin", "monitor")
 
 
 def _name(text: str) -> str:
@@ -65,7 +64,7 @@ def token() -> None:
 @click.option(
     "--role",
     required=True,
-    type=click.Choice(ROLES),
+    type=click.Choice([role.value for role in Role]),
     help="What the identity may do: run jobs, submit and read jobs, read them, everything, read metrics.",
 )
 @click.option("--tenant", type=Parsed(_name), metavar="TENANT", help="Tenant of the identity.  [default: none]")

@@ -9,7 +9,7 @@ from msgspec import UNSET, Meta, Raw, UnsetType
 from composerd import models
 from composerd.artifact_values import ListedArtifact
 from composerd.http.fields import DURATION, Duration, Identified, Json, Object, OptionalWord, Time, Uuid, Word
-from composerd.identity.values import Role
+from composerd.identity.roles import Role
 from composerd.models import JobState, OnDependencyFailure
 
 MAX_BATCH = 1000

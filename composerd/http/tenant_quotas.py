@@ -6,7 +6,7 @@ from uuid import UUID
 
 from composerd.errors import QuotaForbids, QuotaUsedUp
 from composerd.http.request_context import identity
-from composerd.identity.values import Role
+from composerd.identity.roles import Role
 from composerd.queue import JobQueue, Lookup
 from composerd.quotas import Held, Quota, Quotas
 

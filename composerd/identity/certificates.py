@@ -9,9 +9,10 @@ from typing import Any
 from composerd.errors import NotAuthenticated
 from composerd.host_names import DOMAIN, matches
 from composerd.identity.connections import ConnectionSource
-from composerd.identity.entries import LONGEST_NAME, Entry, parse_entries
-from composerd.identity.values import Identity, Role
-from composerd.identity.watched_file import WatchedFile
+from composerd.identity.entries import Entry, parse_entries
+from composerd.identity.roles import Role
+from composerd.identity.values import LONGEST_NAME, Identity
+from composerd.watched_file import WatchedFile
 from composerd_protocol.words import is_word
 
 SOURCE = "certificate"

@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 
 from composerd.errors import NotAuthenticated
 from composerd.identity.values import Identity
-from composerd.identity.watched_file import WatchedFile
+from composerd.watched_file import WatchedFile
 
 T = TypeVar("T")
 

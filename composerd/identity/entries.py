@@ -5,14 +5,9 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 
-from composerd.identity.values import Role
+from composerd.identity.roles import Role
+from composerd.identity.values import LONGEST_NAME, LONGEST_TENANT
 from composerd_protocol.words import is_word
-
-LONGEST_NAME = 255
-"""The most characters of an identity's name."""
-
-LONGEST_TENANT = 100
-"""The most characters of a tenant's name."""
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from composerd.identity.values import Role
+from composerd.identity.roles import Role
 
 _EVERY_ROLE = frozenset(Role)
 _WORKERS = frozenset({Role.WORKER, Role.ADMIN})

@@ -8,7 +8,7 @@ import pwd
 import socket
 import struct
 from asyncio import BaseTransport
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -17,8 +17,9 @@ import msgspec
 from composerd.errors import NotAuthenticated
 from composerd.identity.connections import ConnectionSource
 from composerd.identity.entries import Entry, parse_entries
-from composerd.identity.values import Identity, Role
-from composerd.identity.watched_file import WatchedFile
+from composerd.identity.roles import Role
+from composerd.identity.values import Identity
+from composerd.watched_file import WatchedFile
 
 SOURCE = "socket"
 
@@ -95,34 +96,25 @@ class MappedPeer(NamedTuple):
 def parse_peers(content: bytes) -> Sequence[MappedPeer]:
     """Return the entries of the file that `socket_identities` names. Raises `ValueError`."""
     return tuple(
-        MappedPeer(_user(entry.user), _group(entry.group), entry) for entry in parse_entries(content, PeerEntry)
+        MappedPeer(
+            _number(entry.user, "user", "uid", lambda name: pwd.getpwnam(name).pw_uid),
+            _number(entry.group, "group", "gid", lambda name: grp.getgrnam(name).gr_gid),
+            entry,
+        )
+        for entry in parse_entries(content, PeerEntry)
     )
 
 
-def _user(user: str | int | None) -> int | None:
-    """Return the number of a user. Raises `ValueError`."""
-    if isinstance(user, str):
+def _number(given: str | int | None, kind: str, short: str, find: Callable[[str], int]) -> int | None:
+    """Return the number of a user or a group that is named or numbered. Raises `ValueError`."""
+    if isinstance(given, str):
         try:
-            user = pwd.getpwnam(user).pw_uid
+            given = find(given)
         except KeyError:
-            raise ValueError(f"there is no user {user!r}") from None
-    return _checked(user, "user", "uid")
-
-
-def _group(group: str | int | None) -> int | None:
-    """Return the number of a group. Raises `ValueError`."""
-    if isinstance(group, str):
-        try:
-            group = grp.getgrnam(group).gr_gid
-        except KeyError:
-            raise ValueError(f"there is no group {group!r}") from None
-    return _checked(group, "group", "gid")
-
-
-def _checked(number: int | None, kind: str, short: str) -> int | None:
-    if number is not None and number == overflow(short):
-        raise ValueError(f"{kind} {number} stands for every {kind} of another user namespace: it may not be mapped")
-    return number
+            raise ValueError(f"there is no {kind} {given!r}") from None
+    if given is not None and given == overflow(short):
+        raise ValueError(f"{kind} {given} stands for every {kind} of another user namespace: it may not be mapped")
+    return given
 
 
 def overflow(short: str) -> int:

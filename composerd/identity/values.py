@@ -1,23 +1,15 @@
-"""Identities and roles, without behaviour that needs I/O."""
-
-import enum
+"""Identities, without behaviour that needs I/O."""
 
 import msgspec
 
+from composerd.identity.roles import Role
+from composerd_protocol.words import TENANT_CHANNELS
 
-class Role(enum.StrEnum):
-    """A role decides which operations an identity may use; `composerd.identity.permissions` has the table."""
+LONGEST_NAME = 255
+"""The most characters of a name, which is what OpenID Connect allows for a subject."""
 
-    WORKER = "worker"
-    """Uses the worker API."""
-    SUBMITTER = "submitter"
-    """Uses the composer API."""
-    VIEWER = "viewer"
-    """Reads what the composer API shows."""
-    ADMIN = "admin"
-    """Does everything, for every tenant."""
-    MONITOR = "monitor"
-    """Reads the metrics, and why the server is not ready."""
+LONGEST_TENANT = 124
+"""The most characters of a tenant: with `org-` before it, it names a channel."""
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -59,4 +51,4 @@ ANYBODY = Identity("anybody", Role.ADMIN)
 
 def channel_of(tenant: str) -> str:
     """Return the channel of a tenant."""
-    return f"org-{tenant}"
+    return f"{TENANT_CHANNELS}{tenant}"

@@ -8,15 +8,13 @@ from typing import Any
 import msgspec
 
 from composerd_protocol.units import format_size, parse_size
+from composerd_protocol.words import TENANT_CHANNELS
 
 UNLIMITED = "unlimited"
 """The value in the file that lifts a limit which `[default]` sets."""
 
 MOST = 10**15
 """The largest limit: no count and no size comes near it."""
-
-CHANNEL_PREFIX = "org-"
-"""The beginning of a tenant's channel, before the tenant's name."""
 
 
 class Quota(enum.StrEnum):
@@ -82,8 +80,8 @@ class QuotaTable(msgspec.Struct, frozen=True):
 
 def name_of(channel: str) -> str:
     """Return the name of the tenant that has a channel, for people."""
-    if channel.startswith(CHANNEL_PREFIX):
-        return f"tenant {channel.removeprefix(CHANNEL_PREFIX)}"
+    if channel.startswith(TENANT_CHANNELS):
+        return f"tenant {channel.removeprefix(TENANT_CHANNELS)}"
     return f"channel {channel}" if channel else "identities without a tenant"
 
 
@@ -104,7 +102,7 @@ def parse(content: bytes) -> QuotaTable:
     if not isinstance(tenants, dict):
         raise ValueError("tenants is not a table: write [tenants.NAME]")  # noqa: TRY004  # it is about the file
     by_channel = {
-        f"{CHANNEL_PREFIX}{name}": _limits(table, f"tenants.{name}", default) for name, table in tenants.items()
+        f"{TENANT_CHANNELS}{name}": _limits(table, f"tenants.{name}", default) for name, table in tenants.items()
     }
     if "no-tenant" in found:
         by_channel[""] = _limits(found["no-tenant"], "no-tenant", default)

@@ -12,8 +12,8 @@ from composerd.identity.jwt.verifying import Verifier
 from composerd.identity.sources import BearerSource, Identities, PeerSource
 from composerd.identity.tokens.source import TokenSource
 from composerd.identity.unix_peers import UnixPeers, parse_peers
-from composerd.identity.watched_file import WatchedFile
 from composerd.settings import Settings
+from composerd.watched_file import WatchedFile
 
 
 @asynccontextmanager

@@ -5,10 +5,10 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 from composerd.driver import Driver, Usage
-from composerd.identity.watched_file import WatchedFile
 from composerd.quotas import STORED, Quota, Quotas, QuotaTable, parse
 from composerd.settings import Settings
 from composerd.tasks import stop
+from composerd.watched_file import WatchedFile
 
 
 @asynccontextmanager

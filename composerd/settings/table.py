@@ -5,7 +5,7 @@ from typing import Literal
 
 import msgspec
 
-from composerd.identity.values import Role
+from composerd.identity.roles import Role
 from composerd.settings.jwt_table import JWT_SETTINGS
 from composerd.settings.setting import Setting
 from composerd.settings.values import (

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from composerd.host_names import DOMAIN
 from composerd.identity.jwt.urls import check_url
-from composerd.identity.values import Role
+from composerd.identity.roles import Role
 from composerd_protocol.units import parse_duration, parse_size
 
 WORKER_BASE = "/api/worker/v1"

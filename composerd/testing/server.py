@@ -11,8 +11,8 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
+from composerd.identity.roles import Role
 from composerd.identity.tokens.changes import changing
-from composerd.identity.values import Role
 from composerd.testing.worker import Play, ScriptedWorker
 from composerd_client import SyncComposerClient, Token
 

@@ -10,7 +10,7 @@ from composerd.http.app import add_routes
 from composerd.http.openapi import OPERATIONS
 from composerd.http.paths import BASES, Bases
 from composerd.identity.permissions import PERMISSIONS, SEES_REASONS
-from composerd.identity.values import Role
+from composerd.identity.roles import Role
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "permissions.md"
 

@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 
 from composerd.identity.certificates import CertificateEntry, Names, parse_certificates
+from composerd.identity.roles import Role
 from composerd.identity.unix_peers import Peer, overflow, parse_peers
-from composerd.identity.values import Identity, Role
+from composerd.identity.values import Identity
 
 
 def certificate(*names: tuple[str, str], common: str | None = None) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import pytest
 
 from composerd.errors import NotAllowed, NotAuthenticated, TenantMissing
 from composerd.identity.jwt.claims import JwtClaims, find
-from composerd.identity.values import Role
+from composerd.identity.roles import Role
 
 NESTED = {
     "tenant": "acme",

@@ -15,8 +15,8 @@ from composerd.identity.jwt import source as module
 from composerd.identity.jwt.claims import JwtClaims
 from composerd.identity.jwt.source import JwtSource
 from composerd.identity.jwt.verifying import Verifier
-from composerd.identity.values import Role
-from composerd.identity.watched_file import UnusableFile
+from composerd.identity.roles import Role
+from composerd.watched_file import UnusableFile
 
 from ..oidc.issuer import AUDIENCE, ISSUER, jwk, jwks, private, token
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from composerd.identity.roles import Role
 from composerd.identity.tokens import changes, entries
 from composerd.identity.tokens.changes import changing
 from composerd.identity.tokens.entries import TokenTable, parse_table
-from composerd.identity.values import Role
 from composerd_protocol.bearer_tokens import BearerToken
 
 SALT = "00" * 16

@@ -46,10 +46,11 @@ START = {
     ),
 }
 
-TOKENS = """\
-name=builder-7 role=worker id=AAAAAAAA hash=
-name=builder-8 role=worker id=BBBBBBBB hash=
-name=buil$(d) role=worker id=CCCCCCCC hash=
+_HASH = f"sha256:{'0' * 32}:{'0' * 64}"
+
+TOKENS = f"""\
+name=builder-7 role=worker created=2026-01-30 id=AAAAAAAA hash={_HASH}
+name=builder-8 role=worker created=2026-01-30 id=BBBBBBBB hash={_HASH}
 name=builder-8 id=BBBBBBBB revoked=2026-01-31
 """
 
@@ -219,6 +220,17 @@ async def test_values_of_a_server(known: tuple[Server, dict[str, str]], tmp_path
         assert offered("composerd jobs --channel ") == ["plain,red"]
         await server.request("POST", f"{newest['href']}/cancel")
         await server.request("DELETE", newest["href"])
+
+
+def test_names_of_tokens(tmp_path: Path) -> None:
+    """Names of tokens that are not revoked are offered, and of a file with a mistake nothing, without an error."""
+    path = tmp_path / "tokens"
+    line = f"composerd token revoke --tokens {path} "
+    assert completions(line) == []
+    path.write_text(TOKENS)
+    assert completions(line) == ["plain,builder-7"]
+    path.write_text(f"{TOKENS}name=buil$(d) role=worker created=2026-01-30 id=CCCCCCCC hash={_HASH}\n")
+    assert completions(line) == []
 
 
 async def test_values_of_a_server_with_tls(serve: Serve, tmp_path: Path) -> None:

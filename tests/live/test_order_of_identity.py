@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from composerd.identity.values import Role
+from composerd.identity.roles import Role
 
 from ..tokens import bearer, new
 from .conftest import COMPOSER, WORKER, Serve, Server, send

@@ -11,9 +11,9 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from ..tokens import new
 from .conftest import COMPOSER, Serve
 from .test_cli import composerd, start
-from .test_tokens import new
 
 QUICK = ("--wait", "2s", "--waiters", "20", "--size", "1MiB")
 FAST = ("--handover-timeout", "1s", "--sweep-interval", "1s")

@@ -13,9 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from composerd.cli.token import ROLES
-from composerd.identity.values import Role
-
 from .conftest import clean_environment
 from .test_cli import Ended, composerd
 
@@ -36,11 +33,6 @@ async def create(path: Path, *arguments: str, name: str = "builder-7") -> str:
     made = await token(path, "create", "--name", name, "--role", "worker", *arguments)
     assert made.code == 0, made
     return made.out.strip()
-
-
-def test_roles() -> None:
-    """The command offers every role."""
-    assert list(ROLES) == list(Role)
 
 
 @pytest.mark.row("Commands", "composerd token create")

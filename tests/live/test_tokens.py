@@ -149,7 +149,8 @@ async def test_start(path: Path, tmp_path: Path, content: str | None, reason: st
     if content is not None:
         path.write_text(content)
         path.chmod(0o600)
-    ended = await composerd("serve", "--tokens", str(path), "--storage", f"fs:{tmp_path / 'storage'}")
+    options = ("--listen", "127.0.0.1:0", "--tokens", str(path))
+    ended = await composerd("serve", *options, "--storage", f"fs:{tmp_path / 'storage'}")
     assert (ended.code, ended.out, ended.err.count("\n")) == (2, "", 1)
     assert f"{path} {reason}" in ended.err
     assert not (tmp_path / "storage").exists()

@@ -81,6 +81,13 @@ class Place:
         assert claimed is not None
         return claimed
 
+    async def fill(self, count: int) -> Claimed:
+        """Submit jobs, and take as many as may run; return the first."""
+        await self.submit(count)
+        first = await self.take()
+        await self.take()
+        return first
+
     async def running(self, channel: str = "org-a") -> int:
         """Return how many jobs run."""
         return len((await self.driver.list(JobFilter(channel=channel, state=JobState.RUNNING), None, 10_000)).jobs)
@@ -141,9 +148,7 @@ async def test_requests_that_come_together(place: Place) -> None:
 
 async def test_wait_that_ends_without_room(place: Place) -> None:
     """A request that is held back is answered at the end of its wait."""
-    await place.submit(3)
-    await place.take()
-    await place.take()
+    await place.fill(3)
     async with asyncio.timeout(1):
         assert await place.ask(wait=0.05) is None
 
@@ -182,9 +187,7 @@ async def test_repeated_request_gets_its_job(place: Place) -> None:
 
 async def test_named_request_is_held_back(place: Place) -> None:
     """A new request with an id waits until there is room, as any other."""
-    await place.submit(3)
-    first = await place.take()
-    await place.take()
+    first = await place.fill(3)
     waiting = asyncio.create_task(place.ask(request_id=uuid4()))
     await asyncio.sleep(0.05)
     assert not waiting.done()
@@ -195,9 +198,7 @@ async def test_named_request_is_held_back(place: Place) -> None:
 
 async def test_named_request_forgets_nothing(place: Place) -> None:
     """A new request with an id, for which no claim is made, does not make others forget the jobs that are ready."""
-    await place.submit(3)
-    first = await place.take()
-    await place.take()
+    first = await place.fill(3)
     waiting = asyncio.create_task(place.ask())
     await asyncio.sleep(0.05)
     assert await place.ask(wait=0.05, request_id=uuid4()) is None
@@ -208,9 +209,7 @@ async def test_named_request_forgets_nothing(place: Place) -> None:
 
 async def test_no_type_is_forgotten(place: Place) -> None:
     """With room again, the waiter that has a job gets it, whichever types those before it wait for."""
-    await place.submit(2)
-    first = await place.take()
-    await place.take()
+    first = await place.fill(2)
     others = [asyncio.create_task(place.ask(types=[f"other-{number}"])) for number in range(300)]
     late = asyncio.create_task(place.ask(types=["late"]))
     await turns()
@@ -228,9 +227,7 @@ async def test_lost_news_costs_a_second(place: Place, monkeypatch: pytest.Monkey
     """If nobody says that a job has ended, its place is found at the next look, which is after about a second."""
     assert running.LOOK_EVERY <= 1
     monkeypatch.setattr(running, "LOOK_EVERY", 0.1)
-    await place.submit(3)
-    first = await place.take()
-    await place.take()
+    first = await place.fill(3)
     waiting = asyncio.create_task(place.take())
     await asyncio.sleep(0.05)
     await place.driver.finish([Outcome(first.token, b"1")])
@@ -254,9 +251,7 @@ async def test_storage_that_does_not_answer(place: Place, monkeypatch: pytest.Mo
 
 async def test_draining(place: Place) -> None:
     """A server that stops answers the requests that are held back."""
-    await place.submit(3)
-    await place.take()
-    await place.take()
+    await place.fill(3)
     waiting = [asyncio.create_task(place.ask()) for _ in range(3)]
     await turns()
     place.queue.drain()

@@ -5,10 +5,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from composerd.identity.watched_file import UnusableFile
 from composerd.quotas import Limits
 from composerd.server.quotas import running_quotas
 from composerd.settings import Settings, load
+from composerd.watched_file import UnusableFile
 from composerd_fs import MemoryDriver
 
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from hypothesis import strategies as st
 
-from composerd.identity.values import Role
+from composerd.identity.roles import Role
 
 from .world import COMPOSER, OTHER, TENANT, WORKER, Answer, Caller, World, nobody
 

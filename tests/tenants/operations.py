@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 from uuid import uuid4
 
-from composerd.identity.values import Role
+from composerd.identity.roles import Role
 
 from .world import COMPOSER, WORKER, Answer, Caller, World, nobody
 

@@ -9,7 +9,7 @@ from composerd.http.app import add_routes
 from composerd.http.openapi import OPERATIONS as OPERATION_NAMES
 from composerd.http.paths import BASES, Bases
 from composerd.identity.permissions import PERMISSIONS
-from composerd.identity.values import Role
+from composerd.identity.roles import Role
 
 from .operations import NOTHING, OPERATIONS
 from .world import OTHER, TENANT, Caller, World

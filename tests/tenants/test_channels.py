@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from composerd.identity.values import Role
+from composerd.identity.roles import Role
 
 from .world import COMPOSER, WORKER, Caller, World, nobody
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from composerd.identity.values import Role
+from composerd.identity.roles import Role
 
 from .foreign import (
     ATTEMPT_CALLERS,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from composerd.identity.values import Role
+from composerd.identity.roles import Role
 
 from .foreign import THEIR_WORKER, Request
 from .world import COMPOSER, OTHER, WORKER, Caller, World, nobody

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import uuid4
 
-from composerd.identity.values import Role
+from composerd.identity.roles import Role
 from composerd.testing.server import LiveServer
 
 from ..tokens import new

@@ -7,13 +7,10 @@ import threading
 import time
 from concurrent.futures import Future
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from composerd_client.credentials.tokens import Credentials, secret_in
 from composerd_client.errors import TokenRefused, TokenUnavailable
-
-if TYPE_CHECKING:
-    pass
 
 log = logging.getLogger(__name__)
 
@@ -161,7 +158,7 @@ class OAuth(Credentials):
         """The seconds for which a new token is not replaced because the server refuses it."""
         return min(_RENEW_REFUSED_AFTER * 2**self._refusals, _LONGEST_REFUSED) if self._refusals else 0.0
 
-    def _fetch_now(self) -> "Future[_Access] | None":
+    def _fetch_now(self) -> Future[_Access] | None:
         """Return the fetch that is running, or a new one; None until the pause after a failure is over."""
         if self._fetch is None and time.monotonic() >= self._pause_until:
             fetch: Future[_Access] = Future()
@@ -176,7 +173,7 @@ class OAuth(Credentials):
                 self._fetch = fetch
         return self._fetch
 
-    async def _ended(self, fetch: "Future[_Access] | None") -> _Access:
+    async def _ended(self, fetch: Future[_Access] | None) -> _Access:
         """Return what a fetch has brought. Raises its error; without a fetch, the one of the latest fetch."""
         if fetch is not None:
             try:
@@ -192,7 +189,7 @@ class OAuth(Credentials):
         assert self._failure is not None
         raise type(self._failure)(str(self._failure))
 
-    def _run(self, fetch: "Future[_Access]") -> None:
+    def _run(self, fetch: Future[_Access]) -> None:
         """Fetch a token, in a thread."""
         try:
             access = self._fetched()

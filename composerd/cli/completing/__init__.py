@@ -15,7 +15,7 @@ SAFE = re.compile(r"[\w.:/@%+=-]+", re.ASCII)
 """A value that neither a shell nor click's scripts interpret: servers and names of files are not trusted."""
 
 _MOST_OF_A_FILE = 4 * 1024**2
-"""About the number of bytes of a tokens file that are read for a completion."""
+"""The most bytes of a tokens file that are read for a completion."""
 
 UNENDED = ("waiting", "ready", "running")
 ENDED = ("finished", "failed", "canceled")
@@ -86,15 +86,12 @@ channels = _asked("channels")
 
 def token_names(ctx: Context, _param: Parameter, value: str) -> Candidates:
     """Return the names of the tokens that are not revoked, in the file that the options name."""
-    names: dict[str, str] = {}
+    from composerd.identity.tokens.entries import parse_table  # few need it
+
     try:
-        with open(ctx.params["path"], encoding="ascii", errors="replace") as file:  # noqa: PTH123  # pathlib takes long
-            for line in file.readlines(_MOST_OF_A_FILE):
-                fields = dict(word.split("=", 1) for word in line.split() if "=" in word)
-                if "hash" in fields:
-                    names[fields.get("id", "")] = fields.get("name", "")
-                elif "revoked" in fields:
-                    names.pop(fields.get("id", ""), None)
-    except (OSError, TypeError):
+        with open(ctx.params["path"], "rb") as file:  # noqa: PTH123  # pathlib takes long
+            tokens = parse_table(file.read(_MOST_OF_A_FILE)).by_id.values()
+    except (OSError, TypeError, ValueError):
         return []
-    return [CompletionItem(one) for one in sorted({*names.values()}) if one.startswith(value) and SAFE.fullmatch(one)]
+    names = sorted({entry.name for entry in tokens if entry.revoked is None})
+    return [CompletionItem(one) for one in names if one.startswith(value)]

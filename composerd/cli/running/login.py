@@ -11,7 +11,7 @@ from composerd.cli.running.console import print_fields, print_json, print_warnin
 from composerd.cli.running.profile_file import ProfileFile
 from composerd.cli.server import Server
 from composerd_client import ComposerClient, Credentials, Identity, OAuth, Token, TokenFile
-from composerd_client.credentials.tokens import checked_token
+from composerd_client.credentials.tokens import LARGEST, checked_token
 from composerd_protocol.bearer_tokens import PREFIX
 from composerd_protocol.exit_codes import WRONG
 from composerd_protocol.profiles import DEFAULT_PROFILE
@@ -23,8 +23,6 @@ _WAY = ("ca_file", "cert_file", "key_file", "proxy")
 
 _KEPT = (*_WAY, "insecure_http")
 """The settings that a profile keeps when it is stored again for its server."""
-
-_LONGEST_SECRET = 128 * 1024
 
 
 def whoami(server: Server, as_json: bool) -> None:
@@ -128,7 +126,7 @@ def _asked(what: str) -> str:
     if sys.stdin is not None and sys.stdin.isatty():
         text = click.prompt(what, hide_input=True, err=True, default="", show_default=False)
     else:
-        text = "" if sys.stdin is None else sys.stdin.read(_LONGEST_SECRET)
+        text = "" if sys.stdin is None else sys.stdin.read(LARGEST)
     if not text.strip():
         raise Failure(f"{what} is missing: type it at a terminal, or write it to stdin", WRONG)
     return str(text).strip()

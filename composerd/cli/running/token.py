@@ -11,10 +11,10 @@ import click
 
 from composerd.cli.errors import Failure
 from composerd.cli.running.console import print_json, print_table
+from composerd.identity.roles import Role
 from composerd.identity.tokens.changes import TokensFile, changing
 from composerd.identity.tokens.entries import NEVER, TokenEntry, TokenTable, format_time, parse_table, parse_time
-from composerd.identity.values import Role
-from composerd.identity.watched_file import read_trusted
+from composerd.watched_file import read_trusted
 from composerd_protocol.bearer_tokens import BearerToken, parse_token
 from composerd_protocol.exit_codes import FAILED
 from composerd_protocol.units import parse_duration

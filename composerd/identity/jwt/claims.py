@@ -6,17 +6,12 @@ from typing import Any
 import msgspec
 
 from composerd.errors import NotAllowed, NotAuthenticated, TenantMissing
-from composerd.identity.values import Identity, Role
+from composerd.identity.roles import Role
+from composerd.identity.values import LONGEST_NAME, LONGEST_TENANT, Identity
 from composerd_protocol.words import is_word
 
 NAMES = ("sub", "client_id", "azp")
 """The claims that name an identity; the first that is there counts."""
-
-LONGEST_NAME = 255
-"""The most characters of a name, which is what OpenID Connect allows for a subject."""
-
-LONGEST_TENANT = 124
-"""The most characters of a tenant: with `org-` before it, it names a channel."""
 
 _END = 253402300799
 """The last second of the year 9999: what expires later does so then."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from composerd.errors import Unavailable
 from composerd.identity.jwt.key_url import KeyUrl
 from composerd.identity.jwt.keys import Key, KeySet, parse_key_set
-from composerd.identity.watched_file import WatchedFile
+from composerd.watched_file import WatchedFile
 
 
 class KeyRing:

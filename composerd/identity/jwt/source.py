@@ -13,7 +13,7 @@ from composerd.identity.jwt.claims import JwtClaims
 from composerd.identity.jwt.key_ring import KeyRing
 from composerd.identity.jwt.verifying import LEEWAY, Verifier, header_of, unknown_key
 from composerd.identity.values import Identity
-from composerd.identity.watched_file import WatchedFile
+from composerd.watched_file import WatchedFile
 
 MOST_VERIFIED = 10_000
 """The most verified tokens that are remembered; after that, the oldest is verified again when it comes."""

@@ -1,7 +1,8 @@
 """The URLs that keys may be fetched from."""
 
-from ipaddress import ip_address
 from urllib.parse import urlsplit
+
+from composerd_protocol.loopback import is_loopback
 
 
 def check_url(url: str) -> None:
@@ -12,12 +13,5 @@ def check_url(url: str) -> None:
         raise ValueError(f"{url!r} is not a URL such as https://sso.example.com/keys")
     if "@" in parts.netloc:
         raise ValueError("the URL of keys must not have a user name or a password, because it appears in the log")
-    if parts.scheme == "http" and not _is_loopback(parts.hostname):
+    if parts.scheme == "http" and not is_loopback(parts.hostname):
         raise ValueError(f"{url!r} is fetched without TLS, so that others could replace the keys on the way: use https")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from composerd.identity.roles import Role
 from composerd.identity.tokens.entries import (
     MOST_TOKENS,
     TokenEntry,
@@ -16,9 +17,8 @@ from composerd.identity.tokens.entries import (
     new_entry,
     parse_table,
 )
-from composerd.identity.values import Role
-from composerd.identity.watched_file import LARGEST, check_trusted
 from composerd.stable_storage import sync_directory
+from composerd.watched_file import LARGEST, check_trusted
 from composerd_protocol.bearer_tokens import BearerToken, new_token
 
 _HEADER = b"""\

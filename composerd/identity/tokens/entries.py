@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from composerd.identity.values import Role
+from composerd.identity.roles import Role
 
 MOST_TOKENS = 100_000
 """The most tokens of a file."""

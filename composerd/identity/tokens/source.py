@@ -7,7 +7,7 @@ from pathlib import Path
 from composerd.errors import NotAuthenticated
 from composerd.identity.tokens.entries import TokenEntry, TokenTable, parse_table
 from composerd.identity.values import Identity
-from composerd.identity.watched_file import WatchedFile
+from composerd.watched_file import WatchedFile
 from composerd_protocol.bearer_tokens import PREFIX, parse_token
 
 

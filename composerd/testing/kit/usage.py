@@ -27,6 +27,21 @@ async def attach(instance: Instance, token: UUID, name: str, size: int) -> None:
     await instance.driver.attach([Attachment(token, Artifact(name, size, "ab" * 32, f"{name}{size}"))])
 
 
+async def some_of_each_kind(instance: Instance) -> Usage:
+    """Let one job finish, one run and one wait, the first two with a file, and return what they use."""
+    job_id = await instance.add(channel=OWN, args=b"1234")
+    token = await instance.take(job_id, (KEY,))
+    await attach(instance, token, "a", 8)
+    await instance.finish(token, b"56")
+    await instance.add(channel=OWN, args=b"7")
+    token = await instance.take(keys=(KEY,), lease=1000.0)
+    await attach(instance, token, "b", 9)
+    await instance.add(channel=OWN, args=None)
+    found = await used(instance)
+    assert found == Usage(1, 1, 7, 17)
+    return found
+
+
 class UsageOfChannels:
     """Use of the storage: what is counted for each channel, and that it stays right."""
 
@@ -168,14 +183,7 @@ class UsageOfChannels:
     @clause("Q4", needs=NEEDS)
     async def test_loaded_jobs_are_counted(self, instance: Instance) -> None:
         """Jobs that are loaded from another storage count, and count once if the load is repeated."""
-        job_id = await instance.add(channel=OWN, args=b"1234")
-        await instance.finish(await instance.take(job_id, (KEY,)), b"56")
-        await instance.add(channel=OWN, args=b"7")
-        token = await instance.take(keys=(KEY,), lease=1000.0)
-        await attach(instance, token, "a", 8)
-        await instance.add(channel=OWN, args=None)
-        before = await used(instance)
-        assert before == Usage(1, 1, 7, 8)
+        before = await some_of_each_kind(instance)
         dumped = await instance.dump()
         await instance.empty()
         assert await used(instance) == Usage()
@@ -190,16 +198,7 @@ class UsageOfOpenedStorages:
     @clause("Q4", needs=f"{NEEDS} durable")
     async def test_counts_are_kept(self, instance: Instance) -> None:
         """The counts are the same after a restart."""
-        job_id = await instance.add(channel=OWN, args=b"1234")
-        token = await instance.take(job_id, (KEY,))
-        await attach(instance, token, "a", 8)
-        await instance.finish(token, b"56")
-        await instance.add(channel=OWN, args=b"7")
-        token = await instance.take(keys=(KEY,), lease=1000.0)
-        await attach(instance, token, "b", 9)
-        await instance.add(channel=OWN, args=None)
-        before = await used(instance)
-        assert before == Usage(1, 1, 7, 17)
+        before = await some_of_each_kind(instance)
         await instance.reopen()
         assert await used(instance) == before
 

@@ -13,6 +13,13 @@ from .correct import Correct, DictShelf
 from .registry import breaks
 
 
+def count_more(transaction: Transaction, record: JobRecord, **more: int) -> None:
+    """Count more for the channel of a job than it uses."""
+    counted = transaction.usage._changed[record.channel]
+    sums = {field: getattr(counted, field) + amount for field, amount in more.items()}
+    transaction.usage._changed[record.channel] = msgspec.structs.replace(counted, **sums)
+
+
 @breaks("Q1")
 class CountsRequeuedJobsTwice(Transaction):
     """Counts a job that is requeued as a further one."""
@@ -20,8 +27,7 @@ class CountsRequeuedJobsTwice(Transaction):
     def apply(self, record: JobRecord, effects: Effects) -> None:
         super().apply(record, effects)
         if effects.requeued:
-            counted = self.usage._changed[record.channel]
-            self.usage._changed[record.channel] = msgspec.structs.replace(counted, waiting=counted.waiting + 1)
+            count_more(self, record, waiting=1)
 
 
 @breaks("Q2")
@@ -30,9 +36,7 @@ class CountsPayloadsOfDeletedJobs(Transaction):
 
     def remove(self, record: JobRecord) -> None:
         super().remove(record)
-        counted = self.usage._changed[record.channel]
-        size = record.args_size + record.result_size
-        self.usage._changed[record.channel] = msgspec.structs.replace(counted, payloads=counted.payloads + size)
+        count_more(self, record, payloads=record.args_size + record.result_size)
 
 
 @breaks("Q3")
@@ -42,9 +46,7 @@ class CountsFilesOfDeadAttempts(Transaction):
     def apply(self, record: JobRecord, effects: Effects) -> None:
         super().apply(record, effects)
         if effects.requeued:
-            counted = self.usage._changed[record.channel]
-            size = sum(one.size for one in record.attempts[-1].artifacts.values())
-            self.usage._changed[record.channel] = msgspec.structs.replace(counted, artifacts=counted.artifacts + size)
+            count_more(self, record, artifacts=sum(one.size for one in record.attempts[-1].artifacts.values()))
 
 
 class ForgetfulShelf(DictShelf):

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from composerd.identity import watched_file
-from composerd.identity.watched_file import UnusableFile, WatchedFile
+from composerd import watched_file
 from composerd.tasks import stop
+from composerd.watched_file import UnusableFile, WatchedFile
 
 EXPECTED = "number: the file cannot be used, so its previous version stays in force: {}"
 
