@@ -53,6 +53,8 @@ class RequestFailed(ClientError):
         """The request id, to search for in the server's log."""
         self.repeated = False
         """True if the request was sent before, and may have been processed then."""
+        self.with_token = False
+        """True if the request was sent with a token, and was refused with 401."""
         self.retry_after = 0.0
         """Seconds after which the server wants to be asked again; 0 if it does not say."""
         super().__init__(self.reason + _in_brackets(self.details))

@@ -27,6 +27,9 @@ _ADVICE = {
 }
 """The advice by the number of an error of a server that does not let the client do this."""
 
+_NO_CREDENTIALS = "there are no credentials"
+"""The problem that the server names if a request had no token when it arrived."""
+
 
 class Explained(NamedTuple):
     """The end of a command."""
@@ -74,6 +77,8 @@ def explain(error: Exception, unreachable: str = CHANGE_SERVER) -> Explained | N
 def _advice(error: RequestFailed) -> str:
     """Return what to do if the server does not let the client in; empty if it does."""
     advice = _ADVICE.get(error.number)
+    if error.with_token and error.details.get("problem") == _NO_CREDENTIALS:
+        advice = "a token was sent, so a proxy on the way has taken it away: let it pass on the header Authorization"
     return "" if advice is None else f"; {advice}"
 
 

@@ -13,6 +13,10 @@ _UUID = re.compile(r"[0-9a-f]{8}-?(?:[0-9a-f]{4}-?){3}[0-9a-f]{12}", re.IGNORECA
 _LOCATION = re.compile(rf"(?<!/composer/v1)(/+jobs/+){_UUID.pattern}", re.IGNORECASE)
 
 
+_BEARER = re.compile(r"composerd_[0-9A-Za-z]{30,}|eyJ[\w-]+\.[\w-]+\.[\w-]*", re.ASCII)
+"""A token of composerd, also one with a typing error, and a JWT."""
+
+
 def escaped(text: str) -> str:
     r"""Return the text with every control character as an escape of JSON, such as `\u001b`.
 
@@ -23,11 +27,16 @@ def escaped(text: str) -> str:
 
 
 def without_tokens(text: str) -> str:
-    """Return the text with TOKEN for each UUID after `/jobs/` of any API but the composer API, where it is a job's id.
+    """Return the text without bearer tokens, and without the tokens of attempts, with which a job can be finished.
 
-    Whoever has a token can finish the job.
+    Those are the UUIDs after `/jobs/` of any API but the composer API, where they are ids of jobs.
     """
-    return _LOCATION.sub(r"\1TOKEN", text)
+    return without_bearer_tokens(_LOCATION.sub(r"\1TOKEN", text))
+
+
+def without_bearer_tokens(text: str) -> str:
+    """Return the text with TOKEN for each bearer token: somebody may have written one where a name belongs."""
+    return _BEARER.sub("TOKEN", text)
 
 
 def without_uuids(path: str) -> str:

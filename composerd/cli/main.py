@@ -45,9 +45,10 @@ def _run(arguments: Sequence[str] | None) -> int:
     except click.exceptions.Abort:
         code = 130
     except click.ClickException as exc:
-        from composerd_protocol.journald import error_for_stderr  # noqa: PLC0415  # most commands end without an error
+        from composerd_protocol.escaping import without_bearer_tokens  # noqa: PLC0415  # most end without an error
+        from composerd_protocol.journald import error_for_stderr  # noqa: PLC0415
 
-        click.echo(error_for_stderr(f"composerd: {exc.format_message()}"), err=True)
+        click.echo(error_for_stderr(f"composerd: {without_bearer_tokens(exc.format_message())}"), err=True)
         code = exc.exit_code
     except click.exceptions.Exit as exc:
         code = exc.exit_code

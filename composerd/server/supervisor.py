@@ -26,7 +26,7 @@ from composerd.server.processes import ServerProcess, SupervisorPipe
 from composerd.server.sockets import ListenError, close_sockets, duplicate, open_sockets
 from composerd.server.unix_sockets import UnixSocketAccess
 from composerd.settings import Settings, SettingsError
-from composerd_protocol.escaping import escaped
+from composerd_protocol.escaping import escaped, without_bearer_tokens
 from composerd_protocol.journald import error_for_stderr
 from composerd_protocol.service_manager import ServiceManager
 
@@ -76,7 +76,7 @@ def _report_error(error: Exception) -> int:
 
     It is 1 if the same start may succeed later, and 2 if somebody has to correct something before.
     """
-    print(error_for_stderr(f"composerd: {escaped(str(error))}"), file=sys.stderr)  # noqa: T201
+    print(error_for_stderr(f"composerd: {without_bearer_tokens(escaped(str(error)))}"), file=sys.stderr)  # noqa: T201
     cause = error.__cause__
     may_pass = isinstance(cause, OSError) and cause.errno in _MAY_PASS
     return 1 if may_pass or isinstance(error, (StorageInUse, StorageFull)) else 2

@@ -17,14 +17,16 @@ from composerd_client import (
     TokenFile,
     Worker,
 )
+from composerd_protocol.bearer_tokens import new_token
 
-from .conftest import COMPOSER, NOBODY, WORKER, Server
+from .conftest import COMPOSER, NOBODY, WORKER, Serve, Server
 from .forward_proxy import forwarding
 from .gate import refusal
 from .http_relay import relaying
 from .test_cli import composerd
 from .test_client_faults import about, answered, serving
 from .test_client_tokens import FIRST
+from .test_tokens import new
 
 
 async def test_a_quota_that_has_room_later(server: Server) -> None:
@@ -101,6 +103,20 @@ async def test_a_proxy_that_wants_a_login(server: Server) -> None:
             relay.hook = once
             async with ComposerClient(relay.url, patience=30, credentials=Token(FIRST)) as composer:
                 assert (await composer.whoami()).role == "admin"  # it was an outage
+
+
+async def test_a_proxy_that_takes_the_token_away(serve: Serve, tmp_path: Path) -> None:
+    """A user whose token has not arrived is told so, and not to name a token."""
+    file = tmp_path / "token"
+    file.write_text(new(tmp_path / "tokens", "ci", "submitter"))
+    server = await serve("--tokens", str(tmp_path / "tokens"))
+    refused = "composerd: Not authenticated (problem: there are no credentials); "
+    ended = await composerd("whoami", "--server", server.url)
+    assert ended.err == f"{refused}name a token that it knows: --token-file, COMPOSERD_TOKEN or `composerd login`\n"
+    async with relaying(server.url) as relay:  # passes on no Authorization
+        ended = await composerd("whoami", "--server", relay.url, "--token-file", str(file))
+    taken = "a token was sent, so a proxy on the way has taken it away: let it pass on the header Authorization"
+    assert (ended.code, ended.err) == (1, f"{refused}{taken}\n")
 
 
 async def test_another_origin_gets_no_token() -> None:
@@ -210,6 +226,46 @@ def test_a_file_without_a_token(tmp_path: Path, content: bytes, said: str) -> No
     (tmp_path / "large").write_bytes(b"a" * 200_000)
     with pytest.raises(ValueError, match="more than 131072 bytes"):
         TokenFile(tmp_path / "large")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("whoami", "--token-file", "{}"),
+        ("whoami", "--server", "{}"),
+        ("whoami", "--profile", "{}"),
+        ("login", "{}"),
+        ("login", NOBODY, "{}"),
+        ("token", "verify", "{}", "--tokens", "{}"),
+        ("token", "revoke", "{}", "--tokens", "/dev/null"),
+        ("serve", "--tokens", "{}"),
+        ("serve", "--jwt-keys", "{}"),
+        ("worker", "--type", "build", "--token-file", "{}", "--", "true"),
+    ],
+)
+@pytest.mark.parametrize(
+    "secret",
+    [new_token().text, new_token().text + "x", "eyJhbGciOiJSUzI1NiJ9.eyJhIjoxfQ.c2ln-_"],
+    ids=["token", "typing error", "JWT"],
+)
+async def test_a_token_in_the_wrong_place(words: tuple[str, ...], secret: str) -> None:
+    """A command that gets a token where a name belongs does not show it: the log of a CI is read by many."""
+    ended = await composerd(*(word.format(secret) for word in words))
+    assert ended.code != 0
+    assert ended.err
+    assert secret not in ended.out + ended.err
+
+
+async def test_a_token_as_the_name_of_its_file() -> None:
+    """A token where the name of its file belongs is told from a file that does not exist, and is not shown."""
+    secret = new_token().text
+    said = "a token stands where the name of the token file belongs: write the name of a file that has it"
+    with pytest.raises(ValueError, match=f"^{said}$"):
+        TokenFile(secret)
+    ended = await composerd("whoami", COMPOSERD_TOKEN_FILE=secret)
+    assert (ended.code, ended.err) == (2, f"composerd: {said}\n")
+    ended = await composerd("whoami", COMPOSERD_TOKEN=secret[:-1])
+    assert (ended.code, ended.err) == (2, "composerd: the token has a typing error: it has 53 characters and not 54\n")
 
 
 def test_a_token_is_not_shown() -> None:

@@ -66,6 +66,7 @@ class Sender:
         """
         if failure.status != UNAUTHORIZED or self._credentials is None:
             return False
+        failure.with_token = True
         if self._renewed and time.monotonic() - self._sent_at < _LONG_WAIT:
             return False
         self._renewed = True

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 
 from composerd_client.file_states import file_state
+from composerd_protocol.escaping import without_bearer_tokens
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +115,7 @@ def checked_token(text: str, source: str) -> str:
         try:
             parse_token(token)
         except ValueError as exc:
-            raise ValueError(f"{source}: {exc}") from None
+            raise ValueError(f"{source}{str(exc).removeprefix('the token')}") from None
     return token
 
 
@@ -124,6 +125,10 @@ def secret_in(path: Path, source: str) -> str:
         with path.open("rb") as file:
             content = file.read(LARGEST + 1)
     except OSError as exc:
+        if without_bearer_tokens(path.name) != path.name:
+            raise ValueError(
+                f"a token stands where the name of {source} belongs: write the name of a file that has it"
+            ) from None
         raise ValueError(f"{source} {path} cannot be read: {exc.strerror}") from exc
     if len(content) > LARGEST:
         raise ValueError(f"{source} {path} has more than {LARGEST} bytes, so it is none")

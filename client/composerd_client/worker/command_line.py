@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from composerd_client.failures import explain
 from composerd_client.worker.program import work
-from composerd_protocol.escaping import escaped
+from composerd_protocol.escaping import escaped, without_bearer_tokens
 from composerd_protocol.exit_codes import WRONG
 from composerd_protocol.journald import error_for_stderr
 from composerd_protocol.private_memory import keep_memory_private
@@ -31,7 +31,7 @@ class _Parser(ArgumentParser):
 
     def fail(self, message: str, code: int) -> NoReturn:
         """Print a message, and exit."""
-        self.exit(code, f"{error_for_stderr(f'{self.prog}: {escaped(message)}')}\n")
+        self.exit(code, f"{error_for_stderr(f'{self.prog}: {without_bearer_tokens(escaped(message))}')}\n")
 
 
 def main() -> None:
