@@ -19,6 +19,7 @@ from composerd_client import (
 )
 from composerd_protocol.bearer_tokens import new_token
 
+from ..tokens import new
 from .conftest import COMPOSER, NOBODY, WORKER, Serve, Server
 from .forward_proxy import forwarding
 from .gate import refusal
@@ -26,7 +27,6 @@ from .http_relay import relaying
 from .test_cli import composerd
 from .test_client_faults import about, answered, serving
 from .test_client_tokens import FIRST
-from .test_tokens import new
 
 
 async def test_a_quota_that_has_room_later(server: Server) -> None:
