@@ -11,6 +11,7 @@ from composerd.models import MAX_REMEMBERED_TOKENS, MAX_SHOWN_DEPENDENTS, Attemp
 from composerd_fs.journal.entries import Payload
 from composerd_fs.journal.frames import span_of
 from composerd_fs.state.archive import Archive, Numbered, key_digest
+from composerd_fs.state.channels import ChannelIndex
 from composerd_fs.state.edges import Dependents
 from composerd_fs.state.indexes import Expiries
 from composerd_fs.state.interning import Interning
@@ -42,6 +43,7 @@ class Jobs:
         self.interning = Interning()
         self.archive = Archive(self.interning)
         self.by_sequence = Numbered()
+        self.channels = ChannelIndex()
         self.expiries = Expiries(self._expires_at, self.by_sequence.get)
         self.counts = dict.fromkeys(JobState, 0)
         self.live_bytes: dict[int, int] = {}
@@ -224,11 +226,13 @@ class Jobs:
 
     def _insert(self, job: JobRecord) -> None:
         self.by_sequence[job.sequence] = job
+        self.channels.add(job.key.channel, job.sequence)
         self.counts[job.state] += 1
         self._register(job)
 
     def _remove(self, job: JobRecord) -> None:
         del self.by_sequence[job.sequence]
+        self.channels.remove(job.key.channel, job.sequence)
         self.counts[job.state] -= 1
         self._unregister(job)
         self.interning.count(job.key, job.policy, -1)
@@ -321,6 +325,8 @@ class Jobs:
         for data in jobs:
             job, shape = self.archive.restore(data)
             self.by_sequence[job.sequence] = data
+            if shape.key.channel:
+                self.channels.add(shape.key.channel, job.sequence)
             self.counts[shape.state] += 1
             self.usage.count(shape.key.channel, 0, 0, size_of(job.args) + size_of(job.result))
             if job.rest is not None and job.rest.artifacts:

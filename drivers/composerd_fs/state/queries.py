@@ -18,7 +18,7 @@ from composerd_fs.state.usage import UsageCounts, size_of
 T = TypeVar("T")
 
 SEARCHED = 10_000
-"""Largest number of submissions that a call of `Driver.list` searches."""
+"""Largest number of submissions that a call of `Driver.list` searches, of one channel if the filter has one."""
 
 SEARCHED_AT_ONCE = 1000
 """Largest number of submissions that are searched before other tasks get a turn."""
@@ -87,20 +87,22 @@ def artifacts(table: Table, job_ids: Sequence[UUID]) -> list[tuple[Artifact, ...
 def page(table: Table, wanted: JobFilter, cursor: int | None, limit: int) -> JobPage:
     """Return a part of a listing that is quickly found; see `Driver.list`."""
     jobs = table.jobs
-    first = table.last_sequence if cursor is None else min(cursor - 1, table.last_sequence)
-    last = max(first - SEARCHED_AT_ONCE, 0)
+    end = table.last_sequence + 1 if cursor is None else min(cursor, table.last_sequence + 1)
+    sequences = jobs.channels.before(wanted.channel, end) if wanted.channel else range(end - 1, 0, -1)
+    searched = 0
     work = 0
     found: list[Job] = []
-    sequence = first
-    while sequence > last and len(found) < limit and work < WORK_AT_ONCE:
+    for sequence in sequences:
+        if len(found) == limit or searched == SEARCHED_AT_ONCE or work >= WORK_AT_ONCE:
+            return JobPage(tuple(found), sequence + 1)
+        searched += 1
         work += jobs.size_at(sequence)
         seen = jobs.state_and_key_at(sequence)
         if seen is not None and _passes(*seen, wanted):
             job = jobs.at_listed(sequence)
             assert job is not None, "the job has just been seen"
             found.append(job.job(listed=True))
-        sequence -= 1
-    return JobPage(tuple(found), sequence + 1 if sequence > 0 else None)
+    return JobPage(tuple(found), None)
 
 
 def ahead(table: Table, job_id: UUID, limit: int) -> int:
