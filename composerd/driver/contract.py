@@ -375,12 +375,14 @@ class Driver(abc.ABC):
 
     @abc.abstractmethod
     async def list(self, filter: JobFilter, cursor: int | None, limit: int) -> JobPage:
-        """Return up to `limit` jobs that match the filter, newest submission first, from the cursor on (V1 to V3, V12).
+        """Return up to `limit` jobs that match the filter, newest submission first (V1 to V3, V12, V13).
 
         They are without dependencies, dependents and progress, so that a page is not larger than its jobs are many.
         The order is stable: no job is shown twice or left out because others are added or deleted. A call looks at a
-        bounded number of jobs. A cursor is a positive integer below 2**63; one that was never returned is accepted.
-        The guard looks for `states` itself if the driver was written for contract 1.3 or earlier.
+        bounded number of jobs, all of them of the filter's channel if that is not empty.
+
+        A page begins at the cursor, a positive integer below 2**63; one that was never returned is accepted. The guard
+        looks for `states` itself if the driver was written for contract 1.3 or earlier.
         """
 
     @abc.abstractmethod

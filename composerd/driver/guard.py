@@ -241,6 +241,10 @@ class Guard(Driver):
             return self._call("list", several_states.page(driver, filter, cursor, limit))
         return self._call("list", driver.list(filter, cursor, limit))
 
+    def looks_at_channel_only(self, filter: JobFilter) -> bool:
+        """Return True if pages of `list` with this filter do not depend on the jobs of other channels (V13)."""
+        return bool(filter.channel) and self._minor_version >= own_channels.SINCE
+
     def payload(self, refs: Sequence[PayloadRef]) -> Call[Sequence[bytes | None]]:
         return self._call("payload", self.driver.payload(refs), refs)
 

@@ -64,12 +64,14 @@ class Reading:
     async def list(self, filter: JobFilter, cursor: int | None, limit: int, *, alone: Turn | None = None) -> JobPage:
         """Return a page of jobs; see `Driver.list`.
 
-        With `alone`, only the filter's channel exists for whoever asks. Then the page tells nothing about the jobs of
-        other channels: it is full, unless it is the last one. That may take many searches; `alone` is awaited between
-        them, so that other requests have their turn.
+        With `alone`, only the filter's channel exists for whoever asks, and the page tells nothing about the jobs of
+        other channels. If the driver looks at them too, that needs a page that is full, unless it is the last one. It
+        may take many searches; `alone` is awaited between them, so that other requests have their turn.
         """
         page = await self.driver.list(filter, cursor, limit)
         found = [*map(with_given_worker_id, page.jobs)]
+        if self.driver.looks_at_channel_only(filter):
+            alone = None
         while alone is not None and page.next is not None and len(found) < limit:
             await alone()
             page = await self.driver.list(filter, page.next, limit - len(found))
@@ -79,8 +81,10 @@ class Reading:
     async def following(self, filter: JobFilter, cursor: int | None, alone: Turn) -> int | None:
         """Return the cursor of the next page for those for whom only the filter's channel exists.
 
-        It is None if the next page would be empty.
+        It is None if the next page would be empty, unless the driver looks at that channel's jobs only.
         """
+        if self.driver.looks_at_channel_only(filter):
+            return cursor
         after = cursor
         while after is not None:
             page = await self.driver.list(filter, after, 1)

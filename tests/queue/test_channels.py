@@ -54,10 +54,26 @@ def at_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.usefixtures("at_once")
 @pytest.mark.parametrize(("layout", "limit"), [*product(LAYOUTS, (1, 2, 3))])
 async def test_pages_of_jobs(queue: JobQueue, layout: str, limit: int) -> None:
-    """Every page but the last one is full, and there is something in the last one, wherever the jobs of others are."""
-    own = [await add(queue, channel=OWN if one == "o" else OTHER) for one in layout]
-    own = [job_id for job_id, one in zip(own, layout, strict=True) if one == "o"][::-1]
-    wanted = JobFilter(channel=OWN)
+    """Where the driver looks at all jobs, every page but the last one is full, and the last one is not empty."""
+    pages = await pages_of_jobs(queue, "", layout, limit)
+    own = range(layout.count("o"))
+    assert pages == ([[*own[at : at + limit]] for at in range(0, len(own), limit)] or [[]])
+
+
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize(("layout", "limit"), [*product(LAYOUTS, (1, 2, 3))])
+async def test_pages_of_a_channel_of_its_own(queue: JobQueue, layout: str, limit: int) -> None:
+    """Where the driver looks at one channel only, the pages are as if there were no other channel."""
+    pages = await pages_of_jobs(queue, OWN, layout, limit)
+    assert [job for page in pages for job in page] == [*range(layout.count("o"))]
+    assert pages == await pages_of_jobs(queue, "org-alone", layout.replace("x", ""), limit)
+
+
+async def pages_of_jobs(queue: JobQueue, channel: str, layout: str, limit: int) -> list[list[int]]:
+    """Submit jobs, and return the pages that those who see one channel get, as numbers of its jobs, the latest 0."""
+    ids = [await add(queue, channel=channel if one == "o" else OTHER) for one in layout]
+    own = [job_id for job_id, one in zip(ids, layout, strict=True) if one == "o"][::-1]
+    wanted = JobFilter(channel=channel)
 
     async def turn() -> None:
         pass
@@ -66,18 +82,34 @@ async def test_pages_of_jobs(queue: JobQueue, layout: str, limit: int) -> None:
     cursor = None
     while True:
         page = await queue.list(wanted, cursor, limit, alone=turn)
-        pages.append([job.id for job in page.jobs])
+        pages.append([own.index(job.id) for job in page.jobs])
         cursor = await queue.following(wanted, page.next, turn)
         if cursor is None:
-            break
-    assert pages == ([own[at : at + limit] for at in range(0, len(own), limit)] or [[]])
+            return pages
+
+
+async def test_a_long_search_in_one_channel_ends(queue: JobQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page of a filter that few jobs of a channel pass is short, after one call of the driver, and has a next one."""
+    monkeypatch.setattr("composerd_fs.state.queries.SEARCHED", 2)
+    monkeypatch.setattr("composerd_fs.state.queries.SEARCHED_AT_ONCE", 2)
+    for _ in range(5):
+        await add(queue, channel=OWN)
+
+    async def turn() -> None:
+        raise AssertionError("it goes on")
+
+    wanted = JobFilter(channel=OWN, state=JobState.CANCELED)
+    page = await queue.list(wanted, None, 10, alone=turn)
+    assert page.jobs == ()
+    assert page.next is not None
+    assert await queue.following(wanted, page.next, turn) == page.next
 
 
 async def test_a_long_search_lets_others_have_their_turn(queue: JobQueue, monkeypatch: pytest.MonkeyPatch) -> None:
     """Among many jobs of others, a listing goes on in turns: as many as the driver needs to look through them."""
     monkeypatch.setattr("composerd_fs.state.queries.SEARCHED", 2)
     monkeypatch.setattr("composerd_fs.state.queries.SEARCHED_AT_ONCE", 2)
-    own = await add(queue, channel=OWN)
+    own = await add(queue, channel="")
     for _ in range(5):
         await add(queue, channel=OTHER)
     turns: list[None] = []
@@ -85,7 +117,7 @@ async def test_a_long_search_lets_others_have_their_turn(queue: JobQueue, monkey
     async def turn() -> None:
         turns.append(None)
 
-    page = await queue.list(JobFilter(channel=OWN), None, 10, alone=turn)
+    page = await queue.list(JobFilter(channel=""), None, 10, alone=turn)
     assert ([job.id for job in page.jobs], page.next, len(turns)) == ([own], None, 2)
 
 

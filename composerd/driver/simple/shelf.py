@@ -140,7 +140,8 @@ class Shelf(abc.ABC):
     def page(self, filter: JobFilter, before: int | None, limit: int) -> Sequence[UUID]:
         """Return the ids of up to `limit` jobs that match the filter, the highest `sequence` first.
 
-        With `before`, return only jobs whose `sequence` is lower than it.
+        With `before`, return only jobs whose `sequence` is lower than it. Pages of one channel are frequent where there
+        are tenants: an index of channel and `sequence` keeps the jobs of others out of them (V13).
         """
 
     @abc.abstractmethod

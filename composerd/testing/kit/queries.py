@@ -137,6 +137,31 @@ class Queries:
                     break
             assert shown == expected[::-1]
 
+    @clause("V13")
+    async def test_jobs_of_other_channels(self, instance: Instance) -> None:
+        """The pages of a channel, and that there is a next one, do not depend on where jobs of other channels are."""
+        pages: dict[str, list[list[int]]] = {}
+        for channel in ("alone", "among"):
+            own = {}
+            for n in range(6):
+                if channel == "among":
+                    await instance.add(channel="" if n % 2 else "other")
+                    await instance.add(channel="other")
+                own[await instance.add(channel=channel)] = n
+                if n % 2:
+                    await instance.cancel([*own][-1])
+            pages[channel] = []
+            for state in (None, JobState.CANCELED):
+                for limit in (1, 2, 4, 6, 7):
+                    cursor: int | None = None
+                    while True:
+                        page = await instance.driver.list(JobFilter(state=state, channel=channel), cursor, limit)
+                        pages[channel].append([own[job.id] for job in page.jobs])
+                        cursor = page.next
+                        if cursor is None:
+                            break
+        assert pages["among"] == pages["alone"]
+
     @clause("V3")
     async def test_a_listing_is_stable(self, instance: Instance) -> None:
         """While jobs are submitted, requeued and deleted, those that stay are listed once, in the same order."""

@@ -89,13 +89,11 @@ def page(table: Table, wanted: JobFilter, cursor: int | None, limit: int) -> Job
     jobs = table.jobs
     end = table.last_sequence + 1 if cursor is None else min(cursor, table.last_sequence + 1)
     sequences = jobs.channels.before(wanted.channel, end) if wanted.channel else range(end - 1, 0, -1)
-    searched = 0
     work = 0
     found: list[Job] = []
-    for sequence in sequences:
+    for searched, sequence in enumerate(sequences):
         if len(found) == limit or searched == SEARCHED_AT_ONCE or work >= WORK_AT_ONCE:
             return JobPage(tuple(found), sequence + 1)
-        searched += 1
         work += jobs.size_at(sequence)
         seen = jobs.state_and_key_at(sequence)
         if seen is not None and _passes(*seen, wanted):

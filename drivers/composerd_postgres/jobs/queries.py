@@ -71,9 +71,10 @@ async def dependents(session: Session, job_id: UUID, cursor: int | None, limit: 
 
 async def page(session: Session, chosen: JobFilter, cursor: int | None, limit: int) -> JobPage:
     """See `Driver.list`."""
-    most = limit + 1 if chosen == JobFilter() else JOBS_READ_BY_A_PAGE
+    name, whole = ("list_channel", JobFilter(channel=chosen.channel)) if chosen.channel else ("list", JobFilter())
+    most = limit + 1 if chosen == whole else JOBS_READ_BY_A_PAGE
     rows = await session.connections.fetch(
-        session.statements["list"],
+        session.statements[name],
         {
             "cursor": NEWEST if cursor is None else cursor,
             "most": most,

@@ -12,7 +12,7 @@ _NAME = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
 _COMMENT = re.compile(r"\s*--.*$", re.MULTILINE)
 _SCHEMA = re.compile(r"\bcomposerd\.")
 
-_FRAGMENTS = ("columns", "listed_columns", "dependents", "last_place", "weight", "ends_as")
+_FRAGMENTS = ("passing", "columns", "listed_columns", "dependents", "last_place", "weight", "ends_as")
 """Named texts that other statements contain, as `{columns}`."""
 
 

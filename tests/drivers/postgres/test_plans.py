@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -16,6 +17,7 @@ import pytest
 from composerd.models import Claim, JobFilter, JobState, Key, Outcome, PayloadKind, PayloadRef, Touch, Worker
 from composerd.testing.kit.instance import BUILD, PLENTY, Instance
 from composerd_postgres import PostgresDriver
+from composerd_postgres.sql.statements import array
 
 from ...throwaway import Throwaway
 from ..conftest import created
@@ -23,6 +25,11 @@ from ..conftest import created
 ROWS = 100_000
 
 BIG = frozenset({"jobs", "args", "results", "edges", "attempts", "artifacts"})
+
+TENANT = "org-acme"
+
+OF_TENANT = 1000
+"""Number of jobs in the tenant's channel."""
 
 FEW = 500
 """Number of rows of a big table that a statement may read for a call that concerns a few dozen."""
@@ -254,6 +261,30 @@ async def test_a_filtered_page_is_bounded(explained: Any, filter: JobFilter) -> 
     nodes = [node for plan in found for node in _nodes(plan["Plan"]) if node.get("Relation Name") == "jobs"]
     assert [node["Node Type"] for node in nodes] == ["Index Scan"]
     assert sum(node["Actual Rows"] for node in nodes) == 10_000
+
+
+async def test_a_page_of_a_channel(explained: Any) -> None:
+    """A page of a channel reads that channel's jobs only, beside 200,000 others, whatever PostgreSQL knows of them."""
+    instance, plans = explained
+    fetch = instance.driver._session.connections.fetch
+    every = 2 * ROWS // OF_TENANT
+    move = "UPDATE composerd.jobs SET channel = %(channel)s WHERE seq = ANY (%(sequences)s::bigint[])"
+    for nth, channel in enumerate((TENANT, "org-b", "org-c")):
+        await fetch(move, {"channel": channel, "sequences": array(range(every - nth, 2 * ROWS + 1, every))})
+    for statement in ("SELECT 1", "ANALYZE composerd.jobs"):
+        await fetch(statement, {})
+        for filter, read in [
+            (JobFilter(channel=TENANT), 51),
+            (JobFilter(channel=TENANT, state=JobState.CANCELED), OF_TENANT),
+            (JobFilter(channel=TENANT, states=(JobState.CANCELED, JobState.FAILED)), OF_TENANT),
+            (JobFilter(channel="org-none"), 0),
+        ]:
+            page, found = await plans(partial(instance.driver.list, filter, None, 50))
+            assert {job.channel for job in page.jobs} == ({TENANT} if read == 51 else set())
+            nodes = [node for plan in found for node in _nodes(plan["Plan"]) if "Index Name" in node]
+            assert [node["Index Name"] for node in nodes] == ["jobs_channel"]
+            seen = [node["Actual Rows"] + node.get("Rows Removed by Filter", 0) for node in nodes]
+            assert seen == [read], statement
 
 
 async def _finish(instance: Instance, tokens: list[UUID]) -> None:

@@ -24,6 +24,7 @@ CREATE TABLE jobs (
     UNIQUE (channel, idempotency_key)
 );
 CREATE INDEX ready ON jobs (channel, type, arch, priority DESC, position) WHERE state = 'ready';
+CREATE INDEX of_channel ON jobs (channel, sequence);
 CREATE INDEX running ON jobs (id) WHERE state = 'running';
 CREATE INDEX due ON jobs (due_at) WHERE due_at IS NOT NULL;
 CREATE INDEX expires ON jobs (expires_at) WHERE expires_at IS NOT NULL;

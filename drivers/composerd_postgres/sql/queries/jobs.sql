@@ -110,6 +110,21 @@ SELECT pg_notify(%(channel)s, n) FROM json_array_elements_text(%(notices)s) n
 WITH read AS MATERIALIZED (
     SELECT {listed_columns}, '{}'::uuid[] AS dependencies FROM composerd.jobs j WHERE j.seq < %(cursor)s ORDER BY j.seq DESC LIMIT %(most)s
 )
+{passing}
+
+-- name: list_channel
+-- The same of the jobs of one channel, which must not be the empty one: jobs_channel has no others.
+WITH read AS MATERIALIZED (
+    SELECT {listed_columns}, '{}'::uuid[] AS dependencies
+    FROM composerd.jobs j
+    WHERE j.channel = %(channel)s AND j.channel <> '' AND j.seq < %(cursor)s
+    ORDER BY j.seq DESC
+    LIMIT %(most)s
+)
+{passing}
+
+-- name: passing
+-- What a page needs of the jobs that were read: how many they are, the last one, and those that pass the filter.
 SELECT s.jobs_read, s.last_read, l.*
 FROM (SELECT count(*) AS jobs_read, min(sequence) AS last_read FROM read) s
 LEFT JOIN LATERAL (
