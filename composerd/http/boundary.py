@@ -80,9 +80,13 @@ class RequestBoundary:
                 endpoint = await self._resolve(request)
                 endpoint.add_app(self._app)
                 request._match_info = endpoint  # noqa: SLF001
-                counted = self._admit(request)
-                if self._identifier.required:
-                    await self._identify(request)
+                try:
+                    counted = self._admit(request)
+                    if self._identifier.required:
+                        await self._identify(request)
+                except ComposerdError:
+                    await self._turn()  # also for a refusal: there may be very many
+                    raise
                 await self._take_turn(request)
                 response = await endpoint.handler(request)
             except ComposerdError as exc:
@@ -127,10 +131,14 @@ class RequestBoundary:
             identity.set(known)
             client.set(known.key)
 
-    async def _take_turn(self, request: web.Request) -> None:
-        """Wait until it is the client's turn, and leave nothing of earlier requests in memory."""
+    async def _turn(self) -> None:
+        """Wait until it is the client's turn."""
         if (turn := self._gate.enter(client.get())) is not None:
             await turn
+
+    async def _take_turn(self, request: web.Request) -> None:
+        """Wait until it is the client's turn, and leave nothing of earlier requests in memory."""
+        await self._turn()
         if hdrs.EXPECT in request.headers:
             _check_expectation(request)
         if _leaves_bytes(request):

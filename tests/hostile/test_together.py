@@ -1,11 +1,16 @@
 """Requests that are answered together, because what they wait for has come, or because they ask for the same."""
 
 import asyncio
+import re
 import time
 from collections.abc import Callable
+from pathlib import Path
+
+import pytest
 
 from ..live.conftest import until_waiting
-from .conftest import COMPOSER, WORKER, Attacker, Client, Serve, Server, head, status_of
+from ..tokens import new
+from .conftest import COMPOSER, WORKER, Attacker, Client, Connection, Serve, Server, head, status_of
 
 Attackers = Callable[..., Attacker]
 Clients = Callable[..., Client]
@@ -35,6 +40,32 @@ async def test_waits_that_end_together(serve: Serve, attacker: Attackers, client
     assert (await quiet.request("PATCH", got["location"], {"result": "r" * 10_000}))[0] == 200
     assert await answers_until(quiet, answers.done) > 50
     assert set(await answers) == {200}
+
+
+@pytest.mark.parametrize("refusal", [401, 403])
+async def test_refusals_together(
+    serve: Serve, attacker: Attackers, client: Clients, tmp_path: Path, refusal: int
+) -> None:
+    """While very many requests without credentials, or without the right, are refused, another client is answered."""
+    token = new(tmp_path / "tokens", "viewer", "viewer")
+    server: Server = await serve("--tokens", f"{tmp_path / 'tokens'}")
+    loud, quiet = attacker(server), client(server)
+    await quiet.request("GET", f"{COMPOSER}/errors/19")
+    credentials = () if refusal == 401 else (f"Authorization: Bearer {token}",)
+    path = f"{COMPOSER}/jobs" if refusal == 401 else "/metrics"
+    held = [await loud.connect() for _ in range(1000)]
+    for _, writer in held:
+        writer.write(head("GET", path, *credentials) * 4)
+
+    async def all_of(connection: Connection) -> set[bytes]:
+        found = b""
+        while found.count(b"HTTP/1.1 ") < 4:
+            found += await connection[0].read(65536)
+        return set(re.findall(rb"HTTP/1.1 (\d+) ", found))
+
+    answers = asyncio.gather(*(all_of(one) for one in held))
+    assert await answers_until(quiet, answers.done) > 50
+    assert set().union(*await answers) == {b"%d" % refusal}
 
 
 async def test_a_job_with_many_edges(serve: Serve, attacker: Attackers, client: Clients) -> None:
