@@ -1,7 +1,9 @@
 """Fixtures for all tests: PostgreSQL servers and programs that tests start. Options, markers and the parallel run."""
 
+import fcntl
 import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -164,6 +166,32 @@ def bash() -> str:
 def installed() -> Callable[[str, str, str], str]:
     """Return a function that returns the path of a program: it takes its package, its name and its file."""
     return _program
+
+
+@pytest.fixture(scope="session")
+def npm_packages(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Return a function that installs what a `package.json` names, with other files beside it, and returns the folder.
+
+    The processes of a run share the folder. None of the packages may run a program of its own while it is installed.
+    """
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    command = ("install", "--ignore-scripts", "--no-audit", "--no-fund", "--no-package-lock", "--loglevel=error")
+
+    def install(package: Path, *others: Path) -> Path:
+        npm = _program("npm", "npm")
+        folder = shared / f"npm-{package.parent.name}"
+        folder.mkdir(exist_ok=True)
+        with (folder / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (folder / "installed").exists():
+                for file in (package, *others):
+                    shutil.copy(file, folder)
+                subprocess.run([npm, *command], cwd=folder, check=True)
+                (folder / "installed").touch()
+        return folder
+
+    return install
 
 
 def _program(package: str, name: str, program: str = "") -> str:

@@ -1,7 +1,5 @@
 """An OpenID provider, and servers that take its tokens."""
 
-import shutil
-import subprocess
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -28,16 +26,10 @@ HERE = Path(__file__).parent
 
 
 @pytest.fixture(scope="session")
-def oidc_modules(tmp_path_factory: pytest.TempPathFactory, installed: Callable[[str, str, str], str]) -> Path:
-    """Install `oidc-provider` and what it needs, and return the folder. No package may run a program meanwhile."""
+def oidc_modules(npm_packages: Callable[..., Path], installed: Callable[[str, str, str], str]) -> Path:
+    """Install `oidc-provider` and what it needs, and return the folder."""
     installed("nodejs", "node", "node")
-    npm = installed("npm", "npm", "npm")
-    folder = tmp_path_factory.mktemp("oidc")
-    for name in ("package.json", "provider.mjs"):
-        shutil.copy(HERE / name, folder)
-    install = [npm, "install", "--ignore-scripts", "--no-audit", "--no-fund", "--no-package-lock", "--loglevel=error"]
-    subprocess.run(install, cwd=folder, check=True)
-    return folder
+    return npm_packages(HERE / "package.json", HERE / "provider.mjs")
 
 
 @pytest.fixture

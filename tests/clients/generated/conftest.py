@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -57,11 +56,7 @@ def python_tools(tmp_path_factory: pytest.TempPathFactory) -> Tools:
 
 
 @pytest.fixture(scope="session")
-def node_tools(tmp_path_factory: pytest.TempPathFactory, installed: Callable[[str, str, str], str]) -> Tools:
-    """Install the packages for Node. None of them may run a program of its own meanwhile."""
-    npm = installed("npm", "npm", "npm")
-    folder = tmp_path_factory.mktemp("modules")
-    shutil.copy(HERE / "package.json", folder)
-    install = [npm, "install", "--ignore-scripts", "--no-audit", "--no-fund", "--no-package-lock", "--loglevel=error"]
-    subprocess.run(install, cwd=folder, check=True)
+def node_tools(npm_packages: Callable[..., Path]) -> Tools:
+    """Install the packages for Node."""
+    folder = npm_packages(HERE / "package.json")
     return Tools(folder, folder / "node_modules" / ".bin")
