@@ -117,9 +117,12 @@ class Identifier:
 
 
 def bearer_token(authorization: str) -> str | None:
-    """Return the bearer token in the value of an Authorization header; None if it has another scheme."""
-    scheme, _, token = authorization.partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else None
+    """Return the bearer token in the value of an Authorization header; None if it has another scheme.
+
+    A tab is not what belongs behind the scheme, but the sender means a token, which counts before a certificate.
+    """
+    scheme, _, token = authorization.replace("\t", " ").partition(" ")
+    return token.strip(" ") if scheme.lower() == "bearer" else None
 
 
 def too_long() -> NotAuthenticated:
