@@ -127,6 +127,8 @@ class Transport:
         """The time until which the pool may have connections of before the latest silence, which may be silent too."""
         self._accepted: ssl.SSLContext | None = None
         """The context of the latest connection with an answer, so that its certificates are trusted on both sides."""
+        self._answered = False
+        """True if there was an answer, so that the scheme of the URL is right."""
 
     def _session(self, **options: Any) -> aiohttp.ClientSession:
         path = self._address.socket_path
@@ -198,7 +200,7 @@ class Transport:
                     proxy=None if self._proxy is None else self._proxy.url,
                     proxy_headers=self._tunnel_login or None,
                 ) as response:
-                    self._accepted = tls
+                    self._accepted, self._answered = tls, True
                     problem = self._origin.problem(response.headers, time.monotonic() - began)
                     if problem is None and response.headers.get("Content-Encoding", "identity").lower() != "identity":
                         problem = "it has compressed the answer, which was not asked for"
@@ -242,6 +244,8 @@ class Transport:
         elif self._tls is not None and type(error) in _CLOSED and self._accepted is not self._tls.context:
             # With TLS 1.3 a server rejects the client's certificate only after the client has finished the handshake.
             return ServerNotTrusted(f"{server} closed the connection: it may not trust this client's certificate")
+        elif self._tls is None and isinstance(error, aiohttp.ServerDisconnectedError) and not self._answered:
+            return ServerUnreachable(f"{server} closed the connection without an answer; write https:// if it has TLS")
         sent = not isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
         return ServerUnreachable(f"{server} {how}: {without_tokens(_described(error))}", sent=sent)
 

@@ -18,6 +18,8 @@ LONGEST_FIELD = LONGEST_TOKEN + 1024
 
 _CHALLENGE = 'Bearer realm="composerd"'
 
+_OTHER_SCHEME = "the Authorization header has no bearer token: write Authorization: Bearer TOKEN"
+
 
 class Identifier:
     """Knows the identity of each request.
@@ -101,7 +103,7 @@ class Identifier:
             for source in self._identities.peers:
                 if (identity := source.identify(request.transport)) is not None:
                     return identity
-        raise NotAuthenticated(problem=NO_CREDENTIALS)
+        raise NotAuthenticated(problem=_OTHER_SCHEME if any(sent) else NO_CREDENTIALS)
 
     async def _of_token(self, token: str) -> Identity:
         if len(token) > LONGEST_TOKEN:

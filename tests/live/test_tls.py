@@ -15,7 +15,7 @@ import pytest
 import trustme
 from cryptography.hazmat.primitives import serialization
 
-from composerd_client import ComposerClient, JobContext, RequestFailed, ServerNotTrusted, Worker, tls
+from composerd_client import ComposerClient, JobContext, RequestFailed, ServerNotTrusted, ServerUnreachable, Worker, tls
 
 from .conftest import COMPOSER, HALF_SENT, LOOPBACK, WORKER, Serve, Server, until_waiting
 from .test_cli import composerd
@@ -76,6 +76,16 @@ async def answers(server: Server, **tls: Any) -> int:
     except RequestFailed as exc:
         return exc.status
     return 200
+
+
+async def test_http_where_there_is_tls(serve: Serve, files: Files) -> None:
+    """A client of http:// says that the server may have TLS, if it has closed the connection without an answer."""
+    server = await serve(*files.server_options)
+    async with ComposerClient(server.url.replace("https:", "http:"), patience=0) as composer:
+        with pytest.raises(
+            ServerUnreachable, match="closed the connection without an answer; write https:// if it has"
+        ):
+            await composer.workers()
 
 
 async def test_a_job_over_tls(serve: Serve, files: Files, tmp_path: Path) -> None:

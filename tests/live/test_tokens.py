@@ -59,6 +59,10 @@ async def test_tokens(serve: Serve, path: Path) -> None:
     ):
         refused = await error(server, "GET", f"{COMPOSER}/jobs", **bearer(wrong))
         assert refused == (401, 29, {"problem": problem})
+    for value in (ops, f"Basic {ops}"):
+        problem = "the Authorization header has no bearer token: write Authorization: Bearer TOKEN"
+        refused = await error(server, "GET", f"{COMPOSER}/jobs", Authorization=value)
+        assert refused == (401, 29, {"problem": problem})
     assert (await error(server, "GET", f"{COMPOSER}/jobs", **bearer(worker)))[:2] == (403, 30)
     assert (await server.request("GET", f"{COMPOSER}/jobs", headers=bearer(ops)))[0] == 200
 
