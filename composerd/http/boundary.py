@@ -84,8 +84,11 @@ class RequestBoundary:
                     counted = self._admit(request)
                     if self._identifier.required:
                         await self._identify(request)
-                except ComposerdError:
-                    await self._turn()  # also for a refusal: there may be very many
+                except ComposerdError as exc:
+                    if counted is not None:  # a refusal that is held back must not take a place of its client's others
+                        self._admission.requests.free(counted)
+                        counted = None
+                    await self._hold_back(request, exc)
                     raise
                 await self._take_turn(request)
                 response = await endpoint.handler(request)
@@ -113,23 +116,25 @@ class RequestBoundary:
                 self._admission.requests.free(counted)
 
     async def _identify(self, request: web.Request) -> None:
-        """Find out whose request it is, and raise an error unless that identity may make it.
-
-        An error because of wrong credentials is raised later and later, except of those that have expired: a fleet
-        notices that all at once.
-        """
-        try:
-            known = await self._identifier.permitted(request)
-        except NotAuthenticated as exc:
-            attempts = self._identifier.wrong_attempts
-            if exc.expired:
-                attempts.note(client.get(), str(exc))
-            elif exc.sent and not await attempts.hold(client.get(), str(exc)):
-                close_after_answer(request)
-            raise
+        """Find out whose request it is, and raise an error unless that identity may make it."""
+        known = await self._identifier.permitted(request)
         if known is not None:
             identity.set(known)
             client.set(known.key)
+
+    async def _hold_back(self, request: web.Request, refusal: ComposerdError) -> None:
+        """Return when it is the turn of a refusal.
+
+        With wrong credentials that is later and later, except of those that have expired: a fleet notices that all at
+        once.
+        """
+        if isinstance(refusal, NotAuthenticated):
+            attempts = self._identifier.wrong_attempts
+            if refusal.expired:
+                attempts.note(client.get(), str(refusal))
+            elif refusal.sent and not await attempts.hold(client.get(), str(refusal)):
+                close_after_answer(request)
+        await self._turn()  # there may be very many
 
     async def _turn(self) -> None:
         """Wait until it is the client's turn."""

@@ -69,6 +69,21 @@ async def test_wrong_attempts(serve: Serve, path: Path) -> None:
     ]
 
 
+async def test_wrong_attempts_behind_a_trusted_proxy(serve: Serve, path: Path) -> None:
+    """Wrong attempts that are held back take no places of right ones of the same client behind a trusted proxy."""
+    known, wrong = new(path, "ops", "admin"), new(path.with_name("other"), "ops", "admin")
+    server = await serve("--tokens", str(path), "--trusted-proxies", "127.0.0.0/8", "--max-connections", "60")
+    proxy = Sender(server, "127.0.0.34")
+    flood = [asyncio.create_task(proxy.ask(wrong)) for _ in range(40)]
+    for first in itertools.islice(asyncio.as_completed(flood), 3):
+        await first
+    status, seconds = await proxy.ask(known)
+    assert (status, seconds < 0.25) == (200, True)
+    assert not all(one.done() for one in flood)
+    await asyncio.gather(*flood)
+    await proxy.close()
+
+
 async def test_a_fleet_whose_tokens_expire(serve: Serve, path: Path) -> None:
     """Workers behind one address that send expired tokens are not slowed down: nobody is guessing."""
     expired = new(path, "builder-7", "worker", expires=int(time.time()) - 1)
