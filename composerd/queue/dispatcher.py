@@ -17,7 +17,7 @@ from composerd.queue.held_back import HeldBack
 from composerd.queue.line import Waiter
 from composerd.queue.pulse import Pulse
 from composerd.queue.repeating import Call, call_until_answered
-from composerd.queue.running import RunningQuota
+from composerd.queue.running_quota import RunningQuota
 from composerd.queue.waitlist import WaitList
 from composerd.quotas import Quotas
 

@@ -39,7 +39,7 @@ from composerd.queue.reaper import Reaper
 from composerd.queue.refusals import check_accepted, check_running
 from composerd.queue.requests import HandedOut, JobRequest, JobRequests
 from composerd.queue.roster import Roster
-from composerd.queue.submitting import submit_within
+from composerd.queue.submission_quotas import submit_within
 from composerd.queue.undelivered import Undelivered
 from composerd.queue.uploads import Uploads
 from composerd.queue.waits import Waits
