@@ -13,7 +13,7 @@ from composerd.driver.guard import Guard
 from composerd.errors import ComposerdError, Unavailable
 from composerd.ids import new_id
 from composerd.models import Claimed, JobFilter, JobState, NewJob, Outcome
-from composerd.queue import JobQueue, Lookup, QueueOptions, explain, keys_for, running
+from composerd.queue import JobQueue, Lookup, QueueOptions, explain, keys_for, running_quota
 from composerd.quotas import Quota, Quotas
 from composerd_fs import MemoryDriver
 
@@ -225,8 +225,8 @@ async def test_no_type_is_forgotten(place: Place) -> None:
 
 async def test_lost_news_costs_a_second(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """If nobody says that a job has ended, its place is found at the next look, which is after about a second."""
-    assert running.LOOK_EVERY <= 1
-    monkeypatch.setattr(running, "LOOK_EVERY", 0.1)
+    assert running_quota.LOOK_EVERY <= 1
+    monkeypatch.setattr(running_quota, "LOOK_EVERY", 0.1)
     first = await place.fill(3)
     waiting = asyncio.create_task(place.take())
     await asyncio.sleep(0.05)
@@ -237,7 +237,7 @@ async def test_lost_news_costs_a_second(place: Place, monkeypatch: pytest.Monkey
 
 async def test_storage_that_does_not_answer(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """While nobody knows how many jobs run, requests wait, and are answered at the end of their wait."""
-    monkeypatch.setattr(running, "LOOK_EVERY", 0.1)
+    monkeypatch.setattr(running_quota, "LOOK_EVERY", 0.1)
     await place.submit(1)
     place.usage.error = Unavailable("away")
     waiting = asyncio.create_task(place.take())
