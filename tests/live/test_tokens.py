@@ -240,9 +240,9 @@ async def test_revoked_while_the_body_arrives(serve: Serve, path: Path) -> None:
 @pytest.mark.parametrize("end", ["revoked", "expired"])
 async def test_end_of_a_token_in_an_upload(serve: Serve, path: Path, end: str) -> None:
     """An upload ends soon after its token was revoked; it goes on if the token expires, because it may take long."""
-    expires = int(time.time()) + 3 if end == "expired" else None
-    token, ops = new(path, "builder-7", "worker", expires=expires), new(path, "ops", "admin")
+    ops = new(path, "ops", "admin")
     server = await serve("--tokens", str(path), "--artifacts", f"{path}-files", "--handover-timeout", "1s")
+    token = new(path, "builder-7", "worker", expires=int(time.time()) + 3 if end == "expired" else None)
     await server.request("POST", f"{COMPOSER}/jobs", {"type": "a"}, headers=bearer(ops))
     asked = {"types": ["a"], "arch": "x86_64"}
     _, attempt = await server.request("POST", f"{WORKER}/jobs", asked, headers=bearer(token))
