@@ -39,12 +39,23 @@ def parse_entries(content: bytes, kind: type[E]) -> tuple[E, ...]:
     file = tomllib.loads(content.decode())
     if other := file.keys() - {"identity"}:
         raise ValueError(f"it has {min(other)!r}, and should have tables [[identity]] only")
-    tables = msgspec.convert(file.get("identity", []), list[dict[str, Any]])
+    tables = file.get("identity", [])
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise ValueError("each of its tables has to begin with [[identity]], in two brackets")
     return tuple(_entry(number, table, kind) for number, table in enumerate(tables, 1))
 
 
 def _entry(number: int, table: dict[str, Any], kind: type[E]) -> E:
     try:
+        _check(table, kind.__struct_fields__)
         return msgspec.convert(table, kind)
-    except msgspec.ValidationError as exc:
+    except ValueError as exc:  # msgspec's too
         raise ValueError(f"in table {number} of the tables [[identity]]: {exc}") from exc
+
+
+def _check(table: dict[str, Any], fields: tuple[str, ...]) -> None:
+    """Raise `ValueError` for the mistakes of which msgspec does not say what is right."""
+    if other := table.keys() - set(fields):
+        raise ValueError(f"it has {min(other)!r}, but the fields are {', '.join(fields)}")
+    if table.get("role") not in list(Role):
+        raise ValueError(f"its role has to be one of {', '.join(Role)}")

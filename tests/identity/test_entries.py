@@ -79,9 +79,14 @@ def test_the_entries_of_a_file() -> None:
     [
         (b"[[identity]\n", "Expected"),
         (b"\xff", "utf-8"),
-        (b'[[identity]]\ndns = "a"\n', "missing required field `role`"),
-        (b'[[identity]]\ndns = "a"\nrole = "boss"\n', "in table 1 .*'boss' - at `\\$\\.role`"),
-        (b'[[identity]]\ndns = "a"\nrole = "worker"\nowner = "x"\n', "unknown field `owner`"),
+        (b'[[identity]]\ndns = "a"\n', "its role has to be one of worker, submitter, viewer, admin, monitor$"),
+        (b'[[identity]]\ndns = "a"\nrole = "boss"\n', "in table 1 .*: its role has to be one of worker, submitter, "),
+        (b'[[identity]]\ndns = "a"\nrole = ["worker"]\n', "its role has to be one of"),
+        (
+            b'[[identity]]\ndns = "a"\nrole = "worker"\nowner = "x"\n',
+            "it has 'owner', but the fields are role, tenant, name, dns, uri, cn$",
+        ),
+        (b'[[identity]]\ndns = 5\nrole = "worker"\n', "in table 1 .*at `\\$\\.dns`"),
         (b'[[identity]]\nrole = "worker"\n', "exactly one of dns, uri, cn"),
         (b'[[identity]]\ndns = "a"\ncn = "a"\nrole = "worker"\n', "exactly one of dns, uri, cn"),
         (b'[[identity]]\ndns = "a..b"\nrole = "worker"\n', "'a..b' is not a domain"),
@@ -92,7 +97,8 @@ def test_the_entries_of_a_file() -> None:
         (b'[[identity]]\ndns = "a"\nrole = "worker"\ntenant = "a b"\n', "tenant 'a b' has white space"),
         (b'[[identity]]\ndns = "a"\nrole = "worker"\ntenant = ""\n', "length >= 1"),
         (b'[[identity]]\ndns = "a"\nrole = "worker"\nname = "a\\u0007"\n', "not printable"),
-        (b'[identity]\ndns = "a"\nrole = "worker"\n', "Expected `array`"),
+        (b'[identity]\ndns = "a"\nrole = "worker"\n', "has to begin with \\[\\[identity\\]\\], in two brackets"),
+        (b"identity = [1]\n", "has to begin with \\[\\[identity\\]\\], in two brackets"),
         (b'[[identities]]\ndns = "a"\nrole = "worker"\n', "it has 'identities'"),
     ],
 )
