@@ -1,12 +1,15 @@
 """Keys of JWK sets: which can be used, and for what."""
 
+import asyncio
 import json
+from pathlib import Path
 from typing import Any
 
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
+from composerd.identity.jwt.key_ring import KeyRing
 from composerd.identity.jwt.keys import ALGORITHMS, MOST_KEYS, parse_key_set
 
 from ..oidc.issuer import jwk, jwks, private
@@ -124,3 +127,25 @@ def test_what_tells_keys_apart() -> None:
     keys = [jwk("ES256"), jwk("ES256", kid="b"), jwk("RS256"), jwk("RS256", alg="RS256"), jwk("RS256 of another")]
     assert len(parse_key_set(jwks(*keys)).contents) == 5
     assert parse_key_set(jwks(jwk("ES256"))).contents == parse_key_set(jwks(jwk("ES256", use="sig", x5t="a"))).contents
+
+
+async def test_a_file_without_usable_keys(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A file whose keys cannot be used is logged when it is read, and is the problem of the ring."""
+    path = tmp_path / "keys.json"
+    path.write_bytes(jwks())
+    said = f"the set of keys at {path} has a problem: no key in it can be used: "
+    assert KeyRing([str(path)], lambda: None).problem == (
+        "jwt_keys: the file has a problem: no key in it can be used: it is empty"
+    )
+    assert caplog.messages == [f"{said}it is empty"]
+    path.write_bytes(jwks(jwk("ES256")))
+    lost = asyncio.Event()
+    ring = KeyRing([str(path)], lost.set)
+    assert ring.problem is None
+    task = asyncio.create_task(ring.run())
+    path.write_bytes(b'{"keys": [{"kty": "oct", "k": "AAAA"}]}')
+    async with asyncio.timeout(5):
+        await lost.wait()
+    task.cancel()
+    await asyncio.wait([task])
+    assert caplog.messages[1].startswith(f"{said}key 1 is of a kind that is not taken")

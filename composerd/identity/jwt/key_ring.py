@@ -1,12 +1,16 @@
 """All keys that tokens may be signed with, from every place that the settings name."""
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from composerd.errors import Unavailable
 from composerd.identity.jwt.key_url import KeyUrl
 from composerd.identity.jwt.keys import Key, KeySet, parse_key_set
 from composerd.watched_file import WatchedFile
+
+log = logging.getLogger(__name__)
 
 
 class KeyRing:
@@ -21,7 +25,8 @@ class KeyRing:
         self._urls = [KeyUrl(place, self._changed) for place in places if "://" in place]
         self._files = [WatchedFile(place, parse_key_set, "jwt_keys") for place in places if "://" not in place]
         for file in self._files:
-            file.on_change = self._changed
+            file.on_change = partial(self._file_changed, file)
+            _log_problem(file)
         self._contents = self._present()
 
     @property
@@ -73,7 +78,16 @@ class KeyRing:
     def _present(self) -> frozenset[object]:
         return frozenset[object]().union(*(keys.contents for keys in self._sets()))
 
+    def _file_changed(self, file: WatchedFile[KeySet]) -> None:
+        _log_problem(file)
+        self._changed()
+
     def _changed(self) -> None:
         before, self._contents = self._contents, self._present()
         if before - self._contents:
             self._on_loss()
+
+
+def _log_problem(file: WatchedFile[KeySet]) -> None:
+    if file.value.problem is not None:
+        log.warning("the set of keys at %s has a problem: %s", file.path, file.value.problem)
