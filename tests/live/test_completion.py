@@ -72,7 +72,7 @@ LINES = {
     "composerd storage info --storage f": "composerd storage info --storage fs:",
     "composerd storage info --storage fs:dir": "composerd storage info --storage fs:directory/",
     "composerd storage move --from=fs:dir": "composerd storage move --from=fs:directory/",
-    "composerd token revoke --tokens tokens buil": "composerd token revoke --tokens tokens builder-7 ",
+    "composerd token revoke --tokens tokens builder-": "composerd token revoke --tokens tokens builder-7 ",
     "composerd token rev": "composerd token revoke ",
     "composerd token create --role su": "composerd token create --role submitter ",
     "composerd jobs --type tes": "composerd jobs --type test:x ",
@@ -229,7 +229,7 @@ def test_names_of_tokens(tmp_path: Path) -> None:
     assert completions(line) == []
     path.write_text(TOKENS)
     assert completions(line) == ["plain,builder-7"]
-    path.write_text(f"{TOKENS}name=buil$(d) role=worker created=2026-01-30 id=CCCCCCCC hash={_HASH}\n")
+    path.write_text(f"{TOKENS}name=builder$(d) role=worker created=2026-01-30 id=CCCCCCCC hash={_HASH}\n")
     assert completions(line) == []
 
 
