@@ -1,6 +1,7 @@
 """Around every endpoint: the boundary that decides what is served, and turns exceptions into predefined errors."""
 
 import logging
+import time
 from collections.abc import Sequence
 
 from aiohttp import HttpVersion11, hdrs, web
@@ -20,7 +21,7 @@ from composerd.errors import (
 from composerd.host_names import matches
 from composerd.http.admission import place_of
 from composerd.http.arguments import error_table_of
-from composerd.http.bodies import discard_body
+from composerd.http.bodies import STILL_KNOWN, discard_body
 from composerd.http.browsers import BrowserGuard
 from composerd.http.delivery import close_after_answer, complete, flush_earlier_answers
 from composerd.http.errors import UNSPECIFIED, MethodNotSupported, ResourceNotFound
@@ -147,7 +148,10 @@ class RequestBoundary:
         if hdrs.EXPECT in request.headers:
             _check_expectation(request)
         if _leaves_bytes(request):
+            began = time.monotonic()
             await _clear(request)
+            if time.monotonic() - began > STILL_KNOWN:  # its credentials may have been revoked while it was in reserve
+                await self._identifier.check_again(request, identity.get())
 
     def _completed(self, request: web.Request, response: web.StreamResponse, new_id: str) -> web.StreamResponse:
         """Return the answer that is to be written, with what every answer has, and count it."""

@@ -3,6 +3,8 @@
 # ruff: noqa: ASYNC240  # the files are small, and nobody else waits for the loop
 
 import asyncio
+import re
+import socket
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -235,6 +237,44 @@ async def test_revoked_while_the_body_arrives(serve: Serve, path: Path) -> None:
     writer.close()
     _, listed = await server.request("GET", f"{COMPOSER}/jobs", headers=bearer(ops))
     assert listed["items"] == []
+
+
+async def test_revoked_while_earlier_answers_are_not_read(serve: Serve, path: Path) -> None:
+    """A request that waits until its client reads earlier answers does nothing if its token is revoked meanwhile."""
+    token, ops = new(path, "ci", "submitter"), new(path, "ops", "admin")
+    server = await serve("--tokens", str(path))
+    host, _, port = server.url.partition("://")[2].rpartition(":")
+    loop = asyncio.get_running_loop()
+    body = b'{"type":"build"}'
+    head = f"POST {COMPOSER}/jobs HTTP/1.1\r\nHost: composerd\r\nContent-Type: application/json\r\n"
+    requests = f"GET {COMPOSER}/openapi HTTP/1.1\r\nHost: composerd\r\n\r\n".encode()  # with a large answer
+    requests += f"{head}Authorization: Bearer {token}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+
+    async def stored() -> int:
+        text = (await server.request("GET", "/metrics", headers=bearer(ops)))[1].decode()
+        return sum(int(float(one)) for one in re.findall(r'composerd_jobs\{state="\w+"\} (\S+)', text))
+
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect((host, int(port)))
+        connection.setblocking(False)
+        sending = asyncio.create_task(loop.sock_sendall(connection, requests * 2000))
+        before = -1
+        while (now := await stored()) != before or not now:  # until the answers fill every buffer
+            before = now
+            await asyncio.sleep(1.1)  # the metrics are computed once a second
+        assert before < 2000
+        revoke(path, "ci")
+
+        async def is_revoked() -> bool:
+            return (await whoami(server, token))[0] == 401
+
+        await soon(server, is_revoked)
+        found = b""
+        while b"HTTP/1.1 401 " not in found:
+            found += await loop.sock_recv(connection, 65536)
+        sending.cancel()
+    assert found.count(b"HTTP/1.1 201 ") == before == await stored()
 
 
 @pytest.mark.parametrize("end", ["revoked", "expired"])
