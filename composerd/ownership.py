@@ -74,6 +74,20 @@ def check(found: os.stat_result, path: str | Path) -> None:
         )
 
 
+def check_trusted(found: os.stat_result, *, any_owner: bool = False) -> None:
+    """Raise `ValueError` if a file of the operator's can be changed by others, or belongs to somebody else.
+
+    It may belong to root and to this process's user, and with `any_owner` to everybody.
+    """
+    if not any_owner and found.st_uid not in (0, os.geteuid()):
+        raise ValueError(
+            "it belongs to another user, who could change it: give it with `chown` to root or to the user of composerd"
+        )
+    if found.st_mode & _WRITABLE_BY_OTHERS:
+        mode = stat.S_IMODE(found.st_mode)
+        raise ValueError(f"other users can write to it (mode {mode:04o}): forbid that with `chmod go-w`")
+
+
 def _name(user: int) -> str:
     """Return the name of a user, or its number if it has no name."""
     try:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from composerd.errors import ComposerdError
+from composerd.ownership import check_trusted
 
 log = logging.getLogger(__name__)
 
@@ -32,8 +33,6 @@ LARGEST = 32 * 1024**2
 
 _UNUSABLE = (OSError, ValueError, RecursionError)
 """Raised for a file that cannot be read, or whose content is wrong."""
-
-_WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 Signature = tuple[int, ...] | str
 """A value that differs between versions of a file, or the reason why the file cannot be opened."""
@@ -186,20 +185,6 @@ def read_trusted(path: Path, *, secret: bool = False, any_owner: bool = False) -
     if len(content) > LARGEST:
         raise ValueError(f"it is larger than {LARGEST} bytes")
     return content
-
-
-def check_trusted(found: os.stat_result, *, any_owner: bool = False) -> None:
-    """Raise `ValueError` if a file can be changed by somebody other than its owner, or by an owner who is not trusted.
-
-    Trusted are root and this process's user, and everybody with `any_owner`.
-    """
-    if not any_owner and found.st_uid not in (0, os.geteuid()):
-        raise ValueError(
-            "it belongs to another user, who could change it: give it with `chown` to root or to the user of composerd"
-        )
-    if found.st_mode & _WRITABLE_BY_OTHERS:
-        mode = stat.S_IMODE(found.st_mode)
-        raise ValueError(f"other users can write to it (mode {mode:04o}): forbid that with `chmod go-w`")
 
 
 def _open(path: Path) -> int:

@@ -17,8 +17,9 @@ from composerd.identity.tokens.entries import (
     new_entry,
     parse_table,
 )
+from composerd.ownership import check_trusted
 from composerd.stable_storage import sync_directory
-from composerd.watched_file import LARGEST, check_trusted
+from composerd.watched_file import LARGEST
 from composerd_protocol.bearer_tokens import BearerToken, new_token
 
 _HEADER = b"""\
