@@ -118,7 +118,7 @@ class WatchedFile(Generic[T]):
         """Have another value from now on."""
         self.value = value
         self.problem = None
-        log.info("%s has changed; the new version is in force", self.path)
+        log.info("read the new version of %s; it is in force", self.path)
         self.on_change()
 
     async def _read_again(self) -> None:

@@ -30,7 +30,6 @@ class Gate:
         """The method and the path of each request that was refused."""
         self.passed: list[tuple[str, str]] = []
         """The token, and the method and the path, of each request that was passed on."""
-        self._relay = relay
         relay.hook = self._answer
 
     async def _answer(self, request: web.Request) -> web.StreamResponse | None:

@@ -14,7 +14,7 @@ const { exportJWK, generateKeyPair } = await import('jose');
 const { Provider } = await import('oidc-provider');
 
 const { audience, algorithm, clients, lifetime } = JSON.parse(process.argv[2]);
-const settings = { lifetime, rotates: false, cacheControl: null };
+const settings = { lifetime, rotates: false };
 const storage = new Map();
 const requests = {};
 let keys = [];
@@ -81,7 +81,6 @@ function renew() {
 const server = http.createServer((request, response) => {
   const [path] = request.url.split('?');
   requests[path] = (requests[path] ?? 0) + 1;
-  if (path === '/jwks' && settings.cacheControl !== null) response.setHeader('Cache-Control', settings.cacheControl);
   current.callback()(request, response);
 });
 

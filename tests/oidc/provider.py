@@ -91,11 +91,7 @@ class Provider:
         """Let its clock be so many seconds ahead of the machine's, or behind it if the number is negative."""
         await self._order("set", name="clock", value=offset)
 
-    async def set_cache_control(self, value: str | None) -> None:
-        """Answer requests for the set of keys with this `Cache-Control`."""
-        await self._order("set", name="cacheControl", value=value)
-
-    async def set_rotates(self, rotates: bool) -> None:  # there is only this to say
+    async def set_rotates(self, rotates: bool) -> None:
         """Give out a new refresh token with each access token, and take the old one no more."""
         await self._order("set", name="rotates", value=rotates)
 

@@ -76,7 +76,7 @@ async def test_change(path: Path, caplog: pytest.LogCaptureFixture) -> None:
         other.replace(path)
         await until(lambda: file.value == 33)
         assert changes == [22, 33]
-        assert caplog.text.count("the new version is in force") == 2
+        assert caplog.text.count("read the new version of") == 2
 
 
 async def test_link_that_leads_elsewhere(path: Path) -> None:

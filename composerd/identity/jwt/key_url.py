@@ -38,7 +38,7 @@ _MAX_AGE = re.compile(r"(?:^|[,\s])max-age\s*=\s*\"?([0-9]{1,9})", re.IGNORECASE
 _AT_ONCE = re.compile(r"(?:^|[,\s])no-(?:store|cache)(?:[,\s]|$)", re.IGNORECASE)
 
 _HEADERS = {"Accept": "application/jwk-set+json, application/json", "Accept-Encoding": "identity"}
-"""An answer that is compressed all the same is no JSON. So nothing small can become large here."""
+"""An answer that is compressed nevertheless is not decompressed, so a small one cannot become large here."""
 
 
 class UnusableAnswer(Exception):
