@@ -161,8 +161,14 @@ class Wire:
         return await self._reader.read(LARGEST)
 
     async def close(self) -> None:
-        """Close the connection, and wait until that is done."""
+        """Close the connection, and wait until that is done.
+
+        With TLS, no answer to that is waited for, as most clients do not: nginx sends none to a client that waits.
+        """
         self._writer.close()
+        if self._writer.get_extra_info("ssl_object") is not None:
+            await asyncio.sleep(0)
+            self._writer.transport.abort()
         try:
             async with asyncio.timeout(2):
                 await self._writer.wait_closed()

@@ -3,7 +3,10 @@
 import asyncio
 import contextlib
 import json
+import select
 import signal
+import socket
+import ssl
 import uuid
 from pathlib import Path
 
@@ -11,9 +14,13 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from composerd.probe import Target
+
 from ..tokens import new
-from .conftest import COMPOSER, Serve
+from .conftest import COMPOSER, LOOPBACK, Serve
 from .test_cli import composerd, start
+from .test_output import shell
+from .test_tls import Files
 
 QUICK = ("--wait", "2s", "--waiters", "20", "--size", "1MiB")
 FAST = ("--handover-timeout", "1s", "--sweep-interval", "1s")
@@ -195,3 +202,32 @@ async def test_bounds_of_the_server(serve: Serve) -> None:
     probed = await composerd("probe", server.url, *QUICK[2:], "--waiters", "5", "--wait", "11m")
     assert probed.code == 1
     assert "      choose a shorter --wait, or raise --max-wait of the server\n" in probed.out
+
+
+async def test_a_reader_that_goes(serve: Serve) -> None:
+    """A probe whose lines nobody reads any more ends, says nothing of it, and leaves no job."""
+    server = await serve(*FAST)
+    script = '"$@" | head -n 1; exit ${PIPESTATUS[0]}'
+    ended = await shell(server, script, "probe", server.url, *QUICK)
+    assert (ended.returncode, ended.stderr) == (1, b"")
+    assert ended.stdout.startswith(b"ok    the answers are composerd's")
+    assert (await server.request("GET", f"{COMPOSER}/jobs"))[1]["items"] == []
+
+
+async def test_a_worker_that_leaves_with_tls(tmp_path: Path) -> None:
+    """The connection is closed at once, also if the other side does not answer the end of TLS, as nginx does not."""
+    files = Files(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(files.path("server.pem"), files.path("server.key"))
+    with socket.create_server((LOOPBACK, 0)) as listening:
+
+        def serve() -> object:
+            with context.wrap_socket(listening.accept()[0], server_side=True) as connection:
+                poll = select.poll()
+                poll.register(connection, select.POLLRDHUP)
+                return poll.poll(5000)
+
+        serving = asyncio.create_task(asyncio.to_thread(serve))
+        target = Target(f"https://{LOOPBACK}:{listening.getsockname()[1]}", {"ca_file": files.ca_file})
+        await (await target.open()).close()
+        assert await serving

@@ -20,23 +20,31 @@ def probe(wait: float, waiters: int, size: int, server: Server, as_json: bool) -
     """Try the server at URL from outside, through the proxies in between, and print what to change there."""
     options = Options(wait, waiters, size)
     found: list[Finding] = []
-
-    def report(finding: Finding) -> None:
-        found.append(finding)
-        if not as_json:
-            _print(f"{finding.outcome.value:6}{finding.check}: {finding.seen}")
-            if finding.change:
-                _print(f"{_INDENT}{finding.change}")
+    unwritten: list[OSError] = []
 
     async def check() -> bool:
         task = asyncio.current_task()
         assert task is not None
+
+        def report(finding: Finding) -> None:
+            found.append(finding)
+            if not as_json:
+                try:
+                    _print(f"{finding.outcome.value:6}{finding.check}: {finding.seen}")
+                    if finding.change:
+                        _print(f"{_INDENT}{finding.change}")
+                except OSError as exc:  # the reader of a pipe has closed it
+                    unwritten.append(exc)
+                    task.cancel()
+
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)  # its jobs are removed then too
         return await run_checks(Target(server.url, server.arguments), options, report)
 
     try:
         right = run(check(), unreachable="check URL")
     except asyncio.CancelledError:
+        if unwritten:
+            raise unwritten[0] from None
         sys.exit(128 + signal.SIGTERM)
     if as_json:
         print_json(msgspec.json.encode(found))
