@@ -76,6 +76,7 @@ class Wire:
         self._reader = reader
         self._writer = writer
         self._asked = asked
+        self._has_tls = writer.get_extra_info("ssl_object") is not None
         self.identity: Mapping[str, str] = {}
         """Headers of each request that say who sends it."""
         self.continued = asyncio.Event()
@@ -166,7 +167,7 @@ class Wire:
         With TLS, no answer to that is waited for, as most clients do not: nginx sends none to a client that waits.
         """
         self._writer.close()
-        if self._writer.get_extra_info("ssl_object") is not None:
+        if self._has_tls:
             await asyncio.sleep(0)
             self._writer.transport.abort()
         try:

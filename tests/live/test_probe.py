@@ -214,6 +214,14 @@ async def test_a_reader_that_goes(serve: Serve) -> None:
     assert (await server.request("GET", f"{COMPOSER}/jobs"))[1]["items"] == []
 
 
+async def test_probe_with_tls(serve: Serve, tmp_path: Path) -> None:
+    """A probe of a server with TLS finds nothing wrong either."""
+    files = Files(tmp_path)
+    server = await serve(*FAST, *files.server_options)
+    probed = await composerd("probe", server.url, *QUICK, "--ca-file", files.ca_file)
+    assert (probed.code, "wrong" in probed.out, probed.err) == (0, False, ""), probed.out
+
+
 async def test_a_worker_that_leaves_with_tls(tmp_path: Path) -> None:
     """The connection is closed at once, also if the other side does not answer the end of TLS, as nginx does not."""
     files = Files(tmp_path)
