@@ -9,7 +9,7 @@ from composerd.http.clients import Clients
 from composerd.http.openapi import OPERATIONS
 from composerd.http.request_context import client
 from composerd.http.wrong_attempts import LONGEST_OF_A_CHECK, WrongAttempts
-from composerd.identity.permissions import PERMISSIONS, SEES_REASONS
+from composerd.identity.permissions import PERMISSIONS, SEES_REASONS, one_of
 from composerd.identity.sources import LONGEST_TOKEN, Identities
 from composerd.identity.values import Identity
 
@@ -45,7 +45,7 @@ class Identifier:
             return None
         identity = await self.of(request)
         if identity.role not in roles:
-            raise NotAllowed(operation=name, role=str(identity.role), problem="this needs another role")
+            raise NotAllowed(operation=name, role=str(identity.role), problem=f"this needs the role {one_of(roles)}")
         return identity
 
     async def check_again(self, request: web.Request, before: Identity) -> None:

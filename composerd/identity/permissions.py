@@ -52,3 +52,9 @@ PERMISSIONS: Mapping[str, frozenset[Role] | None] = {
 
 SEES_REASONS = frozenset({Role.MONITOR, Role.ADMIN})
 """The roles to which `getReadiness` says why the server is not ready."""
+
+
+def one_of(roles: frozenset[Role]) -> str:
+    """Return the names of two or more roles in a sentence, such as "submitter, viewer or admin"."""
+    *others, last = (role for role in Role if role in roles)
+    return f"{', '.join(others)} or {last}"

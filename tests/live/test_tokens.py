@@ -65,7 +65,9 @@ async def test_tokens(serve: Serve, path: Path) -> None:
         problem = "the Authorization header has no bearer token: write Authorization: Bearer TOKEN"
         refused = await error(server, "GET", f"{COMPOSER}/jobs", Authorization=value)
         assert refused == (401, 29, {"problem": problem})
-    assert (await error(server, "GET", f"{COMPOSER}/jobs", **bearer(worker)))[:2] == (403, 30)
+    problem = "this needs the role submitter, viewer or admin"
+    refused = await error(server, "GET", f"{COMPOSER}/jobs", **bearer(worker))
+    assert refused == (403, 30, {"operation": "listJobs", "role": "worker", "problem": problem})
     assert (await server.request("GET", f"{COMPOSER}/jobs", headers=bearer(ops)))[0] == 200
 
 
