@@ -12,7 +12,7 @@ import pytest
 from composerd_client import ComposerClient, JobContext, OAuth, TokenRefused, Worker
 
 from ..live.test_clock import WallClock, clock
-from .conftest import COMPOSER, Serve, Server, bearer
+from .conftest import COMPOSER, Serve, Server, bearer, until_waiting
 from .provider import SECRET, Provider, running
 
 __all__ = ["clock"]
@@ -154,6 +154,8 @@ async def test_a_worker_of_composerd(hour: Hour, tmp_path: Path) -> None:
     async with ComposerClient(hour.server.url, credentials=submitter) as composer:
         long = await composer.submit("osbuild", args=str(image))
         waiting = asyncio.create_task(composer.wait(long.id, timeout=120))
+        # This one, the one for the other slot, and the heartbeat: the first step must not meet them on their way.
+        await until_waiting(hour.server, 3, headers=bearer(await hour.provider.token("boss")))
         for number in range(FEW_STEPS):
             await hour.step()
             if number == FEW_STEPS // 2:
