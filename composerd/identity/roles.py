@@ -6,6 +6,8 @@ import enum
 class Role(enum.StrEnum):
     """A role decides which operations an identity may use; `composerd.identity.permissions` has the table."""
 
+    __hash__ = str.__hash__  # the hash of an enum is a Python function, and each request looks its role up
+
     WORKER = "worker"
     """Uses the worker API."""
     SUBMITTER = "submitter"

@@ -1,6 +1,7 @@
 """Identities, without behaviour that needs I/O."""
 
 import msgspec
+from msgspec.structs import force_setattr
 
 from composerd.identity.roles import Role
 from composerd_protocol.words import TENANT_CHANNELS
@@ -25,15 +26,14 @@ class Identity(msgspec.Struct, frozen=True):
     expires_at: float | None = None
     """The end of its credentials, in seconds since 1970."""
 
-    @property
-    def key(self) -> str:
-        """A text that no other identity has: shares, workers and attempts belong to it. Empty for `ANYBODY`."""
-        return self.source and f"{self.source} {self.tenant or ''} {self.name}"
+    key: str = ""
+    """A text that no other identity has: shares, workers and attempts belong to it. Empty for `ANYBODY`. Made here."""
+    channel: str = ""
+    """The channel of its jobs. Made here."""
 
-    @property
-    def channel(self) -> str:
-        """The channel of its jobs."""
-        return "" if self.tenant is None else channel_of(self.tenant)
+    def __post_init__(self) -> None:  # once, because each request asks for them several times
+        force_setattr(self, "key", self.source and f"{self.source} {self.tenant or ''} {self.name}")
+        force_setattr(self, "channel", "" if self.tenant is None else channel_of(self.tenant))
 
     @property
     def scope(self) -> str | None:

@@ -19,6 +19,10 @@ MOST_VERIFIED = 10_000
 """The most verified tokens that are remembered; after that, the oldest is verified again when it comes."""
 
 
+SHORT = 2048
+"""The most characters of a token that is remembered itself: to hash it for each request would take longer."""
+
+
 class _Verified(msgspec.Struct, frozen=True):
     """A token that was verified."""
 
@@ -35,8 +39,8 @@ class JwtSource:
 
         `keys` are URLs and paths of JWK sets, and `acl` is the path of a file with patterns.
         """
-        self._verified: dict[bytes, _Verified] = {}
-        """By the hash of the token, so that memory does not depend on the length of tokens."""
+        self._verified: dict[str | bytes, _Verified] = {}
+        """By the token, or by the hash of a long one, so that memory is bounded."""
         self._keys = KeyRing(keys, self._verified.clear)
         self._verifier = verifier
         self._claims = claims
@@ -62,7 +66,7 @@ class JwtSource:
 
     def known(self, token: str) -> Identity | None:
         """Return whose token it is if it was verified and has not expired."""
-        found = self._verified.get(_hash(token))
+        found = self._verified.get(_key(token))
         return None if found is None or found.until <= time.time() else found.identity
 
     async def identify(self, token: str) -> Identity:
@@ -82,9 +86,9 @@ class JwtSource:
             raise NotAllowed(f"JWT of {identity.name!r}: {problem}", problem=problem)
         if len(self._verified) >= MOST_VERIFIED:
             self._verified.pop(next(iter(self._verified)))
-        self._verified[_hash(token)] = _Verified(identity, int(claims["exp"]) + LEEWAY)
+        self._verified[_key(token)] = _Verified(identity, int(claims["exp"]) + LEEWAY)
         return identity
 
 
-def _hash(token: str) -> bytes:
-    return hashlib.sha256(token.encode()).digest()
+def _key(token: str) -> str | bytes:
+    return token if len(token) <= SHORT else hashlib.sha256(token.encode(errors="replace")).digest()
