@@ -73,7 +73,7 @@ class Identifier:
         """
         if not self.required:
             return
-        known = await self.permitted(request)
+        known = self.recognized(request) or await self.permitted(request)
         if known is not None and (known.key, known.scope) != (before.key, before.scope):
             raise NotAuthenticated(
                 problem="the credentials are another identity's now, or have another role", sent=True
