@@ -135,16 +135,13 @@ class RequestBoundary:
                 attempts.note(client.get(), str(refusal))
             elif refusal.sent and not await attempts.hold(client.get(), str(refusal)):
                 close_after_answer(request)
-        await self._turn()  # there may be very many
-
-    async def _turn(self) -> None:
-        """Wait until it is the client's turn."""
-        if (turn := self._gate.enter(client.get())) is not None:
+        if (turn := self._gate.enter(client.get())) is not None:  # there may be very many
             await turn
 
     async def _take_turn(self, request: web.Request) -> None:
         """Wait until it is the client's turn, and leave nothing of earlier requests in memory."""
-        await self._turn()
+        if (turn := self._gate.enter(client.get())) is not None:
+            await turn
         if hdrs.EXPECT in request.headers:
             _check_expectation(request)
         if _leaves_bytes(request):

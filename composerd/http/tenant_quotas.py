@@ -1,7 +1,7 @@
 """The quotas of the tenant that sends a request. Whatever is stored counts for its channel, whoever sends it."""
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from uuid import UUID
 
 from composerd.errors import QuotaForbids, QuotaUsedUp
@@ -9,6 +9,8 @@ from composerd.http.request_context import identity
 from composerd.identity.roles import Role
 from composerd.queue import JobQueue, Lookup
 from composerd.quotas import Held, Quota, Quotas
+
+_UNCOUNTED = nullcontext()
 
 
 def _of_sender(queue: JobQueue) -> Quotas | None:
@@ -24,14 +26,10 @@ async def check_submission(queue: JobQueue) -> None:
         quotas.count_submission(channel)
 
 
-@contextmanager
-def open_wait(queue: JobQueue) -> Iterator[None]:
-    """Count a wait for the length of a block. Raises `QuotaUsedUp` or `QuotaForbids` if too many requests wait."""
-    if (quotas := _of_sender(queue)) is None:
-        yield
-        return
-    with quotas.open_wait(identity.get().channel):
-        yield
+def open_wait(queue: JobQueue) -> AbstractContextManager[None]:
+    """Count a wait for the length of a block. Entering it raises `QuotaUsedUp` or `QuotaForbids` if too many wait."""
+    quotas = _of_sender(queue)
+    return _UNCOUNTED if quotas is None else quotas.open_wait(identity.get().channel)
 
 
 def check_wait(queue: JobQueue) -> None:
