@@ -1,4 +1,4 @@
-"""What an Authorization header says."""
+"""Reading the Authorization header."""
 
 import pytest
 
@@ -19,5 +19,5 @@ from composerd.http.identifying import bearer_token
     ],
 )
 def test_bearer_token(header: str, token: str | None) -> None:
-    """Whatever follows the scheme `Bearer` is a token, also a wrong one; other schemes have none."""
+    """A header with the scheme `Bearer` has a token, right or wrong; other schemes have none."""
     assert bearer_token(header) == token

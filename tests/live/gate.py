@@ -25,7 +25,7 @@ class Gate:
         self.error: tuple[int, int] = (401, 29)
         """The status and the number of the error for others."""
         self.ends_waits: asyncio.Event | None = None
-        """Until it is set, requests that wait are not passed on; then their tokens are looked at again."""
+        """Holds requests back until it is set; then their tokens are looked at again."""
         self.refused: list[str] = []
         """The method and the path of each request that was refused."""
         self.passed: list[tuple[str, str]] = []

@@ -54,7 +54,7 @@ def at_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.usefixtures("at_once")
 @pytest.mark.parametrize(("layout", "limit"), [*product(LAYOUTS, (1, 2, 3))])
 async def test_pages_of_jobs(queue: JobQueue, layout: str, limit: int) -> None:
-    """Where the driver looks at all jobs, every page but the last one is full, and the last one is not empty."""
+    """With a driver that looks at all jobs, every page but the last one is full, and the last one is not empty."""
     pages = await pages_of_jobs(queue, "", layout, limit)
     own = range(layout.count("o"))
     assert pages == ([[*own[at : at + limit]] for at in range(0, len(own), limit)] or [[]])
@@ -63,7 +63,7 @@ async def test_pages_of_jobs(queue: JobQueue, layout: str, limit: int) -> None:
 @pytest.mark.usefixtures("at_once")
 @pytest.mark.parametrize(("layout", "limit"), [*product(LAYOUTS, (1, 2, 3))])
 async def test_pages_of_a_channel_of_its_own(queue: JobQueue, layout: str, limit: int) -> None:
-    """Where the driver looks at one channel only, the pages are as if there were no other channel."""
+    """With a driver that looks at one channel only, the pages are as if there were no other channel."""
     pages = await pages_of_jobs(queue, OWN, layout, limit)
     assert [job for page in pages for job in page] == [*range(layout.count("o"))]
     assert pages == await pages_of_jobs(queue, "org-alone", layout.replace("x", ""), limit)

@@ -57,7 +57,7 @@ class KeyUrl:
         self._url = URL(url)
         self._on_change = on_change
         self._began = -FETCH_EVERY
-        """When the latest fetch began, by the loop's clock."""
+        """The beginning of the latest fetch, by the loop's clock."""
         self._fetching = False
         self._wanted = asyncio.Event()
         """Set when a token names a key that is unknown."""

@@ -28,7 +28,7 @@ class _Verified(msgspec.Struct, frozen=True):
 
     identity: Identity
     until: float
-    """When it is taken no more, in seconds since 1970."""
+    """The end of its use, in seconds since 1970."""
 
 
 class JwtSource:
